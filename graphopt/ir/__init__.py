@@ -1,0 +1,53 @@
+"""The intermediate representation: a small typed SSA graph that knows nothing of files, passes or runtimes."""
+
+from .clone import clone_graph, clone_model, clone_node
+from .constant import Constant
+from .graph import (
+    RETURN,
+    Function,
+    FunctionId,
+    Graph,
+    IRError,
+    Model,
+    Node,
+    Opaque,
+    Port,
+    Use,
+    Value,
+    captures,
+    producers_of,
+)
+from .printer import to_text
+from .types import Dim, DType, OptionalType, OtherType, SequenceType, TensorType, Type, refine
+from .verifier import VerifyError, verify
+
+__all__ = [
+    "RETURN",
+    "Constant",
+    "DType",
+    "Dim",
+    "Function",
+    "FunctionId",
+    "Graph",
+    "IRError",
+    "Model",
+    "Node",
+    "Opaque",
+    "OptionalType",
+    "OtherType",
+    "Port",
+    "SequenceType",
+    "TensorType",
+    "Type",
+    "Use",
+    "Value",
+    "VerifyError",
+    "captures",
+    "clone_graph",
+    "clone_model",
+    "clone_node",
+    "producers_of",
+    "refine",
+    "to_text",
+    "verify",
+]
