@@ -1,4 +1,93 @@
-"""Int8 kernels: arrays in, arrays out; they know no graph."""
+"""Int8 kernels: arrays in, arrays out; they know no graph.
+
+How a kernel is made
+--------------------
+1. *The loop* is a Numba function in ``kernels/loops/``, written over typed pointers, never decorated there::
+
+       def quantize_u8(lo, hi, worker, x, y, count, scale, zero_point): ...
+
+   It computes tiles ``lo … hi − 1`` of its step and returns nothing. ``worker`` tells its private scratch apart. What a
+   tile is (rows, 4096 elements, …) is the kernel's own affair; tiles must be independent of each other. The code may
+   not raise, allocate, print or touch Python objects (the compiler refuses it, naming the symbol). Pointers are indexed
+   (``x[i]``); ``loops/memory.py`` makes typed pointers from addresses and has atomics and calls through addresses.
+   Widen explicitly: ``np.int32(x[i])``.
+2. *The declaration* stands beside the preparation, outside ``loops/``, so that a warm process never imports Numba::
+
+       QUANTIZE_U8 = Kernel("graphopt.kernels.loops.quantize:quantize_u8",
+                            {"x": "f32*", "y": "u8*", "count": "i64", "scale": "f32", "zero_point": "i64"})
+
+   Names and order must be the function's parameters after ``lo, hi, worker`` (checked when compiling). Kinds: ``i64``,
+   ``f32`` and ``f64`` travel by value, ``u8* i8* i16* i32* i64* f32* …`` are addresses.
+3. *The preparation* packs constants once and returns a `Routine`: steps in order, temporaries by name and size::
+
+       def prepare_quantize_u8(count, scale, zero_point) -> Routine:
+           arguments = {"x": Buffer("x"), "y": Buffer("y"), "count": count, ...}
+           return Routine((Step(QUANTIZE_U8, arguments, tiles=-(-count // 4096), grain=4),))
+
+   A constant array is given as itself (C-contiguous; the step keeps it alive). `Buffer(name, offset)` stands for memory
+   bound later: the operator's inputs and outputs (``x``, ``y``, ``residual``, …), temporaries named in
+   ``Routine.temporaries``, and ``SCRATCH``. A kernel with scratch takes ``scratch`` (an address as ``i64``) and
+   ``scratch_bytes``, works at ``scratch + worker * scratch_bytes`` and says so in ``Step.scratch``.
+4. *Micro-kernels* that need an instruction the compiler will not choose are LLVM IR generators in ``kernels/micro/``;
+   ``MicroKernel("graphopt.kernels.micro.dot:emit", arguments).address()`` is passed to a loop as a value, and the loop
+   calls it with ``call4/6/8``. They are written for a `Level` (``kernels/levels.py``: lanes, tile, dot sequence).
+
+The ABI
+-------
+A compiled step is ``void step(int64 *descriptor, int64 lo, int64 hi, int64 worker)``; its descriptor holds one int64
+per field: an address, a value, or the bits of a float. A *program* is a table of rows (function, descriptor, tiles,
+grain). ``execute(program, steps, worker, workers, control)`` runs it entirely in compiled code: each worker drains its
+own contiguous share of a step's tiles, ``grain`` at a time, then helps the others; a barrier that spins, then yields,
+stands behind every step. ctypes calls it, so the GIL is released. There are no threads in here:
+`Program(bound, workers=n)` is run by n threads that each call ``run_worker(i)``. Programs are single-run: concurrent
+runs take a program each.
+
+Memory: every buffer starts on a 64-byte line and has `SLACK` readable bytes behind it (`aligned_empty` gives both). A
+step never writes outside its buffers. Tensors are dense; images are NHWC.
+
+Runtime in short::
+
+    program = Program([(step, addresses) for routine in plan for step in routine.steps], workers=2)
+    # addresses: {"x": …, "y": …, "scratch": …, temporaries …} → absolute addresses, as Step.bind wants them
+    program.run_worker(0)    # in one thread; run_worker(1) in another
+
+Objects are cached on disk (``kernels/objects.py``) by source, CPU and versions; GRAPHOPT_CACHE moves the cache and
+GRAPHOPT_ISA forces a level. ``on_compile`` reports cold compilations.
+"""
 
 if not __name__.startswith("graphopt."):
-    raise ImportError("import graphopt.kernels, not kernels: the top-level folder is a second copy of it")
+    raise ImportError("import graphopt.kernels, not kernels: the top-level folder would be a second copy")
+
+from graphopt.kernels.compiler import Function, Kernel, MicroKernel, on_compile
+from graphopt.kernels.levels import LEVELS, Level, available_levels, select_level
+from graphopt.kernels.steps import (
+    SCRATCH,
+    SLACK,
+    Buffer,
+    Program,
+    Routine,
+    Step,
+    aligned_empty,
+    bind_routine,
+    run_routine,
+)
+
+__all__ = [
+    "LEVELS",
+    "SCRATCH",
+    "SLACK",
+    "Buffer",
+    "Function",
+    "Kernel",
+    "Level",
+    "MicroKernel",
+    "Program",
+    "Routine",
+    "Step",
+    "aligned_empty",
+    "available_levels",
+    "bind_routine",
+    "on_compile",
+    "run_routine",
+    "select_level",
+]

@@ -1,0 +1,1 @@
+"""Generators of LLVM IR: what a compiler will not choose by itself. Imported only to compile."""

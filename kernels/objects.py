@@ -1,0 +1,87 @@
+"""The on-disk cache of compiled kernels: never stale, safe to share, and only a matter of time when it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from graphopt.kernels.levels import host_cpu
+
+_MAGIC = b"graphopt-object-1\n"
+_DIGEST_BYTES = 32
+_GENERATIONS_KEPT = 8
+
+
+def cache_folder() -> Path:
+    """$GRAPHOPT_CACHE, else the platform's cache folder for the user."""
+    chosen = os.environ.get("GRAPHOPT_CACHE")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "graphopt"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "graphopt"
+    return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "graphopt"
+
+
+@cache
+def generation() -> str:
+    """Digest of everything an object depends on: the kernels' sources, the CPU, the compilers' versions."""
+    digest = hashlib.sha256(_MAGIC)
+    package = Path(__file__).parent
+    for source in sorted(package.rglob("*.py")):
+        digest.update(str(source.relative_to(package)).encode())
+        digest.update(source.read_bytes())
+    name, features = host_cpu()
+    facts = (name, *sorted(features), version("llvmlite"), version("numba"), sys.version, sys.platform)
+    digest.update("\0".join(facts).encode())
+    return digest.hexdigest()[:24]
+
+
+def _path(key: str) -> Path:
+    return cache_folder() / "kernels" / generation() / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".o")
+
+
+def load_object(key: str) -> bytes | None:
+    """The object stored under `key` for this generation; None when absent, unreadable or damaged."""
+    try:
+        stored = _path(key).read_bytes()
+    except OSError:
+        return None
+    head = len(_MAGIC)
+    payload = stored[head + _DIGEST_BYTES :]
+    intact = stored[:head] == _MAGIC and stored[head : head + _DIGEST_BYTES] == hashlib.sha256(payload).digest()
+    return payload if intact else None
+
+
+def store_object(key: str, payload: bytes) -> bool:
+    """Store an object (written aside, then renamed); False when the cache cannot be written."""
+    path = _path(key)
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _forget_old_generations(path.parent)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError:
+        return False
+    return True
+
+
+def _forget_old_generations(current: Path) -> None:
+    others = [folder for folder in current.parent.iterdir() if folder != current]
+    others.sort(key=lambda folder: folder.stat().st_mtime)
+    for folder in others[: max(0, len(others) + 1 - _GENERATIONS_KEPT)]:
+        shutil.rmtree(folder, ignore_errors=True)
