@@ -18,6 +18,7 @@ def clone_model(model: Model) -> Model:
         functions={key: Function(f.id, clone_model(f.body), f.raw) for key, f in model.functions.items()},
         metadata=dict(model.metadata),
         touched=None,
+        log=None,
     )
     return copy
 

@@ -263,6 +263,10 @@ class Graph:
         """The versions of the operator sets in force, by domain."""
         return {} if self.model is None else self.model.opsets
 
+    def allows(self, what: str, node: Node) -> bool:
+        """Whether one more rewrite may be made; every rewrite asks, so that any one of them can be taken back."""
+        return self.model is None or self.model.log is None or self.model.log.permit(what, node)
+
     @property
     def parent(self) -> Graph | None:
         """The graph this one is nested in."""
@@ -510,11 +514,33 @@ class Function:
     raw: Any = None  # the attributes' declarations and metadata, for the format layer
 
 
+class RewriteLog:
+    """Counts rewrites and stops them: at a limit (bisection), or those of a banned name (what was taken back)."""
+
+    __slots__ = ("banned", "count", "entries", "limit", "scope")
+
+    def __init__(self, limit: int | None = None, banned: frozenset[str] = frozenset()) -> None:
+        self.limit, self.banned = limit, banned
+        self.count = 0
+        self.scope = ""  # the running pass
+        self.entries: list[tuple[str, str, tuple[str, ...]]] = []  # pass, rewrite, original nodes
+
+    def permit(self, what: str, node: Node) -> bool:
+        """Count the rewrite `what` at `node`, or refuse it."""
+        if what in self.banned or (self.limit is not None and self.count >= self.limit):
+            return False
+        self.count += 1
+        self.entries.append((self.scope, what, node.origins or (node.name,)))
+        return True
+
+
 @dataclass(slots=True)
 class Model:
     """A whole file: the root graph, functions, operator set versions, metadata.
 
-    `touched`, when it is a dict, collects the nodes that edits reach (the worklist listens there).
+    `target` and `size_limit` bind every rewrite: the runtime it may assume, the bytes constants may take in all.
+    `touched`, when it is a dict, collects the nodes that edits reach (the worklist listens there); `log` is asked
+    before each rewrite.
     """
 
     graph: Graph
@@ -529,7 +555,10 @@ class Model:
     metadata: dict[str, str] = field(default_factory=dict)
     folder: str = ""  # where relative external data is found
     raw: Any = None  # what only the format layer reads back
+    target: str = "portable"
+    size_limit: int | None = None
     touched: dict[Node, None] | None = None
+    log: RewriteLog | None = None
 
     def __post_init__(self) -> None:
         for graph in self.graph.graphs():

@@ -1,0 +1,18 @@
+"""What the compiler must know about an operator; as much as possible is asked of ONNX's own schemas."""
+
+from .inference import attribute_proto, infer, tensor_proto, type_of, type_proto, update_types
+from .schemas import attr, is_deterministic, schema, schema_of, version_for
+
+__all__ = [
+    "attr",
+    "attribute_proto",
+    "infer",
+    "is_deterministic",
+    "schema",
+    "schema_of",
+    "tensor_proto",
+    "type_of",
+    "type_proto",
+    "update_types",
+    "version_for",
+]

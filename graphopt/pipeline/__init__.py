@@ -1,0 +1,43 @@
+"""Passes, the registry that orders them, and the driver that runs, checks and takes back."""
+
+from .driver import (
+    Check,
+    CheckPolicy,
+    Effect,
+    Outcome,
+    PassError,
+    Progress,
+    TakenBack,
+    Verdict,
+    constant_bytes,
+    count_nodes,
+    run,
+    run_pass,
+)
+from .passes import Pass, as_pass, graph_pass, rule_pass
+from .registry import Registry, current, entry_points, listed, register_pass, rule
+
+__all__ = [
+    "Check",
+    "CheckPolicy",
+    "Effect",
+    "Outcome",
+    "Pass",
+    "PassError",
+    "Progress",
+    "Registry",
+    "TakenBack",
+    "Verdict",
+    "as_pass",
+    "constant_bytes",
+    "count_nodes",
+    "current",
+    "entry_points",
+    "graph_pass",
+    "listed",
+    "register_pass",
+    "rule",
+    "rule_pass",
+    "run",
+    "run_pass",
+]

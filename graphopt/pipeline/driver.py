@@ -1,0 +1,227 @@
+"""Runs passes in order, verifies after each, checks the numbers, and takes back what broke them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ..ir import Model, Node, RewriteLog, clone_model, verify
+from ..rewrite import apply_rules, retype
+from .passes import Pass
+
+CheckPolicy = Literal["end", "each", "off"]
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What one pass did: how many changes, which rules fired, what it cost."""
+
+    name: str
+    exact: bool
+    changes: int
+    fired: dict[str, int]
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    bytes_before: int
+    bytes_after: int
+    error: float | None = None  # the largest relative error of an output, where each pass is checked
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """A pass or rewrite that was undone, with the check that it failed."""
+
+    what: str  # the pass
+    rewrite: str  # the rule or kind of change within the pass, as far as it was narrowed down
+    nodes: tuple[str, ...]  # the original nodes it touched
+    reason: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The rewritten model, and how it came about. `verdict` is what the last check said."""
+
+    model: Model
+    effects: list[Effect] = field(default_factory=list)
+    taken_back: list[TakenBack] = field(default_factory=list)
+    verdict: Any = None
+    log: RewriteLog = field(default_factory=RewriteLog)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check says of a candidate: whether it may be kept, and why not."""
+
+    ok: bool
+    reason: str = ""
+    error: float | None = None
+    detail: Any = None
+
+
+Check = Callable[[Model], Verdict]
+
+
+class PassError(Exception):
+    """A pass raised, or left a broken graph."""
+
+    def __init__(self, name: str, cause: Exception) -> None:
+        super().__init__(f"pass {name!r} failed: {type(cause).__name__}: {cause}")
+        self.name, self.cause = name, cause
+
+
+def run(
+    model: Model,
+    schedule: Sequence[Pass],
+    *,
+    check: Check | None = None,
+    policy: CheckPolicy = "end",
+    progress: Progress | None = None,
+) -> Outcome:
+    """Run `schedule` on copies of `model`, which stays as it is.
+
+    A pass that raises or breaks the graph is left out. When `check` refuses the result, the guilty rewrite is found by
+    bisection over the rewrites, its rule (or its pass, where the change has no rule) is taken back, and so on until the
+    check agrees; in the end the model itself is the result.
+    """
+    passes = list(schedule)
+    taken: list[TakenBack] = []
+    banned: set[str] = set()
+    while True:
+        try:
+            outcome = _run_once(model, passes, RewriteLog(None, frozenset(banned)), check, policy, progress)
+        except PassError as error:
+            taken.append(TakenBack(error.name, "", (), str(error)))
+            passes = [p for p in passes if p.name != error.name]
+            continue
+        outcome.taken_back = taken
+        if check is None or policy == "off" or outcome.verdict is None or outcome.verdict.ok:
+            return outcome
+        guilty = _bisect(model, passes, frozenset(banned), check, outcome.log.count)
+        if guilty is None:
+            taken.append(TakenBack("*", "", (), f"{outcome.verdict.reason}; the original is kept"))
+            return Outcome(clone_model(model), [], taken, check(model))
+        name, rewrite, nodes = guilty
+        taken.append(TakenBack(name, rewrite, nodes, outcome.verdict.reason))
+        if rewrite and rewrite != name and rewrite not in banned:
+            banned.add(rewrite)
+        else:
+            passes = [p for p in passes if p.name != name]
+
+
+def _run_once(
+    model: Model, passes: Sequence[Pass], log: RewriteLog, check: Check | None, policy: CheckPolicy,
+    progress: Progress | None = None,
+) -> Outcome:  # fmt: skip
+    copy = clone_model(model)
+    copy.log = log
+    outcome = Outcome(copy, log=log)
+    for i, item in enumerate(passes):
+        if progress is not None:
+            progress(item.name, i / len(passes))
+        effect = run_pass(copy, item)
+        if policy == "each" and check is not None and effect.changes:
+            outcome.verdict = check(copy)
+            effect = replace(effect, error=outcome.verdict.error)
+        outcome.effects.append(effect)
+        if outcome.verdict is not None and not outcome.verdict.ok:
+            break
+    if check is not None and policy == "end":
+        outcome.verdict = check(copy) if log.count else Verdict(True)
+    copy.log = None
+    return outcome
+
+
+def run_pass(model: Model, item: Pass) -> Effect:
+    """Run one pass on a model in place, verify the structure, re-infer the types it touched. PassError if it fails."""
+    nodes, size, start = count_nodes(model), constant_bytes(model), time.perf_counter()
+    log = model.log
+    before = len(log.entries) if log is not None else 0
+    if log is not None:
+        log.scope = item.name
+    touched: dict[Node, None] = {}
+    model.touched = touched
+    try:
+        fired, changes = _run(model, item)
+        model.touched = None
+        retype(list(touched))
+        verify(model)
+    except Exception as error:  # a pass may come from anywhere; whatever it raises, the model survives
+        raise PassError(item.name, error) from error
+    finally:
+        model.touched = None
+    if log is not None and changes and len(log.entries) == before:
+        log.count += 1  # a pass from outside that does not ask for each change counts as one rewrite
+        log.entries.append((item.name, item.name, ()))
+    _stamp(touched, item.name)
+    return Effect(
+        item.name, item.exact, changes, dict(fired), time.perf_counter() - start, nodes, count_nodes(model), size,
+        constant_bytes(model),
+    )  # fmt: skip
+
+
+def _run(model: Model, item: Pass) -> tuple[Counter[str], int]:
+    if item.rules:
+        fired = Counter[str]()
+        for function in model.functions.values():
+            function.body.target = model.target
+            fired += apply_rules(function.body.graph, item.rules, item.name)
+        fired += apply_rules(model.graph, item.rules, item.name)
+        return fired, fired.total()
+    log = model.log
+    if log is not None and log.limit is not None and log.count >= log.limit:
+        return Counter(), 0
+    return Counter(), int(item.run(model.graph) or 0)
+
+
+def _stamp(touched: dict[Node, None], name: str) -> None:
+    for node in touched:
+        if node.graph is not None and not node.origins and not node.made_by:
+            node.made_by = name
+            sources = (v.producer for v in node.inputs if v is not None and v.producer is not None)
+            node.origins = tuple(dict.fromkeys(origin for source in sources for origin in source.origins))
+
+
+def _bisect(
+    model: Model, passes: Sequence[Pass], banned: frozenset[str], check: Check, total: int
+) -> tuple[str, str, tuple[str, ...]] | None:
+    """The first rewrite with which the check fails, found with log2(total) runs; None if even none fails."""
+    low, high = 0, total  # the first `low` rewrites pass, the first `high` fail
+    if total == 0 or not check(model).ok:
+        return None
+    entries = RewriteLog().entries
+    while high - low > 1:
+        middle = (low + high) // 2
+        log = RewriteLog(middle, banned)
+        if check(_run_once(model, passes, log, None, "off").model).ok:
+            low = middle
+        else:
+            high = middle
+    log = RewriteLog(high, banned)
+    _run_once(model, passes, log, None, "off")
+    entries = log.entries
+    return entries[high - 1] if len(entries) >= high else None
+
+
+def count_nodes(model: Model) -> int:
+    """Nodes of the root graph and of all graphs nested in it, and of functions; constants are no nodes."""
+    return sum(len(g) for g in model.graph.graphs()) + sum(count_nodes(f.body) for f in model.functions.values())
+
+
+def constant_bytes(model: Model) -> int:
+    """Bytes all constants and defaults take, each value once."""
+    sizes: dict[int, int] = {}
+    for graph in model.graph.graphs():
+        for value in graph.inputs:
+            if value.default is not None:
+                sizes[id(value)] = value.default.nbytes
+        for node in (*graph.snapshot(), graph.return_node):
+            for used in node.inputs:
+                if used is not None and used.constant is not None and id(used) not in sizes:
+                    sizes[id(used)] = used.constant.nbytes
+    return sum(sizes.values())

@@ -1,0 +1,178 @@
+"""Which passes exist, and the schedule: the built-in order with registered passes at their named places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar, Token
+from typing import Any
+
+from ..errors import OptionError
+from ..ir import Graph
+from ..rewrite import OpPattern, Rule
+from ..rewrite import rule as make_rule
+from .passes import Pass, Run, as_pass, graph_pass, rule_pass
+
+ENTRY_POINTS = "graphopt.passes"
+
+
+class Registry:
+    """The passes in force: the built-in schedule and what was registered on top.
+
+    As a context manager it is a scope: what is registered inside is gone after, and it sees what is outside.
+    """
+
+    def __init__(self, parent: Registry | None = None) -> None:
+        self._parent = parent
+        self._own: dict[str, Pass] = {}
+        self._tokens: list[Token[Registry | None]] = []
+
+    def __enter__(self) -> Registry:
+        if self._parent is None and self is not _DEFAULT:
+            self._parent = current()
+        self._tokens.append(_CURRENT.set(self))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _CURRENT.reset(self._tokens.pop())
+
+    def register(self, item: Pass) -> Pass:
+        """Add a pass. ValueError if the name is taken, or its place names an unknown pass or itself."""
+        if item.name in self:
+            raise ValueError(f"a pass named {item.name!r} is already registered")
+        for anchor in (item.after, item.before):
+            if anchor and anchor not in self:
+                raise ValueError(f"pass {item.name!r} wants to run beside {anchor!r}, which is not registered")
+        self._own[item.name] = item
+        return item
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._own or any(p.name == name for p in _builtin()) or self._above(name) is not None
+
+    def _above(self, name: str) -> Pass | None:
+        found = self._parent._own.get(name) if self._parent is not None else None
+        return found or (self._parent._above(name) if self._parent is not None else None)
+
+    def get(self, name: str) -> Pass:
+        """The pass of that name, also one that only an entry point offers; OptionError if there is none."""
+        for known in (*self.added(), *_builtin(), *_optional()):
+            if known.name == name:
+                return known
+        for offered in entry_points():
+            if offered.name == name:
+                return _load(offered)
+        names = ", ".join(sorted({p.name for p in (*self.schedule(), *_optional())}))
+        raise OptionError(f"no pass is named {name!r}; there are: {names}")
+
+    def added(self) -> tuple[Pass, ...]:
+        """What was registered on top of the built-in passes, in the order it was registered."""
+        above = self._parent.added() if self._parent is not None else ()
+        return (*above, *self._own.values())
+
+    def schedule(self) -> tuple[Pass, ...]:
+        """The built-in order with registered passes beside the passes they name; without a place, at the end."""
+        order = list(_builtin())
+        for item in self.added():
+            order.insert(_place(order, item), item)
+        return tuple(order)
+
+    def resolve(self, items: Sequence[Any]) -> tuple[Pass, ...]:
+        """An explicit schedule: names, passes, rules, and what adapters understand, in the order given."""
+        return tuple(self.get(item) if isinstance(item, str) else _adapt(item) for item in items)
+
+
+def _place(order: list[Pass], item: Pass) -> int:
+    if item.before:
+        return next(i for i, p in enumerate(order) if p.name == item.before)
+    if item.after:
+        return next(i for i in range(len(order), 0, -1) if order[i - 1].name == item.after)
+    return len(order)
+
+
+def _adapt(item: Any) -> Pass:
+    if isinstance(item, (Pass, Rule)):
+        return as_pass(item)
+    from .adapters import adapt
+
+    return adapt(item)
+
+
+def _builtin() -> tuple[Pass, ...]:
+    from ..passes import SCHEDULE
+
+    return SCHEDULE
+
+
+def _optional() -> tuple[Pass, ...]:
+    from ..passes import ON_DEMAND
+
+    return ON_DEMAND
+
+
+def entry_points() -> tuple[Any, ...]:
+    """Passes that installed packages offer (group `graphopt.passes`), unloaded. They run only when named."""
+    from importlib.metadata import entry_points as installed
+
+    return tuple(installed(group=ENTRY_POINTS))
+
+
+def _load(offered: Any) -> Pass:
+    try:
+        item = offered.load()
+    except Exception as error:
+        raise OptionError(f"pass {offered.name!r} of {offered.value} cannot be loaded: {error}") from error
+    made = _adapt(item)
+    package = offered.dist.name if offered.dist is not None else made.source
+    return Pass(offered.name, made.run, made.exact, made.rules, made.after, made.before, made.doc, package)
+
+
+_DEFAULT = Registry()
+_CURRENT: ContextVar[Registry | None] = ContextVar("graphopt.registry", default=None)
+
+
+def current() -> Registry:
+    """The registry in force: the innermost scope, or the process-wide one."""
+    return _CURRENT.get() or _DEFAULT
+
+
+def register_pass(name: str, *rules: Rule, after: str = "", before: str = "", exact: bool = True) -> Any:
+    """Register a pass at a named place: as a decorator of `f(graph) -> number of changes`, or from rules.
+
+    Without `after` or `before` it runs at the end of the schedule. ValueError if the name is taken.
+    """
+    if rules:
+        return current().register(rule_pass(name, *rules, after=after, before=before))
+
+    def make(run: Run) -> Run:
+        current().register(graph_pass(name, exact=exact, after=after, before=before)(run))
+        return run
+
+    return make
+
+
+def rule(
+    pattern: OpPattern, *, name: str = "", after: str = "", before: str = "", **options: Any
+) -> Callable[[Callable[..., Any]], Rule]:
+    """Register a pattern rule as a pass of its own (its name with dashes); the rule itself is returned.
+
+    Options are those of `graphopt.rewrite.rule` (`min_opset`, `max_opset`, `exact`, `targets`).
+    """
+
+    def make(handler: Callable[..., Any]) -> Rule:
+        made = make_rule(pattern, name=name, **options)(handler)
+        current().register(rule_pass(made.name.replace("_", "-"), made, after=after, before=before))
+        return made
+
+    return make
+
+
+def listed() -> Iterator[tuple[Pass, bool]]:
+    """Every known pass and whether it runs by default, in order; entry points come unloaded as `entry_points()`."""
+    registry = current()
+    order = registry.schedule()
+    for item in order:
+        yield item, True
+    for item in _optional():
+        yield item, False
+
+
+__all__ = ["Graph", "Registry", "current", "entry_points", "listed", "register_pass", "rule"]

@@ -1,0 +1,27 @@
+"""Rewriting: patterns, rules, and the driver that runs rules to a fixpoint."""
+
+from .builder import Builder, Declined
+from .pattern import Leaf, Match, OpPattern, any_value, constant, match, op, same, weight
+from .rule import Decline, Rule, explain, rule
+from .worklist import NoFixpoint, apply_rules, retype
+
+__all__ = [
+    "Builder",
+    "Decline",
+    "Declined",
+    "Leaf",
+    "Match",
+    "NoFixpoint",
+    "OpPattern",
+    "Rule",
+    "any_value",
+    "apply_rules",
+    "constant",
+    "explain",
+    "match",
+    "op",
+    "retype",
+    "rule",
+    "same",
+    "weight",
+]

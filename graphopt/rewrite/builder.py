@@ -1,0 +1,99 @@
+"""Builds the nodes that a rewrite puts in: typed at once, valid at the model's opset, or declined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..ir import Constant, Graph, Node, Value
+from ..ops import infer, schema_of
+
+CONTRIB = {"com.microsoft": 1}
+"""Domains that onnxruntime's CPU provider adds, by version; only built for targets other than `portable`."""
+
+
+class Declined(Exception):
+    """A rewrite that cannot be made here; the text is the reason."""
+
+
+class Builder:
+    """`build.Conv(x, w, group=2)` makes a node and returns its first output; numpy arrays become constants.
+
+    `build.node("com.microsoft::Gelu", x)` reaches other domains, `outputs=3` returns a tuple of values. Nothing enters
+    the graph until the rewrite is accepted. Declined is raised for what the opset does not have.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[Node] = []
+        self.imports: dict[str, int] = {}
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's operator set in force."""
+        return self.graph.opsets.get("", 0)
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        if op.startswith("__"):
+            raise AttributeError(op)
+        return lambda *inputs, **attrs: self.node(op, *inputs, **attrs)
+
+    def constant(self, array: Any, name: str = "") -> Value:
+        """A new constant."""
+        return Value(constant=array if isinstance(array, Constant) else Constant.of(array), name=name)
+
+    def node(self, op: str, *inputs: Any, outputs: int = 1, name: str = "", **attrs: Any) -> Any:
+        """Make a node of a qualified operator; returns its output, or a tuple when `outputs` > 1."""
+        opsets = self._opsets(op)
+        kept = {key: _plain(value) for key, value in attrs.items() if value is not None}
+        values = [v if v is None or isinstance(v, Value) else self.constant(v) for v in inputs]
+        while values and values[-1] is None:
+            values.pop()
+        _check(op, opsets, len(values), kept)
+        made = Node(op, values, kept, outputs, name=name)
+        for value, type in zip(made.outputs, infer(made, opsets)):
+            value.type = type
+        self.nodes.append(made)
+        return made.output if outputs == 1 else made.outputs
+
+    def copy(self, node: Node, inputs: Iterable[Any], **attrs: Any) -> Any:
+        """The same operator with other inputs and, where given, other attributes."""
+        plain = {**node.attrs, **attrs}
+        return self.node(node.op, *inputs, outputs=len(node.outputs), name=node.name, **plain)
+
+    def _opsets(self, op: str) -> Mapping[str, int]:
+        domain = op.rpartition("::")[0]
+        if domain in self.graph.opsets:
+            return self.graph.opsets
+        model = self.graph.model
+        if domain not in CONTRIB or model is None or model.target == "portable":
+            raise Declined(f"{op} is not in a domain that the target has")
+        self.imports[domain] = CONTRIB[domain]
+        return {**self.graph.opsets, **self.imports}
+
+
+def _check(op: str, opsets: Mapping[str, int], inputs: int, attrs: Mapping[str, Any]) -> None:
+    domain = op.rpartition("::")[0]
+    version = opsets[domain]
+    known = schema_of(op, version)
+    if known is None:
+        if domain == "":
+            raise Declined(f"{op} is not in opset {version}")
+        return
+    if known.deprecated:
+        raise Declined(f"{op} is deprecated in opset {version}")
+    if not known.min_input <= inputs <= known.max_input:
+        raise Declined(f"{op} takes {known.min_input} to {known.max_input} inputs in opset {version}, not {inputs}")
+    for name in attrs:
+        if name not in known.attributes:
+            raise Declined(f"{op} has no attribute {name} in opset {version}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return Constant.of(value)
+    return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
