@@ -236,8 +236,9 @@ def _bind_leaf(leaf: Leaf, value: Value | None, found: Match) -> str:
             return f"a constant is {number:g}, not {leaf.equals:g}"
     if not leaf.name:
         return ""
-    bound = value if leaf.kind == "weight" else value.constant.array()
-    known = found.bound.setdefault(leaf.name, bound)
-    return (
-        "" if known is bound or (isinstance(known, np.ndarray) and np.array_equal(known, bound)) else "another constant"
-    )
+    if leaf.kind == "weight":
+        return "" if found.bound.setdefault(leaf.name, value) is value else f"{leaf.name} is another value"
+    array = value.constant.array()
+    known: Any = found.bound.setdefault(leaf.name, array)
+    same_array = known is array or (isinstance(known, np.ndarray) and np.array_equal(known, array))
+    return "" if same_array else f"{leaf.name} is another constant"

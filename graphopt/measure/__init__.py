@@ -1,0 +1,17 @@
+"""Measurement: what a model costs on paper, and how long it takes on this machine."""
+
+from .figures import Figures, figures, node_macs, peak_activation_bytes, value_bytes
+from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session
+
+__all__ = [
+    "Figures",
+    "Timing",
+    "compare_latency",
+    "figures",
+    "geometric_mean",
+    "interleaved",
+    "node_macs",
+    "ort_session",
+    "peak_activation_bytes",
+    "value_bytes",
+]

@@ -1,0 +1,88 @@
+"""Latency on this machine: interleaved runs, medians, and the ratio pair by pair."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times of one candidate. `ratio` is the median of (first candidate's time / this one's) over paired runs."""
+
+    label: str
+    median: float  # seconds
+    best: float  # seconds
+    ratio: float
+    runs: int
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_runs: int = 5, max_runs: int = 1000
+) -> list[Timing]:
+    """Time callables in turn, A B C A B C …, after two untimed turns; so that drift of the machine hits all alike.
+
+    Short calls are repeated within a turn until the turn takes about a millisecond.
+    """
+    repeats = {label: _repeats(run) for label, run in candidates.items()}
+    times: dict[str, list[float]] = {label: [] for label in candidates}
+    end = time.perf_counter() + seconds * len(candidates)
+    while len(next(iter(times.values()))) < min_runs or (
+        time.perf_counter() < end and len(next(iter(times.values()))) < max_runs
+    ):
+        for label, run in candidates.items():
+            count = repeats[label]
+            start = time.perf_counter()
+            for _ in range(count):
+                run()
+            times[label].append((time.perf_counter() - start) / count)
+    base = next(iter(times.values()))
+    return [
+        Timing(label, statistics.median(t), min(t), statistics.median(b / x for b, x in zip(base, t)), len(t))
+        for label, t in times.items()
+    ]
+
+
+def _repeats(run: Callable[[], object]) -> int:
+    run()
+    start = time.perf_counter()
+    run()
+    return max(1, min(1000, int(1e-3 / max(time.perf_counter() - start, 1e-7))))
+
+
+def ort_session(
+    model: Any, *, threads: int = 1, optimize: bool = True, options: Mapping[str, str] | None = None
+) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU from a path or serialized bytes."""
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 4
+    level = ort.GraphOptimizationLevel
+    settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    for key, value in (options or {}).items():
+        settings.add_session_config_entry(key, value)
+    return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+
+
+def compare_latency(sessions: Mapping[str, Any], feeds: Feeds, *, seconds: float = 2.0) -> list[Timing]:
+    """Latency of sessions (anything with `run(names, feeds)`) on the same feeds, interleaved."""
+    runs: dict[str, Callable[[], object]] = {
+        label: (lambda s=session: s.run(None, feeds))  # type: ignore[misc]
+        for label, session in sessions.items()
+    }
+    return interleaved(runs, seconds=seconds)
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The geometric mean of positive numbers."""
+    return statistics.geometric_mean(values)
