@@ -1,3 +1,59 @@
-"""graphopt: a compiler-style optimizer for ONNX models."""
+"""graphopt: a compiler-style optimizer for ONNX models.
+
+A model is lifted into an internal IR, rewritten by ordered passes, emitted as ONNX again and proved equal.
+What is named here loads when first used, so that `import graphopt` is instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import GraphoptError, InputError, ModelError, OptionError, OutputError
+
+if TYPE_CHECKING:
+    from .api import Result, optimize
+    from .equivalence import Comparison, compare
+    from .pipeline import Pass, Registry, register_pass, rule
+    from .report import Report
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Comparison": "equivalence",
+    "Pass": "pipeline",
+    "Registry": "pipeline",
+    "Report": "report",
+    "Result": "api",
+    "compare": "equivalence",
+    "optimize": "api",
+    "register_pass": "pipeline",
+    "rule": "pipeline",
+}
+
+__all__ = [
+    "Comparison",
+    "GraphoptError",
+    "InputError",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "Pass",
+    "Registry",
+    "Report",
+    "Result",
+    "compare",
+    "optimize",
+    "register_pass",
+    "rule",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

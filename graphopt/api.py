@@ -1,0 +1,172 @@
+"""`graphopt.optimize`: lift, rewrite, emit, prove."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, OptionError
+from .ir import Model
+from .measure import Figures, figures
+from .pipeline import CheckPolicy, Outcome, Pass, Progress, Verdict, current, run
+from .report import Report
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .equivalence import Comparison
+
+TARGETS = ("portable", "onnxruntime", "graphopt")
+SLACK_SHARE, SLACK_BYTES = 0.01, 4096
+"""A file never grows by more than this share of its size plus these bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An optimised model and the account of what was done."""
+
+    ir: Model
+    report: Report
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model as ONNX; external data stays external."""
+        from . import onnx_io
+
+        return onnx_io.to_proto(self.ir)
+
+    def save(self, path: str | Path, *, external: bool | None = None) -> None:
+        """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
+        from . import onnx_io
+
+        onnx_io.save(self.ir, path, external=external)
+
+
+def optimize(
+    model: Any,
+    output: str | Path | None = None,
+    *,
+    passes: Sequence[Any] | None = None,
+    skip: Sequence[str] = (),
+    quantize: Any = None,
+    prune: Any = None,
+    calibration: Any = None,
+    metric: Callable[[Any], float] | None = None,
+    max_drop: float | None = None,
+    target: str = "portable",
+    input_shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    validate: bool = True,
+    check: CheckPolicy = "end",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Optimise an ONNX model: the same results, fewer nodes, never a larger file.
+
+    model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. output: where to write the result.
+    passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.
+    target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session).
+    input_shapes: sizes to fix, by input name; None or -1 leaves a size open.
+    validate: prove the result equal to the original, as `graphopt.compare` defines it; a rewrite that breaks it is
+    found, taken back and reported; a result that cannot be proved is not returned, the original is, with the reason.
+    check: "end" (default), "each" (after each pass) or "off". progress: called with (what, share done).
+
+    The same input, options and seed give the same bytes. Raises `graphopt.GraphoptError` subclasses with one line.
+    """
+    _not_yet(quantize=quantize, prune=prune)
+    if target not in TARGETS:
+        raise OptionError(f"target {target!r} is not one of {', '.join(TARGETS)}")
+    if check not in ("end", "each", "off"):
+        raise OptionError(f"check {check!r} is not one of end, each, off")
+    from . import onnx_io
+
+    start = time.perf_counter()
+    lifted = onnx_io.load(model)
+    before = figures(lifted, onnx_io.file_bytes(lifted))
+    lifted.target = target
+    lifted.size_limit = before.constant_bytes + int(SLACK_SHARE * before.constant_bytes) + SLACK_BYTES
+    reference: Any = model
+    if input_shapes:
+        from .passes.input_shapes import specialise_inputs
+
+        specialise_inputs(lifted, input_shapes)
+        reference = onnx_io.to_proto(lifted)
+    proof = _Proof(reference, before, seed) if validate and check != "off" else None
+    schedule = _schedule(passes, skip)
+    outcome = run(lifted, schedule, check=proof, policy=check, progress=progress)
+    result = Result(outcome.model, _report(outcome, before, proof, time.perf_counter() - start, target, seed))
+    if output is not None:
+        result.save(output)
+    return result
+
+
+def _not_yet(**options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(f"{name}= is not available yet in this version")
+
+
+def _schedule(passes: Sequence[Any] | None, skip: Sequence[str]) -> list[Pass]:
+    registry = current()
+    schedule = list(registry.schedule()) if passes is None else list(registry.resolve(passes))
+    for name in skip:
+        if not any(item.name == name for item in schedule):
+            raise OptionError(f"skip {name!r}: the schedule has {', '.join(dict.fromkeys(p.name for p in schedule))}")
+    return [item for item in schedule if item.name not in skip]
+
+
+class _Proof:
+    """The check of the pipeline: size within the budget, results equal. Remembers the last comparison and its time."""
+
+    def __init__(self, reference: Any, before: Figures, seed: int) -> None:
+        self.reference, self.seed = reference, seed
+        self.limit = None if before.file_bytes is None else int(before.file_bytes * (1 + SLACK_SHARE)) + SLACK_BYTES
+        self.seconds = 0.0
+        self.comparison: Comparison | None = None
+
+    def __call__(self, candidate: Model) -> Verdict:
+        from . import onnx_io
+        from .equivalence import compare
+
+        size = onnx_io.file_bytes(candidate)
+        if self.limit is not None and size > self.limit:
+            return Verdict(False, f"the file would grow to {size} bytes, the limit is {self.limit}")
+        start = time.perf_counter()
+        self.comparison = compare(self.reference, onnx_io.to_onnx(candidate), seed=self.seed)
+        self.seconds += time.perf_counter() - start
+        worst = max((o.error / o.scale for o in self.comparison.outputs if o.scale), default=0.0)
+        return Verdict(self.comparison.status != "different", self.comparison.reason, worst, self.comparison)
+
+
+def _report(
+    outcome: Outcome, before: Figures, proof: _Proof | None, seconds: float, target: str, seed: int
+) -> Report:  # fmt: skip
+    from . import onnx_io
+
+    comparison = None if proof is None else proof.comparison
+    if proof is None:
+        status, reason = "not checked", "validation was off"
+    elif comparison is None:
+        status, reason = "equal", "nothing was changed"
+    else:
+        status, reason = comparison.status, comparison.reason
+    checking = 0.0 if proof is None else proof.seconds
+    return Report(
+        before=before,
+        after=figures(outcome.model, onnx_io.file_bytes(outcome.model)),
+        effects=tuple(outcome.effects),
+        taken_back=tuple(outcome.taken_back),
+        status=status,
+        reason=reason,
+        comparison=comparison,
+        notes=(),
+        seconds=seconds - checking,
+        seconds_checking=checking,
+        target=target,
+        seed=seed,
+    )
+
+
+__all__ = ["InputError", "Result", "optimize"]

@@ -1,0 +1,216 @@
+"""The command line. Exit codes: 0 done (or equal), 1 different, 2 unusable input, 3 unverified."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .errors import GraphoptError, InputError, OptionError
+
+app = typer.Typer(
+    name="graphopt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Optimise ONNX models: the same results, fewer nodes, proved.",
+)  # fmt: skip
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
+Names = Annotated[Optional[str], typer.Option(help="comma-separated names")]  # noqa: UP045 - typer reads it at run time
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2, never a traceback."""
+    try:
+        app()
+    except GraphoptError as error:
+        err.print(f"graphopt: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("graphopt: interrupted", style="red")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+@app.command()
+def optimize(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="the ONNX file to optimise", show_default=False)],
+    destination: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="OUT", help="where to write it; IN with .opt.onnx by default", show_default=False),
+    ] = None,
+    quantize: Annotated[Optional[str], typer.Option(help="static, dynamic or weights")] = None,  # noqa: UP045
+    calibration: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
+    prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
+    metric: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="module:function of a session, higher is better"),
+    ] = None,
+    max_drop: Annotated[Optional[float], typer.Option(help="allowed fall of the metric")] = None,  # noqa: UP045
+    target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
+    input_shape: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="fix the sizes of an input, as x:1,3,224,224 (? leaves one open); repeatable"),
+    ] = None,
+    passes: Names = None,
+    skip: Names = None,
+    check: Annotated[str, typer.Option(help="when numbers are compared: end, each, off")] = "end",
+    report: Annotated[Optional[Path], typer.Option(help="write the report as JSON")] = None,  # noqa: UP045
+    save_as_external_data: Annotated[bool, typer.Option(help="weights beside the model in OUT.data")] = False,
+    dry_run: Annotated[bool, typer.Option(help="show what would be done, write nothing")] = False,
+    seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
+) -> None:
+    """Optimise IN into OUT and show what changed and that it is equal."""
+    from .api import optimize as run
+
+    destination = destination or source.with_suffix(".opt.onnx")
+    if report is not None and report.suffix != ".json":
+        raise OptionError(f"--report {report.name}: only .json reports are available in this version")
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True,
+        disable=not err.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("optimise", total=1.0)
+        result = run(
+            source, quantize=quantize, prune=prune, calibration=calibration, max_drop=max_drop, target=target,
+            metric=None if metric is None else _function(metric), input_shapes=_shapes(input_shape or []),
+            passes=_split(passes), skip=_split(skip) or (), check=check, seed=seed,  # type: ignore[arg-type]
+            progress=lambda what, share: bar.update(task, completed=share, description=what),
+        )  # fmt: skip
+    if not dry_run:
+        result.save(destination, external=True if save_as_external_data else None)
+    out.print(result.report)
+    if report is not None:
+        _write(report, result.report.to_json())
+    out.print("nothing written (dry run)" if dry_run else f"wrote {destination}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    original: Model,
+    candidate: Model,
+    inputs: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
+    samples: Annotated[int, typer.Option(help="how many inputs to synthesise")] = 4,
+    rtol: Annotated[float, typer.Option(help="tolerance relative to the largest result")] = 1e-4,
+    min_sqnr: Annotated[Optional[float], typer.Option(help="accept by this SQNR in dB instead")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
+) -> None:
+    """Say whether CANDIDATE computes what ORIGINAL computes: exit 0 equal, 1 different, 3 unverified."""
+    from .equivalence import compare
+
+    comparison = compare(original, candidate, inputs, samples, rtol, seed=seed, min_sqnr=min_sqnr)
+    out.print(comparison)
+    raise typer.Exit({"equal": 0, "different": 1}.get(comparison.status, 3))
+
+
+@app.command()
+def inspect(
+    model: Model,
+    constants: Annotated[bool, typer.Option(help="show the values of small constants")] = False,
+    text: Annotated[bool, typer.Option(help="show the IR text")] = True,
+) -> None:
+    """Show a model's figures and its IR text."""
+    from . import onnx_io
+    from .ir import to_text
+    from .measure import figures
+    from .report import model_table
+
+    lifted = onnx_io.load(model)
+    out.print(model_table(figures(lifted, onnx_io.file_bytes(lifted)), lifted.opsets))
+    if text:
+        out.print(to_text(lifted.graph, constants=constants), markup=False, highlight=False, soft_wrap=True, end="")
+
+
+@app.command()
+def diff(original: Model, changed: Model) -> None:
+    """Show how two models differ: figures, then their IR texts line by line."""
+    from . import onnx_io
+    from .ir import to_text
+    from .measure import figures
+    from .report import figures_table
+
+    a, b = onnx_io.load(original), onnx_io.load(changed)
+    out.print(figures_table(figures(a, onnx_io.file_bytes(a)), figures(b, onnx_io.file_bytes(b))))
+    lines = [to_text(m.graph, constants=True).splitlines() for m in (a, b)]
+    for line in difflib.unified_diff(*lines, str(original), str(changed), lineterm="", n=1):
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def explain(model: Model, node: Annotated[str, typer.Argument(help="a node's or value's name")]) -> None:
+    """Tell where a node of an optimised model comes from."""
+    raise OptionError("explain is not available yet in this version")
+
+
+@app.command()
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files, the first is the base", show_default=False)],
+    threads: Annotated[int, typer.Option(help="threads within an operator")] = 1,
+    seconds: Annotated[float, typer.Option(help="time for each model")] = 2.0,
+    inputs: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
+) -> None:
+    """Time models side by side in onnxruntime, on the same inputs, interleaved."""
+    from .bench import bench_table
+
+    out.print(bench_table(models, threads=threads, seconds=seconds, inputs=inputs))
+
+
+@app.command(name="passes")
+def list_passes() -> None:
+    """List the passes in the order they run, and those that run only when named."""
+    from .report import passes_table
+
+    out.print(passes_table())
+
+
+def _split(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _shapes(texts: list[str]) -> dict[str, tuple[int | None, ...]] | None:
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    for text in texts:
+        name, colon, sizes = text.rpartition(":")
+        try:
+            shape = tuple(None if d.strip() in ("?", "-1") else int(d) for d in sizes.split(",") if d.strip())
+        except ValueError:
+            shape = ()
+        if not colon or not name or (not shape and sizes.strip()):
+            raise InputError(f"--input-shape {text!r}: write it as name:1,3,224,224")
+        shapes[name] = shape
+    return shapes or None
+
+
+def _function(text: str) -> Any:
+    from importlib import import_module
+
+    module, colon, name = text.partition(":")
+    if not colon:
+        raise OptionError(f"--metric {text!r}: write it as module:function")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"--metric {text!r}: {error}") from error
+    finally:
+        sys.path.pop(0)
+
+
+def _write(path: Path, text: str) -> None:
+    from .errors import OutputError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    main()
