@@ -1,0 +1,94 @@
+"""Time of optimising, without validation, beside peers: `python -m tests.bench.optimize_time [names]`.
+
+Every optimizer gets the model in memory and returns one; interleaved, medians; ratios are peer time / ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import onnx
+
+import graphopt
+from tests import zoo
+
+
+def _onnxslim(proto: onnx.ModelProto) -> None:
+    import onnxslim
+
+    onnxslim.slim(proto)
+
+
+def _onnxsim(proto: onnx.ModelProto) -> None:
+    import onnxsim
+
+    onnxsim.simplify(proto)
+
+
+def _onnxscript(proto: onnx.ModelProto) -> None:
+    import onnxscript.optimizer
+
+    onnxscript.optimizer.optimize(proto)
+
+
+def _graphopt(proto: onnx.ModelProto) -> None:
+    _ = graphopt.optimize(proto, validate=False).model
+
+
+OPTIMIZERS: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "graphopt": _graphopt,
+    "onnxslim": _onnxslim,
+    "onnxscript": _onnxscript,
+    "onnxsim": _onnxsim,
+}
+
+
+def measure(proto: onnx.ModelProto, rounds: int) -> dict[str, float | None]:
+    """Median seconds of each optimizer; None where it fails."""
+    times: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
+    failed: set[str] = set()
+    for i in range(rounds + 1):
+        for name, optimizer in OPTIMIZERS.items():
+            if name in failed:
+                continue
+            copy = onnx.ModelProto()
+            copy.CopyFrom(proto)
+            start = time.perf_counter()
+            try:
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    optimizer(copy)
+            except BaseException:
+                failed.add(name)
+                continue
+            if i:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t) if t and name not in failed else None for name, t in times.items()}
+
+
+def main(names: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for heading in ("model", "nodes", *(f"{n} ms" for n in OPTIMIZERS), "slim/ours", "sim/ours"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for name in names or zoo.names():
+        path = zoo.path(name)
+        if path is None:
+            continue
+        proto = onnx.load(path)
+        times = measure(proto, 3)
+        ours = times["graphopt"] or float("nan")
+        cells = ["fails" if t is None else f"{t * 1e3:.1f}" for t in times.values()]
+        ratios = ["" if times[p] is None else f"{times[p] / ours:.1f}" for p in ("onnxslim", "onnxsim")]
+        table.add_row(name, str(len(proto.graph.node)), *cells, *ratios)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,224 @@
+"""The command line: what it prints, what it exits with, and that bad input never damages anything."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+import graphopt
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def cli(*args, cwd=None, timeout=120):
+    command = [sys.executable, "-m", "graphopt", *map(str, args)]
+    return subprocess.run(command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def small(scale=1.0, extra=(), inputs=None) -> onnx.ModelProto:
+    w = numpy_helper.from_array(np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2) * np.float32(scale), "w")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="linear"),
+        helper.make_node("Identity", ["h"], ["i"], name="nothing"),
+        helper.make_node("Relu", ["i"], ["y"], name="act"),
+        *extra,
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])
+    graph = helper.make_graph(nodes, "small", inputs or [x], [y], [w])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(small(), path)
+    return path
+
+
+def one_line(done, *words):
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_optimize_writes_and_says_what_it_did(model, tmp_path):
+    out = tmp_path / "o.onnx"
+    done = cli("optimize", model, out)
+    assert done.returncode == 0, done.stderr
+    assert "nodes" in done.stdout and "equal" in done.stdout and str(out) in done.stdout
+    assert [n.op_type for n in onnx.load(out).graph.node] == ["MatMul", "Relu"]
+    assert cli("verify", model, out).returncode == 0
+
+
+def test_verify_tells_different_and_unverified(model, tmp_path):
+    other = tmp_path / "other.onnx"
+    onnx.save(small(1.01), other)
+    done = cli("verify", model, other)
+    assert done.returncode == 1 and "different" in done.stdout
+    custom = tmp_path / "custom.onnx"
+    proto = small(extra=[helper.make_node("Mystery", ["x"], ["z"], domain="my.own")])
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    proto.opset_import.append(helper.make_opsetid("my.own", 1))
+    onnx.save(proto, custom)
+    done = cli("verify", custom, custom)
+    assert done.returncode == 3 and "unverified" in done.stdout
+
+
+def test_inspect_diff_passes_and_bench(model, tmp_path):
+    done = cli("inspect", model)
+    assert done.returncode == 0 and "MatMul(%x, @w)" in done.stdout
+    other = tmp_path / "o.onnx"
+    assert cli("optimize", model, other).returncode == 0
+    done = cli("diff", model, other)
+    assert done.returncode == 0 and any(
+        line.startswith("-") and "Identity" in line for line in done.stdout.splitlines()
+    )
+    done = cli("passes")
+    assert done.returncode == 0 and "fold-constants" in done.stdout
+    done = cli("bench", model, other, "--seconds", "0.05")
+    assert done.returncode == 0 and "ms" in done.stdout
+
+
+def test_dry_run_writes_nothing(model, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    assert cli("optimize", model, tmp_path / "o.onnx", "--dry-run").returncode == 0
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_report_as_json(model, tmp_path):
+    import json
+
+    assert cli("optimize", model, tmp_path / "o.onnx", "--report", tmp_path / "r.json").returncode == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["status"] == "equal" and report["before"]["nodes"] == 3 and report["after"]["nodes"] == 2
+
+
+def bad_inputs(tmp_path):
+    model = small()
+    blob = model.SerializeToString()
+
+    def write(name, data):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    yield write("truncated.onnx", blob[: len(blob) // 2]), ()
+    yield write("text.onnx", b"this is no model\n" * 20), ()
+    yield write("empty.onnx", b""), ()
+    yield tmp_path / "absent.onnx", ("absent.onnx",)
+    folder = tmp_path / "folder.onnx"
+    folder.mkdir()
+    yield folder, ("folder.onnx",)
+
+    for name, location in (
+        ("gone.onnx", "gone.data"),
+        ("escape.onnx", "../escape.data"),
+        ("abs.onnx", "/etc/hostname"),
+    ):
+        proto = small()
+        tensor = proto.graph.initializer[0]
+        set_external_data(tensor, location)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        yield write(name, proto.SerializeToString()), (location,)
+
+    cyclic = small()
+    cyclic.graph.node[0].input[0] = "y"
+    yield write("cyclic.onnx", cyclic.SerializeToString()), ("cycl",)
+
+    undefined = small()
+    undefined.graph.node[0].input[0] = "nowhere"
+    yield write("undefined.onnx", undefined.SerializeToString()), ("nowhere",)
+
+    unknown = small()
+    unknown.graph.node[1].op_type = "NoSuchOperator"
+    yield write("unknown.onnx", unknown.SerializeToString()), ("NoSuchOperator",)
+
+    wrong_type = small()
+    wrong_type.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((4, 2), np.int64), "w"))
+    yield write("types.onnx", wrong_type.SerializeToString()), ()
+
+
+def test_bad_input_is_one_line_and_nothing_is_damaged(tmp_path):
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"precious")
+    failures = []
+    for path, words in list(bad_inputs(tmp_path)):
+        try:
+            one_line(cli("optimize", path, out), *words)
+        except AssertionError as error:
+            failures.append(f"{path.name}: {error}")
+    assert out.read_bytes() == b"precious"
+    assert not failures, "\n\n".join(failures)
+
+
+def test_bad_options_are_one_line(model, tmp_path):
+    out = tmp_path / "o.onnx"
+    one_line(cli("optimize", model, out, "--input-shape", "z:1,4"), "'z'", "'x'")
+    one_line(cli("optimize", model, out, "--input-shape", "x:1,5"), "x", "4", "5")
+    one_line(cli("optimize", model, out, "--input-shape", "x:1"), "x", "2 axes")
+    one_line(cli("optimize", model, out, "--input-shape", "nonsense"), "nonsense")
+    one_line(cli("optimize", model, out, "--target", "gpu"), "gpu", "portable")
+    one_line(cli("optimize", model, out, "--passes", "no-such-pass"), "no-such-pass")
+    one_line(cli("optimize", model, out, "--skip", "no-such-pass"), "no-such-pass")
+    one_line(cli("optimize", model, tmp_path / "no" / "such" / "o.onnx"), "o.onnx")
+    one_line(cli("verify", model, tmp_path / "absent.onnx"), "absent.onnx")
+    assert not out.exists()
+
+
+def test_unwritable_output_is_one_line(model, tmp_path):
+    target = tmp_path / "taken"
+    target.mkdir()
+    one_line(cli("optimize", model, target), "taken")
+
+
+def test_a_killed_writer_leaves_the_old_file_whole(tmp_path):
+    """Writes a large model over an old one, killed at many moments; the file is always the old or the new one."""
+    old, new = small(1.0), small(2.0)
+    new.graph.initializer.append(numpy_helper.from_array(np.zeros(20_000_000, np.float32), "big"))
+    new.graph.node.append(helper.make_node("Identity", ["big"], ["kept"]))
+    new.graph.output.append(helper.make_tensor_value_info("kept", TensorProto.FLOAT, [20_000_000]))
+    source, target = tmp_path / "new.onnx", tmp_path / "target.onnx"
+    onnx.save(new, source)
+    onnx.save(old, target)
+    before = target.read_bytes()
+    code = (
+        f"import graphopt; r = graphopt.optimize({str(source)!r}, validate=False);"
+        f"print('go', flush=True); r.save({str(target)!r})"
+    )
+    for delay in (0.0, 0.005, 0.02, 0.05):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        data = target.read_bytes()
+        assert data == before or len(data) >= 80_000_000
+        onnx.load(target)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(model, tmp_path):
+    folder = tmp_path / "ro"
+    folder.mkdir(mode=0o500)
+    one_line(cli("optimize", model, folder / "o.onnx"), "o.onnx")
+
+
+def test_errors_of_the_api_are_graphopt_errors(tmp_path):
+    with pytest.raises(graphopt.ModelError, match="absent"):
+        graphopt.optimize(tmp_path / "absent.onnx")
+    with pytest.raises(graphopt.OptionError, match="quantize"):
+        graphopt.optimize(small(), quantize="static")
