@@ -63,7 +63,8 @@ SENTENCES = ((1, 7), (2, 16), (3, 33))
 
 
 def _silero(variant: str, *inputs: Input, remarks: str = "") -> Entry:
-    return Entry(f"silero-{variant}", SILERO, f"silero_vad/data/silero_vad{_SILERO[variant]}.onnx", "MIT", inputs, remarks)
+    member = f"silero_vad/data/silero_vad{_SILERO[variant]}.onnx"
+    return Entry(f"silero-{variant}", SILERO, member, "MIT", inputs, remarks)
 
 
 def _image(*shapes: Shape, name: str = "x") -> tuple[Input, ...]:
