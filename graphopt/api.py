@@ -136,7 +136,7 @@ class _Proof:
         start = time.perf_counter()
         self.comparison = compare(self.reference, onnx_io.to_onnx(candidate), seed=self.seed)
         self.seconds += time.perf_counter() - start
-        worst = max((o.error / o.scale for o in self.comparison.outputs if o.scale), default=0.0)
+        worst = max((o.error / o.allowed for o in self.comparison.outputs if o.allowed), default=0.0)
         return Verdict(self.comparison.status != "different", self.comparison.reason, worst, self.comparison)
 
 

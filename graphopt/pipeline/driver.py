@@ -30,7 +30,7 @@ class Effect:
     nodes_after: int
     bytes_before: int
     bytes_after: int
-    error: float | None = None  # the largest relative error of an output, where each pass is checked
+    error: float | None = None  # the largest error of an output in units of what equality allows, with check="each"
 
 
 @dataclass(frozen=True, slots=True)
