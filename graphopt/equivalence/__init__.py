@@ -1,0 +1,8 @@
+"""Proof by running: does one model compute what another does, and would the comparison have noticed if not?"""
+
+from .comparison import compare
+from .inputs import synthesise
+from .metrics import cosine, sqnr_db, top1_agreement
+from .result import Comparison, OutputComparison
+
+__all__ = ["Comparison", "OutputComparison", "compare", "cosine", "sqnr_db", "synthesise", "top1_agreement"]

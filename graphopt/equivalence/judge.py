@@ -1,0 +1,122 @@
+"""The rule of equality, applied to one output of one sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .metrics import cosine, magnitude, max_error, same_specials, sqnr_db, top1_agreement
+
+Array = np.ndarray[Any, Any]
+
+NOISY = 0.01
+"""Noise above this share of an output's scale makes the output unverified."""
+
+_FLOAT_KINDS = "f"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One output of one sample: `status` is equal, different or unverified."""
+
+    status: str
+    reason: str = ""
+    error: float = 0.0
+    allowed: float = 0.0
+    noise: float = 0.0
+    sqnr: float = math.inf
+    cosine: float = 1.0
+    top1: float | None = None
+
+    @property
+    def badness(self) -> float:
+        """For finding the worst sample: how often the error holds what is allowed."""
+        rank = {"equal": 0.0, "unverified": 1e30, "different": 1e60}[self.status]
+        return rank + (self.error / self.allowed if self.allowed > 0 else min(self.error, 1e20))
+
+
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Array]]:
+    """The arrays in an output: tensors as they are, elements of sequences and maps one by one."""
+    if value is None:
+        return
+    if isinstance(value, dict):
+        yield f"{name}.keys", np.asarray(sorted(value))
+        yield f"{name}.values", np.asarray([value[k] for k in sorted(value)])
+    elif isinstance(value, (list, tuple)):
+        yield f"{name}.length", np.asarray(len(value))
+        for i, item in enumerate(value):
+            yield from leaves(f"{name}[{i}]", item)
+    else:
+        yield name, np.asarray(value)
+
+
+def tolerance_of(dtype: np.dtype[Any], rtol: float) -> float:
+    """The relative tolerance for a dtype: never below four of its own epsilons (3.9e-3 for float16)."""
+    return max(rtol, 4.0 * float(np.finfo(dtype).eps)) if dtype.kind == _FLOAT_KINDS else rtol
+
+
+def noise_of(base: Array, variants: list[Array]) -> float:
+    """The largest spread between the original and its own variants; inf where they do not even fit together."""
+    noise = 0.0
+    for other in variants:
+        if other.shape != base.shape or not same_specials(base, other):
+            return math.inf
+        noise = max(noise, max_error(base, other))
+    return noise
+
+
+def judge_floats(a: Array, b: Array, noise: float, rtol: float, min_sqnr: float | None = None) -> Verdict:
+    """max|a − b| ≤ max(rtol max|b|, 3 noise), the same NaN and Inf; or SQNR ≥ min_sqnr where that is asked for."""
+    if a.shape != b.shape:
+        if math.isinf(noise):
+            return Verdict("unverified", "the original's own shape depends on rounding", noise=noise)
+        return Verdict("different", f"shape {list(a.shape)} became {list(b.shape)}", math.inf, 0.0, noise, -math.inf, 0.0)
+    error, scale = max_error(a, b), magnitude(a)
+    allowed = max(tolerance_of(a.dtype, rtol) * magnitude(b), 3 * noise)
+    if error == 0.0:
+        figures = (0.0, allowed, noise, math.inf, 1.0, 1.0 if a.ndim and a.shape[-1] > 1 and a.size else None)
+    else:
+        figures = (error, allowed, noise, sqnr_db(a, b), cosine(a, b), top1_agreement(a, b))
+    if not same_specials(a, b):
+        status = "unverified" if math.isinf(noise) else "different"
+        return Verdict(status, "NaN or Inf stand at other positions", *figures)
+    if min_sqnr is not None:
+        if figures[3] >= min_sqnr:
+            return Verdict("equal", "", *figures)
+        return Verdict("different", f"SQNR {figures[3]:.1f} dB is below {min_sqnr:g} dB", *figures)
+    if error > allowed and not (noise > NOISY * scale and error <= 10 * allowed):
+        return Verdict("different", f"error {error:.3g} exceeds {allowed:.3g}", *figures)
+    if noise > NOISY * scale:
+        return Verdict("unverified", f"the original's own noise {noise:.3g} exceeds 1 % of scale {scale:.3g}", *figures)
+    return Verdict("equal", "", *figures)
+
+
+def judge_exact(a: Array, b: Array, variants: list[Array], excused: Array | None) -> Verdict:
+    """Integer, bool and string outputs: equal wherever the original's own variants agree and no tie excuses."""
+    if a.shape != b.shape:
+        if any(v.shape != a.shape for v in variants):
+            return Verdict("unverified", "the original's own shape depends on rounding", math.inf)
+        return Verdict("different", f"shape {list(a.shape)} became {list(b.shape)}", math.inf)
+    wrong = np.asarray(a != b)
+    error = _integer_error(a, b) if wrong.any() else 0.0
+    unstable = np.zeros(a.shape, np.bool_)
+    for other in variants:
+        if other.shape != a.shape:
+            return Verdict("unverified", "the original's own shape depends on rounding", error)
+        unstable |= other != a
+    top1 = float(1.0 - wrong.mean()) if wrong.size else None
+    if (wrong & ~unstable & ~(excused if excused is not None else np.zeros_like(unstable))).any():
+        return Verdict("different", f"{int(wrong.sum())} of {wrong.size} elements differ without a tie", error, top1=top1)
+    if unstable.any() and unstable.mean() > NOISY:
+        return Verdict("unverified", "the original's own noise flips more than 1 % of the elements", error, top1=top1)
+    return Verdict("equal", "", error, error, top1=top1)
+
+
+def _integer_error(a: Array, b: Array) -> float:
+    if a.dtype.kind not in "iu":
+        return 1.0
+    return float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64))))

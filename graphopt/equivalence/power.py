@@ -1,0 +1,156 @@
+"""Power: would the comparison have noticed a small error? 1 % perturbations of single weights tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .source import Source, nested_graphs
+
+Array = np.ndarray[Any, Any]
+
+_MAX_BYTES = 1 << 28
+_FLOAT_TYPES = (1, 10, 11)
+_INT_TYPES = (2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A weight tensor that a session takes as an overridable input: its name there, and its values in the model."""
+
+    name: str
+    tensor: onnx.TensorProto
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbable:
+    """A copy of a model in which some weights can be overridden."""
+
+    proto: onnx.ModelProto
+    weights: tuple[Weight, ...]
+
+
+def make_perturbable(source: Source, count: int) -> Perturbable | None:
+    """A copy of the model with up to `count` weight tensors, evenly spread over the file, as overridable inputs.
+
+    Weights are float initializers and Constant nodes of more than one element, also of nested graphs, and 8-bit ones of
+    at least 16 elements. None if the model has no such weight.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(source.proto)
+    places = list(_places(proto.graph, True))
+    if not places:
+        return None
+    order = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+    chosen = [places[i] for i in dict.fromkeys(order.tolist())]
+    names = {p.name for p in proto.graph.input}
+    weights = []
+    for number, place in enumerate(chosen):
+        name = _lift(proto.graph, place, f"weight::{number}")
+        tensor = next(t for t in proto.graph.initializer if t.name == name)
+        if name not in names:
+            proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+        weights.append(Weight(name, tensor))
+    proto.ir_version = max(proto.ir_version, 4)
+    return Perturbable(proto, tuple(weights))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    graph: onnx.GraphProto
+    tensor: onnx.TensorProto
+    node: onnx.NodeProto | None
+    is_root: bool
+
+
+def _places(graph: onnx.GraphProto, is_root: bool) -> Iterable[_Place]:
+    inputs = {v.name for v in graph.input}
+    outputs = {v.name for v in graph.output}
+    for tensor in graph.initializer:
+        if _is_weight(tensor) and tensor.name not in inputs and (is_root or tensor.name not in outputs):
+            yield _Place(graph, tensor, None, is_root)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output[0] not in outputs:
+            for attr in node.attribute:
+                if attr.name == "value" and _is_weight(attr.t):
+                    yield _Place(graph, attr.t, node, is_root)
+        for nested in nested_graphs(node):
+            yield from _places(nested, False)
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    size = int(np.prod(tensor.dims))
+    if tensor.data_type in _FLOAT_TYPES:
+        return size > 1 and size * 4 <= _MAX_BYTES
+    return tensor.data_type in _INT_TYPES and 16 <= size <= _MAX_BYTES
+
+
+def _lift(root: onnx.GraphProto, place: _Place, fresh: str) -> str:
+    """Move a weight to the initializers of the root graph; returns its name there."""
+    if place.is_root and place.node is None:
+        return place.tensor.name
+    old = place.tensor.name if place.node is None else place.node.output[0]
+    name = old if place.is_root else fresh
+    moved = root.initializer.add()
+    moved.CopyFrom(place.tensor)
+    moved.name = name
+    if place.node is None:
+        del place.graph.initializer[[t.name for t in place.graph.initializer].index(old)]
+    else:
+        del place.graph.node[[n.output[0] if n.output else "" for n in place.graph.node].index(old)]
+    if name != old:
+        _rename(place.graph, old, name)
+    return name
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name == old:
+                node.input[i] = new
+        for nested in nested_graphs(node):
+            _rename(nested, old, new)
+
+
+def measure_power(
+    perturbable: Perturbable, source: Source, notices: Callable[[dict[str, Array]], bool], count: int, seed: int
+) -> tuple[float, int]:
+    """The share of perturbations that `notices` (told the overriding weights) saw, and how many were made.
+
+    Each multiplies one element of one weight tensor by 1.01, or moves an 8-bit one by a step; the tensors take turns
+    and the element is drawn with a probability proportional to its magnitude.
+    """
+    rng = np.random.default_rng(seed)
+    base = str(source.folder) if source.folder is not None else ""
+    seen = made = 0
+    for turn in range(count):
+        weight = perturbable.weights[turn % len(perturbable.weights)]
+        values = onnx.numpy_helper.to_array(weight.tensor, base)
+        changed = _perturbed(values, rng)
+        if changed is None:
+            continue
+        made += 1
+        seen += notices({weight.name: changed})
+    return (seen / made if made else 0.0), made
+
+
+def _perturbed(values: Array, rng: np.random.Generator) -> Array | None:
+    flat = values.reshape(-1)
+    candidates = rng.integers(flat.size, size=min(flat.size, 1024))
+    size = np.abs(flat[candidates].astype(np.float64))
+    total = float(size.sum())
+    if not np.isfinite(total) or total == 0.0:
+        return None
+    at = int(candidates[rng.choice(candidates.size, p=size / total)])
+    changed = np.array(values, copy=True)
+    target = changed.reshape(-1)
+    if changed.dtype.kind == "f":
+        target[at] = target[at] * changed.dtype.type(1.01)
+    else:
+        info = np.iinfo(changed.dtype)
+        target[at] += 1 if target[at] < info.max else -1
+    return changed

@@ -1,0 +1,84 @@
+"""What a comparison found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class OutputComparison:
+    """One output over all samples; the figures are those of the worst sample.
+
+    `error` = max|a − b|, `allowed` what equality permits, `noise` the original's own spread, all in the output's units;
+    `sqnr` in dB, `cosine` and `top1` in 0..1 are the lowest of any sample (`top1` None without rows of classes).
+    """
+
+    name: str
+    status: str
+    reason: str
+    error: float
+    allowed: float
+    noise: float
+    sqnr: float
+    cosine: float
+    top1: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values; infinities as None."""
+        return {key: _plain(getattr(self, key)) for key in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The answer of `compare`.
+
+    `status` is "equal", "different" or "unverified", with the `reason` in one line. `inner` are the intermediate values
+    compared besides the outputs, those that differ listed in `inner_different`. `power` is the share of `perturbations`
+    (1 % changes of single weights of the original) that this comparison would have noticed; None if it was not
+    measured. `shapes` are the input shapes of each sample.
+    """
+
+    status: str
+    reason: str
+    outputs: tuple[OutputComparison, ...] = ()
+    samples: int = 0
+    shapes: tuple[dict[str, tuple[int, ...]], ...] = ()
+    inner: int = 0
+    inner_different: tuple[str, ...] = ()
+    power: float | None = None
+    perturbations: int = 0
+    seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.status == "equal"
+
+    @property
+    def is_equal(self) -> bool:
+        """The two models were proved equal within tolerance on every sample."""
+        return self.status == "equal"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, ready for JSON."""
+        return {
+            "status": self.status, "reason": self.reason, "samples": self.samples,
+            "shapes": [{k: list(v) for k, v in s.items()} for s in self.shapes], "inner": self.inner,
+            "inner_different": list(self.inner_different), "power": self.power, "perturbations": self.perturbations,
+            "seconds": self.seconds, "outputs": [o.to_dict() for o in self.outputs],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        lines = [self.status + (f": {self.reason}" if self.reason else "")]
+        for out in self.outputs:
+            figures = f"error {out.error:.3g} (allowed {out.allowed:.3g}, noise {out.noise:.3g}), SQNR {out.sqnr:.1f} dB"
+            figures += f", cosine {out.cosine:.6f}" + (f", top-1 {out.top1:.1%}" if out.top1 is not None else "")
+            lines.append(f"  {out.name}: {out.status}, {figures}" + (f"; {out.reason}" if out.reason else ""))
+        if self.samples:
+            power = "not measured" if self.power is None else f"{self.power:.0%} of {self.perturbations} perturbations"
+            lines.append(f"  {self.samples} samples, {self.inner} inner values compared, power: {power}")
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,154 @@
+"""Integer and bool outputs: where the number that decides them is tied, either answer is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .metrics import magnitude, max_error
+from .semantics import Index
+from .source import nested_graphs
+
+Array = np.ndarray[Any, Any]
+
+_KEEPS_ORDER = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
+_COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
+_ROUNDS = ("QuantizeLinear", "Cast")
+_RANDOM = frozenset((
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
+))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The operator that decides an integer output and the float values it decides by (`scores`: names to tap)."""
+
+    op: str
+    scores: tuple[str, ...]
+    axis: int = 0
+    constant: Array | None = None
+    step: Array | None = None
+
+
+def find_selection(output: str, index: Index) -> Selection | None:
+    """What decides an integer output, looked up through operators that keep the order of elements."""
+    name = output
+    for _ in range(12):
+        node = index.producer.get(name)
+        if node is None:
+            return None
+        attrs = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+        op = node.op_type
+        if op in ("ArgMax", "ArgMin"):
+            return Selection(op, (node.input[0],), attrs.get("axis", 0))
+        if op == "TopK" and name == node.output[1]:
+            return Selection(op, (node.input[0],), attrs.get("axis", -1))
+        if op == "NonMaxSuppression":
+            return Selection(op, ())
+        if op in _COMPARES:
+            live = tuple(n for n in node.input if n not in index.constants)
+            fixed = next((index.array(n) for n in node.input if n in index.constants), None)
+            return Selection(op, live, constant=fixed)
+        if op == "QuantizeLinear":
+            scale = index.array(node.input[1])
+            return None if scale is None or scale.size != 1 else Selection(op, (node.input[0],), step=scale)
+        if op not in _KEEPS_ORDER:
+            return None
+        if op == "Cast" and find_selection(node.input[0], index) is None:
+            return Selection(op, (node.input[0],))  # where the score is no float, `tied` will not judge by it
+        name = node.input[0]
+    return None
+
+
+def tied(
+    selection: Selection, a: Array, b: Array, scores: Mapping[str, Array], moved: Mapping[str, Array], rtol: float
+) -> Array | None:
+    """Where the original's own scores allow b's answer in place of a's; None when the scores do not tell.
+
+    `scores` and `moved` hold the original's scores, and the same under a one-ulp change of the inputs.
+    """
+    if any(n not in scores or scores[n].dtype.kind != "f" for n in selection.scores) or not selection.scores:
+        return None
+    first = scores[selection.scores[0]]
+    noise = max((max_error(scores[n], moved[n]) for n in selection.scores if _alike(scores, moved, n)), default=0.0)
+    tolerance = max(rtol * magnitude(first), 3 * noise)
+    if selection.op in _COMPARES:
+        return _tied_comparison(selection, a, first, scores, tolerance)
+    if selection.op in _ROUNDS:
+        return _tied_rounding(selection, a, b, first, tolerance)
+    axis = selection.axis % max(first.ndim, 1)
+    shape = (*first.shape[:axis], -1, *first.shape[axis + 1 :])
+    if a.size == 0 or a.size * first.shape[axis] % first.size:
+        return None
+    chosen_a, chosen_b = a.reshape(shape).astype(np.int64), b.reshape(shape).astype(np.int64)
+    if chosen_b.min() < 0 or chosen_b.max() >= first.shape[axis]:
+        return None
+    wide = first.astype(np.float64)
+    gap = np.abs(np.take_along_axis(wide, chosen_a, axis) - np.take_along_axis(wide, chosen_b, axis))
+    return np.asarray(gap <= tolerance).reshape(a.shape)
+
+
+def _alike(scores: Mapping[str, Array], moved: Mapping[str, Array], name: str) -> bool:
+    return name in moved and moved[name].shape == scores[name].shape
+
+
+def _tied_comparison(
+    selection: Selection, a: Array, first: Array, scores: Mapping[str, Array], tolerance: float
+) -> Array | None:
+    second = selection.constant if selection.constant is not None else scores[selection.scores[-1]]
+    gap = np.abs(np.subtract(first, second, dtype=np.float64))
+    return np.asarray(gap <= tolerance).reshape(a.shape) if gap.size == a.size else None
+
+
+def _tied_rounding(selection: Selection, a: Array, b: Array, x: Array, tolerance: float) -> Array | None:
+    if x.size != a.size:
+        return None
+    step = 1.0 if selection.step is None else float(selection.step.item())
+    position = x.astype(np.float64).reshape(a.shape) / step + (0.5 if selection.op == "QuantizeLinear" else 0.0)
+    near = np.abs(position - np.round(position)) <= tolerance / step
+    return np.asarray(near & (np.abs(a.astype(np.int64) - b.astype(np.int64)) <= 1))
+
+
+def same_rows(a: Array, b: Array) -> bool:
+    """Two [n, k] arrays hold the same rows, in any order."""
+    if a.ndim != 2 or a.shape != b.shape:
+        return False
+    return sorted(map(tuple, a.tolist())) == sorted(map(tuple, b.tolist()))
+
+
+def random_outputs(index: Index, outputs: list[str]) -> tuple[dict[str, str], bool]:
+    """Outputs that depend on a random operator without a seed (with that operator), and whether any operator is random."""
+    tainted: dict[str, str] = {}
+    found = False
+    for node in index.order:
+        op = _random_op(node, index)
+        found = found or op is not None
+        if op is not None and _is_seeded(node):
+            op = None
+        if op is None:
+            op = next((tainted[n] for n in node.input if n in tainted), None)
+        if op is not None:
+            tainted.update(dict.fromkeys((o for o in node.output if o), op))
+    return {o: tainted[o] for o in outputs if o in tainted}, found
+
+
+def _random_op(node: onnx.NodeProto, index: Index) -> str | None:
+    if node.op_type in _RANDOM:
+        return node.op_type
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        training = index.array(node.input[2])
+        return "Dropout" if training is None or bool(training.any()) else None
+    for graph in nested_graphs(node):
+        for inner in graph.node:
+            op = _random_op(inner, index)
+            if op is not None:
+                return op
+    return None
+
+
+def _is_seeded(node: onnx.NodeProto) -> bool:
+    return any(a.name == "seed" for a in node.attribute)

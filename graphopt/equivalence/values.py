@@ -1,0 +1,150 @@
+"""Values for one input, given what it means and which sizes the sample has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ir.types import DType
+from .semantics import Facts
+from .source import Port
+
+Array = np.ndarray[Any, Any]
+
+_MASK = re.compile(r"mask|padding|valid", re.IGNORECASE)
+_LENGTH = re.compile(r"len(gth|s)?(_|$|\d)|_lens?$|seqlen", re.IGNORECASE)
+_RATE = re.compile(r"^(sr|sample_?rate|sampling_?rate|fs)$", re.IGNORECASE)
+_STATE = re.compile(r"state|hidden|cell|cache|past|^h\d*$|^c\d*$|^[hc]n?_?0?$", re.IGNORECASE)
+_POSITION = re.compile(r"position|pos_ids", re.IGNORECASE)
+_SCALE = re.compile(r"scale|ratio|speed|temperature|alpha|strength|noise|guidance|threshold", re.IGNORECASE)
+_WORDS = ("alpha", "beta", "gamma", "a longer piece of text", "", "42")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How values are drawn: `spread` of the floats, `limit` on every index, `size` for inputs that are sizes."""
+
+    floats: str = "normal"  # normal | unit | wide | small
+    limit: int | None = None
+    size: int = 4
+    integers: int = 10
+
+
+def draw(
+    port: Port, facts: Facts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, sample: int,
+    rng: np.random.Generator,
+) -> Any:
+    """An array of the port's dtype and `shape`; `context` holds the sizes that indexes and lengths must respect:
+    `tables` (the smallest table of unknown size it indexes, 0 if none) and `time` (the longest length)."""
+    dtype = DType(port.elem)
+    if dtype is DType.STRING:
+        texts = [c for c in facts.choices if isinstance(c, str)] or list(_WORDS)
+        return np.asarray([texts[i] for i in rng.integers(len(texts), size=shape).ravel()], object).reshape(shape)
+    if dtype is DType.BOOL:
+        return _booleans(port, facts, shape, sample, rng)
+    if dtype.is_float:
+        return _floats(port, facts, shape, context, style, sample, rng).astype(dtype.numpy)
+    if dtype in (DType.COMPLEX64, DType.COMPLEX128):
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype.numpy)
+    low, high = _range(dtype)
+    return np.clip(_integers(port, facts, shape, context, style, sample, rng, dtype), low, high).astype(dtype.numpy)
+
+
+def _booleans(port: Port, facts: Facts, shape: tuple[int, ...], sample: int, rng: np.random.Generator) -> Array:
+    if int(np.prod(shape)) <= 1:  # a switch, such as use_cache_branch
+        return np.full(shape, sample % 2 == 1)
+    if _MASK.search(port.name):
+        return _mask(shape, sample, rng) > 0
+    return np.asarray(rng.random(shape) < 0.5)
+
+
+def _integers(
+    port: Port, facts: Facts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, sample: int,
+    rng: np.random.Generator, dtype: DType,
+) -> Array:  # fmt: skip
+    if facts.limit is not None or facts.tables or "index" in facts.roles:
+        return _indices(port, facts, shape, context, style, rng)
+    numbers = sorted(c for c in facts.choices if not isinstance(c, str))
+    few = int(np.prod(shape)) <= 4
+    if few and numbers and not set(numbers) <= {0, 1}:
+        plausible = [n for n in numbers if n >= 8000] or numbers
+        return np.full(shape, plausible[-1 - sample % len(plausible)])
+    if _RATE.search(port.name):
+        return np.full(shape, (16000, 8000)[sample % 2])
+    if "length" in facts.roles or (_LENGTH.search(port.name) and len(shape) <= 1):
+        longest = max(context.get("time", style.size), 1)
+        lengths = rng.integers(max(longest // 2, 1), longest + 1, size=shape)
+        return np.where(np.arange(lengths.size).reshape(shape) == 0, longest, lengths)
+    if "size" in facts.roles and (few or len(shape) <= 1):
+        return np.full(shape, style.size)
+    if _MASK.search(port.name) or "mask" in facts.roles or set(numbers) == {0, 1} or numbers == [0]:
+        return _mask(shape, sample, rng)
+    if _POSITION.search(port.name) and shape:
+        return np.broadcast_to(np.arange(shape[-1]), shape)
+    if dtype in (DType.UINT8, DType.INT8):
+        low, high = _range(dtype)
+        return rng.integers(low, high + 1, size=shape)
+    return rng.integers(1 if few else 0, style.integers, size=shape)
+
+
+def _indices(
+    port: Port, facts: Facts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, rng: np.random.Generator
+) -> Array:
+    limits = [n for n in (facts.limit, style.limit, context.get("tables") or None) if n is not None]
+    high = max(min(limits, default=2), 1)
+    low = min(max(facts.low, 0), high - 1)
+    if _POSITION.search(port.name) and shape:
+        return np.broadcast_to(np.clip(np.arange(shape[-1]) + low, low, high - 1), shape)
+    if facts.low == 0 and facts.choices and 0 in facts.choices and high > 1 and low == 0:
+        low = 1  # zero is often what marks padding; a sample of padding alone would tell nothing
+    return rng.integers(low, high, size=shape)
+
+
+def _mask(shape: tuple[int, ...], sample: int, rng: np.random.Generator) -> Array:
+    """Ones in the first sample, ones then zeros (at least one of each row is one) in the others."""
+    mask = np.ones(shape, np.int64)
+    if sample % 2 == 0 or not shape or shape[-1] < 2:
+        return mask
+    keep = rng.integers(max(shape[-1] // 2, 1), shape[-1] + 1, size=(*shape[:-1], 1))
+    return np.where(np.arange(shape[-1]) < keep, mask, 0)
+
+
+def _floats(
+    port: Port, facts: Facts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, sample: int,
+    rng: np.random.Generator,
+) -> Array:  # fmt: skip
+    if facts.limit is not None or (facts.tables and "index" in facts.roles):
+        return _indices(port, facts, shape, context, style, rng).astype(np.float64)
+    if "size" in facts.roles:
+        return np.full(shape, float(style.size))
+    if "threshold" in facts.roles:
+        return np.full(shape, 0.1 * (1 + sample % 4))
+    if _MASK.search(port.name) or "mask" in facts.roles:
+        return _mask(shape, sample, rng).astype(np.float64)
+    if _LENGTH.search(port.name) and len(shape) <= 1:
+        return np.ones(shape) if sample % 2 == 0 else rng.uniform(0.5, 1.0, shape)
+    if int(np.prod(shape)) <= 4 and (len(shape) <= 1 or _SCALE.search(port.name)):
+        return rng.uniform(0.5, 1.5, shape)
+    if _STATE.search(port.name):
+        return np.zeros(shape) if sample == 0 else rng.standard_normal(shape) * 0.1
+    if style.floats == "unit" or "positive" in facts.roles:
+        return rng.uniform(0.05, 1.0, shape)
+    if style.floats == "small":
+        return rng.standard_normal(shape) * 0.01
+    if style.floats == "normal" and sample % 4 == 1:
+        return rng.uniform(0.0, 1.0, shape)
+    values = rng.standard_normal(shape)
+    if style.floats == "normal" and sample % 4 == 2:  # exact zeros and values far outside the usual range
+        values = np.where(rng.random(shape) < 0.1, 0.0, np.where(rng.random(shape) < 0.01, 8.0 * values, values))
+    return values
+
+
+def _range(dtype: DType) -> tuple[int, int]:
+    if dtype.bits < 8:
+        return (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1) if "U" not in dtype.name else (0, (1 << dtype.bits) - 1)
+    info = np.iinfo(dtype.numpy)
+    return int(info.min), int(info.max)
