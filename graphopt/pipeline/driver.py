@@ -121,10 +121,11 @@ def _run_once(
     copy = clone_model(model)
     copy.log = log
     outcome = Outcome(copy, log=log)
+    size = _Size.of(copy)
     for i, item in enumerate(passes):
         if progress is not None:
             progress(item.name, i / len(passes))
-        effect = run_pass(copy, item)
+        effect, size = _run_measured(copy, item, size)
         if policy == "each" and check is not None and effect.changes:
             outcome.verdict = check(copy)
             effect = replace(effect, error=outcome.verdict.error)
@@ -139,8 +140,21 @@ def _run_once(
 
 def run_pass(model: Model, item: Pass) -> Effect:
     """Run one pass on a model in place, verify the structure, re-infer the types it touched. PassError if it fails."""
-    nodes, size, start = count_nodes(model), constant_bytes(model), time.perf_counter()
-    log = model.log
+    return _run_measured(model, item, _Size.of(model))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    nodes: int
+    constants: int
+
+    @classmethod
+    def of(cls, model: Model) -> _Size:
+        return cls(count_nodes(model), constant_bytes(model))
+
+
+def _run_measured(model: Model, item: Pass, size: _Size) -> tuple[Effect, _Size]:
+    start, log = time.perf_counter(), model.log
     before = len(log.entries) if log is not None else 0
     if log is not None:
         log.scope = item.name
@@ -149,8 +163,9 @@ def run_pass(model: Model, item: Pass) -> Effect:
     try:
         fired, changes = _run(model, item)
         model.touched = None
-        retype(list(touched))
-        verify(model)
+        if touched or changes:
+            retype(list(touched))
+            verify(model)
     except Exception as error:  # a pass may come from anywhere; whatever it raises, the model survives
         raise PassError(item.name, error) from error
     finally:
@@ -159,10 +174,12 @@ def run_pass(model: Model, item: Pass) -> Effect:
         log.count += 1  # a pass from outside that does not ask for each change counts as one rewrite
         log.entries.append((item.name, item.name, ()))
     _stamp(touched, item.name)
-    return Effect(
-        item.name, item.exact, changes, dict(fired), time.perf_counter() - start, nodes, count_nodes(model), size,
-        constant_bytes(model),
-    )  # fmt: skip
+    after = _Size.of(model) if touched or changes else size
+    seconds = time.perf_counter() - start
+    effect = Effect(
+        item.name, item.exact, changes, dict(fired), seconds, size.nodes, after.nodes, size.constants, after.constants
+    )
+    return effect, after
 
 
 def _run(model: Model, item: Pass) -> tuple[Counter[str], int]:
