@@ -9,7 +9,14 @@ if TYPE_CHECKING:
 
 
 def assert_equivalent(
-    a: Any, b: Any, inputs: Any = None, samples: int = 4, rtol: float = 1e-4, *, min_power: float | None = None, **options: Any
+    a: Any,
+    b: Any,
+    inputs: Any = None,
+    samples: int = 4,
+    rtol: float = 1e-4,
+    *,
+    min_power: float | None = None,
+    **options: Any,
 ) -> Comparison:
     """Assert that the candidate `b` computes what the original `a` does; the arguments are those of `graphopt.compare`.
 
@@ -22,5 +29,5 @@ def assert_equivalent(
     if found.status != "equal":
         raise AssertionError(f"the models are not equivalent\n{found}")
     if min_power is not None and (found.power is None or found.power < min_power):
-        raise AssertionError(f"the models agree, but a difference could have gone unseen: power below {min_power}\n{found}")
+        raise AssertionError(f"the models agree, but the power to see a difference is below {min_power}\n{found}")
     return found

@@ -106,9 +106,10 @@ class _Search:
     def _next(self, number: int, sizes: dict[str, int], found: Sequence[Sample]) -> Sample:
         """Another sample, with other sizes if the model takes them."""
         wanted = preferred(self.symbols, number)
-        scaled = {s: n * 2 if self.symbols.kinds[s] != "batch" else n for s, n in sizes.items()}
-        batched = {s: wanted[s] if self.symbols.kinds[s] == "batch" else n for s, n in sizes.items()}
-        for choice in (wanted, {**scaled, **{s: n for s, n in batched.items() if self.symbols.kinds[s] == "batch"}}, batched, sizes):
+        is_batch = {s: self.symbols.kinds[s] == "batch" for s in sizes}
+        scaled = {s: wanted[s] if is_batch[s] else n * 2 for s, n in sizes.items()}
+        batched = {s: wanted[s] if is_batch[s] else n for s, n in sizes.items()}
+        for choice in (wanted, scaled, batched, sizes):
             sample = self._try(choice, self.style, number)
             if sample is not None and (_is_finite(sample.results) or not _is_finite(found[0].results)):
                 return sample
@@ -266,7 +267,7 @@ def _read(path: Path, source: Source) -> Any:
 
 def _only(source: Source) -> Port:
     if len(source.inputs) != 1:
-        raise InputError(f"inputs: one array was given, the model has {len(source.inputs)} inputs: {_signature(source)}")
+        raise InputError(f"inputs: one array was given, the model takes {len(source.inputs)}: {_signature(source)}")
     return source.inputs[0]
 
 
@@ -290,7 +291,7 @@ def _checked(feed: Feeds, source: Source) -> Feeds:
     names = {p.name for p in source.inputs}
     if names - set(feed) or set(feed) - names:
         missing, extra = sorted(names - set(feed)), sorted(set(feed) - names)
-        told = " and ".join(filter(None, (missing and f"lack {missing}", extra and f"have unknown {extra}")))
+        told = " and ".join([f"lack {missing}"] * bool(missing) + [f"have unknown {extra}"] * bool(extra))
         raise InputError(f"inputs: the arrays {told}; the model takes {_signature(source)}")
     return {p.name: _checked_value(p, feed[p.name]) for p in source.inputs}
 
@@ -302,9 +303,7 @@ def _checked_value(port: Port, value: Any) -> Any:
     if dtype is DType.STRING:
         array = array.astype(object)
     elif array.dtype != dtype.numpy:
-        kinds = {array.dtype.kind, dtype.numpy.kind}
-        safe = array.dtype.kind == dtype.numpy.kind or kinds <= {"i", "u"}
-        if not safe or (not np.array_equal(array.astype(dtype.numpy).astype(array.dtype), array) and array.dtype.kind != "f"):
+        if not _converts(array, dtype.numpy):
             raise InputError(f"inputs: {port.name} has dtype {array.dtype}, the model takes {port}")
         array = array.astype(dtype.numpy)
     dims = port.dims
@@ -313,6 +312,13 @@ def _checked_value(port: Port, value: Any) -> Any:
     ):
         raise InputError(f"inputs: {port.name} has shape {list(array.shape)}, the model takes {port}")
     return np.asarray(array, order="C")
+
+
+def _converts(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> bool:
+    """Floats may be rounded to the model's floats; integers must keep their values."""
+    if array.dtype.kind == "f":
+        return dtype.kind in "fV"
+    return array.dtype.kind in "iu" and dtype.kind in "iu" and np.array_equal(array.astype(dtype), array)
 
 
 def one_ulp(feeds: Feeds, rng: np.random.Generator, keep: frozenset[str] = frozenset()) -> Feeds:

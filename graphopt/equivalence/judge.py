@@ -69,13 +69,36 @@ def noise_of(base: Array, variants: list[Array]) -> float:
     return noise
 
 
-def judge_floats(a: Array, b: Array, noise: float, rtol: float, min_sqnr: float | None = None) -> Verdict:
-    """max|a − b| ≤ max(rtol max|b|, 3 noise), the same NaN and Inf; or SQNR ≥ min_sqnr where that is asked for."""
+def exceeds(a: Array, b: Array, noise: float, rtol: float) -> float:
+    """How often the error holds what is allowed (inf where shapes, NaN or Inf differ): above 1 the two differ."""
+    if a.shape != b.shape:
+        return math.inf
+    if a.size == 0:
+        return 0.0
+    error = float(np.max(np.abs(a - b)))
+    if math.isnan(error) or math.isinf(error):
+        if not same_specials(a, b):
+            return math.inf
+        error = max_error(a, b)
+    if error == 0.0:
+        return 0.0
+    allowed = max(tolerance_of(a.dtype, rtol) * magnitude(b), 3 * noise)
+    return error / allowed if allowed > 0 else math.inf
+
+
+def judge_floats(
+    a: Array, b: Array, noise: float, rtol: float, min_sqnr: float | None = None, scale: float = 0.0
+) -> Verdict:
+    """max|a − b| ≤ max(rtol max|b|, 3 noise), the same NaN and Inf; or SQNR ≥ min_sqnr where that is asked for.
+
+    `scale` is the output's scale where more than max|a| of this sample is known of it.
+    """
     if a.shape != b.shape:
         if math.isinf(noise):
             return Verdict("unverified", "the original's own shape depends on rounding", noise=noise)
-        return Verdict("different", f"shape {list(a.shape)} became {list(b.shape)}", math.inf, 0.0, noise, -math.inf, 0.0)
-    error, scale = max_error(a, b), magnitude(a)
+        told = f"shape {list(a.shape)} became {list(b.shape)}"
+        return Verdict("different", told, math.inf, 0.0, noise, -math.inf, 0.0)
+    error, scale = max_error(a, b), max(scale, magnitude(a))
     allowed = max(tolerance_of(a.dtype, rtol) * magnitude(b), 3 * noise)
     if error == 0.0:
         figures = (0.0, allowed, noise, math.inf, 1.0, 1.0 if a.ndim and a.shape[-1] > 1 and a.size else None)
@@ -91,7 +114,8 @@ def judge_floats(a: Array, b: Array, noise: float, rtol: float, min_sqnr: float 
     if error > allowed and not (noise > NOISY * scale and error <= 10 * allowed):
         return Verdict("different", f"error {error:.3g} exceeds {allowed:.3g}", *figures)
     if noise > NOISY * scale:
-        return Verdict("unverified", f"the original's own noise {noise:.3g} exceeds 1 % of scale {scale:.3g}", *figures)
+        told = f"the original's own noise {noise:.3g} exceeds 1 % of scale {scale:.3g}"
+        return Verdict("unverified", told, *figures)
     return Verdict("equal", "", *figures)
 
 
@@ -109,8 +133,10 @@ def judge_exact(a: Array, b: Array, variants: list[Array], excused: Array | None
             return Verdict("unverified", "the original's own shape depends on rounding", error)
         unstable |= other != a
     top1 = float(1.0 - wrong.mean()) if wrong.size else None
-    if (wrong & ~unstable & ~(excused if excused is not None else np.zeros_like(unstable))).any():
-        return Verdict("different", f"{int(wrong.sum())} of {wrong.size} elements differ without a tie", error, top1=top1)
+    unexcused = wrong & ~unstable if excused is None else wrong & ~unstable & ~excused
+    if unexcused.any():
+        told = f"{int(wrong.sum())} of {wrong.size} elements differ without a tie"
+        return Verdict("different", told, error, top1=top1)
     if unstable.any() and unstable.mean() > NOISY:
         return Verdict("unverified", "the original's own noise flips more than 1 % of the elements", error, top1=top1)
     return Verdict("equal", "", error, error, top1=top1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from .source import Source, nested_graphs
 Array = np.ndarray[Any, Any]
 
 _MAX_BYTES = 1 << 28
+_AT_LEAST = 8
 _FLOAT_TYPES = (1, 10, 11)
 _INT_TYPES = (2, 3)
 
@@ -117,9 +119,16 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def measure_power(
-    perturbable: Perturbable, source: Source, notices: Callable[[dict[str, Array]], bool], count: int, seed: int
-) -> tuple[float, int]:
+    perturbable: Perturbable,
+    source: Source,
+    notices: Callable[[dict[str, Array]], bool],
+    count: int,
+    seed: int,
+    seconds: float,
+) -> tuple[float | None, int]:
     """The share of perturbations that `notices` (told the overriding weights) saw, and how many were made.
+
+    At most `count` are made, and no more than eight once `seconds` have passed.
 
     Each multiplies one element of one weight tensor by 1.01, or moves an 8-bit one by a step; the tensors take turns
     and the element is drawn with a probability proportional to its magnitude.
@@ -127,7 +136,10 @@ def measure_power(
     rng = np.random.default_rng(seed)
     base = str(source.folder) if source.folder is not None else ""
     seen = made = 0
-    for turn in range(count):
+    until = time.perf_counter() + seconds
+    for turn in rng.permutation(count):
+        if made >= _AT_LEAST and time.perf_counter() > until:
+            break
         weight = perturbable.weights[turn % len(perturbable.weights)]
         values = onnx.numpy_helper.to_array(weight.tensor, base)
         changed = _perturbed(values, rng)
@@ -135,7 +147,7 @@ def measure_power(
             continue
         made += 1
         seen += notices({weight.name: changed})
-    return (seen / made if made else 0.0), made
+    return (seen / made if made else None), made
 
 
 def _perturbed(values: Array, rng: np.random.Generator) -> Array | None:

@@ -71,8 +71,9 @@ class Comparison:
     def __str__(self) -> str:
         lines = [self.status + (f": {self.reason}" if self.reason else "")]
         for out in self.outputs:
-            figures = f"error {out.error:.3g} (allowed {out.allowed:.3g}, noise {out.noise:.3g}), SQNR {out.sqnr:.1f} dB"
-            figures += f", cosine {out.cosine:.6f}" + (f", top-1 {out.top1:.1%}" if out.top1 is not None else "")
+            figures = f"error {out.error:.3g} (allowed {out.allowed:.3g}, noise {out.noise:.3g})"
+            figures += f", SQNR {out.sqnr:.1f} dB, cosine {out.cosine:.6f}"
+            figures += f", top-1 {out.top1:.1%}" if out.top1 is not None else ""
             lines.append(f"  {out.name}: {out.status}, {figures}" + (f"; {out.reason}" if out.reason else ""))
         if self.samples:
             power = "not measured" if self.power is None else f"{self.power:.0%} of {self.perturbations} perturbations"

@@ -121,7 +121,7 @@ def same_rows(a: Array, b: Array) -> bool:
 
 
 def random_outputs(index: Index, outputs: list[str]) -> tuple[dict[str, str], bool]:
-    """Outputs that depend on a random operator without a seed (with that operator), and whether any operator is random."""
+    """Outputs that depend on a random operator without a seed, with its name; and whether any operator is random."""
     tainted: dict[str, str] = {}
     found = False
     for node in index.order:

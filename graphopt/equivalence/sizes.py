@@ -17,14 +17,14 @@ _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 _BATCH = re.compile(r"(^|_|\b)(n|b|bs|batch)(_?size|_?dim)?($|\b|_)|batch|DynamicDimension\.0$", re.IGNORECASE)
 
 PREFERRED = {
-    "batch": (1, 2, 3, 1), "image": (64, 96, 32, 160), "time": (8, 5, 16, 1), "past": (4, 3, 1, 7), "node": (6, 9, 3, 1),
-    "volume": (16, 24, 8, 32),
+    "batch": (1, 2, 3, 1), "image": (64, 96, 32, 160), "time": (8, 5, 16, 1), "past": (4, 3, 1, 7),
+    "node": (6, 9, 3, 1), "volume": (16, 24, 8, 32),
 }  # fmt: skip
 """Sizes by kind: the first is tried first, the others vary the samples (1, several, odd)."""
 
 _LADDER = (
-    32, 64, 1, 2, 3, 4, 16, 48, 96, 128, 224, 256, 320, 512, 576, 640, 7, 10, 20, 100, 160, 1024, 1536, 2048, 4096, 16000,
-    5, 6, 9, 12, 40, 80, 192, 384, 400, 768, 8000, 32000, 48000,
+    32, 64, 1, 2, 3, 4, 16, 48, 96, 128, 224, 256, 320, 512, 576, 640, 7, 10, 20, 100, 160, 1024, 1536, 2048, 4096,
+    16000, 5, 6, 9, 12, 40, 80, 192, 384, 400, 768, 8000, 32000, 48000,
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class Port:
 
 
 class Source:
-    """A model that was opened to be run. The protobuf is never edited; sessions on edited copies are made from bytes."""
+    """A model that was opened to be run. The protobuf is never edited; edited copies are run from bytes."""
 
     def __init__(self, proto: onnx.ModelProto, path: Path | None, folder: Path | None) -> None:
         self.proto, self.path, self.folder = proto, path, folder
@@ -175,7 +175,8 @@ def open_source(model: Any, what: str = "model") -> Source:
     if isinstance(model, Model):
         from ..onnx_io import to_proto
 
-        return Source(to_proto(model), None, Path(model.folder) if model.folder else None)
+        lifted: onnx.ModelProto = to_proto(model)
+        return Source(lifted, None, Path(model.folder) if model.folder else None)
     import onnx_ir
 
     if isinstance(model, onnx_ir.Model):
@@ -194,8 +195,9 @@ def _open_path(path: Path, what: str) -> Source:
 
 
 def _parse(blob: bytes, what: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
     try:
-        proto = onnx.ModelProto.FromString(blob)
+        proto.ParseFromString(blob)
     except Exception as error:
         raise ModelError(f"{what} is no ONNX model, or is truncated") from error
     if not proto.HasField("graph"):
@@ -210,7 +212,8 @@ def _open_onnx_ir(model: Any) -> Source:
     folders = [str(t.base_dir) for t in tensors if isinstance(t, onnx_ir.ExternalTensor)]
     inside = sum(t.nbytes for t in tensors if t is not None and not isinstance(t, onnx_ir.ExternalTensor))
     if inside < _LARGE and len(set(folders)) <= 1:
-        return Source(onnx_ir.serde.serialize_model(model), None, Path(folders[0]).resolve() if folders else None)
+        proto: onnx.ModelProto = onnx_ir.to_proto(model)
+        return Source(proto, None, Path(folders[0]).resolve() if folders else None)
     scratch = tempfile.TemporaryDirectory(prefix="graphopt-")
     path = Path(scratch.name, "model.onnx")
     onnx_ir.save(model, path, external_data="model.onnx.data")

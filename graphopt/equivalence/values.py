@@ -47,11 +47,12 @@ def draw(
     if dtype is DType.BOOL:
         return _booleans(port, facts, shape, sample, rng)
     if dtype.is_float:
-        return _floats(port, facts, shape, context, style, sample, rng).astype(dtype.numpy)
+        return np.asarray(_floats(port, facts, shape, context, style, sample, rng)).astype(dtype.numpy)
     if dtype in (DType.COMPLEX64, DType.COMPLEX128):
         return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype.numpy)
     low, high = _range(dtype)
-    return np.clip(_integers(port, facts, shape, context, style, sample, rng, dtype), low, high).astype(dtype.numpy)
+    integers = _integers(port, facts, shape, context, style, sample, rng, dtype)
+    return np.asarray(np.clip(integers, low, high), dtype.numpy)
 
 
 def _booleans(port: Port, facts: Facts, shape: tuple[int, ...], sample: int, rng: np.random.Generator) -> Array:
@@ -130,21 +131,38 @@ def _floats(
     if int(np.prod(shape)) <= 4 and (len(shape) <= 1 or _SCALE.search(port.name)):
         return rng.uniform(0.5, 1.5, shape)
     if _STATE.search(port.name):
-        return np.zeros(shape) if sample == 0 else rng.standard_normal(shape) * 0.1
+        return np.zeros(shape) if sample == 1 else rng.standard_normal(shape) * 0.3
     if style.floats == "unit" or "positive" in facts.roles:
         return rng.uniform(0.05, 1.0, shape)
     if style.floats == "small":
         return rng.standard_normal(shape) * 0.01
     if style.floats == "normal" and sample % 4 == 1:
         return rng.uniform(0.0, 1.0, shape)
+    if style.floats == "normal" and sample % 4 == 3 and len(shape) == 4:
+        return _picture(shape, rng)
     values = rng.standard_normal(shape)
     if style.floats == "normal" and sample % 4 == 2:  # exact zeros and values far outside the usual range
         values = np.where(rng.random(shape) < 0.1, 0.0, np.where(rng.random(shape) < 0.01, 8.0 * values, values))
     return values
 
 
+def _picture(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Flat regions with sharp edges, as in photographs and text: noise alone leaves detectors without a detection."""
+    values = np.full(shape, 0.9)
+    channels_last = shape[-1] in (1, 3, 4)
+    height, width = (shape[1], shape[2]) if channels_last else (shape[2], shape[3])
+    for _ in range(12):
+        top, left = int(rng.integers(0, max(height - 2, 1))), int(rng.integers(0, max(width - 2, 1)))
+        rows = slice(top, top + int(rng.integers(2, max(height // 3, 3))))
+        columns = slice(left, left + int(rng.integers(2, max(width // 2, 3))))
+        region = (slice(None), rows, columns) if channels_last else (slice(None), slice(None), rows, columns)
+        values[region] = rng.uniform(-1.0, 1.0)
+    return values + 0.05 * rng.standard_normal(shape)
+
+
 def _range(dtype: DType) -> tuple[int, int]:
     if dtype.bits < 8:
-        return (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1) if "U" not in dtype.name else (0, (1 << dtype.bits) - 1)
+        half = 1 << (dtype.bits - 1)
+        return (0, 2 * half - 1) if dtype.name.startswith("U") else (-half, half - 1)
     info = np.iinfo(dtype.numpy)
     return int(info.min), int(info.max)
