@@ -1,0 +1,337 @@
+"""Exact integer Winograd F(m×m, 3×3), m = 4 or 2: the four transforms-and-products as vector IR.
+
+Every int32 operation is modulo 2³²; what the algebra scales, `kernels.winograd` divides out (Lavin & Gray,
+arXiv:1509.09308, with the weight transform's rows scaled to integers).
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from graphopt.kernels.levels import select_level
+from graphopt.kernels.micro.vectors import (
+    F32,
+    I8,
+    I16,
+    I32,
+    I64,
+    VOID,
+    advance,
+    at,
+    concatenate,
+    const,
+    function,
+    halves,
+    intrinsic,
+    load,
+    repeat,
+    splat,
+    store,
+    variable,
+    vector,
+    word,
+)
+from graphopt.kernels.records import Panel
+from graphopt.kernels.winograd_algebra import Product
+
+_MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
+_INVERSE_OF_9 = pow(9, -1, 1 << 32)
+_BITS = {4: "128", 8: "256", 16: "512"}
+
+
+# ---------------------------------------------------------------------------------------------- one-dimensional algebra
+def _shl(b, x, bits):
+    return b.shl(x, ir.Constant(x.type, [bits] * x.type.count))
+
+
+def _twice(b, x):
+    return b.add(x, x)
+
+
+def _input_2(b, d):
+    return [b.sub(d[0], d[2]), b.add(d[1], d[2]), b.sub(d[2], d[1]), b.sub(d[1], d[3])]
+
+
+def _input_4(b, d):
+    even, odd = b.sub(d[4], _shl(b, d[2], 2)), b.sub(d[3], _shl(b, d[1], 2))
+    f, g = b.sub(d[4], d[2]), _twice(b, b.sub(d[3], d[1]))
+    first = b.add(_shl(b, b.sub(d[0], d[2]), 2), f)
+    last = b.sub(b.sub(d[5], d[3]), _twice(b, g))
+    return [first, b.add(even, odd), b.sub(even, odd), b.add(f, g), b.sub(f, g), last]
+
+
+def _output_2(b, m):
+    return [b.add(m[0], b.add(m[1], m[2])), b.sub(b.sub(m[1], m[2]), m[3])]
+
+
+def _output_4(b, m):
+    s12, d12, s34, d34 = b.add(m[1], m[2]), b.sub(m[1], m[2]), b.add(m[3], m[4]), b.sub(m[3], m[4])
+    d2 = _twice(b, d34)
+    last = b.add(m[5], _twice(b, m[5]))
+    third = b.add(s12, _shl(b, s34, 2))
+    return [b.add(b.add(m[0], s12), s34), b.add(d12, d2), third, b.add(b.add(d12, last), _shl(b, d2, 2))]
+
+
+def _weights_2(b, w):
+    outer = b.add(w[0], w[2])
+    return [_twice(b, w[0]), b.add(outer, w[1]), b.sub(outer, w[1]), _twice(b, w[2])]
+
+
+def _weights_4(b, w):
+    outer, inner = b.add(w[0], w[2]), b.add(w[0], _shl(b, w[2], 2))
+    negated, middle = b.neg(_shl(b, outer, 2)), _shl(b, w[1], 2)
+    six = b.add(_shl(b, w[0], 2), _twice(b, w[0]))
+    twice = _twice(b, w[1])
+    return [six, b.sub(negated, middle), b.add(negated, middle), b.add(inner, twice), b.sub(inner, twice),
+            _shl(b, w[2], 3)]  # fmt: skip
+
+
+_INPUT, _OUTPUT, _WEIGHTS = {2: _input_2, 4: _input_4}, {2: _output_2, 4: _output_4}, {2: _weights_2, 4: _weights_4}
+
+
+def _steps(b, step, count):
+    """0, step, 2 step, …"""
+    offsets = [I64(0)]
+    for _ in range(count - 1):
+        offsets.append(b.add(offsets[-1], step))
+    return offsets
+
+
+# ------------------------------------------------------------------------------------------------------------- kernels
+def emit_input(module, symbol, level_name, m, signed):
+    """Define void symbol(x, row_bytes, pixel_bytes, v, position_bytes, groups): Bᵀ d B of one tile.
+
+    x: first of (m + 2)² pixels of 8-bit channels; v: int16 [position][channel]; a group is 2 · lanes channels, the last
+    of which may lie beyond the pixel: what is read there meets weights of zero.
+    """
+    group = 2 * select_level(level_name).lanes
+    size, transform = m + 2, _INPUT[m]
+    _, b = function(module, symbol, ("x", "row_bytes", "pixel_bytes", "v", "position_bytes", "groups"))
+    x, row_bytes, pixel_bytes, v, position_bytes, groups = b.function.args
+    rows, pixels = _steps(b, row_bytes, size), _steps(b, pixel_bytes, size)
+    places = [b.add(row, pixel) for row in rows for pixel in pixels]
+    targets = _steps(b, position_bytes, size * size)
+    extend = b.sext if signed else b.zext
+    source, target = variable(b, x), variable(b, v)
+    with repeat(b, groups):
+        here, there = b.load(source), b.load(target)
+        columns = []
+        for j in range(size):
+            pixels = [load(b, b.add(here, places[i * size + j]), vector(I8, group)) for i in range(size)]
+            columns.append(transform(b, [extend(pixel, vector(I16, group)) for pixel in pixels]))
+        for i in range(size):
+            for j, value in enumerate(transform(b, [column[i] for column in columns])):
+                store(b, value, b.add(there, targets[i * size + j]), 2 * group)
+        advance(b, source, I64(group))
+        advance(b, target, I64(2 * group))
+    b.ret_void()
+
+
+def _dot(b, level, acc, activations, weights):
+    """acc + Σ of products of int16 pairs; exact modulo 2³²."""
+    bits = _BITS[level.lanes]
+    if level.dot == "vpdpbusd":
+        kind = [acc, b.bitcast(activations, acc.type), b.bitcast(weights, acc.type)]
+        return intrinsic(b, f"llvm.x86.avx512.vpdpwssd.{bits}", acc.type, kind)
+    pairs = b.bitcast(activations, weights.type)
+    if level.dot == "vpmaddubsw":
+        return b.add(acc, intrinsic(b, "llvm.x86.avx2.pmadd.wd", acc.type, [pairs, weights]))
+    wide = vector(I32, 2 * level.lanes)
+    even, odd = halves(b, b.mul(b.sext(pairs, wide), b.sext(weights, wide)))
+    return b.add(acc, b.add(even, odd))
+
+
+def emit_product(module, symbol, level_name, rows, tail, vectors, ahead):
+    """Define void symbol(v, u, m, mains, tails, record): for every position, M = V · U over all channels.
+
+    v int16 [position][tile][channel], u int16 [position][channel / 2][vectors · lanes][2], m int32 [position][tile]
+    [vectors · lanes]; mains times `rows` tiles, then tails times `tail`. The tails stand inside the loop over positions
+    so that u streams once; it is prefetched `ahead` bytes ahead. record: `winograd_algebra.Product`.
+    """
+    level = select_level(level_name)
+    _, b = function(module, symbol, ("v", "u", "m", "mains", "tails", "record"))
+    v, u, m, mains, tails, record = b.function.args
+    position = [variable(b, start) for start in (v, u, m)]
+    strides = [word(b, record, index) for index in (Product.V_POSITION, Product.U_POSITION, Product.M_POSITION)]
+    row_bytes, depth = word(b, record, Product.V_ROW), word(b, record, Product.STEPS)
+    with repeat(b, word(b, record, Product.POSITIONS)):
+        source, target = variable(b, b.load(position[0])), variable(b, b.load(position[2]))
+        weights = b.load(position[1])
+        for height, count in ((rows, mains), (tail, tails)):
+            if not height:
+                continue
+            with repeat(b, count):
+                _tile(b, level, height, vectors, ahead, b.load(source), row_bytes, weights, depth, b.load(target))
+                advance(b, source, b.mul(row_bytes, I64(height)))
+                advance(b, target, I64(height * vectors * level.lanes * 4))
+        for place, stride in zip(position, strides):
+            advance(b, place, stride)
+    b.ret_void()
+
+
+def _tile(b, level, rows, vectors, ahead, source, row_bytes, weights, depth, target):
+    lanes, width = level.lanes, 4 * level.lanes
+    starts = [b.add(source, offset) for offset in _steps(b, row_bytes, rows)]
+    sums = [[variable(b, const(I32, lanes, 0)) for _ in range(vectors)] for _ in range(rows)]
+    stream, offset = variable(b, weights), variable(b, I64(0))
+    with repeat(b, depth):
+        here, reached = b.load(stream), b.load(offset)
+        for k in range(Product.UNROLL):
+            places = [at(b, here, (k * vectors + n) * width) for n in range(vectors)]
+            operands = [load(b, place, vector(I16, 2 * lanes)) for place in places]
+            if ahead and (k * vectors * width) % 64 == 0:
+                for line in range(0, max(64, vectors * width), 64):
+                    _prefetch(b, at(b, places[0], ahead + line))
+            for row, start in enumerate(starts):
+                pair = splat(b, load(b, at(b, b.add(start, reached), 4 * k), I32), lanes)
+                for n, operand in enumerate(operands):
+                    b.store(_dot(b, level, b.load(sums[row][n]), pair, operand), sums[row][n])
+        advance(b, stream, I64(Product.UNROLL * vectors * width))
+        advance(b, offset, I64(4 * Product.UNROLL))
+    for index, place in enumerate(place for row in sums for place in row):
+        store(b, b.load(place), at(b, target, index * width), width)
+
+
+def _prefetch(b, address):
+    pointer = b.inttoptr(address, I8.as_pointer())
+    module = b.module
+    name = "llvm.prefetch.p0"
+    kind = ir.FunctionType(VOID, [pointer.type, I32, I32, I32])
+    declared = module.globals.get(name) or ir.Function(module, kind, name)
+    b.call(declared, [pointer, I32(0), I32(3), I32(1)])
+
+
+def emit_weights(module, symbol, level_name, m, vectors):
+    """Define void symbol(w, u, position_bytes, pairs, row): row `row` of G w Gᵀ, positions (row, 0 …), on the fly.
+
+    w s8 [channel / 2][9][vectors · lanes][2]; u as for the product; row: int16[3], that row of G.
+    """
+    level = select_level(level_name)
+    group, transform = 2 * level.lanes, _WEIGHTS[m]
+    kind = vector(I16, group)
+    _, b = function(module, symbol, ("w", "u", "position_bytes", "pairs", "row", "unused"))
+    w, u, position_bytes, pairs, row, _ = b.function.args
+    factors = [splat(b, load(b, at(b, row, 2 * i), I16), group) for i in range(3)]
+    targets = _steps(b, position_bytes, m + 2)
+    source, target = variable(b, w), variable(b, u)
+    with repeat(b, pairs):
+        for n in range(vectors):
+            here, there = at(b, b.load(source), n * group), at(b, b.load(target), 2 * n * group)
+            columns = []
+            for j in range(3):
+                taps = [load(b, at(b, here, (3 * i + j) * vectors * group), vector(I8, group)) for i in range(3)]
+                first, second, third = (b.mul(b.sext(tap, kind), f) for tap, f in zip(taps, factors))
+                columns.append(b.add(b.add(first, second), third))
+            for value, offset in zip(transform(b, columns), targets):
+                store(b, value, b.add(there, offset), 2 * group)
+        advance(b, source, I64(9 * vectors * group))
+        advance(b, target, I64(2 * vectors * group))
+    b.ret_void()
+
+
+# -------------------------------------------------------------------------------------------------------------- output
+def emit_output(module, symbol, level_name, m, vectors, output, residual):
+    """Define void symbol(m, position_bytes, tiles, offsets, y, r_offsets, r, record): Aᵀ M A and the epilogue.
+
+    m int32 [position][tile][vectors · lanes]; offsets int64 [tile][m · m], of each pixel's bytes from y (and from r);
+    output: "q8" | "i32" | "f32"; residual: "" | "u8" | "s8". record: `records.Panel`, whose BIAS and SCALE carry the
+    power of two that Winograd leaves, 2^(2 · (m / 2 + 1) − …) = 64 for m = 4 and 4 for m = 2.
+    """
+    level = select_level(level_name)
+    lanes, size, transform = level.lanes, m + 2, _OUTPUT[m]
+    names = ("m", "position_bytes", "tiles", "offsets", "y", "r_offsets", "r", "record")
+    _, b = function(module, symbol, names)
+    sums, position_bytes, tiles, offsets, y, r_offsets, r, record = b.function.args
+    positions = _steps(b, position_bytes, size * size)
+    kind = vector(I32, lanes)
+    item = 1 if output == "q8" else 4
+    finish = {"q8": _bytes, "i32": _integers, "f32": _floats}[output](b, record, lanes, m, residual)
+    source, table, r_table = variable(b, sums), variable(b, offsets), variable(b, r_offsets)
+    with repeat(b, tiles):
+        for n in range(vectors):
+            here = at(b, b.load(source), 4 * lanes * n)
+            bias = load(b, at(b, word(b, record, Panel.BIAS), 4 * lanes * n), kind)
+            columns = []
+            for j in range(size):
+                column = [load(b, b.add(here, positions[i * size + j]), kind, 4 * lanes) for i in range(size)]
+                columns.append(transform(b, column))
+            for i in range(m):
+                values = transform(b, [column[i] for column in columns])
+                if m == 4:
+                    values = [b.mul(value, const(I32, lanes, _INVERSE_OF_9)) for value in values]
+                values = [b.add(value, bias) for value in values]
+                reach = [8 * (i * m + j) for j in range(m)]
+                places = [at(b, b.add(y, load(b, at(b, b.load(table), o), I64, 8)), item * lanes * n) for o in reach]
+                others = []
+                if residual:
+                    others = [at(b, b.add(r, load(b, at(b, b.load(r_table), o), I64, 8)), lanes * n) for o in reach]
+                finish(n, values, places, others)
+        advance(b, source, I64(4 * lanes * vectors))
+        advance(b, table, I64(8 * m * m))
+        advance(b, r_table, I64(8 * m * m))
+    b.ret_void()
+
+
+def _integers(b, record, lanes, m, residual):
+    shift = const(I32, lanes, 6 if m == 4 else 2)
+
+    def finish(n, values, places, others):
+        for value, place in zip(values, places):
+            store(b, b.ashr(value, shift), place)
+
+    return finish
+
+
+def _clamp(b, value, low, high):
+    value = b.select(b.fcmp_ordered("<", value, low), low, value)
+    return b.select(b.fcmp_ordered(">", value, high), high, value)
+
+
+def _floats(b, record, lanes, m, residual):
+    kind = vector(F32, lanes)
+    low, high = (splat(b, word(b, record, index, F32), lanes) for index in (Panel.LOW, Panel.HIGH))
+
+    def finish(n, values, places, others):
+        scale = load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * n), kind)
+        bias = load(b, at(b, word(b, record, Panel.FLOAT_BIAS), 4 * lanes * n), kind)
+        for value, place in zip(values, places):
+            value = b.fadd(b.fmul(b.sitofp(value, kind), scale), bias)
+            store(b, _clamp(b, value, low, high), place)
+
+    return finish
+
+
+def _bytes(b, record, lanes, m, residual):
+    """The requantization of `micro.tile`, value for value."""
+    kind = vector(F32, lanes)
+    one = {name: splat(b, word(b, record, index, F32), lanes) for name, index in Panel.FLOATS.items()}
+    zero_point = b.trunc(word(b, record, Panel.ZERO), I8)
+    magic = const(F32, lanes, _MAGIC)
+    together = max(1, 32 // lanes) if lanes < 16 else 1
+    together = min(together, m)
+
+    def finish(n, values, places, others):
+        scale = load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * n), kind)
+        done = []
+        for index, value in enumerate(values):
+            value = b.fmul(b.sitofp(value, kind), scale)
+            if residual:
+                value = _clamp(b, value, one["INNER_LOW"], one["INNER_HIGH"])
+                value = b.fmul(b.fsub(b.fadd(value, magic), magic), one["INNER_SCALE"])
+                extend = b.sext if residual == "s8" else b.zext
+                wide = extend(load(b, others[index], vector(I8, lanes)), vector(I32, lanes))
+                other = b.fsub(b.sitofp(wide, kind), one["R_ZERO"])
+                value = b.fdiv(b.fadd(value, b.fmul(other, one["R_SCALE"])), one["Y_SCALE"])
+            value = b.fadd(_clamp(b, value, one["LOW"], one["HIGH"]), magic)
+            done.append(b.bitcast(value, vector(I32, lanes)))
+        for first in range(0, m, together):
+            joined = b.trunc(concatenate(b, done[first : first + together]), vector(I8, lanes * together))
+            joined = b.add(joined, splat(b, zero_point, lanes * together))
+            for index in range(together):
+                order = ir.Constant(vector(I32, lanes), [index * lanes + lane for lane in range(lanes)])
+                part = b.shuffle_vector(joined, joined, order) if together > 1 else joined
+                store(b, part, places[first + index])
+
+    return finish
