@@ -1,0 +1,43 @@
+"""The four-deep dot product acc[c] += Σ_i a[4k + i] · w[4k + i, c] in every form a level may have."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from graphopt.kernels.micro.vectors import I8, I16, I32, const, halves, intrinsic, vector
+
+_BUSD = {4: "128", 8: "256", 16: "512"}
+
+
+def busd(builder, acc, activations, weights):
+    """One vpdpbusd: u8 · s8 summed exactly in int32."""
+    lanes = acc.type.count
+    a = builder.bitcast(activations, vector(I8, 4 * lanes))
+    return intrinsic(builder, f"llvm.x86.avx512.vpdpbusd.{_BUSD[lanes]}", acc.type, [acc, a, weights])
+
+
+def maddubs(builder, acc, activations, weights):
+    """vpmaddubsw, vpmaddwd by ones, vpaddd: exact where no u8 · s8 pair sum leaves int16."""
+    a = builder.bitcast(activations, vector(I8, 32))
+    pairs = intrinsic(builder, "llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), [a, weights])
+    sums = intrinsic(builder, "llvm.x86.avx2.pmadd.wd", vector(I32, 8), [pairs, const(I16, 16, 1)])
+    return builder.add(acc, sums)
+
+
+def maddwd(builder, acc, activations, weights):
+    """vpmaddwd, vpaddd on int16 pairs: exact for any u8 and s8 values widened."""
+    a = builder.bitcast(activations, weights.type)
+    return builder.add(acc, intrinsic(builder, "llvm.x86.avx2.pmadd.wd", acc.type, [a, weights]))
+
+
+def widen(builder, acc, activations, weights):
+    """Generic vector IR: products of int16 operands are exact in int32; no instruction set assumed."""
+    lanes = acc.type.count
+    a = builder.zext(builder.bitcast(activations, vector(I8, 4 * lanes)), vector(I32, 4 * lanes))
+    products = builder.mul(a, builder.sext(weights, vector(I32, 4 * lanes)))
+    even, odd = halves(builder, products)
+    first, second = halves(builder, builder.add(even, odd))
+    return builder.add(acc, builder.add(first, second))
+
+
+FORMS = {"vpdpbusd": busd, "vpmaddubsw": maddubs, "widen": widen}

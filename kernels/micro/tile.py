@@ -1,0 +1,225 @@
+"""The register tile: rows × channels of int32 sums over the whole depth, and the epilogue that turns them into outputs.
+
+One function serves matrix products and convolutions, because it reads each row through a pointer per segment: a matrix
+product has one segment, a k×k convolution one for each tap. All it knows of its panel of weights is the panel's record.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from graphopt.kernels.levels import select_level
+from graphopt.kernels.micro import dot
+from graphopt.kernels.micro.vectors import (
+    F32,
+    I8,
+    I16,
+    I32,
+    I64,
+    advance,
+    at,
+    concatenate,
+    const,
+    function,
+    load,
+    repeat,
+    splat,
+    store,
+    variable,
+    vector,
+    word,
+)
+from graphopt.kernels.records import Panel
+
+_MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
+_INDEPENDENT_SUMS = 8  # a dot instruction's latency times its throughput: fewer sums leave the unit idle
+
+
+def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output, residual):
+    """Define void symbol(pointers, record, y, r, row_scales, row_zeros).
+
+    pointers: int64[segments][rows], where each row's bytes lie; for the hybrid form a second such table follows, of the
+    rows widened to int16. y: first output; r: first residual byte (`residual`); row_scales f32[rows] and row_zeros
+    i32[rows] serve float output. form: vpdpbusd | vpmaddubsw | widen | hybrid. signed: activations are s8. output:
+    "q8" | "i32" | "f32".
+    """
+    level = select_level(level_name)
+    _, b = function(module, symbol, ("pointers", "record", "y", "r", "row_scales", "row_zeros"))
+    pointers, record, y, r, row_scales, row_zeros = b.function.args
+    lanes = level.lanes
+    splits = max(1, min(unroll, _INDEPENDENT_SUMS // (rows * vectors)))
+    sums = _start(b, record, row_zeros, rows, vectors, lanes, splits, output)
+    weights = variable(b, word(b, record, Panel.WEIGHTS))
+    segment_pointers = variable(b, pointers)
+    flip = load(b, word(b, record, Panel.FLIP), vector(I32, lanes)) if signed else None
+    if form == "hybrid":
+        _hybrid(b, record, pointers, weights, sums, rows, vectors, flip)
+    else:
+        with repeat(b, word(b, record, Panel.SEGMENTS)):
+            starts = _starts(b, b.load(segment_pointers), rows, word(b, record, Panel.OFFSET))
+            offset = variable(b, I64(0))
+            with repeat(b, word(b, record, Panel.STEPS)):
+                for u in range(unroll):
+                    operands = [_weights(b, weights, (u * vectors + v) * 4 * lanes, lanes) for v in range(vectors)]
+                    for row, start in enumerate(starts):
+                        a = _activations(b, at(b, b.add(start, b.load(offset)), 4 * u), lanes, flip)
+                        for v, operand in enumerate(operands):
+                            place = sums[u % splits][row][v]
+                            b.store(dot.FORMS[form](b, b.load(place), a, operand), place)
+                advance(b, offset, I64(4 * unroll))
+                advance(b, weights, I64(4 * lanes * vectors * unroll))
+            advance(b, segment_pointers, I64(8 * rows))
+    totals = _gather(b, sums)
+    if output == "i32":
+        _store_sums(b, record, y, totals)
+    elif output == "f32":
+        _store_floats(b, record, y, totals, row_scales, lanes)
+    else:
+        _store_bytes(b, record, y, r, totals, lanes, residual)
+    b.ret_void()
+
+
+def _start(b, record, row_zeros, rows, vectors, lanes, splits, output):
+    """Sums begin at the bias, less the row's zero point times the channel's sum of weights where rows have one."""
+    kind = vector(I32, lanes)
+    zero = const(I32, lanes, 0)
+    address = word(b, record, Panel.BIAS)
+    bias = [load(b, at(b, address, 4 * lanes * v), kind) for v in range(vectors)]
+    first = [list(bias) for _ in range(rows)]
+    if output == "f32":
+        address = word(b, record, Panel.SUMS)
+        channel_sums = [load(b, at(b, address, 4 * lanes * v), kind) for v in range(vectors)]
+        for row in range(rows):
+            row_zero = splat(b, load(b, at(b, row_zeros, 4 * row), I32), lanes)
+            first[row] = [b.sub(bias[v], b.mul(row_zero, channel_sums[v])) for v in range(vectors)]
+    rest = [[zero] * vectors for _ in range(rows)]
+    return [[[variable(b, value) for value in row] for row in (rest if s else first)] for s in range(splits)]
+
+
+def _gather(b, sums):
+    totals = [[b.load(place) for place in row] for row in sums[0]]
+    for extra in sums[1:]:
+        totals = [[b.add(t, b.load(p)) for t, p in zip(row, places)] for row, places in zip(totals, extra)]
+    return totals
+
+
+def _starts(b, table, rows, offset):
+    return [b.add(load(b, at(b, table, 8 * row), I64, 8), offset) for row in range(rows)]
+
+
+def _weights(b, place, offset, lanes):
+    return load(b, at(b, b.load(place), offset), vector(I8, 4 * lanes))
+
+
+def _activations(b, address, lanes, flip):
+    """Four bytes of a row in every lane; s8 becomes u8 by + 128, which the bias takes back.
+
+    The mask comes from memory: with a constant one LLVM 22 never ends its search for the better of two splats.
+    """
+    a = splat(b, load(b, address, I32), lanes)
+    return b.xor(a, flip) if flip is not None else a
+
+
+def _hybrid(b, record, pointers, weights, sums, rows, vectors, flip):
+    """Per segment first the groups proved safe, by vpmaddubsw, then the others widened, by vpmaddwd.
+
+    COUNTS: int32[segments][2], safe groups in pairs and unsafe groups; DEPTHS: int32 byte offset of each group.
+    """
+    segments = word(b, record, Panel.SEGMENTS)
+    offset = word(b, record, Panel.OFFSET)
+    offset16 = b.add(offset, offset)
+    narrow = variable(b, pointers)
+    wide = variable(b, b.add(pointers, b.mul(segments, I64(8 * rows))))
+    counts = variable(b, word(b, record, Panel.COUNTS))
+    depths = variable(b, word(b, record, Panel.DEPTHS))
+    sums = sums[0]
+    with repeat(b, segments):
+        starts = _starts(b, b.load(narrow), rows, offset)
+        with repeat(b, b.sext(load(b, b.load(counts), I32), I64)):
+            for u in range(2):
+                depth = b.sext(load(b, at(b, b.load(depths), 4 * u), I32), I64)
+                operands = [_weights(b, weights, (u * vectors + v) * 32, 8) for v in range(vectors)]
+                for row, start in enumerate(starts):
+                    a = _activations(b, b.add(start, depth), 8, flip)
+                    for v, operand in enumerate(operands):
+                        b.store(dot.maddubs(b, b.load(sums[row][v]), a, operand), sums[row][v])
+            advance(b, weights, I64(64 * vectors))
+            advance(b, depths, I64(8))
+        starts = _starts(b, b.load(wide), rows, offset16)
+        with repeat(b, b.sext(load(b, at(b, b.load(counts), 4), I32), I64)):
+            depth = b.shl(b.sext(load(b, b.load(depths), I32), I64), I64(1))
+            for half in range(2):
+                operands = []
+                for v in range(vectors):
+                    packed = load(b, at(b, b.load(weights), 32 * v + 16 * half), vector(I8, 16))
+                    operands.append(b.sext(packed, vector(I16, 16)))
+                for row, start in enumerate(starts):
+                    a = splat(b, load(b, at(b, b.add(start, depth), 4 * half), I32), 8)
+                    for v, operand in enumerate(operands):
+                        b.store(dot.maddwd(b, b.load(sums[row][v]), a, operand), sums[row][v])
+            advance(b, weights, I64(32 * vectors))
+            advance(b, depths, I64(4))
+        advance(b, counts, I64(8))
+        advance(b, narrow, I64(8 * rows))
+        advance(b, wide, I64(8 * rows))
+
+
+def _store_sums(b, record, y, totals):
+    stride = word(b, record, Panel.Y_STRIDE)
+    for row in totals:
+        for v, total in enumerate(row):
+            store(b, total, at(b, y, 4 * total.type.count * v))
+        y = b.add(y, stride)
+
+
+def _store_floats(b, record, y, totals, row_scales, lanes):
+    """y = clamp(acc · (row scale · channel scale) + float bias), each operation rounded in float32."""
+    kind = vector(F32, lanes)
+    stride = word(b, record, Panel.Y_STRIDE)
+    low, high = (splat(b, word(b, record, index, F32), lanes) for index in (Panel.LOW, Panel.HIGH))
+    vectors = range(len(totals[0]))
+    scales = [load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * v), kind) for v in vectors]
+    biases = [load(b, at(b, word(b, record, Panel.FLOAT_BIAS), 4 * lanes * v), kind) for v in vectors]
+    for index, row in enumerate(totals):
+        row_scale = splat(b, load(b, at(b, row_scales, 4 * index), F32), lanes)
+        for v, total in enumerate(row):
+            value = b.fmul(b.sitofp(total, kind), b.fmul(row_scale, scales[v]))
+            value = _clamp(b, b.fadd(value, biases[v]), low, high)
+            store(b, value, at(b, y, 4 * lanes * v))
+        y = b.add(y, stride)
+
+
+def _clamp(b, value, low, high):
+    """min(max(value, low), high); NaN stays NaN only in float output, where both comparisons are false for it."""
+    value = b.select(b.fcmp_ordered("<", value, low), low, value)
+    return b.select(b.fcmp_ordered(">", value, high), high, value)
+
+
+def _store_bytes(b, record, y, r, totals, lanes, residual):
+    """y = saturate(round_half_even(acc · scale) + zero point), and so again after adding a dequantized residual.
+
+    LOW and HIGH are the output's limits less its zero point, so the clamp precedes rounding, which is monotonic.
+    """
+    kind, count = vector(F32, lanes), len(totals[0])
+    y_stride, r_stride = word(b, record, Panel.Y_STRIDE), word(b, record, Panel.R_STRIDE)
+    one = {name: splat(b, word(b, record, index, F32), lanes) for name, index in Panel.FLOATS.items()}
+    scales = [load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * v), kind) for v in range(count)]
+    zero_point = splat(b, b.trunc(word(b, record, Panel.ZERO), I8), lanes * count)
+    magic = const(F32, lanes, _MAGIC)
+    for row in totals:
+        parts = []
+        for v, total in enumerate(row):
+            value = b.fmul(b.sitofp(total, kind), scales[v])
+            if residual:
+                value = _clamp(b, value, one["INNER_LOW"], one["INNER_HIGH"])
+                value = b.fmul(b.fsub(b.fadd(value, magic), magic), one["INNER_SCALE"])
+                packed = load(b, at(b, r, lanes * v), vector(I8, lanes))
+                extend = b.sext if residual == "s8" else b.zext
+                other = b.fsub(b.sitofp(extend(packed, vector(I32, lanes)), kind), one["R_ZERO"])
+                value = b.fdiv(b.fadd(value, b.fmul(other, one["R_SCALE"])), one["Y_SCALE"])
+            value = b.fadd(_clamp(b, value, one["LOW"], one["HIGH"]), magic)
+            parts.append(b.bitcast(value, vector(I32, lanes)))
+        joined = b.trunc(concatenate(b, parts), vector(I8, lanes * count))
+        store(b, b.add(joined, zero_point), y)
+        y = b.add(y, y_stride)
+        r = b.add(r, r_stride)
