@@ -1,0 +1,28 @@
+"""Lift ONNX files into the IR and emit them again. onnx and onnx-ir load at the first use, not at import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .check import check
+    from .emit import to_onnx, to_proto
+    from .inference import infer_types
+    from .lift import load
+    from .save import save
+
+__all__ = ["check", "infer_types", "load", "save", "to_onnx", "to_proto"]
+
+_HOMES = {
+    "check": "check", "infer_types": "inference", "load": "lift", "save": "save", "to_onnx": "emit", "to_proto": "emit",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = found
+    return found

@@ -1,0 +1,48 @@
+"""What a file says that the IR has no place for. It rides in the `raw` fields and comes back when emitting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..ir import Constant
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True, slots=True)
+class NodeExtras:
+    """Doc strings of attributes, device placement, and an operator's name that contains `::` itself."""
+
+    operator: tuple[str, str] | None = None  # domain, op_type
+    docs: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[onnx.NodeDeviceConfigurationProto, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GraphExtras:
+    """Quantization annotations, the constants only they name, and types that carry denotations (by value name)."""
+
+    annotations: tuple[onnx.TensorAnnotation, ...] = ()
+    pinned: Mapping[str, Constant] = field(default_factory=dict)
+    types: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionExtras:
+    """The attributes a function declares: names without default, and defaults."""
+
+    attributes: tuple[str, ...] = ()
+    defaults: tuple[onnx.AttributeProto, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelExtras:
+    """Training and device sections, the source file, and (IR version < 4) the order in which inputs were listed."""
+
+    training: tuple[onnx.TrainingInfoProto, ...] = ()
+    devices: tuple[onnx.DeviceConfigurationProto, ...] = ()
+    path: str = ""
+    inputs: tuple[str, ...] = ()

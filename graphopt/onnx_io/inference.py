@@ -1,0 +1,45 @@
+"""Types for a whole model, from ONNX's own shape inference over a skeleton that holds no weights."""
+
+from __future__ import annotations
+
+import onnx
+
+from ..ir import Model, Value
+from ..ops import type_of, update_types
+from .emit import Emitter
+
+
+def infer_types(model: Model) -> bool:
+    """Set the type of every value that ONNX can tell; what it cannot tell keeps its type.
+
+    Cost: some 20 µs a node, and nothing for weights. False if ONNX's inference refused the model as a whole; each node
+    was then inferred by itself.
+    """
+    emitter = Emitter(model, skeleton=True)
+    skeleton = emitter.model().SerializeToString()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception:  # InferenceError, RuntimeError or DecodeError: all mean that the model is not consistent
+        for graph in model.graph.graphs():
+            for node in graph:
+                update_types(node)
+        return False
+    _store(inferred.graph, emitter.values)
+    return True
+
+
+def _store(graph: onnx.GraphProto, values: dict[str, Value]) -> None:
+    for infos in (graph.value_info, graph.output):
+        for info in infos:
+            value = values.get(info.name)
+            if value is not None and value.constant is None and value.producer is not None:
+                found = type_of(info.type)
+                if found is not None:
+                    value.type = found
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _store(attribute.g, values)
+            elif attribute.type == onnx.AttributeProto.GRAPHS:
+                for nested in attribute.graphs:
+                    _store(nested, values)

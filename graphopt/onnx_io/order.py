@@ -1,0 +1,70 @@
+"""Execution order for files whose nodes are not sorted."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+import onnx
+
+from ..errors import ModelError
+
+
+def in_order(nodes: Iterable[onnx.NodeProto], place: str) -> list[onnx.NodeProto]:
+    """The nodes so that each follows what it reads, otherwise in the order of the file. ModelError on a cycle."""
+    nodes = list(nodes)
+    maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    waits = [0] * len(nodes)
+    readers: list[list[int]] = [[] for _ in nodes]
+    for i, node in enumerate(nodes):
+        for source in {maker[name] for name in reads(node) if name in maker}:
+            readers[source].append(i)
+            waits[i] += 1
+    ready = [i for i, count in enumerate(waits) if count == 0]
+    order: list[int] = []
+    while ready:
+        i = heapq.heappop(ready)
+        order.append(i)
+        for reader in readers[i]:
+            waits[reader] -= 1
+            if waits[reader] == 0:
+                heapq.heappush(ready, reader)
+    if len(order) < len(nodes):
+        raise ModelError(f"{place}: {_on_cycle(nodes, maker, waits)} depends on its own result")
+    return [nodes[i] for i in order]
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """The names a node reads, those that its nested graphs capture included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            names |= _captured(attribute.g)
+        for graph in attribute.graphs:
+            names |= _captured(graph)
+    return names
+
+
+def _captured(graph: onnx.GraphProto) -> set[str]:
+    used = {value.name for value in graph.output}
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    made |= {sparse.values.name for sparse in graph.sparse_initializer}
+    for node in graph.node:
+        used |= reads(node)
+        made.update(node.output)
+    return used - made
+
+
+def _on_cycle(nodes: list[onnx.NodeProto], maker: dict[str, int], waits: list[int]) -> str:
+    """A node on a cycle: walk back from any node that waits until one comes twice."""
+    i = next(i for i, count in enumerate(waits) if count)
+    seen: set[int] = set()
+    while i not in seen:
+        seen.add(i)
+        i = next(maker[name] for name in sorted(reads(nodes[i])) if name in maker and waits[maker[name]])
+    return node_place(nodes[i], i)
+
+
+def node_place(node: onnx.NodeProto, index: int) -> str:
+    """How an error names a node."""
+    return f"node {node.name!r} ({node.op_type})" if node.name else f"node {index} ({node.op_type})"

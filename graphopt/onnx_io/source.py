@@ -1,0 +1,57 @@
+"""Whatever a caller calls a model, as a `ModelProto`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import onnx_ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from ..errors import ModelError
+
+Source = str | Path | bytes | onnx.ModelProto | onnx_ir.Model
+
+
+def read_proto(source: Source) -> tuple[onnx.ModelProto, str]:
+    """The proto (shared if it was one) and the path it was read from, "" if there is none."""
+    if isinstance(source, onnx.ModelProto):
+        return source, ""
+    if isinstance(source, onnx_ir.Model):
+        return onnx_ir.serde.serialize_model(source), ""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return parse(bytes(source), "the model given as bytes"), ""
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        return parse(_read(path), repr(path)), path
+    raise ModelError(f"a model is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, not {type(source).__name__}")
+
+
+def _read(path: str) -> bytes:
+    if os.path.isdir(path):
+        raise ModelError(f"{path!r} is a directory, expected an ONNX file")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ModelError(f"{path!r} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(f"{path!r} is no path: {error}") from error
+
+
+def parse(data: bytes, what: str) -> onnx.ModelProto:
+    """Parse a serialized model; ModelError if it is not one."""
+    if not data:
+        raise ModelError(f"{what} is empty, expected an ONNX model")
+    try:
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise ModelError(f"{what} is not an ONNX model, or is cut off: {_line(error)}") from error
+    if not proto.HasField("graph") or not (proto.opset_import or proto.ir_version):
+        raise ModelError(f"{what} is not an ONNX model: it holds no graph")
+    return proto
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

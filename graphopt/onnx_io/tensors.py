@@ -1,0 +1,211 @@
+"""Tensors of a file as constants: read when needed, external data mapped once per file and never copied."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+from onnx_ir.serde import TensorProtoTensor
+
+from ..errors import ModelError
+from ..ir import Constant, DType
+
+Array = np.ndarray[Any, Any]
+
+_PROTO_KEY = "graphopt.proto"
+
+
+class DataFiles:
+    """The external data files of one model folder.
+
+    A location must stay inside the folder: relative, without a way up, and its real path below the real path of the
+    folder, or of the folder where the model file itself really lies (model caches link both into a store).
+    """
+
+    def __init__(self, folder: str = "", path: str = "") -> None:
+        self.folder = folder
+        roots = [os.path.realpath(folder or ".")]
+        if path:
+            roots.append(os.path.dirname(os.path.realpath(path)))
+        self._roots = tuple(roots)
+        self._files: dict[str, DataFile] = {}
+
+    def open(self, location: str, place: str) -> DataFile:
+        """The file at a location; ModelError if it may not or cannot be read."""
+        known = self._files.get(location)
+        if known is None:
+            known = self._files[location] = DataFile(self._resolve(location, place))
+        return known
+
+    def _resolve(self, location: str, place: str) -> str:
+        normal = os.path.normpath(location.replace("\\", "/"))
+        if not location or os.path.isabs(normal) or normal.split(os.sep)[0] in ("..", "."):
+            raise ModelError(f"{place}: external data path {location!r} is not inside the model's folder")
+        path = os.path.join(self.folder, normal)
+        real = os.path.realpath(path)
+        if not any(os.path.commonpath((real, root)) == root for root in self._roots):
+            raise ModelError(f"{place}: external data path {location!r} leads out of the model's folder")
+        if not os.path.isfile(real):
+            raise ModelError(f"{place}: external data file {path!r} does not exist")
+        return path
+
+
+class DataFile:
+    """One mapped file."""
+
+    __slots__ = ("_map", "path", "size")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.size = os.path.getsize(path)
+        self._map: Array | None = None
+
+    def bytes(self, offset: int, length: int) -> Array:
+        """A read-only uint8 view of a range of the file."""
+        if length == 0:
+            return np.empty(0, np.uint8)
+        if self._map is None:
+            try:
+                self._map = np.asarray(np.memmap(self.path, np.uint8, "r"))
+            except (OSError, ValueError) as error:
+                raise ModelError(f"external data file {self.path!r} cannot be read: {error}") from error
+        if offset + length > self._map.size:
+            raise ModelError(f"external data file {self.path!r} ends before byte {offset + length}")
+        return self._map[offset : offset + length]
+
+
+def read_constant(proto: onnx.TensorProto, files: DataFiles, place: str) -> Constant:
+    """The constant a `TensorProto` describes, not read yet; ModelError where its description cannot be true."""
+    try:
+        dtype = DType(proto.data_type)
+    except ValueError:
+        raise ModelError(f"{place}: element type {proto.data_type} is none that ONNX defines") from None
+    shape = tuple(proto.dims)
+    if dtype is DType.UNDEFINED:
+        raise ModelError(f"{place}: the tensor has no element type")
+    if shape and min(shape) < 0:
+        raise ModelError(f"{place}: the tensor has a negative size, {list(shape)}")
+    if proto.data_location == onnx.TensorProto.EXTERNAL:
+        return _external(proto, dtype, shape, files, place)
+    source = TensorProtoTensor(proto)
+    return Constant(dtype, shape, partial(_inline, source, dtype, shape, place), source)
+
+
+def _inline(source: TensorProtoTensor, dtype: DType, shape: tuple[int, ...], place: str) -> Array:
+    proto = source.raw
+    try:
+        if dtype is DType.STRING:
+            return _strings(proto, shape)
+        if dtype.bits >= 8 and proto.HasField("raw_data"):
+            return np.frombuffer(proto.raw_data, dtype.numpy).reshape(shape)
+        return np.asarray(source.numpy()).reshape(shape)
+    except (ValueError, AssertionError) as error:
+        raise ModelError(f"{place}: the tensor's data does not fit {dtype.short}{list(shape)}: {error}") from error
+
+
+def _strings(proto: onnx.TensorProto, shape: tuple[int, ...]) -> Array:
+    values: list[str | bytes] = list(proto.string_data)
+    with suppress(UnicodeDecodeError):  # ONNX asks for UTF-8; what is not stays bytes
+        values = [v.decode() for v in proto.string_data]
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def _external(
+    proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], files: DataFiles, place: str
+) -> Constant:  # fmt: skip
+    if dtype is DType.STRING:
+        raise ModelError(f"{place}: strings cannot be external data")
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    try:
+        offset, length = int(entries.get("offset") or 0), int(entries["length"]) if entries.get("length") else None
+    except ValueError:
+        raise ModelError(f"{place}: offset and length of external data are not integers") from None
+    expected = (int(np.prod(shape, dtype=object)) * dtype.bits + 7) // 8
+    if offset < 0 or (length is not None and length != expected):
+        raise ModelError(
+            f"{place}: external data has offset {offset} and length {length}, "
+            f"{dtype.short}{list(shape)} takes {expected} bytes"
+        )
+    file = files.open(entries.get("location", ""), place)
+    if offset + expected > file.size:
+        raise ModelError(
+            f"{place}: external data file {file.path!r} has {file.size} bytes, "
+            f"the tensor needs those up to {offset + expected}"
+        )
+    source = onnx_ir.ExternalTensor(
+        entries["location"], offset, length, onnx_ir.DataType(int(dtype)), shape=onnx_ir.Shape(shape),
+        name=proto.name, doc_string=proto.doc_string or None, base_dir=files.folder,
+    )  # fmt: skip
+    source.meta[_PROTO_KEY] = proto
+    return Constant(dtype, shape, partial(_mapped, file, offset, expected, dtype, shape), source)
+
+
+def _mapped(file: DataFile, offset: int, length: int, dtype: DType, shape: tuple[int, ...]) -> Array:
+    data = file.bytes(offset, length)
+    if dtype.bits >= 8:
+        return data.view(dtype.numpy).reshape(shape)
+    packed = onnx.TensorProto(dims=shape, data_type=int(dtype), raw_data=data.tobytes())
+    return np.asarray(TensorProtoTensor(packed).numpy())
+
+
+def read_sparse(proto: onnx.SparseTensorProto, files: DataFiles, place: str) -> Constant:
+    """The constant a `SparseTensorProto` describes; it is made dense only when read."""
+    values = read_constant(proto.values, files, place)
+    indices = read_constant(proto.indices, files, place)
+    shape = tuple(proto.dims)
+    return Constant(values.dtype, shape, partial(_dense, values, indices, shape), proto)
+
+
+def _dense(values: Constant, indices: Constant, shape: tuple[int, ...]) -> Array:
+    array = np.zeros(shape, values.dtype.numpy)
+    where = indices.array()
+    if where.ndim == 1:
+        array.reshape(-1)[where] = values.array()
+    else:
+        array[tuple(where.T)] = values.array()
+    return array
+
+
+def external_source(constant: Constant) -> onnx_ir.ExternalTensor | None:
+    """The external tensor a constant was lifted from and still is."""
+    return constant.source if isinstance(constant.source, onnx_ir.ExternalTensor) else None
+
+
+def write_tensor(proto: onnx.TensorProto, constant: Constant, name: str) -> None:
+    """Fill an empty `TensorProto`: an untouched tensor as it came, a new one from its array."""
+    source = constant.source
+    if isinstance(source, onnx_ir.ExternalTensor):
+        proto.CopyFrom(source.meta[_PROTO_KEY])
+    elif isinstance(source, TensorProtoTensor):
+        proto.CopyFrom(source.raw)
+    else:
+        describe(proto, constant)
+        if constant.dtype is DType.STRING:
+            proto.string_data.extend(v if isinstance(v, bytes) else str(v).encode() for v in constant.array().flat)
+        else:
+            proto.raw_data = packed_bytes(constant)
+    proto.name = name
+
+
+def describe(proto: onnx.TensorProto, constant: Constant) -> None:
+    """Set element type and sizes."""
+    proto.data_type = int(constant.dtype)
+    proto.dims.extend(constant.shape)
+
+
+def packed_bytes(constant: Constant) -> bytes:
+    """The elements as the file stores them: little endian, types below 8 bits packed. Not for strings."""
+    source = constant.source
+    if isinstance(source, TensorProtoTensor):
+        return bytes(source.tobytes())
+    array = np.ascontiguousarray(constant.array())
+    if constant.dtype.bits >= 8:
+        return array.tobytes()
+    return onnx_ir.Tensor(array, onnx_ir.DataType(int(constant.dtype)), shape=onnx_ir.Shape(constant.shape)).tobytes()
