@@ -6,8 +6,23 @@ if not __name__.startswith("graphopt."):
     raise ImportError("import graphopt.passes, not passes: the top-level folder is a second copy of it")
 
 from ..pipeline.passes import Pass
+from .batchnorm import fold_batchnorm
+from .constants import merge_identical_constants
+from .cse import merge_common_subexpressions
+from .dead import remove_dead_nodes
+from .fold import fold_constants
+from .identity import drop_identities
 
-SCHEDULE: tuple[Pass, ...] = ()
+SCHEDULE: tuple[Pass, ...] = (
+    remove_dead_nodes,
+    drop_identities,
+    fold_constants,
+    drop_identities,  # folding makes shapes, pads and ends known
+    merge_identical_constants,
+    merge_common_subexpressions,
+    fold_batchnorm,
+    remove_dead_nodes,
+)
 """What `optimize` runs, in order."""
 
 ON_DEMAND: tuple[Pass, ...] = ()
