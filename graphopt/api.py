@@ -26,17 +26,11 @@ SLACK_SHARE, SLACK_BYTES = 0.01, 4096
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An optimised model and the account of what was done."""
+    """An optimised model, as IR and as ONNX (external data stays external), and the account of what was done."""
 
     ir: Model
     report: Report
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        """The model as ONNX; external data stays external."""
-        from . import onnx_io
-
-        return onnx_io.to_proto(self.ir)
+    model: onnx.ModelProto
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
@@ -84,7 +78,7 @@ def optimize(
 
     start = time.perf_counter()
     lifted = onnx_io.load(model)
-    before = figures(lifted, onnx_io.file_bytes(lifted))
+    before = figures(lifted, onnx_io.file_bytes(lifted, model))
     lifted.target = target
     lifted.size_limit = before.constant_bytes + int(SLACK_SHARE * before.constant_bytes) + SLACK_BYTES
     reference: Any = model
@@ -96,7 +90,10 @@ def optimize(
     proof = _Proof(reference, before, seed) if validate and check != "off" else None
     schedule = _schedule(passes, skip)
     outcome = run(lifted, schedule, check=proof, policy=check, progress=progress)
-    result = Result(outcome.model, _report(outcome, before, proof, time.perf_counter() - start, target, seed))
+    emitted = onnx_io.to_proto(outcome.model)
+    after = figures(outcome.model, onnx_io.file_bytes(outcome.model, emitted))
+    report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed)
+    result = Result(outcome.model, report, emitted)
     if output is not None:
         result.save(output)
     return result
@@ -118,7 +115,10 @@ def _schedule(passes: Sequence[Any] | None, skip: Sequence[str]) -> list[Pass]:
 
 
 class _Proof:
-    """The check of the pipeline: size within the budget, results equal. Remembers the last comparison and its time."""
+    """The check of the pipeline: size within the budget, results equal. Remembers the last comparison and its time.
+
+    What cannot be verified is not accepted either: in doubt the original is kept.
+    """
 
     def __init__(self, reference: Any, before: Figures, seed: int) -> None:
         self.reference, self.seed = reference, seed
@@ -130,21 +130,20 @@ class _Proof:
         from . import onnx_io
         from .equivalence import compare
 
-        size = onnx_io.file_bytes(candidate)
+        emitted = onnx_io.to_proto(candidate)
+        size = onnx_io.file_bytes(candidate, emitted)
         if self.limit is not None and size > self.limit:
             return Verdict(False, f"the file would grow to {size} bytes, the limit is {self.limit}")
         start = time.perf_counter()
-        self.comparison = compare(self.reference, onnx_io.to_onnx(candidate), seed=self.seed)
+        self.comparison = compare(self.reference, emitted, seed=self.seed)
         self.seconds += time.perf_counter() - start
         worst = max((o.error / o.allowed for o in self.comparison.outputs if o.allowed), default=0.0)
-        return Verdict(self.comparison.status != "different", self.comparison.reason, worst, self.comparison)
+        return Verdict(self.comparison.status == "equal", self.comparison.reason, worst, self.comparison)
 
 
 def _report(
-    outcome: Outcome, before: Figures, proof: _Proof | None, seconds: float, target: str, seed: int
-) -> Report:  # fmt: skip
-    from . import onnx_io
-
+    outcome: Outcome, before: Figures, after: Figures, proof: _Proof | None, seconds: float, target: str, seed: int
+) -> Report:
     comparison = None if proof is None else proof.comparison
     if proof is None:
         status, reason = "not checked", "validation was off"
@@ -155,7 +154,7 @@ def _report(
     checking = 0.0 if proof is None else proof.seconds
     return Report(
         before=before,
-        after=figures(outcome.model, onnx_io.file_bytes(outcome.model)),
+        after=after,
         effects=tuple(outcome.effects),
         taken_back=tuple(outcome.taken_back),
         status=status,

@@ -1,0 +1,144 @@
+"""`graphopt.optimize` end to end: real models stay equal, custom passes run in place, wrong ones are taken back."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.rewrite import any_value, constant, op
+from tests import zoo
+
+
+def conv_bn_model() -> onnx.ModelProto:
+    """Three Conv-BatchNormalization-Relu blocks with small variances, so that epsilon matters."""
+    rng = np.random.default_rng(0)
+    nodes, weights, last, channels = [], [], "x", 3
+    for i in range(3):
+        arrays = {
+            "w": rng.normal(0, 0.4, (8, channels, 3, 3)),
+            "scale": rng.uniform(0.5, 1.5, 8),
+            "bias": rng.normal(0, 0.1, 8),
+            "mean": rng.normal(0, 0.1, 8),
+            "var": rng.uniform(0.05, 0.2, 8),
+        }
+        weights += [numpy_helper.from_array(a.astype(np.float32), f"{k}{i}") for k, a in arrays.items()]
+        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1], name=f"conv{i}"))
+        nodes.append(
+            helper.make_node(
+                "BatchNormalization",
+                [f"c{i}", *(f"{k}{i}" for k in ("scale", "bias", "mean", "var"))],
+                [f"b{i}"],
+                epsilon=1e-5,
+                name=f"bn{i}",
+            )
+        )
+        nodes.append(helper.make_node("Relu", [f"b{i}"], [f"r{i}"], name=f"relu{i}"))
+        last, channels = f"r{i}", 8
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])
+    y = helper.make_tensor_value_info(last, TensorProto.FLOAT, ["N", 8, 12, 12])
+    graph = helper.make_graph(nodes, "blocks", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.zoo
+@zoo.parametrize()
+def test_zoo_model_stays_equal(name):
+    path = zoo.path(name)
+    result = graphopt.optimize(path)
+    report = result.report
+    assert report.status == "equal", f"{report.status}: {report.reason}"
+    assert not report.taken_back, report.taken_back
+    assert report.after.nodes <= report.before.nodes
+    assert report.after.file_bytes <= report.before.file_bytes * 1.01 + 4096
+    onnx.checker.check_model(result.model)
+
+
+def test_same_input_gives_the_same_bytes():
+    first, second = (graphopt.optimize(conv_bn_model()).model.SerializeToString() for _ in range(2))
+    assert first == second
+
+
+def test_optimised_twice_is_optimised_once():
+    once = graphopt.optimize(conv_bn_model()).model
+    twice = graphopt.optimize(once)
+    assert twice.report.after.nodes == twice.report.before.nodes
+
+
+def test_every_kind_of_source_gives_the_same(tmp_path):
+    import onnx_ir
+
+    proto = conv_bn_model()
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    sources = (path, str(path), proto.SerializeToString(), proto, onnx_ir.from_proto(proto))
+    results = {graphopt.optimize(source, validate=False).model.SerializeToString() for source in sources}
+    assert len(results) == 1
+
+
+def test_registered_passes_run_at_their_place():
+    seen = []
+    with graphopt.Registry() as registry:
+
+        @graphopt.register_pass("watch", after="fold-batchnorm")
+        def watch(graph):
+            seen.append([node.op for node in graph])
+            return 0
+
+        @graphopt.rule(op.Relu(op.Conv(any_value(), any_value(), any_value(), name="conv")), before="watch")
+        def mark_conv(build, conv):
+            """relu(conv) = max(conv, 0)"""
+            return build.Max(conv.output, np.float32(0))
+
+        names = [p.name for p in registry.schedule()]
+        assert names.index("mark-conv") == names.index("watch") - 1
+        result = graphopt.optimize(conv_bn_model())
+    assert result.report.status == "equal"
+    assert seen == [["Conv", "Max"] * 3]
+    assert {e.name: e.changes for e in result.report.effects}["mark-conv"] == 3
+
+
+@pytest.mark.parametrize("policy", ["end", "each"])
+def test_wrong_rule_is_caught_named_and_taken_back(policy):
+    model = conv_bn_model()
+    comparison = graphopt.compare(model, model)
+    assert comparison.status == "equal" and comparison.power >= 0.9
+    pattern = op.BatchNormalization(
+        any_value("x"), constant("scale"), constant("bias"), constant("mean"), constant("var"), name="norm"
+    )
+    with graphopt.Registry():
+
+        @graphopt.rule(pattern, before="fold-constants")
+        def loosen_epsilon(build, x, scale, bias, mean, var, norm):
+            """epsilon 1e-5 -> 1e-1, which is wrong"""
+            if norm.attrs["epsilon"] > 0.01:
+                return None
+            return build.BatchNormalization(x, scale, bias, mean, var, epsilon=0.1)
+
+        result = graphopt.optimize(model, check=policy)
+    taken = result.report.taken_back
+    assert [(t.what, t.rewrite) for t in taken] == [("loosen-epsilon", "loosen_epsilon")]
+    assert taken[0].nodes == ("bn0",)
+    assert result.report.status == "equal"
+    assert graphopt.compare(model, result.model).status == "equal"
+    assert result.report.after.operators == {"Conv": 3, "Relu": 3}
+
+
+def test_input_shapes_specialise_the_model():
+    result = graphopt.optimize(conv_bn_model(), input_shapes={"x": (2, -1, 12, None)})
+    (x,) = result.model.graph.input
+    assert [d.dim_value for d in x.type.tensor_type.shape.dim] == [2, 3, 12, 12]
+    assert result.report.status == "equal"
+
+
+def test_a_model_that_cannot_run_is_unverified_and_kept():
+    proto = conv_bn_model()
+    proto.graph.node.append(helper.make_node("Mystery", ["r2"], ["z"], domain="my.own"))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    proto.opset_import.append(helper.make_opsetid("my.own", 1))
+    result = graphopt.optimize(proto)
+    assert result.report.status == "unverified"
+    assert [n.op_type for n in result.model.graph.node].count("BatchNormalization") == 3
+    unchecked = graphopt.optimize(proto, validate=False)
+    assert [n.op_type for n in unchecked.model.graph.node].count("BatchNormalization") == 0
+    assert [n.op_type for n in unchecked.model.graph.node].count("Mystery") == 1
