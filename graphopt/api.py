@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, OptionError
-from .ir import Model
+from .errors import ModelError, OptionError
+from .ir import FunctionId, Model
 from .measure import Figures, figures
+from .ops import schema
 from .pipeline import CheckPolicy, Outcome, Pass, Progress, Verdict, current, run
 from .report import Report
 
@@ -78,6 +79,7 @@ def optimize(
 
     start = time.perf_counter()
     lifted = onnx_io.load(model)
+    _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
     lifted.target = target
     lifted.size_limit = before.constant_bytes + int(SLACK_SHARE * before.constant_bytes) + SLACK_BYTES
@@ -90,6 +92,8 @@ def optimize(
     proof = _Proof(reference, before, seed) if validate and check != "off" else None
     schedule = _schedule(passes, skip)
     outcome = run(lifted, schedule, check=proof, policy=check, progress=progress)
+    if proof is not None and proof.comparison is not None and proof.comparison.samples == 0:
+        onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
     emitted = onnx_io.to_proto(outcome.model)
     after = figures(outcome.model, onnx_io.file_bytes(outcome.model, emitted))
     report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed)
@@ -97,6 +101,15 @@ def optimize(
     if output is not None:
         result.save(output)
     return result
+
+
+def _check_operators(model: Model) -> None:
+    """ModelError for an operator that ONNX's own domain does not have at the model's opset."""
+    for body in (model, *(f.body for f in model.functions.values())):
+        for node in body.graph.walk():
+            if node.domain or schema(node) is not None or FunctionId("", node.op, node.overload) in model.functions:
+                continue
+            raise ModelError(f"node {node.name or node.op!r}: opset {body.opset} has no operator {node.op}")
 
 
 def _not_yet(**options: Any) -> None:
@@ -168,4 +181,3 @@ def _report(
     )
 
 
-__all__ = ["InputError", "Result", "optimize"]

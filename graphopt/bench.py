@@ -17,9 +17,9 @@ def bench_table(models: Sequence[Path], *, threads: int, seconds: float, inputs:
     """Median and best latency of each model in onnxruntime, and the ratio to the first, from interleaved runs."""
     from rich.table import Table
 
-    from .equivalence import synthesise
+    from .equivalence import read_feeds, synthesise
 
-    feeds = synthesise(models[0], 1, 0, inputs=inputs)[0]
+    feeds = synthesise(models[0], 1)[0] if inputs is None else read_feeds(inputs, models[0])[0]
     sessions = {}
     for path in models:
         try:

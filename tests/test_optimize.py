@@ -16,10 +16,10 @@ def conv_bn_model() -> onnx.ModelProto:
     nodes, weights, last, channels = [], [], "x", 3
     for i in range(3):
         arrays = {
-            "w": rng.normal(0, 0.4, (8, channels, 3, 3)),
+            "w": rng.uniform(0.2, 0.5, (8, channels, 3, 3)) * rng.choice([-1, 1], (8, channels, 3, 3)),
             "scale": rng.uniform(0.5, 1.5, 8),
-            "bias": rng.normal(0, 0.1, 8),
-            "mean": rng.normal(0, 0.1, 8),
+            "bias": rng.uniform(0.5, 1, 8),
+            "mean": rng.uniform(0.5, 1, 8),
             "var": rng.uniform(0.05, 0.2, 8),
         }
         weights += [numpy_helper.from_array(a.astype(np.float32), f"{k}{i}") for k, a in arrays.items()]

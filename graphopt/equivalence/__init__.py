@@ -1,8 +1,17 @@
 """Proof by running: does one model compute what another does, and would the comparison have noticed if not?"""
 
 from .comparison import compare
-from .inputs import synthesise
+from .inputs import read_feeds, synthesise
 from .metrics import cosine, sqnr_db, top1_agreement
 from .result import Comparison, OutputComparison
 
-__all__ = ["Comparison", "OutputComparison", "compare", "cosine", "sqnr_db", "synthesise", "top1_agreement"]
+__all__ = [
+    "Comparison",
+    "OutputComparison",
+    "compare",
+    "cosine",
+    "read_feeds",
+    "sqnr_db",
+    "synthesise",
+    "top1_agreement",
+]

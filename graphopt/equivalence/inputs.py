@@ -62,7 +62,7 @@ class _Search:
         self.facts = read_facts(source, self.index)
         self.ports = {p.name: p for p in source.inputs}
         self.ranks: dict[str, int] = {}
-        self.pinned: dict[str, dict[int, int]] = {}
+        self.pinned = {p.name: self._channels(p.name) for p in source.inputs}
         self.symbols = read_symbols(source.inputs, self.ranks)
         self.style = Style()
         self.tries = 0
@@ -114,6 +114,14 @@ class _Search:
             if sample is not None and (_is_finite(sample.results) or not _is_finite(found[0].results)):
                 return sample
         return found[0]
+
+    def _channels(self, name: str) -> dict[int, int]:
+        """The channels that a convolution asks of an input it reads directly."""
+        for node, slot in self.index.consumers.get(name, ()):
+            kernel = self.index.table_dims(node.input[1]) if node.op_type == "Conv" and slot == 0 else None
+            if kernel is not None:
+                return {1: kernel[1] * next((a.i for a in node.attribute if a.name == "group"), 1)}
+        return {}
 
     def _spent(self) -> bool:
         return self.tries >= _MAX_TRIES or time.monotonic() - self.start > _MAX_SECONDS
@@ -223,6 +231,11 @@ def _is_finite(results: Mapping[str, Any]) -> bool:
     return all(r.size == 0 or bool(np.isfinite(r).any()) for r in floats) and not (
         floats and all(r.size == 0 for r in floats)
     )
+
+
+def read_feeds(inputs: Any, model: Any) -> list[Feeds]:
+    """The caller's feeds for a model as a list; see `given_feeds`."""
+    return given_feeds(inputs, open_source(model))
 
 
 def given_feeds(inputs: Any, source: Source) -> list[Feeds]:

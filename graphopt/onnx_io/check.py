@@ -6,6 +6,7 @@ import onnx
 
 from ..errors import ModelError
 from ..ir import Constant, Graph, Model
+from ..ops import type_proto
 from .emit import Emitter
 from .lift import load
 
@@ -19,9 +20,16 @@ def check(model: Model | onnx.ModelProto) -> None:
     """
     if not isinstance(model, Model):
         model = load(model, infer=False)
-    skeleton = Emitter(model, skeleton=True).model().SerializeToString()
+    skeleton = Emitter(model, skeleton=True).model()
+    typed = onnx.ModelProto()
+    typed.CopyFrom(skeleton)
+    for info, port in zip(typed.graph.output, model.graph.ports):
+        if port.type is not None:
+            info.type.CopyFrom(type_proto(port.type))
+            if info.type.HasField("tensor_type"):
+                info.type.tensor_type.shape.SetInParent()  # the checker wants one, onnxruntime does not
     try:
-        onnx.checker.check_model(skeleton)
+        onnx.checker.check_model(typed.SerializeToString())
         onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"the model is not valid: {one_line(error)}") from error

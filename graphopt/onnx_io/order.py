@@ -30,7 +30,7 @@ def in_order(nodes: Iterable[onnx.NodeProto], place: str) -> list[onnx.NodeProto
             if waits[reader] == 0:
                 heapq.heappush(ready, reader)
     if len(order) < len(nodes):
-        raise ModelError(f"{place}: {_on_cycle(nodes, maker, waits)} depends on its own result")
+        raise ModelError(f"{place}: {_on_cycle(nodes, maker, waits)} is part of a cycle: it depends on its own result")
     return [nodes[i] for i in order]
 
 
