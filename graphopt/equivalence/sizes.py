@@ -18,7 +18,7 @@ _BATCH = re.compile(r"(^|_|\b)(n|b|bs|batch)(_?size|_?dim)?($|\b|_)|batch|Dynami
 
 PREFERRED = {
     "batch": (1, 2, 3, 1), "image": (64, 96, 32, 160), "time": (8, 5, 16, 1), "past": (4, 3, 1, 7),
-    "node": (6, 9, 3, 1), "volume": (16, 24, 8, 32),
+    "node": (6, 9, 3, 1), "volume": (16, 24, 8, 32), "channel": (3, 3, 3, 3),
 }  # fmt: skip
 """Sizes by kind: the first is tried first, the others vary the samples (1, several, odd)."""
 
@@ -48,8 +48,7 @@ def read_symbols(ports: Sequence[Port], ranks: Mapping[str, int]) -> Symbols:
         if not port.elem:
             continue
         declared = port.dims if port.dims is not None else (None,) * ranks.get(port.name, 1)
-        rank = len(declared)
-        named = [_named(d, i, rank) for i, d in enumerate(declared)]
+        named = [_named(d, i, declared) for i, d in enumerate(declared)]
         dims[port.name] = tuple(named)
         for axis, dim in enumerate(named):
             if isinstance(dim, str):
@@ -60,18 +59,23 @@ def read_symbols(ports: Sequence[Port], ranks: Mapping[str, int]) -> Symbols:
     return Symbols(kinds, dims)
 
 
-def _named(dim: int | str | None, axis: int, rank: int) -> int | str:
+def _named(dim: int | str | None, axis: int, dims: tuple[int | str | None, ...]) -> int | str:
     if isinstance(dim, str):
         return dim
-    if dim is None or dim <= 0:
-        return "batch?" if axis == 0 and rank > 1 else f"axis{axis}?"
-    return dim
+    if dim is not None and dim > 0:
+        return dim
+    is_state = axis == 1 and len(dims) == 3 and isinstance(dims[0], int) and isinstance(dims[2], int)
+    if (axis == 0 and len(dims) > 1) or (is_state and dims[0] and dims[2]):
+        return "batch?"  # [batch, ...], or the state of a recurrent layer: [layers, batch, hidden]
+    return f"axis{axis}?"
 
 
 def _kind(symbol: str, axis: int, port: Port, dims: tuple[int | str | None, ...]) -> str:
     lower, rank = symbol.lower(), len(dims)
     if "past" in lower or "cache" in lower:
         return "past"
+    if "channel" in lower:
+        return "channel"
     if "node" in lower or "edge" in lower:
         return "node"
     if (axis == 0 and (rank > 1 or _BATCH.search(symbol))) or "batch" in lower:
@@ -146,7 +150,7 @@ def attempts(symbols: Symbols, rng: np.random.Generator) -> Iterator[dict[str, i
     yield base
     if not base:
         return
-    free = [s for s, kind in symbols.kinds.items() if kind != "batch"]
+    free = [s for s, kind in symbols.kinds.items() if kind not in ("batch", "channel")]
     yield {**base, **{s: 1 for s, kind in symbols.kinds.items() if kind == "batch"}}
     for size in _LADDER[:10]:
         yield {**base, **dict.fromkeys(free, size)}
@@ -155,8 +159,10 @@ def attempts(symbols: Symbols, rng: np.random.Generator) -> Iterator[dict[str, i
         yield {**base, **dict.fromkeys(free, size)}
     yield dict.fromkeys(base, 1)
     yield dict.fromkeys(base, 2)
+    for symbol in free[:6]:
+        yield from ({**base, symbol: size} for size in (1, 2, 3, 4, 5, 7, 16, 32))
     for _ in range(24):
-        yield {s: int(rng.choice(_LADDER[:14])) for s in base}
+        yield {s: n if s not in free else int(rng.choice(_LADDER[:10])) for s, n in base.items()}
 
 
 def _related(base: Mapping[str, int], free: Sequence[str]) -> Iterator[dict[str, int]]:

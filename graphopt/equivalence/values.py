@@ -72,7 +72,8 @@ def _integers(
     numbers = sorted(c for c in facts.choices if not isinstance(c, str))
     few = int(np.prod(shape)) <= 4
     if few and numbers and not set(numbers) <= {0, 1}:
-        plausible = [n for n in numbers if n >= 8000] or numbers
+        rates = {n for n in numbers if n in (8000, 16000)}
+        plausible = sorted(rates | {8000, 16000}) if rates else numbers
         return np.full(shape, plausible[-1 - sample % len(plausible)])
     if _RATE.search(port.name):
         return np.full(shape, (16000, 8000)[sample % 2])
