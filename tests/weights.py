@@ -160,6 +160,12 @@ def _spread_logits(model: onnx.ModelProto, samples: list[dict[str, FloatArray]])
     logits = logits.reshape(*logits.shape[:2], -1).mean(axis=2)
     gain = np.float32(2) / max(float((logits - logits.mean(axis=0)).std()), 1e-6)
     stored = {t.name: t for t in model.graph.initializer}
-    weight, bias = (numpy_helper.to_array(stored[name]) for name in head.input[1:3])
-    for name, values in ((head.input[1], weight * gain), (head.input[2], (bias - logits.mean(axis=0)) * gain)):
+    maker = {n.output[0]: n for n in model.graph.node}
+    names = list(head.input[1:3])
+    for i in range(len(names)):
+        while names[i] not in stored:  # a weight that is reshaped first
+            names[i] = maker[names[i]].input[0]
+    weight, bias = (numpy_helper.to_array(stored[name]) for name in names)
+    centre = logits.mean(axis=0).reshape(bias.shape)
+    for name, values in ((names[0], weight * gain), (names[1], (bias - centre) * gain)):
         stored[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))

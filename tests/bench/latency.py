@@ -34,7 +34,7 @@ def main() -> None:
             "original": ort_session(str(path)),
             "optimised": ort_session(result.model.SerializeToString()),
         }
-        base, ours = compare_latency(sessions, zoo.feeds(name, 0, 0), seconds=arguments.seconds)
+        base, ours = compare_latency(sessions, zoo.feeds(name), seconds=arguments.seconds)
         ratios.append(ours.ratio)
         table.add_row(
             name, result.report.status, f"{base.median * 1e3:.3f}", f"{ours.median * 1e3:.3f}", f"{ours.ratio:.3f}"
