@@ -1,0 +1,324 @@
+"""Every clause of the definition of equality: a pair that must pass and one that must not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto as T
+
+from graphopt.equivalence import compare
+from graphopt.errors import InputError, ModelError
+from graphopt.testing import assert_equivalent
+from tests.equivalence.nets import cnn, dense, f32, model, node
+
+
+def test_a_model_equals_itself_with_power():
+    found = assert_equivalent(cnn(), cnn(), min_power=0.9)
+    assert found.samples == 4
+    assert {s["x"][0] for s in found.shapes} >= {1, 2, 3}
+
+
+def test_a_wrong_batchnorm_epsilon_is_noticed():
+    assert compare(cnn(), cnn(1e-1), power=False).status == "different"
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1 + 1e-6, "equal"), (1 + 1e-3, "different")])
+def test_error_is_held_against_the_largest_output(factor: float, status: str):
+    assert compare(dense("Neg"), dense("Neg", weight=f32(8, 6) * np.float32(factor)), power=False).status == status
+
+
+def test_rtol_is_the_callers():
+    b = dense("Neg", weight=f32(8, 6) * np.float32(1.001))
+    assert compare(dense("Neg"), b, rtol=1e-2, power=False).status == "equal"
+
+
+def chaotic(weight: float) -> onnx.ModelProto:
+    """sin(1e6 x): one ulp of the input decides the result."""
+    nodes = [node("Mul", "x k", "h"), node("Sin", "h", "s"), node("Mul", "s w", "y")]
+    return model(
+        nodes, [("x", T.FLOAT, ["N", 64])], [("y", T.FLOAT, ["N", 64])],
+        {"k": np.float32(1e6), "w": np.full(64, weight, np.float32)},
+    )  # fmt: skip
+
+
+def test_noise_makes_an_output_unverified_never_equal():
+    found = compare(chaotic(1.0), chaotic(1.0))
+    assert found.status == "unverified"
+    assert "noise" in found.reason
+
+
+def test_an_error_far_beyond_the_noise_is_different():
+    assert compare(chaotic(1.0), chaotic(1e3), power=False).status == "different"
+
+
+def log(offset: float) -> onnx.ModelProto:
+    nodes = [node("Add", "x offset", "h"), node("Log", "h", "y")]
+    return model(nodes, [("x", T.FLOAT, [4])], [("y", T.FLOAT, [4])], {"offset": np.float32(offset)})
+
+
+def test_nan_and_inf_must_stand_at_the_same_positions():
+    feeds = {"x": np.array([-1, 0, 1, 2], np.float32)}
+    assert compare(log(0), log(0), feeds, power=False).status == "equal"
+    moved = compare(log(0), log(0.5), {"x": np.array([-0.2, 1, 2, 3], np.float32)}, power=False)
+    assert moved.status == "different"
+    assert "NaN" in moved.reason
+
+
+def argmax(weight: np.ndarray) -> onnx.ModelProto:
+    return dense("ArgMax", T.INT64, weight=weight, axis=1, keepdims=0)
+
+
+def test_argmax_may_differ_only_where_the_scores_are_tied():
+    tied = f32(8, 6)
+    tied[:, 1] = tied[:, 0]
+    first, second = tied.copy(), tied.copy()
+    first[:, 0] *= np.float32(1 + 1e-6)
+    second[:, 1] *= np.float32(1 + 1e-6)
+    assert compare(argmax(first), argmax(second), power=False).status == "equal"
+    assert compare(argmax(tied), argmax(np.roll(tied, 1, axis=1)), power=False).status == "different"
+
+
+def test_topk_indices_may_differ_only_where_the_scores_are_tied():
+    def topk(weight: np.ndarray) -> onnx.ModelProto:
+        nodes = [node("MatMul", "x w", "h"), node("TopK", "h k", "v i")]
+        outputs = [("v", T.FLOAT, None), ("i", T.INT64, None)]
+        return model(nodes, [("x", T.FLOAT, ["N", 8])], outputs, {"w": weight, "k": np.array([6])})
+
+    tied = f32(8, 6)
+    tied[:, 1] = tied[:, 0]
+    other = tied.copy()
+    other[:, 1] *= np.float32(1 + 1e-6)
+    assert compare(topk(tied), topk(other), power=False).status == "equal"
+    swapped = tied.copy()
+    swapped[:, [2, 3]] = swapped[:, [3, 2]]
+    assert compare(topk(tied), topk(swapped), power=False).status == "different"
+
+
+def threshold(at: float) -> onnx.ModelProto:
+    return model(
+        [node("Greater", "x t", "y")], [("x", T.FLOAT, [4])], [("y", T.BOOL, [4])], {"t": np.float32(at)}
+    )
+
+
+def test_a_bool_may_flip_only_at_its_threshold():
+    feeds = {"x": np.array([-1, 0.5, 1, 2], np.float32)}
+    assert compare(threshold(0.5), threshold(0.49999), feeds).status == "equal"
+    feeds["x"][1] = 0.45
+    assert compare(threshold(0.5), threshold(0.4), feeds).status == "different"
+
+
+def suppress(limit: float = 0.5, *, backwards: bool = False) -> onnx.ModelProto:
+    """NonMaxSuppression, its rows as they come or in the opposite order."""
+    nodes = [node("NonMaxSuppression", "boxes scores most iou floor", "rows" if backwards else "picked")]
+    if backwards:
+        nodes += [
+            node("Shape", "rows", "shape"), node("Gather", "shape zero", "count"), node("Sub", "count one", "last"),
+            node("Range", "last minus minus", "order"), node("Gather", "rows order", "picked"),
+        ]  # fmt: skip
+    return model(
+        nodes, [("boxes", T.FLOAT, [1, 6, 4]), ("scores", T.FLOAT, [1, 1, 6])], [("picked", T.INT64, [None, 3])],
+        {
+            "most": np.array([6]), "iou": np.array([limit], np.float32), "floor": np.array([0.2], np.float32),
+            "zero": np.int64(0), "one": np.int64(1), "minus": np.int64(-1),
+        },
+    )  # fmt: skip
+
+
+def test_nonmaxsuppression_rows_compare_as_sets():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 4, (1, 6, 2))
+    feeds = {
+        "boxes": np.concatenate([corner, corner + 1.5], -1).astype(np.float32),
+        "scores": rng.uniform(0.3, 1, (1, 1, 6)).astype(np.float32),
+    }
+    assert compare(suppress(), suppress(backwards=True), feeds).status == "equal"
+    assert compare(suppress(), suppress(0.0), feeds).status == "different"
+
+
+def saturating(scale: float) -> onnx.ModelProto:
+    """sigmoid(50 + s x w): every output is 1, whatever s."""
+    nodes = [
+        node("MatMul", "x w", "h"), node("Mul", "h s", "m"), node("Add", "m fifty", "z"), node("Sigmoid", "z", "y"),
+    ]  # fmt: skip
+    return model(
+        nodes, [("x", T.FLOAT, ["N", 8])], [("y", T.FLOAT, ["N", 6])],
+        {"w": f32(8, 6), "s": np.float32(scale), "fifty": np.float32(50)},
+    )  # fmt: skip
+
+
+def test_inner_values_show_what_a_saturated_output_hides():
+    blind = compare(saturating(1.0), saturating(1.1), intermediates=False)
+    assert blind.status == "equal"
+    assert blind.power == 0.0
+    seeing = compare(saturating(1.0), saturating(1.1))
+    assert seeing.status == "different"
+    assert "inner value" in seeing.reason
+    assert_equivalent(saturating(1.0), saturating(1.0), min_power=0.5)
+
+
+def test_a_name_that_a_fused_operator_took_over_is_not_compared():
+    nodes = [node("MatMul", "x w", "h"), node("Mul", "h two", "d"), node("Relu", "d", "y")]
+    ports = [("x", T.FLOAT, ["N", 8])], [("y", T.FLOAT, ["N", 6])]
+    a = model(nodes, *ports, {"w": f32(8, 6), "two": np.float32(2)})
+    b = model([node("MatMul", "x w", "h"), node("Relu", "h", "y")], *ports, {"w": 2 * f32(8, 6)})
+    assert compare(a, b, power=False).status == "equal"
+
+
+def quantized(weight: np.ndarray) -> onnx.ModelProto:
+    nodes = [
+        node("QuantizeLinear", "x sx zx", "xq"), node("DequantizeLinear", "xq sx zx", "xd"),
+        node("DequantizeLinear", "wq sw zw", "wd"), node("MatMul", "xd wd", "y"),
+    ]  # fmt: skip
+    return model(
+        nodes, [("x", T.FLOAT, ["N", 8])], [("y", T.FLOAT, ["N", 6])],
+        {"sx": np.float32(0.03), "zx": np.uint8(128), "sw": np.float32(0.01), "zw": np.int8(0), "wq": weight},
+    )  # fmt: skip
+
+
+def test_quantized_arithmetic_is_compared_without_optimizations():
+    weight = np.random.default_rng(0).integers(-128, 128, (8, 6)).astype(np.int8)
+    other = weight.copy()
+    other[0, 0] ^= 8
+    assert_equivalent(quantized(weight), quantized(weight), min_power=0.9)
+    assert compare(quantized(weight), quantized(other), power=False).status == "different"
+
+
+def test_float16_is_judged_by_its_own_epsilon():
+    def half(factor: float) -> onnx.ModelProto:
+        nodes = [node("MatMul", "x w", "y")]
+        w = (f32(8, 6) * factor).astype(np.float16)
+        return model(nodes, [("x", T.FLOAT16, ["N", 8])], [("y", T.FLOAT16, ["N", 6])], {"w": w})
+
+    assert compare(half(1.0), half(1.0005), power=False).status == "equal"
+    assert compare(half(1.0), half(1.02), power=False).status == "different"
+
+
+def test_bfloat16_outputs_are_read():
+    nodes = [node("MatMul", "x w", "h"), node("Cast", "h", "y", to=T.BFLOAT16)]
+    ports = [("x", T.FLOAT, ["N", 8])], [("y", T.BFLOAT16, ["N", 6])]
+    a = model(nodes, *ports, {"w": f32(8, 6)})
+    b = model(nodes, *ports, {"w": f32(8, 6) * 2})
+    assert compare(a, a).status == "equal"
+    assert compare(a, b).status == "different"
+
+
+def random_normal(**attrs: float) -> onnx.ModelProto:
+    nodes = [node("RandomNormalLike", "x", "r", **attrs), node("Add", "x r", "y"), node("Relu", "x", "z")]
+    return model(nodes, [("x", T.FLOAT, [64])], [("y", T.FLOAT, [64]), ("z", T.FLOAT, [64])])
+
+
+def test_random_operators_leave_their_outputs_unverified():
+    found = compare(random_normal(), random_normal())
+    assert found.status == "unverified"
+    assert {o.name: o.status for o in found.outputs} == {"y": "unverified", "z": "equal"}
+    assert compare(random_normal(seed=3.0), random_normal(seed=3.0)).status == "equal"
+
+
+@pytest.mark.parametrize("b", [
+    model([node("Neg", "x", "z")], [("x", T.FLOAT, [2])], [("z", T.FLOAT, [2])]),
+    model([node("Neg", "x", "y")], [("x", T.DOUBLE, [2])], [("y", T.DOUBLE, [2])]),
+    model([node("Neg", "x", "y")], [("x", T.FLOAT, [2, 1])], [("y", T.FLOAT, [2, 1])]),
+    model([node("Neg", "x", "y")], [("x", T.FLOAT, [3])], [("y", T.FLOAT, [3])]),
+])  # fmt: skip
+def test_another_interface_is_different(b: onnx.ModelProto):
+    a = model([node("Neg", "x", "y")], [("x", T.FLOAT, [2])], [("y", T.FLOAT, [2])])
+    found = compare(a, b)
+    assert found.status == "different"
+    assert "became" in found.reason
+
+
+def unknown() -> onnx.ModelProto:
+    proto = model([node("Mystery", "x", "y")], [("x", T.FLOAT, [2])], [("y", T.FLOAT, [2])])
+    proto.graph.node[0].domain = "nowhere"
+    proto.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
+    return proto
+
+
+def test_what_cannot_run_is_unverified_and_says_why():
+    found = compare(unknown(), unknown())
+    assert found.status == "unverified"
+    assert "Mystery" in found.reason
+    assert "\n" not in found.reason
+
+
+def test_a_candidate_that_fails_where_the_original_runs_is_different():
+    a = model([node("Neg", "x", "y")], [("x", T.FLOAT, [2])], [("y", T.FLOAT, [2])])
+    assert compare(a, unknown()).status == "different"
+
+
+def test_no_feeds_found_is_unverified():
+    nodes = [node("Reshape", "x shape", "y")]
+    a = model(nodes, [("x", T.FLOAT, [5])], [("y", T.FLOAT, None)], {"shape": np.array([7])})
+    found = compare(a, a)
+    assert found.status == "unverified"
+
+
+def test_min_sqnr_judges_lossy_candidates():
+    b = dense("Neg", weight=f32(8, 6) + f32(8, 6, seed=5, scale=0.01))
+    assert compare(dense("Neg"), b, min_sqnr=30, power=False).status == "equal"
+    assert compare(dense("Neg"), b, min_sqnr=60, power=False).status == "different"
+
+
+def test_forms_of_given_inputs(tmp_path: Path):
+    a, x = dense("Neg"), f32(3, 8)
+    np.savez(tmp_path / "x.npz", x=x)
+    np.save(tmp_path / "x.npy", x)
+    for inputs in ({"x": x}, [{"x": x}], iter([{"x": x}]), tmp_path / "x.npz", str(tmp_path / "x.npy")):
+        found = compare(a, a, inputs, power=False)
+        assert (found.status, found.samples, found.shapes[0]["x"]) == ("equal", 1, (3, 8))
+    assert compare(a, a, {"x": f32(5, 3, 8)}, power=False).samples == 5
+
+
+@pytest.mark.parametrize("inputs", [
+    {"z": f32(3, 8)}, {"x": f32(3, 7)}, {"x": f32(8)}, {"x": np.zeros((3, 8), np.int64)}, [], [1], 3, "nowhere.npz",
+])  # fmt: skip
+def test_unfit_inputs_are_told_in_one_line(inputs: object):
+    with pytest.raises(InputError) as caught:
+        compare(dense("Neg"), dense("Neg"), inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_forms_of_models_and_bad_files(tmp_path: Path):
+    import onnx_ir
+
+    proto = dense("Neg")
+    onnx.save(proto, tmp_path / "m.onnx")
+    forms = (tmp_path / "m.onnx", str(tmp_path / "m.onnx"), proto.SerializeToString(), onnx_ir.from_proto(proto))
+    for form in forms:
+        assert compare(proto, form, power=False)
+    (tmp_path / "text.onnx").write_text("no model at all")
+    for bad in (tmp_path, tmp_path / "none.onnx", tmp_path / "text.onnx", b"", 3):
+        with pytest.raises(ModelError) as caught:
+            compare(proto, bad)
+        assert "\n" not in str(caught.value)
+
+
+def test_external_weights_are_read_where_they_lie(tmp_path: Path):
+    proto = cnn()
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert_equivalent(cnn(), tmp_path / "m.onnx")
+    bare = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    assert_equivalent(tmp_path / "m.onnx", bare, min_power=0.9)
+
+
+def test_the_models_are_left_alone():
+    a = cnn()
+    before = a.SerializeToString()
+    compare(a, a)
+    assert a.SerializeToString() == before
+
+
+def test_the_same_seed_gives_the_same_answer():
+    first, second = (compare(cnn(), cnn(), seed=5).to_dict() for _ in range(2))
+    first.pop("seconds"), second.pop("seconds")
+    assert first == second
+
+
+def test_assert_equivalent_tells_what_differs():
+    with pytest.raises(AssertionError, match="output y: error"):
+        assert_equivalent(cnn(), cnn(1e-1))
+    with pytest.raises(AssertionError, match="power"):
+        assert_equivalent(saturating(1.0), saturating(1.0), min_power=0.9, intermediates=False)

@@ -1,0 +1,134 @@
+"""Made-up inputs: the original must really run on them, and they must mean what the operators want."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto as T
+
+from graphopt.equivalence import synthesise
+from graphopt.errors import InputError
+from tests.equivalence.nets import f32, model, node
+
+
+def embedding() -> onnx.ModelProto:
+    """Token ids, shifted by two, through Cast and Reshape into a table of 50 rows; a mask; token types."""
+    nodes = [
+        node("Cast", "ids", "i", to=T.INT64), node("Add", "i two", "j"), node("Reshape", "j flat", "k"),
+        node("Gather", "table k", "e"), node("Gather", "kinds types", "t"), node("Reshape", "t rows", "t2"),
+        node("Cast", "mask", "m", to=T.FLOAT), node("Reshape", "m column", "mc"), node("Sub", "one mc", "inv"),
+        node("Add", "e t2", "s"), node("Mul", "s inv", "y"),
+    ]  # fmt: skip
+    shape = ["batch", "seq"]
+    return model(
+        nodes, [("ids", T.INT32, shape), ("types", T.INT64, shape), ("mask", T.INT64, shape)],
+        [("y", T.FLOAT, None)],
+        {
+            "two": np.int64(2), "flat": np.array([-1]), "table": f32(50, 4), "kinds": f32(2, 4),
+            "rows": np.array([-1, 4]), "column": np.array([-1, 1]), "one": np.float32(1),
+        },
+    )  # fmt: skip
+
+
+def test_ids_stay_below_their_table_and_masks_are_binary():
+    feeds = synthesise(embedding(), 6)
+    assert len(feeds) == 6
+    ids = np.concatenate([f["ids"].ravel() for f in feeds])
+    assert ids.min() >= 0
+    assert 20 < ids.max() < 48
+    assert {int(v) for f in feeds for v in f["types"].ravel()} == {0, 1}
+    assert {int(v) for f in feeds for v in f["mask"].ravel()} == {0, 1}
+
+
+def test_symbolic_dims_agree_by_name_and_vary():
+    shapes = [{n: v.shape for n, v in f.items()} for f in synthesise(embedding(), 4)]
+    assert all(len(set(s.values())) == 1 for s in shapes)
+    assert {s["ids"][0] for s in shapes} >= {1, 2, 3}
+    lengths = {s["ids"][1] for s in shapes}
+    assert 1 in lengths and any(n > 1 and n % 2 for n in lengths)
+
+
+def test_the_same_seed_gives_the_same_feeds():
+    first, second, other = synthesise(embedding(), 2), synthesise(embedding(), 2), synthesise(embedding(), 2, seed=1)
+    assert all(np.array_equal(a[n], b[n]) for a, b in zip(first, second) for n in a)
+    assert not np.array_equal(first[0]["ids"], other[0]["ids"])
+
+
+def test_rates_come_from_what_they_are_compared_with():
+    def branch(value: float) -> onnx.GraphProto:
+        value_node = node("Constant", "", "out", value=onnx.numpy_helper.from_array(np.float32(value)))
+        value_node.ClearField("input")
+        value_node.output[0] = f"o{int(value)}"
+        out = onnx.helper.make_tensor_value_info(f"o{int(value)}", T.FLOAT, [])
+        return onnx.helper.make_graph([value_node], "b", [], [out])
+
+    nodes = [
+        node("Equal", "sr rate", "c"), node("If", "c", "f", then_branch=branch(1), else_branch=branch(2)),
+        node("Mul", "x f", "y"),
+    ]  # fmt: skip
+    net = model(
+        nodes, [("x", T.FLOAT, [4]), ("sr", T.INT64, [])], [("y", T.FLOAT, [4])], {"rate": np.int64(16000)}
+    )
+    assert {int(f["sr"]) for f in synthesise(net, 2)} == {8000, 16000}
+
+
+def test_past_and_total_lengths_are_related():
+    nodes = [node("Concat", "past x", "all", axis=1), node("Mul", "all m", "y")]
+    net = model(
+        nodes,
+        [
+            ("x", T.FLOAT, ["batch", "sequence_length"]), ("past", T.FLOAT, ["batch", "past_sequence_length"]),
+            ("m", T.FLOAT, ["batch", "past_sequence_length + sequence_length"]),
+        ],
+        [("y", T.FLOAT, None)],
+    )  # fmt: skip
+    for feed in synthesise(net, 3):
+        assert feed["m"].shape[1] == feed["x"].shape[1] + feed["past"].shape[1]
+
+
+def test_sizes_are_searched_until_the_model_runs():
+    nodes = [node("Reshape", "x shape", "r"), node("MatMul", "r w", "y")]
+    net = model(
+        nodes, [("x", T.FLOAT, ["batch", 3, "h", "w"])], [("y", T.FLOAT, None)],
+        {"shape": np.array([0, 3 * 224 * 224]), "w": f32(3 * 224 * 224, 2, scale=0.01)},
+    )  # fmt: skip
+    assert synthesise(net, 2)[1]["x"].shape[2:] == (224, 224)
+
+
+def test_graph_indexes_stay_below_the_number_of_nodes():
+    nodes = [
+        node("MatMul", "x w", "h"), node("Gather", "edges zero", "src", axis=0), node("Gather", "h src", "y", axis=0),
+    ]  # fmt: skip
+    net = model(
+        nodes, [("x", T.FLOAT, ["num_nodes", 5]), ("edges", T.INT64, [2, "num_edges"])], [("y", T.FLOAT, None)],
+        {"w": f32(5, 3), "zero": np.int64(0)},
+    )  # fmt: skip
+    for feed in synthesise(net):
+        assert feed["edges"].max() < feed["x"].shape[0]
+
+
+def test_unknown_bounds_are_learned_from_the_runtime():
+    nodes = [node("NonZero", "table", "nz"), node("Gather", "nz ids", "y", axis=1)]
+    net = model(nodes, [("ids", T.INT64, [40])], [("y", T.INT64, None)], {"table": np.array([1, 0, 1, 1])})
+    assert max(int(f["ids"].max()) for f in synthesise(net)) <= 2
+
+
+@pytest.mark.parametrize("elem", [T.UINT8, T.INT8, T.BOOL, T.STRING, T.DOUBLE, T.FLOAT16, T.INT32, T.UINT64])
+def test_every_dtype_is_fed(elem: int):
+    net = model([node("Identity", "x", "y")], [("x", elem, [2, 3])], [("y", elem, [2, 3])])
+    assert synthesise(net, 2)[0]["x"].shape == (2, 3)
+
+
+def test_sequences_are_fed():
+    value = onnx.helper.make_tensor_sequence_value_info("s", T.FLOAT, [2, 3])
+    out = onnx.helper.make_tensor_value_info("y", T.FLOAT, None)
+    graph = onnx.helper.make_graph([node("ConcatFromSequence", "s", "y", axis=0)], "g", [value], [out])
+    net = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    assert isinstance(synthesise(net, 1)[0]["s"], list)
+
+
+def test_a_model_that_never_runs_is_told():
+    net = model([node("Reshape", "x s", "y")], [("x", T.FLOAT, [5])], [("y", T.FLOAT, None)], {"s": np.array([7])})
+    with pytest.raises(InputError, match="no inputs were found"):
+        synthesise(net)
