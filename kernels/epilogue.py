@@ -33,8 +33,9 @@ class Requantize:
     """8-bit output as QLinearConv and QLinearMatMul define it.
 
     y = clamp(round_half_even(float32(acc) · scale) + zero_point, low, high): `scale` is float32 per channel, which
-    the caller computes as float32(x_scale · w_scale) / y_scale in float32. `low` and `high` default to the dtype's limits;
-    Relu and Clip narrow them. `table`, 256 bytes indexed by y's bits, is a function of y such as a quantized Sigmoid.
+    the caller computes as float32(x_scale · w_scale) / y_scale in float32. `low` and `high` default to the limits of
+    the dtype; Relu and Clip narrow them. `table`, 256 bytes indexed by y's bits, is a function of y such as a
+    quantized Sigmoid.
     """
 
     scale: Array

@@ -24,45 +24,14 @@ _NARROW_PIXEL = 16  # input channels below which whole lines of taps are read fr
 _UNITS = 8  # shares of a step that two workers can divide evenly
 _WIDEN_TILE = 16384
 
-_FIELDS = tuple(
-    [
-        "x",
-        "x_wide",
-        "y",
-        "residual",
-        "row_scales",
-        "row_zeros",
-        "border",
-        "border_wide",
-        "table",
-        "panels",
-        "taps",
-        "tap_count",
-        "planes",
-        "height",
-        "width",
-        "pixel",
-        "out_height",
-        "out_width",
-        "stride_y",
-        "stride_x",
-        "pad_y",
-        "pad_x",
-        "tall",
-        "tall_tiles",
-        "tiles",
-        "block",
-        "chunks",
-        "panel_count",
-        "element",
-        "y_pixel",
-        "r_pixel",
-        "wide",
-        "stage",
-        "scratch",
-        "scratch_bytes",
-    ]
+# fmt: off
+_FIELDS = (
+    "x", "x_wide", "y", "residual", "row_scales", "row_zeros", "border", "border_wide", "table", "panels", "taps",
+    "tap_count", "planes", "height", "width", "pixel", "out_height", "out_width", "stride_y", "stride_x", "pad_y",
+    "pad_x", "tall", "tall_tiles", "tiles", "block", "chunks", "panel_count", "element", "y_pixel", "r_pixel", "wide",
+    "stage", "scratch", "scratch_bytes",
 )
+# fmt: on
 MULTIPLY = Kernel(
     "graphopt.kernels.loops.product:multiply",
     {name: "i64*" if name in ("panels", "taps") else "i64" for name in _FIELDS},
@@ -117,20 +86,21 @@ def prepare_matmul(
     weight_zero_point: int | Array = 0,
     transposed: bool = False,
     y_stride: int | None = None,
+    source: str = "x",
     level: Level | None = None,
 ) -> Routine:
     """y[rows, N] = epilogue(Σ_k (x[m, k] − x_zero) · (w[k, n] − w_zero[n]) + bias[n]).
 
     x is u8 or s8 [rows, K] in buffer x; `weights` is s8 or u8 [K, N] ([N, K] if `transposed`); bias is int32 [N]. A
     batch of matrices that share their weights is so many more rows. `y_stride` is the length of an output row in
-    elements when y is part of something wider.
+    elements when y is part of something wider; `source` is the buffer that x lies in.
     """
     matrix = np.asarray(weights, np.int32).T if transposed else np.asarray(weights, np.int32)
     depth, channels = matrix.shape
     centred = (matrix - np.asarray(weight_zero_point, np.int32)).reshape(1, 1, depth, channels)
     image = _Image(1, 1, max(rows, 1), depth, 1, rows)
     taps = np.zeros((1, 3), np.int64)
-    return _prepare(image, taps, centred, activations, output, bias, y_stride, level or select_level())
+    return _prepare(image, taps, centred, activations, output, bias, y_stride, level or select_level(), source)
 
 
 def prepare_conv(

@@ -1,0 +1,64 @@
+"""DynamicQuantizeLinear: float32 rows to uint8 with a scale and a zero point found while running."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.kernels.loops.memory import f32_at, u8_at
+
+LANES = 64  # independent running extremes, so that the search vectorizes
+
+
+def extremes(lo, hi, worker, x, found, columns, scratch, scratch_bytes):
+    """found[2 r] = least, found[2 r + 1] = greatest of row r and 0; a tile is one row."""
+    lanes = f32_at(scratch + worker * scratch_bytes)
+    for row in range(lo, hi):
+        values = f32_at(x + 4 * row * columns)
+        for k in range(LANES):
+            lanes[k] = np.float32(0)
+            lanes[LANES + k] = np.float32(0)
+        whole = columns // LANES * LANES
+        for i in range(0, whole, LANES):
+            for k in range(LANES):
+                v = values[i + k]
+                lanes[k] = v if v < lanes[k] else lanes[k]
+                lanes[LANES + k] = v if v > lanes[LANES + k] else lanes[LANES + k]
+        least, greatest = np.float32(0), np.float32(0)
+        for i in range(whole, columns):
+            least = values[i] if values[i] < least else least
+            greatest = values[i] if values[i] > greatest else greatest
+        for k in range(LANES):
+            least = lanes[k] if lanes[k] < least else least
+            greatest = lanes[LANES + k] if lanes[LANES + k] > greatest else greatest
+        found[2 * row] = least
+        found[2 * row + 1] = greatest
+
+
+def quantize_rows(lo, hi, worker, x, y, row_scales, row_zeros, found, rows, columns, per_row):
+    """Rows lo … hi − 1 to uint8, by their own extremes or by those of all rows."""
+    least, greatest = np.float32(0), np.float32(0)
+    if per_row == 0:
+        for row in range(rows):
+            least = found[2 * row] if found[2 * row] < least else least
+            greatest = found[2 * row + 1] if found[2 * row + 1] > greatest else greatest
+    for row in range(lo, hi):
+        if per_row != 0:
+            least, greatest = found[2 * row], found[2 * row + 1]
+        scale = np.float32(np.float32(greatest - least) / np.float32(255))
+        scale = scale if scale > np.float32(0) else np.float32(1)
+        zero = np.rint(np.float32(-least / scale))
+        zero = zero if zero < np.float32(255) else np.float32(255)
+        zero = zero if zero > np.float32(0) else np.float32(0)
+        row_scales[row] = scale
+        row_zeros[row] = np.int32(zero)
+        low, high = np.float32(-zero), np.float32(np.float32(255) - zero)
+        shift = np.int32(zero)
+        source, sink = f32_at(x + 4 * row * columns), u8_at(y + row * columns)
+        for i in range(columns):
+            v = np.float32(source[i] / scale)
+            v = v if v == v else np.float32(0)
+            v = v if v > low else low
+            v = v if v < high else high
+            sink[i] = np.uint8(np.int32(np.rint(v)) + shift)
