@@ -114,15 +114,12 @@ def suppress(limit: float = 0.5, *, backwards: bool = False) -> onnx.ModelProto:
     """NonMaxSuppression, its rows as they come or in the opposite order."""
     nodes = [node("NonMaxSuppression", "boxes scores most iou floor", "rows" if backwards else "picked")]
     if backwards:
-        nodes += [
-            node("Shape", "rows", "shape"), node("Gather", "shape zero", "count"), node("Sub", "count one", "last"),
-            node("Range", "last minus minus", "order"), node("Gather", "rows order", "picked"),
-        ]  # fmt: skip
+        nodes.append(node("Slice", "rows minus far zero minus", "picked"))
     return model(
         nodes, [("boxes", T.FLOAT, [1, 6, 4]), ("scores", T.FLOAT, [1, 1, 6])], [("picked", T.INT64, [None, 3])],
         {
             "most": np.array([6]), "iou": np.array([limit], np.float32), "floor": np.array([0.2], np.float32),
-            "zero": np.int64(0), "one": np.int64(1), "minus": np.int64(-1),
+            "zero": np.array([0]), "minus": np.array([-1]), "far": np.array([-100]),
         },
     )  # fmt: skip
 
