@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.compiler import Kernel, MicroKernel
+from graphopt.kernels.epilogue import Accumulate, Dequantize, Output, Requantize
 from graphopt.kernels.levels import Level, select_level
-from graphopt.kernels.quantization import Quantization, aligned_table, table_address
+from graphopt.kernels.product import Activations
+from graphopt.kernels.quantization import aligned_table, table_address
 from graphopt.kernels.records import Panel
 from graphopt.kernels.steps import LINE, SCRATCH, SLACK, Argument, Buffer, Routine, Step, aligned_empty
 from graphopt.kernels.windows import Image, Window
@@ -27,7 +29,6 @@ from graphopt.kernels.winograd_algebra import (
 from graphopt.kernels.winograd_blocks import Blocks, choose_blocks
 
 Array = npt.NDArray[Any]
-Output = Literal["q8", "i32", "f32"]
 
 WINOGRAD = Kernel(
     "graphopt.kernels.loops.winograd:convolve",
@@ -48,77 +49,51 @@ _AHEAD = 4096  # bytes of weights prefetched before their use
 _SHARES = 4  # units of work wanted at least, so that two to four workers have some
 
 
-@dataclass(frozen=True, slots=True)
-class Residual:
-    """A tensor of y's shape added after the convolution is quantized: y = q(dq(convolution) + dq(r)).
-
-    `inner` quantizes the convolution itself, `r` the tensor in buffer r; `y_scale` is the scale of the sum.
-    """
-
-    inner: Quantization
-    r: Quantization
-    y_scale: float
-
-
 def prepare_winograd(
-    image: Image,
+    x_shape: Sequence[int],
     weights: Array,
-    scale: Array,
+    activations: Activations,
+    output: Output,
     *,
-    pads: tuple[int, int, int, int] = (1, 1, 1, 1),
-    x_zero_point: int,
-    x_signed: bool = False,
-    weight_zero_point: Array | int = 0,
     bias: Array | None = None,
-    output: Output = "q8",
-    y_zero_point: int = 0,
-    y_signed: bool = False,
-    clamp: tuple[float, float] | None = None,
-    float_bias: Array | None = None,
-    residual: Residual | None = None,
-    table: Array | None = None,
+    weight_zero_point: int | Array = 0,
+    pads: Sequence[int] = (1, 1, 1, 1),
     variant: Variant | None = None,
     on_the_fly: bool = False,
-    level: str | None = None,
+    level: Level | None = None,
 ) -> Routine:
-    """ONNX QLinearConv (or ConvInteger) of kernel 3×3, strides and dilations 1, one group; pads top, left, bottom, right.
+    """`product.prepare_conv` for kernel 3×3, strides and dilations 1, one group: the same buffers, the same bits.
 
-    x: image.shape bytes (u8, or s8 if `x_signed`); y: [N, H', W', O]; weights: u8 or s8 [O, C, 3, 3] with
-    weight_zero_point one or [O]; bias: int32 [O] in units of x_scale · w_scale; scale: float32 [O].
-
-    With sum = Σ (x − x_zero_point)(w − weight_zero_point) + bias, exact, padding being the zero point:
-    output "q8": y = saturate(round_half_even(float32(sum) · scale) + y_zero_point), within `clamp` if given, then through
-    `table` (256 bytes) or after adding `residual`; "f32": min(max(float32(sum) · scale + float_bias, low), high) with
-    clamp = (low, high); "i32": sum.
+    x_shape is (N, H, W, C), weights are [O, C, 3, 3], s8 or u8 with a zero point per tensor or per output channel; pads
+    are (top, left, bottom, right), filled with the activations' zero point; y is dense [N, H', W', O].
 
     variant: F4 or F2, else F4 where it is exact, else F2. on_the_fly keeps int8 weights and transforms them during the
-    run: a quarter (F4: an eighth) of the memory. Raises NotExact where the weights do not fit the variant.
+    run: an eighth of the memory for F4, 9 / 32 for F2. Raises NotExact where weights, bias or scales do not fit the
+    variant (use prepare_conv then), ValueError for shapes that do not fit together or dynamic rows.
     """
-    selected = select_level(level)
-    whole = weights.astype(np.int32) - np.asarray(weight_zero_point, np.int32).reshape(-1, 1, 1, 1)
-    if whole.shape[1:] != (image.channels, 3, 3):
-        raise ValueError(f"weights must be [O, {image.channels}, 3, 3], got {list(whole.shape)}")
-    biases = np.zeros(len(whole), np.int64) if bias is None else bias.astype(np.int64)
-    variant = _fitting(variant, whole, biases, x_zero_point, x_signed)
-    if on_the_fly and whole.size and (whole.min() < -128 or whole.max() > 127):
+    level = level or select_level()
+    batch, height, width_in, channels = (int(size) for size in x_shape)
+    image = Image(batch, height, width_in, channels)
+    centred = np.asarray(weights, np.int32) - np.asarray(weight_zero_point, np.int32).reshape(-1, 1, 1, 1)
+    if centred.shape[1:] != (channels, 3, 3):
+        raise ValueError(f"weights must be [O, {channels}, 3, 3], got {list(centred.shape)}")
+    if isinstance(output, Dequantize) and output.dynamic:
+        raise ValueError("Winograd mixes rows, so they cannot have scales of their own")
+    signed, zero_point = activations.flip != 0, activations.zero_point
+    biases = np.broadcast_to(np.asarray(0 if bias is None else bias, np.int64), (len(centred),))
+    variant = _fitting(variant, centred, biases, zero_point, signed)
+    if on_the_fly and centred.size and (centred.min() < -128 or centred.max() > 127):
         raise NotExact("weights less their zero point leave int8, so they cannot be kept plain")
-    if output == "q8" and table is not None and residual is not None:
-        raise ValueError("a table and a residual exclude each other")
-    target = Window((3, 3), pads=pads).output(image)
-    target = Image(target.batch, target.height, target.width, len(whole))
-    folded = (biases - x_zero_point * whole.reshape(len(whole), -1).sum(1, dtype=np.int64)) << variant.shift
-    scales = np.broadcast_to(np.asarray(scale, np.float32), len(whole)) / np.float32(1 << variant.shift)
-    if output != "i32" and not (np.isfinite(scales).all() and (scales >= np.finfo(np.float32).tiny).all()):
-        raise NotExact("a scale is too small to be divided by a power of two exactly, or not positive and finite")
-    vectors = min(selected.vectors, -(-max(1, len(whole)) // selected.lanes))
-    width = vectors * selected.lanes
-    limits = _limits(output, y_zero_point, y_signed, clamp)
-    records = _records(folded, scales, float_bias, width, limits, y_zero_point, residual)
+    target = Window((3, 3), pads=(pads[0], pads[1], pads[2], pads[3])).output(image)
+    target = Image(target.batch, target.height, target.width, len(centred))
+    if target.size == 0:
+        return Routine(())
+    folded = (biases - zero_point * centred.reshape(len(centred), -1).sum(1, dtype=np.int64)) << variant.shift
+    vectors = min(level.vectors, -(-len(centred) // level.lanes))
+    records = _records(folded, variant, output, vectors * level.lanes)
     return _routine(
-        selected, variant, image, target, whole, records, vectors,
-        pads=pads, x_zero_point=x_zero_point, x_signed=x_signed, output=output, residual=residual, table=table,
-        on_the_fly=on_the_fly,
-    )  # fmt: skip
+        level, variant, image, target, centred, records, vectors, activations, output, (pads[0], pads[1]), on_the_fly
+    )
 
 
 def _fitting(variant: Variant | None, weights: Array, bias: Array, zero_point: int, signed: bool) -> Variant:
@@ -132,49 +107,57 @@ def _fitting(variant: Variant | None, weights: Array, bias: Array, zero_point: i
     return variant
 
 
-def _limits(output: Output, zero_point: int, signed: bool, clamp: tuple[float, float] | None) -> tuple[float, float]:
-    if output != "q8":
-        return clamp or (-np.inf, np.inf)
-    low, high = (-128, 127) if signed else (0, 255)
-    if clamp is not None:
-        low, high = max(low, int(clamp[0])), min(high, int(clamp[1]))
-    return low - zero_point, high - zero_point
-
-
 def _bits(value: float) -> int:
     return int(np.float32(value).view(np.uint32))
 
 
-def _records(
-    bias: Array, scale: Array, float_bias: Array | None, width: int, limits: tuple[float, float], zero_point: int,
-    residual: Residual | None,
-) -> npt.NDArray[np.uint8]:  # fmt: skip
+def _scales(output: Output, variant: Variant, count: int) -> npt.NDArray[np.float32] | None:
+    """The channels' scales over the power of two that Winograd leaves; exact unless the quotient is subnormal."""
+    if isinstance(output, Accumulate):
+        return None
+    whole = np.broadcast_to(np.asarray(output.scale, np.float32), (count,))
+    scales = (whole / np.float32(1 << variant.shift)).astype(np.float32)
+    if not np.array_equal(scales * np.float32(1 << variant.shift), whole):
+        raise NotExact(f"F({variant.m}×{variant.m}, 3×3): a scale is too small or not finite")
+    return scales
+
+
+def _records(folded: Array, variant: Variant, output: Output, width: int) -> npt.NDArray[np.uint8]:
     """The panels' records and the channels' constants behind them, in one piece of memory that holds its addresses."""
-    panels = -(-len(bias) // width)
+    count = len(folded)
+    panels = -(-count // width)
     head = panels * Panel.WORDS * 8
-    head += -head % LINE
-    memory = aligned_empty(head + 3 * 4 * panels * width)
-    columns = memory[head:].view(np.uint32).reshape(3, panels, width)
-    for column, values in zip(columns, (bias.astype(np.uint64), scale, float_bias), strict=True):
-        if values is None:
-            continue
-        flat = column.reshape(-1)
-        kind = np.uint32 if values.dtype == np.uint64 else np.float32
-        flat.view(kind)[: len(bias)] = values.astype(kind)
-    table = memory[: panels * Panel.WORDS * 8].view(np.int64).reshape(panels, Panel.WORDS)
+    memory = aligned_empty(head + -head % LINE + 3 * 4 * panels * width)
+    columns = memory[head + -head % LINE :].reshape(3, panels * width * 4)
+    columns[0].view(np.uint32)[:count] = folded.astype(np.uint64).astype(np.uint32)  # modulo 2^32
+    scales = _scales(output, variant, count)
+    if scales is not None:
+        columns[1].view(np.float32)[:count] = scales
+    if isinstance(output, Dequantize) and output.bias is not None:
+        columns[2].view(np.float32)[:count] = output.bias
+    table = memory[:head].view(np.int64).reshape(panels, Panel.WORDS)
     for panel, row in enumerate(table):
         for word, column in zip((Panel.BIAS, Panel.SCALE, Panel.FLOAT_BIAS), columns, strict=True):
-            row[word] = column[panel].ctypes.data
-        row[Panel.LOW], row[Panel.HIGH] = _bits(limits[0]), _bits(limits[1])
-        row[Panel.ZERO] = zero_point
-        if residual is not None:
-            inner, r = residual.inner, residual.r
-            row[Panel.INNER_LOW], row[Panel.INNER_HIGH] = (
-                _bits(inner.low - inner.zero_point), _bits(inner.high - inner.zero_point),
-            )  # fmt: skip
-            row[Panel.INNER_SCALE], row[Panel.Y_SCALE] = _bits(inner.scale), _bits(residual.y_scale)
-            row[Panel.R_SCALE], row[Panel.R_ZERO] = _bits(r.scale), _bits(r.zero_point)
+            row[word] = column.ctypes.data + 4 * width * panel
+        if isinstance(output, Dequantize):
+            row[Panel.LOW], row[Panel.HIGH] = _bits(output.low), _bits(output.high)
+        if isinstance(output, Requantize):
+            _limits(row, output)
     return memory
+
+
+def _limits(row: npt.NDArray[np.int64], output: Requantize) -> None:
+    low, high = output.limits
+    row[Panel.LOW], row[Panel.HIGH] = _bits(low - output.zero_point), _bits(high - output.zero_point)
+    row[Panel.ZERO] = output.zero_point
+    other = output.residual
+    if other is None:
+        return
+    info = np.iinfo(other.inner_dtype)
+    row[Panel.INNER_LOW] = _bits(info.min - other.inner_zero_point)
+    row[Panel.INNER_HIGH] = _bits(info.max - other.inner_zero_point)
+    row[Panel.INNER_SCALE], row[Panel.R_SCALE] = _bits(other.inner_scale), _bits(other.scale)
+    row[Panel.R_ZERO], row[Panel.Y_SCALE] = _bits(other.zero_point), _bits(other.y_scale)
 
 
 def _odd_lines(size: int) -> int:
@@ -216,10 +199,13 @@ def _product_record(
 
 def _routine(
     level: Level, variant: Variant, image: Image, target: Image, weights: Array, records: npt.NDArray[np.uint8],
-    vectors: int, *, pads: tuple[int, int, int, int], x_zero_point: int, x_signed: bool, output: Output,
-    residual: Residual | None, table: Array | None, on_the_fly: bool,
+    vectors: int, activations: Activations, output: Output, pads: tuple[int, int], on_the_fly: bool,
 ) -> Routine:  # fmt: skip
-    m, width, item = variant.m, vectors * level.lanes, 1 if output == "q8" else 4
+    requantize = output if isinstance(output, Requantize) else None
+    residual = requantize.residual if requantize else None
+    table = requantize.table if requantize else None
+    form = {Requantize: "q8", Dequantize: "f32", Accumulate: "i32"}[type(output)]
+    m, width, item = variant.m, vectors * level.lanes, 1 if requantize else 4
     panels = -(-len(weights) // width)
     depth = -(-image.channels // (2 * Product.UNROLL)) * 2 * Product.UNROLL
     tiles = target.batch * -(-target.height // m) * -(-target.width // m)
@@ -236,7 +222,7 @@ def _routine(
         "dump": len(weights) * item,
         "staging": pixels * width * item,
     })  # fmt: skip
-    kind = "" if residual is None else "s8" if residual.r.signed else "u8"
+    kind = "" if residual is None else "s8" if np.dtype(residual.dtype) == np.int8 else "u8"
     units = -(-tiles // blocks.block)
     splits = _shares(units, panels) if units else 1
     arguments: dict[str, Argument] = {
@@ -245,17 +231,17 @@ def _routine(
         "weights": packed, "panel_bytes": packed.nbytes // max(1, panels),
         "records": records, "record_bytes": 8 * Panel.WORDS, "product": product, "rows_of_g": variant.g,
         "table": 0 if table is None else aligned_table(table), "look_up": 0 if table is None else table_address(),
-        "transform_input": MicroKernel(_MICRO + "input", (level.name, m, x_signed)).address(),
+        "transform_input": MicroKernel(_MICRO + "input", (level.name, m, activations.flip != 0)).address(),
         "multiply": MicroKernel(
             _MICRO + "product", (level.name, blocks.main, blocks.tail, vectors, 0 if on_the_fly else _AHEAD)
         ).address(),
-        "transform_output": MicroKernel(_MICRO + "output", (level.name, m, vectors, output, kind)).address(),
+        "transform_output": MicroKernel(_MICRO + "output", (level.name, m, vectors, form, kind)).address(),
         "transform_weights": MicroKernel(_MICRO + "weights", (level.name, m, vectors)).address() if on_the_fly else 0,
         "m": m, "count": tiles, "block": blocks.block, "splits": splits, "panels": panels,
         "main": blocks.main, "tail": blocks.tail, "width": width, "height_in": image.height, "width_in": image.width,
         "channels": image.channels, "height_out": target.height, "width_out": target.width,
         "channels_out": len(weights), "item": item, "pad_top": pads[0], "pad_left": pads[1],
-        "zero_point": x_zero_point & 255, "v_at": offsets["v"], "m_at": offsets["m"], "u_at": offsets["u"],
+        "zero_point": activations.zero_point & 255, "v_at": offsets["v"], "m_at": offsets["m"], "u_at": offsets["u"],
         "patch_at": offsets["patch"], "offsets_at": offsets["offsets"], "dump_at": offsets["dump"],
         "staging_at": offsets["staging"],
     }  # fmt: skip

@@ -16,7 +16,7 @@ _ROW_TILE_OVERHEAD = 10  # cycles to begin and to end a register tile
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """`block` tiles are transformed together and multiplied as tiles of `main` rows, then one of `tail` rows or none."""
+    """`block` tiles are transformed together and multiplied `main` rows at a time, then one time `tail` or none."""
 
     block: int
     main: int
