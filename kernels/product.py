@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 _BLOCK_BYTES = 256 * 1024  # of activations that one pass over the panels keeps in L2
 _TABLE_BYTES = 64 * 1024
-_NARROW_PIXEL = 16  # input channels below which whole lines of taps are read from a padded copy
+_NARROW_PIXEL = 33  # input channels below which whole lines of taps are read from a padded copy
 _UNITS = 8  # shares of a step that two workers can divide evenly
 _WIDEN_TILE = 16384
 
