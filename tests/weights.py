@@ -55,7 +55,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def _role(users: dict[str, tuple[onnx.NodeProto, int]], name: str) -> str:
     node, slot = users.get(name, (onnx.NodeProto(), 0))
-    if node.op_type == "Unsqueeze":
+    if node.op_type in ("Unsqueeze", "Reshape") and slot == 0:
         return _role(users, node.output[0])
     if node.op_type == "BatchNormalization":
         return BATCH_NORM_ROLES.get(slot, "shift")

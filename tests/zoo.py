@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests import generators, weights
 from tests import feeds as synthetic
+from tests import generators, weights
 from tests.feeds import Feeds, Synthesise, image_input
 
 ONNX = "onnx"  # its own light architectures, whose weights are generated here
