@@ -1,0 +1,174 @@
+"""The step-level IR: integer operations on 8-bit tensors, the same whoever quantized the model and in whichever form.
+
+An operation reads and writes values of the graph IR: 8-bit codes inside a region, float32 at its borders. Shapes are
+logical (ONNX's axis order); where the elements really lie is decided when a plan is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ir import Node, Value
+from ..kernels.quantization import Quantization
+
+Array = npt.NDArray[Any]
+Clamp = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Operation:
+    """What every operation has; `nodes` are the graph's nodes it does the work of."""
+
+    inputs: tuple[Value, ...]
+    output: Value
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Quantize(Operation):
+    """QuantizeLinear of float32, per tensor."""
+
+    y: Quantization
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Dequantize(Operation):
+    """DequantizeLinear to float32, per tensor."""
+
+    x: Quantization
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Residual:
+    """An addition fused behind a product: its result is first requantized to `inner`, then `other` is added."""
+
+    inner: Quantization
+    other: Quantization
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Linear(Operation):
+    """A product with constant weights, then y = clamp(requantize(Σ + bias)), then an optional table.
+
+    `scale` is float32 per output channel, x scale · weight scale; with `y` None the result is float32: Σ · scale, between
+    `float_limits`. bias: int32 per channel in units of `scale`. With a residual, input 1 is the tensor added.
+    """
+
+    x: Quantization
+    weights: Array
+    weight_zero_point: int | Array = 0
+    scale: Array
+    bias: Array | None = None
+    y: Quantization | None
+    clamp: Clamp | None = None
+    float_limits: tuple[float, float] = (-np.inf, np.inf)
+    residual: Residual | None = None
+    table: Array | None = None
+
+    @property
+    def requantization(self) -> npt.NDArray[np.float32]:
+        """float32 per channel: x scale · weight scale / the scale that the sums are requantized to."""
+        target = self.y if self.residual is None else self.residual.inner
+        assert target is not None
+        made: npt.NDArray[np.float32] = self.scale / np.float32(target.scale)
+        return made
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Conv(Linear):
+    """Convolution, weights [O, C / groups, kernel …] with one or two spatial axes; pads as ONNX orders them."""
+
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    groups: int = 1
+    auto_pad: str = "NOTSET"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class MatMul(Linear):
+    """x [..., K] · weights [K, N]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Table(Operation):
+    """Any function of one code: 256 bytes by the code's bits read as unsigned."""
+
+    table: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Binary(Operation):
+    """y = table(quantize(dequantize(a) ∘ dequantize(b))), every operation in float32."""
+
+    kind: Literal["add", "subtract", "multiply"]
+    a: Quantization
+    b: Quantization
+    y: Quantization
+    table: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class MaxPool(Operation):
+    """MaxPool of codes; kernel, strides, dilations and pads as ONNX orders them, one or two spatial axes."""
+
+    signed: bool
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    ceil_mode: bool = False
+    auto_pad: str = "NOTSET"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class AveragePool(Operation):
+    """QLinearAveragePool; with `kernel` empty the mean over all spatial axes (QLinearGlobalAveragePool)."""
+
+    x: Quantization
+    y: Quantization
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    count_include_pad: bool = False
+    ceil_mode: bool = False
+    auto_pad: str = "NOTSET"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Concat(Operation):
+    """Concatenation; `tables` requantize each input (None where it has the output's scale already)."""
+
+    axis: int
+    tables: tuple[Array | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Transpose(Operation):
+    """Axes in a new order; `permutation` None reverses them."""
+
+    permutation: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reshape(Operation):
+    """Another shape over the same elements: Reshape, Flatten, Squeeze, Unsqueeze.
+
+    `kind` says how `target` is read: Reshape's shape (0 copies, −1 is inferred), Flatten's axis, or the axes.
+    """
+
+    kind: Literal["reshape", "flatten", "squeeze", "unsqueeze"]
+    target: tuple[int, ...]
+    allow_zero: bool = False
+
+
+@dataclass(slots=True)
+class Coverage:
+    """What the lowering found: for each value it can compute, how; for each node it must leave, why."""
+
+    providers: dict[Value, Operation] = field(default_factory=dict)
+    refusals: dict[Node, str] = field(default_factory=dict)
