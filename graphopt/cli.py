@@ -137,8 +137,8 @@ def diff(original: Model, changed: Model) -> None:
 
     a, b = onnx_io.load(original), onnx_io.load(changed)
     out.print(figures_table(figures(a, onnx_io.file_bytes(a)), figures(b, onnx_io.file_bytes(b))))
-    lines = [to_text(m.graph, constants=True).splitlines() for m in (a, b)]
-    for line in difflib.unified_diff(*lines, str(original), str(changed), lineterm="", n=1):
+    before, after = (to_text(m.graph, constants=True).splitlines() for m in (a, b))
+    for line in difflib.unified_diff(before, after, str(original), str(changed), lineterm="", n=1):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
         out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 

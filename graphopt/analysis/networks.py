@@ -55,11 +55,11 @@ def dominators(graph: Graph) -> dict[Node, Node]:
     """For each node, the closest other node that every path from the inputs to it passes; absent if there is none."""
     import networkx as nx
 
-    entry = object()
+    entry: Any = object()
     network: nx.DiGraph[Any] = nx.DiGraph()
     for node in graph:
         sources = [p for p in producers_of(node) if p.graph is graph]
-        network.add_edges_from((source, node) for source in sources or [entry])
+        network.add_edges_from((source, node) for source in (sources or [entry]))
         if sources and any(v is not None and _enters(v, graph) for v in node.inputs):
             network.add_edge(entry, node)
     if entry not in network:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -89,7 +91,25 @@ def run(
     bisection over the rewrites, its rule (or its pass, where the change has no rule) is taken back, and so on until the
     check agrees; in the end the model itself is the result.
     """
-    passes = list(schedule)
+    with _collector_paused():
+        return _run(model, list(schedule), check, policy, progress)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A graph is all references and little garbage: cyclic collection would walk it over and over."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _run(
+    model: Model, passes: list[Pass], check: Check | None, policy: CheckPolicy, progress: Progress | None
+) -> Outcome:
     taken: list[TakenBack] = []
     banned: set[str] = set()
     while True:
@@ -161,7 +181,7 @@ def _run_measured(model: Model, item: Pass, size: _Size) -> tuple[Effect, _Size]
     touched: dict[Node, None] = {}
     model.touched = touched
     try:
-        fired, changes = _run(model, item)
+        fired, changes = _apply(model, item)
         model.touched = None
         if touched or changes:
             retype(list(touched))
@@ -182,7 +202,7 @@ def _run_measured(model: Model, item: Pass, size: _Size) -> tuple[Effect, _Size]
     return effect, after
 
 
-def _run(model: Model, item: Pass) -> tuple[Counter[str], int]:
+def _apply(model: Model, item: Pass) -> tuple[Counter[str], int]:
     if item.rules:
         fired = Counter[str]()
         for function in model.functions.values():
