@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 import onnx_ir
@@ -28,6 +28,8 @@ from .tensors import describe, external_source, write_tensor
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4
 _SKELETON_ELEMENTS = 1024
 
+Store = Callable[[onnx.TensorProto, Constant, str], None]
+
 
 def to_proto(model: Model) -> onnx.ModelProto:
     """The model as a proto. External tensors that nobody touched stay external, relative to `model.folder`."""
@@ -48,13 +50,13 @@ class Emitter:
     """Emits one model.
 
     With `skeleton`, constants of more than 1024 elements become typed inputs and declared results lose their types:
-    what remains is small and shows the model's structure to ONNX's checker and shape inference.
+    what remains is small and shows the model's structure to ONNX's checker and shape inference. `store` fills the
+    `TensorProto` of an initializer, from its constant and name.
     """
 
-    def __init__(self, source: Model, *, skeleton: bool = False) -> None:
-        self.source, self.skeleton = source, skeleton
+    def __init__(self, source: Model, *, skeleton: bool = False, store: Store = write_tensor) -> None:
+        self.source, self.skeleton, self.store = source, skeleton, store
         self.values: dict[str, Value] = {}  # of the root graph and all nested in it, by emitted name
-        self.constants: dict[str, Constant] = {}  # what the root graph's initializers hold, by emitted name
 
     def model(self) -> onnx.ModelProto:
         """The whole model."""
@@ -315,13 +317,12 @@ class _Scope:
     def _initializer(self, proto: onnx.GraphProto, constant: Constant, name: str) -> None:
         if self.skeleton and constant.size > _SKELETON_ELEMENTS:
             return
-        self.emitter.constants[name] = constant
         if isinstance(constant.source, onnx.SparseTensorProto):
             sparse = proto.sparse_initializer.add()
             sparse.CopyFrom(constant.source)
             sparse.values.name = name
             return
-        write_tensor(proto.initializer.add(), constant, name)
+        self.emitter.store(proto.initializer.add(), constant, name)
 
     def _constant_node(self, constant: Constant, name: str, value: Value) -> onnx.NodeProto:
         if self.skeleton and constant.size > _SKELETON_ELEMENTS:

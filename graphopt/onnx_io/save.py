@@ -1,23 +1,210 @@
-"""Write a model to disk."""
+"""Write a model to disk, its weights beside it where the format or the caller wants that."""
+
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
-from ..errors import OutputError
-from ..ir import Model
-from .emit import to_proto
+from ..errors import ModelError, OutputError
+from ..ir import Constant, DType, Model
+from .emit import Emitter
+from .extras import ModelExtras
+from .files import DigestingFile, beside_name, check_target, replace_file, reported, sync_folder
+from .lift import load
+from .size import constants_of
+from .source import read_proto
+from .tensors import describe_external, external_source, stored_bytes, write_tensor
+
+_PROTO_LIMIT = (1 << 31) - (1 << 24)  # protobuf's 2 GiB, less room for the structure
+_EXTERNAL_BYTES = 1024  # smaller tensors stay in the file: readers need some of them for shapes
+_PAGE_FROM, _PAGE, _LINE = 1 << 20, 4096, 64
 
 
 def save(model: Model | onnx.ModelProto, path: str | Path, *, external: bool | None = None) -> None:
-    """Write the model."""
-    proto = to_proto(model) if isinstance(model, Model) else model
+    """Write a model so that a reader, at any moment, finds the old model whole or the new one.
+
+    `external`: True puts tensors of 1 KB and more into `<name>.data` beside the file, False puts everything into the
+    file, None does the former only where the file would exceed protobuf's 2 GB. Tensors that came from an external file
+    and were not touched stay external; in the folder they came from, the file they are in is referred to and not
+    copied. Data is streamed: memory does not grow with it.
+
+    The data file takes its canonical name only where that breaks no model: if one is there that the model at `path`
+    does not own, the new one is named by its content, `<name>.<digest>.data`. OutputError if the file cannot be
+    written; ModelError if the model's own data cannot be read.
+    """
     path = os.fspath(path)
+    check_target(path)
+    with reported(path):
+        if isinstance(model, onnx.ModelProto):
+            if not external and not _has_external(model) and _fits(model):
+                _write_proto(model, path)
+                return
+            model = load(model, infer=False, folder=os.path.dirname(path))
+        _save(model, path, external)
+
+
+def _save(model: Model, path: str, external: bool | None) -> None:
+    large = [c for c in constants_of(model) if external_source(c) is None or external is False]
+    if external is not True and sum(c.nbytes for c in large) > _PROTO_LIMIT:
+        if external is False:
+            raise OutputError(f"{path!r} cannot be written: one file cannot hold more than 2 GB, use external data")
+        external = True
+    data = _Data(external, _same_folder(model.folder, path))
+    proto = Emitter(model, store=data.store).model()
+    if not data.tensors:
+        _write_proto(proto, path)
+        return
+    canonical = path + ".data"
+    if not os.path.lexists(canonical):
+        data.write(canonical)
+        data.refer(os.path.basename(canonical))
+        _write_proto(proto, path)
+        return
+    _replace_pair(model, proto, data, path, canonical)
+
+
+def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, canonical: str) -> None:
+    """Replace a model whose data file has the name that the new one wants.
+
+    Two files cannot be renamed at once. So the new data gets a name of its own, the model is switched to it, and only
+    then, when nothing refers to the old data, does the canonical name move over, by a second switch.
+    """
+    mine = os.path.basename(canonical) in _locations_at(path) and not _is_source(model, path)
+    mine = mine and os.path.basename(canonical) not in _locations(proto)
+    unique = data.write(canonical, by_digest=True)
+    data.refer(os.path.basename(unique))
+    _write_proto(proto, path)
+    if not mine:
+        return
+    link = beside_name(canonical)
     try:
-        with open(path + ".tmp", "wb") as file:
-            file.write(proto.SerializeToString(deterministic=True))
-        os.replace(path + ".tmp", path)
-    except OSError as error:
-        raise OutputError(f"{path!r} cannot be written: {error.strerror}") from error
+        os.link(unique, link)
+    except OSError:  # no hard links on this file system: the pair is whole as it is
+        return
+    os.replace(link, canonical)
+    sync_folder(canonical)
+    data.refer(os.path.basename(canonical))
+    _write_proto(proto, path)
+    with suppress(FileNotFoundError):
+        os.unlink(unique)
+
+
+@dataclass(slots=True)
+class _Data:
+    """Which tensors go to the data file, and where in it."""
+
+    external: bool | None
+    in_place: bool  # the model is saved where its external data lies
+    tensors: list[tuple[Constant, onnx.TensorProto, int]] = field(default_factory=list)
+    places: dict[Constant, int] = field(default_factory=dict)
+    size: int = 0
+
+    def store(self, proto: onnx.TensorProto, constant: Constant, name: str) -> None:
+        """Fill the proto of an initializer."""
+        lies_outside = external_source(constant) is not None
+        if lies_outside and self.external is False:
+            write_tensor(proto, Constant(constant.dtype, constant.shape, constant.array), name)
+        elif lies_outside and self.in_place:
+            write_tensor(proto, constant, name)
+        elif lies_outside or self._is_wanted(constant):
+            describe_external(proto, constant, name)
+            offset = self._place(constant)
+            self.tensors.append((constant, proto, offset))
+        else:
+            write_tensor(proto, constant, name)
+
+    def _is_wanted(self, constant: Constant) -> bool:
+        return bool(self.external) and constant.dtype is not DType.STRING and constant.nbytes >= _EXTERNAL_BYTES
+
+    def _place(self, constant: Constant) -> int:
+        known = self.places.get(constant)
+        if known is not None:
+            return known
+        step = _PAGE if constant.nbytes >= _PAGE_FROM else _LINE
+        offset = self.places[constant] = -(-self.size // step) * step
+        self.size = offset + constant.nbytes
+        return offset
+
+    def refer(self, location: str) -> None:
+        """Point the protos at the data file."""
+        for constant, proto, offset in self.tensors:
+            del proto.external_data[:]
+            for key, value in (("location", location), ("offset", offset), ("length", constant.nbytes)):
+                proto.external_data.add(key=key, value=str(value))
+
+    def write(self, path: str, by_digest: bool = False) -> str:
+        """Write the data file; returns its path, which carries the content's digest if `by_digest`."""
+        beside, digest = beside_name(path), ""
+
+        def write(file: BinaryIO) -> None:
+            nonlocal digest
+            out = DigestingFile(file)
+            for constant, offset in self.places.items():
+                out.pad_to(offset)
+                out.write(stored_bytes(constant))
+            digest = out.digest
+
+        try:
+            replace_file(beside, write)
+            final = f"{path.removesuffix('.data')}.{digest}.data" if by_digest else path
+            os.replace(beside, final)
+            sync_folder(final)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(beside)
+        return final
+
+
+def _write_proto(proto: onnx.ModelProto, path: str) -> None:
+    try:
+        data = proto.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise OutputError(f"{path!r} cannot be written: the model exceeds protobuf's 2 GB without its data") from error
+
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    replace_file(path, write)
+
+
+def _fits(proto: onnx.ModelProto) -> bool:
+    try:
+        return bool(proto.ByteSize() <= _PROTO_LIMIT)
+    except (EncodeError, ValueError):
+        return False
+
+
+def _has_external(proto: onnx.ModelProto) -> bool:
+    return bool(_locations(proto))
+
+
+def _locations(proto: onnx.ModelProto) -> set[str]:
+    """The external files a model's root graph refers to."""
+    tensors: Iterable[onnx.TensorProto] = proto.graph.initializer
+    return {entry.value for t in tensors if t.external_data for entry in t.external_data if entry.key == "location"}
+
+
+def _locations_at(path: str) -> set[str]:
+    """The external files of the model at `path`; none if there is no model."""
+    if not os.path.exists(path):
+        return set()
+    try:
+        return _locations(read_proto(path)[0])
+    except ModelError:
+        return set()
+
+
+def _same_folder(folder: str, path: str) -> bool:
+    return os.path.realpath(folder or ".") == os.path.realpath(os.path.dirname(path) or ".")
+
+
+def _is_source(model: Model, path: str) -> bool:
+    source = model.raw.path if isinstance(model.raw, ModelExtras) else ""
+    return bool(source) and os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path)

@@ -21,7 +21,7 @@ def file_bytes(model: Model, form: Any = None) -> int:
     `form` is the same model in the form it came in or was emitted to (path, bytes, proto), which saves emitting it.
     Exact for files and small models; for large ones the tensors count by their elements and the rest is exact.
     """
-    constants = list(_constants(model))
+    constants = list(constants_of(model))
     external = sum(c.nbytes for c in constants if external_source(c) is not None)
     inline = sum(c.nbytes for c in constants) - external
     if isinstance(form, (str, os.PathLike)):
@@ -33,7 +33,8 @@ def file_bytes(model: Model, form: Any = None) -> int:
     return int((form if isinstance(form, onnx.ModelProto) else to_proto(model)).ByteSize()) + external
 
 
-def _constants(model: Model) -> Iterator[Constant]:
+def constants_of(model: Model) -> Iterator[Constant]:
+    """Every constant the model reads, defaults included, each once."""
     seen: set[int] = set()
     for body in (model, *(f.body for f in model.functions.values())):
         for graph in body.graph.graphs():

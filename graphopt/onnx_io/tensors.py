@@ -17,7 +17,7 @@ from ..ir import Constant, DType
 
 Array = np.ndarray[Any, Any]
 
-_PROTO_KEY = "graphopt.proto"
+_PROTO_KEY, _FILE_KEY = "graphopt.proto", "graphopt.file"
 
 
 class DataFiles:
@@ -143,7 +143,7 @@ def _external(
         entries["location"], offset, length, onnx_ir.DataType(int(dtype)), shape=onnx_ir.Shape(shape),
         name=proto.name, doc_string=proto.doc_string or None, base_dir=files.folder,
     )  # fmt: skip
-    source.meta[_PROTO_KEY] = proto
+    source.meta[_PROTO_KEY], source.meta[_FILE_KEY] = proto, file
     return Constant(dtype, shape, partial(_mapped, file, offset, expected, dtype, shape), source)
 
 
@@ -209,3 +209,28 @@ def packed_bytes(constant: Constant) -> bytes:
     if constant.dtype.bits >= 8:
         return array.tobytes()
     return onnx_ir.Tensor(array, onnx_ir.DataType(int(constant.dtype)), shape=onnx_ir.Shape(constant.shape)).tobytes()
+
+
+def describe_external(proto: onnx.TensorProto, constant: Constant, name: str) -> None:
+    """Fill an empty `TensorProto` but for its data, which is to lie in a file."""
+    source = constant.source
+    if isinstance(source, onnx_ir.ExternalTensor):
+        proto.CopyFrom(source.meta[_PROTO_KEY])
+    else:
+        describe(proto, constant)
+        if isinstance(source, TensorProtoTensor):
+            if source.raw.doc_string:
+                proto.doc_string = source.raw.doc_string
+            proto.metadata_props.extend(source.raw.metadata_props)
+    proto.name, proto.data_location = name, onnx.TensorProto.EXTERNAL
+
+
+def stored_bytes(constant: Constant) -> memoryview:
+    """The elements as the file stores them, without a copy where they lie so already."""
+    source = constant.source
+    if isinstance(source, onnx_ir.ExternalTensor):
+        return memoryview(source.meta[_FILE_KEY].bytes(source.offset or 0, constant.nbytes))
+    if isinstance(source, TensorProtoTensor) or constant.dtype.bits < 8:
+        return memoryview(packed_bytes(constant))
+    array = np.ascontiguousarray(constant.array())
+    return array.reshape(-1).view(np.uint8).data
