@@ -26,7 +26,7 @@ from .names import Names
 from .tensors import describe, external_source, write_tensor
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4
-_SKELETON_ELEMENTS = 1024
+SKELETON_ELEMENTS = 1024
 
 Store = Callable[[onnx.TensorProto, Constant, str], None]
 
@@ -302,7 +302,7 @@ class _Scope:
         self, proto: onnx.GraphProto, value: Value, constant: Constant, inputs: list[tuple[str, Value]]
     ) -> None:
         name = self.names.of[value]
-        if self.skeleton and constant.size > _SKELETON_ELEMENTS:
+        if self.skeleton and constant.size > SKELETON_ELEMENTS:
             inputs.append((name, value))
             return
         if self.old and name not in self.as_inputs:
@@ -315,7 +315,7 @@ class _Scope:
         self._initializer(proto, constant, name)
 
     def _initializer(self, proto: onnx.GraphProto, constant: Constant, name: str) -> None:
-        if self.skeleton and constant.size > _SKELETON_ELEMENTS:
+        if self.skeleton and constant.size > SKELETON_ELEMENTS:
             return
         if isinstance(constant.source, onnx.SparseTensorProto):
             sparse = proto.sparse_initializer.add()
@@ -325,7 +325,7 @@ class _Scope:
         self.emitter.store(proto.initializer.add(), constant, name)
 
     def _constant_node(self, constant: Constant, name: str, value: Value) -> onnx.NodeProto:
-        if self.skeleton and constant.size > _SKELETON_ELEMENTS:
+        if self.skeleton and constant.size > SKELETON_ELEMENTS:
             return _placeholder(constant, name)
         node = onnx.NodeProto(op_type="Constant", output=[name])
         attribute = node.attribute.add()

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from ..ir import Constant, Model
-from .emit import Emitter, to_proto
+from .emit import SKELETON_ELEMENTS, Emitter, to_proto
 from .tensors import external_source
 
 _SERIALIZE_BELOW = 1 << 24  # protobuf finds a size by serialising; above this many bytes of tensors they are added up
@@ -29,7 +29,8 @@ def file_bytes(model: Model, form: Any = None) -> int:
     if isinstance(form, (bytes, bytearray, memoryview)):
         return len(form) + external
     if inline > _SERIALIZE_BELOW:
-        return int(Emitter(model, skeleton=True).model().ByteSize()) + inline + external
+        left_out = sum(c.nbytes for c in constants if c.size > SKELETON_ELEMENTS)
+        return int(Emitter(model, skeleton=True).model().ByteSize()) + left_out
     return int((form if isinstance(form, onnx.ModelProto) else to_proto(model)).ByteSize()) + external
 
 
