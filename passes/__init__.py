@@ -6,7 +6,9 @@ if not __name__.startswith("graphopt."):
     raise ImportError("import graphopt.passes, not passes: the top-level folder is a second copy of it")
 
 from ..pipeline.passes import Pass
+from .affine import fold_affine
 from .batchnorm import fold_batchnorm
+from .branches import inline_branches
 from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
@@ -17,10 +19,13 @@ SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,
     drop_identities,
     fold_constants,
-    drop_identities,  # folding makes shapes, pads and ends known
+    inline_branches,  # folding makes conditions known
+    fold_constants,  # inlining makes shapes known
+    drop_identities,  # and folding pads and ends
     merge_identical_constants,
     merge_common_subexpressions,
     fold_batchnorm,
+    fold_affine,
     remove_dead_nodes,
 )
 """What `optimize` runs, in order."""

@@ -66,7 +66,8 @@ def rounded(array: Array, like: Value) -> Array:
     return made
 
 
-def _bias(b: Array | None, channels: int) -> Array:
+def channel_bias(b: Array | None, channels: int) -> Array:
+    """A bias as one number a channel, in double precision; zeros where there is none. Declined for other shapes."""
     if b is None:
         return np.zeros(channels)
     if b.size == 1:
@@ -97,7 +98,7 @@ def fold_norm_into_conv(
     """gamma (Wx + b - mean) / std + beta = (W s) x + (b s + t)"""
     scale, shift = affine(norm, gamma, beta, mean, var)
     scaled = rounded(scale_conv_outputs(conv, read_weight(w), scale), w)
-    bias = rounded(_bias(b, scale.size) * scale + shift, w)
+    bias = rounded(channel_bias(b, scale.size) * scale + shift, w)
     made: Value = build.copy(conv, [x, build.constant(scaled, w.name), bias])
     return made
 
@@ -113,7 +114,7 @@ def fold_norm_into_gemm(
     scaled = matrix * (scale[:, None] if attr(gemm, "transB", 0) else scale)
     if scaled.shape != matrix.shape:
         raise Declined("the statistics do not fit the weight")
-    bias = float(attr(gemm, "beta", 1.0)) * _bias(c, scale.size) * scale + shift
+    bias = float(attr(gemm, "beta", 1.0)) * channel_bias(c, scale.size) * scale + shift
     made: Value = build.copy(gemm, [x, build.constant(rounded(scaled, w), w.name), rounded(bias, w)], beta=1.0)
     return made
 
@@ -147,7 +148,7 @@ def fold_norm_into_next_conv(
     ones = (1,) * (kernel.ndim - 2)
     scaled = per_group * scale.reshape(groups, 1, kernel.shape[1], *ones)
     moved = (per_group * shift.reshape(groups, 1, kernel.shape[1], *ones)).sum(axis=tuple(range(2, kernel.ndim + 1)))
-    bias = _bias(b, kernel.shape[0]) + moved.reshape(-1)
+    bias = channel_bias(b, kernel.shape[0]) + moved.reshape(-1)
     inputs = [x, build.constant(rounded(scaled.reshape(kernel.shape), w), w.name), rounded(bias, w)]
     made: Value = build.copy(conv, inputs)
     return made
@@ -163,7 +164,7 @@ def fold_norm_into_next_gemm(
     matrix, transposed = read_weight(w), bool(attr(gemm, "transB", 0))
     scaled = matrix * (scale if transposed else scale[:, None])
     moved = float(attr(gemm, "alpha", 1.0)) * (matrix @ shift if transposed else shift @ matrix)
-    bias = moved + float(attr(gemm, "beta", 1.0)) * _bias(c, moved.size)
+    bias = moved + float(attr(gemm, "beta", 1.0)) * channel_bias(c, moved.size)
     made: Value = build.copy(gemm, [x, build.constant(rounded(scaled, w), w.name), rounded(bias, w)], beta=1.0)
     return made
 
