@@ -181,7 +181,7 @@ class _Scope:
         infos: list[onnx.ValueInfoProto] = []
         names = self._results(graph, body, infos)
         for name, port, value in zip(names, graph.ports, graph.outputs):
-            self._result_info(proto.output.add(), name, port, value, graph.raw)
+            self._result_info(proto.output.add(), name, port, value, graph)
         proto.value_info.extend(infos)
         return body
 
@@ -364,14 +364,14 @@ class _Scope:
         if value.metadata:
             _write_metadata(info.metadata_props, value.metadata)
 
-    def _result_info(
-        self, info: onnx.ValueInfoProto, name: str, port: Port, value: Value, extras: object
-    ) -> None:
+    def _result_info(self, info: onnx.ValueInfoProto, name: str, port: Port, value: Value, graph: Graph) -> None:
+        """Describe a result; where the file gives none, a type is added at the root only, where ONNX asks for it."""
         info.name = name
-        if not self.skeleton:
-            _write_type(info, port.name, value.type if port.type is None else port.type, extras)
-        elif value.producer is None:
-            _write_type(info, name, value.type, None)
+        if self.skeleton:
+            _write_type(info, name, value.type if value.producer is None else None, None)
+        else:
+            known = value.type if port.type is None and graph is self.source.graph else port.type
+            _write_type(info, port.name, known, graph.raw)
         if port.doc:
             info.doc_string = port.doc
         _write_metadata(info.metadata_props, port.metadata)
