@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 CHANNELS = 8
 SIDE = 4
+BLOCK = 30  # nodes
 # Sandler et al. 2018, table 2: expansion, channels, repeats, first stride
 MOBILENET_V2 = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
@@ -45,14 +46,14 @@ class _Writer:
 
 
 def chain(n_nodes: int, seed: int = 0) -> onnx.ModelProto:
-    """Exactly `n_nodes` nodes on f32[N,8,4,4], in blocks of 29 as real files mix them.
+    """Exactly `n_nodes` nodes on f32[N,8,4,4], in blocks of 30 as real files mix them.
 
     A block holds an inverted residual with unfused BatchNormalization, SiLU, a decomposed LayerNorm between Reshape and
     Transpose pairs, and what optimizers remove: Identity, Dropout, constant arithmetic, a repeated subexpression.
     """
     writer = _Writer(seed)
     x = "x"
-    while n_nodes - len(writer.nodes) >= 29:
+    while n_nodes - len(writer.nodes) >= BLOCK:
         x = _block(writer, x)
     while len(writer.nodes) < n_nodes:
         x = writer.node("Relu", x)
