@@ -1,0 +1,47 @@
+"""Preparation of transpositions of 8-bit tensors: axes of size 1 dropped, neighbours merged, at most four remain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphopt.kernels.compiler import Kernel
+from graphopt.kernels.steps import Argument, Buffer, Routine, Step
+
+PERMUTE = Kernel(
+    "graphopt.kernels.loops.permute:permute",
+    {"x": "u8*", "y": "u8*", **dict.fromkeys(("n1", "n2", "n3", "s0", "s1", "s2", "s3"), "i64")},
+)
+
+
+def prepare_permute(shape: Sequence[int], permutation: Sequence[int]) -> Routine:
+    """ONNX Transpose of bytes: x dense of `shape` → y dense with axes in the order `permutation`.
+
+    Raises ValueError where more than four runs of axes move apart, or `permutation` is none.
+    """
+    if sorted(permutation) != list(range(len(shape))):
+        raise ValueError(f"{tuple(permutation)} is no permutation of {len(shape)} axes")
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    runs: list[tuple[int, int]] = []  # size, stride; neighbours that stay neighbours merged
+    for axis in permutation:
+        size, stride = shape[axis], strides[axis]
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == stride * size:
+            runs[-1] = (runs[-1][0] * size, stride)
+        else:
+            runs.append((size, stride))
+    if len(runs) > 4:
+        raise ValueError(f"transposing {tuple(shape)} by {tuple(permutation)} moves {len(runs)} runs of axes")
+    if len(runs) in (2, 3):  # the outermost axis of several is shared between workers
+        runs.insert(1, (1, 0))
+    while len(runs) < 4:
+        runs.insert(0, (1, 0))
+    (tiles, s0), (n1, s1), (n2, s2), (n3, s3) = runs
+    if tiles == 1 and s3 == 1 and n2 > 1:
+        (tiles, s0), (n2, s2) = (n2, s2), (tiles, s0)
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "n1": n1, "n2": n2, "n3": n3, "s0": s0, "s1": s1, "s2": s2, "s3": s3,
+    }  # fmt: skip
+    return Routine((Step(PERMUTE, arguments, tiles=tiles if n1 * n2 * n3 else 0),))
