@@ -14,13 +14,17 @@ from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
 from .fold import fold_constants
 from .identity import drop_identities
+from .shapes import resolve_shapes
 
 SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,
     drop_identities,
+    resolve_shapes,
     fold_constants,
     inline_branches,  # folding makes conditions known
-    fold_constants,  # inlining makes shapes known
+    resolve_shapes,  # inlining makes shapes known
+    fold_constants,
+    inline_branches,
     drop_identities,  # and folding pads and ends
     merge_identical_constants,
     merge_common_subexpressions,
