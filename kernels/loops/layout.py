@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from graphopt.kernels.loops.memory import address_of, call4
 
-ROWS = 64  # rows of a tile
+ROWS = 8  # rows of a tile
 
 
 def gather_channels(lo, hi, worker, x, y, rows, x_stride, y_stride, index, channels):

@@ -9,6 +9,8 @@ instruction are interleaved by shuffles within 16-byte lanes, and the packs of t
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from llvmlite import ir
 
 from graphopt.kernels.micro import dot
@@ -50,8 +52,8 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
 
     pointers: int64[columns][rows], where the first pixel's taps lie (`rows` is a multiple of the form's group); record:
     `Channels`, offsets relative to itself; y: the first pixel's output. `width` channels are computed, `stored` of them
-    written. Of a pixel's columns the last `fresh` are new, the others are the previous pixel's: a column is read once and
-    added to the sums of every pixel it belongs to. `real` of the rows are taps, the rest fill the last group.
+    written. Of a pixel's columns the last `fresh` are new, the others are the previous pixel's: a column is read once,
+    then added to the sums of every pixel it belongs to. `real` of the rows are taps, the rest fill the last group.
     form: quads (vpdpbusd) | pairs (vpmaddwd) | single (generic IR).
     """
     _, b = function(module, symbol, ("pointers", "record", "y", "pixels"))
@@ -101,7 +103,7 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
         for column in range(columns - fresh, columns):
             add_column(column, here)
         sums = [b.load(total) for total in pending[0]]
-        for places, later in zip(pending, pending[1:]):
+        for places, later in pairwise(pending):
             for target, source in zip(places, later):
                 b.store(b.load(source), target)
         for target, value in zip(pending[-1], bias):
@@ -161,7 +163,7 @@ def _read_quads(b, starts, offset, width, signed):
 
 
 def _read_pairs(b, starts, offset, width, signed):
-    """Two rows widened and interleaved: for each group two vectors, channels 8 L + 4 v + i of lane L, per 16 channels."""
+    """Two rows widened and interleaved: for each group two vectors per 16 channels, 8 L + 4 v + i of lane L."""
     extend = b.sext if signed else b.zext
     groups = []
     for first in range(0, len(starts), 2):

@@ -1,0 +1,164 @@
+"""Preparation of elementwise steps: quantize, dequantize, tables, and Add, Sub, Mul of quantized tensors.
+
+In-place use (an output that is an input) is right for tables only; the others may then be slow, never wrong, as each
+element is read before it is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.kernels.compiler import Kernel
+from graphopt.kernels.layout import map_rows_step
+from graphopt.kernels.quantization import Quantization
+from graphopt.kernels.steps import Argument, Buffer, Routine, Step
+
+_TILE = 4096
+_LOOPS = "graphopt.kernels.loops.elementwise:"
+
+BinaryOp = Literal["add", "subtract", "multiply"]
+
+
+@cache
+def _quantize_kernel(y: str) -> Kernel:
+    fields = {"x": "f32*", "y": y, "count": "i64", "scale": "f32", "zero_point": "i64"}
+    return Kernel(_LOOPS + "quantize", {**fields, "least": "i64", "greatest": "i64"})
+
+
+@cache
+def _dequantize_kernel(x: str) -> Kernel:
+    fields = {"x": x, "y": "f32*", "count": "i64", "scale": "f32", "zero_point": "i64"}
+    return Kernel(_LOOPS + "dequantize", fields)
+
+
+@cache
+def _axis_kernel(name: str, x: str) -> Kernel:
+    sizes = {"middle": "i64", "inner": "i64"} if name == "dequantize_axis" else {"rows": "i64", "channels": "i64"}
+    return Kernel(_LOOPS + name, {"x": x, "y": "f32*", **sizes, "scales": "f32*", "zeros": "i32*"})
+
+
+@cache
+def _binary_kernel(name: BinaryOp, a: str, b: str, y: str) -> Kernel:
+    sizes = dict.fromkeys(("count", "row_elements", "rows", "b_outer", "b_row", "b_inner"), "i64")
+    numbers = {"a_scale": "f32", "a_zero": "i64", "b_scale": "f32", "b_zero": "i64", "y_scale": "f32", "y_zero": "i64"}
+    return Kernel(_LOOPS + name, {"a": a, "b": b, "y": y, **sizes, **numbers, "least": "i64", "greatest": "i64"})
+
+
+def prepare_quantize(count: int, y: Quantization) -> Routine:
+    """ONNX QuantizeLinear, per tensor: x float32[count] → y u8 or s8[count].
+
+    y = saturate(round_half_even(x / scale) + zero point), divided in float32; NaN gives the zero point.
+    """
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": y.scale, "zero_point": y.zero_point,
+        "least": y.low, "greatest": y.high,
+    }  # fmt: skip
+    return Routine((Step(_quantize_kernel(y.kind), arguments, -(-count // _TILE), grain=4),))
+
+
+def prepare_dequantize(count: int, x: Quantization) -> Routine:
+    """ONNX DequantizeLinear, per tensor: x u8 or s8[count] → y float32[count] = float32(x − zero point) · scale."""
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": x.scale, "zero_point": x.zero_point,
+    }  # fmt: skip
+    return Routine((Step(_dequantize_kernel(x.kind), arguments, -(-count // _TILE), grain=4),))
+
+
+def prepare_dequantize_axis(
+    outer: int, scales: npt.NDArray[Any], zero_points: npt.NDArray[Any], inner: int, kind: Literal["u8", "i8", "i32"]
+) -> Routine:
+    """ONNX DequantizeLinear along an axis: x [outer, len(scales), inner] of `kind` → y float32 of that shape.
+
+    Raises ValueError when scales and zero points differ in number.
+    """
+    if len(scales) != len(zero_points):
+        raise ValueError(f"{len(scales)} scales but {len(zero_points)} zero points")
+    last = inner == 1
+    factors, zeros = np.ascontiguousarray(scales, np.float32), np.ascontiguousarray(zero_points, np.int32)
+    arguments: dict[str, Argument] = {"x": Buffer("x"), "y": Buffer("y")}
+    arguments |= {"rows": outer, "channels": len(factors)} if last else {"middle": len(factors), "inner": inner}
+    arguments |= {"scales": factors, "zeros": zeros}
+    kernel = _axis_kernel("dequantize_channels" if last else "dequantize_axis", kind + "*")
+    return Routine((Step(kernel, arguments, outer if last else outer * len(factors), grain=4),))
+
+
+def prepare_table(count: int, table: npt.NDArray[Any]) -> Routine:
+    """Any function of one 8-bit code: y[i] = table[x[i]], count bytes; table: 256 bytes by the bits of x as u8.
+
+    Requantization, activations (see `tables`) and Add or Mul with a constant scalar are all of this kind.
+    """
+    full, rest = divmod(count, _TILE)
+    steps = []
+    if full:
+        steps.append(map_rows_step(full, _TILE, table, Buffer("x"), Buffer("y")))
+    if rest:
+        x, y = Buffer("x", full * _TILE), Buffer("y", full * _TILE)
+        steps.append(map_rows_step(1, rest, table, x, y))
+    return Routine(tuple(steps))
+
+
+@dataclass(frozen=True, slots=True)
+class _Broadcast:
+    row_elements: int
+    rows: int  # rows per outer index
+    outer: int
+    row: int
+    inner: int
+
+
+def prepare_binary(
+    op: BinaryOp, a_shape: tuple[int, ...], b_shape: tuple[int, ...], a: Quantization, b: Quantization, y: Quantization
+) -> Routine:
+    """Add, Sub or Mul of quantized tensors a and b into y of a's shape (QLinearAdd and QLinearMul as QDQ defines them).
+
+    y = quantize(dequantize(a) ∘ dequantize(b)), each operation rounded in float32. b broadcasts to a when, leading ones
+    added, its shape is: equal; a scalar; equal but for ones in leading, middle or last axes as one contiguous run
+    (such as [N, 1, 1, C], [C], [N, H, W, 1]). Raises ValueError for other shapes; swap Add and Mul for a smaller a.
+    """
+    layout = _broadcast(a_shape, b_shape)
+    count = prod(a_shape)
+    arguments: dict[str, Argument] = {
+        "a": Buffer("a"), "b": Buffer("b"), "y": Buffer("y"), "count": count, "row_elements": layout.row_elements,
+        "rows": layout.rows, "b_outer": layout.outer, "b_row": layout.row, "b_inner": layout.inner,
+        "a_scale": a.scale, "a_zero": a.zero_point, "b_scale": b.scale, "b_zero": b.zero_point,
+        "y_scale": y.scale, "y_zero": y.zero_point, "least": y.low, "greatest": y.high,
+    }  # fmt: skip
+    tiles = -(-count // layout.row_elements) if count else 0
+    grain = max(1, _TILE // max(1, layout.row_elements))
+    return Routine((Step(_binary_kernel(op, a.kind, b.kind, y.kind), arguments, tiles, grain=grain),))
+
+
+def _broadcast(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> _Broadcast:
+    """Row and stride structure of b under a."""
+    padded = (1,) * (len(a_shape) - len(b_shape)) + b_shape
+    if len(padded) != len(a_shape) or any(m not in (1, n) for n, m in zip(a_shape, padded, strict=False)):
+        raise ValueError(f"{b_shape} does not broadcast to {a_shape}")
+    if prod(padded) == prod(a_shape):
+        return _Broadcast(_TILE, 1 << 62, 0, _TILE, 1)
+    if prod(padded) == 1:
+        return _Broadcast(_TILE, 1 << 62, 0, 0, 0)
+    runs: list[tuple[bool, int]] = []  # (b has the axis, elements), neighbours of one kind merged
+    for n, m in zip(a_shape, padded, strict=True):
+        if n == 1:
+            continue
+        present = m == n
+        if runs and runs[-1][0] == present:
+            runs[-1] = (present, runs[-1][1] * n)
+        else:
+            runs.append((present, n))
+    presence, sizes = [run[0] for run in runs], [run[1] for run in runs]
+    if presence == [False, True]:
+        return _Broadcast(sizes[1], 1 << 62, 0, 0, 1)
+    if presence == [True, False]:
+        return _Broadcast(sizes[1], 1 << 62, 0, 1, 0)
+    if presence == [True, False, True]:
+        return _Broadcast(sizes[2], sizes[1], sizes[2], 0, 1)
+    if presence == [False, True, False]:
+        return _Broadcast(sizes[2], sizes[1], 0, 1, 0)
+    raise ValueError(f"{b_shape} broadcasts to {a_shape} in more than one run")

@@ -1,0 +1,102 @@
+"""Elementwise arithmetic of quantized tensors, in the float32 operations of DequantizeLinear → op → QuantizeLinear.
+
+Nothing is contracted: each multiplication, addition and division rounds as the separate operators would.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import register_jitable
+
+TILE = 4096  # elements of a tile of flat kernels
+
+
+@register_jitable
+def _encode(value, scale, zero, low, high):
+    """saturate(round_half_even(value / scale) + zero) as int32; NaN gives zero. The clamp precedes rounding."""
+    v = value / scale
+    v = v if v == v else np.float32(0)
+    v = v if v > low else low
+    v = v if v < high else high
+    return np.int32(np.rint(v)) + zero
+
+
+def quantize(lo, hi, worker, x, y, count, scale, zero_point, least, greatest):
+    """QuantizeLinear, float32 to 8 bits."""
+    zero = np.int32(zero_point)
+    low, high = np.float32(least - zero_point), np.float32(greatest - zero_point)
+    for i in range(lo * TILE, min(hi * TILE, count)):
+        y[i] = _encode(x[i], scale, zero, low, high)
+
+
+def dequantize(lo, hi, worker, x, y, count, scale, zero_point):
+    """DequantizeLinear, 8 bits or int32 to float32, one scale."""
+    zero = np.int32(zero_point)
+    for i in range(lo * TILE, min(hi * TILE, count)):
+        y[i] = np.float32(np.int32(x[i]) - zero) * scale
+
+
+def dequantize_axis(lo, hi, worker, x, y, middle, inner, scales, zeros):
+    """DequantizeLinear with one scale per index of the middle axis of [outer, middle, inner]; a tile is one index."""
+    for tile in range(lo, hi):
+        at = tile * inner
+        m = tile % middle
+        scale, zero = scales[m], zeros[m]
+        for i in range(at, at + inner):
+            y[i] = np.float32(np.int32(x[i]) - zero) * scale
+
+
+def dequantize_channels(lo, hi, worker, x, y, rows, channels, scales, zeros):
+    """DequantizeLinear with one scale per last index; a tile is a row."""
+    for row in range(lo, hi):
+        at = row * channels
+        for c in range(channels):
+            y[at + c] = np.float32(np.int32(x[at + c]) - zeros[c]) * scales[c]
+
+
+@register_jitable
+def _add(p, q):
+    return p + q
+
+
+@register_jitable
+def _subtract(p, q):
+    return p - q
+
+
+@register_jitable
+def _multiply(p, q):
+    return p * q
+
+
+def _binary(combine):
+    def kernel(
+        lo, hi, worker, a, b, y, count, row_elements, rows, b_outer, b_row, b_inner,
+        a_scale, a_zero, b_scale, b_zero, y_scale, y_zero, least, greatest,
+    ):  # fmt: skip
+        za, zb, zy = np.int32(a_zero), np.int32(b_zero), np.int32(y_zero)
+        low, high = np.float32(least - y_zero), np.float32(greatest - y_zero)
+        for row in range(lo, hi):
+            first = row * row_elements
+            size = min(row_elements, count - first)
+            outer = row // rows
+            other = outer * b_outer + (row - outer * rows) * b_row
+            if b_inner == 0:
+                q = np.float32(np.int32(b[other]) - zb) * b_scale
+                for i in range(size):
+                    p = np.float32(np.int32(a[first + i]) - za) * a_scale
+                    y[first + i] = _encode(combine(p, q), y_scale, zy, low, high)
+            else:
+                for i in range(size):
+                    p = np.float32(np.int32(a[first + i]) - za) * a_scale
+                    q = np.float32(np.int32(b[other + i]) - zb) * b_scale
+                    y[first + i] = _encode(combine(p, q), y_scale, zy, low, high)
+
+    return kernel
+
+
+add = _binary(_add)
+subtract = _binary(_subtract)
+multiply = _binary(_multiply)

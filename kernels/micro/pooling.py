@@ -1,0 +1,73 @@
+"""One pooled pixel: the maximum or the requantized mean, channel by channel, of the pixels that pointers name."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from graphopt.kernels.micro.vectors import (
+    F32,
+    I8,
+    I32,
+    I64,
+    at,
+    const,
+    function,
+    load,
+    repeat,
+    splat,
+    store,
+    variable,
+    vector,
+)
+
+_MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
+_MAGIC_BITS = 0x4B400000
+
+
+def emit(module, symbol, kind, width, signed_x, signed_y):
+    """Define void symbol(pointers, taps, y, channels, offset, scale, limits, zero).
+
+    pointers: int64[taps]. kind "max": y = max of the taps. kind "mean": y = round_half_even(clamp(float32(Σ taps +
+    offset) · scale)) + zero, where scale holds float32 bits and limits is the address of two float32, the clamp's.
+    """
+    names = ("pointers", "taps", "y", "channels", "offset", "scale", "limits", "zero")
+    _, b = function(module, symbol, names)
+    _, _, _, channels, *_ = b.function.args
+    compute = _maximum if kind == "max" else _mean
+    done = variable(b, I64(0))
+    for count in (width, 16, 1):
+        blocks = b.sdiv(b.sub(channels, b.load(done)), I64(count))
+        with repeat(b, blocks):
+            compute(b, b.load(done), count, signed_x, signed_y)
+            b.store(b.add(b.load(done), I64(count)), done)
+    b.ret_void()
+
+
+def _maximum(b, first, count, signed, _):
+    pointers, taps, y, *_ = b.function.args
+    kind = vector(I8, count)
+    best = variable(b, load(b, b.add(load(b, pointers, I64, 8), first), kind))
+    compare = b.icmp_signed if signed else b.icmp_unsigned
+    with repeat(b, b.sub(taps, I64(1))) as index:
+        pointer = load(b, b.add(pointers, b.shl(b.add(index, I64(1)), I64(3))), I64, 8)
+        value, held = load(b, b.add(pointer, first), kind), b.load(best)
+        b.store(b.select(compare(">", value, held), value, held), best)
+    store(b, b.load(best), b.add(y, first))
+
+
+def _mean(b, first, count, signed, _):
+    pointers, taps, y, _, offset, scale, limits, zero = b.function.args
+    extend = b.sext if signed else b.zext
+    total = variable(b, splat(b, b.trunc(offset, I32), count))
+    with repeat(b, taps) as index:
+        pointer = load(b, b.add(pointers, b.shl(index, I64(3))), I64, 8)
+        value = extend(load(b, b.add(pointer, first), vector(I8, count)), vector(I32, count))
+        b.store(b.add(b.load(total), value), total)
+    factor = splat(b, b.bitcast(b.trunc(scale, I32), F32), count)
+    low, high = (splat(b, load(b, at(b, limits, 4 * i), F32), count) for i in range(2))
+    value = b.fmul(b.sitofp(b.load(total), vector(F32, count)), factor)
+    value = b.select(b.fcmp_ordered("<", value, low), low, value)
+    value = b.select(b.fcmp_ordered(">", value, high), high, value)
+    rounded = b.bitcast(b.fadd(value, const(F32, count, _MAGIC)), vector(I32, count))
+    shift = splat(b, b.sub(b.trunc(zero, I32), I32(_MAGIC_BITS)), count)
+    store(b, b.trunc(b.add(rounded, shift), vector(I8, count)), b.add(y, first))
