@@ -209,7 +209,7 @@ def _routine(
     panels = -(-len(weights) // width)
     depth = -(-image.channels // (2 * Product.UNROLL)) * 2 * Product.UNROLL
     tiles = target.batch * -(-target.height // m) * -(-target.width // m)
-    blocks = choose_blocks(level, variant, tiles, depth, panels, vectors)
+    blocks = choose_blocks(level, variant, tiles, depth, vectors, on_the_fly)
     product = _product_record(level, variant, blocks, image.channels, depth, width, on_the_fly)
     packed = _packed(variant, weights, width, depth, on_the_fly)
     pixels = blocks.block * m * m

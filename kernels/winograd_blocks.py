@@ -41,8 +41,10 @@ def _tile_cycles(rows: int, vectors: int, depth: int) -> float:
 
 
 @cache
-def choose_blocks(level: Level, variant: Variant, tiles: int, channels: int, panels: int, vectors: int) -> Blocks:
-    """The cheapest sizes by counting instructions and the bytes of weights each block streams."""
+def choose_blocks(
+    level: Level, variant: Variant, tiles: int, channels: int, vectors: int, on_the_fly: bool = False
+) -> Blocks:
+    """The cheapest sizes by counting instructions and the weights that each block streams or transforms."""
     tallest = _tallest(level, vectors)
     shortest = min(tallest, 4)
     row_bytes = variant.positions * (2 * channels + 4 * level.lanes * vectors)
@@ -56,6 +58,8 @@ def choose_blocks(level: Level, variant: Variant, tiles: int, channels: int, pan
             full = _cycles(block, main, tail, vectors, channels) * variant.positions
             rest = _cycles(last, main, tail, vectors, channels) * variant.positions
             cost = (blocks - 1) * max(full, stream) + max(rest, stream)
+            if on_the_fly:
+                cost += blocks * stream / 4
             if found is None or cost < found[0]:
                 found = (cost, Blocks(block, main, tail))
     assert found is not None

@@ -27,8 +27,8 @@ def _copy(target, source, count):
 def convolve(
     lo, hi, worker, x, y, r, scratch, scratch_bytes, weights, panel_bytes, records, record_bytes, product, rows_of_g,
     table, look_up, transform_input, multiply, transform_output, transform_weights, m, count, block, splits, panels,
-    main, tail, width, height_in, width_in, channels, height_out, width_out, channels_out, item, pad_top, pad_left, zero_point,
-    v_at, m_at, u_at, patch_at, offsets_at, dump_at, staging_at,
+    main, tail, width, height_in, width_in, channels, height_out, width_out, channels_out, item, pad_top, pad_left,
+    zero_point, v_at, m_at, u_at, patch_at, offsets_at, dump_at, staging_at,
 ):  # fmt: skip
     """Units lo … hi − 1: unit = block · splits + part, a block of tiles by a part of the output channels' panels.
 

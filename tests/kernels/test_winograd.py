@@ -15,6 +15,7 @@ from graphopt.kernels.levels import Level, available_levels
 from graphopt.kernels.product import Activations, prepare_conv
 from graphopt.kernels.winograd import prepare_winograd
 from graphopt.kernels.winograd_algebra import F2, F4, NotExact, Variant
+from graphopt.kernels.winograd_choice import choose
 from tests.kernels import naive
 
 LEVELS = available_levels()
@@ -154,3 +155,18 @@ def test_memory_refusals_and_emptiness() -> None:
         prepare_winograd((1, 4, 4, 1), w[:, :1] * np.int32(250), activations, Accumulate(), variant=F4)
     with pytest.raises(ValueError, match="weights must be"):
         prepare_winograd((1, 8, 8, 3), w, activations, Accumulate())
+
+
+def test_the_choice_follows_the_measured_table() -> None:
+    best = {level.name: level for level in LEVELS}
+    for name in {"avx2", "avx512vnni"} & best.keys():
+        level = best[name]
+        for channels, size in ((32, 112), (64, 56), (128, 28), (256, 56), (256, 14)):
+            assert choose((1, size, size, channels), channels, level=level) is F4, (name, channels, size)
+        assert choose((1, 56, 56, 3), 64, level=level) is None
+        assert choose((1, 56, 56, 64), 64, exact=(), level=level) is None
+        assert choose((0, 56, 56, 64), 64, level=level) is None
+    if "avx512vnni" in best:
+        assert choose((1, 7, 7, 512), 512, level=best["avx512vnni"]) is None
+    if "avx2" in best:
+        assert choose((1, 56, 56, 64), 64, exact=(F2,), level=best["avx2"]) is F2
