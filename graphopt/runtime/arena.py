@@ -1,0 +1,44 @@
+"""One arena for all buffers of a plan: greedy best-fit colouring of the intervals in which they live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_LINE = 64
+
+
+@dataclass(slots=True)
+class Interval:
+    """A buffer of `size` bytes that is written first at step `first` and read last at step `last`."""
+
+    size: int
+    first: int
+    last: int
+
+
+def assign(intervals: Sequence[Interval], slack: int) -> tuple[list[int], int]:
+    """Offsets on cache lines, and the arena's size; buffers alive together do not overlap, `slack` bytes included.
+
+    Largest first, each into the smallest gap that holds it between those alive at the same time (Pisarchyk and Lee,
+    2020, greedy by size).
+    """
+    offsets = [0] * len(intervals)
+    placed: list[tuple[int, int, Interval]] = []  # begin, end, interval, by begin
+    total = 0
+    for index in sorted(range(len(intervals)), key=lambda i: -intervals[i].size):
+        own = intervals[index]
+        need = -(-(own.size + slack) // _LINE) * _LINE
+        best, best_gap, reached = -1, 0, 0
+        for begin, end, other in placed:
+            if other.last < own.first or own.last < other.first:
+                continue
+            gap = begin - reached
+            if gap >= need and (best < 0 or gap < best_gap):
+                best, best_gap = reached, gap
+            reached = max(reached, end)
+        offsets[index] = best if best >= 0 else reached
+        placed.append((offsets[index], offsets[index] + need, own))
+        placed.sort(key=lambda item: item[0])
+        total = max(total, offsets[index] + need)
+    return offsets, total
