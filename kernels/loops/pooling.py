@@ -41,6 +41,5 @@ def pool(
             elements = padded if whole != 0 else taps
             target = address_of(y) + (tile * out_width + pixel) * channels
             factor = factors[elements]
-            call8(
-                function, address_of(pointers), taps, target, channels, -taps * x_zero, factor, address_of(limits), y_zero
-            )  # fmt: skip
+            offset = -taps * x_zero
+            call8(function, address_of(pointers), taps, target, channels, offset, factor, address_of(limits), y_zero)
