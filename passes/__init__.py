@@ -9,6 +9,7 @@ from ..pipeline.passes import Pass
 from .affine import fold_affine
 from .batchnorm import fold_batchnorm
 from .branches import inline_branches
+from .compose import drop_zero_states, join_steps
 from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
@@ -30,6 +31,9 @@ SCHEDULE: tuple[Pass, ...] = (
     merge_common_subexpressions,
     fold_batchnorm,
     fold_affine,
+    drop_zero_states,
+    join_steps,
+    drop_identities,
     remove_dead_nodes,
 )
 """What `optimize` runs, in order."""
