@@ -67,6 +67,10 @@ class Quantization:
         limited = np.clip(scaled, self.low - self.zero_point, self.high - self.zero_point)
         return (limited.astype(np.int32) + self.zero_point).astype(self.dtype)
 
+    def requantization(self, y: Quantization) -> npt.NDArray[np.uint8]:
+        """The table of 256 bytes that turns codes of this quantization into codes of y: Dequantize, then Quantize."""
+        return y.quantize(self.dequantize(self.codes())).view(np.uint8)
+
 
 def aligned_table(table: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """256 one-byte entries where kernels want them. Raises ValueError for another size."""

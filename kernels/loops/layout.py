@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphopt.kernels.loops.memory import address_of, call4
 
 ROWS = 8  # rows of a tile
@@ -57,3 +59,35 @@ def map_rows(lo, hi, worker, x, y, rows, x_stride, y_stride, count, table, looku
     """y[row, :count] = table[x[row, :count]]."""
     for row in range(lo * ROWS, min(hi * ROWS, rows)):
         call4(lookup, address_of(x) + row * x_stride, address_of(y) + row * y_stride, count, address_of(table))
+
+
+def resize_nearest(lo, hi, worker, x, y, height, width, out_height, out_width, channels, rows, columns):
+    """y[n, i, j] = x[n, rows[i], columns[j]], pixels of `channels` bytes; a tile is a row of the output."""
+    for tile in range(lo, hi):
+        image = tile // out_height
+        source = (image * height + rows[tile - image * out_height]) * width * channels
+        target = tile * out_width * channels
+        for j in range(out_width):
+            start = source + columns[j] * channels
+            for c in range(channels):
+                y[target + j * channels + c] = x[start + c]
+
+
+def pad_image(lo, hi, worker, x, y, height, row_bytes, out_height, out_row_bytes, top, left_bytes, fill):
+    """A constant border around each image; a tile is a row of the output."""
+    value = np.uint8(fill)
+    for tile in range(lo, hi):
+        image = tile // out_height
+        row = tile - image * out_height - top
+        target = tile * out_row_bytes
+        if row < 0 or row >= height:
+            for i in range(out_row_bytes):
+                y[target + i] = value
+            continue
+        source = (image * height + row) * row_bytes
+        for i in range(left_bytes):
+            y[target + i] = value
+        for i in range(row_bytes):
+            y[target + left_bytes + i] = x[source + i]
+        for i in range(left_bytes + row_bytes, out_row_bytes):
+            y[target + i] = value
