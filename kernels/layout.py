@@ -139,7 +139,8 @@ def prepare_resize_nearest(image: Image, rows: npt.NDArray[Any], columns: npt.ND
 def nearest_indices(size: int, outputs: int, scale: float) -> npt.NDArray[np.int32]:
     """Sources of `outputs` elements for Resize asymmetric with nearest_mode floor: min(floor(i / scale), size − 1)."""
     positions = np.floor(np.arange(outputs, dtype=np.float32) / np.float32(scale)).astype(np.int32)
-    return np.minimum(positions, size - 1).astype(np.int32)
+    limited: npt.NDArray[np.int32] = np.minimum(positions, np.int32(size - 1))
+    return limited
 
 
 def prepare_pad(image: Image, pads: tuple[int, int, int, int], value: int) -> Routine:

@@ -101,7 +101,7 @@ def elementwise(rng: np.random.Generator) -> None:
         compare(f"{kind} {second.shape}", routine, {"a": a, "b": second, "y": y}, other, 3 * count)
     names = ["a", "a_scale", "a_zero", "c_scale", "c_zero"]
     other = peer("QLinearSigmoid", MICROSOFT, names, {"a": a}, constants("a", A) | constants("c", Y), y)
-    table = Y.quantize(1 / (1 + np.exp(-A.dequantize(A.codes()))))
+    table = Y.quantize((1 / (1 + np.exp(-A.dequantize(A.codes())))).astype(np.float32))
     compare("QLinearSigmoid (table)", prepare_table(count, table), {"x": a, "y": y}, other, 2 * count)
 
 

@@ -14,7 +14,10 @@ from tests.kernels import naive
 from tests.kernels.naive import Array
 
 LEVELS = [level.name for level in available_levels()]
-pairs = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))  # noqa: E731
+
+
+def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(st.integers(low, high), st.integers(low, high))
 
 
 def depthwise(x: Array, w: Array, window: Window, scale: Array, x_zero: int, bias: Array, y_zero: int, dtype: type,
@@ -33,7 +36,7 @@ def depthwise(x: Array, w: Array, window: Window, scale: Array, x_zero: int, bia
     info = np.iinfo(dtype)
     low, high = (info.min, info.max) if clamp is None else clamp
     value = np.rint(total.astype(np.float32) * scale)
-    y = (np.clip(value, low - y_zero, high - y_zero).astype(np.int64) + y_zero).astype(dtype)
+    y: Array = (np.clip(value, low - y_zero, high - y_zero).astype(np.int64) + y_zero).astype(dtype)
     return y if table is None else table[y.view(np.uint8)]
 
 
