@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import onnx
@@ -38,13 +40,26 @@ def load(source: Source, *, infer: bool = True, folder: str = "") -> Model:
     elif hasattr(source, "graph") and not isinstance(source, onnx.ModelProto):
         folder = folder or _base_folder(source)
     files = DataFiles(folder, path)
-    try:
-        model = _lift(proto, files, path, ordered=True)
-    except _Unsorted:
-        model = _lift(proto, files, path, ordered=False)
-    if infer:
-        infer_types(model)
+    with _collector_paused():
+        try:
+            model = _lift(proto, files, path, ordered=True)
+        except _Unsorted:
+            model = _lift(proto, files, path, ordered=False)
+        if infer:
+            infer_types(model)
     return model
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Everything made here stays: looking for cycles in it, again and again, takes longer than making it."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 class _Unsorted(Exception):

@@ -1,0 +1,187 @@
+"""What is not a valid model is refused in one line that names the place."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper, parser
+
+from graphopt.errors import ModelError
+from graphopt.onnx_io import check, load
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
+
+
+def parse(text: str) -> onnx.ModelProto:
+    return parser.parse_model(HEAD + text)
+
+
+def refused(source, what: str, how=load) -> None:
+    with pytest.raises(ModelError) as error:
+        how(source)
+    assert "\n" not in str(error.value)
+    assert re.search(what, str(error.value)), str(error.value)
+
+
+def test_no_model_at_all(tmp_path):
+    valid = parse("g (float[2] x) => (float[2] y) <float[400] w = {1.0}> { y = Relu(x) }").SerializeToString()
+    (tmp_path / "cut.onnx").write_bytes(valid[: len(valid) // 2])
+    (tmp_path / "text.onnx").write_text("hello, this is a text file\n" * 20)
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "tensor.onnx").write_bytes(numpy_helper.from_array(np.ones(9, np.float32)).SerializeToString())
+    refused(tmp_path / "cut.onnx", "cut off")
+    refused(str(tmp_path / "text.onnx"), "not an ONNX model")
+    refused(tmp_path / "empty.onnx", "empty")
+    refused(tmp_path / "tensor.onnx", "not an ONNX model")
+    refused(tmp_path, "is a directory")
+    refused(tmp_path / "none.onnx", "No such file")
+    refused(b"", "empty")
+    refused(3, "int")
+
+
+@pytest.mark.parametrize("length", range(0, 200, 7))
+def test_a_file_cut_anywhere_is_refused_or_smaller(length):
+    data = parse("g (float[2] x) => (float[2] y) { h = Relu(x) y = Exp(h) }").SerializeToString()
+    try:
+        load(data[:length])
+    except ModelError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("text", "what"), [
+    ("g (float[2] x) => (float[2] y) { y = Add(x, nowhere) }", "node 0 \\(Add\\) input 'nowhere'"),
+    ("g (float[2] x) => (float[2] z) { y = Relu(x) }", "output 'z'"),
+    ("g (float[2] x) => (float[2] y) { y = Add(x, b) a = Neg(b) b = Exp(a) }", "cycle"),
+    ("g (float[2] x) => (float[2] y) { y = Relu(x) y = Exp(x) }", "defines 'y' twice"),
+    ("g (float[2] x, float[2] x) => (float[2] y) { y = Relu(x) }", "defines 'x' twice"),
+    ("g (float[2] x) => (float[2] y) { y = strange.Relu(x) }", "domain 'strange'"),
+])  # fmt: skip
+def test_broken_structure(text, what):
+    refused(parse(text), what)
+
+
+def test_a_cycle_through_a_nested_graph():
+    refused(parse("""g (float[2] x, bool c) => (float[2] y) {
+        y = If(c) <then_branch = a () => (float[2] t) { t = Neg(h) }, else_branch = b () => (float[2] e) { e = Abs(x) }>
+        h = Relu(y)
+    }"""), "cycle")  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "what"), [
+    ("g (float[2] x, int64[2] i) => (float[2] y) { y = Add(x, i) }", "Add"),
+    ("g (float[2, 3] x, float[4, 5] w) => (float[2, 5] y) { y = MatMul(x, w) }", "MatMul"),
+    ("g (float[2] x) => (float[2] y) { y = Softmax<axis = 0.5>(x) }", "axis"),
+    ("g (float[2] x) => (float[2] y) { y = NoSuchOperator(x) }", "NoSuchOperator"),
+    ("g (float[2] x) => (float[2] y) { y = Relu(x, x) }", "Relu"),
+])  # fmt: skip
+def test_check_finds_what_lifting_keeps(text, what):
+    proto = parse(text)
+    load(proto)
+    refused(proto, what, check)
+
+
+def test_check_accepts_what_is_valid():
+    check(parse("g (float[N] x) => (float[N] y) <float w = {2.0}> { y = Mul(x, w) }"))
+
+
+def test_tensors_that_cannot_be():
+    proto = parse("g (float[2] x) => (float[2] y) <float[2] w = {1.0, 2.0}> { y = Mul(x, w) }")
+    proto.graph.initializer[0].data_type = 99
+    refused(proto, "'w': element type 99")
+    proto.graph.initializer[0].data_type = 1
+    proto.graph.initializer[0].dims[0] = -2
+    refused(proto, "negative")
+    del proto.graph.initializer[0].float_data[:]
+    proto.graph.initializer[0].dims[0] = 2
+    proto.graph.initializer[0].raw_data = b"1234567"
+    refused(proto, "name: w.* 7 bytes|raw_data size \\(7 bytes", check)
+
+
+def test_a_large_tensor_of_the_wrong_length():
+    proto = parse("g (float[5000] x) => (float[5000] y) { y = Mul(x, w) }")
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(5000, np.float32), "w"))
+    proto.graph.initializer[0].raw_data = bytes(19_999)
+    refused(proto, "'w'.*f32\\[5000\\]", check)
+
+
+def test_an_element_type_that_is_none():
+    proto = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    proto.graph.input[0].type.tensor_type.elem_type = 77
+    refused(proto, "input 'x': element type 77")
+
+
+def external(folder: Path, **entries: object) -> Path:
+    proto = parse("g (float[4] x) => (float[4] y) { y = Mul(x, w) }")
+    tensor = TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+    proto.graph.initializer.append(tensor)
+    folder.mkdir(exist_ok=True)
+    path = folder / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "in").mkdir()
+    for place in (tmp_path / "w.data", tmp_path / "in" / "w.data"):
+        place.write_bytes(np.arange(8, dtype=np.float32).tobytes())
+    return tmp_path
+
+
+def test_external_data_inside_is_mapped(data):
+    model = load(external(data / "in", location="w.data", offset=8, length=16))
+    array = next(iter(model.graph)).constant(1).array()
+    assert array.tolist() == [2, 3, 4, 5] and not array.flags.owndata and not array.flags.writeable
+
+
+@pytest.mark.parametrize("location", ["../w.data", "x/../../w.data", "", ".", "..\\w.data"])
+def test_external_data_outside_is_refused(data, location):
+    refused(external(data / "in", location=location, length=16), "not inside the model's folder")
+
+
+def test_absolute_and_linked_paths_are_refused(data):
+    refused(external(data / "in", location=data / "w.data", length=16), "not inside the model's folder")
+    os.symlink(data / "w.data", data / "in" / "link.data")
+    refused(external(data / "in", location="link.data", length=16), "leads out of the model's folder")
+
+
+def test_a_store_that_links_model_and_data_is_read(data):
+    """Model caches keep files under digests, and a folder with links to them."""
+    path = external(data / "in", location="weights", offset=0, length=16)
+    (data / "store").mkdir()
+    path.rename(data / "store" / "0a1b")
+    (data / "w.data").rename(data / "store" / "2c3d")
+    (data / "cache").mkdir()
+    os.symlink(data / "store" / "0a1b", data / "cache" / "m.onnx")
+    os.symlink(data / "store" / "2c3d", data / "cache" / "weights")
+    assert next(iter(load(data / "cache" / "m.onnx").graph)).constant(1).array().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("entries", "what"), [
+    ({"location": "none.data", "length": 16}, "does not exist"),
+    ({"location": "w.data", "length": 15}, "takes 16 bytes"),
+    ({"location": "w.data", "offset": 20, "length": 16}, "32 bytes"),
+    ({"location": "w.data", "offset": -4, "length": 16}, "offset -4"),
+    ({"location": "w.data", "offset": "many"}, "not integers"),
+])  # fmt: skip
+def test_external_data_that_does_not_fit(data, entries, what):
+    refused(external(data / "in", **entries), f"'w'.*{what}")
+
+
+def test_external_strings_are_refused(data):
+    path = external(data / "in", location="w.data", length=16)
+    proto = onnx.load(path, load_external_data=False)
+    proto.graph.initializer[0].data_type = TensorProto.STRING
+    path.write_bytes(proto.SerializeToString())
+    refused(path, "strings")
+
+
+def test_an_attribute_twice_is_refused():
+    proto = parse("g (float[2] x) => (float[2] y) { y = Softmax<axis = 0>(x) }")
+    proto.graph.node[0].attribute.append(helper.make_attribute("axis", 1))
+    refused(proto, "'axis' is there twice")
