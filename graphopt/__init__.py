@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .equivalence import Comparison, compare
     from .pipeline import Pass, Registry, register_pass, rule
     from .report import Report
+    from .runtime import Session
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _HOME = {
     "Registry": "pipeline",
     "Report": "report",
     "Result": "api",
+    "Session": "runtime",
     "compare": "equivalence",
     "optimize": "api",
     "register_pass": "pipeline",
@@ -40,6 +42,7 @@ __all__ = [
     "Registry",
     "Report",
     "Result",
+    "Session",
     "compare",
     "optimize",
     "register_pass",

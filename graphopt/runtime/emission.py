@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from math import prod
@@ -94,14 +94,15 @@ def wanted_orders(operations: Sequence[Operation], shapes: Mapping[Value, Shape]
 class Emitter:
     """Emits one region for known shapes. Raises ValueError where a kernel does not take a shape."""
 
-    def __init__(self, memory: Memory = "fast") -> None:
+    def __init__(self, memory: Memory = "fast", *, flattened: Collection[Value] = ()) -> None:
         self.memory = memory
+        self.flattened = flattened  # values whose readers are products that can take their rows in any order
         self.sizes: list[int] = []  # bytes of each buffer
         self.constants: dict[int, npt.NDArray[Any]] = {}  # buffers filled once
         self.bound: list[Bound] = []
         self.tensors: dict[Value, Tensor] = {}
         self.current: Operation | None = None
-        self.permuted_rows: dict[Value, Tensor] = {}
+        self.unflattened: dict[Value, Tensor] = {}
 
     def new(self, shape: Shape, order: Order, itemsize: int = 1) -> Tensor:
         """A tensor in a buffer of its own."""
@@ -178,8 +179,10 @@ class Emitter:
         order = reshaped(x.shape, x.order, shape)
         if order is not None:
             return replace(x, shape=shape, order=order)
-        if len(shape) == 2 and shape[0] == x.shape[0] and x.order[0] == 0:
-            self.permuted_rows[operation.output] = x
+        rows_stay = len(shape) == 2 and shape[0] == x.shape[0] and x.order[0] == 0
+        if rows_stay and operation.output in self.flattened:
+            self.unflattened[operation.output] = x
+            return replace(x, shape=shape, order=natural(2))
         for candidate in self._near(x):
             order = reshaped(x.shape, candidate, shape)
             if order is not None:
@@ -271,7 +274,7 @@ class Emitter:
     @_emit.register
     def _(self, operation: MatMul, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
         x, weights = inputs[0], operation.weights
-        before = self.permuted_rows.get(operation.inputs[0])
+        before = self.unflattened.get(operation.inputs[0])
         if before is not None:
             sizes = before.shape[1:]
             order = tuple(axis - 1 for axis in before.order[1:])

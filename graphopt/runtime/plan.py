@@ -1,0 +1,179 @@
+"""Plans: a region at known shapes as one compiled program over one arena, its weights packed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ir import Value
+from ..kernels import SLACK, Program, Step, aligned_empty
+from .arena import Interval, assign
+from .emission import Emitter, Memory, Tensor, wanted_orders
+from .fusion import fuse
+from .layouts import Shape, natural, physical_shape
+from .operands import constant_array
+from .operations import Binary, Concat, Dequantize, Linear, MatMul, Operation, Quantize, Table
+from .shapes import output_shape
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One row of the program and the operation it serves."""
+
+    step: Step
+    buffers: Mapping[str, int]
+    operation: Operation | None
+
+
+class Plan:
+    """A region's program for one set of input shapes. Immutable; runs happen in instances with memory of their own."""
+
+    def __init__(
+        self, operations: Sequence[Operation], inputs: Sequence[Value], outputs: Sequence[Value],
+        shapes: Sequence[Shape], memory: Memory = "fast",
+    ) -> None:  # fmt: skip
+        """`shapes` are those of `inputs`. Raises ValueError where a shape does not fit or has no kernel."""
+        known = dict(zip(inputs, shapes, strict=True))
+        self.dtypes: dict[Value, npt.DTypeLike] = {}
+        for operation in operations:
+            for value in operation.inputs:
+                if value not in known:
+                    known[value] = _constant_shape(value)
+            known[operation.output] = output_shape(operation, tuple(known[v] for v in operation.inputs))
+            self.dtypes[operation.output] = _dtype(operation, self.dtypes)
+        self.shapes = known
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.is_empty = all(prod(known[value]) == 0 for value in outputs)
+        self.operations = fuse(operations, known, outputs)
+        emitter = Emitter(memory, flattened=_flattened(self.operations, outputs))
+        self._emit(emitter)
+        self.tensors = emitter.tensors
+        self.constants = emitter.constants
+        self.steps = [PlannedStep(step, b.buffers, b.operation) for b in emitter.bound for step in b.routine.steps]
+        self.offsets, self.arena_bytes = _place(
+            emitter, [emitter.tensors[v] for v in inputs], [emitter.tensors[v] for v in outputs]
+        )
+        self.packed_bytes = sum(b.routine.packed_bytes for b in emitter.bound)
+
+    def _emit(self, emitter: Emitter) -> None:
+        wanted = wanted_orders(self.operations, self.shapes)
+        quantized = {v for operation in self.operations if isinstance(operation, Quantize) for v in operation.inputs}
+        for value in self.inputs:
+            shape = self.shapes[value]
+            order = wanted.get(value, natural(len(shape)))
+            emitter.tensors[value] = emitter.new(shape, order, 4 if value in quantized else 1)
+        if self.is_empty:
+            for value in self.outputs:
+                emitter.tensors[value] = emitter.new(self.shapes[value], natural(len(self.shapes[value])))
+            return
+        for operation in self.operations:
+            emitter.emit(operation)
+
+
+def _constant_shape(value: Value) -> Shape:
+    array = constant_array(value)
+    if array is None:
+        raise ValueError(f"{value.name or 'a value'} is not available to the region")
+    return array.shape
+
+
+def _dtype(operation: Operation, known: Mapping[Value, npt.DTypeLike]) -> npt.DTypeLike:
+    """The numpy type of an operation's result."""
+    if isinstance(operation, Dequantize) or (isinstance(operation, Linear) and operation.y is None):
+        return np.float32
+    table = getattr(operation, "table", None)
+    if table is not None:
+        return np.dtype(table.dtype)
+    if isinstance(operation, (Table, Binary, Linear, Quantize)) or hasattr(operation, "y"):
+        return np.dtype(operation.y.dtype)  # type: ignore[union-attr]
+    if isinstance(operation, Concat):
+        for value, made in zip(operation.inputs, operation.tables):
+            if made is not None or value in known:
+                return np.dtype(made.dtype) if made is not None else known[value]
+    return known.get(operation.inputs[0], np.dtype(np.uint8))
+
+
+def _flattened(operations: Sequence[Operation], outputs: Sequence[Value]) -> set[Value]:
+    """Values that only products with constant weights read, so that the weights' rows can follow any order."""
+    readers: dict[Value, list[Operation]] = {}
+    for operation in operations:
+        for value in operation.inputs:
+            readers.setdefault(value, []).append(operation)
+    return {
+        value
+        for value, found in readers.items()
+        if value not in outputs and all(isinstance(o, MatMul) and o.inputs[0] is value for o in found)
+    }
+
+
+def _place(
+    emitter: Emitter, sources: Sequence[Tensor], results: Sequence[Tensor]
+) -> tuple[list[int], int]:
+    end = len(emitter.bound)
+    intervals = [Interval(size, end, -1) for size in emitter.sizes]
+    for index, bound in enumerate(emitter.bound):
+        for buffer in bound.buffers.values():
+            intervals[buffer].first = min(intervals[buffer].first, index)
+            intervals[buffer].last = max(intervals[buffer].last, index)
+    for buffer in emitter.constants:
+        intervals[buffer].first, intervals[buffer].last = -1, end
+    for tensor in sources:
+        intervals[tensor.buffer].first = -1
+    for tensor in results:
+        intervals[tensor.buffer].last = end
+    for interval in intervals:
+        interval.last = max(interval.last, interval.first)
+    return assign(intervals, SLACK)
+
+
+class Instance:
+    """One arena and one program of a plan: what a single run needs for itself."""
+
+    def __init__(self, plan: Plan, workers: int, *, profile: bool = False) -> None:
+        self.plan = plan
+        self.arena = aligned_empty(plan.arena_bytes)
+        self.scratch = aligned_empty(max((s.step.scratch for s in plan.steps), default=0) * workers)
+        base = int(self.arena.ctypes.data)
+        for buffer, array in plan.constants.items():
+            begin = plan.offsets[buffer]
+            self.arena[begin : begin + array.nbytes] = array.reshape(-1).view(np.uint8)
+        scratch = int(self.scratch.ctypes.data)
+        bound = []
+        for planned in plan.steps:
+            addresses = {name: base + plan.offsets[buffer] for name, buffer in planned.buffers.items()}
+            addresses["scratch"] = scratch
+            bound.append((planned.step, addresses))
+        self.program = Program(bound, workers=workers, profile=profile)
+        self._sources = [self._view(plan.tensors[value]) for value in plan.inputs]
+        self._results = [(self._view(plan.tensors[v], plan.dtypes[v]), plan.shapes[v]) for v in plan.outputs]
+
+    def _view(self, tensor: Tensor, dtype: npt.DTypeLike | None = None) -> Array:
+        """The tensor in the arena with its axes in logical order."""
+        dtype = np.dtype(dtype or (np.float32 if tensor.itemsize == 4 else np.uint8))
+        begin = self.plan.offsets[tensor.buffer]
+        raw = self.arena[begin : begin + tensor.size * tensor.itemsize].view(dtype)
+        there = raw.reshape(physical_shape(tensor.shape, tensor.order))
+        return there.transpose([tensor.order.index(axis) for axis in range(len(tensor.order))])
+
+    def load(self, arrays: Sequence[Array]) -> None:
+        """Copy the inputs in, rearranged into the layouts the region wants."""
+        for view, array in zip(self._sources, arrays, strict=True):
+            np.copyto(view, array.view(view.dtype) if array.dtype.itemsize == 1 else array)
+
+    def results(self) -> list[Array]:
+        """Copies of the outputs in ONNX's layout."""
+        return [_copied(view, shape) for view, shape in self._results]
+
+
+def _copied(view: Array, shape: Shape) -> Array:
+    made = np.empty(shape, view.dtype)
+    np.copyto(made, view.reshape(shape) if view.shape != shape else view)
+    return made
+

@@ -1,0 +1,99 @@
+"""Segments in onnxruntime: part of a graph as a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ir import Graph, Model, Node, Port, Value, clone_node
+from .operations import Operation
+from .partition import Segment, sources
+
+Array = npt.NDArray[Any]
+
+
+def stock_session(source: Any, threads: int, folder: str = "", options: dict[str, str] | None = None) -> Any:
+    """An onnxruntime session of a path or bytes on the CPU."""
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    if folder and isinstance(source, bytes):
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    for key, value in (options or {}).items():
+        settings.add_session_config_entry(key, value)
+    return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+
+
+def extract(model: Model, segment: Segment) -> Model:
+    """The nodes of a segment as a model whose inputs and outputs are the segment's, named i0 … and o0 …."""
+    values: dict[Value, Value] = {}
+    for index, value in enumerate(segment.inputs):
+        values[value] = Value(value.type, f"graphopt_i{index}")
+    graph = Graph("segment", [values[value] for value in segment.inputs])
+    for node in _nodes(segment):
+        _append(graph, node, values)
+    ports = [Port(f"graphopt_o{i}", v.type) for i, v in enumerate(segment.outputs)]
+    graph.set_outputs([values[value] for value in segment.outputs], ports)
+    return Model(
+        graph, opsets=dict(model.opsets), functions=model.functions, ir_version=model.ir_version, folder=model.folder
+    )
+
+
+def _nodes(segment: Segment) -> list[Node]:
+    found: dict[Node, None] = {}
+    for unit in segment.units:
+        found.update(dict.fromkeys(unit.nodes if isinstance(unit, Operation) else (unit,)))
+    return list(found)
+
+
+def _append(graph: Graph, node: Node, values: dict[Value, Value]) -> None:
+    """A copy of the node at the end, after what it reads and nobody has copied yet."""
+    if node.outputs[0] in values:
+        return
+    for value in sources(node):
+        producer = value.producer
+        if value not in values and producer is not None and producer.graph is node.graph:
+            _append(graph, producer, values)
+    graph.append(clone_node(node, values))
+
+
+class StockSegment:
+    """A segment that onnxruntime runs. A forked child makes its session anew: threads do not survive a fork."""
+
+    def __init__(self, model: Model, segment: Segment, threads: int) -> None:
+        self._model, self._segment, self._threads = model, segment, threads
+        self._session = self._open()
+        self._inputs = [f"graphopt_i{index}" for index in range(len(segment.inputs))]
+        self._outputs = [f"graphopt_o{index}" for index in range(len(segment.outputs))]
+
+    def _open(self) -> Any:
+        from ..onnx_io import to_proto
+
+        made = extract(self._model, self._segment)
+        return stock_session(to_proto(made).SerializeToString(), self._threads, made.folder)
+
+    def after_fork(self) -> None:
+        """Open the session again in a forked child."""
+        self._session = self._open()
+
+    def run(self, arrays: Sequence[Array]) -> list[Any]:
+        """The segment's outputs for values in the order of its inputs; arrays are bound where they lie."""
+        if all(isinstance(array, np.ndarray) for array in arrays):
+            return self._bound(arrays)
+        found: list[Any] = self._session.run(self._outputs, dict(zip(self._inputs, arrays)))
+        return found
+
+    def _bound(self, arrays: Sequence[Array]) -> list[Any]:
+        binding = self._session.io_binding()
+        for name, array in zip(self._inputs, arrays):
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in self._outputs:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        found: list[Any] = binding.copy_outputs_to_cpu()
+        return found
