@@ -15,6 +15,7 @@ from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
 from .fold import fold_constants
 from .identity import drop_identities
+from .legalise import give_range_scalars
 from .shapes import resolve_shapes
 
 SCHEDULE: tuple[Pass, ...] = (
@@ -34,6 +35,7 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_zero_states,
     join_steps,
     drop_identities,
+    give_range_scalars,
     remove_dead_nodes,
 )
 """What `optimize` runs, in order."""

@@ -1,0 +1,35 @@
+"""Range gets scalars once its one-element operands are seen."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_hidden_vectors_become_scalars(computed):
+    """A branch hides that the limit is [1]; inlined, onnxruntime would refuse the model."""
+    source = "n" if computed else "three"
+    hidden = helper.make_graph(
+        [helper.make_node("Mul", [source, "one"], ["limit"])],
+        "hidden",
+        [],
+        [helper.make_tensor_value_info("limit", TensorProto.INT64, None)],
+    )
+    nodes = [
+        helper.make_node("If", ["yes"], ["l"], then_branch=hidden, else_branch=hidden),
+        helper.make_node("Range", ["zero", "l", "step"], ["r"]),
+        helper.make_node("Add", ["r", "n"], ["y"]),
+    ]
+    constants = {"yes": True, "one": [1], "three": [3], "zero": 0, "step": 1}
+    n = helper.make_tensor_value_info("n", TensorProto.INT64, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, ["k"])
+    tensors = [numpy_helper.from_array(np.array(v), k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "g", [n], [y], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    result = graphopt.optimize(model, validate=False)
+    assert "If" not in result.report.after.operators
+    onnx.checker.check_model(result.model)
+    assert graphopt.compare(model, result.model, {"n": np.array([4])}).status == "equal"
