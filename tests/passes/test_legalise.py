@@ -2,18 +2,15 @@
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 
 
-@pytest.mark.parametrize("computed", [False, True])
-def test_hidden_vectors_become_scalars(computed):
+def test_hidden_vectors_become_scalars():
     """A branch hides that the limit is [1]; inlined, onnxruntime would refuse the model."""
-    source = "n" if computed else "three"
     hidden = helper.make_graph(
-        [helper.make_node("Mul", [source, "one"], ["limit"])],
+        [helper.make_node("Mul", ["n", "one"], ["limit"])],
         "hidden",
         [],
         [helper.make_tensor_value_info("limit", TensorProto.INT64, None)],
@@ -23,7 +20,7 @@ def test_hidden_vectors_become_scalars(computed):
         helper.make_node("Range", ["zero", "l", "step"], ["r"]),
         helper.make_node("Add", ["r", "n"], ["y"]),
     ]
-    constants = {"yes": True, "one": [1], "three": [3], "zero": 0, "step": 1}
+    constants = {"yes": True, "one": [1], "zero": 0, "step": 1}
     n = helper.make_tensor_value_info("n", TensorProto.INT64, [1])
     y = helper.make_tensor_value_info("y", TensorProto.INT64, ["k"])
     tensors = [numpy_helper.from_array(np.array(v), k) for k, v in constants.items()]
