@@ -358,7 +358,7 @@ class _Scope:
     ) -> None:
         info.name = name
         if typed or value.type is not None:
-            _write_type(info, name, value.type, extras)
+            _write_type(info, name, value.type, None if self.skeleton else extras)
         if value.doc:
             info.doc_string = value.doc
         if value.metadata:

@@ -23,7 +23,7 @@ class NodeExtras:
 
 @dataclass(frozen=True, slots=True)
 class GraphExtras:
-    """Quantization annotations, the constants only they name, and types that carry denotations (by value name)."""
+    """Quantization annotations, the constants only they name, and types with more than the IR keeps (by value name)."""
 
     annotations: tuple[onnx.TensorAnnotation, ...] = ()
     pinned: Mapping[str, Constant] = field(default_factory=dict)

@@ -399,4 +399,7 @@ def read_type(proto: onnx.TypeProto, place: str) -> Type | None:
 
 
 def _denotes(proto: onnx.TypeProto) -> bool:
-    return bool(proto.denotation) or any(d.denotation for d in proto.tensor_type.shape.dim)
+    """The file says more of a type than the IR keeps: what it stands for, or an open size in a way of its own."""
+    if proto.denotation:
+        return True
+    return any(d.denotation or d.dim_value < 0 or d.dim_param == "?" for d in proto.tensor_type.shape.dim)

@@ -124,7 +124,7 @@ def type_of(proto: onnx.TypeProto) -> Type | None:
         return TensorType(
             DType(tensor.elem_type),
             tuple(
-                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
+                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else _OPEN.get(d.dim_param, d.dim_param)
                 for d in tensor.shape.dim
             ),
         )
@@ -133,6 +133,10 @@ def type_of(proto: onnx.TypeProto) -> Type | None:
     if kind == "optional_type":
         return OptionalType(type_of(proto.optional_type.elem_type))
     return None if kind is None else OtherType(proto.SerializeToString())
+
+
+_OPEN: dict[str, None] = {"": None, "?": None}
+"""Symbols that exporters write for any size: that two sizes bear one does not make them equal."""
 
 
 def tensor_proto(constant: Constant, name: str = "") -> onnx.TensorProto:

@@ -296,6 +296,16 @@ def test_texts_and_sections():
     assert model.graph.ports[0].doc == "an output" and model.graph.inputs[0].metadata == {"k": "v"}
 
 
+def test_open_sizes_are_not_equal_because_they_look_alike():
+    proto = parse("g (float[N, M] x) => (y) { y = Transpose(x) }")
+    first, second = proto.graph.input[0].type.tensor_type.shape.dim
+    first.dim_param = second.dim_param = "?"
+    model, _ = round_trip(proto)
+    assert model.graph.inputs[0].type == TensorType(DType.FLOAT, (None, None))
+    second.dim_value = -1
+    round_trip(proto)
+
+
 def test_texts_of_inner_values_survive():
     proto = parse("g (float[2] x) => (float[2] y) { h = Neg(x) y = Neg(h) }")
     info = proto.graph.value_info.add(name="h", doc_string="hidden")
