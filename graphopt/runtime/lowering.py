@@ -174,7 +174,7 @@ def _anchored(
         return None
     if node.op in ("Conv", "Gemm", "MatMul"):
         return _linear(node, output, y, nodes, clamp)
-    if node.op in ("Add", "Sub", "Mul"):
+    if node.op in ("Add", "Sub", "Mul") or (node.op == "Sum" and len(node.inputs) == 2):
         return _binary(node, output, y, nodes, clamp)
     if clamp is not None:
         return None
@@ -258,7 +258,7 @@ def _binary(
     node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None
 ) -> Operation:
     (left, a), (right, b) = operand(node.inputs[0]), operand(node.inputs[1])
-    kinds: dict[str, str] = {"Add": "add", "Sub": "subtract", "Mul": "multiply"}
+    kinds: dict[str, str] = {"Add": "add", "Sum": "add", "Sub": "subtract", "Mul": "multiply"}
     table = None if clamp is None else np.clip(y.codes(), *clamp).astype(y.dtype)
     return Binary(
         inputs=(left, right), output=output, nodes=(node, *nodes), kind=kinds[node.op], a=a, b=b, y=y, table=table  # type: ignore[arg-type]

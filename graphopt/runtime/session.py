@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,13 +150,23 @@ class Session:
             self._after_fork()
         if self._whole is not None:
             return self._run_whole(places, values)
+        self._execute(values)
+        return [self._result(graph.outputs[place], values) for place in places]
+
+    def _execute(self, values: dict[Value, Any], watch: Callable[[Region, list[Any]], None] | None = None) -> None:
         for segment, runner in self._runners:
+            arrays = [values[value] for value in segment.inputs]
+            if watch is not None and isinstance(runner, Region):
+                watch(runner, arrays)
             try:
-                found = runner.run([values[value] for value in segment.inputs])
-            except RuntimeError as error:
+                found = runner.run(arrays)
+            except RuntimeError as error:  # onnxruntime's own, where a segment does not take its inputs
                 raise InputError(str(error).splitlines()[0]) from error
             values.update(zip(segment.outputs, found))
-        return [self._result(graph.outputs[place], values) for place in places]
+
+    def run_watched(self, feeds: Mapping[str, Any], watch: Callable[[Region, list[Any]], None]) -> None:
+        """Run once and show `watch` each region with the arrays it is about to read."""
+        self._execute(self._feed(feeds), watch)
 
     def _run_whole(self, places: list[int], values: dict[Value, Any]) -> list[Any]:
         names = [self._model.graph.ports[place].name for place in places]

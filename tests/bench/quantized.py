@@ -1,0 +1,73 @@
+"""QDQ files for the end-to-end benchmark, made once by onnxruntime.quantization and kept in the zoo's cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests import zoo
+
+VARIANTS = ("7bit", "full")
+
+
+class _Reader:
+    def __init__(self, name: str, samples: int) -> None:
+        self.feeds = iter([zoo.feeds(name, seed) for seed in range(samples)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def quantized(name: str, variant: str = "7bit", *, samples: int = 2) -> Path:
+    """The zoo's model in QDQ form: u8 activations, s8 weights per channel, of 7 bits or the full range.
+
+    Raises FileNotFoundError where the zoo lacks the model.
+    """
+    source = zoo.path(name)
+    if source is None:
+        raise FileNotFoundError(f"{name} is not in {zoo.cache()}: run python -m tests.zoo")
+    target = zoo.cache() / "quantized" / f"{name}-{variant}.onnx"
+    if target.is_file():
+        return target
+    import onnx
+    from onnxruntime import quantization as q
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    model = onnx.load(source)
+    _upgrade(model)
+    prepared, beside = target.with_suffix(".prepared"), target.with_suffix(".part")
+    onnx.save(model, prepared)
+    _optimise(prepared)
+    try:
+        q.quantize_static(
+            prepared, beside, _Reader(name, samples), quant_format=q.QuantFormat.QDQ, per_channel=True,
+            activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8, reduce_range=variant == "7bit",
+        )  # fmt: skip
+        beside.replace(target)
+    finally:
+        prepared.unlink(missing_ok=True)
+    return target
+
+
+def _optimise(path: Path) -> None:
+    """BatchNormalization folded, as every user of the quantizer is told to do first."""
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.optimized_model_filepath = str(path)
+    settings.log_severity_level = 3
+    ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
+def _upgrade(model: object) -> None:
+    """Per-channel DequantizeLinear exists from opset 13, and only Add of two is quantized, not Sum."""
+    import onnx
+
+    assert isinstance(model, onnx.ModelProto)
+    if model.opset_import[0].version < 13:
+        model.CopyFrom(onnx.version_converter.convert_version(model, 13))
+    for node in model.graph.node:
+        if node.op_type == "Sum" and len(node.input) == 2:
+            node.op_type = "Add"
