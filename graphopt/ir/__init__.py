@@ -1,6 +1,7 @@
 """The intermediate representation: a small typed SSA graph that knows nothing of files, passes or runtimes."""
 
 from .clone import clone_graph, clone_model, clone_node
+from .collector import collector_paused
 from .constant import Constant
 from .graph import (
     RETURN,
@@ -48,6 +49,7 @@ __all__ = [
     "clone_graph",
     "clone_model",
     "clone_node",
+    "collector_paused",
     "producers_of",
     "refine",
     "to_text",

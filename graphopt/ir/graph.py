@@ -118,7 +118,7 @@ class Node:
     """
 
     __slots__ = (
-        "_next", "_prev", "attrs", "doc", "graph", "inputs", "made_by", "metadata", "name", "op", "origins", "outputs",
+        "_nested", "_next", "_prev", "attrs", "doc", "graph", "inputs", "made_by", "metadata", "name", "op", "origins", "outputs",
         "overload", "raw",
     )  # fmt: skip
 
@@ -134,6 +134,7 @@ class Node:
     ) -> None:
         self.op, self.inputs, self.attrs = op, tuple(inputs), dict(attrs or {})
         self.name, self.overload, self.doc = name, overload, ""
+        self._nested = any(_graphs_in(value) for value in self.attrs.values())  # few nodes do, and passes ask often
         self.metadata: dict[str, str] | None = None
         self.raw: Any = None  # what the file says of the node that only the format layer reads back
         self.origins: tuple[str, ...] = ()  # the original nodes it came from
@@ -164,13 +165,7 @@ class Node:
     @property
     def subgraphs(self) -> tuple[Graph, ...]:
         """The nested graphs among the attributes, in the order of the attributes."""
-        found: list[Graph] = []
-        for value in self.attrs.values():
-            if isinstance(value, Graph):
-                found.append(value)
-            elif isinstance(value, tuple) and value and isinstance(value[0], Graph):
-                found.extend(value)
-        return tuple(found)
+        return tuple(g for value in self.attrs.values() for g in _graphs_in(value)) if self._nested else ()
 
     def input(self, slot: int) -> Value | None:
         """Input `slot`, None where it is missing or beyond the last one."""
@@ -380,6 +375,7 @@ class Graph:
                 nested.owner = node
                 if node.graph is not None:
                     self._attach_graph(nested)
+        node._nested = any(_graphs_in(v) for v in node.attrs.values())
         self._touch(node)
 
     def erase(self, node: Node) -> None:
@@ -468,6 +464,8 @@ class Graph:
 
 def captures(node: Node) -> Iterator[Value]:
     """The outer values that graphs nested in `node` read, each once."""
+    if not node.subgraphs:
+        return
     seen: set[Value] = set()
     for nested in node.subgraphs:
         inside = set(nested.graphs())

@@ -185,9 +185,7 @@ class _Scope:
         proto.value_info.extend(infos)
         return body
 
-    def _results(
-        self, graph: Graph, body: list[onnx.NodeProto], infos: list[onnx.ValueInfoProto]
-    ) -> list[str]:
+    def _results(self, graph: Graph, body: list[onnx.NodeProto], infos: list[onnx.ValueInfoProto]) -> list[str]:
         """Emit the nodes of a graph, and what makes its results legal; returns the results' names."""
         root = graph is self.source.graph
         given: dict[Value, str] = {}  # results that carry their port's name themselves

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
 
 from ..errors import ModelError
-from ..ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value
+from ..ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value, collector_paused
 from ..ops import schema_of, type_of
 from .attributes import read_attribute
 from .extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
@@ -40,7 +38,7 @@ def load(source: Source, *, infer: bool = True, folder: str = "") -> Model:
     elif hasattr(source, "graph") and not isinstance(source, onnx.ModelProto):
         folder = folder or _base_folder(source)
     files = DataFiles(folder, path)
-    with _collector_paused():
+    with collector_paused():
         try:
             model = _lift(proto, files, path, ordered=True)
         except _Unsorted:
@@ -48,18 +46,6 @@ def load(source: Source, *, infer: bool = True, folder: str = "") -> Model:
         if infer:
             infer_types(model)
     return model
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Everything made here stays: looking for cycles in it, again and again, takes longer than making it."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 class _Unsorted(Exception):
@@ -323,9 +309,7 @@ class _Lifter:
         """Nothing but the file can tell the types of its outputs."""
         return schema_of(node.op, self.opsets.get(node.domain, 0)) is None
 
-    def _declare(
-        self, value: Value, declared: Mapping[str, onnx.ValueInfoProto], place: str, trusted: bool
-    ) -> None:
+    def _declare(self, value: Value, declared: Mapping[str, onnx.ValueInfoProto], place: str, trusted: bool) -> None:
         info = declared.get(value.name) if value.name else None
         if info is None:
             return

@@ -12,7 +12,7 @@ from ..ir import Constant, Model
 from .emit import SKELETON_ELEMENTS, Emitter, to_proto
 from .tensors import external_source
 
-_SERIALIZE_BELOW = 1 << 24  # protobuf finds a size by serialising; above this many bytes of tensors they are added up
+_SERIALIZE_BELOW = 1 << 20  # protobuf finds a size by serialising; above this many bytes of tensors they are added up
 
 
 def file_bytes(model: Model, form: Any = None) -> int:

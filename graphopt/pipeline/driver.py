@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..ir import Model, Node, RewriteLog, clone_model, verify
+from ..ir import Model, Node, RewriteLog, clone_model, collector_paused, verify
 from ..rewrite import apply_rules, retype
 from .passes import Pass
 
@@ -91,20 +89,8 @@ def run(
     bisection over the rewrites, its rule (or its pass, where the change has no rule) is taken back, and so on until the
     check agrees; in the end the model itself is the result.
     """
-    with _collector_paused():
+    with collector_paused():
         return _run(model, list(schedule), check, policy, progress)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """A graph is all references and little garbage: cyclic collection would walk it over and over."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _run(
