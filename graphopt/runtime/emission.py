@@ -20,6 +20,7 @@ from ..kernels.epilogue import Output, Requantize
 from ..kernels.epilogue import Residual as AddedTensor
 from ..kernels.layout import COPY_ROWS, map_rows_step
 from ..kernels.permute import prepare_permute
+from ..kernels.planes import prepare_dequantize_planes, prepare_quantize_planes
 from ..kernels.pooling import prepare_average_pool, prepare_max_pool
 from ..kernels.product import Activations, prepare_conv, prepare_matmul
 from ..kernels.windows import Image
@@ -96,6 +97,7 @@ class Emitter:
 
     def __init__(self, memory: Memory = "fast", *, flattened: Collection[Value] = ()) -> None:
         self.memory = memory
+        self.wanted: Mapping[Value, Order] = {}  # by value, the order its readers like best
         self.flattened = flattened  # values whose readers are products that can take their rows in any order
         self.sizes: list[int] = []  # bytes of each buffer
         self.constants: dict[int, npt.NDArray[Any]] = {}  # buffers filled once
@@ -152,13 +154,25 @@ class Emitter:
 
     @_emit.register
     def _(self, operation: Quantize, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+        last = channels_last(len(shape))
+        if self.wanted.get(operation.output) == last and inputs[0].order == natural(len(shape)) != last:
+            y = self.new(shape, last)
+            sizes = shape[0], shape[1], prod(shape[2:])
+            self.add(prepare_quantize_planes(*sizes, operation.y), x=inputs[0], y=y)
+            return y
         y = self.new(shape, inputs[0].order)
         self.add(prepare_quantize(y.size, operation.y), x=inputs[0], y=y)
         return y
 
     @_emit.register
     def _(self, operation: Dequantize, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
-        y = self.new(shape, inputs[0].order, 4)
+        order, last = inputs[0].order, channels_last(len(shape))
+        if order == last and not same_place(shape, order, natural(len(shape))):
+            y = self.new(shape, natural(len(shape)), 4)
+            sizes = shape[0], shape[1], prod(shape[2:])
+            self.add(prepare_dequantize_planes(*sizes, operation.x), x=inputs[0], y=y)
+            return y
+        y = self.new(shape, order, 4)
         self.add(prepare_dequantize(y.size, operation.x), x=inputs[0], y=y)
         return y
 

@@ -63,11 +63,13 @@ class Plan:
         self.packed_bytes = sum(b.routine.packed_bytes for b in emitter.bound)
 
     def _emit(self, emitter: Emitter) -> None:
-        wanted = wanted_orders(self.operations, self.shapes)
+        emitter.wanted = wanted_orders(self.operations, self.shapes)
         quantized = {v for operation in self.operations if isinstance(operation, Quantize) for v in operation.inputs}
         for value in self.inputs:
             shape = self.shapes[value]
-            order = wanted.get(value, natural(len(shape)))
+            order = natural(len(shape))
+            if value not in quantized:
+                order = emitter.wanted.get(value, order)
             emitter.tensors[value] = emitter.new(shape, order, 4 if value in quantized else 1)
         if self.is_empty:
             for value in self.outputs:
