@@ -118,8 +118,8 @@ class Node:
     """
 
     __slots__ = (
-        "_nested", "_next", "_prev", "attrs", "doc", "graph", "inputs", "made_by", "metadata", "name", "op", "origins", "outputs",
-        "overload", "raw",
+        "_nested", "_next", "_prev", "attrs", "doc", "graph", "inputs", "made_by", "metadata", "name", "op", "origins",
+        "outputs", "overload", "raw",
     )  # fmt: skip
 
     def __init__(
@@ -404,6 +404,19 @@ class Graph:
             gone += 1
             queue.extend(producers)
         return gone
+
+    def become(self, other: Graph) -> None:
+        """Take over everything that `other`, a root graph nobody else holds, contains; what was here is gone."""
+        self.name, self.doc, self.metadata, self.raw = other.name, other.doc, other.metadata, other.raw
+        self.inputs, self.ports = other.inputs, other.ports
+        self._first, self._return, self._size = other._first, other._return, other._size
+        for value in self.inputs:
+            value.owner = self
+        for node in (*self.snapshot(), self._return):
+            node.graph = self
+            self._touch(node)
+        for graph in self.graphs():
+            graph.model = self.model
 
     # -- bookkeeping
 

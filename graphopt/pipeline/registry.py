@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar, Token
+from dataclasses import replace
 from typing import Any
 
 from ..errors import OptionError
@@ -134,11 +135,15 @@ def current() -> Registry:
     return _CURRENT.get() or _DEFAULT
 
 
-def register_pass(name: str, *rules: Rule, after: str = "", before: str = "", exact: bool = True) -> Any:
+def register_pass(name: Any, *rules: Rule, after: str = "", before: str = "", exact: bool = True) -> Any:
     """Register a pass at a named place: as a decorator of `f(graph) -> number of changes`, or from rules.
 
+    In place of the name, a finished pass can be given: a `Pass`, a `Rule`, an onnx_ir pass or an onnxscript rule.
     Without `after` or `before` it runs at the end of the schedule. ValueError if the name is taken.
     """
+    if not isinstance(name, str):
+        item = _adapt(name)
+        return current().register(replace(item, after=after or item.after, before=before or item.before))
     if rules:
         return current().register(rule_pass(name, *rules, after=after, before=before))
 

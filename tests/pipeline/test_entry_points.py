@@ -1,0 +1,59 @@
+"""A stranger's installed package offers a pass: it is listed, and runs only when named."""
+
+import sys
+
+import pytest
+
+import graphopt
+from graphopt.pipeline import current, entry_points
+from tests.test_optimize import conv_bn_model
+
+CODE = '''
+from graphopt.pipeline import graph_pass
+from graphopt.rewrite import any_value, op, rule
+
+@rule(op.Relu(any_value("x")))
+def relu_as_max(build, x):
+    """relu(x) = max(x, 0)"""
+    import numpy as np
+    return build.Max(x, np.float32(0))
+
+broken = 3
+'''
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    name = f"stranger_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(CODE)
+    info = tmp_path / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = [f"relu-as-max = {name}:relu_as_max", f"broken = {name}:broken", f"absent = {name}:absent"]
+    (info / "entry_points.txt").write_text("[graphopt.passes]\n" + "\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_found_and_listed_unloaded(stranger):
+    assert {"relu-as-max", "broken"} <= {offered.name for offered in entry_points()}
+    assert stranger not in sys.modules
+    from graphopt.report import passes_table
+
+    assert "relu-as-max" in list(passes_table().columns[0].cells)
+    assert stranger not in sys.modules
+
+
+def test_runs_only_when_named(stranger):
+    assert "Max" not in graphopt.optimize(conv_bn_model()).report.after.operators
+    result = graphopt.optimize(conv_bn_model(), passes=["fold-batchnorm", "relu-as-max"])
+    assert result.report.status == "equal"
+    assert result.report.after.operators == {"Conv": 3, "Max": 3}
+    assert current().get("relu-as-max").source == stranger
+
+
+@pytest.mark.parametrize("name", ["broken", "absent"])
+def test_what_cannot_be_loaded_is_one_line(stranger, name):
+    with pytest.raises(graphopt.OptionError, match="is not a pass|cannot be loaded"):
+        graphopt.optimize(conv_bn_model(), passes=[name])
