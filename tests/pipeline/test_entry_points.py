@@ -55,5 +55,5 @@ def test_runs_only_when_named(stranger):
 
 @pytest.mark.parametrize("name", ["broken", "absent"])
 def test_what_cannot_be_loaded_is_one_line(stranger, name):
-    with pytest.raises(graphopt.OptionError, match="is not a pass|cannot be loaded"):
+    with pytest.raises(graphopt.OptionError, match=r"is not a pass|cannot be loaded"):
         graphopt.optimize(conv_bn_model(), passes=[name])
