@@ -154,6 +154,13 @@ class _Proof:
         return Verdict(self.comparison.status == "equal", self.comparison.reason, worst, self.comparison)
 
 
+def _evidence(comparison: Comparison) -> str:
+    """On what grounds a result counts as equal."""
+    worst = max((o.error / o.allowed for o in comparison.outputs if o.allowed), default=0.0)
+    text = f"on {comparison.samples} samples, the largest error {worst:.1%} of what is allowed"
+    return text if comparison.power is None else f"{text}, power {comparison.power:.0%}"
+
+
 def _report(
     outcome: Outcome, before: Figures, after: Figures, proof: _Proof | None, seconds: float, target: str, seed: int
 ) -> Report:
@@ -163,7 +170,7 @@ def _report(
     elif comparison is None:
         status, reason = "equal", "nothing was changed"
     else:
-        status, reason = comparison.status, comparison.reason
+        status, reason = comparison.status, comparison.reason or _evidence(comparison)
     checking = 0.0 if proof is None else proof.seconds
     return Report(
         before=before,
@@ -179,5 +186,3 @@ def _report(
         target=target,
         seed=seed,
     )
-
-
