@@ -62,6 +62,14 @@ def _append(graph: Graph, node: Node, values: dict[Value, Value]) -> None:
     graph.append(clone_node(node, values))
 
 
+_abandoned: list[Any] = []
+
+
+def abandon(session: Any) -> None:
+    """Keep a forked parent's session for good: closing it would wait for threads that the child does not have."""
+    _abandoned.append(session)
+
+
 class StockSegment:
     """A segment that onnxruntime runs. A forked child makes its session anew: threads do not survive a fork."""
 
@@ -79,6 +87,7 @@ class StockSegment:
 
     def after_fork(self) -> None:
         """Open the session again in a forked child."""
+        abandon(self._session)
         self._session = self._open()
 
     def run(self, arrays: Sequence[Array]) -> list[Any]:

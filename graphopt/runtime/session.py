@@ -19,7 +19,7 @@ from .operands import constant_array
 from .operations import Coverage, Linear, Operation
 from .partition import Segment, partition
 from .regions import Region
-from .segments import StockSegment, stock_session
+from .segments import StockSegment, abandon, stock_session
 from .workers import Team
 
 Array = npt.NDArray[Any]
@@ -210,6 +210,7 @@ class Session:
     def _after_fork(self) -> None:
         self._pid = os.getpid()
         if self._whole is not None:
+            abandon(self._whole)
             self._whole = self._open_whole()
         for _, runner in self._runners:
             runner.after_fork()

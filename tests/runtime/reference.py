@@ -1,0 +1,147 @@
+"""The integer semantics of operations in plain numpy, one after the other, in ONNX's own layout."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from graphopt.runtime import operations as o
+from graphopt.runtime.operands import constant_array
+from graphopt.runtime.shapes import operation_window, output_shape, permutation_of
+from tests.kernels.naive import conv_sums, requantize
+
+Array = np.ndarray[Any, Any]
+
+
+def execute(operations: Any, values: dict[Any, Array]) -> dict[Any, Array]:
+    """All values that operations compute from those given."""
+    values = dict(values)
+    for operation in operations:
+        inputs = [values[v] if v in values else constant_array(v) for v in operation.inputs]
+        made = compute(operation, *inputs)
+        shape = output_shape(operation, tuple(x.shape for x in inputs))
+        assert made.shape == shape, (operation, made.shape, shape)
+        values[operation.output] = made
+    return values
+
+
+@singledispatch
+def compute(operation: o.Operation, *inputs: Array) -> Array:
+    raise NotImplementedError(type(operation).__name__)
+
+
+def _map(table: Array, codes: Array) -> Array:
+    return table.reshape(-1)[codes.view(np.uint8)]
+
+
+@compute.register
+def _(operation: o.Quantize, x: Array) -> Array:
+    y = operation.y
+    with np.errstate(all="ignore"):
+        steps = np.rint(x.astype(np.float32) / np.float32(y.scale))
+    steps = np.where(np.isnan(steps), 0, steps).astype(np.float64)
+    return np.clip(steps + y.zero_point, y.low, y.high).astype(y.dtype)
+
+
+@compute.register
+def _(operation: o.Dequantize, x: Array) -> Array:
+    return (x.astype(np.int32) - operation.x.zero_point).astype(np.float32) * np.float32(operation.x.scale)
+
+
+@compute.register
+def _(operation: o.Table, x: Array) -> Array:
+    return _map(operation.table, x)
+
+
+def _finished(operation: o.Linear, sums: Array) -> Array:
+    assert operation.residual is None, "the reference takes operations before fusion"
+    if operation.y is None:
+        return np.clip(sums.astype(np.float32) * operation.scale, *operation.float_limits)
+    scale = operation.scale / np.float32(operation.y.scale)
+    low, high = operation.clamp or (None, None)
+    codes = requantize(sums, scale, operation.y.zero_point, operation.y.dtype, low, high)
+    return codes if operation.table is None else _map(operation.table, codes)
+
+
+@compute.register
+def _(operation: o.Conv, x: Array) -> Array:
+    weights, spatial = operation.weights, x.shape[2:]
+    window = operation_window(operation, spatial)
+    if weights.ndim == 3:
+        weights, x = weights[:, :, None], x[:, :, None]
+    sums = conv_sums(
+        x.transpose(0, 2, 3, 1), weights, operation.x.zero_point, operation.weight_zero_point, operation.bias,
+        window.strides, window.pads, window.dilations, operation.groups,
+    )  # fmt: skip
+    y = _finished(operation, sums).transpose(0, 3, 1, 2)
+    return y[:, :, 0] if len(spatial) == 1 else y
+
+
+@compute.register
+def _(operation: o.MatMul, x: Array) -> Array:
+    centred = operation.weights.astype(np.int64) - np.asarray(operation.weight_zero_point, np.int64)
+    sums = (x.astype(np.int64) - operation.x.zero_point) @ centred
+    return _finished(operation, (sums + (0 if operation.bias is None else operation.bias)).astype(np.int32))
+
+
+@compute.register
+def _(operation: o.Binary, a: Array, b: Array) -> Array:
+    p, q = operation.a.dequantize(a), operation.b.dequantize(b)
+    function = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}[operation.kind]
+    y = operation.y.quantize(function(p, q))
+    return y if operation.table is None else _map(operation.table, y)
+
+
+def _windows(x: Array, operation: Any, fill: int) -> tuple[Array, Array]:
+    """[taps, N, C, H', W'] of padded x, and whether each tap lies in the image."""
+    window = operation_window(operation, x.shape[2:])
+    if x.ndim == 3:
+        x = x[:, :, None]
+    height, width = (window.output_size(axis, x.shape[2 + axis]) for axis in (0, 1))
+    top, left = window.pads[:2]
+    taps, inside = [], []
+    for i in range(window.kernel[0]):
+        for j in range(window.kernel[1]):
+            rows = np.arange(height) * window.strides[0] - top + i * window.dilations[0]
+            columns = np.arange(width) * window.strides[1] - left + j * window.dilations[1]
+            valid = ((rows >= 0) & (rows < x.shape[2]))[:, None] & ((columns >= 0) & (columns < x.shape[3]))
+            taken = x[:, :, np.clip(rows, 0, x.shape[2] - 1)][..., np.clip(columns, 0, x.shape[3] - 1)]
+            taps.append(np.where(valid, taken, fill))
+            padded = (rows < x.shape[2] + window.pads[2])[:, None] & (columns < x.shape[3] + window.pads[3])
+            inside.append(np.stack([valid, padded]))
+    return np.stack(taps), np.stack(inside)
+
+
+@compute.register
+def _(operation: o.MaxPool, x: Array) -> Array:
+    taps, _ = _windows(x, operation, int(np.iinfo(x.dtype).min))
+    y = taps.max(0).astype(x.dtype)
+    return y[:, :, 0] if x.ndim == 3 else y
+
+
+@compute.register
+def _(operation: o.AveragePool, x: Array) -> Array:
+    taps, inside = _windows(x.astype(np.int32) - operation.x.zero_point, operation, 0)
+    counts = inside[:, int(operation.count_include_pad)].sum(0).astype(np.float32)
+    scale = np.float32(operation.x.scale) / (np.float32(operation.y.scale) * counts)
+    steps = np.rint(taps.sum(0).astype(np.float32) * scale).astype(np.float64) + operation.y.zero_point
+    y = np.clip(steps, operation.y.low, operation.y.high).astype(operation.y.dtype)
+    return y[:, :, 0] if x.ndim == 3 else y
+
+
+@compute.register
+def _(operation: o.Concat, *inputs: Array) -> Array:
+    parts = [x if table is None else _map(table, x) for x, table in zip(inputs, operation.tables)]
+    return np.concatenate(parts, operation.axis)
+
+
+@compute.register
+def _(operation: o.Transpose, x: Array) -> Array:
+    return x.transpose(permutation_of(operation, x.ndim))
+
+
+@compute.register
+def _(operation: o.Reshape, x: Array) -> Array:
+    return x.reshape(output_shape(operation, (x.shape,)))

@@ -1,0 +1,305 @@
+"""The Session: every integer tensor equals the numpy reference; results agree with onnxruntime's exact arithmetic."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
+
+import graphopt
+from graphopt.runtime import Session
+from graphopt.runtime.plan import Instance, Plan
+from tests import zoo
+from tests.bench.quantized import quantized
+from tests.runtime.reference import execute
+
+FASHION = Path(__file__).resolve().parents[2] / "models" / "fashion_qdq.onnx"
+
+
+def exact_session(model: Any) -> Any:
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    settings.log_severity_level = 3
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+
+
+def check_regions(session: Session, feeds: dict[str, Any]) -> int:
+    """Every value that a region computes, fused or not, equals the reference; how many were compared."""
+    compared = 0
+
+    def watch(region: Any, arrays: list[Any]) -> None:
+        nonlocal compared
+        segment = region.segment
+        want = execute(segment.operations, dict(zip(segment.inputs, arrays)))
+        shapes = tuple(array.shape for array in arrays)
+        plan = region.plan(shapes)
+        assert plan is not None, region.refusals
+        for value, found in zip(segment.outputs, region.run(arrays)):
+            np.testing.assert_array_equal(found, want[value])
+        values = tuple(operation.output for operation in plan.operations)
+        everything = Plan(plan.operations, segment.inputs, values, shapes)
+        instance = Instance(everything, 2)
+        instance.load(arrays)
+        instance.program.run()
+        for value, found in zip(values, instance.results()):
+            np.testing.assert_array_equal(found, want[value])
+            assert found.dtype == want[value].dtype
+            compared += 1
+
+    session.run_watched(feeds, watch)
+    return compared
+
+
+def sqnr(found: Any, want: Any) -> float:
+    noise = np.square(np.asarray(found, np.float64) - want).sum()
+    return float("inf") if noise == 0 else float(10 * np.log10(np.square(np.asarray(want, np.float64)).sum() / noise))
+
+
+def make_cnn(seed: int = 0, opset: int = 17) -> onnx.ModelProto:
+    """Every covered operator once: residual, depthwise, strides, concat, gate, shuffle, pools, 1×1, Flatten, Gemm."""
+    rng = np.random.default_rng(seed)
+    initializers: list[Any] = []
+
+    def weights(name: str, *shape: int) -> str:
+        fan = max(1, int(np.prod(shape[1:])))
+        array = rng.normal(0, (2 / fan) ** 0.5, shape).astype(np.float32)
+        initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def constant(name: str, array: Any) -> str:
+        initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    n = helper.make_node
+    nodes = [
+        n("Conv", ["x", weights("w0", 32, 3, 3, 3), weights("b0", 32)], ["c0"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        n("Relu", ["c0"], ["r0"]),
+        n("Conv", ["r0", weights("w1", 32, 1, 3, 3)], ["c1"], group=32, pads=[1, 1, 1, 1]),
+        n("HardSwish", ["c1"], ["h1"]),
+        n("Conv", ["h1", weights("w2", 32, 32, 3, 3), weights("b2", 32)], ["c2"], pads=[1, 1, 1, 1]),
+        n("Add", ["c2", "r0"], ["a2"]),
+        n("Relu", ["a2"], ["r2"]),
+        n("GlobalAveragePool", ["r2"], ["g"]),
+        n("Conv", ["g", weights("wg", 32, 32, 1, 1)], ["cg"]),
+        n("Sigmoid", ["cg"], ["sg"]),
+        n("Mul", ["r2", "sg"], ["m2"]),
+        n("MaxPool", ["m2"], ["p2"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        n("Conv", ["p2", weights("w3", 24, 32, 1, 1)], ["c3"]),
+        n("AveragePool", ["p2"], ["v3"], kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]),
+        n("Concat", ["c3", "v3"], ["k"], axis=1),
+        n("Reshape", ["k", constant("s1", np.array([0, 2, 28, 4, 4]))], ["k1"]),
+        n("Transpose", ["k1"], ["k2"], perm=[0, 2, 1, 3, 4]),
+        n("Reshape", ["k2", constant("s2", np.array([0, 56, 4, 4]))], ["k3"]),
+        n("Conv", ["k3", weights("w4", 16, 28, 1, 1)], ["c4"], group=2),
+        n("LeakyRelu", ["c4"], ["l4"], alpha=0.1),
+        n("Flatten", ["l4"], ["f"]),
+        n("Gemm", ["f", weights("w5", 10, 256), weights("b5", 10)], ["y"], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 16, 16])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])
+    graph = helper.make_graph(nodes, "cnn", [x], [y], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+class Reader:
+    def __init__(self) -> None:
+        rng = np.random.default_rng(5)
+        self.feeds = iter([{"x": rng.normal(size=(2, 3, 16, 16)).astype(np.float32)} for _ in range(4)])
+
+    def get_next(self) -> Any:
+        return next(self.feeds, None)
+
+
+FORMS = {
+    "qdq": {"quant_format": quantization.QuantFormat.QDQ, "per_channel": True},
+    "qdq-s8": {"quant_format": quantization.QuantFormat.QDQ, "activation_type": quantization.QuantType.QInt8},
+    "qdq-u8w": {"quant_format": quantization.QuantFormat.QDQ, "weight_type": quantization.QuantType.QUInt8},
+    "qdq-7bit": {"quant_format": quantization.QuantFormat.QDQ, "per_channel": True, "reduce_range": True},
+    "qoperator": {"quant_format": quantization.QuantFormat.QOperator, "per_channel": True},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    onnx.save(make_cnn(), folder / "float.onnx")
+    paths = {"float": folder / "float.onnx"}
+    for form, options in FORMS.items():
+        paths[form] = folder / f"{form}.onnx"
+        settings = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
+        quantization.quantize_static(paths["float"], paths[form], Reader(), **{**settings, **options})
+    dynamic = folder / "dynamic.onnx"
+    quantization.quantize_dynamic(paths["float"], dynamic, op_types_to_quantize=["Gemm", "MatMul"])
+    return {**paths, "dynamic": dynamic}
+
+
+def feed(batch: int = 2, seed: int = 1) -> dict[str, Any]:
+    return {"x": np.random.default_rng(seed).normal(size=(batch, 3, 16, 16)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_integer_equals_the_reference(made: dict[str, Path], form: str, threads: int) -> None:
+    session = Session(made[form], threads=threads)
+    assert session.covered >= 6, session.describe()
+    assert check_regions(session, feed()) >= 10
+    exact = exact_session(made[form])
+    for seed in range(4):
+        found, want = session.run(None, feed(3, seed))[0], exact.run(None, feed(3, seed))[0]
+        assert sqnr(found, want) >= 30, session.describe()  # one code of a coarse output is 35 dB or so
+        assert np.abs(found - want).max() <= 0.05 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("form", ["float", "dynamic"])
+def test_models_without_regions_run_whole(made: dict[str, Path], form: str) -> None:
+    session = graphopt.Session(str(made[form]), threads=1)
+    assert session.covered == 0
+    want = ort.InferenceSession(str(made[form])).run(None, feed())[0]
+    np.testing.assert_allclose(session.run(["y"], feed())[0], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["bytes", "proto", "ir"])
+def test_sources(made: dict[str, Path], source: str) -> None:
+    data = made["qdq"].read_bytes()
+    model: Any = data
+    if source == "proto":
+        model = onnx.load_from_string(data)
+    if source == "ir":
+        from graphopt.onnx_io import load
+
+        model = load(data)
+    want = Session(made["qdq"], threads=1).run(None, feed())[0]
+    np.testing.assert_array_equal(Session(model, threads=1).run(None, feed())[0], want)
+
+
+def test_new_shapes_and_empty_batches(made: dict[str, Path]) -> None:
+    session = Session(made["qdq"], threads=2)
+    exact = exact_session(made["qdq"])
+    for batch in (1, 5, 0, 2, 3, 4, 6, 7, 8, 9, 10, 11, 1):
+        found = session.run(None, feed(batch))[0]
+        assert found.shape == (batch, 10) and found.dtype == np.float32
+        if batch:
+            assert sqnr(found, exact.run(None, feed(batch))[0]) >= 30
+
+
+def test_four_threads_at_once(made: dict[str, Path]) -> None:
+    session = Session(made["qdq"], threads=2)
+    want = [session.run(None, feed(2, seed))[0] for seed in range(4)]
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for _ in range(40):
+            if not np.array_equal(session.run(None, feed(2, seed))[0], want[seed]):
+                wrong.append(seed)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("form", ["qdq", "float"])
+def test_fork_after_use(made: dict[str, Path], form: str) -> None:
+    session = Session(made[form], threads=2)
+    want = session.run(None, feed())[0]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(session.run(None, feed())[0], want) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    np.testing.assert_array_equal(session.run(None, feed())[0], want)
+
+
+def test_portable_level(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    want = Session(made["qdq"], threads=1).run(None, feed())[0]
+    monkeypatch.setenv("GRAPHOPT_ISA", "portable")
+    session = Session(made["qdq"], threads=1)
+    assert check_regions(session, feed()) >= 10
+    np.testing.assert_array_equal(session.run(None, feed())[0], want)
+
+
+def test_read_only_cache(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(blocked / "cache"))
+    assert Session(made["qdq"], threads=1).run(None, feed())[0].shape == (2, 10)
+
+
+def test_small_memory_gives_the_same(made: dict[str, Path]) -> None:
+    want = Session(made["qdq-7bit"], threads=1).run(None, feed())[0]
+    np.testing.assert_array_equal(Session(made["qdq-7bit"], threads=1, memory="small").run(None, feed())[0], want)
+
+
+def test_nan_and_infinity_at_the_border(made: dict[str, Path]) -> None:
+    feeds = feed()
+    feeds["x"][0, 0, 0, :4] = [np.nan, np.inf, -np.inf, 3e38]
+    check_regions(Session(made["qdq"], threads=1), feeds)
+
+
+WRONG = {
+    "no input 'z'": {"z": np.zeros(1)},
+    "'x' is missing": {},
+    "must be float32": {"x": np.zeros((1, 3, 16, 16))},
+    r"shape \[N, 3, 16, 16\]": {"x": np.zeros((1, 3, 16), np.float32)},
+    "got .1, 3, 16, 17.": {"x": np.zeros((1, 3, 16, 17), np.float32)},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+@pytest.mark.parametrize("form", ["qdq", "float"])
+def test_wrong_feeds(made: dict[str, Path], form: str, message: str) -> None:
+    with pytest.raises(graphopt.InputError, match=message):
+        Session(made[form], threads=1).run(None, WRONG[message])
+
+
+def test_wrong_names_and_options(made: dict[str, Path]) -> None:
+    with pytest.raises(graphopt.InputError, match="no output 'nope'"):
+        Session(made["qdq"]).run(["nope"], feed())
+    with pytest.raises(graphopt.OptionError, match="threads"):
+        Session(made["qdq"], threads=0)
+    with pytest.raises(graphopt.ModelError):
+        Session(b"not a model")
+
+
+def test_the_face_of_onnxruntime(made: dict[str, Path]) -> None:
+    session, stock = Session(made["qdq"]), ort.InferenceSession(str(made["qdq"]))
+    for mine, theirs in ((session.get_inputs(), stock.get_inputs()), (session.get_outputs(), stock.get_outputs())):
+        assert [(a.name, a.type, a.shape) for a in mine] == [(a.name, a.type, a.shape) for a in theirs]
+
+
+@pytest.mark.skipif(not FASHION.is_file(), reason="no quantized Fashion network")
+def test_fashion() -> None:
+    images = np.random.default_rng(0).random((64, 1, 28, 28), np.float32)
+    session, exact = Session(FASHION, threads=1), exact_session(FASHION)
+    assert check_regions(session, {"image": images[:2]}) > 10
+    found, want = session.run(None, {"image": images})[0], exact.run(None, {"image": images})[0]
+    assert np.array_equal(found.argmax(1), want.argmax(1)) and sqnr(found, want) >= 40
+
+
+@zoo.parametrize("smart-turn")
+def test_trained(name: str) -> None:
+    session, exact = Session(zoo.path(name), threads=1, kernels=True), exact_session(zoo.path(name))
+    feeds = zoo.feeds(name)
+    check_regions(session, feeds)
+    for found, want in zip(session.run(None, feeds), exact.run(None, feeds)):
+        assert sqnr(found, want) >= 30
+
+
+@pytest.mark.slow
+@zoo.parametrize("light-resnet50", "light-squeezenet", "light-shufflenet", "mobilenetv2-like", "light-inception_v1")
+@pytest.mark.parametrize("variant", ["7bit", "full"])
+def test_light(name: str, variant: str) -> None:
+    session = Session(quantized(name, variant), threads=2, kernels=True)
+    assert check_regions(session, zoo.feeds(name, 3)) > 20
