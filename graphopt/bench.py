@@ -1,10 +1,10 @@
-"""`graphopt bench`: models side by side on the same inputs."""
+"""`graphopt bench` and `graphopt warmup`: models side by side on the same inputs, in both runtimes; profiles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
 from .measure import compare_latency, ort_session
@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 
 def bench_table(models: Sequence[Path], *, threads: int, seconds: float, inputs: Path | None) -> Table:
-    """Median and best latency of each model in onnxruntime, and the ratio to the first, from interleaved runs."""
+    """Median and best latency of each model in both runtimes, and the ratio to the first, from interleaved runs."""
     from rich.table import Table
 
-    from .equivalence import read_feeds, synthesise
+    from .runtime import Session
 
-    feeds = synthesise(models[0], 1)[0] if inputs is None else read_feeds(inputs, models[0])[0]
-    sessions = {}
+    feeds = _feeds(models[0], inputs)
+    sessions: dict[str, Any] = {}
     for path in models:
         try:
-            sessions[str(path)] = ort_session(str(path), threads=threads)
+            sessions[f"{path} · onnxruntime"] = ort_session(str(path), threads=threads)
         except Exception as error:  # onnxruntime raises its own classes for every kind of unusable model
             raise ModelError(f"{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}") from error
+        session = Session(path, threads)
+        if session.regions:
+            sessions[f"{path} · Session"] = session
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
     for heading in ("median ms", "best ms", "speed", "runs"):
@@ -35,4 +38,51 @@ def bench_table(models: Sequence[Path], *, threads: int, seconds: float, inputs:
             timing.label, f"{timing.median * 1e3:.3f}", f"{timing.best * 1e3:.3f}", f"{timing.ratio:.2f}×",
             str(timing.runs),
         )  # fmt: skip
+    return table
+
+
+def _feeds(model: Path, inputs: Path | None) -> dict[str, Any]:
+    """The first of the caller's feeds, or feeds the model was seen to run on."""
+    from .equivalence import read_feeds, synthesise
+
+    return synthesise(model, 1)[0] if inputs is None else read_feeds(inputs, model)[0]
+
+
+def profile_table(model: Path, *, inputs: Path | None) -> Table:
+    """Each step of the model's regions on one thread: time, share of it, GMAC/s, share of the measured ceiling."""
+    from rich.table import Table
+
+    from .runtime import Session
+    from .runtime.ceiling import product_ceiling
+    from .runtime.profile import profile
+
+    steps = profile(Session(model, 1, kernels=True), _feeds(model, inputs))
+    if not steps:
+        raise ModelError(f"{model}: nothing in it runs on kernels")
+    ceiling, total = product_ceiling(), sum(step.seconds for step in steps)
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=f"ceiling {ceiling:.0f} GMAC/s")
+    table.add_column("step")
+    table.add_column("kernel")
+    for heading in ("µs", "share", "GMAC/s", "of ceiling"):
+        table.add_column(heading, justify="right")
+    for step in sorted(steps, key=lambda step: -step.seconds):
+        rate = (f"{step.rate:.1f}", f"{step.rate / ceiling:.0%}") if step.macs else ("", "")
+        share = f"{step.seconds / total:.1%}"
+        table.add_row(step.operation, step.kernel, f"{step.seconds * 1e6:.1f}", share, *rate)
+    return table
+
+
+def warmup_table(model: Path, *, threads: int, seconds: float, inputs: Path | None) -> Table:
+    """Compile the model's kernels, measure its regions, remember the verdicts."""
+    from rich.table import Table
+
+    from .runtime.warmup import warmup
+
+    feeds = _feeds(model, inputs)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("part", "kernels ms", "onnxruntime ms", "runs on"):
+        table.add_column(heading, justify="left" if heading in ("part", "runs on") else "right")
+    for verdict in warmup(str(model), feeds, threads=threads, seconds=seconds):
+        chosen = "kernels" if verdict.kernels <= verdict.stock else "onnxruntime"
+        table.add_row(verdict.what, f"{verdict.kernels * 1e3:.3f}", f"{verdict.stock * 1e3:.3f}", chosen)
     return table

@@ -208,9 +208,7 @@ class _Job:
             self.scales[name] = max([unit, *(magnitude(x) for x in arrays)])
         return self.scales[name]
 
-    def _judge_inner(
-        self, reference: Reference, number: int, name: str, theirs: Array, suspects: Suspects
-    ) -> None:
+    def _judge_inner(self, reference: Reference, number: int, name: str, theirs: Array, suspects: Suspects) -> None:
         ours = reference.inner[number][name]
         if name in suspects or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
             return  # another shape means that the name was given to another value
@@ -251,4 +249,3 @@ def _conclude(outputs: Iterable[OutputComparison], inner_bad: Mapping[str, str])
             name, told = next(iter(inner_bad.items()))
             return status, f"inner value {name}: {told}, though the outputs hide it"
     return "equal", ""
-

@@ -35,7 +35,12 @@ class Style:
 
 
 def draw(
-    port: Port, facts: Facts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, sample: int,
+    port: Port,
+    facts: Facts,
+    shape: tuple[int, ...],
+    context: Mapping[str, int],
+    style: Style,
+    sample: int,
     rng: np.random.Generator,
 ) -> Any:
     """An array of the port's dtype and `shape`; `context` holds the sizes that indexes and lengths must respect:

@@ -251,7 +251,8 @@ class Emitter:
                 target = Buffer("y", begin)
                 if table is None:
                     arguments: dict[str, Any] = {
-                        "x": Buffer("x"), "y": target, "rows": rows, "x_stride": count, "y_stride": width, "count": count,
+                        "x": Buffer("x"), "y": target, "rows": rows, "x_stride": count, "y_stride": width,
+                        "count": count,
                     }  # fmt: skip
                     step = Step(COPY_ROWS, arguments, tiles=-(-rows // 8))
                 else:

@@ -1,7 +1,7 @@
 """Where the elements of a tensor lie: an order of its logical axes, outermost first. Transposing is then free.
 
-`order[i]` is the logical axis at physical place i: (0, 1, 2, 3) is as ONNX writes it, (0, 2, 3, 1) is NHWC. Axes of size
-1 may stand anywhere.
+`order[i]` is the logical axis at physical place i: (0, 1, 2, 3) is as ONNX writes it, (0, 2, 3, 1) is NHWC. Axes of
+size 1 may stand anywhere.
 """
 
 from __future__ import annotations

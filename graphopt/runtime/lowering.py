@@ -254,9 +254,7 @@ def matmul(
     )  # fmt: skip
 
 
-def _binary(
-    node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None
-) -> Operation:
+def _binary(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None) -> Operation:
     (left, a), (right, b) = operand(node.inputs[0]), operand(node.inputs[1])
     kinds: dict[str, str] = {"Add": "add", "Sum": "add", "Sub": "subtract", "Mul": "multiply"}
     table = None if clamp is None else np.clip(y.codes(), *clamp).astype(y.dtype)
@@ -317,7 +315,7 @@ def average_pool(
 def _reduce_mean(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:
     source, x = operand(node.inputs[0])
     given = node.input(1)
-    axes = ints(node, "axes", ()) if given is None else tuple(int(v) for v in constant_array(given) or ())  # noqa: RUF005
+    axes = ints(node, "axes", ()) if given is None else tuple(int(v) for v in constant_array(given) or ())
     if sorted(axes) not in ([2, 3], [-2, -1]) or not attr(node, "keepdims", 1):
         raise Refused("ReduceMean over other axes than an image's")
     return AveragePool(inputs=(source,), output=output, nodes=(node, *nodes), x=x, y=y)

@@ -45,7 +45,8 @@ def constant_array(value: Value | None) -> Array | None:
     operands = [constant_array(v) for v in node.inputs]
     if any(o is None and v is not None for o, v in zip(operands, node.inputs)):
         return None
-    return evaluate(node, operands)
+    found: Array | None = evaluate(node, operands)
+    return found
 
 
 def _along(array: Array, parameter: Array, axis: int) -> Array:
@@ -78,7 +79,8 @@ def _quantized(node: Node, operands: list[Array | None]) -> Array | None:
     zeros = np.zeros((), np.int32) if zero is None else zero.astype(np.int32)
     info = np.iinfo(dtype)
     steps = np.rint(x.astype(np.float32) / _along(x, scale.astype(np.float32), axis)) + _along(x, zeros, axis)
-    return np.clip(steps, info.min, info.max).astype(dtype)
+    made: Array = np.clip(steps, info.min, info.max).astype(dtype)
+    return made
 
 
 def _cast(node: Node, operands: list[Array | None]) -> Array | None:

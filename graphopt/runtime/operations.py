@@ -54,8 +54,8 @@ class Residual:
 class Linear(Operation):
     """A product with constant weights, then y = clamp(requantize(Σ + bias)), then an optional table.
 
-    `scale` is float32 per output channel, x scale · weight scale; with `y` None the result is float32: Σ · scale, between
-    `float_limits`. bias: int32 per channel in units of `scale`. With a residual, input 1 is the tensor added.
+    `scale` is float32 per output channel, x scale · weight scale; with `y` None the result is float32: Σ · scale,
+    between `float_limits`. bias: int32 per channel in units of `scale`. With a residual, input 1 is the tensor added.
     """
 
     x: Quantization
@@ -74,7 +74,7 @@ class Linear(Operation):
         """float32 per channel: x scale · weight scale / the scale that the sums are requantized to."""
         target = self.y if self.residual is None else self.residual.inner
         assert target is not None
-        made: npt.NDArray[np.float32] = self.scale / np.float32(target.scale)
+        made: npt.NDArray[np.float32] = np.asarray(self.scale / np.float32(target.scale), np.float32)
         return made
 
 

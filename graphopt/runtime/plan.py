@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from ..ir import Value
 from ..kernels import SLACK, Program, Step, aligned_empty
+from ..kernels.quantization import Quantization
 from .arena import Interval, assign
 from .emission import Emitter, Memory, Tensor, wanted_orders
 from .fusion import fuse
 from .layouts import Shape, natural, physical_shape
 from .operands import constant_array
-from .operations import Binary, Concat, Dequantize, Linear, MatMul, Operation, Quantize, Table
+from .operations import Concat, Dequantize, Linear, MatMul, Operation, Quantize
 from .shapes import output_shape
 
 Array = npt.NDArray[Any]
@@ -41,7 +42,7 @@ class Plan:
     ) -> None:  # fmt: skip
         """`shapes` are those of `inputs`. Raises ValueError where a shape does not fit or has no kernel."""
         known = dict(zip(inputs, shapes, strict=True))
-        self.dtypes: dict[Value, npt.DTypeLike] = {}
+        self.dtypes: dict[Value, np.dtype[Any]] = {}
         for operation in operations:
             for value in operation.inputs:
                 if value not in known:
@@ -86,15 +87,16 @@ def _constant_shape(value: Value) -> Shape:
     return array.shape
 
 
-def _dtype(operation: Operation, known: Mapping[Value, npt.DTypeLike]) -> npt.DTypeLike:
+def _dtype(operation: Operation, known: Mapping[Value, np.dtype[Any]]) -> np.dtype[Any]:
     """The numpy type of an operation's result."""
     if isinstance(operation, Dequantize) or (isinstance(operation, Linear) and operation.y is None):
-        return np.float32
-    table = getattr(operation, "table", None)
+        return np.dtype(np.float32)
+    table: Array | None = getattr(operation, "table", None)
     if table is not None:
-        return np.dtype(table.dtype)
-    if isinstance(operation, (Table, Binary, Linear, Quantize)) or hasattr(operation, "y"):
-        return np.dtype(operation.y.dtype)  # type: ignore[union-attr]
+        return table.dtype
+    target: Quantization | None = getattr(operation, "y", None)
+    if target is not None:
+        return np.dtype(target.dtype)
     if isinstance(operation, Concat):
         for value, made in zip(operation.inputs, operation.tables):
             if made is not None or value in known:
@@ -115,9 +117,7 @@ def _flattened(operations: Sequence[Operation], outputs: Sequence[Value]) -> set
     }
 
 
-def _place(
-    emitter: Emitter, sources: Sequence[Tensor], results: Sequence[Tensor]
-) -> tuple[list[int], int]:
+def _place(emitter: Emitter, sources: Sequence[Tensor], results: Sequence[Tensor]) -> tuple[list[int], int]:
     end = len(emitter.bound)
     intervals = [Interval(size, end, -1) for size in emitter.sizes]
     for index, bound in enumerate(emitter.bound):
@@ -178,4 +178,3 @@ def _copied(view: Array, shape: Shape) -> Array:
     made = np.empty(shape, view.dtype)
     np.copyto(made, view.reshape(shape) if view.shape != shape else view)
     return made
-

@@ -62,7 +62,9 @@ def _region(index: int, plan: Plan, arrays: list[Any], runs: int) -> list[StepTi
         rates.append(elapsed / max(1, int(stamps.sum())))
     seconds = np.median(np.array(cycles), axis=0) * float(np.median(rates))
     return [
-        StepTime(index, planned.step.kernel.name, _title(planned.operation, plan.tensors), float(taken), planned.step.macs)
+        StepTime(
+            index, planned.step.kernel.name, _title(planned.operation, plan.tensors), float(taken), planned.step.macs
+        )
         for planned, taken in zip(plan.steps, seconds)
     ]
 

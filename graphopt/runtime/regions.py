@@ -1,4 +1,4 @@
-"""Regions at run time: plans cached by shape, instances lent to concurrent runs, onnxruntime where no plan can be made."""
+"""Regions at run time: plans cached by shape, instances lent to concurrent runs, onnxruntime where there is no plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`graphopt.Session`: the face of `onnxruntime.InferenceSession` over regions of kernels and segments of onnxruntime."""
+"""`graphopt.Session`: the face of `onnxruntime.InferenceSession` over kernel regions and onnxruntime segments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, ModelError, OptionError
-from ..ir import Constant, DType, Model, TensorType, Value
+from ..ir import Constant, DType, Model, Node, TensorType, Value
 from .decisions import Decisions, region_digest
 from .emission import Memory
 from .lowering import lower
@@ -60,9 +60,9 @@ class Description:
 class Session:
     """Runs a model: what the kernels cover as compiled programs, the rest in onnxruntime.
 
-    `model` is a path, bytes, an `onnx.ModelProto`, an `onnx_ir.Model` or graphopt's own IR, in float32, QDQ or QOperator
-    form. `threads` share each step (the machine's CPUs by default). `memory="small"` keeps Winograd weights as they
-    are and transforms them during each run. Safe to call from several threads and after a fork.
+    `model` is a path, bytes, an `onnx.ModelProto`, an `onnx_ir.Model` or graphopt's own IR, in float32, QDQ or
+    QOperator form. `threads` share each step (the machine's CPUs by default). `memory="small"` keeps Winograd weights
+    as they are and transforms them during each run. Safe to call from several threads and after a fork.
 
     Raises ModelError for an unusable model, OptionError for unusable options.
     """
@@ -220,8 +220,10 @@ class Session:
     def describe(self) -> Description:
         """The segments in the order they run, with the reasons why nodes are left to onnxruntime."""
         parts: list[DescribedPart] = []
-        for segment, runner in self._runners or [(segment, None) for segment in self._segments]:
-            reasons = {self._coverage.refusals[u] for u in segment.units if u in self._coverage.refusals}  # type: ignore[index]
+        runners: list[tuple[Segment, Region | StockSegment | None]] = [*self._runners]
+        for segment, runner in runners or [(segment, None) for segment in self._segments]:
+            refusals = self._coverage.refusals
+            reasons = {refusals[u] for u in segment.units if isinstance(u, Node) and u in refusals}
             if isinstance(runner, Region):
                 reasons.update(runner.refusals.values())
             operators: dict[str, int] = {}
@@ -288,5 +290,3 @@ def _checked(name: str, value: Value, given: Any) -> Any:
         shape = ", ".join("?" if d is None else str(d) for d in declared.shape)
         raise InputError(f"input {name!r} must have shape [{shape}], got {list(array.shape)}")
     return array
-
-

@@ -74,7 +74,7 @@ def _island(value: Value, known: dict[Value, Island | None], depth: int) -> Isla
         return None
     with np.errstate(all="ignore"):
         values = np.asarray(evaluate(node, *operands), np.float32)
-    nodes = tuple(dict.fromkeys(n for part in found for n in part.nodes)) + (node,)
+    nodes = (*tuple(dict.fromkeys(n for part in found for n in part.nodes)), node)
     return Island(found[0].source, np.broadcast_to(values, (256,)), nodes)
 
 
@@ -134,7 +134,9 @@ _UNARY: dict[str, Callable[..., Any]] = {
     "Tanh": lambda n, x: np.tanh(x),
     "Erf": _erf,
     "Gelu": _gelu,
-    "com.microsoft::Gelu": lambda n, x: np.float32(0.5) * x * (np.float32(1) + _erf(None, x * np.float32(0.7071067811865476))),
+    "com.microsoft::Gelu": lambda n, x: (
+        np.float32(0.5) * x * (np.float32(1) + _erf(None, x * np.float32(0.7071067811865476)))
+    ),
     "com.microsoft::QuickGelu": lambda n, x: x * _sigmoid(None, np.float32(attr(n, "alpha", 1.702)) * x),
     "Softplus": lambda n, x: np.log1p(np.exp(x)),
     "Exp": lambda n, x: np.exp(x),

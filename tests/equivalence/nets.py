@@ -63,4 +63,3 @@ def dense(op: str, out: int = T.FLOAT, *, weight: np.ndarray[Any, Any] | None = 
     nodes = [node("MatMul", "x w", "h"), node(op, "h", "y", **attrs)]
     w = f32(8, 6) if weight is None else weight
     return model(nodes, [("x", T.FLOAT, ["N", 8])], [("y", out, None)], {"w": w})
-

@@ -98,9 +98,7 @@ def test_topk_indices_may_differ_only_where_the_scores_are_tied():
 
 
 def threshold(at: float) -> onnx.ModelProto:
-    return model(
-        [node("Greater", "x t", "y")], [("x", T.FLOAT, [4])], [("y", T.BOOL, [4])], {"t": np.float32(at)}
-    )
+    return model([node("Greater", "x t", "y")], [("x", T.FLOAT, [4])], [("y", T.BOOL, [4])], {"t": np.float32(at)})
 
 
 def test_a_bool_may_flip_only_at_its_threshold():

@@ -67,9 +67,7 @@ def test_rates_come_from_what_they_are_compared_with():
         node("Equal", "sr rate", "c"), node("If", "c", "f", then_branch=branch(1), else_branch=branch(2)),
         node("Mul", "x f", "y"),
     ]  # fmt: skip
-    net = model(
-        nodes, [("x", T.FLOAT, [4]), ("sr", T.INT64, [])], [("y", T.FLOAT, [4])], {"rate": np.int64(16000)}
-    )
+    net = model(nodes, [("x", T.FLOAT, [4]), ("sr", T.INT64, [])], [("y", T.FLOAT, [4])], {"rate": np.int64(16000)})
     assert {int(f["sr"]) for f in synthesise(net, 2)} == {8000, 16000}
 
 

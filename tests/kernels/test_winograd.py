@@ -90,9 +90,7 @@ def test_equals_the_oracle_and_the_direct_kernel(level: Level, variant: Variant,
     activations = Activations(case["x_dtype"], zero)
     options = {"bias": bias, "pads": pads, "level": level}
     try:
-        routine = prepare_winograd(
-            shape, w, activations, output, variant=variant, on_the_fly=case["fly"], **options
-        )
+        routine = prepare_winograd(shape, w, activations, output, variant=variant, on_the_fly=case["fly"], **options)
     except NotExact:
         assert variant is F4 and w.shape[1] > 80, "refused although the bound holds"
         return
