@@ -12,6 +12,7 @@ from .errors import GraphoptError, InputError, ModelError, OptionError, OutputEr
 if TYPE_CHECKING:
     from .api import Result, optimize
     from .equivalence import Comparison, compare
+    from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
     from .report import Report
     from .runtime import Session
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Comparison": "equivalence",
     "Pass": "pipeline",
+    "Quantize": "passes.quantize",
     "Registry": "pipeline",
     "Report": "report",
     "Result": "api",
@@ -39,6 +41,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Pass",
+    "Quantize",
     "Registry",
     "Report",
     "Result",

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import lossy
 from .errors import ModelError, OptionError
 from .ir import FunctionId, Model
 from .measure import Figures, figures
 from .ops import schema
 from .pipeline import CheckPolicy, Outcome, Pass, Progress, Verdict, current, run
 from .report import Report
+from .stages import StageReport
 
 if TYPE_CHECKING:
     import onnx
@@ -70,14 +72,16 @@ def optimize(
 
     The same input, options and seed give the same bytes. Raises `graphopt.GraphoptError` subclasses with one line.
     """
-    _not_yet(quantize=quantize, prune=prune)
     if target not in TARGETS:
         raise OptionError(f"target {target!r} is not one of {', '.join(TARGETS)}")
     if check not in ("end", "each", "off"):
         raise OptionError(f"check {check!r} is not one of end, each, off")
+    if max_drop is not None and metric is None:
+        raise OptionError("max_drop= needs metric=")
     from . import onnx_io
 
     start = time.perf_counter()
+    plan = lossy.check(prune, quantize)
     lifted = onnx_io.load(model)
     _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
@@ -91,13 +95,22 @@ def optimize(
         reference = onnx_io.to_proto(lifted)
     proof = _Proof(reference, before, seed) if validate and check != "off" else None
     schedule = _schedule(passes, skip)
+    context = None
+    if plan.wanted:
+        context = lossy.context(lifted, plan, calibration, metric, max_drop, target, seed, progress)
     outcome = run(lifted, schedule, check=proof, policy=check, progress=progress)
     if proof is not None and proof.comparison is not None and proof.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
-    emitted = onnx_io.to_proto(outcome.model)
-    after = figures(outcome.model, onnx_io.file_bytes(outcome.model, emitted))
+    finished = outcome.model
+    stages: tuple[StageReport, ...] = ()
+    if context is not None:
+        finished, stages = lossy.run_stages(outcome.model, plan, context, lambda m: _clean(m, schedule, validate, seed))
+    emitted = onnx_io.to_proto(finished)
+    after = figures(finished, onnx_io.file_bytes(finished, emitted))
     report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed)
-    result = Result(outcome.model, report, emitted)
+    if context is not None:
+        report = lossy.with_stages(report, stages, context)
+    result = Result(finished, report, emitted)
     if output is not None:
         result.save(output)
     return result
@@ -112,10 +125,14 @@ def _check_operators(model: Model) -> None:
             raise ModelError(f"node {node.name or node.op!r}: opset {body.opset} has no operator {node.op}")
 
 
-def _not_yet(**options: Any) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise OptionError(f"{name}= is not available yet in this version")
+def _clean(model: Model, schedule: Sequence[Pass], validate: bool, seed: int) -> Model:
+    """The exact passes once more, on what a lossy stage left; proved equal to it, else left as it is."""
+    from . import onnx_io
+
+    size = figures(model, onnx_io.file_bytes(model))
+    model.size_limit = size.constant_bytes + int(SLACK_SHARE * size.constant_bytes) + SLACK_BYTES
+    proof = _Proof(onnx_io.to_proto(model), size, seed) if validate else None
+    return run(model, schedule, check=proof, policy="end").model
 
 
 def _schedule(passes: Sequence[Any] | None, skip: Sequence[str]) -> list[Pass]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .measure import Figures
 from .pipeline import Effect, TakenBack
+from .stages import StageReport
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class Report:
     """Before and after, what each pass did, how the result was proved, what was refused.
 
-    status: "equal", "unverified" (the model cannot be run or its results are noise), "not checked", or "original"
-    when the model was returned as it came; `reason` says why in one line.
+    status: "equal", "unverified" (the model cannot be run or its results are noise), "not checked", "original" when
+    the model was returned as it came, or "lossy" when a stage such as pruning or quantization changed results; then
+    `reason` says what the exact part was worth and what each stage cost. `stages` has a report of each, in order.
     """
 
     before: Figures
@@ -37,6 +39,7 @@ class Report:
     seconds_checking: float
     target: str
     seed: int
+    stages: tuple[StageReport, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -53,6 +56,7 @@ class Report:
             "seconds_checking": self.seconds_checking,
             "target": self.target,
             "seed": self.seed,
+            "stages": [stage.to_dict() for stage in self.stages],
         }
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -76,6 +80,12 @@ class Report:
             where = f" ({item.rewrite})" if item.rewrite and item.rewrite != item.what else ""
             at = f" at {', '.join(item.nodes[:3])}" if item.nodes else ""
             yield f"[yellow]taken back[/] {item.what}{where}{at}: {item.reason}"
+        for stage in self.stages:
+            yield f"[bold]{stage.name}[/] {stage.summary}"
+            if stage.rows:
+                yield _stage_table(stage)
+            for what, why in stage.refused:
+                yield f"[dim]kept {what}: {why}[/]"
         for note in self.notes:
             yield f"[yellow]note[/] {note}"
         colour = {"equal": "green", "original": "yellow"}.get(self.status, "yellow")
@@ -168,6 +178,23 @@ def _effects_table(effects: list[Effect]) -> Table:
             fired,
         )
     return table
+
+
+def _stage_table(stage: StageReport) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, heading in enumerate(stage.columns):
+        table.add_column(heading, justify="right" if i else "left")
+    for row in stage.rows:
+        table.add_row(*map(_cell, row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _change(old: int, new: int) -> str:

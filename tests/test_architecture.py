@@ -16,8 +16,10 @@ FLOORS = (
     ("rewrite", "onnx_io", "analysis"),
     ("equivalence", "calibration", "measure"),
     ("pipeline", "kernels"),
+    ("stages",),
     ("passes", "runtime"),
     ("report", "testing"),
+    ("lossy",),
     ("api", "bench"),
     ("cli", "__main__"),
 )

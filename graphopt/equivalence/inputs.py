@@ -245,11 +245,11 @@ def given_feeds(inputs: Any, source: Source) -> list[Feeds]:
     a `.npy` serves models of one input. Raises InputError, one line, when names, dtypes or shapes do not fit.
     """
     if isinstance(inputs, (str, os.PathLike)):
-        inputs = _read(Path(inputs), source)
+        inputs = read_arrays(Path(inputs), source)
     if isinstance(inputs, np.ndarray):
         inputs = {_only(source).name: inputs}
     if isinstance(inputs, Mapping):
-        feeds = _unstack(dict(inputs), source)
+        feeds = unstacked(dict(inputs), source)
     elif hasattr(inputs, "get_next"):
         feeds = list(iter(inputs.get_next, None))
     elif isinstance(inputs, Iterable):
@@ -258,7 +258,7 @@ def given_feeds(inputs: Any, source: Source) -> list[Feeds]:
         raise InputError(f"inputs: expected a dict, an iterable of dicts or an .npz path, got {type(inputs).__name__}")
     if not feeds:
         raise InputError("inputs: there is not one sample")
-    return [_checked(f, source) for f in feeds]
+    return [checked_feed(f, source) for f in feeds]
 
 
 def _a_mapping(feed: Any) -> Mapping[str, Any]:
@@ -267,7 +267,8 @@ def _a_mapping(feed: Any) -> Mapping[str, Any]:
     return feed
 
 
-def _read(path: Path, source: Source) -> Any:
+def read_arrays(path: Path, source: Source) -> Any:
+    """The arrays of an `.npz` or `.npy` file by input name. InputError when it cannot be read."""
     try:
         loaded = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -288,7 +289,8 @@ def _signature(source: Source) -> str:
     return "; ".join(map(str, source.inputs))
 
 
-def _unstack(feed: Feeds, source: Source) -> list[Feeds]:
+def unstacked(feed: Feeds, source: Source) -> list[Feeds]:
+    """The samples of stacked arrays, which have one axis more than the inputs; otherwise the one feed, as it is."""
     ranks = {p.name: len(p.dims) for p in source.inputs if p.dims is not None}
     arrays = {n: np.asarray(v) for n, v in feed.items() if n in ranks}
     stacked = bool(arrays) and all(a.ndim == ranks[n] + 1 for n, a in arrays.items())
@@ -300,7 +302,8 @@ def _unstack(feed: Feeds, source: Source) -> list[Feeds]:
     return [{n: np.asarray(v)[i] for n, v in feed.items()} for i in range(counts.pop())]
 
 
-def _checked(feed: Feeds, source: Source) -> Feeds:
+def checked_feed(feed: Feeds, source: Source) -> Feeds:
+    """One sample in the order, dtypes and layout of the model's inputs. InputError where names or shapes do not fit."""
     names = {p.name for p in source.inputs}
     if names - set(feed) or set(feed) - names:
         missing, extra = sorted(names - set(feed)), sorted(set(feed) - names)

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from ..errors import ModelError
+from ..ir import Model as IRModel
 
 Array = np.ndarray[Any, Any]
 
@@ -170,18 +171,21 @@ def open_source(model: Any, what: str = "model") -> Source:
         return Source(_parse(bytes(model), what), None, None)
     if isinstance(model, onnx.ModelProto):
         return Source(model, None, None)
-    from ..ir import Model
-
-    if isinstance(model, Model):
+    if isinstance(model, IRModel):
         from ..onnx_io import to_proto
 
         lifted: onnx.ModelProto = to_proto(model)
-        return Source(lifted, None, Path(model.folder) if model.folder else None)
+        return Source(lifted, None, folder_of(model))
     import onnx_ir
 
     if isinstance(model, onnx_ir.Model):
         return _open_onnx_ir(model)
     raise ModelError(f"{what}: expected a path, bytes, onnx.ModelProto or onnx_ir.Model, got {type(model).__name__}")
+
+
+def folder_of(model: IRModel) -> Path | None:
+    """Where the external weights of an IR model lie."""
+    return Path(model.folder) if model.folder else None
 
 
 def _open_path(path: Path, what: str) -> Source:

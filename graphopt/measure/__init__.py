@@ -2,9 +2,14 @@
 
 from .figures import Figures, figures, node_macs, peak_activation_bytes, value_bytes
 from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session
+from .quality import Fidelity, MakeSession, Metric, Quality
 
 __all__ = [
+    "Fidelity",
     "Figures",
+    "MakeSession",
+    "Metric",
+    "Quality",
     "Timing",
     "compare_latency",
     "figures",

@@ -1,0 +1,181 @@
+"""Calibration data in the forms people have, as feeds that can be read again and again, one sample at a time."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..equivalence.inputs import Feeds, checked_feed, read_arrays, synthesise, unstacked
+from ..equivalence.source import Source, one_line, open_source
+from ..errors import InputError
+
+BATCH = 16
+"""Rows a sample has when one array of an open batch size holds many."""
+
+SYNTHESISED = "no calibration data was given: made-up inputs took its place, give real ones for real accuracy"
+
+
+class Calibration:
+    """Checked feeds of a model; every iteration reads them from the start. `note` is a warning for the user, if any.
+
+    Iterating raises InputError, one line, when the data do not fit the model or the reader fails half-way.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[Mapping[str, Any]]], source: Source, note: str = "") -> None:
+        self._read, self._source, self.note = read, source, note
+
+    def __iter__(self) -> Iterator[Feeds]:
+        count = 0
+        with _told():
+            for count, feed in enumerate(_guarded(self._read()), 1):
+                yield _without_nan(checked_feed(_mapping(feed), self._source), count)
+            if not count:
+                raise InputError("inputs: there is not one sample")
+
+    def first(self, count: int) -> list[Feeds]:
+        """The first feeds, at most `count`."""
+        found: list[Feeds] = []
+        for feed in self:
+            found.append(feed)
+            if len(found) >= count:
+                break
+        return found
+
+
+def open_calibration(data: Any, model: Any, *, samples: int = 8, seed: int = 0) -> Calibration:
+    """Calibration feeds for `model` (anything `equivalence.open_source` opens).
+
+    data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable of dicts, a dict of arrays
+    that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, or None for `samples` made-up feeds.
+    What can be read only once is spooled to a temporary file. InputError, one line, when the first sample does not fit.
+    """
+    source = open_source(model)
+    if data is None:
+        with _told():
+            feeds = synthesise(model, samples, seed)
+        return Calibration(lambda: iter(feeds), source, SYNTHESISED)
+    with _told():
+        calibration = Calibration(_reader(data, source), source)
+    calibration.first(1)
+    return calibration
+
+
+def _reader(data: Any, source: Source) -> Callable[[], Iterator[Mapping[str, Any]]]:
+    if isinstance(data, (str, os.PathLike)):
+        data = read_arrays(Path(data), source)
+    if isinstance(data, np.ndarray):
+        if len(source.inputs) != 1:
+            raise InputError(f"inputs: one array was given, the model takes {'; '.join(map(str, source.inputs))}")
+        data = {source.inputs[0].name: data}
+    if isinstance(data, Mapping):
+        rows = _rows(dict(data), source)
+        return lambda: iter(rows)
+    if hasattr(data, "get_next"):
+        if hasattr(data, "rewind"):
+            return _Rewound(data)
+        return _Spool(iter(data.get_next, None))
+    if isinstance(data, Iterable):
+        again = iter(data)
+        return _Spool(again) if again is data else lambda: iter(data)
+    raise InputError(
+        f"inputs: expected a reader with get_next(), an iterable of dicts, a dict of arrays or an .npz path, "
+        f"got {type(data).__name__}"
+    )
+
+
+def _rows(arrays: dict[str, Any], source: Source) -> list[Mapping[str, Any]]:
+    """The samples in a dict of arrays: stacked along an axis of their own, or along a batch that the model leaves open
+    (then a few rows a sample) or fixes to one."""
+    split = unstacked(arrays, source)
+    if len(split) != 1 or split[0] is not arrays:
+        return list(split)
+    ports = {p.name: p for p in source.inputs}
+    if set(ports) != set(arrays):
+        return [arrays]
+    shapes = {n: np.shape(a) for n, a in arrays.items()}
+    if any(p.dims is None or len(p.dims) < 2 or len(shapes[n]) != len(p.dims) for n, p in ports.items()):
+        return [arrays]
+    counts, sizes = {s[0] for s in shapes.values()}, {p.dims[0] for p in ports.values() if p.dims}
+    if len(counts) != 1 or any(isinstance(d, int) and d > 1 for d in sizes):
+        return [arrays]
+    count, step = counts.pop(), 1 if 1 in sizes else BATCH
+    return [{n: np.asarray(a)[i : i + step] for n, a in arrays.items()} for i in range(0, count, step)]
+
+
+class _Rewound:
+    """A reader that can start anew."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader, self.started = reader, False
+
+    def __call__(self) -> Iterator[Mapping[str, Any]]:
+        if self.started:
+            self.reader.rewind()
+        self.started = True
+        return iter(self.reader.get_next, None)
+
+
+class _Spool:
+    """What can be read only once, kept in a temporary file in the order it came."""
+
+    def __init__(self, feeds: Iterator[Any]) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="graphopt-")
+        self.path = Path(self.folder.name, "feeds")
+        with self.path.open("wb") as file:
+            for feed in _guarded(feeds):
+                pickle.dump({n: np.asarray(v) for n, v in _mapping(feed).items()}, file, pickle.HIGHEST_PROTOCOL)
+
+    def __call__(self) -> Iterator[Mapping[str, Any]]:
+        with self.path.open("rb") as file:
+            end = os.fstat(file.fileno()).st_size
+            while file.tell() < end:
+                yield pickle.load(file)
+
+
+def _guarded(feeds: Iterator[Any]) -> Iterator[Any]:
+    """The feeds; whatever the caller's code raises becomes one line."""
+    count = 0
+    while True:
+        try:
+            feed = next(feeds)
+        except StopIteration:
+            return
+        except InputError:
+            raise
+        except Exception as error:  # the caller's reader may raise anything
+            told = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"inputs: the reader failed after {count} samples: {told}") from error
+        count += 1
+        yield feed
+
+
+def _mapping(feed: Any) -> dict[str, Any]:
+    if not isinstance(feed, Mapping):
+        raise InputError(f"inputs: each sample is a dict of arrays by input name, got {type(feed).__name__}")
+    return dict(feed)
+
+
+def _without_nan(feed: Feeds, number: int) -> Feeds:
+    for name, value in feed.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and np.isnan(value).any():
+            raise InputError(f"inputs: sample {number} has NaN in {name}")
+        if isinstance(value, np.ndarray) and value.size == 0:
+            raise InputError(f"inputs: sample {number} has an empty {name}, of shape {list(value.shape)}")
+    return feed
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors about inputs say that they come from calibration."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(text.replace("inputs:", "calibration:", 1) if text.startswith("inputs:") else text) from error

@@ -1,0 +1,90 @@
+"""The lossy part of `optimize`: which stages run, what they are given, and how the report tells of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .calibration import open_calibration
+from .ir import Model, clone_model
+from .measure import MakeSession, Metric, Quality, ort_session
+from .pipeline import Progress
+from .report import Report
+from .stages import Context, StageReport
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The options of the stages that are wanted, checked."""
+
+    prune: Any
+    quantize: Any
+
+    @property
+    def wanted(self) -> bool:
+        """Any stage is to run."""
+        return self.prune is not None or self.quantize is not None
+
+
+def check(prune: Any, quantize: Any) -> Plan:
+    """Check the options before any work is done. OptionError."""
+    if prune is None and quantize is None:
+        return Plan(None, None)
+    from .passes.prune import check_prune
+    from .passes.quantize import check_quantize
+
+    return Plan(None if prune is None else check_prune(prune), None if quantize is None else check_quantize(quantize))
+
+
+def context(
+    original: Model, plan: Plan, calibration: Any, metric: Metric | None, max_drop: float | None, target: str,
+    seed: int, progress: Progress | None,
+) -> Context:  # fmt: skip
+    """What the stages are given; the original is what quality is judged by. InputError for unfit calibration data."""
+    reference = clone_model(original)
+    feeds = open_calibration(calibration, reference, seed=seed)
+    evaluations = max(getattr(options, "evaluations", 64) for options in (plan.prune, plan.quantize) if options)
+    quality = Quality(reference, session_maker(target), feeds, metric, evaluations=evaluations)
+    return Context(feeds, quality, max_drop, target, seed, progress)
+
+
+def session_maker(target: str) -> MakeSession:
+    """How candidates are run: by onnxruntime as it comes, or by graphopt's Session for its own target."""
+    from .onnx_io import to_proto
+
+    if target == "graphopt":
+        from .runtime import Session
+
+        return lambda model: Session(to_proto(model))
+    return lambda model: ort_session(to_proto(model).SerializeToString(), threads=0)
+
+
+def run_stages(
+    model: Model, plan: Plan, context: Context, clean: Callable[[Model], Model]
+) -> tuple[Model, tuple[StageReport, ...]]:
+    """Prune, clean up, quantize: the order in which each sees what it needs."""
+    reports: list[StageReport] = []
+    if plan.prune is not None:
+        from .passes.prune import prune
+
+        model, told = prune(model, plan.prune, context)
+        reports.append(told)
+        model = clean(model) if told.changed else model
+    if plan.quantize is not None:
+        from .passes.quantize import quantize
+
+        model, told = quantize(model, plan.quantize, context)
+        reports.append(told)
+    return model, tuple(reports)
+
+
+def with_stages(report: Report, stages: tuple[StageReport, ...], context: Context) -> Report:
+    """The report with what the stages tell."""
+    notes = (*report.notes, context.calibration.note) if context.calibration.note else report.notes
+    changed = [stage for stage in stages if stage.changed]
+    if not changed:
+        return replace(report, stages=stages, notes=notes)
+    costs = "; ".join(f"{stage.name}: {stage.summary}" for stage in changed)
+    reason = f"exact passes {report.status} {report.reason}; {costs}"
+    return replace(report, stages=stages, notes=notes, status="lossy", reason=reason)

@@ -1,0 +1,151 @@
+"""How good a lossy model is: the caller's metric within a budget of evaluations, and fidelity to the reference."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import OptionError
+from ..ir import Model
+from ..onnx_io import to_proto
+
+Array = np.ndarray[Any, Any]
+Metric = Callable[[Any], float]
+MakeSession = Callable[[Model], Any]
+"""What runs a candidate: an `onnxruntime.InferenceSession`, or a `graphopt.Session` for target "graphopt"."""
+
+SAMPLES, HELD = 64, 1 << 26
+"""Samples that fidelity is judged by, and the bytes of reference results held for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How close a candidate's results are to the reference's, over samples and all float outputs.
+
+    sqnr_db: signal to noise of the worst output. top1: the share of rows whose largest element is the same, of the
+    worst output that looks like scores; None without one.
+    """
+
+    sqnr_db: float
+    top1: float | None
+
+    def __str__(self) -> str:
+        top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.2%}"
+        return f"SQNR {self.sqnr_db:.1f} dB{top1}"
+
+
+class Quality:
+    """Judges candidates against one reference model.
+
+    metric: called with a session; higher is better. Scores are cached by the model's bytes, and `left` counts the
+    evaluations that the budget still allows. feeds: what fidelity is measured on.
+    """
+
+    def __init__(
+        self,
+        reference: Model,
+        session: MakeSession,
+        feeds: Iterable[dict[str, Any]],
+        metric: Metric | None = None,
+        *,
+        evaluations: int = 64,
+        samples: int = SAMPLES,
+    ) -> None:
+        self.reference, self.session, self.feeds, self.metric = reference, session, feeds, metric
+        self.evaluations, self.samples = evaluations, samples
+        self._scores: dict[str, float] = {}
+        self._results: list[tuple[dict[str, Any], list[Array]]] | None = None
+        self._base: float | None = None
+
+    @property
+    def left(self) -> int:
+        """Evaluations of the metric that may still be spent."""
+        return max(0, self.evaluations - len(self._scores))
+
+    @property
+    def base(self) -> float:
+        """The reference's score; not part of the budget. OptionError when the metric gives no number."""
+        if self._base is None:
+            self._base = self._evaluate(self.reference)
+        return self._base
+
+    def score(self, model: Model) -> float:
+        """The metric of a candidate. OptionError when there is none, or it gives no number."""
+        digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+        if digest not in self._scores:
+            self._scores[digest] = self._evaluate(model)
+        return self._scores[digest]
+
+    def drop(self, model: Model) -> float:
+        """How far the metric falls below the reference's; negative where the candidate is better."""
+        return self.base - self.score(model)
+
+    def fidelity(self, model: Model) -> Fidelity:
+        """Signal to noise and top-1 agreement with the reference."""
+        if self._results is None:
+            self._results = self._run_reference()
+        session = self.session(model)
+        tallies = [_Tally() for _ in self._results[0][1]] if self._results else []
+        for feed, expected in self._results:
+            for tally, reference, result in zip(tallies, expected, session.run(None, feed)):
+                tally.add(reference, np.asarray(result))
+        ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
+        shares = [t.same / t.rows for t in tallies if t.rows]
+        return Fidelity(min(ratios, default=math.inf), min(shares, default=None))
+
+    def _run_reference(self) -> list[tuple[dict[str, Any], list[Array]]]:
+        session, found, held = self.session(self.reference), [], 0
+        for feed in self.feeds:
+            results = [np.asarray(r) for r in session.run(None, feed)]
+            found.append((feed, results))
+            held += sum(r.nbytes for r in results) + sum(np.asarray(v).nbytes for v in feed.values())
+            if len(found) >= self.samples or held > HELD:
+                break
+        return found
+
+    def _evaluate(self, model: Model) -> float:
+        if self.metric is None:
+            raise OptionError("max_drop= needs metric=")
+        value = self.metric(self.session(model))
+        try:
+            score = float(value)
+        except (TypeError, ValueError):
+            score = math.nan
+        if math.isnan(score):
+            raise OptionError(f"metric: expected a number, got {value!r}")
+        return score
+
+
+class _Tally:
+    """Sums over samples for one output."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = 0.0
+        self.rows = self.same = 0
+
+    def add(self, reference: Array, result: Array) -> None:
+        if reference.dtype.kind != "f" or reference.size == 0:
+            return
+        if reference.shape != result.shape:
+            self.signal, self.noise = 1.0, math.inf
+            return
+        a, b = reference.astype(np.float64).ravel(), result.astype(np.float64).ravel()
+        finite = np.isfinite(a)
+        a, b = a[finite], b[finite]
+        self.signal += float(a @ a)
+        self.noise += float((a - b) @ (a - b)) if np.isfinite(b).all() else math.inf
+        if reference.ndim >= 2 and reference.shape[-1] >= 2:
+            best = reference.argmax(axis=-1) == result.argmax(axis=-1)
+            self.rows += best.size
+            self.same += int(best.sum())
+
+    @property
+    def sqnr_db(self) -> float:
+        if self.noise == 0.0:
+            return math.inf
+        return -math.inf if math.isinf(self.noise) else 10.0 * math.log10(self.signal / self.noise)

@@ -1,0 +1,8 @@
+"""Quantization: integers in place of floats, chosen so that results stay and speed is gained."""
+
+from __future__ import annotations
+
+from .options import Quantize, check_quantize
+from .stage import quantize
+
+__all__ = ["Quantize", "check_quantize", "quantize"]

@@ -1,0 +1,79 @@
+"""What the caller may ask of quantization, in the field's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ...errors import OptionError
+
+MODES = ("static", "dynamic", "weights")
+METHODS = ("minmax", "percentile", "entropy", "mse")
+ACTIVATIONS = ("uint8", "int8")
+WEIGHTS = ("int8", "uint8", "int4")
+FORMATS = ("qdq", "qoperator")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """Options of `quantize=`.
+
+    mode: "static" (activations and weights), "dynamic" (activations at run time) or "weights" (weights alone).
+    per_channel: one scale for each output channel of a weight. activation_type, weight_type: the integers used.
+    calibrate_method: how a tensor's range is found. percentile: the share of values kept by that method.
+    reduce_range: True keeps weights to 7 bits, False never does, None decides for each weight group whether u8×s8
+    pairs could overflow 16 bits on this target. nodes_to_exclude, op_types_to_quantize: names and operators.
+    format: "qdq" or "qoperator". block_size: input channels that share a scale, for mode "weights".
+    equalize, correct_bias, rounding: the optimisations of the integers. speed: leave layers float that do not gain.
+    evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
+    """
+
+    mode: str = "static"
+    per_channel: bool = True
+    activation_type: str = "uint8"
+    weight_type: str = "int8"
+    calibrate_method: str = "minmax"
+    percentile: float = 99.99
+    reduce_range: bool | None = None
+    nodes_to_exclude: tuple[str, ...] = ()
+    op_types_to_quantize: tuple[str, ...] | None = None
+    format: str = "qdq"
+    block_size: int | None = None
+    equalize: bool = True
+    correct_bias: bool = True
+    rounding: bool = True
+    speed: bool = True
+    evaluations: int = 64
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("mode", MODES), ("calibrate_method", METHODS), ("activation_type", ACTIVATIONS), ("weight_type", WEIGHTS),
+            ("format", FORMATS),
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise OptionError(f"quantize: {name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
+        if not 50 < self.percentile <= 100:
+            raise OptionError(f"quantize: percentile {self.percentile} is not above 50 and at most 100")
+        if self.block_size is not None and (self.block_size < 8 or self.block_size & (self.block_size - 1)):
+            raise OptionError(f"quantize: block_size {self.block_size} is not a power of two from 8 on")
+        for name in ("nodes_to_exclude", "op_types_to_quantize"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise OptionError(f"quantize: {name} is a list of names, got {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+
+
+def check_quantize(value: Any) -> Quantize:
+    """The options behind `quantize=`: a mode, a dict of options, or the options. OptionError."""
+    if isinstance(value, Quantize):
+        return value
+    if isinstance(value, str):
+        return Quantize(mode=value)
+    if isinstance(value, dict):
+        unknown = set(value) - {field.name for field in fields(Quantize)}
+        if unknown:
+            raise OptionError(f"quantize: no option is named {', '.join(sorted(unknown))}")
+        return Quantize(**value)
+    raise OptionError(f"quantize: expected {', '.join(MODES)} or graphopt.Quantize(...), got {type(value).__name__}")

@@ -1,0 +1,147 @@
+"""Calibration data in every form people have, and every way it can be bad: one line, nothing written."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import onnx_io
+from graphopt.calibration import open_calibration, stream
+from graphopt.measure import Quality, ort_session
+from tests.quantize.nets import convnet, images
+
+FEEDS = images(5)
+
+
+class Reader:
+    def __init__(self, feeds, fail_at=None):
+        self.feeds, self.at, self.fail_at = feeds, 0, fail_at
+
+    def get_next(self):
+        if self.at == self.fail_at:
+            raise OSError("the disk is gone")
+        self.at += 1
+        return self.feeds[self.at - 1] if self.at <= len(self.feeds) else None
+
+
+class Rewindable(Reader):
+    def rewind(self):
+        self.at = 0
+
+
+def stacked():
+    return np.stack([f["x"] for f in FEEDS])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: FEEDS,
+        lambda folder: (f for f in FEEDS),
+        lambda folder: Reader(FEEDS),
+        lambda folder: Rewindable(FEEDS),
+        lambda folder: {"x": stacked()},
+        lambda folder: _saved(folder / "a.npz"),
+        lambda folder: _saved(folder / "a.npy"),
+    ],
+    ids=["list", "generator", "reader", "rewindable", "stacked", "npz", "npy"],
+)
+def test_every_form_is_read_again_and_again(make, tmp_path):
+    calibration = open_calibration(make(tmp_path), convnet())
+    for _ in range(2):
+        found = list(calibration)
+        assert len(found) == len(FEEDS)
+        for feed, expected in zip(found, FEEDS):
+            assert np.array_equal(feed["x"], expected["x"])
+
+
+def _saved(path):
+    np.savez(path, x=stacked()) if path.suffix == ".npz" else np.save(path, stacked())
+    return path
+
+
+def test_one_array_of_an_open_batch_is_cut_into_samples():
+    rows = np.concatenate([f["x"] for f in images(40)])
+    found = list(open_calibration({"x": rows}, convnet()))
+    assert [len(f["x"]) for f in found] == [16, 16, 8]
+    assert np.array_equal(np.concatenate([f["x"] for f in found]), rows)
+
+
+def test_without_data_inputs_are_made_up_and_a_note_says_so():
+    calibration = open_calibration(None, convnet())
+    assert list(calibration) and "no calibration data" in calibration.note
+
+
+def test_a_stream_is_never_held_whole():
+    alive = {"now": 0, "most": 0}
+
+    class Tracked(dict):
+        def __init__(self, *args):
+            super().__init__(*args)
+            alive["now"] += 1
+            alive["most"] = max(alive["most"], alive["now"])
+
+        def __del__(self):
+            alive["now"] -= 1
+
+    calibration = open_calibration((Tracked(f) for f in itertools.islice(itertools.cycle(FEEDS), 50)), convnet())
+    assert sum(1 for _ in calibration) == 50
+    assert alive["most"] <= 3
+
+
+BAD = {
+    "name": ([{"image": FEEDS[0]["x"]}], "calibration: the arrays lack ['x'] and have unknown ['image']"),
+    "shape": ([{"x": np.zeros((1, 4, 16, 16), np.float32)}], "calibration: x has shape [1, 4, 16, 16]"),
+    "dtype": ([{"x": np.zeros((1, 3, 16, 16), "c8")}], "calibration: x has dtype complex64"),
+    "nan": ([FEEDS[0], {"x": np.full((1, 3, 16, 16), np.nan, "f4")}], "calibration: sample 2 has NaN in x"),
+    "empty": ([], "calibration: there is not one sample"),
+    "batch of none": ([{"x": np.zeros((0, 3, 16, 16), "f4")}], "calibration: sample 1 has an empty x"),
+    "reader fails": (Reader(FEEDS, 3), "calibration: the reader failed after 3 samples: OSError: the disk is gone"),
+    "late failure": (Rewindable(FEEDS, 3), "calibration: the reader failed after 3 samples: OSError"),
+    "no mapping": ([[1, 2]], "calibration: each sample is a dict of arrays"),
+    "no data": (7, "calibration: expected a reader"),
+    "no file": ("missing.npz", "calibration: missing.npz is no readable"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_told_in_one_line(case):
+    data, expected = BAD[case]
+    with pytest.raises(graphopt.InputError) as error:
+        list(open_calibration(data, convnet()))
+    assert str(error.value).startswith(expected)
+    assert "\n" not in str(error.value)
+
+
+def test_inner_values_are_those_of_the_model():
+    model = onnx_io.load(convnet())
+    values = [model.graph.inputs[0], *(node.output for node in model.graph)]
+    whole = next(stream(model, values, FEEDS[:1]))
+    assert len(whole) == len(values)
+    session = ort_session(convnet().SerializeToString())
+    assert np.allclose(whole[model.graph.outputs[0]], session.run(None, FEEDS[0])[0], atol=1e-6)
+    assert np.array_equal(whole[model.graph.inputs[0]], FEEDS[0]["x"])
+    parts = list(stream(model, values, FEEDS[:2], budget=20_000))
+    assert len(parts) > 4
+    joined = {v: a for part in parts[: len(parts) // 2] for v, a in part.items()}
+    assert all(np.array_equal(joined[v], whole[v]) for v in values)
+
+
+def test_quality_counts_evaluations_and_measures_fidelity():
+    model = onnx_io.load(convnet())
+    calls = []
+
+    def metric(session):
+        calls.append(session.run(None, FEEDS[0])[0].shape)
+        return 0.5
+
+    quality = Quality(
+        model, lambda m: ort_session(onnx_io.to_proto(m).SerializeToString()), FEEDS, metric, evaluations=3
+    )
+    assert quality.drop(model) == 0.0 and quality.drop(model) == 0.0
+    assert len(calls) == 2 and quality.left == 2
+    perfect = quality.fidelity(model)
+    assert perfect.sqnr_db == np.inf and perfect.top1 == 1.0
+    changed = onnx_io.load(convnet(seed=1))
+    assert quality.fidelity(changed).sqnr_db < 10
