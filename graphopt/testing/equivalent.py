@@ -1,11 +1,11 @@
-"""Helpers for the tests of those who use graphopt."""
+"""An assertion that two models compute the same."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .equivalence import Comparison
+    from ..equivalence import Comparison
 
 
 def assert_equivalent(
@@ -23,7 +23,7 @@ def assert_equivalent(
     `min_power` also asks that this share of 1 % perturbations of single weights would have been noticed. Returns the
     comparison; raises AssertionError with its text unless the models are equal (unverified is not equal).
     """
-    from .equivalence import compare
+    from ..equivalence import compare
 
     found = compare(a, b, inputs, samples, rtol, **options)
     if found.status != "equal":

@@ -1,0 +1,6 @@
+"""Helpers for the tests of those who use graphopt: an assertion, and random models to try passes on."""
+
+from .equivalent import assert_equivalent
+from .strategy import graphs, random_graph
+
+__all__ = ["assert_equivalent", "graphs", "random_graph"]

@@ -1,0 +1,22 @@
+"""What random graphs are made of: blocks of one to a dozen nodes, each with the weight it is drawn by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..sketch import Sketch
+from . import control, elementwise, idioms, layout, linear, quantized, sizes
+
+Block = Callable[[Sketch], Any]
+
+FAMILIES: dict[str, tuple[tuple[Block, int], ...]] = {
+    "elementwise": elementwise.BLOCKS,
+    "layout": layout.BLOCKS,
+    "linear": linear.BLOCKS,
+    "idioms": idioms.BLOCKS,
+    "sizes": sizes.BLOCKS,
+    "control": control.BLOCKS,
+    "quantized": quantized.BLOCKS,
+}
+"""Blocks by family."""

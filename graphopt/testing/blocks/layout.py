@@ -1,0 +1,285 @@
+"""Operators that move elements: reshapes, transposes, slices, gathers, pads, and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...ir import Dim, DType, TensorType, Value
+from ..sketch import FLOATS, INTEGERS, WIDE, Misfit, Sketch
+
+ANY = (*FLOATS, *INTEGERS, DType.BOOL)
+_END = (1 << 63) - 1
+
+
+def transpose(s: Sketch) -> None:
+    """Transpose, once, twice, or there and back around something elementwise"""
+    x = s.pick(*ANY, ranks=(1, 2, 3, 4))
+    rank = s.rank(x)
+    perm = _permutation(s, rank)
+    y = s.node("Transpose", x, perm=perm)
+    if s.chance(0.3):
+        y = s.node(s.choose(("Relu", "Identity", "Neg")), y) if s.dtype(y) in WIDE else y
+    if s.chance(0.4):
+        back = tuple(int(i) for i in np.argsort(perm))
+        s.node("Transpose", y, perm=back if s.chance(0.6) else _permutation(s, rank))
+
+
+def _permutation(s: Sketch, rank: int) -> tuple[int, ...]:
+    if rank == 4 and s.chance(0.5):
+        return s.choose(((0, 2, 3, 1), (0, 3, 1, 2)))
+    left, perm = list(range(rank)), []
+    while left:
+        perm.append(left.pop(s.integer(0, len(left) - 1)))
+    return tuple(perm)
+
+
+def target_sizes(s: Sketch, shape: Sequence[Dim]) -> list[Dim]:
+    """Another shape of the same elements: axes split or joined; symbolic sizes stay by themselves."""
+    sizes = list(shape)
+    for _ in range(s.integer(1, 2)):
+        joins = [i for i in range(len(sizes) - 1) if isinstance(sizes[i], int) and isinstance(sizes[i + 1], int)]
+        splits = [(i, d) for i, d in enumerate(sizes) if isinstance(d, int) and d > 3 and d % 2 == 0]
+        if splits and len(sizes) < 5 and s.chance(0.5):
+            i, d = s.choose(splits)
+            sizes[i : i + 1] = s.choose(([2, d // 2], [d // 2, 2]))
+        elif joins:
+            i = s.choose(joins)
+            a, b = sizes[i], sizes[i + 1]
+            if isinstance(a, int) and isinstance(b, int):
+                sizes[i : i + 2] = [a * b]
+    return sizes
+
+
+def written(s: Sketch, before: Sequence[Dim], sizes: Sequence[Dim]) -> tuple[int, ...]:
+    """Sizes as Reshape takes them: 0 to copy, -1 for what is left; Misfit where that cannot be said."""
+    made: list[int] = []
+    for i, d in enumerate(sizes):
+        copied = i < len(before) and before[i] == d
+        if copied and (not isinstance(d, int) or s.chance(0.3)):
+            made.append(0)
+        elif isinstance(d, int):
+            made.append(d)
+        elif -1 not in made:
+            made.append(-1)
+        else:
+            raise Misfit("two sizes would be left to infer")
+    if -1 not in made and made and s.chance(0.4):
+        made[s.integer(0, len(made) - 1)] = -1
+    return tuple(made)
+
+
+def reshape(s: Sketch) -> None:
+    """Reshape, once or twice in a row, or to what the shape is already"""
+    x = s.pick(*ANY, ranks=(1, 2, 3, 4, 5))
+    for _ in range(s.integer(1, 2)):
+        before = s.shape(x)
+        sizes = target_sizes(s, before) if s.chance(0.8) else list(before)
+        x = s.node("Reshape", x, s.ints(*written(s, before, sizes)))
+        x.type = TensorType(s.dtype(x), tuple(sizes))
+
+
+def flatten(s: Sketch) -> None:
+    """Flatten at any axis whose sides keep at most one symbolic size each"""
+    x = s.pick(*ANY, ranks=(2, 3, 4))
+    axis = s.integer(0, s.rank(x))
+    s.node("Flatten", x, axis=axis if s.chance(0.7) else axis - s.rank(x))
+
+
+def squeeze(s: Sketch) -> None:
+    """Unsqueeze, Squeeze, and one after the other"""
+    x = s.pick(*ANY, ranks=(0, 1, 2, 3))
+    rank = s.rank(x)
+    axes = (s.integer(0, rank),) if s.chance(0.6) else (0, rank + 1)
+    y = s.over("Unsqueeze", x, axes if s.chance(0.7) else tuple(a - rank - len(axes) for a in axes), 13)
+    if s.chance(0.3):
+        y = s.node("Relu", y) if s.dtype(y) in WIDE else y
+    if s.chance(0.5):
+        ones = [i for i, d in enumerate(s.shape(y)) if d == 1]
+        s.over("Squeeze", y, axes if s.chance(0.6) else (s.choose(ones),), 13)
+    elif s.chance(0.3):
+        s.over("Unsqueeze", y, (0,), 13)
+
+
+def slices(s: Sketch) -> None:
+    """Slice along one or two axes, in steps forwards or backwards, of all or of nothing; and slices of slices"""
+    x = s.pick(*ANY, ranks=(1, 2, 3, 4))
+    for _ in range(s.integer(1, 2)):
+        axis = s.integer(0, s.rank(x) - 1)
+        dim = s.shape(x)[axis]
+        if not isinstance(dim, int):
+            x = _slice(s, x, [0], [_END], [axis], [1])
+            continue
+        start = s.integer(0, max(dim - 1, 0))
+        end = s.choose((_END, dim, min(start + 2, dim), -1 if start < dim - 1 else dim))
+        step = s.choose((1, 1, 2))
+        if s.chance(0.15):
+            x = _slice(s, x, [-1], [-dim - 1], [axis], [-1])
+        else:
+            x = _slice(s, x, [start if s.chance(0.7) else start - dim], [end], [axis], [step])
+        if 0 in s.shape(x):
+            raise Misfit("nothing is left")
+
+
+def _slice(s: Sketch, x: Value, starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> Value:
+    plain = steps == [1] and s.chance(0.5)
+    full = plain and axes == [0] and s.chance(0.5)
+    given = [s.ints(*starts), s.ints(*ends), *([] if full else [s.ints(*axes)]), *([] if plain else [s.ints(*steps)])]
+    return s.node("Slice", x, *given)
+
+
+def split(s: Sketch) -> None:
+    """Split, with the parts used apart, joined again, or left unused"""
+    x = s.pick(*ANY, ranks=(1, 2, 3, 4))
+    axis = s.integer(0, s.rank(x) - 1)
+    size = s.size(x, axis)
+    if size < 2:
+        raise Misfit("nothing to split")
+    first = size // 2 if size % 2 == 0 and s.chance(0.7) else s.integer(1, size - 1)
+    sizes = (first, size - first)
+    if s.opset >= 13:
+        parts = s.nodes("Split", x, s.ints(*sizes), outputs=2, axis=axis)
+    else:
+        parts = s.nodes("Split", x, outputs=2, axis=axis, split=sizes)
+    if s.chance(0.3):
+        s.node("Concat", *parts, axis=axis)
+    elif s.chance(0.4) and s.dtype(x) in WIDE and sizes[0] == sizes[1]:
+        s.node("Mul", parts[0], s.node("Sigmoid", parts[1]))
+
+
+def hand_split(s: Sketch) -> None:
+    """Slices, or Gathers, that take a value apart without a gap"""
+    x = s.pick(*WIDE, ranks=(2, 3, 4))
+    axis = s.integer(0, s.rank(x) - 1)
+    size = s.size(x, axis)
+    if size % 2 or size > 8:
+        raise Misfit("not even")
+    half = size // 2
+    if s.chance(0.5):
+        a = s.node("Slice", x, s.ints(0), s.ints(half), s.ints(axis))
+        b = s.node("Slice", x, s.ints(half), s.ints(s.choose((_END, size))), s.ints(axis))
+        s.node("Add", a, s.node("Neg", b)) if s.chance(0.5) else s.node("Concat", s.node("Neg", b), a, axis=axis)
+        return
+    taken = [s.node("Gather", x, s.constant(np.array(i, np.int64)), axis=axis) for i in range(size)]
+    s.node("Sub", taken[0], taken[-1])
+
+
+def concat(s: Sketch) -> None:
+    """Concat of one to three values that agree on the other axes, and Concat of Concats"""
+    x = s.pick(*ANY, ranks=(1, 2, 3, 4))
+    axis = s.integer(0, s.rank(x) - 1)
+    s.size(x, axis)
+    others = [v for v in s.pool if v.type == x.type]
+    parts = [x, *(s.choose(others) for _ in range(s.integer(0, 2)))]
+    y = s.node("Concat", *parts, axis=axis if s.chance(0.7) else axis - s.rank(x))
+    if s.chance(0.3):
+        s.node("Concat", y, x, axis=axis)
+
+
+def gather(s: Sketch) -> None:
+    """Gather rows with a constant index: a number, a vector, a matrix; sometimes all of them in order"""
+    x = s.pick(*ANY, ranks=(1, 2, 3, 4))
+    axis = s.integer(0, s.rank(x) - 1)
+    size = s.size(x, axis)
+    last = size - 1
+    index = s.choose((
+        np.array(s.integer(0, last)), np.arange(size), np.array([last, 0]), np.array([-1]), np.array([[0, last]]),
+        np.arange(size)[::-1].copy(),
+    ))  # fmt: skip
+    s.node("Gather", x, s.constant(index.astype(s.choose((np.int64, np.int32)))), axis=axis)
+
+
+def embed(s: Sketch) -> None:
+    """A table looked up by integers of the pool, kept within it"""
+    i = s.pick(DType.INT64, DType.INT32, ranks=(1, 2), where=lambda v: v.producer is None)
+    rows = s.constant(8, s.dtype(i))
+    s.node("Gather", s.weight((8, 4)), s.node("Mod", i, rows))
+
+
+def pad(s: Sketch) -> None:
+    """Pad with zeros, a number, reflected or edge values; before a convolution, or with nothing"""
+    x = s.pick(*WIDE, ranks=(2, 3, 4))
+    rank = s.rank(x)
+    amounts = [0] * (2 * rank)
+    for side in (rank - 1, 2 * rank - 1):
+        amounts[side] = s.integer(0, 2)
+    mode = s.choose(("constant", "constant", "reflect", "edge"))
+    if mode == "reflect" and s.size(x, -1) <= 2:
+        raise Misfit("too small to reflect")
+    number = s.constant(s.choose((0.0, 1.0)), s.dtype(x)) if mode == "constant" and s.chance(0.5) else None
+    y = s.node("Pad", x, s.ints(*amounts), number, mode=mode)
+    if s.chance(0.3):
+        amounts = [0] * (2 * rank)
+        amounts[rank - 1] = 1
+        s.node("Pad", y, s.ints(*amounts), number, mode=mode)
+
+
+def expand(s: Sketch) -> None:
+    """Expand or Tile, often by nothing; followed by an Add that would have broadcast anyway"""
+    x = s.pick(*WIDE, *INTEGERS, ranks=(1, 2, 3))
+    shape = s.shape(x)
+    if s.chance(0.5):
+        sizes = tuple(s.choose((1, 2 if d == 1 else 1)) for d in shape)
+        y = s.node("Expand", x, s.ints(*sizes) if s.chance(0.7) else s.ints(1, *sizes))
+    else:
+        y = s.node("Tile", x, s.ints(*(s.choose((1, 1, 2)) for _ in shape)))
+    if s.chance(0.4) and s.dtype(y) in WIDE:
+        s.node("Mul", y, s.weight((), s.dtype(y)))
+
+
+def reduce(s: Sketch) -> None:
+    """Reductions over some axes, kept or not, over axes of size 1, and of reductions"""
+    op = s.choose(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare", "ReduceL1",
+                   "ReduceProd", "ReduceLogSumExp"))  # fmt: skip
+    x = s.pick(*WIDE, ranks=(1, 2, 3, 4), bound=6.0 if op in ("ReduceProd", "ReduceLogSumExp") else 100.0)
+    rank = s.rank(x)
+    axes: tuple[int, ...] = (s.integer(0, rank - 1),) if rank < 3 or s.chance(0.6) else (rank - 2, rank - 1)
+    axes = axes if s.chance(0.7) else tuple(a - rank for a in axes)
+    since = 13 if op == "ReduceSum" else 18
+    y = s.over(op, x, axes, since, keepdims=int(s.chance(0.6)), bound=_reduced(s, op, x, axes))
+    if s.chance(0.25) and s.rank(y):
+        s.over(op, y, (0,), since, keepdims=int(s.chance(0.5)))
+
+
+def _reduced(s: Sketch, op: str, x: Value, axes: Sequence[int]) -> float:
+    bound = s.facts[x].bound
+    count = 1
+    for a in axes:
+        dim = s.shape(x)[a]
+        count *= dim if isinstance(dim, int) else 4
+    return {
+        "ReduceSum": bound * count, "ReduceL1": bound * count, "ReduceSumSquare": bound**2 * count,
+        "ReduceL2": bound * count, "ReduceLogSumExp": bound + 4, "ReduceProd": float(max(bound, 1.0) ** min(count, 16)),
+    }.get(op, bound)  # fmt: skip
+
+
+def argmax(s: Sketch) -> None:
+    """ArgMax of values that no rewrite may move"""
+    x = s.pick(*WIDE, ranks=(1, 2, 3), steady=True)
+    y = s.node("ArgMax", x, axis=s.rank(x) - 1, keepdims=int(s.chance(0.5)))
+    s.facts[y].bound = 8.0
+
+
+def blocks_of_space(s: Sketch) -> None:
+    """DepthToSpace, SpaceToDepth, and Resize by whole numbers"""
+    x = s.pick(DType.FLOAT, ranks=(4,))
+    kind = s.choose(("DepthToSpace", "SpaceToDepth", "Resize"))
+    if kind == "DepthToSpace" and s.size(x, 1) % 4:
+        raise Misfit("too few channels")
+    if kind == "SpaceToDepth" and (s.size(x, 2) % 2 or s.size(x, 3) % 2):
+        raise Misfit("odd sizes")
+    if kind != "Resize":
+        s.node(kind, x, blocksize=s.choose((2, 1)))
+        return
+    factor = s.choose((2.0, 1.0))
+    scales = s.constant(np.array([1, 1, factor, factor], np.float32))
+    s.size(x, 2), s.size(x, 3)
+    s.node("Resize", x, s.constant(np.zeros(0, np.float32)), scales, mode="nearest",
+           coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
+
+
+BLOCKS = (
+    (transpose, 6), (reshape, 6), (flatten, 2), (squeeze, 4), (slices, 5), (split, 3), (hand_split, 2), (concat, 4),
+    (gather, 3), (embed, 1), (pad, 3), (expand, 3), (reduce, 5), (argmax, 1), (blocks_of_space, 2),
+)  # fmt: skip

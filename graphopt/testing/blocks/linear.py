@@ -1,0 +1,186 @@
+"""Convolutions, products, pools and normalizations, with the constants that follow or precede them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...ir import DType, Value
+from ..sketch import WIDE, Misfit, Sketch
+from .elementwise import partner
+
+
+def conv(s: Sketch) -> None:
+    """Conv or ConvTranspose in one or two dimensions, grouped or not, padded or not, then perhaps what folds into it"""
+    x = s.pick(DType.FLOAT, ranks=(4, 3), where=lambda v: _fits_window(s, v))
+    y = convolve(s, x)
+    for _ in range(s.integer(0, 2)):
+        y = after_linear(s, y)
+
+
+def _fits_window(s: Sketch, v: Value) -> bool:
+    shape = s.shape(v)
+    return isinstance(shape[1], int) and all(isinstance(d, int) and d >= 3 for d in shape[2:])
+
+
+def convolve(s: Sketch, x: Value) -> Value:
+    """A convolution of `x`, f32[N,C,…]."""
+    channels, dims = s.size(x, 1), s.rank(x) - 2
+    kernel = s.choose((1, 3))
+    group = s.choose((1, channels if channels <= 8 else 1, 2 if channels % 2 == 0 else 1))
+    out = group * s.choose((1, 2, 4 if group == 1 else 1))
+    attrs: dict[str, Any] = {"group": group, "kernel_shape": (kernel,) * dims if s.chance(0.5) else None}
+    if s.chance(0.25):
+        attrs["auto_pad"] = s.choose(("SAME_UPPER", "VALID"))
+    elif s.chance(0.5):
+        attrs["pads"] = (kernel // 2,) * (2 * dims)
+    if s.chance(0.3):
+        attrs["strides"] = (2,) * dims
+    bias = s.weight((out,)) if s.chance(0.5) else None
+    if s.chance(0.2) and "auto_pad" not in attrs:
+        weight = s.weight((channels, out // group, *(kernel,) * dims), low=-0.5, high=0.5)
+        return s.node("ConvTranspose", x, weight, bias, **attrs)
+    weight = s.weight((out, channels // group, *(kernel,) * dims), low=-0.5, high=0.5)
+    if s.chance(0.2):
+        amounts = [0, 0, *(1,) * dims] * 2
+        x = s.node("Pad", x, s.ints(*amounts))
+    return s.node("Conv", x, weight, bias, **attrs)
+
+
+def after_linear(s: Sketch, y: Value) -> Value:
+    """BatchNormalization, a constant or an activation."""
+    kind = s.choose(("norm", "Mul", "Add", "Relu", "Sub", "Div", "Clip"))
+    if kind == "norm":
+        return batch_norm(s, y)
+    if kind == "Relu":
+        return s.node("Relu", y)
+    if kind == "Clip":
+        return s.node("Clip", y, s.constant(0.0, s.dtype(y)), s.constant(6.0, s.dtype(y)))
+    other = partner(s, y, low=0.5 if kind == "Div" else -1.0)
+    first = kind in ("Add", "Mul", "Sub") and s.chance(0.3)
+    return s.node(kind, *((other, y) if first else (y, other)), bound=s.facts[y].bound * 2 + 2)
+
+
+def batch_norm(s: Sketch, x: Value) -> Value:
+    """BatchNormalization of f32[N,C,…] with statistics that are not trivial."""
+    channels, dtype = s.size(x, 1), s.dtype(x)
+    if dtype not in WIDE:
+        raise Misfit("not in single or double precision")
+    parts = [s.weight((channels,), dtype, low, 1.5) for low in (0.5, -1.0, -1.0, 0.3)]
+    epsilon = s.choose((None, 1e-3, 1e-2))
+    return s.node("BatchNormalization", x, *parts, epsilon=epsilon, bound=s.facts[x].bound * 3 + 5)
+
+
+def norm(s: Sketch) -> None:
+    """BatchNormalization of anything, and a convolution after it"""
+    x = s.pick(*WIDE, ranks=(2, 3, 4))
+    y = batch_norm(s, x)
+    if s.rank(y) == 4 and s.dtype(y) is DType.FLOAT and _fits_window(s, y) and s.chance(0.5):
+        convolve(s, y)
+
+
+def other_norms(s: Sketch) -> None:
+    """InstanceNormalization, LayerNormalization, LRN, L2 normalization"""
+    kind = s.choose(("InstanceNormalization", "LayerNormalization", "LRN", "LpNormalization"))
+    if kind == "InstanceNormalization":
+        x = s.pick(DType.FLOAT, ranks=(3, 4))
+        channels = s.size(x, 1)
+        if all(isinstance(d, int) and d < 2 for d in s.shape(x)[2:]):
+            raise Misfit("nothing to normalise over")
+        s.node(kind, x, s.weight((channels,)), s.weight((channels,)), bound=8.0)
+    elif kind == "LayerNormalization":
+        x = s.pick(DType.FLOAT, ranks=(2, 3))
+        width = s.size(x, -1)
+        if width < 2:
+            raise Misfit("nothing to normalise over")
+        s.node(kind, x, s.weight((width,)), s.weight((width,)) if s.chance(0.7) else None, axis=-1, bound=8.0)
+    elif kind == "LRN":
+        s.node(kind, s.pick(DType.FLOAT, ranks=(4,)), size=3)
+    else:
+        x = s.pick(*WIDE, ranks=(2, 3))
+        s.node(kind, s.node("Add", s.node("Abs", x), s.constant(0.5, s.dtype(x))), axis=-1, bound=1.0)
+
+
+def product(s: Sketch) -> None:
+    """MatMul or Gemm with a weight, then perhaps what folds into it"""
+    x = s.pick(*WIDE, ranks=(2, 3))
+    inner, width = s.size(x, -1), s.choose((4, 2, 6))
+    dtype = s.dtype(x)
+    if s.rank(x) == 2 and s.chance(0.5):
+        y = _gemm(s, x, inner, width)
+    else:
+        y = s.node("MatMul", x, s.weight((inner, width), dtype))
+        if s.chance(0.5):
+            y = s.node("Add", *(y, s.weight((width,), dtype))[:: s.choose((1, -1))])
+    for _ in range(s.integer(0, 2)):
+        kind = s.choose(("Mul", "Add", "norm", "Div", "Relu"))
+        if kind == "norm" and s.rank(y) == 2:
+            y = batch_norm(s, y)
+        elif kind == "Relu":
+            y = s.node("Relu", y)
+        else:
+            kind = "Mul" if kind == "norm" else kind
+            y = s.node(kind, y, s.weight(s.choose(((width,), (), (1,))), dtype, 0.5 if kind == "Div" else -1.0),
+                       bound=s.facts[y].bound * 2 + 1)  # fmt: skip
+
+
+def _gemm(s: Sketch, x: Value, inner: int, width: int) -> Value:
+    dtype, transposed = s.dtype(x), s.chance(0.4)
+    weight = s.weight((width, inner) if transposed else (inner, width), dtype)
+    bias = s.weight(s.choose(((width,), (1, width), (1,), ())), dtype) if s.chance(0.7) else None
+    scale = 0.5 if s.chance(0.3) else None
+    if bias is not None and s.chance(0.2):
+        bias = s.node("Neg", bias)
+    return s.node("Gemm", x, weight, bias, alpha=scale, beta=0.5 if s.chance(0.3) else None, transB=int(transposed))
+
+
+def two_products(s: Sketch) -> None:
+    """A product of two computed matrices, one of them transposed, perhaps scaled"""
+    x = s.pick(*WIDE, ranks=(2, 3, 4), bound=20.0)
+    rank = s.rank(x)
+    s.size(x, -1)
+    perm = (*range(rank - 2), rank - 1, rank - 2)
+    same = [v for v in s.pool if v.type == x.type and s.facts[v].bound <= 20]
+    y = s.node("MatMul", x, s.node("Transpose", s.choose(same), perm=perm))
+    if s.chance(0.6):
+        y = s.node(s.choose(("Div", "Mul")), y, s.constant(2.0, s.dtype(x)))
+    if s.chance(0.6):
+        s.node("Softmax", y, axis=-1)
+
+
+def pools(s: Sketch) -> None:
+    """MaxPool and AveragePool, padded or not, after a Pad, or over single elements; and over everything"""
+    x = s.pick(DType.FLOAT, ranks=(4, 3), where=lambda v: _fits_window(s, v))
+    dims = s.rank(x) - 2
+    kind = s.choose(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"))
+    if kind.startswith("Global"):
+        y = s.node(kind, x)
+        if s.chance(0.6):
+            s.node("Flatten", y, axis=1)
+        return
+    kernel = s.choose((2, 3, 1))
+    attrs: dict[str, Any] = {"kernel_shape": (kernel,) * dims, "strides": (s.choose((1, 2)),) * dims}
+    if kernel == 3 and s.chance(0.4):
+        attrs["pads"] = (1,) * (2 * dims)
+        attrs["count_include_pad"] = int(s.chance(0.5)) if kind == "AveragePool" else None
+    elif s.chance(0.3):
+        amounts = [0, 0, *(1,) * dims] * 2
+        number = -np.inf if kind == "MaxPool" and s.chance(0.5) else 0.0
+        padded = s.node("Pad", x, s.ints(*amounts), s.constant(number, DType.FLOAT))
+        s.facts[padded].bound = s.facts[x].bound
+        s.node(kind, padded, **attrs, bound=s.facts[x].bound)
+        s.pool.remove(padded)
+        return
+    s.node(kind, x, **attrs)
+
+
+def softmax(s: Sketch) -> None:
+    """Softmax and LogSoftmax"""
+    x = s.pick(*WIDE, ranks=(2, 3), bound=50.0)
+    s.node(s.choose(("Softmax", "LogSoftmax")), x, axis=-1)
+
+
+BLOCKS = (
+    (conv, 10), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 3), (softmax, 2),
+)  # fmt: skip

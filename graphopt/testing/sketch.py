@@ -1,0 +1,246 @@
+"""A graph in the making: typed values to build on, with what a generator must know of each to stay valid."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..ir import Constant, Dim, DType, Graph, Model, Node, TensorType, Value
+from ..rewrite import Builder, Declined
+
+T = TypeVar("T")
+Array = np.ndarray[Any, Any]
+
+FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
+INTEGERS = (DType.INT64, DType.INT32)
+WIDE = (DType.FLOAT, DType.DOUBLE)
+HOT = {DType.FLOAT16: 60.0}
+"""Magnitudes beyond which a value is not computed on, so that results neither overflow nor drown in noise."""
+
+
+class Misfit(Exception):
+    """A block that finds no operands, or makes what inference rejects; it is dropped without a trace."""
+
+
+@dataclass(slots=True)
+class Fact:
+    """What is known of a value beside its type.
+
+    `bound` is a magnitude it hardly exceeds. `steady` means that no rewrite may move it by even a rounding: only such
+    values go into operators that jump (Floor, ArgMax, a Cast to integers, QuantizeLinear).
+    """
+
+    bound: float
+    steady: bool
+
+
+@dataclass(slots=True)
+class Sketch:
+    """Grows one graph. Every `node` is appended at once; `pool` holds the values that later blocks may read."""
+
+    rng: random.Random
+    graph: Graph
+    arrays: np.random.Generator
+    pool: list[Value] = field(default_factory=list)
+    facts: dict[Value, Fact] = field(default_factory=dict)
+    weights: list[Value] = field(default_factory=list)
+    depth: int = 0
+
+    @property
+    def opset(self) -> int:
+        """The operator-set version that the model is written in."""
+        return self.graph.opsets[""]
+
+    # -- chance
+
+    def chance(self, share: float) -> bool:
+        """True in about `share` of all cases; False is the simpler outcome."""
+        return self.rng.randint(0, 99) >= 100 - round(share * 100)
+
+    def choose(self, items: Sequence[T]) -> T:
+        """One of `items`, the first being the simplest; Misfit if there are none."""
+        if not items:
+            raise Misfit("nothing to choose from")
+        return items[self.rng.randint(0, len(items) - 1)]
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer from `low` to `high`, both included."""
+        return self.rng.randint(low, high)
+
+    # -- values
+
+    def add_input(self, name: str, dtype: DType, shape: Sequence[Dim]) -> Value:
+        """A new input of the graph."""
+        value = Value(TensorType(dtype, tuple(shape)), name)
+        self.graph.add_input(value)
+        self.facts[value] = Fact(6.0 if dtype.is_float else 8.0, True)
+        self.pool.append(value)
+        return value
+
+    def constant(self, array: Any, dtype: DType | None = None) -> Value:
+        """A new constant; a Python number takes the element type `dtype`."""
+        held = np.asarray(array) if dtype is None else np.asarray(array).astype(dtype.numpy)
+        value = Value(constant=Constant.of(held))
+        bound = float(np.abs(held.astype(np.float64)).max(initial=0)) if held.dtype.kind in "fiu" else 1.0
+        self.facts[value] = Fact(bound, True)
+        return value
+
+    def ints(self, *numbers: int) -> Value:
+        """A vector of int64."""
+        return self.constant(np.array(numbers, np.int64))
+
+    def weight(self, shape: Sequence[int], dtype: DType = DType.FLOAT, low: float = -1.0, high: float = 1.0) -> Value:
+        """A constant of numbers between `low` and `high`; now and then one that other nodes use too."""
+        shared = [
+            v for v in self.weights
+            if v.constant is not None and v.constant.shape == tuple(shape) and v.constant.dtype == dtype
+            and low <= float(v.constant.array().min(initial=high)) and self.facts[v].bound <= max(abs(low), abs(high))
+        ]  # fmt: skip
+        if shared and self.chance(0.3):
+            return self.choose(shared)
+        made = self.constant(self.arrays.uniform(low, high, tuple(shape)), dtype)
+        self.weights.append(made)
+        return made
+
+    def shape(self, value: Value) -> tuple[Dim, ...]:
+        """The sizes of a value; Misfit where the rank is not known."""
+        if not isinstance(value.type, TensorType) or value.type.shape is None:
+            raise Misfit("the rank is not known")
+        return value.type.shape
+
+    def dtype(self, value: Value) -> DType:
+        """The element type of a value."""
+        if not isinstance(value.type, TensorType):
+            raise Misfit("not a tensor")
+        return value.type.dtype
+
+    def rank(self, value: Value) -> int:
+        """The number of axes."""
+        return len(self.shape(value))
+
+    def size(self, value: Value, axis: int) -> int:
+        """A size that is a number; Misfit where it is symbolic."""
+        dim = self.shape(value)[axis]
+        if not isinstance(dim, int):
+            raise Misfit("the size is not a number")
+        return dim
+
+    def pick(
+        self,
+        *dtypes: DType,
+        ranks: Sequence[int] = (),
+        steady: bool = False,
+        bound: float = 0.0,
+        where: Callable[[Value], bool] | None = None,
+    ) -> Value:
+        """A value of the pool, more often a late one, of these element types, ranks and at most this magnitude."""
+        wanted = dtypes or FLOATS
+        fits = [v for v in self.pool if self._fits(v, wanted, ranks, steady, bound) and (where is None or where(v))]
+        return self.choose(fits[-3:][::-1] if self.chance(0.6) else fits)
+
+    def _fits(self, v: Value, dtypes: Sequence[DType], ranks: Sequence[int], steady: bool, bound: float) -> bool:
+        type, fact = v.type, self.facts[v]
+        if not isinstance(type, TensorType) or type.dtype not in dtypes or type.shape is None or None in type.shape:
+            return False
+        if (ranks and len(type.shape) not in ranks) or (steady and not fact.steady):
+            return False
+        return not type.dtype.is_float or fact.bound <= (bound or HOT.get(type.dtype, 1e4))
+
+    # -- nodes
+
+    def node(self, op: str, *inputs: Value | None, bound: float | None = None, **attrs: Any) -> Value:
+        """Append a node and return its output. Misfit if the opset lacks it or inference rejects it."""
+        return self.nodes(op, *inputs, outputs=1, bound=bound, **attrs)[0]
+
+    def nodes(
+        self, op: str, *inputs: Value | None, outputs: int, bound: float | None = None, **attrs: Any
+    ) -> tuple[Value, ...]:
+        """Append a node with several outputs."""
+        builder = Builder(self.graph)
+        try:
+            builder.node(op, *inputs, outputs=outputs, **attrs)
+        except Declined as declined:
+            raise Misfit(str(declined)) from declined
+        node = builder.nodes[0]
+        if any(not isinstance(v.type, TensorType) or not v.type.dtype for v in node.outputs):
+            raise Misfit(f"{op}: inference finds no type")
+        return self.append(node, bound)
+
+    def append(self, node: Node, bound: float | None = None) -> tuple[Value, ...]:
+        """Append a finished node; its results inherit what is known of its operands."""
+        given = [self.facts[v] for v in node.inputs if v is not None]
+        steady = node.op in STEADY and all(f.steady for f in given)
+        if bound is None:
+            bound = default_bound(node, [f.bound for f in given])
+        self.graph.append(node)
+        for value in node.outputs:
+            exact = steady or (isinstance(value.type, TensorType) and value.type.dtype is DType.BOOL)
+            value.name = f"{node.op.lower()}{len(self.facts)}"
+            self.facts[value] = Fact(bound, exact)
+            self.pool.append(value)
+        return node.outputs
+
+    def over(self, op: str, x: Value, axes: Sequence[int], since: int, **attrs: Any) -> Value:
+        """A node whose axes are an attribute before opset `since`, an operand from then on."""
+        if self.opset < since:
+            return self.node(op, x, axes=tuple(axes), **attrs)
+        return self.node(op, x, self.ints(*axes), **attrs)
+
+    def nested(self, name: str) -> Sketch:
+        """A sketch of a graph inside this one, which sees this one's values."""
+        graph = Graph(name)
+        graph.model = self.graph.model
+        return Sketch(self.rng, graph, self.arrays, list(self.pool), self.facts, self.weights, self.depth + 1)
+
+    def attempt(self, block: Callable[[Sketch], Any]) -> bool:
+        """Run a block; what it made goes again if it turns out not to fit."""
+        before, pooled = self.graph.snapshot(), len(self.pool)
+        try:
+            block(self)
+        except Misfit:
+            kept = set(before)
+            for node in reversed(self.graph.snapshot()):
+                if node not in kept:
+                    self.graph.erase(node)
+            del self.pool[pooled:]
+            return False
+        return True
+
+
+STEADY = frozenset((
+    "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Split", "Slice", "Gather", "Pad",
+    "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Relu", "Abs", "Neg", "Max", "Min", "Clip", "MaxPool", "Dropout",
+    "Where", "Shape", "Size", "Floor", "Ceil", "Round", "Sign", "ArgMax", "ReduceMax", "ReduceMin", "QuantizeLinear",
+    "GlobalMaxPool", "Not", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
+    "ConstantOfShape", "Range", "Resize", "Trilu", "GatherElements", "ScatterND", "CumSum",
+))  # fmt: skip
+"""Operators whose results have no rounding that a rewrite could move."""
+
+_UNIT = frozenset(("Sigmoid", "Tanh", "Softmax", "HardSigmoid", "Softsign", "Erf", "Sin", "Cos", "Sign"))
+_GROWS = {"Softplus": 1.0, "Celu": 1.0, "Selu": 2.0, "LogSoftmax": 12.0, "Floor": 1.0, "Ceil": 1.0, "Round": 1.0}
+
+
+def default_bound(node: Node, bounds: Sequence[float]) -> float:
+    """A magnitude that the results of a node hardly exceed."""
+    largest = max(bounds, default=1.0)
+    if node.op in _UNIT:
+        return 1.0
+    if node.op in ("Add", "Sub", "Sum"):
+        return float(sum(bounds))
+    if node.op == "Mul":
+        return float(np.prod(bounds))
+    if node.op in ("MatMul", "Gemm", "Conv", "ConvTranspose"):
+        shape = node.inputs[1].type.shape if node.inputs[1] and isinstance(node.inputs[1].type, TensorType) else None
+        terms = [d if isinstance(d, int) else 4 for d in shape or (4,)]
+        return bounds[0] * bounds[1] * 0.7 * float(np.sqrt(np.prod(terms)))
+    return largest * (2.0 if node.op in _GROWS else 1.0) + _GROWS.get(node.op, 0.0)
+
+
+def new_model(opset: int) -> Model:
+    """An empty model."""
+    ir_version = min(10, max(4, opset - 6 if opset > 14 else 7))
+    return Model(Graph("random"), {"": opset}, ir_version=ir_version)

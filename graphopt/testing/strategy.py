@@ -1,0 +1,114 @@
+"""Random models for property tests, as a hypothesis strategy and by seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..ir import DType, Port
+from .blocks import FAMILIES, Block
+from .sketch import Sketch, new_model
+
+if TYPE_CHECKING:
+    import onnx
+    from hypothesis.strategies import SearchStrategy
+
+OPSETS = (17, 13, 11, 12, 14, 15, 16, 18, 19, 20, 21, 22)
+
+
+def graphs(
+    *, blocks: int = 8, opsets: Sequence[int] = OPSETS, families: Sequence[str] = tuple(FAMILIES)
+) -> SearchStrategy[onnx.ModelProto]:
+    """A hypothesis strategy of valid `onnx.ModelProto`s that onnxruntime runs.
+
+    Graphs are put together from up to `blocks` blocks of one to a dozen nodes: common operators with the constants that
+    simplifiers look for, the ways exporters spell activations and normalizations, shape arithmetic, nested graphs and
+    quantization (`families`: elementwise, layout, linear, idioms, sizes, control, quantized), with symbolic sizes, all
+    of f32, f16, f64, i64, i32, bool, u8 and i8, shared weights, dead ends, results taken from the middle, at one of
+    `opsets`. `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few small nodes.
+
+        @given(graphopt.testing.graphs())
+        def test_my_pass(model):
+            graphopt.testing.assert_equivalent(model, graphopt.optimize(model, passes=["my-pass"]).model)
+    """
+    from hypothesis import strategies
+
+    source = strategies.randoms(use_true_random=False)
+    return source.map(lambda rng: random_graph(rng, blocks=blocks, opsets=opsets, families=families))
+
+
+def random_graph(
+    seed: int | random.Random, *, blocks: int = 8, opsets: Sequence[int] = OPSETS,
+    families: Sequence[str] = tuple(FAMILIES),
+) -> onnx.ModelProto:  # fmt: skip
+    """The model that a seed stands for, or that a source of chance draws; see `graphs`. About 4 ms."""
+    from .. import onnx_io
+
+    rng = random.Random(seed) if isinstance(seed, int) else seed
+    model = new_model(opsets[rng.randint(0, len(opsets) - 1)])
+    sketch = Sketch(rng, model.graph, np.random.default_rng(rng.randint(0, 255)))
+    _add_inputs(sketch)
+    weighted: list[Block] = [b for name in families for b, times in FAMILIES[name] for _ in range(times)]
+    for _ in range(rng.randint(1, blocks)):
+        for _ in range(4):
+            if sketch.attempt(sketch.choose(weighted)):
+                break
+    _set_outputs(sketch)
+    proto = onnx_io.to_proto(model)
+    return _respell(sketch, proto)
+
+
+def _add_inputs(s: Sketch) -> None:
+    symbolic = s.chance(0.6)
+    batch = "N" if symbolic else s.choose((1, 2))
+    length = "S" if symbolic and s.chance(0.6) else 4
+    image = (batch, s.choose((4, 3, 2)), s.choose((6, 4, 5)), s.choose((6, 4)))
+    shapes = (image, image, (batch, s.choose((4, 6, 8))), (batch, length, s.choose((4, 8))), (s.choose((4, 6)),), ())
+    dtype = s.choose((DType.FLOAT, DType.FLOAT, DType.FLOAT, DType.FLOAT, DType.DOUBLE, DType.FLOAT16))
+    first = s.choose(shapes)
+    s.add_input("x", dtype, first)
+    for name, share in (("y", 0.5), ("z", 0.2)):
+        if s.chance(share):
+            s.add_input(name, DType.FLOAT, first if s.chance(0.4) else s.choose(shapes))
+    if s.chance(0.2):
+        s.add_input("flag", DType.BOOL, s.choose(((), first)))
+    if s.chance(0.25):
+        s.add_input("i", s.choose((DType.INT64, DType.INT32)), s.choose(((batch,), (4,), (batch, 3))))
+
+
+def _set_outputs(s: Sketch) -> None:
+    """Ends become results but for some that stay dead; now and then a value from the middle is one as well."""
+    graph = s.graph
+    made = [v for node in graph for v in node.outputs]
+    ends = [v for v in made if v.is_unused]
+    results = [v for v in ends if s.chance(0.8)] or ends[-1:]
+    middle = [v for v in made if not v.is_unused]
+    results += [v for v in middle if s.chance(0.06)]
+    if not results:
+        results = [s.node("Identity", s.pool[0])]
+    graph.set_outputs(results, [Port(f"out{i}", v.type) for i, v in enumerate(results)])
+
+
+def _respell(s: Sketch, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Some constants become Constant nodes, or initializers that are also inputs; inner types may go."""
+    import onnx
+
+    graph = proto.graph
+    if s.chance(0.5):
+        del graph.value_info[:]
+    kept = []
+    for tensor in list(graph.initializer):
+        if s.chance(0.25):
+            node = onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+            graph.node.insert(0, node)
+        else:
+            kept.append(tensor)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    if kept and s.chance(0.1):
+        tensor = kept[0]
+        graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return proto
