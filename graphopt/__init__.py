@@ -11,6 +11,7 @@ from .errors import GraphoptError, InputError, ModelError, OptionError, OutputEr
 
 if TYPE_CHECKING:
     from .api import Result, optimize
+    from .bisection import Bisection, bisect
     from .equivalence import Comparison, compare
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Bisection": "bisection",
     "Comparison": "equivalence",
     "Pass": "pipeline",
     "Quantize": "passes.quantize",
@@ -27,6 +29,7 @@ _HOME = {
     "Report": "report",
     "Result": "api",
     "Session": "runtime",
+    "bisect": "bisection",
     "compare": "equivalence",
     "optimize": "api",
     "register_pass": "pipeline",
@@ -34,6 +37,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Bisection",
     "Comparison",
     "GraphoptError",
     "InputError",
@@ -46,6 +50,7 @@ __all__ = [
     "Report",
     "Result",
     "Session",
+    "bisect",
     "compare",
     "optimize",
     "register_pass",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .measure import Figures
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .equivalence import Comparison
-    from .provenance import Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,6 @@ class Report:
     target: str
     seed: int
     stages: tuple[StageReport, ...] = ()
-    trail: Trail | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -18,10 +18,9 @@ FLOORS = (
     ("pipeline", "kernels"),
     ("stages",),
     ("passes", "runtime"),
-    ("provenance",),
     ("report", "testing"),
     ("lossy",),
-    ("api", "bench"),
+    ("api", "bench", "bisection"),
     ("cli", "__main__"),
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

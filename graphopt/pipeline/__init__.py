@@ -1,9 +1,11 @@
 """Passes, the registry that orders them, and the driver that runs, checks and takes back."""
 
 from .driver import (
+    Blame,
     Check,
     CheckPolicy,
     Effect,
+    OnBlame,
     Outcome,
     PassError,
     Progress,
@@ -18,9 +20,11 @@ from .passes import Pass, as_pass, graph_pass, rule_pass
 from .registry import Registry, current, entry_points, listed, register_pass, rule
 
 __all__ = [
+    "Blame",
     "Check",
     "CheckPolicy",
     "Effect",
+    "OnBlame",
     "Outcome",
     "Pass",
     "PassError",

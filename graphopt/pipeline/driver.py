@@ -41,6 +41,18 @@ class TakenBack:
     rewrite: str  # the rule or kind of change within the pass, as far as it was narrowed down
     nodes: tuple[str, ...]  # the original nodes it touched
     reason: str
+    repro: str = ""  # where a small model lies that shows it, if one was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """A rewrite that the check refused, or a pass that raised (then `rewrite` is empty), on the model just before."""
+
+    before: Model
+    guilty: Pass
+    rewrite: str
+    nodes: tuple[str, ...]
+    reason: str
 
 
 @dataclass(slots=True)
@@ -65,6 +77,8 @@ class Verdict:
 
 
 Check = Callable[[Model], Verdict]
+OnBlame = Callable[[Blame], str]
+"""Told of each rewrite that is taken back; returns where it left a repro, or an empty text."""
 
 
 class PassError(Exception):
@@ -82,42 +96,67 @@ def run(
     check: Check | None = None,
     policy: CheckPolicy = "end",
     progress: Progress | None = None,
+    on_blame: OnBlame | None = None,
 ) -> Outcome:
     """Run `schedule` on copies of `model`, which stays as it is.
 
     A pass that raises or breaks the graph is left out. When `check` refuses the result, the guilty rewrite is found by
     bisection over the rewrites, its rule (or its pass, where the change has no rule) is taken back, and so on until the
-    check agrees; in the end the model itself is the result.
+    check agrees; in the end the model itself is the result. `on_blame` is told of each before it goes.
     """
     with collector_paused():
-        return _run(model, list(schedule), check, policy, progress)
+        return _run(model, list(schedule), check, policy, progress, on_blame)
 
 
 def _run(
-    model: Model, passes: list[Pass], check: Check | None, policy: CheckPolicy, progress: Progress | None
-) -> Outcome:
+    model: Model, passes: list[Pass], check: Check | None, policy: CheckPolicy, progress: Progress | None,
+    on_blame: OnBlame | None,
+) -> Outcome:  # fmt: skip
     taken: list[TakenBack] = []
     banned: set[str] = set()
     while True:
         try:
             outcome = _run_once(model, passes, RewriteLog(None, frozenset(banned)), check, policy, progress)
         except PassError as error:
-            taken.append(TakenBack(error.name, "", (), str(error)))
+            repro = "" if on_blame is None else _blame_raiser(model, passes, frozenset(banned), error, on_blame)
+            taken.append(TakenBack(error.name, "", (), str(error), repro))
             passes = [p for p in passes if p.name != error.name]
             continue
         outcome.taken_back = taken
         if check is None or policy == "off" or outcome.verdict is None or outcome.verdict.ok:
             return outcome
-        guilty = _bisect(model, passes, frozenset(banned), check, outcome.log.count)
-        if guilty is None:
+        number, entry = _bisect(model, passes, frozenset(banned), check, outcome.log.count)
+        if entry is None:
             taken.append(TakenBack("*", "", (), f"{outcome.verdict.reason}; the original is kept"))
             return Outcome(clone_model(model), [], taken, check(model))
-        name, rewrite, nodes = guilty
-        taken.append(TakenBack(name, rewrite, nodes, outcome.verdict.reason))
+        name, rewrite, nodes = entry
+        repro = ""
+        if on_blame is not None:
+            before = _run_once(model, passes, RewriteLog(number - 1, frozenset(banned)), None, "off").model
+            guilty = next(item for item in passes if item.name == name)
+            repro = on_blame(Blame(before, guilty, rewrite, nodes, outcome.verdict.reason))
+        taken.append(TakenBack(name, rewrite, nodes, outcome.verdict.reason, repro))
         if rewrite and rewrite != name and rewrite not in banned:
             banned.add(rewrite)
         else:
             passes = [p for p in passes if p.name != name]
+
+
+def _blame_raiser(
+    model: Model, passes: Sequence[Pass], banned: frozenset[str], error: PassError, on_blame: OnBlame
+) -> str:
+    """Blame the first pass of that name that raises, on what the passes before it leave."""
+    for place, item in enumerate(passes):
+        if item.name != error.name:
+            continue
+        before = _run_once(model, passes[:place], RewriteLog(None, banned), None, "off").model
+        trial = clone_model(before)
+        trial.log = RewriteLog(None, banned)
+        try:
+            run_pass(trial, item)
+        except PassError:
+            return on_blame(Blame(before, item, "", (), str(error)))
+    return ""
 
 
 def _run_once(
@@ -212,12 +251,13 @@ def _stamp(touched: dict[Node, None], name: str) -> None:
 
 def _bisect(
     model: Model, passes: Sequence[Pass], banned: frozenset[str], check: Check, total: int
-) -> tuple[str, str, tuple[str, ...]] | None:
-    """The first rewrite with which the check fails, found with log2(total) runs; None if even none fails."""
+) -> tuple[int, tuple[str, str, tuple[str, ...]] | None]:
+    """The first rewrite with which the check fails: its number from 1 and its entry in the log, found with log2(total)
+    runs; None if even none fails.
+    """
     low, high = 0, total  # the first `low` rewrites pass, the first `high` fail
     if total == 0 or not check(model).ok:
-        return None
-    entries = RewriteLog().entries
+        return 0, None
     while high - low > 1:
         middle = (low + high) // 2
         log = RewriteLog(middle, banned)
@@ -227,8 +267,7 @@ def _bisect(
             high = middle
     log = RewriteLog(high, banned)
     _run_once(model, passes, log, None, "off")
-    entries = log.entries
-    return entries[high - 1] if len(entries) >= high else None
+    return high, log.entries[high - 1] if len(log.entries) >= high else None
 
 
 def count_nodes(model: Model) -> int:

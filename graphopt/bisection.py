@@ -1,0 +1,55 @@
+"""`graphopt bisect`: which rewrite of which pass changes a model's results, with a small model that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .api import optimize
+from .pipeline import Blame
+from .pipeline.repro import Repro, make_repro, runnable_feeds
+from .report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rewrite that broke the tolerance, or a pass that raised (then `rewrite` is empty)."""
+
+    guilty: str
+    rewrite: str
+    nodes: tuple[str, ...]
+    reason: str
+    repro: Repro | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bisection:
+    """What was found, the first to break first, and the report of what is left once all of it is taken back."""
+
+    findings: tuple[Finding, ...]
+    report: Report
+
+    def __bool__(self) -> bool:
+        return bool(self.findings)
+
+
+def bisect(
+    model: Any, *, passes: Sequence[Any] | None = None, skip: Sequence[str] = (), target: str = "portable",
+    samples: int = 4, seed: int = 0,
+) -> Bisection:  # fmt: skip
+    """Run the schedule on a model and find every rewrite that changes a result, one after the other.
+
+    The arguments are those of `graphopt.optimize`; `samples` inputs are made up to show each finding. A repro holds the
+    few nodes around the rewrite, shrunk while they still fail, and their input data.
+    """
+    findings: list[Finding] = []
+    feeds = runnable_feeds(model, samples, seed)
+
+    def on_blame(blame: Blame) -> str:
+        repro = make_repro(blame, feeds)
+        findings.append(Finding(blame.guilty.name, blame.rewrite, blame.nodes, blame.reason, repro))
+        return ""
+
+    result = optimize(model, passes=passes, skip=skip, target=target, seed=seed, on_blame=on_blame)
+    return Bisection(tuple(findings), result.report)

@@ -1,0 +1,178 @@
+"""Repros: a few nodes with their input data on which one pass goes wrong, cut out of the model where it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, ModelError
+from ..ir import Model, Node, RewriteLog, clone_model
+from ..rewrite import retype
+from .driver import Blame, OnBlame, PassError, run_pass
+from .shrink import extract, name_values, neighbours, shrink
+
+if TYPE_CHECKING:
+    import onnx
+
+_SAMPLES = 2
+_STEPS = (2, 5, 12)
+_MODEST = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Repro:
+    """A model on which the pass `guilty` fails, and inputs that show it (none where the pass raises)."""
+
+    model: onnx.ModelProto
+    feeds: tuple[dict[str, Any], ...]
+    guilty: str
+    nodes: int
+
+    def save(self, stem: Path) -> Path:
+        """Write `stem`.onnx and `stem`.npz, the inputs of the first sample; returns the path of the model."""
+        import numpy as np
+        import onnx
+
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        path = stem.with_name(stem.name + ".onnx")
+        onnx.save(self.model, path)
+        if self.feeds and self.feeds[0]:
+            np.savez(stem.with_name(stem.name + ".npz"), **self.feeds[0])
+        return path
+
+
+def make_repro(blame: Blame, feeds: Sequence[dict[str, Any]] = ()) -> Repro | None:
+    """Cut out and shrink what shows the blamed rewrite to be wrong; None where it does not show by itself.
+
+    feeds: inputs of the whole model, by name. Inner values that become inputs get what they were in it.
+    """
+    model = clone_model(blame.before)
+    name_values(model)
+    trial = _Raises(blame) if not blame.rewrite else _Differs(blame, model, feeds)
+    start = [node for node in model.graph.walk() if set(node.origins or (node.name,)) & set(blame.nodes)]
+    for steps in _STEPS if start else ():
+        near = neighbours(model, start, steps)
+        if trial.holds(extract(model, near)):
+            return trial.repro(shrink(model, trial.holds, near))
+    if len(model.graph) > _MODEST or not trial.holds(extract(model, list(model.graph))):
+        return None
+    return trial.repro(shrink(model, trial.holds))
+
+
+def leave_repros(model: Any, folder: Path, seed: int = 0) -> OnBlame:
+    """What to do on each blame: leave a repro in `folder`, numbered and named after the pass."""
+    feeds: list[dict[str, Any]] = []
+    made = 0
+
+    def on_blame(blame: Blame) -> str:
+        nonlocal made
+        if blame.rewrite and not feeds:
+            feeds.extend(runnable_feeds(model, 4, seed))
+        repro = make_repro(blame, feeds)
+        if repro is None:
+            return ""
+        made += 1
+        return str(repro.save(folder / f"{made:02d}-{blame.guilty.name}"))
+
+    return on_blame
+
+
+def runnable_feeds(model: Any, samples: int, seed: int) -> list[dict[str, Any]]:
+    """Inputs that the model runs on; none where it does not run, and so has no results to lose."""
+    from ..equivalence import synthesise
+
+    try:
+        return synthesise(model, samples, seed)
+    except (ModelError, InputError):
+        return []
+
+
+class _Only(RewriteLog):
+    """Permits one kind of rewrite."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def permit(self, what: str, node: Node) -> bool:
+        return what == self.what and super().permit(what, node)
+
+
+@dataclass(slots=True)
+class _Raises:
+    blame: Blame
+
+    def holds(self, piece: Model) -> bool:
+        trial = clone_model(piece)
+        try:
+            run_pass(trial, self.blame.guilty)
+        except PassError:
+            return True
+        return False
+
+    def repro(self, piece: Model) -> Repro:
+        from .. import onnx_io
+
+        return Repro(onnx_io.to_proto(piece), (), self.blame.guilty.name, len(list(piece.graph.walk())))
+
+
+class _Differs:
+    """Whether a piece changes its results when the blamed pass may make the blamed kind of rewrite and no other."""
+
+    def __init__(self, blame: Blame, model: Model, feeds: Sequence[dict[str, Any]]) -> None:
+        self.blame = blame
+        self.values = _inner_values(model, feeds[:_SAMPLES])
+
+    def holds(self, piece: Model) -> bool:
+        from ..equivalence import compare
+
+        feeds = self._feeds(piece)
+        changed = self._changed(piece)
+        if feeds is None or changed is None:
+            return False
+        found = compare(piece, changed, feeds, power=False, intermediates=False, threads=1)
+        return found.status == "different"
+
+    def repro(self, piece: Model) -> Repro:
+        from .. import onnx_io
+
+        nodes = len(list(piece.graph.walk()))
+        return Repro(onnx_io.to_proto(piece), tuple(self._feeds(piece) or ()), self.blame.guilty.name, nodes)
+
+    def _feeds(self, piece: Model) -> list[dict[str, Any]] | None:
+        """What the piece's inputs were in the whole; None if that was not a tensor."""
+        names = [v.name for v in piece.graph.inputs if v.default is None]
+        if any(name not in known for known in self.values for name in names):
+            return None
+        return [{name: known[name] for name in names} for known in self.values]
+
+    def _changed(self, piece: Model) -> Model | None:
+        """The piece after the pass; None if the rewrite does not happen in it, or the pass fails."""
+        changed = clone_model(piece)
+        log = changed.log = _Only(self.blame.rewrite)
+        retype([node for node in changed.graph.walk() if any(v.type is None for v in node.outputs)])
+        try:
+            run_pass(changed, self.blame.guilty)
+        except PassError:
+            return None
+        changed.log = None
+        return changed if log.entries else None
+
+
+def _inner_values(model: Model, feeds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every tensor of the root graph by its name, for each sample, as onnxruntime computes them unoptimized."""
+    import numpy as np
+
+    from .. import onnx_io
+    from ..equivalence.source import open_source
+
+    source = open_source(onnx_io.to_proto(model))
+    taps = [v.name for node in model.graph for v in node.outputs if v.name]
+    session = source.session(optimize=False, threads=1, taps=taps)
+    made = []
+    for feed in feeds:
+        results = session.run(feed, [t for t in taps if t not in session.names])
+        made.append({name: value for name, value in {**feed, **results}.items() if isinstance(value, np.ndarray)})
+    return made

@@ -1,0 +1,146 @@
+"""One model on trial: optimise it, run both, compare. Quick where they agree, thorough where they seem not to.
+
+The pipeline runs without its own check, so that nothing wrong is taken back before it is seen. A first comparison with
+plain tolerances in onnxruntime without optimizations costs milliseconds; what fails it is judged by `graphopt.compare`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper
+
+import graphopt
+from graphopt import onnx_io
+from graphopt.api import SLACK_BYTES, SLACK_SHARE
+from graphopt.ir import Model
+from graphopt.pipeline import Pass, count_nodes, run
+from graphopt.pipeline.driver import constant_bytes
+
+SIZES = ({"N": 2, "S": 3}, {"N": 1, "S": 5}, {"N": 3, "S": 1})
+RTOL = {"float64": 1e-6, "float32": 2e-5, "float16": 2e-3}
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """status: equal, unverified, different, crashed (a pass raised), invalid (the original itself does not run)."""
+
+    status: str
+    reason: str = ""
+    fired: Counter[str] = field(default_factory=Counter)
+    nodes: tuple[int, int] = (0, 0)
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("different", "crashed")
+
+
+def optimised(model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "portable") -> tuple[Model, Trial]:
+    """The model after the schedule, with nothing taken back, and what fired; a pass that raised is told as crashed."""
+    lifted = onnx_io.load(model)
+    lifted.target = target
+    size = constant_bytes(lifted)
+    lifted.size_limit = size + int(SLACK_SHARE * size) + SLACK_BYTES
+    outcome = run(lifted, schedule, policy="off")
+    fired = Counter(f"{scope}/{what}" for scope, what, _ in outcome.log.entries)
+    nodes = count_nodes(lifted), count_nodes(outcome.model)
+    if outcome.taken_back:
+        return outcome.model, Trial("crashed", outcome.taken_back[0].reason, fired, nodes)
+    return outcome.model, Trial("equal", "", fired, nodes)
+
+
+def attempt(model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "portable", seed: int = 0) -> Trial:
+    """Optimise a model and say whether it still computes the same, on three inputs of different sizes."""
+    try:
+        before = _session(model)
+        feeds = [random_feeds(model, sizes, seed + i) for i, sizes in enumerate(SIZES)]
+        wanted = [before.run(None, f) for f in feeds]
+    except Exception as error:  # onnxruntime's exceptions share no base
+        return Trial("invalid", str(error))
+    after, trial = optimised(model, schedule, target)
+    if trial.failed:
+        return trial
+    candidate = onnx_io.to_proto(after)
+    reason = _difference(model, candidate, feeds, wanted)
+    if not reason:
+        return trial
+    judged = graphopt.compare(model, candidate, feeds, power=False, intermediates=False, threads=1)
+    status = judged.status if "declared" not in reason else "different"
+    return Trial(status, judged.reason or reason, trial.fired, trial.nodes)
+
+
+def random_feeds(model: onnx.ModelProto, sizes: dict[str, int], seed: int) -> Feeds:
+    """Normal floats among which are zeros and repeats, small integers of both signs, booleans."""
+    rng, feeds = np.random.default_rng(seed), {}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for given in model.graph.input:
+        if given.name in stored:
+            continue
+        tensor = given.type.tensor_type
+        shape = [sizes.get(d.dim_param, 2) if d.dim_param else d.dim_value for d in tensor.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        if dtype.kind == "f":
+            values = rng.standard_normal(shape) * 1.5
+            values = np.where(rng.random(shape) < 0.1, np.round(values), values)
+        else:
+            values = rng.integers(-4 if dtype.kind == "i" else 0, 2 if dtype.kind == "b" else 6, shape)
+        feeds[given.name] = np.asarray(values).astype(dtype)
+    return feeds
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _difference(
+    model: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[Feeds], wanted: Sequence[Sequence[Array]]
+) -> str:
+    """In what the candidate visibly differs; "" if in nothing."""
+    try:
+        onnx.checker.check_model(candidate)
+        after = _session(candidate)
+        results = [after.run(None, f) for f in feeds]
+    except Exception as error:  # as above
+        return f"the candidate does not run: {error}"
+    if [v.name for v in model.graph.output] != [v.name for v in candidate.graph.output]:
+        return "the outputs have other names"
+    for feed, ours, theirs in zip(feeds, wanted, results):
+        for port, a, b in zip(candidate.graph.output, ours, theirs):
+            told = _mismatch(a, b) or _misdeclared(port, b)
+            if told:
+                return f"{port.name} on {[v.shape for v in feed.values()]}: {told}"
+    return ""
+
+
+def _mismatch(a: Array, b: Array) -> str:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return f"{a.dtype}{list(a.shape)} became {b.dtype}{list(b.shape)}"
+    if a.dtype.kind != "f":
+        return "" if np.array_equal(a, b) else "values differ"
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return "infinities or NaN differ"
+    scale = float(np.abs(a[finite]).max(initial=0))
+    error = float(np.abs(a[finite].astype(np.float64) - b[finite]).max(initial=0))
+    return "" if error <= RTOL[a.dtype.name] * scale else f"error {error:.3g} of {scale:.3g}"
+
+
+def _misdeclared(port: onnx.ValueInfoProto, b: Array) -> str:
+    tensor = port.type.tensor_type
+    if not tensor.HasField("shape"):
+        return ""
+    declared = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    fits = len(declared) == b.ndim and all(d is None or d == n for d, n in zip(declared, b.shape))
+    return "" if fits else f"declared {declared}, is {list(b.shape)}"
