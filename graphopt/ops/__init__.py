@@ -2,12 +2,14 @@
 
 from .inference import attribute_proto, infer, tensor_proto, type_of, type_proto, update_types
 from .schemas import attr, is_deterministic, schema, schema_of, version_for
+from .support import is_implemented
 
 __all__ = [
     "attr",
     "attribute_proto",
     "infer",
     "is_deterministic",
+    "is_implemented",
     "schema",
     "schema_of",
     "tensor_proto",

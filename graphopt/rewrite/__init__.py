@@ -2,7 +2,7 @@
 
 from .builder import Builder, Declined
 from .pattern import Leaf, Match, OpPattern, any_value, constant, match, op, same, weight
-from .rule import Decline, Rule, explain, rule
+from .rule import Decline, Rule, explain, rule, spellings
 from .worklist import NoFixpoint, apply_rules, retype
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "retype",
     "rule",
     "same",
+    "spellings",
     "weight",
 ]

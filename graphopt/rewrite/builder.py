@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import Constant, Graph, Node, Value
-from ..ops import infer, schema_of
+from ..ops import infer, is_implemented, schema_of
 
 CONTRIB = {"com.microsoft": 1}
 """Domains that onnxruntime's CPU provider adds, by version; only built for targets other than `portable`."""
@@ -22,7 +22,8 @@ class Builder:
     """`build.Conv(x, w, group=2)` makes a node and returns its first output; numpy arrays become constants.
 
     `build.node("com.microsoft::Gelu", x)` reaches other domains, `outputs=3` returns a tuple of values. Nothing enters
-    the graph until the rewrite is accepted. Declined is raised for what the opset does not have.
+    the graph until the rewrite is accepted. Declined is raised for what the opset does not have, and for what the
+    runtime does not implement.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -55,6 +56,8 @@ class Builder:
         made = Node(op, values, kept, outputs, name=name)
         for value, type in zip(made.outputs, infer(made, opsets)):
             value.type = type
+        if not is_implemented(made, opsets):
+            raise Declined(f"onnxruntime does not implement {op} on these types")
         self.nodes.append(made)
         return made.output if outputs == 1 else made.outputs
 
@@ -64,12 +67,13 @@ class Builder:
         return self.node(node.op, *inputs, outputs=len(node.outputs), name=node.name, **plain)
 
     def _opsets(self, op: str) -> Mapping[str, int]:
-        domain = op.rpartition("::")[0]
+        domain, model = op.rpartition("::")[0], self.graph.model
+        if domain in CONTRIB and (model is None or model.target == "portable"):
+            raise Declined(f"{op} is not in a domain that the target has")
         if domain in self.graph.opsets:
             return self.graph.opsets
-        model = self.graph.model
-        if domain not in CONTRIB or model is None or model.target == "portable":
-            raise Declined(f"{op} is not in a domain that the target has")
+        if domain not in CONTRIB:
+            raise Declined(f"{op} is not in a domain that the model imports")
         self.imports[domain] = CONTRIB[domain]
         return {**self.graph.opsets, **self.imports}
 

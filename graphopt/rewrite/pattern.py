@@ -75,6 +75,12 @@ class OpPattern:
 Pattern = Leaf | OpPattern
 
 
+def needed_ops(pattern: OpPattern) -> frozenset[str]:
+    """Operators without which nothing matches; where the pattern leaves a choice, none of the choice."""
+    inner = (needed_ops(p) for p in pattern.inputs if isinstance(p, OpPattern))
+    return frozenset(pattern.ops if len(pattern.ops) == 1 else ()).union(*inner)
+
+
 def any_value(name: str = "", *, optional: bool = False) -> Leaf:
     """Any value; bound as a `Value`. The same name twice means the same value."""
     return Leaf(name, "value", optional)

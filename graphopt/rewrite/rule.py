@@ -9,7 +9,7 @@ from typing import Any
 
 from ..ir import Graph, Node, Value
 from .builder import Builder, Declined
-from .pattern import OpPattern, match
+from .pattern import OpPattern, match, needed_ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,9 @@ class Rule:
 
     The handler asks for bound names by its parameters. It returns the value that replaces the root's output (or one
     for each of the root's outputs), None or a `Decline`. `exact` is False for a rewrite that changes results beyond
-    rounding. `targets` limits it to some targets; empty means all.
+    rounding; `rounding` marks one that may change the last bit, which is not done where a later quantization would
+    make a whole step of it. `targets` limits a rule to some targets; empty means all. A graph without all of `needs`
+    has no match.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Rule:
     exact: bool = True
     targets: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
+    needs: frozenset[str] = frozenset()
+    rounding: bool = False
 
     @property
     def doc(self) -> str:
@@ -82,7 +86,8 @@ class Rule:
             graph.opsets.setdefault(domain, version)
         for node in build.nodes:
             node.origins, node.made_by = origins, made_by
-            node.name = node.name or root.name
+            if node.output is values[0]:
+                node.name = node.name or root.name
             graph.insert_before(root, node)
         for old, value in zip(root.outputs, values):
             graph.replace_uses(old, value)
@@ -112,7 +117,19 @@ def rule(
         label = name or getattr(handler, "__name__", "rule")
         if unknown:
             raise TypeError(f"rule {label}: the pattern binds no {', '.join(sorted(unknown))}")
-        return Rule(label, pattern, handler, min_opset, max_opset, exact, targets, wants)
+        return Rule(label, pattern, handler, min_opset, max_opset, exact, targets, wants, needed_ops(pattern))
+
+    return make
+
+
+def spellings(*patterns: OpPattern, **options: Any) -> Callable[[Handler], tuple[Rule, ...]]:
+    """One rule for each way to write the same thing: the patterns bind the same names for one function.
+
+    The options are those of `rule`.
+    """
+
+    def make(handler: Handler) -> tuple[Rule, ...]:
+        return tuple(rule(pattern, **options)(handler) for pattern in patterns)
 
     return make
 

@@ -9,6 +9,9 @@ from ..ir import RETURN, Graph, Node
 from ..ops import update_types
 from .rule import Rule
 
+QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
+"""Operators that may turn a change in the last bit into a whole step."""
+
 
 class NoFixpoint(RuntimeError):
     """Rules keep undoing each other."""
@@ -19,34 +22,40 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "") -> Count
 
     Covers nested graphs. NoFixpoint after 50 rewrites a node.
     """
-    index: dict[str, list[Rule]] = {}
-    for candidate in rules:
-        if not candidate.refuses(graph):
-            for op in candidate.pattern.ops:
-                index.setdefault(op, []).append(candidate)
     fired: Counter[str] = Counter()
+    nodes = list(graph.walk())
+    present = {node.op for node in nodes}
+    usable = [candidate for candidate in rules if not candidate.refuses(graph)]
+    index = _index(usable, present)
     if not index:
         return fired
-    queue = deque(node for node in graph.walk() if node.op in index)
+    queue = deque(node for node in nodes if node.op in index)
     queued = set(queue)
-    depth = max(candidate.pattern.depth for found in index.values() for candidate in found)
+    depth = max(candidate.pattern.depth for candidate in usable)
     limit = 50 * (len(queue) + 20)
     model = graph.model
     before = None if model is None else model.touched
     touched: dict[Node, None] = {}
     if model is not None:
         model.touched = touched
+    quantized = _Downstream() if present & QUANTIZERS else None
     while queue:
         node = queue.popleft()
         queued.discard(node)
-        for candidate in index[node.op]:
+        for candidate in index.get(node.op, ()):
             if node.graph is None:
                 break
+            if candidate.rounding and quantized is not None and quantized.reached_from(node):
+                continue
             if candidate.apply(node, made_by):
                 continue
             fired[candidate.name] += 1
             if fired.total() > limit:
                 raise NoFixpoint(f"rules do not reach a fixpoint: {', '.join(sorted(fired))}")
+            made = {near.op for near in touched if near.graph is not None} - present
+            if made:  # an operator that the graph did not have may give other rules a match
+                present |= made
+                index = _index(usable, present)
             for near in _neighbourhood(touched, depth):
                 if near.op in index and near not in queued:
                     queued.add(near)
@@ -57,6 +66,40 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "") -> Count
     if model is not None:
         model.touched = before
     return fired
+
+
+class _Downstream:
+    """Where a quantization follows, in the same graph or one around it."""
+
+    def __init__(self) -> None:
+        self._known: dict[Node, bool] = {}
+
+    def reached_from(self, start: Node) -> bool:
+        """A quantization reads what `start` computes, or what is computed from that."""
+        path, seen = [start], {start}
+        found = False
+        while path and not found:
+            node = path.pop()
+            if node.op in QUANTIZERS or self._known.get(node, False):
+                found = True
+            elif node not in self._known:
+                following = {use.node for value in node.outputs for use in value._uses}
+                if node.op == RETURN and node.graph is not None and node.graph.owner is not None:
+                    following.add(node.graph.owner)
+                path.extend(following - seen)
+                seen |= following
+        self._known.update(dict.fromkeys((start,) if found else seen, found))
+        return found
+
+
+def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[Rule]]:
+    """Rules by the operator at their root, without those that need an operator the graph does not have."""
+    index: dict[str, list[Rule]] = {}
+    for candidate in rules:
+        if candidate.needs <= present:
+            for op in candidate.pattern.ops:
+                index.setdefault(op, []).append(candidate)
+    return index
 
 
 def _neighbourhood(touched: dict[Node, None], depth: int) -> dict[Node, None]:

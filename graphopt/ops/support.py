@@ -1,0 +1,79 @@
+"""Whether onnxruntime's CPU provider implements an operator, found out by making a session of that one node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..ir import DType, Node, TensorType, Value
+from .inference import attribute_proto, tensor_proto, type_proto
+from .schemas import schema_of, version_for
+
+_ESTABLISHED = 17
+"""Operators of ONNX's own domain up to this version are there in single precision; newer ones are asked for."""
+
+_IR_VERSION = 10
+_KNOWN: dict[tuple[Any, ...], bool] = {}
+
+
+def is_implemented(node: Node, opsets: Mapping[str, int]) -> bool:
+    """onnxruntime's CPU provider runs `node` with operands of these element types.
+
+    About a millisecond for the first node of its kind, a look-up after that. Operators that have been in every release
+    in single precision are not tried.
+    """
+    if _is_established(node, opsets):
+        return True
+    types = tuple(v.type.dtype if v is not None and isinstance(v.type, TensorType) else None for v in node.inputs)
+    key = (node.op, tuple(sorted(opsets.items())), types, len(node.outputs), tuple(sorted(node.attrs)))
+    if key not in _KNOWN:
+        _KNOWN[key] = _runs(node, opsets)
+    return _KNOWN[key]
+
+
+def _is_established(node: Node, opsets: Mapping[str, int]) -> bool:
+    if node.domain or node.subgraphs:
+        return not node.domain
+    known = schema_of(node.op, version_for(node, opsets))
+    if known is None or known.since_version > _ESTABLISHED:
+        return False
+    return not any(_is_rare(value) for value in node.inputs)
+
+
+def _is_rare(value: Value | None) -> bool:
+    type = None if value is None else value.type
+    return isinstance(type, TensorType) and type.dtype.is_float and type.dtype is not DType.FLOAT
+
+
+def _runs(node: Node, opsets: Mapping[str, int]) -> bool:
+    import onnx
+    import onnxruntime
+
+    graph = onnx.GraphProto(name="kernel")
+    made = graph.node.add(op_type=node.op_type, domain=node.domain)
+    for slot, value in enumerate(node.inputs):
+        made.input.append("" if value is None else f"i{slot}")
+        if value is None or not isinstance(value.type, TensorType):
+            continue
+        if value.constant is not None and value.constant.size <= 64:
+            graph.initializer.append(tensor_proto(value.constant, f"i{slot}"))
+        else:
+            graph.input.append(onnx.ValueInfoProto(name=f"i{slot}", type=type_proto(value.type)))
+    for out in node.outputs:
+        made.output.append(f"o{out.index}")
+        graph.output.append(onnx.ValueInfoProto(name=f"o{out.index}"))
+    for key, attribute in node.attrs.items():
+        written = attribute_proto(key, attribute)
+        if written is None:
+            return False
+        made.attribute.append(written)
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    model = onnx.ModelProto(ir_version=_IR_VERSION, graph=graph, opset_import=imports)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # onnxruntime's exceptions share no base; whatever it says, it does not run
+        return False
+    return True
