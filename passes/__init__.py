@@ -14,6 +14,7 @@ from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
 from .fold import fold_constants
+from .fuse import fuse_operators
 from .identity import drop_identities
 from .legalise import give_range_scalars
 from .shapes import resolve_shapes
@@ -30,6 +31,7 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_identities,  # and folding pads and ends
     merge_identical_constants,
     merge_common_subexpressions,
+    fuse_operators,  # before what stands around activations is folded away
     fold_batchnorm,
     fold_affine,
     drop_zero_states,

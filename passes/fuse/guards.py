@@ -1,0 +1,87 @@
+"""What rules ask of operands before they fuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...ir import DType, Node, TensorType, Value
+from ...ops import attr, version_for
+from ...rewrite import Builder, Declined
+
+Array = np.ndarray[Any, Any]
+FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
+
+
+def floating(x: Value) -> TensorType:
+    """The type of `x`, a tensor in double, single or half precision whose rank is known; Declined otherwise."""
+    if not isinstance(x.type, TensorType) or x.type.dtype not in FLOATS or x.type.shape is None:
+        raise Declined("not a floating-point tensor of known rank")
+    return x.type
+
+
+def elementwise(x: Value, result: Node) -> TensorType:
+    """The type of `x`, where constants broadcast on the way to `result` neither add nor widen an axis of it."""
+    type, made = floating(x), result.output.type
+    if not isinstance(made, TensorType) or made.rank != type.rank:
+        raise Declined("a constant adds an axis")
+    return type
+
+
+def number(array: Array | None, default: float) -> float:
+    """A constant that is one number; Declined for more."""
+    if array is None:
+        return default
+    if array.size != 1:
+        raise Declined("a constant is not one number")
+    return float(array.reshape(()))
+
+
+def close(a: float, b: float, rtol: float = 1e-5) -> bool:
+    """Equal but for the digits an exporter writes."""
+    return abs(a - b) <= rtol * abs(b)
+
+
+def clip_limits(clip: Node, low: Array | None, high: Array | None) -> tuple[float, float]:
+    """The limits of a Clip whose operands `low` and `high` are constant, infinite where there are none."""
+    if version_for(clip) < 11:
+        return float(clip.attrs.get("min", -np.inf)), float(clip.attrs.get("max", np.inf))
+    return number(low, -np.inf), number(high, np.inf)
+
+
+def clip(build: Builder, x: Value, low: float, high: float) -> Value:
+    """Clip with constant limits, as the opset writes it."""
+    limits = [None if np.isinf(v) else v for v in (low, high)]
+    made: Value
+    if build.opset < 11:
+        made = build.Clip(x, min=limits[0], max=limits[1])
+        return made
+    dtype = floating(x).dtype.numpy
+    made = build.Clip(x, *(None if v is None else np.array(v, dtype) for v in limits))
+    return made
+
+
+def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:
+    """The axes a reduction goes over, counted from the front, in order; Declined where they are not known."""
+    axes = node.attrs.get("axes")
+    if axes is None and node.input(1) is not None:
+        known = node.constant(1)
+        if known is None:
+            raise Declined("the axes are not constant")
+        axes = known.array().reshape(-1).tolist()
+    if axes is None or len(axes) == 0:
+        if attr(node, "noop_with_empty_axes", 0):
+            raise Declined("nothing is reduced")
+        axes = range(rank)
+    return tuple(sorted(int(a) % rank for a in axes))
+
+
+def same_axes(rank: int, *reductions: Node) -> tuple[int, ...]:
+    """The axes that all reductions go over and keep; Declined where they differ."""
+    axes = {reduced_axes(node, rank) for node in reductions}
+    if len(axes) != 1:
+        raise Declined("the reductions go over different axes")
+    if not all(attr(node, "keepdims", 1) for node in reductions):
+        raise Declined("a reduced axis is not kept")
+    return axes.pop()
