@@ -1,0 +1,76 @@
+"""Which axes of a tensor a Reshape merges and splits, from its sizes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Dim = int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Axes `before` become axes `after`, in row-major order; `known` unless sizes hide how."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    known: bool = True
+
+
+def align(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
+    """Blocks of axes with equal products, in order; what lies between sizes that are not known is one unknown block."""
+    head = _blocks(list(a), list(b))
+    i = sum(len(block.before) for block in head)
+    j = sum(len(block.after) for block in head)
+    if i == len(a) and j == len(b):
+        return head
+    tail = _blocks(list(a[i:])[::-1], list(b[j:])[::-1])
+    m = len(a) - sum(len(block.before) for block in tail)
+    n = len(b) - sum(len(block.after) for block in tail)
+    back = [
+        Block(
+            tuple(len(a) - 1 - axis for axis in reversed(block.before)),
+            tuple(len(b) - 1 - axis for axis in reversed(block.after)),
+        )
+        for block in reversed(tail)
+    ]
+    between = [Block(tuple(range(i, m)), tuple(range(j, n)), (m - i, n - j) == (1, 1))] if i < m or j < n else []
+    return [*head, *between, *back]
+
+
+def _blocks(a: list[Dim], b: list[Dim]) -> list[Block]:
+    """Blocks from the left, as far as sizes tell."""
+    blocks: list[Block] = []
+    i = j = 0
+    while i < len(a) and j < len(b):
+        found = _block(a, b, i, j)
+        if found is None:
+            return blocks
+        blocks.append(Block(tuple(range(i, found[0])), tuple(range(j, found[1]))))
+        i, j = found
+    rest = (*range(i, len(a)), *range(j, len(b)))
+    if rest and blocks and all(a[k] == 1 for k in range(i, len(a))) and all(b[k] == 1 for k in range(j, len(b))):
+        last = blocks.pop()
+        blocks.append(Block((*last.before, *range(i, len(a))), (*last.after, *range(j, len(b)))))
+    return blocks
+
+
+def _block(a: list[Dim], b: list[Dim], i: int, j: int) -> tuple[int, int] | None:
+    """Where the block that starts at axes i and j ends."""
+    left, right = a[i], b[j]
+    i, j = i + 1, j + 1
+    if left == right and left is not None:
+        return i, j
+    while True:
+        if not isinstance(left, int) or not isinstance(right, int) or left == 0 or right == 0:
+            return None
+        if left == right:
+            return i, j
+        if left < right:
+            if i == len(a) or not isinstance(a[i], int):
+                return None
+            left, i = left * a[i], i + 1  # type: ignore[operator]
+        else:
+            if j == len(b) or not isinstance(b[j], int):
+                return None
+            right, j = right * b[j], j + 1  # type: ignore[operator]

@@ -1,0 +1,166 @@
+"""Operators that treat positions alike: elementwise with broadcasting, normalisation by channel, pooling, reduction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...ir import Node, Value
+from ...ops import attr, version_for
+from .elements import Ids
+from .tracker import NEIGHBOURS, STATISTICS, Axes, Tracker, Unclear, integers, transfer
+
+UNARY = (
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
+    "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log",
+    "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus",
+    "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu",
+)  # fmt: skip
+NARY = (
+    "Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "PRelu", "Sub", "Sum", "Where", "Xor",
+)  # fmt: skip
+
+
+@transfer(*UNARY)
+def unary(t: Tracker, node: Node) -> None:
+    """y[i] = f(x[i])"""
+    t.set(node.output, t.axes(node.inputs[0]))
+
+
+@transfer("Dropout")
+def dropout(t: Tracker, node: Node) -> None:
+    """The mask has the positions of the data."""
+    for out in node.outputs:
+        t.set(out, t.axes(node.inputs[0]))
+
+
+@transfer(*NARY)
+def nary(t: Tracker, node: Node) -> None:
+    """y[i] = f(a[i], b[i], ...), axes aligned at the end, axes of one position repeated."""
+    if version_for(node) < 7 and attr(node, "broadcast", 0):
+        raise Unclear("broadcasting before opset 7")
+    t.set(node.output, broadcast(t, node, [v for v in node.inputs if v is not None]))
+
+
+def broadcast(t: Tracker, node: Node, values: Sequence[Value], drop: int = 0) -> Axes:
+    """What is on the axes where `values` meet, but for the last `drop` axes of each."""
+    operands = [(v, t.axes(v)[: len(t.axes(v)) - drop]) for v in values]
+    rank = max(len(axes) for _, axes in operands)
+    made: list[Ids | None] = []
+    for axis in range(rank):
+        parts = []
+        for value, axes in operands:
+            own = axis - (rank - len(axes))
+            if own >= 0 and t.size(value, own) != 1:
+                parts.append(axes[own])
+        made.append(t.join(parts, f"{where(node)} joins it with values that stay"))
+    return tuple(made)
+
+
+def where(node: Node) -> str:
+    """How reasons name a node."""
+    return f"{node.op} {node.name}" if node.name else f"{node.op} of {node.outputs[0].name or '?'}"
+
+
+@transfer("BatchNormalization", "InstanceNormalization")
+def by_channel(t: Tracker, node: Node) -> None:
+    """One scale, shift, mean and variance a channel of axis 1."""
+    axes = list(t.axes(node.inputs[0]))
+    if node.op == "BatchNormalization" and any(not out.is_unused for out in node.outputs[1:]):
+        raise Unclear("it trains")
+    reason = f"{where(node)} has parameters that stay"
+    axes[1] = t.join([axes[1], *(t.axes(v)[0] for v in node.inputs[1:] if v is not None)], reason)
+    t.set(node.output, axes)
+
+
+@transfer("LayerNormalization", "com.microsoft::SkipLayerNormalization", "RMSNormalization")
+def layer_norm(t: Tracker, node: Node) -> None:
+    """The statistics run over the last axes: without some channels they are those of the kept ones."""
+    if node.domain or any(not out.is_unused for out in node.outputs[1:]):
+        raise Unclear("more than the normalised value is used")
+    axes = t.axes(node.inputs[0])
+    first = int(attr(node, "axis", -1)) % len(axes)
+    for ids in axes[first:]:
+        t.approximates(ids, STATISTICS)
+    t.set(node.output, broadcast(t, node, [v for v in node.inputs if v is not None]))
+
+
+@transfer("LRN")
+def local_response(t: Tracker, node: Node) -> None:
+    """Each channel is divided by the energy of its neighbours: which ones they are changes with removal."""
+    axes = t.axes(node.inputs[0])
+    t.approximates(axes[1], NEIGHBOURS)
+    t.set(node.output, axes)
+
+
+@transfer("Softmax", "LogSoftmax", "Hardmax")
+def normalised(t: Tracker, node: Node) -> None:
+    """What is normalised over cannot be removed: the rest would grow. Before opset 13 that is every axis from `axis`."""
+    axes = t.axes(node.inputs[0])
+    old = version_for(node) < 13
+    axis = int(attr(node, "axis", 1 if old else -1)) % len(axes)
+    t.fix(axes[axis:] if old else axes[axis : axis + 1], f"{where(node)} runs over it")
+    t.set(node.output, axes)
+
+
+@transfer(
+    "AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool", "com.microsoft::QLinearAveragePool"
+)  # fmt: skip
+def pool(t: Tracker, node: Node) -> None:
+    """Positions of axes 0 and 1 stay apart; the others are mixed."""
+    if any(not out.is_unused for out in node.outputs[1:]):
+        raise Unclear("its indices are used")
+    axes = t.axes(node.inputs[0])
+    t.fix(axes[2:], f"{where(node)} mixes it")
+    t.set(node.output, (*axes[:2], *(None for _ in axes[2:])))
+
+
+@transfer(
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
+    "ReduceSumSquare", "ArgMax", "ArgMin",
+)  # fmt: skip
+def reduce(t: Tracker, node: Node) -> None:
+    """A mean over channels becomes that of the kept ones, which is stated; other reductions of channels hold them."""
+    axes = t.axes(node.inputs[0])
+    over = _reduced(node, len(axes))
+    keep = bool(attr(node, "keepdims", 1))
+    made: list[Ids | None] = []
+    for axis, ids in enumerate(axes):
+        if axis not in over:
+            made.append(ids)
+            continue
+        if node.op == "ReduceMean":
+            t.approximates(ids, STATISTICS)
+        else:
+            t.block(ids, f"{where(node)} runs over it")
+        if keep:
+            made.append(None)
+    t.set(node.output, made)
+
+
+def _reduced(node: Node, rank: int) -> set[int]:
+    if node.op in ("ArgMax", "ArgMin"):
+        return {int(attr(node, "axis", 0)) % rank}
+    given = node.attrs.get("axes")
+    if given is None and node.input(1) is not None:
+        given = integers(node.inputs[1])
+        if given is None:
+            raise Unclear("its axes are computed")
+    if not given:
+        return set() if attr(node, "noop_with_empty_axes", 0) else set(range(rank))
+    return {int(axis) % rank for axis in given}
+
+
+@transfer("QuantizeLinear", "DequantizeLinear")
+def quantize(t: Tracker, node: Node) -> None:
+    """The scale and zero point are one number, or one a position of `axis`."""
+    axes = list(t.axes(node.inputs[0]))
+    parameters = [v for v in node.inputs[1:] if v is not None]
+    ranks = {len(t.axes(v)) for v in parameters}
+    if attr(node, "block_size", 0) or max(ranks) > 1:
+        raise Unclear("its scales are blockwise")
+    axis = int(attr(node, "axis", 1))
+    along = [ids for v in parameters for ids in t.axes(v) if ids is not None]
+    if along:
+        axes[axis] = t.join([axes[axis], *along], f"{where(node)} has scales that stay")
+    t.set(node.output, axes)

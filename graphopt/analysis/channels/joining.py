@@ -1,0 +1,201 @@
+"""Operators that join, cut and extend axes: Concat, Split, Slice, Pad, Resize; and Shape, which reads sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...ir import Node, Value
+from ...ops import attr, version_for
+from .elementwise import where
+from .elements import Ids
+from .tracker import Tracker, Unclear, integers, transfer
+
+
+@transfer("Concat")
+def concat(t: Tracker, node: Node) -> None:
+    """Channels follow each other on `axis`; on the other axes they meet."""
+    operands = [v for v in node.inputs if v is not None]
+    axes = [t.axes(v) for v in operands]
+    axis = int(attr(node, "axis", 1)) % len(axes[0])
+    made: list[Ids | None] = [
+        t.join([own[k] for own in axes], f"{where(node)} joins it with values that stay") if k != axis else None
+        for k in range(len(axes[0]))
+    ]
+    if any(own[axis] is not None for own in axes):
+        made[axis] = np.concatenate([_whole(t, v, axis) for v in operands])
+    t.set(node.output, made)
+
+
+def _whole(t: Tracker, value: Value, axis: int) -> Ids:
+    """The elements of an axis; an axis that stays gets new ones that stay."""
+    ids = t.axes(value)[axis]
+    if ids is not None:
+        return ids
+    size = t.size(value, axis)
+    if not isinstance(size, int):
+        raise Unclear("a size is not known")
+    made = t.elements.fresh(size)
+    t.block(made, "it is joined from values that stay")
+    return made
+
+
+@transfer("Split")
+def split(t: Tracker, node: Node) -> None:
+    """Runs of `axis` go to the results."""
+    x = node.inputs[0]
+    assert x is not None
+    axes = t.axes(x)
+    axis = int(attr(node, "axis", 0)) % len(axes)
+    ids = axes[axis]
+    if ids is None:
+        for out in node.outputs:
+            t.set(out, axes)
+        return
+    sizes = _split_sizes(t, node, axis, len(ids))
+    ends = np.cumsum(sizes)
+    place: int | str = 1 if version_for(node) >= 13 else "split"
+    for index, (out, size, end) in enumerate(zip(node.outputs, sizes, ends)):
+        part = ids[end - size : end]
+        t.set(out, (*axes[:axis], part, *axes[axis + 1 :]))
+        t.resize(node, place, sizes, index, part)
+
+
+def _split_sizes(t: Tracker, node: Node, axis: int, total: int) -> tuple[int, ...]:
+    given = node.attrs.get("split") or integers(node.input(1))
+    if given is None and node.input(1) is not None:
+        raise Unclear("its sizes are computed")
+    if given is None:
+        each = -(-total // len(node.outputs))
+        given = [min(each, total - k * each) for k in range(len(node.outputs))]
+    if sum(given) != total:
+        raise Unclear("its sizes do not fit")
+    return tuple(int(size) for size in given)
+
+
+@transfer("Slice")
+def slice_(t: Tracker, node: Node) -> None:
+    """A run of positions, in order; any other step leaves the axis whole."""
+    x = node.inputs[0]
+    assert x is not None
+    axes = list(t.axes(x))
+    if all(ids is None for ids in axes):
+        return
+    old = version_for(node) < 10
+    starts, ends, over, steps = (
+        _ints(node, name, slot, old) for slot, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    )
+    if over is None and (old or node.input(3) is None):
+        over = tuple(range(len(starts or ())))
+    if steps is None and (old or node.input(4) is None):
+        steps = (1,) * len(over or ())
+    if over is None:
+        raise Unclear("its axes are computed")
+    for index, axis in enumerate(over):
+        ids = axes[axis]
+        if ids is None:
+            continue
+        if starts is None or ends is None or steps is None or steps[index] != 1:
+            raise Unclear("its bounds are computed, or its step is not 1")
+        start, end, _ = slice(starts[index], ends[index]).indices(len(ids))
+        if end <= start:
+            raise Unclear("it is empty")
+        axes[axis] = ids[start:end]
+        t.resize(node, "starts" if old else 1, starts, index, ids[:start])
+        t.resize(node, "ends" if old else 2, ends, index, ids[:end])
+    t.set(node.output, axes)
+
+
+def _ints(node: Node, name: str, slot: int, old: bool) -> tuple[int, ...] | None:
+    return node.attrs.get(name) if old else integers(node.input(slot))
+
+
+@transfer("Pad")
+def pad(t: Tracker, node: Node) -> None:
+    """Channels of zeros come before and after: they can go too. Padding by copies holds the channels."""
+    x = node.inputs[0]
+    assert x is not None
+    axes = list(t.axes(x))
+    held = [k for k, ids in enumerate(axes) if ids is not None]
+    if not held:
+        return
+    if node.input(3) is not None:
+        raise Unclear("it pads chosen axes")
+    place: int | str = "pads" if "pads" in node.attrs else 1
+    pads = node.attrs.get("pads") or integers(node.input(1))
+    if pads is None:
+        raise Unclear("its widths are computed")
+    rank = len(axes)
+    for axis in held:
+        before, after = int(pads[axis]), int(pads[axis + rank])
+        if not before and not after:
+            continue
+        if attr(node, "mode", "constant") != "constant" or before < 0 or after < 0:
+            raise Unclear("it pads channels by copies, or cuts them")
+        new = [t.elements.fresh(before), t.elements.fresh(after)]
+        for ids, index in zip(new, (axis, axis + rank)):
+            if ids.size:
+                t.resize(node, place, pads, index, ids)
+        own = axes[axis]
+        assert own is not None
+        axes[axis] = np.concatenate([new[0], own, new[1]])
+    t.set(node.output, axes)
+
+
+@transfer("Resize", "Upsample")
+def resize(t: Tracker, node: Node) -> None:
+    """Axes of one size stay apart; sizes that are written for them are corrected."""
+    x = node.inputs[0]
+    assert x is not None
+    axes = t.axes(x)
+    if attr(node, "axes") or attr(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise Unclear("it resizes chosen axes")
+    if node.input(3) is not None:
+        sizes = integers(node.input(3))
+        if sizes is None:
+            raise Unclear("its sizes are computed")
+        for axis, ids in enumerate(axes):
+            t.resize(node, 3, sizes, axis, ids)
+        t.fix([ids for ids, size in zip(axes, sizes) if ids is not None and len(ids) != size], f"{where(node)} mixes it")
+        t.set(node.output, axes)
+        return
+    scales = _scales(node)
+    if scales is None or len(scales) != len(axes):
+        raise Unclear("its scales are computed")
+    t.fix([ids for ids, scale in zip(axes, scales) if scale != 1], f"{where(node)} mixes it")
+    t.set(node.output, [ids if scale == 1 else None for ids, scale in zip(axes, scales)])
+
+
+def _scales(node: Node) -> Sequence[float] | None:
+    given: Sequence[float] | None = node.attrs.get("scales")
+    if given is not None:
+        return given
+    value = node.input(2 if node.op == "Resize" and version_for(node) >= 11 else 1)
+    return None if value is None or value.constant is None else [float(s) for s in value.constant.array()]
+
+
+@transfer("Shape")
+def shape(t: Tracker, node: Node) -> None:
+    """Sizes are read: those that are picked by constant indices hold their axes, the others may change."""
+    axes = t.axes(node.inputs[0])
+    if all(ids is None for ids in axes):
+        return
+    picked: set[int] = set()
+    for use in node.output.uses:
+        index = integers(use.node.input(1)) if use.node.op == "Gather" and use.slot == 0 else None
+        if use.node.op == "Slice" and use.slot == 0 and version_for(use.node) >= 10:
+            first, last = integers(use.node.input(1)), integers(use.node.input(2))
+            if first is not None and last is not None and use.node.input(4) is None:
+                index = tuple(range(*slice(first[0], last[0]).indices(len(axes))))
+        picked.update(range(len(axes)) if index is None else (k % len(axes) for k in index))
+    first = int(attr(node, "start", 0))
+    if first or "end" in node.attrs:
+        picked = set(range(len(axes)))
+    t.fix([axes[k] for k in picked], f"{where(node)} reads its size")
+
+
+@transfer("Size", "ConstantOfShape", "NonZero")
+def sizes(t: Tracker, node: Node) -> None:
+    """The number of positions is read."""
+    t.fix(t.axes(node.inputs[0]), f"{where(node)} reads its size")

@@ -1,0 +1,179 @@
+"""Layers with weights: they make channels, and read them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...ir import Node, Value
+from ...ops import attr
+from .elementwise import broadcast, where
+from .elements import Ids
+from .tracker import Linear, Tracker, Unclear, integers, transfer
+
+
+def _weight(t: Tracker, node: Node, slot: int = 1) -> Value:
+    value = node.input(slot)
+    if value is None or not t.is_static(value):
+        raise Unclear("its weight is computed")
+    return value
+
+
+def _bias(t: Tracker, node: Node, slot: int, outputs: Ids | None) -> None:
+    value = node.input(slot)
+    if value is None:
+        return
+    along = [ids for ids in t.axes(value) if ids is not None]
+    if along:
+        t.join([outputs, along[-1]], f"{where(node)} has a bias that stays")
+
+
+@transfer("Conv")
+def conv(t: Tracker, node: Node) -> None:
+    """Weight [M, C / group, ...]."""
+    x, w = node.inputs[0], _weight(t, node)
+    data, weight = t.axes(x), t.axes(w)
+    group, outputs = int(attr(node, "group", 1)), weight[0]
+    t.fix(data[2:], f"{where(node)} mixes it")
+    t.set(node.output, (data[0], outputs, *(None for _ in data[2:])))
+    if group == 1:
+        inputs = t.join([data[1], weight[1]], f"{where(node)} reads values that stay") if weight[1] is not None else None
+        t.linear(Linear(node, w, "dense", 1, 0, 1, outputs, inputs))
+    elif weight[1] is None and t.size(w, 1) == 1:
+        _depthwise(t, node, w, 0, group)
+    else:
+        _grouped(t, node, w, 0, 1, group)
+    _bias(t, node, 2, outputs)
+
+
+def _depthwise(t: Tracker, node: Node, w: Value, axis: int, group: int) -> None:
+    """Channel c makes channels c m … c m + m − 1, and nothing else does."""
+    data, outputs = t.axes(node.inputs[0])[1], t.axes(w)[axis]
+    if outputs is None:
+        return
+    per = len(outputs) // group
+    inputs = None if data is None else np.repeat(data, per)
+    t.join([outputs, inputs], f"{where(node)} reads values that stay")
+    t.linears.append(Linear(node, w, "depthwise", group, axis, None, outputs, inputs))
+    t.resize(node, "group", (group,), 0, data if data is not None else outputs.reshape(group, per)[:, 0])
+
+
+def _grouped(t: Tracker, node: Node, w: Value, out_axis: int, in_axis: int, group: int) -> None:
+    """Each group is a layer of its own, and all are of one size. The local axis of the weight is not one of channels."""
+    if w.constant is None or len(w.uses) != 1:
+        raise Unclear("the weight of its groups is computed or used elsewhere")
+    data = t.axes(node.inputs[0])[1]
+    outputs = t.known[node.output][1]
+    t.partition(node, data, group)
+    t.partition(node, outputs, group)
+    t.linear(Linear(node, w, "grouped", group, out_axis, in_axis, outputs, data))
+
+
+@transfer("ConvTranspose")
+def conv_transpose(t: Tracker, node: Node) -> None:
+    """Weight [C, M / group, ...]."""
+    x, w = node.inputs[0], _weight(t, node)
+    data, weight = t.axes(x), t.axes(w)
+    group = int(attr(node, "group", 1))
+    t.fix(data[2:], f"{where(node)} mixes it")
+    rest = tuple(None for _ in data[2:])
+    if group == 1:
+        inputs = t.join([data[1], weight[0]], f"{where(node)} reads values that stay") if weight[0] is not None else None
+        t.set(node.output, (data[0], weight[1], *rest))
+        t.linear(Linear(node, w, "dense", 1, 1, 0, weight[1], inputs))
+    elif t.size(w, 1) == 1 and weight[0] is not None:
+        t.set(node.output, (data[0], weight[0], *rest))
+        _depthwise(t, node, w, 0, group)
+    else:
+        local = t.size(w, 1)
+        assert isinstance(local, int)
+        t.set(node.output, (data[0], t.fresh(local * group), *rest))
+        _grouped(t, node, w, 1, 0, group)
+    _bias(t, node, 2, t.known[node.output][1])
+
+
+@transfer("Gemm")
+def gemm(t: Tracker, node: Node) -> None:
+    """alpha A B + beta C, with constant B."""
+    x, w = node.inputs[0], _weight(t, node)
+    if attr(node, "transA", 0):
+        raise Unclear("its data are transposed")
+    data, weight = t.axes(x), t.axes(w)
+    out_axis, in_axis = (0, 1) if attr(node, "transB", 0) else (1, 0)
+    outputs = weight[out_axis]
+    inputs = None
+    if weight[in_axis] is not None:
+        inputs = t.join([data[1], weight[in_axis]], f"{where(node)} reads values that stay")
+    rows = data[0]
+    bias = node.input(2)
+    if bias is not None and len(t.axes(bias)) == 2 and t.size(bias, 0) != 1:
+        rows = t.join([rows, t.axes(bias)[0]], f"{where(node)} adds a matrix")
+    t.set(node.output, (rows, outputs))
+    t.linear(Linear(node, w, "dense", 1, out_axis, in_axis, outputs, inputs))
+    _last_axis(t, node, bias, outputs)
+
+
+def _last_axis(t: Tracker, node: Node, bias: Value | None, outputs: Ids | None) -> None:
+    if bias is not None and t.axes(bias) and t.size(bias, -1) != 1:
+        t.join([outputs, t.axes(bias)[-1]], f"{where(node)} has a bias that stays")
+
+
+@transfer("MatMul")
+def matmul(t: Tracker, node: Node) -> None:
+    """[..., m, k] [..., k, n]: with a constant on one side it is a layer; two computed sides are summed over for good."""
+    a, b = node.inputs
+    assert a is not None and b is not None
+    left, right = t.axes(a), t.axes(b)
+    if len(left) < 2 or len(right) < 2:
+        raise Unclear("an operand is a vector")
+    batch = broadcast(t, node, (a, b), drop=2)
+    t.set(node.output, (*batch, left[-2], right[-1]))
+    if not t.is_static(b) and not t.is_static(a):
+        t.fix((left[-1], right[-2]), f"{where(node)} sums over it")
+        return
+    inputs = None
+    if left[-1] is not None or right[-2] is not None:
+        inputs = t.join([left[-1], right[-2]], f"{where(node)} reads values that stay")
+    if t.is_static(b):
+        t.linear(Linear(node, b, "dense", 1, len(right) - 1, len(right) - 2, right[-1], inputs))
+    else:
+        t.linear(Linear(node, a, "dense", 1, len(left) - 2, len(left) - 1, left[-2], inputs))
+
+
+@transfer("Gather")
+def gather(t: Tracker, node: Node) -> None:
+    """Rows of a table make channels; constant indices pick positions."""
+    table, index = node.inputs[0], node.inputs[1]
+    assert table is not None and index is not None
+    axes, picks = t.axes(table), t.axes(index)
+    axis = int(attr(node, "axis", 0)) % len(axes)
+    numbers = integers(index) if index.constant is not None and len(index.constant.shape) == 1 else None
+    made: tuple[Ids | None, ...] = tuple(None for _ in picks)
+    ids = axes[axis]
+    if ids is not None and numbers is not None and not t.is_static(table):
+        made = (ids[np.array(numbers, np.int64)],)
+        from .tracker import Choice
+
+        t.choices.append(Choice(node, axis, numbers, ids))
+    else:
+        t.block(ids, f"{where(node)} picks from it")
+        t.fix(picks, f"{where(node)} picks by it")
+    t.set(node.output, (*axes[:axis], *made, *axes[axis + 1 :]))
+    if t.is_static(table) and not t.is_static(index):
+        for other, channels in enumerate(axes):
+            if other != axis and channels is not None:
+                t.linear(Linear(node, table, "table", 1, other, None, channels, None))
+
+
+@transfer("LSTM", "GRU", "RNN")
+def recurrent(t: Tracker, node: Node) -> None:
+    """Reads channels of X by its weight W [directions, gates, channels]; what it makes stays."""
+    w = _weight(t, node)
+    data = t.axes(node.inputs[0])
+    t.fix(data[:2], f"{where(node)} runs over it")
+    inputs = t.join([data[2], t.axes(w)[2]], f"{where(node)} reads values that stay")
+    t.fix(t.axes(w)[:2], f"{where(node)} keeps its state")
+    if inputs is not None:
+        t.read.append(inputs)
+    for value in node.inputs[2:]:
+        if value is not None:
+            t.fix(t.axes(value), f"{where(node)} keeps its state")
