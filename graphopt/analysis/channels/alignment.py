@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,15 @@ Dim = int | str | None
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Axes `before` become axes `after`, in row-major order; `known` unless sizes hide how."""
+    """Axes `before` become axes `after`, in row-major order; `known` unless sizes hide how.
+
+    solved: an axis of `after` whose size follows from the others', with that size.
+    """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     known: bool = True
+    solved: tuple[int, int] | None = None
 
 
 def align(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
@@ -34,8 +39,21 @@ def align(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
         )
         for block in reversed(tail)
     ]
-    between = [Block(tuple(range(i, m)), tuple(range(j, n)), (m - i, n - j) == (1, 1))] if i < m or j < n else []
+    between = [_between(a, b, range(i, m), range(j, n))] if i < m or j < n else []
     return [*head, *between, *back]
+
+
+def _between(a: Sequence[Dim], b: Sequence[Dim], before: range, after: range) -> Block:
+    """A block in which sizes are not known: a single axis stays one, one unknown size may follow from the others."""
+    if len(before) == len(after) == 1:
+        return Block(tuple(before), tuple(after))
+    whole = [a[axis] for axis in before]
+    open_axes = [axis for axis in after if not isinstance(b[axis], int)]
+    parts = [b[axis] for axis in after if isinstance(b[axis], int)]
+    if len(open_axes) != 1 or not all(isinstance(size, int) for size in whole) or 0 in parts:
+        return Block(tuple(before), tuple(after), False)
+    size, rest = divmod(math.prod(whole), math.prod(parts))  # type: ignore[arg-type]
+    return Block(tuple(before), tuple(after), rest == 0, (open_axes[0], size))
 
 
 def _blocks(a: list[Dim], b: list[Dim]) -> list[Block]:

@@ -10,8 +10,8 @@ from .elements import Ids
 from .tracker import NEIGHBOURS, STATISTICS, Axes, Tracker, Unclear, integers, transfer
 
 UNARY = (
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
-    "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos",
+    "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log",
     "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus",
     "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu",
 )  # fmt: skip
@@ -95,7 +95,7 @@ def local_response(t: Tracker, node: Node) -> None:
 
 @transfer("Softmax", "LogSoftmax", "Hardmax")
 def normalised(t: Tracker, node: Node) -> None:
-    """What is normalised over cannot be removed: the rest would grow. Before opset 13 that is every axis from `axis`."""
+    """What is normalised over stays: the rest would grow. Before opset 13 that is every axis from `axis`."""
     axes = t.axes(node.inputs[0])
     old = version_for(node) < 13
     axis = int(attr(node, "axis", 1 if old else -1)) % len(axes)
@@ -104,7 +104,7 @@ def normalised(t: Tracker, node: Node) -> None:
 
 
 @transfer(
-    "AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool", "com.microsoft::QLinearAveragePool"
+    "AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"
 )  # fmt: skip
 def pool(t: Tracker, node: Node) -> None:
     """Positions of axes 0 and 1 stay apart; the others are mixed."""
@@ -116,8 +116,8 @@ def pool(t: Tracker, node: Node) -> None:
 
 
 @transfer(
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
-    "ReduceSumSquare", "ArgMax", "ArgMin",
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",
 )  # fmt: skip
 def reduce(t: Tracker, node: Node) -> None:
     """A mean over channels becomes that of the kept ones, which is stated; other reductions of channels hold them."""

@@ -136,8 +136,10 @@ class _Facts:
             layer.inputs = None if layer.inputs is None else self.of[layer.inputs]
         for resize in t.resizes.values():
             resize.counts = {index: self.of[ids] for index, ids in resize.counts.items()}
-        for item in (*t.choices, *t.shuffles):
-            item.elements = self.of[item.elements]
+        for choice in t.choices:
+            choice.elements = self.of[choice.elements]
+        for shuffle in t.shuffles:
+            shuffle.elements = self.of[shuffle.elements]
         return Channels(
             self.count, groups, held, axes, tuple(t.linears), tuple(t.resizes.values()), tuple(t.choices),
             tuple(t.shuffles), removable, frozenset(t.static),
@@ -150,7 +152,7 @@ class _Facts:
         for layer in self.t.linears:
             own = self.classes(layer.outputs)
             stay = own[~removable[own]]
-            if layer.kind == "depthwise" or (layer.outputs is not None and not stay.size):
+            if layer.kind in ("depthwise", "recurrent") or (layer.outputs is not None and not stay.size):
                 continue
             first = int(reason[stay].min(initial=len(self.t.blocked)))
             why = self.t.blocked[first][1] if first < len(self.t.blocked) else "no layer reads it"

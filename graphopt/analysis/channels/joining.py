@@ -8,8 +8,8 @@ import numpy as np
 
 from ...ir import Node, Value
 from ...ops import attr, version_for
-from .elementwise import where
 from .elements import Ids
+from .elementwise import where
 from .tracker import Tracker, Unclear, integers, transfer
 
 
@@ -157,7 +157,9 @@ def resize(t: Tracker, node: Node) -> None:
             raise Unclear("its sizes are computed")
         for axis, ids in enumerate(axes):
             t.resize(node, 3, sizes, axis, ids)
-        t.fix([ids for ids, size in zip(axes, sizes) if ids is not None and len(ids) != size], f"{where(node)} mixes it")
+        t.fix(
+            [ids for ids, size in zip(axes, sizes) if ids is not None and len(ids) != size], f"{where(node)} mixes it"
+        )
         t.set(node.output, axes)
         return
     scales = _scales(node)
@@ -189,8 +191,7 @@ def shape(t: Tracker, node: Node) -> None:
             if first is not None and last is not None and use.node.input(4) is None:
                 index = tuple(range(*slice(first[0], last[0]).indices(len(axes))))
         picked.update(range(len(axes)) if index is None else (k % len(axes) for k in index))
-    first = int(attr(node, "start", 0))
-    if first or "end" in node.attrs:
+    if attr(node, "start", 0) or "end" in node.attrs:
         picked = set(range(len(axes)))
     t.fix([axes[k] for k in picked], f"{where(node)} reads its size")
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from ...ir import Node, Value
 from ...ops import attr
-from .elementwise import broadcast, where
 from .elements import Ids
-from .tracker import Linear, Tracker, Unclear, integers, transfer
+from .elementwise import broadcast, where
+from .tracker import Choice, Linear, Tracker, Unclear, integers, transfer
 
 
 def _weight(t: Tracker, node: Node, slot: int = 1) -> Value:
@@ -36,7 +36,9 @@ def conv(t: Tracker, node: Node) -> None:
     t.fix(data[2:], f"{where(node)} mixes it")
     t.set(node.output, (data[0], outputs, *(None for _ in data[2:])))
     if group == 1:
-        inputs = t.join([data[1], weight[1]], f"{where(node)} reads values that stay") if weight[1] is not None else None
+        inputs = (
+            t.join([data[1], weight[1]], f"{where(node)} reads values that stay") if weight[1] is not None else None
+        )
         t.linear(Linear(node, w, "dense", 1, 0, 1, outputs, inputs))
     elif weight[1] is None and t.size(w, 1) == 1:
         _depthwise(t, node, w, 0, group)
@@ -54,11 +56,11 @@ def _depthwise(t: Tracker, node: Node, w: Value, axis: int, group: int) -> None:
     inputs = None if data is None else np.repeat(data, per)
     t.join([outputs, inputs], f"{where(node)} reads values that stay")
     t.linears.append(Linear(node, w, "depthwise", group, axis, None, outputs, inputs))
-    t.resize(node, "group", (group,), 0, data if data is not None else outputs.reshape(group, per)[:, 0])
+    t.resize(node, "group", (group,), 0, data)
 
 
 def _grouped(t: Tracker, node: Node, w: Value, out_axis: int, in_axis: int, group: int) -> None:
-    """Each group is a layer of its own, and all are of one size. The local axis of the weight is not one of channels."""
+    """Each group is a layer of its own, all of one size. The local axis of the weight is not one of channels."""
     if w.constant is None or len(w.uses) != 1:
         raise Unclear("the weight of its groups is computed or used elsewhere")
     data = t.axes(node.inputs[0])[1]
@@ -77,7 +79,9 @@ def conv_transpose(t: Tracker, node: Node) -> None:
     t.fix(data[2:], f"{where(node)} mixes it")
     rest = tuple(None for _ in data[2:])
     if group == 1:
-        inputs = t.join([data[1], weight[0]], f"{where(node)} reads values that stay") if weight[0] is not None else None
+        inputs = (
+            t.join([data[1], weight[0]], f"{where(node)} reads values that stay") if weight[0] is not None else None
+        )
         t.set(node.output, (data[0], weight[1], *rest))
         t.linear(Linear(node, w, "dense", 1, 1, 0, weight[1], inputs))
     elif t.size(w, 1) == 1 and weight[0] is not None:
@@ -119,7 +123,7 @@ def _last_axis(t: Tracker, node: Node, bias: Value | None, outputs: Ids | None) 
 
 @transfer("MatMul")
 def matmul(t: Tracker, node: Node) -> None:
-    """[..., m, k] [..., k, n]: with a constant on one side it is a layer; two computed sides are summed over for good."""
+    """[..., m, k] [..., k, n]: with a constant on one side a layer; two computed sides are summed over for good."""
     a, b = node.inputs
     assert a is not None and b is not None
     left, right = t.axes(a), t.axes(b)
@@ -151,8 +155,6 @@ def gather(t: Tracker, node: Node) -> None:
     ids = axes[axis]
     if ids is not None and numbers is not None and not t.is_static(table):
         made = (ids[np.array(numbers, np.int64)],)
-        from .tracker import Choice
-
         t.choices.append(Choice(node, axis, numbers, ids))
     else:
         t.block(ids, f"{where(node)} picks from it")
@@ -172,8 +174,7 @@ def recurrent(t: Tracker, node: Node) -> None:
     t.fix(data[:2], f"{where(node)} runs over it")
     inputs = t.join([data[2], t.axes(w)[2]], f"{where(node)} reads values that stay")
     t.fix(t.axes(w)[:2], f"{where(node)} keeps its state")
-    if inputs is not None:
-        t.read.append(inputs)
+    t.linear(Linear(node, w, "recurrent", 1, 1, 2, None, inputs))
     for value in node.inputs[2:]:
         if value is not None:
             t.fix(t.axes(value), f"{where(node)} keeps its state")

@@ -7,15 +7,15 @@ the outermost (heads, not what is within a head), which ties the positions along
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ...ir import Node, Value
 from ...ops import attr, version_for
 from .alignment import Block, align
-from .elementwise import where
 from .elements import Ids
+from .elementwise import where
 from .tracker import Axes, Shuffle, Tracker, Unclear, integers, transfer
 
 _LARGEST = 1 << 22
@@ -54,7 +54,7 @@ def reshape(t: Tracker, node: Node) -> None:
 class Shape:
     """The sizes a Reshape or Expand asks for: literal numbers, and where each is written."""
 
-    def __init__(self, places: dict[int, tuple[Node, int | str, int, tuple[int, ...]]], count: int) -> None:
+    def __init__(self, places: Mapping[int, tuple[Node, int | str, int, tuple[int, ...]]], count: int) -> None:
         self.places, self.count = places, count  # axis: node, slot or attribute, index, the whole vector
 
     @classmethod
@@ -70,13 +70,15 @@ class Shape:
         source = None if given is None else given.producer
         if source is None or source.op != "Concat":
             raise Unclear("its shape is computed")
-        places, axis = {}, 0
+        places: dict[int, tuple[Node, int | str, int, tuple[int, ...]]] = {}
+        axis = 0
         for slot, part in enumerate(source.inputs):
-            vector = integers(part)
-            size = t.sizes(part)[0] if part is not None and vector is None else len(vector or ())
+            known = integers(part)
+            size = t.sizes(part)[0] if part is not None and known is None else len(known or ())
             if not isinstance(size, int):
                 raise Unclear("its shape is computed")
-            places.update({axis + k: (source, slot, k, vector) for k in range(size) if vector is not None})
+            if known is not None:
+                places.update({axis + k: (source, slot, k, known) for k in range(size)})
             axis += size
         return cls(places, axis)
 
@@ -111,7 +113,7 @@ class Shape:
             t.resize(node, place, vector, index, ids)
 
 
-def regroup(t: Tracker, node: Node, x: Value, out: Value, blocks: list[Block], shape: Shape | None) -> None:
+def regroup(t: Tracker, node: Node, x: Value, out: Value, blocks: list[Block], shape: Shape) -> None:
     """Set the axes of `out`, which holds x's positions in row-major order."""
     axes, made = t.axes(x), dict[int, "Ids | None"]()
     for block in blocks:
@@ -121,18 +123,17 @@ def regroup(t: Tracker, node: Node, x: Value, out: Value, blocks: list[Block], s
         if not held:
             made.update(dict.fromkeys(block.after))
             continue
-        after = [t.size(out, k) if len(block.after) == 1 else _int(_size(t, out, shape, k)) for k in block.after]
-        made.update(_regroup_block(t, node, x, block, [s if isinstance(s, int) else -1 for s in after]))
+        made.update(_regroup_block(t, node, x, block, [_size(t, out, shape, block, k) for k in block.after]))
     final = tuple(made.get(axis) for axis in range(len(made)))
-    if shape is not None:
-        for axis, ids in enumerate(final):
-            stays = axis < len(axes) and axes[axis] is not None and axes[axis] is ids
-            shape.correct(t, axis, ids, stays)
+    for axis, ids in enumerate(final):
+        shape.correct(t, axis, ids, stays=axis < len(axes) and axes[axis] is ids)
     t.set(out, final)
 
 
-def _size(t: Tracker, out: Value, shape: Shape | None, axis: int) -> int | str | None:
-    literal = None if shape is None else shape.literal(axis)
+def _size(t: Tracker, out: Value, shape: Shape, block: Block, axis: int) -> int | str | None:
+    literal = shape.literal(axis)
+    if block.solved is not None and block.solved[0] == axis:
+        return block.solved[1]
     return literal if literal is not None and literal > 0 else t.size(out, axis)
 
 
@@ -142,13 +143,16 @@ def _int(size: int | str | None) -> int:
     return size
 
 
-def _regroup_block(t: Tracker, node: Node, x: Value, block: Block, after: list[int]) -> dict[int, Ids | None]:
+def _regroup_block(
+    t: Tracker, node: Node, x: Value, block: Block, wanted: list[int | str | None]
+) -> dict[int, Ids | None]:
     flat = _merge(t, x, block.before)
     if len(block.after) == 1:
         return {block.after[0]: flat}
     if not block.after:
         t.block(flat, f"{where(node)} drops it")
         return {}
+    after = [_int(size) for size in wanted]
     factor = _factor(after, block, len(t.axes(x)))
     tied = np.moveaxis(flat.reshape(after), factor, 0).reshape(after[factor], -1)
     for column in range(1, tied.shape[1]):
@@ -226,7 +230,9 @@ def _at(t: Tracker, value: Value, axis: int) -> int | str | None:
 
 def _sole_user(node: Node, op: str) -> Node | None:
     use = node.output.uses[0] if node.output.has_one_use else None
-    return use.node if use is not None and use.node.op == op and use.slot == 0 and use.node.graph is node.graph else None
+    return (
+        use.node if use is not None and use.node.op == op and use.slot == 0 and use.node.graph is node.graph else None
+    )
 
 
 @transfer("Flatten")

@@ -25,8 +25,8 @@ class Unclear(Exception):
 class Linear:
     """A layer with a weight: what it reads (`inputs`, None where fixed) and makes (`outputs`), one element a channel.
 
-    kind: "dense", "grouped", "depthwise" or "table" (an embedding, which reads no channels). `in_axis` and `out_axis`
-    are axes of the weight; in a grouped layer one of them counts within a group only.
+    kind: "dense", "grouped", "depthwise", "table" (an embedding, which reads no channels) or "recurrent" (whose outputs
+    stay). `in_axis` and `out_axis` are axes of the weight; in a grouped layer one of them counts within a group only.
     """
 
     node: Node
@@ -37,6 +37,20 @@ class Linear:
     in_axis: int | None
     outputs: Ids | None
     inputs: Ids | None
+
+    @property
+    def data(self) -> tuple[int, int]:
+        """The input slot of the data it reads, and the axis of the channels there."""
+        if self.node.op in ("Conv", "ConvTranspose", "Gemm"):
+            return 0, 1
+        if self.node.op == "MatMul":
+            return (0, -1) if self.node.inputs[1] is self.weight else (1, -2)
+        return 0, -1
+
+    @property
+    def weight_slot(self) -> int:
+        """The input slot of the weight."""
+        return self.node.inputs.index(self.weight)
 
 
 @dataclass(slots=True)
