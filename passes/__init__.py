@@ -17,6 +17,7 @@ from .fold import fold_constants
 from .fuse import fuse_operators
 from .identity import drop_identities
 from .legalise import give_range_scalars
+from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
 
 SCHEDULE: tuple[Pass, ...] = (
@@ -36,6 +37,7 @@ SCHEDULE: tuple[Pass, ...] = (
     fold_affine,
     drop_zero_states,
     join_steps,
+    join_shape_changes,
     drop_identities,
     give_range_scalars,
     remove_dead_nodes,

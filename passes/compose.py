@@ -1,4 +1,4 @@
-"""Two steps that are one: chains of Transpose, Reshape, Cast, Unsqueeze, Clip; recurrences that start at zero."""
+"""Two steps that are one: chains of Transpose, Cast, Unsqueeze, Clip; recurrences that start at zero."""
 
 from __future__ import annotations
 
@@ -38,23 +38,6 @@ def join_transposes(build: Builder, x: Value, first: Node, second: Node) -> Valu
     if joined == tuple(range(len(p))) and not second.output.is_result:
         return x
     made: Value = build.Transpose(x, perm=joined)
-    return made
-
-
-@rule(
-    op.Reshape(op("Reshape", "Flatten", "Squeeze", "Unsqueeze")(
-        any_value("x"), any_value("how", optional=True), shared=True), constant("sizes"), name="last"),
-    min_opset=5,
-)  # fmt: skip
-def join_reshapes(build: Builder, x: Value, sizes: Array, last: Node) -> Value:
-    """reshape_b(reshape_a(x)) = reshape_b(x), where b copies no size of what a made"""
-    wanted = [int(v) for v in sizes.reshape(-1)]
-    if 0 in wanted:
-        type = last.output.type
-        if not isinstance(type, TensorType) or not type.is_static or type.shape is None or type.size == 0:
-            raise Declined("a size is copied from the first reshape")
-        wanted = [int(d) for d in type.shape if isinstance(d, int)]
-    made: Value = build.Reshape(x, np.array(wanted, np.int64))
     return made
 
 
@@ -151,7 +134,6 @@ def _is_zero(value: Value) -> bool:
 join_steps = rule_pass(
     "join-steps",
     join_transposes,
-    join_reshapes,
     join_casts,
     join_unsqueezes,
     join_relus,

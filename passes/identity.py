@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from ..ir import Constant, DType, Graph, Node, TensorType, Value
-from ..ops import attr, is_deterministic, version_for
+from ..ir import Constant, DType, Graph, Node, Value
+from ..ops import attr, is_deterministic, reshaped, same_sizes, version_for
 from ..pipeline.passes import graph_pass
+from .operands import SMALL, integers, shape_of, small_array, tensor_of
 
-_SMALL = 4096  # elements of a constant that is looked at
 _END = 1 << 31  # what exporters write for "to the end" is at least this, less one
 
 
@@ -51,28 +49,6 @@ def is_replaceable(result: Value, operand: Value) -> bool:
 # -- what is known of an operand
 
 
-def _tensor(value: Value | None) -> TensorType | None:
-    return value.type if value is not None and isinstance(value.type, TensorType) else None
-
-
-def _shape(value: Value | None) -> tuple[Any, ...] | None:
-    type = _tensor(value)
-    return None if type is None else type.shape
-
-
-def _array(node: Node, slot: int) -> np.ndarray[Any, Any] | None:
-    constant = node.constant(slot)
-    return constant.array() if constant is not None and constant.size <= _SMALL else None
-
-
-def _list(node: Node, slot: int, name: str) -> list[int] | None:
-    """Integers that newer opsets take as input `slot` and older ones as an attribute; None if absent or unknown."""
-    if name in node.attrs:
-        return list(node.attrs[name])
-    array = _array(node, slot)
-    return None if array is None else [int(v) for v in array.reshape(-1)]
-
-
 def _first(holds: Callable[[Node], bool]) -> Callable[[Node], int | None]:
     return lambda node: 0 if node.inputs and node.inputs[0] is not None and holds(node) else None
 
@@ -93,14 +69,14 @@ def _neutral(number: float, *, either: bool) -> Callable[[Node], int | None]:
 
 
 def _is_filled(constant: Constant | None, number: float) -> bool:
-    if constant is None or constant.size > _SMALL or constant.dtype is DType.STRING or not constant.size:
+    if constant is None or constant.size > SMALL or constant.dtype is DType.STRING or not constant.size:
         return False
     return bool((constant.array() == constant.dtype.numpy.type(number)).all())
 
 
 def _keeps_shape(node: Node, slot: int) -> bool:
     """Broadcasting operand `slot` with the constant beside it gives the operand's own type."""
-    constant, type = node.constant(1 - slot), _tensor(node.inputs[slot])
+    constant, type = node.constant(1 - slot), tensor_of(node.inputs[slot])
     if constant is None or type is None or type.shape is None or len(constant.shape) > len(type.shape):
         return False
     dims = type.shape[len(type.shape) - len(constant.shape) :]
@@ -108,15 +84,15 @@ def _keeps_shape(node: Node, slot: int) -> bool:
 
 
 def _same_dtype(node: Node) -> bool:
-    before = _tensor(node.inputs[0])
+    before = tensor_of(node.inputs[0])
     if node.op == "CastLike":
-        like = _tensor(node.input(1))
+        like = tensor_of(node.input(1))
         return before is not None and like is not None and before.dtype == like.dtype
     return before is not None and int(before.dtype) == node.attrs.get("to")
 
 
 def _same_order(node: Node) -> bool:
-    shape = _shape(node.inputs[0])
+    shape = shape_of(node.inputs[0])
     perm = node.attrs.get("perm")
     if perm is None:
         return shape is not None and len(shape) <= 1
@@ -125,20 +101,23 @@ def _same_order(node: Node) -> bool:
 
 def _same_shape(node: Node) -> bool:
     """Reshape: every size is kept, but one at most, and that one follows from the number of elements."""
-    before, wanted = _shape(node.inputs[0]), _list(node, 1, "shape")
-    after = _shape(node.output)
+    before, wanted = shape_of(node.inputs[0]), integers(node, 1, "shape")
+    after = shape_of(node.output)
     if before is not None and before == after and all(isinstance(d, int) for d in before):
         return True
     if before is None or wanted is None or len(before) != len(wanted) or attr(node, "allowzero", 0):
         return False
-    return sum(w != 0 and w != d for w, d in zip(wanted, before)) <= 1 and 0 not in before
+    if 0 in before:
+        return False
+    one_left = sum(w != 0 and w != d for w, d in zip(wanted, before)) <= 1
+    return one_left or same_sizes(reshaped(before, wanted), before)
 
 
 def _expands_nothing(node: Node) -> bool:
-    before, wanted = _shape(node.inputs[0]), _list(node, 1, "shape")
+    before, wanted = shape_of(node.inputs[0]), integers(node, 1, "shape")
     if before is None:
         return False
-    if before == _shape(node.output) and all(isinstance(d, int) for d in before):
+    if before == shape_of(node.output) and all(isinstance(d, int) for d in before):
         return True
     if wanted is None or len(wanted) > len(before):
         return False
@@ -147,31 +126,31 @@ def _expands_nothing(node: Node) -> bool:
 
 def _takes_all(node: Node) -> bool:
     """Slice from the first to beyond the last element, in steps of 1."""
-    starts, ends = _list(node, 1, "starts"), _list(node, 2, "ends")
+    starts, ends = integers(node, 1, "starts"), integers(node, 2, "ends")
     if starts is None or ends is None or any(s != 0 for s in starts):
         return False
-    if node.input(4) is not None and any(s != 1 for s in _list(node, 4, "steps") or (0,)):
+    if node.input(4) is not None and any(s != 1 for s in integers(node, 4, "steps") or (0,)):
         return False
     if all(e >= _END - 1 for e in ends):
         return True
-    shape = _shape(node.inputs[0])
-    if shape is None or (node.input(3) is not None and _list(node, 3, "axes") is None):
+    shape = shape_of(node.inputs[0])
+    if shape is None or (node.input(3) is not None and integers(node, 3, "axes") is None):
         return False
-    axes = _list(node, 3, "axes") or list(range(len(starts)))
-    return all(e >= _END - 1 or (isinstance(shape[a], int) and e >= shape[a]) for a, e in zip(axes, ends))
+    axes = integers(node, 3, "axes") or list(range(len(starts)))
+    return all(e >= _END - 1 or (isinstance(d := shape[a], int) and e >= d) for a, e in zip(axes, ends))
 
 
 def _pads_nothing(node: Node) -> bool:
-    pads = _list(node, 1, "paddings" if version_for(node) < 2 else "pads")
+    pads = integers(node, 1, "paddings" if version_for(node) < 2 else "pads")
     return pads is not None and not any(pads)
 
 
 def _axes_given_empty(node: Node) -> bool:
-    return _list(node, 1, "axes") == []
+    return integers(node, 1, "axes") == []
 
 
 def _squeezes_nothing(node: Node) -> bool:
-    shape = _shape(node.inputs[0])
+    shape = shape_of(node.inputs[0])
     return node.input(1) is None and "axes" not in node.attrs and shape is not None and _all_larger(shape)
 
 
@@ -180,14 +159,14 @@ def _all_larger(shape: Sequence[Any]) -> bool:
 
 
 def _is_flat(node: Node) -> bool:
-    shape = _shape(node.inputs[0])
+    shape = shape_of(node.inputs[0])
     return shape is not None and len(shape) == 2 and attr(node, "axis", 1) in (1, -1)
 
 
 def _reduces_ones(node: Node) -> bool:
     """A sum, mean, product or extreme over axes of size 1 that are kept."""
-    shape = _shape(node.inputs[0])
-    axes = _list(node, 1, "axes")
+    shape = shape_of(node.inputs[0])
+    axes = integers(node, 1, "axes")
     if axes is None and node.input(1) is not None:
         return False
     if not axes:
@@ -210,14 +189,14 @@ def _resizes_nothing(node: Node) -> bool:
         return False
     scales = node.attrs.get("scales")
     if scales is None:
-        scales = _array(node, 1 if version_for(node) < 11 else 2)
+        scales = small_array(node, 1 if version_for(node) < 11 else 2)
     return scales is not None and len(scales) > 0 and all(float(v) == 1.0 for v in scales)
 
 
 def _chooses(node: Node) -> int | None:
     """Where with a constant condition that does not broadcast: the chosen operand, if it has the result's shape."""
     for slot, number in ((1, 1), (2, 0)):
-        shape, result = _shape(node.input(slot)), _shape(node.output)
+        shape, result = shape_of(node.input(slot)), shape_of(node.output)
         whole = shape is not None and shape == result and all(isinstance(d, int) for d in shape)
         if whole and _is_filled(node.constant(0), number):
             return slot

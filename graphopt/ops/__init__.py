@@ -2,6 +2,7 @@
 
 from .inference import attribute_proto, infer, tensor_proto, type_of, type_proto, update_types
 from .schemas import attr, is_deterministic, schema, schema_of, version_for
+from .sizes import quotient, reshaped, same_sizes
 from .support import is_implemented
 
 __all__ = [
@@ -10,6 +11,9 @@ __all__ = [
     "infer",
     "is_deterministic",
     "is_implemented",
+    "quotient",
+    "reshaped",
+    "same_sizes",
     "schema",
     "schema_of",
     "tensor_proto",

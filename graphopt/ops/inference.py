@@ -10,6 +10,7 @@ import numpy as np
 
 from ..ir import Constant, DType, Node, Opaque, OptionalType, OtherType, SequenceType, TensorType, Type, refine
 from .schemas import schema
+from .sizes import reshaped
 
 if TYPE_CHECKING:
     import onnx
@@ -31,10 +32,22 @@ def infer(node: Node, opsets: Mapping[str, int] | None = None) -> tuple[Type | N
     if node.op in _SAME_TYPE and len(node.outputs) == 1 and node.inputs and node.inputs[0] is not None:
         known = node.inputs[0].type
         return (refine(known, node.output.type) if known is not None else node.output.type,)
-    found = _infer(node, opsets)
+    found = [_reshape_type(node)] if node.op == "Reshape" and len(node.inputs) == 2 else _infer(node, opsets)
     if found is None:
         return tuple(value.type for value in node.outputs)
     return tuple(refine(new, value.type) for new, value in zip(found, node.outputs))
+
+
+def _reshape_type(node: Node) -> Type | None:
+    """ONNX finds the size at -1 among numbers only; here names of sizes cancel too."""
+    given, sizes = node.inputs
+    if given is None or sizes is None or not isinstance(given.type, TensorType):
+        return None
+    if sizes.constant is not None and len(sizes.constant.shape) == 1:
+        wanted = [int(v) for v in sizes.constant.array()]
+        return TensorType(given.type.dtype, reshaped(given.type.shape, wanted, bool(node.attrs.get("allowzero", 0))))
+    rank = sizes.type.size if isinstance(sizes.type, TensorType) and sizes.type.rank == 1 else None
+    return TensorType(given.type.dtype, None if rank is None else (None,) * rank)
 
 
 def update_types(node: Node) -> bool:

@@ -15,8 +15,6 @@ JOINS = {
     "transposes": ("t = Transpose<perm = [1,2,0]>(s)\n y = Transpose<perm = [1,0,2]>(t)", ["Sigmoid", "Transpose"]),
     "transposes that cancel": (
         "t = Transpose<perm = [1,2,0]>(s)\n u = Transpose<perm = [2,0,1]>(t)\n y = Exp(u)", ["Sigmoid", "Exp"]),
-    "reshapes": ("r = Reshape(s, flat)\n y = Reshape(r, back)", ["Sigmoid", "Reshape"]),
-    "flatten and reshape": ("r = Flatten(s)\n y = Reshape(r, back)", ["Sigmoid", "Reshape"]),
     "widening casts": ("d = Cast<to = 11>(s)\n f = Cast<to = 1>(d)\n y = Exp(f)", ["Sigmoid", "Exp"]),
     "unsqueezes": ("u = Unsqueeze(s, a0)\n y = Unsqueeze(u, a2)", ["Sigmoid", "Unsqueeze"]),
     "relus": ("r = Relu(s)\n y = Relu(r)", ["Sigmoid", "Relu"]),

@@ -8,7 +8,7 @@ from tests.passes.harness import assert_same, lift, ops, rewrite
 BETWEEN = "<int64 i0 = {0}, int64[1] i1 = {1}, int64[1] i2 = {2}, int64[1] rest = {-1}, int64 two = {2}>"
 RESOLVES = {
     "known size picked from a shape": ("u = Gather(s, i2)\n c = Concat<axis = 0>(u, rest)", [4, -1]),
-    "size of the same axis": ("u = Gather(s, i0)\n v = Unsqueeze(u, k0)\n c = Concat<axis = 0>(v, rest)", [0, -1]),
+    "size of the same axis": ("u = Gather(s, i0)\n v = Unsqueeze(u, k0)\n c = Concat<axis = 0>(v, rest)", [0, 12]),
     "product of known and unknown": (
         "u = Slice(s, k0, i1)\n v = Slice(s, i2, end)\n p = Mul(u, v)\n w = Slice(s, i1, i2)\n"
         " c = Concat<axis = 0>(w, p)", [3, -1]),

@@ -1,0 +1,59 @@
+"""Arithmetic on sizes of which some are only names: what ONNX's own inference leaves open."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from ..ir import Dim
+
+
+def reshaped(before: Sequence[Dim] | None, wanted: Sequence[Dim], allowzero: bool = False) -> tuple[Dim, ...]:
+    """The shape that Reshape gives: 0 copies the size of its axis, -1 is what is left of the number of elements.
+
+    Reshape(f32[N,4,6], (0, -1)) has shape (N, 24), Reshape(f32[1,N,6], (-1, 6)) has (N, 6).
+    """
+    left = None if before is None else list(before)
+    sizes: list[Dim] = []
+    copied: list[int] = []
+    for axis, size in enumerate(wanted):
+        copies = size == 0 and not allowzero
+        if copies and left is not None and axis < len(left):
+            copied.append(axis)
+            sizes.append(left[axis])
+        else:
+            sizes.append(None if copies else size)
+    if sizes.count(-1) != 1:
+        return tuple(None if size == -1 else size for size in sizes)
+    hole = sizes.index(-1)
+    sizes[hole] = None
+    if left is not None:
+        rest = [size for axis, size in enumerate(left) if axis not in copied]
+        made = [size for axis, size in enumerate(sizes) if axis not in copied and axis != hole]
+        sizes[hole] = quotient(rest, made)
+    return tuple(sizes)
+
+
+def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
+    """The size d for which d times the product of `part` is the product of `whole`; None where that is not known.
+
+    (N, 4, 6) by (24,) is N; (N, 4) by (N,) is 4.
+    """
+    if None in whole or None in part:
+        return None
+    names = Counter(d for d in whole if isinstance(d, str))
+    names.subtract(d for d in part if isinstance(d, str))
+    numbers = [math.prod(d for d in dims if isinstance(d, int)) for dims in (whole, part)]
+    if any(count < 0 for count in names.values()) or numbers[1] <= 0 or numbers[0] <= 0 or numbers[0] % numbers[1]:
+        return None
+    left = list(names.elements())
+    number = numbers[0] // numbers[1]
+    if not left:
+        return number
+    return left[0] if len(left) == 1 and number == 1 else None
+
+
+def same_sizes(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
+    """Both shapes are known to be equal, size by size."""
+    return a is not None and b is not None and None not in a and tuple(a) == tuple(b)
