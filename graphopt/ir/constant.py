@@ -20,12 +20,14 @@ class Constant:
     as it came, so that external data stays external and packed formats stay packed.
     """
 
-    __slots__ = ("_array", "_read", "dtype", "shape", "source")
+    __slots__ = ("_array", "_nbytes", "_read", "dtype", "shape", "size", "source")
 
     def __init__(
         self, dtype: DType, shape: tuple[int, ...], read: Callable[[], np.ndarray[Any, Any]], source: Any = None
     ) -> None:
         self.dtype, self.shape, self.source = dtype, shape, source
+        self.size = math.prod(shape)  # the number of elements
+        self._nbytes = (self.size * dtype.bits + 7) // 8
         self._read = read
         self._array: np.ndarray[Any, Any] | None = None
 
@@ -52,16 +54,11 @@ class Constant:
         return TensorType(self.dtype, self.shape)
 
     @property
-    def size(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
-
-    @property
     def nbytes(self) -> int:
         """Bytes the elements take in the file (4-bit types packed; strings by their UTF-8 length)."""
         if self.dtype is DType.STRING:
             return sum(len(s) if isinstance(s, bytes) else len(str(s).encode()) for s in self.array().flat)
-        return (self.size * self.dtype.bits + 7) // 8
+        return self._nbytes
 
     def __repr__(self) -> str:
         return f"Constant({self.type})"

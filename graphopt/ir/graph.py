@@ -11,7 +11,7 @@ Only `Graph` edits: a node that no graph owns has no uses, so a node that was bu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,6 +53,11 @@ class Port:
     type: Type | None = None
     doc: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def _use(node: Node, slot: int, new: Callable[..., Use] = tuple.__new__) -> Use:
+    """`Use(node, slot)`, at half the cost: every edit makes some."""
+    return new(Use, (node, slot))
 
 
 class Value:
@@ -118,8 +123,8 @@ class Node:
     """
 
     __slots__ = (
-        "_nested", "_next", "_prev", "attrs", "doc", "graph", "inputs", "made_by", "metadata", "name", "op", "origins",
-        "outputs", "overload", "raw",
+        "_nested", "_next", "_prev", "attrs", "doc", "domain", "graph", "inputs", "made_by", "metadata", "name", "op",
+        "op_type", "origins", "outputs", "overload", "raw",
     )  # fmt: skip
 
     def __init__(
@@ -133,8 +138,9 @@ class Node:
         overload: str = "",
     ) -> None:
         self.op, self.inputs, self.attrs = op, tuple(inputs), dict(attrs or {})
+        self.domain, _, self.op_type = op.rpartition("::")  # the domain "" is ONNX's own
         self.name, self.overload, self.doc = name, overload, ""
-        self._nested = any(_graphs_in(value) for value in self.attrs.values())  # few nodes do, and passes ask often
+        self._nested = _holds_graph(self.attrs)  # few nodes do, and passes ask often
         self.metadata: dict[str, str] | None = None
         self.raw: Any = None  # what the file says of the node that only the format layer reads back
         self.origins: tuple[str, ...] = ()  # the original nodes it came from
@@ -146,16 +152,6 @@ class Node:
         self.outputs = tuple(t if isinstance(t, Value) else Value(t) for t in types)
         for i, value in enumerate(self.outputs):
             value.producer, value.index = self, i
-
-    @property
-    def domain(self) -> str:
-        """The operator's domain; "" is ONNX's own."""
-        return self.op.rpartition("::")[0]
-
-    @property
-    def op_type(self) -> str:
-        """The operator's name without its domain."""
-        return self.op.rpartition("::")[2]
 
     @property
     def output(self) -> Value:
@@ -222,26 +218,30 @@ class Graph:
 
     def snapshot(self) -> list[Node]:
         """The nodes in order, without Return."""
-        nodes, node = [], self._first
-        while node is not self._return:
+        nodes: list[Node] = []
+        node, end = self._first, self._return
+        while node is not end:
             nodes.append(node)
-            assert node._next is not None
-            node = node._next
+            node = node._next  # type: ignore[assignment]  # only Return has none
         return nodes
 
     def walk(self) -> Iterator[Node]:
         """Every node, those of nested graphs right after the node that owns them."""
-        for node in self:
+        for node in self.snapshot():
+            if node.graph is not self:
+                continue
             yield node
-            for nested in node.subgraphs:
-                yield from nested.walk()
+            if node._nested:
+                for nested in node.subgraphs:
+                    yield from nested.walk()
 
     def graphs(self) -> Iterator[Graph]:
         """This graph and every graph nested in it."""
         yield self
-        for node in self:
-            for nested in node.subgraphs:
-                yield from nested.graphs()
+        for node in self.snapshot():
+            if node._nested and node.graph is self:
+                for nested in node.subgraphs:
+                    yield from nested.graphs()
 
     @property
     def return_node(self) -> Node:
@@ -356,11 +356,11 @@ class Graph:
             return
         for slot, old in enumerate(node.inputs):
             if old is not None:
-                del old._uses[Use(node, slot)]
+                del old._uses[_use(node, slot)]
         node.inputs = tuple(values)
         for slot, new in enumerate(node.inputs):
             if new is not None:
-                new._uses[Use(node, slot)] = None
+                new._uses[_use(node, slot)] = None
         self._touch(node)
 
     def set_attr(self, node: Node, name: str, value: Any) -> None:
@@ -375,7 +375,7 @@ class Graph:
                 nested.owner = node
                 if node.graph is not None:
                     self._attach_graph(nested)
-        node._nested = any(_graphs_in(v) for v in node.attrs.values())
+        node._nested = _holds_graph(node.attrs)
         self._touch(node)
 
     def erase(self, node: Node) -> None:
@@ -434,10 +434,11 @@ class Graph:
     def _attach(self, node: Node) -> None:
         for slot, value in enumerate(node.inputs):
             if value is not None:
-                value._uses[Use(node, slot)] = None
-        for nested in node.subgraphs:
-            nested.owner = node
-            self._attach_graph(nested)
+                value._uses[_use(node, slot)] = None
+        if node._nested:
+            for nested in node.subgraphs:
+                nested.owner = node
+                self._attach_graph(nested)
         self._touch(node)
 
     def _attach_graph(self, nested: Graph) -> None:
@@ -446,12 +447,12 @@ class Graph:
             for node in (*graph, graph._return):
                 for slot, value in enumerate(node.inputs):
                     if value is not None:
-                        value._uses[Use(node, slot)] = None
+                        value._uses[_use(node, slot)] = None
 
     def _detach(self, node: Node) -> None:
         for slot, value in enumerate(node.inputs):
             if value is not None:
-                del value._uses[Use(node, slot)]
+                del value._uses[_use(node, slot)]
         for nested in node.subgraphs:
             self._detach_graph(nested)
 
@@ -460,7 +461,7 @@ class Graph:
             for node in (*graph, graph._return):
                 for slot, value in enumerate(node.inputs):
                     if value is not None:
-                        value._uses.pop(Use(node, slot), None)
+                        value._uses.pop(_use(node, slot), None)
 
     def _touch(self, node: Node) -> None:
         if self.model is not None and self.model.touched is not None:
@@ -499,6 +500,14 @@ def producers_of(node: Node) -> Iterator[Node]:
     for value in captures(node):
         if value.producer is not None:
             yield value.producer
+
+
+def _holds_graph(attrs: Mapping[str, Any]) -> bool:
+    """Whether an attribute is a graph, or graphs."""
+    for value in attrs.values():
+        if isinstance(value, Graph) or (isinstance(value, tuple) and value and isinstance(value[0], Graph)):
+            return True
+    return False
 
 
 def _graphs_in(value: Any) -> tuple[Graph, ...]:

@@ -45,6 +45,8 @@ class DType(enum.IntEnum):
     FLOAT6E2M3 = 27
     FLOAT6E3M2 = 28
 
+    __hash__ = int.__hash__  # an Enum hashes by its name, slowly; these are looked up all the time
+
     @property
     def short(self) -> str:
         """The printer's name: `f32`, `i64`, `bf16`."""
@@ -180,8 +182,10 @@ Type = TensorType | SequenceType | OptionalType | OtherType
 
 def refine(a: Type | None, b: Type | None) -> Type | None:
     """The more precise of two types of a value: what `a` leaves open is filled from `b`; `a` wins where they differ."""
-    if a is None or b is None:
-        return a if b is None else b
+    if a is b or b is None:
+        return a
+    if a is None:
+        return b
     if not (isinstance(a, TensorType) and isinstance(b, TensorType)):
         return a
     dtype = a.dtype or b.dtype

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .graph import RETURN, Graph, IRError, Model, Node, Use, Value
+from .graph import RETURN, Graph, IRError, Model, Node, Value
 
 
 class VerifyError(IRError):
@@ -33,7 +33,7 @@ def _check_graph(graph: Graph, outer: set[Value], uses: dict[Value, int]) -> Non
     previous: Node | None = None
     for node in (*graph.snapshot(), graph.return_node):
         _check_node(graph, node, previous, seen, uses)
-        for nested in node.subgraphs:
+        for nested in node.subgraphs if node._nested else ():
             if nested.owner is not node:
                 raise VerifyError(f"{_place(node)}: nested graph {nested.name!r} is owned by something else")
             _check_graph(nested, seen, uses)
@@ -59,7 +59,7 @@ def _check_node(graph: Graph, node: Node, previous: Node | None, seen: set[Value
             continue
         if value.constant is None and value not in seen:
             raise VerifyError(f"{_place(node)} input {slot} ({value.name!r}) is used before it is defined")
-        if Use(node, slot) not in value._uses:
+        if (node, slot) not in value._uses:  # equal to the Use, and cheaper
             raise VerifyError(f"{_place(node)} input {slot} is missing from the use-list of {value.name!r}")
         uses[value] = uses.get(value, 0) + 1
 

@@ -4,34 +4,77 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import onnx
 
-from ..ir import Constant, Model
-from .emit import SKELETON_ELEMENTS, Emitter, to_proto
+from ..ir import Constant, DType, Model
+from .emit import to_proto
 from .tensors import external_source
 
-_SERIALIZE_BELOW = 1 << 20  # protobuf finds a size by serialising; above this many bytes of tensors they are added up
+_SMALL = 4096  # elements; protobuf finds a size by serialising, which smaller tensors can afford
 
 
 def file_bytes(model: Model, form: Any = None) -> int:
     """Bytes a model takes, external data included, each external tensor once.
 
     `form` is the same model in the form it came in or was emitted to (path, bytes, proto), which saves emitting it.
-    Exact for files and small models; for large ones the tensors count by their elements and the rest is exact.
     """
-    constants = list(constants_of(model))
-    external = sum(c.nbytes for c in constants if external_source(c) is not None)
-    inline = sum(c.nbytes for c in constants) - external
+    external = sum(c.nbytes for c in constants_of(model) if external_source(c) is not None)
     if isinstance(form, (str, os.PathLike)):
         return os.path.getsize(form) + external
     if isinstance(form, (bytes, bytearray, memoryview)):
         return len(form) + external
-    if inline > _SERIALIZE_BELOW:
-        left_out = sum(c.nbytes for c in constants if c.size > SKELETON_ELEMENTS)
-        return int(Emitter(model, skeleton=True).model().ByteSize()) + left_out
-    return int((form if isinstance(form, onnx.ModelProto) else to_proto(model)).ByteSize()) + external
+    return proto_bytes(form if isinstance(form, onnx.ModelProto) else to_proto(model)) + external
+
+
+def proto_bytes(proto: onnx.ModelProto) -> int:
+    """`proto.ByteSize()`, without serialising the large tensors of the root graph."""
+    rest = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name != "graph":
+            _set(rest, field.name, value)
+    graph = onnx.GraphProto()
+    parts = 0
+    for field, value in proto.graph.ListFields():
+        if field.name == "initializer":
+            parts += sum(_framed(_tensor_bytes(t)) for t in value)
+        elif field.name == "node":
+            parts += sum(_framed(node.ByteSize()) for node in value)
+        else:
+            _set(graph, field.name, value)
+    return int(rest.ByteSize()) + _framed(graph.ByteSize() + parts)
+
+
+def _set(message: Any, name: str, value: Any) -> None:
+    if isinstance(value, (str, bytes, int)):
+        setattr(message, name, value)
+    else:
+        getattr(message, name).MergeFrom(value)
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """The serialized size of a tensor, found without its data where that is large."""
+    size = prod(tensor.dims)
+    if size <= _SMALL or not tensor.HasField("raw_data"):
+        return int(tensor.ByteSize())
+    data = (size * DType(tensor.data_type).bits + 7) // 8
+    bare = onnx.TensorProto(
+        dims=tensor.dims, data_type=tensor.data_type, name=tensor.name, doc_string=tensor.doc_string,
+        metadata_props=tensor.metadata_props, external_data=tensor.external_data,
+    )  # fmt: skip
+    for name in ("name", "doc_string", "data_type"):
+        if not tensor.HasField(name):
+            bare.ClearField(name)
+    if tensor.HasField("data_location"):
+        bare.data_location = tensor.data_location
+    return int(bare.ByteSize()) + _framed(data)
+
+
+def _framed(size: int) -> int:
+    """A length-delimited field of `size` bytes with its tag (of a number below 16) and its length."""
+    return 1 + max(1, -(-size.bit_length() // 7)) + size
 
 
 def constants_of(model: Model) -> Iterator[Constant]:

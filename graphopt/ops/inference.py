@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from .sizes import reshaped
 if TYPE_CHECKING:
     import onnx
 
-_SHAPE_DATA = 1024  # constants up to this many elements may decide a shape
+_SHAPE_DATA, _SCALE_DATA = 1024, 16  # integers, and floats, of up to this many elements may decide a shape
+_REMEMBERED = 8192
 _SAME_TYPE = frozenset(
     (
         "Identity", "Relu", "Sigmoid", "Tanh", "Erf", "Sqrt", "Exp", "Log", "Neg", "Abs", "Softmax", "LeakyRelu",
@@ -59,12 +60,51 @@ def update_types(node: Node) -> bool:
     return changed
 
 
-def _infer(node: Node, opsets: Mapping[str, int] | None) -> list[Type | None] | None:
+_Types = tuple["Type | None", ...]
+_memory: dict[Hashable, _Types | None] = {}
+
+
+def _infer(node: Node, opsets: Mapping[str, int] | None) -> _Types | None:
+    """ONNX's answer; the same question is asked once, as networks repeat themselves and passes look again."""
     if opsets is None:
         opsets = {} if node.graph is None else node.graph.opsets
     known = schema(node, opsets)
-    if known is None or node.subgraphs:
+    if known is None or node._nested:
         return None
+    question = _question(node, opsets)
+    if question is None:
+        return _ask(known, node, opsets)
+    if question not in _memory:
+        if len(_memory) >= _REMEMBERED:
+            _memory.clear()
+        _memory[question] = _ask(known, node, opsets)
+    return _memory[question]
+
+
+def _question(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
+    """All that the types of a node's outputs depend on; None if it is too much to compare."""
+    inputs: list[Hashable] = []
+    for value in node.inputs:
+        constant = None if value is None else value.constant
+        data = constant.array().tobytes() if constant is not None and _decides(constant) else None
+        inputs.append((None if value is None else value.type, data))
+    attrs: list[Hashable] = []
+    for name, value in node.attrs.items():
+        if isinstance(value, (Constant, Opaque)):
+            return None
+        attrs.append((name, type(value), value))
+    versions = opsets.get(node.domain), opsets.get("")
+    return node.op, versions, tuple(inputs), tuple(attrs), len(node.outputs)
+
+
+def _decides(constant: Constant) -> bool:
+    """Whether a constant is of a kind that shapes are computed from."""
+    if constant.dtype.is_integer:
+        return constant.size <= _SHAPE_DATA
+    return constant.size <= _SCALE_DATA and constant.dtype is not DType.STRING
+
+
+def _ask(known: onnx.defs.OpSchema, node: Node, opsets: Mapping[str, int]) -> _Types | None:
     import onnx
 
     proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
@@ -79,7 +119,7 @@ def _infer(node: Node, opsets: Mapping[str, int] | None) -> list[Type | None] | 
         name = f"i{slot}"
         proto.input.append(name)
         types[name] = type_proto(value.type)
-        if value.constant is not None and value.constant.size <= _SHAPE_DATA and value.constant.dtype != DType.STRING:
+        if value.constant is not None and _decides(value.constant):
             data[name] = tensor_proto(value.constant)
     proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
     for name, attribute in node.attrs.items():
@@ -92,7 +132,7 @@ def _infer(node: Node, opsets: Mapping[str, int] | None) -> list[Type | None] | 
         outputs = onnx.shape_inference.infer_node_outputs(known, proto, types, data, opset_imports=imports)
     except Exception:  # onnx raises its own InferenceError, ValidationError or RuntimeError; all mean "cannot tell"
         return None
-    return [type_of(outputs[f"o{i}"]) if f"o{i}" in outputs else None for i in range(len(node.outputs))]
+    return tuple(type_of(outputs[f"o{i}"]) if f"o{i}" in outputs else None for i in range(len(node.outputs)))
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..ir import Model, Node, RewriteLog, clone_model, collector_paused, verify
+from ..ir import Model, Node, RewriteLog, Value, clone_model, collector_paused, verify
 from ..rewrite import apply_rules, retype
 from .passes import Pass
 
@@ -277,13 +277,13 @@ def count_nodes(model: Model) -> int:
 
 def constant_bytes(model: Model) -> int:
     """Bytes all constants and defaults take, each value once."""
-    sizes: dict[int, int] = {}
+    sizes: dict[Value, int] = {}
     for graph in model.graph.graphs():
         for value in graph.inputs:
             if value.default is not None:
-                sizes[id(value)] = value.default.nbytes
+                sizes[value] = value.default.nbytes
         for node in (*graph.snapshot(), graph.return_node):
             for used in node.inputs:
-                if used is not None and used.constant is not None and id(used) not in sizes:
-                    sizes[id(used)] = used.constant.nbytes
+                if used is not None and used.constant is not None and used not in sizes:
+                    sizes[used] = used.constant.nbytes
     return sum(sizes.values())

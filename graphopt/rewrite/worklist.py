@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..ir import RETURN, Graph, Node
 from ..ops import update_types
+from .pattern import Front, front, may_match
 from .rule import Rule
 
 QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
@@ -42,9 +43,11 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "") -> Count
     while queue:
         node = queue.popleft()
         queued.discard(node)
-        for candidate in index.get(node.op, ()):
+        for candidate, wanted in index.get(node.op, ()):
             if node.graph is None:
                 break
+            if not may_match(wanted, node):
+                continue
             if candidate.rounding and quantized is not None and quantized.reached_from(node):
                 continue
             if candidate.apply(node, made_by):
@@ -92,23 +95,24 @@ class _Downstream:
         return found
 
 
-def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[Rule]]:
+def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[tuple[Rule, Front]]]:
     """Rules by the operator at their root, without those that need an operator the graph does not have."""
-    index: dict[str, list[Rule]] = {}
+    index: dict[str, list[tuple[Rule, Front]]] = {}
     for candidate in rules:
         if candidate.needs <= present:
+            wanted = front(candidate.pattern)
             for op in candidate.pattern.ops:
-                index.setdefault(op, []).append(candidate)
+                index.setdefault(op, []).append((candidate, wanted))
     return index
 
 
 def _neighbourhood(touched: dict[Node, None], depth: int) -> dict[Node, None]:
     """Nodes in a graph among `touched`, and users of their results up to `depth` steps on: their matches may be new."""
     near = {node: None for node in touched if node.graph is not None}
-    front = list(near)
+    reached = list(near)
     for _ in range(depth):
         following = []
-        for node in front:
+        for node in reached:
             if node.op == RETURN:
                 continue
             for value in node.outputs:
@@ -116,7 +120,7 @@ def _neighbourhood(touched: dict[Node, None], depth: int) -> dict[Node, None]:
                     if use.node not in near and use.node.graph is not None:
                         near[use.node] = None
                         following.append(use.node)
-        front = following
+        reached = following
     return near
 
 
