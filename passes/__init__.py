@@ -13,6 +13,7 @@ from .compose import drop_zero_states, join_steps
 from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
+from .demands import infer_demands
 from .fold import fold_constants
 from .fuse import fuse_operators
 from .identity import drop_identities
@@ -26,6 +27,7 @@ SCHEDULE: tuple[Pass, ...] = (
     resolve_shapes,
     fold_constants,
     inline_branches,  # folding makes conditions known
+    infer_demands,
     resolve_shapes,  # inlining makes shapes known
     fold_constants,
     inline_branches,

@@ -18,7 +18,7 @@ def _inline(graph: Graph) -> int:
         taken = _taken(node)
         if taken is not None and graph.allows("inline-branch", node):
             inner = _inline(taken)
-            _splice(graph, node, taken)
+            splice(graph, node, taken)
             changes += 1 + inner
             continue
         for nested in node.subgraphs:
@@ -35,7 +35,7 @@ def _taken(node: Node) -> Graph | None:
     return branch if isinstance(branch, Graph) and len(branch.outputs) == len(node.outputs) else None
 
 
-def _splice(graph: Graph, node: Node, branch: Graph) -> None:
+def splice(graph: Graph, node: Node, branch: Graph) -> None:
     """Move the nodes of `branch` before `node`, which then goes. Captured values are visible here as they were."""
     values: dict[Value, Value] = {}
     for inner in branch.snapshot():

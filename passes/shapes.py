@@ -38,11 +38,16 @@ class _Resolver:
             if node.subgraphs:
                 self._join_branches(node)
                 continue
-            if any(v in self.retyped for v in node.inputs) and update_types(node):
+            if (self._is_open(node) or any(v in self.retyped for v in node.inputs)) and update_types(node):
                 self.retyped.update(node.outputs)
             if not node.domain:
                 changes += self._visit(node)
         return changes
+
+    def _is_open(self, node: Node) -> bool:
+        """A rank is unknown in a nested graph, where ONNX's inference of the whole model sees no outer constants."""
+        nested = node.graph is not None and node.graph.owner is not None
+        return nested and any(isinstance(v.type, TensorType) and v.type.shape is None for v in node.outputs)
 
     def _visit(self, node: Node) -> int:
         if node.op == "Reshape":
