@@ -168,6 +168,8 @@ class Sketch:
         node = builder.nodes[0]
         if any(not isinstance(v.type, TensorType) or not v.type.dtype for v in node.outputs):
             raise Misfit(f"{op}: inference finds no type")
+        if op in BROADCASTS and not _broadcast([self.shape(v) for v in node.inputs if v is not None]):
+            raise Misfit(f"{op}: the sizes may not broadcast")
         return self.append(node, bound)
 
     def append(self, node: Node, bound: float | None = None) -> tuple[Value, ...]:
@@ -220,6 +222,20 @@ STEADY = frozenset((
 ))  # fmt: skip
 """Operators whose results have no rounding that a rewrite could move."""
 
+BROADCASTS = frozenset((
+    "Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Sum", "Mean", "Where", "PRelu", "Less", "Greater",
+    "Equal", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Mod",
+))  # fmt: skip
+
+
+def _broadcast(shapes: Sequence[Sequence[Dim]]) -> bool:
+    """Shapes broadcast whatever the symbolic sizes are; inference takes a name beside a number for that number."""
+    for axis in range(1, max(map(len, shapes)) + 1):
+        if len({shape[-axis] for shape in shapes if axis <= len(shape)} - {1}) > 1:
+            return False
+    return True
+
+
 _UNIT = frozenset(("Sigmoid", "Tanh", "Softmax", "HardSigmoid", "Softsign", "Erf", "Sin", "Cos", "Sign"))
 _GROWS = {"Softplus": 1.0, "Celu": 1.0, "Selu": 2.0, "LogSoftmax": 12.0, "Floor": 1.0, "Ceil": 1.0, "Round": 1.0}
 
@@ -242,5 +258,4 @@ def default_bound(node: Node, bounds: Sequence[float]) -> float:
 
 def new_model(opset: int) -> Model:
     """An empty model."""
-    ir_version = min(10, max(4, opset - 6 if opset > 14 else 7))
-    return Model(Graph("random"), {"": opset}, ir_version=ir_version)
+    return Model(Graph("random"), {"": opset}, ir_version=8 if opset < 19 else 10 if opset < 23 else 11)

@@ -9,26 +9,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir import DType, Port
+from ..rewrite import Rule
 from .blocks import FAMILIES, Block
+from .matching import block_for
 from .sketch import Sketch, new_model
 
 if TYPE_CHECKING:
     import onnx
     from hypothesis.strategies import SearchStrategy
 
-OPSETS = (17, 13, 11, 12, 14, 15, 16, 18, 19, 20, 21, 22)
+OPSETS = (17, 13, 11, 12, 14, 15, 16, 18, 19, 20, 21, 22, 23, 24)
 
 
 def graphs(
-    *, blocks: int = 8, opsets: Sequence[int] = OPSETS, families: Sequence[str] = tuple(FAMILIES)
-) -> SearchStrategy[onnx.ModelProto]:
+    *, blocks: int = 8, opsets: Sequence[int] = OPSETS, families: Sequence[str] = tuple(FAMILIES),
+    matching: Sequence[Rule] = (),
+) -> SearchStrategy[onnx.ModelProto]:  # fmt: skip
     """A hypothesis strategy of valid `onnx.ModelProto`s that onnxruntime runs.
 
     Graphs are put together from up to `blocks` blocks of one to a dozen nodes: common operators with the constants that
     simplifiers look for, the ways exporters spell activations and normalizations, shape arithmetic, nested graphs and
     quantization (`families`: elementwise, layout, linear, idioms, sizes, control, quantized), with symbolic sizes, all
     of f32, f16, f64, i64, i32, bool, u8 and i8, shared weights, dead ends, results taken from the middle, at one of
-    `opsets`. `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few small nodes.
+    `opsets`. `matching` adds what the patterns of these rules describe to two blocks in five, so that they fire often.
+    `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few small nodes.
 
         @given(graphopt.testing.graphs())
         def test_my_pass(model):
@@ -37,12 +41,12 @@ def graphs(
     from hypothesis import strategies
 
     source = strategies.randoms(use_true_random=False)
-    return source.map(lambda rng: random_graph(rng, blocks=blocks, opsets=opsets, families=families))
+    return source.map(lambda rng: random_graph(rng, blocks=blocks, opsets=opsets, families=families, matching=matching))
 
 
 def random_graph(
     seed: int | random.Random, *, blocks: int = 8, opsets: Sequence[int] = OPSETS,
-    families: Sequence[str] = tuple(FAMILIES),
+    families: Sequence[str] = tuple(FAMILIES), matching: Sequence[Rule] = (),
 ) -> onnx.ModelProto:  # fmt: skip
     """The model that a seed stands for, or that a source of chance draws; see `graphs`. About 4 ms."""
     from .. import onnx_io
@@ -52,9 +56,10 @@ def random_graph(
     sketch = Sketch(rng, model.graph, np.random.default_rng(rng.randint(0, 255)))
     _add_inputs(sketch)
     weighted: list[Block] = [b for name in families for b, times in FAMILIES[name] for _ in range(times)]
+    wanted = [block_for(rule) for rule in matching]
     for _ in range(rng.randint(1, blocks)):
         for _ in range(4):
-            if sketch.attempt(sketch.choose(weighted)):
+            if sketch.attempt(sketch.choose(wanted if wanted and sketch.chance(0.4) else weighted)):
                 break
     _set_outputs(sketch)
     proto = onnx_io.to_proto(model)

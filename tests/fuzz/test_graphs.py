@@ -45,5 +45,5 @@ def test_seeds_cover_operators_types_opsets_and_nesting():
     assert len(operators) >= 70, len(operators)
     assert {"If", "Loop", "Conv", "BatchNormalization", "Shape", "QuantizeLinear", "Where", "Split"} <= set(operators)
     assert {DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT64, DType.INT32, DType.BOOL, DType.UINT8} <= dtypes
-    assert opsets == set(range(11, 23))
+    assert opsets == set(range(11, 25))
     assert symbolic > 60 and several > 60

@@ -6,21 +6,17 @@ import numpy as np
 
 from ...ir import DType, TensorType, Value
 from ..sketch import FLOATS, INTEGERS, WIDE, Misfit, Sketch
+from .operands import SINGLE
 
 _UNARY = ("Relu", "Identity", "Sigmoid", "Tanh", "Abs", "Neg", "Dropout", "Softplus", "Softsign", "Elu", "Selu",
           "LeakyRelu", "HardSigmoid", "HardSwish", "Sin", "Celu", "ThresholdedRelu")  # fmt: skip
-_SINGLE = frozenset((
-    "Erf", "Mish", "Gelu", "HardSwish", "Softsign", "Softplus", "Celu", "ThresholdedRelu", "Selu", "LeakyRelu",
-    "HardSigmoid", "Elu",
-))  # fmt: skip
-"""Operators that onnxruntime computes in single precision only."""
 _NUMBERS = (0.0, 1.0, 2.0, -1.0, 0.5, 3.0)
 
 
 def unary(s: Sketch) -> None:
     """f(x)"""
     op = s.choose((*_UNARY, *(("Erf",) if s.opset >= 9 else ()), *(("Mish",) if s.opset >= 18 else ())))
-    x = s.pick(*((DType.FLOAT,) if op in _SINGLE else FLOATS))
+    x = s.pick(*((DType.FLOAT,) if op in SINGLE else FLOATS))
     s.node(op, x)
 
 
@@ -52,11 +48,11 @@ def jumps(s: Sketch) -> None:
     s.node(op, s.pick(*WIDE, steady=True))
 
 
-def partner(s: Sketch, x: Value, *, low: float = -1.0, wide: bool = True) -> Value:
+def partner(s: Sketch, x: Value, *, low: float = -1.0, wide: bool = True, constant: bool = False) -> Value:
     """A value that broadcasts with `x`: one of the pool, or a constant of a shape that simplifiers tell apart."""
     dtype, shape = s.dtype(x), s.shape(x)
     fits = [v for v in s.pool if _same_type(v, x) and s.facts[v].bound <= 1e4 and low < 0]
-    if fits and s.chance(0.4):
+    if fits and not constant and s.chance(0.4):
         return s.choose(fits[::-1])
     rank = len(shape)
     sizes: list[tuple[int, ...]] = [(), (1,), (1,) * rank]

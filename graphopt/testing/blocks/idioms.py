@@ -91,7 +91,7 @@ def small_activations(s: Sketch) -> None:
     elif kind == "max":
         s.node("Max", x, s.constant(0.0, dtype))
     elif kind == "prelu":
-        s.node("PRelu", x, s.constant(np.full(s.choose(((), (1,))), 0.25), dtype))
+        s.node("PRelu", x, s.constant(np.full(s.choose(((), (1,)) if s.rank(x) else ((),)), 0.25), dtype))
     elif kind == "relu":
         _both(s, "Mul", x, s.node("Cast", s.node("Greater", x, s.constant(0.0, dtype)), to=int(dtype)))
     else:
@@ -139,7 +139,7 @@ def l2_normalised(s: Sketch) -> None:
     if s.size(x, -1) < 2:
         raise Misfit("nothing to normalise over")
     length = s.over("ReduceL2", x, (-1,), 18, keepdims=1)
-    low = s.constant(1e-2, dtype)
+    low = s.constant(s.choose((1e-12, 1e-2)), dtype)
     length = s.node("Clip", length, low) if s.chance(0.5) else s.node("Max", length, low)
     s.node("Div", x, length, bound=1.0)
 

@@ -94,7 +94,12 @@ def other_norms(s: Sketch) -> None:
         width = s.size(x, -1)
         if width < 2:
             raise Misfit("nothing to normalise over")
-        s.node(kind, x, s.weight((width,)), s.weight((width,)) if s.chance(0.7) else None, axis=-1, bound=8.0)
+        shift = s.weight((width,)) if s.chance(0.6) else None
+        scale = s.weight((width,)) if s.chance(0.5) else s.constant(np.ones(width), DType.FLOAT)
+        y = s.node(kind, x, scale, shift, axis=-1, bound=8.0)
+        for op in ("Mul", "Add"):
+            if s.chance(0.4):
+                y = s.node(op, y, s.weight((width,)), bound=9.0)
     elif kind == "LRN":
         s.node(kind, s.pick(DType.FLOAT, ranks=(4,)), size=3)
     else:

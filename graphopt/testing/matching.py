@@ -1,0 +1,140 @@
+"""Graphs for a rule: what its pattern describes, with the operands, constants and attributes that it leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir import DType, Value
+from ..rewrite import Leaf, OpPattern, Rule
+from .blocks.elementwise import partner
+from .blocks.operands import RANKS, SINGLE, default_attrs, operand
+from .sketch import WIDE, Misfit, Sketch
+
+_BY_NAME: dict[str, tuple[float, ...]] = {
+    "eps": (1e-5, 1e-12, 1e-3), "epsilon": (1e-5, 1e-3), "low": (0.0, -1.0), "high": (6.0, 1.0), "slope": (0.1, 0.25),
+}  # fmt: skip
+"""Numbers that constants of these names usually are."""
+_CANDIDATES = (0, 1, -1, 2, 3, -2, (1,), (-1,), (0,), (2, 3), (1, 1), 0.5, 1.0, "constant", "linear", "NOTSET")
+
+
+def block_for(rule: Rule) -> Callable[[Sketch], Value]:
+    """A block that makes what the pattern of `rule` matches; whether its handler accepts is another matter."""
+
+    def block(s: Sketch) -> Value:
+        if not rule.min_opset <= s.opset <= rule.max_opset:
+            raise Misfit("not at this opset")
+        return _Instance(s).node(rule.pattern, ())
+
+    return block
+
+
+class _Instance:
+    """One pattern made into nodes."""
+
+    def __init__(self, sketch: Sketch) -> None:
+        self.s = sketch
+        self.bound: dict[str, Value | None] = {}
+        self.made: dict[int, tuple[Value, ...]] = {}
+        self.dtype: DType | None = None
+        self.axes: tuple[int, ...] = ()
+
+    def node(self, pattern: OpPattern, ranks: Sequence[int]) -> Value:
+        """The value that a pattern describes; the same pattern stands for the same node."""
+        made = self.made.get(id(pattern))
+        if made is None:
+            made = self.made[id(pattern)] = self._make(pattern, ranks)
+        return made[pattern.index or 0]
+
+    def _make(self, pattern: OpPattern, ranks: Sequence[int]) -> tuple[Value, ...]:
+        s, op = self.s, self.s.choose(pattern.ops)
+        ranks = RANKS.get(op, ranks)
+        slots: list[Value | None] = [None] * len(pattern.inputs)
+        for i, wanted in enumerate(pattern.inputs):
+            if isinstance(wanted, OpPattern):
+                slots[i] = self.node(wanted, ranks)
+        for i, wanted in enumerate(pattern.inputs):
+            if isinstance(wanted, Leaf) and wanted.name and wanted.name in self.bound:
+                slots[i] = self.bound[wanted.name]
+        data = next((v for v in slots if v is not None and v.constant is None), None)
+        for i, wanted in enumerate(pattern.inputs):
+            if data is None and isinstance(wanted, Leaf) and wanted.kind == "value" and slots[i] is None:
+                data = slots[i] = self.bound[wanted.name] = self._data(op, ranks)
+        if data is None:
+            raise Misfit("no operand is computed")
+        attrs = self._attrs(pattern, op, data)
+        for i, wanted in enumerate(pattern.inputs):
+            if slots[i] is not None or not isinstance(wanted, Leaf):
+                continue
+            if wanted.name not in self.bound or not wanted.name:
+                self.bound[wanted.name] = self._leaf(op, i, wanted, data, slots, attrs)
+            slots[i] = self.bound[wanted.name]
+        if len(slots) == 2 and op in _EITHER and s.chance(0.4):
+            slots.reverse()
+        if op == "Exp" and s.facts[data].bound > 20:
+            raise Misfit("the exponential would be too large")
+        outputs = 2 if op == "Split" else 1 + (pattern.index or 0)
+        bound = float(np.exp(s.facts[data].bound)) if op == "Exp" else None
+        return s.nodes(op, *slots, outputs=outputs, bound=bound, **attrs)
+
+    def _data(self, op: str, ranks: Sequence[int]) -> Value:
+        s = self.s
+        dtypes = (self.dtype,) if self.dtype else (DType.FLOAT,) if op in SINGLE else WIDE
+        if op in ("Sqrt", "Log"):
+            x = s.pick(*dtypes, ranks=ranks, bound=20.0)
+            return s.node("Add", s.node("Abs", x), s.constant(0.5, s.dtype(x)))
+        x = s.pick(*dtypes, ranks=ranks, bound=10.0)
+        self.dtype = s.dtype(x)
+        return x
+
+    def _attrs(self, pattern: OpPattern, op: str, data: Value) -> dict[str, Any]:
+        attrs = default_attrs(self.s, op, data)
+        for name, wanted in pattern.attrs:
+            if not callable(wanted):
+                attrs[name] = wanted
+                continue
+            fits = [c for c in (attrs.get(name), *_CANDIDATES) if _accepts(wanted, c)]
+            attrs[name] = self.s.choose(fits)
+        return attrs
+
+    def _leaf(
+        self, op: str, slot: int, leaf: Leaf, data: Value, slots: Sequence[Value | None], attrs: dict[str, Any]
+    ) -> Value | None:
+        s = self.s
+        if slot == 1 and op.startswith("Reduce"):
+            return self._axes(op, data, attrs)
+        if leaf.optional and (leaf.kind == "value" or s.chance(0.4)):
+            return None
+        if leaf.equals is not None:
+            return s.constant(np.full(s.choose(((), (1,))), leaf.equals), s.dtype(data))
+        if leaf.name in _BY_NAME:
+            shape = s.choose(((), (1,)) if op != "Clip" else ((),))
+            return s.constant(np.full(shape, s.choose(_BY_NAME[leaf.name])), s.dtype(data))
+        special = operand(s, op, slot, data, slots, attrs)
+        if special is not None:
+            return special
+        if leaf.kind != "value":
+            return partner(s, data, low=0.5 if op == "Div" else -1.0, constant=True)
+        return partner(s, data, low=0.5 if op == "Div" else -1.0)
+
+    def _axes(self, op: str, data: Value, attrs: dict[str, Any]) -> Value | None:
+        """The axes of a reduction, the same ones in all of the pattern; an attribute in older opsets."""
+        s, rank = self.s, self.s.rank(data)
+        if not self.axes or max(self.axes) >= rank:
+            self.axes = s.choose([axes for axes in ((-1,), (rank - 1,), tuple(range(2, rank))) if axes and rank])
+        if s.opset < (13 if op == "ReduceSum" else 18):
+            attrs["axes"] = self.axes
+            return None
+        return s.ints(*self.axes)
+
+
+_EITHER = frozenset(("Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal"))
+
+
+def _accepts(predicate: Callable[[Any], bool], candidate: Any) -> bool:
+    try:
+        return candidate is not None and bool(predicate(candidate))
+    except (TypeError, ValueError, IndexError):
+        return False

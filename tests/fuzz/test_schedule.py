@@ -1,0 +1,45 @@
+"""The whole schedule on random graphs: every one stays equal, no pass raises, and every rule has fired."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from graphopt.passes import SCHEDULE
+from graphopt.testing import graphs, random_graph
+
+from .nightly import rules, target_of, trial_of
+from .trial import attempt
+
+GRAPHS, CHUNKS = 800, 4
+SOUGHT = 250  # graphs made for a rule until it fires
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_every_graph_stays_equal(chunk):
+    statuses = Counter()
+    for seed in range(chunk, GRAPHS, CHUNKS):
+        trial = trial_of(seed)
+        assert not trial.failed, f"seed {seed} for {target_of(seed)}: {trial.status}: {trial.reason}"
+        statuses[trial.status] += 1
+    assert statuses["equal"] >= 0.97 * sum(statuses.values()), statuses
+
+
+@settings(max_examples=80, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(graphs(matching=rules()))
+def test_every_drawn_graph_stays_equal(model):
+    trial = attempt(model, SCHEDULE)
+    assert not trial.failed, trial.reason
+
+
+def test_every_rule_fires():
+    silent = []
+    for name in sorted({rule.name for rule in rules()}):
+        wanted = [rule for rule in rules() if rule.name == name]
+        fired = (
+            any(entry.endswith(f"/{name}") for entry in attempt(graph, SCHEDULE, "onnxruntime").fired)
+            for graph in (random_graph(seed, blocks=5, families=("idioms",), matching=wanted) for seed in range(SOUGHT))
+        )
+        if not any(fired):
+            silent.append(name)
+    assert not silent, f"the fuzz says nothing about {silent}: teach graphopt.testing a block that they fire on"
