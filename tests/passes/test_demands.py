@@ -11,7 +11,7 @@ from graphopt.passes.shapes import resolve_shapes
 from tests.passes.harness import assert_same, lift, ops, rewrite
 
 TEXT = """
-g (float[N,4,1] x) => (float[a,b,c] y) <float[1,12,4] w, float[1,12,3] r, float[1,24] bias, int64[1] last = {-1},
+g (float[N,4,1] x) => (float[a,b,c] y) <float[1,9,4] w, float[1,9,3] r, float[1,18] bias, int64[1] last = {-1},
   int64[1] first = {0}, int64 axis = {2}, int64 one = {1}, int64 two = {2}, float[3,4,1] k> {
   z = Relu(x)
   s = Shape(z)
@@ -25,8 +25,8 @@ g (float[N,4,1] x) => (float[a,b,c] y) <float[1,12,4] w, float[1,12,3] r, float[
   rank = Size(hs)
   flat = Equal(rank, two)
   t = If(flat) <
-    then_branch = u () => (float u1) { u1 = Identity(h) },
-    else_branch = v () => (float v1) { v1 = Unsqueeze(h, first) }
+    then_branch = u () => (float[] u1) { u1 = Identity(h) },
+    else_branch = v () => (float[] v1) { v1 = Unsqueeze(h, first) }
   >
   USE
 }"""
@@ -53,8 +53,8 @@ def test_both_branches_of_the_demanded_rank_stay():
     text = """
     g (float[N,4,8] x, bool c) => (float[a,b,d] y) <float[3,4,1] k> {
       t = If(c) <
-        then_branch = u () => (float u1) { u1 = Relu(x) },
-        else_branch = v () => (float v1) { v1 = Sigmoid(x) }
+        then_branch = u () => (float[] u1) { u1 = Relu(x) },
+        else_branch = v () => (float[] v1) { v1 = Sigmoid(x) }
       >
       y = Conv(t, k)
     }"""
@@ -67,8 +67,8 @@ def test_a_demand_inside_a_branch_says_nothing_of_what_is_outside():
     text = """
     g (float[N,4,8] x, bool c, bool d) => (float[a,b,e] y) <float[3,4,1] k, int64[1] last = {-1}, int64[1] zero = {0}> {
       t = If(c) <
-        then_branch = u () => (float u1) { u1 = ReduceSum<keepdims = 0>(x, last) },
-        else_branch = v () => (float v1) { v1 = Sigmoid(x) }
+        then_branch = u () => (float[] u1) { u1 = ReduceSum<keepdims = 0>(x, last) },
+        else_branch = v () => (float[] v1) { v1 = Sigmoid(x) }
       >
       y = If(d) <
         then_branch = u2 () => (float[f,g,h] u3) { u3 = Conv(t, k) },
