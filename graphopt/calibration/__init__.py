@@ -1,6 +1,22 @@
 """Calibration: what data flows through a model, read sample by sample, never held at once."""
 
 from .activations import Taps, stream
-from .source import Calibration, open_calibration
+from .observe import Observed, observe
+from .observers import Extent, Histogram
+from .ranges import METHODS, choose_range, observer_for
+from .source import BATCH, Calibration, open_calibration
 
-__all__ = ["Calibration", "Taps", "open_calibration", "stream"]
+__all__ = [
+    "BATCH",
+    "METHODS",
+    "Calibration",
+    "Extent",
+    "Histogram",
+    "Observed",
+    "Taps",
+    "choose_range",
+    "observe",
+    "observer_for",
+    "open_calibration",
+    "stream",
+]

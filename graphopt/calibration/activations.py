@@ -54,10 +54,11 @@ def stream(
         if not taps.readable:
             return
         whole = taps.run(feed)
-        yield from _parts(whole, budget)
+        yield from parts(whole, budget)
 
 
-def _parts(values: dict[Value, Array], budget: int) -> Iterator[dict[Value, Array]]:
+def parts(values: dict[Value, Array], budget: int) -> Iterator[dict[Value, Array]]:
+    """Values in groups of at most `budget` bytes; `values` is emptied on the way, so that arrays can go."""
     part: dict[Value, Array] = {}
     size = 0
     for value in list(values):

@@ -2,6 +2,7 @@
 
 from .figures import Figures, figures, node_macs, peak_activation_bytes, value_bytes
 from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session
+from .profile import profile_nodes
 from .quality import Fidelity, MakeSession, Metric, Quality
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "node_macs",
     "ort_session",
     "peak_activation_bytes",
+    "profile_nodes",
     "value_bytes",
 ]

@@ -63,6 +63,14 @@ def ort_session(
     """An `onnxruntime.InferenceSession` on the CPU from a path or serialized bytes."""
     import onnxruntime as ort
 
+    settings = session_options(threads=threads, optimize=optimize, options=options)
+    return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+
+
+def session_options(*, threads: int = 1, optimize: bool = True, options: Mapping[str, str] | None = None) -> Any:
+    """Quiet `onnxruntime.SessionOptions`; threads: within an operator, 0 for all cores."""
+    import onnxruntime as ort
+
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
@@ -71,7 +79,7 @@ def ort_session(
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     for key, value in (options or {}).items():
         settings.add_session_config_entry(key, value)
-    return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    return settings
 
 
 def compare_latency(sessions: Mapping[str, Any], feeds: Feeds, *, seconds: float = 2.0) -> list[Timing]:

@@ -26,6 +26,8 @@ class Quantize:
     format: "qdq" or "qoperator". block_size: input channels that share a scale, for mode "weights".
     equalize, correct_bias, rounding: the optimisations of the integers. speed: leave layers float that do not gain.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
+    min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges. cache: a file that
+    remembers what calibration saw, to resume after an interruption.
     """
 
     mode: str = "static"
@@ -45,6 +47,9 @@ class Quantize:
     speed: bool = True
     evaluations: int = 64
     samples: int | None = None
+    min_sqnr: float = 15.0
+    min_top1: float = 0.9
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (

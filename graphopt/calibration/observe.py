@@ -1,0 +1,134 @@
+"""Observe the values of a model over all samples: streaming, in parallel if wanted, resumable from a cache file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..equivalence.inputs import Feeds
+from ..errors import InputError
+from ..ir import Model, Value
+from ..onnx_io import to_proto
+from .activations import BUDGET, Taps, parts
+from .observers import Extent
+from .ranges import observer_for
+
+CHUNK = 8
+"""Samples that one task takes, and after which the cache file is written."""
+
+Observed = dict[Value, Extent]
+
+
+@dataclass(slots=True)
+class _Job:
+    """Observes chunks of samples; one session for all, since sessions may run in several threads at once."""
+
+    taps: Taps
+    method: str
+
+    def observe(self, feeds: Sequence[Feeds]) -> list[Extent]:
+        seen = {value: observer_for(self.method) for value in self.taps.readable}
+        for feed in feeds:
+            for part in parts(self.taps.run(feed), BUDGET):
+                for value, array in part.items():
+                    seen[value].add(array)
+        return list(seen.values())
+
+
+def observe(
+    model: Model,
+    values: Sequence[Value],
+    feeds: Iterable[Feeds],
+    method: str = "minmax",
+    *,
+    executor: Executor | None = None,
+    cache: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Observed:
+    """What each value of the model's root graph was seen to hold; values that cannot be read are absent.
+
+    executor: runs chunks of samples (threads: a session is shared). cache: a file that remembers what was seen, to
+    resume after an interruption; it is ignored where the model, the values or the method differ. progress: called with
+    the number of samples seen. InputError for NaN or infinite values.
+    """
+    taps = Taps(model, values)
+    totals = [observer_for(method) for _ in taps.readable]
+    job, done = _Job(taps, method), 0
+    store = None if cache is None else _Cache(Path(cache), model, taps.names.values(), method)
+    if store is not None:
+        done, totals = store.load(totals)
+    count = done
+    for chunk, seen in _results(job, islice(feeds, done, None), executor):
+        for total, part in zip(totals, seen):
+            total.merge(part)
+        count += chunk
+        if store is not None:
+            store.save(count, totals)
+        if progress is not None:
+            progress(count)
+    return dict(zip(taps.readable, totals))
+
+
+def _results(job: _Job, feeds: Iterator[Feeds], executor: Executor | None) -> Iterator[tuple[int, list[Extent]]]:
+    """The observations of each chunk, in order; a few chunks are under way at a time, so memory stays bounded."""
+    try:
+        if executor is None:
+            while chunk := list(islice(feeds, 1)):
+                yield len(chunk), job.observe(chunk)
+            return
+        under_way: list[tuple[int, Future[list[Extent]]]] = []
+        while True:
+            chunk = list(islice(feeds, CHUNK))
+            if chunk:
+                under_way.append((len(chunk), executor.submit(job.observe, chunk)))
+            if under_way and (not chunk or len(under_way) >= 4):
+                size, future = under_way.pop(0)
+                yield size, future.result()
+            elif not chunk:
+                return
+    except ValueError as error:
+        raise InputError(f"calibration: the model's inner values hold {error}") from error
+
+
+class _Cache:
+    """A file with observers and how many samples they saw. Written beside, then renamed."""
+
+    def __init__(self, path: Path, model: Model, names: Iterable[str], method: str) -> None:
+        self.path = path
+        digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True))
+        digest.update("\0".join((method, *names)).encode())
+        self.digest = digest.hexdigest()
+
+    def load(self, empty: list[Any]) -> tuple[int, list[Any]]:
+        try:
+            with self.path.open("rb") as file:
+                digest, count, totals = _Observers(file).load()
+        except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError):
+            return 0, empty
+        return (count, totals) if digest == self.digest and len(totals) == len(empty) else (0, empty)
+
+    def save(self, count: int, totals: list[Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, beside = tempfile.mkstemp(dir=self.path.parent, suffix=".part")
+        with os.fdopen(descriptor, "wb") as file:
+            pickle.dump((self.digest, count, totals), file, pickle.HIGHEST_PROTOCOL)
+        os.replace(beside, self.path)
+
+
+class _Observers(pickle.Unpickler):
+    """Reads observers and arrays, and nothing else: a cache file may come from anywhere."""
+
+    _KNOWN = frozenset(("Extent", "Histogram", "_reconstruct", "ndarray", "dtype", "_frombuffer", "scalar"))
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in self._KNOWN and module.split(".")[0] in ("graphopt", "numpy"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a calibration cache")

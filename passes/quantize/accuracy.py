@@ -1,0 +1,142 @@
+"""The accuracy guard: units are given finer codes, then taken back to float, until the result is good enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir import Model
+from ...stages import Context
+from .build import build
+from .plan import Plan
+from .study import Study, with_finer
+from .units import Unit
+
+ONE_BY_ONE = 48
+"""Units up to which each is tried alone to find what it costs; more are ranked by the noise estimated for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """The plan that met the guard (no units when none did), what was changed for it, and what it was judged by."""
+
+    plan: Plan
+    finer: frozenset[Unit]
+    taken_back: tuple[Unit, ...]
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Says whether a model is good enough; `score` is higher for better ones, for ranking."""
+
+    accepts: Callable[[Model], bool]
+    describe: Callable[[Model], str]
+    left: Callable[[], int]
+
+
+def judge_for(study: Study, context: Context) -> Judge:
+    """By the metric where there is one and a limit on its fall; else by a floor on fidelity."""
+    quality, options, limit = context.quality, study.options, context.max_drop
+    if quality.metric is not None:
+        allowed = 0.0 if limit is None else limit
+        if limit is not None:
+            return Judge(
+                lambda m: quality.drop(m) <= allowed + 1e-12,
+                lambda m: f"metric falls by {quality.drop(m):.4f} of {allowed:g} allowed; {quality.fidelity(m)}",
+                lambda: quality.left,
+            )
+
+    def accepts(model: Model) -> bool:
+        found = quality.fidelity(model)
+        return found.sqnr_db >= options.min_sqnr and (found.top1 is None or found.top1 >= options.min_top1)
+
+    def describe(model: Model) -> str:
+        floor = f"floor {options.min_sqnr:g} dB, {options.min_top1:.0%}"
+        measured = "" if quality.metric is None else f"metric falls by {quality.drop(model):.4f}; "
+        return f"{measured}{quality.fidelity(model)} ({floor})"
+
+    return Judge(accepts, describe, lambda: options.evaluations)
+
+
+def guard(study: Study, plan: Plan, context: Context) -> Guarded:
+    """Meet the judge with as few units changed as the budget of evaluations finds: finer codes first, then float."""
+    judge = judge_for(study, context)
+    if judge.accepts(build(plan)):
+        return Guarded(plan, frozenset(), (), judge.describe(build(plan)))
+    order = _by_harm(study, plan, context)
+    if study.finer:
+        finer = [u for u in order if u.linear is not None]
+        count = _fewest(len(finer), lambda n: judge.accepts(build(_refine(study, plan, finer[:n]))), judge)
+        if count is not None:
+            chosen = _spared(study, plan, finer[:count], judge)
+            made = _refine(study, plan, chosen)
+            return Guarded(made, frozenset(chosen), (), judge.describe(build(made)))
+        plan = _refine(study, plan, finer)
+    count = _fewest(len(order), lambda n: judge.accepts(build(plan.without(order[:n]))), judge)
+    if count is None or count == len(order):
+        return Guarded(plan.with_units(()), frozenset(), tuple(order), "no placement meets it")
+    taken = list(order[:count])
+    for unit in list(reversed(taken)):  # what was taken back for nothing returns
+        if judge.left() < 2 or len(taken) <= 1:
+            break
+        fewer = [u for u in taken if u is not unit]
+        if judge.accepts(build(plan.without(fewer))):
+            taken = fewer
+    made = plan.without(taken)
+    finer_units = frozenset(u for u in made.units if u.linear is not None) if study.finer else frozenset()
+    return Guarded(made, finer_units, tuple(taken), judge.describe(build(made)))
+
+
+def _refine(study: Study, plan: Plan, units: Sequence[Unit]) -> Plan:
+    return with_finer(study, plan, frozenset(u.node for u in units))
+
+
+def _spared(study: Study, plan: Plan, chosen: Sequence[Unit], judge: Judge) -> list[Unit]:
+    """Those of the chosen that really need finer codes, least harmful dropped first, while the budget lasts."""
+    kept = list(chosen)
+    for unit in reversed(list(chosen)):
+        if judge.left() < 2 or len(kept) <= 1:
+            break
+        fewer = [u for u in kept if u is not unit]
+        if judge.accepts(build(_refine(study, plan, fewer))):
+            kept = fewer
+    return kept
+
+
+def _fewest(total: int, accepts: Callable[[int], bool], judge: Judge) -> int | None:
+    """The least n in 1 … total that is accepted, by bisection; None if even all are not enough."""
+    low, high = 0, total
+    if total == 0 or judge.left() < 1 or not accepts(total):
+        return None
+    while high - low > 1 and judge.left() > 1:
+        middle = (low + high) // 2
+        if accepts(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
+    """Units with the most harmful first: by the fidelity each costs when it alone is quantized, or by its noise."""
+    units = [u for u in study.units.found if u in plan.units]
+    weighty = [u for u in units if not u.moves]
+    if len(weighty) <= ONE_BY_ONE:
+        harm = {u: -context.quality.fidelity(build(plan.with_units((u,)))).sqnr_db for u in weighty}
+    else:
+        harm = {u: _noise(study, u) for u in weighty}
+    return sorted(weighty, key=lambda u: -harm[u])
+
+
+def _noise(study: Study, unit: Unit) -> float:
+    """Noise to signal, in dB, that quantizing a unit adds: rounding of its result, and of its weights."""
+    grid, extent = study.plan.grids[unit.output], study.seen[unit.output]
+    spread = max(float(extent.high) - float(extent.low), 1e-30) / 6
+    noise = grid.scale**2 / 12
+    solved = study.solved.get(unit.node)
+    if solved is not None and solved.after is not None and unit.linear is not None:
+        noise += solved.after / unit.linear.channels
+    return float(10 * np.log10(max(noise, 1e-30) / spread**2))

@@ -1,0 +1,163 @@
+"""From a plan to a model: QuantizeLinear and DequantizeLinear pairs around what runs on integers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...ir import Constant, Graph, Model, Node, Value
+from ...kernels.quantization import Quantization
+from ...ops import update_types
+from .plan import Plan, implied
+from .twin import Twin, twin
+from .units import Unit
+
+BIAS_LIMIT = 2.0**30
+
+
+def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
+    """A copy of the plan's model in QDQ form. Every value on integers is quantized once and dequantized once.
+
+    labels: names for nodes and what they make, by which a profile tells them apart; by default they keep their own.
+    """
+    made = twin(plan.model)
+    if labels is not None:
+        label(made, labels)
+    builder = _Build(plan, made)
+    builder.run()
+    return made.model
+
+
+def label(made: Twin, labels: dict[Node, str]) -> None:
+    """Name the copies of nodes, and their outputs after them."""
+    for node, name in labels.items():
+        copy = made.nodes[node]
+        copy.name = name
+        for value in copy.outputs:
+            value.name = f"{name}{value.index}"
+
+
+class _Build:
+    def __init__(self, plan: Plan, made: Twin) -> None:
+        self.plan, self.twin, self.graph = plan, made, made.model.graph
+        self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
+        self.producer = {value: unit for unit in plan.units for value in unit.outputs}
+        self.scalars: dict[Quantization, tuple[Value, Value]] = {}
+
+    def run(self) -> None:
+        order = [node for node in self.plan.model.graph if node in self.twin.nodes]
+        units = {unit.node: unit for unit in self.plan.units}
+        for node in order:
+            unit = units.get(node)
+            if unit is None:
+                continue
+            copy = self.twin.nodes[node]
+            for value in unit.inputs:
+                read = self._pair(value)
+                for slot, used in enumerate(copy.inputs):
+                    if used is self.twin.values[value]:
+                        self.graph.set_input(copy, slot, read)
+            if unit.linear is not None:
+                self._weights(unit, copy)
+            for value in unit.outputs:
+                if self._wants_codes(unit, value):
+                    self._pair(value)
+
+    def _wants_codes(self, unit: Unit, value: Value) -> bool:
+        if not unit.may_end_float:
+            return True
+        consumers = {u.node for u in self.plan.units if value in u.inputs}
+        return bool(consumers & set(value.users))
+
+    def _pair(self, value: Value) -> Value:
+        """The dequantized form of a value; made at its first need, right behind what makes the value."""
+        known = self.pairs.get(value)
+        if known is not None:
+            return known
+        grid = self.plan.grids[value]
+        copy = self.twin.values[value]
+        unit = self.producer.get(value)
+        source = copy
+        if unit is not None and unit.clamp is not None and implied(unit, grid):
+            source = self.twin.nodes[unit.node].output
+        scale, zero = self._scalar(grid)
+        quantize = Node("QuantizeLinear", (source, scale, zero), name=_named(copy, "quantize"))
+        quantize.output.name = _named(copy, "quantized")
+        dequantize = Node("DequantizeLinear", (quantize.output, scale, zero), name=_named(copy, "dequantize"))
+        dequantize.output.name = _named(copy, "dequantized")
+        for node in (quantize, dequantize):
+            node.made_by = "quantize"
+        self._insert(copy, quantize, dequantize)
+        result = dequantize.output
+        if unit is not None:
+            for use in copy.uses:
+                if use.node is not quantize:
+                    owner = use.node.graph
+                    assert owner is not None
+                    owner.set_input(use.node, use.slot, result)
+        for node in (quantize, dequantize):
+            update_types(node)
+        if source is not copy:
+            clamp = copy.producer
+            assert clamp is not None
+            self.graph.erase(clamp)
+        self.pairs[value] = result
+        return result
+
+    def _insert(self, value: Value, quantize: Node, dequantize: Node) -> None:
+        if value.producer is not None:
+            self.graph.insert_after(value.producer, quantize)
+        else:
+            self.graph.insert_before(_first(self.graph), quantize)
+        self.graph.insert_after(quantize, dequantize)
+
+    def _scalar(self, grid: Quantization) -> tuple[Value, Value]:
+        known = self.scalars.get(grid)
+        if known is None:
+            scale = Value(constant=Constant.of(np.float32(grid.scale)), name="scale")
+            zero = Value(constant=Constant.of(np.asarray(grid.zero_point, grid.dtype)), name="zero_point")
+            known = self.scalars[grid] = (scale, zero)
+        return known
+
+    def _weights(self, unit: Unit, copy: Node) -> None:
+        linear = unit.linear
+        assert linear is not None
+        codes = self.plan.codes[unit.node]
+        name = unit.node.inputs[1].name if unit.node.inputs[1] is not None else ""
+        scale = codes.scale.reshape(-1)
+        stored = linear.stored(codes.rows)
+        per_channel = bool(np.ptp(scale)) or self.plan.options.per_channel
+        self.graph.set_input(copy, 1, self._constant(copy, stored, scale, linear.axis if per_channel else None, name))
+        if codes.bias is None or not linear.takes_bias:
+            return
+        if linear.addition is not None:
+            node, slot = linear.addition
+            bias = Value(constant=Constant.of(codes.bias), name=f"{name}_bias")
+            self.graph.set_input(self.twin.nodes[node], slot, bias)
+            return
+        unit_scale = (np.float32(self.plan.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
+        whole = np.clip(np.rint(codes.bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
+        read = self._constant(copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
+        self.graph.set_inputs(copy, (*copy.inputs[:2], read))
+
+    def _constant(self, reader: Node, codes: np.ndarray, scale: np.ndarray, axis: int | None, name: str) -> Value:
+        """DequantizeLinear of constant codes, before the node that reads it."""
+        scales = scale if axis is not None else scale[:1].reshape(())
+        operands = [Value(constant=Constant.of(codes), name=f"{name}_codes" if name else "codes")]
+        operands.append(Value(constant=Constant.of(scales), name=f"{name}_scale" if name else "scale"))
+        if codes.dtype != np.int32:
+            zeros = Constant.of(np.zeros(scales.shape, codes.dtype))
+            operands.append(Value(constant=zeros, name=f"{name}_zero" if name else "zero"))
+        attrs = {} if axis is None else {"axis": axis}
+        node = Node("DequantizeLinear", operands, attrs, name=f"{name}_dequantize" if name else "")
+        node.made_by = "quantize"
+        self.graph.insert_before(reader, node)
+        update_types(node)
+        return node.output
+
+
+def _named(value: Value, what: str) -> str:
+    return f"{value.name}_{what}" if value.name else ""
+
+
+def _first(graph: Graph) -> Node:
+    return next(iter(graph), graph.return_node)

@@ -1,0 +1,106 @@
+"""The integers that stand for real numbers: of an activation, and of the weights of a linear operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...calibration import Extent
+from ...kernels.quantization import Quantization
+from .linear import Linear
+
+Array = np.ndarray[Any, Any]
+
+PAIR_LIMIT = 128
+"""The largest sum of two weights of one sign for which 255 · (w1 + w2) fits 16 bits: 255 · 128 = 32640 ≤ 32767."""
+
+
+def activation_grid(low: float, high: float, signed: bool) -> Quantization:
+    """One scale and zero point for [low, high] ∋ 0; zero has a code of its own. Unsigned codes start at low."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if signed:
+        widest = max(-low, high)
+        return Quantization(float(np.float32(max(widest / 127, 1e-30))), 0, True)
+    scale = float(np.float32(max((high - low) / 255, 1e-30)))
+    zero = int(np.clip(np.rint(-low / scale), 0, 255))
+    # Rounding the zero point moved the range by up to half a step: widen the scale so that neither end is cut.
+    needed = max(high / (255 - zero) if zero < 255 else 0.0, -low / zero if zero else 0.0, 1e-30)
+    return Quantization(float(np.float32(needed)), zero, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Integers of a linear operator's weight.
+
+    rows: int8 [G, N/G, K]. scale: f32 [G, N/G]. bias: f32 [G · N/G], corrected for what rounding shifts, or None.
+    bits: the width they were chosen for. worst_pair: the largest |sum| of two codes of one sign in any row.
+    """
+
+    rows: Array
+    scale: Array
+    bias: Array | None
+    bits: int
+    worst_pair: int
+
+    @property
+    def is_pair_safe(self) -> bool:
+        """No pair of products of u8 with these codes overflows 16 bits, in whatever order they are summed."""
+        return self.worst_pair <= PAIR_LIMIT
+
+
+def worst_pair(rows: Array) -> int:
+    """The largest magnitude of a sum of two codes of one sign within a row, wherever they stand."""
+    wide = rows.reshape(-1, rows.shape[-1]).astype(np.int16)
+    if wide.shape[-1] < 2:
+        return int(np.abs(wide).max(initial=0))
+    top = np.partition(wide, -2, axis=-1)[:, -2:]
+    low = np.partition(wide, 1, axis=-1)[:, :2]
+    return int(max(np.maximum(top, 0).sum(axis=-1).max(), -np.minimum(low, 0).sum(axis=-1).min()))
+
+
+def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Array]:
+    """Scale [G, N] for rows f32 [G, N, K], and the least and greatest code of each weight [G, N, K].
+
+    safe: the two largest of each sign of a row share 128 codes, so that no pair of products overflows 16 bits; a row
+    with one large weight keeps more of its range than 7 bits would.
+    """
+    most = (1 << (bits - 1)) - 1
+    peak = np.abs(weight).max(axis=-1)
+    low, high = np.full(weight.shape, -most, np.int8), np.full(weight.shape, most, np.int8)
+    if not safe or 2 * most <= PAIR_LIMIT or weight.shape[-1] < 2:
+        return _positive(peak / most), low, high
+    scale = peak / most
+    for sign in (1, -1):
+        part = np.maximum(sign * weight, 0)
+        two = np.partition(part, -2, axis=-1)[..., -2:].sum(axis=-1)
+        scale = np.maximum(scale, two / (PAIR_LIMIT - 1))
+    scale = _positive(scale)
+    for sign, bound in ((1, high), (-1, low)):
+        part = np.maximum(sign * weight, 0)
+        at = part.argmax(axis=-1)[..., None]
+        first = np.clip(np.rint(np.take_along_axis(part, at, -1) / scale[..., None]), PAIR_LIMIT // 2, most)
+        bound[...] = (sign * (PAIR_LIMIT - first)).astype(np.int8)
+        np.put_along_axis(bound, at, (sign * first).astype(np.int8), -1)
+    return scale, low, high
+
+
+def _positive(scale: Array) -> Array:
+    made: Array = np.where(scale > 0, scale, 1.0).astype(np.float32)
+    return made
+
+
+def merged(extents: list[Extent]) -> Extent:
+    """One observer that saw all that these saw."""
+    from copy import deepcopy
+
+    first = deepcopy(extents[0])
+    for other in extents[1:]:
+        first.merge(other)
+    return first
+
+
+def per_tensor(linear: Linear, scale: Array) -> Array:
+    """The largest scale for all rows."""
+    return np.full_like(scale, scale.max())

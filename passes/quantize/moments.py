@@ -1,0 +1,93 @@
+"""First and second moments of what each linear operator multiplies: all that its rounding needs to know of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...calibration import stream
+from ...ir import Model, Value
+from .linear import Linear
+
+Array = np.ndarray[Any, Any]
+
+BUDGET = 3 << 28
+"""Bytes of second moments gathered in one pass over the data; more layers take more passes."""
+ENOUGH = 2
+"""Patches gathered for each unknown of a layer."""
+
+
+@dataclass(slots=True)
+class Moments:
+    """Of the patches x of one layer: their number, Σ x [G, K] and Σ x xᵀ [G, K, K], in float32."""
+
+    count: int
+    first: Array
+    second: Array
+
+    @classmethod
+    def empty(cls, linear: Linear) -> Moments:
+        """Nothing seen yet."""
+        shape = (linear.groups, linear.depth)
+        return cls(0, np.zeros(shape, np.float32), np.zeros((*shape, linear.depth), np.float32))
+
+    def add(self, patches: Array) -> None:
+        """Take in patches [G, R, K]."""
+        self.count += patches.shape[1]
+        self.first += patches.sum(axis=1)
+        self.second += np.matmul(patches.transpose(0, 2, 1), patches)
+
+    @property
+    def mean(self) -> Array:
+        """E[x], [G, K]."""
+        made: Array = self.first / max(self.count, 1)
+        return made
+
+    @property
+    def covariance(self) -> Array:
+        """E[x xᵀ] − E[x] E[x]ᵀ, [G, K, K]: what rounding errors cost once the bias takes up their mean."""
+        mean = self.mean
+        made: Array = self.second / max(self.count, 1) - mean[:, :, None] * mean[:, None, :]
+        return made
+
+
+def moment_bytes(linear: Linear) -> int:
+    """What the second moments of a layer take."""
+    return 4 * linear.groups * linear.depth**2
+
+
+def gather(
+    model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[dict[str, Any]]], seed: int
+) -> Iterator[tuple[Linear, Moments]]:
+    """The moments of each layer's input, given with it, over the calibration data; a few layers in memory at a time."""
+    for part in _parts(layers):
+        found = {linear.node: Moments.empty(linear) for _, linear in part}
+        needs = {linear.node: max(2048, ENOUGH * linear.depth) for _, linear in part}
+        rng = np.random.default_rng(seed)
+        values = list(dict.fromkeys(value for value, _ in part))
+        for arrays in stream(model, values, feeds()):
+            for value, linear in part:
+                moments = found[linear.node]
+                if value in arrays and moments.count < needs[linear.node]:
+                    moments.add(linear.patches(arrays[value], max(256, linear.depth // 4), rng))
+            if all(moments.count >= needs[node] for node, moments in found.items()):
+                break
+        for _, linear in part:
+            yield linear, found.pop(linear.node)
+
+
+def _parts(layers: Sequence[tuple[Value, Linear]]) -> Iterator[list[tuple[Value, Linear]]]:
+    part: list[tuple[Value, Linear]] = []
+    size = 0
+    for item in layers:
+        bytes_ = moment_bytes(item[1])
+        if part and size + bytes_ > BUDGET:
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += bytes_
+    if part:
+        yield part

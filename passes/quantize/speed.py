@@ -1,0 +1,83 @@
+"""The speed guard: units run on integers where that gains, measured here, and the result is never slower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir import Model, Value
+from ...measure import compare_latency, ort_session
+from ...onnx_io import to_proto
+from .build import build
+from .placement import cheapest
+from .plan import Plan
+from .study import Study
+from .timing import measure_costs
+from .units import BINARY, POOLS, Unit
+
+GAIN = 1.02
+"""A candidate counts as faster from this ratio on; below lies what repeated runs differ by."""
+SECONDS = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A plan, its model, and how many times as fast as the float model it ran. plan is None for the float model."""
+
+    plan: Plan | None
+    model: Model
+    ratio: float
+
+
+def place(studied: Study, plan: Plan) -> list[Plan]:
+    """Plans worth timing: all units, and those that the minimum cut of measured times leaves on integers."""
+    if not plan.units:
+        return []
+    costs = measure_costs(studied.plan, studied.seen, studied.samples, studied.feed)
+    chosen = useful(cheapest(plan.units, costs))
+    plans = [plan]
+    if chosen and chosen != plan.units:
+        plans.insert(0, plan.with_units(chosen))
+    return plans
+
+
+def useful(units: frozenset[Unit]) -> frozenset[Unit]:
+    """Without units that only pass codes on: a region without arithmetic gains nothing and costs accuracy."""
+    while True:
+        made = {value: unit for unit in units for value in unit.outputs}
+        read = {value for unit in units for value in unit.inputs}
+        idle = {u for u in units if _is_idle(u, made, read)}
+        if not idle:
+            return units
+        units = units - idle
+
+
+def _is_idle(unit: Unit, made: Mapping[Value, Unit], read: Set[Value]) -> bool:
+    if unit.linear is not None or unit.node.op in BINARY | POOLS:
+        return False
+    starts = not any(v in made for v in unit.inputs)
+    return starts or (unit.moves and not any(v in read for v in unit.outputs))
+
+
+def fastest(model: Model, plans: list[Plan], feed: Mapping[str, Any], target: str, seconds: float = SECONDS) -> Pace:
+    """The fastest of the float model and the plans, timed interleaved in the target runtime on one thread."""
+    built = [build(plan) for plan in plans]
+    sessions = {"float": runner(model, target)}
+    sessions.update({str(i): runner(candidate, target) for i, candidate in enumerate(built)})
+    timings = compare_latency(sessions, feed, seconds=seconds)
+    best = Pace(None, model, 1.0)
+    for plan, candidate, timing in zip(plans, built, timings[1:]):
+        if timing.ratio >= GAIN and timing.ratio > best.ratio:
+            best = Pace(plan, candidate, timing.ratio)
+    return best
+
+
+def runner(model: Model, target: str) -> Any:
+    """A session on one thread in the target runtime."""
+    proto = to_proto(model)
+    if target == "graphopt":
+        from ...runtime import Session
+
+        return Session(proto, threads=1)
+    return ort_session(proto.SerializeToString())

@@ -1,0 +1,155 @@
+"""Static quantization: study the model, place units where they gain, guard accuracy and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir import Model
+from ...measure import figures, node_macs
+from ...stages import Context, StageReport
+from .accuracy import Guarded, guard
+from .build import build
+from .options import Quantize
+from .plan import Plan
+from .speed import fastest, place
+from .study import Study, study
+from .units import Unit
+from .upgrade import CannotUpgrade, upgraded
+
+COLUMNS = ("layer", "operator", "runs on", "bits", "J nearest", "J found", "worst pair", "16 bits")
+
+
+def quantize_static(model: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
+    """Quantize activations and weights; the model itself, and why, where that cannot be done or gains nothing."""
+    try:
+        ready = prepared(upgraded(model, context), options)
+    except CannotUpgrade as reason:
+        return model, StageReport("quantize static", f"left float: {reason}", changed=False)
+    studied = study(ready, options, context)
+    if not any(u.linear is not None for u in studied.plan.units):
+        why = "no convolution or matrix product with constant weights can be quantized"
+        return model, StageReport(
+            "quantize static", f"left float: {why}", refused=tuple(studied.units.refused), changed=False
+        )
+    decision = decide(model, studied, context)
+    return _finished(model, studied, decision)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What came of the guards: the plan (None: the model stays float), the speed, and the words for the report."""
+
+    plan: Plan | None
+    guarded: Guarded | None
+    ratio: float | None
+    text: str
+
+
+def decide(model: Model, studied: Study, context: Context) -> Decision:
+    """Place for speed, guard accuracy, then place what is left anew and time the whole."""
+    plan = studied.plan
+    timed = studied.options.speed
+    candidates = _candidates(studied, plan, context.target) if timed else [plan]
+    guarded = guard(studied, candidates[0], context)
+    if not guarded.plan.units:
+        return Decision(None, guarded, None, f"left float: {guarded.verdict}")
+    if not timed:
+        return Decision(guarded.plan, guarded, None, guarded.verdict)
+    finals = [guarded.plan]
+    if not guarded.taken_back and len(candidates) > 1:
+        other = guard(studied, candidates[1], context)
+        if not other.taken_back and not other.finer:
+            finals.append(other.plan)
+    pace = fastest(model, finals, studied.feed, context.target)
+    if pace.plan is None:
+        return Decision(None, guarded, 1.0, "left float: integers are not faster on this machine")
+    return Decision(pace.plan, guarded, pace.ratio, f"{pace.ratio:.2f}× as fast; {guarded.verdict}")
+
+
+def _candidates(studied: Study, plan: Plan, target: str) -> list[Plan]:
+    return [plan] if target == "graphopt" else place(studied, plan)
+
+
+def prepared(model: Model, options: Quantize) -> Model:
+    """A copy in which what integers can run is spelled one way: Sum of two is Add; layers equalised if wanted."""
+    from .equalize import equalize
+    from .twin import twin
+
+    copy = twin(model).model
+    for node in list(copy.graph):
+        if node.op == "Sum" and len(node.inputs) == 2:
+            _rename(copy, node, "Add")
+    if options.equalize:
+        equalize(copy)
+    return copy
+
+
+def _rename(model: Model, node: Any, op: str) -> None:
+    from ...ir import Node
+
+    made = Node(op, node.inputs, {}, [v.type for v in node.outputs], name=node.name)
+    made.origins, made.made_by = node.origins, "quantize"
+    made.output.name = node.output.name
+    model.graph.insert_before(node, made)
+    model.graph.replace_uses(node.output, made.output)
+    model.graph.erase(node)
+
+
+def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, StageReport]:
+    plan = decision.plan
+    chosen: frozenset[Unit] = frozenset() if plan is None else plan.units
+    rows = tuple(_row(studied, plan, unit) for unit, _ in studied.units.linear() if unit in studied.plan.units)
+    total = figures(studied.model).macs
+    macs = sum(node_macs(u.node) for u in chosen if u.linear is not None)
+    facts = {
+        "share_of_macs": macs / total if total else 0.0,
+        "speed": decision.ratio,
+        "layers": sum(u.linear is not None for u in chosen),
+        "layers_float": sum(u.linear is not None for u in studied.plan.units - chosen),
+        "samples": studied.samples,
+        "objective_before": _sum(s.before for n, s in studied.solved.items()),
+        "objective_after": _sum(s.after for n, s in studied.solved.items()),
+        "pair_safe": None if plan is None else _pair_safe(studied, plan),
+    }
+    refused = list(studied.units.refused)
+    taken = () if decision.guarded is None else decision.guarded.taken_back
+    refused += [(u.name, "taken back for accuracy") for u in taken]
+    slow = [u for u in studied.plan.units - chosen if u not in taken and u.linear is not None]
+    refused += [(u.name, "does not gain on integers here") for u in slow] if plan is not None else []
+    if plan is None:
+        report = StageReport("quantize static", decision.text, COLUMNS, rows, facts, tuple(refused), changed=False)
+        return model, report
+    text = f"{facts['share_of_macs']:.0%} of MACs in int8, {decision.text}"
+    return build(plan), StageReport("quantize static", text, COLUMNS, rows, facts, tuple(refused))
+
+
+def _row(studied: Study, plan: Plan | None, unit: Unit) -> tuple[Any, ...]:
+    solved = studied.solved[unit.node]
+    if plan is None or unit not in plan.units:
+        return (unit.name, unit.node.op, "float", None, solved.before, solved.after, None, None)
+    codes = plan.codes[unit.node]
+    if studied.finer and codes is studied.finer[unit.node].codes:
+        solved = studied.finer[unit.node]
+    safe = certificate(unit, plan)
+    return (unit.name, unit.node.op, "int8", codes.bits, solved.before, solved.after, codes.worst_pair, safe)
+
+
+def certificate(unit: Unit, plan: Plan) -> str:
+    """Why sums of two u8×s8 products of this layer are exact in 16 bits, or that they may not be."""
+    codes, linear = plan.codes[unit.node], unit.linear
+    if plan.options.weight_type == "uint8":
+        return "exact: u8 weights"
+    if linear is not None and linear.is_depthwise:
+        return "exact: no pairs"
+    return f"exact: {255 * codes.worst_pair} ≤ 32767" if codes.is_pair_safe else "may saturate on AVX2"
+
+
+def _pair_safe(studied: Study, plan: Plan) -> bool:
+    return all(certificate(u, plan).startswith("exact") for u in plan.units if u.linear is not None)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    found = [v for v in values if v is not None]
+    return sum(found) if found else None

@@ -1,0 +1,184 @@
+"""Static quantization: where pairs go, what the integers are, and the guards."""
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from graphopt import onnx_io
+from graphopt.measure import ort_session
+from tests.quantize.nets import convnet, images, parse
+
+FEEDS = images(16)
+
+
+def quantized(model=None, feeds=FEEDS, **options):
+    settings = {"speed": False, "min_sqnr": 10.0, "min_top1": 0.0, **options}
+    return graphopt.optimize(model or convnet(), quantize=graphopt.Quantize(**settings), calibration=feeds)
+
+
+def ops(model):
+    return [node.op_type for node in model.graph.node if node.op_type != "DequantizeLinear"]
+
+
+def test_integer_regions_are_contiguous():
+    made = quantized(equalize=False)
+    assert ops(made.model) == [
+        "QuantizeLinear",  # the input
+        "Conv", "QuantizeLinear",  # Relu went into the codes' lower end
+        "Conv", "QuantizeLinear",
+        "Add", "QuantizeLinear",
+        "MaxPool", "QuantizeLinear",
+        "Conv", "QuantizeLinear",
+        "Conv", "QuantizeLinear",
+        "Concat", "QuantizeLinear",
+        "GlobalAveragePool", "QuantizeLinear",
+        "Flatten", "QuantizeLinear",
+        "Gemm",  # the last product gives floats
+    ]  # fmt: skip
+    onnx.checker.check_model(made.model, full_check=True)
+
+
+def test_onnxruntime_runs_all_of_it_on_integers(tmp_path):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "o.onnx")
+    options.log_severity_level = 4
+    ort.InferenceSession(quantized().model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ran = {node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node}
+    assert ran <= {
+        "QuantizeLinear", "Transpose", "QLinearConv", "NhwcMaxPool", "MaxPool", "QLinearAdd", "QLinearConcat",
+        "QLinearGlobalAveragePool", "Flatten", "QGemm",
+    }  # fmt: skip
+
+
+def test_results_stay_and_the_report_tells_by_how_much():
+    made = quantized()
+    stage = made.report.stages[0]
+    assert made.report.status == "lossy"
+    reference, result = (
+        np.concatenate([ort_session(m.SerializeToString()).run(None, f)[0] for f in FEEDS])
+        for m in (convnet(), made.model)
+    )
+    noise = 10 * np.log10((reference**2).sum() / ((reference - result) ** 2).sum())
+    assert noise > 30
+    assert stage.figures["share_of_macs"] == 1.0 and stage.figures["pair_safe"] is True
+    assert stage.figures["objective_after"] < 0.9 * stage.figures["objective_before"]
+    assert len(stage.rows) == 5 and all(row[2] == "int8" for row in stage.rows)
+
+
+def test_the_same_input_gives_the_same_bytes():
+    assert quantized().model.SerializeToString() == quantized().model.SerializeToString()
+
+
+def test_weights_are_pair_safe_unless_the_target_is_exact():
+    def worst(model):
+        found = []
+        for tensor in model.graph.initializer:
+            array = onnx.numpy_helper.to_array(tensor)
+            if array.dtype == np.int8 and array.ndim == 4 and array.shape[1] > 1:
+                rows = np.sort(array.reshape(len(array), -1).astype(int), axis=1)
+                found.append(max(rows[:, -2:].sum(axis=1).max(), -rows[:, :2].sum(axis=1).min()))
+        return max(found)
+
+    assert worst(quantized().model) <= 128
+    assert worst(quantized(reduce_range=False).model) > 128
+    exact = graphopt.optimize(
+        convnet(), quantize=graphopt.Quantize(speed=False, min_sqnr=0, min_top1=0), calibration=FEEDS, target="graphopt"
+    )
+    assert worst(exact.model) > 128
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_method_and_type_works(method, signed):
+    made = quantized(calibrate_method=method, activation_type="int8" if signed else "uint8")
+    assert made.report.status == "lossy", made.report.stages[0].summary
+    wanted = onnx.TensorProto.INT8 if signed else onnx.TensorProto.UINT8
+    zeros = [t.data_type for t in made.model.graph.initializer if t.name.startswith("zero_point")]
+    assert set(zeros) == {wanted}
+
+
+def test_what_is_excluded_stays_float():
+    model = convnet()
+    for i, node in enumerate(model.graph.node):
+        node.name = f"node{i}"
+    made = quantized(model, nodes_to_exclude=["node0"], op_types_to_quantize=["Conv"])
+    kept = [row[0] for row in made.report.stages[0].rows]
+    assert kept == ["node2", "node6", "node8"]
+
+
+def test_old_operator_sets_are_raised():
+    model = convnet()
+    model.opset_import[0].version = 11
+    made = quantized(model)
+    assert made.report.status == "lossy" and made.model.opset_import[0].version == 13
+
+
+def test_a_model_without_weights_is_handed_back():
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,3,16,16] x) => (float[N,3,16,16] y) { y = Relu(x) }"""
+    )
+    made = quantized(model)
+    assert made.report.status == "equal" and not made.report.stages[0].changed
+
+
+def test_the_metric_decides_how_much_is_taken_back():
+    reference = [ort_session(convnet().SerializeToString()).run(None, f)[0] for f in FEEDS]
+
+    def metric(session):
+        return -float(np.mean([np.abs(session.run(None, f)[0] - r).mean() for f, r in zip(FEEDS, reference)]))
+
+    def run(max_drop):
+        options = graphopt.Quantize(speed=False, weight_type="int4", rounding=False)
+        return graphopt.optimize(convnet(), quantize=options, calibration=FEEDS, metric=metric, max_drop=max_drop)
+
+    loose, tight, none = run(10.0), run(0.02), run(0.0)
+    bits = [{row[3] for row in made.report.stages[0].rows} for made in (loose, tight)]
+    assert bits[0] == {4} and 8 in bits[1]
+    assert metric(ort_session(tight.model.SerializeToString())) >= -0.02
+    assert none.report.status == "equal" and not none.report.stages[0].changed
+
+
+def test_never_slower_than_the_original():
+    made = graphopt.optimize(convnet(), quantize="static", calibration=FEEDS)
+    stage = made.report.stages[0]
+    assert stage.figures["speed"] >= 1.0
+    assert stage.changed == (stage.figures["speed"] > 1.0)
+
+
+def test_bad_options_are_told_in_one_line(tmp_path):
+    target = tmp_path / "out.onnx"
+    for bad in ("int8", 3, {"bits": 4}, {"mode": "static", "calibrate_method": "best"}):
+        with pytest.raises(graphopt.OptionError) as error:
+            graphopt.optimize(convnet(), target, quantize=bad)
+        assert "\n" not in str(error.value) and not target.exists()
+    with pytest.raises(graphopt.OptionError):
+        graphopt.optimize(convnet(), target, quantize="static", max_drop=0.1)
+
+
+def test_calibration_that_fails_writes_nothing(tmp_path):
+    target = tmp_path / "out.onnx"
+    target.write_bytes(b"kept")
+    with pytest.raises(graphopt.InputError):
+        graphopt.optimize(convnet(), target, quantize="static", calibration=[{"wrong": FEEDS[0]["x"]}])
+    assert target.read_bytes() == b"kept"
+
+
+def test_session_runs_the_integers_exactly():
+    made = graphopt.optimize(
+        convnet(), quantize=graphopt.Quantize(min_sqnr=0, min_top1=0, speed=False), calibration=FEEDS, target="graphopt"
+    )
+    exact = ort_session(made.model.SerializeToString(), options={"session.x64quantprecision": "1"})
+    session = graphopt.Session(made.model)
+    for feed in FEEDS[:4]:
+        a, b = exact.run(None, feed)[0], session.run(None, feed)[0]
+        assert np.abs(a - b).max() <= 0.05 * np.abs(a).max()
+
+
+def test_onnx_io_reads_the_result_back():
+    made = quantized()
+    lifted = onnx_io.load(made.model)
+    assert onnx_io.to_proto(lifted).SerializeToString() == made.model.SerializeToString()
