@@ -14,12 +14,14 @@ import numpy as np
 from ..ir import Value
 from ..kernels.quantization import Quantization
 from .operations import Array, Binary, Clamp, Conv, Linear, Operation, Residual, Table
+from .tabulate import tabulate
 
 
 def fuse(
     operations: Sequence[Operation], shapes: Mapping[Value, tuple[int, ...]], exported: Collection[Value]
 ) -> list[Operation]:
     """The same results from fewer operations; values in `exported` stay."""
+    operations = tabulate(operations, exported)
     uses = Counter(value for operation in operations for value in operation.inputs)
     position: dict[Value, int] = {}
     made: list[Operation | None] = []
