@@ -16,13 +16,12 @@ import numpy.typing as npt
 
 from graphopt.kernels.compiler import Kernel
 from graphopt.kernels.layout import map_rows_step
+from graphopt.kernels.proven import BinaryOp, proven_factors
 from graphopt.kernels.quantization import Quantization
 from graphopt.kernels.steps import Argument, Buffer, Routine, Step
 
 _TILE = 4096
 _LOOPS = "graphopt.kernels.loops.elementwise:"
-
-BinaryOp = Literal["add", "subtract", "multiply"]
 
 
 @cache
@@ -44,7 +43,7 @@ def _axis_kernel(name: str, x: str) -> Kernel:
 
 
 @cache
-def _binary_kernel(name: BinaryOp, a: str, b: str, y: str) -> Kernel:
+def _binary_kernel(name: str, a: str, b: str, y: str) -> Kernel:
     sizes = dict.fromkeys(("count", "row_elements", "rows", "b_outer", "b_row", "b_inner"), "i64")
     numbers = {"a_scale": "f32", "a_zero": "i64", "b_scale": "f32", "b_zero": "i64", "y_scale": "f32", "y_zero": "i64"}
     return Kernel(_LOOPS + name, {"a": a, "b": b, "y": y, **sizes, **numbers, "least": "i64", "greatest": "i64"})
@@ -123,15 +122,17 @@ def prepare_binary(
     """
     layout = _broadcast(a_shape, b_shape)
     count = prod(a_shape)
+    factors = proven_factors(op, a, b, y)
+    name, (p, q) = (op, (a.scale, b.scale)) if factors is None else (f"{op}_scaled", factors)
     arguments: dict[str, Argument] = {
         "a": Buffer("a"), "b": Buffer("b"), "y": Buffer("y"), "count": count, "row_elements": layout.row_elements,
         "rows": layout.rows, "b_outer": layout.outer, "b_row": layout.row, "b_inner": layout.inner,
-        "a_scale": a.scale, "a_zero": a.zero_point, "b_scale": b.scale, "b_zero": b.zero_point,
+        "a_scale": p, "a_zero": a.zero_point, "b_scale": q, "b_zero": b.zero_point,
         "y_scale": y.scale, "y_zero": y.zero_point, "least": y.low, "greatest": y.high,
     }  # fmt: skip
     tiles = -(-count // layout.row_elements) if count else 0
     grain = max(1, _TILE // max(1, layout.row_elements))
-    return Routine((Step(_binary_kernel(op, a.kind, b.kind, y.kind), arguments, tiles, grain=grain),))
+    return Routine((Step(_binary_kernel(name, a.kind, b.kind, y.kind), arguments, tiles, grain=grain),))
 
 
 def _broadcast(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> _Broadcast:

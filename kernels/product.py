@@ -13,7 +13,9 @@ from graphopt.kernels.compiler import Kernel, MicroKernel
 from graphopt.kernels.epilogue import Accumulate, Dequantize, Output, Requantize
 from graphopt.kernels.levels import Level, select_level
 from graphopt.kernels.packing import GROUP, PackedPanel, pack_dense, pack_pairs, split_planes
+from graphopt.kernels.quantization import looks_up
 from graphopt.kernels.records import Panel
+from graphopt.kernels.requantization import float_bits, residual_form, write_requantization
 from graphopt.kernels.steps import SCRATCH, Argument, Buffer, Routine, Step
 
 Array = npt.NDArray[Any]
@@ -218,7 +220,7 @@ def _prepare(
         "row_zeros": Buffer("row_zeros") if dynamic else np.zeros(image.rows if element == 4 else 1, np.int32),
         "border": border,
         "border_wide": (border ^ activations.flip).astype(np.int16),
-        "table": _table(requantized),
+        "table": 0 if builder.table else _table(requantized),
         "panels": _Kept.of(table, builder.keep),
         "taps": taps,
         "tap_count": tap_count, "planes": len(planes), "height": image.height, "width": image.width,
@@ -259,10 +261,6 @@ class _Kept(np.ndarray):
         return view
 
 
-def _bits(value: float) -> int:
-    return int(np.float32(value).view(np.int32))
-
-
 class _Panels:
     """Builds the records of all panels and holds the arrays they point at."""
 
@@ -274,6 +272,11 @@ class _Panels:
         self.packed_bytes = 0
         self.wide = False
         self.flip = self._address(np.full(64, 0x80, np.uint8))
+        self.residual, self.table = "", 0
+        if isinstance(output, Requantize):
+            self.residual = residual_form(output)
+            if output.table is not None and looks_up(level):
+                self.table = self._address(np.ascontiguousarray(output.table))
 
     def _address(self, array: Array) -> int:
         """Address of a copy on a cache line, kept alive."""
@@ -340,37 +343,23 @@ class _Panels:
             record[Panel.COUNTS], record[Panel.DEPTHS] = self._address(packed.counts), self._address(packed.depths)
         if isinstance(self.output, Requantize):
             record[Panel.SCALE] = channelwise(np.asarray(self.output.scale, np.float32), np.float32)
-            self._limits(record, self.output)
+            write_requantization(record, self.output)
+            record[Panel.TABLE] = self.table
         if isinstance(self.output, Dequantize):
             record[Panel.SCALE] = channelwise(np.asarray(self.output.scale, np.float32), np.float32)
             addend = np.float32(0) if self.output.bias is None else self.output.bias
             record[Panel.FLOAT_BIAS] = channelwise(np.asarray(addend, np.float32), np.float32)
             # A dynamic row's zero point is of its bytes as stored, so the flip is all that BIAS had to take back.
             record[Panel.SUMS] = channelwise(sums if self.output.dynamic else np.zeros(1, np.int32), np.int32)
-            record[Panel.LOW], record[Panel.HIGH] = _bits(self.output.low), _bits(self.output.high)
+            record[Panel.LOW], record[Panel.HIGH] = float_bits(self.output.low), float_bits(self.output.high)
         form = "hybrid" if packed.counts is not None else self.level.dot
         record[Panel.BIG] = self._kernel(form, self.tall, vectors, unroll)
         record[Panel.SMALL] = self._kernel(form, self.tall - 1, vectors, unroll) if self.uneven else 0
         self.records.append(record)
 
-    def _limits(self, record: npt.NDArray[np.int64], output: Requantize) -> None:
-        low, high = output.limits
-        record[Panel.LOW], record[Panel.HIGH] = _bits(low - output.zero_point), _bits(high - output.zero_point)
-        record[Panel.ZERO] = output.zero_point
-        other = output.residual
-        if other is None:
-            return
-        info = np.iinfo(other.inner_dtype)
-        record[Panel.INNER_LOW] = _bits(info.min - other.inner_zero_point)
-        record[Panel.INNER_HIGH] = _bits(info.max - other.inner_zero_point)
-        record[Panel.INNER_SCALE], record[Panel.R_SCALE] = _bits(other.inner_scale), _bits(other.scale)
-        record[Panel.R_ZERO], record[Panel.Y_SCALE] = _bits(other.zero_point), _bits(other.y_scale)
-
     def _kernel(self, form: str, rows: int, vectors: int, unroll: int) -> int:
         kind = {Requantize: "q8", Dequantize: "f32", Accumulate: "i32"}[type(self.output)]
-        other = self.output.residual if isinstance(self.output, Requantize) else None
-        residual = "" if other is None else ("s8" if np.dtype(other.dtype) == np.int8 else "u8")
         signed = self.activations.flip != 0
         unroll = 1 if form == "hybrid" else unroll
-        arguments = (self.level.name, form, rows, vectors, unroll, signed, kind, residual)
+        arguments = (self.level.name, form, rows, vectors, unroll, signed, kind, self.residual, bool(self.table))
         return MicroKernel("graphopt.kernels.micro.tile:emit", arguments).address()

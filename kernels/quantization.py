@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.kernels.levels import host_cpu, select_level
+from graphopt.kernels.levels import Level, host_cpu, select_level
 from graphopt.kernels.steps import aligned_empty
 
 
@@ -85,6 +85,11 @@ def table_address() -> int:
     """The compiled table look-up void(x, y, count, table) for the level in force."""
     from graphopt.kernels.compiler import MicroKernel
 
-    level = select_level()
-    wide = level.lanes == 16 and "avx512vbmi" in host_cpu()[1]
-    return MicroKernel("graphopt.kernels.micro.table:emit", ("permute" if wide else "scalar",)).address()
+    return MicroKernel(
+        "graphopt.kernels.micro.table:emit", ("permute" if looks_up(select_level()) else "scalar",)
+    ).address()
+
+
+def looks_up(level: Level) -> bool:
+    """Whether code of this level may look 64 bytes up in a table at once (vpermi2b)."""
+    return level.lanes == 16 and "avx512vbmi" in host_cpu()[1]

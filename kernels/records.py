@@ -35,6 +35,7 @@ class Panel:
     CHANNELS = 24  # channels stored; fewer than WIDTH when the panel is the last
     WIDTH = 25  # channels computed
     FLIP = 26  # 64 bytes of 0x80, which turn s8 activations into u8
+    TABLE = 27  # 256 bytes that map the output's codes, where the register tile itself looks them up
     WORDS = 28
 
     FLOATS: ClassVar[dict[str, int]] = {

@@ -14,6 +14,7 @@ from graphopt.kernels.levels import Level, select_level
 from graphopt.kernels.product import Activations
 from graphopt.kernels.quantization import aligned_table, table_address
 from graphopt.kernels.records import Panel
+from graphopt.kernels.requantization import float_bits, residual_form, write_requantization
 from graphopt.kernels.steps import LINE, SCRATCH, SLACK, Argument, Buffer, Routine, Step, aligned_empty
 from graphopt.kernels.windows import Image, Window
 from graphopt.kernels.winograd_algebra import (
@@ -107,10 +108,6 @@ def _fitting(variant: Variant | None, weights: Array, bias: Array, zero_point: i
     return variant
 
 
-def _bits(value: float) -> int:
-    return int(np.float32(value).view(np.uint32))
-
-
 def _scales(output: Output, variant: Variant, count: int) -> npt.NDArray[np.float32] | None:
     """The channels' scales over the power of two that Winograd leaves; exact unless the quotient is subnormal."""
     if isinstance(output, Accumulate):
@@ -140,24 +137,10 @@ def _records(folded: Array, variant: Variant, output: Output, width: int) -> npt
         for word, column in zip((Panel.BIAS, Panel.SCALE, Panel.FLOAT_BIAS), columns, strict=True):
             row[word] = column.ctypes.data + 4 * width * panel
         if isinstance(output, Dequantize):
-            row[Panel.LOW], row[Panel.HIGH] = _bits(output.low), _bits(output.high)
+            row[Panel.LOW], row[Panel.HIGH] = float_bits(output.low), float_bits(output.high)
         if isinstance(output, Requantize):
-            _limits(row, output)
+            write_requantization(row, output)
     return memory
-
-
-def _limits(row: npt.NDArray[np.int64], output: Requantize) -> None:
-    low, high = output.limits
-    row[Panel.LOW], row[Panel.HIGH] = _bits(low - output.zero_point), _bits(high - output.zero_point)
-    row[Panel.ZERO] = output.zero_point
-    other = output.residual
-    if other is None:
-        return
-    info = np.iinfo(other.inner_dtype)
-    row[Panel.INNER_LOW] = _bits(info.min - other.inner_zero_point)
-    row[Panel.INNER_HIGH] = _bits(info.max - other.inner_zero_point)
-    row[Panel.INNER_SCALE], row[Panel.R_SCALE] = _bits(other.inner_scale), _bits(other.scale)
-    row[Panel.R_ZERO], row[Panel.Y_SCALE] = _bits(other.zero_point), _bits(other.y_scale)
 
 
 def _odd_lines(size: int) -> int:
@@ -222,7 +205,7 @@ def _routine(
         "dump": len(weights) * item,
         "staging": pixels * width * item,
     })  # fmt: skip
-    kind = "" if residual is None else "s8" if np.dtype(residual.dtype) == np.int8 else "u8"
+    kind = "" if requantize is None else residual_form(requantize)
     units = -(-tiles // blocks.block)
     splits = _shares(units, panels) if units else 1
     arguments: dict[str, Argument] = {

@@ -18,6 +18,11 @@ def _encode(value, scale, zero, low, high):
     """saturate(round_half_even(value / scale) + zero) as int32; NaN gives zero. The clamp precedes rounding."""
     v = value / scale
     v = v if v == v else np.float32(0)
+    return _limited(v, zero, low, high)
+
+
+@register_jitable
+def _limited(v, zero, low, high):
     v = v if v > low else low
     v = v if v < high else high
     return np.int32(np.rint(v)) + zero
@@ -71,7 +76,9 @@ def _multiply(p, q):
     return p * q
 
 
-def _binary(combine):
+def _binary(combine, divide):
+    """`divide` False: the scales of a and b are factors that y's scale has gone into (`kernels.proven`)."""
+
     def kernel(
         lo, hi, worker, a, b, y, count, row_elements, rows, b_outer, b_row, b_inner,
         a_scale, a_zero, b_scale, b_zero, y_scale, y_zero, least, greatest,
@@ -87,16 +94,18 @@ def _binary(combine):
                 q = np.float32(np.int32(b[other]) - zb) * b_scale
                 for i in range(size):
                     p = np.float32(np.int32(a[first + i]) - za) * a_scale
-                    y[first + i] = _encode(combine(p, q), y_scale, zy, low, high)
+                    v = combine(p, q)
+                    y[first + i] = _encode(v, y_scale, zy, low, high) if divide else _limited(v, zy, low, high)
             else:
                 for i in range(size):
                     p = np.float32(np.int32(a[first + i]) - za) * a_scale
                     q = np.float32(np.int32(b[other + i]) - zb) * b_scale
-                    y[first + i] = _encode(combine(p, q), y_scale, zy, low, high)
+                    v = combine(p, q)
+                    y[first + i] = _encode(v, y_scale, zy, low, high) if divide else _limited(v, zy, low, high)
 
     return kernel
 
 
-add = _binary(_add)
-subtract = _binary(_subtract)
-multiply = _binary(_multiply)
+add, add_scaled = _binary(_add, True), _binary(_add, False)
+subtract, subtract_scaled = _binary(_subtract, True), _binary(_subtract, False)
+multiply, multiply_scaled = _binary(_multiply, True), _binary(_multiply, False)

@@ -35,7 +35,7 @@ def emit(module, symbol, form):
         step = 64
 
         def block(offset):
-            store(b, _permute(b, quarters, load(b, b.add(x, offset), vector(I8, 64))), b.add(y, offset))
+            store(b, permute(b, quarters, load(b, b.add(x, offset), vector(I8, 64))), b.add(y, offset))
     else:
         step = _UNROLL
 
@@ -61,8 +61,11 @@ def emit(module, symbol, form):
     b.ret_void()
 
 
-def _permute(b, quarters, indices):
-    """Bits 0 to 6 choose within each half of the table, bit 7 chooses the half."""
+def permute(b, quarters, indices):
+    """64 look-ups in a table of four vectors.
+
+    Bits 0 to 6 choose within each half of the table, bit 7 chooses the half.
+    """
     kind = vector(I8, 64)
     name = "llvm.x86.avx512.vpermi2var.qi.512"
     low, high = (intrinsic(b, name, kind, [quarters[i], indices, quarters[i + 1]]) for i in (0, 2))
@@ -72,7 +75,7 @@ def _permute(b, quarters, indices):
 def _finish_masked(b, quarters, x, y, count):
     """The last count < 64 bytes: read whole (buffers have slack), written under a mask."""
     kind = vector(I8, 64)
-    mapped = _permute(b, quarters, load(b, x, kind))
+    mapped = permute(b, quarters, load(b, x, kind))
     mask = b.sub(b.shl(I64(1), count), I64(1))
     mask = b.bitcast(mask, vector(ir.IntType(1), 64))
     pointer = b.inttoptr(y, kind.as_pointer())

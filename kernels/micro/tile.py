@@ -12,6 +12,8 @@ from llvmlite import ir
 
 from graphopt.kernels.levels import select_level
 from graphopt.kernels.micro import dot
+from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
+from graphopt.kernels.micro.table import permute
 from graphopt.kernels.micro.vectors import (
     F32,
     I8,
@@ -34,17 +36,16 @@ from graphopt.kernels.micro.vectors import (
 )
 from graphopt.kernels.records import Panel
 
-_MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
 _INDEPENDENT_SUMS = 8  # a dot instruction's latency times its throughput: fewer sums leave the unit idle
 
 
-def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output, residual):
+def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output, residual, table):
     """Define void symbol(pointers, record, y, r, row_scales, row_zeros).
 
     pointers: int64[segments][rows], where each row's bytes lie; for the hybrid form a second such table follows, of the
-    rows widened to int16. y: first output; r: first residual byte (`residual`); row_scales f32[rows] and row_zeros
-    i32[rows] serve float output. form: vpdpbusd | vpmaddubsw | widen | hybrid. signed: activations are s8. output:
-    "q8" | "i32" | "f32".
+    rows widened to int16. y: first output; r: first residual byte; row_scales f32[rows] and row_zeros i32[rows] serve
+    float output. form: vpdpbusd | vpmaddubsw | widen | hybrid. signed: activations are s8. output: "q8" | "i32" |
+    "f32". residual: "" or a form of `rounding.add_residual`. table: the record has one for the output's codes.
     """
     level = select_level(level_name)
     _, b = function(module, symbol, ("pointers", "record", "y", "r", "row_scales", "row_zeros"))
@@ -78,7 +79,7 @@ def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output
     elif output == "f32":
         _store_floats(b, record, y, totals, row_scales, lanes)
     else:
-        _store_bytes(b, record, y, r, totals, lanes, residual)
+        _store_bytes(b, record, y, r, totals, lanes, residual, table)
     b.ret_void()
 
 
@@ -187,77 +188,73 @@ def _store_floats(b, record, y, totals, row_scales, lanes):
         row_scale = splat(b, load(b, at(b, row_scales, 4 * index), F32), lanes)
         for v, total in enumerate(row):
             value = b.fmul(b.sitofp(total, kind), b.fmul(row_scale, scales[v]))
-            value = _clamp(b, b.fadd(value, biases[v]), low, high)
+            value = clamp(b, b.fadd(value, biases[v]), low, high)
             store(b, value, at(b, y, 4 * lanes * v))
         y = b.add(y, stride)
 
 
-def _clamp(b, value, low, high):
-    """min(max(value, low), high); NaN stays NaN only in float output, where both comparisons are false for it."""
-    value = b.select(b.fcmp_ordered("<", value, low), low, value)
-    return b.select(b.fcmp_ordered(">", value, high), high, value)
-
-
-def _store_bytes(b, record, y, r, totals, lanes, residual):
+def _store_bytes(b, record, y, r, totals, lanes, residual, table):
     """y = saturate(round_half_even(acc · scale) + zero point), and so again after adding a dequantized residual.
 
     LOW and HIGH are the output's limits less its zero point, so the clamp precedes rounding, which is monotonic.
     """
     kind, count = vector(F32, lanes), len(totals[0])
     y_stride, r_stride = word(b, record, Panel.Y_STRIDE), word(b, record, Panel.R_STRIDE)
-    one = {name: splat(b, word(b, record, index, F32), lanes) for name, index in Panel.FLOATS.items()}
+    one = panel_floats(b, record, lanes)
     scales = [load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * v), kind) for v in range(count)]
     zero_point = splat(b, b.trunc(word(b, record, Panel.ZERO), I8), lanes * count)
-    magic = const(F32, lanes, _MAGIC)
     values = []
     for row in totals:
         parts = []
         for v, total in enumerate(row):
             value = b.fmul(b.sitofp(total, kind), scales[v])
-            if residual:
-                value = _clamp(b, value, one["INNER_LOW"], one["INNER_HIGH"])
-                value = b.fmul(b.fsub(b.fadd(value, magic), magic), one["INNER_SCALE"])
-                packed = load(b, at(b, r, lanes * v), vector(I8, lanes))
-                extend = b.sext if residual == "s8" else b.zext
-                other = b.fsub(b.sitofp(extend(packed, vector(I32, lanes)), kind), one["R_ZERO"])
-                value = b.fdiv(b.fadd(value, b.fmul(other, one["R_SCALE"])), one["Y_SCALE"])
-            parts.append(value)
+            parts.append(add_residual(b, value, at(b, r, lanes * v), one, residual) if residual else value)
         values.append(parts)
         r = b.add(r, r_stride)
-    if lanes == 16 and count == 2:
-        _store_rows_512(b, values, one, zero_point, y, y_stride)
+    if lanes == 16:
+        _store_rows_512(b, record, values, one, y, y_stride, table)
         return
+    magic = const(F32, lanes, MAGIC)
     for parts in values:
-        rounded = [b.fadd(_clamp(b, value, one["LOW"], one["HIGH"]), magic) for value in parts]
+        rounded = [b.fadd(clamp(b, value, one["LOW"], one["HIGH"]), magic) for value in parts]
         joined = concatenate(b, [b.bitcast(value, vector(I32, lanes)) for value in rounded])
         store(b, b.add(b.trunc(joined, vector(I8, lanes * count)), zero_point), y)
         y = b.add(y, y_stride)
 
 
-def _store_rows_512(b, values, one, zero_point, y, y_stride):
-    """The same for rows of two 512-bit vectors, two rows at a time by saturating packs: a third fewer operations.
+def _store_rows_512(b, record, values, one, y, y_stride, table):
+    """The same for rows of one or two 512-bit vectors, four vectors at a time by saturating packs.
 
     The upper limit is applied before conversion, because a float beyond int32 converts to the least integer; that is
     right below, where the pack saturates and the lower limit follows. Bytes stay modulo 256 until the zero point.
     """
     low = splat(b, b.fptosi(b.extract_element(one["LOW"], I32(0)), I16), 32)
-    packed = []
-    for parts in values:
-        whole = []
-        for value in parts:
-            value = b.select(b.fcmp_ordered(">", value, one["HIGH"]), one["HIGH"], value)
-            arguments = [value, const(I32, 16, 0), I16(-1), I32(4)]
-            whole.append(intrinsic(b, "llvm.x86.avx512.mask.cvtps2dq.512", vector(I32, 16), arguments))
-        words = intrinsic(b, "llvm.x86.avx512.packssdw.512", vector(I16, 32), whole)
-        words = b.select(b.icmp_signed("<", words, low), low, words)
-        packed.append(b.and_(words, const(I16, 32, 255)))
+    zero_point = splat(b, b.trunc(word(b, record, Panel.ZERO), I8), 64)
+    quarters = [load(b, at(b, word(b, record, Panel.TABLE), 64 * i), vector(I8, 64)) for i in range(4)] if table else []
+    width = len(values[0])  # vectors of a row
     order = ir.Constant(vector(I32, 16), [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15])
-    both = concatenate(b, [zero_point, zero_point])
-    for index in range(0, len(packed), 2):
-        pair = [packed[index], packed[min(index + 1, len(packed) - 1)]]
-        mixed = b.bitcast(intrinsic(b, "llvm.x86.avx512.packuswb.512", vector(I8, 64), pair), vector(I32, 16))
-        rows = b.add(b.bitcast(b.shuffle_vector(mixed, mixed, order), vector(I8, 64)), both)
-        for half in range(len(packed[index : index + 2])):
-            part = ir.Constant(vector(I32, 32), list(range(32 * half, 32 * half + 32)))
-            store(b, b.shuffle_vector(rows, rows, part), y)
+    flat = [value for parts in values for value in parts]
+    for first in range(0, len(flat), 4):
+        four = flat[first : first + 4]
+        words = [_words_512(b, (four * 4)[i : i + 2], one["HIGH"], low) for i in (0, 2 if len(four) > 2 else 0)]
+        mixed = b.bitcast(intrinsic(b, "llvm.x86.avx512.packuswb.512", vector(I8, 64), words), vector(I32, 16))
+        mixed = b.bitcast(b.shuffle_vector(mixed, mixed, order), vector(I8, 64))
+        mixed = b.add(mixed, zero_point)
+        if table:
+            mixed = permute(b, quarters, mixed)
+        for place in range(0, len(four), width):
+            part = list(range(16 * place, 16 * (place + width)))
+            store(b, b.shuffle_vector(mixed, mixed, ir.Constant(vector(I32, len(part)), part)), y)
             y = b.add(y, y_stride)
+
+
+def _words_512(b, pair, high, low):
+    """Two vectors of floats as saturated words, modulo 256 in bytes."""
+    whole = []
+    for value in pair:
+        value = b.select(b.fcmp_ordered(">", value, high), high, value)
+        arguments = [value, const(I32, 16, 0), I16(-1), I32(4)]
+        whole.append(intrinsic(b, "llvm.x86.avx512.mask.cvtps2dq.512", vector(I32, 16), arguments))
+    words = intrinsic(b, "llvm.x86.avx512.packssdw.512", vector(I16, 32), whole)
+    words = b.select(b.icmp_signed("<", words, low), low, words)
+    return b.and_(words, const(I16, 32, 255))

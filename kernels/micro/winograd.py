@@ -11,6 +11,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from graphopt.kernels.levels import select_level
+from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
 from graphopt.kernels.micro.vectors import (
     F32,
     I8,
@@ -36,7 +37,6 @@ from graphopt.kernels.micro.vectors import (
 from graphopt.kernels.records import Panel
 from graphopt.kernels.winograd_algebra import Product
 
-_MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
 _INVERSE_OF_9 = pow(9, -1, 1 << 32)
 _BITS = {4: "128", 8: "256", 16: "512"}
 
@@ -236,8 +236,8 @@ def emit_output(module, symbol, level_name, m, vectors, output, residual):
     """Define void symbol(m, position_bytes, tiles, offsets, y, r_offsets, r, record): Aᵀ M A and the epilogue.
 
     m int32 [position][tile][vectors · lanes]; offsets int64 [tile][m · m], of each pixel's bytes from y (and from r);
-    output: "q8" | "i32" | "f32"; residual: "" | "u8" | "s8". record: `records.Panel`, whose BIAS and SCALE carry the
-    power of two that Winograd leaves, 2^(2 · (m / 2 + 1) − …) = 64 for m = 4 and 4 for m = 2.
+    output: "q8" | "i32" | "f32"; residual: "" or a form of `rounding.add_residual`. record: `records.Panel`, whose BIAS
+    and SCALE carry the power of two that Winograd leaves, 2^(2 · (m / 2 + 1) − …) = 64 for m = 4 and 4 for m = 2.
     """
     level = select_level(level_name)
     lanes, size, transform = level.lanes, m + 2, _OUTPUT[m]
@@ -284,11 +284,6 @@ def _integers(b, record, lanes, m, residual):
     return finish
 
 
-def _clamp(b, value, low, high):
-    value = b.select(b.fcmp_ordered("<", value, low), low, value)
-    return b.select(b.fcmp_ordered(">", value, high), high, value)
-
-
 def _floats(b, record, lanes, m, residual):
     kind = vector(F32, lanes)
     low, high = (splat(b, word(b, record, index, F32), lanes) for index in (Panel.LOW, Panel.HIGH))
@@ -298,7 +293,7 @@ def _floats(b, record, lanes, m, residual):
         bias = load(b, at(b, word(b, record, Panel.FLOAT_BIAS), 4 * lanes * n), kind)
         for value, place in zip(values, places):
             value = b.fadd(b.fmul(b.sitofp(value, kind), scale), bias)
-            store(b, _clamp(b, value, low, high), place)
+            store(b, clamp(b, value, low, high), place)
 
     return finish
 
@@ -306,9 +301,9 @@ def _floats(b, record, lanes, m, residual):
 def _bytes(b, record, lanes, m, residual):
     """The requantization of `micro.tile`, value for value."""
     kind = vector(F32, lanes)
-    one = {name: splat(b, word(b, record, index, F32), lanes) for name, index in Panel.FLOATS.items()}
+    one = panel_floats(b, record, lanes)
     zero_point = b.trunc(word(b, record, Panel.ZERO), I8)
-    magic = const(F32, lanes, _MAGIC)
+    magic = const(F32, lanes, MAGIC)
     together = max(1, 32 // lanes) if lanes < 16 else 1
     together = min(together, m)
 
@@ -318,13 +313,8 @@ def _bytes(b, record, lanes, m, residual):
         for index, value in enumerate(values):
             value = b.fmul(b.sitofp(value, kind), scale)
             if residual:
-                value = _clamp(b, value, one["INNER_LOW"], one["INNER_HIGH"])
-                value = b.fmul(b.fsub(b.fadd(value, magic), magic), one["INNER_SCALE"])
-                extend = b.sext if residual == "s8" else b.zext
-                wide = extend(load(b, others[index], vector(I8, lanes)), vector(I32, lanes))
-                other = b.fsub(b.sitofp(wide, kind), one["R_ZERO"])
-                value = b.fdiv(b.fadd(value, b.fmul(other, one["R_SCALE"])), one["Y_SCALE"])
-            value = b.fadd(_clamp(b, value, one["LOW"], one["HIGH"]), magic)
+                value = add_residual(b, value, others[index], one, residual)
+            value = b.fadd(clamp(b, value, one["LOW"], one["HIGH"]), magic)
             done.append(b.bitcast(value, vector(I32, lanes)))
         for first in range(0, m, together):
             joined = b.trunc(concatenate(b, done[first : first + together]), vector(I8, lanes * together))
