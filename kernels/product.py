@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.compiler import Kernel, MicroKernel
-from graphopt.kernels.epilogue import Accumulate, Dequantize, Output, Requantize
+from graphopt.kernels.epilogue import Dequantize, Output, Requantize
 from graphopt.kernels.levels import Level, select_level
 from graphopt.kernels.packing import GROUP, PackedPanel, pack_dense, pack_pairs, split_planes
 from graphopt.kernels.quantization import looks_up
 from graphopt.kernels.records import Panel
-from graphopt.kernels.requantization import float_bits, residual_form, write_requantization
+from graphopt.kernels.requantization import code_form, float_bits, residual_form, write_requantization
 from graphopt.kernels.steps import SCRATCH, Argument, Buffer, Routine, Step
 
 Array = npt.NDArray[Any]
@@ -25,13 +25,14 @@ _TABLE_BYTES = 64 * 1024
 _NARROW_PIXEL = 33  # input channels below which whole lines of taps are read from a padded copy
 _UNITS = 8  # shares of a step that two workers can divide evenly
 _WIDEN_TILE = 16384
+_WHOLE_SEGMENT = 6  # steps that a segment is unrolled by at most, so that it needs no loop
 
 # fmt: off
 _FIELDS = (
     "x", "x_wide", "y", "residual", "row_scales", "row_zeros", "border", "border_wide", "table", "panels", "taps",
     "tap_count", "planes", "height", "width", "pixel", "out_height", "out_width", "stride_y", "stride_x", "pad_y",
     "pad_x", "tall", "tall_tiles", "tiles", "block", "chunks", "panel_count", "element", "y_pixel", "r_pixel", "wide",
-    "stage", "scratch", "scratch_bytes",
+    "scratch", "scratch_bytes",
 )
 # fmt: on
 MULTIPLY = Kernel(
@@ -185,7 +186,7 @@ def _prepare(
     if image.rows == 0 or channels == 0:
         return Routine(())
     planes = split_planes(weights)
-    tiles = -(-image.rows // level.rows)
+    tiles = -(-image.rows // _tallest(level, group_channels))
     tall = -(-image.rows // tiles)
     tall_tiles = image.rows - tiles * (tall - 1)
     segments = len(planes) * tap_count
@@ -205,8 +206,7 @@ def _prepare(
     blocks = -(-tiles // block)
     chunks = max(1, min(len(table), -(-_UNITS // blocks))) if macs > 1 << 20 else 1
     pointer_bytes = 8 * segments * tall * block * (2 if builder.wide else 1)
-    stage = -(-pointer_bytes // 64) * 64
-    scratch = stage + -(-level.rows * level.channels * 4 // 64) * 64
+    scratch = -(-pointer_bytes // 64) * 64
     zero_point = 0 if isinstance(output, Dequantize) and output.dynamic else activations.zero_point
     border = np.full(quads * GROUP * groups + 64, zero_point & 0xFF, np.uint8)
     dynamic = isinstance(output, Dequantize) and output.dynamic
@@ -228,7 +228,7 @@ def _prepare(
         "stride_y": image.strides[0], "stride_x": image.strides[1], "pad_y": image.pads[0], "pad_x": image.pads[1],
         "tall": tall, "tall_tiles": tall_tiles, "tiles": tiles, "block": block, "chunks": chunks,
         "panel_count": len(table), "element": element, "y_pixel": (y_stride or channels) * element,
-        "r_pixel": channels, "wide": int(builder.wide), "stage": stage, "scratch": SCRATCH,
+        "r_pixel": channels, "wide": int(builder.wide), "scratch": SCRATCH,
         "scratch_bytes": scratch,
     }  # fmt: skip
     steps = [Step(MULTIPLY, arguments, tiles=blocks * chunks, scratch=scratch, macs=macs)]
@@ -241,6 +241,12 @@ def _prepare(
         steps.insert(0, Step(WIDEN, widening, tiles=-(-count // _WIDEN_TILE)))
         temporaries["wide"] = 2 * count
     return Routine(tuple(steps), temporaries, builder.packed_bytes)
+
+
+def _tallest(level: Level, channels: int) -> int:
+    """Rows of a register tile: more where a single vector holds all channels, so that as many sums are under way."""
+    single = channels <= level.lanes and level.dot != "widen"
+    return level.rows * level.vectors if single else level.rows
 
 
 def _table(output: Requantize | None) -> Argument:
@@ -322,6 +328,8 @@ class _Panels:
         unroll = 2 if steps % 2 == 0 else 1
         if self.tall * vectors < 8 and steps % 4 == 0:
             unroll = 4
+        if segments > 1 and steps <= _WHOLE_SEGMENT:
+            unroll = steps
         count = columns.stop - columns.start
         element = 1 if isinstance(self.output, Requantize) else 4
 
@@ -333,10 +341,10 @@ class _Panels:
         record = np.zeros(Panel.WORDS, np.int64)
         record[Panel.WEIGHTS] = self._address(packed.weights)
         record[Panel.SEGMENTS], record[Panel.STEPS], record[Panel.OFFSET] = segments, steps // unroll, offset
-        record[Panel.Y_STRIDE] = (y_stride if count == width else width) * element
+        record[Panel.Y_STRIDE] = y_stride * element
         record[Panel.R_STRIDE] = bias.size
         record[Panel.BIAS] = channelwise(bias, np.int32)
-        record[Panel.FIRST], record[Panel.CHANNELS], record[Panel.WIDTH] = columns.start, count, width
+        record[Panel.FIRST], record[Panel.CHANNELS] = columns.start, count
         record[Panel.FLIP] = self.flip
         if packed.counts is not None and packed.depths is not None:
             self.wide = True
@@ -353,13 +361,17 @@ class _Panels:
             record[Panel.SUMS] = channelwise(sums if self.output.dynamic else np.zeros(1, np.int32), np.int32)
             record[Panel.LOW], record[Panel.HIGH] = float_bits(self.output.low), float_bits(self.output.high)
         form = "hybrid" if packed.counts is not None else self.level.dot
-        record[Panel.BIG] = self._kernel(form, self.tall, vectors, unroll)
-        record[Panel.SMALL] = self._kernel(form, self.tall - 1, vectors, unroll) if self.uneven else 0
+        record[Panel.BIG] = self._kernel(form, self.tall, vectors, unroll, count)
+        record[Panel.SMALL] = self._kernel(form, self.tall - 1, vectors, unroll, count) if self.uneven else 0
         self.records.append(record)
 
-    def _kernel(self, form: str, rows: int, vectors: int, unroll: int) -> int:
-        kind = {Requantize: "q8", Dequantize: "f32", Accumulate: "i32"}[type(self.output)]
+    def _kernel(self, form: str, rows: int, vectors: int, unroll: int, stored: int) -> int:
+        kind = "f32" if isinstance(self.output, Dequantize) else "i32"
+        if isinstance(self.output, Requantize):
+            kind = code_form(self.output) if self.level.lanes == 16 else "q8"
         signed = self.activations.flip != 0
         unroll = 1 if form == "hybrid" else unroll
-        arguments = (self.level.name, form, rows, vectors, unroll, signed, kind, self.residual, bool(self.table))
+        arguments = (
+            self.level.name, form, rows, vectors, unroll, signed, kind, self.residual, bool(self.table), stored
+        )  # fmt: skip
         return MicroKernel("graphopt.kernels.micro.tile:emit", arguments).address()

@@ -32,10 +32,9 @@ class Panel:
     BIG = 21  # micro-kernels for the two heights of tiles
     SMALL = 22
     FIRST = 23  # first output channel
-    CHANNELS = 24  # channels stored; fewer than WIDTH when the panel is the last
-    WIDTH = 25  # channels computed
-    FLIP = 26  # 64 bytes of 0x80, which turn s8 activations into u8
-    TABLE = 27  # 256 bytes that map the output's codes, where the register tile itself looks them up
+    CHANNELS = 24  # channels stored; fewer than are computed when the panel is the last
+    FLIP = 25  # 64 bytes of 0x80, which turn s8 activations into u8
+    TABLE = 26  # 256 bytes that map the output's codes, where the register tile itself looks them up
     WORDS = 28
 
     FLOATS: ClassVar[dict[str, int]] = {

@@ -26,6 +26,22 @@ def residual_form(output: Requantize) -> str:
     return kind if _factors(output, output.residual) else f"{kind}/"
 
 
+def code_form(output: Requantize) -> str:
+    """The wide tiles' form of output: q8, with s for s8, c for limits narrower than the type's, w for large scales.
+
+    |acc| ≤ 2³¹, so that with scales below 1 the product converts to int32; a residual's terms are codes times factors.
+    """
+    info = np.iinfo(output.dtype)
+    form = "q8s" if _signed(output.dtype) else "q8"
+    if output.limits != (info.min, info.max):
+        form += "c"
+    greatest = float(np.max(output.scale, initial=0))
+    other = output.residual
+    if other is not None:
+        greatest = 0.0 if (other.inner_scale + other.scale) / other.y_scale < 1e6 else 1.0
+    return form if 0 <= greatest < 1 else f"{form}w"
+
+
 def write_requantization(row: npt.NDArray[np.int64], output: Requantize) -> None:
     """Fill a panel's record with the output's limits, zero point and residual."""
     low, high = output.limits

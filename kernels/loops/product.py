@@ -7,27 +7,28 @@ from __future__ import annotations
 from graphopt.kernels.loops.memory import address_of, call6, i16_at, i64_at, u8_at
 from graphopt.kernels.records import Panel
 
-BIG, SMALL, FIRST, CHANNELS, WIDTH = Panel.BIG, Panel.SMALL, Panel.FIRST, Panel.CHANNELS, Panel.WIDTH
+BIG, SMALL, FIRST, CHANNELS = Panel.BIG, Panel.SMALL, Panel.FIRST, Panel.CHANNELS
 WORDS = Panel.WORDS
 
 
 def multiply(
     lo, hi, worker, x, x_wide, y, residual, row_scales, row_zeros, border, border_wide, table, panels, taps, tap_count,
     planes, height, width, pixel, out_height, out_width, stride_y, stride_x, pad_y, pad_x, tall, tall_tiles, tiles,
-    block, chunks, panel_count, element, y_pixel, r_pixel, wide, stage, scratch, scratch_bytes,
+    block, chunks, panel_count, element, y_pixel, r_pixel, wide, scratch, scratch_bytes,
 ):  # fmt: skip
     """Units lo … hi − 1; unit = block of `block` row tiles × one of `chunks` shares of the panels.
 
     A row is an output pixel; tile t has `tall` rows for t < `tall_tiles`, one fewer after. For each block the pointers
     of all its rows are laid out first, [tile][plane][tap][row]: x where the tap is inside the image, `border` (a pixel
     of zero points) elsewhere; if `wide`, a like table for the int16 copy follows each tile's. taps: (dy, dx, bytes).
-    Panels narrower than their tile are computed into the stage, `stage` bytes into the scratch, and copied.
     """
     base = scratch + worker * scratch_bytes
-    staged = base + stage
     pointers = i64_at(base)
     segments = planes * tap_count
     filled = -1
+    reach_y, reach_x = taps[3 * tap_count - 3], taps[3 * tap_count - 2]  # the last tap lies farthest on both axes
+    dense = (tap_count == 1) & (stride_y == 1) & (stride_x == 1) & (pad_y == 0) & (pad_x == 0)
+    dense &= (out_width == width) & (out_height == height)
     for unit in range(lo, hi):
         part = unit // chunks
         chunk = unit - part * chunks
@@ -36,22 +37,39 @@ def multiply(
         if part != filled:
             filled = part
             entry = 0
+            row = first_tile * tall - max(0, first_tile - tall_tiles)
+            line = row // out_width
+            column = row - line * out_width
+            image = line // out_height
+            line -= image * out_height
             for tile in range(first_tile, last_tile):
                 rows = tall if tile < tall_tiles else tall - 1
-                row = tile * tall if tile < tall_tiles else tall_tiles * tall + (tile - tall_tiles) * (tall - 1)
-                for r in range(rows):
-                    line = (row + r) // out_width
-                    column = (row + r) - line * out_width
-                    image = line // out_height
-                    top = (line - image * out_height) * stride_y - pad_y
-                    left = column * stride_x - pad_x
-                    origin = x + ((image * height + top) * width + left) * pixel
-                    place = entry + r
-                    for tap in range(tap_count):
-                        i, j = top + taps[3 * tap], left + taps[3 * tap + 1]
-                        inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-                        pointers[place] = origin + taps[3 * tap + 2] if inside else border
-                        place += rows
+                if dense:
+                    for r in range(rows):
+                        pointers[entry + r] = x + (row + r) * pixel
+                    row += rows
+                else:
+                    for r in range(rows):
+                        top, left = line * stride_y - pad_y, column * stride_x - pad_x
+                        origin = x + ((image * height + top) * width + left) * pixel
+                        place = entry + r
+                        if (top >= 0) & (left >= 0) & (top + reach_y < height) & (left + reach_x < width):
+                            for tap in range(tap_count):
+                                pointers[place] = origin + taps[3 * tap + 2]
+                                place += rows
+                        else:
+                            for tap in range(tap_count):
+                                i, j = top + taps[3 * tap], left + taps[3 * tap + 1]
+                                inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+                                pointers[place] = origin + taps[3 * tap + 2] if inside else border
+                                place += rows
+                        column += 1
+                        if column == out_width:
+                            column = 0
+                            line += 1
+                            if line == out_height:
+                                line = 0
+                                image += 1
                 for again in range(tap_count * rows, segments * rows):
                     pointers[entry + again] = pointers[entry + again - tap_count * rows]
                 entry += segments * rows
@@ -65,7 +83,6 @@ def multiply(
             record = address_of(panels) + 8 * word
             first = panels[word + FIRST]
             channels = panels[word + CHANNELS]
-            whole = channels == panels[word + WIDTH]
             entry = base
             for tile in range(first_tile, last_tile):
                 rows = tall if tile < tall_tiles else tall - 1
@@ -74,14 +91,8 @@ def multiply(
                 target = y + row * y_pixel + first * element
                 other = residual + row * r_pixel + first
                 scales, zeros = row_scales + 4 * row, row_zeros + 4 * row
-                call6(kernel, entry, record, target if whole else staged, other, scales, zeros)
+                call6(kernel, entry, record, target, other, scales, zeros)
                 entry += 8 * segments * rows * (2 if wide != 0 else 1)
-                if not whole:
-                    stride = panels[word + WIDTH] * element
-                    for r in range(rows):
-                        source, sink = u8_at(staged + r * stride), u8_at(target + r * y_pixel)
-                        for i in range(channels * element):
-                            sink[i] = source[i]
                 if table != 0:
                     lookup = u8_at(table)
                     for r in range(rows):

@@ -27,9 +27,10 @@ from graphopt.kernels.micro.vectors import (
     function,
     intrinsic,
     load,
+    piece,
     repeat,
     splat,
-    store,
+    store_first,
     variable,
     vector,
     word,
@@ -109,7 +110,7 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
         for target, value in zip(pending[-1], bias):
             b.store(value, target)
         values = [_requantize(b, total, scale[part], low, high, zero) for part, total in enumerate(sums)]
-        _store(b, _pack(b, form, values, width, signed_y), b.load(place), stored)
+        store_first(b, _pack(b, form, values, width, signed_y), b.load(place), stored)
         advance(b, offset, x_step)
         advance(b, place, y_step)
     b.ret_void()
@@ -215,22 +216,6 @@ def _pack(b, form, values, width, signed):
     packed = []
     for i in range(0, len(values), 2):
         words = intrinsic(b, _PACK_WORDS[256], vector(I16, 16), values[i : i + 2])
-        halves = [_piece(b, words, first, 8) for first in (0, 8)]
+        halves = [piece(b, words, first, 8) for first in (0, 8)]
         packed.append(intrinsic(b, _PACK_BYTES[128, signed], vector(I8, 16), halves))
     return concatenate(b, packed)
-
-
-def _piece(b, value, first, count):
-    return b.shuffle_vector(value, value, ir.Constant(vector(I32, count), list(range(first, first + count))))
-
-
-def _store(b, value, address, stored):
-    """The first `stored` bytes, in pieces of powers of two."""
-    if stored == value.type.count:
-        store(b, value, address)
-        return
-    first = 0
-    while first < stored:
-        count = 1 << ((stored - first).bit_length() - 1)
-        store(b, _piece(b, value, first, count), at(b, address, first))
-        first += count

@@ -27,9 +27,10 @@ from graphopt.kernels.micro.vectors import (
     function,
     intrinsic,
     load,
+    piece,
     repeat,
     splat,
-    store,
+    store_first,
     variable,
     vector,
     word,
@@ -39,13 +40,15 @@ from graphopt.kernels.records import Panel
 _INDEPENDENT_SUMS = 8  # a dot instruction's latency times its throughput: fewer sums leave the unit idle
 
 
-def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output, residual, table):
+def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output, residual, table, stored):
     """Define void symbol(pointers, record, y, r, row_scales, row_zeros).
 
     pointers: int64[segments][rows], where each row's bytes lie; for the hybrid form a second such table follows, of the
     rows widened to int16. y: first output; r: first residual byte; row_scales f32[rows] and row_zeros i32[rows] serve
     float output. form: vpdpbusd | vpmaddubsw | widen | hybrid. signed: activations are s8. output: "q8" | "i32" |
-    "f32". residual: "" or a form of `rounding.add_residual`. table: the record has one for the output's codes.
+    "f32", the first with s for s8 output, c for limits narrower than the type's, w for scales that could leave int32
+    (see `_store_rows_512`). residual: "" or a form of `rounding.add_residual`. table: the record has one for the
+    output's codes. stored: channels written of those computed.
     """
     level = select_level(level_name)
     _, b = function(module, symbol, ("pointers", "record", "y", "r", "row_scales", "row_zeros"))
@@ -75,11 +78,11 @@ def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output
             advance(b, segment_pointers, I64(8 * rows))
     totals = _gather(b, sums)
     if output == "i32":
-        _store_sums(b, record, y, totals)
+        _store_sums(b, record, y, totals, stored)
     elif output == "f32":
-        _store_floats(b, record, y, totals, row_scales, lanes)
+        _store_floats(b, record, y, totals, row_scales, lanes, stored)
     else:
-        _store_bytes(b, record, y, r, totals, lanes, residual, table)
+        _store_bytes(b, record, y, r, totals, lanes, output, residual, table, stored)
     b.ret_void()
 
 
@@ -168,15 +171,14 @@ def _hybrid(b, record, pointers, weights, sums, rows, vectors, flip):
         advance(b, wide, I64(8 * rows))
 
 
-def _store_sums(b, record, y, totals):
+def _store_sums(b, record, y, totals, stored):
     stride = word(b, record, Panel.Y_STRIDE)
     for row in totals:
-        for v, total in enumerate(row):
-            store(b, total, at(b, y, 4 * total.type.count * v))
+        store_first(b, concatenate(b, row), y, stored)
         y = b.add(y, stride)
 
 
-def _store_floats(b, record, y, totals, row_scales, lanes):
+def _store_floats(b, record, y, totals, row_scales, lanes, stored):
     """y = clamp(acc · (row scale · channel scale) + float bias), each operation rounded in float32."""
     kind = vector(F32, lanes)
     stride = word(b, record, Panel.Y_STRIDE)
@@ -186,14 +188,15 @@ def _store_floats(b, record, y, totals, row_scales, lanes):
     biases = [load(b, at(b, word(b, record, Panel.FLOAT_BIAS), 4 * lanes * v), kind) for v in vectors]
     for index, row in enumerate(totals):
         row_scale = splat(b, load(b, at(b, row_scales, 4 * index), F32), lanes)
+        values = []
         for v, total in enumerate(row):
             value = b.fmul(b.sitofp(total, kind), b.fmul(row_scale, scales[v]))
-            value = clamp(b, b.fadd(value, biases[v]), low, high)
-            store(b, value, at(b, y, 4 * lanes * v))
+            values.append(clamp(b, b.fadd(value, biases[v]), low, high))
+        store_first(b, concatenate(b, values), y, stored)
         y = b.add(y, stride)
 
 
-def _store_bytes(b, record, y, r, totals, lanes, residual, table):
+def _store_bytes(b, record, y, r, totals, lanes, form, residual, table, stored):
     """y = saturate(round_half_even(acc · scale) + zero point), and so again after adding a dequantized residual.
 
     LOW and HIGH are the output's limits less its zero point, so the clamp precedes rounding, which is monotonic.
@@ -212,49 +215,55 @@ def _store_bytes(b, record, y, r, totals, lanes, residual, table):
         values.append(parts)
         r = b.add(r, r_stride)
     if lanes == 16:
-        _store_rows_512(b, record, values, one, y, y_stride, table)
+        _store_rows_512(b, record, values, one, y, y_stride, form, table, stored)
         return
     magic = const(F32, lanes, MAGIC)
     for parts in values:
         rounded = [b.fadd(clamp(b, value, one["LOW"], one["HIGH"]), magic) for value in parts]
         joined = concatenate(b, [b.bitcast(value, vector(I32, lanes)) for value in rounded])
-        store(b, b.add(b.trunc(joined, vector(I8, lanes * count)), zero_point), y)
+        store_first(b, b.add(b.trunc(joined, vector(I8, lanes * count)), zero_point), y, stored)
         y = b.add(y, y_stride)
 
 
-def _store_rows_512(b, record, values, one, y, y_stride, table):
+def _store_rows_512(b, record, values, one, y, y_stride, form, table, stored):
     """The same for rows of one or two 512-bit vectors, four vectors at a time by saturating packs.
 
-    The upper limit is applied before conversion, because a float beyond int32 converts to the least integer; that is
-    right below, where the pack saturates and the lower limit follows. Bytes stay modulo 256 until the zero point.
+    Where acc · scale is known to fit int32 (no "w" in the form), saturation does most of the clamping: to words, then
+    the zero point is added, then to bytes; limits narrower than the type's follow ("c" in the form). Else the upper
+    limit comes first, because a float beyond int32 converts to the least integer.
     """
-    low = splat(b, b.fptosi(b.extract_element(one["LOW"], I32(0)), I16), 32)
-    zero_point = splat(b, b.trunc(word(b, record, Panel.ZERO), I8), 64)
+    zero_point = splat(b, b.trunc(word(b, record, Panel.ZERO), I16), 32)
+    least, greatest = (splat(b, b.add(b.fptosi(b.extract_element(one[limit], I32(0)), I16),
+                                      b.trunc(word(b, record, Panel.ZERO), I16)), 32)
+                       for limit in ("LOW", "HIGH"))  # fmt: skip
     quarters = [load(b, at(b, word(b, record, Panel.TABLE), 64 * i), vector(I8, 64)) for i in range(4)] if table else []
     width = len(values[0])  # vectors of a row
     order = ir.Constant(vector(I32, 16), [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15])
+    pack = f"llvm.x86.avx512.pack{'s' if 's' in form[2:] else 'u'}swb.512"
     flat = [value for parts in values for value in parts]
     for first in range(0, len(flat), 4):
         four = flat[first : first + 4]
-        words = [_words_512(b, (four * 4)[i : i + 2], one["HIGH"], low) for i in (0, 2 if len(four) > 2 else 0)]
-        mixed = b.bitcast(intrinsic(b, "llvm.x86.avx512.packuswb.512", vector(I8, 64), words), vector(I32, 16))
+        words = []
+        for i in (0, 2 if len(four) > 2 else 0):
+            whole = [_whole_512(b, value, one["HIGH"] if "w" in form else None) for value in (four * 4)[i : i + 2]]
+            pair = intrinsic(b, "llvm.x86.avx512.packssdw.512", vector(I16, 32), whole)
+            pair = intrinsic(b, "llvm.sadd.sat.v32i16", pair.type, [pair, zero_point])
+            if "c" in form or "w" in form:
+                pair = b.select(b.icmp_signed("<", pair, least), least, pair)
+                pair = b.select(b.icmp_signed(">", pair, greatest), greatest, pair)
+            words.append(pair)
+        mixed = b.bitcast(intrinsic(b, pack, vector(I8, 64), words), vector(I32, 16))
         mixed = b.bitcast(b.shuffle_vector(mixed, mixed, order), vector(I8, 64))
-        mixed = b.add(mixed, zero_point)
         if table:
             mixed = permute(b, quarters, mixed)
         for place in range(0, len(four), width):
-            part = list(range(16 * place, 16 * (place + width)))
-            store(b, b.shuffle_vector(mixed, mixed, ir.Constant(vector(I32, len(part)), part)), y)
+            store_first(b, piece(b, mixed, 16 * place, 16 * width), y, stored)
             y = b.add(y, y_stride)
 
 
-def _words_512(b, pair, high, low):
-    """Two vectors of floats as saturated words, modulo 256 in bytes."""
-    whole = []
-    for value in pair:
+def _whole_512(b, value, high):
+    """Float to int32, half to even."""
+    if high is not None:
         value = b.select(b.fcmp_ordered(">", value, high), high, value)
-        arguments = [value, const(I32, 16, 0), I16(-1), I32(4)]
-        whole.append(intrinsic(b, "llvm.x86.avx512.mask.cvtps2dq.512", vector(I32, 16), arguments))
-    words = intrinsic(b, "llvm.x86.avx512.packssdw.512", vector(I16, 32), whole)
-    words = b.select(b.icmp_signed("<", words, low), low, words)
-    return b.and_(words, const(I16, 32, 255))
+    arguments = [value, const(I32, 16, 0), I16(-1), I32(4)]
+    return intrinsic(b, "llvm.x86.avx512.mask.cvtps2dq.512", vector(I32, 16), arguments)

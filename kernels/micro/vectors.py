@@ -11,6 +11,7 @@ from llvmlite import ir
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32 = ir.FloatType()
 VOID = ir.VoidType()
+_BYTES = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "float": 4}
 
 
 def vector(element, count):
@@ -84,6 +85,24 @@ def concatenate(builder, parts):
             paired.append(builder.shuffle_vector(first, second, order))
         parts = paired
     return parts[0]
+
+
+def piece(builder, value, first, count):
+    """`count` neighbouring elements of a vector."""
+    order = ir.Constant(vector(I32, count), list(range(first, first + count)))
+    return builder.shuffle_vector(value, value, order)
+
+
+def store_first(builder, value, address, count):
+    """Store the first `count` elements of a vector, in pieces of powers of two."""
+    if count == value.type.count:
+        store(builder, value, address)
+        return
+    size, first = _BYTES[str(value.type.element)], 0
+    while first < count:
+        part = 1 << ((count - first).bit_length() - 1)
+        store(builder, piece(builder, value, first, part), at(builder, address, size * first))
+        first += part
 
 
 @contextmanager
