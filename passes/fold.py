@@ -9,6 +9,7 @@ and Range are how small files describe large tensors, and DequantizeLinear and C
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -159,6 +160,7 @@ class _Folder:
     def _trim(self, piece: _Piece) -> _Piece:
         """Leave out the largest results until what is left fits into the limit."""
         heap: list[tuple[int, int, Value]] = []
+        order = itertools.count()
         piece.computed = tuple(piece.nodes)
 
         def expose(value: Value) -> None:
@@ -166,7 +168,7 @@ class _Folder:
                 return
             piece.results[value] = None
             piece.growth += self._cost(value)
-            heapq.heappush(heap, (-self._cost(value), len(piece.results), value))
+            heapq.heappush(heap, (-self._cost(value), next(order), value))
 
         for node in piece.nodes:
             for value in node.inputs:

@@ -57,7 +57,14 @@ def derive_sizes(node: Node, of: Callable[[Value | None], Sizes | None]) -> Size
         return derive(node, ())
     operands = [of(v) for v in node.inputs]
     made = None if operands[0] is None else derive(node, operands)
-    return made if made is not None and len(made.dims) <= LONGEST else None
+    return made if made is not None and len(made.dims) <= LONGEST and _has_its_rank(node, made) else None
+
+
+def _has_its_rank(node: Node, made: Sizes) -> bool:
+    """The result is a vector or a scalar as `made` says: Unsqueeze may put in several axes, Squeeze leave some."""
+    type = node.output.type
+    rank = type.rank if isinstance(type, TensorType) else None
+    return node.op != "Unsqueeze" if rank is None else rank == (0 if made.scalar else 1)
 
 
 def _shape(node: Node, _: Operands) -> Sizes | None:

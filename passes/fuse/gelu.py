@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ...ir import Node, Value
+from ...ir import Node, TensorType, Value
 from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, same, spellings
 from .guards import Array, close, elementwise, number
 
@@ -47,6 +47,8 @@ def gelu(build: Builder, x: Value, approximate: str = "none") -> Value:
     if build.opset >= 20:
         made = build.Gelu(x, approximate=approximate)
     elif approximate == "tanh":
+        if not isinstance(x.type, TensorType) or not x.type.rank:
+            raise Declined("FastGelu takes no scalars")
         made = build.node("com.microsoft::FastGelu", x)
     else:
         made = build.node("com.microsoft::Gelu", x)

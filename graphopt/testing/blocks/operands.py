@@ -139,7 +139,15 @@ def _statistics(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> V
     return s.weight((s.size(x, 1),), s.dtype(x), 0.3 if slot == 4 else -1.0, 1.5)
 
 
+def _of_instance(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
+    if all(d == 1 for d in s.shape(x)[2:]):
+        raise Misfit("nothing to normalise over")
+    return _statistics(s, slot, x, slots, attrs)
+
+
 def _last(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
+    if s.size(x, -1) < 2:
+        raise Misfit("nothing to normalise over")
     return s.weight((s.size(x, -1),), s.dtype(x))
 
 
@@ -236,7 +244,7 @@ _OPERANDS: dict[str, Callable[[Sketch, int, Value, Slots, Attrs], Value | None]]
     "MatMul": _matmul,
     "Gemm": _gemm,
     "BatchNormalization": _statistics,
-    "InstanceNormalization": _statistics,
+    "InstanceNormalization": _of_instance,
     "LayerNormalization": _last,
     "RMSNormalization": _last,
     "Reshape": _reshape,

@@ -1,0 +1,30 @@
+"""What the fuzz found, each shrunk to the few nodes that showed it; all of it stays mended."""
+
+import pytest
+
+from graphopt.passes import SCHEDULE
+from tests.passes.harness import parse
+
+from .trial import attempt
+
+FOUND = {
+    "a size with two axes put in is no vector": """
+        g (float[2,6] x) => (int64 n, int64[1] y) <int64 i = {0}, int64[2] a = {0,1}, int64[1] b = {0}>
+        { s = Shape(x) n = Gather(s, i) u = Unsqueeze(n, a) y = Squeeze(u, b) }""",
+    "a size with three axes put in": """
+        g (float[N,3,5,4] x) => (int64[1,1,1] y) <int64 i = {2}, int64[2] a = {-2,-1}, int64[1] b = {0}>
+        { s = Shape(x) n = Gather(s, i) u = Unsqueeze(n, a) y = Unsqueeze(u, b) }""",
+    "FastGelu takes no scalars": """
+        g (float x) => (float y) <float three = {3}, float k = {0.044715}, float r = {0.7978845}, float one = {1},
+                                  float half = {0.5}>
+        { p = Pow(x, three) m = Mul(p, k) a = Add(x, m) c = Mul(a, r) t = Tanh(c) d = Add(t, one) e = Mul(x, d)
+          y = Mul(e, half) }""",
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_stays_mended(name, target):
+    for opset in (13, 17):
+        trial = attempt(parse(FOUND[name], opset), SCHEDULE, target)
+        assert trial.status == "equal", trial.reason
