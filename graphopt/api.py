@@ -166,7 +166,10 @@ class _Proof:
         from . import onnx_io
         from .equivalence import compare
 
-        emitted = onnx_io.to_proto(candidate)
+        try:
+            emitted = onnx_io.to_proto(candidate)
+        except Exception as error:  # what a pass from anywhere left may break anything
+            return Verdict(False, f"the model cannot be written: {type(error).__name__}: {error}")
         size = onnx_io.file_bytes(candidate, emitted)
         if self.limit is not None and size > self.limit:
             return Verdict(False, f"the file would grow to {size} bytes, the limit is {self.limit}")

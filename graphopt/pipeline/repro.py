@@ -50,7 +50,10 @@ def make_repro(blame: Blame, feeds: Sequence[dict[str, Any]] = ()) -> Repro | No
     """
     model = clone_model(blame.before)
     name_values(model)
-    trial = _Raises(blame) if not blame.rewrite else _Differs(blame, model, feeds)
+    try:
+        trial = _Raises(blame) if not blame.rewrite else _Differs(blame, model, feeds)
+    except ModelError:
+        return None  # the model just before does not run, so nothing can be shown on it
     start = [node for node in model.graph.walk() if set(node.origins or (node.name,)) & set(blame.nodes)]
     for steps in _STEPS if start else ():
         near = neighbours(model, start, steps)
@@ -165,14 +168,17 @@ def _inner_values(model: Model, feeds: Sequence[dict[str, Any]]) -> list[dict[st
     """Every tensor of the root graph by its name, for each sample, as onnxruntime computes them unoptimized."""
     import numpy as np
 
-    from .. import onnx_io
     from ..equivalence.source import open_source
+    from ..onnx_io.emit import Emitter
 
-    source = open_source(onnx_io.to_proto(model))
-    taps = [v.name for node in model.graph for v in node.outputs if v.name]
+    emitter = Emitter(model)
+    source = open_source(emitter.model())
+    inner = {v for node in model.graph for v in node.outputs}
+    taps = {name: value.name for name, value in emitter.values.items() if value in inner}
     session = source.session(optimize=False, threads=1, taps=taps)
     made = []
     for feed in feeds:
-        results = session.run(feed, [t for t in taps if t not in session.names])
-        made.append({name: value for name, value in {**feed, **results}.items() if isinstance(value, np.ndarray)})
+        results = session.run(feed, [name for name in taps if name not in session.names])
+        known = {**feed, **{taps[name]: value for name, value in results.items() if name in taps}}
+        made.append({name: value for name, value in known.items() if isinstance(value, np.ndarray)})
     return made

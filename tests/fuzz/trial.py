@@ -68,7 +68,10 @@ def attempt(model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "por
     after, trial = optimised(model, schedule, target)
     if trial.failed:
         return trial
-    candidate = onnx_io.to_proto(after)
+    try:
+        candidate = onnx_io.to_proto(after)
+    except Exception as error:  # whatever a wrong rewrite makes of names and types
+        return Trial("crashed", f"the result cannot be written: {error}", trial.fired, trial.nodes)
     reason = _difference(model, candidate, feeds, wanted)
     if not reason:
         return trial

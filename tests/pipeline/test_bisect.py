@@ -122,3 +122,16 @@ def test_command_line(tmp_path):
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["01-wrong-swish.npz", "01-wrong-swish.onnx"]
     done = runner.invoke(app, ["bisect", str(tmp_path / "m.onnx")])
     assert done.exit_code == 0 and "no rewrite is guilty" in done.output
+
+
+def test_a_result_that_cannot_be_written_is_taken_back():
+    @graph_pass("misname")
+    def misname(graph):
+        for node in graph:
+            if node.op == "Tanh" and graph.allows("misname-tanh", node):
+                node.output.name = ["no", "text"]
+                return 1
+
+    result = graphopt.optimize(chain(60), passes=[misname, "drop-identities"])
+    assert [t.rewrite for t in result.report.taken_back] == ["misname-tanh"]
+    assert "cannot be written" in result.report.taken_back[0].reason
