@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import lossy
 from .errors import ModelError, OptionError
-from .ir import FunctionId, Model
+from .ir import FunctionId, Model, RewriteLog
 from .measure import Figures, figures
 from .ops import schema
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, Progress, Verdict, current, run
 from .pipeline.repro import leave_repros
+from .provenance import KEY, Trail
 from .report import Report
 from .stages import StageReport
 
@@ -58,6 +59,7 @@ def optimize(
     input_shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     validate: bool = True,
     check: CheckPolicy = "end",
+    provenance: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     repros: str | Path | None = None,
@@ -73,6 +75,8 @@ def optimize(
     found, taken back and reported; a result that cannot be proved is not returned, the original is, with the reason.
     check: "end" (default), "each" (after each pass) or "off". progress: called with (what, share done).
     repros: a folder for small models that show why a rewrite was taken back; on_blame: told of each in its place.
+    provenance: let the file tell where each of its nodes comes from (`graphopt explain`), in a metadata entry that
+    neither the figures nor the size limit count.
 
     The same input, options and seed give the same bytes. Raises `graphopt.GraphoptError` subclasses with one line.
     """
@@ -89,6 +93,7 @@ def optimize(
     lifted = onnx_io.load(model)
     _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
+    lifted.metadata.pop(KEY, None)  # it told of another run
     lifted.target = target
     lifted.size_limit = before.constant_bytes + int(SLACK_SHARE * before.constant_bytes) + SLACK_BYTES
     reference: Any = model
@@ -107,15 +112,21 @@ def optimize(
     outcome = run(lifted, schedule, check=proof, policy=check, progress=progress, on_blame=on_blame)
     if proof is not None and proof.comparison is not None and proof.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
-    finished = outcome.model
+    finished, logs = outcome.model, [outcome.log]
     stages: tuple[StageReport, ...] = ()
     if context is not None:
-        finished, stages = lossy.run_stages(outcome.model, plan, context, lambda m: _clean(m, schedule, validate, seed))
+        finished, stages = lossy.run_stages(
+            outcome.model, plan, context, lambda model: _clean(model, schedule, validate, seed, logs)
+        )
     emitted = onnx_io.to_proto(finished)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
-    report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed)
+    trail = Trail(lifted, finished, tuple(logs), tuple(schedule), tuple(s.name for s in stages if s.changed))
+    report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed, trail)
     if context is not None:
         report = lossy.with_stages(report, stages, context)
+    if provenance:
+        finished.metadata[KEY] = trail.provenance.to_json()
+        emitted = onnx_io.to_proto(finished)
     result = Result(finished, report, emitted)
     if output is not None:
         result.save(output)
@@ -131,14 +142,16 @@ def _check_operators(model: Model) -> None:
             raise ModelError(f"node {node.name or node.op!r}: opset {body.opset} has no operator {node.op}")
 
 
-def _clean(model: Model, schedule: Sequence[Pass], validate: bool, seed: int) -> Model:
+def _clean(model: Model, schedule: Sequence[Pass], validate: bool, seed: int, logs: list[RewriteLog]) -> Model:
     """The exact passes once more, on what a lossy stage left; proved equal to it, else left as it is."""
     from . import onnx_io
 
     size = figures(model, onnx_io.file_bytes(model))
     model.size_limit = size.constant_bytes + int(SLACK_SHARE * size.constant_bytes) + SLACK_BYTES
     proof = _Proof(onnx_io.to_proto(model), size, seed) if validate else None
-    return run(model, schedule, check=proof, policy="end").model
+    outcome = run(model, schedule, check=proof, policy="end")
+    logs.append(outcome.log)
+    return outcome.model
 
 
 def _schedule(passes: Sequence[Any] | None, skip: Sequence[str]) -> list[Pass]:
@@ -188,8 +201,9 @@ def _evidence(comparison: Comparison) -> str:
 
 
 def _report(
-    outcome: Outcome, before: Figures, after: Figures, proof: _Proof | None, seconds: float, target: str, seed: int
-) -> Report:
+    outcome: Outcome, before: Figures, after: Figures, proof: _Proof | None, seconds: float, target: str, seed: int,
+    trail: Trail,
+) -> Report:  # fmt: skip
     comparison = None if proof is None else proof.comparison
     if proof is None:
         status, reason = "not checked", "validation was off"
@@ -211,4 +225,5 @@ def _report(
         seconds_checking=checking,
         target=target,
         seed=seed,
+        trail=trail,
     )

@@ -62,6 +62,8 @@ def optimize(
     skip: Names = None,
     check: Annotated[str, typer.Option(help="when numbers are compared: end, each, off")] = "end",
     report: Annotated[Optional[Path], typer.Option(help="write the report as JSON")] = None,  # noqa: UP045
+    provenance: Annotated[bool, typer.Option(help="let OUT tell where its nodes come from")] = False,
+    provenance_beside: Annotated[bool, typer.Option(help="the same, in OUT with .provenance.json")] = False,
     save_as_external_data: Annotated[bool, typer.Option(help="weights beside the model in OUT.data")] = False,
     repros: Annotated[
         Optional[Path],  # noqa: UP045
@@ -72,6 +74,7 @@ def optimize(
 ) -> None:
     """Optimise IN into OUT and show what changed and that it is equal."""
     from .api import optimize as run
+    from .provenance import sidecar, write_sidecar
 
     destination = destination or source.with_suffix(".opt.onnx")
     if report is not None and report.suffix != ".json":
@@ -84,11 +87,13 @@ def optimize(
         result = run(
             source, quantize=quantize, prune=prune, calibration=calibration, max_drop=max_drop, target=target,
             metric=None if metric is None else _function(metric), input_shapes=_shapes(input_shape or []),
-            passes=_split(passes), skip=_split(skip) or (), check=check, seed=seed,  # type: ignore[arg-type]
-            repros=repros, progress=lambda what, share: bar.update(task, completed=share, description=what),
+            passes=_split(passes), skip=_split(skip) or (), check=check, provenance=provenance,  # type: ignore[arg-type]
+            repros=repros, seed=seed, progress=lambda what, share: bar.update(task, completed=share, description=what),
         )  # fmt: skip
     if not dry_run:
         result.save(destination, external=True if save_as_external_data else None)
+        if provenance_beside and result.report.trail is not None:
+            write_sidecar(result.report.trail.provenance, sidecar(destination))
     out.print(result.report)
     if report is not None:
         _write(report, result.report.to_json())
@@ -160,15 +165,25 @@ def inspect(
 
 
 @app.command()
-def diff(original: Model, changed: Model) -> None:
-    """Show how two models differ: figures, then their IR texts line by line."""
+def diff(
+    original: Model,
+    changed: Model,
+    text: Annotated[bool, typer.Option(help="show the IR texts line by line")] = True,
+) -> None:
+    """Show how two models differ: figures, what became of the nodes where CHANGED tells, IR texts line by line."""
     from . import onnx_io
     from .ir import to_text
     from .measure import figures
+    from .provenance import overview, read
     from .report import figures_table
 
     a, b = onnx_io.load(original), onnx_io.load(changed)
     out.print(figures_table(figures(a, onnx_io.file_bytes(a)), figures(b, onnx_io.file_bytes(b))))
+    found = read(changed, b.metadata)
+    if found is not None and found.tells_of(a.graph):
+        out.print(overview(found))
+    if not text:
+        return
     before, after = (to_text(m.graph, constants=True).splitlines() for m in (a, b))
     for line in difflib.unified_diff(before, after, str(original), str(changed), lineterm="", n=1):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
@@ -176,9 +191,27 @@ def diff(original: Model, changed: Model) -> None:
 
 
 @app.command()
-def explain(model: Model, node: Annotated[str, typer.Argument(help="a node's or value's name")]) -> None:
-    """Tell where a node of an optimised model comes from."""
-    raise OptionError("explain is not available yet in this version")
+def explain(
+    model: Model,
+    node: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="a node or value of the model, or a node of the original", show_default=False),
+    ] = None,
+    beside: Annotated[Optional[Path], typer.Option(help="the provenance, if neither in nor beside it")] = None,  # noqa: UP045
+) -> None:
+    """Tell where a node of an optimised model comes from, or what became of a node of the original."""
+    from . import onnx_io
+    from .provenance import explanation, overview, read
+
+    lifted = onnx_io.load(model, infer=False)
+    found = read(model, lifted.metadata, beside)
+    if found is None:
+        raise InputError(f"{str(model)!r} does not tell where its nodes come from: optimise with --provenance")
+    if node is None:
+        out.print(overview(found))
+        return
+    for line in explanation(found, lifted.graph, node):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

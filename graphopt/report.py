@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .measure import Figures
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .equivalence import Comparison
+    from .provenance import Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Report:
     target: str
     seed: int
     stages: tuple[StageReport, ...] = ()
+    trail: Trail | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

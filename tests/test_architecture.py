@@ -18,6 +18,7 @@ FLOORS = (
     ("pipeline", "kernels"),
     ("stages",),
     ("passes", "runtime"),
+    ("provenance",),
     ("report", "testing"),
     ("lossy",),
     ("api", "bench", "bisection"),

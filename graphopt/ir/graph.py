@@ -389,6 +389,8 @@ class Graph:
         for value in node.inputs:
             if value is not None and value.producer is not None:
                 self._touch(value.producer)
+        if self.model is not None and self.model.log is not None:
+            self.model.log.note_erased(node)
         self._detach(node)
         graph._unlink(node)
 
@@ -407,6 +409,9 @@ class Graph:
 
     def become(self, other: Graph) -> None:
         """Take over everything that `other`, a root graph nobody else holds, contains; what was here is gone."""
+        if self.model is not None and self.model.log is not None:
+            for node in self:
+                self.model.log.note_erased(node)
         self.name, self.doc, self.metadata, self.raw = other.name, other.doc, other.metadata, other.raw
         self.inputs, self.ports = other.inputs, other.ports
         self._first, self._return, self._size = other._first, other._return, other._size
@@ -535,15 +540,20 @@ class Function:
 
 
 class RewriteLog:
-    """Counts rewrites and stops them: at a limit (bisection), or those of a banned name (what was taken back)."""
+    """Counts rewrites and stops them: at a limit (bisection), or those of a banned name (what was taken back).
 
-    __slots__ = ("banned", "count", "entries", "limit", "scope")
+    `entries` tells the rewrites in order; `erased` the original nodes of each node that went, the pass that ran,
+    and the entry it followed (-1 before the first).
+    """
+
+    __slots__ = ("banned", "count", "entries", "erased", "limit", "scope")
 
     def __init__(self, limit: int | None = None, banned: frozenset[str] = frozenset()) -> None:
         self.limit, self.banned = limit, banned
         self.count = 0
         self.scope = ""  # the running pass
         self.entries: list[tuple[str, str, tuple[str, ...]]] = []  # pass, rewrite, original nodes
+        self.erased: list[tuple[tuple[str, ...], str, int]] = []
 
     def permit(self, what: str, node: Node) -> bool:
         """Count the rewrite `what` at `node`, or refuse it."""
@@ -552,6 +562,13 @@ class RewriteLog:
         self.count += 1
         self.entries.append((self.scope, what, node.origins or (node.name,)))
         return True
+
+    def note_erased(self, node: Node) -> None:
+        """Remember that a node went, and all that is nested in it."""
+        self.erased.append((node.origins, self.scope, len(self.entries) - 1))
+        for nested in node.subgraphs:
+            for inner in nested.walk():
+                self.erased.append((inner.origins, self.scope, len(self.entries) - 1))
 
 
 @dataclass(slots=True)

@@ -1,0 +1,129 @@
+"""The record: plain data that lies in the file's metadata, or beside the file as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, OutputError
+from ..ir import Graph
+
+KEY = "graphopt.provenance"
+"""The metadata entry of a model that carries its provenance."""
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rewrite that was made: the pass, the rule or kind of change within it, the original nodes it began at."""
+
+    by: str
+    rewrite: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A node of the optimised model: its operator, the original nodes it came from, the pass that made it.
+
+    `by` is "" for a node that is as it came, and "emit" for one that only gives a result its name.
+    """
+
+    op: str
+    sources: tuple[str, ...]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """How a node of the original went: in which pass, and in the course of which step (None if it is not known)."""
+
+    by: str
+    step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Everything that `explain` tells.
+
+    original: operator by the name of each node of the original; an unnamed node is called `Op_position`.
+    nodes: what the optimised model has, by the name of a node's first output. gone: what it no longer has.
+    steps: every rewrite, in order. notes: what passes and rewrites do, in one line each, by name.
+    """
+
+    original: Mapping[str, str]
+    nodes: Mapping[str, Kept]
+    gone: Mapping[str, Gone]
+    steps: tuple[Step, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def heirs(self, name: str) -> tuple[str, ...]:
+        """The outputs of the nodes that an original node lives on in."""
+        return tuple(output for output, kept in self.nodes.items() if name in kept.sources)
+
+    def history(self, sources: tuple[str, ...]) -> tuple[Step, ...]:
+        """The steps that began at any of these original nodes."""
+        wanted = set(sources)
+        return tuple(step for step in self.steps if not wanted.isdisjoint(step.nodes))
+
+    def tells_of(self, graph: Graph) -> bool:
+        """Whether `graph` is the original this tells of."""
+        return dict(self.original) == {node.origins[0]: node.op for node in graph.walk() if node.origins}
+
+    def to_json(self) -> str:
+        """Compact JSON text, the same for the same run."""
+        return json.dumps({"version": _VERSION, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, what: str) -> Provenance:
+        """Read it back; InputError names `what` if it is something else."""
+        try:
+            return _from_dict(json.loads(text))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{what} holds no provenance that this version reads") from error
+
+
+def _from_dict(data: dict[str, Any]) -> Provenance:
+    if data["version"] != _VERSION:
+        raise ValueError(data["version"])
+    return Provenance(
+        original=dict(data["original"]),
+        nodes={k: Kept(v["op"], tuple(v["sources"]), v["by"]) for k, v in data["nodes"].items()},
+        gone={k: Gone(v["by"], v["step"]) for k, v in data["gone"].items()},
+        steps=tuple(Step(s["by"], s["rewrite"], tuple(s["nodes"])) for s in data["steps"]),
+        notes=dict(data["notes"]),
+    )
+
+
+def sidecar(model: str | Path) -> Path:
+    """Where the provenance of a model lies if it is not in the file: `out.onnx` has `out.provenance.json`."""
+    return Path(model).with_suffix(".provenance.json")
+
+
+def read(model: str | Path, metadata: Mapping[str, str], beside: str | Path | None = None) -> Provenance | None:
+    """The provenance of a model: from `beside` if given, else from the file's metadata, else from its sidecar."""
+    if beside is None and KEY in metadata:
+        return Provenance.from_json(metadata[KEY], f"{os.fspath(model)!r}")
+    path = sidecar(model) if beside is None else Path(beside)
+    if beside is None and not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(path)!r} holds no provenance that this version reads") from error
+    return Provenance.from_json(text, repr(str(path)))
+
+
+def write_sidecar(found: Provenance, path: str | Path) -> None:
+    """Write the provenance as JSON. OutputError if it cannot be written."""
+    try:
+        Path(path).write_text(found.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{os.fspath(path)!r} cannot be written: {error.strerror}") from error
