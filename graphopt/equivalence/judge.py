@@ -75,7 +75,8 @@ def exceeds(a: Array, b: Array, noise: float, rtol: float) -> float:
         return math.inf
     if a.size == 0:
         return 0.0
-    error = float(np.max(np.abs(a - b)))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        error = float(np.max(np.abs(a - b)))
     if math.isnan(error) or math.isinf(error):
         if not same_specials(a, b):
             return math.inf

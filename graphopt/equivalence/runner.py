@@ -179,7 +179,10 @@ def _power(
     def sees(number: int, weights: dict[str, Array]) -> bool:
         taps = list(reference.taps) if number < len(reference.inner) else []
         base = reference.plain[number]
-        got = session.run({**reference.samples[number].feeds, **weights}, taps)
+        try:
+            got = session.run({**reference.samples[number].feeds, **weights}, taps)
+        except ModelError:
+            return True  # such as a Resize that refuses the scale: a candidate that does not run is different
         if any(exceeds(base[t], got[t], reference.inner_noise[number][t], plan.rtol) > 1 for t in reversed(taps)):
             return True
         for port in a.outputs:

@@ -21,6 +21,14 @@ def test_a_model_equals_itself_with_power():
     assert {s["x"][0] for s in found.shapes} >= {1, 2, 3}
 
 
+def test_a_perturbed_scale_that_resize_refuses_is_noticed():
+    resize = node("Resize", "x roi scales", "y", mode="linear")
+    weights = {"roi": f32(0), "scales": np.array([1, 1, 2, 2], np.float32)}
+    net = model([resize], [("x", T.FLOAT, ["N", 3, "H", "W"])], [("y", T.FLOAT, None)], weights)
+    comparison = compare(net, net)
+    assert comparison.status == "equal" and comparison.power == 1.0
+
+
 def test_a_wrong_batchnorm_epsilon_is_noticed():
     assert compare(cnn(), cnn(1e-1), power=False).status == "different"
 
