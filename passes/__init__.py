@@ -20,6 +20,7 @@ from .identity import drop_identities
 from .legalise import give_range_scalars
 from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
+from .slices import flatten_concats, join_slices_and_pads, split_slices
 
 SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,
@@ -40,6 +41,9 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_zero_states,
     join_steps,
     join_shape_changes,
+    join_slices_and_pads,
+    split_slices,
+    flatten_concats,
     drop_identities,
     give_range_scalars,
     remove_dead_nodes,
