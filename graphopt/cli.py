@@ -61,7 +61,7 @@ def optimize(
     passes: Names = None,
     skip: Names = None,
     check: Annotated[str, typer.Option(help="when numbers are compared: end, each, off")] = "end",
-    report: Annotated[Optional[Path], typer.Option(help="write the report as JSON")] = None,  # noqa: UP045
+    report: Annotated[Optional[Path], typer.Option(help="write the report, OUT.html or OUT.json")] = None,  # noqa: UP045
     provenance: Annotated[bool, typer.Option(help="let OUT tell where its nodes come from")] = False,
     provenance_beside: Annotated[bool, typer.Option(help="the same, in OUT with .provenance.json")] = False,
     save_as_external_data: Annotated[bool, typer.Option(help="weights beside the model in OUT.data")] = False,
@@ -77,8 +77,8 @@ def optimize(
     from .provenance import sidecar, write_sidecar
 
     destination = destination or source.with_suffix(".opt.onnx")
-    if report is not None and report.suffix != ".json":
-        raise OptionError(f"--report {report.name}: only .json reports are available in this version")
+    if report is not None and report.suffix not in (".html", ".json"):
+        raise OptionError(f"--report {report.name}: the name ends in .html or .json")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True,
         disable=not err.is_terminal,
@@ -96,7 +96,7 @@ def optimize(
             write_sidecar(result.report.trail.provenance, sidecar(destination))
     out.print(result.report)
     if report is not None:
-        _write(report, result.report.to_json())
+        result.report.save(report, source.name)
     out.print("nothing written (dry run)" if dry_run else f"wrote {destination}", highlight=False, soft_wrap=True)
 
 
@@ -284,15 +284,6 @@ def _function(text: str) -> Any:
         raise OptionError(f"--metric {text!r}: {error}") from error
     finally:
         sys.path.pop(0)
-
-
-def _write(path: Path, text: str) -> None:
-    from .errors import OutputError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .measure import Figures
+from .errors import OptionError, OutputError
+from .measure import Figures, show_bytes, show_change, show_count
 from .pipeline import Effect, TakenBack
 from .stages import StageReport
 
@@ -65,6 +67,26 @@ class Report:
         """The report as JSON text."""
         return json.dumps(self.to_dict(), indent=indent, default=_plain)
 
+    def to_html(self, title: str = "", *, seconds: float = 0.5) -> str:
+        """The report as one HTML file that opens offline, with both graphs.
+
+        `seconds`: how long to measure the latency of each candidate on this machine; 0 leaves it out.
+        """
+        from .html import page
+
+        return page(self, title, seconds=seconds)
+
+    def save(self, path: str | Path, title: str = "", *, seconds: float = 0.5) -> None:
+        """Write the report, as HTML or JSON by the name of `path`. OptionError for other names, OutputError."""
+        kind = Path(path).suffix
+        if kind not in (".html", ".json"):
+            raise OptionError(f"report {str(path)!r}: the name ends in .html or .json")
+        text = self.to_json() if kind == ".json" else self.to_html(title, seconds=seconds)
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}") from error
+
     def __str__(self) -> str:
         from rich.console import Console
 
@@ -103,14 +125,14 @@ def figures_table(before: Figures, after: Figures) -> Table:
         table.add_column(heading, justify="left" if not heading else "right")
     rows = (
         ("nodes", before.nodes, after.nodes, str),
-        ("file size", before.file_bytes, after.file_bytes, _bytes),
-        ("parameters", before.parameters, after.parameters, _count),
-        ("multiply-accumulates", before.macs, after.macs, _count),
-        ("peak activations", before.activation_bytes, after.activation_bytes, _bytes),
+        ("file size", before.file_bytes, after.file_bytes, show_bytes),
+        ("parameters", before.parameters, after.parameters, show_count),
+        ("multiply-accumulates", before.macs, after.macs, show_count),
+        ("peak activations", before.activation_bytes, after.activation_bytes, show_bytes),
     )
     for label, old, new, show in rows:
         if old is not None and new is not None:
-            table.add_row(label, show(old), show(new), _change(old, new))
+            table.add_row(label, show(old), show(new), show_change(old, new))
     changed = sorted(
         {*before.operators, *after.operators},
         key=lambda op: (after.operators.get(op, 0) - before.operators.get(op, 0), op),
@@ -132,11 +154,11 @@ def model_table(figures: Figures, opsets: Mapping[str, int]) -> Table:
     table.add_row("opset", ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in opsets.items()))
     table.add_row("nodes", str(figures.nodes))
     if figures.file_bytes is not None:
-        table.add_row("file size", _bytes(figures.file_bytes))
-    table.add_row("parameters", _count(figures.parameters))
+        table.add_row("file size", show_bytes(figures.file_bytes))
+    table.add_row("parameters", show_count(figures.parameters))
     note = " (symbolic sizes as 1)" if figures.symbolic else ""
-    table.add_row(f"multiply-accumulates{note}", _count(figures.macs))
-    table.add_row(f"peak activations{note}", _bytes(figures.activation_bytes))
+    table.add_row(f"multiply-accumulates{note}", show_count(figures.macs))
+    table.add_row(f"peak activations{note}", show_bytes(figures.activation_bytes))
     for op, count in figures.operators.items():
         table.add_row(f"  {op}", str(count), style="dim")
     return table
@@ -175,7 +197,7 @@ def _effects_table(effects: list[Effect]) -> Table:
             e.name + ("" if e.exact else " (lossy)"),
             str(e.changes),
             f"{e.nodes_after - e.nodes_before:+d}",
-            ("+" if saved > 0 else "-" if saved < 0 else "") + _bytes(abs(saved)),
+            ("+" if saved > 0 else "-" if saved < 0 else "") + show_bytes(abs(saved)),
             f"{e.seconds * 1e3:.1f}",
             fired,
         )
@@ -197,28 +219,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _change(old: int, new: int) -> str:
-    if old == new:
-        return "="
-    return f"{(new - old) / old:+.1%}" if old else f"+{new}"
-
-
-def _bytes(value: int) -> str:
-    size = float(value)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"
-        size /= 1000
-    raise AssertionError
-
-
-def _count(value: int) -> str:
-    for limit, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if value >= limit:
-            return f"{value / limit:.2f} {unit}"
-    return str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ FLOORS = (
     ("stages",),
     ("passes", "runtime"),
     ("provenance",),
-    ("report", "testing"),
+    ("report", "testing", "html"),
     ("lossy",),
     ("api", "bench", "bisection"),
     ("cli", "__main__"),

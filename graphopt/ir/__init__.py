@@ -19,7 +19,7 @@ from .graph import (
     captures,
     producers_of,
 )
-from .printer import to_text
+from .printer import node_lines, to_text
 from .types import Dim, DType, OptionalType, OtherType, SequenceType, TensorType, Type, refine
 from .verifier import VerifyError, verify
 
@@ -50,6 +50,7 @@ __all__ = [
     "clone_model",
     "clone_node",
     "collector_paused",
+    "node_lines",
     "producers_of",
     "refine",
     "to_text",

@@ -28,6 +28,14 @@ def to_text(graph: Graph, *, constants: bool = False) -> str:
     return "\n".join(printer.graph(graph, f"graph {graph.name or '_'}", "")) + "\n"
 
 
+def node_lines(graph: Graph, *, constants: bool = False) -> dict[Node, str]:
+    """The text of each node of a graph, without those nested in it; names are those of `to_text`."""
+    printer = _Printer(constants)
+    for value in graph.inputs:
+        printer.name(value)
+    return {node: printer.node(node, "")[0] for node in graph}
+
+
 class _Printer:
     def __init__(self, constants: bool) -> None:
         self.constants = constants

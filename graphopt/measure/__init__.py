@@ -4,6 +4,7 @@ from .figures import Figures, figures, node_macs, peak_activation_bytes, value_b
 from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session
 from .profile import profile_nodes
 from .quality import Fidelity, MakeSession, Metric, Quality
+from .units import show_bytes, show_change, show_count
 
 __all__ = [
     "Fidelity",
@@ -20,5 +21,8 @@ __all__ = [
     "ort_session",
     "peak_activation_bytes",
     "profile_nodes",
+    "show_bytes",
+    "show_change",
+    "show_count",
     "value_bytes",
 ]

@@ -65,16 +65,12 @@ def trace(
 
 def _emitted(result: Model, unlogged: str) -> Iterator[tuple[str, Kept]]:
     """The nodes as they are in the file, by the name of their first output, in the file's order."""
-    from ..onnx_io.emit import Emitter
-
-    emitter = Emitter(result, skeleton=True)
-    emitter.model()
-    names: dict[Value, str] = {value: name for name, value in emitter.values.items()}
+    names = _value_names(result)
+    found = _first_names(result, names)
     for node in result.graph.walk():
-        name = first_name(node, names)
-        if name:
+        if node in found:
             by = node.made_by or ("" if node.origins else unlogged)
-            yield name, Kept(node.op, node.origins or _near(node), by)
+            yield found[node], Kept(node.op, node.origins or _near(node), by)
     for port, value in zip(result.graph.ports, result.graph.outputs):
         if names.get(value) != port.name:
             made = value.producer
@@ -92,9 +88,22 @@ def _near(node: Node) -> tuple[str, ...]:
     return ()
 
 
-def first_name(node: Node, names: dict[Value, str]) -> str:
-    """The name of the first output that has one."""
-    return next((names[value] for value in node.outputs if names.get(value)), "")
+def file_names(model: Model) -> dict[Node, str]:
+    """By what a node can be found in the file: the name of its first output that has one. Functions are left out."""
+    return _first_names(model, _value_names(model))
+
+
+def _first_names(model: Model, names: dict[Value, str]) -> dict[Node, str]:
+    firsts = {node: next((names[v] for v in node.outputs if names.get(v)), "") for node in model.graph.walk()}
+    return {node: name for node, name in firsts.items() if name}
+
+
+def _value_names(model: Model) -> dict[Value, str]:
+    from ..onnx_io.emit import Emitter
+
+    emitter = Emitter(model, skeleton=True)
+    emitter.model()
+    return {value: name for name, value in emitter.values.items()}
 
 
 def _notes(passes: Sequence[Any]) -> Notes:

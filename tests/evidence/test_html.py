@@ -1,0 +1,175 @@
+"""The HTML report: complete, offline, small, quick, and without errors in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+import graphopt
+from graphopt.html import layout
+from graphopt.html.cost import layers
+from tests import generators, nets, zoo
+from tests.test_cli import ROOT, cli, one_line
+from tests.test_optimize import conv_bn_model
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Checker(HTMLParser):
+    """Every element is closed where it should be, and nothing is fetched."""
+
+    VOID = frozenset(("meta", "link", "input", "br"))
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+
+def drawn(text: str) -> dict:
+    return json.loads(re.search(r'id="drawings">(.*?)</script>', text, re.S).group(1))
+
+
+def test_report_tells_everything_and_fetches_nothing():
+    result = graphopt.optimize(conv_bn_model())
+    text = result.report.to_html("blocks", seconds=0.02)
+    checker = Checker()
+    checker.feed(re.sub(r"<!doctype[^>]*>", "", text))
+    assert not checker.open and not checker.fetched and "http" not in re.sub(r"http://www.w3.org\S*", "", text)
+    for words in ("blocks", "equal", "fold-batchnorm", "fold_norm_into_conv", "BatchNormalization", "ms", "SQNR"):
+        assert words in text
+    data = drawn(text)
+    assert [n["o"] for n in data["after"][0]["nodes"]] == ["Conv", "Relu"] * 3
+    merged = {n["k"]: n for n in data["before"][0]["nodes"]}["bn0"]
+    assert merged["r"] and data["passes"][merged["c"]] == "fold-batchnorm"
+    assert any("gamma" in data["steps"][s][1] for s in merged["s"])
+
+
+def test_report_is_the_same_each_time(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fast_sugiyama", None)  # its drawings differ a little from run to run
+    first, second = (graphopt.optimize(conv_bn_model()).report.to_html(seconds=0) for _ in range(2))
+    untimed = [re.sub(r"[\d.]+ s\b|<td class=\"n\">[\d.]+</td>", "", text) for text in (first, second)]
+    assert untimed[0] == untimed[1]
+
+
+def test_names_from_the_model_cannot_break_out():
+    proto = conv_bn_model()
+    proto.graph.node[0].name = "</script><script>alert(1)</script>"
+    proto.graph.name = "<b>bold"
+    text = graphopt.optimize(proto, validate=False).report.to_html(seconds=0)
+    assert "<script>alert" not in text and "<b>bold" not in text
+
+
+def test_what_was_refused_is_told():
+    with graphopt.Registry():
+
+        @graphopt.register_pass("bad-pass", before="fold-batchnorm")
+        def bad_pass(graph):
+            raise RuntimeError("on purpose")
+
+        text = graphopt.optimize(conv_bn_model()).report.to_html(seconds=0)
+    assert "bad-pass" in text and "on purpose" in text
+
+
+def test_a_model_that_cannot_run_has_a_report():
+    from onnx import TensorProto, helper
+
+    proto = conv_bn_model()
+    proto.graph.node.append(helper.make_node("Mystery", ["r2"], ["z"], domain="my.own"))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    proto.opset_import.append(helper.make_opsetid("my.own", 1))
+    text = graphopt.optimize(proto).report.to_html(seconds=0.01)
+    assert "unverified" in text and "not measured" in text
+
+
+@pytest.mark.parametrize("name", ["if", "scan", "loop"])
+def test_nested_graphs_are_drawn(name):
+    data = drawn(graphopt.optimize(nets.load(name), validate=False).report.to_html(seconds=0))
+    assert len(data["after"]) > 1 and all(graph["nodes"] for graph in data["after"])
+
+
+@zoo.parametrize("light-densenet121", "silero-default", "rapidocr-rec", "smart-turn")
+def test_large_reports_are_quick_and_small(name):
+    report = graphopt.optimize(zoo.path(name), validate=False).report
+    assert report.trail.provenance
+    start = time.perf_counter()
+    text = report.to_html(seconds=0)
+    assert time.perf_counter() - start < 4, "below 1 s on a quiet machine"
+    assert len(text.encode()) < 3_000_000
+
+
+def test_very_large_graphs_say_what_is_not_drawn():
+    text = graphopt.optimize(generators.chain(6000), validate=False, passes=[]).report.to_html(seconds=0)
+    assert len(text.encode()) < 3_000_000 and "Not drawn" in text
+
+
+def test_layers_read_precision_through_dequantization():
+    from graphopt import onnx_io
+
+    found = layers(onnx_io.load(ROOT / "models" / "fashion_qdq.onnx"))
+    convs = [layer for layer in found if layer.op == "Conv"]
+    assert convs and {layer.precision for layer in convs} == {"i8"} and all(layer.macs for layer in convs)
+
+
+@pytest.mark.parametrize("engine", ["fast-sugiyama", "networkx"])
+def test_layout_keeps_boxes_apart_and_edges_downwards(engine, monkeypatch):
+    if engine == "networkx":
+        monkeypatch.setitem(sys.modules, "fast_sugiyama", None)
+    else:
+        pytest.importorskip("fast_sugiyama", reason="the extra `report` is not installed")
+    edges = [(0, 1), (1, 2), (0, 2), (2, 3), (4, 3), (0, 3), *((i, i + 1) for i in range(6, 60)), (6, 40)]
+    made = layout.arrange(62, edges)
+    assert engine != "networkx" or made == layout.arrange(62, edges)
+    assert len(made.points) == 62 and set(made.routes) == set(edges)
+    boxes = sorted(made.points)
+    for i, (x, y) in enumerate(boxes):
+        for u, v in boxes[i + 1 :]:
+            assert abs(x - u) >= layout.WIDTH or abs(y - v) >= layout.HEIGHT, ((x, y), (u, v))
+    columns = sum(made.points[b][1] <= made.points[a][1] for a, b in edges)
+    assert columns <= 8, "edges go down but for those into the next column"
+
+
+def test_command_line_writes_html(tmp_path):
+    out = tmp_path / "o.onnx"
+    assert cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "r.html").returncode == 0
+    assert "fashion_cnn.onnx" in (tmp_path / "r.html").read_text()
+    one_line(cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "r.pdf"), "r.pdf", ".html")
+    one_line(cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "no" / "r.html"), "r.html")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome to open the report with")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_browser_shows_it_without_errors(tmp_path, width):
+    result = graphopt.optimize(ROOT / "models" / "fashion_cnn.onnx", validate=False)
+    page = tmp_path / "r.html"
+    page.write_text(result.report.to_html("fashion", seconds=0).replace("</main>", PROBE + "</main>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    command = [BROWSER, *options, f"--window-size={width},1600", f"--user-data-dir={tmp_path / 'profile'}", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    seen = json.loads(re.search(r'id="probe">(.*?)<', done.stdout, re.S).group(1).replace("&quot;", '"'))
+    assert seen["boxes"] == result.report.after.nodes and seen["history"]
+    assert seen["overflow"] <= 0, "the page is no wider than the window"
+
+
+PROBE = """<p id="probe"></p><script>
+document.querySelector(".box").dispatchEvent(new MouseEvent("click", { bubbles: true }));
+document.getElementById("probe").textContent = JSON.stringify({ boxes: document.querySelectorAll(".box").length,
+  history: document.querySelectorAll("aside li, aside button").length > 0,
+  overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth });
+</script>"""
