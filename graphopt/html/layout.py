@@ -74,7 +74,21 @@ def _layered(edges: Sequence[Edge]) -> _Layers:
         layers.at.update((linked[node], at) for node, at in place.items() if node < bent)
         routes = _routes(chains or (), place, bent)
         layers.bends.update(((linked[a], linked[b]), bends) for (a, b), bends in routes.items())
+    _separate(layers)
     return layers
+
+
+def _separate(layers: _Layers) -> None:
+    """Move boxes of one layer to the right until none touches another; the layout counts some as narrow as a bend."""
+    rows: dict[int, list[int]] = {}
+    for node, (_, level) in layers.at.items():
+        rows.setdefault(level, []).append(node)
+    for level, row in rows.items():
+        least = -math.inf
+        for node in sorted(row, key=lambda node: (layers.at[node][0], node)):
+            x = max(layers.at[node][0], least)
+            layers.at[node] = (x, level)
+            least = x + STEP_X
 
 
 def _routes(chains: Iterable[Edge], place: dict[int, Any], bent: int) -> dict[Edge, list[tuple[float, int]]]:
