@@ -15,12 +15,13 @@ from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
 from .demands import infer_demands
 from .fold import fold_constants
-from .fuse import fuse_operators
+from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, fuse_skip_norms
 from .identity import drop_identities
 from .legalise import give_range_scalars
 from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
 from .slices import flatten_concats, join_slices_and_pads, split_slices
+from .sizes import name_sizes
 
 SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,
@@ -29,6 +30,7 @@ SCHEDULE: tuple[Pass, ...] = (
     fold_constants,
     inline_branches,  # folding makes conditions known
     infer_demands,
+    name_sizes,
     resolve_shapes,  # inlining makes shapes known
     fold_constants,
     inline_branches,
@@ -46,6 +48,9 @@ SCHEDULE: tuple[Pass, ...] = (
     flatten_concats,
     drop_identities,
     give_range_scalars,
+    fuse_attention,  # once steps are joined
+    fuse_skip_norms,  # what only the target has comes last: no other pass knows these operators
+    fuse_for_onnxruntime,
     remove_dead_nodes,
 )
 """What `optimize` runs, in order."""

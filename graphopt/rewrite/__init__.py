@@ -3,9 +3,10 @@
 from .builder import Builder, Declined
 from .pattern import Leaf, Match, OpPattern, any_value, constant, match, op, same, weight
 from .rule import Decline, Rule, explain, rule, spellings
-from .worklist import NoFixpoint, apply_rules, retype
+from .worklist import QUANTIZERS, NoFixpoint, apply_rules, retype
 
 __all__ = [
+    "QUANTIZERS",
     "Builder",
     "Decline",
     "Declined",

@@ -1,0 +1,90 @@
+"""Attention as one operator: Attention of ONNX from opset 23, MultiHeadAttention of onnxruntime for its target."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...ir import DType, Graph, Node, TensorType, Value
+from ...pipeline.passes import graph_pass
+from ...rewrite import QUANTIZERS, Builder, Declined
+from .attention_core import Attention, read_attention, shape_of
+from .heads import SPLIT, joined_heads, keys_of, split_heads
+
+
+@graph_pass("fuse-attention")
+def fuse_attention(graph: Graph) -> int:
+    """join(softmax(scale split(q) split(k)T + bias) split(v)) = attention(q, k, v, bias), heads side by side."""
+    model = graph.model
+    if model is None or (model.opset < 23 and model.target != "onnxruntime"):
+        return 0
+    nodes = list(graph.walk())
+    if any(node.op in QUANTIZERS for node in nodes):
+        return 0
+    return sum(_fuse(node) for node in nodes if node.op == "Softmax" and node.graph is not None)
+
+
+def _fuse(softmax: Node) -> int:
+    owner = softmax.graph
+    assert owner is not None
+    try:
+        found = read_attention(softmax)
+        build = Builder(owner)
+        last, made = _build(build, found, owner.model is not None and owner.model.target == "onnxruntime")
+    except Declined:
+        return 0
+    if not owner.allows("fuse-attention", softmax):
+        return 0
+    origins = dict.fromkeys(origin for node in _between(softmax, last) for origin in node.origins)
+    owner.opsets.update(build.imports)
+    for node in build.nodes:
+        node.origins, node.name = tuple(origins), last.name if node.output is made else ""
+        owner.insert_before(last, node)
+    owner.replace_uses(last.output, made)
+    owner.erase_unused(last)
+    return 1
+
+
+def _between(softmax: Node, last: Node) -> list[Node]:
+    """The nodes from the softmax to the end; those before it are named by the operands."""
+    nodes, node = [softmax], softmax
+    while node is not last and len(nodes) < 8:
+        node = node.output.users[-1]
+        nodes.append(node)
+    return nodes
+
+
+def _build(build: Builder, found: Attention, for_onnxruntime: bool) -> tuple[Node, Value]:
+    (q, heads), (k, key_heads), (v, value_heads) = (
+        split_heads(found.q, SPLIT), keys_of(found.k), split_heads(found.v, SPLIT)
+    )  # fmt: skip
+    if len({heads, key_heads, value_heads}) != 1:
+        raise Declined("keys and values have other heads")
+    queries, keys, values = shape_of(q), shape_of(k), shape_of(v)
+    if queries[0] != keys[0] or keys[:2] != values[:2]:
+        raise Declined("queries, keys and values may be broadcast")
+    size = values[2]
+    assert isinstance(size, int)
+    last = joined_heads(found.out, size)
+    joined = shape_of(last.output)
+    if len(joined) == 3 and joined[:2] != queries[:2]:
+        raise Declined("the heads are joined with another axis")
+    bias = None if found.bias is None else _checked(found.bias, (queries[0], heads, queries[1], keys[1]))
+    made: Value
+    if for_onnxruntime:
+        made = build.node(
+            "com.microsoft::MultiHeadAttention", q, k, v, None, None, bias, num_heads=heads, scale=found.scale
+        )  # fmt: skip
+    else:
+        made = build.Attention(q, k, v, bias, q_num_heads=heads, kv_num_heads=heads, scale=found.scale)
+    made.type = TensorType(DType.FLOAT, (*queries[:2], size))
+    if len(joined) == 2:
+        made = build.Reshape(made, np.array([-1, size], np.int64))
+    return last, made
+
+
+def _checked(bias: Value, scores: tuple[int | str | None, ...]) -> Value:
+    """The bias, where it broadcasts over batch and heads alone: the operators take no other."""
+    shape = shape_of(bias)
+    if len(shape) != 4 or shape[2:] != scores[2:] or any(s not in (1, d) for s, d in zip(shape[:2], scores[:2])):
+        raise Declined("the bias does not have the shape of the scores")
+    return bias

@@ -1,0 +1,141 @@
+"""Reading attention (Vaswani et al. 2017) off a Softmax: softmax(scale q kT + bias) v, however exporters spell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir import DType, Node, TensorType, Value
+from ...ops import attr
+from ...rewrite import Declined
+
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """softmax(scale q kT + bias) v; q f32[B,H,S,D], keys k f32[B,H,D,L] (transposed), v f32[B,H,L,E]; `out` is what
+    the last product computes, f32[B,H,S,E]."""
+
+    q: Value
+    k: Value
+    v: Value
+    scale: float
+    bias: Value | None
+    out: Value
+
+
+def read_attention(softmax: Node) -> Attention:
+    """The attention around a Softmax over its last axis; Declined where it is no attention, or its parts are in use."""
+    shape = shape_of(softmax.output)
+    if len(shape) != 4 or int(attr(softmax, "axis", -1)) not in (-1, 3):
+        raise Declined("the softmax is not over the last of four axes")
+    product = _sole_user(_without_guard(softmax))
+    if product.op != "MatMul" or product.inputs[0] is None or product.inputs[1] is None:
+        raise Declined("the weights are not multiplied with values")
+    weights, v = product.inputs
+    if weights is None or v is None or v is weights or (weights.producer not in (softmax, _guard_of(softmax))):
+        raise Declined("the weights are the second factor")
+    scores, bias = _split_bias(_input(softmax, 0))
+    scores, scale = _without_scale(scores)
+    inner = scores.producer
+    if inner is None or inner.op != "MatMul" or not scores.has_one_use:
+        raise Declined("the scores are not a product")
+    q, left = _without_scale(_input(inner, 0))
+    k, right = _without_scale(_input(inner, 1))
+    if any(not isinstance(x.type, TensorType) or x.type.dtype is not DType.FLOAT for x in (q, k, v)):
+        raise Declined("not in single precision")
+    if _guard_of(softmax) is not None and not _is_bounded(bias):
+        raise Declined("a row may be masked altogether, which the guard against NaN turns into zeros")
+    return Attention(q, k, v, scale * left * right, bias, product.output)
+
+
+def shape_of(value: Value) -> tuple[int | str | None, ...]:
+    """The sizes of a tensor; empty where they are not known."""
+    return (value.type.shape or ()) if isinstance(value.type, TensorType) else ()
+
+
+def _input(node: Node, slot: int) -> Value:
+    value = node.input(slot)
+    if value is None:
+        raise Declined(f"{node!r} has no operand {slot}")
+    return value
+
+
+def _sole_user(value: Value) -> Node:
+    users = value.users
+    if len(users) != 1 or not value.has_one_use:
+        raise Declined(f"the result of {value.producer!r} is used elsewhere")
+    return users[0]
+
+
+def _guard_of(softmax: Node) -> Node | None:
+    """Where(IsNaN(p), 0, p), which torch writes around the softmax p."""
+    tests = [node for node in softmax.output.users if node.op == "IsNaN"]
+    if len(tests) != 1 or len(softmax.output.uses) != 2 or not tests[0].output.has_one_use:
+        return None
+    guard = tests[0].output.users[0]
+    zero = guard.constant(1) if guard.op == "Where" else None
+    whole = guard.op == "Where" and guard.inputs[0] is tests[0].output and guard.inputs[2] is softmax.output
+    return guard if whole and zero is not None and zero.size == 1 and not zero.array().any() else None
+
+
+def _without_guard(softmax: Node) -> Value:
+    guard = _guard_of(softmax)
+    return softmax.output if guard is None else guard.output
+
+
+def _split_bias(scores: Value) -> tuple[Value, Value | None]:
+    node = scores.producer
+    if node is None or node.op != "Add" or not scores.has_one_use:
+        return scores, None
+    a, b = _input(node, 0), _input(node, 1)
+    if _is_product(b) and not _is_product(a):
+        a, b = b, a
+    if not _is_product(a):
+        raise Declined("neither summand is a product")
+    return a, b
+
+
+def _is_product(value: Value) -> bool:
+    inner, _ = _without_scale(value)
+    return inner.producer is not None and inner.producer.op == "MatMul" and value.has_one_use
+
+
+def _without_scale(value: Value) -> tuple[Value, float]:
+    """x and c of x c or x / (1/c), for one number c; the value itself and 1 for any other."""
+    node = value.producer
+    if node is None or node.op not in ("Mul", "Div"):
+        return value, 1.0
+    for slot in (1, 0) if node.op == "Mul" else (1,):
+        constant, other = node.constant(slot), node.input(1 - slot)
+        if constant is None or constant.size != 1 or other is None or other.constant is not None:
+            continue
+        number = float(constant.array().reshape(()))
+        if len(shape_of(other)) == len(shape_of(value)) and number != 0:
+            return other, number if node.op == "Mul" else 1 / number
+    return value, 1.0
+
+
+def _is_bounded(bias: Value | None) -> bool:
+    """Every element is finite, so that no row of finite scores becomes NaN: a choice between finite numbers."""
+    for _ in range(4):
+        if bias is None:
+            return True
+        if bias.constant is not None:
+            array = bias.constant.array()
+            return bool((array >= _LOWEST).all() and (array <= 0).all())
+        node = bias.producer
+        if node is None:
+            return False
+        if node.op == "Where":
+            return all(_is_bounded_constant(node.input(slot)) for slot in (1, 2))
+        if node.op not in ("Unsqueeze", "Expand", "Reshape", "Slice", "Identity"):
+            return False
+        bias = node.inputs[0]
+    return False
+
+
+def _is_bounded_constant(value: Value | None) -> bool:
+    return value is not None and value.constant is not None and _is_bounded(value)

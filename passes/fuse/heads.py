@@ -1,0 +1,87 @@
+"""Heads of attention: how exporters split the last axis into heads, and put them together again."""
+
+from __future__ import annotations
+
+from ...ir import Node, Value
+from ...ops import attr
+from ...rewrite import Declined
+from .attention_core import shape_of
+
+SPLIT = (0, 2, 1, 3)
+KEYS = (0, 2, 3, 1)
+
+
+def split_heads(value: Value, perm: tuple[int, ...]) -> tuple[Value, int]:
+    """x f32[B,S,H D] and H, where `value` is transpose(reshape(x, [B,S,H,D]), perm); Declined where it is not."""
+    turned = value.producer
+    if turned is None or turned.op != "Transpose" or tuple(turned.attrs.get("perm", ())) != perm:
+        raise Declined("the heads are not on the second axis")
+    split = turned.inputs[0]
+    node = None if split is None else split.producer
+    x = None if node is None else node.inputs[0]
+    if split is None or node is None or x is None or node.op != "Reshape":
+        raise Declined("the heads are not split by a reshape")
+    before, after = shape_of(x), shape_of(split)
+    if len(before) != 3 or len(after) != 4 or None in before[:2] or before[:2] != after[:2]:
+        raise Declined("the reshape splits more than the last axis")
+    heads, width = after[2], after[3]
+    if not isinstance(before[2], int) or not isinstance(width, int) or not isinstance(heads, int):
+        raise Declined("the number of heads is not known")
+    if heads * width != before[2]:
+        raise Declined("the heads do not fill the last axis")
+    return x, heads
+
+
+def keys_of(value: Value) -> tuple[Value, int]:
+    """x f32[B,L,H D] and H of transposed keys f32[B,H,D,L], also where torch transposes them flattened."""
+    node = value.producer
+    if node is not None and node.op == "Reshape":
+        return split_heads(_turned_flat(node), SPLIT)
+    if node is not None and node.op == "Transpose" and tuple(node.attrs.get("perm", ())) == (0, 1, 3, 2):
+        inner = node.inputs[0]
+        if inner is not None:
+            return split_heads(inner, SPLIT)
+    return split_heads(value, KEYS)
+
+
+def _turned_flat(last: Node) -> Value:
+    """k f32[B,H,L,D], where `last` is reshape(transpose(reshape(k, [B H,L,D]), [0,2,1]), [B,H,D,L])."""
+    turned = last.inputs[0].producer if last.inputs[0] is not None else None
+    flat = turned.inputs[0].producer if turned is not None and turned.inputs[0] is not None else None
+    k = flat.inputs[0] if flat is not None and flat.op == "Reshape" else None
+    if turned is None or flat is None or k is None or turned.op != "Transpose":
+        raise Declined("the keys are not transposed")
+    before, middle, after = shape_of(k), shape_of(flat.output), shape_of(last.output)
+    turns = tuple(turned.attrs.get("perm", ())) == (0, 2, 1) and len(before) == 4 and len(middle) == 3
+    if not turns or None in before or middle[1:] != before[2:] or after != (*before[:2], before[3], before[2]):
+        raise Declined("the keys are not transposed head by head")
+    return k
+
+
+def joined_heads(value: Value, size: int) -> Node:
+    """The Reshape that puts heads of f32[B,H,S,E] side by side, f32[B,S,size] or flat f32[B S,size]."""
+    if not value.has_one_use:
+        raise Declined("the heads are used one by one")
+    turned = value.users[0]
+    if turned.op != "Transpose" or tuple(turned.attrs.get("perm", ())) != SPLIT or not turned.output.has_one_use:
+        raise Declined("the heads are not put back")
+    last = turned.output.users[0]
+    if last.op != "Reshape" or last.inputs[0] is not turned.output or len(shape_of(last.output)) not in (2, 3):
+        raise Declined("the heads are not joined by a reshape")
+    if _width(last.output) != size:
+        raise Declined("the heads are joined with another axis")
+    return last
+
+
+def _width(value: Value) -> int | None:
+    """The size of the last axis: known, or what a product with a weight asks for."""
+    last = shape_of(value)[-1]
+    if isinstance(last, int):
+        return last
+    for node in value.users:
+        factor = node.input(1) if node.op in ("MatMul", "Gemm") and node.inputs[0] is value else None
+        shape = () if factor is None else shape_of(factor)
+        rows = shape[attr(node, "transB", 0) if node.op == "Gemm" else 0] if len(shape) == 2 else None
+        if isinstance(rows, int) and not (node.op == "Gemm" and attr(node, "transA", 0)):
+            return rows
+    return None

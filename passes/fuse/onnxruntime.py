@@ -1,0 +1,30 @@
+"""The fusions into what onnxruntime's CPU provider adds to ONNX, as one pass; it runs after everything else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...pipeline.passes import rule_pass
+from .epilogues import (
+    activation_into_conv,
+    activation_into_gemm,
+    clip_into_conv,
+    scale_into_product,
+    transpose_into_first_factor,
+    transpose_into_product,
+)
+from .skips import bias_into_fast_gelu, bias_into_gelu
+
+RULES = (
+    activation_into_conv,
+    clip_into_conv,
+    activation_into_gemm,
+    scale_into_product,
+    transpose_into_product,
+    transpose_into_first_factor,
+    bias_into_gelu,
+    bias_into_fast_gelu,
+)
+"""In this order at each node."""
+
+fuse_for_onnxruntime = rule_pass("fuse-for-onnxruntime", *(replace(item, rounding=True) for item in RULES), doc=__doc__)

@@ -1,0 +1,124 @@
+"""Attention is read off its softmax in every spelling, and stays where the one operator would compute another thing."""
+
+import pytest
+
+from graphopt.passes import name_sizes
+from graphopt.passes.fuse import fuse_attention, fuse_skip_norms
+from tests.passes.harness import assert_same, lift, ops, rewrite
+
+HEAD = """g (float[B,S,16] x, float[B,L,16] m, float[B,1,S,S] bias, float[B,1,1,S] keys, bool[B,1,S,S] allowed)
+  => (float[a,b,c] y) <float scale = {{0.35355338}}, float root = {{0.59460354}}, float width = {{2.828427}},
+  int64[4] four = {{0, 0, 2, 8}}, int64[3] three = {{0, 0, 16}}, int64[3] flat = {{-1, 0, 8}}, float zero = {{0.0}},
+  int64[4] other = {{0, 0, 4, 4}}, int64[4] mixed = {{0, -1, 1, 8}}, int64[2] rows = {{-1, 16}},
+  int64[3] shape = {{2, -1, 16}}, float[16,16] w,
+  float low = {{-3.4028234663852886e38}}, float less = {{-10000.0}}, float[16,16] u, float[16,16] v,
+  float down = {{-inf}}>
+{{ {nodes}
+}}"""
+SPLIT = """hq = MatMul(x, w)
+ hk = MatMul(KEYS, u)
+ hv = MatMul(KEYS, v)
+ rq = Reshape(hq, four)
+ rk = Reshape(hk, four)
+ rv = Reshape(hv, four)
+ q = Transpose<perm = [0, 2, 1, 3]>(rq)
+ vs = Transpose<perm = [0, 2, 1, 3]>(rv)
+ """
+K = "k = Transpose<perm = [0, 2, 3, 1]>(rk)\n "
+TWICE = "kh = Transpose<perm = [0, 2, 1, 3]>(rk)\n k = Transpose<perm = [0, 1, 3, 2]>(kh)\n "
+JOIN = "o = MatMul(p, vs)\n t = Transpose<perm = [0, 2, 1, 3]>(o)\n y = Reshape(t, three)"
+GUARD = "r = Softmax(b)\n n = IsNaN(r)\n p = Where(n, zero, r)\n "
+MASK = "mask = Where(allowed, zero, less)\n "
+FUSES = {
+    "no bias": SPLIT + K + "s = MatMul(q, k)\n c = Mul(s, scale)\n p = Softmax(c)\n " + JOIN,
+    "transposed twice": SPLIT + TWICE + "s = MatMul(q, k)\n p = Softmax(s)\n " + JOIN,
+    "divided": SPLIT + K + "s = MatMul(q, k)\n c = Div(s, width)\n p = Softmax<axis = 3>(c)\n " + JOIN,
+    "bias first": SPLIT + K + "s = MatMul(q, k)\n c = Mul(scale, s)\n b = Add(bias, c)\n p = Softmax(b)\n " + JOIN,
+    "both scaled": SPLIT + K + "qs = Mul(q, root)\n ks = Mul(k, root)\n s = MatMul(qs, ks)\n b = Add(s, bias)\n "
+                   "p = Softmax(b)\n " + JOIN,
+    "guarded": MASK + SPLIT + K + "s = MatMul(q, k)\n b = Add(s, mask)\n " + GUARD + JOIN,
+    "joined flat": SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n "
+                   + JOIN.replace("y = Reshape(t, three)", "z = Reshape(t, rows)\n y = Reshape(z, shape)"),
+}  # fmt: skip
+STAYS = {
+    "over another axis": SPLIT + K + "s = MatMul(q, k)\n p = Softmax<axis = 2>(s)\n " + JOIN,
+    "bias of keys": SPLIT + K + "s = MatMul(q, k)\n b = Add(s, keys)\n p = Softmax(b)\n " + JOIN,
+    "rows that may be masked altogether":
+        MASK.replace("less", "down") + SPLIT + K + "s = MatMul(q, k)\n b = Add(s, mask)\n " + GUARD + JOIN,
+    "other heads": (SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n " + JOIN).replace("Reshape(hv, four)",
+                                                                                       "Reshape(hv, other)"),
+    "heads in the length": (SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n " + JOIN).replace("four", "mixed"),
+    "scores in use": SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n "
+        + JOIN.replace("y = Reshape(t, three)", "z = Reshape(t, three)\n i = ReduceMax(s)\n y = Mul(z, i)"),
+    "weights as second factor": SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n "
+        + JOIN.replace("o = MatMul(p, vs)", "vt = Transpose<perm = [0, 1, 3, 2]>(vs)\n o = MatMul(vt, p)"),
+    "scaled by a row": SPLIT + K + "s = MatMul(q, k)\n c = Mul(s, keys)\n p = Softmax(c)\n " + JOIN,
+    "quantized": SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n " + JOIN.replace("y = ", "z = ")
+        + "\n i = QuantizeLinear(z, scale)\n y = DequantizeLinear(i, scale)",
+}  # fmt: skip
+FORMS = {"onnxruntime": (17, "com.microsoft::MultiHeadAttention"), "portable": (23, "Attention")}
+
+
+def model(nodes, target="onnxruntime", keys="x"):
+    made = lift(HEAD.format(nodes=nodes.replace("KEYS", keys)), FORMS[target][0])
+    made.target = target
+    return made
+
+
+@pytest.mark.parametrize("target", FORMS)
+@pytest.mark.parametrize("name", FUSES)
+def test_attention_is_recognised(name, target):
+    before = model(FUSES[name], target)
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 1 and FORMS[target][1] in ops(after) and "Softmax" not in ops(after)
+    assert_same(before, after, rtol=1e-4, sizes=(2,) if name == "joined flat" else (1, 2, 3))
+
+
+@pytest.mark.parametrize("target", FORMS)
+def test_keys_and_values_may_come_from_elsewhere(target):
+    before = model(
+        FUSES["both scaled"].replace("b = Add(s, bias)\n p = Softmax(b)", "p = Softmax(s)"), target, keys="m"
+    )
+    after, changes = rewrite(before, fuse_attention)
+    assert changes == 1
+    assert_same(before, after, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_other_arithmetic_stays(name):
+    before = model(STAYS[name])
+    assert rewrite(before, name_sizes, fuse_attention)[1] == 0
+
+
+def test_portable_models_below_opset_23_keep_their_attention():
+    before = model(FUSES["no bias"])
+    before.target = "portable"
+    assert rewrite(before, fuse_attention)[1] == 0
+
+
+SKIP = """g (float[B,S,8] x, float[B,S,8] r) => (float[a,b,c] y, float[d,e,f] z) <float[8] gamma, float[8] beta> {
+  s = Add(x, r)
+  n = LayerNormalization<axis = -1>(s, gamma, beta)
+  z = Exp(SUM)
+  y = Tanh(n)
+}"""
+
+
+@pytest.mark.parametrize("used", ["s", "x"])
+def test_a_sum_before_a_norm_is_taken_in_and_comes_out_where_it_is_read(used):
+    before = lift(SKIP.replace("SUM", used))
+    assert rewrite(before, fuse_skip_norms)[1] == 0
+    before.target = "onnxruntime"
+    after, changes = rewrite(before, fuse_skip_norms)
+    assert changes == 1 and sorted(ops(after)) == ["Exp", "Tanh", "com.microsoft::SkipLayerNormalization"]
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize("change", [("float[B,S,8] r", "float[8] r"), ("<axis = -1>", "<axis = 1>"),
+                                    ("float[8] gamma", "float[1] gamma")])  # fmt: skip
+def test_other_sums_stay_before_their_norm(change):
+    text = SKIP.replace(*change).replace("SUM", "x")
+    text = text.replace("float[8] gamma, float[8] beta", "float[S,8] gamma, float[S,8] beta") if "= 1" in text else text
+    before = lift(text.replace("[B,S,8]", "[B,2,8]").replace("[S,8]", "[2,8]"))
+    before.target = "onnxruntime"
+    assert rewrite(before, fuse_skip_norms)[1] == 0

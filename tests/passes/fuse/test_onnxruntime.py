@@ -1,0 +1,75 @@
+"""What only onnxruntime has: epilogues of Conv, Gemm and MatMul, and Gelu with a bias. Other targets keep their own."""
+
+import pytest
+
+from graphopt.passes.fuse import fuse_for_onnxruntime, fuse_operators
+from tests.passes.harness import assert_same, lift, ops, rewrite
+
+IMAGE = """g (float[N,4,7,7] x) => (float[a,b,c,d] y) <float[6,4,3,3] w, float[6] bias, float low = {{0.5}},
+  float high = {{2.0}}> {{ h = Conv<pads = [1, 1, 1, 1]>(x, w, bias)
+  {nodes}
+}}"""
+ROWS = """g (float[N,3,4] x, float[N,3,4] z, float[N,4] r) => (float[a,b,c] y) <float[4,6] w, float[6] bias,
+  float[4] b4, float half = {{0.5}}, float[4,4] square, float[1,1,1,1] wide = {{2.0}}, float[3,1] column,
+  float one = {{1.0}}, float root = {{1.4142135}}> {{ {nodes}
+}}"""
+ERF = "d = Div(s, root)\n e = Erf(d)\n f = Add(e, one)\n h = Mul(s, f)\n y = Mul(h, half)"
+FUSES = {
+    **{f"conv, {name}": (IMAGE, f"y = {name}(h)", ["com.microsoft::FusedConv"])
+       for name in ("Relu", "Sigmoid", "Tanh", "LeakyRelu<alpha = 0.2>", "HardSigmoid<alpha = 0.3, beta = 0.4>")},
+    "conv, Clip": (IMAGE, "y = Clip(h, low, high)", ["com.microsoft::FusedConv"]),
+    "conv, half a Clip": (IMAGE, "y = Clip(h, low)", ["com.microsoft::FusedConv"]),
+    **{f"gemm, {name}": (ROWS, f"g = Gemm<alpha = 0.5>(r, w, bias)\n t = {name}(g)\n y = Unsqueeze(t, axis)",
+                         ["com.microsoft::FusedGemm", "Unsqueeze"])
+       for name in ("Relu", "Tanh", "LeakyRelu<alpha = 0.2>")},
+    "product and factor": (ROWS, "m = MatMul(x, w)\n y = Mul(half, m)", ["com.microsoft::FusedMatMul"]),
+    "product and quotient": (ROWS, "m = MatMul(x, w)\n y = Div(m, half)", ["com.microsoft::FusedMatMul"]),
+    "second factor transposed": (ROWS, "t = Transpose<perm = [0, 2, 1]>(z)\n y = MatMul(x, t)",
+                                 ["com.microsoft::FusedMatMul"]),
+    "first factor transposed": (ROWS, "t = Transpose<perm = [0, 2, 1]>(x)\n m = MatMul(t, z)\n y = Mul(m, half)",
+                                ["com.microsoft::FusedMatMul"]),
+    "bias and gelu": (ROWS, "m = MatMul(x, w)\n s = Add(m, bias)\n " + ERF, ["MatMul", "com.microsoft::BiasGelu"]),
+}  # fmt: skip
+STAYS = {
+    "conv in use": (IMAGE, "t = Relu(h)\n y = Add(t, h)"),
+    "another activation": (IMAGE, "y = Elu(h)"),
+    "factor that is a column": (ROWS, "m = MatMul(x, w)\n y = Mul(m, column)"),
+    "factor that adds an axis": (ROWS.replace("[a,b,c]", "[a,b,c,d]"), "m = MatMul(x, w)\n y = Mul(m, wide)"),
+    "quotient the other way": (ROWS, "m = MatMul(x, w)\n y = Div(half, m)"),
+    "other axes permuted": (ROWS, "t = Transpose<perm = [2, 0, 1]>(z)\n y = MatMul(t, w4)"),
+}  # fmt: skip
+
+
+def model(head, nodes, target="onnxruntime"):
+    text = head.format(nodes=nodes).replace("float[4] b4", "float[4] b4, int64[1] axis = {0}, float[3,2] w4")
+    made = lift(text)
+    made.target = target
+    return made
+
+
+@pytest.mark.parametrize("name", FUSES)
+def test_epilogues_move_into_their_product(name):
+    head, nodes, wanted = FUSES[name]
+    before = model(head, nodes)
+    after, _ = rewrite(before, fuse_operators, fuse_for_onnxruntime)
+    assert ops(after) == wanted
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize("name", FUSES)
+def test_portable_models_keep_to_the_standard(name):
+    head, nodes, _ = FUSES[name]
+    after, _ = rewrite(model(head, nodes, "portable"), fuse_operators, fuse_for_onnxruntime)
+    assert not any("::" in op for op in ops(after))
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_other_epilogues_stay(name):
+    head, nodes = STAYS[name]
+    assert rewrite(model(head, nodes), fuse_for_onnxruntime)[1] == 0
+
+
+def test_double_precision_stays():
+    head, nodes, _ = FUSES["product and factor"]
+    before = model(head.replace("float", "double"), nodes)
+    assert rewrite(before, fuse_for_onnxruntime)[1] == 0
