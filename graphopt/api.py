@@ -103,7 +103,12 @@ def optimize(
         specialise_inputs(lifted, input_shapes)
         reference = onnx_io.to_proto(lifted)
     proof = _Proof(reference, before, seed) if validate and check != "off" else None
-    schedule = _schedule(passes, skip)
+    schedule, last = _schedule(passes, skip), list[Pass]()
+    if plan.wanted:  # pruning and quantization know no operators that only the target has
+        from .passes import FOR_TARGET
+
+        last = [item for item in schedule if item in FOR_TARGET]
+        schedule = [item for item in schedule if item not in FOR_TARGET]
     context = None
     if plan.wanted:
         context = lossy.context(lifted, plan, calibration, metric, max_drop, target, seed, progress)
@@ -118,6 +123,7 @@ def optimize(
         finished, stages = lossy.run_stages(
             outcome.model, plan, context, lambda model: _clean(model, schedule, validate, seed, logs)
         )
+        finished = _clean(finished, last, validate, seed, logs) if last and target == "onnxruntime" else finished
     emitted = onnx_io.to_proto(finished)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
     trail = Trail(lifted, finished, tuple(logs), tuple(schedule), tuple(s.name for s in stages if s.changed))

@@ -20,8 +20,8 @@ from .identity import drop_identities
 from .legalise import give_range_scalars
 from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
-from .slices import flatten_concats, join_slices_and_pads, split_slices
 from .sizes import name_sizes
+from .slices import flatten_concats, join_slices_and_pads, split_slices
 
 SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,
@@ -54,6 +54,9 @@ SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,
 )
 """What `optimize` runs, in order."""
+
+FOR_TARGET: tuple[Pass, ...] = (fuse_skip_norms, fuse_for_onnxruntime)
+"""Passes that put in operators that only the target has; they wait for pruning and quantization."""
 
 ON_DEMAND: tuple[Pass, ...] = ()
 """Passes that run only when named."""
