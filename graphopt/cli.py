@@ -246,11 +246,27 @@ def warmup(
 
 
 @app.command(name="passes")
-def list_passes() -> None:
-    """List the passes in the order they run, and those that run only when named."""
+def list_passes(
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="the model to trace on", show_default=False),
+    ] = None,
+    trace: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="RULE", help="show where this rule (or all of a pass) almost matched MODEL, and why not"),
+    ] = None,
+    target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
+) -> None:
+    """List the passes in the order they run, and those that run only when named; or trace a rule on a model."""
     from .report import passes_table
+    from .tracing import trace_rule, trace_table
 
-    out.print(passes_table())
+    if (model is None) != (trace is None):
+        raise OptionError("passes: give both a rule to --trace and the MODEL to trace it on, or neither")
+    if trace is None:
+        out.print(passes_table())
+        return
+    out.print(trace_table(trace_rule(model, trace, target)))
 
 
 def _split(names: str | None) -> list[str] | None:

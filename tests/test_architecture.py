@@ -19,7 +19,7 @@ FLOORS = (
     ("stages",),
     ("passes", "runtime"),
     ("provenance",),
-    ("report", "testing", "html"),
+    ("report", "testing", "html", "tracing", "pytest_plugin"),
     ("lossy",),
     ("api", "bench", "bisection"),
     ("cli", "__main__"),

@@ -61,6 +61,11 @@ class OpPattern:
         """Nodes on the longest path from the root to a leaf."""
         return 1 + max((p.depth for p in self.inputs if isinstance(p, OpPattern)), default=0)
 
+    @property
+    def size(self) -> int:
+        """Nodes the pattern describes."""
+        return 1 + sum(p.size for p in self.inputs if isinstance(p, OpPattern))
+
     def names(self) -> Iterator[str]:
         """Every name the pattern binds."""
         if self.name:
@@ -138,13 +143,37 @@ class Match:
 Goal = tuple[Pattern, "Value | None"]
 
 
+class Mismatch:
+    """Why nothing matched: of all that was tried, what failed after the most nodes had fitted."""
+
+    __slots__ = ("fitted", "reason")
+
+    def __init__(self) -> None:
+        self.fitted, self.reason = 0, "no operand order fits"
+
+    def note(self, found: Match, reason: str) -> None:
+        """Remember a failure unless another attempt got further."""
+        if len(found.nodes) >= self.fitted:
+            self.fitted, self.reason = len(found.nodes), reason
+
+
 def match(pattern: OpPattern, node: Node) -> Match | str:
     """Match `pattern` with `node` as its root; a string says why not."""
-    reason = ["no operand order fits"]
-    found = _match_node(pattern, node, Match(), [], reason)
+    found = attempt(pattern, node)
+    return found.reason if isinstance(found, Mismatch) else found
+
+
+def attempt(pattern: OpPattern, node: Node) -> Match | Mismatch:
+    """Match `pattern` with `node` as its root, or tell how far it fitted."""
+    miss = Mismatch()
+    found = _match_node(pattern, node, Match(), [], miss)
     if found is None:
-        return reason[0]
-    return escape(found) or found
+        return miss
+    escaped = escape(found)
+    if escaped:
+        miss.note(found, escaped)
+        return miss
+    return found
 
 
 Front = tuple[tuple[int, "frozenset[str] | None"], ...]
@@ -193,33 +222,33 @@ def escape(found: Match) -> str:
     return ""
 
 
-def _solve(goals: list[Goal], found: Match, reason: list[str]) -> Match | None:
+def _solve(goals: list[Goal], found: Match, miss: Mismatch) -> Match | None:
     if not goals:
         return found
     (pattern, value), rest = goals[0], goals[1:]
     if isinstance(pattern, Leaf):
         why = _bind_leaf(pattern, value, found)
         if why:
-            reason[0] = why
+            miss.note(found, why)
             return None
-        return _solve(rest, found, reason)
+        return _solve(rest, found, miss)
     node = None if value is None else value.producer
     if node is None or value is None:
-        reason[0] = f"an operand is not computed by {'/'.join(pattern.ops)}"
+        miss.note(found, f"an operand is not computed by {'/'.join(pattern.ops)}")
         return None
     if node.graph is not found.nodes[0].graph:
-        reason[0] = f"{node!r} is in another graph"
+        miss.note(found, f"{node!r} is in another graph")
         return None
     if value.index != (pattern.index or 0):
-        reason[0] = f"output {value.index} of {node!r} is used, not {pattern.index or 0}"
+        miss.note(found, f"output {value.index} of {node!r} is used, not {pattern.index or 0}")
         return None
-    return _match_node(pattern, node, found, rest, reason)
+    return _match_node(pattern, node, found, rest, miss)
 
 
-def _match_node(pattern: OpPattern, node: Node, found: Match, rest: list[Goal], reason: list[str]) -> Match | None:
+def _match_node(pattern: OpPattern, node: Node, found: Match, rest: list[Goal], miss: Mismatch) -> Match | None:
     why = _refuse(pattern, node, found)
     if why:
-        reason[0] = why
+        miss.note(found, why)
         return None
     found.nodes.append(node)
     if pattern.shared:
@@ -232,7 +261,7 @@ def _match_node(pattern: OpPattern, node: Node, found: Match, rest: list[Goal], 
     for operands in orders:
         padded = operands + (None,) * (len(pattern.inputs) - len(operands))
         trial = found if len(orders) == 1 else found.copy()
-        solved = _solve([*zip(pattern.inputs, padded), *rest], trial, reason)
+        solved = _solve([*zip(pattern.inputs, padded), *rest], trial, miss)
         if solved is not None:
             return solved
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..ir import Graph, Node, Value
 from .builder import Builder, Declined
-from .pattern import OpPattern, match, needed_ops
+from .pattern import Mismatch, OpPattern, attempt, match, needed_ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,28 +134,29 @@ def spellings(*patterns: OpPattern, **options: Any) -> Callable[[Handler], tuple
     return make
 
 
-def explain(rules: Sequence[Rule], graph: Graph) -> list[tuple[Rule, Node, str]]:
-    """Where rules almost fire: each rule at each node of its root operator, with the condition that failed.
+def explain(rules: Sequence[Rule], graph: Graph) -> list[tuple[Rule, Node, int, str]]:
+    """Where rules almost fire: each rule at each node of its root operator, how many nodes fitted, and what failed.
 
     Nothing is rewritten: the rewrite is built and dropped. A rule that would fire has the reason "".
     """
-    misses: list[tuple[Rule, Node, Any]] = []
+    misses: list[tuple[Rule, Node, int, str]] = []
     for node in graph.walk():
         for candidate in rules:
             if node.op in candidate.pattern.ops:
-                misses.append((candidate, node, candidate.refuses(graph) or _dry(candidate, node)))
+                refused = candidate.refuses(graph)
+                misses.append((candidate, node, *((0, refused) if refused else _dry(candidate, node))))
     return misses
 
 
-def _dry(candidate: Rule, node: Node) -> str:
-    found = match(candidate.pattern, node)
-    if isinstance(found, str):
-        return found
+def _dry(candidate: Rule, node: Node) -> tuple[int, str]:
+    found = attempt(candidate.pattern, node)
+    if isinstance(found, Mismatch):
+        return found.fitted, found.reason
     assert node.graph is not None
     try:
         new = candidate.handler(Builder(node.graph), **{name: found.bound.get(name) for name in candidate.wants})
     except Declined as declined:
-        return str(declined)
+        return len(found.nodes), str(declined)
     if new is None or isinstance(new, Decline):
-        return new.reason if isinstance(new, Decline) else "declined"
-    return ""
+        return len(found.nodes), new.reason if isinstance(new, Decline) else "declined"
+    return len(found.nodes), ""

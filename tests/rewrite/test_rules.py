@@ -42,7 +42,7 @@ def test_rule_declines_below_its_opset():
     model = silu_model(17)
     assert not apply_rules(model.graph, [fuse_silu])
     assert len(model.graph) == 2
-    assert "needs opset 24" in explain([fuse_silu], model.graph)[0][2]
+    assert "needs opset 24" in explain([fuse_silu], model.graph)[0][3]
 
 
 def test_builder_declines_what_the_opset_lacks():
@@ -52,7 +52,7 @@ def test_builder_declines_what_the_opset_lacks():
 
     model = silu_model(17)
     assert not apply_rules(model.graph, [careless])
-    assert explain([careless], model.graph)[0][2] == "Swish is not in opset 17"
+    assert explain([careless], model.graph)[0][3] == "Swish is not in opset 17"
 
 
 def test_inner_value_with_an_outside_user_is_refused():
@@ -61,7 +61,7 @@ def test_inner_value_with_an_outside_user_is_refused():
     sigmoid = next(iter(graph))
     graph.set_outputs([*graph.outputs, sigmoid.output])
     assert not apply_rules(graph, [fuse_silu])
-    assert "also used by" in explain([fuse_silu], graph)[0][2]
+    assert "also used by" in explain([fuse_silu], graph)[0][3]
 
 
 def test_handler_is_told_apart_from_a_wrong_name():
@@ -103,7 +103,7 @@ def test_decline_with_a_reason_leaves_no_trace():
     text = str(model)
     assert not apply_rules(model.graph, [never])
     assert str(model) == text
-    assert explain([never], model.graph)[0][2] == "on principle"
+    assert explain([never], model.graph)[0][3] == "on principle"
     verify(model)
 
 
