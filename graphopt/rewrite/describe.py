@@ -1,0 +1,25 @@
+"""Patterns as people write them: `Mul(Sigmoid(x), x)`."""
+
+from __future__ import annotations
+
+from .pattern import Leaf, OpPattern
+
+
+def describe(pattern: OpPattern | Leaf) -> str:
+    """A pattern as text. Constants in capitals are any, numbers are these; `?` marks what may be missing."""
+    if isinstance(pattern, Leaf):
+        return _leaf(pattern)
+    operator = "|".join(name.rpartition("::")[2] for name in pattern.ops)
+    operands = ", ".join(describe(operand) for operand in pattern.inputs)
+    attrs = ", ".join(f"{key}={value!r}" for key, value in pattern.attrs if not callable(value))
+    return f"{operator}({operands}{'; ' + attrs if attrs else ''})"
+
+
+def _leaf(leaf: Leaf) -> str:
+    if leaf.equals is not None:
+        text = f"{leaf.equals:.6g}"
+    elif leaf.kind == "value":
+        text = leaf.name or "_"
+    else:
+        text = leaf.name.upper() or "C"
+    return text + ("?" if leaf.optional else "")

@@ -1,0 +1,124 @@
+"""Examples by hand, where chance finds none: by pass or `pass/rule`, the model's text, opset and target."""
+
+from __future__ import annotations
+
+_VECTOR = "(float[N,16] x) => (float[a,b] y)"
+
+GIVEN: dict[str, tuple[str, int, str]] = {
+    "infer-demands": (
+        """
+g (float[N,4,8] x, bool c) => (float[a,b,d] y) <float[3,4,1] k, int64[1] last = {-1}> {
+  t = If(c) <
+    then_branch = u () => (float[] u1) { u1 = Relu(x) },
+    else_branch = v () => (float[] v1) { v1 = Unsqueeze(x, last) }
+  >
+  y = Conv(t, k)
+}""",
+        17,
+        "portable",
+    ),
+    "fuse-operators/fuse_gelu": (
+        f"""
+g {_VECTOR} <float root = {{1.4142135}}, float one = {{1.0}}, float half = {{0.5}}> {{
+  scaled = Div(x, root)
+  e = Erf(scaled)
+  sum = Add(e, one)
+  product = Mul(x, sum)
+  y = Mul(product, half)
+}}""",
+        20,
+        "portable",
+    ),
+    "fuse-operators/fuse_hard_sigmoid": (
+        f"""
+g {_VECTOR} <float three = {{3.0}}, float zero = {{0.0}}, float six = {{6.0}}> {{
+  sum = Add(x, three)
+  c = Clip(sum, zero, six)
+  y = Div(c, six)
+}}""",
+        17,
+        "portable",
+    ),
+    "drop-zero-states": (
+        """
+g (float[S,N,4] x, float[1,6,4] w) => (float[a,b,c,d] y) <float[1,6,2] r, float[1,3,2] zero = {0,0,0,0,0,0}> {
+  y = GRU<hidden_size = 2>(x, w, r, , , zero)
+}""",
+        17,
+        "portable",
+    ),
+    "join-reshapes/reshape_for_transpose": (
+        """
+g (float[4,1,8] x) => (float[a,b] y) <int64[2] sizes = {4, 8}> {
+  t = Transpose<perm = [1, 0, 2]>(x)
+  y = Reshape(t, sizes)
+}""",
+        17,
+        "portable",
+    ),
+    "join-reshapes/squeeze_for_reduction": (
+        """
+g (float[N,8,1] x) => (float[a,b] y) {
+  y = ReduceMean<axes = [2], keepdims = 0>(x)
+}""",
+        17,
+        "portable",
+    ),
+    "give-range-scalars": (
+        """
+g (int64[1] n) => (int64[k] y) <int64 zero = {0}, int64 step = {1}> {
+  y = Range(zero, n, step)
+}""",
+        17,
+        "portable",
+    ),
+    "fuse-for-onnxruntime/transpose_into_product": (
+        """
+g (float[N,4,8] x, float[N,6,8] w) => (float[a,b,c] y) {
+  t = Transpose<perm = [0, 2, 1]>(w)
+  y = MatMul(x, t)
+}""",
+        17,
+        "onnxruntime",
+    ),
+    "fuse-attention": (
+        """
+g (float[2,5,16] x) => (float[a,b,c] y) <float[16,16] w, float[16,16] u, float[16,16] v, float scale = {0.35355338},
+  int64[4] split = {0, 0, 2, 8}, int64[3] join = {0, 0, 16}> {
+  hq = MatMul(x, w)
+  hk = MatMul(x, u)
+  hv = MatMul(x, v)
+  rq = Reshape(hq, split)
+  rk = Reshape(hk, split)
+  rv = Reshape(hv, split)
+  q = Transpose<perm = [0, 2, 1, 3]>(rq)
+  k = Transpose<perm = [0, 2, 3, 1]>(rk)
+  values = Transpose<perm = [0, 2, 1, 3]>(rv)
+  scores = MatMul(q, k)
+  scaled = Mul(scores, scale)
+  p = Softmax(scaled)
+  heads = MatMul(p, values)
+  t = Transpose<perm = [0, 2, 1, 3]>(heads)
+  y = Reshape(t, join)
+}""",
+        17,
+        "onnxruntime",
+    ),
+    "fuse-skip-norms": (
+        """
+g (float[B,S,8] x, float[B,S,8] r) => (float[a,b,c] y, float[d,e,f] z) <float[8] gamma, float[8] beta> {
+  z = Add(x, r)
+  y = LayerNormalization<axis = -1>(z, gamma, beta)
+}""",
+        17,
+        "onnxruntime",
+    ),
+}
+_BIASED = """
+<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+g (float[N,16] x) => (float[a,b] y) <float[16] b> {
+  sum = Add(x, b)
+  y = com.microsoft.KIND(sum)
+}"""
+for _rule, _kind in (("bias_into_gelu", "Gelu"), ("bias_into_fast_gelu", "FastGelu")):
+    GIVEN[f"fuse-for-onnxruntime/{_rule}"] = (_BIASED.replace("KIND", _kind), 17, "onnxruntime")
