@@ -134,7 +134,7 @@ class _Editor(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         builds = isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
-        builds = builds and node.func.value.id == "build"  # type: ignore[attr-defined]
+        builds = builds and node.func.value.id == "build" and node.func.attr[0].isupper()  # type: ignore[attr-defined]
         if builds and len(node.args) > 1 and self._here("operands", f"{ast.unparse(node)}, operands exchanged"):
             node.args[0], node.args[1] = node.args[1], node.args[0]
         return node
