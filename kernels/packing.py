@@ -1,4 +1,4 @@
-"""Weights into panels: the order in which a register tile reads them, and the proof of which groups may go fast."""
+"""Weights as planes of s8, and the proof of which groups of a panel may go fast."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 GROUP = 4  # bytes of a row that one dot product consumes
+_MOST_POSITIVE, _MOST_NEGATIVE = 32767 // 255, -(32768 // 255)
 
 
 @dataclass(frozen=True, slots=True)
-class PackedPanel:
-    """One panel's weights. `counts` and `depths` are set when some groups are not safe in int16 pairs."""
+class Split:
+    """A panel with its safe groups first: weights, (pairs of safe, unsafe) groups of each segment, depths of groups."""
 
     weights: npt.NDArray[np.int8]
-    counts: npt.NDArray[np.int32] | None = None
-    depths: npt.NDArray[np.int32] | None = None
+    counts: npt.NDArray[np.int32]
+    depths: npt.NDArray[np.int32]
 
 
 def split_planes(weights: Array) -> npt.NDArray[np.int8]:
@@ -36,27 +37,20 @@ def split_planes(weights: Array) -> npt.NDArray[np.int8]:
     return np.stack(planes)
 
 
-def pack_dense(weights: npt.NDArray[np.int8]) -> PackedPanel:
-    """[segments, depth, width] → [segments][depth / 4][width][4]."""
-    segments, depth, width = weights.shape
-    quads = weights.reshape(segments, depth // GROUP, GROUP, width)
-    return PackedPanel(np.ascontiguousarray(quads.transpose(0, 1, 3, 2)))
+def split_unsafe(dense: npt.NDArray[np.int8]) -> Split | None:
+    """Order a panel for vpmaddubsw where some pair sum could leave int16; None where none can, for any u8.
 
-
-def pack_pairs(weights: npt.NDArray[np.int8]) -> PackedPanel:
-    """Weights for vpmaddubsw: dense where every pair sum fits int16 for any u8, else ordered safe groups first.
-
-    A group of four rows of weights is safe when 255 · (sum of the positive of a pair) ≤ 32767 and 255 · (sum of the
-    negative) ≥ −32768 in all its channels. Safe groups run in twos; one left over joins the unsafe, which are stored as
-    even pairs, then odd pairs, of eight channels each, for vpmaddwd.
+    dense: [segments, quads, width, 4]. A group of four rows of weights is safe when 255 · (sum of the positive of a
+    pair) ≤ 32767 and 255 · (sum of the negative) ≥ −32768 in all its channels. Safe groups run in twos; one left over
+    joins the unsafe, which are stored as even pairs, then odd pairs, of eight channels each, for vpmaddwd.
     """
-    segments, depth, width = weights.shape
-    pairs = weights.reshape(segments, depth // GROUP, 2, 2, width).astype(np.int32)
-    over = (np.maximum(pairs, 0).sum(3) * 255 > 32767) | (np.minimum(pairs, 0).sum(3) * 255 < -32768)
-    unsafe = over.any(axis=(2, 3))
+    segments, _, width, _ = dense.shape
+    pairs = dense.reshape(segments, -1, width, 2, 2)
+    positive: Array = np.maximum(pairs, 0).sum(axis=4, dtype=np.int16)
+    negative: Array = np.minimum(pairs, 0).sum(axis=4, dtype=np.int16)
+    unsafe = np.any((positive > _MOST_POSITIVE) | (negative < _MOST_NEGATIVE), axis=(2, 3))
     if not unsafe.any():
-        return pack_dense(weights)
-    groups = weights.reshape(segments, depth // GROUP, GROUP, width)
+        return None
     packed, counts, depths = [], np.zeros((segments, 2), np.int32), []
     for segment in range(segments):
         safe = np.flatnonzero(~unsafe[segment])
@@ -65,7 +59,7 @@ def pack_pairs(weights: npt.NDArray[np.int8]) -> PackedPanel:
             safe, slow = safe[:-1], np.sort(np.append(slow, safe[-1]))
         counts[segment] = safe.size // 2, slow.size
         depths.append(np.concatenate([safe, slow]) * GROUP)
-        packed.append(groups[segment, safe].transpose(0, 2, 1).reshape(-1))
-        halves = groups[segment, slow].reshape(-1, 2, 2, width // 8, 8)  # group, half, byte, vector, lane
-        packed.append(halves.transpose(0, 3, 1, 4, 2).reshape(-1))
-    return PackedPanel(np.concatenate(packed), counts, np.concatenate(depths).astype(np.int32))
+        packed.append(dense[segment, safe].reshape(-1))
+        halves = dense[segment, slow].reshape(-1, width // 8, 8, 2, 2)  # group, vector, lane, half, byte
+        packed.append(halves.transpose(0, 1, 3, 2, 4).reshape(-1))
+    return Split(np.concatenate(packed), counts, np.concatenate(depths).astype(np.int32))

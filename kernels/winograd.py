@@ -15,7 +15,7 @@ from graphopt.kernels.product import Activations
 from graphopt.kernels.quantization import aligned_table, table_address
 from graphopt.kernels.records import Panel
 from graphopt.kernels.requantization import float_bits, residual_form, write_requantization
-from graphopt.kernels.steps import LINE, SCRATCH, SLACK, Argument, Buffer, Routine, Step, aligned_empty
+from graphopt.kernels.steps import LINE, SCRATCH, SLACK, Argument, Buffer, Program, Routine, Step, aligned_empty
 from graphopt.kernels.windows import Image, Window
 from graphopt.kernels.winograd_algebra import (
     F2,
@@ -42,6 +42,14 @@ WINOGRAD = Kernel(
         "height_out": "i64", "width_out": "i64", "channels_out": "i64", "item": "i64", "pad_top": "i64",
         "pad_left": "i64", "zero_point": "u8", "v_at": "i64", "m_at": "i64", "u_at": "i64", "patch_at": "i64",
         "offsets_at": "i64", "dump_at": "i64", "staging_at": "i64",
+    },
+)  # fmt: skip
+
+TRANSFORM = Kernel(
+    "graphopt.kernels.loops.winograd:transform_panels",
+    {
+        "w": "i64", "u": "i64", "w_panel": "i64", "u_panel": "i64", "position_bytes": "i64", "pairs": "i64",
+        "size": "i64", "rows_of_g": "i64", "transform": "i64",
     },
 )  # fmt: skip
 
@@ -75,7 +83,7 @@ def prepare_winograd(
     level = level or select_level()
     batch, height, width_in, channels = (int(size) for size in x_shape)
     image = Image(batch, height, width_in, channels)
-    centred = np.asarray(weights, np.int32) - np.asarray(weight_zero_point, np.int32).reshape(-1, 1, 1, 1)
+    centred = _centred(weights, np.reshape(weight_zero_point, (-1, 1, 1, 1)))
     if centred.shape[1:] != (channels, 3, 3):
         raise ValueError(f"weights must be [O, {channels}, 3, 3], got {list(centred.shape)}")
     if isinstance(output, Dequantize) and output.dynamic:
@@ -83,7 +91,7 @@ def prepare_winograd(
     signed, zero_point = activations.flip != 0, activations.zero_point
     biases = np.broadcast_to(np.asarray(0 if bias is None else bias, np.int64), (len(centred),))
     variant = _fitting(variant, centred, biases, zero_point, signed)
-    if on_the_fly and centred.size and (centred.min() < -128 or centred.max() > 127):
+    if on_the_fly and centred.dtype != np.int8:
         raise NotExact("weights less their zero point leave int8, so they cannot be kept plain")
     target = Window((3, 3), pads=(pads[0], pads[1], pads[2], pads[3])).output(image)
     target = Image(target.batch, target.height, target.width, len(centred))
@@ -95,6 +103,14 @@ def prepare_winograd(
     return _routine(
         level, variant, image, target, centred, records, vectors, activations, output, (pads[0], pads[1]), on_the_fly
     )
+
+
+def _centred(weights: Array, zero_point: Array) -> Array:
+    """The weights less their zero point: s8 where they fit, else int32."""
+    if weights.dtype == np.int8 and not zero_point.any():
+        return weights
+    made = weights.astype(np.int32) - zero_point.astype(np.int32)
+    return made.astype(np.int8) if made.min(initial=0) >= -128 and made.max(initial=0) <= 127 else made
 
 
 def _fitting(variant: Variant | None, weights: Array, bias: Array, zero_point: int, signed: bool) -> Variant:
@@ -194,7 +210,7 @@ def _routine(
     tiles = target.batch * -(-target.height // m) * -(-target.width // m)
     blocks = choose_blocks(level, variant, tiles, depth, vectors, on_the_fly)
     product = _product_record(level, variant, blocks, image.channels, depth, width, on_the_fly)
-    packed = _packed(variant, weights, width, depth, on_the_fly)
+    packed = _packed(level, variant, weights, vectors, depth, on_the_fly)
     pixels = blocks.block * m * m
     offsets, scratch = _layout({
         "v": variant.positions * int(product[Product.V_POSITION]),
@@ -219,7 +235,7 @@ def _routine(
             _MICRO + "product", (level.name, blocks.main, blocks.tail, vectors, 0 if on_the_fly else _AHEAD)
         ).address(),
         "transform_output": MicroKernel(_MICRO + "output", (level.name, m, vectors, form, kind)).address(),
-        "transform_weights": MicroKernel(_MICRO + "weights", (level.name, m, vectors)).address() if on_the_fly else 0,
+        "transform_weights": _transform(level, variant, vectors) if on_the_fly else 0,
         "m": m, "count": tiles, "block": blocks.block, "splits": splits, "panels": panels,
         "main": blocks.main, "tail": blocks.tail, "width": width, "height_in": image.height, "width_in": image.width,
         "channels": image.channels, "height_out": target.height, "width_out": target.width,
@@ -233,10 +249,29 @@ def _routine(
     return Routine((step,), packed_bytes=packed.nbytes)
 
 
-def _packed(variant: Variant, weights: Array, width: int, depth: int, on_the_fly: bool) -> Array:
-    packed: Array = (
-        pack_plain(weights, width, depth) if on_the_fly else pack_transformed(variant, weights, width, depth)
-    )
-    placed = aligned_empty(packed.nbytes + _AHEAD)[: packed.nbytes]
-    placed[:] = packed.reshape(-1).view(np.uint8)
+def _packed(level: Level, variant: Variant, weights: Array, vectors: int, depth: int, on_the_fly: bool) -> Array:
+    """Weights as the run reads them: plain, or transformed once (by the kernel that would do it on the fly)."""
+    width = vectors * level.lanes
+    panels = -(-len(weights) // width)
+    if weights.dtype != np.int8:
+        transformed = pack_transformed(variant, weights, width, depth)
+        placed = aligned_empty(transformed.nbytes + _AHEAD)[: transformed.nbytes]
+        placed[:] = transformed.reshape(-1).view(np.uint8)
+        return placed
+    plain = pack_plain(weights, width, depth)
+    size = plain.nbytes if on_the_fly else panels * variant.positions * depth * width * 2
+    placed = aligned_empty(size + _AHEAD)[:size]
+    if on_the_fly:
+        placed[:] = plain.reshape(-1).view(np.uint8)
+        return placed
+    arguments: dict[str, Argument] = {
+        "w": int(plain.ctypes.data), "u": int(placed.ctypes.data), "w_panel": plain.nbytes // panels,
+        "u_panel": size // panels, "position_bytes": 2 * width * depth, "pairs": depth // 2, "size": variant.size,
+        "rows_of_g": variant.g, "transform": _transform(level, variant, vectors),
+    }  # fmt: skip
+    Program([(Step(TRANSFORM, arguments, tiles=panels), {})]).run_worker(0)
     return placed
+
+
+def _transform(level: Level, variant: Variant, vectors: int) -> int:
+    return MicroKernel(_MICRO + "weights", (level.name, variant.m, vectors)).address()

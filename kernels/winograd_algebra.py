@@ -59,8 +59,9 @@ def check_exact(variant: Variant, weights: Array, bias: Array, x_zero_point: int
     """
     low, high = (-128, 127) if x_signed else (0, 255)
     low, high = low - x_zero_point, high - x_zero_point
-    flat = weights.reshape(len(weights), -1).astype(np.int64)
-    positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
+    flat = weights.reshape(len(weights), -1)
+    positive = np.maximum(flat, 0).sum(1, dtype=np.int32).astype(np.int64)
+    negative = np.minimum(flat, 0).sum(1, dtype=np.int32).astype(np.int64)
     largest = high * positive + low * negative + bias
     smallest = low * positive + high * negative + bias
     reach = np.maximum(np.abs(largest), np.abs(smallest))
@@ -70,7 +71,7 @@ def check_exact(variant: Variant, weights: Array, bias: Array, x_zero_point: int
         channel = int(reach.argmax())
         raise NotExact(f"F({variant.m}×{variant.m}, 3×3): channel {channel} can reach |sum| = {worst}, limit {limit}")
     growth = int(np.abs(variant.g).sum(1).max()) ** 2
-    if growth * int(np.abs(flat).max(initial=0)) > _INT16:
+    if growth * max(int(flat.max(initial=0)), -int(flat.min(initial=0))) > _INT16:
         raise NotExact(f"F({variant.m}×{variant.m}, 3×3): transformed weights leave int16")
 
 
@@ -89,7 +90,7 @@ def pack_transformed(variant: Variant, weights: Array, width: int, depth: int) -
 
 
 def pack_plain(weights: Array, width: int, depth: int) -> npt.NDArray[np.int8]:
-    """The weights as int8 [panel][depth / 2][9][width][2], for transforming on the fly."""
+    """The weights as int8 [panel][depth / 2][9][width][2], from which the transform's kernel starts."""
     count, channels = weights.shape[:2]
     panels = -(-count // width)
     padded = np.zeros((panels * width, depth, 9), np.int8)

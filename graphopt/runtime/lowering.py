@@ -20,6 +20,7 @@ from .operands import (
     Weights,
     constant_array,
     integer_bias,
+    is_constant,
     is_dequantize,
     is_quantize,
     output_dtype,
@@ -63,10 +64,10 @@ def lower(graph: Graph) -> Coverage:
 
 def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) -> Operation | None:
     if is_quantize(node):
-        return None if constant_array(node.output) is not None else _quantized(node, coverage, islands)
+        return None if is_constant(node.output) else _quantized(node, coverage, islands)
     if is_dequantize(node):
         source = node.inputs[0]
-        if source is None or constant_array(source) is not None:
+        if source is None or is_constant(source):
             return None
         x = quantization_of(node.input(1), node.input(2))
         return Dequantize(inputs=(source,), output=node.output, nodes=(node,), x=x)
@@ -78,9 +79,16 @@ def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | No
         codes = _codes_of(coverage.providers[node.inputs[0]])
         if codes is not None:
             return _max_pool(node, node.inputs[0], node.output, (node,), codes)
-    if node.op in ("Conv", "Gemm", "MatMul"):
+    if node.op in ("Conv", "Gemm", "MatMul") and not _only_quantized(node.output):
         return _linear(node, node.output, None, (), None)
     return None
+
+
+def _only_quantized(value: Value) -> bool:
+    """Every reader is a QuantizeLinear, perhaps behind Relu or Clip: the float result is never needed."""
+    readers = [use.node for use in value.uses]
+    passing = ("Relu", "Clip")
+    return all(is_quantize(n) or (n.op in passing and n.outputs and _only_quantized(n.output)) for n in readers)
 
 
 def _codes_of(operation: Operation) -> bool | None:
@@ -160,7 +168,7 @@ def _codes(limits: list[tuple[float, float]], y: Quantization) -> Clamp | None:
 def operand(value: Value | None) -> tuple[Value, Quantization]:
     """The codes behind a float value and what they stand for. Refused unless DequantizeLinear makes it."""
     node = None if value is None else value.producer
-    if node is None or not is_dequantize(node) or constant_array(node.inputs[0]) is not None:
+    if node is None or not is_dequantize(node) or is_constant(node.inputs[0]):
         raise Refused("an input that is not quantized")
     assert node.inputs[0] is not None
     return node.inputs[0], quantization_of(node.input(1), node.input(2))
@@ -315,10 +323,15 @@ def average_pool(
 def _reduce_mean(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:
     source, x = operand(node.inputs[0])
     given = node.input(1)
-    axes = ints(node, "axes", ()) if given is None else tuple(int(v) for v in constant_array(given) or ())
+    axes = ints(node, "axes", ()) if given is None else _integers(given)
     if sorted(axes) not in ([2, 3], [-2, -1]) or not attr(node, "keepdims", 1):
         raise Refused("ReduceMean over other axes than an image's")
     return AveragePool(inputs=(source,), output=output, nodes=(node, *nodes), x=x, y=y)
+
+
+def _integers(value: Value) -> tuple[int, ...]:
+    array = constant_array(value)
+    return () if array is None else tuple(int(v) for v in array.reshape(-1).tolist())
 
 
 def _concat(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Concat:

@@ -49,6 +49,18 @@ def constant_array(value: Value | None) -> Array | None:
     return found
 
 
+def is_constant(value: Value | None) -> bool:
+    """Whether the value depends on constants alone, by operators that `constant_array` sees through; reads nothing."""
+    if value is None:
+        return False
+    if value.constant is not None:
+        return True
+    node = value.producer
+    if node is None or value.index or node.op not in _EVALUATED:
+        return False
+    return all(v is None or is_constant(v) for v in node.inputs)
+
+
 def _along(array: Array, parameter: Array, axis: int) -> Array:
     """A parameter per tensor or per axis, shaped to broadcast against `array`."""
     if parameter.size == 1:

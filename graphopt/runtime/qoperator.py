@@ -8,12 +8,12 @@ import numpy as np
 
 from ..ir import Node, Value
 from ..ops import attr
-from .operands import Refused, constant_array, quantization_of, stored_weights
+from .operands import Refused, constant_array, is_constant, quantization_of, stored_weights
 from .operations import Binary, Concat, Operation, Table
 
 
 def _source(value: Value | None) -> Value:
-    if value is None or constant_array(value) is not None:
+    if value is None or is_constant(value):
         raise Refused("a constant or missing activation")
     return value
 

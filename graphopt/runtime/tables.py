@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..ir import Node, Value
 from ..ops import attr, version_for
-from .operands import Refused, constant_array, is_dequantize, quantization_of
+from .operands import Refused, constant_array, is_constant, is_dequantize, quantization_of
 
 Floats = npt.NDArray[np.float32]
 _DEPTH = 24
@@ -44,7 +44,7 @@ def _island(value: Value, known: dict[Value, Island | None], depth: int) -> Isla
         return None
     if is_dequantize(node):
         source = node.inputs[0]
-        if source is None or constant_array(source) is not None:
+        if source is None or is_constant(source):
             return None
         try:
             scale = quantization_of(node.input(1), node.input(2))

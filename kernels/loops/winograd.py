@@ -132,3 +132,11 @@ def convolve(
                     if y_offsets[place] != dump - y:
                         values = y + y_offsets[place] + channel
                         call4(look_up, values, values, stored, table)
+
+
+def transform_panels(lo, hi, worker, w, u, w_panel, u_panel, position_bytes, pairs, size, rows_of_g, transform):
+    """Transform the weights of panels lo … hi − 1, row by row of G w Gᵀ."""
+    for panel in range(lo, hi):
+        for row in range(size):
+            target = u + panel * u_panel + row * size * position_bytes
+            call6(transform, w + panel * w_panel, target, position_bytes, pairs, rows_of_g + 6 * row, 0)
