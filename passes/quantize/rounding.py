@@ -1,8 +1,7 @@
 """Which integers to take for the weights of one layer: θ* = argmin over codes of J = tr(Δ C Δᵀ), Δ = W − s θ.
 
 C is the covariance of the layer's inputs: the bias is free, so it takes up the mean of the error in closed form. First
-GPTQ (Frantar et al. 2023: round one column, spread its error over those not yet rounded, by the Cholesky factor of the
-inverse), then coordinate descent: one code at a time to its optimum given all others, which never raises J.
+GPTQ (Frantar et al. 2023: round one column, spread its error over those not yet rounded), then coordinate descent: one code at a time to its optimum given all others, which never raises J.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance:
     plain = nearest(weight, scale, low, high)
     damped = covariance + np.eye(len(covariance), dtype=np.float32) * _damping(covariance)
     candidates = [plain]
-    solved = _gptq(weight, scale, low, high, damped)
+    solved = _nearest_plane(weight, scale, low, high, damped)
     if solved is not None:
         candidates.append(solved)
     costs = [objective(weight - codes * scale[:, None], covariance) for codes in candidates]
@@ -50,29 +49,31 @@ def _damping(covariance: Array) -> np.float32:
     return np.float32(max(DAMPING * float(np.trace(covariance)) / len(covariance), 1e-12))
 
 
-def _gptq(weight: Array, scale: Array, low: Array, high: Array, damped: Array) -> Array | None:
-    """Columns in order of falling variance; None where C is not positive definite in float32."""
-    order = np.argsort(-np.diagonal(damped), kind="stable")
-    c = damped[np.ix_(order, order)]
+def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped: Array) -> Array | None:
+    """GPTQ as Babai's nearest plane, which needs no inverse: with C = M Mᵀ, J = ‖Mᵀ e‖² and Mᵀ is triangular.
+
+    Columns of most variance are rounded first; None where C is not positive definite in float32.
+    """
+    order = np.argsort(np.diagonal(damped), kind="stable")
     try:
-        factor = np.linalg.cholesky(np.linalg.inv(c).astype(np.float64)).T.astype(np.float32)
+        factor = np.linalg.cholesky(damped[np.ix_(order, order)])
     except np.linalg.LinAlgError:
         return None
     if not np.isfinite(factor).all():
         return None
     w = np.ascontiguousarray(weight[:, order].T)  # [K, N]: a column of the weight is a row here
     least, most = np.ascontiguousarray(low[:, order].T), np.ascontiguousarray(high[:, order].T)
-    codes = np.empty_like(w)
-    for start in range(0, len(w), _BLOCK):
-        end = min(start + _BLOCK, len(w))
+    codes, owed = np.empty_like(w), np.zeros_like(w)  # owed: Σ M[j, i] e_j over the columns j already rounded
+    for end in range(len(w), 0, -_BLOCK):
+        start = max(0, end - _BLOCK)
         errors = np.empty((end - start, w.shape[1]), np.float32)
-        for j in range(start, end):
-            q = np.clip(np.rint(w[j] / scale), least[j], most[j])
+        for j in range(end - 1, start - 1, -1):
+            q = np.clip(np.rint((w[j] + owed[j] / factor[j, j]) / scale), least[j], most[j])
             codes[j] = q
-            error = (w[j] - q * scale) / factor[j, j]
+            error = w[j] - q * scale
             errors[j - start] = error
-            w[j + 1 : end] -= factor[j, j + 1 : end, None] * error
-        w[end:] -= factor[start:end, end:].T @ errors
+            owed[start:j] += factor[j, start:j, None] * error
+        owed[:start] += factor[start:end, :start].T @ errors
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     made: Array = codes[back].T
