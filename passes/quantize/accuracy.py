@@ -133,10 +133,12 @@ def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
 
 def _noise(study: Study, unit: Unit) -> float:
     """Noise to signal, in dB, that quantizing a unit adds: rounding of its result, and of its weights."""
+    solved = study.solved.get(unit.node)
+    if unit.output not in study.seen:
+        return -np.inf if solved is None or not solved.after else float(np.log10(solved.after))
     grid, extent = study.plan.grids[unit.output], study.seen[unit.output]
     spread = max(float(extent.high) - float(extent.low), 1e-30) / 6
     noise = grid.scale**2 / 12
-    solved = study.solved.get(unit.node)
     if solved is not None and solved.after is not None and unit.linear is not None:
         noise += solved.after / unit.linear.channels
     return float(10 * np.log10(max(noise, 1e-30) / spread**2))

@@ -7,6 +7,8 @@ import numpy as np
 from ...ir import Constant, Graph, Model, Node, Value
 from ...kernels.quantization import Quantization
 from ...ops import update_types
+from .constants import dequantized
+from .layers import dynamic_layer, stored_layer
 from .plan import Plan, implied
 from .twin import Twin, twin
 from .units import Unit
@@ -15,15 +17,19 @@ BIAS_LIMIT = 2.0**30
 
 
 def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
-    """A copy of the plan's model in QDQ form. Every value on integers is quantized once and dequantized once.
+    """A copy of the plan's model in QDQ form, or in that of its mode. A value is quantized and dequantized once.
 
     labels: names for nodes and what they make, by which a profile tells them apart; by default they keep their own.
     """
     made = twin(plan.model)
     if labels is not None:
         label(made, labels)
-    builder = _Build(plan, made)
-    builder.run()
+    mode = plan.options.mode
+    if mode == "static":
+        _Build(plan, made).run()
+    else:
+        for unit in sorted(plan.units, key=lambda u: plan.order[u]):
+            (dynamic_layer if mode == "dynamic" else stored_layer)(made, unit, plan.codes[unit.node])
     return made.model
 
 
@@ -126,7 +132,8 @@ class _Build:
         scale = codes.scale.reshape(-1)
         stored = linear.stored(codes.rows)
         per_channel = bool(np.ptp(scale)) or self.plan.options.per_channel
-        self.graph.set_input(copy, 1, self._constant(copy, stored, scale, linear.axis if per_channel else None, name))
+        axis = linear.axis if per_channel else None
+        self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name))
         if codes.bias is None or not linear.takes_bias:
             return
         if linear.addition is not None:
@@ -136,23 +143,8 @@ class _Build:
             return
         unit_scale = (np.float32(self.plan.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
         whole = np.clip(np.rint(codes.bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
-        read = self._constant(copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
+        read = dequantized(self.graph, copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
         self.graph.set_inputs(copy, (*copy.inputs[:2], read))
-
-    def _constant(self, reader: Node, codes: np.ndarray, scale: np.ndarray, axis: int | None, name: str) -> Value:
-        """DequantizeLinear of constant codes, before the node that reads it."""
-        scales = scale if axis is not None else scale[:1].reshape(())
-        operands = [Value(constant=Constant.of(codes), name=f"{name}_codes" if name else "codes")]
-        operands.append(Value(constant=Constant.of(scales), name=f"{name}_scale" if name else "scale"))
-        if codes.dtype != np.int32:
-            zeros = Constant.of(np.zeros(scales.shape, codes.dtype))
-            operands.append(Value(constant=zeros, name=f"{name}_zero" if name else "zero"))
-        attrs = {} if axis is None else {"axis": axis}
-        node = Node("DequantizeLinear", operands, attrs, name=f"{name}_dequantize" if name else "")
-        node.made_by = "quantize"
-        self.graph.insert_before(reader, node)
-        update_types(node)
-        return node.output
 
 
 def _named(value: Value, what: str) -> str:

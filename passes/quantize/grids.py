@@ -9,7 +9,6 @@ import numpy as np
 
 from ...calibration import Extent
 from ...kernels.quantization import Quantization
-from .linear import Linear
 
 Array = np.ndarray[Any, Any]
 
@@ -34,8 +33,9 @@ def activation_grid(low: float, high: float, signed: bool) -> Quantization:
 class Codes:
     """Integers of a linear operator's weight.
 
-    rows: int8 [G, N/G, K]. scale: f32 [G, N/G]. bias: f32 [G · N/G], corrected for what rounding shifts, or None.
-    bits: the width they were chosen for. worst_pair: the largest |sum| of two codes of one sign in any row.
+    rows: int8 [G, N/G, K]. scale: f32 [G, N/G, B], for B blocks of K / B inputs. bias: f32 [G · N/G], corrected for
+    what rounding shifts, or None. bits: the width they were chosen for. worst_pair: the largest |sum| of two codes of
+    one sign in any row.
     """
 
     rows: Array
@@ -101,6 +101,6 @@ def merged(extents: list[Extent]) -> Extent:
     return first
 
 
-def per_tensor(linear: Linear, scale: Array) -> Array:
+def per_tensor(scale: Array) -> Array:
     """The largest scale for all rows."""
     return np.full_like(scale, scale.max())

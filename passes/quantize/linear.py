@@ -33,7 +33,7 @@ class Linear:
     @property
     def takes_bias(self) -> bool:
         """A number can be added to each output channel at no cost."""
-        return self.node.op != "MatMul" or self.addition is not None
+        return self.node.op in ("Conv", "Gemm") or self.addition is not None
 
     @property
     def channels(self) -> int:

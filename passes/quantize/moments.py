@@ -46,11 +46,15 @@ class Moments:
         made: Array = self.first / max(self.count, 1)
         return made
 
-    @property
-    def covariance(self) -> Array:
-        """E[x xᵀ] − E[x] E[x]ᵀ, [G, K, K]: what rounding errors cost once the bias takes up their mean."""
-        mean = self.mean
-        made: Array = self.second / max(self.count, 1) - mean[:, :, None] * mean[:, None, :]
+    def covariance_of(self, group: int, centred: bool) -> Array:
+        """E[x xᵀ] − E[x] E[x]ᵀ of one group, [K, K]: what rounding errors cost once a bias takes up their mean.
+
+        centred: False where nothing takes it up; then E[x xᵀ].
+        """
+        made: Array = self.second[group] / np.float32(max(self.count, 1))
+        if centred:
+            mean = self.mean[group]
+            made -= mean[:, None] * mean
         return made
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ...calibration import Extent, choose_range
 from ...ir import Model, Node, Value
@@ -30,6 +29,12 @@ class Plan:
     grids: dict[Value, Quantization]
     codes: dict[Node, Codes]
     options: Quantize
+
+    @property
+    def order(self) -> dict[Unit, int]:
+        """The units by their place in the model."""
+        place = {node: i for i, node in enumerate(self.model.graph)}
+        return {unit: place[unit.node] for unit in self.units}
 
     def without(self, units: Iterable[Unit]) -> Plan:
         """The same with some units left float."""
@@ -102,8 +107,3 @@ def implied(unit: Unit, grid: Quantization) -> bool:
     low, high = unit.limits
     least, most = ((code - grid.zero_point) * grid.scale for code in (grid.low, grid.high))
     return bool(least >= low and most <= high * (1 + 1e-6))
-
-
-def summary(plan: Plan) -> dict[str, Any]:
-    """Counts for the report."""
-    return {"units": len(plan.units), "linear": sum(u.linear is not None for u in plan.units)}

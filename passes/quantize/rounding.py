@@ -1,7 +1,8 @@
 """Which integers to take for the weights of one layer: θ* = argmin over codes of J = tr(Δ C Δᵀ), Δ = W − s θ.
 
 C is the covariance of the layer's inputs: the bias is free, so it takes up the mean of the error in closed form. First
-GPTQ (Frantar et al. 2023: round one column, spread its error over those not yet rounded), then coordinate descent: one code at a time to its optimum given all others, which never raises J.
+GPTQ (Frantar et al. 2023: round one column, spread its error over those not yet rounded), then coordinate descent: one
+code at a time to its optimum given all others, which never raises J.
 """
 
 from __future__ import annotations
@@ -25,27 +26,28 @@ def objective(error: Array, covariance: Array) -> float:
 
 
 def nearest(weight: Array, scale: Array, low: Array, high: Array) -> Array:
-    """The nearest codes: weight [N, K], scale [N], bounds [N, K]; as f32."""
-    made: Array = np.clip(np.rint(weight / scale[:, None]), low, high)
+    """The nearest codes: weight, scale and bounds [N, K]; as f32."""
+    made: Array = np.clip(np.rint(weight / scale), low, high)
     return made
 
 
 def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> Array:
-    """Codes int8 [N, K] for f32 weight [N, K] with scale [N], within bounds [N, K], given C [K, K]."""
+    """Codes int8 [N, K] for f32 weight [N, K] with scale [N, K], within bounds [N, K], given C [K, K]."""
     plain = nearest(weight, scale, low, high)
-    damped = covariance + np.eye(len(covariance), dtype=np.float32) * _damping(covariance)
+    damped = covariance + np.eye(len(covariance), dtype=np.float32) * damping(covariance)
     candidates = [plain]
     solved = _nearest_plane(weight, scale, low, high, damped)
     if solved is not None:
         candidates.append(solved)
-    costs = [objective(weight - codes * scale[:, None], covariance) for codes in candidates]
+    costs = [objective(weight - codes * scale, covariance) for codes in candidates]
     best = candidates[int(np.argmin(costs))]
     if float(weight.size) * weight.shape[1] <= POLISHED:
         best = _descend(weight, best, scale, low, high, damped)
     return best.astype(np.int8)
 
 
-def _damping(covariance: Array) -> np.float32:
+def damping(covariance: Array) -> np.float32:
+    """What is added to the diagonal of C."""
     return np.float32(max(DAMPING * float(np.trace(covariance)) / len(covariance), 1e-12))
 
 
@@ -62,15 +64,15 @@ def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped:
     if not np.isfinite(factor).all():
         return None
     w = np.ascontiguousarray(weight[:, order].T)  # [K, N]: a column of the weight is a row here
-    least, most = np.ascontiguousarray(low[:, order].T), np.ascontiguousarray(high[:, order].T)
+    least, most, steps = (np.ascontiguousarray(a[:, order].T) for a in (low, high, scale))
     codes, owed = np.empty_like(w), np.zeros_like(w)  # owed: Σ M[j, i] e_j over the columns j already rounded
     for end in range(len(w), 0, -_BLOCK):
         start = max(0, end - _BLOCK)
         errors = np.empty((end - start, w.shape[1]), np.float32)
         for j in range(end - 1, start - 1, -1):
-            q = np.clip(np.rint((w[j] + owed[j] / factor[j, j]) / scale), least[j], most[j])
+            q = np.clip(np.rint((w[j] + owed[j] / factor[j, j]) / steps[j]), least[j], most[j])
             codes[j] = q
-            error = w[j] - q * scale
+            error = w[j] - q * steps[j]
             errors[j - start] = error
             owed[start:j] += factor[j, start:j, None] * error
         owed[:start] += factor[start:end, :start].T @ errors
@@ -82,21 +84,21 @@ def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped:
 
 def _descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array, sweeps: int = 2) -> Array:
     """Coordinate descent on J; each step is exact: the gradient Δ C is kept up to date."""
-    codes = np.ascontiguousarray(codes.T)
+    gradient = np.ascontiguousarray(((weight - codes * scale) @ c).T)  # [K, N]
+    codes, steps = np.ascontiguousarray(codes.T), np.ascontiguousarray(scale.T)
     least, most = low.T, high.T
-    gradient = np.ascontiguousarray(((weight - codes.T * scale[:, None]) @ c).T)  # [K, N]
     diagonal = np.diagonal(c)
     for _ in range(sweeps):
         moved = 0
         for j in range(len(codes)):
             # d J / d code = −2 s g; the best code is the present one moved by g / (s C_jj)
-            target = np.clip(np.rint(codes[j] + gradient[j] / (scale * diagonal[j])), least[j], most[j])
+            target = np.clip(np.rint(codes[j] + gradient[j] / (steps[j] * diagonal[j])), least[j], most[j])
             step = target - codes[j]
             changed = np.flatnonzero(step)
             if not changed.size:
                 continue
             codes[j] = target
-            gradient[:, changed] -= c[:, j, None] * (step[changed] * scale[changed])
+            gradient[:, changed] -= c[:, j, None] * (step[changed] * steps[j, changed])
             moved += changed.size
         if not moved:
             break
@@ -104,14 +106,16 @@ def _descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array,
     return made
 
 
-def clipped_scale(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> Array:
-    """Scale [N] whose nearest codes cost least by the diagonal of C: clipping rare large weights refines all others."""
-    diagonal = np.diagonal(covariance) + _damping(covariance)
+def clipped_scale(weight: Array, scale: Array, low: Array, high: Array, variance: Array) -> Array:
+    """Scale [N] whose nearest codes of weight [N, K] cost least by the variance [N, K] of each input.
+
+    Clipping rare large weights refines all others.
+    """
     best, least = scale.copy(), np.full(len(scale), np.inf)
     for share in np.linspace(1.0, 0.45, 23):
         tried = (scale * share).astype(np.float32)
-        wrong = weight - nearest(weight, tried, low, high) * tried[:, None]
-        cost = (wrong * wrong) @ diagonal
+        wrong = weight - nearest(weight, tried[:, None], low, high) * tried[:, None]
+        cost = (wrong * wrong * variance).sum(axis=1)
         better = cost < least
         best[better], least[better] = tried[better], cost[better]
     return best

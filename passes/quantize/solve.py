@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from .grids import Codes, per_tensor, weight_scale, worst_pair
 from .linear import Linear
 from .moments import Moments
 from .options import Quantize
-from .rounding import best_codes, clipped_scale, nearest, objective
+from .rounding import best_codes, clipped_scale, damping, nearest, objective
 
 Array = np.ndarray[Any, Any]
 BIAS_LIMIT = 2.0**30
@@ -29,15 +28,48 @@ class Solved:
 
 
 def solve(
-    linear: Linear, moments: Moments | None, options: Quantize, safe: bool, step: float = 1.0, bits: int | None = None
+    linear: Linear,
+    moments: Moments | None,
+    options: Quantize,
+    safe: bool,
+    step: float = 1.0,
+    bits: int | None = None,
+    block: int | None = None,
 ) -> Solved:
     """Choose the codes of one layer. Without moments: nearest rounding, the bias as it is.
 
     safe: no pair of products of u8 with the codes may overflow 16 bits. step: the scale of the layer's input, with
-    which its bias must fit 32 bits.
+    which its bias must fit 32 bits. block: how many inputs share a scale; None for all.
     """
     width = bits or BITS[options.weight_type]
     rows = linear.rows().astype(np.float32)
+    scale, low, high = _scales(linear, rows, options, safe, step, width, block)
+    codes, bias, known = np.empty(rows.shape, np.int8), linear.bias, moments is not None and moments.count > 0
+    before = after = 0.0
+    for g in range(linear.groups):
+        if moments is None or not known:
+            codes[g] = nearest(rows[g], _spread(scale[g], rows.shape[2]), low[g], high[g]).astype(np.int8)
+            continue
+        matrix = moments.covariance_of(g, centred=linear.takes_bias)
+        before += _cost(rows[g], nearest(rows[g], _spread(scale[g], rows.shape[2]), low[g], high[g]), scale[g], matrix)
+        if options.per_channel and width < 8:
+            scale[g] = _clipped(rows[g], scale[g], low[g], high[g], matrix)
+        full = _spread(scale[g], rows.shape[2])
+        chosen = best_codes(rows[g], full, low[g], high[g], matrix) if options.rounding else None
+        codes[g] = nearest(rows[g], full, low[g], high[g]).astype(np.int8) if chosen is None else chosen
+        after += _cost(rows[g], codes[g], scale[g], matrix)
+    if moments is not None and known and options.correct_bias and linear.takes_bias:
+        error = rows - codes * _spread(scale, rows.shape[2])
+        shift = np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1)
+        bias = (shift if bias is None else bias + shift).astype(np.float32)
+    found = Codes(codes, scale, bias, width, worst_pair(codes))
+    return Solved(found, before if known else None, after if known else None)
+
+
+def _scales(
+    linear: Linear, rows: Array, options: Quantize, safe: bool, step: float, width: int, block: int | None
+) -> tuple[Array, Array, Array]:
+    """Scale [G, N, B] for B blocks of inputs, and bounds [G, N, K]."""
     scale, low, high = weight_scale(rows, width, safe and not linear.is_depthwise)
     if options.reduce_range and width == 8:
         low, high = np.maximum(low, -64), np.minimum(high, 64)
@@ -46,42 +78,37 @@ def solve(
         room = np.abs(linear.bias).reshape(scale.shape) / np.float32(step * BIAS_LIMIT)
         scale = np.maximum(scale, room.astype(np.float32))
     if not options.per_channel:
-        scale = per_tensor(linear, scale)
-    codes = np.empty(rows.shape, np.int8)
-    bias = linear.bias
-    if moments is None or not moments.count:
-        for g in range(linear.groups):
-            codes[g] = nearest(rows[g], scale[g], low[g], high[g]).astype(np.int8)
-        return Solved(Codes(codes, scale, bias, width, worst_pair(codes)), None, None)
-    covariance = moments.covariance if linear.takes_bias else moments.second / moments.count
-    before = after = 0.0
-    for g in range(linear.groups):
-        before += objective(rows[g] - nearest(rows[g], scale[g], low[g], high[g]) * scale[g][:, None], covariance[g])
-        if options.per_channel and width < 8:
-            scale[g] = clipped_scale(rows[g], scale[g], low[g], high[g], covariance[g])
-        if options.rounding:
-            codes[g] = best_codes(rows[g], scale[g], low[g], high[g], covariance[g])
-        else:
-            codes[g] = nearest(rows[g], scale[g], low[g], high[g]).astype(np.int8)
-        after += objective(rows[g] - codes[g] * scale[g][:, None], covariance[g])
-    if options.correct_bias and linear.takes_bias:
-        shift = np.einsum("gnk,gk->gn", rows - codes * scale[..., None], moments.mean).reshape(-1)
-        bias = (shift if bias is None else bias + shift).astype(np.float32)
-    return Solved(Codes(codes, scale, bias, width, worst_pair(codes)), before, after)
+        scale = per_tensor(scale)
+    if block is None or block >= rows.shape[2]:
+        return scale[..., None], low, high
+    peaks = np.abs(rows.reshape(*rows.shape[:2], -1, block)).max(axis=-1) / np.float32((1 << (width - 1)) - 1)
+    return np.where(peaks > 0, peaks, np.float32(1)).astype(np.float32), low, high
+
+
+def _spread(scale: Array, depth: int) -> Array:
+    """Scales [..., B] for every input: [..., K]."""
+    return np.repeat(scale, depth // scale.shape[-1], axis=-1)
+
+
+def _cost(rows: Array, codes: Array, scale: Array, matrix: Array) -> float:
+    return objective(rows - codes * _spread(scale, rows.shape[1]), matrix)
+
+
+def _clipped(rows: Array, scale: Array, low: Array, high: Array, matrix: Array) -> Array:
+    """The scales of one group, clipped where that costs least."""
+    blocks = scale.shape[1]
+    variance = (np.diagonal(matrix) + damping(matrix)).reshape(blocks, -1)
+    flat = (len(rows) * blocks, -1)
+    per_row = np.tile(variance, (len(rows), 1))
+    found = clipped_scale(rows.reshape(flat), scale.reshape(-1), low.reshape(flat), high.reshape(flat), per_row)
+    return found.reshape(scale.shape)
 
 
 def pair_safety(options: Quantize, target: str) -> bool:
     """Whether codes must be safe from 16-bit overflow: wherever onnxruntime runs them, unless the caller says no.
 
-    graphopt's own kernels are exact; u8 weights take onnxruntime's exact path.
+    graphopt's own kernels are exact; u8 weights take onnxruntime's exact path; weights alone meet no u8.
     """
-    if options.reduce_range is not None:
-        return False  # the caller chose
+    if options.reduce_range is not None or options.mode == "weights":
+        return False
     return target != "graphopt" and options.weight_type != "uint8"
-
-
-def total(solved: Mapping[Any, Solved]) -> tuple[float, float]:
-    """J of all layers before and after."""
-    befores = [s.before for s in solved.values() if s.before is not None]
-    afters = [s.after for s in solved.values() if s.after is not None]
-    return sum(befores), sum(afters)

@@ -9,12 +9,15 @@ from typing import Any
 
 from ...calibration import BATCH, Extent, observe
 from ...ir import Model, Node, TensorType, Value
+from ...kernels.quantization import Quantization
 from ...stages import Context
-from .moments import gather
+from .layers import BLOCKED, find_tables, layer_units
+from .linear import Linear
+from .moments import Moments, gather
 from .options import Quantize
 from .plan import Plan, choose_grids
 from .solve import BITS, Solved, pair_safety, solve
-from .units import Units, find_units
+from .units import Unit, Units, find_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,6 @@ class Study:
     """One model, studied.
 
     solved: codes of each linear operator; finer: the same at 8 bits where fewer were asked for, to fall back on.
-    noise: estimated noise to signal that quantizing each linear operator adds to its result.
     """
 
     model: Model
@@ -39,31 +41,75 @@ class Study:
 def study(model: Model, options: Quantize, context: Context) -> Study:
     """Calibrate, choose grids, solve for the codes. `model` is not changed."""
     units = find_units(model, options)
-    values = list(dict.fromkeys(v for u in units.found for v in (*u.inputs, *u.outputs)))
     counted = _Counter(context, options.samples)
-    feeds = counted.feeds
+    seen: dict[Value, Extent] = {}
+    grids: dict[Value, Quantization] = {}
+    if options.mode == "static":
+        seen, grids = _calibrated(model, units, options, context, counted)
+        usable = [u for u in units.found if all(v in grids for v in (*u.inputs, *u.outputs))]
+    else:
+        usable = layer_units(units.found, options.mode)
+        if options.op_types_to_quantize is None or "Gather" in options.op_types_to_quantize:
+            usable = [*usable, *(u for u in find_tables(model.graph) if u.name not in options.nodes_to_exclude)]
+        units.found = usable
+    solved, finer = _solved(model, usable, grids, options, context, counted)
+    plan = Plan(model, frozenset(usable), grids, {node: s.codes for node, s in solved.items()}, options)
+    return Study(model, options, units, seen, max(counted.count, 1), solved, finer, plan, timing_feed(context))
+
+
+def _calibrated(
+    model: Model, units: Units, options: Quantize, context: Context, counted: _Counter
+) -> tuple[dict[Value, Extent], dict[Value, Quantization]]:
+    values = list(dict.fromkeys(v for u in units.found for v in (*u.inputs, *u.outputs)))
     seen = observe(
-        model, values, feeds(), options.calibrate_method, executor=context.executor, cache=options.cache,
+        model, values, counted.feeds(), options.calibrate_method, executor=context.executor, cache=options.cache,
         progress=lambda count: context.tell(f"calibrate: {count} samples", 0.0),
     )  # fmt: skip
-    samples = max(counted.count, 1)
-    grids = choose_grids(units.found, seen, options)
-    usable = frozenset(u for u in units.found if all(v in grids for v in (*u.inputs, *u.outputs)))
-    layers = [(u.inputs[0], u.linear) for u in units.found if u in usable and u.linear is not None]
-    steps = {linear.node: grids[value].scale for value, linear in layers}
-    safe = pair_safety(options, context.target)
+    return seen, choose_grids(units.found, seen, options)
+
+
+def _solved(
+    model: Model, usable: list[Unit], grids: dict[Value, Quantization], options: Quantize, context: Context,
+    counted: _Counter,
+) -> tuple[dict[Node, Solved], dict[Node, Solved]]:  # fmt: skip
+    """Codes of every layer at the width asked for, and at 8 bits where that is less."""
     solved: dict[Node, Solved] = {}
     finer: dict[Node, Solved] = {}
-    needs_data = options.rounding or options.correct_bias or BITS[options.weight_type] < 8
-    gathered = gather(model, layers, feeds, context.seed) if needs_data else ((linear, None) for _, linear in layers)
-    for count, (linear, moments) in enumerate(gathered):
+    safe, layers = pair_safety(options, context.target), [u for u in usable if u.linear is not None]
+    for count, (unit, moments) in enumerate(_with_moments(model, layers, options, context, counted)):
         context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
-        step = steps[linear.node]
-        solved[linear.node] = solve(linear, moments, options, safe, step)
-        if BITS[options.weight_type] < 8:
-            finer[linear.node] = solve(linear, moments, options, safe, step, bits=8)
-    plan = Plan(model, usable, grids, {node: s.codes for node, s in solved.items()}, options)
-    return Study(model, options, units, seen, samples, solved, finer, plan, timing_feed(context))
+        linear = unit.linear
+        assert linear is not None
+        step = grids[unit.inputs[0]].scale if grids else 1.0
+        is_table = unit.node.op == "Gather"
+        bits = 8 if is_table else BITS[options.weight_type]
+        block = None if is_table else _block(model, linear, options)
+        solved[unit.node] = solve(linear, moments, options, safe, step, bits, block)
+        if bits < 8:
+            finer[unit.node] = solve(linear, moments, options, safe, step, 8)
+    return solved, finer
+
+
+def _with_moments(
+    model: Model, layers: list[Unit], options: Quantize, context: Context, counted: _Counter
+) -> Iterator[tuple[Unit, Moments | None]]:
+    """Each layer with what its rounding needs to know of the data: made-up data are no ground to round by."""
+    wanted = options.rounding or options.correct_bias or BITS[options.weight_type] < 8
+    if not wanted or (context.calibration.note and options.mode != "static"):
+        yield from ((unit, None) for unit in layers)
+        return
+    by_node = {unit.node: unit for unit in layers}
+    given = [(u.inputs[0], u.linear) for u in layers if u.inputs and u.linear is not None]
+    for linear, moments in gather(model, given, counted.feeds, context.seed):
+        yield by_node[linear.node], moments
+    yield from ((unit, None) for unit in layers if not unit.inputs)
+
+
+def _block(model: Model, linear: Linear, options: Quantize) -> int | None:
+    """Inputs that share a scale: only weights alone are stored in blocks, where the operator set has that."""
+    size = options.block_size or (32 if options.weight_type == "int4" else None)
+    fits = linear.node.op != "Conv" and size is not None and linear.depth % size == 0
+    return size if options.mode == "weights" and model.opset >= BLOCKED and fits else None
 
 
 def with_finer(studied: Study, plan: Plan, nodes: Iterator[Node] | frozenset[Node]) -> Plan:

@@ -23,7 +23,7 @@ from .twin import twin
 from .units import Unit
 
 _LABEL = re.compile(r"(?<![A-Za-z0-9])n(\d+)_")
-_CONVERSION = re.compile(r"_(?:de)?quantize(?:_|$)")
+_CONVERSION = re.compile(r"\d_(?:de)?quantize(?:_|$)")
 CALL = 1.5e-6
 """Seconds a node costs however little it computes."""
 
@@ -111,6 +111,8 @@ def measure_costs(plan: Plan, seen: Mapping[Value, Extent], samples: int, feed: 
         known.store()
     times = [known.measured[k] for k in keys]
     quantize, dequantize = conversion_costs(seen, samples)
+    if plan.options.mode != "static":  # each layer converts for itself, and its time includes that
+        quantize = dequantize = {v: 0.0 for u in plan.units for v in (*u.inputs, *u.outputs)}
     return Costs(
         {u: t[1] for u, t in zip(ordered, times)}, {u: t[0] for u, t in zip(ordered, times)}, quantize, dequantize
     )
@@ -119,7 +121,7 @@ def measure_costs(plan: Plan, seen: Mapping[Value, Extent], samples: int, feed: 
 def structure_digest(plan: Plan, feed: Mapping[str, Any]) -> str:
     """What the times depend on: operators, attributes, shapes and how values flow; not the weights' values."""
     names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(plan.model.graph.inputs)}
-    digest = hashlib.sha256(b"quantize-1")
+    digest = hashlib.sha256(f"quantize-2 {plan.options.mode} {plan.options.weight_type}".encode())
     digest.update(repr(sorted((n, np.shape(v)) for n, v in feed.items())).encode())
     chosen = {u.node for u in plan.units}
     for i, node in enumerate(plan.model.graph):

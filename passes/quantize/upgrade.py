@@ -26,7 +26,7 @@ def upgraded(model: Model, context: Context, needed: int = NEEDED) -> Model:
     proto = to_proto(model)
     try:
         converted = onnx.version_converter.convert_version(proto, needed)
-        converted.ir_version = max(converted.ir_version, 7)
+        converted.ir_version = max(converted.ir_version, 10 if needed >= 21 else 7)
         made: Model = load(converted.SerializeToString())
     except (RuntimeError, ValueError, ModelError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

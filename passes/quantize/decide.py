@@ -11,6 +11,7 @@ from ...measure import figures, node_macs
 from ...stages import Context, StageReport
 from .accuracy import Guarded, guard
 from .build import build
+from .layers import BLOCKED
 from .options import Quantize
 from .plan import Plan
 from .speed import fastest, place
@@ -21,12 +22,12 @@ from .upgrade import CannotUpgrade, upgraded
 COLUMNS = ("layer", "operator", "runs on", "bits", "J nearest", "J found", "worst pair", "16 bits")
 
 
-def quantize_static(model: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
+def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
     """Quantize activations and weights; the model itself, and why, where that cannot be done or gains nothing."""
     try:
-        ready = prepared(upgraded(model, context), options)
+        ready = prepared(_raised(model, options, context), options)
     except CannotUpgrade as reason:
-        return model, StageReport("quantize static", f"left float: {reason}", changed=False)
+        return model, StageReport(f"quantize {options.mode}", f"left float: {reason}", changed=False)
     studied = study(ready, options, context)
     if not any(u.linear is not None for u in studied.plan.units):
         why = "no convolution or matrix product with constant weights can be quantized"
@@ -35,6 +36,16 @@ def quantize_static(model: Model, options: Quantize, context: Context) -> tuple[
         )
     decision = decide(model, studied, context)
     return _finished(model, studied, decision)
+
+
+def _raised(model: Model, options: Quantize, context: Context) -> Model:
+    """At an operator set that has what the mode needs; blocks and fused stored weights where it can be reached."""
+    if options.mode == "weights":
+        try:
+            return upgraded(model, context, BLOCKED)
+        except CannotUpgrade:
+            pass
+    return upgraded(model, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +92,7 @@ def prepared(model: Model, options: Quantize) -> Model:
     for node in list(copy.graph):
         if node.op == "Sum" and len(node.inputs) == 2:
             _rename(copy, node, "Add")
-    if options.equalize:
+    if options.equalize and options.mode == "static":
         equalize(copy)
     return copy
 
@@ -100,6 +111,7 @@ def _rename(model: Model, node: Any, op: str) -> None:
 def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, StageReport]:
     plan = decision.plan
     chosen: frozenset[Unit] = frozenset() if plan is None else plan.units
+    what = "int8" if studied.options.mode != "weights" else f"layers stored as {studied.options.weight_type}"
     rows = tuple(_row(studied, plan, unit) for unit, _ in studied.units.linear() if unit in studied.plan.units)
     total = figures(studied.model).macs
     macs = sum(node_macs(u.node) for u in chosen if u.linear is not None)
@@ -119,10 +131,12 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
     slow = [u for u in studied.plan.units - chosen if u not in taken and u.linear is not None]
     refused += [(u.name, "does not gain on integers here") for u in slow] if plan is not None else []
     if plan is None:
-        report = StageReport("quantize static", decision.text, COLUMNS, rows, facts, tuple(refused), changed=False)
+        report = StageReport(
+            f"quantize {studied.options.mode}", decision.text, COLUMNS, rows, facts, tuple(refused), changed=False
+        )
         return model, report
-    text = f"{facts['share_of_macs']:.0%} of MACs in int8, {decision.text}"
-    return build(plan), StageReport("quantize static", text, COLUMNS, rows, facts, tuple(refused))
+    text = f"{facts['share_of_macs']:.0%} of MACs in {what}, {decision.text}"
+    return build(plan), StageReport(f"quantize {studied.options.mode}", text, COLUMNS, rows, facts, tuple(refused))
 
 
 def _row(studied: Study, plan: Plan | None, unit: Unit) -> tuple[Any, ...]:
@@ -139,6 +153,8 @@ def _row(studied: Study, plan: Plan | None, unit: Unit) -> tuple[Any, ...]:
 def certificate(unit: Unit, plan: Plan) -> str:
     """Why sums of two u8×s8 products of this layer are exact in 16 bits, or that they may not be."""
     codes, linear = plan.codes[unit.node], unit.linear
+    if plan.options.mode == "weights" or unit.node.op == "Gather":
+        return "exact: float products"
     if plan.options.weight_type == "uint8":
         return "exact: u8 weights"
     if linear is not None and linear.is_depthwise:
