@@ -26,7 +26,7 @@ def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
         label(made, labels)
     mode = plan.options.mode
     if mode == "static":
-        _Build(plan, made).run()
+        _Build(plan, made, labels is not None).run()
     else:
         for unit in sorted(plan.units, key=lambda u: plan.order[u]):
             (dynamic_layer if mode == "dynamic" else stored_layer)(made, unit, plan.codes[unit.node])
@@ -43,8 +43,9 @@ def label(made: Twin, labels: dict[Node, str]) -> None:
 
 
 class _Build:
-    def __init__(self, plan: Plan, made: Twin) -> None:
+    def __init__(self, plan: Plan, made: Twin, labelled: bool) -> None:
         self.plan, self.twin, self.graph = plan, made, made.model.graph
+        self.labelled = labelled
         self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
         self.producer = {value: unit for unit in plan.units for value in unit.outputs}
         self.scalars: dict[Quantization, tuple[Value, Value]] = {}
@@ -86,9 +87,9 @@ class _Build:
         if unit is not None and unit.clamp is not None and implied(unit, grid):
             source = self.twin.nodes[unit.node].output
         scale, zero = self._scalar(grid)
-        quantize = Node("QuantizeLinear", (source, scale, zero), name=_named(copy, "quantize"))
+        quantize = Node("QuantizeLinear", (source, scale, zero), name=self._label(copy, "quantize"))
         quantize.output.name = _named(copy, "quantized")
-        dequantize = Node("DequantizeLinear", (quantize.output, scale, zero), name=_named(copy, "dequantize"))
+        dequantize = Node("DequantizeLinear", (quantize.output, scale, zero), name=self._label(copy, "dequantize"))
         dequantize.output.name = _named(copy, "dequantized")
         for node in (quantize, dequantize):
             node.made_by = "quantize"
@@ -108,6 +109,10 @@ class _Build:
             self.graph.erase(clamp)
         self.pairs[value] = result
         return result
+
+    def _label(self, value: Value, what: str) -> str:
+        """Names of nodes must not clash, and nobody needs them but a profile."""
+        return _named(value, what) if self.labelled else ""
 
     def _insert(self, value: Value, quantize: Node, dequantize: Node) -> None:
         if value.producer is not None:

@@ -35,7 +35,7 @@ def dequantized(
     attrs = {} if axis is None else {"axis": axis}
     if block is not None:
         attrs["block_size"] = block
-    node = Node("DequantizeLinear", operands, attrs, name=f"{name}_dequantize" if name else "")
+    node = Node("DequantizeLinear", operands, attrs)
     node.made_by = "quantize"
     node.output.name = f"{name}_dequantized" if name else ""
     graph.insert_before(reader, node)

@@ -14,7 +14,7 @@ from .build import build
 from .layers import BLOCKED
 from .options import Quantize
 from .plan import Plan
-from .speed import fastest, place
+from .speed import fastest, place, useful
 from .study import Study, study
 from .units import Unit
 from .upgrade import CannotUpgrade, upgraded
@@ -60,7 +60,7 @@ class Decision:
 
 def decide(model: Model, studied: Study, context: Context) -> Decision:
     """Place for speed, guard accuracy, then place what is left anew and time the whole."""
-    plan = studied.plan
+    plan = studied.plan.with_units(useful(studied.plan.units))
     timed = studied.options.speed
     candidates = _candidates(studied, plan, context.target) if timed else [plan]
     guarded = guard(studied, candidates[0], context)
@@ -144,8 +144,9 @@ def _row(studied: Study, plan: Plan | None, unit: Unit) -> tuple[Any, ...]:
     if plan is None or unit not in plan.units:
         return (unit.name, unit.node.op, "float", None, solved.before, solved.after, None, None)
     codes = plan.codes[unit.node]
-    if studied.finer and codes is studied.finer[unit.node].codes:
-        solved = studied.finer[unit.node]
+    finer = studied.finer.get(unit.node)
+    if finer is not None and codes is finer.codes:
+        solved = finer
     safe = certificate(unit, plan)
     return (unit.name, unit.node.op, "int8", codes.bits, solved.before, solved.after, codes.worst_pair, safe)
 

@@ -47,7 +47,9 @@ def _stored_table(graph: Graph, node: Node, linear: Linear, codes: Codes, name: 
     assert rank is not None
     scale = codes.scale.reshape(-1)
     operands = [result, constant(scale, name, "scale"), constant(np.zeros(scale.shape, np.int8), name, "zero")]
-    read = Node("DequantizeLinear", operands, {"axis": rank - 1}, [kind], name=f"{node.name}_dequantize")
+    read = Node(
+        "DequantizeLinear", operands, {"axis": rank - 1}, [kind], name=f"{node.name}_dequantize" if node.name else ""
+    )
     read.made_by = "quantize"
     read.output.name, result.name = result.name, f"{result.name}_codes"
     uses = result.uses
@@ -73,7 +75,7 @@ def dynamic_layer(made: Twin, unit: Unit, codes: Codes) -> None:
     made_nodes: list[Node] = []
 
     def emit(op: str, *inputs: Value, **attrs: Any) -> Value:
-        new = Node(op, inputs, attrs, name=f"{node.name}_{op.lower()}")
+        new = Node(op, inputs, attrs, name=f"{node.name}_{len(made_nodes)}_{op.lower()}" if node.name else "")
         new.made_by = "quantize"
         new.output.name = f"{node.output.name}_{op.lower()}"
         graph.insert_before(node, new)
@@ -100,7 +102,7 @@ def _dynamic_input(graph: Graph, x: Value, node: Node) -> Node:
     for user in x.users:
         if user.op == "DynamicQuantizeLinear" and user.graph is graph:
             return user
-    new = Node("DynamicQuantizeLinear", (x,), None, 3, name=f"{node.name}_dynamicquantize")
+    new = Node("DynamicQuantizeLinear", (x,), None, 3, name=f"{node.name}_dynamic" if node.name else "")
     new.made_by = "quantize"
     for value, what in zip(new.outputs, ("codes", "scale", "zero")):
         value.name = f"{x.name}_{what}"

@@ -14,7 +14,7 @@ from .placement import cheapest
 from .plan import Plan
 from .study import Study
 from .timing import measure_costs
-from .units import BINARY, POOLS, Unit
+from .units import BINARY, Unit
 
 GAIN = 1.02
 """A candidate counts as faster from this ratio on; below lies what repeated runs differ by."""
@@ -32,8 +32,6 @@ class Pace:
 
 def place(studied: Study, plan: Plan) -> list[Plan]:
     """Plans worth timing: all units, and those that the minimum cut of measured times leaves on integers."""
-    if not plan.units:
-        return []
     costs = measure_costs(studied.plan, studied.seen, studied.samples, studied.feed)
     chosen = useful(cheapest(plan.units, costs))
     plans = [plan]
@@ -43,7 +41,8 @@ def place(studied: Study, plan: Plan) -> list[Plan]:
 
 
 def useful(units: frozenset[Unit]) -> frozenset[Unit]:
-    """Without units that only pass codes on: a region without arithmetic gains nothing and costs accuracy."""
+    """Without units that gain nothing: those that only pass codes on at the border of a region, and arithmetic on what
+    a product gives as floats at no cost (around the sums and norms of transformers that costs accuracy, too)."""
     while True:
         made = {value: unit for unit in units for value in unit.outputs}
         read = {value for unit in units for value in unit.inputs}
@@ -54,10 +53,12 @@ def useful(units: frozenset[Unit]) -> frozenset[Unit]:
 
 
 def _is_idle(unit: Unit, made: Mapping[Value, Unit], read: Set[Value]) -> bool:
-    if unit.linear is not None or unit.node.op in BINARY | POOLS:
+    if unit.linear is not None:
         return False
-    starts = not any(v in made for v in unit.inputs)
-    return starts or (unit.moves and not any(v in read for v in unit.outputs))
+    sources = [v in made and not made[v].may_end_float for v in unit.inputs]
+    if not (any(sources) if unit.node.op in BINARY else all(sources)):
+        return True
+    return unit.moves and not any(v in read for v in unit.outputs)
 
 
 def fastest(model: Model, plans: list[Plan], feed: Mapping[str, Any], target: str, seconds: float = SECONDS) -> Pace:

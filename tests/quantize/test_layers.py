@@ -1,0 +1,108 @@
+"""Dynamic quantization and stored weights: the forms that onnxruntime fuses, and what they cost."""
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from graphopt.measure import ort_session
+from tests.quantize.nets import parse
+
+TABLE, WIDE = 400, 64
+
+
+def words(opset=17, transposed=False):
+    """A table, a product with a bias of its own and a Gemm, as a text classifier has them."""
+    gemm, shape = ("Gemm<transB=1>", f"10,{WIDE}") if transposed else ("Gemm", f"{WIDE},10")
+    return parse(
+        f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        net (int64[N,S] ids) => (float[N,10] y)
+        <float[{TABLE},{WIDE}] table, float[{WIDE},{WIDE}] w1, float[{WIDE}] b1, float[{shape}] w2, float[10] b2>
+        {{
+            e = Gather(table, ids)
+            h = MatMul(e, w1)
+            a = Add(h, b1)
+            t = Tanh(a)
+            g = ReduceMean<axes=[1], keepdims=0>(t)
+            y = {gemm}(g, w2, b2)
+        }}""",
+        table=np.random.default_rng(1).standard_normal((TABLE, WIDE)),
+    )
+
+
+def feeds(count=12):
+    rng = np.random.default_rng(3)
+    return [{"ids": rng.integers(0, TABLE, (2, int(rng.integers(4, 9))))} for _ in range(count)]
+
+
+def run(mode, model=None, **options):
+    settings = {"speed": False, "min_sqnr": 5.0, "min_top1": 0.0, **options}
+    given = model or words()
+    made = graphopt.optimize(given, quantize=graphopt.Quantize(mode=mode, **settings), calibration=feeds())
+    sessions = [ort_session(m.SerializeToString()) for m in (given, made.model)]
+    a, b = (np.concatenate([s.run(None, f)[0] for f in feeds()]) for s in sessions)
+    return made, 10 * np.log10((a**2).sum() / (((a - b) ** 2).sum() + 1e-30))
+
+
+def ops(model):
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dynamic_form(transposed, tmp_path):
+    import onnxruntime as ort
+
+    made, noise = run("dynamic", words(transposed=transposed))
+    assert noise > 30
+    product = ["DynamicQuantizeLinear", "MatMulInteger", "Mul", "Cast", "Mul", "Add"]
+    assert ops(made.model) == ["Gather", "DequantizeLinear", *product, "Tanh", "ReduceMean", *product]
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "o.onnx"), 4
+    ort.InferenceSession(made.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert ops(onnx.load(tmp_path / "o.onnx")).count("DynamicQuantizeMatMul") == 2
+
+
+def test_products_of_one_input_share_its_quantization():
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,16] x) => (float[N,8] a, float[N,8] b) <float[16,8] w1, float[16,8] w2>
+        { a = MatMul(x, w1)  b = MatMul(x, w2) }"""
+    )
+    data = [{"x": np.random.default_rng(i).standard_normal((2, 16)).astype("f4")} for i in range(4)]
+    made = graphopt.optimize(
+        model, quantize=graphopt.Quantize(mode="dynamic", speed=False, min_top1=0), calibration=data
+    )
+    assert ops(made.model).count("DynamicQuantizeLinear") == 1 and ops(made.model).count("MatMulInteger") == 2
+
+
+def test_stored_weights():
+    made, noise = run("weights")
+    assert noise > 35
+    assert made.model.opset_import[0].version == 21
+    assert made.report.after.file_bytes < 0.35 * made.report.before.file_bytes
+    large = [t for t in made.model.graph.initializer if np.prod(t.dims) > 600]
+    assert {t.data_type for t in large} == {onnx.TensorProto.INT8}
+
+
+def test_stored_in_blocks_of_four_bits():
+    made, noise = run("weights", weight_type="int4")
+    _, wide = run("weights", weight_type="int4", block_size=64)
+    assert noise > 15 and noise > wide
+    stored = [t for t in made.model.graph.initializer if t.data_type == onnx.TensorProto.INT4]
+    assert len(stored) == 4  # two weights and their zero points
+    blocks = [n for n in made.model.graph.node if any(a.name == "block_size" for a in n.attribute)]
+    assert len(blocks) == 2
+    onnx.checker.check_model(made.model, full_check=True)
+
+
+def test_the_floor_gives_layers_finer_codes():
+    made, noise = run("weights", weight_type="int4", min_sqnr=30.0)
+    assert noise > 28
+    assert 8 in {row[3] for row in made.report.stages[0].rows if row[1] != "Gather"}
+
+
+def test_speed_guard_applies_to_every_mode():
+    for mode in ("dynamic", "weights"):
+        made, _ = run(mode, speed=True)
+        stage = made.report.stages[0]
+        assert stage.changed == ((stage.figures["speed"] or 0) > 1.0)
