@@ -15,7 +15,7 @@ from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
 from .demands import infer_demands
 from .fold import fold_constants
-from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, fuse_skip_norms
+from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators
 from .identity import drop_identities
 from .legalise import give_range_scalars
 from .reshapes import join_shape_changes
@@ -49,14 +49,13 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_identities,
     give_range_scalars,
     fuse_attention,  # once steps are joined
-    fuse_skip_norms,  # what only the target has comes last: no other pass knows these operators
-    fuse_for_onnxruntime,
+    fuse_for_onnxruntime,  # what only the target has comes last: no other pass knows these operators
     remove_dead_nodes,
 )
 """What `optimize` runs, in order."""
 
-FOR_TARGET: tuple[Pass, ...] = (fuse_skip_norms, fuse_for_onnxruntime)
-"""Passes that put in operators that only the target has; they wait for pruning and quantization."""
+FOR_TARGET: tuple[Pass, ...] = (fuse_attention, fuse_for_onnxruntime)
+"""Passes that put in operators that only some targets have; they wait for pruning and quantization."""
 
 ON_DEMAND: tuple[Pass, ...] = ()
 """Passes that run only when named."""

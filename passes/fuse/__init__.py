@@ -5,6 +5,5 @@ from __future__ import annotations
 from .attention import fuse_attention
 from .onnxruntime import fuse_for_onnxruntime
 from .operators import fuse_operators
-from .skips import fuse_skip_norms
 
-__all__ = ["fuse_attention", "fuse_for_onnxruntime", "fuse_operators", "fuse_skip_norms"]
+__all__ = ["fuse_attention", "fuse_for_onnxruntime", "fuse_operators"]

@@ -88,9 +88,11 @@ def fuse_scaled_swish(build: Builder, x: Value, a: Array, result: Node) -> Value
 
 
 def _swish(build: Builder, x: Value, alpha: float) -> Value:
-    made: Value
-    if build.opset >= 24:
-        made = build.Swish(x, alpha=alpha)
-    else:
+    """QuickGelu of onnxruntime where the target has it, which is faster than Swish of opset 24."""
+    model, made = build.graph.model, None
+    if model is not None and model.target == "onnxruntime":
         made = build.node("com.microsoft::QuickGelu", x, alpha=alpha)
-    return made
+    else:
+        made = build.Swish(x, alpha=alpha)
+    result: Value = made
+    return result

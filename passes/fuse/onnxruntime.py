@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ...pipeline.passes import rule_pass
 from .epilogues import (
     activation_into_conv,
@@ -13,7 +11,8 @@ from .epilogues import (
     transpose_into_first_factor,
     transpose_into_product,
 )
-from .skips import bias_into_fast_gelu, bias_into_gelu
+from .evidence import not_slower
+from .skips import bias_into_fast_gelu, bias_into_gelu, keep_sum_apart, keep_sums_apart
 
 RULES = (
     activation_into_conv,
@@ -24,7 +23,9 @@ RULES = (
     transpose_into_first_factor,
     bias_into_gelu,
     bias_into_fast_gelu,
+    keep_sums_apart,
+    keep_sum_apart,
 )
 """In this order at each node."""
 
-fuse_for_onnxruntime = rule_pass("fuse-for-onnxruntime", *(replace(item, rounding=True) for item in RULES), doc=__doc__)
+fuse_for_onnxruntime = rule_pass("fuse-for-onnxruntime", *not_slower(RULES), doc=__doc__)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ...pipeline.passes import rule_pass
 from ...rewrite import Rule
 from .batch_norm import affine_into_batch_norm, fuse_batch_norm, join_batch_norms
+from .evidence import not_slower
 from .gelu import fuse_gelu, fuse_scaled_swish, fuse_swish, fuse_tanh_gelu
 from .norms import (
     affine_into_instance_norm,
@@ -22,6 +21,7 @@ from .piecewise import (
     fuse_hard_gate,
     fuse_hard_sigmoid,
     fuse_hard_swish,
+    fuse_leaky_difference,
     fuse_leaky_relu,
     fuse_mish,
     fuse_prelu,
@@ -42,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     fuse_mish,
     *fuse_sigmoid,
     *fuse_leaky_relu,
+    *fuse_leaky_difference,
     *fuse_prelu,
     clip_after_relu,
     relu_after_clip,
@@ -61,4 +62,4 @@ RULES: tuple[Rule, ...] = (
 )
 """In this order at each node."""
 
-fuse_operators = rule_pass("fuse-operators", *(replace(item, rounding=True) for item in RULES), doc=__doc__)
+fuse_operators = rule_pass("fuse-operators", *not_slower(RULES), doc=__doc__)

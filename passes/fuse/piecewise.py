@@ -101,18 +101,28 @@ def fuse_leaky_relu(build: Builder, x: Value, slope: Array, result: Node) -> Val
     return made
 
 
-@spellings(
-    op.Add(op.Relu(any_value("x")), op.Mul(constant("slope"), op.Neg(op.Relu(op.Neg(same("x"))))), name="result"),
-    op.Sub(op.Relu(any_value("x")), op.Mul(constant("slope"), op.Relu(op.Neg(same("x")))), name="result"),
-    min_opset=9,
-)
+def _differences() -> Iterator[OpPattern]:
+    rising, falling = op.Relu(any_value("x")), op.Relu(op.Neg(same("x")))
+    yield op.Add(rising, op.Mul(constant("slope"), op.Neg(falling)), name="result")
+    yield op.Sub(rising, op.Mul(constant("slope"), falling), name="result")
+
+
+@spellings(*_differences(), min_opset=9)
+def fuse_leaky_difference(build: Builder, x: Value, slope: Array, result: Node) -> Value:
+    """max(x, 0) - a max(-x, 0) = leaky_relu(x), for one number a"""
+    elementwise(x, result)
+    made: Value = build.LeakyRelu(x, alpha=number(slope, 0.0))
+    return made
+
+
+@spellings(*_differences(), min_opset=9)
 def fuse_prelu(build: Builder, x: Value, slope: Array, result: Node) -> Value:
     """max(x, 0) - a max(-x, 0) = prelu(x, a)"""
     type = elementwise(x, result)
-    if slope.dtype != type.dtype.numpy or slope.ndim > len(type.shape or ()):
+    shape = type.shape or ()
+    if slope.dtype != type.dtype.numpy or slope.ndim > len(shape):
         raise Declined("the slope does not broadcast to x")
-    sizes = (type.shape or ())[len(type.shape or ()) - slope.ndim :]
-    if any(s != 1 and s != d for s, d in zip(slope.shape, sizes)):
+    if any(s != 1 and s != d for s, d in zip(slope.shape, shape[len(shape) - slope.ndim :])):
         raise Declined("the slope does not broadcast to x")
     made: Value = build.PRelu(x, slope)
     return made

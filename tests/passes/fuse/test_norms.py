@@ -15,7 +15,7 @@ MEAN = "m = ReduceMean(x, last)\n c = Sub(x, m)\n "
 LAYER = MEAN + "p = Pow(c, two)\n v = ReduceMean(p, last)\n e = Add(v, eps)\n r = Sqrt(e)\n "
 SPACE = LAYER.replace("last", "space")
 RMS = "p = Mul(x, x)\n v = ReduceMean(p, last)\n e = Add(eps, v)\n r = Sqrt(e)\n "
-LENGTH = "n = ReduceL2(x, ch)\n "
+LENGTH = "n = ReduceL2(x, last)\n "
 CENTRED = "m = ReduceMax(x, last)\n c = Sub(x, m)\n e = Exp(c)\n s = ReduceSum(e, last)\n "
 FUSES = {
     "layer norm": (LAYER + "y = Div(c, r)", 18, ["LayerNormalization"]),
@@ -63,6 +63,7 @@ STAYS = {
     "divided the other way": (LAYER + "y = Div(r, c)", 18),
     "rms norm below its opset": (RMS + "y = Div(x, r)", 18),
     "l2 norm with a bound that shows": (LENGTH + "d = Clip(n, eps)\n y = Div(x, d)", 18),
+    "l2 norm over channels, which is slower": (LENGTH.replace("last", "ch") + "d = Clip(n, tiny)\n y = Div(x, d)", 18),
     "l2 norm over two axes": ("n = ReduceL2(x, space)\n d = Clip(n, tiny)\n y = Div(x, d)", 18),
     "softmax over two axes": (CENTRED.replace("last", "space") + "y = Div(e, s)", 18),
     "softmax of unequal axes": (CENTRED.replace("ReduceSum(e, last)", "ReduceSum(e, ch)") + "y = Div(e, s)", 18),

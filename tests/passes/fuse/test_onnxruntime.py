@@ -73,3 +73,27 @@ def test_double_precision_stays():
     head, nodes, _ = FUSES["product and factor"]
     before = model(head.replace("float", "double"), nodes)
     assert rewrite(before, fuse_for_onnxruntime)[1] == 0
+
+
+SKIP = """g (float[B,S,8] x, float[B,S,8] r) => (float[a,b,c] y) <float[8] gamma, float[8] beta, float[8] bias> {
+  e = Exp(x)
+  NODES
+  y = LayerNormalization<axis = -1>(s, gamma, beta)
+}"""
+SUMS = {
+    "two": ("s = Add(e, r)", 1, ["Exp", "Sum", "LayerNormalization"]),
+    "three": ("t = Add(bias, e)\n s = Add(r, t)", 1, ["Exp", "Sum", "LayerNormalization"]),
+    "none": ("s = Mul(e, r)", 0, ["Exp", "Mul", "LayerNormalization"]),
+    "three, none of them a bias": ("t = Mul(bias, e)\n s = Add(r, t)", 1, ["Exp", "Mul", "Sum", "LayerNormalization"]),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_before_a_norm_are_kept_from_a_slow_fusion(name):
+    nodes, changes, wanted = SUMS[name]
+    before = lift(SKIP.replace("NODES", nodes))
+    assert rewrite(before, fuse_for_onnxruntime)[1] == 0
+    before.target = "onnxruntime"
+    after, made = rewrite(before, fuse_for_onnxruntime)
+    assert (made, ops(after)) == (changes, wanted)
+    assert_same(before, after, rtol=1e-6)
