@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...ir import DType, Node, TensorType, Value
+from ...ops import attr
 from ...rewrite import Builder, Declined, OpPattern, any_value, op, rule
 from .epilogues import ONNXRUNTIME
 from .guards import floating
@@ -41,21 +42,27 @@ def keep_sum_apart(build: Builder, x: Value, skip: Value, gamma: Value, beta: Va
     return result
 
 
-@rule(op["com.microsoft::Gelu"](op.Add(any_value("x"), any_value("b"))), targets=ONNXRUNTIME)
-def bias_into_gelu(build: Builder, x: Value, b: Value) -> Value:
-    """gelu(x + b) = bias_gelu(x, b), for one number a column"""
+def _takes(x: Value, b: Value) -> None:
     type = floating(x)
     if type.dtype is not DType.FLOAT or not type.shape or not _vector(b, type.shape[-1]):
         raise Declined("the bias is not one number a column")
+
+
+@rule(op("com.microsoft::Gelu", "Gelu")(op.Add(any_value("x"), any_value("b")), name="gelu"), targets=ONNXRUNTIME)
+def bias_into_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value:
+    """gelu(x + b) = bias_gelu(x, b), for one number a column"""
+    _takes(x, b)
+    if attr(gelu, "approximate", "none") != "none":
+        raise Declined("not the exact Gelu")
     made: Value = build.node("com.microsoft::BiasGelu", x, b)
     return made
 
 
-@rule(op["com.microsoft::FastGelu"](op.Add(any_value("x"), any_value("b"))), targets=ONNXRUNTIME)
-def bias_into_fast_gelu(build: Builder, x: Value, b: Value) -> Value:
+@rule(op("com.microsoft::FastGelu", "Gelu")(op.Add(any_value("x"), any_value("b")), name="gelu"), targets=ONNXRUNTIME)
+def bias_into_fast_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value:
     """fast_gelu(x + b) = fast_gelu(x, b), for one number a column"""
-    type = floating(x)
-    if type.dtype is not DType.FLOAT or not type.shape or not _vector(b, type.shape[-1]):
-        raise Declined("the bias is not one number a column")
+    _takes(x, b)
+    if attr(gelu, "approximate", "tanh") != "tanh":
+        raise Declined("not the approximate Gelu")
     made: Value = build.node("com.microsoft::FastGelu", x, b)
     return made

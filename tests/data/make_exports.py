@@ -1,0 +1,141 @@
+"""Makes tests/data/exports: what torch's two exporters write of small transformers, activations and norms.
+
+`python tests/data/make_exports.py` with torch 2.13 and transformers 5; neither is needed to test or use graphopt. Names
+are MODEL-ATTENTION-EXPORTER-OPSET.onnx: attention as arithmetic ("eager") or as torch's own function ("sdpa"), exporter
+"script" (TorchScript, `dynamo=False`) or "dynamo". Weights are random. Where a node came from in torch's source is left
+out, which keeps every file below 100 KB.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import nn
+
+FOLDER = Path(__file__).parent / "exports"
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TEXT = {**SMALL, "vocab_size": 40, "max_position_embeddings": 32}
+IDS = torch.ones(2, 5, dtype=torch.long)
+
+
+class First(nn.Module):
+    """The first result of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        made = self.model(*inputs)
+        return made if isinstance(made, torch.Tensor) else made[0]
+
+
+class Activations(nn.Module):
+    """Every activation once, those of torch and those that models write out themselves."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.gelu(x) + F.gelu(x + 1, approximate="tanh")
+        y = F.silu(y) + F.hardswish(y) + F.hardsigmoid(y) + F.mish(y)
+        y = F.leaky_relu(y, 0.2) + F.relu6(y) + y * torch.sigmoid(1.702 * y)
+        y = 0.5 * y * (1 + torch.tanh(0.7978845608 * (y + 0.044715 * torch.pow(y, 3))))
+        return y * torch.clamp(y + 3, 0, 6) / 6 + torch.where(y > 0, y, 0.3 * y)
+
+
+class Norms(nn.Module):
+    """Every normalization once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.group, self.instance = nn.LayerNorm(8), nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True)
+        self.rms = nn.RMSNorm(8)
+        self.scale, self.shift = nn.Parameter(torch.randn(6, 1, 1)), nn.Parameter(torch.randn(6, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.instance(self.layer(x) + self.rms(x))
+        y = self.group(y) * self.scale + self.shift
+        return F.normalize(y, dim=1) + torch.log_softmax(y, -1)
+
+
+class Cross(nn.Module):
+    """Attention from one sequence to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return self.attention(q, k, k, need_weights=False)[0]
+
+
+def models() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...], tuple[str, ...]]]:
+    """Each model with its inputs and their names."""
+    made: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...], tuple[str, ...]]] = {}
+    for how in ("eager", "sdpa"):
+        bert = transformers.BertConfig(**TEXT, attn_implementation=how)
+        made[f"bert-{how}"] = transformers.BertModel(bert, add_pooling_layer=False), (IDS, IDS), ("ids", "mask")
+        gpt2 = transformers.GPT2Config(
+            n_embd=16, n_layer=1, n_head=2, vocab_size=40, n_positions=32, attn_implementation=how, use_cache=False
+        )  # fmt: skip
+        made[f"gpt2-{how}"] = transformers.GPT2Model(gpt2), (IDS,), ("ids",)
+        llama = transformers.LlamaConfig(
+            **{**TEXT, "num_attention_heads": 4}, num_key_value_heads=2, attn_implementation=how, use_cache=False
+        )  # fmt: skip
+        made[f"llama-{how}"] = transformers.LlamaModel(llama), (IDS,), ("ids",)
+        vit = transformers.ViTConfig(**SMALL, image_size=16, patch_size=8, attn_implementation=how)
+        made[f"vit-{how}"] = transformers.ViTModel(vit, add_pooling_layer=False), (torch.ones(2, 3, 16, 16),), ("x",)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu")
+    made["encoder-sdpa"] = layer, (torch.randn(2, 5, 16),), ("x",)
+    made["cross-sdpa"] = Cross(), (torch.randn(2, 5, 16), torch.randn(2, 7, 16)), ("q", "k")
+    made["activations"] = Activations(), (torch.randn(2, 5, 16),), ("x",)
+    made["norms"] = Norms(), (torch.randn(2, 6, 4, 8),), ("x",)
+    return made
+
+
+def export(name: str, model: nn.Module, inputs: tuple[torch.Tensor, ...], names: tuple[str, ...]) -> None:
+    """Write the model with both exporters, where they can."""
+    whole = First(model.eval()).eval()
+    opsets = (13, 17) if name in ("activations", "norms") else (17,)
+    for opset in opsets:
+        axes = {n: {0: "batch", **({1: "length"} if x.ndim < 4 else {})} for n, x in zip(names, inputs)}
+        file = FOLDER / f"{name}-script-{opset}.onnx"
+        try:
+            torch.onnx.export(
+                whole, inputs, file, input_names=list(names), output_names=["y"], dynamo=False, opset_version=opset,
+                dynamic_axes=axes,
+            )  # fmt: skip
+        except torch.onnx.errors.OnnxExporterError as error:
+            print(f"{file.name}: {type(error).__name__}")
+        if file.exists():
+            strip(file)
+    free = torch.export.Dim.DYNAMIC
+    shapes = [tuple({0: free, **({1: free} if x.ndim < 4 else {})} for x in inputs)]
+    file = FOLDER / f"{name}-dynamo-20.onnx"
+    torch.onnx.export(
+        whole, inputs, file, input_names=list(names), output_names=["y"], dynamo=True,
+        external_data=False, verbose=False, dynamic_shapes=shapes,
+    )  # fmt: skip
+    strip(file)
+
+
+def strip(file: Path) -> None:
+    """Leave out metadata and doc strings of nodes and values."""
+    model = onnx.load(file)
+    for item in (*model.graph.node, *model.graph.value_info, model.graph, model):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    onnx.save(model, file)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.manual_seed(0)
+    FOLDER.mkdir(exist_ok=True)
+    for name, (model, inputs, names) in models().items():
+        export(name, model, inputs, names)
