@@ -22,6 +22,7 @@ from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
 from .sizes import name_sizes
 from .slices import flatten_concats, join_slices_and_pads, split_slices
+from .transposes import cancel_transposes
 
 SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,
@@ -43,6 +44,7 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_zero_states,
     join_steps,
     join_shape_changes,
+    cancel_transposes,
     join_slices_and_pads,
     split_slices,
     flatten_concats,
