@@ -7,8 +7,10 @@ if not __name__.startswith("graphopt."):
 
 from ..pipeline.passes import Pass
 from .affine import fold_affine
+from .affine_before import fold_affine_before
 from .batchnorm import fold_batchnorm
 from .branches import inline_branches
+from .chains import fold_chains
 from .compose import drop_zero_states, join_steps
 from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
@@ -39,8 +41,11 @@ SCHEDULE: tuple[Pass, ...] = (
     merge_identical_constants,
     merge_common_subexpressions,
     fuse_operators,  # before what stands around activations is folded away
+    fold_chains,
+    fold_affine,  # a bias that stands apart hides BatchNormalization
     fold_batchnorm,
     fold_affine,
+    fold_affine_before,
     drop_zero_states,
     join_steps,
     join_shape_changes,

@@ -47,11 +47,13 @@ def _columns(w: Value, transposed: Any) -> int:
     return w.constant.shape[0 if transposed else 1]
 
 
-def _shift(node: Node, c: Array) -> Array:
-    return -c.astype(np.float64) if node.op == "Sub" else c
+def shift_of(node: Node, c: Array) -> Array:
+    """What an Add or Sub of the constant c adds, in double precision."""
+    return -c.astype(np.float64) if node.op == "Sub" else c.astype(np.float64)
 
 
-def _factor(node: Node, c: Array) -> Array:
+def factor_of(node: Node, c: Array) -> Array:
+    """What a Mul or Div by the constant c multiplies with, in double precision."""
     c = c.astype(np.float64)
     if node.op == "Mul":
         return c
@@ -60,18 +62,19 @@ def _factor(node: Node, c: Array) -> Array:
     return 1 / c
 
 
-def _one_order(node: Node, linear: Node) -> None:
-    if node.op in ("Sub", "Div") and node.inputs[0] is not linear.output:
+def constant_second(node: Node, first: Value) -> None:
+    """Decline c - x and c / x."""
+    if node.op in ("Sub", "Div") and node.inputs[0] is not first:
         raise Declined("the constant comes first")
 
 
 @rule(op("Add", "Sub")(_conv(constant("b", optional=True)), constant("c"), name="sum"), min_opset=7)
 def add_into_conv(build: Builder, x: Value, w: Value, b: Array | None, c: Array, conv: Node, sum: Node) -> Value:
     """(W x + b) + c = W x + (b + c), for one c a channel"""
-    _one_order(sum, conv)
+    constant_second(sum, conv.output)
     channels = _conv_channels(conv, w)
     assert w.constant is not None
-    moved = spread(_shift(sum, c), len(w.constant.shape), 1, channels)
+    moved = spread(shift_of(sum, c), len(w.constant.shape), 1, channels)
     made: Value = build.copy(conv, [x, w, rounded(channel_bias(b, channels) + moved, w)])
     return made
 
@@ -81,10 +84,10 @@ def multiply_into_conv(
     build: Builder, x: Value, w: Value, b: Array | None, c: Array, conv: Node, product: Node
 ) -> Value:
     """(W x + b) c = (c W) x + c b, for one c a channel"""
-    _one_order(product, conv)
+    constant_second(product, conv.output)
     channels = _conv_channels(conv, w)
     assert w.constant is not None
-    factor = spread(_factor(product, c), len(w.constant.shape), 1, channels)
+    factor = spread(factor_of(product, c), len(w.constant.shape), 1, channels)
     scaled = build.constant(rounded(scale_conv_outputs(conv, read_weight(w), factor), w), w.name)
     bias = None if b is None else rounded(channel_bias(b, channels) * factor, w)
     made: Value = build.copy(conv, [x, scaled, bias])
@@ -94,9 +97,9 @@ def multiply_into_conv(
 @rule(op("Add", "Sub")(_gemm(constant("b", optional=True)), constant("c"), name="sum"), min_opset=7)
 def add_into_gemm(build: Builder, x: Value, w: Value, b: Array | None, c: Array, gemm: Node, sum: Node) -> Value:
     """(alpha A B + beta b) + c = alpha A B + (beta b + c), for one c a column"""
-    _one_order(sum, gemm)
+    constant_second(sum, gemm.output)
     columns = _columns(w, attr(gemm, "transB", 0))
-    bias = float(attr(gemm, "beta", 1.0)) * channel_bias(b, columns) + spread(_shift(sum, c), 2, 1, columns)
+    bias = float(attr(gemm, "beta", 1.0)) * channel_bias(b, columns) + spread(shift_of(sum, c), 2, 1, columns)
     made: Value = build.copy(gemm, [x, w, rounded(bias, w)], beta=1.0)
     return made
 
@@ -106,9 +109,9 @@ def multiply_into_gemm(
     build: Builder, x: Value, w: Value, b: Array | None, c: Array, gemm: Node, product: Node
 ) -> Value:
     """(alpha A B + beta b) c = alpha A (B c) + beta (b c), for one c a column"""
-    _one_order(product, gemm)
+    constant_second(product, gemm.output)
     transposed = attr(gemm, "transB", 0)
-    factor = spread(_factor(product, c), 2, 1, _columns(w, transposed))
+    factor = spread(factor_of(product, c), 2, 1, _columns(w, transposed))
     scaled = rounded(read_weight(w) * (factor[:, None] if transposed else factor), w)
     bias = None if b is None else rounded(channel_bias(b, factor.size) * factor, w)
     if b is None and build.opset < 11:
@@ -121,12 +124,12 @@ def multiply_into_gemm(
       min_opset=7)  # fmt: skip
 def multiply_into_matmul(build: Builder, x: Value, w: Value, c: Array, matmul: Node, product: Node) -> Value:
     """(A B) c = A (B c), for one c a column"""
-    _one_order(product, matmul)
+    constant_second(product, matmul.output)
     columns = _columns(w, False)
     rank = x.type.rank if isinstance(x.type, TensorType) else None
     if rank is None or rank < 2:
         raise Declined("the rank is not known to be 2 or more")
-    factor = spread(_factor(product, c), rank, rank - 1, columns)
+    factor = spread(factor_of(product, c), rank, rank - 1, columns)
     made: Value = build.MatMul(x, build.constant(rounded(read_weight(w) * factor, w), w.name))
     return made
 

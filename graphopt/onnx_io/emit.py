@@ -252,7 +252,7 @@ class _Scope:
         if domain:
             proto.domain = domain
         if node.name:
-            proto.name = node.name
+            proto.name = names.of_node(node)
         if node.overload:
             proto.overload = node.overload
         if self.skeleton:

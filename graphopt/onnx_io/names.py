@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ir import Graph, Value
+from ..ir import Graph, Node, Value
 
 
 class Names:
@@ -16,6 +16,7 @@ class Names:
         self._taken: set[str] = set()
         self._wishes: set[str] = set()
         self._counts: dict[str, int] = {}
+        self._nodes: set[str] = set()
         for value in root.inputs:
             self._taken.add(value.name)
             self.of[value] = value.name
@@ -25,6 +26,8 @@ class Names:
             self._wishes.update(value.name for value in graph.inputs)
             for node in graph.snapshot():
                 self._wishes.update(value.name for value in (*node.inputs, *node.outputs) if value is not None)
+                if not node.made_by:
+                    self._nodes.add(node.name)
 
     def settle(self, value: Value, name: str) -> None:
         """Give a value this very name; the caller knows that it is free."""
@@ -41,6 +44,17 @@ class Names:
             return ""
         name = self.fresh(wish or _stem(value), bool(wish))
         self.of[value] = name
+        return name
+
+    def of_node(self, node: Node) -> str:
+        """A node's name. Those of the original keep theirs; what a pass made shares its name with no other node."""
+        if not node.made_by or not node.name:
+            return node.name
+        name, n = node.name, 0
+        while name in self._nodes:
+            n += 1
+            name = f"{node.name}_{n}"
+        self._nodes.add(name)
         return name
 
     def fresh(self, wish: str, exact: bool = True) -> str:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from graphopt import onnx_io
 from graphopt.passes.transposes import cancel_transposes, inverse
-from tests.passes.harness import assert_same, check, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, parse, rewrite
 
 HEAD = """g (float[N,3,4,5] x, float[N,4,5,3] z) => (float[a,b,c,d] y) <float[3] k, float[5,1] m, float e = {{2.0}},
   int64[1] a1 = {{1}}, int64[1] a2 = {{2}}, int64[1] a3 = {{3}}, int64[1] zero = {{0}}, int64[1] two = {{2}},
@@ -134,3 +135,22 @@ def test_random_regions_keep_their_results(seed):
 
 def test_inverse():
     assert inverse((0, 2, 3, 1)) == (0, 3, 1, 2)
+
+
+def test_nodes_put_in_share_no_name():
+    text = """g (float[N,3,4] x) => (float[a,b,c] y, float[d,e,f] z, float[g,h,i] u) {
+      p = Transpose<perm = [0, 2, 1]>(x)
+      e = Exp(x)
+      q = Transpose<perm = [0, 2, 1]>(e)
+      y = Add(p, q)
+      z = Mul(q, p)
+      v = Add(y, z)
+      t = Transpose<perm = [0, 2, 1]>(v)
+      u = Exp(t) }"""
+    proto = parse(text)
+    for node in proto.graph.node:
+        node.name = "shared" if node.op_type == "Add" else node.output[0]
+    after, _ = rewrite(onnx_io.load(proto), cancel_transposes)
+    names = [node.name for node in onnx_io.to_proto(after).graph.node]
+    assert ops(after).count("Transpose") == 2
+    assert len(set(names)) == len(names)

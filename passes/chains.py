@@ -1,0 +1,153 @@
+"""Constants that follow one another in sums and products become one; those after BatchNormalization become its own.
+
+New constants are computed in double precision. Where terms nearly cancel, or a factor is extreme, the steps round
+otherwise than their sum or product does, and they stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir import Constant, DType, Node, TensorType, Value
+from ..pipeline.passes import rule_pass
+from ..rewrite import Builder, Declined, any_value, constant, op, rule
+from .affine import constant_second, factor_of, shift_of, spread
+from .batchnorm import Array, affine, rounded
+
+_FLOATS = (DType.FLOAT, DType.DOUBLE)
+_EXTREME = 1e6
+_CANCELS = 0.125  # a sum that is smaller than this share of its larger term
+
+
+def _float_type(x: Value) -> TensorType:
+    if not isinstance(x.type, TensorType) or x.type.dtype not in _FLOATS:
+        raise Declined("not in single or double precision")
+    return x.type
+
+
+def _stored(x: Value, made: Array, *parts: Array) -> Value:
+    """A constant like `x`; Declined where it would be larger than those it replaces."""
+    if made.size > max(part.size for part in parts):
+        raise Declined("the constants do not broadcast to one of them")
+    like = Value(constant=Constant.of(np.zeros((), _float_type(x).dtype.numpy)))
+    return Value(constant=Constant.of(rounded(made, like)))
+
+
+def _product(a: Array, b: Array) -> Array:
+    for c in (a, b):
+        sizes = np.abs(c[c != 0])
+        if not np.isfinite(c).all() or (sizes.size and (sizes.max() > _EXTREME or sizes.min() < 1 / _EXTREME)):
+            raise Declined("a factor is extreme")
+    return np.asarray(a * b)
+
+
+def _sum(a: Array, b: Array) -> Array:
+    total = np.asarray(a + b)
+    if not np.isfinite(total).all() or (np.abs(total) < _CANCELS * np.maximum(np.abs(a), np.abs(b))).any():
+        raise Declined("the terms nearly cancel")
+    return total
+
+
+@rule(op("Mul", "Div")(op("Mul", "Div")(any_value("x"), constant("a"), name="first"), constant("b"), name="second"),
+      min_opset=7)  # fmt: skip
+def join_products(build: Builder, x: Value, a: Array, b: Array, first: Node, second: Node) -> Value:
+    """(x a) b = x (a b)"""
+    _float_type(x)
+    constant_second(first, x)
+    constant_second(second, first.output)
+    made: Value = build.Mul(x, _stored(x, _product(factor_of(first, a), factor_of(second, b)), a, b))
+    return made
+
+
+@rule(op("Add", "Sub")(op("Add", "Sub")(any_value("x"), constant("a"), name="first"), constant("b"), name="second"),
+      min_opset=7)  # fmt: skip
+def join_sums(build: Builder, x: Value, a: Array, b: Array, first: Node, second: Node) -> Value:
+    """(x + a) + b = x + (a + b)"""
+    _float_type(x)
+    constant_second(first, x)
+    constant_second(second, first.output)
+    made: Value = build.Add(x, _stored(x, _sum(shift_of(first, a), shift_of(second, b)), a, b))
+    return made
+
+
+@rule(op("Add", "Sub")(op("Mul", "Div")(op("Add", "Sub")(any_value("x"), constant("a"), name="first"), constant("b"),
+                                        name="middle"), constant("c"), name="last"), min_opset=7)  # fmt: skip
+def join_sum_product_sum(
+    build: Builder, x: Value, a: Array, b: Array, c: Array, first: Node, middle: Node, last: Node
+) -> Value:
+    """(x + a) b + c = x b + (a b + c)"""
+    _float_type(x)
+    for node, before in ((first, x), (middle, first.output), (last, middle.output)):
+        constant_second(node, before)
+    scale = factor_of(middle, b)
+    shift = _sum(_product(np.asarray(shift_of(first, a)), scale), shift_of(last, c))
+    made: Value = build.Add(build.Mul(x, _stored(x, scale, b)), _stored(x, shift, a, b, c))
+    return made
+
+
+@rule(op("Mul", "Div")(op("Add", "Sub")(op("Mul", "Div")(any_value("x"), constant("a"), name="first"), constant("b"),
+                                        name="middle"), constant("c"), name="last"), min_opset=7)  # fmt: skip
+def join_product_sum_product(
+    build: Builder, x: Value, a: Array, b: Array, c: Array, first: Node, middle: Node, last: Node
+) -> Value:
+    """(x a + b) c = x (a c) + b c"""
+    _float_type(x)
+    for node, before in ((first, x), (middle, first.output), (last, middle.output)):
+        constant_second(node, before)
+    scale = factor_of(last, c)
+    product = _product(factor_of(first, a), scale)
+    shift = _product(np.asarray(shift_of(middle, b)), scale)
+    made: Value = build.Add(build.Mul(x, _stored(x, product, a, c)), _stored(x, shift, b, c))
+    return made
+
+
+_NORM = op.BatchNormalization(
+    any_value("x"), constant("gamma"), constant("beta"), constant("mean"), constant("var"), name="norm"
+)
+
+
+@rule(op("Mul", "Div")(_NORM, constant("c"), name="product"), min_opset=7)
+def multiply_into_norm(
+    build: Builder, x: Value, gamma: Array, beta: Array, mean: Array, var: Array, c: Array, norm: Node, product: Node
+) -> Value:
+    """norm(x; gamma, beta) c = norm(x; gamma c, beta c), for one c a channel"""
+    constant_second(product, norm.output)
+    affine(norm, gamma, beta, mean, var)
+    scale = spread(factor_of(product, c), _rank(norm), 1, gamma.size)
+    made: Value = build.copy(norm, [x, _like(gamma, gamma * scale), _like(beta, beta * scale), mean, var])
+    return made
+
+
+@rule(op("Add", "Sub")(_NORM, constant("c"), name="sum"), min_opset=7)
+def add_into_norm(
+    build: Builder, x: Value, gamma: Array, beta: Array, mean: Array, var: Array, c: Array, norm: Node, sum: Node
+) -> Value:
+    """norm(x; gamma, beta) + c = norm(x; gamma, beta + c), for one c a channel"""
+    constant_second(sum, norm.output)
+    affine(norm, gamma, beta, mean, var)
+    shift = spread(shift_of(sum, c), _rank(norm), 1, gamma.size)
+    made: Value = build.copy(norm, [x, gamma, _like(beta, beta + shift), mean, var])
+    return made
+
+
+def _like(old: Array, new: Array) -> Array:
+    return rounded(new, Value(constant=Constant.of(old)))
+
+
+def _rank(norm: Node) -> int:
+    rank = norm.output.type.rank if isinstance(norm.output.type, TensorType) else None
+    if rank is None or rank < 2:
+        raise Declined("the rank is not known")
+    return rank
+
+
+fold_chains = rule_pass(
+    "fold-chains",
+    multiply_into_norm,
+    add_into_norm,
+    join_products,
+    join_sums,
+    join_sum_product_sum,
+    join_product_sum_product,
+    doc=__doc__,
+)
