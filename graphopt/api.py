@@ -126,7 +126,9 @@ def optimize(
         finished = _clean(finished, last, validate, seed, logs) if last and target == "onnxruntime" else finished
     emitted = onnx_io.to_proto(finished)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
-    trail = Trail(lifted, finished, tuple(logs), tuple(schedule), tuple(s.name for s in stages if s.changed))
+    trail = Trail(
+        lifted, finished, tuple(logs), tuple(schedule), tuple(s.name.partition(" ")[0] for s in stages if s.changed)
+    )
     report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed, trail)
     if context is not None:
         report = lossy.with_stages(report, stages, context)

@@ -88,7 +88,8 @@ def _figure(label: str, old: int, new: int, show: Callable[[float], str], *, siz
     """A figure that grew only because more sizes became known (`sized`) is not called worse."""
     if sized and new > old:
         return Row(label, show(old), show(new), "sizes")
-    return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, new <= old)
+    worse = new > 1.005 * old and label != "nodes"  # more nodes are no harm by themselves: int8 spells its scales out
+    return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, not worse)
 
 
 def _latency_rows(found: Latency | None) -> list[Row]:
@@ -128,7 +129,9 @@ def _stage(stage: Any) -> dict[str, Any]:
         values = [row[i] for row in stage.rows if i < len(row)]
         numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
         plain = bool(numbers) and all(v is None or v in numbers for v in values)
-        columns.append({"name": heading, "most": max((abs(n) for n in numbers), default=0) if plain else 0})
+        columns.append(
+            {"name": heading, "most": max(map(abs, numbers)) if plain and len(set(numbers)) > 1 else 0, "number": plain}
+        )
     return {"told": stage, "columns": columns, "figures": dict(stage.figures or {})}
 
 

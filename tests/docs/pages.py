@@ -53,10 +53,10 @@ def index() -> str:
     """The list of passes in the order they run."""
     lines = ["# Passes", "", MADE, "", "`graphopt passes` prints this list for what is installed.", ""]
     lines += ["| runs | pass | kind | what it does |", "| --- | --- | --- | --- |"]
-    for place, (item, scheduled) in enumerate(listed(), 1):
+    for item, scheduled in listed():
         if item.source == "graphopt":
             kind = "exact" if item.exact else "lossy"
-            runs = str(place) if scheduled else "when named"
+            runs = "in order" if scheduled else "when named"
             lines.append(f"| {runs} | [{item.name}]({item.name}.md) | {kind} | {_cell(item.summary)} |")
     return "\n".join(lines) + "\n"
 
@@ -64,8 +64,9 @@ def index() -> str:
 def page(item: Pass, scheduled: bool, examples: dict[str, Example]) -> str:
     """The page of one pass."""
     kind = "exact: results stay equal up to rounding" if item.exact else "lossy"
-    places = [str(i) for i, (p, on) in enumerate(listed(), 1) if on and p.name == item.name]
-    when = f"runs at place {' and '.join(places)} of the [schedule](README.md)" if scheduled else "runs when named"
+    order = ["the start", *(p.name for p, on in listed() if on)]
+    places = dict.fromkeys(before for before, name in zip(order, order[1:]) if name == item.name)
+    when = f"[runs](README.md) after {' and after '.join(places)}" if scheduled else "runs when named"
     lines = [f"# {item.name}", "", MADE, "", f"*{kind}; {when}.*", "", *_prose(item.doc), ""]
     if not item.rules:
         why = reasons(item.run)
