@@ -104,15 +104,6 @@ g (float[2,5,16] x) => (float[a,b,c] y) <float[16,16] w, float[16,16] u, float[1
         17,
         "onnxruntime",
     ),
-    "fuse-skip-norms": (
-        """
-g (float[B,S,8] x, float[B,S,8] r) => (float[a,b,c] y, float[d,e,f] z) <float[8] gamma, float[8] beta> {
-  z = Add(x, r)
-  y = LayerNormalization<axis = -1>(z, gamma, beta)
-}""",
-        17,
-        "onnxruntime",
-    ),
 }
 _BIASED = """
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from graphopt.pipeline import Pass, listed, rule_pass
@@ -65,7 +66,7 @@ def page(item: Pass, scheduled: bool, examples: dict[str, Example]) -> str:
     """The page of one pass."""
     kind = "exact: results stay equal up to rounding" if item.exact else "lossy"
     order = ["the start", *(p.name for p, on in listed() if on)]
-    places = dict.fromkeys(before for before, name in zip(order, order[1:]) if name == item.name)
+    places = dict.fromkeys(before for before, name in pairwise(order) if name == item.name)
     when = f"[runs](README.md) after {' and after '.join(places)}" if scheduled else "runs when named"
     lines = [f"# {item.name}", "", MADE, "", f"*{kind}; {when}.*", "", *_prose(item.doc), ""]
     if not item.rules:
