@@ -32,7 +32,7 @@ STAYS = {
                 "{ p = Div(x, a)\n y = Div(p, b) }",
     "a sum in use": f"{ROW} {{ p = Add(x, a)\n q = Add(p, k)\n y = Mul(p, q) }}",
     "a norm that trains": f"{NORM} {{ n, o, r = BatchNormalization<training_mode = 1>(x, g, t, m, v)\n "
-                          "y = Mul(n, k) }}",
+                          "y = Mul(n, k) }",
 }  # fmt: skip
 LINEAR = f"{IMAGE} <float[6,4,3,3] w, float[6] b, float[4,1,1] k, float a = {{0.5}}, float c = {{-2.0}}, float[7] row>"
 PADDED = "Conv<pads = [1, 1, 1, 1]>"
