@@ -1,0 +1,115 @@
+"""What each channel is worth, from calibration data: what the layers that read it would lose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ...analysis.channels import Channels, Linear
+from ...calibration import Taps
+from ...ir import Model
+from .moments import Moments
+from .rows import can_regress, inputs_at, sample_places, weight_matrix
+
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Any]
+
+BUDGET = 1 << 29
+"""Bytes of sums held at once; where more are needed, the data are read again."""
+_MOST_ROWS, _DAMPING = 20_000, 1e-2
+
+
+def measured_scores(model: Model, facts: Channels, importance: str, feeds: Iterable[Feeds], seed: int) -> Array:
+    """f64[classes]: the energy of a channel ("activation"), or the error that its loss makes in every layer that reads
+    it, as a share of the layer's energy: as it is ("reconstruction"), or after the layer has been refitted ("hessian",
+    the optimal brain surgeon of Hassibi and Stork 1993 for blocks of weights)."""
+    scores = np.zeros(facts.count)
+    readers = [r for r in facts.linears if r.inputs is not None and r.kind in ("dense", "grouped") and can_regress(r)]
+    samples = sum(1 for _ in feeds)
+    for part in _parts(readers):
+        for layer, moments in _sums(model, part, feeds, samples, seed):
+            _score(layer, moments, importance, scores)
+    return scores
+
+
+def _parts(readers: list[Linear]) -> Iterator[list[Linear]]:
+    part: list[Linear] = []
+    size = 0
+    for layer in readers:
+        groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
+        own = 8 * groups * (inputs + 1) ** 2
+        if part and size + own > BUDGET:
+            yield part
+            part, size = [], 0
+        part.append(layer)
+        size += own
+    if part:
+        yield part
+
+
+def _weight(layer: Linear) -> Array:
+    assert layer.weight.constant is not None
+    return layer.weight.constant.array()
+
+
+def _sums(
+    model: Model, layers: list[Linear], feeds: Iterable[Feeds], samples: int, seed: int
+) -> Iterator[tuple[Linear, Moments]]:
+    rng = np.random.default_rng(seed)
+    data = [layer.node.inputs[0] for layer in layers]
+    outs = [layer.node.output for layer in layers]
+    taps = Taps(model, [*data, *outs])  # type: ignore[list-item]
+    sums = []
+    for layer in layers:
+        groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
+        sums.append(Moments(groups, inputs, 0))
+    for feed in feeds:
+        values = taps.run(feed)
+        for layer, moments in zip(layers, sums):
+            x = layer.node.inputs[0]
+            assert x is not None
+            wanted = min(_MOST_ROWS, max(4_000, 4 * moments.gram.shape[1]))
+            places = sample_places(layer, values[layer.node.output].shape, -(-wanted // samples), rng)
+            moments.add(inputs_at(layer, values[x], places), np.zeros((len(places), 0), np.float32))
+    for moments in sums:
+        moments.flush()
+    yield from zip(layers, sums)
+
+
+def _score(layer: Linear, moments: Moments, importance: str, scores: Array) -> None:
+    assert layer.inputs is not None
+    weight = weight_matrix(layer, _weight(layer)).astype(np.float64)
+    groups, inputs, _ = weight.shape
+    per_channel = inputs * groups // len(layer.inputs)
+    classes = layer.inputs.reshape(groups, -1)
+    rows = max(moments.rows, 1)
+    for group in range(groups):
+        gram = moments.gram[group] / rows
+        w = weight[group]
+        energy = float(np.einsum("km,km->", w, gram[:inputs, :inputs] @ w)) + 1e-30
+        blocks = w.reshape(-1, per_channel, w.shape[1])
+        channels = len(blocks)
+        index = np.arange(inputs).reshape(channels, per_channel)
+        own = gram[index[:, :, None], index[:, None, :]]
+        if importance == "activation":
+            loss = np.trace(own, axis1=1, axis2=2) / per_channel
+        elif importance == "reconstruction":
+            loss = np.einsum("ckm,ckl,clm->c", blocks, own, blocks) / energy
+        else:
+            loss = _surgeon(gram, blocks, index) / energy
+        np.add.at(scores, classes[group], loss)
+
+
+def _surgeon(gram: Array, blocks: Array, index: Array) -> Array:
+    """tr(W_cᵀ (H⁻¹_cc)⁻¹ W_c): the error left after all other weights and the bias have adapted to the loss of c."""
+    from scipy.linalg import inv
+
+    size = len(gram) - 1
+    damped = gram.copy()
+    damped[np.arange(size), np.arange(size)] += _DAMPING * np.trace(gram[:size, :size]) / size + 1e-12
+    damped[size, size] += 1e-9
+    inverse = inv(damped, check_finite=False)
+    own = inverse[index[:, :, None], index[:, None, :]]
+    return np.asarray(np.einsum("ckm,ckm->c", blocks, np.linalg.solve(own, blocks)))

@@ -1,0 +1,81 @@
+"""What the caller may ask of pruning, in the field's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from ...errors import OptionError
+
+Array = np.ndarray[Any, Any]
+Importance = Callable[[Array], Array]
+"""From a layer's weight, its outputs first, [channels, ...], to one number a channel; larger is more important."""
+
+IMPORTANCES = ("auto", "l1", "l2", "bn_scale", "activation", "reconstruction", "hessian", "random")
+MEASURED = ("activation", "reconstruction", "hessian")
+"""Those that look at calibration data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Options of `prune=`.
+
+    ratio: share of the channels that are removed; ratios: other shares for the layers with these names (a node's
+    name), which then are pruned by themselves. importance: what a channel is worth: "auto" (what suits the ranking,
+    measured on calibration data where there are some, else "l2"), "l1", "l2" (size of its weights),
+    "bn_scale" (of its BatchNormalization), "activation" (energy of what it carries), "reconstruction" (error its loss
+    makes in the layers that read it), "hessian" (the same after these have adapted), "random", or a callable from a
+    layer's weight [channels, ...] to scores. round_to: widths stay multiples of it where they can. global_ranking:
+    channels of all layers compete, instead of each layer losing the same share. ignored_layers: names of layers whose
+    channels stay. iterative_steps: remove in this many steps, recovering after each. recover: refit what is left on
+    calibration data. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels
+    that always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which then
+    is that of the others. speed: hand the model back when it did not become faster on this machine. evaluations: the
+    budget of metric evaluations.
+    """
+
+    ratio: float = 0.5
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    importance: str | Importance = "auto"
+    round_to: int = 8
+    global_ranking: bool = True
+    ignored_layers: tuple[str, ...] = ()
+    iterative_steps: int = 1
+    recover: bool = True
+    ridge: float = 1e-3
+    least: float = 0.1
+    statistics: bool = False
+    speed: bool = True
+    evaluations: int = 16
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ignored_layers, str):
+            raise OptionError(f"prune: ignored_layers is a list of names, got {self.ignored_layers!r}")
+        object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
+        for name, ratio in (("ratio", self.ratio), *self.ratios.items()):
+            if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+                raise OptionError(f"prune: {name} {ratio!r} is not at least 0 and below 1")
+        if not callable(self.importance) and self.importance not in IMPORTANCES:
+            raise OptionError(f"prune: importance {self.importance!r} is not one of {', '.join(IMPORTANCES)}")
+        for name in ("round_to", "iterative_steps"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise OptionError(f"prune: {name} {getattr(self, name)!r} is not a positive integer")
+        if not 0 <= self.least <= 1 or self.ridge < 0:
+            raise OptionError("prune: least is a share from 0 to 1, and ridge is not negative")
+
+
+def check_prune(value: Any) -> Prune:
+    """The options behind `prune=`: a ratio, a dict of options, or the options. OptionError."""
+    if isinstance(value, Prune):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Prune(ratio=float(value))
+    if isinstance(value, dict):
+        unknown = set(value) - {f.name for f in fields(Prune)}
+        if unknown:
+            raise OptionError(f"prune: no option is named {', '.join(sorted(unknown))}")
+        return Prune(**value)
+    raise OptionError(f"prune: expected a ratio or graphopt.Prune(...), got {type(value).__name__}")
