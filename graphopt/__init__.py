@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .api import Result, optimize
     from .bisection import Bisection, bisect
     from .equivalence import Comparison, compare
+    from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
     from .report import Report
@@ -24,6 +25,7 @@ _HOME = {
     "Bisection": "bisection",
     "Comparison": "equivalence",
     "Pass": "pipeline",
+    "Prune": "passes.prune",
     "Quantize": "passes.quantize",
     "Registry": "pipeline",
     "Report": "report",
@@ -45,6 +47,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Pass",
+    "Prune",
     "Quantize",
     "Registry",
     "Report",

@@ -24,7 +24,9 @@ def node_seconds(model: Model, feeds: Mapping[str, Any], *, runs: int = 10, thre
         settings.intra_op_num_threads, settings.log_severity_level = threads, 4
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder, "profile"))
-        session = ort.InferenceSession(to_proto(model).SerializeToString(), settings, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            to_proto(model).SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        )
         for _ in range(runs):
             session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -56,9 +56,9 @@ def _wanted(facts: Channels, scores: Array, options: Prune, ratio: float) -> lis
         if reason:
             wanted.append((group, reason))
         elif own is not None:
-            wanted.append((group, group.size * (1 - own)))
+            wanted.append((group, np.floor(group.size * (1 - own) + 0.5)))
         elif not options.global_ranking:
-            wanted.append((group, group.size * (1 - ratio)))
+            wanted.append((group, np.floor(group.size * (1 - ratio) + 0.5)))
         else:
             open_groups.append(group)
     return [*wanted, *_global(open_groups, scores, options, ratio)]

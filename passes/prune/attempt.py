@@ -37,8 +37,8 @@ class Attempt:
 
 
 def attempt(
-    original: Model, options: Prune, ratio: float, feeds: Iterable[Feeds], *, seed: int = 0, reference: Model | None = None,
-    tell: Callable[[float], None] = lambda share: None,
+    original: Model, options: Prune, ratio: float, feeds: Iterable[Feeds], *, seed: int = 0,
+    reference: Model | None = None, tell: Callable[[float], None] = lambda share: None,
 ) -> Attempt:  # fmt: skip
     """Prune a copy of `original` by `ratio`. reference: the model as it came, whose BatchNormalizations still stand."""
     model = clone_model(original)
@@ -67,7 +67,13 @@ def _share_of_step(ratio: float, step: int, steps: int) -> float:
 
 
 def _step(
-    model: Model, facts: Channels, options: Prune, ratio: float, feeds: Iterable[Feeds], seed: int, scales: dict[str, Array]
+    model: Model,
+    facts: Channels,
+    options: Prune,
+    ratio: float,
+    feeds: Iterable[Feeds],
+    seed: int,
+    scales: dict[str, Array],
 ) -> tuple[Array, list[Share]]:
     if options.importance in MEASURED:
         scores = measured_scores(model, facts, str(options.importance), feeds, seed)

@@ -13,7 +13,9 @@ from .options import Importance
 Array = np.ndarray[Any, Any]
 
 
-def weight_scores(facts: Channels, importance: str | Importance, seed: int, scales: dict[str, Array] | None = None) -> Array:
+def weight_scores(
+    facts: Channels, importance: str | Importance, seed: int, scales: dict[str, Array] | None = None
+) -> Array:
     """Scores by the weights that make a channel; f64[classes]. `scales`: of BatchNormalization, by node name."""
     scores = np.zeros(facts.count)
     if importance == "random":

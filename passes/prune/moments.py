@@ -72,7 +72,9 @@ def _solve(gram: Array, cross: Array, penalty: Array, before: Array) -> Array:
     left = gram.copy()
     left[np.diag_indices_from(left)] += penalty
     try:
-        made: Array = solve(left, cross + penalty[:, None] * before, assume_a="pos", overwrite_a=True, check_finite=False)
+        made: Array = solve(
+            left, cross + penalty[:, None] * before, assume_a="pos", overwrite_a=True, check_finite=False
+        )
     except LinAlgError:  # inputs that never vary, or values beyond what single precision sums hold
         return before
     return made if np.isfinite(made).all() else before

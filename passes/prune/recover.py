@@ -143,7 +143,11 @@ def _refit(site: _Site, frontier: Frontier, ridge: float) -> Refit:
     graph = node.graph
     assert graph is not None
     tensor = weight_tensor(layer, made, weight.shape).astype(weight.dtype)
-    graph.set_input(node, node.inputs.index(layer.weight), Value(name=layer.weight.name, constant=Constant.of(tensor, constant.dtype)))
+    graph.set_input(
+        node,
+        node.inputs.index(layer.weight),
+        Value(name=layer.weight.name, constant=Constant.of(tensor, constant.dtype)),
+    )
     if holder is not None:
         whole = shift.reshape(-1) + (0 if holder is node else _bias(holder, slot, outputs))
         _set_bias(holder, slot, whole.astype(weight.dtype))

@@ -1,4 +1,4 @@
-"""What pruning tells: one row a group, sizes and times before and after, and layers that shrank but did not speed up."""
+"""What pruning tells: one row a group, sizes and times before and after, layers that shrank but did not speed up."""
 
 from __future__ import annotations
 
@@ -98,4 +98,3 @@ def unchanged(reason: str, facts: Channels, seconds: float, figures_told: dict[s
     """The report of a model that was handed back as it came."""
     refused = tuple((label(held.node), held.why) for held in facts.held)
     return StageReport("prune", reason, figures=figures_told, refused=refused, seconds=seconds, changed=False)
-

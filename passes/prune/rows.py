@@ -1,4 +1,4 @@
-"""What a layer reads and makes, as rows of a linear regression: patches of its input and its outputs at sampled places."""
+"""What a layer reads and makes, as rows of a regression: patches of its input, and its outputs, at sampled places."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Places:
-    """Positions of an output at which rows are taken: the batch index, then one index for each spatial axis, each [R]."""
+    """Positions of an output at which rows are taken: the batch index, then one for each spatial axis, each [R]."""
 
-    index: tuple[Array, ...]
+    index: tuple[Any, ...]
 
     def __len__(self) -> int:
         return len(self.index[0])
@@ -73,13 +73,16 @@ def _patches(node: Node, x: Array, places: Places) -> Array:
     before, after = _padding(node, x.shape[2:], reach, strides)
     if any(before) or any(after):
         x = np.pad(x, ((0, 0), (0, 0), *zip(before, after)))
-    windows = sliding_window_view(x, reach, axis=tuple(range(2, 2 + rank)))  # type: ignore[call-overload]
-    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
-    windows = windows[(..., *(slice(None, None, d) for d in dilations))]
+    windows = sliding_window_view(x, reach, axis=tuple(range(2, 2 + rank)))
+    steps: tuple[Any, ...] = tuple(slice(None, None, step) for step in strides)
+    spread: tuple[Any, ...] = tuple(slice(None, None, step) for step in dilations)
+    windows = windows[(slice(None), slice(None), *steps, *spread)]
     return np.ascontiguousarray(windows[(places.index[0], slice(None), *places.index[1:])])
 
 
-def _padding(node: Node, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> tuple[list[int], list[int]]:
+def _padding(
+    node: Node, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]
+) -> tuple[list[int], list[int]]:
     rank = len(sizes)
     automatic = attr(node, "auto_pad", "NOTSET")
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
@@ -107,14 +110,14 @@ def weight_tensor(layer: Linear, matrix: Array, shape: Sequence[int]) -> Array:
 
 
 def can_regress(layer: Linear) -> bool:
-    """Whether a layer's rows can be taken and its weight set: a stored float weight nobody else uses, in the root graph."""
+    """Whether rows of a layer can be taken and its weight set: stored as floats, used once, in the root graph."""
     weight, node = layer.weight, layer.node
     if weight.constant is None or not weight.has_one_use or not weight.constant.dtype.is_float:
         return False
     if weight.constant.dtype.bits < 16 or node.graph is None or node.graph.owner is not None:
         return False
     if node.op == "Gemm":
-        return attr(node, "alpha", 1.0) == 1.0 and attr(node, "beta", 1.0) == 1.0
+        return bool(attr(node, "alpha", 1.0) == 1.0 and attr(node, "beta", 1.0) == 1.0)
     if node.op == "MatMul":
         return node.inputs[1] is weight and len(weight.constant.shape) == 2
     return node.op == "Conv"

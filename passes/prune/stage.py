@@ -1,4 +1,4 @@
-"""The pruning stage: as much as was asked for, less where quality would fall too far, nothing where nothing is gained."""
+"""The pruning stage: as much as was asked for, less where quality would fall too far, nothing without a gain."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def _search(model: Model, options: Prune, context: Context, notes: list[str]) ->
 def _try(model: Model, options: Prune, context: Context, share: float) -> Attempt:
     scaled = replace(options, ratios={name: ratio * share for name, ratio in options.ratios.items()})
     return attempt(
-        model, scaled, options.ratio * share, context.calibration, seed=context.seed, reference=context.quality.reference,
-        tell=lambda done: context.tell("prune", done),
+        model, scaled, options.ratio * share, context.calibration, seed=context.seed,
+        reference=context.quality.reference, tell=lambda done: context.tell("prune", done),
     )  # fmt: skip
 
 

@@ -1,0 +1,137 @@
+"""Pruning through `graphopt.optimize`: what is removed, how it recovers, what is taken back, what is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from graphopt import onnx_io
+from graphopt.analysis.channels import channels
+from graphopt.errors import OptionError
+from graphopt.measure import figures, ort_session
+from models import fashion
+from tests import nets
+from tests.prune.random_nets import make
+
+FASHION = fashion.FOLDER / "fashion_cnn.onnx"
+
+
+def calibration(count: int = 64) -> dict[str, np.ndarray]:
+    with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
+        return {"image": archive["image"][:count]}
+
+
+def session(result: graphopt.Result):
+    return ort_session(result.model.SerializeToString())
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    return figures(onnx_io.load(model)).parameters
+
+
+@pytest.mark.parametrize("name", ["residual", "concat", "c2f", "shuffle", "squeeze_excite", "grouped", "attention"])
+def test_half_of_the_channels_go(name):
+    model = nets.load(name)
+    result = graphopt.optimize(model, prune=graphopt.Prune(ratio=0.5, round_to=1, global_ranking=False, speed=False))
+    assert parameters(result.model) < 0.75 * parameters(model)
+    (stage,) = result.report.stages
+    assert stage.name == "prune" and stage.changed and stage.figures["removed"] >= 0.45 * stage.figures["channels"]
+    onnx.checker.check_model(result.model, full_check=True)
+    feeds = nets.feeds(model)
+    outs = session(result).run(None, feeds)
+    assert all(np.isfinite(out).all() for out in outs)
+
+
+def test_recovery_repairs_what_pruning_broke():
+    scores = {}
+    for recover in (False, True):
+        options = graphopt.Prune(
+            ratio=0.3, round_to=1, global_ranking=False, importance="l2", recover=recover, speed=False
+        )
+        result = graphopt.optimize(FASHION, prune=options, calibration=calibration(), validate=False)
+        scores[recover] = fashion.accuracy(session(result))
+    assert scores[False] < 0.6
+    assert scores[True] > 0.86
+
+
+def test_nothing_is_removed_that_the_metric_forbids():
+    def metric(session):
+        return fashion.top1(session, *(part[:500] for part in fashion.load("holdout")))
+
+    options = graphopt.Prune(ratio=0.9, round_to=1, speed=False, importance="l2", evaluations=4)
+    result = graphopt.optimize(
+        FASHION, prune=options, calibration=calibration(32), metric=metric, max_drop=0.03, validate=False
+    )
+    (stage,) = result.report.stages
+    base = metric(session(graphopt.optimize(FASHION, validate=False)))
+    assert metric(session(result)) >= base - 0.03 - 1e-9
+    assert "taken back" in stage.summary or not stage.changed
+
+
+@pytest.mark.parametrize("importance", ["l1", "bn_scale", "activation", "reconstruction", "hessian", "random"])
+def test_every_strategy_removes_what_it_is_asked_to(importance):
+    model = nets.load("residual")
+    options = graphopt.Prune(ratio=0.4, round_to=1, importance=importance, global_ranking=False, speed=False)
+    (stage,) = graphopt.optimize(model, prune=options, validate=False).report.stages
+    assert 0.3 <= stage.figures["removed"] / stage.figures["channels"] <= 0.42
+
+
+def test_a_callable_decides():
+    """Channels are worth their place: the first ones of every layer go."""
+    options = graphopt.Prune(
+        ratio=0.5, round_to=1, global_ranking=False, recover=False, speed=False,
+        importance=lambda weight: np.arange(len(weight)),
+    )  # fmt: skip
+    model = nets.load("depthwise")
+    result = graphopt.optimize(model, prune=options, passes=[], validate=False)
+    kept = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}["e_w"][16:]
+    made = {t.name: onnx.numpy_helper.to_array(t) for t in result.model.graph.initializer}["e_w"]
+    np.testing.assert_array_equal(made, kept)
+
+
+def test_iterative_steps_reach_the_same_size():
+    sizes = []
+    for steps in (1, 3):
+        options = graphopt.Prune(
+            ratio=0.5, round_to=1, iterative_steps=steps, importance="l2", speed=False, global_ranking=False
+        )
+        sizes.append(parameters(graphopt.optimize(nets.load("residual"), prune=options, validate=False).model))
+    assert abs(sizes[0] - sizes[1]) < 0.1 * sizes[0]
+
+
+def test_layers_can_be_ignored_and_have_ratios_of_their_own():
+    model = make(1)
+    names = [group.makers[0].node.name for group in channels(onnx_io.load(model)).groups]
+    options = graphopt.Prune(
+        ratio=0.5, round_to=1, ignored_layers=[names[0]], ratios={names[1]: 0.75}, recover=False, speed=False
+    )
+    (stage,) = graphopt.optimize(model, prune=options, validate=False, passes=[]).report.stages
+    rows = {row[0].split(",")[0]: row for row in stage.rows}
+    assert rows[names[0]][1] == rows[names[0]][2]
+    assert rows[names[1]][2] == max(1, round(rows[names[1]][1] / 4))
+    assert any(why == "to be ignored" for _, why in stage.refused)
+
+
+def test_widths_are_multiples():
+    options = graphopt.Prune(ratio=0.3, round_to=8, recover=False, speed=False, importance="l2")
+    (stage,) = graphopt.optimize(FASHION, prune=options, validate=False).report.stages
+    assert all(row[2] % 8 == 0 for row in stage.rows) and stage.changed
+
+
+@pytest.mark.parametrize(
+    "value", [1.0, -0.1, "half", {"ratio": 0.3, "importanse": "l2"}, {"importance": "best"}, {"round_to": 0}]
+)
+def test_bad_options_are_one_line(value):
+    with pytest.raises(OptionError) as caught:
+        graphopt.optimize(nets.load("residual"), prune=value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_seed_gives_the_same_bytes():
+    made = [
+        graphopt.optimize(make(5), prune={"ratio": 0.4, "speed": False}, validate=False).model.SerializeToString()
+        for _ in range(2)
+    ]
+    assert made[0] == made[1]
