@@ -41,6 +41,7 @@ SCHEDULE: tuple[Pass, ...] = (
     merge_identical_constants,
     merge_common_subexpressions,
     fuse_operators,  # before what stands around activations is folded away
+    merge_common_subexpressions,
     fold_chains,
     fold_affine,  # a bias that stands apart hides BatchNormalization
     fold_batchnorm,

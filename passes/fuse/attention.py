@@ -8,7 +8,7 @@ from ...ir import DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
 from ...rewrite import QUANTIZERS, Builder, Declined
 from .attention_core import Attention, read_attention, shape_of
-from .heads import SPLIT, joined_heads, keys_of, split_heads
+from .heads import SPLIT, joined_heads, keys_of, repeated_heads, split_heads, straight_keys
 
 
 @graph_pass("fuse-attention")
@@ -54,6 +54,34 @@ def _between(softmax: Node, last: Node) -> list[Node]:
 
 
 def _build(build: Builder, found: Attention, for_onnxruntime: bool) -> tuple[Node, Value]:
+    """The node whose result is replaced, and the value that takes its place."""
+    if build.opset < 23:
+        return _side_by_side(build, found, for_onnxruntime)
+    try:
+        return _side_by_side(build, found, for_onnxruntime)
+    except Declined:
+        return _four_axes(build, found)
+
+
+def _four_axes(build: Builder, found: Attention) -> tuple[Node, Value]:
+    """Attention of ONNX on f32[B,H,S,D] as they are, keys and values with fewer heads where they are repeated."""
+    q, k, v = found.q, straight_keys(build, found.k), found.v
+    whole = [shape_of(x) for x in (q, k, v)]
+    if any(len(shape) != 4 or None in shape for shape in whole):
+        raise Declined("the shapes are not known")
+    if whole[0][:2] != whole[1][:2] or whole[1][:3] != whole[2][:3]:
+        raise Declined("queries, keys and values may be broadcast")
+    fewer, few = repeated_heads(k), repeated_heads(v)
+    if fewer is not None and few is not None and shape_of(fewer)[:2] == shape_of(few)[:2]:
+        k, v = fewer, few
+    bias = None if found.bias is None else _checked(found.bias, (*whole[0][:3], whole[1][2]))
+    made: Value = build.Attention(q, k, v, bias, scale=found.scale)
+    last = found.out.producer
+    assert last is not None
+    return last, made
+
+
+def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool) -> tuple[Node, Value]:
     (q, heads), (k, key_heads), (v, value_heads) = (
         split_heads(found.q, SPLIT), keys_of(found.k), split_heads(found.v, SPLIT)
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ir import Node, Value
 from ...ops import attr
-from ...rewrite import Declined
+from ...rewrite import Builder, Declined
 from .attention_core import shape_of
 
 SPLIT = (0, 2, 1, 3)
@@ -42,6 +42,37 @@ def keys_of(value: Value) -> tuple[Value, int]:
         if inner is not None:
             return split_heads(inner, SPLIT)
     return split_heads(value, KEYS)
+
+
+def straight_keys(build: Builder, value: Value) -> Value:
+    """k f32[B,H,L,D] of transposed keys f32[B,H,D,L]."""
+    node = value.producer
+    perm = () if node is None or node.op != "Transpose" else tuple(node.attrs.get("perm", ()))
+    inner = None if node is None else node.inputs[0]
+    if node is not None and node.op == "Reshape":
+        return _turned_flat(node)
+    if inner is None or perm not in ((0, 1, 3, 2), KEYS):
+        raise Declined("the keys are not transposed")
+    made: Value = inner if perm != KEYS else build.Transpose(inner, perm=SPLIT)
+    return made
+
+
+def repeated_heads(value: Value) -> Value | None:
+    """x f32[B,G,L,D], where `value` f32[B,G R,L,D] repeats each of its G heads R times; None where it does not."""
+    last = value.producer
+    wide = last.inputs[0].producer if last is not None and last.op == "Reshape" and last.inputs[0] is not None else None
+    lifted = (
+        wide.inputs[0].producer if wide is not None and wide.op == "Expand" and wide.inputs[0] is not None else None
+    )
+    x = lifted.inputs[0] if lifted is not None and lifted.op in ("Unsqueeze", "Reshape") else None
+    if x is None or wide is None or lifted is None:
+        return None
+    narrow, one, many, whole = (shape_of(v) for v in (x, lifted.output, wide.output, value))
+    groups = narrow[1] if len(narrow) == 4 else None
+    if not isinstance(groups, int) or len(many) != 5 or not isinstance(many[2], int) or None in narrow:
+        return None
+    fits = one == (*narrow[:2], 1, *narrow[2:]) and many == (*narrow[:2], many[2], *narrow[2:])
+    return x if fits and whole == (narrow[0], groups * many[2], *narrow[2:]) else None
 
 
 def _turned_flat(last: Node) -> Value:

@@ -29,6 +29,7 @@ from .piecewise import (
     fuse_sigmoid,
     relu_after_clip,
 )
+from .rotary import fuse_rotary, fuse_split_rotary
 from .softmax import fuse_log_softmax, fuse_softmax
 
 RULES: tuple[Rule, ...] = (
@@ -56,6 +57,8 @@ RULES: tuple[Rule, ...] = (
     *fuse_l2_norm,
     *fuse_softmax,
     *fuse_log_softmax,
+    fuse_rotary,
+    fuse_split_rotary,
     affine_into_batch_norm,
     fuse_batch_norm,
     join_batch_norms,

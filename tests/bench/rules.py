@@ -66,6 +66,21 @@ _TANH = (
     "p = Pow(x, three)\n k = Mul(p, cubic)\n i = Add(x, k)\n j = Mul(i, slope)\n t = Tanh(j)\n "
     "s = Add(t, one)\n h = Mul(x, half)\n y = Mul(h, s)"
 )
+_ROTARY_HEAD = "g (float[1,12,128,64] x, float[1,128,32] f) => (float[a,b,c,d] y)"
+_ROTARY_WEIGHTS = """int64[1] i0 = {0}, int64[1] i32 = {32}, int64[1] i64 = {64}, int64[2] sizes = {32, 32},
+  int64[1] i1 = {1}"""
+_SLICES = "x1 = Slice(x, i0, i32, last)\n x2 = Slice(x, i32, i64, last)"
+_ROTARY = f"""ff = Concat<axis = -1>(f, f)
+ co = Cos(ff)
+ si = Sin(ff)
+ cu = Unsqueeze(co, i1)
+ su = Unsqueeze(si, i1)
+ {_SLICES}
+ n = Neg(x2)
+ t = Concat<axis = -1>(n, x1)
+ a1 = Mul(x, cu)
+ b1 = Mul(t, su)
+ y = Add(a1, b1)"""
 INSTANCES = {
     "fuse_gelu": Instance(TOKENS, _ERF, 20),
     "fuse_gelu (opset 17)": Instance(TOKENS, _ERF),
@@ -103,6 +118,9 @@ INSTANCES = {
                              "y = Div(e, s)", 18),
     "fuse_log_softmax": Instance(TOKENS, "m = ReduceMax(x, last)\n c = Sub(x, m)\n e = Exp(c)\n "
                                  "s = ReduceSum(e, last)\n l = Log(s)\n y = Sub(c, l)", 18),
+    "fuse_rotary": Instance(_ROTARY_HEAD, _ROTARY, 17, _ROTARY_WEIGHTS),
+    "fuse_split_rotary": Instance(_ROTARY_HEAD, _ROTARY.replace(_SLICES, "x1, x2 = Split<axis = 3>(x, sizes)"), 17,
+                                  _ROTARY_WEIGHTS),
     "fuse_batch_norm": Instance(MAP, "m = Mul(each, x)\n y = Add(m, shift)"),
     "affine_into_batch_norm": Instance(MAP, "n = BatchNormalization(x, s64, b64, m64, v64)\n m = Mul(n, each)\n "
                                        "y = Add(m, shift)", 17, "float[64] v64"),

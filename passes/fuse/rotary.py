@@ -1,0 +1,131 @@
+"""Rotary position embedding (Su et al. 2021) in the spelling of exported language models.
+
+x cos + [-x2, x1] sin = rotary(x), where x = [x1, x2] are the halves of the last axis
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...ir import DType, Node, TensorType, Value
+from ...ops import attr
+from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule
+from .guards import Array
+
+_KEEPS_HALVES = ("Cos", "Sin", "Identity", "Cast")
+
+
+def _halves() -> Iterator[tuple[OpPattern, OpPattern]]:
+    """The ways to take the second and the first half of the last axis."""
+    x, options = any_value("x"), (constant("axis", optional=True), constant("step", optional=True))
+    yield (
+        op.Slice(x, constant("from2"), constant("to2"), *options),
+        op.Slice(x, constant("from1"), constant("to1"), *options),
+    )
+    split = op.Split(x, any_value("sizes", optional=True), name="split", shared=True)
+    yield split.out(1), split.out(0)
+
+
+def _rotations() -> Iterator[OpPattern]:
+    for second, first in _halves():
+        turned = op.Concat(op.Neg(second), first, name="turned")
+        yield op.Add(op.Mul(any_value("x"), any_value("c")), op.Mul(turned, any_value("s")))
+
+
+_SLICED, _SPLIT = _rotations()
+
+
+def _width(x: Value) -> int:
+    shape = x.type.shape if isinstance(x.type, TensorType) and x.type.dtype is DType.FLOAT else None
+    if shape is None or len(shape) != 4 or not isinstance(shape[3], int) or shape[3] % 2:
+        raise Declined("not heads of an even, known width in single precision")
+    return shape[3]
+
+
+def _last(node: Node, name: str = "axis") -> None:
+    if int(attr(node, name, 0)) not in (-1, 3):
+        raise Declined("not over the last axis")
+
+
+@rule(_SLICED, min_opset=10)
+def fuse_rotary(
+    build: Builder, x: Value, c: Value, s: Value, from1: Array, to1: Array, from2: Array, to2: Array,
+    axis: Array | None, step: Array | None, turned: Node,
+) -> Value:  # fmt: skip
+    """x cos + [-x2, x1] sin = rotary(x), the halves taken by Slice"""
+    width = _width(x)
+    _last(turned)
+    bounds = [v.reshape(-1).tolist() for v in (from1, to1, from2, to2)]
+    if axis is None or axis.reshape(-1).tolist() not in ([-1], [3]) or (step is not None and (step != 1).any()):
+        raise Declined("not over the last axis")
+    if bounds[:3] != [[0], [width // 2], [width // 2]] or bounds[3][0] < width:
+        raise Declined("not the two halves")
+    return _rotary(build, x, c, s, width)
+
+
+@rule(_SPLIT, min_opset=10)
+def fuse_split_rotary(build: Builder, x: Value, c: Value, s: Value, split: Node, turned: Node) -> Value:
+    """x cos + [-x2, x1] sin = rotary(x), the halves taken by Split"""
+    width = _width(x)
+    _last(turned)
+    _last(split)
+    halves = [v.type.shape for v in split.outputs if isinstance(v.type, TensorType)]
+    if len(halves) != 2 or any(shape is None or shape[-1] != width // 2 for shape in halves):
+        raise Declined("not the two halves")
+    return _rotary(build, x, c, s, width)
+
+
+def _rotary(build: Builder, x: Value, c: Value, s: Value, width: int) -> Value:
+    """com.microsoft::RotaryEmbedding with tables of the first halves; positions count from 0, or index the tables."""
+    caches, indices = zip(*(_table(build, _unlifted(value), width) for value in (c, s)))
+    if indices[0] is not indices[1]:
+        raise Declined("cosine and sine are of other positions")
+    positions = np.zeros(1, np.int64) if indices[0] is None else indices[0]
+    made: Value = build.node("com.microsoft::RotaryEmbedding", x, positions, *caches)
+    return made
+
+
+def _unlifted(value: Value) -> Value:
+    """t f32[…,S,D] of unsqueeze(t, 1) f32[…,1,S,D]."""
+    node = value.producer
+    axes = None if node is None or node.op != "Unsqueeze" else node.constant(1)
+    listed = axes.array().tolist() if axes is not None else list(node.attrs.get("axes", ())) if node is not None else []
+    if node is None or node.op != "Unsqueeze" or listed not in ([1], [-3]) or node.inputs[0] is None:
+        raise Declined("cosine and sine are not the same for all heads")
+    return node.inputs[0]
+
+
+def _table(build: Builder, value: Value, width: int) -> tuple[Value, Value | None]:
+    """The table f32[positions, D/2], and what indexes it: the rows in their order where that is None."""
+    node, shape = value.producer, value.type.shape if isinstance(value.type, TensorType) else None
+    if node is not None and node.op == "Gather" and node.constant(0) is not None and node.inputs[1] is not None:
+        table = node.constant(0)
+        index = node.inputs[1].type
+        array = None if table is None else table.array()
+        if array is None or array.ndim != 2 or attr(node, "axis", 0) or array.shape[1] != width:
+            raise Declined("not a table of positions")
+        if not isinstance(index, TensorType) or index.rank != 2 or index.dtype is not DType.INT64:
+            raise Declined("the positions are not one for each token")
+        if not np.array_equal(array[:, : width // 2], array[:, width // 2 :]):
+            raise Declined("the halves of the table differ")
+        return build.constant(np.ascontiguousarray(array[:, : width // 2])), node.inputs[1]
+    if shape is None or len(shape) != 3 or shape[0] != 1:
+        raise Declined("the positions may differ from row to row")
+    half = _half(build, value)
+    made: Value = build.Reshape(half, np.array([-1, width // 2], np.int64))
+    return made, None
+
+
+def _half(build: Builder, value: Value) -> Value:
+    """The first half of the last axis of f([t, t]), which is f(t)."""
+    node = value.producer
+    if node is not None and node.op == "Concat" and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]:
+        rank = value.type.rank if isinstance(value.type, TensorType) else None
+        if rank is not None and int(attr(node, "axis", 0)) in (-1, rank - 1) and node.inputs[0] is not None:
+            return node.inputs[0]
+    if node is None or node.op not in _KEEPS_HALVES or node.inputs[0] is None:
+        raise Declined("the halves of cosine or sine may differ")
+    made: Value = build.copy(node, [_half(build, node.inputs[0]), *node.inputs[1:]])
+    return made
