@@ -45,6 +45,27 @@ def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tu
 
 def read_weight(w: Value) -> Array:
     """A weight in double precision; Declined for formats too coarse to scale, and where a copy would be too large."""
+    return _scalable(w).astype(np.float64)
+
+
+def scaled_weight(w: Value, factor: Array) -> Array:
+    """factor · w, computed in double precision and rounded once to the precision of w.
+
+    `factor` broadcasts to the shape of w. Declined as in `read_weight`, and where a number leaves the range of its type.
+    """
+    array = _scalable(w)
+    made = np.empty(array.shape, array.dtype)
+    try:
+        with np.errstate(over="raise", invalid="ignore"):
+            np.multiply(array, factor, out=made, dtype=np.float64, casting="same_kind")  # no copy in double precision
+    except FloatingPointError:
+        raise Declined("a scaled weight leaves the range of its type") from None
+    except ValueError:
+        raise Declined("the factor does not fit the weight") from None
+    return made
+
+
+def _scalable(w: Value) -> Array:
     known = w.constant
     if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE):
         raise Declined("the weight is not single or double precision")
@@ -53,7 +74,7 @@ def read_weight(w: Value) -> Array:
         root = node.graph if node.graph.model is None else node.graph.model.graph
         if known.nbytes > room_for_constants(root):
             raise Declined("the weight is shared, and a copy would exceed the size limit")
-    return known.array().astype(np.float64)
+    return known.array()
 
 
 def rounded(array: Array, like: Value) -> Array:
@@ -77,17 +98,20 @@ def channel_bias(b: Array | None, channels: int) -> Array:
     return b.reshape(-1).astype(np.float64)
 
 
-def scale_conv_outputs(conv: Node, w: Array, scale: Array) -> Array:
-    """Scale the output channels of a Conv or ConvTranspose weight. scale: (M,)."""
+def scale_conv_outputs(conv: Node, w: Value, scale: Array) -> Array:
+    """The weight of a Conv or ConvTranspose with its output channels scaled. scale: (M,)."""
+    assert w.constant is not None
+    shape = w.constant.shape
+    ones = (1,) * (len(shape) - 2)
     if conv.op == "Conv":
-        if w.shape[0] != scale.size:
+        if shape[0] != scale.size:
             raise Declined("the statistics do not fit the weight")
-        return w * scale.reshape(-1, *(1,) * (w.ndim - 1))
+        return scaled_weight(w, scale.reshape(-1, 1, *ones))
     groups = int(attr(conv, "group", 1))
-    if groups * w.shape[1] != scale.size or w.shape[0] % groups:
+    if groups * shape[1] != scale.size or shape[0] % groups:
         raise Declined("the statistics do not fit the weight")
-    grouped = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    return (grouped * scale.reshape(groups, 1, w.shape[1], *(1,) * (w.ndim - 2))).reshape(w.shape)
+    each = np.repeat(scale.reshape(groups, shape[1]), shape[0] // groups, axis=0)  # input channels of a group
+    return scaled_weight(w, each.reshape(shape[0], shape[1], *ones))
 
 
 @rule(_norm(op("Conv", "ConvTranspose")(any_value("x"), weight("w"), constant("b", optional=True), name="conv")))
@@ -97,7 +121,7 @@ def fold_norm_into_conv(
 ) -> Value:  # fmt: skip
     """gamma (Wx + b - mean) / std + beta = (W s) x + (b s + t)"""
     scale, shift = affine(norm, gamma, beta, mean, var)
-    scaled = rounded(scale_conv_outputs(conv, read_weight(w), scale), w)
+    scaled = scale_conv_outputs(conv, w, scale)
     bias = rounded(channel_bias(b, scale.size) * scale + shift, w)
     made: Value = build.copy(conv, [x, build.constant(scaled, w.name), bias])
     return made
@@ -110,12 +134,9 @@ def fold_norm_into_gemm(
 ) -> Value:  # fmt: skip
     """s (alpha A B + beta c) + t = alpha A (B s) + (beta c s + t)"""
     scale, shift = affine(norm, gamma, beta, mean, var)
-    matrix = read_weight(w)
-    scaled = matrix * (scale[:, None] if attr(gemm, "transB", 0) else scale)
-    if scaled.shape != matrix.shape:
-        raise Declined("the statistics do not fit the weight")
+    scaled = scaled_weight(w, scale[:, None] if attr(gemm, "transB", 0) else scale)
     bias = float(attr(gemm, "beta", 1.0)) * channel_bias(c, scale.size) * scale + shift
-    made: Value = build.copy(gemm, [x, build.constant(rounded(scaled, w), w.name), rounded(bias, w)], beta=1.0)
+    made: Value = build.copy(gemm, [x, build.constant(scaled, w.name), rounded(bias, w)], beta=1.0)
     return made
 
 
@@ -127,7 +148,7 @@ def fold_norm_into_matmul(
     scale, shift = affine(norm, gamma, beta, mean, var)
     if not isinstance(x.type, TensorType) or x.type.rank != 2 or w.constant is None or len(w.constant.shape) != 2:
         raise Declined("the product is not one of matrices")
-    made: Value = build.Gemm(x, build.constant(rounded(read_weight(w) * scale, w), w.name), rounded(shift, w))
+    made: Value = build.Gemm(x, build.constant(scaled_weight(w, scale), w.name), rounded(shift, w))
     return made
 
 
