@@ -51,7 +51,7 @@ def read_weight(w: Value) -> Array:
 def scaled_weight(w: Value, factor: Array) -> Array:
     """factor · w, computed in double precision and rounded once to the precision of w.
 
-    `factor` broadcasts to the shape of w. Declined as in `read_weight`, and where a number leaves the range of its type.
+    `factor` broadcasts to the shape of w. Declined as in `read_weight`, and where a number leaves its type's range.
     """
     array = _scalable(w)
     made = np.empty(array.shape, array.dtype)

@@ -52,6 +52,10 @@ def test_zoo_model_stays_equal(name):
     assert report.after.nodes <= report.before.nodes
     assert report.after.file_bytes <= report.before.file_bytes * 1.01 + 4096
     onnx.checker.check_model(result.model)
+    given = [zoo.feeds(name, seed=variant, variant=variant) for variant in zoo.variants(name)]
+    comparison = graphopt.compare(path, result.model, given, power=False, intermediates=False)
+    assert comparison.status == "equal" and comparison.samples == len(given), comparison.reason
+    assert len({str(shapes) for shapes in comparison.shapes}) == len(given)  # as many input shapes
 
 
 def test_same_input_gives_the_same_bytes():
