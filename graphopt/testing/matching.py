@@ -14,7 +14,7 @@ from .blocks.operands import RANKS, SINGLE, default_attrs, operand
 from .sketch import WIDE, Misfit, Sketch
 
 _BY_NAME: dict[str, tuple[float, ...]] = {
-    "eps": (1e-5, 1e-12, 1e-3), "epsilon": (1e-5, 1e-3), "low": (0.0, -1.0), "high": (6.0, 1.0), "slope": (0.1, 0.25),
+    "eps": (1e-5, 1e-3), "epsilon": (1e-5, 1e-3), "low": (0.0, -1.0), "high": (6.0, 1.0), "slope": (0.1, 0.25),
 }  # fmt: skip
 """Numbers that constants of these names usually are."""
 _CANDIDATES = (0, 1, -1, 2, 3, -2, (1,), (-1,), (0,), (2, 3), (1, 1), 0.5, 1.0, "constant", "linear", "NOTSET")
@@ -111,7 +111,8 @@ class _Instance:
             return s.constant(np.full(s.choose(((), (1,))), leaf.equals), s.dtype(data))
         if leaf.name in _BY_NAME:
             shape = s.choose(((), (1,)) if op != "Clip" else ((),))
-            return s.constant(np.full(shape, s.choose(_BY_NAME[leaf.name])), s.dtype(data))
+            number = 1e-12 if leaf.name == "eps" and op in ("Clip", "Max") else s.choose(_BY_NAME[leaf.name])
+            return s.constant(np.full(shape, number), s.dtype(data))
         special = operand(s, op, slot, data, slots, attrs)
         if special is not None:
             return special

@@ -166,6 +166,10 @@ class Sketch:
         except Declined as declined:
             raise Misfit(str(declined)) from declined
         node = builder.nodes[0]
+        for domain, version in builder.imports.items():
+            self.graph.opsets.setdefault(domain, version)
+        if node.op in _KEEPS_TYPE and node.inputs[0] is not None:
+            node.output.type = node.inputs[0].type
         if any(not isinstance(v.type, TensorType) or not v.type.dtype for v in node.outputs):
             raise Misfit(f"{op}: inference finds no type")
         if op in BROADCASTS and not _broadcast([self.shape(v) for v in node.inputs if v is not None]):
@@ -227,6 +231,9 @@ BROADCASTS = frozenset((
     "Equal", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Mod",
 ))  # fmt: skip
 
+_KEEPS_TYPE = frozenset(f"com.microsoft::{op}" for op in ("Gelu", "FastGelu", "QuickGelu"))
+"""Operators of onnxruntime, about which ONNX's inference knows nothing."""
+
 
 def _broadcast(shapes: Sequence[Sequence[Dim]]) -> bool:
     """Shapes broadcast whatever the symbolic sizes are; inference takes a name beside a number for that number."""
@@ -256,6 +263,7 @@ def default_bound(node: Node, bounds: Sequence[float]) -> float:
     return largest * (2.0 if node.op in _GROWS else 1.0) + _GROWS.get(node.op, 0.0)
 
 
-def new_model(opset: int) -> Model:
+def new_model(opset: int, target: str = "portable") -> Model:
     """An empty model."""
-    return Model(Graph("random"), {"": opset}, ir_version=8 if opset < 19 else 10 if opset < 23 else 11)
+    ir_version = 8 if opset < 19 else 10 if opset < 23 else 11
+    return Model(Graph("random"), {"": opset}, ir_version=ir_version, target=target)

@@ -23,7 +23,7 @@ OPSETS = (17, 13, 11, 12, 14, 15, 16, 18, 19, 20, 21, 22, 23, 24)
 
 def graphs(
     *, blocks: int = 8, opsets: Sequence[int] = OPSETS, families: Sequence[str] = tuple(FAMILIES),
-    matching: Sequence[Rule] = (),
+    matching: Sequence[Rule] = (), target: str = "portable",
 ) -> SearchStrategy[onnx.ModelProto]:  # fmt: skip
     """A hypothesis strategy of valid `onnx.ModelProto`s that onnxruntime runs.
 
@@ -31,7 +31,8 @@ def graphs(
     simplifiers look for, the ways exporters spell activations and normalizations, shape arithmetic, nested graphs and
     quantization (`families`: elementwise, layout, linear, idioms, sizes, control, quantized), with symbolic sizes, all
     of f32, f16, f64, i64, i32, bool, u8 and i8, shared weights, dead ends, results taken from the middle, at one of
-    `opsets`. `matching` adds what the patterns of these rules describe to two blocks in five, so that they fire often.
+    `opsets`. `matching` adds what the patterns of these rules describe to two blocks in five, so that they fire often;
+    with the `target` onnxruntime also operators that only its CPU provider has.
     `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few small nodes.
 
         @given(graphopt.testing.graphs())
@@ -41,18 +42,20 @@ def graphs(
     from hypothesis import strategies
 
     source = strategies.randoms(use_true_random=False)
-    return source.map(lambda rng: random_graph(rng, blocks=blocks, opsets=opsets, families=families, matching=matching))
+    options = {"blocks": blocks, "opsets": opsets, "families": families, "matching": matching, "target": target}
+    return source.map(lambda rng: random_graph(rng, **options))  # type: ignore[arg-type]
 
 
 def random_graph(
     seed: int | random.Random, *, blocks: int = 8, opsets: Sequence[int] = OPSETS,
     families: Sequence[str] = tuple(FAMILIES), matching: Sequence[Rule] = (),
+    target: str = "portable",
 ) -> onnx.ModelProto:  # fmt: skip
     """The model that a seed stands for, or that a source of chance draws; see `graphs`. About 4 ms."""
     from .. import onnx_io
 
     rng = random.Random(seed) if isinstance(seed, int) else seed
-    model = new_model(opsets[rng.randint(0, len(opsets) - 1)])
+    model = new_model(opsets[rng.randint(0, len(opsets) - 1)], target)
     sketch = Sketch(rng, model.graph, np.random.default_rng(rng.randint(0, 255)))
     _add_inputs(sketch)
     weighted: list[Block] = [b for name in families for b, times in FAMILIES[name] for _ in range(times)]

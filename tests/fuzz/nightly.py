@@ -38,7 +38,7 @@ def rules() -> tuple[Rule, ...]:
 
 def model_of(seed: int) -> onnx.ModelProto:
     """The graph of a seed; every fourth is long."""
-    return random_graph(seed, blocks=16 if seed % 4 == 3 else 8, matching=rules())
+    return random_graph(seed, blocks=16 if seed % 4 == 3 else 8, matching=rules(), target=target_of(seed))
 
 
 def target_of(seed: int) -> str:

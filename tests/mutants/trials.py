@@ -146,10 +146,11 @@ def _names(code: CodeType) -> set[str]:
     return names
 
 
-def all_mutants() -> list[Mutant]:
+@cache
+def all_mutants() -> tuple[Mutant, ...]:
     """Every mutant of every function that a rule or pass of the schedule uses, in a fixed order."""
     functions = sorted(_reached(), key=lambda f: (f.__module__, f.__code__.co_firstlineno))
-    return [mutant for function in functions if _is_plain(function) for mutant in mutants(function)]
+    return tuple(mutant for function in functions if _is_plain(function) for mutant in mutants(function))
 
 
 def _is_plain(function: FunctionType) -> bool:

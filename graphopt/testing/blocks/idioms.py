@@ -53,6 +53,8 @@ def gelu(s: Sketch) -> None:
     """x (1 + erf(x / sqrt 2)) / 2, and its approximation by tanh"""
     x = s.pick(DType.FLOAT, bound=20.0)
     dtype = s.dtype(x)
+    if s.chance(0.3) and s.rank(x):
+        x = _both(s, "Add", x, s.weight((s.size(x, -1),)))
     half, one = s.constant(0.5, dtype), s.constant(1.0, dtype)
     if s.chance(0.4):
         cube = s.node("Pow", x, s.constant(3.0, dtype), bound=s.facts[x].bound ** 3)

@@ -102,6 +102,36 @@ def squeeze(s: Sketch) -> None:
         s.over("Unsqueeze", y, (0,), 13)
 
 
+def ones(s: Sketch) -> None:
+    """An axis of size 1 put in, something moved or padded around it, and the axis taken out or put elsewhere"""
+    x = s.pick(*WIDE, ranks=(2, 3))
+    place = s.integer(0, s.rank(x))
+    y = s.over("Unsqueeze", x, (place,), 13)
+    if s.chance(0.4):
+        amounts = [0] * (2 * s.rank(y))
+        axis = s.choose([i for i, d in enumerate(s.shape(y)) if isinstance(d, int) and i != place])
+        amounts[axis] = amounts[axis + s.rank(y)] = 1
+        s.over("Squeeze", s.node("Pad", y, s.ints(*amounts)), (place,), 13)
+        return
+    perm = _permutation(s, s.rank(y))
+    y = s.node("Transpose", y, perm=perm)
+    sizes = [d for i, d in enumerate(s.shape(y)) if i != perm.index(place)]
+    if s.chance(0.6):
+        sizes.insert(s.integer(0, len(sizes)), 1)
+    z = s.node("Reshape", y, s.ints(*written(s, s.shape(y), sizes)))
+    z.type = TensorType(s.dtype(x), tuple(sizes))
+
+
+def open_reshapes(s: Sketch) -> None:
+    """Reshapes in a row between which nobody knows the sizes"""
+    x = s.pick(*WIDE, ranks=(2, 3, 4), where=lambda v: isinstance(s.shape(v)[0], str))
+    size = s.size(x, -1)
+    y = s.node("Reshape", x, s.ints(-1, size))
+    if s.chance(0.4):
+        y = s.node(s.choose(("Relu", "Tanh")), y)
+    s.node("Reshape", y, s.ints(*s.choose(((-1,), (-1, size, 1), (1, -1, size)))))
+
+
 def slices(s: Sketch) -> None:
     """Slice along one or two axes, in steps forwards or backwards, of all or of nothing; and slices of slices"""
     x = s.pick(*ANY, ranks=(1, 2, 3, 4))
@@ -280,6 +310,7 @@ def blocks_of_space(s: Sketch) -> None:
 
 
 BLOCKS = (
-    (transpose, 6), (reshape, 6), (flatten, 2), (squeeze, 4), (slices, 5), (split, 3), (hand_split, 2), (concat, 4),
-    (gather, 3), (embed, 1), (pad, 3), (expand, 3), (reduce, 5), (argmax, 1), (blocks_of_space, 2),
+    (transpose, 6), (reshape, 6), (ones, 4), (open_reshapes, 2), (flatten, 2), (squeeze, 4), (slices, 5), (split, 3),
+    (hand_split, 2), (concat, 4), (gather, 3), (embed, 1), (pad, 3), (expand, 3), (reduce, 5), (argmax, 1),
+    (blocks_of_space, 2),
 )  # fmt: skip

@@ -72,6 +72,7 @@ def expand(s: Sketch) -> None:
     else:
         y = s.node("ConstantOfShape", shape, value=np.full(1, s.choose((0.0, 1.0)), s.dtype(x).numpy), bound=1.0)
     y.type = TensorType(s.dtype(x), s.shape(x))
+    s.pool.remove(y)  # nothing is to be normalised that is the same everywhere
     if s.chance(0.7):
         s.node(s.choose(("Add", "Mul")), x, y)
 
