@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
     from .equivalence import Comparison
+    from .runtime import Session
 
 TARGETS = ("portable", "onnxruntime", "graphopt")
 SLACK_SHARE, SLACK_BYTES = 0.01, 4096
@@ -42,6 +43,12 @@ class Result:
         from . import onnx_io
 
         onnx_io.save(self.ir, path, external=external)
+
+    def session(self, threads: int | None = None) -> Session:
+        """A `graphopt.Session` on the model: int8 kernels where they are faster, onnxruntime elsewhere."""
+        from .runtime import Session
+
+        return Session(self.model, threads)
 
 
 def optimize(

@@ -114,7 +114,7 @@ def verify(
     from .equivalence import compare
 
     comparison = compare(original, candidate, inputs, samples, rtol, seed=seed, min_sqnr=min_sqnr)
-    out.print(comparison)
+    out.print(str(comparison), markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit({"equal": 0, "different": 1}.get(comparison.status, 3))
 
 

@@ -18,6 +18,7 @@ from .latency import Latency, measure
 
 if TYPE_CHECKING:
     from ..report import Report
+    from ..stages import StageReport
 
 _LAYERS = 400
 _SIZED = ("multiply-accumulates", "peak activations")
@@ -122,17 +123,25 @@ def _refused(report: Report) -> list[tuple[str, str, str]]:
     return found
 
 
-def _stage(stage: Any) -> dict[str, Any]:
-    """A stage's table with the largest value of each numeric column, so that bars can be drawn in its cells."""
-    columns = []
+def _stage(stage: StageReport) -> dict[str, Any]:
+    """A stage's rows with what the bars in its cells are scaled by, and its figures as tiles and as tables."""
+    columns: list[dict[str, Any]] = []
     for i, heading in enumerate(stage.columns):
-        values = [row[i] for row in stage.rows if i < len(row)]
-        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-        plain = bool(numbers) and all(v is None or v in numbers for v in values)
-        columns.append(
-            {"name": heading, "most": max(map(abs, numbers)) if plain and len(set(numbers)) > 1 else 0, "number": plain}
-        )
-    return {"told": stage, "columns": columns, "figures": dict(stage.figures or {})}
+        values = [row[i] for row in stage.rows if i < len(row) and row[i] is not None]
+        number = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        most = max(map(abs, values)) if number and len(set(values)) > 1 else 0
+        columns.append({"name": heading, "number": number, "most": most})
+    pair = [column for column in columns if column["name"] in ("before", "after") and column["most"]]
+    for column in pair:
+        column["most"] = max(other["most"] for other in pair)
+    known = {name: value for name, value in (stage.figures or {}).items() if value not in (None, "", [], (), {})}
+    tables = {name: value for name, value in known.items() if _is_table(value)}
+    tiles = {name: value for name, value in known.items() if name not in tables}
+    return {"told": stage, "columns": columns, "tiles": tiles, "tables": tables}
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(row, dict) for row in value)
 
 
 def _most(costs: list[Layer]) -> dict[str, int]:
@@ -146,10 +155,14 @@ def _cell(value: Any) -> str:
     """A cell of a table whose columns are not known beforehand."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, int) and abs(value) >= 100_000:
+        return show_count(value)
     if isinstance(value, (list, tuple)):
-        return " × ".join(map(_cell, value))
+        return ", ".join(map(_cell, value))
     if isinstance(value, dict):
         return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
     return str(value)

@@ -86,6 +86,24 @@ def test_what_was_refused_is_told():
     assert "bad-pass" in text and "on purpose" in text
 
 
+def test_stages_are_shown_whatever_they_tell():
+    from dataclasses import replace
+
+    from graphopt.stages import StageReport
+
+    rows = (("conv <1>", 64, 32, 0.25, None), ("conv2", 16, 16, 1e-6, "no smaller multiple"))
+    figures = {"macs_after": 8680848, "safe": True, "nothing": None, "refitted": [{"layer": "conv2", "error": 0.1}]}
+    refused = (("conv3", "it does not gain"),)
+    stage = StageReport("prune", "half went", ("layer", "before", "after", "error", "why"), rows, figures, refused, 1.5)
+    report = replace(graphopt.optimize(conv_bn_model(), validate=False).report, stages=(stage,))
+    text = report.to_html(seconds=0)
+    checker = Checker()
+    checker.feed(re.sub(r"<!doctype[^>]*>", "", text))
+    for words in ("conv &lt;1&gt;", "half went", "8.68 M", "refitted: 1", "it does not gain", "no smaller multiple"):
+        assert words in text, words
+    assert "nothing</dt>" not in text and "width:50.0%" in text
+
+
 def test_a_model_that_cannot_run_has_a_report():
     from onnx import TensorProto, helper
 

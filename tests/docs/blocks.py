@@ -1,0 +1,102 @@
+"""Runs what a page of the documentation shows, block by block, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tomllib
+import typer
+
+from graphopt import cli
+from graphopt.errors import GraphoptError
+
+ROOT = Path(__file__).parents[2]
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"# file: (\S+)\n")
+_INSTALLS = ("python -m venv", "pip install", ". .venv/", "cd ")
+"""Lines that set up an environment; continuous integration runs them in a fresh one."""
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Language and text of each block of a page."""
+    for match in _BLOCK.finditer(page.read_text()):
+        yield match[1], match[2]
+
+
+def run(page: Path) -> int:
+    """Run every block of a page in the current folder; returns how many commands and scripts ran."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    count = 0
+    for language, text in blocks(page):
+        if language == "sh":
+            count += sum(command(line) for line in text.splitlines() if line.strip())
+        elif language == "python":
+            named = _NAME.match(text)
+            if named is not None:
+                Path(named[1]).write_text(text)
+                continue
+            exec(compile(text, f"{page.name}", "exec"), space)
+            count += 1
+        elif language == "toml":
+            tomllib.loads(text)
+    return count
+
+
+def command(line: str) -> bool:
+    """Run one line of a shell; False for what only sets up an environment. A comment `# exit N` expects that code."""
+    expected = int(found[1]) if (found := re.search(r"# exit (\d)", line)) else 0
+    line = line.partition("  #")[0].strip()
+    if line.startswith("#") or line.startswith(_INSTALLS):
+        return False
+    program, *words = shlex.split(line)
+    assert program in ("graphopt", "python"), f"not a command of this project: {line}"
+    code = _graphopt(words) if program == "graphopt" else _python(words)
+    assert code == expected, f"{line}: exit code {code}, not {expected}"
+    return True
+
+
+def _graphopt(words: list[str]) -> int:
+    try:
+        result = cli.app(words, standalone_mode=False)
+    except (GraphoptError, typer.Exit) as error:
+        return getattr(error, "exit_code", 2)
+    return result if isinstance(result, int) else 0
+
+
+def _python(words: list[str]) -> int:
+    if words[0] != "-m":
+        runpy.run_path(words[0], run_name="__main__")
+        return 0
+    if words[1] != "pytest":
+        assert (ROOT / Path(*words[1].split("."))).with_suffix(".py").is_file(), f"there is no module {words[1]}"
+        return 0  # a benchmark or a script that fills caches: too long for a test
+    plugin = ["-p", "graphopt.pytest_plugin", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "pytest", *plugin, *words[2:]], env=environment, capture_output=True)
+    print(done.stdout.decode(), done.stderr.decode())
+    return done.returncode
+
+
+@contextlib.contextmanager
+def workplace(folder: Path) -> Iterator[None]:
+    """Stand in a folder that has what pages speak of: the committed models, and one called model.onnx."""
+    (folder / "models").symlink_to(ROOT / "models")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "model.onnx").write_bytes((ROOT / "models" / "fashion_cnn.onnx").read_bytes())
+    before, path = Path.cwd(), list(sys.path)
+    os.chdir(folder)
+    sys.path[:0] = [str(folder), str(ROOT)]
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path[:] = path
