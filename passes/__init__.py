@@ -20,6 +20,7 @@ from .fold import fold_constants
 from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators
 from .identity import drop_identities
 from .legalise import give_range_scalars
+from .requantize import drop_requantization
 from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
 from .sizes import name_sizes
@@ -40,6 +41,7 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_identities,  # and folding pads and ends
     merge_identical_constants,
     merge_common_subexpressions,
+    drop_requantization,
     fuse_operators,  # before what stands around activations is folded away
     merge_common_subexpressions,
     fold_chains,

@@ -9,6 +9,7 @@ from ...kernels.quantization import Quantization
 from ...ops import update_types
 from .constants import dequantized
 from .layers import dynamic_layer, stored_layer
+from .operators import to_operators
 from .plan import Plan, implied
 from .twin import Twin, twin
 from .units import Unit
@@ -27,6 +28,8 @@ def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
     mode = plan.options.mode
     if mode == "static":
         _Build(plan, made, labels is not None).run()
+        if plan.options.format == "qoperator":
+            to_operators(made.model.graph)
     else:
         for unit in sorted(plan.units, key=lambda u: plan.order[u]):
             (dynamic_layer if mode == "dynamic" else stored_layer)(made, unit, plan.codes[unit.node])

@@ -11,6 +11,7 @@ from ...measure import figures, node_macs
 from ...stages import Context, StageReport
 from .accuracy import Guarded, guard
 from .build import build
+from .foreign import quantized_form
 from .layers import BLOCKED
 from .options import Quantize
 from .plan import Plan
@@ -24,6 +25,9 @@ COLUMNS = ("layer", "operator", "runs on", "bits", "J nearest", "J found", "wors
 
 def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
     """Quantize activations and weights; the model itself, and why, where that cannot be done or gains nothing."""
+    form = quantized_form(model)
+    if form:
+        return model, StageReport(f"quantize {options.mode}", f"already quantized, kept: {form}", changed=False)
     try:
         ready = prepared(_raised(model, options, context), options)
     except CannotUpgrade as reason:

@@ -1,0 +1,87 @@
+"""onnxruntime.quantization's own int8 in six settings, the rival of the int8 benchmarks; kept in the zoo's cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from tests import zoo
+from tests.bench.quantized import _optimise, _upgrade
+
+Feeds = dict[str, np.ndarray]
+SETTINGS = ("u8s8", "u8s8-7bit", "s8s8", "qoperator", "dynamic", "per-tensor")
+LIMIT = 150.0
+"""Seconds one setting may take; its quantizer did not finish densenet121 in 500."""
+
+
+class Reader:
+    """Feeds as the quantizer reads them."""
+
+    def __init__(self, feeds: Sequence[Feeds]) -> None:
+        self.feeds = iter(feeds)
+
+    def get_next(self) -> Feeds | None:
+        return next(self.feeds, None)
+
+
+def prepare(source: Path, target: Path) -> None:
+    """Raised to opset 13 and folded, as every user of the quantizer is told to do first."""
+    model = onnx.load(source)
+    _upgrade(model)
+    onnx.save(model, target)
+    _optimise(target)
+
+
+def quantize(source: Path, target: Path, setting: str, feeds: Sequence[Feeds]) -> None:
+    """One setting of the quantizer, on a prepared model."""
+    from onnxruntime import quantization as q
+
+    if setting == "dynamic":
+        q.quantize_dynamic(source, target, per_channel=True, weight_type=q.QuantType.QInt8)
+        return
+    q.quantize_static(
+        source, target, Reader(feeds), per_channel=setting != "per-tensor",
+        quant_format=q.QuantFormat.QOperator if setting == "qoperator" else q.QuantFormat.QDQ,
+        activation_type=q.QuantType.QInt8 if setting == "s8s8" else q.QuantType.QUInt8,
+        weight_type=q.QuantType.QInt8, reduce_range=setting == "u8s8-7bit",
+    )  # fmt: skip
+
+
+def variants(name: str, source: Path, feeds: Sequence[Feeds], limit: float = LIMIT) -> dict[str, Path]:
+    """The settings that give a model within the limit, each made once."""
+    folder = zoo.cache() / "ort_int8"
+    folder.mkdir(parents=True, exist_ok=True)
+    prepared = folder / f"{name}-prepared.onnx"
+    if not prepared.is_file():
+        prepare(source, prepared)
+    found = {}
+    for setting in SETTINGS:
+        target, failed = folder / f"{name}-{setting}.onnx", folder / f"{name}-{setting}.failed"
+        if not target.is_file() and not failed.is_file():
+            beside = target.with_suffix(".part")
+            context: Any = multiprocessing.get_context("fork")
+            worker = context.Process(target=_quietly, args=(prepared, beside, setting, feeds))
+            worker.start()
+            worker.join(limit)
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+            if beside.is_file() and worker.exitcode == 0:
+                beside.replace(target)
+            else:
+                failed.write_text(f"exit code {worker.exitcode} within {limit} s")
+        if target.is_file():
+            found[setting] = target
+    return found
+
+
+def _quietly(*arguments: Any) -> None:
+    import logging
+
+    logging.disable(logging.WARNING)
+    quantize(*arguments)
