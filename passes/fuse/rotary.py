@@ -79,12 +79,28 @@ def fuse_split_rotary(build: Builder, x: Value, c: Value, s: Value, split: Node,
 
 def _rotary(build: Builder, x: Value, c: Value, s: Value, width: int) -> Value:
     """com.microsoft::RotaryEmbedding with tables of the first halves; positions count from 0, or index the tables."""
-    caches, indices = zip(*(_table(build, _unlifted(value), width) for value in (c, s)))
+    caches, indices = zip(*(_cache(build, x, value, width) for value in (c, s)))
     if indices[0] is not indices[1]:
         raise Declined("cosine and sine are of other positions")
     positions = np.zeros(1, np.int64) if indices[0] is None else indices[0]
     made: Value = build.node("com.microsoft::RotaryEmbedding", x, positions, *caches)
     return made
+
+
+def _cache(build: Builder, x: Value, value: Value, width: int) -> tuple[Value, Value | None]:
+    """The table of cosines or sines f32[positions, D/2], and what indexes it."""
+    if value.constant is None:
+        return _table(build, _unlifted(value), width)
+    array, length = value.constant.array(), x.type.shape[2] if isinstance(x.type, TensorType) and x.type.shape else None
+    if array.ndim < 2 or array.shape != (*(1,) * (array.ndim - 2), length, width):
+        raise Declined("cosine and sine are not the same for all heads")
+    return _first_half(build, array.reshape(array.shape[-2:]), width), None
+
+
+def _first_half(build: Builder, table: Array, width: int) -> Value:
+    if not np.array_equal(table[:, : width // 2], table[:, width // 2 :]):
+        raise Declined("the halves of the table differ")
+    return build.constant(np.ascontiguousarray(table[:, : width // 2]))
 
 
 def _unlifted(value: Value) -> Value:
@@ -108,9 +124,7 @@ def _table(build: Builder, value: Value, width: int) -> tuple[Value, Value | Non
             raise Declined("not a table of positions")
         if not isinstance(index, TensorType) or index.rank != 2 or index.dtype is not DType.INT64:
             raise Declined("the positions are not one for each token")
-        if not np.array_equal(array[:, : width // 2], array[:, width // 2 :]):
-            raise Declined("the halves of the table differ")
-        return build.constant(np.ascontiguousarray(array[:, : width // 2])), node.inputs[1]
+        return _first_half(build, array, width), node.inputs[1]
     if shape is None or len(shape) != 3 or shape[0] != 1:
         raise Declined("the positions may differ from row to row")
     half = _half(build, value)

@@ -219,6 +219,25 @@ def rotary(s: Sketch) -> None:
     _both(s, "Add", _both(s, "Mul", x, s.weight((width,))), _both(s, "Mul", turned, s.weight((width,))), bound=40.0)
 
 
+def rotary_heads(s: Sketch) -> None:
+    """The same over heads f32[N,H,S,D], with cosines and sines whose halves agree"""
+    x = s.pick(DType.FLOAT, ranks=(4,), bound=20.0)
+    length, width = s.size(x, 2), s.size(x, 3)
+    if width % 2:
+        raise Misfit("no halves")
+    if s.chance(0.5):
+        a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(3))
+        b = s.node("Slice", x, s.ints(width // 2), s.ints((1 << 63) - 1), s.ints(-1 if s.chance(0.1) else 3))
+    elif s.opset >= 13:
+        a, b = s.nodes("Split", x, s.ints(width // 2, width // 2), outputs=2, axis=3)
+    else:
+        a, b = s.nodes("Split", x, outputs=2, axis=3)
+    turned = s.node("Concat", s.node("Neg", b), a, axis=s.choose((-1, 3)))
+    half = s.arrays.uniform(-1, 1, (2, 1, 1, length, width // 2))
+    cos, sin = (s.constant(np.concatenate([table, table], -1), DType.FLOAT) for table in half)
+    _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
+
+
 def shuffle(s: Sketch) -> None:
     """Channel shuffle: Reshape, Transpose, Reshape"""
     x = s.pick(DType.FLOAT, ranks=(4,))
@@ -243,5 +262,6 @@ def squeeze_excite(s: Sketch) -> None:
 
 BLOCKS = (
     (swish, 4), (hard_sigmoid, 1), (gelu, 3), (mish, 2), (small_activations, 3), (layer_norm, 5), (softmax, 2),
-    (l2_normalised, 2), (instance_norm, 2), (attention, 2), (rotary, 2), (shuffle, 2), (squeeze_excite, 2),
+    (l2_normalised, 2), (instance_norm, 2), (attention, 2), (rotary, 2),
+    (rotary_heads, 2), (shuffle, 2), (squeeze_excite, 2),
 )  # fmt: skip
