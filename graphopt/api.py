@@ -64,6 +64,8 @@ def optimize(
     max_drop: float | None = None,
     target: str = "portable",
     input_shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    opset: int | None = None,
     validate: bool = True,
     check: CheckPolicy = "end",
     provenance: bool = False,
@@ -77,7 +79,8 @@ def optimize(
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. output: where to write the result.
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.
     target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session).
-    input_shapes: sizes to fix, by input name; None or -1 leaves a size open.
+    input_shapes: sizes to fix, by input name; None or -1 leaves a size open. dims: the same by the size's name.
+    opset: a later version of ONNX's operator set to convert the model to, first of all.
     validate: prove the result equal to the original, as `graphopt.compare` defines it; a rewrite that breaks it is
     found, taken back and reported; a result that cannot be proved is not returned, the original is, with the reason.
     check: "end" (default), "each" (after each pass) or "off". progress: called with (what, share done).
@@ -104,13 +107,14 @@ def optimize(
     lifted.target = target
     lifted.size_limit = before.constant_bytes + int(SLACK_SHARE * before.constant_bytes) + SLACK_BYTES
     reference: Any = model
-    if input_shapes:
-        from .passes.input_shapes import specialise_inputs
+    if input_shapes or dims:
+        from .passes.input_shapes import fix_dims, specialise_inputs
 
-        specialise_inputs(lifted, input_shapes)
+        specialise_inputs(lifted, input_shapes or {})
+        fix_dims(lifted, dims or {})
         reference = onnx_io.to_proto(lifted)
     proof = _Proof(reference, before, seed) if validate and check != "off" else None
-    schedule, last = _schedule(passes, skip), list[Pass]()
+    schedule, last = [*_conversion(lifted, opset), *_schedule(passes, skip)], list[Pass]()
     if plan.wanted:  # pruning and quantization know no operators that only the target has
         from .passes import FOR_TARGET
 
@@ -124,6 +128,7 @@ def optimize(
     outcome = run(lifted, schedule, check=proof, policy=check, progress=progress, on_blame=on_blame)
     if proof is not None and proof.comparison is not None and proof.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
+    _check_conversion(outcome, opset)
     finished, logs = outcome.model, [outcome.log]
     stages: tuple[StageReport, ...] = ()
     if context is not None:
@@ -146,6 +151,26 @@ def optimize(
     if output is not None:
         result.save(output)
     return result
+
+
+def _conversion(model: Model, opset: int | None) -> list[Pass]:
+    """The pass that takes the model to the opset that is asked for. OptionError where it cannot go there."""
+    if opset is None:
+        return []
+    from .passes.opset import check_convertible, convert_opset
+
+    convert = convert_opset(opset)
+    check_convertible(model, opset)
+    return [convert]
+
+
+def _check_conversion(outcome: Outcome, opset: int | None) -> None:
+    """OptionError with the reason where the conversion was taken back."""
+    if opset is None or outcome.model.opset in (0, opset):
+        return
+    reasons = [taken.reason for taken in outcome.taken_back if taken.what in ("convert-opset", "*")]
+    why = reasons[0].rpartition("OptionError: ")[2] if reasons else "no reason is known"
+    raise OptionError(why if why.startswith("opset ") else f"opset {opset}: {why}")
 
 
 def _check_operators(model: Model) -> None:

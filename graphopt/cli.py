@@ -58,6 +58,11 @@ def optimize(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="fix the sizes of an input, as x:1,3,224,224 (? leaves one open); repeatable"),
     ] = None,
+    dim: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="fix a size by its name, as batch=1; repeatable"),
+    ] = None,
+    opset: Annotated[Optional[int], typer.Option(help="convert to this later operator set first")] = None,  # noqa: UP045
     passes: Names = None,
     skip: Names = None,
     check: Annotated[str, typer.Option(help="when numbers are compared: end, each, off")] = "end",
@@ -87,6 +92,7 @@ def optimize(
         result = run(
             source, quantize=quantize, prune=prune, calibration=calibration, max_drop=max_drop, target=target,
             metric=None if metric is None else _function(metric), input_shapes=_shapes(input_shape or []),
+            dims=_dims(dim or []), opset=opset,
             passes=_split(passes), skip=_split(skip) or (), check=check, provenance=provenance,  # type: ignore[arg-type]
             repros=repros, seed=seed, progress=lambda what, share: bar.update(task, completed=share, description=what),
         )  # fmt: skip
@@ -285,6 +291,16 @@ def _shapes(texts: list[str]) -> dict[str, tuple[int | None, ...]] | None:
             raise InputError(f"--input-shape {text!r}: write it as name:1,3,224,224")
         shapes[name] = shape
     return shapes or None
+
+
+def _dims(texts: list[str]) -> dict[str, int] | None:
+    sizes: dict[str, int] = {}
+    for text in texts:
+        name, equals, size = text.rpartition("=")
+        if not equals or not name or not size.strip().isdecimal():
+            raise InputError(f"--dim {text!r}: write it as batch=1")
+        sizes[name] = int(size)
+    return sizes or None
 
 
 def _function(text: str) -> Any:

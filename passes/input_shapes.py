@@ -1,4 +1,4 @@
-"""Fix sizes of the model's inputs, everywhere they reach: `input_shapes={"x": (1, 3, 224, 224)}`."""
+"""Fix sizes of the model's inputs, everywhere they reach: `input_shapes={"x": (1, 3, 224, 224)}`, `dims={"N": 1}`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,23 @@ def specialise_inputs(model: Model, shapes: Mapping[str, Sequence[int | str | No
         by_name[name].type = TensorType(known.dtype, _merge(name, known.shape, wanted, fixed))
     for graph in model.graph.graphs():
         _substitute(graph, fixed)
+    retype(list(model.graph.walk()))
+
+
+def fix_dims(model: Model, sizes: Mapping[str, int]) -> None:
+    """Set sizes by name, in place, wherever the name occurs. InputError for a name that no input has."""
+    if not sizes:
+        return
+    types = [value.type for value in model.graph.inputs]
+    names = {d for t in types if isinstance(t, TensorType) for d in t.shape or () if isinstance(d, str)}
+    for name, size in sizes.items():
+        if name not in names:
+            known = ", ".join(sorted(names)) or "all fixed, or without names"
+            raise InputError(f"size {name!r}: the sizes of the model's inputs are {known}")
+        if size < 0:
+            raise InputError(f"size {name!r} cannot be {size}")
+    for graph in model.graph.graphs():
+        _substitute(graph, dict(sizes))
     retype(list(model.graph.walk()))
 
 

@@ -170,6 +170,10 @@ def test_bad_options_are_one_line(model, tmp_path):
     one_line(cli("optimize", model, out, "--input-shape", "x:1,5"), "x", "4", "5")
     one_line(cli("optimize", model, out, "--input-shape", "x:1"), "x", "2 axes")
     one_line(cli("optimize", model, out, "--input-shape", "nonsense"), "nonsense")
+    one_line(cli("optimize", model, out, "--dim", "M=1"), "'M'", "N")
+    one_line(cli("optimize", model, out, "--dim", "N"), "--dim 'N'")
+    one_line(cli("optimize", model, out, "--opset", "13"), "opset 13", "goes up only")
+    one_line(cli("optimize", model, out, "--opset", "999"), "opset 999")
     one_line(cli("optimize", model, out, "--target", "gpu"), "gpu", "portable")
     one_line(cli("optimize", model, out, "--passes", "no-such-pass"), "no-such-pass")
     one_line(cli("optimize", model, out, "--skip", "no-such-pass"), "no-such-pass")
@@ -222,3 +226,12 @@ def test_errors_of_the_api_are_graphopt_errors(tmp_path):
         graphopt.optimize(tmp_path / "absent.onnx")
     with pytest.raises(graphopt.OptionError, match="quantize"):
         graphopt.optimize(small(), quantize="static")
+
+
+def test_sizes_are_fixed_by_place_and_by_name_and_the_opset_is_raised(model, tmp_path):
+    out = tmp_path / "out.onnx"
+    for options in (("--input-shape", "x:3,?"), ("--dim", "N=3")):
+        assert cli("optimize", model, out, *options, "--opset", "18").returncode == 0
+        made = onnx.load(out)
+        assert [d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim] == [3, 4]
+        assert [o.version for o in made.opset_import if o.domain == ""] == [18]
