@@ -157,6 +157,7 @@ def inspect(
     model: Model,
     constants: Annotated[bool, typer.Option(help="show the values of small constants")] = False,
     text: Annotated[bool, typer.Option(help="show the IR text")] = True,
+    channels: Annotated[bool, typer.Option(help="show which channels can be removed together, not the text")] = False,
 ) -> None:
     """Show a model's figures and its IR text."""
     from . import onnx_io
@@ -166,7 +167,12 @@ def inspect(
 
     lifted = onnx_io.load(model)
     out.print(model_table(figures(lifted, onnx_io.file_bytes(lifted)), lifted.opsets))
-    if text:
+    if channels:
+        from .passes.prune.tables import channel_tables
+
+        for table in channel_tables(lifted):
+            out.print(table)
+    elif text:
         out.print(to_text(lifted.graph, constants=constants), markup=False, highlight=False, soft_wrap=True, end="")
 
 

@@ -7,8 +7,10 @@ or on the 2,000 committed ones where it is not installed.
 
 from __future__ import annotations
 
+import gzip
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -29,14 +31,11 @@ FULL = "/usr/share/datasets/fashion-mnist"
 
 def test_data() -> tuple[np.ndarray, np.ndarray]:
     """All test images where the data set is installed, else the committed ones."""
-    import gzip
-    from pathlib import Path
-
     folder = Path(FULL)
     if not folder.is_dir():
         return fashion.load("test")
     images, labels = (
-        np.frombuffer(gzip.open(folder / f"t10k-{kind}-ubyte.gz").read(), np.uint8, offset=offset)
+        np.frombuffer(gzip.decompress((folder / f"t10k-{kind}-ubyte.gz").read_bytes()), np.uint8, offset=offset)
         for kind, offset in (("images-idx3", 16), ("labels-idx1", 8))
     )
     return fashion.normalise(images.reshape(-1, 28, 28)), labels.astype(np.int64)

@@ -1,0 +1,72 @@
+"""Channel groups as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...analysis.channels import NEIGHBOURS, Channels, Group, channels
+from ...ir import Model, Node, clone_model
+from .remove import unshare
+from .report import label
+from .selection import unit
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SHOWN = 4
+
+
+def channel_tables(model: Model) -> Iterator[RenderableType]:
+    """The groups of a model, then the layers whose channels stay and why."""
+    from rich.table import Table
+
+    apart = clone_model(model)
+    unshare(apart)
+    facts = channels(apart)
+    groups = Table(title=f"{len(facts.groups)} channel groups", box=None, pad_edge=False, header_style="bold")
+    for heading in ("", "channels", "made by", "read by", "remarks"):
+        groups.add_column(heading, justify="right" if heading in ("", "channels") else "left", overflow="fold")
+    for number, group in enumerate(facts.groups):
+        made = [layer.node for layer in group.makers if layer.kind != "depthwise"]
+        read = [layer.node for layer in group.readers]
+        groups.add_row(str(number), _width(group), _names(made), _names(read), "; ".join(_remarks(group)))
+    yield groups
+    if facts.held:
+        yield _held(facts)
+
+
+def _width(group: Group) -> str:
+    width = unit(group)
+    return str(group.size) if width == 1 else f"{group.size} x {width}"
+
+
+def _names(nodes: list[Node]) -> str:
+    names = [label(node) for node in nodes[:_SHOWN]]
+    return ", ".join([*names, f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else names)
+
+
+def _remarks(group: Group) -> Iterator[str]:
+    through = [layer.node for layer in group.makers if layer.kind == "depthwise"]
+    if through:
+        yield f"through {_names(through)}"
+    parts = sorted({len(partition.parts) for partition in group.partitions})
+    if parts:
+        yield f"equally many in each of {' and '.join(map(str, parts))} parts"
+    for kind in group.approximate:
+        if kind == NEIGHBOURS:
+            yield "not exact: a normalisation looks at neighbouring channels"
+        else:
+            yield "not exact: a normalisation takes statistics over them; those of the kept ones are used"
+
+
+def _held(facts: Channels) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(title="channels that stay", box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", overflow="fold")
+    table.add_column("channels", justify="right")
+    table.add_column("why", overflow="fold")
+    for held in facts.held:
+        table.add_row(label(held.node), f"{held.channels} of {held.of}", held.why)
+    return table

