@@ -1,6 +1,6 @@
-"""Speed of pruned models, and the time that pruning takes. `python -m tests.bench.prune_speed [speed|fashion|time] [NAME …]`
+"""Speed of pruned models, and the time that pruning takes. `python -m tests.bench.prune_speed [WHAT] [NAME …]`
 
-speed: half of the channels gone from zoo models, the ratio of the original's latency to the pruned model's, interleaved.
+speed: half of the channels gone from zoo models; the original's latency over the pruned model's, interleaved.
 fashion: 30 % of the channels, int8, and both, beside the original, with the accuracy of each.
 time: groups of densenet121, groups of chains of many lengths, and ResNet50 with refitting on 64 samples.
 """
@@ -87,13 +87,12 @@ def times() -> None:
     feeds = open_calibration([{"gpu_0/data_0": images(rng, 1, 3, 224, 224)} for _ in range(64)], base)
     for importance in ("l2", "reconstruction", "hessian"):
         options = Prune(ratio=0.5, importance=importance, global_ranking=False)
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         found = attempt(base, options, 0.5, feeds)
-        taken = time.perf_counter() - start
+        taken, busy = time.perf_counter() - start, time.process_time() - busy
         worst = max(refit.after for refit in found.refits)
-        print(
-            f"ResNet50, {importance}, refit on 64 samples: {taken:.1f} s, {len(found.refits)} layers, worst error {worst:.3f}"
-        )
+        told = f"{taken:.1f} s ({busy:.1f} s of processor time)"
+        print(f"ResNet50, {importance}, refit on 64 samples: {told}, {len(found.refits)} layers, error {worst:.3f}")
 
 
 def _seconds(run) -> float:  # type: ignore[no-untyped-def]
