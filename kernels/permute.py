@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphopt.kernels.compiler import Kernel
+from graphopt.kernels.layout import prepare_channel_shuffle
 from graphopt.kernels.steps import Argument, Buffer, Routine, Step
 
 PERMUTE = Kernel(
@@ -34,6 +35,9 @@ def prepare_permute(shape: Sequence[int], permutation: Sequence[int]) -> Routine
             runs.append((size, stride))
     if len(runs) > 4:
         raise ValueError(f"transposing {tuple(shape)} by {tuple(permutation)} moves {len(runs)} runs of axes")
+    if len(runs) == 3 and _is_shuffle(*runs):
+        (rows, _), (each, _), (groups, _) = runs
+        return prepare_channel_shuffle(rows, groups * each, groups)
     if len(runs) in (2, 3):  # the outermost axis of several is shared between workers
         runs.insert(1, (1, 0))
     while len(runs) < 4:
@@ -45,3 +49,8 @@ def prepare_permute(shape: Sequence[int], permutation: Sequence[int]) -> Routine
         "x": Buffer("x"), "y": Buffer("y"), "n1": n1, "n2": n2, "n3": n3, "s0": s0, "s1": s1, "s2": s2, "s3": s3,
     }  # fmt: skip
     return Routine((Step(PERMUTE, arguments, tiles=tiles if n1 * n2 * n3 else 0),))
+
+
+def _is_shuffle(rows: tuple[int, int], each: tuple[int, int], groups: tuple[int, int]) -> bool:
+    """Dense rows of which a few groups of bytes are interleaved: an instruction or two for many bytes."""
+    return 2 <= groups[0] <= 4 and each[1] == 1 and groups[1] == each[0] and rows[1] == each[0] * groups[0]

@@ -35,7 +35,7 @@ def emit(module, symbol, kind, width, signed_x, signed_y):
     _, _, _, channels, *_ = b.function.args
     compute = _maximum if kind == "max" else _mean
     done = variable(b, I64(0))
-    for count in (width, 16, 1):
+    for count in (width, 16, 8, 4, 1):
         blocks = b.sdiv(b.sub(channels, b.load(done)), I64(count))
         with repeat(b, blocks):
             compute(b, b.load(done), count, signed_x, signed_y)
