@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..ir import Value
 from ..kernels import Buffer, Routine, Step
 from ..kernels.depthwise import prepare_depthwise
+from ..kernels.dynamic import prepare_dynamic_matmul
 from ..kernels.elementwise import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
 from ..kernels.epilogue import Dequantize as FloatOutput
 from ..kernels.epilogue import Output, Requantize
@@ -36,6 +37,7 @@ from .operations import (
     Concat,
     Conv,
     Dequantize,
+    DynamicMatMul,
     Linear,
     MatMul,
     MaxPool,
@@ -82,7 +84,7 @@ def wanted_orders(operations: Sequence[Operation], shapes: Mapping[Value, Shape]
             rank = len(shapes[value])
             if isinstance(operation, (Conv, MaxPool, AveragePool)):
                 wanted.setdefault(value, channels_last(rank))
-            elif isinstance(operation, MatMul):
+            elif isinstance(operation, (MatMul, DynamicMatMul)):
                 wanted.setdefault(value, natural(rank))
             elif isinstance(operation, Transpose) and operation.output in wanted:
                 permutation = permutation_of(operation, rank)
@@ -302,6 +304,16 @@ class Emitter:
             weight_zero_point=operation.weight_zero_point,
         )  # fmt: skip
         return self._product(operation, routine, x, inputs, shape, natural(len(shape)))
+
+    @_emit.register
+    def _(self, operation: DynamicMatMul, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+        x, y = self.ordered(inputs[0], natural(len(inputs[0].shape))), self.new(shape, natural(len(shape)), 4)
+        routine = prepare_dynamic_matmul(
+            prod(shape[:-1]), operation.weights, operation.scale, bias=operation.bias,
+            weight_zero_point=operation.weight_zero_point,
+        )  # fmt: skip
+        self.add(routine, x=x, y=y)
+        return y
 
     @_emit.register
     def _(self, operation: Conv, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:

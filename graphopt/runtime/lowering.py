@@ -13,7 +13,7 @@ import numpy as np
 from ..ir import Graph, Node, Value
 from ..kernels.quantization import Quantization
 from ..ops import attr, version_for
-from . import qoperator
+from . import dynamic, qoperator
 from .moves import is_move, moved
 from .operands import (
     Refused,
@@ -35,12 +35,12 @@ from .operations import (
     Conv,
     Coverage,
     Dequantize,
-    Linear,
     MatMul,
     MaxPool,
     Operation,
     Quantize,
     Table,
+    is_float,
 )
 from .tables import Island, island
 
@@ -79,6 +79,8 @@ def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | No
         codes = _codes_of(coverage.providers[node.inputs[0]])
         if codes is not None:
             return _max_pool(node, node.inputs[0], node.output, (node,), codes)
+    if node.op in dynamic.OPERATORS:
+        return dynamic.dynamic_product(node, coverage.providers)
     if node.op in ("Conv", "Gemm", "MatMul") and not _only_quantized(node.output):
         return _linear(node, node.output, None, (), None)
     return None
@@ -93,7 +95,7 @@ def _only_quantized(value: Value) -> bool:
 
 def _codes_of(operation: Operation) -> bool | None:
     """Whether the operation's codes are signed; None when its output is no codes."""
-    if isinstance(operation, Dequantize) or (isinstance(operation, Linear) and operation.y is None):
+    if is_float(operation):
         return None
     y = getattr(operation, "y", None)
     if isinstance(y, Quantization):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..ir import Node, Value
 from ..ops import attr
 from .operands import Refused, constant_array
-from .operations import Operation, Reshape, Transpose
+from .operations import Operation, Reshape, Transpose, is_float
 
 _MOVES = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"))
 
@@ -20,7 +20,7 @@ def moved(
 ) -> Operation | None:
     """The operation for codes; Refused where the target is not constant."""
     assert source is not None
-    if provider is not None and _is_float(provider):
+    if provider is not None and is_float(provider):
         return None
     if node.op == "Identity":
         return Transpose(inputs=(source,), output=output, nodes=nodes, permutation=())
@@ -44,9 +44,3 @@ def moved(
         inputs=(source,), output=output, nodes=nodes, kind=kind, target=target,  # type: ignore[arg-type]
         allow_zero=bool(node.attrs.get("allowzero", 0)),
     )  # fmt: skip
-
-
-def _is_float(provider: Operation) -> bool:
-    from .operations import Dequantize, Linear
-
-    return isinstance(provider, Dequantize) or (isinstance(provider, Linear) and provider.y is None)

@@ -95,6 +95,22 @@ class MatMul(Linear):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class DynamicMatMul(Operation):
+    """float32 x [..., K], quantized by DynamicQuantizeLinear, · weights [K, N]: Σ · (x scale · scale) + bias, float32.
+
+    `scale` and `bias` are float32 per output channel.
+    """
+
+    weights: Array
+    weight_zero_point: int | Array = 0
+    scale: Array
+    bias: Array | None = None
+
+
+PRODUCTS = (Linear, DynamicMatMul)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Table(Operation):
     """Any function of one code: 256 bytes by the code's bits read as unsigned."""
 
@@ -164,6 +180,16 @@ class Reshape(Operation):
     kind: Literal["reshape", "flatten", "squeeze", "unsqueeze"]
     target: tuple[int, ...]
     allow_zero: bool = False
+
+
+def is_float(operation: Operation) -> bool:
+    """Whether the result is float32 and not codes."""
+    return isinstance(operation, (Dequantize, DynamicMatMul)) or (isinstance(operation, Linear) and operation.y is None)
+
+
+def reads_float(operation: Operation) -> bool:
+    """Whether the input is float32 and not codes."""
+    return isinstance(operation, (Quantize, DynamicMatMul))
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..ir import Graph, Node, Value, captures
-from .operations import Coverage, Linear, Operation
+from .operations import PRODUCTS, Coverage, Operation
 
 Unit = Operation | Node
 
@@ -43,7 +43,7 @@ def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = 
         dissolved = [
             operation
             for island in _components(units)
-            if not any(isinstance(operation, Linear) for operation in island)
+            if not any(isinstance(operation, PRODUCTS) for operation in island)
             for operation in island
         ]
         if not dissolved:

@@ -18,7 +18,7 @@ from .emission import Emitter, Memory, Tensor, wanted_orders
 from .fusion import fuse
 from .layouts import Shape, natural, physical_shape
 from .operands import constant_array
-from .operations import Concat, Dequantize, Linear, MatMul, Operation, Quantize
+from .operations import Concat, MatMul, Operation, is_float, reads_float
 from .shapes import output_shape
 
 Array = npt.NDArray[Any]
@@ -65,13 +65,13 @@ class Plan:
 
     def _emit(self, emitter: Emitter) -> None:
         emitter.wanted = wanted_orders(self.operations, self.shapes)
-        quantized = {v for operation in self.operations if isinstance(operation, Quantize) for v in operation.inputs}
+        floats = {v for operation in self.operations if reads_float(operation) for v in operation.inputs}
         for value in self.inputs:
             shape = self.shapes[value]
             order = natural(len(shape))
-            if value not in quantized:
+            if value not in floats:
                 order = emitter.wanted.get(value, order)
-            emitter.tensors[value] = emitter.new(shape, order, 4 if value in quantized else 1)
+            emitter.tensors[value] = emitter.new(shape, order, 4 if value in floats else 1)
         if self.is_empty:
             for value in self.outputs:
                 emitter.tensors[value] = emitter.new(self.shapes[value], natural(len(self.shapes[value])))
@@ -89,7 +89,7 @@ def _constant_shape(value: Value) -> Shape:
 
 def _dtype(operation: Operation, known: Mapping[Value, np.dtype[Any]]) -> np.dtype[Any]:
     """The numpy type of an operation's result."""
-    if isinstance(operation, Dequantize) or (isinstance(operation, Linear) and operation.y is None):
+    if is_float(operation):
         return np.dtype(np.float32)
     table: Array | None = getattr(operation, "table", None)
     if table is not None:

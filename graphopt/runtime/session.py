@@ -16,7 +16,7 @@ from .decisions import Decisions, region_digest
 from .emission import Memory
 from .lowering import lower
 from .operands import constant_array
-from .operations import Coverage, Linear, Operation
+from .operations import PRODUCTS, Coverage, Operation
 from .partition import Segment, partition
 from .regions import Region
 from .segments import StockSegment, abandon, stock_session
@@ -60,9 +60,9 @@ class Description:
 class Session:
     """Runs a model: what the kernels cover as compiled programs, the rest in onnxruntime.
 
-    `model` is a path, bytes, an `onnx.ModelProto`, an `onnx_ir.Model` or graphopt's own IR, in float32, QDQ or
-    QOperator form. `threads` share each step (the machine's CPUs by default). `memory="small"` keeps Winograd weights
-    as they are and transforms them during each run. Safe to call from several threads and after a fork.
+    `model` is a path, bytes, an `onnx.ModelProto`, an `onnx_ir.Model` or graphopt's own IR, in float32, QDQ, QOperator
+    or dynamically quantized form. `threads` share each step (the machine's CPUs by default). `memory="small"` keeps
+    Winograd weights as they are and transforms them during each run. Several threads may call it, and forked children.
 
     Raises ModelError for an unusable model, OptionError for unusable options.
     """
@@ -242,7 +242,7 @@ class Session:
     @property
     def covered(self) -> int:
         """Products (Conv, Gemm, MatMul) that run on kernels."""
-        return sum(isinstance(o, Linear) for region in self.regions for o in region.segment.operations)
+        return sum(isinstance(o, PRODUCTS) for region in self.regions for o in region.segment.operations)
 
 
 def _cpus() -> int:

@@ -8,7 +8,18 @@ from math import prod
 import numpy as np
 
 from ..kernels.windows import Window
-from .operations import AveragePool, Binary, Concat, Conv, MatMul, MaxPool, Operation, Reshape, Transpose
+from .operations import (
+    AveragePool,
+    Binary,
+    Concat,
+    Conv,
+    DynamicMatMul,
+    MatMul,
+    MaxPool,
+    Operation,
+    Reshape,
+    Transpose,
+)
 
 Shape = tuple[int, ...]
 
@@ -87,6 +98,14 @@ def _(operation: AveragePool, shapes: tuple[Shape, ...]) -> Shape:
 @output_shape.register
 def _(operation: MatMul, shapes: tuple[Shape, ...]) -> Shape:
     (x, *_rest) = shapes
+    if not x or x[-1] != operation.weights.shape[0]:
+        raise ValueError(f"MatMul of {x} with weights {operation.weights.shape}")
+    return (*x[:-1], operation.weights.shape[1])
+
+
+@output_shape.register
+def _(operation: DynamicMatMul, shapes: tuple[Shape, ...]) -> Shape:
+    (x,) = shapes
     if not x or x[-1] != operation.weights.shape[0]:
         raise ValueError(f"MatMul of {x} with weights {operation.weights.shape}")
     return (*x[:-1], operation.weights.shape[1])

@@ -87,6 +87,17 @@ def _(operation: o.MatMul, x: Array) -> Array:
 
 
 @compute.register
+def _(operation: o.DynamicMatMul, x: Array) -> Array:
+    least, greatest = min(np.float32(x.min()), np.float32(0)), max(np.float32(x.max()), np.float32(0))
+    scale = np.float32((greatest - least) / np.float32(255)) or np.float32(1)
+    zero = int(np.clip(np.rint(-least / scale), 0, 255))
+    codes = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64)
+    centred = operation.weights.astype(np.int64) - np.asarray(operation.weight_zero_point, np.int64)
+    y = ((codes - zero) @ centred).astype(np.float32) * (scale * operation.scale)
+    return y if operation.bias is None else y + operation.bias
+
+
+@compute.register
 def _(operation: o.Binary, a: Array, b: Array) -> Array:
     p, q = operation.a.dequantize(a), operation.b.dequantize(b)
     function = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}[operation.kind]
