@@ -45,6 +45,8 @@ def warmup(
     finally:
         if remove is not None:
             remove()
+    if not arrays:
+        return []
     decisions = Decisions.load(session.threads)
     verdicts = []
     for index, (region, given) in enumerate(arrays.items()):
