@@ -32,7 +32,7 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "") -> Count
         return fired
     queue = deque(node for node in nodes if node.op in index)
     queued = set(queue)
-    depth = max(candidate.pattern.depth for candidate in usable)
+    depths = _depths(index)
     limit = 50 * (len(queue) + 20)
     model = graph.model
     before = None if model is None else model.touched
@@ -59,8 +59,9 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "") -> Count
             if made:  # an operator that the graph did not have may give other rules a match
                 present |= made
                 index = _index(usable, present)
-            for near in _neighbourhood(touched, depth):
-                if near.op in index and near not in queued:
+                depths = _depths(index)
+            for near in _neighbourhood(touched, depths):
+                if near not in queued:
                     queued.add(near)
                     queue.append(near)
             if before is not None:
@@ -106,21 +107,29 @@ def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[tuple[Rul
     return index
 
 
-def _neighbourhood(touched: dict[Node, None], depth: int) -> dict[Node, None]:
-    """Nodes in a graph among `touched`, and users of their results up to `depth` steps on: their matches may be new."""
-    near = {node: None for node in touched if node.graph is not None}
-    reached = list(near)
-    for _ in range(depth):
+def _depths(index: dict[str, list[tuple[Rule, Front]]]) -> dict[str, int]:
+    """How far up the patterns of each root operator look."""
+    return {op: max(candidate.pattern.depth for candidate, _ in found) for op, found in index.items()}
+
+
+def _neighbourhood(touched: dict[Node, None], depths: dict[str, int]) -> list[Node]:
+    """Nodes whose match may be new: those touched, and users of their results as far on as patterns look up."""
+    front = [node for node in touched if node.graph is not None]
+    seen = set(front)
+    near = [node for node in front if node.op in depths]
+    for distance in range(1, max(depths.values(), default=0)):
         following = []
-        for node in reached:
+        for node in front:
             if node.op == RETURN:
                 continue
             for value in node.outputs:
                 for use in value._uses:
-                    if use.node not in near and use.node.graph is not None:
-                        near[use.node] = None
+                    if use.node not in seen and use.node.graph is not None:
+                        seen.add(use.node)
                         following.append(use.node)
-        reached = following
+                        if depths.get(use.node.op, 0) > distance:
+                            near.append(use.node)
+        front = following
     return near
 
 
