@@ -81,11 +81,15 @@ class DType(enum.IntEnum):
     @classmethod
     def of(cls, dtype: np.dtype[Any] | type) -> DType:
         """The element type that stores a numpy dtype; TypeError if ONNX has none."""
+        known = _OF_DTYPE.get(dtype)  # numpy takes 30 µs to tell a dtype's name
+        if known is not None:
+            return known
         name = np.dtype(dtype).name
         if name.startswith(("str", "bytes")) or name == "object":
             return cls.STRING
         if name not in _OF_NUMPY:
             raise TypeError(f"numpy dtype {name} has no ONNX element type")
+        _OF_DTYPE[dtype] = _OF_NUMPY[name]
         return _OF_NUMPY[name]
 
 
@@ -106,6 +110,7 @@ _SHORT = {DType[name]: short for name, short, _, _ in _TABLE}
 _BITS = {DType[name]: bits for name, _, bits, _ in _TABLE}
 _NUMPY = {DType[name]: dtype for name, _, _, dtype in _TABLE}
 _OF_NUMPY = {dtype: DType[name] for name, _, _, dtype in _TABLE if dtype != "object"}
+_OF_DTYPE: dict[Any, DType] = {}
 _PLAIN = frozenset(("object", "bool", "complex64", "complex128", "float16", "float32", "float64")) | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
