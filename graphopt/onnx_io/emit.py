@@ -18,6 +18,7 @@ from ..ir import (
     Port,
     Type,
     Value,
+    collector_paused,
 )
 from ..ops import schema_of, type_of, type_proto
 from .attributes import write_attribute
@@ -58,6 +59,7 @@ class Emitter:
         self.source, self.skeleton, self.store = source, skeleton, store
         self.values: dict[str, Value] = {}  # of the root graph and all nested in it, by emitted name
 
+    @collector_paused()
     def model(self) -> onnx.ModelProto:
         """The whole model."""
         source = self.source
