@@ -101,12 +101,16 @@ def _set_outputs(s: Sketch) -> None:
 
 
 def _respell(s: Sketch, proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Some constants become Constant nodes, or initializers that are also inputs; inner types may go."""
+    """Some constants become Constant nodes, or initializers that are also inputs; a node becomes a call of a function;
+    inner types may go.
+    """
     import onnx
 
     graph = proto.graph
     if s.chance(0.5):
         del graph.value_info[:]
+    if s.chance(0.1):
+        _call(s, proto)
     kept = []
     for tensor in list(graph.initializer):
         if s.chance(0.25):
@@ -120,3 +124,31 @@ def _respell(s: Sketch, proto: onnx.ModelProto) -> onnx.ModelProto:
         tensor = kept[0]
         graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return proto
+
+
+def _call(s: Sketch, proto: onnx.ModelProto) -> None:
+    """Put a node into a function of the model, with a Relu or Neg there and back around its first operand."""
+    import onnx
+
+    plain = [n for n in proto.graph.node if len(n.input) and not n.domain and n.op_type in _CALLED]
+    if not plain:
+        return
+    node = s.choose(plain)
+    inputs = [f"a{i}" for i in range(len(node.input))]
+    body = [onnx.helper.make_node("Identity", ["a0"], ["b"])]
+    if s.chance(0.5):
+        body = [onnx.helper.make_node("Neg", ["a0"], ["m"]), onnx.helper.make_node("Neg", ["m"], ["b"])]
+    inner = onnx.NodeProto()
+    inner.CopyFrom(node)
+    del inner.input[:], inner.output[:]
+    inner.name = ""
+    inner.input.extend(["b", *inputs[1:]])
+    inner.output.append("r")
+    imports = [onnx.helper.make_opsetid("", proto.opset_import[0].version)]
+    proto.functions.append(onnx.helper.make_function("local", "Called", inputs, ["r"], [*body, inner], imports))
+    proto.opset_import.append(onnx.helper.make_opsetid("local", 1))
+    del node.attribute[:]
+    node.op_type, node.domain = "Called", "local"
+
+
+_CALLED = frozenset(("Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Sqrt", "Softplus", "MatMul", "Div", "Sub"))

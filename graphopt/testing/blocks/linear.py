@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import DType, Value
+from ...ir import DType, TensorType, Value
 from ..sketch import WIDE, Misfit, Sketch
 from .elementwise import partner
 
@@ -186,6 +186,33 @@ def softmax(s: Sketch) -> None:
     s.node(s.choose(("Softmax", "LogSoftmax")), x, axis=-1)
 
 
+def recurrent(s: Sketch) -> None:
+    """LSTM, GRU and RNN over f32[S,N,D], from zero states written out in several ways, or from none"""
+    x = s.pick(DType.FLOAT, ranks=(3,), bound=20.0)
+    width, hidden = s.size(x, 2), 2
+    op, gates = s.choose((("LSTM", 4), ("GRU", 3), ("RNN", 1)))
+    w, r = s.weight((1, gates * hidden, width)), s.weight((1, gates * hidden, hidden))
+    bias = s.weight((1, 2 * gates * hidden)) if s.chance(0.5) else None
+    state = _zeros(s, x, hidden) if s.chance(0.7) else None
+    cell = (state,) if op == "LSTM" and s.chance(0.7) else ()
+    y = s.nodes(op, x, w, r, bias, None, state, *cell, outputs=2, hidden_size=hidden, bound=1.0)[0]
+    if s.chance(0.6):
+        s.over("Squeeze", y, (1,), 13)
+
+
+def _zeros(s: Sketch, x: Value, hidden: int) -> Value:
+    """f32[1,N,H] of zeros for x of f32[S,N,D]."""
+    batch = s.shape(x)[1]
+    if isinstance(batch, int) and s.chance(0.6):
+        return s.constant(np.zeros((1, batch, hidden)), DType.FLOAT)
+    size = s.node("Slice", s.node("Shape", x), s.ints(1), s.ints(2))
+    sizes = s.node("Concat", s.ints(1), size, s.ints(hidden), axis=0)
+    zeros = s.node("ConstantOfShape", sizes, value=np.zeros(1, np.float32), bound=0.0)
+    zeros.type = TensorType(DType.FLOAT, (1, batch, hidden))
+    s.pool.remove(zeros)
+    return zeros
+
+
 BLOCKS = (
-    (conv, 10), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 3), (softmax, 2),
+    (conv, 10), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 3), (softmax, 2), (recurrent, 1),
 )  # fmt: skip
