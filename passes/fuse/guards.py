@@ -74,6 +74,8 @@ def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:
         if attr(node, "noop_with_empty_axes", 0):
             raise Declined("nothing is reduced")
         axes = range(rank)
+    if not all(-rank <= int(a) < rank for a in axes):
+        raise Declined("the reduction is of a value with other axes")
     return tuple(sorted(int(a) % rank for a in axes))
 
 

@@ -19,6 +19,10 @@ FOUND = {
                                   float half = {0.5}>
         { p = Pow(x, three) m = Mul(p, k) a = Add(x, m) c = Mul(a, r) t = Tanh(c) d = Add(t, one) e = Mul(x, d)
           y = Mul(e, half) }""",
+    "a scalar that its square makes a vector has no axis to normalise": """
+        <ir_version: 11, opset_import: ["" : 23]>
+        g (float x) => (float y) <float[1] two = {2}, int64[1] last = {-1}, float eps = {0.00001}>
+        { p = Pow(x, two) m = ReduceMean<keepdims = 0>(p, last) a = Add(eps, m) r = Sqrt(a) y = Div(x, r) }""",
 }
 
 

@@ -40,7 +40,7 @@ def test_every_rule_fires_and_is_right_by_itself(part):
         wanted = [rule for rule in rules() if rule.name == name]
         alone = [rule_pass("alone", *wanted)]
         for seed in range(SOUGHT):
-            families = ("idioms",) if seed % 2 else ("idioms", "layout", "linear")
+            families = ("idioms",) if seed % 2 else ("idioms", "layout", "linear", "quantized")
             graph = random_graph(seed, blocks=4, families=families, matching=wanted, target="onnxruntime")
             trial = attempt(graph, alone, "onnxruntime", seed)
             assert not trial.failed, f"{name}, seed {seed}: {trial.reason}"

@@ -216,7 +216,13 @@ def rotary(s: Sketch) -> None:
     else:
         a, b = s.nodes("Split", x, outputs=2, axis=axis)
     turned = s.node("Concat", s.node("Neg", b), a, axis=axis)
-    _both(s, "Add", _both(s, "Mul", x, s.weight((width,))), _both(s, "Mul", turned, s.weight((width,))), bound=40.0)
+    length = s.shape(x)[-2]
+    if s.rank(x) == 4 and isinstance(length, int) and s.chance(0.6):
+        halves = s.arrays.uniform(-1, 1, (2, length, width // 2)).astype(np.float32)
+        cosine, sine = (s.constant(np.concatenate((half, half), 1)) for half in halves)
+    else:
+        cosine, sine = s.weight((width,)), s.weight((width,))
+    _both(s, "Add", _both(s, "Mul", x, cosine), _both(s, "Mul", turned, sine), bound=40.0)
 
 
 def rotary_heads(s: Sketch) -> None:

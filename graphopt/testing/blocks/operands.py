@@ -100,6 +100,7 @@ _ATTRS: dict[str, Callable[[Sketch, Value], Attrs]] = {
     "Cast": lambda s, x: {"to": int(s.choose((DType.DOUBLE, DType.FLOAT, s.dtype(x))))},
     "Gemm": lambda s, x: {"transB": s.choose((0, 1)), "alpha": s.choose((1.0, 0.5)), "beta": s.choose((1.0, 0.5))},
     "HardSigmoid": lambda s, x: {"alpha": s.choose((1 / 6, 0.2)), "beta": 0.5},
+    "BatchNormalization": lambda s, x: {"epsilon": s.choose((None, 1e-2, 0.1))},
     "Gelu": lambda s, x: {"approximate": s.choose(("none", "tanh"))},
     "DepthToSpace": lambda s, x: {"blocksize": s.choose((1, 2))},
     "SpaceToDepth": lambda s, x: {"blocksize": s.choose((1, 2))},
