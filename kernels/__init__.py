@@ -36,11 +36,11 @@ The ABI
 -------
 A compiled step is ``void step(int64 *descriptor, int64 lo, int64 hi, int64 worker)``; its descriptor holds one int64
 per field: an address, a value, or the bits of a float. A *program* is a table of rows (function, descriptor, tiles,
-grain). ``execute(program, steps, worker, workers, control)`` runs it entirely in compiled code: each worker drains its
-own contiguous share of a step's tiles, ``grain`` at a time, then helps the others; a barrier that spins, then yields,
-stands behind every step. ctypes calls it, so the GIL is released. There are no threads in here:
-`Program(bound, workers=n)` is run by n threads that each call ``run_worker(i)``. Programs are single-run: concurrent
-runs take a program each.
+grain). ``execute(program, steps, worker, workers, control)`` runs it entirely in compiled code: worker 0 leads from
+step to step; each worker drains its own contiguous share of a step's tiles, ``grain`` at a time, then helps the others;
+a step is over when its tiles are done, so a helper that the system keeps from running is not waited for. ctypes calls
+it, so the GIL is released. There are no threads in here: `Program(bound, workers=n)` is run by a thread that calls
+``run_worker(0)`` and up to n − 1 that call ``run_worker(i)``. Programs are single-run: concurrent runs take one each.
 
 Memory: every buffer starts on a 64-byte line and has `SLACK` readable bytes behind it (`aligned_empty` gives both). A
 step never writes outside its buffers. Tensors are dense; images are NHWC.
@@ -49,7 +49,7 @@ Runtime in short::
 
     program = Program([(step, addresses) for routine in plan for step in routine.steps], workers=2)
     # addresses: {"x": …, "y": …, "scratch": …, temporaries …} → absolute addresses, as Step.bind wants them
-    program.run_worker(0)    # in one thread; run_worker(1) in another
+    program.run_worker(0)    # in one thread; run_worker(1) in another, if it comes
 
 Objects are cached on disk (``kernels/objects.py``) by source, CPU and versions; GRAPHOPT_CACHE moves the cache and
 GRAPHOPT_ISA forces a level. ``on_compile`` reports cold compilations.

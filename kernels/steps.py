@@ -116,8 +116,9 @@ class Program:
     """Bound steps as one int64 table, and the shared control block of the workers that run it.
 
     One run at a time: concurrent runs need a program each (they cannot share scratch and temporaries anyway).
-    `run_worker` must be called by all `workers` workers, each from a thread of its own; it returns when every step is
-    done. With `profile=True`, `cycles` holds after a run the time-stamp counter before each step and after the last.
+    `run_worker(0)` leads and returns when every step is done; up to `workers` − 1 helpers, each from a thread of its
+    own, may come and share the work at any time, and return when it is over. With `profile=True`, `cycles` holds after
+    a run the time-stamp counter before each step and after the last.
     """
 
     __slots__ = ("_call", "_control", "_descriptors", "_keep", "_table", "cycles", "steps", "workers")
@@ -136,9 +137,10 @@ class Program:
         ]
         self._table = np.array(rows, np.int64).reshape(-1, _ROW_WORDS)
         self.cycles = np.zeros(len(rows) + 1, np.int64)
-        self._keep = np.zeros(_HEAD_WORDS + 2 * workers * _WORDS + _WORDS, np.int64)
+        self._keep = np.zeros(_HEAD_WORDS + workers * _WORDS + _WORDS, np.int64)
         skip = (-self._keep.ctypes.data % LINE) // 8
         self._control = self._keep[skip:]
+        self._control[_HEAD_WORDS : _HEAD_WORDS + workers * _WORDS : _WORDS] = len(rows) << 32  # nothing runs
         self._control[16] = _yield_address()
         self._control[17] = _SPINS
         self._control[18] = self.cycles.ctypes.data if profile else 0

@@ -13,7 +13,8 @@ from ..kernels import Program
 class Team:
     """`size` workers: the calling thread and size − 1 threads of its own. A forked child makes new ones.
 
-    One program runs at a time; `try_run` says so instead of waiting.
+    One program runs at a time. Nobody waits for a thread that the system keeps from running: it finds the program over
+    when it comes.
     """
 
     def __init__(self, size: int) -> None:
@@ -24,13 +25,12 @@ class Team:
         self._pid = os.getpid()
         self._busy = threading.Lock()
         self._queues: list[SimpleQueue[Program | None]] = []
-        self._done: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def _hire(self) -> None:
         for worker in range(1, self.size):
             queue: SimpleQueue[Program | None] = SimpleQueue()
             name = f"graphopt-{worker}"
-            threading.Thread(target=_work, args=(worker, queue, self._done), name=name, daemon=True).start()
+            threading.Thread(target=_work, args=(worker, queue), name=name, daemon=True).start()
             self._queues.append(queue)
         finalize(self, _dismiss, self._queues)
 
@@ -49,21 +49,14 @@ class Team:
         if not self._queues and self.size > 1:
             self._hire()
         for queue in self._queues:
-            queue.put(program)
+            if queue.empty():  # else its thread has not come for the last program yet
+                queue.put(program)
         program.run_worker(0)
-        errors = [self._done.get() for _ in self._queues]
-        for error in errors:
-            if error is not None:
-                raise error
 
 
-def _work(worker: int, queue: SimpleQueue[Program | None], done: SimpleQueue[BaseException | None]) -> None:
+def _work(worker: int, queue: SimpleQueue[Program | None]) -> None:
     while (program := queue.get()) is not None:
-        try:
-            program.run_worker(worker)
-            done.put(None)
-        except BaseException as error:  # handed to the thread that asked
-            done.put(error)
+        program.run_worker(worker)
         del program
 
 

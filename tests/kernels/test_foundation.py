@@ -50,6 +50,34 @@ def test_a_program_runs_its_steps_in_order_again_and_again() -> None:
     assert np.all(np.diff(program.cycles) > 0)
 
 
+def test_helpers_may_come_late_or_never() -> None:
+    """Many short runs of a program whose steps depend on each other; helpers of earlier runs join whichever is on."""
+    count = 40_000
+    x = naive.placed(np.linspace(-9, 9, count, dtype=np.float32))
+    y = naive.empty((count,), np.uint8)
+    steps = [step for zero in range(8) for step in prepare_quantize_u8(count, 0.1, zero).steps]
+    program = Program([(step, {"x": x.ctypes.data, "y": y.ctypes.data}) for step in steps], workers=3)
+    over = threading.Event()
+
+    def keep_helping(worker: int) -> None:
+        while not over.is_set():
+            program.run_worker(worker)  # returns at once where nothing runs
+
+    threads = [threading.Thread(target=keep_helping, args=(1,))]  # worker 2 never comes
+    for thread in threads:
+        thread.start()
+    want = naive.quantize(x, 0.1, 7, np.uint8)
+    try:
+        for _ in range(150):
+            y[:] = 0
+            program.run_worker(0)
+            assert np.array_equal(y, want)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_programs_run_side_by_side() -> None:
     x = naive.placed(np.linspace(-9, 9, 50_000, dtype=np.float32))
     outputs = [naive.empty(x.shape, np.uint8) for _ in range(4)]
@@ -75,6 +103,20 @@ def _child(cache: Path, code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_an_interrupted_compilation_leaves_nothing_behind(tmp_path: Path) -> None:
+    interrupted = (
+        "from graphopt.kernels import objects, compiler\n"
+        "from graphopt.kernels.quantize import QUANTIZE_U8\n"
+        "def stop(*_): raise KeyboardInterrupt\n"
+        "emit, compiler._emit = compiler._emit, stop\n"
+        "try: QUANTIZE_U8.address()\n"
+        "except KeyboardInterrupt: compiler._emit = emit\n"
+        "assert QUANTIZE_U8.address(); print('compiled')"
+    )
+    assert _child(tmp_path, interrupted) == "compiled"
+    assert _child(tmp_path, _USE) == "0 False"
 
 
 _USE = (
