@@ -1,0 +1,148 @@
+"""The integers: patches, rounding, scales, pair safety, equalisation and placement, each against a plain oracle."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from graphopt import onnx_io
+from graphopt.ir import clone_model
+from graphopt.measure import ort_session
+from graphopt.passes.quantize.equalize import equalize
+from graphopt.passes.quantize.grids import PAIR_LIMIT, activation_grid, weight_scale, worst_pair
+from graphopt.passes.quantize.linear import Linear, linear_of
+from graphopt.passes.quantize.options import Quantize
+from graphopt.passes.quantize.placement import Costs, cheapest
+from graphopt.passes.quantize.rounding import best_codes, nearest, objective
+from graphopt.passes.quantize.units import find_units
+from tests.quantize.nets import convnet, images, parse
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ["pads=[1,1,1,1]", "strides=[2,2]", "dilations=[2,2]", 'auto_pad="SAME_UPPER", strides=[2,2]', "group=2"],
+)
+def test_patches_times_rows_are_the_convolution(attributes):
+    channels = 2 if "group" in attributes else 4
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,4,9,9] x) => (float[N,6,a,b] y) <float[6,{channels},3,3] w, float[6] c>
+        {{ y = Conv<{attributes}>(x, w, c) }}"""
+    )
+    lifted = onnx_io.load(model)
+    linear = linear_of(next(iter(lifted.graph)))
+    assert isinstance(linear, Linear)
+    x = np.random.default_rng(0).standard_normal((2, 4, 9, 9)).astype(np.float32)
+    expected = ort_session(model.SerializeToString()).run(None, {"x": x})[0]
+    patches = linear.patches(x, 10**6, np.random.default_rng(0))  # [G, R, K]
+    found = np.einsum("gnk,grk->grn", linear.rows(), patches) + linear.bias.reshape(linear.groups, 1, -1)
+    found = found.transpose(1, 0, 2).reshape(2, *expected.shape[2:], 6).transpose(0, 3, 1, 2)
+    assert np.allclose(found, expected, atol=1e-4)
+    assert np.array_equal(linear.stored(linear.rows()), linear.weight)
+
+
+@pytest.mark.parametrize("op", ["Gemm<transB=1>", "Gemm", "MatMul"])
+def test_rows_of_products(op):
+    shape = "5,7" if "transB" in op else "7,5"
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,7] x) => (float[N,5] y) <float[{shape}] w> {{ y = {op}(x, w) }}"""
+    )
+    linear = linear_of(next(iter(onnx_io.load(model).graph)))
+    assert isinstance(linear, Linear) and linear.channels == 5 and linear.depth == 7
+    x = np.random.default_rng(0).standard_normal((3, 7)).astype(np.float32)
+    expected = ort_session(model.SerializeToString()).run(None, {"x": x})[0]
+    assert np.allclose(linear.patches(x, 10, np.random.default_rng(0))[0] @ linear.rows()[0].T, expected, atol=1e-5)
+
+
+def test_rounding_finds_the_optimum_of_small_problems():
+    """All codes within reach are tried: J of what was found is at most a few percent above the least."""
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        mix = rng.standard_normal((5, 5)).astype(np.float32)
+        c = (mix @ mix.T / 5 + 0.1 * np.eye(5)).astype(np.float32)
+        w = rng.standard_normal((1, 5)).astype(np.float32)
+        step = np.full((1, 5), 0.4, np.float32)
+        low, high = np.full((1, 5), -7, np.int8), np.full((1, 5), 7, np.int8)
+        found = objective(w - best_codes(w, step, low, high, c) * step, c)
+        base = np.floor(w / step)
+        every = (objective(w - (base + np.array(d)) * step, c) for d in itertools.product((-1, 0, 1, 2), repeat=5))
+        assert found <= 1.35 * min(every) + 1e-9
+        assert found <= objective(w - nearest(w, step, low, high) * step, c) + 1e-6
+
+
+def test_rounding_stays_within_bounds():
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal((6, 40)).astype(np.float32)
+    x = rng.standard_normal((200, 40)).astype(np.float32)
+    scale, low, high = weight_scale(w[None], 8, True)
+    codes = best_codes(w, np.repeat(scale[0][:, None], 40, 1), low[0], high[0], np.cov(x.T).astype(np.float32))
+    assert (codes >= low[0]).all() and (codes <= high[0]).all()
+    assert worst_pair(codes) <= PAIR_LIMIT
+
+
+def test_pair_safety_is_what_sixteen_bits_hold():
+    """The certificate against all pairs in numpy, saturating as vpmaddubsw does."""
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        rows = rng.integers(-90, 91, (3, 12)).astype(np.int8)
+        sums = [255 * int(a) + 255 * int(b) for r in rows for a, b in itertools.combinations(r, 2)]
+        alone = [255 * int(a) for a in rows.ravel()]
+        fits = min(sums + alone) >= -32768 and max(sums + alone) <= 32767
+        assert fits == (worst_pair(rows) <= PAIR_LIMIT)
+
+
+def test_a_safe_row_keeps_more_than_seven_bits_where_it_can():
+    row = np.array([[[1.0, 0.3, -0.2, 0.25, -0.9, 0.1]]], np.float32)
+    scale, _, _ = weight_scale(row, 8, True)
+    assert scale[0, 0] < 1 / 64
+    codes = np.rint(row / scale[..., None])
+    assert worst_pair(codes.astype(np.int8)) <= PAIR_LIMIT
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (-0.01, 6), (-3, 0), (0, 0), (-1e-9, 1e-9), (0, 1e30)])
+def test_grids_cover_their_range_and_hold_zero(low, high):
+    for signed in (False, True):
+        grid = activation_grid(low, high, signed)
+        ends = grid.dequantize(np.array([grid.low, grid.high], grid.dtype))
+        assert ends[0] <= low + 0.5001 * grid.scale and ends[1] >= high - 0.5001 * grid.scale
+        assert grid.dequantize(grid.quantize(np.zeros(1, np.float32)))[0] == 0
+
+
+def test_equalisation_changes_no_result_and_evens_the_channels():
+    spread = np.exp(np.random.default_rng(3).normal(0, 2, 8)).reshape(8, 1, 1, 1)
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,3,16,16] x) => (float[N,4,a,b] y) <float[8,3,3,3] w1, float[8] b1, float[4,8,1,1] w2>
+        { c = Conv(x, w1, b1) r = Relu(c) y = Conv(r, w2) }""",
+        w1=np.random.default_rng(4).standard_normal((8, 3, 3, 3)) * spread,
+    )
+    lifted = onnx_io.load(model)
+    changed = clone_model(lifted)
+    assert equalize(changed) == 1
+    feed = images(1)[0]
+    a, b = (ort_session(onnx_io.to_proto(m).SerializeToString()).run(None, feed)[0] for m in (lifted, changed))
+    assert np.allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+
+    def ratio(m):
+        peaks = np.abs(next(iter(m.graph)).constant(1).array()).reshape(8, -1).max(axis=1)
+        return peaks.max() / peaks.min()
+
+    assert ratio(changed) < 0.5 * ratio(lifted)
+
+
+def test_the_minimum_cut_is_the_cheapest_placement():
+    """Against all 2^n assignments, on random costs."""
+    units = find_units(onnx_io.load(convnet()), Quantize()).found
+    rng = np.random.default_rng(5)
+    values = list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs)))
+    for _ in range(6):
+        seconds = [dict(zip(units, rng.integers(1, 100, len(units)) * 1e-6)) for _ in range(2)]
+        moves = [dict(zip(values, rng.integers(1, 40, len(values)) * 1e-6)) for _ in range(2)]
+        costs = Costs(*seconds, *moves)
+        found = costs.total(set(units), cheapest(set(units), costs))
+        every = (
+            costs.total(set(units), {u for u, bit in zip(units, bits) if bit})
+            for bits in itertools.product((0, 1), repeat=len(units))
+        )
+        assert found == pytest.approx(min(every), abs=1e-9)

@@ -1,0 +1,141 @@
+"""Observers and ranges against plain numpy, in any order, in parallel, interrupted and resumed."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import graphopt
+from graphopt import onnx_io
+from graphopt.calibration import METHODS, Extent, Histogram, choose_range, observe
+from tests.quantize.nets import convnet, images
+
+CHUNKS = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20), min_size=1, max_size=8)
+
+
+@given(CHUNKS)
+@settings(max_examples=40, deadline=None)
+def test_a_histogram_is_that_of_all_values_at_once(chunks):
+    """Bins are powers of two wide and joined exactly, so order and grouping leave no trace."""
+    arrays = [np.asarray(c, np.float32) for c in chunks]
+    streamed, whole, merged = Histogram(), Histogram(), Histogram()
+    for array in arrays:
+        streamed.add(array)
+        part = Histogram()
+        part.add(array)
+        merged.merge(part)
+    joined = np.concatenate(arrays)
+    whole.add(joined)
+    for seen in (streamed, merged):
+        assert seen.low == min(joined.min(), 0) and seen.high == max(joined.max(), 0)
+        assert seen.counts.sum() == joined.size and seen.exponent == whole.exponent
+        far = np.abs(np.cumsum(seen.counts) - np.cumsum(whole.counts))
+        assert far.max(initial=0) <= joined.size  # values on an edge may fall to either side of it
+        assert np.abs(seen.centres @ seen.counts - whole.centres @ whole.counts) <= (
+            2 * joined.size * 2.0**whole.exponent / 2048
+        )
+
+
+def test_extents_along_an_axis():
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((2, 5, 3, 4)) for _ in range(4)]
+    seen = Extent(axis=1)
+    for array in arrays:
+        seen.add(array)
+    whole = np.concatenate(arrays)
+    assert np.array_equal(seen.low, np.minimum(whole.min(axis=(0, 2, 3)), 0))
+    assert np.array_equal(seen.high, np.maximum(whole.max(axis=(0, 2, 3)), 0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_has_no_code_is_refused(bad):
+    for seen in (Extent(), Histogram()):
+        with pytest.raises(ValueError):
+            seen.add(np.array([0.0, bad], np.float32))
+
+
+def error(values, low, high, levels=256):
+    step = (high - low) / (levels - 1)
+    return float((((np.clip(np.rint((values - low) / step), 0, levels - 1)) * step + low - values) ** 2).mean())
+
+
+@pytest.mark.parametrize("draw", ["normal", "laplace", "heavy", "relu"])
+def test_the_mse_range_is_nearly_the_best_by_brute_force(draw):
+    rng = np.random.default_rng(1)
+    values = {
+        "normal": rng.standard_normal(20_000), "laplace": rng.laplace(size=20_000),
+        "heavy": rng.standard_t(3, 20_000), "relu": np.maximum(rng.laplace(size=20_000), 0),
+    }[draw].astype(np.float32)  # fmt: skip
+    seen = Histogram()
+    seen.add(values)
+    found = error(values, *choose_range(seen, "mse"))
+    shares = np.linspace(0.2, 1, 60)
+    best = min(error(values, a * seen.low, b * seen.high) for a in shares[::3] for b in shares)
+    assert found <= 1.1 * best
+    assert found <= error(values, *choose_range(seen, "minmax"))
+
+
+def test_percentiles_are_numpys():
+    values = np.random.default_rng(2).standard_normal(60_000).astype(np.float32)
+    seen = Histogram()
+    seen.add(values)
+    low, high = choose_range(seen, "percentile", percentile=99.0)
+    assert np.allclose([low, high], np.percentile(values, [0.5, 99.5]), atol=0.02)
+
+
+def test_entropy_cuts_outliers_and_keeps_what_has_none():
+    rng = np.random.default_rng(3)
+    even, heavy = Histogram(), Histogram()
+    even.add(rng.uniform(-1, 1, 50_000).astype(np.float32))
+    heavy.add(np.concatenate([rng.standard_normal(50_000), [60.0, -80.0]]).astype(np.float32))
+    assert choose_range(even, "entropy")[1] > 0.9
+    assert choose_range(heavy, "entropy")[1] < 30
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_symmetric_ranges_hold_zero_in_the_middle(method):
+    seen = Histogram()
+    seen.add(np.random.default_rng(4).standard_normal(5000).astype(np.float32) + 1)
+    low, high = choose_range(seen, method, symmetric=True)
+    assert low == -high < 0
+    flat = Histogram()
+    flat.add(np.zeros(10, np.float32))
+    assert choose_range(flat, method) == (0.0, 0.0)
+
+
+def observed(feeds, **options):
+    model = onnx_io.load(convnet())
+    values = [node.output for node in model.graph]
+    return [(e.low, e.high) for e in observe(model, values, feeds, "mse", **options).values()]
+
+
+def test_parallel_observation_gives_the_same():
+    feeds = images(20)
+    with ThreadPoolExecutor(2) as pool:
+        assert observed(feeds, executor=pool) == observed(feeds)
+
+
+def test_an_interrupted_calibration_resumes(tmp_path):
+    cache, feeds, read = tmp_path / "seen", images(10), []
+
+    def failing():
+        for i, feed in enumerate(feeds):
+            if i == 6:
+                raise graphopt.InputError("stop")
+            yield feed
+
+    with pytest.raises(graphopt.InputError):
+        observed(failing(), cache=cache)
+
+    def counted():
+        for feed in feeds:
+            read.append(1)
+            yield feed
+
+    progress = []
+    assert observed(counted(), cache=cache, progress=progress.append) == observed(feeds)
+    assert progress[0] == 7  # six were known already
+    cache.write_bytes(b"damaged")
+    assert observed(feeds, cache=cache) == observed(feeds)
