@@ -24,7 +24,7 @@ def activation_grid(low: float, high: float, signed: bool) -> Quantization:
         return Quantization(float(np.float32(max(widest / 127, 1e-30))), 0, True)
     scale = float(np.float32(max((high - low) / 255, 1e-30)))
     zero = int(np.clip(np.rint(-low / scale), 0, 255))
-    # Rounding the zero point moved the range by up to half a step: widen the scale so that no end is cut by more than half a step.
+    # Rounding the zero point moved the range by up to half a step: widen the scale so that no end is cut by more.
     needed = max(high / (255 - zero) if zero < 255 else 0.0, -low / zero if zero else 0.0, 1e-30)
     return Quantization(float(np.float32(needed)), zero, False)
 
