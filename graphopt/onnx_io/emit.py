@@ -250,7 +250,10 @@ class _Scope:
             write_attribute(attribute, key, value, node.op, version, self.nested)
             if extras is not None and key in extras.docs:
                 attribute.doc_string = extras.docs[key]
-        proto.output.extend([names.define(v) for v in node.outputs])
+        made = [names.define(v) for v in node.outputs]
+        if made and not any(made):  # a dead node that no pass has removed: one output at least must have a name
+            made[0] = names.fresh(op_type, False)
+        proto.output.extend(made)
         if domain:
             proto.domain = domain
         if node.name:

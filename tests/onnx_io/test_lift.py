@@ -8,7 +8,20 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from graphopt.ir import Constant, DType, FunctionId, Graph, Model, Node, Opaque, SequenceType, TensorType, Value, verify
+from graphopt.ir import (
+    Constant,
+    DType,
+    FunctionId,
+    Graph,
+    Model,
+    Node,
+    Opaque,
+    Port,
+    SequenceType,
+    TensorType,
+    Value,
+    verify,
+)
 from graphopt.onnx_io import infer_types, load, to_onnx, to_proto
 from graphopt.onnx_io.emit import Emitter
 
@@ -477,3 +490,13 @@ def test_bfloat16_reads_as_ml_dtypes():
     graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [tensor])
     graph.output.append(helper.make_tensor_value_info("y", TensorProto.BFLOAT16, [2]))
     assert next(iter(load(helper.make_model(graph)).graph)).constant(0).array().dtype == ml_dtypes.bfloat16
+
+
+def test_a_dead_node_without_names_is_still_valid():
+    graph = Graph("dead", [Value(TensorType(DType.FLOAT, (2,)), "x")])
+    graph.append(Node("Neg", [graph.inputs[0]], None, [graph.inputs[0].type]))
+    kept = graph.append(Node("Relu", [graph.inputs[0]], None, [graph.inputs[0].type]))
+    graph.set_outputs([kept.output], [Port("y", kept.output.type)])
+    proto = to_proto(Model(graph, {"": 17}, ir_version=8))
+    onnx.checker.check_model(proto)
+    assert all(node.output[0] for node in proto.graph.node)
