@@ -111,20 +111,23 @@ join_slices_and_pads = rule_pass("join-slices", join_slices, join_slice_and_pad,
 @graph_pass("split-slices")
 def split_slices(graph: Graph) -> int:
     """x[0:a], x[a:b], x[b:n] = split(x, a, b-a, n-b); x[[0]], x[[1]] = split(x, 1, 1)"""
-    return sum(_split(value, users) for value, users in list(_readers(graph)))
+    return sum(_split(users) for users in list(_readers(graph)))
 
 
-def _readers(graph: Graph) -> Iterator[tuple[Value, list[Node]]]:
-    """Values that several Slices or Gathers of one graph read, with these nodes."""
+def _readers(graph: Graph) -> Iterator[list[Node]]:
+    """Slices and Gathers of one graph that read the same value."""
     by_value: dict[tuple[Value, Graph], list[Node]] = {}
     for node in graph.walk():
         value = node.inputs[0] if node.op in ("Slice", "Gather") else None
         if value is not None and value.constant is None and node.graph is not None:
             by_value.setdefault((value, node.graph), []).append(node)
-    return ((value, nodes) for (value, _), nodes in by_value.items() if len(nodes) > 1)
+    return (nodes for nodes in by_value.values() if len(nodes) > 1)
 
 
-def _split(value: Value, users: Sequence[Node]) -> int:
+def _split(users: Sequence[Node]) -> int:
+    value = users[0].inputs[0]  # asked for now: what it was may have become a part of a Split itself
+    if value is None:
+        return 0
     parts = [(piece, node) for node in users if (piece := _piece(node, value))]
     changes = 0
     for axis in sorted({axis for (axis, _), _ in parts}):

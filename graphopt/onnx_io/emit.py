@@ -252,7 +252,7 @@ class _Scope:
                 attribute.doc_string = extras.docs[key]
         made = [names.define(v) for v in node.outputs]
         if made and not any(made):  # a dead node that no pass has removed: one output at least must have a name
-            made[0] = names.fresh(op_type, False)
+            made[0] = names.fresh(op_type.lower(), False)
         proto.output.extend(made)
         if domain:
             proto.domain = domain

@@ -19,6 +19,10 @@ FOUND = {
                                   float half = {0.5}>
         { p = Pow(x, three) m = Mul(p, k) a = Add(x, m) c = Mul(a, r) t = Tanh(c) d = Add(t, one) e = Mul(x, d)
           y = Mul(e, half) }""",
+    "slices of a slice that becomes part of a Split": """
+        g (float[2,4] x) => (float[2,2] b, float[2,1] c, float[2,1] d)
+          <int64[1] o = {0}, int64[1] i = {1}, int64[1] t = {2}, int64[1] e = {9}>
+        { a = Slice(x, o, t, i) b = Slice(x, t, e, i) c = Slice(a, o, i, i) d = Slice(a, i, e, i) }""",
     "a scalar that its square makes a vector has no axis to normalise": """
         <ir_version: 11, opset_import: ["" : 23]>
         g (float x) => (float y) <float[1] two = {2}, int64[1] last = {-1}, float eps = {0.00001}>

@@ -473,7 +473,7 @@ def test_new_nodes_get_fresh_names_that_take_nobodys():
     made = [model.graph.insert_before(relu, Node("Neg", [relu.inputs[0]])) for _ in range(2)]
     model.graph.set_input(relu, 0, made[0].output)
     emitted = to_proto(model)
-    assert [n.output[0] for n in emitted.graph.node] == ["neg_1", "neg_2", "", "y"]
+    assert [n.output[0] for n in emitted.graph.node] == ["neg_1", "neg_2", "neg_3", "y"]
     made[1].outputs[0].name = "neg_1"
     assert len({n.output[0] for n in to_proto(model).graph.node}) == 4
 
