@@ -4,6 +4,7 @@ Slice, a Slice before a Pad is a Pad with negative sizes, a Concat in a Concat i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from .batchnorm import Array
 from .operands import axis_of, integers, shape_of
 
 _END = 2**31 - 1  # what exporters write for "to the end" is at least this
+_ROW = 48  # elements of a row above which Pad with negative sizes is faster than Slice and Pad
+_SMALL = 4096  # elements of a tensor for which it does not matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,9 @@ def join_slice_and_pad(build: Builder, x: Value, pads: Array, fill: Value | None
     shape, cuts = shape_of(x), cuts_of(cut)
     if shape is None or cuts is None or pads.size != 2 * len(shape):
         raise Declined("the bounds of the slice are not known")
+    known = [d for d in shape if isinstance(d, int)]
+    if (not isinstance(shape[-1], int) or shape[-1] < _ROW) and math.prod(known) > _SMALL:
+        raise Declined("onnxruntime cuts short rows one by one, up to 20 times slower than Slice and Pad")
     wide = pads.reshape(2, -1).astype(np.int64).copy()
     for axis, kept in cuts.items():
         size = shape[axis]

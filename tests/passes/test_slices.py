@@ -59,6 +59,12 @@ def test_two_stay(name):
     assert rewrite(lift(HEAD.format(nodes=STAYS[name])), join_slices_and_pads)[1] == 0
 
 
+@pytest.mark.parametrize(("width", "changes"), [(8, 0), (64, 1)])
+def test_large_pads_of_short_rows_stay_apart_as_they_are_faster_so(width, changes):
+    text = HEAD.format(nodes=JOINS["before a pad"]).replace("[N,6,8]", f"[N,2000,{width}]")
+    assert rewrite(lift(text), join_slices_and_pads)[1] == changes
+
+
 @pytest.mark.parametrize("opset", [11, 13, 18])
 @pytest.mark.parametrize("name", SPLITS)
 def test_slices_become_a_split(name, opset):
