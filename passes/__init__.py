@@ -17,9 +17,11 @@ from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
 from .demands import infer_demands
 from .fold import fold_constants
+from .functions import inline_functions
 from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators
 from .identity import drop_identities
 from .legalise import give_range_scalars
+from .loops import inline_loops
 from .requantize import drop_requantization
 from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
@@ -38,6 +40,7 @@ SCHEDULE: tuple[Pass, ...] = (
     resolve_shapes,  # inlining makes shapes known
     fold_constants,
     inline_branches,
+    inline_loops,
     drop_identities,  # and folding pads and ends
     merge_identical_constants,
     merge_common_subexpressions,
@@ -67,5 +70,5 @@ SCHEDULE: tuple[Pass, ...] = (
 FOR_TARGET: tuple[Pass, ...] = (fuse_attention, fuse_for_onnxruntime)
 """Passes that put in operators that only some targets have; they wait for pruning and quantization."""
 
-ON_DEMAND: tuple[Pass, ...] = ()
+ON_DEMAND: tuple[Pass, ...] = (inline_functions,)
 """Passes that run only when named."""
