@@ -146,6 +146,10 @@ class Program:
         self._control[18] = self.cycles.ctypes.data if profile else 0
         self._call = _execute()
 
+    def rebind(self, step: int, argument: int, address: int) -> None:
+        """Let an argument of a step, by their numbers, be another address from the next run on."""
+        self._descriptors[step][argument] = address
+
     def run_worker(self, worker: int) -> None:
         """Take this worker's share of every step; the GIL is released meanwhile."""
         self._call(self._table.ctypes.data, len(self._table), worker, self.workers, self._control.ctypes.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ir import Value
-from ..kernels import SLACK, Program, Step, aligned_empty
+from ..kernels import SLACK, Buffer, Program, Step, aligned_empty
 from ..kernels.quantization import Quantization
 from .arena import Interval, assign
 from .emission import Emitter, Memory, Tensor, wanted_orders
 from .fusion import fuse
-from .layouts import Shape, natural, physical_shape
+from .layouts import Shape, natural, physical_shape, same_place
 from .operands import constant_array
 from .operations import Concat, MatMul, Operation, is_float, reads_float
 from .shapes import output_shape
@@ -136,7 +136,11 @@ def _place(emitter: Emitter, sources: Sequence[Tensor], results: Sequence[Tensor
 
 
 class Instance:
-    """One arena and one program of a plan: what a single run needs for itself."""
+    """One arena and one program of a plan: what a single run needs for itself.
+
+    float32 tensors at the region's border are read and written where the caller has them: the kernels that touch them
+    keep to their bounds. Codes are copied, because tiles read a little beyond.
+    """
 
     def __init__(self, plan: Plan, workers: int, *, profile: bool = False) -> None:
         self.plan = plan
@@ -153,28 +157,72 @@ class Instance:
             addresses["scratch"] = scratch
             bound.append((planned.step, addresses))
         self.program = Program(bound, workers=workers, profile=profile)
-        self._sources = [self._view(plan.tensors[value]) for value in plan.inputs]
-        self._results = [(self._view(plan.tensors[v], plan.dtypes[v]), plan.shapes[v]) for v in plan.outputs]
-
-    def _view(self, tensor: Tensor, dtype: npt.DTypeLike | None = None) -> Array:
-        """The tensor in the arena with its axes in logical order."""
-        dtype = np.dtype(dtype or (np.float32 if tensor.itemsize == 4 else np.uint8))
-        begin = self.plan.offsets[tensor.buffer]
-        raw = self.arena[begin : begin + tensor.size * tensor.itemsize].view(dtype)
-        there = raw.reshape(physical_shape(tensor.shape, tensor.order))
-        return there.transpose([tensor.order.index(axis) for axis in range(len(tensor.order))])
+        self._sources = [_Border(self, value, np.dtype(np.uint8)) for value in plan.inputs]
+        self._results = [_Border(self, value, plan.dtypes[value]) for value in plan.outputs]
 
     def load(self, arrays: Sequence[Array]) -> None:
-        """Copy the inputs in, rearranged into the layouts the region wants."""
-        for view, array in zip(self._sources, arrays, strict=True):
-            np.copyto(view, array.view(view.dtype) if array.dtype.itemsize == 1 else array)
+        """Take the inputs, and make room for the outputs."""
+        for border, array in zip(self._sources, arrays, strict=True):
+            border.give(array)
+        for border in self._results:
+            border.make()
 
     def results(self) -> list[Array]:
-        """Copies of the outputs in ONNX's layout."""
-        return [_copied(view, shape) for view, shape in self._results]
+        """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
+        for border in self._sources:
+            border.array = None
+        return [border.take() for border in self._results]
 
 
-def _copied(view: Array, shape: Shape) -> Array:
-    made = np.empty(shape, view.dtype)
-    np.copyto(made, view.reshape(shape) if view.shape != shape else view)
-    return made
+class _Border:
+    """An input or output of a region: its place in the arena, and where it is instead in the present run."""
+
+    def __init__(self, instance: Instance, value: Value, dtype: np.dtype[Any]) -> None:
+        plan, tensor = instance.plan, instance.plan.tensors[value]
+        self.program, self.shape = instance.program, plan.shapes[value]
+        self.dtype = np.dtype(np.float32) if tensor.itemsize == 4 else dtype
+        begin = plan.offsets[tensor.buffer]
+        raw = instance.arena[begin : begin + tensor.size * tensor.itemsize].view(self.dtype)
+        there = raw.reshape(physical_shape(tensor.shape, tensor.order))
+        self.view = there.transpose([tensor.order.index(axis) for axis in range(len(tensor.order))])
+        self.home = int(instance.arena.ctypes.data) + begin
+        self.uses: list[tuple[int, int, int]] = []  # step, argument, bytes from the tensor's start
+        self.array: Array | None = None
+        in_order = same_place(tensor.shape, tensor.order, natural(len(tensor.shape)))
+        if self.dtype == np.float32 and in_order:
+            self.uses = list(_uses(plan, tensor.buffer))
+
+    def _point(self, address: int) -> None:
+        for step, argument, offset in self.uses:
+            self.program.rebind(step, argument, address + offset)
+
+    def give(self, array: Array) -> None:
+        """Let the program read this array, or a copy."""
+        if self.uses and array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
+            self.array = array  # kept alive during the run
+            self._point(int(array.ctypes.data))
+            return
+        self._point(self.home)
+        np.copyto(self.view, array.view(self.view.dtype) if array.dtype.itemsize == 1 else array)
+
+    def make(self) -> None:
+        """Let the program write a new array."""
+        if self.uses:
+            self.array = np.empty(self.shape, self.dtype)
+            self._point(int(self.array.ctypes.data))
+
+    def take(self) -> Array:
+        """The result, which nothing else refers to."""
+        made, self.array = self.array, None
+        if made is None:
+            made = np.empty(self.shape, self.dtype)
+            np.copyto(made, self.view.reshape(self.shape) if self.view.shape != self.shape else self.view)
+        return made
+
+
+def _uses(plan: Plan, buffer: int) -> Iterator[tuple[int, int, int]]:
+    """Where the program has a buffer's address: step, argument, offset."""
+    for index, planned in enumerate(plan.steps):
+        for place, argument in enumerate(planned.step.arguments.values()):
+            if isinstance(argument, Buffer) and planned.buffers.get(argument.name) == buffer:
+                yield index, place, argument.offset

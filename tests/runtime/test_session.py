@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,20 @@ def test_trained(name: str) -> None:
 def test_light(name: str, variant: str) -> None:
     session = Session(quantized(name, variant), threads=2, kernels=True)
     assert check_regions(session, zoo.feeds(name, 3)) > 20
+
+
+def test_borders_share_no_memory_with_the_caller(made: dict[str, Path]) -> None:
+    """Inputs of any memory order give the same; results stay when the session runs again; no input is kept."""
+    session = Session(made["qdq"], threads=2)
+    first, second = feed(2, 1)["x"], feed(2, 2)["x"]
+    want = session.run(None, {"x": first})[0]
+    kept = want.copy()
+    other = session.run(None, {"x": second})[0]
+    assert not np.array_equal(other, want) and np.array_equal(want, kept)
+    scattered = np.empty((16, 2, 16, 3), np.float32).transpose(1, 3, 0, 2)
+    scattered[:] = first
+    behind = np.frombuffer(bytes(1) + first.tobytes(), np.uint8)[1:].view(np.float32).reshape(first.shape)
+    for array in (scattered, behind, np.asfortranarray(first)):
+        before = sys.getrefcount(array)
+        np.testing.assert_array_equal(session.run(None, {"x": array})[0], want)
+        assert sys.getrefcount(array) == before
