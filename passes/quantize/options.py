@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,7 +28,8 @@ class Quantize:
     equalize, correct_bias, rounding: the optimisations of the integers. speed: leave layers float that do not gain.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges. cache: a file that
-    remembers what calibration saw, to resume after an interruption.
+    remembers what calibration saw, to resume after an interruption. executor: a `concurrent.futures` executor
+    (threads share one session) that calibrates several samples at a time.
     """
 
     mode: str = "static"
@@ -50,6 +52,7 @@ class Quantize:
     min_sqnr: float = 15.0
     min_top1: float = 0.9
     cache: str | None = None
+    executor: Executor | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (

@@ -62,7 +62,8 @@ def _calibrated(
 ) -> tuple[dict[Value, Extent], dict[Value, Quantization]]:
     values = list(dict.fromkeys(v for u in units.found for v in (*u.inputs, *u.outputs)))
     seen = observe(
-        model, values, counted.feeds(), options.calibrate_method, executor=context.executor, cache=options.cache,
+        model, values, counted.feeds(), options.calibrate_method,
+        executor=options.executor or context.executor, cache=options.cache,
         progress=lambda count: context.tell(f"calibrate: {count} samples", 0.0),
     )  # fmt: skip
     return seen, choose_grids(units.found, seen, options)

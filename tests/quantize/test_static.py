@@ -182,3 +182,44 @@ def test_onnx_io_reads_the_result_back():
     made = quantized()
     lifted = onnx_io.load(made.model)
     assert onnx_io.to_proto(lifted).SerializeToString() == made.model.SerializeToString()
+
+
+def test_times_are_remembered_so_that_results_repeat():
+    runs = [graphopt.optimize(convnet(), quantize="static", calibration=FEEDS) for _ in range(2)]
+    assert runs[0].model.SerializeToString() == runs[1].model.SerializeToString()
+    assert runs[0].report.stages[0].figures["speed"] == runs[1].report.stages[0].figures["speed"]
+
+
+def test_samples_may_be_observed_in_parallel():
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        assert quantized(executor=pool).model.SerializeToString() == quantized().model.SerializeToString()
+
+
+def test_openvino_runs_the_result():
+    openvino = pytest.importorskip("openvino", reason="openvino comes with the bench extra")
+    model = quantized().model
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU")
+    expected = ort_session(model.SerializeToString())
+    for feed in FEEDS[:2]:
+        ours, theirs = expected.run(None, feed)[0], compiled(feed)[0]
+        assert np.abs(ours - theirs).max() <= 0.05 * np.abs(ours).max()
+
+
+def test_the_command_line_quantizes(tmp_path):
+    import json
+
+    from typer.testing import CliRunner
+
+    from graphopt.cli import app
+
+    source, data, out, told = (tmp_path / n for n in ("in.onnx", "c.npz", "out.onnx", "r.json"))
+    onnx.save(convnet(), source)
+    np.savez(data, x=np.concatenate([f["x"] for f in FEEDS]))
+    arguments = [str(source), str(out), "--quantize", "static", "--calibration", str(data), "--report", str(told)]
+    done = CliRunner().invoke(app, ["optimize", *arguments])
+    assert done.exit_code == 0, done.output
+    stage = json.loads(told.read_text())["stages"][0]
+    assert stage["name"] == "quantize static" and out.is_file()
