@@ -22,6 +22,7 @@ from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators
 from .identity import drop_identities
 from .legalise import give_range_scalars
 from .loops import inline_loops
+from .pads import fold_pads
 from .requantize import drop_requantization
 from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
@@ -57,6 +58,7 @@ SCHEDULE: tuple[Pass, ...] = (
     join_shape_changes,
     cancel_transposes,
     join_slices_and_pads,
+    fold_pads,
     split_slices,
     flatten_concats,
     drop_identities,
