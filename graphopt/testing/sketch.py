@@ -144,7 +144,13 @@ class Sketch:
 
     def _fits(self, v: Value, dtypes: Sequence[DType], ranks: Sequence[int], steady: bool, bound: float) -> bool:
         type, fact = v.type, self.facts[v]
-        if not isinstance(type, TensorType) or type.dtype not in dtypes or type.shape is None or None in type.shape:
+        if (
+            not isinstance(type, TensorType)
+            or type.dtype not in dtypes
+            or type.shape is None
+            or None in type.shape
+            or 0 in type.shape
+        ):
             return False
         if (ranks and len(type.shape) not in ranks) or (steady and not fact.steady):
             return False

@@ -112,6 +112,8 @@ _ATTRS: dict[str, Callable[[Sketch, Value], Attrs]] = {
 
 def _conv(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
     channels, group = s.size(x, 1), attrs["group"]
+    if group < 1 or channels % group:
+        raise Misfit("the channels do not fall into groups")
     if slot == 1:
         return s.weight((group * s.choose((1, 2)), channels // group, *attrs["kernel_shape"]), s.dtype(x), -0.5, 0.5)
     return s.weight((s.size(_given(slots, 1), 0),), s.dtype(x))
