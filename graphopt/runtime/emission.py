@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from math import prod
@@ -19,7 +19,7 @@ from ..kernels.elementwise import prepare_binary, prepare_dequantize, prepare_qu
 from ..kernels.epilogue import Dequantize as FloatOutput
 from ..kernels.epilogue import Output, Requantize
 from ..kernels.epilogue import Residual as AddedTensor
-from ..kernels.layout import COPY_ROWS, map_rows_step
+from ..kernels.layout import COPY_ROWS, map_rows_step, prepare_resize_nearest
 from ..kernels.permute import prepare_permute
 from ..kernels.planes import prepare_dequantize_planes, prepare_quantize_planes
 from ..kernels.pooling import prepare_average_pool, prepare_max_pool
@@ -44,6 +44,7 @@ from .operations import (
     Operation,
     Quantize,
     Reshape,
+    Resize,
     Table,
     Transpose,
 )
@@ -74,24 +75,6 @@ class Bound:
     routine: Routine
     buffers: Mapping[str, int]
     operation: Operation | None
-
-
-def wanted_orders(operations: Sequence[Operation], shapes: Mapping[Value, Shape]) -> dict[Value, Order]:
-    """The order each value is best made in, from its readers; values without a wish are left out."""
-    wanted: dict[Value, Order] = {}
-    for operation in reversed(operations):
-        for value in operation.inputs:
-            rank = len(shapes[value])
-            if isinstance(operation, (Conv, MaxPool, AveragePool)):
-                wanted.setdefault(value, channels_last(rank))
-            elif isinstance(operation, (MatMul, DynamicMatMul)):
-                wanted.setdefault(value, natural(rank))
-            elif isinstance(operation, Transpose) and operation.output in wanted:
-                permutation = permutation_of(operation, rank)
-                wanted.setdefault(value, tuple(permutation[axis] for axis in wanted[operation.output]))
-            elif operation.output in wanted and len(shapes[operation.output]) == rank:
-                wanted.setdefault(value, wanted[operation.output])
-    return wanted
 
 
 class Emitter:
@@ -261,6 +244,22 @@ class Emitter:
                     step = map_rows_step(rows, count, table, Buffer("x"), target, x_stride=count, y_stride=width)
                 self.add(Routine((step,)), x=x, y=y)
             begin += count
+        return y
+
+    @_emit.register
+    def _(self, operation: Resize, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+        x, image = self._image(inputs[0])
+        if shape[:2] != x.shape[:2]:
+            raise ValueError(f"Resize of {x.shape} to {shape}, batch or channels too")
+        if operation.table is not None:
+            mapped = self.new(x.shape, x.order)
+            self.add(prepare_table(x.size, operation.table), x=x, y=mapped)
+            x = mapped
+        y = self.new(shape, channels_last(len(shape)))
+        height, width = shape[2:] if len(shape) == 4 else (1, shape[2])
+        rows = np.arange(height) // (height // image.height)
+        columns = np.arange(width) // (width // image.width)
+        self.add(prepare_resize_nearest(image, rows, columns), x=x, y=y)
         return y
 
     @_emit.register

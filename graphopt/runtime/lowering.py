@@ -42,6 +42,7 @@ from .operations import (
     Table,
     is_float,
 )
+from .resize import resize
 from .tables import Island, island
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
@@ -190,6 +191,9 @@ def _anchored(
         return None
     if node.op in _POOLS:
         return _pool(node, output, y, nodes)
+    if node.op == "Resize":
+        source, x = operand(node.inputs[0])
+        return resize(node, source, output, (node, *nodes), x, y)
     if node.op == "Concat":
         return _concat(node, output, y, nodes)
     if node.op in ("ReduceMean",):

@@ -164,6 +164,16 @@ class Concat(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Resize(Operation):
+    """Elements repeated along each axis, `factors` times or up to whole multiples `sizes`; then an optional table."""
+
+    factors: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    table: Array | None = None
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Transpose(Operation):
     """Axes in a new order; `permutation` None reverses them."""
 

@@ -14,11 +14,12 @@ from ..ir import Value
 from ..kernels import SLACK, Buffer, Program, Step, aligned_empty
 from ..kernels.quantization import Quantization
 from .arena import Interval, assign
-from .emission import Emitter, Memory, Tensor, wanted_orders
+from .emission import Emitter, Memory, Tensor
 from .fusion import fuse
 from .layouts import Shape, natural, physical_shape, same_place
 from .operands import constant_array
 from .operations import Concat, MatMul, Operation, is_float, reads_float
+from .orders import wanted_orders
 from .shapes import output_shape
 
 Array = npt.NDArray[Any]

@@ -18,6 +18,7 @@ from .operations import (
     MaxPool,
     Operation,
     Reshape,
+    Resize,
     Transpose,
 )
 
@@ -122,6 +123,14 @@ def _(operation: Concat, shapes: tuple[Shape, ...]) -> Shape:
     if any(s[:axis] != shapes[0][:axis] or s[axis + 1 :] != shapes[0][axis + 1 :] for s in shapes):
         raise ValueError(f"Concat of {shapes}")
     return (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
+
+
+@output_shape.register
+def _(operation: Resize, shapes: tuple[Shape, ...]) -> Shape:
+    made = operation.sizes or tuple(size * factor for size, factor in zip(shapes[0], operation.factors))
+    if len(made) != len(shapes[0]) or any(size == 0 or to % size for size, to in zip(shapes[0], made)):
+        raise ValueError(f"Resize of {shapes[0]} to {made}, no whole multiples")
+    return made
 
 
 @output_shape.register

@@ -149,6 +149,14 @@ def _(operation: o.Concat, *inputs: Array) -> Array:
 
 
 @compute.register
+def _(operation: o.Resize, x: Array) -> Array:
+    y = x if operation.table is None else _map(operation.table, x)
+    for axis, size in enumerate(output_shape(operation, (x.shape,))):
+        y = np.repeat(y, size // x.shape[axis], axis)
+    return y
+
+
+@compute.register
 def _(operation: o.Transpose, x: Array) -> Array:
     return x.transpose(permutation_of(operation, x.ndim))
 
