@@ -4,6 +4,18 @@ from __future__ import annotations
 
 _VECTOR = "(float[N,16] x) => (float[a,b] y)"
 
+_ANGLES = """ff = Concat<axis = -1>(f, f)
+  c = Cos(ff)
+  s = Sin(ff)
+  cu = Unsqueeze(c, i1)
+  su = Unsqueeze(s, i1)"""
+_TURN = """n = Neg(x2)
+  t = Concat<axis = -1>(n, x1)
+  a = Mul(x, cu)
+  b = Mul(t, su)
+  y = Add(a, b)"""
+_HEADS = "(float[B,2,S,8] x, float[1,S,4] f) => (float[k,l,m,n] y)"
+
 GIVEN: dict[str, tuple[str, int, str]] = {
     "infer-demands": (
         """
@@ -16,6 +28,27 @@ g (float[N,4,8] x, bool c) => (float[a,b,d] y) <float[3,4,1] k, int64[1] last = 
 }""",
         17,
         "portable",
+    ),
+    "fuse-operators/fuse_rotary": (
+        f"""
+g {_HEADS} <int64[1] i0 = {{0}}, int64[1] i1 = {{1}}, int64[1] i3 = {{3}}, int64[1] i4 = {{4}}, int64[1] i8 = {{8}}> {{
+  {_ANGLES}
+  x1 = Slice(x, i0, i4, i3)
+  x2 = Slice(x, i4, i8, i3)
+  {_TURN}
+}}""",
+        17,
+        "onnxruntime",
+    ),
+    "fuse-operators/fuse_split_rotary": (
+        f"""
+g {_HEADS} <int64[1] i1 = {{1}}, int64[2] sizes = {{4, 4}}> {{
+  {_ANGLES}
+  x1, x2 = Split<axis = 3>(x, sizes)
+  {_TURN}
+}}""",
+        17,
+        "onnxruntime",
     ),
     "fuse-operators/fuse_gelu": (
         f"""
