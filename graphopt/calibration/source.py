@@ -16,8 +16,8 @@ from ..equivalence.inputs import Feeds, checked_feed, read_arrays, synthesise, u
 from ..equivalence.source import Source, one_line, open_source
 from ..errors import InputError
 
-BATCH = 16
-"""Rows a sample has when one array of an open batch size holds many."""
+BATCH, BATCH_BYTES = 16, 1 << 18
+"""The most rows a sample has, and the most bytes for more than one, when an array of an open batch size holds many."""
 
 SYNTHESISED = "no calibration data was given: made-up inputs took its place, give real ones for real accuracy"
 
@@ -105,7 +105,9 @@ def _rows(arrays: dict[str, Any], source: Source) -> list[Mapping[str, Any]]:
     counts, sizes = {s[0] for s in shapes.values()}, {p.dims[0] for p in ports.values() if p.dims}
     if len(counts) != 1 or any(isinstance(d, int) and d > 1 for d in sizes):
         return [arrays]
-    count, step = counts.pop(), 1 if 1 in sizes else BATCH
+    count = counts.pop()
+    row = sum(np.asarray(a).nbytes for a in arrays.values()) // max(count, 1)
+    step = 1 if 1 in sizes else max(1, min(BATCH, BATCH_BYTES // max(row, 1)))
     return [{n: np.asarray(a)[i : i + step] for n, a in arrays.items()} for i in range(0, count, step)]
 
 

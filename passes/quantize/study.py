@@ -134,11 +134,11 @@ class _Counter:
 
 
 def timing_feed(context: Context) -> dict[str, Any]:
-    """One sample to time with: a single row where samples are rows of an open batch."""
+    """One sample to time with: a single row where samples are several rows of an open batch."""
     feed = context.calibration.first(1)[0]
     ports = {v.name: v for v in context.quality.reference.graph.inputs}
     rows = {len(value) if getattr(value, "ndim", 0) else 0 for value in feed.values()}
-    if rows == {BATCH} and all(_is_open(ports[name]) for name in feed):
+    if len(rows) == 1 and 1 < rows.copy().pop() <= BATCH and all(_is_open(ports[name]) for name in feed):
         return {name: value[:1] for name, value in feed.items()}
     return feed
 

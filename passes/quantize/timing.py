@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...calibration import Extent
-from ...ir import Constant, Graph, Model, Node, TensorType, Value
+from ...ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ...measure import compare_latency, ort_session, profile_nodes
 from ...onnx_io import to_proto
 from ...runtime.decisions import Decisions
@@ -78,22 +78,16 @@ def conversion_rates() -> tuple[float, float]:
     codes = np.zeros(size, np.uint8)
     took = []
     for op, given in (("QuantizeLinear", codes.astype(np.float32)), ("DequantizeLinear", codes)):
-        x = Value(TensorType(_dtype(given), (size,)), "x")
+        x = Value(TensorType(DType.of(given.dtype), (size,)), "x")
         scale, zero = Value(constant=Constant.of(np.float32(0.1))), Value(constant=Constant.of(np.uint8(3)))
         graph = Graph("rate", [x])
         node = graph.append(Node(op, (x, scale, zero)))
-        node.output.type = TensorType(_dtype(codes if op == "QuantizeLinear" else np.zeros(0, np.float32)), (size,))
+        node.output.type = TensorType(DType.UINT8 if op == "QuantizeLinear" else DType.FLOAT, (size,))
         node.output.name = "y"
         graph.set_outputs([node.output])
         session = ort_session(to_proto(Model(graph, {"": 13}, ir_version=8)).SerializeToString())
         took.append(compare_latency({op: session}, {"x": given}, seconds=0.05)[0].median / size)
     return took[0], took[1]
-
-
-def _dtype(array: np.ndarray) -> Any:
-    from ...ir import DType
-
-    return DType.of(array.dtype)
 
 
 def measure_costs(plan: Plan, seen: Mapping[Value, Extent], samples: int, feed: Mapping[str, Any]) -> Costs:
