@@ -10,6 +10,7 @@ from .affine import fold_affine
 from .affine_before import fold_affine_before
 from .batchnorm import fold_batchnorm
 from .branches import inline_branches
+from .casts import drop_cast_islands
 from .chains import fold_chains
 from .compose import drop_zero_states, join_steps
 from .constants import merge_identical_constants
@@ -55,6 +56,7 @@ SCHEDULE: tuple[Pass, ...] = (
     fold_affine_before,
     drop_zero_states,
     join_steps,
+    drop_cast_islands,
     join_shape_changes,
     cancel_transposes,
     join_slices_and_pads,

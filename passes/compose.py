@@ -12,7 +12,7 @@ from ..pipeline.passes import graph_pass, rule_pass
 from ..rewrite import Builder, Declined, any_value, constant, op, rule
 from .batchnorm import Array
 
-_HOLDS: dict[DType, tuple[DType, ...]] = {
+HOLDS: dict[DType, tuple[DType, ...]] = {
     DType.BOOL: (
         DType.UINT8, DType.INT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
         DType.FLOAT16, DType.FLOAT, DType.DOUBLE,
@@ -45,7 +45,7 @@ def join_transposes(build: Builder, x: Value, first: Node, second: Node) -> Valu
 def join_casts(build: Builder, x: Value, first: Node, second: Node) -> Value:
     """cast_c(cast_b(x)) = cast_c(x), where b holds every value of x"""
     target = second.attrs["to"]
-    if not isinstance(x.type, TensorType) or DType(first.attrs["to"]) not in _HOLDS.get(x.type.dtype, ()):
+    if not isinstance(x.type, TensorType) or DType(first.attrs["to"]) not in HOLDS.get(x.type.dtype, ()):
         raise Declined("the type between may round")
     if x.type.dtype == target and not second.output.is_result:
         return x
