@@ -1,6 +1,7 @@
 """Helpers for the tests of those who use graphopt: an assertion, and random models to try passes on."""
 
 from .equivalent import assert_equivalent
+from .shrinking import shrink
 from .strategy import graphs, random_graph
 
-__all__ = ["assert_equivalent", "graphs", "random_graph"]
+__all__ = ["assert_equivalent", "graphs", "random_graph", "shrink"]

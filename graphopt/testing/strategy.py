@@ -33,7 +33,8 @@ def graphs(
     of f32, f16, f64, i64, i32, bool, u8 and i8, shared weights, dead ends, results taken from the middle, at one of
     `opsets`. `matching` adds what the patterns of these rules describe to two blocks in five, so that they fire often;
     with the `target` onnxruntime also operators that only its CPU provider has.
-    `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few small nodes.
+    `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few blocks; `shrink` goes on
+    to single nodes.
 
         @given(graphopt.testing.graphs())
         def test_my_pass(model):

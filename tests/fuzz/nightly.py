@@ -97,12 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(seed: int, trial: Trial, keep: Path | None) -> None:
     model = model_of(seed)
     small = smallest(model, SCHEDULE, target_of(seed), seed)
-    print(f"\nseed {seed}, opset {small.opset}, {target_of(seed)}: {trial.status}: {trial.reason[:300]}")
-    print(to_text(small.graph, constants=True))
+    print(f"\nseed {seed}, {target_of(seed)}: {trial.status}: {trial.reason[:300]}")
+    lifted = onnx_io.load(small)
+    print(f"opset {lifted.opset}\n{to_text(lifted.graph, constants=True)}")
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         onnx.save(model, keep / f"{seed}.onnx")
-        onnx.save(onnx_io.to_proto(small), keep / f"{seed}-small.onnx")
+        onnx.save(small, keep / f"{seed}-small.onnx")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from collections import Counter
 
 import onnx
 import onnxruntime
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from graphopt.ir import DType
-from graphopt.testing import graphs, random_graph
+from graphopt.testing import graphs, random_graph, shrink
 
 ort_options = onnxruntime.SessionOptions()
 ort_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -47,3 +48,12 @@ def test_seeds_cover_operators_types_opsets_and_nesting():
     assert {DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT64, DType.INT32, DType.BOOL, DType.UINT8} <= dtypes
     assert opsets == set(range(11, 25))
     assert symbolic > 60 and several > 60
+
+
+def test_shrink_leaves_what_fails():
+    model = next(m for m in map(random_graph, range(100)) if "Softmax" in {n.op_type for n in m.graph.node})
+    small = shrink(model, lambda piece: any(n.op_type == "Softmax" for n in piece.graph.node))
+    assert [n.op_type for n in small.graph.node] == ["Softmax"]
+    load(small)
+    with pytest.raises(ValueError, match="does not fail"):
+        shrink(model, lambda piece: False)
