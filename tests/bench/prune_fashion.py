@@ -1,5 +1,5 @@
 """Accuracy of the Fashion-MNIST CNN after pruning: every strategy at 10 … 70 % of the channels, with and without
-recovery, beside onnxsim's pruning. `python -m tests.bench.prune_fashion [--quick]`
+recovery, beside onnxsim's pruning. `python -m tests.bench.prune_fashion [RATIO …]`
 
 512 unlabelled calibration images; points of top-1 on the 10,000 test images (the Debian package dataset-fashion-mnist),
 or on the 2,000 committed ones where it is not installed.
@@ -88,19 +88,17 @@ def row(base: Model, options: Prune, ratio: float, feeds: Calibration, judge: Ju
 
 
 def main() -> None:
-    quick = "--quick" in sys.argv
     judge = Judge()
     base = graphopt.optimize(MODEL, validate=False).ir
     with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
         feeds = open_calibration({"image": archive["image"]}, base)
     print(f"original {judge.base:.2f} % of {len(judge.labels)} images; changes in points")
     print("ratio ranking  importance         alone recovered removed params  MACs")
-    ratios = (0.3,) if quick else RATIOS
-    strategies = ("reconstruction", "hessian") if quick else STRATEGIES
+    ratios = [float(text) for text in sys.argv[1:]] or RATIOS
     for ratio in ratios:
         print(onnxsim_row(base, ratio, judge), flush=True)
         for ranking in (False, True):
-            for importance in strategies:
+            for importance in STRATEGIES:
                 options = Prune(ratio=ratio, round_to=1, importance=importance, global_ranking=ranking)
                 print(row(base, options, ratio, feeds, judge), flush=True)
 

@@ -34,7 +34,7 @@ def parameters(model: onnx.ModelProto) -> int:
 @pytest.mark.parametrize("name", ["residual", "concat", "c2f", "shuffle", "squeeze_excite", "grouped", "attention"])
 def test_half_of_the_channels_go(name):
     model = nets.load(name)
-    result = graphopt.optimize(model, prune=graphopt.Prune(ratio=0.5, round_to=1, global_ranking=False, speed=False))
+    result = graphopt.optimize(model, prune=graphopt.Prune(ratio=0.5, round_to=1, global_ranking=False))
     assert parameters(result.model) < 0.75 * parameters(model)
     (stage,) = result.report.stages
     assert stage.name == "prune" and stage.changed and stage.figures["removed"] >= 0.45 * stage.figures["channels"]
@@ -47,9 +47,7 @@ def test_half_of_the_channels_go(name):
 def test_recovery_repairs_what_pruning_broke():
     scores = {}
     for recover in (False, True):
-        options = graphopt.Prune(
-            ratio=0.3, round_to=1, global_ranking=False, importance="l2", recover=recover, speed=False
-        )
+        options = graphopt.Prune(ratio=0.3, round_to=1, global_ranking=False, importance="l2", recover=recover)
         result = graphopt.optimize(FASHION, prune=options, calibration=calibration(), validate=False)
         scores[recover] = fashion.accuracy(session(result))
     assert scores[False] < 0.6
@@ -60,7 +58,7 @@ def test_nothing_is_removed_that_the_metric_forbids():
     def metric(session):
         return fashion.top1(session, *(part[:500] for part in fashion.load("holdout")))
 
-    options = graphopt.Prune(ratio=0.9, round_to=1, speed=False, importance="l2", evaluations=4)
+    options = graphopt.Prune(ratio=0.9, round_to=1, importance="l2", evaluations=4)
     result = graphopt.optimize(
         FASHION, prune=options, calibration=calibration(32), metric=metric, max_drop=0.03, validate=False
     )
@@ -73,7 +71,7 @@ def test_nothing_is_removed_that_the_metric_forbids():
 @pytest.mark.parametrize("importance", ["l1", "bn_scale", "activation", "reconstruction", "hessian", "random"])
 def test_every_strategy_removes_what_it_is_asked_to(importance):
     model = nets.load("residual")
-    options = graphopt.Prune(ratio=0.4, round_to=1, importance=importance, global_ranking=False, speed=False)
+    options = graphopt.Prune(ratio=0.4, round_to=1, importance=importance, global_ranking=False)
     (stage,) = graphopt.optimize(model, prune=options, validate=False).report.stages
     assert 0.3 <= stage.figures["removed"] / stage.figures["channels"] <= 0.42
 
@@ -81,7 +79,7 @@ def test_every_strategy_removes_what_it_is_asked_to(importance):
 def test_a_callable_decides():
     """Channels are worth their place: the first ones of every layer go."""
     options = graphopt.Prune(
-        ratio=0.5, round_to=1, global_ranking=False, recover=False, speed=False,
+        ratio=0.5, round_to=1, global_ranking=False, recover=False,
         importance=lambda weight: np.arange(len(weight)),
     )  # fmt: skip
     model = nets.load("depthwise")
@@ -94,9 +92,7 @@ def test_a_callable_decides():
 def test_iterative_steps_reach_the_same_size():
     sizes = []
     for steps in (1, 3):
-        options = graphopt.Prune(
-            ratio=0.5, round_to=1, iterative_steps=steps, importance="l2", speed=False, global_ranking=False
-        )
+        options = graphopt.Prune(ratio=0.5, round_to=1, iterative_steps=steps, importance="l2", global_ranking=False)
         sizes.append(parameters(graphopt.optimize(nets.load("residual"), prune=options, validate=False).model))
     assert abs(sizes[0] - sizes[1]) < 0.1 * sizes[0]
 
@@ -104,9 +100,7 @@ def test_iterative_steps_reach_the_same_size():
 def test_layers_can_be_ignored_and_have_ratios_of_their_own():
     model = make(1)
     names = [group.makers[0].node.name for group in channels(onnx_io.load(model)).groups]
-    options = graphopt.Prune(
-        ratio=0.5, round_to=1, ignored_layers=[names[0]], ratios={names[1]: 0.75}, recover=False, speed=False
-    )
+    options = graphopt.Prune(ratio=0.5, round_to=1, ignored_layers=[names[0]], ratios={names[1]: 0.75}, recover=False)
     (stage,) = graphopt.optimize(model, prune=options, validate=False, passes=[]).report.stages
     rows = {row[0].split(",")[0]: row for row in stage.rows}
     assert rows[names[0]][1] == rows[names[0]][2]
@@ -115,7 +109,7 @@ def test_layers_can_be_ignored_and_have_ratios_of_their_own():
 
 
 def test_widths_are_multiples():
-    options = graphopt.Prune(ratio=0.3, round_to=8, recover=False, speed=False, importance="l2")
+    options = graphopt.Prune(ratio=0.3, round_to=8, recover=False, importance="l2")
     (stage,) = graphopt.optimize(FASHION, prune=options, validate=False).report.stages
     assert all(row[2] % 8 == 0 for row in stage.rows) and stage.changed
 
@@ -130,8 +124,5 @@ def test_bad_options_are_one_line(value):
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    made = [
-        graphopt.optimize(make(5), prune={"ratio": 0.4, "speed": False}, validate=False).model.SerializeToString()
-        for _ in range(2)
-    ]
+    made = [graphopt.optimize(make(5), prune=0.4, validate=False).model.SerializeToString() for _ in range(2)]
     assert made[0] == made[1]
