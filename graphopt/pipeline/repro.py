@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError
-from ..ir import Model, Node, RewriteLog, clone_model
+from ..ir import Model, Node, RewriteLog, captures, clone_model
 from ..rewrite import retype
 from .driver import Blame, OnBlame, PassError, run_pass
 from .shrink import extract, name_values, neighbours, shrink
@@ -50,16 +50,18 @@ def make_repro(blame: Blame, feeds: Sequence[dict[str, Any]] = ()) -> Repro | No
     """
     model = clone_model(blame.before)
     name_values(model)
+    start = [node for node in model.graph.walk() if set(node.origins or (node.name,)) & set(blame.nodes)]
+    large = len(model.graph) > _MODEST
+    seen = neighbours(model, start, max(_STEPS)) if large else list(model.graph)
     try:
-        trial = _Raises(blame) if not blame.rewrite else _Differs(blame, model, feeds)
+        trial = _Raises(blame) if not blame.rewrite else _Differs(blame, model, feeds, seen)
     except ModelError:
         return None  # the model just before does not run, so nothing can be shown on it
-    start = [node for node in model.graph.walk() if set(node.origins or (node.name,)) & set(blame.nodes)]
     for steps in _STEPS if start else ():
         near = neighbours(model, start, steps)
         if trial.holds(extract(model, near)):
             return trial.repro(shrink(model, trial.holds, near))
-    if len(model.graph) > _MODEST or not trial.holds(extract(model, list(model.graph))):
+    if large or not trial.holds(extract(model, list(model.graph))):
         return None
     return trial.repro(shrink(model, trial.holds))
 
@@ -116,17 +118,15 @@ class _Raises:
         return False
 
     def repro(self, piece: Model) -> Repro:
-        from .. import onnx_io
-
-        return Repro(onnx_io.to_proto(piece), (), self.blame.guilty.name, len(list(piece.graph.walk())))
+        return Repro(_written(piece), (), self.blame.guilty.name, len(list(piece.graph.walk())))
 
 
 class _Differs:
     """Whether a piece changes its results when the blamed pass may make the blamed kind of rewrite and no other."""
 
-    def __init__(self, blame: Blame, model: Model, feeds: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, blame: Blame, model: Model, feeds: Sequence[dict[str, Any]], nodes: Sequence[Node]) -> None:
         self.blame = blame
-        self.values = _inner_values(model, feeds[:_SAMPLES])
+        self.values = _inner_values(model, feeds[:_SAMPLES], nodes)
 
     def holds(self, piece: Model) -> bool:
         from ..equivalence import compare
@@ -139,10 +139,8 @@ class _Differs:
         return found.status == "different"
 
     def repro(self, piece: Model) -> Repro:
-        from .. import onnx_io
-
         nodes = len(list(piece.graph.walk()))
-        return Repro(onnx_io.to_proto(piece), tuple(self._feeds(piece) or ()), self.blame.guilty.name, nodes)
+        return Repro(_written(piece), tuple(self._feeds(piece) or ()), self.blame.guilty.name, nodes)
 
     def _feeds(self, piece: Model) -> list[dict[str, Any]] | None:
         """What the piece's inputs were in the whole; None if that was not a tensor."""
@@ -164,8 +162,10 @@ class _Differs:
         return changed if log.entries else None
 
 
-def _inner_values(model: Model, feeds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every tensor of the root graph by its name, for each sample, as onnxruntime computes them unoptimized."""
+def _inner_values(
+    model: Model, feeds: Sequence[dict[str, Any]], nodes: Sequence[Node]
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The tensors that `nodes` read and make, by name, for each sample, as onnxruntime computes them unoptimized."""
     import numpy as np
 
     from ..equivalence.source import open_source
@@ -173,8 +173,11 @@ def _inner_values(model: Model, feeds: Sequence[dict[str, Any]]) -> list[dict[st
 
     emitter = Emitter(model)
     source = open_source(emitter.model())
-    inner = {v for node in model.graph for v in node.outputs}
-    taps = {name: value.name for name, value in emitter.values.items() if value in inner}
+    source.folder = Path(model.folder) if model.folder else None
+    wanted = {v for node in nodes for v in (*node.inputs, *captures(node), *node.outputs) if v is not None}
+    taps = {
+        name: value.name for name, value in emitter.values.items() if value in wanted and value.producer is not None
+    }
     session = source.session(optimize=False, threads=1, taps=taps)
     made = []
     for feed in feeds:
@@ -182,3 +185,15 @@ def _inner_values(model: Model, feeds: Sequence[dict[str, Any]]) -> list[dict[st
         known = {**feed, **{taps[name]: value for name, value in results.items() if name in taps}}
         made.append({name: value for name, value in known.items() if isinstance(value, np.ndarray)})
     return made
+
+
+def _written(piece: Model) -> onnx.ModelProto:
+    """The piece as a file of its own, weights and all."""
+    import onnx
+
+    from .. import onnx_io
+
+    proto = onnx_io.to_proto(piece)
+    if piece.folder:
+        onnx.load_external_data_for_model(proto, piece.folder)
+    return proto

@@ -10,7 +10,7 @@ from graphopt.ir import to_text
 from graphopt.pipeline import graph_pass, rule_pass, run_pass
 from graphopt.pipeline.shrink import extract, name_values, neighbours, shrink
 from graphopt.rewrite import any_value, constant, op, rule
-from tests.generators import chain
+from tests.generators import chain, external_model
 from tests.passes.harness import lift
 
 
@@ -135,3 +135,18 @@ def test_a_result_that_cannot_be_written_is_taken_back():
     result = graphopt.optimize(chain(60), passes=[misname, "drop-identities"])
     assert [t.rewrite for t in result.report.taken_back] == ["misname-tanh"]
     assert "cannot be written" in result.report.taken_back[0].reason
+
+
+def test_weights_outside_of_the_file_come_into_the_repro(tmp_path):
+    path = external_model(tmp_path / "big.onnx", gigabytes=0.002, side=128)
+
+    @rule(op.MatMul(any_value("x"), constant("w")))
+    def lose_a_sign(build, x, w):
+        """x w = -x w, which is wrong"""
+        return build.MatMul(build.Neg(x), w) if x.producer is None else None
+
+    found = graphopt.bisect(path, passes=[rule_pass("lose-sign", lose_a_sign)])
+    (finding,) = found.findings
+    repro = onnx.load(finding.repro.save(tmp_path / "elsewhere" / "r"))
+    assert [n.op_type for n in repro.graph.node] == ["MatMul"]
+    assert repro.graph.initializer[0].raw_data and not repro.graph.initializer[0].external_data
