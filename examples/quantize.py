@@ -15,7 +15,7 @@ def main() -> None:
     result = graphopt.optimize(
         ROOT / "models" / "fashion_cnn.onnx",
         folder / "fashion.int8.onnx",
-        quantize="static",
+        quantize=graphopt.Quantize(mode="static", speed=False),
         calibration=ROOT / "models" / "fashion_calibration.npz",
         metric=fashion.accuracy,
         max_drop=0.005,

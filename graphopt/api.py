@@ -145,7 +145,7 @@ def optimize(
     )
     report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed, trail)
     if context is not None:
-        report = lossy.with_stages(report, stages, context)
+        report = lossy.with_stages(report, stages, context, finished)
     if provenance:
         finished.metadata[KEY] = trail.provenance.to_json()
         emitted = onnx_io.to_proto(finished)

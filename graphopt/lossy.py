@@ -79,12 +79,14 @@ def run_stages(
     return model, tuple(reports)
 
 
-def with_stages(report: Report, stages: tuple[StageReport, ...], context: Context) -> Report:
-    """The report with what the stages tell."""
+def with_stages(report: Report, stages: tuple[StageReport, ...], context: Context, model: Model) -> Report:
+    """The report with what the stages tell, and the metric of what they left."""
     notes = (*report.notes, context.calibration.note) if context.calibration.note else report.notes
     changed = [stage for stage in stages if stage.changed]
     if not changed:
         return replace(report, stages=stages, notes=notes)
     costs = "; ".join(f"{stage.name}: {stage.summary}" for stage in changed)
     reason = f"exact passes {report.status} {report.reason}; {costs}"
-    return replace(report, stages=stages, notes=notes, status="lossy", reason=reason)
+    quality = context.quality
+    metric = None if quality.metric is None else (quality.base, quality.score(model))  # known from the last stage
+    return replace(report, stages=stages, notes=notes, status="lossy", reason=reason, metric=metric)

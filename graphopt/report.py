@@ -27,7 +27,8 @@ class Report:
 
     status: "equal", "unverified" (the model cannot be run or its results are noise), "not checked", "original" when
     the model was returned as it came, or "lossy" when a stage such as pruning or quantization changed results; then
-    `reason` says what the exact part was worth and what each stage cost. `stages` has a report of each, in order.
+    `reason` says what the exact part was worth and what each stage cost. `stages` has a report of each, in
+    order; `metric` is the caller's, of the original and of the result, where a lossy stage was judged by one.
     """
 
     before: Figures
@@ -43,6 +44,7 @@ class Report:
     target: str
     seed: int
     stages: tuple[StageReport, ...] = ()
+    metric: tuple[float, float] | None = None
     trail: Trail | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class Report:
             "seconds_checking": self.seconds_checking,
             "target": self.target,
             "seed": self.seed,
+            "metric": None if self.metric is None else list(self.metric),
             "stages": [stage.to_dict() for stage in self.stages],
         }
 
@@ -96,7 +99,7 @@ class Report:
         return capture.get()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield figures_table(self.before, self.after)
+        yield figures_table(self.before, self.after, self.metric)
         worked = [effect for effect in self.effects if effect.changes]
         if worked:
             yield _effects_table(worked)
@@ -116,7 +119,7 @@ class Report:
         yield f"[bold {colour}]{self.status}[/] {self.reason}"
 
 
-def figures_table(before: Figures, after: Figures) -> Table:
+def figures_table(before: Figures, after: Figures, metric: tuple[float, float] | None = None) -> Table:
     """Before and after, a row a figure, then the operators whose number changed."""
     from rich.table import Table
 
@@ -133,6 +136,8 @@ def figures_table(before: Figures, after: Figures) -> Table:
     for label, old, new, show in rows:
         if old is not None and new is not None:
             table.add_row(label, show(old), show(new), show_change(old, new))
+    if metric is not None:
+        table.add_row("metric", *(f"{value:.4g}" for value in metric), f"{metric[1] - metric[0]:+.4g}")
     changed = sorted(
         {*before.operators, *after.operators},
         key=lambda op: (after.operators.get(op, 0) - before.operators.get(op, 0), op),

@@ -52,7 +52,7 @@ def page(report: Report, title: str = "", *, seconds: float = 0.5) -> str:
         style=(assets / "style.css").read_text(encoding="utf-8"),
         script=(assets / "viewer.js").read_text(encoding="utf-8"),
         report=report,
-        figures=_figures(report),
+        figures=[*_figures(report), *_quality(report)],
         latency=timings,
         latency_rows=_latency_rows(timings),
         operators=_operators(report),
@@ -91,6 +91,14 @@ def _figure(label: str, old: int, new: int, show: Callable[[float], str], *, siz
         return Row(label, show(old), show(new), "sizes")
     worse = new > 1.005 * old and label != "nodes"  # more nodes are no harm by themselves: int8 spells its scales out
     return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, not worse)
+
+
+def _quality(report: Report) -> list[Row]:
+    """The caller's metric before and after; higher is better."""
+    if report.metric is None:
+        return []
+    old, new = report.metric
+    return [Row("metric", f"{old:.4g}", f"{new:.4g}", f"{new - old:+.4g}", None, new >= old)]
 
 
 def _latency_rows(found: Latency | None) -> list[Row]:

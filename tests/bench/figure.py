@@ -50,9 +50,13 @@ def main() -> None:
     exact = graphopt.optimize(SOURCE)
     assert exact.report.status == "equal", exact.report.reason
     small = graphopt.optimize(
-        SOURCE, prune=0.3, quantize="static", calibration=ROOT / "models" / "fashion_calibration.npz",
-        metric=fashion.accuracy, max_drop=0.01,
-    )  # fmt: skip
+        SOURCE,
+        prune=graphopt.Prune(ratio=0.3, speed=False),
+        quantize=graphopt.Quantize(mode="static", speed=False),
+        calibration=ROOT / "models" / "fashion_calibration.npz",
+        metric=fashion.accuracy,
+        max_drop=0.01,
+    )
     sessions: dict[str, Any] = {
         "original": ort_session(str(SOURCE)),
         "exact": ort_session(exact.model.SerializeToString()),
