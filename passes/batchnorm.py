@@ -6,17 +6,20 @@ All arithmetic is done in double precision; a weight that others read too is cop
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..ir import DType, Node, TensorType, Value
+from ..ir import Constant, DType, Node, TensorType, Value
 from ..ops import attr, version_for
 from ..pipeline.passes import rule_pass
 from ..rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, weight
 from .fold import room_for_constants
 
 Array = np.ndarray[Any, Any]
+
+_LARGE = 1 << 16  # elements of a product that is computed when it is read
 
 
 def _norm(x: Any) -> OpPattern:
@@ -48,12 +51,22 @@ def read_weight(w: Value) -> Array:
     return _scalable(w).astype(np.float64)
 
 
-def scaled_weight(w: Value, factor: Array) -> Array:
+def scaled_weight(w: Value, factor: Array) -> Constant:
     """factor · w, computed in double precision and rounded once to the precision of w.
 
-    `factor` broadcasts to the shape of w. Declined as in `read_weight`, and where a number leaves its type's range.
+    `factor` broadcasts to the shape of w. A large product is computed when it is read, so that it is never held beside
+    the file it is written to. Declined as in `read_weight`, and where a number leaves its type's range.
     """
     array = _scalable(w)
+    assert w.constant is not None
+    made = partial(_product, w.constant, factor)
+    if array.size <= _LARGE or not _stays_in_range(array, factor):
+        return Constant.of(made())
+    return Constant(w.constant.dtype, array.shape, made)
+
+
+def _product(w: Constant, factor: Array) -> Array:
+    array = w.array()
     made = np.empty(array.shape, array.dtype)
     try:
         with np.errstate(over="raise", invalid="ignore"):
@@ -63,6 +76,16 @@ def scaled_weight(w: Value, factor: Array) -> Array:
     except ValueError:
         raise Declined("the factor does not fit the weight") from None
     return made
+
+
+def _stays_in_range(array: Array, factor: Array) -> bool:
+    """No product can overflow, nor fail to fit: then it may be computed later."""
+    try:
+        fits = np.broadcast_shapes(array.shape, factor.shape) == array.shape
+    except ValueError:
+        return False
+    largest = max(float(array.max()), -float(array.min())) * float(np.abs(factor).max(initial=0.0))
+    return fits and largest < float(np.finfo(array.dtype).max)
 
 
 def _scalable(w: Value) -> Array:
@@ -98,7 +121,7 @@ def channel_bias(b: Array | None, channels: int) -> Array:
     return b.reshape(-1).astype(np.float64)
 
 
-def scale_conv_outputs(conv: Node, w: Value, scale: Array) -> Array:
+def scale_conv_outputs(conv: Node, w: Value, scale: Array) -> Constant:
     """The weight of a Conv or ConvTranspose with its output channels scaled. scale: (M,)."""
     assert w.constant is not None
     shape = w.constant.shape
