@@ -26,6 +26,7 @@ from graphopt.pipeline.driver import constant_bytes
 from .noise import TRIALS, moved, shaken, within
 
 SIZES = ({"N": 2, "S": 3}, {"N": 1, "S": 5}, {"N": 3, "S": 1})
+EMPTY = {"N": 0, "S": 3}  # only where the original takes it
 RTOL = {"float64": 1e-6, "float32": 2e-5, "float16": 2e-3}
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]
@@ -62,13 +63,21 @@ def optimised(model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "p
 
 
 def attempt(model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "portable", seed: int = 0) -> Trial:
-    """Optimise a model and say whether it still computes the same, on three inputs of different sizes."""
+    """Optimise a model and say whether it still computes the same: on three inputs of different sizes, and on an empty
+    batch where the original takes one.
+    """
     try:
         before = _session(model)
         feeds = [random_feeds(model, sizes, seed + i) for i, sizes in enumerate(SIZES)]
         wanted = [before.run(None, f) for f in feeds]
     except Exception as error:  # onnxruntime's exceptions share no base
         return Trial("invalid", str(error))
+    try:
+        empty = random_feeds(model, EMPTY, seed)
+        wanted.append(before.run(None, empty))
+        feeds.append(empty)
+    except Exception:  # a model need not take an empty batch
+        pass
     after, trial = optimised(model, schedule, target)
     if trial.failed:
         return trial
