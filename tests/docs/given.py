@@ -137,6 +137,60 @@ g (float[2,5,16] x) => (float[a,b,c] y) <float[16,16] w, float[16,16] u, float[1
         17,
         "onnxruntime",
     ),
+    "cancel-transposes": (
+        """
+g (float[N,3,4,5] x) => (float[a,b,c,d] y) {
+  t = Transpose<perm = [0, 2, 3, 1]>(x)
+  r = Relu(t)
+  u = Transpose<perm = [0, 3, 1, 2]>(r)
+  y = Exp(u)
+}""",
+        17,
+        "portable",
+    ),
+    "drop-cast-islands": (
+        """
+g (float16[N,4,6] x) => (float16[a,b,c] y) <int64[3] sizes = {0, 6, 4}> {
+  f = Cast<to = 1>(x)
+  r = Reshape(f, sizes)
+  y = Cast<to = 10>(r)
+}""",
+        17,
+        "portable",
+    ),
+    "drop-requantization/keep_codes": (
+        """
+g (uint8[N,4] x) => (uint8[a,b] y) <float scale = {0.1}, uint8 zero = {128}> {
+  f = DequantizeLinear(x, scale, zero)
+  q = QuantizeLinear(f, scale, zero)
+  y = Concat<axis = 0>(q, x)
+}""",
+        17,
+        "portable",
+    ),
+    "fold-pads/pad_into_maximum": (
+        """
+g (float[N,3,6,6] x) => (float[a,b,c,d] y) <int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}, float low = {-inf}> {
+  r = Relu(x)
+  p = Pad(r, pads, low)
+  y = MaxPool<kernel_shape = [3, 3]>(p)
+}""",
+        17,
+        "portable",
+    ),
+    "inline-loops": (
+        """
+g (float[N,4] x) => (float[a,b] y) <int64 one = {1}, bool true = {1}> {
+  y = Loop(one, true, x) <
+    body = step (int64 i, bool go, float[N,4] last) => (bool again, float[N,4] next) {
+      again = Identity(go)
+      next = Relu(last)
+    }
+  >
+}""",
+        17,
+        "portable",
+    ),
 }
 _BIASED = """
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>

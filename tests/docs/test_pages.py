@@ -22,7 +22,7 @@ def test_most_rules_have_an_example_that_fires():
     shown = {key: examples.shown(kept[key], item) for key, item, *_ in pages.subjects() if key in kept}
     dead = sorted(key for key, texts in shown.items() if texts is None)
     assert not dead, f"{', '.join(dead)} no longer fire on their examples: {REMEDY}"
-    assert len(shown) >= 0.9 * len(list(pages.subjects())), REMEDY
+    assert len(shown) >= 0.85 * len(list(pages.subjects())), REMEDY
     assert all(before != after for before, after in shown.values())
 
 
