@@ -6,13 +6,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from graphopt.passes import SCHEDULE
+from graphopt.passes.opset import convert_opset
 from graphopt.pipeline import rule_pass
 from graphopt.testing import graphs, random_graph
 
-from .nightly import rules, target_of, trial_of
+from .nightly import model_of, rules, target_of, trial_of
 from .trial import attempt
 
 GRAPHS, CHUNKS = 600, 4
+CONVERTED = 150
 SOUGHT = 250  # graphs made for a rule until it fires
 
 
@@ -31,6 +33,20 @@ def test_every_graph_stays_equal(chunk):
 def test_every_drawn_graph_stays_equal(model):
     trial = attempt(model, SCHEDULE)
     assert not trial.failed, trial.reason
+
+
+def test_conversion_to_a_later_opset_keeps_every_graph():
+    statuses = Counter()
+    for seed in range(CONVERTED):
+        model = model_of(seed)
+        later = [opset for opset in range(13, 24) if opset > model.opset_import[0].version]
+        if not later:
+            continue
+        trial = attempt(model, [convert_opset(later[seed % len(later)]), *SCHEDULE], target_of(seed), seed)
+        refused = trial.status == "crashed" and "OptionError" in trial.reason
+        assert refused or not trial.failed, f"seed {seed}: {trial.status}: {trial.reason}"
+        statuses[trial.status] += 1
+    assert statuses["equal"] > 0.95 * statuses.total(), statuses
 
 
 @pytest.mark.parametrize("part", range(4))
