@@ -83,23 +83,27 @@ def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped:
 
 
 def _descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array, sweeps: int = 2) -> Array:
-    """Coordinate descent on J; each step is exact: the gradient Δ C is kept up to date."""
+    """Coordinate descent on J; each step is exact: the gradient Δ C is kept up to date, block by block."""
     gradient = np.ascontiguousarray(((weight - codes * scale) @ c).T)  # [K, N]
     codes, steps = np.ascontiguousarray(codes.T), np.ascontiguousarray(scale.T)
     least, most = low.T, high.T
     diagonal = np.diagonal(c)
     for _ in range(sweeps):
         moved = 0
-        for j in range(len(codes)):
-            # d J / d code = −2 s g; the best code is the present one moved by g / (s C_jj)
-            target = np.clip(np.rint(codes[j] + gradient[j] / (steps[j] * diagonal[j])), least[j], most[j])
-            step = target - codes[j]
-            changed = np.flatnonzero(step)
-            if not changed.size:
-                continue
-            codes[j] = target
-            gradient[:, changed] -= c[:, j, None] * (step[changed] * steps[j, changed])
-            moved += changed.size
+        for start in range(0, len(codes), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(codes)))
+            inner, near = c[block, block], gradient[block].copy()
+            shifts = np.zeros_like(near)
+            for i, j in enumerate(range(block.start, block.stop)):
+                # d J / d code = −2 s g; the best code is the present one moved by g / (s C_jj)
+                target = np.clip(np.rint(codes[j] + near[i] / (steps[j] * diagonal[j])), least[j], most[j])
+                step = target - codes[j]
+                if not step.any():
+                    continue
+                codes[j], shifts[i] = target, step * steps[j]
+                near[i:] -= inner[i:, i, None] * shifts[i]
+                moved += 1
+            gradient -= c[:, block] @ shifts
         if not moved:
             break
     made: Array = codes.T
