@@ -85,13 +85,13 @@ class Quality:
         """How far the metric falls below the reference's; negative where the candidate is better."""
         return self.base - self.score(model)
 
-    def fidelity(self, model: Model) -> Fidelity:
-        """Signal to noise and top-1 agreement with the reference."""
+    def fidelity(self, model: Model, samples: int | None = None) -> Fidelity:
+        """Signal to noise and top-1 agreement with the reference, on all samples held or the first few."""
         if self._results is None:
             self._results = self._run_reference()
         session = self.session(model)
         tallies = [_Tally() for _ in self._results[0][1]] if self._results else []
-        for feed, expected in self._results:
+        for feed, expected in self._results[:samples]:
             for tally, reference, result in zip(tallies, expected, session.run(None, feed)):
                 tally.add(reference, np.asarray(result))
         ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
@@ -139,7 +139,7 @@ class _Tally:
         a, b = a[finite], b[finite]
         self.signal += float(a @ a)
         self.noise += float((a - b) @ (a - b)) if np.isfinite(b).all() else math.inf
-        if reference.ndim >= 2 and reference.shape[-1] >= 2:
+        if reference.ndim in (2, 3) and reference.shape[-1] >= 2:  # scores of classes; maps have more axes
             best = reference.argmax(axis=-1) == result.argmax(axis=-1)
             self.rows += best.size
             self.same += int(best.sum())

@@ -14,6 +14,8 @@ from .plan import Plan
 from .study import Study, with_finer
 from .units import Unit
 
+RANKED = 4
+"""Samples by which units are ranked; the verdict takes all."""
 ONE_BY_ONE = 48
 """Units up to which each is tried alone to find what it costs; more are ranked by the noise estimated for them."""
 
@@ -125,7 +127,7 @@ def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
     units = [u for u in study.units.found if u in plan.units]
     weighty = [u for u in units if not u.moves]
     if len(weighty) <= ONE_BY_ONE:
-        harm = {u: -context.quality.fidelity(build(plan.with_units((u,)))).sqnr_db for u in weighty}
+        harm = {u: -context.quality.fidelity(build(plan.with_units((u,))), RANKED).sqnr_db for u in weighty}
     else:
         harm = {u: _noise(study, u) for u in weighty}
     return sorted(weighty, key=lambda u: -harm[u])
