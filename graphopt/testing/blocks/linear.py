@@ -158,7 +158,7 @@ def pools(s: Sketch) -> None:
     """MaxPool and AveragePool, padded or not, after a Pad, or over single elements; and over everything"""
     x = s.pick(DType.FLOAT, ranks=(4, 3), where=lambda v: _fits_window(s, v))
     dims = s.rank(x) - 2
-    kind = s.choose(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"))
+    kind = s.choose(("MaxPool", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"))
     if kind.startswith("Global"):
         y = s.node(kind, x)
         if s.chance(0.6):
@@ -169,9 +169,11 @@ def pools(s: Sketch) -> None:
     if kernel == 3 and s.chance(0.4):
         attrs["pads"] = (1,) * (2 * dims)
         attrs["count_include_pad"] = int(s.chance(0.5)) if kind == "AveragePool" else None
-    elif s.chance(0.3):
+    elif s.chance(0.6):
         amounts = [0, 0, *(1,) * dims] * 2
-        number = -np.inf if kind == "MaxPool" and s.chance(0.5) else 0.0
+        number = -np.inf if kind == "MaxPool" and s.chance(0.4) else 0.0
+        if kind == "MaxPool" and number == 0.0 and s.chance(0.7):
+            x = s.node("Relu", x)
         padded = s.node("Pad", x, s.ints(*amounts), s.constant(number, DType.FLOAT))
         s.facts[padded].bound = s.facts[x].bound
         s.node(kind, padded, **attrs, bound=s.facts[x].bound)
