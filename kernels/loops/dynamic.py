@@ -54,11 +54,10 @@ def quantize_rows(lo, hi, worker, x, y, row_scales, row_zeros, found, rows, colu
         row_scales[row] = scale
         row_zeros[row] = np.int32(zero)
         low, high = np.float32(-zero), np.float32(np.float32(255) - zero)
-        shift = np.int32(zero)
         source, sink = f32_at(x + 4 * row * columns), u8_at(y + row * columns)
         for i in range(columns):
             v = np.float32(source[i] / scale)
             v = v if v == v else np.float32(0)
             v = v if v > low else low
             v = v if v < high else high
-            sink[i] = np.uint8(np.int32(np.rint(v)) + shift)
+            sink[i] = np.int32(np.rint(v) + zero)

@@ -1,6 +1,7 @@
 """Elementwise arithmetic of quantized tensors, in the float32 operations of DequantizeLinear → op → QuantizeLinear.
 
-Nothing is contracted: each multiplication, addition and division rounds as the separate operators would.
+Nothing is contracted: each multiplication, addition and division rounds as the separate operators would. Zero points
+are added and taken off in float32, which is exact for codes: integers would become 64 bits wide and halve the vectors.
 """
 
 # mypy: ignore-errors
@@ -25,22 +26,22 @@ def _encode(value, scale, zero, low, high):
 def _limited(v, zero, low, high):
     v = v if v > low else low
     v = v if v < high else high
-    return np.int32(np.rint(v)) + zero
+    return np.int32(np.rint(v) + zero)
 
 
 def quantize(lo, hi, worker, x, y, count, scale, zero_point, least, greatest):
     """QuantizeLinear, float32 to 8 bits."""
-    zero = np.int32(zero_point)
+    zero = np.float32(zero_point)
     low, high = np.float32(least - zero_point), np.float32(greatest - zero_point)
     for i in range(lo * TILE, min(hi * TILE, count)):
         y[i] = _encode(x[i], scale, zero, low, high)
 
 
 def dequantize(lo, hi, worker, x, y, count, scale, zero_point):
-    """DequantizeLinear, 8 bits or int32 to float32, one scale."""
-    zero = np.int32(zero_point)
+    """DequantizeLinear, 8 bits to float32, one scale."""
+    zero = np.float32(zero_point)
     for i in range(lo * TILE, min(hi * TILE, count)):
-        y[i] = np.float32(np.int32(x[i]) - zero) * scale
+        y[i] = np.float32(np.float32(np.int32(x[i])) - zero) * scale
 
 
 def dequantize_axis(lo, hi, worker, x, y, middle, inner, scales, zeros):
@@ -83,7 +84,7 @@ def _binary(combine, divide):
         lo, hi, worker, a, b, y, count, row_elements, rows, b_outer, b_row, b_inner,
         a_scale, a_zero, b_scale, b_zero, y_scale, y_zero, least, greatest,
     ):  # fmt: skip
-        za, zb, zy = np.int32(a_zero), np.int32(b_zero), np.int32(y_zero)
+        za, zb, zy = np.float32(a_zero), np.float32(b_zero), np.float32(y_zero)
         low, high = np.float32(least - y_zero), np.float32(greatest - y_zero)
         for row in range(lo, hi):
             first = row * row_elements
@@ -91,15 +92,15 @@ def _binary(combine, divide):
             outer = row // rows
             other = outer * b_outer + (row - outer * rows) * b_row
             if b_inner == 0:
-                q = np.float32(np.int32(b[other]) - zb) * b_scale
+                q = (np.float32(np.int32(b[other])) - zb) * b_scale
                 for i in range(size):
-                    p = np.float32(np.int32(a[first + i]) - za) * a_scale
+                    p = (np.float32(np.int32(a[first + i])) - za) * a_scale
                     v = combine(p, q)
                     y[first + i] = _encode(v, y_scale, zy, low, high) if divide else _limited(v, zy, low, high)
             else:
                 for i in range(size):
-                    p = np.float32(np.int32(a[first + i]) - za) * a_scale
-                    q = np.float32(np.int32(b[other + i]) - zb) * b_scale
+                    p = (np.float32(np.int32(a[first + i])) - za) * a_scale
+                    q = (np.float32(np.int32(b[other + i])) - zb) * b_scale
                     v = combine(p, q)
                     y[first + i] = _encode(v, y_scale, zy, low, high) if divide else _limited(v, zy, low, high)
 

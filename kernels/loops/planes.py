@@ -19,7 +19,7 @@ def quantize_planes(
 
     A few channels are converted into scratch first: strided stores would keep the arithmetic from being vectorised.
     """
-    zero = np.int32(zero_point)
+    zero = np.float32(zero_point)
     low, high = np.float32(least - zero_point), np.float32(greatest - zero_point)
     blocks = (pixels + PIXELS - 1) // PIXELS
     codes = u8_at(scratch + worker * scratch_bytes)
@@ -36,7 +36,7 @@ def quantize_planes(
                     v = v if v == v else np.float32(0)
                     v = v if v > low else low
                     v = v if v < high else high
-                    codes[c * PIXELS + p] = np.int32(np.rint(v)) + zero
+                    codes[c * PIXELS + p] = np.int32(np.rint(v) + zero)
             target = (image * pixels + first) * channels + begin
             if group == 3 and channels == 3:
                 for p in range(count):
