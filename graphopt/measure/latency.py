@@ -25,11 +25,13 @@ class Timing:
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_runs: int = 5, max_runs: int = 1000
-) -> list[Timing]:
+    candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_runs: int = 5, max_runs: int = 1000,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing]:  # fmt: skip
     """Time callables in turn, A B C A B C …, after two untimed turns; so that drift of the machine hits all alike.
 
-    Short calls are repeated within a turn until the turn takes about a millisecond.
+    Short calls are repeated within a turn until the turn takes about a millisecond. `clock` gives seconds; with
+    time.process_time, what other processes take does not count.
     """
     repeats = {label: _repeats(run) for label, run in candidates.items()}
     times: dict[str, list[float]] = {label: [] for label in candidates}
@@ -39,10 +41,10 @@ def interleaved(
     ):
         for label, run in candidates.items():
             count = repeats[label]
-            start = time.perf_counter()
+            start = clock()
             for _ in range(count):
                 run()
-            times[label].append((time.perf_counter() - start) / count)
+            times[label].append((clock() - start) / count)
     base = next(iter(times.values()))
     return [
         Timing(label, statistics.median(t), min(t), statistics.median(b / x for b, x in zip(base, t)), len(t))

@@ -22,6 +22,7 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def measure(chosen: Case, arguments: argparse.Namespace) -> None:
     """Print the lines of one case."""
     feeds = chosen.feeds(0)
     calls, ours, exact = runtimes(chosen.quantized, chosen.original, feeds, arguments.threads)
-    timings = interleaved(calls, seconds=arguments.seconds, min_runs=7)
+    clock = time.process_time if arguments.cpu else time.perf_counter
+    timings = interleaved(calls, seconds=arguments.seconds, min_runs=7, clock=clock)
     base = timings[0]
     peers = "  ".join(
         f"{t.label} {t.median * 1e3:.2f} ({1 / t.ratio:.2f}×, {t.best / base.best:.2f}×)" for t in timings[1:]
@@ -164,10 +166,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each runtime")
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument(
+        "--cpu", action="store_true", help="count CPU time of the process, for a machine that is shared"
+    )
     parser.add_argument("--no-memory", action="store_true")
     arguments = parser.parse_args()
     wanted = arguments.names or list(CASES)
-    print(f"level {select_level().name}, {arguments.threads} thread(s), medians in ms", flush=True)
+    unit = "ms of CPU time" if arguments.cpu else "ms"
+    print(f"level {select_level().name}, {arguments.threads} thread(s), medians in {unit}", flush=True)
     for name in CASES:
         if not any(name == given or name == f"{given}-7bit" or name == f"{given}-full" for given in wanted):
             continue
