@@ -61,6 +61,7 @@ def update_types(node: Node) -> bool:
 
 
 _Types = tuple["Type | None", ...]
+_UNASKED: _Types = ()
 _memory: dict[Hashable, _Types | None] = {}
 
 
@@ -74,11 +75,12 @@ def _infer(node: Node, opsets: Mapping[str, int] | None) -> _Types | None:
     question = _question(node, opsets)
     if question is None:
         return _ask(known, node, opsets)
-    if question not in _memory:
+    answer = _memory.get(question, _UNASKED)
+    if answer is _UNASKED:
         if len(_memory) >= _REMEMBERED:
             _memory.clear()
-        _memory[question] = _ask(known, node, opsets)
-    return _memory[question]
+        answer = _memory[question] = _ask(known, node, opsets)
+    return answer
 
 
 def _question(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
@@ -90,7 +92,7 @@ def _question(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
         inputs.append((None if value is None else value.type, data))
     attrs: list[Hashable] = []
     for name, value in node.attrs.items():
-        if isinstance(value, (Constant, Opaque)):
+        if not isinstance(value, (int, float, str, tuple)):
             return None
         attrs.append((name, type(value), value))
     versions = opsets.get(node.domain), opsets.get("")
