@@ -14,7 +14,7 @@ from .layout import Layout, arrange
 MOST = 2500
 """Nodes of one model that are drawn, so that the page stays small; what exceeds it is said."""
 
-_TEXT, _STEPS = 300, 12
+_TEXT, _STEPS, _SYMBOL = 300, 12, 3
 
 Told = dict[str, Any]
 """w: the line that says where a node comes from or went; s: numbers of steps; c: number of the pass that colours it."""
@@ -145,4 +145,8 @@ def _result(node: Node) -> str:
     if node.subgraphs:
         return "holds graphs"
     type = node.outputs[0].type if node.outputs else None
-    return str(type) if isinstance(type, TensorType) else ""
+    if not isinstance(type, TensorType):
+        return ""
+    dims = type.shape or ()
+    short = ",".join(str(d) if isinstance(d, int) or (d and len(d) <= _SYMBOL) else "?" for d in dims)
+    return f"{type.dtype.short}[{short}]" if type.shape is not None else type.dtype.short
