@@ -20,6 +20,7 @@ from .demands import infer_demands
 from .fold import fold_constants
 from .functions import inline_functions
 from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators
+from .hoist import hoist_over_split
 from .identity import drop_identities
 from .legalise import give_range_scalars
 from .loops import inline_loops
@@ -62,6 +63,7 @@ SCHEDULE: tuple[Pass, ...] = (
     join_slices_and_pads,
     fold_pads,
     split_slices,
+    hoist_over_split,
     flatten_concats,
     drop_identities,
     give_range_scalars,

@@ -17,7 +17,7 @@ from .batchnorm import Array
 from .operands import axis_of, integers, shape_of
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_POINTWISE = (
+POINTWISE = (
     "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Erf", "Cast", "LeakyRelu", "Elu", "HardSigmoid",
     "HardSwish", "Softplus", "Reciprocal", "Floor", "Ceil", "Round", "Sin", "Cos", "Not", "Sign", "Identity",
 )  # fmt: skip
@@ -71,7 +71,7 @@ def skip_reshape(build: Builder, x: Value, sizes: Array, last: Node) -> Value:
     return made
 
 
-@rule(_reshape(op(*_POINTWISE)(_reshape(any_value("x"), "a", name="first"), name="f"), "b", name="last"), min_opset=5)
+@rule(_reshape(op(*POINTWISE)(_reshape(any_value("x"), "a", name="first"), name="f"), "b", name="last"), min_opset=5)
 def join_reshapes_around(build: Builder, x: Value, f: Node, last: Node) -> Value:
     """reshape_b(f(reshape_a(x))) = reshape_c(f(x)), for f element by element"""
     made: Value = build.copy(f, [x])
