@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import tomllib
+import pytest
 import typer
 
 from graphopt import cli
@@ -46,7 +46,9 @@ def run(page: Path) -> int:
                 continue
             exec(compile(text, f"{page.name}", "exec"), space)
             count += 1
-        elif language == "toml":
+        elif language == "toml" and sys.version_info >= (3, 11):
+            import tomllib
+
             tomllib.loads(text)
     return count
 
@@ -65,6 +67,11 @@ def command(line: str) -> bool:
 
 
 def _graphopt(words: list[str]) -> int:
+    if words[0] == "warmup" and not Path("cache").exists():
+        with pytest.MonkeyPatch.context() as patch:  # its verdicts are not for other tests
+            Path("cache").mkdir()
+            patch.setenv("GRAPHOPT_CACHE", str(Path("cache").resolve()))
+            return _graphopt(words)
     try:
         result = cli.app(words, standalone_mode=False)
     except (GraphoptError, typer.Exit) as error:
