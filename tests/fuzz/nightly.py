@@ -45,12 +45,13 @@ def target_of(seed: int) -> str:
     return TARGETS[seed % len(TARGETS)]
 
 
-def trial_of(seed: int) -> Trial:
-    return attempt(model_of(seed), SCHEDULE, target_of(seed), seed)
+def trial_of(seed: int, empty: bool = False) -> Trial:
+    return attempt(model_of(seed), SCHEDULE, target_of(seed), seed, empty)
 
 
-def _chunk(seeds: range) -> list[tuple[int, Trial]]:
-    return [(seed, trial_of(seed)) for seed in seeds]
+def _chunk(task: tuple[range, bool]) -> list[tuple[int, Trial]]:
+    seeds, empty = task
+    return [(seed, trial_of(seed, empty)) for seed in seeds]
 
 
 def never_fired(fired: Counter[str]) -> list[str]:
@@ -65,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="a folder for the models that fail")
+    parser.add_argument("--empty", action="store_true", help="empty batches too; a kernel may abort on one")
     options = parser.parse_args(arguments)
     end = options.start + options.graphs
-    chunks = [range(low, min(low + CHUNK, end)) for low in range(options.start, end, CHUNK)]
+    chunks = [(range(low, min(low + CHUNK, end)), options.empty) for low in range(options.start, end, CHUNK)]
     statuses, fired, bad = Counter[str](), Counter[str](), list[tuple[int, Trial]]()
     nodes = [0, 0]
     begun, last = time.monotonic(), 0.0
