@@ -48,7 +48,9 @@
       const box = make("g", { class: "box" + (node.gone ? " gone" : tinted ? " tinted" : ""), transform: `translate(${node.x - W / 2} ${node.y - H / 2})`, "data-i": i }, layer);
       make("rect", { width: W, height: H, rx: 6, ...(tinted ? { class: "p" + (node.c % 8) } : {}) }, box);
 
-      make("text", { x: W / 2, y: node.l ? 15 : 21 }, box).textContent = cut(node.o, 19);
+      const label = make("text", { x: W / 2, y: node.l ? 15 : 21 }, box);
+      label.textContent = cut(node.o, 24);
+      if (node.o.length > 15) label.style.fontSize = `${Math.max(8, 190 / Math.min(node.o.length, 24)).toFixed(1)}px`;
       if (node.l) make("text", { x: W / 2, y: 27 }, box).textContent = cut(node.l, 26);
       return box;
     });
@@ -181,8 +183,8 @@
   });
   window.addEventListener("resize", () => { if (whole) fit(); });
   show("after", 0);
-  // `#node=KEY` opens the page at a node of the result.
-  const wanted = /^#node=(.+)$/.exec(location.hash);
-  const place = wanted && places.after.get(decodeURIComponent(wanted[1]));
-  if (place) { show("after", place.g); choose(place.i, true); }
+  // `#after=KEY` and `#before=KEY` open the page at a node.
+  const wanted = /^#(after|before)=(.+)$/.exec(location.hash);
+  const place = wanted && places[wanted[1]].get(decodeURIComponent(wanted[2]));
+  if (place) { show(wanted[1], place.g); choose(place.i, true); }
 })();
