@@ -65,9 +65,9 @@ def judge_for(study: Study, context: Context) -> Judge:
 
 def guard(study: Study, plan: Plan, context: Context) -> Guarded:
     """Meet the judge with as few units changed as the budget of evaluations finds: finer codes first, then float."""
-    judge = judge_for(study, context)
-    if judge.accepts(build(plan)):
-        return Guarded(plan, frozenset(), (), judge.describe(build(plan)))
+    judge, first = judge_for(study, context), build(plan)
+    if judge.accepts(first):
+        return Guarded(plan, frozenset(), (), judge.describe(first))
     order = _by_harm(study, plan, context)
     if study.finer:
         finer = [u for u in order if u.linear is not None]

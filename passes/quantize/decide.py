@@ -9,7 +9,7 @@ from typing import Any
 from ...ir import Model
 from ...measure import figures, node_macs
 from ...stages import Context, StageReport
-from .accuracy import Guarded, guard
+from .accuracy import Guarded, guard, judge_for
 from .build import build
 from .foreign import quantized_form
 from .layers import BLOCKED
@@ -72,19 +72,29 @@ def decide(model: Model, studied: Study, context: Context) -> Decision:
         return Decision(None, guarded, None, f"left float: {guarded.verdict}")
     if not timed:
         return Decision(guarded.plan, guarded, None, guarded.verdict)
-    finals = [guarded.plan]
-    if not guarded.taken_back and len(candidates) > 1:
-        other = guard(studied, candidates[1], context)
-        if not other.taken_back and not other.finer:
-            finals.append(other.plan)
-    pace = fastest(model, finals, studied.feed, context.target)
+    finals = {guarded.plan: guarded, **_others(studied, guarded, candidates[1:], context)}
+    pace = fastest(model, list(finals), studied.feed, context.target)
     if pace.plan is None:
         return Decision(None, guarded, 1.0, "left float: integers are not faster on this machine")
-    return Decision(pace.plan, guarded, pace.ratio, f"{pace.ratio:.2f}× as fast; {guarded.verdict}")
+    found = finals[pace.plan]
+    return Decision(pace.plan, found, pace.ratio, f"{pace.ratio:.2f}× as fast; {found.verdict}")
 
 
 def _candidates(studied: Study, plan: Plan, target: str) -> list[Plan]:
     return [plan] if target == "graphopt" else place(studied, plan)
+
+
+def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: Context) -> dict[Plan, Guarded]:
+    """More plans worth timing: what was not cut for speed; where accuracy took units back, the rest cut anew."""
+    if guarded.taken_back:
+        plans = [p for p in _candidates(studied, guarded.plan, context.target) if p.units != guarded.plan.units]
+    judge = judge_for(studied, context)
+    found = {}
+    for plan in plans:
+        made = build(plan)
+        if judge.left() and judge.accepts(made):
+            found[plan] = Guarded(plan, guarded.finer, guarded.taken_back, judge.describe(made))
+    return found
 
 
 def prepared(model: Model, options: Quantize) -> Model:

@@ -17,7 +17,7 @@ ALIKE = 2.0
 then, not looked up, and not rounded once more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """One way to quantize `model`.
 

@@ -17,6 +17,7 @@ from tests.bench.ort_int8 import prepare
 
 OURS = """
 import sys, time, graphopt
+import graphopt.api, graphopt.passes, graphopt.onnx_io.emit, onnxruntime
 from tests import zoo
 name, path, count, rounding = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
 options = graphopt.Quantize(rounding=rounding, correct_bias=rounding, speed=False, equalize=False,
