@@ -9,6 +9,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 _ROWS = 2048  # gathered before they are multiplied: large products are fast, and memory stays bounded
+_STIFFNESS = (1.0, 10.0, 100.0)  # of the ridge, that are tried
+_LONG = 2048  # inputs beyond which fewer are tried
 
 
 class Moments:
@@ -16,7 +18,7 @@ class Moments:
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.gram = np.zeros((groups, inputs + 1, inputs + 1))
-        self.cross = np.zeros((groups, inputs + 1, outputs // groups))
+        self.cross = np.zeros((groups, inputs + 1, outputs // max(groups, 1)))
         self.energy = 0.0
         self.rows = 0
         self._pending: list[tuple[Array, Array]] = []
@@ -58,12 +60,35 @@ class Moments:
             found[group] = _solve(gram, self.cross[group], penalty, before[group])
         return found[:, :size], found[:, size]
 
+    def joined(self, other: Moments) -> Moments:
+        """The sums over the rows of both."""
+        self.flush()
+        other.flush()
+        both = Moments(0, 0, 0)
+        both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
+        both.energy, both.rows = self.energy + other.energy, self.rows + other.rows
+        return both
+
     def error(self, weight: Array, bias: Array) -> float:
         """|y − W x − b|² as a share of |y|²."""
         self.flush()
         whole = np.concatenate([weight, bias[:, None, :]], axis=1).astype(np.float64)
         square = float(np.einsum("gkm,gkm->", whole, self.gram @ whole - 2.0 * self.cross)) + self.energy
         return max(square, 0.0) / max(self.energy, 1e-30)
+
+
+def fit(
+    seen: Moments, held: Moments, start: Array, bias: Array, ridge: float, free_bias: bool
+) -> tuple[Array, Array] | None:
+    """The solution on all rows, as stiff as predicts the `held` rows best from the `seen` ones; None where the old
+    weights predict them better than any. Few rows for many inputs would else be learned by heart."""
+    before = held.error(start, bias)
+    best, chosen = before, None
+    for stiffness in _STIFFNESS if start.shape[1] <= _LONG else _STIFFNESS[::2]:
+        error = held.error(*seen.solve(start, bias, ridge * stiffness, free_bias))
+        if error < best:
+            best, chosen = error, ridge * stiffness
+    return None if chosen is None else seen.joined(held).solve(start, bias, chosen, free_bias)
 
 
 def _solve(gram: Array, cross: Array, penalty: Array, before: Array) -> Array:

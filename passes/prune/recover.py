@@ -1,8 +1,9 @@
 """Recovery without training: every layer's weight and bias are refitted, in order, to what the original layer made.
 
 Least squares on calibration data, from the inputs that the pruned and already refitted layers before now give to the
-outputs of the original (the reconstruction of He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural
-Networks", for all kinds of layers). BatchNormalization is refitted as one scale and shift a channel.
+outputs of the original, as far as that predicts rows held back (the reconstruction of He et al. 2017, "Channel Pruning
+for Accelerating Very Deep Neural Networks", for all kinds of layers). BatchNormalization is refitted as one scale and
+shift a channel.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ...calibration import Taps
 from ...ir import Constant, Model, Node, Value
 from ...ops import attr
 from .frontier import Feeds, Frontier
-from .moments import Moments
+from .moments import Moments, fit
 from .rows import Places, can_regress, inputs_at, outputs_at, sample_places, weight_matrix, weight_tensor
 
 Array = np.ndarray[Any, Any]
@@ -130,16 +131,21 @@ def _refit(site: _Site, frontier: Frontier, ridge: float) -> Refit:
     holder, slot = _bias_place(node)
     outputs = matrix.shape[0] * matrix.shape[2]
     bias = _bias(holder, slot, outputs) if holder is node else np.zeros(outputs)
-    moments = Moments(matrix.shape[0], matrix.shape[1], outputs)
+    seen, held = (Moments(matrix.shape[0], matrix.shape[1], outputs) for _ in range(2))
     data = node.inputs[0]
     assert data is not None
-    for x, places, y in zip(frontier.values(data), site.places, site.targets):
-        moments.add(inputs_at(layer, x, places), y)
+    for number, (x, places, y) in enumerate(zip(frontier.values(data), site.places, site.targets)):
+        rows, apart = inputs_at(layer, x, places), _held(number, len(places), len(site.targets))
+        seen.add(rows[~apart], y[~apart])
+        held.add(rows[apart], y[apart])
     start = bias.reshape(matrix.shape[0], -1)
-    made, shift = moments.solve(matrix, start, ridge, free_bias=holder is not None)
-    before, after = moments.error(matrix, start), moments.error(made, shift)
-    if not after < before:
+    found = fit(seen, held, matrix, start, ridge, holder is not None)
+    moments = seen.joined(held)
+    before = moments.error(matrix, start)
+    if found is None:
         return Refit(node, before, before)
+    made, shift = found
+    after = moments.error(made, shift)
     graph = node.graph
     assert graph is not None
     tensor = weight_tensor(layer, made, weight.shape).astype(weight.dtype)
@@ -152,6 +158,11 @@ def _refit(site: _Site, frontier: Frontier, ridge: float) -> Refit:
         whole = shift.reshape(-1) + (0 if holder is node else _bias(holder, slot, outputs))
         _set_bias(holder, slot, whole.astype(weight.dtype))
     return Refit(node, before, after)
+
+
+def _held(sample: int, rows: int, samples: int) -> Array:
+    """Which rows of a sample are held back: all of every fifth sample, or every fifth row where samples are few."""
+    return np.full(rows, sample % 5 == 4) if samples >= 10 else np.arange(rows) % 5 == 4
 
 
 def _bias_place(node: Node) -> tuple[Node | None, int]:

@@ -10,7 +10,7 @@ from graphopt.analysis.channels import channels
 from graphopt.measure import ort_session
 from graphopt.passes.prune import frontier as frontiers
 from graphopt.passes.prune.frontier import Frontier
-from graphopt.passes.prune.moments import Moments
+from graphopt.passes.prune.moments import Moments, fit
 from graphopt.passes.prune.rows import can_regress, inputs_at, outputs_at, sample_places, weight_matrix, weight_tensor
 from tests import nets
 from tests.passes.harness import lift
@@ -85,6 +85,18 @@ def test_a_ridge_holds_on_to_the_old_weights_where_the_data_say_nothing():
     moments.add(x, 2 * x[:, 0, :1])
     found, _ = moments.solve(np.full((1, 3, 1), 5.0), np.zeros((1, 1)), 1e-4)
     np.testing.assert_allclose(found[0, :, 0], [2, 5, 5], atol=1e-2)
+
+
+def test_few_rows_are_not_learned_by_heart():
+    """12 noisy rows for 40 inputs, and old weights that are right: nothing fits the rows held back better."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((1, 40, 1))
+    seen, held = Moments(1, 40, 1), Moments(1, 40, 1)
+    for moments, rows in ((seen, 12), (held, 500)):
+        x = rng.standard_normal((rows, 1, 40)).astype(np.float32)
+        moments.add(x, (x[:, 0] @ weight[0] + 0.5 * rng.standard_normal((rows, 1))).astype(np.float32))
+    assert fit(seen, held, weight, np.zeros((1, 1)), 1e-3, False) is None
+    assert fit(held, held, 0 * weight, np.zeros((1, 1)), 1e-3, False) is not None
 
 
 @pytest.mark.parametrize("budget", [1 << 29, 0])

@@ -123,6 +123,13 @@ def test_bad_options_are_one_line(value):
     assert "\n" not in str(caught.value)
 
 
+def test_pruning_goes_before_quantization():
+    result = graphopt.optimize(make(2), prune=graphopt.Prune(ratio=0.4, round_to=1), quantize="static", validate=False)
+    assert [stage.name.split()[0] for stage in result.report.stages] == ["prune", "quantize"]
+    assert result.report.stages[0].changed
+    onnx.checker.check_model(result.model)
+
+
 def test_the_same_seed_gives_the_same_bytes():
     made = [graphopt.optimize(make(5), prune=0.4, validate=False).model.SerializeToString() for _ in range(2)]
     assert made[0] == made[1]
