@@ -19,7 +19,7 @@ from .dead import remove_dead_nodes
 from .demands import infer_demands
 from .fold import fold_constants
 from .functions import inline_functions
-from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators
+from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products
 from .hoist import hoist_over_split
 from .identity import drop_identities
 from .legalise import give_range_scalars
@@ -67,14 +67,15 @@ SCHEDULE: tuple[Pass, ...] = (
     flatten_concats,
     drop_identities,
     give_range_scalars,
+    merge_products,
     fuse_attention,  # once steps are joined
     fuse_for_onnxruntime,  # what only the target has comes last: no other pass knows these operators
     remove_dead_nodes,
 )
 """What `optimize` runs, in order."""
 
-FOR_TARGET: tuple[Pass, ...] = (fuse_attention, fuse_for_onnxruntime)
-"""Passes that put in operators that only some targets have; they wait for pruning and quantization."""
+FOR_TARGET: tuple[Pass, ...] = (merge_products, fuse_attention, fuse_for_onnxruntime)
+"""Passes that hide what pruning and quantization look for; they wait for them."""
 
 ON_DEMAND: tuple[Pass, ...] = (inline_functions,)
 """Passes that run only when named."""

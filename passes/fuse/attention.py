@@ -6,8 +6,9 @@ import numpy as np
 
 from ...ir import DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
-from ...rewrite import QUANTIZERS, Builder, Declined
+from ...rewrite import QUANTIZERS, Builder, Declined, any_value, apply_rules, op, rule
 from .attention_core import Attention, read_attention, shape_of
+from .evidence import not_slower
 from .heads import SPLIT, joined_heads, keys_of, repeated_heads, split_heads, straight_keys
 
 
@@ -20,7 +21,8 @@ def fuse_attention(graph: Graph) -> int:
     nodes = list(graph.walk())
     if any(node.op in QUANTIZERS for node in nodes):
         return 0
-    return sum(_fuse(node) for node in nodes if node.op == "Softmax" and node.graph is not None)
+    changes = sum(_fuse(node) for node in nodes if node.op == "Softmax" and node.graph is not None)
+    return changes + apply_rules(graph, tuple(not_slower((projections_into_attention,))), "fuse-attention").total()
 
 
 def _fuse(softmax: Node) -> int:
@@ -116,3 +118,47 @@ def _checked(bias: Value, scores: tuple[int | str | None, ...]) -> Value:
     if len(shape) != 4 or shape[2:] != scores[2:] or any(s not in (1, d) for s, d in zip(shape[:2], scores[:2])):
         raise Declined("the bias does not have the shape of the scores")
     return bias
+
+
+_PARTS = op.Split(
+    op("Add", "MatMul")(any_value("a"), any_value("b"), name="sum"), any_value("sizes", optional=True), name="parts",
+    shared=True,
+)  # fmt: skip
+
+
+@rule(
+    op["com.microsoft::MultiHeadAttention"](
+        _PARTS.out(0), _PARTS.out(1), _PARTS.out(2), any_value("qkv_bias", optional=True),
+        any_value("padding", optional=True), any_value("bias", optional=True), name="attention",
+    ),
+    targets=("onnxruntime",),
+)  # fmt: skip
+def projections_into_attention(
+    build: Builder, sum: Node, parts: Node, attention: Node, bias: Value | None, qkv_bias: Value | None,
+    padding: Value | None,
+) -> Value:  # fmt: skip
+    """mha(split(x [Wq Wk Wv] + [bq bk bv])) = attention(x, [Wq Wk Wv], [bq bk bv])"""
+    product = sum if sum.op == "MatMul" else next((v.producer for v in sum.inputs if v and v.producer), None)
+    shift = None if sum is product else next((v for v in sum.inputs if v and v.constant), None)
+    if product is None or product.op != "MatMul" or qkv_bias is not None or padding is not None:
+        raise Declined("not a product with a bias")
+    x, w = product.inputs
+    sizes = {shape_of(v)[-1:] for v in parts.outputs}
+    if (
+        w is None
+        or w.constant is None
+        or x is None
+        or len(shape_of(x)) != 3
+        or len(sizes) != 1
+        or len(parts.outputs) != 3
+    ):
+        raise Declined("not three equal parts")
+    if sum is not product and (shift is None or not product.output.has_one_use):
+        raise Declined("the bias is computed")
+    columns = w.constant.shape[-1]
+    biases = np.zeros(columns, np.float32) if shift is None else shift
+    made: Value = build.node(
+        "com.microsoft::Attention", x, w, biases, None, None, bias,
+        num_heads=attention.attrs["num_heads"], scale=attention.attrs.get("scale"),
+    )  # fmt: skip
+    return made

@@ -51,6 +51,7 @@ MEASURED: dict[str, tuple[float | None, float | None]] = {  # portable, onnxrunt
     "transpose_into_first_factor": (None, 1.09),
     "bias_into_gelu": (None, 1.02),
     "bias_into_fast_gelu": (None, 2.74),
+    "projections_into_attention": (None, 0.98),
     "keep_sum_apart": (None, 7.15),  # onnxruntime fuses Add and LayerNormalization into what is slower than both
     "keep_sums_apart": (None, 4.98),
 }

@@ -1,0 +1,110 @@
+"""Products that share an operand are one product: queries, keys and values, gates and what they let through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir import DType, Graph, Node, TensorType, Value
+from ...pipeline.passes import graph_pass
+from ...rewrite import QUANTIZERS, Builder, Declined
+
+_ROWS = 16  # a weight with fewer rows gives less work than splitting its result
+_LARGEST = 1 << 26  # bytes of a merged weight; larger ones stay where they are stored
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """x W, or x W + b where `sum` is there."""
+
+    product: Node
+    sum: Node | None
+    bias: Value | None
+
+    @property
+    def weight(self) -> Value:
+        """W f32[K,N]."""
+        w = self.product.inputs[1]
+        assert w is not None
+        return w
+
+    @property
+    def result(self) -> Value:
+        """What others read of the branch."""
+        return self.product.output if self.sum is None else self.sum.output
+
+    @property
+    def columns(self) -> int:
+        """N."""
+        assert self.weight.constant is not None
+        return self.weight.constant.shape[1]
+
+
+@graph_pass("merge-products")
+def merge_products(graph: Graph) -> int:
+    """x W1 + b1, x W2 + b2, … = split(x [W1 W2 …] + [b1 b2 …])"""
+    nodes = list(graph.walk())
+    if any(node.op in QUANTIZERS for node in nodes):
+        return 0
+    groups: dict[tuple[Value, Graph | None, bool], list[_Branch]] = {}
+    for node in nodes:
+        branch = _branch(node) if node.op == "MatMul" else None
+        if branch is not None and node.inputs[0] is not None:
+            groups.setdefault((node.inputs[0], node.graph, branch.sum is None), []).append(branch)
+    return sum(_merge(x, branches) for (x, _, _), branches in groups.items() if len(branches) > 1)
+
+
+def _branch(product: Node) -> _Branch | None:
+    """A product with a constant matrix of its own, and the sum with a bias that follows it."""
+    x, w = product.inputs
+    if x is None or w is None or w.constant is None or not w.has_one_use or w.constant.dtype is not DType.FLOAT:
+        return None
+    if len(w.constant.shape) != 2 or w.constant.shape[0] < _ROWS or not isinstance(x.type, TensorType):
+        return None
+    if x.type.rank is None or x.type.rank < 2:
+        return None
+    sum = product.output.users[0] if product.output.has_one_use else None
+    if sum is not None and sum.op == "Add" and sum.graph is product.graph:
+        bias = sum.inputs[1] if sum.inputs[0] is product.output else sum.inputs[0]
+        if bias is not None and bias.constant is not None and bias.constant.shape == w.constant.shape[1:]:
+            return _Branch(product, sum, bias)
+    return _Branch(product, None, None)
+
+
+def _merge(x: Value, branches: list[_Branch]) -> int:
+    first = branches[0].product
+    owner = first.graph
+    constants = [b.weight.constant for b in branches]
+    total = sum(c.nbytes for c in constants if c is not None)
+    if owner is None or total > _LARGEST or not owner.allows("merge-products", first):
+        return 0
+    build = Builder(owner)
+    merged = np.concatenate([c.array() for c in constants if c is not None], axis=1)
+    biases = [b.bias.constant.array() for b in branches if b.bias is not None and b.bias.constant is not None]
+    try:
+        made = build.MatMul(x, merged)
+        if biases:
+            made = build.Add(made, np.concatenate(biases))
+        parts = _split(build, made, [b.columns for b in branches])
+    except Declined:
+        return 0
+    origins = dict.fromkeys(o for b in branches for n in (b.product, b.sum) if n is not None for o in n.origins)
+    for node in build.nodes:
+        node.origins = tuple(origins)
+        owner.insert_before(first, node)
+    for branch, part in zip(branches, parts):
+        owner.replace_uses(branch.result, part)
+        owner.erase_unused(branch.product if branch.sum is None else branch.sum)
+    return 1
+
+
+def _split(build: Builder, value: Value, sizes: list[int]) -> tuple[Value, ...]:
+    assert isinstance(value.type, TensorType) and value.type.rank is not None
+    axis, count = value.type.rank - 1, len(sizes)
+    parts: tuple[Value, ...]
+    if build.opset < 13:
+        parts = build.node("Split", value, outputs=count, axis=axis, split=tuple(sizes))
+    else:
+        parts = build.node("Split", value, np.array(sizes, np.int64), outputs=count, axis=axis)
+    return parts
