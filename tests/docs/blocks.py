@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
 from graphopt import cli
 from graphopt.errors import GraphoptError
+from models import fashion
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -34,7 +36,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 def run(page: Path) -> int:
     """Run every block of a page in the current folder; returns how many commands and scripts ran."""
-    space: dict[str, Any] = {"__name__": "__main__"}
+    space = assumed()
     count = 0
     for language, text in blocks(page):
         if language == "sh":
@@ -51,6 +53,15 @@ def run(page: Path) -> int:
 
             tomllib.loads(text)
     return count
+
+
+def assumed() -> dict[str, Any]:
+    """What pages take for granted in their scripts: the caller's data and metric."""
+    with np.load("samples.npz") as archive:
+        samples = {name: archive[name] for name in archive.files}
+    reader = [{name: array[i : i + 1] for name, array in samples.items()} for i in range(8)]
+    given = {"samples": samples, "reader": reader, "feeds": reader[0], "accuracy": fashion.accuracy}
+    return {"__name__": "__main__", **given}
 
 
 def command(line: str) -> bool:
@@ -95,10 +106,14 @@ def _python(words: list[str]) -> int:
 
 @contextlib.contextmanager
 def workplace(folder: Path) -> Iterator[None]:
-    """Stand in a folder that has what pages speak of: the committed models, and one called model.onnx."""
+    """Stand in a folder that has what pages speak of: models, samples, a metric in mine.py."""
     (folder / "models").symlink_to(ROOT / "models")
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "model.onnx").write_bytes((ROOT / "models" / "fashion_cnn.onnx").read_bytes())
+    (folder / "quantized.onnx").write_bytes((ROOT / "models" / "fashion_qdq.onnx").read_bytes())
+    with np.load(ROOT / "models" / "fashion_calibration.npz") as archive:
+        np.savez(folder / "samples.npz", **{name: archive[name][:16] for name in archive.files})
+    (folder / "mine.py").write_text("from models.fashion import accuracy\n")
     before, path = Path.cwd(), list(sys.path)
     os.chdir(folder)
     sys.path[:0] = [str(folder), str(ROOT)]
