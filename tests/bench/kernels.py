@@ -53,7 +53,9 @@ def clock_ghz(seconds: float = 0.05) -> float:
     return 2 * count / best / 1e9
 
 
-def interleaved(calls: dict[str, Call], rounds: int, target: float = 0.004) -> dict[str, float]:
+def interleaved(
+    calls: dict[str, Call], rounds: int, target: float = 0.004, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each call; every round runs each for about `target` seconds."""
     repeats = {}
     for name, call in calls.items():
@@ -64,10 +66,10 @@ def interleaved(calls: dict[str, Call], rounds: int, target: float = 0.004) -> d
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats[name]):
                 call()
-            taken[name].append((time.perf_counter() - start) / repeats[name])
+            taken[name].append((clock() - start) / repeats[name])
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
@@ -206,23 +208,27 @@ def main() -> None:
     parser.add_argument("--weights", choices=("7bit", "gaussian"), default="7bit")
     parser.add_argument("--only", choices=("gemm", "conv", "dynamic"))
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--cpu", action="store_true", help="count CPU time of the process, for a machine that is shared"
+    )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     level, kind = select_level(arguments.isa), arguments.weights
     ghz = clock_ghz()
+    clock = time.process_time if arguments.cpu else time.perf_counter
     print(
         f"level {level.name}, {ghz:.2f} GHz, {kind} weights, onnxruntime {onnxruntime.__version__}, one thread, GMAC/s"
     )
     chosen = (arguments.only,) if arguments.only else ("gemm", "conv", "dynamic")
     for shape in GEMMS if "gemm" in chosen else ():
-        times = interleaved(bench_gemm(shape, kind, level), arguments.rounds)
+        times = interleaved(bench_gemm(shape, kind, level), arguments.rounds, clock=clock)
         report("gemm " + "x".join(map(str, shape)), int(np.prod(shape)), times, kind, level, ghz)
     for conv in CONVS if "conv" in chosen else ():
         macs, calls = bench_conv(conv, kind, level)
         name = f"conv {conv[3]}x{conv[3]}/{conv[4]} {conv[1]}→{conv[2]} {conv[0]}²"
-        report(name, macs, interleaved(calls, arguments.rounds), kind, level, ghz)
+        report(name, macs, interleaved(calls, arguments.rounds, clock=clock), kind, level, ghz)
     for shape in DYNAMIC if "dynamic" in chosen else ():
-        times = interleaved(bench_dynamic(shape, kind, level), arguments.rounds)
+        times = interleaved(bench_dynamic(shape, kind, level), arguments.rounds, clock=clock)
         report("dynamic " + "x".join(map(str, shape)), int(np.prod(shape)), times, "7bit", level, ghz)
 
 
