@@ -216,5 +216,5 @@ def _zeros(s: Sketch, x: Value, hidden: int) -> Value:
 
 
 BLOCKS = (
-    (conv, 10), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 3), (softmax, 2), (recurrent, 1),
+    (conv, 10), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 6), (softmax, 2), (recurrent, 1),
 )  # fmt: skip
