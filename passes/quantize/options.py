@@ -28,9 +28,8 @@ class Quantize:
     equalize, correct_bias, rounding: the optimisations of the integers. speed: leave layers float that do not gain.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
-    cache: a file that
-    remembers what calibration saw, to resume after an interruption. executor: a `concurrent.futures` executor
-    (threads share one session) that calibrates several samples at a time.
+    cache: a file that remembers what calibration saw, to resume after an interruption. executor: a `concurrent.futures`
+    executor (threads share one session) that calibrates several samples at a time.
     """
 
     mode: str = "static"
