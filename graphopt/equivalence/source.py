@@ -110,6 +110,8 @@ class Source:
                 blob = (self.proto if edited is None else edited).SerializeToString() + addition.SerializeToString()
                 session = ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
         except Exception as error:
+            if optimize and self.is_quantized:  # the exact setting stumbles over zero points that weights share
+                return self.session(optimize=False, threads=threads, taps=taps, edited=edited)
             raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error
         return Session(session, self.outputs, casts)
 

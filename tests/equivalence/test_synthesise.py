@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto as T
 
+import graphopt
 from graphopt.equivalence import synthesise
 from graphopt.errors import InputError
 from tests.equivalence.nets import f32, model, node
@@ -130,3 +133,8 @@ def test_a_model_that_never_runs_is_told():
     net = model([node("Reshape", "x s", "y")], [("x", T.FLOAT, [5])], [("y", T.FLOAT, None)], {"s": np.array([7])})
     with pytest.raises(InputError, match="no inputs were found"):
         synthesise(net)
+
+
+def test_quantized_models_whose_weights_share_a_zero_point():
+    made = graphopt.optimize(Path(__file__).parents[2] / "models" / "fashion_qdq.onnx", validate=False).model
+    assert synthesise(made, 1)[0]["image"].shape[1:] == (1, 28, 28)
