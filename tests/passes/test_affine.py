@@ -5,7 +5,7 @@ import pytest
 
 from graphopt.passes.affine import fold_affine
 from graphopt.passes.branches import inline_branches
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 IMAGE = "g (float[N,4,7,7] x) => (float[a,b,c,d] y)"
 ROWS = "g (float[N,4] x) => (float[a,b] y)"
@@ -82,3 +82,13 @@ def test_branches_that_are_known_are_inlined(taken):
     assert changes == (2 if taken else 1)
     assert ops(after) == (["Exp", "Sqrt", "If", "Sin", "Identity"] if taken else ["Exp", "Cos", "Relu"])
     assert_same(before, after)
+
+
+def test_text_of_a_constant_in_a_convolution():
+    text = """g (float[N,2,3,3] x) => (float[a,b,c,d] y) <float[1,2,1,1] w = {2.0, 4.0}, float[1] b = {1.0},
+      float k = {0.5}> { h = Conv(x, w, b)
+      y = Mul(h, k) }"""
+    assert check(text, fold_affine).splitlines() == [
+        "%y = Conv(%x, @w=f32[1,2,1,1](1, 2), @2=f32[1](0.5))",
+        "return %y",
+    ]

@@ -4,7 +4,7 @@ import pytest
 
 from graphopt.passes.casts import drop_cast_islands
 from graphopt.passes.dead import remove_dead_nodes
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float16[N,4,6] x) => (float16[a,b,c] y) <int64[3] s = {{0, 6, 4}}, int64[1] one = {{1}},
   int64[1] three = {{3}},
@@ -40,3 +40,13 @@ def test_islands_keep_their_type(name):
 @pytest.mark.parametrize("name", STAYS)
 def test_other_casts_stay(name):
     assert rewrite(lift(HEAD.format(nodes=STAYS[name])), drop_cast_islands)[1] == 0
+
+
+def test_text_of_an_island():
+    text = HEAD.format(nodes=ISLANDS["a concatenation"][0])
+    assert check(text, drop_cast_islands, remove_dead_nodes).splitlines() == [
+        "%t = Transpose(%x) {perm=[0, 2, 1]}",
+        "%u = Reshape(%x, @s=i64[3](0, 6, 4))",
+        "%v = Concat(%t, %u) {axis=1}",
+        "return %v",
+    ]

@@ -5,7 +5,7 @@ import pytest
 
 from graphopt.passes.affine_before import fold_affine_before
 from graphopt.passes.chains import fold_chains
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 ROWS = "g (float[N,4] x) => (float[a,b] y)"
 IMAGE = "g (float[N,4,7,7] x) => (float[a,b,c,d] y)"
@@ -94,3 +94,27 @@ def test_grouped_convolutions_are_scaled_by_group(groups):
     after, _ = rewrite(before, fold_affine_before)
     assert ops(after) == ["Conv"]
     assert_same(before, after, rtol=1e-4)
+
+
+def test_text_of_joined_chains():
+    assert check(JOINS["a x / b"][0], fold_chains).splitlines() == [
+        "%y = Mul(%x, @1=f32[4](1.5, 0.75, 0.5, 0.375))",
+        "return %y",
+    ]
+    assert check(JOINS["(x + a) b + c"][0], fold_chains).splitlines() == [
+        "%2 = Mul(%x, @1=f32[4](1, 2, 3, 4))",
+        "%y = Add(%2, @3=f32[4](2.5, 5, 7.5, 10))",
+        "return %y",
+    ]
+
+
+def test_text_of_a_factor_and_a_shift_in_the_next_convolution():
+    text = """g (float[N,2,3,3] x) => (float[a,b,c,d] y) <float[1,2,1,1] w = {2.0, 4.0}, float[2,1,1] k = {3.0, 0.5},
+      float[2,1,1] m = {1.0, -1.0}> {
+      p = Mul(x, k)
+      q = Add(p, m)
+      y = Conv(q, w) }"""
+    assert check(text, fold_affine_before).splitlines() == [
+        "%y = Conv(%x, @w=f32[1,2,1,1](6, 2), @2=f32[1](-2))",
+        "return %y",
+    ]

@@ -3,7 +3,7 @@
 import pytest
 
 from graphopt.passes.hoist import hoist_over_split
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,6] x) => (float[a,b] y) <int64[2] parts = {{2, 4}}, float two = {{2.0}}, float[2] k, float[4] m,
   float[1] one = {{1.0}}, int64[1] ax = {{1}}> {{
@@ -39,3 +39,14 @@ def test_functions_move_before_the_split(name):
 def test_other_functions_stay(name):
     before = lift(HEAD.format(nodes=STAYS[name] + "\n y = Concat<axis = 1>(q, p)"))
     assert rewrite(before, hoist_over_split)[1] == 0
+
+
+def test_text_of_functions_before_the_split():
+    nodes = MOVES["one after another"][0] + "\n y = Concat<axis = 1>(q, p)"
+    assert check(HEAD.format(nodes=nodes), hoist_over_split).splitlines() == [
+        "%2 = Add(%x, @one=f32[1](1))",
+        "%3 = Elu(%2) {alpha=0.5}",
+        "%p, %q = Split(%3, @parts=i64[2](2, 4)) {axis=1}",
+        "%y = Concat(%q, %p) {axis=1}",
+        "return %y",
+    ]

@@ -7,7 +7,7 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.passes.functions import inline_functions
 from graphopt.passes.loops import inline_loops
-from tests.passes.harness import assert_same, lift, ops, parse, rewrite
+from tests.passes.harness import assert_same, body, lift, ops, parse, rewrite
 
 LOOP = """
 g (float[N,4] x) => (float[a,b] y, float[c,d,e] z) <int64 m = {{{trips}}}, bool on = {{{on}}}, float one = {{1.0}},
@@ -102,3 +102,32 @@ def test_functions_are_inlined_only_when_asked_for():
     assert len(graphopt.optimize(proto, validate=False).model.functions) == 2
     result = graphopt.optimize(proto, passes=["inline-functions"])
     assert result.report.status == "equal" and not result.model.functions
+
+
+def test_text_of_an_inlined_loop():
+    assert body(rewrite(loop(), inline_loops)[0]).splitlines() == [
+        "%s = Sigmoid(%x)",
+        "%q = Identity(@2=b8[](True))",
+        "%fi = Cast(@4=i64[](0)) {to=1}",
+        "%u = Add(%s, %fi)",
+        "%r = Add(%u, @one=f32[](1))",
+        "%t = Mul(%s, %s)",
+        "%z = Unsqueeze(%t, @10=i64[1](0))",
+        "%y = Exp(%r)",
+        "return %y, %z",
+    ]
+
+
+def test_text_of_inlined_functions():
+    before = onnx_io.load(parse(FUNCTIONS.replace("OPSET", "17")))
+    assert body(rewrite(before, inline_functions)[0]).splitlines() == [
+        "%m = Mul(%x, @k=f32[](0.5))",
+        "%b = Max(%x, %m)",
+        "%c = Add(%b, %b)",
+        "%m_1 = Mul(%c, @k_1=f32[](0.125))",
+        "%b_1 = Max(%c, %m_1)",
+        "%b_2 = ReduceSum(%b_1) {keepdims=1}",
+        "%m_2 = Mul(%b_2, @k_2=f32[](0.25))",
+        "%b_3 = Max(%b_2, %m_2)",
+        "return %b_3",
+    ]

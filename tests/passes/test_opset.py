@@ -9,7 +9,7 @@ from graphopt.errors import OptionError
 from graphopt.passes.opset import check_convertible, convert_opset
 from graphopt.pipeline import PassError
 from tests import zoo
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 IMAGE = "g (float[N,4,6,6] x) => (float[a,b,c,d] y)"
 ROWS = "g (float[N,3,4] x) => (float[a,b,c] y)"
@@ -113,3 +113,17 @@ def test_zoo_is_equal_after_conversion(name):
     result = graphopt.optimize(zoo.path(name), opset=18)
     assert result.report.status == "equal" and not result.report.taken_back
     assert {o.version for o in result.model.opset_import if o.domain == ""} == {18}
+
+
+TEXTS = {
+    "Split": ["%p, %q = Split(%x, @p_1=i64[2](1, 3)) {axis=2}", "%y = Concat(%q, %p) {axis=2}"],
+    "Slice": ["%y = Slice(%x, @y_1=i64[1](1), @y_2=i64[1](3), @y_3=i64[1](2))"],
+    "Clip": ["%y = Clip(%x, @y_1=f32[](-0.5), @y_2=f32[](0.5))"],
+    "ReduceSum": ["%y = ReduceSum(%x, @y_1=i64[1](-1))"],
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_of_later_forms(name):
+    opset, text = FORMS[name]
+    assert check(text, convert_opset(18), opset=opset).splitlines() == [*TEXTS[name], "return %y"]

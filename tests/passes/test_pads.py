@@ -3,7 +3,7 @@
 import pytest
 
 from graphopt.passes.pads import fold_pads
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,4,7,8] x) => (float[a,b,c,d] y) <float[6,4,3,3] w, float[6] k, int64[8] p = {{0,0,1,0,0,0,2,1}},
   int64[8] far = {{0,0,3,0,0,0,0,0}}, int64[8] deep = {{0,1,0,0,0,0,0,0}}, int64[8] cut = {{0,0,-1,0,0,0,0,0}},
@@ -42,3 +42,17 @@ def test_zeros_move_into_what_reads_them(name):
 @pytest.mark.parametrize("name", STAYS)
 def test_other_pads_stay(name):
     assert rewrite(lift(HEAD.format(nodes=STAYS[name])), fold_pads)[1] == 0
+
+
+def test_text_of_folded_pads():
+    padded, pooled = (HEAD.format(nodes=MOVES[name]) for name in ("Conv with pads", "AveragePool"))
+    assert check(padded, fold_pads).splitlines() == [
+        "%r = Relu(%x)",
+        "%y = Conv(%x, @w) {pads=[2, 0, 2, 3], strides=[2, 1]}",
+        "return %y",
+    ]
+    assert check(pooled, fold_pads).splitlines() == [
+        "%r = Relu(%x)",
+        "%y = AveragePool(%x) {count_include_pad=1, kernel_shape=[3, 3], pads=[1, 0, 2, 1], strides=[2, 2]}",
+        "return %y",
+    ]

@@ -6,7 +6,7 @@ import pytest
 from graphopt.ops import quotient, reshaped
 from graphopt.passes.reshapes import join_shape_changes
 from graphopt.passes.shapes import resolve_shapes
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,3,4] x) => (float[a,b,c] y) <int64[2] flat = {{-1, 12}}, int64[3] back = {{-1, 4, 3}},
   int64[3] copy = {{0, 4, 3}}, int64[3] same = {{-1, 3, 4}}, int64[1] a0 = {{0}}, int64[1] a1 = {{1}},
@@ -97,3 +97,25 @@ def test_quotient_of_names():
     assert quotient(("N", 4), ("M",)) is None
     assert quotient((7,), (2,)) is None
     assert np.prod(()) == quotient((), ())
+
+
+def test_text_of_joined_chains():
+    around, into, index = (JOINS[n][0] for n in ("around a pad", "into the transpose before", "index with its axis"))
+    assert check(HEAD.format(nodes=around), resolve_shapes, join_shape_changes).splitlines() == [
+        "%s = Sigmoid(%x)",
+        "%v = Pad(%s, @2=i64[6](0, 0, 1, 0, 0, 0))",
+        "%y = Exp(%v)",
+        "return %y",
+    ]
+    assert check(HEAD.format(nodes=into), resolve_shapes, join_shape_changes).splitlines() == [
+        "%s = Sigmoid(%x)",
+        "%v = Relu(%s)",
+        "%y = Exp(%v)",
+        "return %y",
+    ]
+    assert check(HEAD.format(nodes=index), resolve_shapes, join_shape_changes).splitlines() == [
+        "%s = Sigmoid(%x)",
+        "%v = Gather(%s, @2=i64[1](1)) {axis=1}",
+        "%y = Exp(%v)",
+        "return %y",
+    ]

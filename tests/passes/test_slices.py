@@ -3,7 +3,7 @@
 import pytest
 
 from graphopt.passes.slices import flatten_concats, join_slices_and_pads, split_slices
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,6,8] x, bool c) => (float[a,b,d] y) <int64[1] k0 = {{0}}, int64[1] k1 = {{1}}, int64[1] k2 = {{2}},
   int64[1] k3 = {{3}}, int64[1] k4 = {{4}}, int64[1] k5 = {{5}}, int64[1] k6 = {{6}}, int64[1] k8 = {{8}},
@@ -106,3 +106,23 @@ def test_concats_on_one_axis_are_one():
     assert changes == 2
     assert ops(after) == ["Sigmoid", "Concat", "Concat", "Concat", "Concat"]
     assert_same(before, after, rtol=0)
+
+
+def test_text_of_joined_and_split_slices():
+    ends, filled, three = JOINS["from the end"], JOINS["before a pad that fills"], SPLITS["in three"][0]
+    assert check(HEAD.format(nodes=ends), join_slices_and_pads).splitlines() == [
+        "%s = Sigmoid(%x)",
+        "%y = Slice(%s, @3=i64[1](3), @4=i64[1](4), @5=i64[1](1))",
+        "return %y",
+    ]
+    assert check(HEAD.format(nodes=filled), join_slices_and_pads).splitlines() == [
+        "%s = Sigmoid(%x)",
+        "%y = Pad(%s, @3=i64[6](0, 1, 0, 0, -2, 0), @fill=f32[](7))",
+        "return %y",
+    ]
+    assert check(HEAD.format(nodes=three), split_slices).splitlines() == [
+        "%s = Sigmoid(%x)",
+        "%q, %r, %p = Split(%s, @3=i64[3](2, 3, 1)) {axis=1}",
+        "%y = Concat(%p, %q, %r) {axis=1}",
+        "return %y",
+    ]
