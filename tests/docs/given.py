@@ -178,6 +178,29 @@ g (float[N,3,6,6] x) => (float[a,b,c,d] y) <int64[8] pads = {0, 0, 1, 1, 0, 0, 1
         17,
         "portable",
     ),
+    "hoist-over-split": (
+        """
+g (float[N,6] x) => (float[a,b] y) <int64[2] sizes = {2, 4}> {
+  a, b = Split<axis = 1>(x, sizes)
+  p = Tanh(a)
+  q = Tanh(b)
+  y = Concat<axis = 1>(q, p)
+}""",
+        17,
+        "portable",
+    ),
+    "name-sizes": (
+        """
+g (float[N,S,2] x) => (float[a,b,c] y) <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2},
+  float[1,4,2] table> {
+  sizes = Shape(x)
+  length = Slice(sizes, one, two)
+  positions = Slice(table, zero, length, one)
+  y = Add(x, positions)
+}""",
+        17,
+        "portable",
+    ),
     "inline-loops": (
         """
 g (float[N,4] x) => (float[a,b] y) <int64 one = {1}, bool true = {1}> {
