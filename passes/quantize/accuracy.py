@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,10 +131,20 @@ def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
     units = [u for u in study.units.found if u in plan.units]
     weighty = [u for u in units if not u.moves]
     if len(weighty) <= ONE_BY_ONE:
-        harm = {u: -context.quality.fidelity(build(plan.with_units((u,))), RANKED).sqnr_db for u in weighty}
-    else:
-        harm = {u: _noise(study, u) for u in weighty}
-    return sorted(weighty, key=lambda u: -harm[u])
+        measure_alone(study, plan, context, weighty)
+    known = all(u in study.alone for u in weighty)
+    return sorted(weighty, key=lambda u: -(study.alone[u] if known else _noise(study, u)))
+
+
+def measure_alone(study: Study, plan: Plan, context: Context, units: Iterable[Unit]) -> None:
+    """Add to the study the relative error (RMS, worst output, first samples) of results with each unit alone quantized.
+
+    One run of the model a unit and sample; infinite where results are not finite.
+    """
+    for unit in units:
+        if unit not in study.alone:
+            ratio = context.quality.fidelity(build(plan.with_units((unit,))), RANKED).sqnr_db
+            study.alone[unit] = math.inf if ratio == -math.inf else 10.0 ** (-ratio / 20.0)
 
 
 def _noise(study: Study, unit: Unit) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ...ir import Model
 from ...measure import figures, node_macs
 from ...stages import Context, StageReport
-from .accuracy import Guarded, guard, judge_for
+from .accuracy import Guarded, guard, judge_for, measure_alone
 from .build import build
 from .foreign import quantized_form
 from .layers import BLOCKED
@@ -20,7 +21,9 @@ from .study import Study, study
 from .units import Unit
 from .upgrade import CannotUpgrade, upgraded
 
-COLUMNS = ("layer", "operator", "runs on", "bits", "J nearest", "J found", "worst pair", "16 bits")
+COLUMNS = ("layer", "operator", "runs on", "bits", "J nearest", "J found", "weight error", "worst pair", "16 bits")
+ALONE = "error alone"
+"""The column of what each layer costs when it alone is quantized, where that was measured."""
 
 
 def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
@@ -64,6 +67,9 @@ class Decision:
 
 def decide(model: Model, studied: Study, context: Context) -> Decision:
     """Place for speed, guard accuracy, then place what is left anew and time the whole."""
+    if studied.options.sensitivity:
+        layers = [unit for unit, _ in studied.units.linear() if unit in studied.plan.units]
+        measure_alone(studied, studied.plan, context, layers)
     plan = studied.plan.with_units(useful(studied.plan.units))
     timed = studied.options.speed
     candidates = _candidates(studied, plan, context.target) if timed else [plan]
@@ -126,7 +132,7 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
     plan = decision.plan
     chosen: frozenset[Unit] = frozenset() if plan is None else plan.units
     what = "int8" if studied.options.mode != "weights" else f"layers stored as {studied.options.weight_type}"
-    rows = tuple(_row(studied, plan, unit) for unit, _ in studied.units.linear() if unit in studied.plan.units)
+    columns, rows = _table(studied, plan)
     total = figures(studied.model).macs
     macs = sum(node_macs(u.node) for u in chosen if u.linear is not None)
     facts = {
@@ -146,23 +152,35 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
     refused += [(u.name, "does not gain on integers here") for u in slow] if plan is not None else []
     if plan is None:
         report = StageReport(
-            f"quantize {studied.options.mode}", decision.text, COLUMNS, rows, facts, tuple(refused), changed=False
+            f"quantize {studied.options.mode}", decision.text, columns, rows, facts, tuple(refused), changed=False
         )
         return model, report
     text = f"{facts['share_of_macs']:.0%} of MACs in {what}, {decision.text}"
-    return build(plan), StageReport(f"quantize {studied.options.mode}", text, COLUMNS, rows, facts, tuple(refused))
+    return build(plan), StageReport(f"quantize {studied.options.mode}", text, columns, rows, facts, tuple(refused))
+
+
+def _table(studied: Study, plan: Plan | None) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
+    """Columns, and a row a layer."""
+    layers = [unit for unit, _ in studied.units.linear() if unit in studied.plan.units]
+    rows = [_row(studied, plan, unit) for unit in layers]
+    if not any(unit in studied.alone for unit in layers):
+        return COLUMNS, tuple(rows)
+    costs = [studied.alone.get(unit) for unit in layers]
+    told = [cost if cost is not None and math.isfinite(cost) else None for cost in costs]
+    return (*COLUMNS, ALONE), tuple((*row, cost) for row, cost in zip(rows, told))
 
 
 def _row(studied: Study, plan: Plan | None, unit: Unit) -> tuple[Any, ...]:
     solved = studied.solved[unit.node]
     if plan is None or unit not in plan.units:
-        return (unit.name, unit.node.op, "float", None, solved.before, solved.after, None, None)
+        return (unit.name, unit.node.op, "float", None, solved.before, solved.after, solved.error, None, None)
     codes = plan.codes[unit.node]
     finer = studied.finer.get(unit.node)
     if finer is not None and codes is finer.codes:
         solved = finer
     safe = certificate(unit, plan)
-    return (unit.name, unit.node.op, "int8", codes.bits, solved.before, solved.after, codes.worst_pair, safe)
+    found = (solved.before, solved.after, solved.error)
+    return (unit.name, unit.node.op, "int8", codes.bits, *found, codes.worst_pair, safe)
 
 
 def certificate(unit: Unit, plan: Plan) -> str:

@@ -27,6 +27,7 @@ class Quantize:
     format: "qdq" or "qoperator". block_size: input channels that share a scale, for mode "weights".
     equalize, correct_bias, rounding: the optimisations of the integers. speed: leave layers float that do not gain.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
+    sensitivity: measure for the report what each layer costs alone, even if none need be taken back: a session a layer.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
     cache: a file that remembers what calibration saw, to resume after an interruption. executor: a `concurrent.futures`
     executor (threads share one session) that calibrates several samples at a time.
@@ -49,6 +50,7 @@ class Quantize:
     speed: bool = True
     evaluations: int = 64
     samples: int | None = None
+    sensitivity: bool = False
     min_sqnr: float = 15.0
     min_top1: float = 0.9
     cache: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,22 @@ BITS = {"int8": 8, "uint8": 8, "int4": 4}
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """Codes of one layer with J = E‖W x − W_q x‖² of nearest rounding and of what was found (None without data)."""
+    """Codes of one layer with J = E‖W x − W_q x‖² of nearest rounding and of what was found (None without data).
+
+    signal: E‖W x‖², less the mean where a bias takes it up as J does; what J is to be compared with.
+    """
 
     codes: Codes
     before: float | None
     after: float | None
+    signal: float | None = None
+
+    @property
+    def error(self) -> float | None:
+        """√(J / signal): relative error of the layer's result from its weights alone. None without data or signal."""
+        if self.after is None or not self.signal:
+            return None
+        return math.sqrt(self.after / self.signal)
 
 
 def solve(
@@ -45,12 +57,13 @@ def solve(
     rows = linear.rows().astype(np.float32)
     scale, low, high = _scales(linear, rows, options, safe, step, width, block)
     codes, bias, known = np.empty(rows.shape, np.int8), linear.bias, moments is not None and moments.count > 0
-    before = after = 0.0
+    before = after = signal = 0.0
     for g in range(linear.groups):
         if moments is None or not known:
             codes[g] = nearest(rows[g], _spread(scale[g], rows.shape[2]), low[g], high[g]).astype(np.int8)
             continue
         matrix = moments.covariance_of(g, centred=linear.takes_bias)
+        signal += objective(rows[g], matrix)
         before += _cost(rows[g], nearest(rows[g], _spread(scale[g], rows.shape[2]), low[g], high[g]), scale[g], matrix)
         if options.per_channel and width < 8:
             scale[g] = _clipped(rows[g], scale[g], low[g], high[g], matrix)
@@ -63,7 +76,7 @@ def solve(
         shift = np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1)
         bias = (shift if bias is None else bias + shift).astype(np.float32)
     found = Codes(codes, scale, bias, width, worst_pair(codes))
-    return Solved(found, before if known else None, after if known else None)
+    return Solved(found, before, after, signal) if known else Solved(found, None, None)
 
 
 def _scales(

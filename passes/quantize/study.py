@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -25,6 +25,7 @@ class Study:
     """One model, studied.
 
     solved: codes of each linear operator; finer: the same at 8 bits where fewer were asked for, to fall back on.
+    alone: the relative error of the model's results with one unit alone quantized, where that was measured.
     """
 
     model: Model
@@ -36,6 +37,7 @@ class Study:
     finer: dict[Node, Solved]
     plan: Plan
     feed: dict[str, Any]
+    alone: dict[Unit, float] = field(default_factory=dict)
 
 
 def study(model: Model, options: Quantize, context: Context) -> Study:

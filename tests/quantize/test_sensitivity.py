@@ -1,0 +1,72 @@
+"""What the report tells of each layer: the error of its weights, and what it alone costs the model."""
+
+import math
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+import graphopt
+from graphopt.measure import ort_session
+from tests.quantize.nets import convnet, images
+
+FEEDS = images(16)
+
+
+def bad_convnet():
+    """Weights of the second layer that meet a channel always zero are huge, and spoil its scales to no use."""
+    model = convnet()
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, rows, value in (("w1", 0, 0.0), ("b1", 0, 0.0), ("w2", (slice(None), 0), 100.0)):
+        array = numpy_helper.to_array(tensors[name]).copy()
+        array[rows] = value
+        tensors[name].CopyFrom(numpy_helper.from_array(array, name))
+    for i, node in enumerate(model.graph.node):
+        node.name = f"node{i}"
+    return model
+
+
+def stage_of(model, **options):
+    settings = {"speed": False, "equalize": False, "min_sqnr": -100.0, "min_top1": 0.0, **options}
+    made = graphopt.optimize(model, quantize=graphopt.Quantize(**settings), calibration=FEEDS)
+    return made, made.report.stages[0]
+
+
+def column(stage, name):
+    return {row[0]: row[stage.columns.index(name)] for row in stage.rows}
+
+
+@pytest.mark.parametrize("mode", ["static", "weights"])
+def test_the_layer_made_worst_ranks_first(mode):
+    made, stage = stage_of(bad_convnet(), mode=mode, sensitivity=True)
+    page = made.report.to_html(seconds=0)
+    for name in ("weight error", "error alone"):
+        found = column(stage, name)
+        assert len(found) == 5 and all(math.isfinite(v) and v > 0 for v in found.values())
+        worst, second = sorted(found, key=found.__getitem__)[:-3:-1]
+        assert worst == "node2" and found[worst] > 5 * found[second]
+        for layer in (worst, second):
+            width = f"width:{100 * found[layer] / found[worst]:.1f}%"
+            assert f'{found[layer]:.4g}<span class="bar"><i class="" style="{width}"' in page
+
+
+def test_error_alone_is_that_of_the_layer_quantized_alone():
+    _, stage = stage_of(bad_convnet(), sensitivity=True)
+    for name in ("node0", "node2", "node12"):
+        others = [f"node{i}" for i in range(13) if f"node{i}" != name]  # sums and pools too
+        made, _ = stage_of(bad_convnet(), nodes_to_exclude=others)
+        reference, result = (
+            np.concatenate([ort_session(m.SerializeToString()).run(None, f)[0] for f in FEEDS[:4]])
+            for m in (bad_convnet(), made.model)
+        )
+        error = np.linalg.norm(result - reference) / np.linalg.norm(reference)
+        assert column(stage, "error alone")[name] == pytest.approx(error, rel=0.05)
+
+
+def test_it_is_measured_only_when_asked_for_or_needed():
+    _, plain = stage_of(convnet())
+    assert "error alone" not in plain.columns and len(plain.columns) == len(plain.rows[0])
+    assert all(0 < v < 0.1 for v in column(plain, "weight error").values())
+    _, guarded = stage_of(bad_convnet(), min_sqnr=20.0)
+    assert all(math.isfinite(v) for v in column(guarded, "error alone").values())
+    assert column(guarded, "runs on")["node2"] == "float"
