@@ -25,6 +25,8 @@ def _gemm(bias: Any) -> OpPattern:
 
 def spread(c: Array, rank: int, axis: int, channels: int) -> Array:
     """A constant that depends on `axis` alone, as one number for each channel; Declined for any other."""
+    if axis >= rank:
+        raise Declined("there is no axis of channels")
     if c.ndim > rank:
         raise Declined("the constant adds an axis")
     sizes = [1] * (rank - c.ndim) + list(c.shape)

@@ -108,3 +108,13 @@ def test_what_is_quantized_later_keeps_its_last_bit(follows):
     text = HEAD.format(nodes=LAYER + "n = Div(c, r)\n " + tail)
     text = text if follows else text.replace("d] y)", "d] y, float[a,b,c,d] z)")
     assert rewrite(lift(text, 18), fuse_operators)[1] == (0 if follows else 1)
+
+
+@pytest.mark.parametrize("step", ["Mul", "Div", "Add", "Sub"])
+def test_a_batch_norm_without_an_axis_of_channels_stays(step):
+    text = f"""g (float[N] x) => (float[a] y) <float[1] s, float[1] b, float[1] m, float[1] v = {{1.0}}, float k> {{
+      n = BatchNormalization(x, s, b, m, v)
+      y = {step}(n, k) }}"""
+    before = lift(text)
+    assert rewrite(before, fuse_operators)[1] == 0
+    assert_same(before, before)
