@@ -11,8 +11,9 @@ import numpy as np
 from ..ir import Constant, DType, Node, TensorType, Value
 from ..pipeline.passes import rule_pass
 from ..rewrite import Builder, Declined, any_value, constant, op, rule
-from .affine import constant_second, factor_of, shift_of, spread
-from .batchnorm import Array, affine, rounded
+from .affine import constant_second, factor_of, shift_of
+from .batchnorm import Array, rounded
+from .fuse.batch_norm import affine_into_batch_norm
 
 _FLOATS = (DType.FLOAT, DType.DOUBLE)
 _EXTREME = 1e6
@@ -101,50 +102,9 @@ def join_product_sum_product(
     return made
 
 
-_NORM = op.BatchNormalization(
-    any_value("x"), constant("gamma"), constant("beta"), constant("mean"), constant("var"), name="norm"
-)
-
-
-@rule(op("Mul", "Div")(_NORM, constant("c"), name="product"), min_opset=7)
-def multiply_into_norm(
-    build: Builder, x: Value, gamma: Array, beta: Array, mean: Array, var: Array, c: Array, norm: Node, product: Node
-) -> Value:
-    """norm(x; gamma, beta) c = norm(x; gamma c, beta c), for one c a channel"""
-    constant_second(product, norm.output)
-    affine(norm, gamma, beta, mean, var)
-    scale = spread(factor_of(product, c), _rank(norm), 1, gamma.size)
-    made: Value = build.copy(norm, [x, _like(gamma, gamma * scale), _like(beta, beta * scale), mean, var])
-    return made
-
-
-@rule(op("Add", "Sub")(_NORM, constant("c"), name="sum"), min_opset=7)
-def add_into_norm(
-    build: Builder, x: Value, gamma: Array, beta: Array, mean: Array, var: Array, c: Array, norm: Node, sum: Node
-) -> Value:
-    """norm(x; gamma, beta) + c = norm(x; gamma, beta + c), for one c a channel"""
-    constant_second(sum, norm.output)
-    affine(norm, gamma, beta, mean, var)
-    shift = spread(shift_of(sum, c), _rank(norm), 1, gamma.size)
-    made: Value = build.copy(norm, [x, gamma, _like(beta, beta + shift), mean, var])
-    return made
-
-
-def _like(old: Array, new: Array) -> Array:
-    return rounded(new, Value(constant=Constant.of(old)))
-
-
-def _rank(norm: Node) -> int:
-    rank = norm.output.type.rank if isinstance(norm.output.type, TensorType) else None
-    if rank is None or rank < 2:
-        raise Declined("the rank is not known")
-    return rank
-
-
 fold_chains = rule_pass(
     "fold-chains",
-    multiply_into_norm,
-    add_into_norm,
+    affine_into_batch_norm,  # also before a quantization, where fusions decline
     join_products,
     join_sums,
     join_sum_product_sum,

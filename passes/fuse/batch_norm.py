@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ir import DType, Node, TensorType, Value
 from ...rewrite import Builder, Declined, any_value, constant, op, rule
-from ..affine import spread
+from ..affine import constant_second, factor_of, shift_of, spread
 from ..batchnorm import affine
 from .guards import Array, elementwise
 
@@ -39,16 +39,13 @@ def affine_into_batch_norm(
     """c (s x + t) = (c s) x + c t and (s x + t) + c = s x + (t + c), for one c a channel"""
     type = elementwise(x, result)
     scale, shift = affine(norm, gamma, beta, mean, var)
-    if result.op in ("Div", "Sub") and result.inputs[0] is not norm.output:
-        raise Declined("the constant comes first")
-    c = spread(c, len(type.shape or ()), 1, scale.size)
-    if result.op == "Div" and not c.all():
-        raise Declined("division by zero")
+    constant_second(result, norm.output)
+    rank = len(type.shape or ())
     if result.op in ("Mul", "Div"):
-        factor = c if result.op == "Mul" else 1 / c
+        factor = spread(factor_of(result, c), rank, 1, scale.size)
         scale, shift = scale * factor, shift * factor
     else:
-        shift = shift + c if result.op == "Add" else shift - c
+        shift = shift + spread(shift_of(result, c), rank, 1, scale.size)
     return _norm(build, x, scale, shift, gamma.dtype)
 
 

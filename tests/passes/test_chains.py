@@ -9,7 +9,7 @@ from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 ROWS = "g (float[N,4] x) => (float[a,b] y)"
 IMAGE = "g (float[N,4,7,7] x) => (float[a,b,c,d] y)"
-NORM = f"{IMAGE} <float[4] g, float[4] t, float[4] m, float[4] v, float[4,1,1] k, float s>"
+NORM = f"{IMAGE} <float[4] g, float[4] t, float[4] m, float[4] v, float[4,1,1] k, float s, float step = {{0.0078125}}>"
 ROW = f"{ROWS} <float a = {{1.5}}, float b = {{-4.0}}, float[4] k = {{1.0, 2.0, 3.0, 4.0}}>"
 JOINS = {
     "x a b": (f"{ROW} {{ p = Mul(x, a)\n y = Mul(p, k) }}", ["Mul"]),
@@ -19,6 +19,9 @@ JOINS = {
     "(x + a) b + c": (f"{ROW} {{ p = Add(x, a)\n q = Mul(p, k)\n y = Add(q, k) }}", ["Mul", "Add"]),
     "(x a + b) c": (f"{ROW} {{ p = Mul(x, a)\n q = Sub(p, k)\n y = Div(q, b) }}", ["Mul", "Add"]),
     "norm c": (f"{NORM} {{ n = BatchNormalization(x, g, t, m, v)\n y = Mul(n, k) }}", ["BatchNormalization"]),
+    "norm c, quantized": (f"{NORM} {{ n = BatchNormalization(x, g, t, m, v)\n p = Mul(n, k)\n "
+                          "q = QuantizeLinear(p, step)\n y = DequantizeLinear(q, step) }",
+                          ["BatchNormalization", "QuantizeLinear", "DequantizeLinear"]),
     "norm c + d": (f"{NORM} {{ n = BatchNormalization(x, g, t, m, v)\n p = Div(n, s)\n y = Sub(p, k) }}",
                    ["BatchNormalization"]),
 }  # fmt: skip
