@@ -1,6 +1,6 @@
 """Calibration: what data flows through a model, read sample by sample, never held at once."""
 
-from .activations import Taps, stream
+from .activations import Taps, portions, stream
 from .observe import Observed, observe
 from .observers import Extent, Histogram
 from .ranges import METHODS, choose_range, observer_for
@@ -18,5 +18,6 @@ __all__ = [
     "observe",
     "observer_for",
     "open_calibration",
+    "portions",
     "stream",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..equivalence.source import Source
 from ..ir import Model, Value
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 BUDGET = 1 << 28
 """Bytes of inner values that are handed out at once."""
@@ -59,14 +60,21 @@ def stream(
 
 def parts(values: dict[Value, Array], budget: int) -> Iterator[dict[Value, Array]]:
     """Values in groups of at most `budget` bytes; `values` is emptied on the way, so that arrays can go."""
-    part: dict[Value, Array] = {}
-    size = 0
-    for value in list(values):
-        array = values.pop(value)
-        if part and size + array.nbytes > budget:
-            yield part
-            part, size = {}, 0
-        part[value] = array
-        size += array.nbytes
-    if part:
-        yield part
+    drained = ((value, values.pop(value)) for value in list(values))
+    for portion in portions(drained, lambda item: item[1].nbytes, budget):
+        yield dict(portion)
+
+
+def portions(items: Iterable[T], size: Callable[[T], int], budget: int) -> Iterator[list[T]]:
+    """Items in order, in groups whose sizes add up to `budget` at most; what is larger stands alone."""
+    portion: list[T] = []
+    total = 0
+    for item in items:
+        own = size(item)
+        if portion and total + own > budget:
+            yield portion
+            portion, total = [], 0
+        portion.append(item)
+        total += own
+    if portion:
+        yield portion

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.channels import Channels, Linear
-from ...calibration import Taps
+from ...calibration import Taps, portions
 from ...ir import Model
 from .moments import Moments
 from .rows import can_regress, inputs_at, sample_places, weight_matrix
@@ -28,25 +28,15 @@ def measured_scores(model: Model, facts: Channels, importance: str, feeds: Itera
     scores = np.zeros(facts.count)
     readers = [r for r in facts.linears if r.inputs is not None and r.kind in ("dense", "grouped") and can_regress(r)]
     samples = sum(1 for _ in feeds)
-    for part in _parts(readers):
+    for part in portions(readers, _sum_bytes, BUDGET):
         for layer, moments in _sums(model, part, feeds, samples, seed):
             _score(layer, moments, importance, scores)
     return scores
 
 
-def _parts(readers: list[Linear]) -> Iterator[list[Linear]]:
-    part: list[Linear] = []
-    size = 0
-    for layer in readers:
-        groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
-        own = 8 * groups * (inputs + 1) ** 2
-        if part and size + own > BUDGET:
-            yield part
-            part, size = [], 0
-        part.append(layer)
-        size += own
-    if part:
-        yield part
+def _sum_bytes(layer: Linear) -> int:
+    groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
+    return 8 * int(groups) * (int(inputs) + 1) ** 2
 
 
 def _weight(layer: Linear) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...calibration import stream
+from ...calibration import portions, stream
 from ...ir import Model, Value
 from .linear import Linear
 
@@ -67,7 +67,7 @@ def gather(
     model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[dict[str, Any]]], seed: int
 ) -> Iterator[tuple[Linear, Moments]]:
     """The moments of each layer's input, given with it, over the calibration data; a few layers in memory at a time."""
-    for part in _parts(layers):
+    for part in portions(layers, lambda item: moment_bytes(item[1]), BUDGET):
         found = {linear.node: Moments.empty(linear) for _, linear in part}
         needs = {linear.node: max(2048, ENOUGH * linear.depth) for _, linear in part}
         rng = np.random.default_rng(seed)
@@ -81,17 +81,3 @@ def gather(
                 break
         for _, linear in part:
             yield linear, found.pop(linear.node)
-
-
-def _parts(layers: Sequence[tuple[Value, Linear]]) -> Iterator[list[tuple[Value, Linear]]]:
-    part: list[tuple[Value, Linear]] = []
-    size = 0
-    for item in layers:
-        bytes_ = moment_bytes(item[1])
-        if part and size + bytes_ > BUDGET:
-            yield part
-            part, size = [], 0
-        part.append(item)
-        size += bytes_
-    if part:
-        yield part
