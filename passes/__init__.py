@@ -12,6 +12,7 @@ from .batchnorm import fold_batchnorm
 from .branches import inline_branches
 from .casts import drop_cast_islands
 from .chains import fold_chains
+from .codes import move_codes
 from .compose import drop_zero_states, join_steps
 from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
@@ -48,6 +49,7 @@ SCHEDULE: tuple[Pass, ...] = (
     merge_identical_constants,
     merge_common_subexpressions,
     drop_requantization,
+    move_codes,
     fuse_operators,  # before what stands around activations is folded away
     merge_common_subexpressions,
     fold_chains,

@@ -168,6 +168,39 @@ g (uint8[N,4] x) => (uint8[a,b] y) <float scale = {0.1}, uint8 zero = {128}> {
         17,
         "portable",
     ),
+    "drop-requantization/limit_codes": (
+        """
+g (uint8[N,4,8,8] x) => (uint8[a,b,c,d] y) <float s = {0.1}, uint8 z = {128}, int8[4,4,3,3] w, float sw = {0.01},
+  float t = {0.05}> {
+  f = DequantizeLinear(x, s, z)
+  k = DequantizeLinear(w, sw)
+  c = Conv(f, k)
+  r = Relu(c)
+  y = QuantizeLinear(r, t, z)
+}""",
+        17,
+        "onnxruntime",
+    ),
+    "drop-requantization/use_standard_codes": (
+        """
+<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+g (float[N,4] x) => (uint8[a,b] y) <float scale = {0.1}, uint8 zero = {128}> {
+  y = com.microsoft.QuantizeLinear(x, scale, zero)
+}""",
+        17,
+        "portable",
+    ),
+    "move-codes": (
+        """
+g (uint8[N,4,8,8] x) => (uint8[a,b,c,d] y) <float scale = {0.1}, uint8 zero = {128}> {
+  f = DequantizeLinear(x, scale, zero)
+  m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(f)
+  t = Transpose<perm = [0, 2, 3, 1]>(m)
+  y = QuantizeLinear(t, scale, zero)
+}""",
+        17,
+        "portable",
+    ),
     "fold-pads/pad_into_maximum": (
         """
 g (float[N,3,6,6] x) => (float[a,b,c,d] y) <int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}, float low = {-inf}> {

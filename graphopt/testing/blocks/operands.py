@@ -266,5 +266,6 @@ _OPERANDS: dict[str, Callable[[Sketch, int, Value, Slots, Attrs], Value | None]]
     "Where": _condition,
     "QuantizeLinear": _quantization,
     "DequantizeLinear": _quantization,
+    "com.microsoft::QuantizeLinear": _quantization,
     "Pow": _exponent,
 }
