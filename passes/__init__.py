@@ -20,7 +20,7 @@ from .dead import remove_dead_nodes
 from .demands import infer_demands
 from .fold import fold_constants
 from .functions import inline_functions
-from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products
+from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products, read_weights
 from .hoist import hoist_over_split
 from .identity import drop_identities
 from .legalise import give_range_scalars
@@ -79,5 +79,5 @@ SCHEDULE: tuple[Pass, ...] = (
 FOR_TARGET: tuple[Pass, ...] = (merge_products, fuse_attention, fuse_for_onnxruntime)
 """Passes that hide what pruning and quantization look for; they wait for them."""
 
-ON_DEMAND: tuple[Pass, ...] = (inline_functions,)
+ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights)
 """Passes that run only when named."""

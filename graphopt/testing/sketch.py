@@ -174,6 +174,8 @@ class Sketch:
         node = builder.nodes[0]
         for domain, version in builder.imports.items():
             self.graph.opsets.setdefault(domain, version)
+        if node.op == "com.microsoft::MatMulIntegerToFloat" and node.inputs[0] and node.inputs[1]:
+            node.output.type = TensorType(DType.FLOAT, (*self.shape(node.inputs[0])[:-1], self.size(node.inputs[1], 1)))
         if node.op in _KEEPS_TYPE and node.inputs[0] is not None:
             node.output.type = node.inputs[0].type
         if node.op == "com.microsoft::QuantizeLinear" and node.inputs[0] is not None and node.inputs[2] is not None:

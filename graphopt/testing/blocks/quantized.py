@@ -84,15 +84,21 @@ def weight(s: Sketch) -> None:
 
 
 def dynamic(s: Sketch) -> None:
-    """DynamicQuantizeLinear and an integer product"""
+    """DynamicQuantizeLinear and an integer product, perhaps as onnxruntime joins it with its scale"""
     x = s.pick(DType.FLOAT, ranks=(2,), steady=True, bound=50.0)
     inner = s.size(x, -1)
     if s.opset < 11:
         raise Misfit("not in this opset")
     q, scale, zero = s.nodes("DynamicQuantizeLinear", x, outputs=3, bound=255.0)
-    w = s.constant(s.arrays.integers(-127, 128, (inner, 4)).astype(np.int8))
-    y = s.node("Cast", s.node("MatMulInteger", q, w, zero), to=int(DType.FLOAT), bound=1e5)
-    s.node("Mul", y, s.node("Mul", scale, s.constant(np.float32(0.01)), bound=1.0), bound=200.0)
+    w, step = s.constant(s.arrays.integers(-127, 128, (inner, 4)).astype(np.int8)), s.constant(np.float32(0.01))
+    joined = s.graph.model is not None and s.graph.model.target == "onnxruntime" and s.chance(0.4)
+    if joined:
+        y = s.node("com.microsoft::MatMulIntegerToFloat", q, w, scale, step, zero, bound=200.0)
+    else:
+        y = s.node("Cast", s.node("MatMulInteger", q, w, zero), to=int(DType.FLOAT), bound=1e5)
+        y = s.node("Mul", y, step if s.chance(0.3) else s.node("Mul", scale, step, bound=1.0), bound=200.0)
+    if s.chance(0.5):
+        s.node("Add", y, s.weight((4,)))
 
 
-BLOCKS = ((round_trip, 2), (moved, 2), (weight, 2), (dynamic, 1))
+BLOCKS = ((round_trip, 2), (moved, 2), (weight, 2), (dynamic, 2))
