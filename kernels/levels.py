@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-Dot = Literal["vpdpbusd", "vpmaddubsw", "widen"]
+Dot = Literal["vpdpbusd", "vpmaddubsw", "vpmaddwd", "widen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Level:
 
     - ``vpdpbusd``: one instruction, exact.
     - ``vpmaddubsw``: pairs summed in int16; exact only for weights whose pairs cannot overflow, which packing proves.
+    - ``vpmaddwd``: exact for any weights, at half that speed; for those that packing cannot see beforehand.
     - ``widen``: generic vector IR on int16 operands; exact and selectable everywhere.
     """
 

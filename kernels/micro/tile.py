@@ -40,22 +40,24 @@ from graphopt.kernels.records import Panel
 _INDEPENDENT_SUMS = 8  # a dot instruction's latency times its throughput: fewer sums leave the unit idle
 
 
-def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output, residual, table, stored):
+def emit(
+    module, symbol, level_name, form, rows, vectors, unroll, signed, output, residual, table, stored, row_terms=False
+):  # fmt: skip
     """Define void symbol(pointers, record, y, r, row_scales, row_zeros).
 
     pointers: int64[segments][rows], where each row's bytes lie; for the hybrid form a second such table follows, of the
     rows widened to int16. y: first output; r: first residual byte; row_scales f32[rows] and row_zeros i32[rows] serve
-    float output. form: vpdpbusd | vpmaddubsw | widen | hybrid. signed: activations are s8. output: "q8" | "i32" |
-    "f32", the first with s for s8 output, c for limits narrower than the type's, w for scales that could leave int32
-    (see `_store_rows_512`). residual: "" or a form of `rounding.add_residual`. table: the record has one for the
-    output's codes. stored: channels written of those computed.
+    float output, the latter any output with `row_terms`. form: of `dot.FORMS` | hybrid. signed: activations are s8.
+    output: "q8" | "i32" | "f32", the first with s for s8 output, c for limits narrower than the type's, w for scales
+    that could leave int32 (see `_store_rows_512`). residual: "" or a form of `rounding.add_residual`. table: the record
+    has one for the output's codes. stored: channels written of those computed.
     """
     level = select_level(level_name)
     _, b = function(module, symbol, ("pointers", "record", "y", "r", "row_scales", "row_zeros"))
     pointers, record, y, r, row_scales, row_zeros = b.function.args
     lanes = level.lanes
     splits = max(1, min(unroll, _INDEPENDENT_SUMS // (rows * vectors)))
-    sums = _start(b, record, row_zeros, rows, vectors, lanes, splits, output)
+    sums = _start(b, record, row_zeros, rows, vectors, lanes, splits, row_terms or output == "f32")
     weights = variable(b, word(b, record, Panel.WEIGHTS))
     segment_pointers = variable(b, pointers)
     flip = load(b, word(b, record, Panel.FLIP), vector(I32, lanes)) if signed else None
@@ -86,14 +88,14 @@ def emit(module, symbol, level_name, form, rows, vectors, unroll, signed, output
     b.ret_void()
 
 
-def _start(b, record, row_zeros, rows, vectors, lanes, splits, output):
+def _start(b, record, row_zeros, rows, vectors, lanes, splits, row_terms):
     """Sums begin at the bias, less the row's zero point times the channel's sum of weights where rows have one."""
     kind = vector(I32, lanes)
     zero = const(I32, lanes, 0)
     address = word(b, record, Panel.BIAS)
     bias = [load(b, at(b, address, 4 * lanes * v), kind) for v in range(vectors)]
     first = [list(bias) for _ in range(rows)]
-    if output == "f32":
+    if row_terms:
         address = word(b, record, Panel.SUMS)
         channel_sums = [load(b, at(b, address, 4 * lanes * v), kind) for v in range(vectors)]
         for row in range(rows):
