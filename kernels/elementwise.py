@@ -6,7 +6,6 @@ element is read before it is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from math import prod
 from typing import Any, Literal
@@ -14,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.kernels.broadcasting import TILE, broadcast
 from graphopt.kernels.compiler import Kernel
 from graphopt.kernels.layout import map_rows_step
 from graphopt.kernels.proven import BinaryOp, proven_factors
 from graphopt.kernels.quantization import Quantization
 from graphopt.kernels.steps import Argument, Buffer, Routine, Step
 
-_TILE = 4096
 _LOOPS = "graphopt.kernels.loops.elementwise:"
 
 
@@ -58,7 +57,7 @@ def prepare_quantize(count: int, y: Quantization) -> Routine:
         "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": y.scale, "zero_point": y.zero_point,
         "least": y.low, "greatest": y.high,
     }  # fmt: skip
-    return Routine((Step(_quantize_kernel(y.kind), arguments, -(-count // _TILE), grain=4),))
+    return Routine((Step(_quantize_kernel(y.kind), arguments, -(-count // TILE), grain=4),))
 
 
 def prepare_dequantize(count: int, x: Quantization) -> Routine:
@@ -66,7 +65,7 @@ def prepare_dequantize(count: int, x: Quantization) -> Routine:
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": x.scale, "zero_point": x.zero_point,
     }  # fmt: skip
-    return Routine((Step(_dequantize_kernel(x.kind), arguments, -(-count // _TILE), grain=4),))
+    return Routine((Step(_dequantize_kernel(x.kind), arguments, -(-count // TILE), grain=4),))
 
 
 def prepare_dequantize_axis(
@@ -92,23 +91,14 @@ def prepare_table(count: int, table: npt.NDArray[Any]) -> Routine:
 
     Requantization, activations (see `tables`) and Add or Mul with a constant scalar are all of this kind.
     """
-    full, rest = divmod(count, _TILE)
+    full, rest = divmod(count, TILE)
     steps = []
     if full:
-        steps.append(map_rows_step(full, _TILE, table, Buffer("x"), Buffer("y")))
+        steps.append(map_rows_step(full, TILE, table, Buffer("x"), Buffer("y")))
     if rest:
-        x, y = Buffer("x", full * _TILE), Buffer("y", full * _TILE)
+        x, y = Buffer("x", full * TILE), Buffer("y", full * TILE)
         steps.append(map_rows_step(1, rest, table, x, y))
     return Routine(tuple(steps))
-
-
-@dataclass(frozen=True, slots=True)
-class _Broadcast:
-    row_elements: int
-    rows: int  # rows per outer index
-    outer: int
-    row: int
-    inner: int
 
 
 def prepare_binary(
@@ -120,7 +110,7 @@ def prepare_binary(
     added, its shape is: equal; a scalar; equal but for ones in leading, middle or last axes as one contiguous run
     (such as [N, 1, 1, C], [C], [N, H, W, 1]). Raises ValueError for other shapes; swap Add and Mul for a smaller a.
     """
-    layout = _broadcast(a_shape, b_shape)
+    layout = broadcast(a_shape, b_shape)
     count = prod(a_shape)
     factors = proven_factors(op, a, b, y)
     name, (p, q) = (op, (a.scale, b.scale)) if factors is None else (f"{op}_scaled", factors)
@@ -131,35 +121,5 @@ def prepare_binary(
         "y_scale": y.scale, "y_zero": y.zero_point, "least": y.low, "greatest": y.high,
     }  # fmt: skip
     tiles = -(-count // layout.row_elements) if count else 0
-    grain = max(1, _TILE // max(1, layout.row_elements))
+    grain = max(1, TILE // max(1, layout.row_elements))
     return Routine((Step(_binary_kernel(name, a.kind, b.kind, y.kind), arguments, tiles, grain=grain),))
-
-
-def _broadcast(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> _Broadcast:
-    """Row and stride structure of b under a."""
-    padded = (1,) * (len(a_shape) - len(b_shape)) + b_shape
-    if len(padded) != len(a_shape) or any(m not in (1, n) for n, m in zip(a_shape, padded, strict=False)):
-        raise ValueError(f"{b_shape} does not broadcast to {a_shape}")
-    if prod(padded) == prod(a_shape):
-        return _Broadcast(_TILE, 1 << 62, 0, _TILE, 1)
-    if prod(padded) == 1:
-        return _Broadcast(_TILE, 1 << 62, 0, 0, 0)
-    runs: list[tuple[bool, int]] = []  # (b has the axis, elements), neighbours of one kind merged
-    for n, m in zip(a_shape, padded, strict=True):
-        if n == 1:
-            continue
-        present = m == n
-        if runs and runs[-1][0] == present:
-            runs[-1] = (present, runs[-1][1] * n)
-        else:
-            runs.append((present, n))
-    presence, sizes = [run[0] for run in runs], [run[1] for run in runs]
-    if presence == [False, True]:
-        return _Broadcast(sizes[1], 1 << 62, 0, 0, 1)
-    if presence == [True, False]:
-        return _Broadcast(sizes[1], 1 << 62, 0, 1, 0)
-    if presence == [True, False, True]:
-        return _Broadcast(sizes[2], sizes[1], sizes[2], 0, 1)
-    if presence == [False, True, False]:
-        return _Broadcast(sizes[2], sizes[1], 0, 1, 0)
-    raise ValueError(f"{b_shape} broadcasts to {a_shape} in more than one run")

@@ -8,14 +8,15 @@ from graphopt.kernels.compiler import Kernel
 from graphopt.kernels.layout import prepare_channel_shuffle
 from graphopt.kernels.steps import Argument, Buffer, Routine, Step
 
-PERMUTE = Kernel(
-    "graphopt.kernels.loops.permute:permute",
-    {"x": "u8*", "y": "u8*", **dict.fromkeys(("n1", "n2", "n3", "s0", "s1", "s2", "s3"), "i64")},
-)
+_SIZES = dict.fromkeys(("n1", "n2", "n3", "s0", "s1", "s2", "s3"), "i64")
+PERMUTE = {
+    itemsize: Kernel("graphopt.kernels.loops.permute:permute", {"x": kind, "y": kind, **_SIZES})
+    for itemsize, kind in ((1, "u8*"), (4, "i32*"))
+}
 
 
-def prepare_permute(shape: Sequence[int], permutation: Sequence[int]) -> Routine:
-    """ONNX Transpose of bytes: x dense of `shape` → y dense with axes in the order `permutation`.
+def prepare_permute(shape: Sequence[int], permutation: Sequence[int], itemsize: int = 1) -> Routine:
+    """ONNX Transpose of elements of 1 or 4 bytes: x dense of `shape` → y dense with axes in the order `permutation`.
 
     Raises ValueError where more than four runs of axes move apart, or `permutation` is none.
     """
@@ -35,7 +36,7 @@ def prepare_permute(shape: Sequence[int], permutation: Sequence[int]) -> Routine
             runs.append((size, stride))
     if len(runs) > 4:
         raise ValueError(f"transposing {tuple(shape)} by {tuple(permutation)} moves {len(runs)} runs of axes")
-    if len(runs) == 3 and _is_shuffle(*runs):
+    if itemsize == 1 and len(runs) == 3 and _is_shuffle(*runs):
         (rows, _), (each, _), (groups, _) = runs
         return prepare_channel_shuffle(rows, groups * each, groups)
     if len(runs) in (2, 3):  # the outermost axis of several is shared between workers
@@ -48,7 +49,7 @@ def prepare_permute(shape: Sequence[int], permutation: Sequence[int]) -> Routine
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("y"), "n1": n1, "n2": n2, "n3": n3, "s0": s0, "s1": s1, "s2": s2, "s3": s3,
     }  # fmt: skip
-    return Routine((Step(PERMUTE, arguments, tiles=tiles if n1 * n2 * n3 else 0),))
+    return Routine((Step(PERMUTE[itemsize], arguments, tiles=tiles if n1 * n2 * n3 else 0),))
 
 
 def _is_shuffle(rows: tuple[int, int], each: tuple[int, int], groups: tuple[int, int]) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.kernels.compiler import MicroKernel
 from graphopt.kernels.levels import Level, host_cpu, select_level
 from graphopt.kernels.steps import aligned_empty
 
@@ -82,9 +81,20 @@ def aligned_table(table: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return placed
 
 
-def table_look_up() -> MicroKernel:
+def aligned_rows(tables: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """A copy of one-byte tables, row after row, that starts on a cache line."""
+    placed = aligned_empty(tables.size)
+    placed[:] = np.ascontiguousarray(tables).reshape(-1).view(np.uint8)
+    return placed
+
+
+def table_address() -> int:
     """The compiled table look-up void(x, y, count, table) for the level in force."""
-    return MicroKernel("graphopt.kernels.micro.table:emit", ("permute" if looks_up(select_level()) else "scalar",))
+    from graphopt.kernels.compiler import MicroKernel
+
+    return MicroKernel(
+        "graphopt.kernels.micro.table:emit", ("permute" if looks_up(select_level()) else "scalar",)
+    ).address()
 
 
 def looks_up(level: Level) -> bool:

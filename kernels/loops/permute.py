@@ -1,4 +1,4 @@
-"""Rearranging bytes: a dense tensor read with strides in any order of its axes."""
+"""Rearranging elements: a dense tensor read with strides in any order of its axes."""
 
 # mypy: ignore-errors
 
@@ -8,7 +8,7 @@ BLOCK = 32
 
 
 def permute(lo, hi, worker, x, y, n1, n2, n3, s0, s1, s2, s3):
-    """y [tiles, n1, n2, n3] = x read with strides s0 … s3 in bytes; a tile is one index of the first axis.
+    """y [tiles, n1, n2, n3] = x read with strides s0 … s3 in elements; a tile is one index of the first axis.
 
     Where the last axis is strided and the one before is dense, blocks keep both sides in cache.
     """

@@ -1,0 +1,49 @@
+"""How a smaller tensor meets a larger one in elementwise kernels: rows, strides, one element or many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+TILE = 4096  # elements of a tile where both tensors are flat
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Rows of the larger tensor, and where the smaller one's elements for each lie."""
+
+    row_elements: int
+    rows: int  # rows per outer index
+    outer: int
+    row: int
+    inner: int
+
+
+def broadcast(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> Broadcast:
+    """Row and stride structure of b under a. Raises ValueError where b broadcasts in more than one run of axes."""
+    padded = (1,) * (len(a_shape) - len(b_shape)) + b_shape
+    if len(padded) != len(a_shape) or any(m not in (1, n) for n, m in zip(a_shape, padded, strict=False)):
+        raise ValueError(f"{b_shape} does not broadcast to {a_shape}")
+    if prod(padded) == prod(a_shape):
+        return Broadcast(TILE, 1 << 62, 0, TILE, 1)
+    if prod(padded) == 1:
+        return Broadcast(TILE, 1 << 62, 0, 0, 0)
+    runs: list[tuple[bool, int]] = []  # (b has the axis, elements), neighbours of one kind merged
+    for n, m in zip(a_shape, padded, strict=True):
+        if n == 1:
+            continue
+        present = m == n
+        if runs and runs[-1][0] == present:
+            runs[-1] = (present, runs[-1][1] * n)
+        else:
+            runs.append((present, n))
+    presence, sizes = [run[0] for run in runs], [run[1] for run in runs]
+    if presence == [False, True]:
+        return Broadcast(sizes[1], 1 << 62, 0, 0, 1)
+    if presence == [True, False]:
+        return Broadcast(sizes[1], 1 << 62, 0, 1, 0)
+    if presence == [True, False, True]:
+        return Broadcast(sizes[2], sizes[1], sizes[2], 0, 1)
+    if presence == [False, True, False]:
+        return Broadcast(sizes[2], sizes[1], 0, 1, 0)
+    raise ValueError(f"{b_shape} broadcasts to {a_shape} in more than one run")

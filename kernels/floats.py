@@ -1,0 +1,41 @@
+"""Preparation of arithmetic between two float32 tensors, one of them perhaps a constant."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.kernels.broadcasting import TILE, broadcast
+from graphopt.kernels.compiler import Kernel
+from graphopt.kernels.steps import Argument, Buffer, Routine, Step
+
+FloatOp = Literal["add", "subtract", "multiply", "divide", "subtract_from", "divide_into"]
+SWAPPED: dict[str, FloatOp] = {
+    "add": "add", "multiply": "multiply", "subtract": "subtract_from", "divide": "divide_into",
+    "subtract_from": "subtract", "divide_into": "divide",
+}  # fmt: skip
+
+
+def _kernel(op: FloatOp) -> Kernel:
+    sizes = dict.fromkeys(("count", "row_elements", "rows", "b_outer", "b_row", "b_inner"), "i64")
+    return Kernel(f"graphopt.kernels.loops.floats:{op}", {"a": "f32*", "b": "f32*", "y": "f32*", **sizes})
+
+
+def prepare_float_binary(
+    op: FloatOp, a_shape: tuple[int, ...], b_shape: tuple[int, ...], constant: npt.NDArray[Any] | None = None
+) -> Routine:
+    """y = a ∘ b in float32, of a's shape; b broadcasts as in `broadcasting.broadcast`, and may be a constant.
+
+    subtract_from is b − a and divide_into b / a. Raises ValueError where b does not broadcast.
+    """
+    layout, count = broadcast(a_shape, b_shape), prod(a_shape)
+    other: Argument = Buffer("b") if constant is None else np.ascontiguousarray(constant, np.float32)
+    arguments: dict[str, Argument] = {
+        "a": Buffer("a"), "b": other, "y": Buffer("y"), "count": count, "row_elements": layout.row_elements,
+        "rows": layout.rows, "b_outer": layout.outer, "b_row": layout.row, "b_inner": layout.inner,
+    }  # fmt: skip
+    tiles = -(-count // layout.row_elements) if count else 0
+    return Routine((Step(_kernel(op), arguments, tiles, grain=max(1, TILE // max(1, layout.row_elements))),))

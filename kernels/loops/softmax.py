@@ -1,0 +1,55 @@
+"""Softmax of rows of codes: both exponentials and results are functions of one code, hence tables."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.kernels.loops.memory import address_of, call4, u8_at
+
+SHORT = 128  # columns below which a table of all results does not pay
+
+
+def softmax_codes(
+    lo, hi, worker, x, y, rows, columns, flip, weights, exponentials, inverse_scale, zero_point, least, greatest,
+    lookup, scratch, scratch_bytes,
+):  # fmt: skip
+    """Rows of 8-bit codes to 8-bit codes; a tile is a row.
+
+    exponentials[255 − d] = exp(−d · scale) in float32 and weights[255 − d] the same times 2²⁴, rounded: the sum of a
+    row is exact in integers, whatever their order. A row's factor is 2²⁴ / (Σ weights · y scale).
+    """
+    table = u8_at(scratch + worker * scratch_bytes)
+    zero = np.float32(zero_point)
+    low, high = np.float32(least - zero_point), np.float32(greatest - zero_point)
+    for row in range(lo, hi):
+        at = row * columns
+        top = np.uint8(0)
+        for i in range(columns):
+            v = np.uint8(x[at + i] ^ flip)
+            top = v if v > top else top
+        shift = 255 - np.int64(top)
+        total = np.int64(0)
+        for i in range(columns):
+            total += np.int64(weights[shift + np.int64(x[at + i] ^ flip)])
+        factor = np.float32(np.float64(16777216) / np.float64(total) * inverse_scale)
+        if columns < SHORT:
+            for i in range(columns):
+                v = np.float32(exponentials[shift + np.int64(x[at + i] ^ flip)] * factor)
+                v = v if v > low else low
+                v = v if v < high else high
+                y[at + i] = np.uint8(np.int32(np.rint(v) + zero))
+            continue
+        for code in range(256 - shift):
+            v = np.float32(exponentials[shift + code] * factor)
+            v = v if v > low else low
+            v = v if v < high else high
+            table[code] = np.uint8(np.int32(np.rint(v) + zero))
+        if flip != 0:
+            for code in range(128):
+                table[256 + code], table[384 + code] = table[128 + code], table[code]
+        call4(
+            lookup, address_of(x) + at, address_of(y) + at, columns,
+            scratch + worker * scratch_bytes + (256 if flip != 0 else 0),
+        )  # fmt: skip
