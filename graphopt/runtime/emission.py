@@ -28,6 +28,7 @@ from ..kernels.windows import Image
 from ..kernels.winograd import prepare_winograd
 from ..kernels.winograd_algebra import F2, F4, NotExact
 from ..kernels.winograd_choice import choose
+from .emission_float import emit_float
 from .fusion import is_depthwise
 from .layouts import Order, Shape, channels_last, natural, physical_shape, reshaped, same_place, transposed
 from .operands import constant_array
@@ -47,6 +48,7 @@ from .operations import (
     Resize,
     Table,
     Transpose,
+    data_inputs,
 )
 from .shapes import operation_window, output_shape, permutation_of
 
@@ -80,7 +82,10 @@ class Bound:
 class Emitter:
     """Emits one region for known shapes. Raises ValueError where a kernel does not take a shape."""
 
-    def __init__(self, memory: Memory = "fast", *, flattened: Collection[Value] = ()) -> None:
+    def __init__(
+        self, shapes: Mapping[Value, Shape], memory: Memory = "fast", *, flattened: Collection[Value] = ()
+    ) -> None:
+        self.shapes = shapes  # of all values
         self.memory = memory
         self.wanted: Mapping[Value, Order] = {}  # by value, the order its readers like best
         self.flattened = flattened  # values whose readers are products that can take their rows in any order
@@ -107,12 +112,17 @@ class Emitter:
     def emit(self, operation: Operation) -> None:
         """Append what computes the operation, and remember where its result is."""
         self.current = operation
-        for value in operation.inputs:
+        read = data_inputs(operation)
+        for value in read:
             if value not in self.tensors:
                 self.tensors[value] = self._constant(value)
-        inputs = tuple(self.tensors[value] for value in operation.inputs)
-        shape = output_shape(operation, tuple(tensor.shape for tensor in inputs))
-        self.tensors[operation.output] = self._emit(operation, inputs, shape)
+        inputs = tuple(self.tensors[value] for value in read)
+        self.tensors[operation.output] = self._emit(operation, inputs, self.shapes[operation.output])
+
+    def move(self, operation: Transpose | Reshape, x: Tensor) -> Tensor:
+        """The tensor moved, which costs nothing where its layout allows."""
+        shape = output_shape(operation, (x.shape, *(self.shapes[value] for value in operation.inputs[1:])))
+        return self._emit(operation, (x,), shape)
 
     def _constant(self, value: Value) -> Tensor:
         array = constant_array(value)
@@ -126,16 +136,14 @@ class Emitter:
         """The tensor in this order, moved if it must be."""
         if same_place(x.shape, x.order, order):
             return replace(x, order=order)
-        if x.itemsize != 1:
-            raise ValueError("only codes are rearranged inside a region")
-        made = self.new(x.shape, order)
+        made = self.new(x.shape, order, x.itemsize)
         permutation = tuple(x.order.index(axis) for axis in order)
-        self.add(prepare_permute(physical_shape(x.shape, x.order), permutation), x=x, y=made)
+        self.add(prepare_permute(physical_shape(x.shape, x.order), permutation, x.itemsize), x=x, y=made)
         return made
 
     @singledispatchmethod
     def _emit(self, operation: Operation, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
-        raise ValueError(f"no kernel for {type(operation).__name__}")
+        return emit_float(operation, self, inputs, shape)
 
     @_emit.register
     def _(self, operation: Quantize, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
@@ -152,7 +160,7 @@ class Emitter:
     @_emit.register
     def _(self, operation: Dequantize, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
         order, last = inputs[0].order, channels_last(len(shape))
-        if order == last and not same_place(shape, order, natural(len(shape))):
+        if order == last != self.wanted.get(operation.output) and not same_place(shape, order, natural(len(shape))):
             y = self.new(shape, natural(len(shape)), 4)
             sizes = shape[0], shape[1], prod(shape[2:])
             self.add(prepare_dequantize_planes(*sizes, operation.x), x=inputs[0], y=y)

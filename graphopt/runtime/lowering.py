@@ -13,7 +13,7 @@ import numpy as np
 from ..ir import Graph, Node, Value
 from ..kernels.quantization import Quantization
 from ..ops import attr, version_for
-from . import dynamic, qoperator
+from . import dynamic, floats, qoperator
 from .moves import is_move, moved
 from .operands import (
     Refused,
@@ -39,7 +39,6 @@ from .operations import (
     MaxPool,
     Operation,
     Quantize,
-    Table,
     is_float,
 )
 from .resize import resize
@@ -75,15 +74,31 @@ def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | No
     if node.op in qoperator.MATCHERS:
         return qoperator.MATCHERS[node.op](node)
     if is_move(node) and node.inputs[0] in coverage.providers:
-        return moved(node, node.inputs[0], node.output, (node,), coverage.providers[node.inputs[0]])
+        return moved(node, node.inputs[0], node.output, (node,), coverage.providers)
     if node.op == "MaxPool" and node.inputs[0] in coverage.providers:
         codes = _codes_of(coverage.providers[node.inputs[0]])
         if codes is not None:
             return _max_pool(node, node.inputs[0], node.output, (node,), codes)
     if node.op in dynamic.OPERATORS:
-        return dynamic.dynamic_product(node, coverage.providers)
+        product = dynamic.dynamic_product(node, coverage.providers)
+        if product is not None:
+            return product
     if node.op in ("Conv", "Gemm", "MatMul") and not _only_quantized(node.output):
         return _linear(node, node.output, None, (), None)
+    return _float(node, coverage, islands)
+
+
+def _float(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) -> Operation | None:
+    """The operation of a node whose result is float32, where it can be part of a region."""
+    if node.op in floats.TABULATED:
+        found = island(node.output, islands)
+        table = None if found is None else floats.float_table(found, node)
+        if table is not None:
+            return table
+    if node.op in ("Add", "Sub", "Mul", "Div"):
+        return floats.float_binary(node, coverage.providers)
+    if node.op == "LayerNormalization" and node.inputs[0] in coverage.providers and not _only_quantized(node.output):
+        return floats.layer_norm(node, node.output, None, (node,), coverage.providers)
     return None
 
 
@@ -113,11 +128,10 @@ def _quantized(node: Node, coverage: Coverage, islands: dict[Value, Island | Non
     assert x is not None
     found = island(x, islands)
     if found is not None:
-        table = y.quantize(found.values)
-        return Table(inputs=(found.source,), output=node.output, nodes=(*found.nodes, node), table=table)
+        return floats.table_of(found, node, y, coverage.providers)
     anchor, limits, passed = _through_limits(x)
     try:
-        matched = _anchored(anchor, node.output, y, (*passed, node), _codes(limits, y), islands)
+        matched = _anchored(anchor, node.output, y, (*passed, node), _codes(limits, y), coverage)
     except Refused as reason:
         if anchor is not None:
             coverage.refusals[anchor] = str(reason)
@@ -179,7 +193,7 @@ def operand(value: Value | None) -> tuple[Value, Quantization]:
 
 def _anchored(
     node: Node | None, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None,
-    islands: dict[Value, Island | None],
+    coverage: Coverage,
 ) -> Operation | None:  # fmt: skip
     if node is None:
         return None
@@ -198,11 +212,11 @@ def _anchored(
         return _concat(node, output, y, nodes)
     if node.op in ("ReduceMean",):
         return _reduce_mean(node, output, y, nodes)
-    if is_move(node):
+    if node.op == "LayerNormalization":
+        return floats.layer_norm(node, output, y, (node, *nodes), coverage.providers)
+    if node.op == "Softmax":
         source, x = operand(node.inputs[0])
-        if x != y:
-            raise Refused("elements moved between different scales")
-        return moved(node, source, output, (node, *nodes), None)
+        return floats.softmax(node, source, output, (node, *nodes), x, y)
     return None
 
 
@@ -210,8 +224,12 @@ def _linear(
     node: Node, output: Value, y: Quantization | None, nodes: tuple[Node, ...], clamp: Clamp | None
 ) -> Operation:
     source, x = operand(node.inputs[0])
-    weights = quantized_weights(node.input(1))
     covered = (node, *nodes)
+    if node.op == "MatMul" and not is_constant(node.input(1)):
+        if clamp is not None:
+            raise Refused("a product of activations that is clipped")
+        return floats.activation_matmul((source, x), operand(node.input(1)), output, covered, y)
+    weights = quantized_weights(node.input(1))
     if node.op == "Conv":
         return conv(node, source, output, covered, x, weights, node.input(2), y, clamp)
     if node.op == "MatMul":

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ir import Node, Value
+from ..kernels.floats import FloatOp
 from ..kernels.quantization import Quantization
 
 Array = npt.NDArray[Any]
@@ -107,7 +108,16 @@ class DynamicMatMul(Operation):
     bias: Array | None = None
 
 
-PRODUCTS = (Linear, DynamicMatMul)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ActivationMatMul(Operation):
+    """a [..., M, K] · b [..., K, N] of codes, batches as numpy broadcasts them; float32 if `y` is None."""
+
+    a: Quantization
+    b: Quantization
+    y: Quantization | None
+
+
+PRODUCTS = (Linear, DynamicMatMul, ActivationMatMul)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -115,6 +125,53 @@ class Table(Operation):
     """Any function of one code: 256 bytes by the code's bits read as unsigned."""
 
     table: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ChannelTable(Operation):
+    """A table for each index of one axis of the input, then `moves`; None moves codes as they are.
+
+    tables: one-byte [channels, 256], or [1, 256] for all alike; `axis` counts from the end. Each of `moves` reads the
+    one before in place of its first input; what else they read follows the input.
+    """
+
+    tables: Array | None
+    axis: int
+    y: Quantization
+    moves: tuple[Transpose | Reshape, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatTable(Operation):
+    """Any float32 function of one code: 256 values by the code's bits read as unsigned."""
+
+    table: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatBinary(Operation):
+    """input ∘ other in float32, `other` the second input or a constant; `kind` tells which comes first."""
+
+    kind: FloatOp
+    constant: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LayerNorm(Operation):
+    """LayerNormalization over the last axis of float32, then QuantizeLinear unless `y` is None."""
+
+    scale: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32] | None
+    epsilon: float
+    y: Quantization | None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Softmax(Operation):
+    """Softmax over the last axis, from codes to codes."""
+
+    x: Quantization
+    y: Quantization
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -178,28 +235,47 @@ class Transpose(Operation):
     """Axes in a new order; `permutation` None reverses them."""
 
     permutation: tuple[int, ...] | None = None
+    floats: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Reshape(Operation):
     """Another shape over the same elements: Reshape, Flatten, Squeeze, Unsqueeze.
 
-    `kind` says how `target` is read: Reshape's shape (0 copies, −1 is inferred), Flatten's axis, or the axes.
+    `kind` says how `target` is read: Reshape's shape (0 copies, −1 is inferred), Flatten's axis, or the axes. A Value
+    is computed from the shapes of the inputs after the first, which are read for nothing else.
     """
 
     kind: Literal["reshape", "flatten", "squeeze", "unsqueeze"]
-    target: tuple[int, ...]
+    target: tuple[int, ...] | Value
     allow_zero: bool = False
+    floats: bool = False
 
 
 def is_float(operation: Operation) -> bool:
     """Whether the result is float32 and not codes."""
-    return isinstance(operation, (Dequantize, DynamicMatMul)) or (isinstance(operation, Linear) and operation.y is None)
+    if isinstance(operation, (Linear, LayerNorm, ActivationMatMul)):
+        return operation.y is None
+    if isinstance(operation, (Transpose, Reshape)):
+        return operation.floats
+    return isinstance(operation, (Dequantize, DynamicMatMul, FloatTable, FloatBinary))
+
+
+def is_glue(operation: Operation) -> bool:
+    """Float arithmetic that is worth a kernel only between others."""
+    return is_float(operation) and isinstance(operation, (FloatTable, FloatBinary, LayerNorm, Transpose, Reshape))
 
 
 def reads_float(operation: Operation) -> bool:
-    """Whether the input is float32 and not codes."""
-    return isinstance(operation, (Quantize, DynamicMatMul))
+    """Whether the first input, and FloatBinary's second, is float32 and not codes."""
+    if isinstance(operation, (Transpose, Reshape)):
+        return operation.floats
+    return isinstance(operation, (Quantize, DynamicMatMul, FloatBinary, LayerNorm))
+
+
+def data_inputs(operation: Operation) -> tuple[Value, ...]:
+    """The inputs whose elements are read; of others the shape alone is."""
+    return operation.inputs[:1] if isinstance(operation, (Reshape, ChannelTable)) else operation.inputs
 
 
 @dataclass(slots=True)

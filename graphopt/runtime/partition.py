@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..ir import Graph, Node, Value, captures
-from .operations import PRODUCTS, Coverage, Operation
+from .operations import PRODUCTS, Coverage, Operation, data_inputs, is_glue
 
 Unit = Operation | Node
 
@@ -36,10 +36,18 @@ class Segment:
 
 
 def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
-    """Segments in the order they run. Regions without any product are not worth their borders and dissolve."""
+    """Segments in the order they run.
+
+    Float arithmetic stays only where other operations read its result. Regions without any product are not worth their
+    borders and dissolve.
+    """
     left = set(banned)
     while True:
         units = _demanded(graph, coverage, left)
+        ends = _loose_ends(units)
+        if ends:
+            left.update(ends)
+            continue
         dissolved = [
             operation
             for island in _components(units)
@@ -95,6 +103,20 @@ def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[
             found[unit] = place[value.producer]
             stack.extend(sources(unit))
     return sorted(found, key=lambda unit: found[unit])
+
+
+def _loose_ends(units: list[Unit]) -> list[Operation]:
+    """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
+    read: set[Value] = set()
+    found: list[Operation] = []
+    for unit in reversed(units):
+        if not isinstance(unit, Operation):
+            continue
+        if is_glue(unit) and unit.output not in read:
+            found.append(unit)
+            continue
+        read.update(data_inputs(unit))
+    return found
 
 
 def _components(units: list[Unit]) -> list[list[Operation]]:

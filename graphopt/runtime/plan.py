@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -18,7 +19,7 @@ from .emission import Emitter, Memory, Tensor
 from .fusion import fuse
 from .layouts import Shape, natural, physical_shape, same_place
 from .operands import constant_array
-from .operations import Concat, MatMul, Operation, is_float, reads_float
+from .operations import Concat, MatMul, Operation, data_inputs, is_float, reads_float
 from .orders import wanted_orders
 from .shapes import output_shape
 
@@ -54,20 +55,24 @@ class Plan:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.is_empty = all(prod(known[value]) == 0 for value in outputs)
         self.operations = fuse(operations, known, outputs)
-        emitter = Emitter(memory, flattened=_flattened(self.operations, outputs))
+        emitter = Emitter(known, memory, flattened=_flattened(self.operations, outputs))
         self._emit(emitter)
         self.tensors = emitter.tensors
         self.constants = emitter.constants
         self.steps = [PlannedStep(step, b.buffers, b.operation) for b in emitter.bound for step in b.routine.steps]
         self.offsets, self.arena_bytes = _place(
-            emitter, [emitter.tensors[v] for v in inputs], [emitter.tensors[v] for v in outputs]
+            emitter, [emitter.tensors[v] for v in inputs if v in emitter.tensors], [emitter.tensors[v] for v in outputs]
         )
         self.packed_bytes = sum(b.routine.packed_bytes for b in emitter.bound)
 
     def _emit(self, emitter: Emitter) -> None:
-        emitter.wanted = wanted_orders(self.operations, self.shapes)
-        floats = {v for operation in self.operations if reads_float(operation) for v in operation.inputs}
+        results = [o.output for o in self.operations if is_float(o) and o.output in self.outputs]
+        emitter.wanted = wanted_orders(self.operations, self.shapes, results)
+        floats = {v for operation in self.operations if reads_float(operation) for v in data_inputs(operation)}
+        read = {v for operation in self.operations for v in data_inputs(operation)}
         for value in self.inputs:
+            if value not in read:
+                continue
             shape = self.shapes[value]
             order = natural(len(shape))
             if value not in floats:
@@ -158,20 +163,29 @@ class Instance:
             addresses["scratch"] = scratch
             bound.append((planned.step, addresses))
         self.program = Program(bound, workers=workers, profile=profile)
-        self._sources = [_Border(self, value, np.dtype(np.uint8)) for value in plan.inputs]
+        self._sources = [
+            _Border(self, value, np.dtype(np.uint8)) if value in plan.tensors else None for value in plan.inputs
+        ]
         self._results = [_Border(self, value, plan.dtypes[value]) for value in plan.outputs]
+        borders = [*filter(None, self._sources), *self._results]
+        places = Counter(border.home for border in borders)
+        for border in borders:
+            if places[border.home] > 1:  # two views of one place cannot go two ways
+                border.uses = []
 
     def load(self, arrays: Sequence[Array]) -> None:
         """Take the inputs, and make room for the outputs."""
         for border, array in zip(self._sources, arrays, strict=True):
-            border.give(array)
+            if border is not None:  # else the array's shape is all that the plan needed
+                border.give(array)
         for border in self._results:
             border.make()
 
     def results(self) -> list[Array]:
         """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
         for border in self._sources:
-            border.array = None
+            if border is not None:
+                border.array = None
         return [border.take() for border in self._results]
 
 

@@ -7,13 +7,17 @@ from math import prod
 
 import numpy as np
 
+from ..ir import Value
 from ..kernels.windows import Window
 from .operations import (
+    ActivationMatMul,
     AveragePool,
     Binary,
+    ChannelTable,
     Concat,
     Conv,
     DynamicMatMul,
+    FloatBinary,
     MatMul,
     MaxPool,
     Operation,
@@ -21,6 +25,7 @@ from .operations import (
     Resize,
     Transpose,
 )
+from .targets import integers, resolved
 
 Shape = tuple[int, ...]
 
@@ -148,6 +153,8 @@ def permutation_of(operation: Transpose, rank: int) -> Shape:
 @output_shape.register
 def _(operation: Reshape, shapes: tuple[Shape, ...]) -> Shape:
     x, target = shapes[0], operation.target
+    if isinstance(target, Value):
+        target = tuple(integers(target, dict(zip(operation.inputs[1:], shapes[1:]))).reshape(-1).tolist())
     if operation.kind == "flatten":
         axis = target[0] + len(x) if target[0] < 0 else target[0]
         return prod(x[:axis]), prod(x[axis:])
@@ -159,10 +166,29 @@ def _(operation: Reshape, shapes: tuple[Shape, ...]) -> Shape:
         axes = {a % rank for a in target}
         rest = iter(x)
         return tuple(1 if a in axes else next(rest) for a in range(rank))
-    made = [x[i] if d == 0 and not operation.allow_zero else d for i, d in enumerate(target)]
-    if -1 in made:
-        known = prod(d for d in made if d != -1)
-        made[made.index(-1)] = prod(x) // known if known else 0
-    if prod(made) != prod(x):
-        raise ValueError(f"Reshape of {x} to {target}")
-    return tuple(made)
+    return resolved(target, x, allow_zero=operation.allow_zero)
+
+
+@output_shape.register
+def _(operation: ChannelTable, shapes: tuple[Shape, ...]) -> Shape:
+    shape, known = shapes[0], dict(zip(operation.inputs[1:], shapes[1:]))
+    if operation.tables is not None and len(operation.tables) > 1 and shape[operation.axis] != len(operation.tables):
+        raise ValueError(f"{len(operation.tables)} tables for {shape}")
+    for move in operation.moves:
+        shape = output_shape(move, (shape, *(known[value] for value in move.inputs[1:])))
+    return shape
+
+
+@output_shape.register
+def _(operation: FloatBinary, shapes: tuple[Shape, ...]) -> Shape:
+    if operation.constant is not None:
+        shapes = (*shapes, operation.constant.shape)
+    return tuple(np.broadcast_shapes(*shapes))
+
+
+@output_shape.register
+def _(operation: ActivationMatMul, shapes: tuple[Shape, ...]) -> Shape:
+    a, b = shapes
+    if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
+        raise ValueError(f"MatMul of {a} and {b}")
+    return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])

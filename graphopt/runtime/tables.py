@@ -1,21 +1,24 @@
 """Elementwise float islands between DequantizeLinear and QuantizeLinear: functions of one code, hence tables.
 
 Whatever chain of elementwise operators reads a single quantized tensor (and scalar constants), its result depends on
-one of 256 codes: it is evaluated for all of them, operator by operator in float32, as the model says.
+one of 256 codes: it is evaluated for all of them, operator by operator in float32, as the model says. A constant along
+one axis, such as a bias, makes a table for each index of that axis. Elements that are moved on the way (heads split and
+transposed) are moved as codes behind the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import erf
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..ir import Node, Value
+from ..ir import Node, TensorType, Value
+from ..kernels.special import erf
 from ..ops import attr, version_for
+from .moves import is_move
 from .operands import Refused, constant_array, is_constant, is_dequantize, quantization_of
 
 Floats = npt.NDArray[np.float32]
@@ -24,11 +27,17 @@ _DEPTH = 24
 
 @dataclass(frozen=True, slots=True)
 class Island:
-    """A float value that is a function of the codes of `source`: its 256 values, and the nodes between."""
+    """A float value that is a function of the codes of `source`, and the nodes between.
+
+    values: float32 [256], or [channels, 256] with the channels along the source's `axis` (from the end). `moves` are
+    the nodes that then move the elements, in order.
+    """
 
     source: Value
     values: Floats
     nodes: tuple[Node, ...]
+    axis: int | None = None
+    moves: tuple[Node, ...] = ()
 
 
 def island(value: Value, known: dict[Value, Island | None], depth: int = 0) -> Island | None:
@@ -51,31 +60,60 @@ def _island(value: Value, known: dict[Value, Island | None], depth: int) -> Isla
         except Refused:
             return None
         return Island(source, scale.dequantize(scale.codes()), (node,))
+    if is_move(node) and node.op != "Identity":
+        inner = None if node.inputs[0] is None else island(node.inputs[0], known, depth + 1)
+        return None if inner is None else replace(inner, nodes=(*inner.nodes, node), moves=(*inner.moves, node))
     evaluate = _UNARY.get(node.op) or _BINARY.get(node.op)
     if evaluate is None or not node.inputs:
         return None
-    operands: list[Any] = []
-    found: list[Island] = []
-    for operand in node.inputs:
-        constant = constant_array(operand)
-        if operand is None:
-            operands.append(None)
-        elif constant is not None:
-            if constant.size != 1 or constant.ndim > 1 or constant.dtype != np.float32:
-                return None
-            operands.append(constant.reshape(()))
-        else:
-            part = island(operand, known, depth + 1)
-            if part is None or (found and part.source is not found[0].source):
-                return None
-            found.append(part)
-            operands.append(part.values)
-    if not found:
+    return _combined(node, evaluate, known, depth)
+
+
+def _combined(node: Node, evaluate: Callable[..., Any], known: dict[Value, Island | None], depth: int) -> Island | None:
+    """The operator applied to islands of one source and to constants."""
+    constants = [constant_array(operand) for operand in node.inputs]
+    parts = [
+        None if operand is None or constant is not None else island(operand, known, depth + 1)
+        for operand, constant in zip(node.inputs, constants)
+    ]
+    found = [part for part in parts if part is not None]
+    if len(found) != sum(o is not None and c is None for o, c in zip(node.inputs, constants)) or not found:
+        return None
+    source, moves = found[0].source, found[0].moves
+    if any(part.source is not source or part.moves != moves for part in found):
+        return None
+    axes = {part.axis for part in found if part.axis is not None}
+    operands: list[Any] = [None if part is None else part.values for part in parts]
+    for slot, constant in enumerate(constants):
+        if constant is None:
+            continue
+        if constant.dtype != np.float32:
+            return None
+        if constant.size == 1 and constant.ndim <= 1:
+            operands[slot] = constant.reshape(())
+            continue
+        axis = None if moves else _axis(constant, source)
+        if axis is None:
+            return None
+        axes.add(axis)
+        operands[slot] = constant.reshape(-1, 1)
+    if len(axes) > 1:
         return None
     with np.errstate(all="ignore"):
         values = np.asarray(evaluate(node, *operands), np.float32)
     nodes = (*tuple(dict.fromkeys(n for part in found for n in part.nodes)), node)
-    return Island(found[0].source, np.broadcast_to(values, (256,)), nodes)
+    values = np.broadcast_to(values, (*values.shape[:-1], 256))
+    return Island(source, values, nodes, axes.pop() if axes else None, moves)
+
+
+def _axis(constant: Any, source: Value) -> int | None:
+    """The axis, from the end, along which a constant varies within codes of known rank; None where it does not."""
+    long = [axis for axis, size in enumerate(constant.shape) if size != 1]
+    declared = source.type
+    if len(long) != 1 or not isinstance(declared, TensorType) or declared.shape is None:
+        return None
+    inside = constant.ndim <= len(declared.shape) and declared.shape[long[0] - constant.ndim] == constant.size
+    return long[0] - constant.ndim if inside else None
 
 
 def _clip(node: Node, x: Floats, low: Any = None, high: Any = None) -> Floats:
@@ -116,7 +154,7 @@ def _gelu(node: Node, x: Floats) -> Floats:
 
 
 def _erf(node: Node | None, x: Floats) -> Floats:
-    return np.array([erf(float(v)) for v in np.broadcast_to(x, (256,))], np.float32)
+    return erf(np.asarray(x, np.float32))
 
 
 def _leaky(node: Node, x: Floats) -> Floats:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, TensorType, Value
+from ...ir import Constant, DType, Graph, Node, Value
+from ...ops import update_types
 
 Array = np.ndarray[Any, Any]
 
@@ -37,8 +38,8 @@ def dequantized(
     node = Node("DequantizeLinear", operands, attrs)
     node.made_by = "quantize"
     node.output.name = f"{name}_dequantized" if name else ""
-    node.output.type = TensorType(DType.FLOAT, codes.shape)
     graph.insert_before(reader, node)
+    update_types(node)
     return node.output
 
 

@@ -97,8 +97,9 @@ def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: Contex
     judge = judge_for(studied, context)
     found = {}
     for plan in plans:
-        if judge.left() and judge.accepts(plan):
-            found[plan] = Guarded(plan, guarded.finer, guarded.taken_back, judge.describe(plan))
+        made = build(plan)
+        if judge.left() and judge.accepts(made):
+            found[plan] = Guarded(plan, guarded.finer, guarded.taken_back, judge.describe(made))
     return found
 
 

@@ -2,29 +2,75 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
+from graphopt.runtime import Session
 from graphopt.runtime import operations as o
 from graphopt.runtime.operands import constant_array
+from graphopt.runtime.plan import Instance, Plan
 from graphopt.runtime.shapes import operation_window, output_shape, permutation_of
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]
+NEARLY = (o.LayerNorm, o.Softmax)
+"""Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
+
+_FLOAT_STEP = 3e-6  # relative, of a float32 sum over a row
 
 
-def execute(operations: Any, values: dict[Any, Array]) -> dict[Any, Array]:
-    """All values that operations compute from those given."""
-    values = dict(values)
-    for operation in operations:
-        inputs = [values[v] if v in values else constant_array(v) for v in operation.inputs]
-        made = compute(operation, *inputs)
-        shape = output_shape(operation, tuple(x.shape for x in inputs))
-        assert made.shape == shape, (operation, made.shape, shape)
-        values[operation.output] = made
-    return values
+def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
+    """Every value that a region computes, fused or not, equals the reference; how many operations of each kind.
+
+    The reference of an operation is applied to what the kernels gave it: those that may differ by a code next to a tie
+    (`NEARLY`) thus differ only where they stand.
+    """
+    kinds: Counter[str] = Counter()
+
+    def watch(region: Any, arrays: list[Any]) -> None:
+        segment, shapes = region.segment, tuple(array.shape for array in arrays)
+        plan = region.plan(shapes)
+        assert plan is not None, region.refusals
+        found = dict(zip(segment.inputs, arrays))
+        found |= _run(segment.operations, segment.inputs, shapes, arrays)
+        for operation in segment.operations:
+            inputs = [found[v] if v in found else constant_array(v) for v in operation.inputs]
+            want = compute(operation, *inputs)
+            assert want.shape == output_shape(operation, tuple(x.shape for x in inputs)), operation
+            _compare(operation, found[operation.output], want)
+            kinds[type(operation).__name__] += 1
+        for value, made in _run(plan.operations, segment.inputs, shapes, arrays).items():
+            np.testing.assert_array_equal(made, found[value])
+            assert made.dtype == found[value].dtype
+        for value, made in zip(segment.outputs, region.run(arrays)):
+            np.testing.assert_array_equal(made, found[value])
+
+    session.run_watched(feeds, watch)
+    return kinds
+
+
+def _run(operations: Any, sources: Any, shapes: Any, arrays: list[Array]) -> dict[Any, Array]:
+    """All values that kernels compute, none fused away."""
+    values = tuple(operation.output for operation in operations)
+    instance = Instance(Plan(operations, sources, values, shapes), 2)
+    instance.load(arrays)
+    instance.program.run()
+    return dict(zip(values, instance.results()))
+
+
+def _compare(operation: o.Operation, found: Array, want: Array) -> None:
+    assert found.shape == want.shape and found.dtype == want.dtype, operation
+    if not isinstance(operation, NEARLY):
+        np.testing.assert_array_equal(found, want)
+    elif found.dtype == np.float32:
+        np.testing.assert_allclose(found, want, rtol=_FLOAT_STEP, atol=_FLOAT_STEP)
+    else:
+        apart = np.abs(found.astype(int) - want)
+        assert apart.max(initial=0) <= 1
+        assert np.mean(apart) < 0.01
 
 
 @singledispatch
@@ -162,5 +208,60 @@ def _(operation: o.Transpose, x: Array) -> Array:
 
 
 @compute.register
-def _(operation: o.Reshape, x: Array) -> Array:
-    return x.reshape(output_shape(operation, (x.shape,)))
+def _(operation: o.Reshape, x: Array, *others: Array) -> Array:
+    return x.reshape(output_shape(operation, (x.shape, *(other.shape for other in others))))
+
+
+@compute.register
+def _(operation: o.ActivationMatMul, a: Array, b: Array) -> Array:
+    sums = (a.astype(np.int64) - operation.a.zero_point) @ (b.astype(np.int64) - operation.b.zero_point)
+    scale = np.float32(operation.a.scale) * np.float32(operation.b.scale)
+    if operation.y is None:
+        return sums.astype(np.float32) * scale
+    factor = np.asarray(scale / np.float32(operation.y.scale))
+    return requantize(sums.astype(np.int32), factor, operation.y.zero_point, operation.y.dtype)
+
+
+@compute.register
+def _(operation: o.ChannelTable, x: Array, *others: Array) -> Array:
+    y = x
+    if operation.tables is not None:
+        along = np.moveaxis(x.view(np.uint8), operation.axis, -1)
+        channels = np.arange(len(operation.tables)) if len(operation.tables) > 1 else np.zeros((), int)
+        y = np.moveaxis(operation.tables[channels, along], -1, operation.axis)
+    known = dict(zip(operation.inputs[1:], others))
+    for move in operation.moves:
+        y = compute(move, y, *(known[value] for value in move.inputs[1:]))
+    return y
+
+
+@compute.register
+def _(operation: o.FloatTable, x: Array) -> Array:
+    return operation.table[x.view(np.uint8)]
+
+
+@compute.register
+def _(operation: o.FloatBinary, x: Array, *other: Array) -> Array:
+    b = operation.constant if operation.constant is not None else other[0]
+    functions = {
+        "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide,
+        "subtract_from": lambda p, q: q - p, "divide_into": lambda p, q: q / p,
+    }  # fmt: skip
+    return np.asarray(functions[operation.kind](x, b), np.float32)
+
+
+@compute.register
+def _(operation: o.LayerNorm, x: Array) -> Array:
+    """In float64: the kernel's float32 sums differ by a few units in the last place."""
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(-1, keepdims=True)
+    y = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + operation.epsilon) * operation.scale
+    y = (y if operation.bias is None else y + operation.bias).astype(np.float32)
+    return y if operation.y is None else operation.y.quantize(y)
+
+
+@compute.register
+def _(operation: o.Softmax, x: Array) -> Array:
+    real = (x.astype(np.float64) - operation.x.zero_point) * operation.x.scale
+    powers = np.exp(real - real.max(-1, keepdims=True))
+    return operation.y.quantize((powers / powers.sum(-1, keepdims=True)).astype(np.float32))

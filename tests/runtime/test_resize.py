@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.runtime import Session
-from tests.runtime.test_session import check_regions, exact_session
+from tests.runtime.reference import check_regions
+from tests.runtime.test_session import exact_session
 
 
 def upsampled(attributes: dict[str, Any], *, sizes: list[int] | None = None, scale: float = 0.05) -> onnx.ModelProto:

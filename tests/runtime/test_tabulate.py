@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.runtime import Session
 from graphopt.runtime.operations import Binary, Table
-from tests.runtime.test_session import check_regions
+from tests.runtime.reference import check_regions
 
 
 def spelled_out(middle: list[Any], zero: int) -> onnx.ModelProto:

@@ -1,24 +1,10 @@
 """Channel groups of any graph: what can be removed together, and what must change with it."""
 
-from .facts import LAYERS, Channels, Classes, Group, Held, channels
-from .tracker import (
-    NEIGHBOURS,
-    RANGE,
-    STATISTICS,
-    Choice,
-    Linear,
-    Partition,
-    Product,
-    Resize,
-    Selection,
-    Shuffle,
-    Statistic,
-)
+from .facts import Channels, Classes, Group, Held, channels
+from .tracker import NEIGHBOURS, STATISTICS, Choice, Linear, Partition, Resize, Shuffle
 
 __all__ = [
-    "LAYERS",
     "NEIGHBOURS",
-    "RANGE",
     "STATISTICS",
     "Channels",
     "Choice",
@@ -27,10 +13,7 @@ __all__ = [
     "Held",
     "Linear",
     "Partition",
-    "Product",
     "Resize",
-    "Selection",
     "Shuffle",
-    "Statistic",
     "channels",
 ]
