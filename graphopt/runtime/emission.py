@@ -119,8 +119,8 @@ class Emitter:
         inputs = tuple(self.tensors[value] for value in read)
         self.tensors[operation.output] = self._emit(operation, inputs, self.shapes[operation.output])
 
-    def move(self, operation: Transpose | Reshape, x: Tensor) -> Tensor:
-        """The tensor moved, which costs nothing where its layout allows."""
+    def apply(self, operation: Transpose | Reshape | MaxPool, x: Tensor) -> Tensor:
+        """The result of an operation that is part of another one, for its first input."""
         shape = output_shape(operation, (x.shape, *(self.shapes[value] for value in operation.inputs[1:])))
         return self._emit(operation, (x,), shape)
 

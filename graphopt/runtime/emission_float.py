@@ -14,11 +14,12 @@ from ..kernels.channel_table import prepare_channel_table, prepare_float_table
 from ..kernels.elementwise import prepare_table
 from ..kernels.epilogue import Dequantize, Output, Requantize
 from ..kernels.floats import SWAPPED, prepare_float_binary
+from ..kernels.lrn import prepare_lrn
 from ..kernels.normalization import prepare_layer_norm
 from ..kernels.product import Activations
 from ..kernels.softmax import prepare_softmax
-from .layouts import Shape, natural, physical_shape
-from .operations import ActivationMatMul, ChannelTable, FloatBinary, FloatTable, LayerNorm, Operation, Softmax
+from .layouts import Shape, channels_last, natural, physical_shape
+from .operations import ActivationMatMul, ChannelTable, FloatBinary, FloatTable, LayerNorm, Lrn, Operation, Softmax
 
 if TYPE_CHECKING:
     from .emission import Emitter, Tensor
@@ -44,7 +45,7 @@ def _(operation: ChannelTable, emitter: Emitter, inputs: tuple[Tensor, ...], sha
             emitter.add(routine, x=x, y=y)
         x = y
     for move in operation.moves:
-        x = emitter.move(move, x)
+        x = emitter.apply(move, x)
     return x
 
 
@@ -97,6 +98,18 @@ def _(operation: Softmax, emitter: Emitter, inputs: tuple[Tensor, ...], shape: S
     x, y = emitter.ordered(inputs[0], order), emitter.new(shape, order)
     emitter.add(prepare_softmax(prod(shape[:-1]), shape[-1], operation.x, operation.y), x=x, y=y)
     return y
+
+
+@emit_float.register(Lrn)
+def _(operation: Lrn, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    order = channels_last(len(shape))
+    x = emitter.ordered(inputs[0], order)
+    y = emitter.new(x.shape, order)
+    channels = x.shape[1]
+    sizes = prod(x.shape) // max(1, channels), channels, operation.size
+    numbers = operation.alpha, operation.beta, operation.bias
+    emitter.add(prepare_lrn(*sizes, *numbers, operation.x, operation.y), x=x, y=y)
+    return y if operation.pool is None else emitter.apply(operation.pool, y)
 
 
 @emit_float.register(ActivationMatMul)

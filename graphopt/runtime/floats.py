@@ -13,6 +13,7 @@ import numpy as np
 from ..ir import DType, Node, TensorType, Value
 from ..kernels.broadcasting import broadcast
 from ..kernels.floats import SWAPPED, FloatOp
+from ..kernels.lrn import MAX_SIZE
 from ..kernels.quantization import Quantization
 from ..ops import attr, version_for
 from .moves import moved
@@ -23,6 +24,8 @@ from .operations import (
     FloatBinary,
     FloatTable,
     LayerNorm,
+    Lrn,
+    MaxPool,
     Operation,
     Reshape,
     Softmax,
@@ -121,6 +124,20 @@ def softmax(
     if axis not in (-1, len(shape) - 1):
         raise Refused("Softmax over other than the last axis")
     return Softmax(inputs=(source,), output=output, nodes=nodes, x=x, y=y)
+
+
+def lrn(
+    node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization,
+    pool: MaxPool | None,
+) -> Lrn:  # fmt: skip
+    """LRN of codes, perhaps with a MaxPool between it and QuantizeLinear."""
+    if len(shape_of(source)) not in (3, 4) or not 0 < int(node.attrs["size"]) <= MAX_SIZE:
+        raise Refused("LRN of other than an image, or over too many channels")
+    return Lrn(
+        inputs=(source,), output=output, nodes=nodes, x=x, y=y, size=int(node.attrs["size"]),
+        alpha=float(attr(node, "alpha", 1e-4)), beta=float(attr(node, "beta", 0.75)),
+        bias=float(attr(node, "bias", 1.0)), pool=pool,
+    )  # fmt: skip
 
 
 def activation_matmul(

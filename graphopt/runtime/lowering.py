@@ -214,6 +214,9 @@ def _anchored(
         return _reduce_mean(node, output, y, nodes)
     if node.op == "LayerNormalization":
         return floats.layer_norm(node, output, y, (node, *nodes), coverage.providers)
+    if node.op == "LRN":
+        source, x = operand(node.inputs[0])
+        return floats.lrn(node, source, output, (node, *nodes), x, y, None)
     if node.op == "Softmax":
         source, x = operand(node.inputs[0])
         return floats.softmax(node, source, output, (node, *nodes), x, y)
@@ -302,8 +305,14 @@ def ints(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:
-    source, x = operand(node.inputs[0])
     covered = (node, *nodes)
+    inner = None if node.inputs[0] is None else node.inputs[0].producer
+    if node.op == "MaxPool" and inner is not None and inner.op == "LRN":
+        assert node.inputs[0] is not None
+        pool = _max_pool(node, node.inputs[0], output, covered, y.signed)
+        source, x = operand(inner.inputs[0])
+        return floats.lrn(inner, source, output, (inner, *covered), x, y, pool)
+    source, x = operand(node.inputs[0])
     if node.op == "MaxPool":
         if x != y:
             raise Refused("MaxPool between different scales")

@@ -199,6 +199,19 @@ class MaxPool(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Lrn(Operation):
+    """LocalResponseNormalization over axis 1 from codes to codes; then `pool`, which commutes with QuantizeLinear."""
+
+    x: Quantization
+    y: Quantization
+    size: int
+    alpha: float
+    beta: float
+    bias: float
+    pool: MaxPool | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class AveragePool(Operation):
     """QLinearAveragePool; with `kernel` empty the mean over all spatial axes (QLinearGlobalAveragePool)."""
 

@@ -14,6 +14,7 @@ from .operations import (
     Conv,
     DynamicMatMul,
     LayerNorm,
+    Lrn,
     MatMul,
     MaxPool,
     Operation,
@@ -36,7 +37,7 @@ def wanted_orders(
     for operation in reversed(operations):
         for value in data_inputs(operation):
             rank = len(shapes[value])
-            if isinstance(operation, (Conv, MaxPool, AveragePool, Resize)):
+            if isinstance(operation, (Conv, MaxPool, AveragePool, Resize, Lrn)):
                 wanted.setdefault(value, channels_last(rank))
             elif isinstance(operation, (MatMul, DynamicMatMul, LayerNorm, Softmax)):
                 wanted.setdefault(value, natural(rank))

@@ -18,6 +18,7 @@ from .operations import (
     Conv,
     DynamicMatMul,
     FloatBinary,
+    Lrn,
     MatMul,
     MaxPool,
     Operation,
@@ -99,6 +100,13 @@ def _(operation: AveragePool, shapes: tuple[Shape, ...]) -> Shape:
     if operation.kernel:
         return _windowed(operation, shapes[0], shapes[0][1])
     return (*shapes[0][:2], *(1,) * (len(shapes[0]) - 2))
+
+
+@output_shape.register
+def _(operation: Lrn, shapes: tuple[Shape, ...]) -> Shape:
+    if len(shapes[0]) not in (3, 4):
+        raise ValueError(f"LRN of {len(shapes[0])} axes")
+    return shapes[0] if operation.pool is None else output_shape(operation.pool, shapes)
 
 
 @output_shape.register

@@ -16,7 +16,7 @@ from graphopt.runtime.shapes import operation_window, output_shape, permutation_
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]
-NEARLY = (o.LayerNorm, o.Softmax)
+NEARLY = (o.LayerNorm, o.Softmax, o.Lrn)
 """Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
 
 _FLOAT_STEP = 3e-6  # relative, of a float32 sum over a row
@@ -265,3 +265,14 @@ def _(operation: o.Softmax, x: Array) -> Array:
     real = (x.astype(np.float64) - operation.x.zero_point) * operation.x.scale
     powers = np.exp(real - real.max(-1, keepdims=True))
     return operation.y.quantize((powers / powers.sum(-1, keepdims=True)).astype(np.float32))
+
+
+@compute.register
+def _(operation: o.Lrn, x: Array) -> Array:
+    real = (x.astype(np.float64) - operation.x.zero_point) * operation.x.scale
+    before, after = (operation.size - 1) // 2, operation.size // 2
+    padded = np.pad(np.square(real), [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])
+    sums = np.stack([padded[:, j : j + x.shape[1]] for j in range(operation.size)]).sum(0)
+    y = real / (operation.bias + operation.alpha / operation.size * sums) ** operation.beta
+    codes = operation.y.quantize(y.astype(np.float32))
+    return codes if operation.pool is None else compute(operation.pool, codes)
