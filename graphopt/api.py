@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import lossy
 from .errors import ModelError, OptionError
-from .ir import FunctionId, Model, RewriteLog
+from .ir import FunctionId, Model, RewriteLog, collector_paused, collector_running
 from .measure import Figures, figures
 from .ops import schema
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, Progress, Verdict, current, run
@@ -52,6 +52,7 @@ class Result:
         return Session(self.model, threads)
 
 
+@collector_paused()
 def optimize(
     model: Any,
     output: str | Path | None = None,
@@ -127,18 +128,21 @@ def optimize(
         context = lossy.context(lifted, plan, calibration, metric, max_drop, target, seed, progress)
     if repros is not None and on_blame is None:
         on_blame = leave_repros(reference, Path(repros), seed)
-    outcome = run(lifted, schedule, check=proof, policy=check, progress=progress, on_blame=on_blame)
+    writing = _Writing(before) if proof is None else proof
+    policy = "end" if proof is None else check
+    outcome = run(lifted, schedule, check=writing, policy=policy, progress=progress, on_blame=on_blame)
     if proof is not None and proof.comparison is not None and proof.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
     _check_conversion(outcome, opset)
     finished, logs = outcome.model, [outcome.log]
     stages: tuple[StageReport, ...] = ()
     if context is not None:
-        finished, stages = lossy.run_stages(
-            outcome.model, plan, context, lambda model: _clean(model, schedule, validate, seed, logs)
-        )
+        with collector_running():
+            finished, stages = lossy.run_stages(
+                outcome.model, plan, context, lambda model: _clean(model, schedule, validate, seed, logs)
+            )
         finished = _clean(finished, last, validate, seed, logs) if last and target == "onnxruntime" else finished
-    emitted = onnx_io.to_proto(finished)
+    emitted = writing.emitted(finished)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
     trail = Trail(
         lifted, finished, tuple(logs), tuple(schedule), tuple(s.name.partition(" ")[0] for s in stages if s.changed)
@@ -184,7 +188,8 @@ def _warm(model: Model, reference: Any, seed: int) -> None:
 
     feeds = runnable_feeds(reference, 1, seed)
     if feeds:
-        warmup(model, feeds[0], seconds=_WARM_SECONDS)
+        with collector_running():
+            warmup(model, feeds[0], seconds=_WARM_SECONDS)
 
 
 def _check_operators(model: Model) -> None:
@@ -217,15 +222,49 @@ def _schedule(passes: Sequence[Any] | None, skip: Sequence[str]) -> list[Pass]:
     return [item for item in schedule if item.name not in skip]
 
 
-class _Proof:
-    """The check of the pipeline: size within the budget, results equal. Remembers the last comparison and its time.
+class _Writing:
+    """The least check of the pipeline: the result can be written, and its size is within the budget."""
+
+    def __init__(self, before: Figures) -> None:
+        self.limit = None if before.file_bytes is None else int(before.file_bytes * (1 + SLACK_SHARE)) + SLACK_BYTES
+        self._last: tuple[Model, onnx.ModelProto] | None = None
+
+    def __call__(self, candidate: Model) -> Verdict:
+        emitted = self._fitting(candidate)
+        return emitted if isinstance(emitted, Verdict) else Verdict(True)
+
+    def emitted(self, model: Model) -> onnx.ModelProto:
+        """The model as ONNX; that of the last check where it is the same."""
+        from . import onnx_io
+
+        if self._last is not None and self._last[0] is model:
+            return self._last[1]
+        return onnx_io.to_proto(model)
+
+    def _fitting(self, candidate: Model) -> onnx.ModelProto | Verdict:
+        from . import onnx_io
+
+        self._last = None  # two models' weights at once would be one too many
+        try:
+            emitted = onnx_io.to_proto(candidate)
+        except Exception as error:  # what a pass from anywhere left may break anything
+            return Verdict(False, f"the model cannot be written: {type(error).__name__}: {error}")
+        size = onnx_io.file_bytes(candidate, emitted)
+        if self.limit is not None and size > self.limit:
+            return Verdict(False, f"the file would grow to {size} bytes, the limit is {self.limit}")
+        self._last = candidate, emitted
+        return emitted
+
+
+class _Proof(_Writing):
+    """The whole check: beyond that, results equal. Remembers the last comparison and its time.
 
     What cannot be verified is not accepted either: in doubt the original is kept.
     """
 
     def __init__(self, reference: Any, before: Figures, seed: int) -> None:
+        super().__init__(before)
         self.reference, self.seed = reference, seed
-        self.limit = None if before.file_bytes is None else int(before.file_bytes * (1 + SLACK_SHARE)) + SLACK_BYTES
         self.seconds = 0.0
         self.comparison: Comparison | None = None
         self.feeds: list[dict[str, Any]] | None = None
@@ -253,18 +292,6 @@ class _Proof:
         hidden = last is not None and all(o.status == "equal" for o in last.outputs)
         found = self._compare(emitted, self.feeds or None, power=False, intermediates=hidden)
         return Verdict(found.status == "equal", found.reason)
-
-    def _fitting(self, candidate: Model) -> onnx.ModelProto | Verdict:
-        from . import onnx_io
-
-        try:
-            emitted = onnx_io.to_proto(candidate)
-        except Exception as error:  # what a pass from anywhere left may break anything
-            return Verdict(False, f"the model cannot be written: {type(error).__name__}: {error}")
-        size = onnx_io.file_bytes(candidate, emitted)
-        if self.limit is not None and size > self.limit:
-            return Verdict(False, f"the file would grow to {size} bytes, the limit is {self.limit}")
-        return emitted
 
     def _compare(self, emitted: onnx.ModelProto, inputs: Any = None, **options: bool) -> Comparison:
         from .equivalence import compare

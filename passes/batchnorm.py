@@ -1,7 +1,8 @@
 """BatchNormalization at inference is y = s x + t, with s = gamma / sqrt(var + eps) and t = beta - mean s a channel.
 
 It vanishes into the linear operator before it, or into the one after it where no padding comes between.
-All arithmetic is done in double precision; a weight that others read too is copied only if the size limit allows.
+Statistics and biases are combined in double precision; a weight that others read too is copied only if the size
+limit allows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ModelError
 from ..ir import Constant, DType, Node, TensorType, Value
 from ..ops import attr, version_for
 from ..pipeline.passes import rule_pass
@@ -48,47 +50,42 @@ def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tu
 
 def read_weight(w: Value) -> Array:
     """A weight in double precision; Declined for formats too coarse to scale, and where a copy would be too large."""
-    return _scalable(w).astype(np.float64)
+    return _scalable(w).array().astype(np.float64)
 
 
 def scaled_weight(w: Value, factor: Array) -> Constant:
-    """factor · w, computed in double precision and rounded once to the precision of w.
+    """factor · w in the precision of w: two roundings an element, as many as BatchNormalization itself makes.
 
     `factor` broadcasts to the shape of w. A large product is computed when it is read, so that it is never held beside
-    the file it is written to. Declined as in `read_weight`, and where a number leaves its type's range.
+    the file it is written to. Declined as in `read_weight`, and where a number leaves its type's range; a product that
+    is computed later raises ModelError there, and the check that each result can be written takes the rule back.
     """
-    array = _scalable(w)
-    assert w.constant is not None
-    made = partial(_product, w.constant, factor)
-    if array.size <= _LARGE or not _stays_in_range(array, factor):
+    known = _scalable(w)
+    try:
+        fits = np.broadcast_shapes(known.shape, factor.shape) == known.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise Declined("the factor does not fit the weight")
+    made = partial(_product, known, factor)
+    if known.size > _LARGE:
+        return Constant(known.dtype, known.shape, made)
+    try:
         return Constant.of(made())
-    return Constant(w.constant.dtype, array.shape, made)
+    except ModelError:
+        raise Declined("a scaled weight leaves the range of its type") from None
 
 
 def _product(w: Constant, factor: Array) -> Array:
     array = w.array()
-    made = np.empty(array.shape, array.dtype)
     try:
         with np.errstate(over="raise", invalid="ignore"):
-            np.multiply(array, factor, out=made, dtype=np.float64, casting="same_kind")  # no copy in double precision
+            return np.asarray(np.multiply(array, factor.astype(array.dtype)))
     except FloatingPointError:
-        raise Declined("a scaled weight leaves the range of its type") from None
-    except ValueError:
-        raise Declined("the factor does not fit the weight") from None
-    return made
+        raise ModelError("a scaled weight leaves the range of its type") from None
 
 
-def _stays_in_range(array: Array, factor: Array) -> bool:
-    """No product can overflow, nor fail to fit: then it may be computed later."""
-    try:
-        fits = np.broadcast_shapes(array.shape, factor.shape) == array.shape
-    except ValueError:
-        return False
-    largest = max(float(array.max()), -float(array.min())) * float(np.abs(factor).max(initial=0.0))
-    return fits and largest < float(np.finfo(array.dtype).max)
-
-
-def _scalable(w: Value) -> Array:
+def _scalable(w: Value) -> Constant:
     known = w.constant
     if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE):
         raise Declined("the weight is not single or double precision")
@@ -97,7 +94,7 @@ def _scalable(w: Value) -> Array:
         root = node.graph if node.graph.model is None else node.graph.model.graph
         if known.nbytes > room_for_constants(root):
             raise Declined("the weight is shared, and a copy would exceed the size limit")
-    return known.array()
+    return known
 
 
 def rounded(array: Array, like: Value) -> Array:

@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.ir import Constant
 from graphopt.rewrite import any_value, constant, op
 from tests import zoo
 
@@ -126,6 +127,40 @@ def test_wrong_rule_is_caught_named_and_taken_back(policy):
     assert result.report.status == "equal"
     assert graphopt.compare(model, result.model).status == "equal"
     assert result.report.after.operators == {"Conv": 3, "Relu": 3}
+
+
+def test_a_large_weight_that_would_overflow_is_not_scaled():
+    proto = conv_bn_model()
+    huge = {"w2": np.full((8192, 8, 3, 3), 1e30), "var2": np.full(8192, 1e-30)}
+    for tensor in proto.graph.initializer:
+        if tensor.name.endswith("2"):
+            old = numpy_helper.to_array(tensor)
+            new = huge.get(tensor.name, np.resize(old, (8192, *old.shape[1:]))).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
+    proto.graph.node[-2].attribute[0].f = 0.0
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 8192
+    result = graphopt.optimize(proto, validate=False)
+    assert [t.rewrite for t in result.report.taken_back] == ["fold_norm_into_conv"]
+    assert "leaves the range" in result.report.taken_back[0].reason
+    assert result.report.after.operators["BatchNormalization"] == 3
+
+
+def test_what_cannot_be_written_is_taken_back_unproved_too():
+    def fail():
+        raise OSError("the disk is gone")
+
+    with graphopt.Registry():
+
+        @graphopt.register_pass("lose-weights", after="fold-batchnorm")
+        def lose_weights(graph):
+            for value in [v for node in graph for v in node.inputs if v is not None and v.constant is not None]:
+                value.constant = Constant(value.constant.dtype, value.constant.shape, fail)
+            return 1
+
+        result = graphopt.optimize(conv_bn_model(), validate=False)
+    assert [t.what for t in result.report.taken_back] == ["lose-weights"]
+    assert "the disk is gone" in result.report.taken_back[0].reason
+    assert graphopt.compare(conv_bn_model(), result.model).status == "equal"
 
 
 def test_input_shapes_specialise_the_model():

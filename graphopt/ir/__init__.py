@@ -1,7 +1,7 @@
 """The intermediate representation: a small typed SSA graph that knows nothing of files, passes or runtimes."""
 
 from .clone import clone_graph, clone_model, clone_node
-from .collector import collector_paused
+from .collector import collector_paused, collector_running
 from .constant import Constant
 from .graph import (
     RETURN,
@@ -50,6 +50,7 @@ __all__ = [
     "clone_model",
     "clone_node",
     "collector_paused",
+    "collector_running",
     "node_lines",
     "producers_of",
     "refine",

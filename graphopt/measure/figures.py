@@ -133,15 +133,14 @@ def peak_activation_bytes(graph: Graph) -> int:
         for value in (*node.inputs, *captures(node)):
             if value is not None and value.constant is None:
                 last[value] = i
-    dying: dict[int, list[Value]] = {}
+    freed = [0] * len(order)
     for value, i in last.items():
-        dying.setdefault(i, []).append(value)
+        freed[i] += value_bytes(value)
     alive = sum(value_bytes(v) for v in graph.inputs)
     peak = alive
     for i, node in enumerate(order):
         inner = max((peak_activation_bytes(nested) for nested in node.subgraphs), default=0)
         alive += sum(value_bytes(v) for v in node.outputs)
         peak = max(peak, alive + inner)
-        alive -= sum(value_bytes(v) for v in dying.get(i, ()))
-        alive -= sum(value_bytes(v) for v in node.outputs if v not in last)
+        alive -= freed[i] + sum(value_bytes(v) for v in node.outputs if v not in last)
     return peak

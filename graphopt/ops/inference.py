@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 _SHAPE_DATA, _SCALE_DATA = 1024, 16  # integers, and floats, of up to this many elements may decide a shape
+_BY_SCALE = frozenset(("Resize", "Upsample", "Range"))  # operators whose shapes floats decide
 _REMEMBERED = 8192
 _SAME_TYPE = frozenset(
     (
@@ -88,7 +89,7 @@ def _question(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
     inputs: list[Hashable] = []
     for value in node.inputs:
         constant = None if value is None else value.constant
-        data = constant.array().tobytes() if constant is not None and _decides(constant) else None
+        data = constant.array().tobytes() if constant is not None and _decides(constant, node) else None
         inputs.append((None if value is None else value.type, data))
     attrs: list[Hashable] = []
     for name, value in node.attrs.items():
@@ -99,11 +100,11 @@ def _question(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
     return node.op, versions, tuple(inputs), tuple(attrs), len(node.outputs)
 
 
-def _decides(constant: Constant) -> bool:
-    """Whether a constant is of a kind that shapes are computed from."""
+def _decides(constant: Constant, node: Node) -> bool:
+    """Whether a constant is of a kind that the shapes of its user are computed from."""
     if constant.dtype.is_integer:
         return constant.size <= _SHAPE_DATA
-    return constant.size <= _SCALE_DATA and constant.dtype is not DType.STRING
+    return node.op in _BY_SCALE and constant.size <= _SCALE_DATA and constant.dtype is not DType.STRING
 
 
 def _ask(known: onnx.defs.OpSchema, node: Node, opsets: Mapping[str, int]) -> _Types | None:
@@ -121,7 +122,7 @@ def _ask(known: onnx.defs.OpSchema, node: Node, opsets: Mapping[str, int]) -> _T
         name = f"i{slot}"
         proto.input.append(name)
         types[name] = type_proto(value.type)
-        if value.constant is not None and _decides(value.constant):
+        if value.constant is not None and _decides(value.constant, node):
             data[name] = tensor_proto(value.constant)
     proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
     for name, attribute in node.attrs.items():
