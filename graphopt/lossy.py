@@ -29,12 +29,15 @@ class Plan:
 
 def check(prune: Any, quantize: Any) -> Plan:
     """Check the options before any work is done. OptionError."""
-    if prune is None and quantize is None:
-        return Plan(None, None)
-    from .passes.prune import check_prune
-    from .passes.quantize import check_quantize
+    if prune is not None:
+        from .passes.prune import check_prune
 
-    return Plan(None if prune is None else check_prune(prune), None if quantize is None else check_quantize(quantize))
+        prune = check_prune(prune)
+    if quantize is not None:
+        from .passes.quantize import check_quantize
+
+        quantize = check_quantize(quantize)
+    return Plan(prune, quantize)
 
 
 def context(

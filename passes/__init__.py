@@ -12,6 +12,7 @@ from .batchnorm import fold_batchnorm
 from .branches import inline_branches
 from .casts import drop_cast_islands
 from .chains import fold_chains
+from .codes import move_codes
 from .compose import drop_zero_states, join_steps
 from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
@@ -19,7 +20,7 @@ from .dead import remove_dead_nodes
 from .demands import infer_demands
 from .fold import fold_constants
 from .functions import inline_functions
-from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products
+from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products, read_weights
 from .hoist import hoist_over_split
 from .identity import drop_identities
 from .legalise import give_range_scalars
@@ -48,6 +49,7 @@ SCHEDULE: tuple[Pass, ...] = (
     merge_identical_constants,
     merge_common_subexpressions,
     drop_requantization,
+    move_codes,
     fuse_operators,  # before what stands around activations is folded away
     merge_common_subexpressions,
     fold_chains,
@@ -77,5 +79,5 @@ SCHEDULE: tuple[Pass, ...] = (
 FOR_TARGET: tuple[Pass, ...] = (merge_products, fuse_attention, fuse_for_onnxruntime)
 """Passes that hide what pruning and quantization look for; they wait for them."""
 
-ON_DEMAND: tuple[Pass, ...] = (inline_functions,)
+ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights)
 """Passes that run only when named."""

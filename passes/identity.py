@@ -181,6 +181,9 @@ def _reduces_ones(node: Node) -> bool:
 def _pools_nothing(node: Node) -> bool:
     kernel = node.attrs.get("kernel_shape", ())
     ones = all(v == 1 for v in (*kernel, *node.attrs.get("strides", ())))
+    before = node.inputs[0].producer if node.inputs[0] is not None else None
+    if node.op == "MaxPool" and before is not None and before.op == "Pad":
+        return False  # onnxruntime's maximum of -inf, with which exporters pad, is the lowest number
     return bool(kernel) and ones and not any(node.attrs.get("pads", ()))
 
 

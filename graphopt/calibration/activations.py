@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..equivalence.inputs import Feeds
-from ..equivalence.source import Source
+from ..equivalence.source import Session, Source
 from ..ir import Model, Value
 
 Array = np.ndarray[Any, Any]
@@ -21,8 +21,8 @@ BUDGET = 1 << 28
 class Taps:
     """An emitted model whose values can be read: inputs, results and inner values of the root graph.
 
-    `values` that are constants or belong to nested graphs are left out; `readable` holds the others. The model must
-    not change while it is read. ModelError when onnxruntime cannot load the model.
+    `values` that are constants or belong to nested graphs are left out; `readable` holds the others. The model may
+    change meanwhile: what is read is the copy that was emitted.
     """
 
     def __init__(self, model: Model, values: Sequence[Value], threads: int | None = None) -> None:
@@ -34,9 +34,20 @@ class Taps:
         names = {value: name for name, value in emitter.values.items()}
         self.inputs = {v: v.name for v in values if v.owner is model.graph}
         self.names = {v: names[v] for v in values if v.producer is not None and v.graph is model.graph and v in names}
-        source = Source(proto, None, folder_of(model))
-        self.session = source.session(optimize=True, threads=threads, taps=self.names.values())
+        self.source, self.threads = Source(proto, None, folder_of(model)), threads
+        self._session: Session | None = None
         self.readable = tuple(v for v in values if v in self.inputs or v in self.names)
+
+    def open(self, threads: int | None) -> Session:
+        """A new session; ModelError when onnxruntime cannot load the model."""
+        return self.source.session(optimize=True, threads=threads, taps=self.names.values())
+
+    @property
+    def session(self) -> Session:
+        """The session that `run` uses, opened at its first need."""
+        if self._session is None:
+            self._session = self.open(self.threads)
+        return self._session
 
     def run(self, feeds: Feeds, values: Sequence[Value] | None = None) -> dict[Value, Array]:
         """The readable values, or those asked for, on one sample. ModelError when the model cannot run on it."""

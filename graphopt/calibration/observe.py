@@ -6,41 +6,21 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..equivalence.inputs import Feeds
-from ..errors import InputError
 from ..ir import Model, Value
 from ..onnx_io import to_proto
-from .activations import BUDGET, Taps, parts
+from .activations import Taps
 from .observers import Extent
 from .ranges import observer_for
-
-CHUNK = 8
-"""Samples that one task takes, and after which the cache file is written."""
+from .work import observe_chunks
 
 Observed = dict[Value, Extent]
-
-
-@dataclass(slots=True)
-class _Job:
-    """Observes chunks of samples; one session for all, since sessions may run in several threads at once."""
-
-    taps: Taps
-    method: str
-
-    def observe(self, feeds: Sequence[Feeds]) -> list[Extent]:
-        seen = {value: observer_for(self.method) for value in self.taps.readable}
-        for feed in feeds:
-            for part in parts(self.taps.run(feed), BUDGET):
-                for value, array in part.items():
-                    seen[value].add(array)
-        return list(seen.values())
 
 
 def observe(
@@ -55,18 +35,20 @@ def observe(
 ) -> Observed:
     """What each value of the model's root graph was seen to hold; values that cannot be read are absent.
 
-    executor: runs chunks of samples (threads: a session is shared). cache: a file that remembers what was seen, to
-    resume after an interruption; it is ignored where the model, the values or the method differ. progress: called with
-    the number of samples seen. InputError for NaN or infinite values.
+    executor: any of `concurrent.futures`, runs chunks of samples (threads share a session, processes open their own);
+    without one, a few samples at a time where cores abound. cache: a file that remembers what was seen, to resume after
+    an interruption; it is ignored where the model, the values or the method differ. progress: called with the number of
+    samples seen.
+    InputError for NaN or infinite values.
     """
     taps = Taps(model, values)
     totals = [observer_for(method) for _ in taps.readable]
-    job, done = _Job(taps, method), 0
+    done = 0
     store = None if cache is None else _Cache(Path(cache), model, taps.names.values(), method)
     if store is not None:
         done, totals = store.load(totals)
     count = done
-    for chunk, seen in _results(job, islice(feeds, done, None), executor):
+    for chunk, seen in observe_chunks(taps, method, islice(feeds, done, None), executor):
         for total, part in zip(totals, seen):
             total.merge(part)
         count += chunk
@@ -75,27 +57,6 @@ def observe(
         if progress is not None:
             progress(count)
     return dict(zip(taps.readable, totals))
-
-
-def _results(job: _Job, feeds: Iterator[Feeds], executor: Executor | None) -> Iterator[tuple[int, list[Extent]]]:
-    """The observations of each chunk, in order; a few chunks are under way at a time, so memory stays bounded."""
-    try:
-        if executor is None:
-            while chunk := list(islice(feeds, 1)):
-                yield len(chunk), job.observe(chunk)
-            return
-        under_way: list[tuple[int, Future[list[Extent]]]] = []
-        while True:
-            chunk = list(islice(feeds, CHUNK))
-            if chunk:
-                under_way.append((len(chunk), executor.submit(job.observe, chunk)))
-            if under_way and (not chunk or len(under_way) >= 4):
-                size, future = under_way.pop(0)
-                yield size, future.result()
-            elif not chunk:
-                return
-    except ValueError as error:
-        raise InputError(f"calibration: the model's inner values hold {error}") from error
 
 
 class _Cache:

@@ -10,7 +10,7 @@ import numpy as np
 from ..ir import DType, Value
 from ..rewrite import Leaf, OpPattern, Rule
 from .blocks.elementwise import partner
-from .blocks.operands import RANKS, SINGLE, default_attrs, operand
+from .blocks.operands import ON_CODES, RANKS, SINGLE, codes, default_attrs, operand
 from .sketch import WIDE, Misfit, Sketch
 
 _BY_NAME: dict[str, tuple[float, ...]] = {
@@ -37,15 +37,16 @@ class _Instance:
     def __init__(self, sketch: Sketch) -> None:
         self.s = sketch
         self.bound: dict[str, Value | None] = {}
-        self.made: dict[int, tuple[Value, ...]] = {}
+        self.made: dict[int | str, tuple[Value, ...]] = {}
         self.dtype: DType | None = None
         self.axes: tuple[int, ...] = ()
 
     def node(self, pattern: OpPattern, ranks: Sequence[int]) -> Value:
         """The value that a pattern describes; the same pattern stands for the same node."""
-        made = self.made.get(id(pattern))
+        key = pattern.name or id(pattern)
+        made = self.made.get(key)
         if made is None:
-            made = self.made[id(pattern)] = self._make(pattern, ranks)
+            made = self.made[key] = self._make(pattern, ranks)
         return made[pattern.index or 0]
 
     def _make(self, pattern: OpPattern, ranks: Sequence[int]) -> tuple[Value, ...]:
@@ -75,7 +76,7 @@ class _Instance:
             slots.reverse()
         if op == "Exp" and s.facts[data].bound > 20:
             raise Misfit("the exponential would be too large")
-        outputs = 2 if op == "Split" else 1 + (pattern.index or 0)
+        outputs = _OUTPUTS.get(op, 1 + (pattern.index or 0))
         bound = float(np.exp(s.facts[data].bound)) if op == "Exp" else None
         return s.nodes(op, *slots, outputs=outputs, bound=bound, **attrs)
 
@@ -85,7 +86,9 @@ class _Instance:
         if op in ("Sqrt", "Log"):
             x = s.pick(*dtypes, ranks=ranks, bound=20.0)
             return s.node("Add", s.node("Abs", x), s.constant(0.5, s.dtype(x)))
-        x = s.pick(*dtypes, ranks=ranks, bound=10.0)
+        if op in ON_CODES:
+            return codes(s)
+        x = s.pick(*dtypes, ranks=ranks, bound=10.0, steady=op == "DynamicQuantizeLinear")
         self.dtype = s.dtype(x)
         return x
 
@@ -131,6 +134,7 @@ class _Instance:
         return s.ints(*self.axes)
 
 
+_OUTPUTS = {"Split": 2, "DynamicQuantizeLinear": 3}
 _EITHER = frozenset(("Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal"))
 
 

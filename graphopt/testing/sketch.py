@@ -174,8 +174,12 @@ class Sketch:
         node = builder.nodes[0]
         for domain, version in builder.imports.items():
             self.graph.opsets.setdefault(domain, version)
+        if node.op == "com.microsoft::MatMulIntegerToFloat" and node.inputs[0] and node.inputs[1]:
+            node.output.type = TensorType(DType.FLOAT, (*self.shape(node.inputs[0])[:-1], self.size(node.inputs[1], 1)))
         if node.op in _KEEPS_TYPE and node.inputs[0] is not None:
             node.output.type = node.inputs[0].type
+        if node.op == "com.microsoft::QuantizeLinear" and node.inputs[0] is not None and node.inputs[2] is not None:
+            node.output.type = TensorType(self.dtype(node.inputs[2]), self.shape(node.inputs[0]))
         if any(not isinstance(v.type, TensorType) or not v.type.dtype for v in node.outputs):
             raise Misfit(f"{op}: inference finds no type")
         if op in BROADCASTS and not _broadcast([self.shape(v) for v in node.inputs if v is not None]):

@@ -12,6 +12,12 @@ from .epilogues import (
     transpose_into_product,
 )
 from .evidence import not_slower
+from .integers import (
+    bias_into_integer_product,
+    quantize_in_product,
+    scale_integer_product,
+    scale_integer_product_by_constant,
+)
 from .skips import bias_into_fast_gelu, bias_into_gelu, keep_sum_apart, keep_sums_apart
 
 RULES = (
@@ -25,6 +31,10 @@ RULES = (
     bias_into_fast_gelu,
     keep_sums_apart,
     keep_sum_apart,
+    scale_integer_product,
+    scale_integer_product_by_constant,
+    bias_into_integer_product,
+    quantize_in_product,
 )
 """In this order at each node."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...analysis.channels import NEIGHBOURS, Channels, Group
+from ...analysis.channels import STATISTICS, Channels, Group
 from ...ir import Node
 from .options import MEASURED, Prune
 from .selection import choose, rounded, unit
@@ -68,15 +68,17 @@ def refusal(group: Group, options: Prune) -> str:
     """Why a group is not touched; "" if it may be."""
     if any(name in options.ignored_layers for name in names_of(group)):
         return "to be ignored"
-    hidden = [kind for kind in group.approximate if kind != NEIGHBOURS]
-    if hidden and not options.statistics:
+    if group.selections and not options.select:
+        return "its layers read what stays for others (select=True lets them read fewer of it)"
+    if STATISTICS in group.approximate and not options.statistics:
         return "a normalisation takes statistics over it (statistics=True removes them all the same)"
     return ""
 
 
 def names_of(group: Group) -> Iterable[str]:
-    """The names of the layers that make a group's channels, those of the original included."""
-    return [name for layer in group.makers for name in names_of_node(layer.node)]
+    """The names of the layers that make a group's channels, or pick them, those of the original included."""
+    nodes = [*(layer.node for layer in group.makers), *(selection.node for selection in group.selections)]
+    return [name for node in nodes for name in names_of_node(node)]
 
 
 def names_of_node(node: Node) -> list[str]:

@@ -51,13 +51,13 @@ def attempt(
     steps = options.iterative_steps
     for step in range(steps):
         facts = channels(model)
-        first = first or sum(group.size for group in facts.groups)
+        first = first or sum(group.size for group in facts.groups if options.select or not group.selections)
         kept, shares = _step(model, facts, options, _share_of_step(ratio, step, steps), feeds, seed, scales)
         remove(model, facts, kept)
         if options.recover:
             refits = recover(original, model, facts, feeds, origin, kept, ridge=options.ridge, seed=seed)
         tell((step + 1) / steps)
-    left = sum(share.kept for share in shares)
+    left = sum(share.kept for share in shares if options.select or not share.group.selections)
     return Attempt(model, shares, refits, first - left, first, origin)
 
 

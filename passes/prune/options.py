@@ -33,8 +33,10 @@ class Prune:
     channels stay. iterative_steps: remove in this many steps, recovering after each. recover: refit what is left on
     calibration data. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels
     that always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which then
-    is that of the others. speed: hand the model back when it did not become faster on this machine (the result then
-    depends on the machine, not on the model and options alone). evaluations: the budget of metric evaluations.
+    is that of the others. select: let layers whose channels all stay, because of what else they are tied to, read only
+    some of them, picked by a Gather. speed: hand the model back when it did not become faster on this machine (the
+    result then depends on the machine, not on the model and options alone). evaluations: the budget of metric
+    evaluations.
     """
 
     ratio: float = 0.5
@@ -48,6 +50,7 @@ class Prune:
     ridge: float = 1e-3
     least: float = 0.1
     statistics: bool = False
+    select: bool = False
     speed: bool = False
     evaluations: int = 16
 

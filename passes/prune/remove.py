@@ -6,11 +6,12 @@ them (but for channels whose group is approximate).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from ...analysis.channels import Channels, Choice, Classes, Linear, Resize, Shuffle
+from ...analysis.channels import Channels, Choice, Classes, Linear, Resize, Selection, Shuffle, Statistic
 from ...ir import Constant, DType, Model, Node, TensorType, Value
 
 Kept = np.ndarray[Any, np.dtype[np.bool_]]
@@ -59,6 +60,10 @@ def remove(model: Model, facts: Channels, kept: Kept) -> int:
         _choose(model, choice, kept)
     for shuffle in facts.shuffles:
         _shuffle(model, shuffle, kept)
+    for selection in facts.selections:
+        _select(selection, kept)
+    for statistic in facts.statistics:
+        _estimate(statistic, kept)
     return changes
 
 
@@ -125,7 +130,7 @@ def _resize(model: Model, resize: Resize, kept: Kept) -> None:
     graph, node = resize.node.graph, resize.node
     assert graph is not None
     if resize.slot is None:
-        scalar = resize.name == "group"
+        scalar = resize.name in ("group", "num_groups")
         graph.set_attr(node, resize.name, numbers[0] if scalar else tuple(numbers))
         return
     before = node.input(resize.slot)
@@ -170,3 +175,46 @@ def _shuffle(model: Model, shuffle: Shuffle, kept: Kept) -> None:
     graph.insert_before(last, gather)
     graph.replace_uses(last.output, gather.output)
     graph.erase_unused(last)
+
+
+def _select(selection: Selection, kept: Kept) -> None:
+    """Give a layer only the inputs that it still reads; a selection of a selection is one."""
+    flags = kept[selection.elements]
+    if flags.all():
+        return
+    node, data = selection.node, selection.node.inputs[selection.slot]
+    graph, picked = node.graph, np.flatnonzero(flags)
+    assert graph is not None and data is not None
+    before = data.producer
+    if before is not None and before.made_by == "prune" and before.op == "Gather":
+        earlier = before.constant(1)
+        if before.attrs.get("axis") == selection.axis and earlier is not None:
+            data, picked = before.inputs[0], earlier.array()[picked]
+    made = None if data is None else data.type
+    if isinstance(made, TensorType) and made.shape is not None:
+        shape = (*made.shape[: selection.axis], len(picked), *made.shape[selection.axis + 1 :])
+        made = TensorType(made.dtype, shape)
+    gather = Node("Gather", (data, Value(constant=Constant.of(picked))), {"axis": selection.axis}, (made,))
+    gather.origins, gather.made_by = node.origins, "prune"
+    graph.insert_before(node, gather)
+    graph.set_input(node, selection.slot, gather.output)
+    if before is not None and before.op == "Gather" and before.output.is_unused and before.graph is not None:
+        before.graph.erase_unused(before)
+
+
+def _estimate(statistic: Statistic, kept: Kept) -> None:
+    """Make up for the values that a sum lacks: it is that of the kept ones times how many there were for each."""
+    flags = kept[statistic.elements]
+    if flags.all():
+        return
+    node, grown = statistic.node, len(flags) / max(int(flags.sum()), 1)
+    graph, type = node.graph, node.output.type
+    assert graph is not None and isinstance(type, TensorType)
+    logarithmic = node.op in ("ReduceLogSum", "ReduceLogSumExp")
+    number = math.log(grown) if logarithmic else math.sqrt(grown) if node.op == "ReduceL2" else grown
+    constant = Value(constant=Constant.of(np.array(number, type.dtype.numpy), type.dtype))
+    made = Node("Add" if logarithmic else "Mul", (node.output, constant), None, (type,))
+    made.origins, made.made_by = node.origins, "prune"
+    graph.insert_after(node, made)
+    graph.replace_uses(node.output, made.output)
+    graph.set_input(made, 0, node.output)

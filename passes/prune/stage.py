@@ -11,6 +11,7 @@ from ...ir import Model, clone_model
 from ...measure import compare_latency, figures
 from ...measure.layers import node_seconds
 from ...stages import Context, StageReport
+from .allocation import refusal
 from .attempt import Attempt, attempt
 from .options import Prune
 from .remove import unshare
@@ -31,8 +32,10 @@ def prune(model: Model, options: Prune, context: Context) -> tuple[Model, StageR
     apart = clone_model(model)
     unshare(apart)
     facts = channels(apart)
-    if not facts.groups:
-        return model, unchanged("no layer has channels that can be removed", facts, time.perf_counter() - start)
+    if all(refusal(group, options) for group in facts.groups):
+        why = next((f": {refusal(group, options)}" for group in facts.groups), "")
+        reason = f"no layer has channels that can be removed{why}"
+        return model, unchanged(reason, facts, time.perf_counter() - start)
     notes: list[str] = []
     found = _search(model, options, context, notes)
     if found is None or not found.removed:

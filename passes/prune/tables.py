@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...analysis.channels import NEIGHBOURS, Channels, Group, channels
+from ...analysis.channels import NEIGHBOURS, RANGE, STATISTICS, Channels, Group, channels
 from ...ir import Model, Node, clone_model
 from .remove import unshare
 from .report import label
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _SHOWN = 4
+_APPROXIMATE = {
+    NEIGHBOURS: "not exact: a normalisation looks at neighbouring channels",
+    STATISTICS: "not exact: statistics over them are estimated from the kept ones (statistics=True)",
+    RANGE: "exact but for rounding: the range measured while running is that of the kept ones",
+}
 
 
 def channel_tables(model: Model) -> Iterator[RenderableType]:
@@ -29,7 +34,7 @@ def channel_tables(model: Model) -> Iterator[RenderableType]:
         groups.add_column(heading, justify="right" if heading in ("", "channels") else "left", overflow="fold")
     for number, group in enumerate(facts.groups):
         made = [layer.node for layer in group.makers if layer.kind != "depthwise"]
-        read = [layer.node for layer in group.readers]
+        read = [*(layer.node for layer in group.readers), *(product.node for product in group.products)]
         groups.add_row(str(number), _width(group), _names(made), _names(read), "; ".join(_remarks(group)))
     yield groups
     if facts.held:
@@ -53,11 +58,9 @@ def _remarks(group: Group) -> Iterator[str]:
     parts = sorted({len(partition.parts) for partition in group.partitions})
     if parts:
         yield f"equally many in each of {' and '.join(map(str, parts))} parts"
-    for kind in group.approximate:
-        if kind == NEIGHBOURS:
-            yield "not exact: a normalisation looks at neighbouring channels"
-        else:
-            yield "not exact: a normalisation takes statistics over them; those of the kept ones are used"
+    if group.selections:
+        yield "picked from channels that stay (select=True)"
+    yield from (_APPROXIMATE[kind] for kind in group.approximate)
 
 
 def _held(facts: Channels) -> RenderableType:

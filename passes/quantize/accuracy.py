@@ -33,55 +33,66 @@ class Guarded:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Says whether a model is good enough; `score` is higher for better ones, for ranking."""
+    """Says whether what a plan makes is good enough, and how good; `left`: how often it may still be asked."""
 
-    accepts: Callable[[Model], bool]
-    describe: Callable[[Model], str]
+    accepts: Callable[[Plan], bool]
+    describe: Callable[[Plan], str]
     left: Callable[[], int]
 
 
 def judge_for(study: Study, context: Context) -> Judge:
     """By the metric where there is one and a limit on its fall; else by a floor on fidelity."""
-    quality, options, limit = context.quality, study.options, context.max_drop
-    if quality.metric is not None:
-        allowed = 0.0 if limit is None else limit
-        if limit is not None:
-            return Judge(
-                lambda m: quality.drop(m) <= allowed + 1e-12,
-                lambda m: f"metric falls by {quality.drop(m):.4f} of {allowed:g} allowed; {quality.fidelity(m)}",
-                lambda: quality.left,
-            )
+    quality, options, limit, built = context.quality, study.options, context.max_drop, _Built()
+    if quality.metric is not None and limit is not None:
 
+        def measured(plan: Plan) -> str:
+            model = built(plan)
+            return f"metric falls by {quality.drop(model):.4f} of {limit:g} allowed; {quality.fidelity(model)}"
+
+        return Judge(lambda plan: quality.drop(built(plan)) <= limit + 1e-12, measured, lambda: quality.left)
     if quality.metric is None and options.min_sqnr == -np.inf and options.min_top1 <= 0:
-        return Judge(lambda m: True, lambda m: "results not compared: the floor is off", lambda: 0)
+        return Judge(lambda plan: True, lambda plan: "results not compared: the floor is off", lambda: 1)
 
-    def accepts(model: Model) -> bool:
-        found = quality.fidelity(model)
+    def accepts(plan: Plan) -> bool:
+        found = quality.fidelity(built(plan))
         return found.sqnr_db >= options.min_sqnr and (found.top1 is None or found.top1 >= options.min_top1)
 
-    def describe(model: Model) -> str:
+    def describe(plan: Plan) -> str:
+        model = built(plan)
         floor = f"floor {options.min_sqnr:g} dB, {options.min_top1:.0%}"
-        measured = "" if quality.metric is None else f"metric falls by {quality.drop(model):.4f}; "
-        return f"{measured}{quality.fidelity(model)} ({floor})"
+        fall = "" if quality.metric is None else f"metric falls by {quality.drop(model):.4f}; "
+        return f"{fall}{quality.fidelity(model)} ({floor})"
 
     return Judge(accepts, describe, lambda: options.evaluations)
 
 
+class _Built:
+    """The model of a plan, the last one kept: a plan is judged, then described."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Plan, Model] | None = None
+
+    def __call__(self, plan: Plan) -> Model:
+        if self._last is None or self._last[0] is not plan:
+            self._last = (plan, build(plan))
+        return self._last[1]
+
+
 def guard(study: Study, plan: Plan, context: Context) -> Guarded:
     """Meet the judge with as few units changed as the budget of evaluations finds: finer codes first, then float."""
-    judge, first = judge_for(study, context), build(plan)
-    if judge.accepts(first):
-        return Guarded(plan, frozenset(), (), judge.describe(first))
+    judge = judge_for(study, context)
+    if judge.accepts(plan):
+        return Guarded(plan, frozenset(), (), judge.describe(plan))
     order = _by_harm(study, plan, context)
     if study.finer:
         finer = [u for u in order if u.linear is not None]
-        count = _fewest(len(finer), lambda n: judge.accepts(build(_refine(study, plan, finer[:n]))), judge)
+        count = _fewest(len(finer), lambda n: judge.accepts(_refine(study, plan, finer[:n])), judge)
         if count is not None:
             chosen = _spared(study, plan, finer[:count], judge)
             made = _refine(study, plan, chosen)
-            return Guarded(made, frozenset(chosen), (), judge.describe(build(made)))
+            return Guarded(made, frozenset(chosen), (), judge.describe(made))
         plan = _refine(study, plan, finer)
-    count = _fewest(len(order), lambda n: judge.accepts(build(plan.without(order[:n]))), judge)
+    count = _fewest(len(order), lambda n: judge.accepts(plan.without(order[:n])), judge)
     if count is None or count == len(order):
         return Guarded(plan.with_units(()), frozenset(), tuple(order), "no placement meets it")
     taken = list(order[:count])
@@ -89,11 +100,11 @@ def guard(study: Study, plan: Plan, context: Context) -> Guarded:
         if judge.left() < 2 or len(taken) <= 1:
             break
         fewer = [u for u in taken if u is not unit]
-        if judge.accepts(build(plan.without(fewer))):
+        if judge.accepts(plan.without(fewer)):
             taken = fewer
     made = plan.without(taken)
     finer_units = frozenset(u for u in made.units if u.linear is not None) if study.finer else frozenset()
-    return Guarded(made, finer_units, tuple(taken), judge.describe(build(made)))
+    return Guarded(made, finer_units, tuple(taken), judge.describe(made))
 
 
 def _refine(study: Study, plan: Plan, units: Sequence[Unit]) -> Plan:
@@ -107,7 +118,7 @@ def _spared(study: Study, plan: Plan, chosen: Sequence[Unit], judge: Judge) -> l
         if judge.left() < 2 or len(kept) <= 1:
             break
         fewer = [u for u in kept if u is not unit]
-        if judge.accepts(build(_refine(study, plan, fewer))):
+        if judge.accepts(_refine(study, plan, fewer)):
             kept = fewer
     return kept
 
@@ -151,7 +162,8 @@ def _noise(study: Study, unit: Unit) -> float:
     """Noise to signal, in dB, that quantizing a unit adds: rounding of its result, and of its weights."""
     solved = study.solved.get(unit.node)
     if unit.output not in study.seen:
-        return -np.inf if solved is None or not solved.after else float(np.log10(solved.after))
+        error = None if solved is None else solved.error
+        return 20.0 * math.log10(error) if error else -math.inf
     grid, extent = study.plan.grids[unit.output], study.seen[unit.output]
     spread = max(float(extent.high) - float(extent.low), 1e-30) / 6
     noise = grid.scale**2 / 12

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir import Constant, Graph, Model, Node, Value
+from ...ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ...kernels.quantization import Quantization
-from ...ops import update_types
 from .constants import dequantized
 from .layers import dynamic_layer, stored_layer
 from .operators import to_operators
@@ -94,6 +93,9 @@ class _Build:
         quantize.output.name = _named(copy, "quantized")
         dequantize = Node("DequantizeLinear", (quantize.output, scale, zero), name=self._label(copy, "dequantize"))
         dequantize.output.name = _named(copy, "dequantized")
+        shape = copy.type.shape if isinstance(copy.type, TensorType) else None
+        quantize.output.type = TensorType(DType.INT8 if grid.signed else DType.UINT8, shape)
+        dequantize.output.type = TensorType(DType.FLOAT, shape)
         for node in (quantize, dequantize):
             node.made_by = "quantize"
         self._insert(copy, quantize, dequantize)
@@ -104,8 +106,6 @@ class _Build:
                     owner = use.node.graph
                     assert owner is not None
                     owner.set_input(use.node, use.slot, result)
-        for node in (quantize, dequantize):
-            update_types(node)
         if source is not copy:
             clamp = copy.producer
             assert clamp is not None

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, Value
-from ...ops import update_types
+from ...ir import Constant, DType, Graph, Node, TensorType, Value
 
 Array = np.ndarray[Any, Any]
 
@@ -38,8 +37,8 @@ def dequantized(
     node = Node("DequantizeLinear", operands, attrs)
     node.made_by = "quantize"
     node.output.name = f"{name}_dequantized" if name else ""
+    node.output.type = TensorType(DType.FLOAT, codes.shape)
     graph.insert_before(reader, node)
-    update_types(node)
     return node.output
 
 

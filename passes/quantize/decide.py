@@ -97,9 +97,8 @@ def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: Contex
     judge = judge_for(studied, context)
     found = {}
     for plan in plans:
-        made = build(plan)
-        if judge.left() and judge.accepts(made):
-            found[plan] = Guarded(plan, guarded.finer, guarded.taken_back, judge.describe(made))
+        if judge.left() and judge.accepts(plan):
+            found[plan] = Guarded(plan, guarded.finer, guarded.taken_back, judge.describe(plan))
     return found
 
 

@@ -55,9 +55,13 @@ def worst_pair(rows: Array) -> int:
     wide = rows.reshape(-1, rows.shape[-1]).astype(np.int16)
     if wide.shape[-1] < 2:
         return int(np.abs(wide).max(initial=0))
-    top = np.partition(wide, -2, axis=-1)[:, -2:]
-    low = np.partition(wide, 1, axis=-1)[:, :2]
-    return int(max(np.maximum(top, 0).sum(axis=-1).max(), -np.minimum(low, 0).sum(axis=-1).min()))
+    worst = 0
+    for signed in (wide, -wide):
+        at = signed.argmax(axis=-1)[:, None]
+        first = np.take_along_axis(signed, at, -1)[:, 0]
+        np.put_along_axis(signed, at, 0, -1)
+        worst = max(worst, int((np.maximum(first, 0) + np.maximum(signed.max(axis=-1), 0)).max()))
+    return worst
 
 
 def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Array]:
@@ -74,8 +78,10 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
     scale = peak / most
     for sign in (1, -1):
         part = np.maximum(sign * weight, 0)
-        two = np.partition(part, -2, axis=-1)[..., -2:].sum(axis=-1)
-        scale = np.maximum(scale, two / (PAIR_LIMIT - 1))
+        at = part.argmax(axis=-1)[..., None]
+        first = np.take_along_axis(part, at, -1)[..., 0]
+        np.put_along_axis(part, at, 0, -1)
+        scale = np.maximum(scale, (first + part.max(axis=-1)) / (PAIR_LIMIT - 1))
     scale = _positive(scale)
     for sign, bound in ((1, high), (-1, low)):
         part = np.maximum(sign * weight, 0)

@@ -56,12 +56,12 @@ def solve(
     width = bits or BITS[options.weight_type]
     rows = linear.rows().astype(np.float32)
     scale, low, high = _scales(linear, rows, options, safe, step, width, block)
-    codes, bias, known = np.empty(rows.shape, np.int8), linear.bias, moments is not None and moments.count > 0
+    if moments is None or not moments.count:
+        codes = nearest(rows, _spread(scale, rows.shape[2]), low, high).astype(np.int8)
+        return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes)), None, None)
+    codes, bias = np.empty(rows.shape, np.int8), linear.bias
     before = after = signal = 0.0
     for g in range(linear.groups):
-        if moments is None or not known:
-            codes[g] = nearest(rows[g], _spread(scale[g], rows.shape[2]), low[g], high[g]).astype(np.int8)
-            continue
         matrix = moments.covariance_of(g, centred=linear.takes_bias)
         signal += objective(rows[g], matrix)
         before += _cost(rows[g], nearest(rows[g], _spread(scale[g], rows.shape[2]), low[g], high[g]), scale[g], matrix)
@@ -71,12 +71,11 @@ def solve(
         chosen = best_codes(rows[g], full, low[g], high[g], matrix) if options.rounding else None
         codes[g] = nearest(rows[g], full, low[g], high[g]).astype(np.int8) if chosen is None else chosen
         after += _cost(rows[g], codes[g], scale[g], matrix)
-    if moments is not None and known and options.correct_bias and linear.takes_bias:
+    if options.correct_bias and linear.takes_bias:
         error = rows - codes * _spread(scale, rows.shape[2])
         shift = np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1)
         bias = (shift if bias is None else bias + shift).astype(np.float32)
-    found = Codes(codes, scale, bias, width, worst_pair(codes))
-    return Solved(found, before, after, signal) if known else Solved(found, None, None)
+    return Solved(Codes(codes, scale, bias, width, worst_pair(codes)), before, after, signal)
 
 
 def _scales(

@@ -11,6 +11,7 @@ from ...calibration import BATCH, Extent, observe
 from ...ir import Model, Node, TensorType, Value
 from ...kernels.quantization import Quantization
 from ...stages import Context
+from .derived import derivable, derive
 from .layers import BLOCKED, find_tables, layer_units
 from .linear import Linear
 from .moments import Moments, gather
@@ -63,11 +64,13 @@ def _calibrated(
     model: Model, units: Units, options: Quantize, context: Context, counted: _Counter
 ) -> tuple[dict[Value, Extent], dict[Value, Quantization]]:
     values = list(dict.fromkeys(v for u in units.found for v in (*u.inputs, *u.outputs)))
+    derived = derivable(units.found, options)
     seen = observe(
-        model, values, counted.feeds(), options.calibrate_method,
+        model, [v for v in values if v not in derived], counted.feeds(), options.calibrate_method,
         executor=options.executor or context.executor, cache=options.cache,
         progress=lambda count: context.tell(f"calibrate: {count} samples", 0.0),
     )  # fmt: skip
+    derive(seen, derived)
     return seen, choose_grids(units.found, seen, options)
 
 

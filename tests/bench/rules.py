@@ -15,8 +15,17 @@ import numpy as np
 
 from graphopt import onnx_io
 from graphopt.measure import compare_latency, ort_session
-from graphopt.passes import name_sizes
-from graphopt.passes.fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators
+from graphopt.passes import drop_requantization, move_codes, name_sizes
+from graphopt.passes.fuse import (
+    fuse_attention,
+    fuse_for_onnxruntime,
+    fuse_operators,
+    merge_products,
+    onnxruntime,
+    operators,
+    read_weights,
+)
+from graphopt.passes.fuse.attention import projections_into_attention
 from graphopt.pipeline import Pass, as_pass
 from tests.passes.harness import lift, random_feeds, rewrite
 
@@ -81,6 +90,12 @@ _ROTARY = f"""ff = Concat<axis = -1>(f, f)
  a1 = Mul(x, cu)
  b1 = Mul(t, su)
  y = Add(a1, b1)"""
+_CODES = "int8[768,768] codes, float ks = {0.01}"
+_DYNAMIC = """q, s, z = DynamicQuantizeLinear(x)
+ i = MatMulInteger(q, codes, z)
+ c = Cast<to = 1>(i)
+ t = Mul(s, ks)
+ """
 INSTANCES = {
     "fuse_gelu": Instance(TOKENS, _ERF, 20),
     "fuse_gelu (opset 17)": Instance(TOKENS, _ERF),
@@ -142,12 +157,47 @@ INSTANCES = {
     "keep_sums_apart": Instance("g (float[1,128,768] x, float[1,128,768] z) => (float[a,b,c] y)",
                                 "e = Exp(x)\n b = Add(e, shift8)\n s = Add(b, z)\n "
                                 "y = LayerNormalization<axis = -1>(s, gamma, beta)", 17, "float[768] shift8"),
+    "scale_integer_product": Instance(TOKENS, _DYNAMIC + "y = Mul(c, t)", 17, _CODES),
+    "scale_integer_product_by_constant": Instance(TOKENS, _DYNAMIC + "y = Mul(c, ks)", 17, _CODES),
+    "bias_into_integer_product": Instance(TOKENS, _DYNAMIC + "m = Mul(c, t)\n y = Add(m, gamma)", 17, _CODES),
+    "quantize_in_product": Instance(TOKENS, _DYNAMIC + "m = Mul(c, t)\n y = Add(m, gamma)", 17, _CODES),
+    "read_weight_codes": Instance(TOKENS, "c = Cast<to = 1>(codes)\n w = Mul(c, ks)\n y = MatMul(x, w)", 17, _CODES),
+    "read_weight_codes (1 token)": Instance(TOKENS.replace("128", "1"), "c = Cast<to = 1>(codes)\n w = Mul(c, ks)\n "
+                                            "y = MatMul(x, w)", 17, _CODES),
+    "limit_codes": Instance(
+        "g (uint8[1,64,56,56] x) => (uint8[a,b,c,d] y)", "f = DequantizeLinear(x, ks, mid)\n "
+        "k = DequantizeLinear(kernel, ks)\n h = Conv<pads = [1, 1, 1, 1]>(f, k)\n r = Relu(h)\n "
+        "y = QuantizeLinear(r, half, mid)", 17, "int8[64,64,3,3] kernel, uint8 mid = {128}, float ks = {0.01}"),
+    "move-codes": Instance(
+        "g (uint8[1,64,56,56] x) => (uint8[a,b,c,d] y)", "f = DequantizeLinear(x, half, mid)\n "
+        "h = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(f)\n t = Transpose<perm = [0, 2, 3, 1]>(h)\n "
+        "y = QuantizeLinear(t, half, mid)", 17, "uint8 mid = {128}"),
+    "move-codes (Concat)": Instance(
+        "g (uint8[1,64,56,56] x, uint8[1,64,56,56] z) => (uint8[a,b,c,d] y)", "f = DequantizeLinear(x, half, mid)\n "
+        "h = DequantizeLinear(z, half, mid)\n t = Concat<axis = 1>(f, h)\n y = QuantizeLinear(t, half, mid)", 17,
+        "uint8 mid = {128}"),
+    **{f"merge-products ({length} tokens)": Instance(
+        TOKENS.replace("128", str(length)), "q = MatMul(x, w)\n k = MatMul(x, u)\n a = Add(q, gamma)\n "
+        "b = Add(k, beta)\n y = Mul(a, b)", 17, "float[768,768] w, float[768,768] u") for length in (1, 16, 128)},
+    **{f"projections_into_attention ({length} tokens)": Instance(
+        f'<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n{TOKENS.replace("128", str(length))}',
+        "h = MatMul(x, wide)\n s = Add(h, long)\n q, k, v = Split<axis = 2>(s, thirds)\n "
+        "y = com.microsoft.MultiHeadAttention<num_heads = 12>(q, k, v)", 17,
+        "float[768,2304] wide, float[2304] long, int64[3] thirds = {768, 768, 768}") for length in (16, 128, 384)},
     **{f"fuse-attention ({length} tokens, opset {opset})": Instance(
         TOKENS.replace("128", str(length)), _HEADS, opset,
         "float[768,768] w, float[768,768] u, float[768,768] v, int64[4] four = {0, 0, 12, 64}, float eighth = {0.125}, "
         "int64[3] three3 = {0, 0, 768}") for opset in (17, 23) for length in (16, 128, 384)},
 }  # fmt: skip
-PASSES = (name_sizes, fuse_operators, fuse_attention, fuse_for_onnxruntime)
+PASSES = (
+    name_sizes,
+    drop_requantization,
+    move_codes,
+    merge_products,
+    fuse_operators,
+    fuse_attention,
+    fuse_for_onnxruntime,
+)
 
 
 def alone(name: str) -> tuple[Pass, ...]:
@@ -156,11 +206,19 @@ def alone(name: str) -> tuple[Pass, ...]:
     whole = next((item for item in PASSES if item.name == plain), None)
     if whole is not None:
         return (name_sizes, whole)
-    rules = [rule for item in PASSES for rule in item.rules if rule.name == plain]
+    every = (
+        *drop_requantization.rules,
+        *read_weights.rules,
+        *operators.RULES,
+        *onnxruntime.RULES,
+        projections_into_attention,
+    )  # those that are off, too
+    rules = [rule for rule in every if rule.name == plain]
     before = {"bias_into_gelu": ("fuse_gelu",), "bias_into_fast_gelu": ("fuse_tanh_gelu",),
               "fuse_layer_norm": ("scale_into_norm", "shift_into_norm", "affine_into_instance_norm"),
-              "fuse_rms_norm": ("scale_into_norm",)}.get(plain, ())  # fmt: skip
-    rules += [rule for item in PASSES for rule in item.rules if rule.name in before]
+              "fuse_rms_norm": ("scale_into_norm",), "bias_into_integer_product": ("scale_integer_product",),
+              "quantize_in_product": ("scale_integer_product", "bias_into_integer_product")}.get(plain, ())  # fmt: skip
+    rules += [rule for rule in every if rule.name in before]
     return tuple(as_pass(rule) for rule in rules)
 
 
@@ -169,7 +227,8 @@ def measure(name: str, target: str, seconds: float) -> float | None:
     instance = INSTANCES[name]
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     scale = {key: 0.05 * rng.standard_normal((768, 768)) for key in ("w", "u", "v") if "768,768" in instance.weights}
-    before = lift(instance.text, instance.opset, v64=rng.uniform(0.5, 1.5, 64), **scale)
+    codes = {"codes": rng.integers(-99, 99, (768, 768)), "kernel": rng.integers(-99, 99, (64, 64, 3, 3))}
+    before = lift(instance.text, instance.opset, v64=rng.uniform(0.5, 1.5, 64), **scale, **codes)
     before.target = target
     after, _ = rewrite(before, *alone(name), *alone(name))
     if [node.op for node in after.graph] == [node.op for node in before.graph]:

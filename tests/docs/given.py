@@ -16,6 +16,11 @@ _TURN = """n = Neg(x2)
   y = Add(a, b)"""
 _HEADS = "(float[B,2,S,8] x, float[1,S,4] f) => (float[k,l,m,n] y)"
 
+_SCALED = """
+<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+g (float[N,6] x) => (float[a,b] y) <int8[6,5] w, float t = {0.02}, float[5] bias> {
+  q, s, z = DynamicQuantizeLinear(x)"""
+
 GIVEN: dict[str, tuple[str, int, str]] = {
     "infer-demands": (
         """
@@ -164,6 +169,76 @@ g (uint8[N,4] x) => (uint8[a,b] y) <float scale = {0.1}, uint8 zero = {128}> {
   f = DequantizeLinear(x, scale, zero)
   q = QuantizeLinear(f, scale, zero)
   y = Concat<axis = 0>(q, x)
+}""",
+        17,
+        "portable",
+    ),
+    "drop-requantization/limit_codes": (
+        """
+g (uint8[N,4,8,8] x) => (uint8[a,b,c,d] y) <float s = {0.1}, uint8 z = {128}, int8[4,4,3,3] w, float sw = {0.01},
+  float t = {0.05}> {
+  f = DequantizeLinear(x, s, z)
+  k = DequantizeLinear(w, sw)
+  c = Conv(f, k)
+  r = Relu(c)
+  y = QuantizeLinear(r, t, z)
+}""",
+        17,
+        "onnxruntime",
+    ),
+    "drop-requantization/use_standard_codes": (
+        """
+<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+g (float[N,4] x) => (uint8[a,b] y) <float scale = {0.1}, uint8 zero = {128}> {
+  y = com.microsoft.QuantizeLinear(x, scale, zero)
+}""",
+        17,
+        "portable",
+    ),
+    **{
+        f"fuse-for-onnxruntime/{rule}": (
+            f"""
+g (float[N,6] x) => (float[a,b] y) <int8[6,5] w, float t = {{0.02}}, float[5] bias> {{
+  q, s, z = DynamicQuantizeLinear(x)
+  i = MatMulInteger(q, w, z)
+  f = Cast<to = 1>(i)
+  {end}
+}}""",
+            17,
+            "onnxruntime",
+        )
+        for rule, end in (
+            ("scale_integer_product", "u = Mul(s, t)\n y = Mul(f, u)"),
+            ("scale_integer_product_by_constant", "y = Mul(f, t)"),
+        )
+    },
+    "fuse-for-onnxruntime/bias_into_integer_product": (
+        _SCALED + "\n  m = com.microsoft.MatMulIntegerToFloat(q, w, s, t, z)\n  y = Add(m, bias)\n}",
+        17,
+        "onnxruntime",
+    ),
+    "fuse-for-onnxruntime/quantize_in_product": (
+        _SCALED + "\n  y = com.microsoft.MatMulIntegerToFloat(q, w, s, t, z)\n}",
+        17,
+        "onnxruntime",
+    ),
+    "read-weight-codes/read_weight_codes": (
+        """
+g (float[N,6] x) => (float[a,b] y) <int8[6,5] w, float[5] scale> {
+  f = Cast<to = 1>(w)
+  v = Mul(f, scale)
+  y = MatMul(x, v)
+}""",
+        17,
+        "portable",
+    ),
+    "move-codes": (
+        """
+g (uint8[N,4,8,8] x) => (uint8[a,b,c,d] y) <float scale = {0.1}, uint8 zero = {128}> {
+  f = DequantizeLinear(x, scale, zero)
+  m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(f)
+  t = Transpose<perm = [0, 2, 3, 1]>(m)
+  y = QuantizeLinear(t, scale, zero)
 }""",
         17,
         "portable",

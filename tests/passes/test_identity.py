@@ -24,6 +24,7 @@ NOTHING = {
     "Unsqueeze": "i = Unsqueeze(a, none)",
     "Tile": "i = Tile(a, ones3)",
     "Clip": "i = Clip(a)",
+    "MaxPool": "i = MaxPool<kernel_shape = [1]>(a)",
     "Resize": 'i = Resize<mode = "linear">(a, , fones)',
     "Sum": "i = Sum(a)",
     "Max": "i = Max(a)",
@@ -48,6 +49,7 @@ SOMETHING = {
     "Slice from 1": "i = Slice(a, k1, end)",
     "Slice backwards": "i = Slice(a, kback, kmin, k2, kback)",
     "Pad": "i = Pad(a, pads1)",
+    "MaxPool of what was padded": "p = Pad(a, pads1, down)\n i = MaxPool<kernel_shape = [1]>(p)",
     "Expand": "i = Expand(a, wide)",
     "Add that broadcasts": "i = Add(a, zeros4)",
     "Mul by ones of more axes": "i = Mul(a, more)",
@@ -68,7 +70,7 @@ g (float[2,1,6] x) => (float[u,v,w] y) <
   float[3] ftwos = {{1.0,1.0,2.0}}, float f = {{0.0}}, float g = {{1.0}}, float[6] gs = {{1.0,1.0,1.0,1.0,1.0,1.0}},
   bool t = {{1}}, float[2,1,6] k, int64[2] tail = {{1, 6}}, int64[3] other = {{1, 2, 6}}, int64[1] kback = {{-1}},
   int64[1] kmin = {{-9223372036854775807}}, int64[3] wide = {{2, 3, 6}}, float[1,4,1] zeros4 = {{0.0,0.0,0.0,0.0}},
-  float[1,1,1,6] more = {{1.0,1.0,1.0,1.0,1.0,1.0}}
+  float down = {{-inf}}, float[1,1,1,6] more = {{1.0,1.0,1.0,1.0,1.0,1.0}}
 > {{
   a = Relu(x)
   {node}

@@ -6,12 +6,16 @@ import numpy as np
 import onnx
 
 from graphopt import compare, onnx_io
-from graphopt.analysis.channels import Channels, channels
+from graphopt.analysis.channels import RANGE, Channels, channels
 from graphopt.ir import Constant, Model, Node, TensorType, Value, verify
 from graphopt.passes.prune.remove import remove, unshare
 from graphopt.passes.prune.selection import choose
 
 Kept = np.ndarray
+ZERO_POINT = {
+    "QLinearConv": 2, "QLinearMatMul": 2, "MatMulInteger": 2, "ConvInteger": 2, "com.microsoft::QGemm": 2,
+    "com.microsoft::MatMulIntegerToFloat": 4,
+}  # fmt: skip
 
 
 def draw(facts: Channels, seed: int, ratio: float, approximate: bool = False) -> Kept:
@@ -20,7 +24,8 @@ def draw(facts: Channels, seed: int, ratio: float, approximate: bool = False) ->
     kept = np.ones(facts.count, bool)
     for group in facts.groups:
         keep = max(1, round(group.size * (1 - ratio)))
-        stay = choose(group, rng.random(group.size), keep) if approximate or not group.approximate else None
+        exact = all(kind == RANGE for kind in group.approximate)
+        stay = choose(group, rng.random(group.size), keep) if approximate or exact else None
         if stay is not None:
             kept[group.classes] = False
             kept[stay] = True
@@ -28,19 +33,50 @@ def draw(facts: Channels, seed: int, ratio: float, approximate: bool = False) ->
 
 
 def masked(model: Model, facts: Channels, kept: Kept) -> None:
-    """Multiply what every layer reads by 0 where it is removed, in place: the same as zeros in its weight."""
-    for layer in facts.linears:
-        if layer.kind == "depthwise" or layer.inputs is None or kept[layer.inputs].all():
+    """Give every layer zeros for what it reads where it is removed, in place: the same as zeros in its weight.
+
+    What is quantized on its way to a layer is zero before. A statistic is taken over what is kept.
+    """
+    for reduction in facts.statistics:
+        if not kept[reduction.elements].all():
+            raise NotImplementedError("an estimated sum")
+    done: set[Value] = set()
+    for node, slot, axis, classes in _reads(facts):
+        if kept[classes].all():
             continue
-        slot, axis = layer.data
-        data = layer.node.inputs[slot]
-        assert isinstance(data.type, TensorType) and data.type.rank is not None and layer.node.graph is not None
-        shape = [1] * data.type.rank
-        shape[axis] = len(layer.inputs)
-        zeros = Value(constant=Constant.of(kept[layer.inputs].astype(data.type.dtype.numpy).reshape(shape)))
-        product = Node("Mul", (data, zeros), None, (data.type,))
-        layer.node.graph.insert_before(layer.node, product)
-        layer.node.graph.set_input(layer.node, slot, product.output)
+        data = node.inputs[slot]
+        if data.producer is not None and data.producer.op == "DynamicQuantizeLinear":
+            node, slot, data = data.producer, 0, data.producer.inputs[0]
+            if data in done:
+                continue
+        made = _zeroed(node, data, len(facts.axes[data]), axis, kept[classes])
+        node.graph.set_input(node, slot, made)
+        done.add(made)
+
+
+def _reads(facts: Channels):
+    """Node, slot and axis of everything that is read with a weight, or summed over, and the classes there."""
+    for layer in facts.linears:
+        if layer.kind != "depthwise" and layer.inputs is not None:
+            yield layer.node, *layer.data, layer.inputs
+    for product in facts.products:
+        yield product.node, 0, -1, product.elements
+
+
+def _zeroed(node: Node, data: Value, rank: int, axis: int, flags: np.ndarray) -> Value:
+    """`data` with zeros where `flags` are false, in front of `node`; of integers zero is their zero point."""
+    assert node.graph is not None
+    shape = [1] * rank
+    shape[axis] = len(flags)
+    mask = Value(constant=Constant.of(flags.reshape(shape)))
+    slot = ZERO_POINT.get(node.op)
+    zero = node.input(slot) if slot is not None else None
+    if zero is None:
+        dtype = data.type.dtype.numpy if isinstance(data.type, TensorType) else np.dtype(np.float32)
+        zero = Value(constant=Constant.of(np.zeros((), dtype)))
+    made = Node("Where", (mask, data, zero), None, (data.type,))
+    node.graph.insert_before(node, made)
+    return made.output
 
 
 def both(proto: onnx.ModelProto, seed: int, ratio: float = 0.4) -> tuple[Model, Model, int]:

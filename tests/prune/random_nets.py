@@ -212,9 +212,60 @@ def quantized(net: Net) -> None:
     net.x, net.channels = net.act(net.add("Conv", net.x, w)), width
 
 
+def folded(net: Net) -> None:
+    """Attention on [batch x heads, tokens, each], with shapes that are written down, read, or multiplied."""
+    heads, each, tokens = net.rng.choice((2, 3)), 4, SIDE * SIDE
+    inner = heads * each
+    rows = net.add("Transpose", net.add("Reshape", net.x, net.ints(0, net.channels, tokens)), perm=[0, 2, 1])
+    batch = net.add("Gather", net.add("Shape", rows), net.constant(np.int64(0)))
+    parts = []
+    for perm in ([0, 2, 1], [0, 2, 1], [0, 1, 2]):
+        h = net.add("MatMul", rows, net.weight(net.channels, inner))
+        h = net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, heads, each)), perm=[0, 2, 1, 3])
+        if net.rng.random() < 0.5:
+            first = net.add("Unsqueeze", net.add("Mul", batch, net.constant(np.int64(heads))), net.ints(0))
+            shape = net.add("Concat", first, net.ints(tokens, each), axis=0)
+        else:
+            shape = net.ints(-1, tokens, each)
+        h = net.add("Reshape", h, shape)
+        parts.append(net.add("Transpose", h, perm=perm) if len(parts) == 1 else h)
+    share = net.add("Softmax", net.add("MatMul", parts[0], parts[1]), axis=-1)
+    h = net.add("MatMul", share, parts[2])
+    first = net.add("Unsqueeze", batch, net.ints(0))
+    h = net.add("Reshape", h, net.add("Concat", first, net.ints(heads, tokens, each), axis=0))
+    h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, tokens, -1))
+    h = net.add("Transpose", net.add("MatMul", h, net.weight(inner, net.channels)), perm=[0, 2, 1])
+    net.x = net.add("Reshape", h, net.ints(0, net.channels, SIDE, SIDE))
+
+
+def scores(net: Net) -> None:
+    """Two computed values multiplied over their channels: [tokens, each] [each, tokens]."""
+    each, tokens = net.rng.choice((6, 8)), SIDE * SIDE
+    flat = [
+        net.add("Reshape", net.conv(net.x, net.channels, each), net.ints(0, each if net.rng.random() < 0.5 else 0, -1))
+        for _ in range(2)
+    ]
+    share = net.add("MatMul", net.add("Transpose", flat[0], perm=[0, 2, 1]), flat[1])
+    value = net.add("Reshape", net.conv(net.x, net.channels, net.channels), net.ints(0, 0, tokens))
+    h = net.add("MatMul", value, net.add("Sigmoid", share))
+    net.x = net.add("Reshape", h, net.ints(0, net.channels, SIDE, SIDE))
+
+
+def read_sizes(net: Net) -> None:
+    """A Reshape to the size of another value, the channels among it."""
+    width = net.width()
+    h = net.conv(net.x, net.channels, width)
+    sizes = net.add("Shape", h)
+    flat = net.act(net.add("Reshape", h, net.ints(0, 0, -1)))
+    if net.rng.random() < 0.5:
+        front = net.add("Slice", sizes, net.ints(0), net.ints(2), net.ints(0))
+        sizes = net.add("Concat", front, net.ints(SIDE, SIDE), axis=0)
+    net.x, net.channels = net.add("Reshape", flat, sizes), width
+
+
 BLOCKS: tuple[Callable[[Net], None], ...] = (
     plain, residual, inverted, gate, dense, fire, c2f, sliced, grouped, shuffle, pixels, padded, transposed,
-    channels_last, attention, quantized,
+    channels_last, attention, quantized, folded, scores, read_sizes,
 )  # fmt: skip
 
 

@@ -33,9 +33,16 @@ def test_graphs_of_any_kind(start):
 
 @zoo.parametrize(
     "rapidocr-det", "rapidocr-cls", "light-shufflenet", "light-squeezenet", "mobilenetv2-like", "silero-sequence",
-    "minilm-int8",
+    "minilm-int8", "smart-turn", "silero-ifless", "romanizer-arabic-decoder", "romanizer-arabic-encoder", "basic-pitch",
 )  # fmt: skip
 def test_zoo(name):
     import onnx
 
     assert assert_exact(onnx.load(zoo.path(name)), 0, 0.3, [zoo.feeds(name)]) > 0
+
+
+@zoo.parametrize("silero-ifless", "romanizer-persian-decoder", "minilm-int8")
+def test_zoo_after_optimisation(name):
+    import graphopt
+
+    assert assert_exact(graphopt.optimize(zoo.path(name), validate=False).model, 1, 0.5, [zoo.feeds(name)]) > 0

@@ -1,6 +1,8 @@
 """Observers and ranges against plain numpy, in any order, in parallel, interrupted and resumed."""
 
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import METHODS, Extent, Histogram, choose_range, observe
+from graphopt.passes.quantize.derived import derivable, derive
+from graphopt.passes.quantize.units import find_units
 from tests.quantize.nets import convnet, images
 
 CHUNKS = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20), min_size=1, max_size=8)
@@ -115,6 +119,54 @@ def test_parallel_observation_gives_the_same():
     feeds = images(20)
     with ThreadPoolExecutor(2) as pool:
         assert observed(feeds, executor=pool) == observed(feeds)
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+def test_processes_observe_the_same_as_threads_and_as_none(method):
+    model, feeds = onnx_io.load(convnet()), images(20)
+    values = [model.graph.inputs[0], *(node.output for node in model.graph)]
+
+    def ends(**options):
+        found = observe(model, values, iter(feeds), method, **options)
+        return [(extent.low, extent.high, extent.seen) for extent in found.values()]
+
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes, ThreadPoolExecutor(3) as threads:
+        assert ends(executor=processes) == ends(executor=threads) == ends()
+
+
+def test_a_process_that_dies_is_one_line():
+    feeds = [{**feed, "x": Deadly(feed["x"])} for feed in images(3)]
+    told = pytest.raises(graphopt.InputError, match=r"\Acalibration: the executor broke down: .*\Z")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, told:
+        observed(feeds, executor=pool)
+
+
+class Deadly(np.ndarray):
+    """An array that ends the process which unpickles it."""
+
+    def __new__(cls, array):
+        return np.asarray(array).view(cls)
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_extents_that_follow_need_not_be_read():
+    model, feeds = onnx_io.load(convnet()), images(4)
+    units = find_units(model, graphopt.Quantize()).found
+    values = list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs)))
+    known = derivable(units, graphopt.Quantize())
+    assert {unit.node.op for unit, _ in known.values()} == {"MaxPool", "Concat", "Flatten"}
+    assert not derivable(units, graphopt.Quantize(calibrate_method="mse"))
+    whole = observe(model, values, feeds)
+    seen = observe(model, [v for v in values if v not in known], feeds)
+    derive(seen, known)
+    assert set(seen) == set(whole)
+    for value in values:
+        assert seen[value].seen == whole[value].seen
+        assert seen[value].low <= whole[value].low <= whole[value].high <= seen[value].high
+        if value not in known or known[value][0].node.op != "MaxPool":  # a pool drops what is least
+            assert (seen[value].low, seen[value].high) == (whole[value].low, whole[value].high)
 
 
 def test_an_interrupted_calibration_resumes(tmp_path):

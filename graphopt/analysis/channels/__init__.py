@@ -1,10 +1,24 @@
 """Channel groups of any graph: what can be removed together, and what must change with it."""
 
-from .facts import Channels, Classes, Group, Held, channels
-from .tracker import NEIGHBOURS, STATISTICS, Choice, Linear, Partition, Resize, Shuffle
+from .facts import LAYERS, Channels, Classes, Group, Held, channels
+from .tracker import (
+    NEIGHBOURS,
+    RANGE,
+    STATISTICS,
+    Choice,
+    Linear,
+    Partition,
+    Product,
+    Resize,
+    Selection,
+    Shuffle,
+    Statistic,
+)
 
 __all__ = [
+    "LAYERS",
     "NEIGHBOURS",
+    "RANGE",
     "STATISTICS",
     "Channels",
     "Choice",
@@ -13,7 +27,10 @@ __all__ = [
     "Held",
     "Linear",
     "Partition",
+    "Product",
     "Resize",
+    "Selection",
     "Shuffle",
+    "Statistic",
     "channels",
 ]

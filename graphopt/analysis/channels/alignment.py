@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Dim = int | str | None
+from ...ir import Dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ def align(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
 
 
 def _between(a: Sequence[Dim], b: Sequence[Dim], before: range, after: range) -> Block:
-    """A block in which sizes are not known: a single axis stays one, one unknown size may follow from the others."""
-    if len(before) == len(after) == 1:
+    """A block in which sizes are not known: what becomes one axis is merged, one size may follow from the others."""
+    if len(after) == 1:
         return Block(tuple(before), tuple(after))
     whole = [a[axis] for axis in before]
     open_axes = [axis for axis in after if not isinstance(b[axis], int)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir import Node, Value
+import numpy as np
+
+from ...ir import Node, TensorType, Value
 from ...ops import attr, version_for
 from .elements import Ids
-from .tracker import NEIGHBOURS, STATISTICS, Axes, Tracker, Unclear, integers, transfer
+from .tracker import NEIGHBOURS, STATISTICS, Axis, Statistic, Tracker, Unclear, integers, transfer
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos",
@@ -25,7 +27,7 @@ NARY = (
 @transfer(*UNARY)
 def unary(t: Tracker, node: Node) -> None:
     """y[i] = f(x[i])"""
-    t.set(node.output, t.axes(node.inputs[0]))
+    t.set(node.output, t.whole(node.inputs[0]))
 
 
 @transfer("Dropout")
@@ -43,18 +45,18 @@ def nary(t: Tracker, node: Node) -> None:
     t.set(node.output, broadcast(t, node, [v for v in node.inputs if v is not None]))
 
 
-def broadcast(t: Tracker, node: Node, values: Sequence[Value], drop: int = 0) -> Axes:
+def broadcast(t: Tracker, node: Node, values: Sequence[Value], drop: int = 0) -> tuple[Axis, ...]:
     """What is on the axes where `values` meet, but for the last `drop` axes of each."""
-    operands = [(v, t.axes(v)[: len(t.axes(v)) - drop]) for v in values]
+    operands = [(v, t.whole(v)[: len(t.whole(v)) - drop]) for v in values]
     rank = max(len(axes) for _, axes in operands)
-    made: list[Ids | None] = []
+    made: list[Axis] = []
     for axis in range(rank):
         parts = []
         for value, axes in operands:
             own = axis - (rank - len(axes))
             if own >= 0 and t.size(value, own) != 1:
                 parts.append(axes[own])
-        made.append(t.join(parts, f"{where(node)} joins it with values that stay"))
+        made.append(t.meet(parts, f"{where(node)} joins it with values that stay"))
     return tuple(made)
 
 
@@ -79,11 +81,32 @@ def layer_norm(t: Tracker, node: Node) -> None:
     """The statistics run over the last axes: without some channels they are those of the kept ones."""
     if node.domain or any(not out.is_unused for out in node.outputs[1:]):
         raise Unclear("more than the normalised value is used")
-    axes = t.axes(node.inputs[0])
+    axes = t.whole(node.inputs[0])
     first = int(attr(node, "axis", -1)) % len(axes)
-    for ids in axes[first:]:
-        t.approximates(ids, STATISTICS)
+    for axis in axes[first:]:
+        t.approximates(t.plain(axis), STATISTICS)
     t.set(node.output, broadcast(t, node, [v for v in node.inputs if v is not None]))
+
+
+@transfer("GroupNormalization")
+def group_norm(t: Tracker, node: Node) -> None:
+    """Channels that are normalised together go together: then the statistics of the others are what they were."""
+    axes = list(t.axes(node.inputs[0]))
+    groups = int(attr(node, "num_groups", 1))
+    parameters = [ids for v in node.inputs[1:] if v is not None for ids in t.axes(v)]
+    if axes[1] is None:
+        t.fix(parameters, f"{where(node)} normalises values that stay")
+        return
+    parts = axes[1].reshape(groups, -1)
+    for column in range(1, parts.shape[1]):
+        t.elements.unite(parts[:, 0], parts[:, column])
+    each = np.ascontiguousarray(parts[:, 0])
+    for ids in parameters:
+        t.join(
+            [axes[1] if ids is not None and len(ids) == len(axes[1]) else each, ids], f"{where(node)} has one number"
+        )
+    t.resize(node, "num_groups", (groups,), 0, each)
+    t.set(node.output, axes)
 
 
 @transfer("LRN")
@@ -97,10 +120,11 @@ def local_response(t: Tracker, node: Node) -> None:
 @transfer("Softmax", "LogSoftmax", "Hardmax")
 def normalised(t: Tracker, node: Node) -> None:
     """What is normalised over stays: the rest would grow. Before opset 13 that is every axis from `axis`."""
-    axes = t.axes(node.inputs[0])
+    axes = t.whole(node.inputs[0])
     old = version_for(node) < 13
     axis = int(attr(node, "axis", 1 if old else -1)) % len(axes)
-    t.fix(axes[axis:] if old else axes[axis : axis + 1], f"{where(node)} runs over it")
+    over = axes[axis:] if old else axes[axis : axis + 1]
+    t.fix([None if ids is None else t.ids_of(ids) for ids in over], f"{where(node)} runs over it")
     t.set(node.output, axes)
 
 
@@ -116,22 +140,31 @@ def pool(t: Tracker, node: Node) -> None:
     t.set(node.output, (*axes[:2], *(None for _ in axes[2:])))
 
 
+GROWING = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSum", "ReduceSumSquare")
+"""Reductions that grow with the number of values."""
+_ESTIMATED = (*GROWING, "ReduceMax", "ReduceMean", "ReduceMin")
+
+
 @transfer(
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",
 )  # fmt: skip
 def reduce(t: Tracker, node: Node) -> None:
-    """A mean over channels becomes that of the kept ones, which is stated; other reductions of channels hold them."""
+    """A statistic over channels is estimated from the kept ones, which is stated; where it cannot be, they stay."""
     axes = t.axes(node.inputs[0])
     over = _reduced(node, len(axes))
     keep = bool(attr(node, "keepdims", 1))
+    type = node.output.type
+    estimated = node.op in _ESTIMATED and isinstance(type, TensorType) and type.dtype.is_float
     made: list[Ids | None] = []
     for axis, ids in enumerate(axes):
         if axis not in over:
             made.append(ids)
             continue
-        if node.op == "ReduceMean":
+        if ids is not None and estimated:
             t.approximates(ids, STATISTICS)
+            if node.op in GROWING:
+                t.statistics.append(Statistic(node, ids))
         else:
             t.block(ids, f"{where(node)} runs over it")
         if keep:

@@ -14,11 +14,32 @@ from typing import Any
 import numpy as np
 
 from ...ir import RETURN, Graph, Model, Node, Value
-from . import elementwise, joining, linear, reshaping
+from . import counting, elementwise, joining, linear, quantized, reshaping
 from .elements import Ids
-from .tracker import TRANSFERS, Choice, Linear, Partition, Resize, Shuffle, Tracker, Unclear
+from .tracker import (
+    TRANSFERS,
+    Choice,
+    Linear,
+    Partition,
+    Product,
+    Resize,
+    Selection,
+    Shuffle,
+    Statistic,
+    Tracker,
+    Unclear,
+)
 
-_ = (elementwise, joining, linear, reshaping)  # importing them fills the table of transfer functions
+_ = (elementwise, joining, linear, quantized, reshaping)  # importing them fills the table of transfer functions
+
+LAYERS = (
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm",
+    "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+)  # fmt: skip
+"""Operators with weights that have channels."""
+
+_LEAST = 8
+"""Inputs of which a selection is worth a Gather."""
 
 Classes = np.ndarray[Any, np.dtype[np.int64]]
 """For each position of an axis its class, int64[n]."""
@@ -28,13 +49,17 @@ Classes = np.ndarray[Any, np.dtype[np.int64]]
 class Group:
     """Classes that can be removed, one by one but for partitions, and that the same layers make and read.
 
+    products: MatMuls of two computed values that sum over the classes. selections: layers that would read fewer of
+    channels that stay; then nothing makes the classes.
     approximate: how what stays is changed by removal, beyond the loss of what goes ("neighbours", "statistics").
     """
 
     classes: Classes
     makers: tuple[Linear, ...]
     readers: tuple[Linear, ...]
+    products: tuple[Product, ...]
     partitions: tuple[Partition, ...]
+    selections: tuple[Selection, ...]
     approximate: tuple[str, ...]
 
     @property
@@ -65,6 +90,9 @@ class Channels:
     resizes: tuple[Resize, ...]
     choices: tuple[Choice, ...]
     shuffles: tuple[Shuffle, ...]
+    products: tuple[Product, ...]
+    selections: tuple[Selection, ...]
+    statistics: tuple[Statistic, ...]
     removable: np.ndarray[Any, np.dtype[np.bool_]]
     static: frozenset[Value]
 
@@ -72,19 +100,38 @@ class Channels:
 def channels(model: Model | Graph) -> Channels:
     """Find the channel groups of a model, nested graphs included. Edits nothing."""
     graph = model.graph if isinstance(model, Model) else model
-    tracker = Tracker()
+    facts = _channels(graph, frozenset())
+    apart = frozenset(_untouched(facts))
+    return _channels(graph, apart) if apart else facts
+
+
+def _channels(graph: Graph, selected: frozenset[Node]) -> Channels:
+    tracker = Tracker(selected)
     _walk(tracker, graph)
+    tracker.settle_pinned()
     return _Facts(tracker).collect()
+
+
+def _untouched(facts: Channels) -> Iterable[Node]:
+    """Layers all of whose channels stay: they may still read a selection of their inputs."""
+    for layer in facts.linears:
+        ends = [classes for classes in (layer.inputs, layer.outputs) if classes is not None]
+        if layer.kind != "dense" or any(facts.removable[classes].any() for classes in ends):
+            continue
+        if layer.inputs is not None and len(layer.inputs) >= _LEAST:
+            yield layer.node
 
 
 def _walk(t: Tracker, graph: Graph) -> None:
     for node in (*graph.snapshot(), graph.return_node):
         if node in t.skip:
             continue
+        t.at = elementwise.where(node) if node.outputs else node.op
         try:
             _step(t, node)
         except Unclear as reason:
-            _hold(t, node, f"{elementwise.where(node)}: {reason}")
+            _hold(t, node, f"{t.at}: {reason}")
+            t.unclear.append((node, f"{t.at}: {reason}"))
         for nested in node.subgraphs:
             _walk(t, nested)
 
@@ -95,6 +142,8 @@ def _step(t: Tracker, node: Node) -> None:
         return
     if all(t.is_static(v) for v in node.inputs if v is not None) and node.inputs and not node.subgraphs:
         t.static.update(node.outputs)
+    if counting.follow(t, node):
+        return
     function = TRANSFERS.get(node.op)
     if function is None:
         raise Unclear("how it moves channels is not known")
@@ -105,8 +154,11 @@ def _hold(t: Tracker, node: Node, reason: str) -> None:
     for value in node.inputs:
         if value is not None and (value in t.known or value.constant is not None):
             t.fix(t.axes(value), reason)
+        if value is not None:
+            counting.hold(t, value, reason)
     for out in node.outputs:
-        t.fix(t.known.pop(out, ()), reason)
+        t.fix([None if axis is None else t.ids_of(axis) for axis in t.known.pop(out, ())], reason)
+        t.vectors.pop(out, None)
 
 
 class _Facts:
@@ -127,10 +179,12 @@ class _Facts:
 
     def collect(self) -> Channels:
         t = self.t
-        removable = self.mark(t.made) & self.mark(t.read) & ~self.mark(ids for ids, _ in t.blocked)
+        made = [*t.made, *(selection.elements for selection in t.selections)]
+        removable = self.mark(made) & self.mark(t.read) & ~self.mark(ids for ids, _ in t.blocked)
         groups = self.groups(removable)
         held = tuple(self.held(removable))
-        axes = {v: tuple(None if ids is None else self.of[ids] for ids in own) for v, own in t.known.items()}
+        axes = {v: tuple(self.of[ids] if isinstance(ids, np.ndarray) else None for ids in own)
+                for v, own in t.known.items()}  # fmt: skip
         for layer in t.linears:
             layer.outputs = None if layer.outputs is None else self.of[layer.outputs]
             layer.inputs = None if layer.inputs is None else self.of[layer.inputs]
@@ -138,11 +192,13 @@ class _Facts:
             resize.counts = {index: self.of[ids] for index, ids in resize.counts.items()}
         for choice in t.choices:
             choice.elements = self.of[choice.elements]
-        for shuffle in t.shuffles:
-            shuffle.elements = self.of[shuffle.elements]
+        held_apart = (t.shuffles, t.products, t.selections, t.statistics)
+        for holder in (one for kind in held_apart for one in kind):
+            holder.elements = self.of[holder.elements]
         return Channels(
             self.count, groups, held, axes, tuple(t.linears), tuple(t.resizes.values()), tuple(t.choices),
-            tuple(t.shuffles), removable, frozenset(t.static),
+            tuple(t.shuffles), tuple(t.products), tuple(t.selections), tuple(t.statistics), removable,
+            frozenset(t.static),
         )  # fmt: skip
 
     def held(self, removable: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterable[Held]:
@@ -156,8 +212,12 @@ class _Facts:
                 continue
             first = int(reason[stay].min(initial=len(self.t.blocked)))
             why = self.t.blocked[first][1] if first < len(self.t.blocked) else "no layer reads it"
+            why = why if layer.outputs is not None else "it makes a single channel"
             total = len(own) if layer.outputs is not None else 1
             yield Held(layer.node, len(stay) if layer.outputs is not None else 1, total, why)
+        for node, why in self.t.unclear:
+            if node.op.removeprefix("com.microsoft::") in LAYERS:
+                yield Held(node, 1, 1, why)
 
     def groups(self, removable: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[Group, ...]:
         """Classes by what holds them: the sum of one random number for each place says which they are."""
@@ -177,9 +237,10 @@ class _Facts:
     def places(self) -> Iterable[Ids]:
         for value, axes in self.t.known.items():
             if value.constant is not None:
-                yield from (ids for ids in axes if ids is not None)
+                yield from (ids for ids in axes if isinstance(ids, np.ndarray))
         for layer in self.t.linears:
             yield from (ids for ids in (layer.inputs, layer.outputs) if ids is not None)
+        yield from (product.elements for product in self.t.products)
 
     def joined(self, number: Classes, wanted: Classes) -> Classes:
         """Groups that a partition spans become one: how many each part keeps depends on all of them."""
@@ -204,6 +265,8 @@ class _Facts:
         place = {int(g): k for k, g in enumerate(order)}
         makers: list[list[Linear]] = [[] for _ in place]
         readers: list[list[Linear]] = [[] for _ in place]
+        products: list[list[Product]] = [[] for _ in place]
+        selections: list[list[Selection]] = [[] for _ in place]
         partitions: list[list[Partition]] = [[] for _ in place]
         kinds: list[set[str]] = [set() for _ in place]
 
@@ -216,6 +279,12 @@ class _Facts:
                 makers[k].append(layer)
             for k in touched(layer.inputs) if layer.kind != "depthwise" else ():
                 readers[k].append(layer)
+        for product in self.t.products:
+            for k in touched(product.elements):
+                products[k].append(product)
+        for selection in self.t.selections:
+            for k in touched(selection.elements):
+                selections[k].append(selection)
         for partition in self.t.partitions:
             for k in touched(partition.parts.reshape(-1)):
                 partitions[k].append(Partition(partition.node, self.of[partition.parts]))
@@ -227,7 +296,7 @@ class _Facts:
         return tuple(
             Group(
                 np.sort(members[bounds[k] : bounds[k + len(order)]]), tuple(makers[k]), tuple(readers[k]),
-                tuple(partitions[k]), tuple(sorted(kinds[k])),
+                tuple(products[k]), tuple(partitions[k]), tuple(selections[k]), tuple(sorted(kinds[k])),
             )
             for k in range(len(order))
         )  # fmt: skip

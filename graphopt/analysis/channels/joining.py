@@ -1,4 +1,4 @@
-"""Operators that join, cut and extend axes: Concat, Split, Slice, Pad, Resize; and Shape, which reads sizes."""
+"""Operators that join, cut and extend axes: Concat, Split, Slice, Pad, Resize; and those that read sizes."""
 
 from __future__ import annotations
 
@@ -175,25 +175,6 @@ def _scales(node: Node) -> Sequence[float] | None:
         return given
     value = node.input(2 if node.op == "Resize" and version_for(node) >= 11 else 1)
     return None if value is None or value.constant is None else [float(s) for s in value.constant.array()]
-
-
-@transfer("Shape")
-def shape(t: Tracker, node: Node) -> None:
-    """Sizes are read: those that are picked by constant indices hold their axes, the others may change."""
-    axes = t.axes(node.inputs[0])
-    if all(ids is None for ids in axes):
-        return
-    picked: set[int] = set()
-    for use in node.output.uses:
-        index = integers(use.node.input(1)) if use.node.op == "Gather" and use.slot == 0 else None
-        if use.node.op == "Slice" and use.slot == 0 and version_for(use.node) >= 10:
-            first, last = integers(use.node.input(1)), integers(use.node.input(2))
-            if first is not None and last is not None and use.node.input(4) is None:
-                index = tuple(range(*slice(first[0], last[0]).indices(len(axes))))
-        picked.update(range(len(axes)) if index is None else (k % len(axes) for k in index))
-    if attr(node, "start", 0) or "end" in node.attrs:
-        picked = set(range(len(axes)))
-    t.fix([axes[k] for k in picked], f"{where(node)} reads its size")
 
 
 @transfer("Size", "ConstantOfShape", "NonZero")

@@ -8,17 +8,19 @@ from ...ir import Node, Value
 from ...ops import attr
 from .elements import Ids
 from .elementwise import broadcast, where
-from .tracker import Choice, Linear, Tracker, Unclear, integers, transfer
+from .tracker import Choice, Linear, Product, Selection, Tracker, Unclear, integers, transfer
 
 
-def _weight(t: Tracker, node: Node, slot: int = 1) -> Value:
+def weight_of(t: Tracker, node: Node, slot: int = 1) -> Value:
+    """The weight at an input slot: constant, or computed from constants. Unclear for anything else."""
     value = node.input(slot)
     if value is None or not t.is_static(value):
         raise Unclear("its weight is computed")
     return value
 
 
-def _bias(t: Tracker, node: Node, slot: int, outputs: Ids | None) -> None:
+def by_output(t: Tracker, node: Node, slot: int, outputs: Ids | None) -> None:
+    """A constant with one number a channel of the output, or one for all: a bias, a scale, a zero point."""
     value = node.input(slot)
     if value is None:
         return
@@ -27,24 +29,36 @@ def _bias(t: Tracker, node: Node, slot: int, outputs: Ids | None) -> None:
         t.join([outputs, along[-1]], f"{where(node)} has a bias that stays")
 
 
+def reads(t: Tracker, node: Node, slot: int, axis: int, data: Ids | None, weight: Ids | None) -> Ids | None:
+    """The inputs of a layer: the channels of what it reads at `slot`, or those that are picked from them for it."""
+    if weight is None:
+        t.block(data, f"{where(node)} reads it")
+        return None
+    if node not in t.selected:
+        return t.join([data, weight], f"{where(node)} reads values that stay")
+    t.selections.append(Selection(node, slot, axis, weight))
+    return weight
+
+
 @transfer("Conv")
 def conv(t: Tracker, node: Node) -> None:
     """Weight [M, C / group, ...]."""
-    x, w = node.inputs[0], _weight(t, node)
-    data, weight = t.axes(x), t.axes(w)
+    convolution(t, node, weight_of(t, node))
+    by_output(t, node, 2, t.axes(node.output)[1])
+
+
+def convolution(t: Tracker, node: Node, w: Value) -> None:
+    """A convolution of input 0 by `w`, whatever else it takes."""
+    data, weight = t.axes(node.inputs[0]), t.axes(w)
     group, outputs = int(attr(node, "group", 1)), weight[0]
     t.fix(data[2:], f"{where(node)} mixes it")
     t.set(node.output, (data[0], outputs, *(None for _ in data[2:])))
     if group == 1:
-        inputs = (
-            t.join([data[1], weight[1]], f"{where(node)} reads values that stay") if weight[1] is not None else None
-        )
-        t.linear(Linear(node, w, "dense", 1, 0, 1, outputs, inputs))
+        t.linear(Linear(node, w, "dense", 1, 0, 1, outputs, reads(t, node, 0, 1, data[1], weight[1])))
     elif weight[1] is None and t.size(w, 1) == 1:
         _depthwise(t, node, w, 0, group)
     else:
         _grouped(t, node, w, 0, 1, group)
-    _bias(t, node, 2, outputs)
 
 
 def _depthwise(t: Tracker, node: Node, w: Value, axis: int, group: int) -> None:
@@ -64,7 +78,7 @@ def _grouped(t: Tracker, node: Node, w: Value, out_axis: int, in_axis: int, grou
     if w.constant is None or len(w.uses) != 1:
         raise Unclear("the weight of its groups is computed or used elsewhere")
     data = t.axes(node.inputs[0])[1]
-    outputs = t.known[node.output][1]
+    outputs = t.axes(node.output)[1]
     t.partition(node, data, group)
     t.partition(node, outputs, group)
     t.linear(Linear(node, w, "grouped", group, out_axis, in_axis, outputs, data))
@@ -73,17 +87,14 @@ def _grouped(t: Tracker, node: Node, w: Value, out_axis: int, in_axis: int, grou
 @transfer("ConvTranspose")
 def conv_transpose(t: Tracker, node: Node) -> None:
     """Weight [C, M / group, ...]."""
-    x, w = node.inputs[0], _weight(t, node)
+    x, w = node.inputs[0], weight_of(t, node)
     data, weight = t.axes(x), t.axes(w)
     group = int(attr(node, "group", 1))
     t.fix(data[2:], f"{where(node)} mixes it")
     rest = tuple(None for _ in data[2:])
     if group == 1:
-        inputs = (
-            t.join([data[1], weight[0]], f"{where(node)} reads values that stay") if weight[0] is not None else None
-        )
         t.set(node.output, (data[0], weight[1], *rest))
-        t.linear(Linear(node, w, "dense", 1, 1, 0, weight[1], inputs))
+        t.linear(Linear(node, w, "dense", 1, 1, 0, weight[1], reads(t, node, 0, 1, data[1], weight[0])))
     elif t.size(w, 1) == 1 and weight[0] is not None:
         t.set(node.output, (data[0], weight[0], *rest))
         _depthwise(t, node, w, 0, group)
@@ -92,21 +103,19 @@ def conv_transpose(t: Tracker, node: Node) -> None:
         assert isinstance(local, int)
         t.set(node.output, (data[0], t.fresh(local * group), *rest))
         _grouped(t, node, w, 1, 0, group)
-    _bias(t, node, 2, t.known[node.output][1])
+    by_output(t, node, 2, t.axes(node.output)[1])
 
 
 @transfer("Gemm")
 def gemm(t: Tracker, node: Node) -> None:
     """alpha A B + beta C, with constant B."""
-    x, w = node.inputs[0], _weight(t, node)
+    x, w = node.inputs[0], weight_of(t, node)
     if attr(node, "transA", 0):
         raise Unclear("its data are transposed")
     data, weight = t.axes(x), t.axes(w)
     out_axis, in_axis = (0, 1) if attr(node, "transB", 0) else (1, 0)
     outputs = weight[out_axis]
-    inputs = None
-    if weight[in_axis] is not None:
-        inputs = t.join([data[1], weight[in_axis]], f"{where(node)} reads values that stay")
+    inputs = reads(t, node, 0, 1, data[1], weight[in_axis])
     rows = data[0]
     bias = node.input(2)
     if bias is not None and len(t.axes(bias)) == 2 and t.size(bias, 0) != 1:
@@ -123,24 +132,30 @@ def _last_axis(t: Tracker, node: Node, bias: Value | None, outputs: Ids | None) 
 
 @transfer("MatMul")
 def matmul(t: Tracker, node: Node) -> None:
-    """[..., m, k] [..., k, n]: with a constant on one side a layer; two computed sides are summed over for good."""
-    a, b = node.inputs
+    """[..., m, k] [..., k, n]: a layer where one side is constant; two computed sides both lose what they sum over."""
+    product(t, node, 0, 1)
+
+
+def product(t: Tracker, node: Node, first: int, second: int) -> None:
+    """A product of the inputs at two slots, whatever else it takes."""
+    a, b = node.inputs[first], node.inputs[second]
     assert a is not None and b is not None
-    left, right = t.axes(a), t.axes(b)
+    left, right = t.whole(a), t.whole(b)
     if len(left) < 2 or len(right) < 2:
         raise Unclear("an operand is a vector")
-    batch = broadcast(t, node, (a, b), drop=2)
-    t.set(node.output, (*batch, left[-2], right[-1]))
-    if not t.is_static(b) and not t.is_static(a):
-        t.fix((left[-1], right[-2]), f"{where(node)} sums over it")
-        return
-    inputs = None
-    if left[-1] is not None or right[-2] is not None:
-        inputs = t.join([left[-1], right[-2]], f"{where(node)} reads values that stay")
+    t.set(node.output, (*broadcast(t, node, (a, b), drop=2), left[-2], right[-1]))
+    along, down = t.plain(left[-1]), t.plain(right[-2])
     if t.is_static(b):
-        t.linear(Linear(node, b, "dense", 1, len(right) - 1, len(right) - 2, right[-1], inputs))
-    else:
-        t.linear(Linear(node, a, "dense", 1, len(left) - 2, len(left) - 1, left[-2], inputs))
+        inputs = reads(t, node, first, len(left) - 1, along, down)
+        t.linear(Linear(node, b, "dense", 1, len(right) - 1, len(right) - 2, t.plain(right[-1]), inputs))
+    elif t.is_static(a):
+        inputs = reads(t, node, second, len(right) - 2, down, along)
+        t.linear(Linear(node, a, "dense", 1, len(left) - 2, len(left) - 1, t.plain(left[-2]), inputs))
+    elif along is not None or down is not None:
+        summed = t.join([along, down], f"{where(node)} reads values that stay")
+        assert summed is not None
+        t.products.append(Product(node, summed))
+        t.read.append(summed)
 
 
 @transfer("Gather")
@@ -169,7 +184,7 @@ def gather(t: Tracker, node: Node) -> None:
 @transfer("LSTM", "GRU", "RNN")
 def recurrent(t: Tracker, node: Node) -> None:
     """Reads channels of X by its weight W [directions, gates, channels]; what it makes stays."""
-    w = _weight(t, node)
+    w = weight_of(t, node)
     data = t.axes(node.inputs[0])
     t.fix(data[:2], f"{where(node)} runs over it")
     inputs = t.join([data[2], t.axes(w)[2]], f"{where(node)} reads values that stay")

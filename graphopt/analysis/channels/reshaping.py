@@ -7,16 +7,17 @@ the outermost (heads, not what is within a head), which ties the positions along
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from ...ir import Node, Value
+from ...ir import Dim, Node, Value
 from ...ops import attr, version_for
 from .alignment import Block, align
+from .counting import hold, numbers_of, settle, written
 from .elements import Ids
 from .elementwise import where
-from .tracker import Axes, Shuffle, Tracker, Unclear, integers, transfer
+from .tracker import Axes, Axis, Folded, Number, Shuffle, Tracker, Unclear, integers, transfer
 
 _LARGEST = 1 << 22
 
@@ -24,7 +25,7 @@ _LARGEST = 1 << 22
 @transfer("Transpose")
 def transpose(t: Tracker, node: Node) -> None:
     """y.axes[k] = x.axes[perm[k]]"""
-    axes = t.axes(node.inputs[0])
+    axes = t.whole(node.inputs[0])
     t.set(node.output, [axes[k] for k in _perm(node, len(axes))])
 
 
@@ -37,7 +38,8 @@ def reshape(t: Tracker, node: Node) -> None:
     """Axes are merged and split; sizes written in the shape are corrected."""
     x = node.inputs[0]
     assert x is not None
-    if all(ids is None for ids in t.axes(x)):
+    if all(axis is None for axis in t.whole(x)):
+        _ignore(t, node)
         return
     shuffled = _shuffle(t, node)
     if shuffled is not None:
@@ -47,146 +49,149 @@ def reshape(t: Tracker, node: Node) -> None:
         made[shuffled.axis] = shuffled.elements[shuffled.order]
         t.set(shuffled.nodes[2].output, made)
         return
-    shape = Shape.of(t, node)
-    regroup(t, node, x, node.output, align(t.sizes(x), shape.sizes(t, x, node.output)), shape)
+    regroup(t, x, node.output, Shape.of(t, node))
+
+
+def _ignore(t: Tracker, node: Node) -> None:
+    """A shape for a value all of which stays."""
+    shape = node.input(1)
+    if shape is not None:
+        hold(t, shape, f"{where(node)} reads its size")
 
 
 class Shape:
-    """The sizes a Reshape or Expand asks for: literal numbers, and where each is written."""
+    """The sizes a Reshape or Expand asks for."""
 
-    def __init__(self, places: Mapping[int, tuple[Node, int | str, int, tuple[int, ...]]], count: int) -> None:
-        self.places, self.count = places, count  # axis: node, slot or attribute, index, the whole vector
+    def __init__(self, numbers: Sequence[Number]) -> None:
+        self.numbers, self.count = numbers, len(numbers)
 
     @classmethod
     def of(cls, t: Tracker, node: Node) -> Shape:
-        """From a constant, an attribute, or a Concat of constants and computed sizes. Unclear for anything else."""
+        """From a constant, an attribute, or a vector that is followed. Unclear for anything else."""
         if "shape" in node.attrs:
-            vector = tuple(int(d) for d in node.attrs["shape"])
-            return cls({k: (node, "shape", k, vector) for k in range(len(vector))}, len(vector))
-        given = node.input(1)
-        known = integers(given)
-        if known is not None:
-            return cls({k: (node, 1, k, known) for k in range(len(known))}, len(known))
-        source = None if given is None else given.producer
-        if source is None or source.op != "Concat":
+            return cls(written(node, "shape", node.attrs["shape"]))
+        numbers = numbers_of(t, node.input(1), node, 1)
+        if numbers is None:
             raise Unclear("its shape is computed")
-        places: dict[int, tuple[Node, int | str, int, tuple[int, ...]]] = {}
-        axis = 0
-        for slot, part in enumerate(source.inputs):
-            known = integers(part)
-            size = t.sizes(part)[0] if part is not None and known is None else len(known or ())
-            if not isinstance(size, int):
-                raise Unclear("its shape is computed")
-            if known is not None:
-                places.update({axis + k: (source, slot, k, known) for k in range(size)})
-            axis += size
-        return cls(places, axis)
+        return cls(numbers)
 
     def literal(self, axis: int) -> int | None:
         """The number written for an axis of the result; None where it is computed."""
-        place = self.places.get(axis)
-        return None if place is None else place[3][place[2]]
+        number = self.numbers[axis] if axis < self.count else None
+        return number.size if number is not None and number.place is not None and isinstance(number.size, int) else None
 
-    def sizes(self, t: Tracker, x: Value, out: Value) -> list[int | str | None]:
-        """The sizes of the result, as far as its type and the literals tell."""
-        known = t.sizes(out)
+    def sizes(self, t: Tracker, x: Value, out: Value) -> list[Dim]:
+        """The sizes of the result, as far as its type, the literals and what is read tell."""
         given = t.sizes(x)
-        sizes: list[int | str | None] = []
-        for axis, size in enumerate(known):
+        sizes: list[Dim] = []
+        for axis, size in enumerate(t.sizes(out)):
             literal = self.literal(axis)
+            read = self.numbers[axis].size if axis < self.count else None
             if literal is not None and literal > 0:
                 size = literal
             elif literal == 0 and axis < len(given):
                 size = given[axis]
+            elif literal is None and read is not None and not isinstance(size, int):
+                size = read
             sizes.append(size)
         return sizes
 
-    def correct(self, t: Tracker, axis: int, ids: Ids | None, stays: bool) -> None:
-        """Record that the size of an axis counts `ids`; `stays` where a zero copies it."""
-        if ids is None:
-            return
-        literal = self.literal(axis)
-        if literal is None:
-            raise Unclear("a size that would change is computed")
-        if literal > 0 or (literal == 0 and not stays):
-            node, place, index, vector = self.places[axis]
-            t.resize(node, place, vector, index, ids)
 
-
-def regroup(t: Tracker, node: Node, x: Value, out: Value, blocks: list[Block], shape: Shape) -> None:
+def regroup(t: Tracker, x: Value, out: Value, shape: Shape) -> None:
     """Set the axes of `out`, which holds x's positions in row-major order."""
-    axes, made = t.axes(x), dict[int, "Ids | None"]()
-    for block in blocks:
-        held = [axis for axis in block.before if axes[axis] is not None]
+    given = t.whole(x)
+    flat = _unfolded(t, x)
+    sizes = shape.sizes(t, x, out)
+    made: dict[int, Axis] = {}
+    for block in align([size for size, _ in flat], sizes):
+        held = any(flat[axis][1] is not None for axis in block.before)
         if held and not block.known:
             raise Unclear("how it regroups axes is not known")
-        if not held:
-            made.update(dict.fromkeys(block.after))
-            continue
-        made.update(_regroup_block(t, node, x, block, [_size(t, out, shape, block, k) for k in block.after]))
-    final = tuple(made.get(axis) for axis in range(len(made)))
-    for axis, ids in enumerate(final):
-        shape.correct(t, axis, ids, stays=axis < len(axes) and axes[axis] is ids)
+        made.update(_regroup_block(t, flat, block, sizes, len(given)) if held else dict.fromkeys(block.after))
+    final = [made.get(axis) for axis in range(len(made))]
+    for k, axis in enumerate(final):
+        stays = axis is not None and k < len(given) and given[k] is axis
+        settle(t, shape.numbers[k] if k < shape.count else None, axis, stays)
     t.set(out, final)
 
 
-def _size(t: Tracker, out: Value, shape: Shape, block: Block, axis: int) -> int | str | None:
-    literal = shape.literal(axis)
-    if block.solved is not None and block.solved[0] == axis:
-        return block.solved[1]
-    return literal if literal is not None and literal > 0 else t.size(out, axis)
+Factor = tuple[Dim, "Ids | None"]
+"""An axis, or what was merged into one: its size and elements."""
 
 
-def _int(size: int | str | None) -> int:
+def _unfolded(t: Tracker, x: Value) -> list[Factor]:
+    """The axes of a value, folded ones as the axes that they merge."""
+    flat: list[Factor] = []
+    for size, axis in zip(t.sizes(x), t.whole(x)):
+        if isinstance(axis, Folded):
+            before: list[Factor] = [(s, None) for s in axis.outer]
+            flat += [*before, (len(axis.ids), axis.ids), *((s, None) for s in axis.inner)]
+        else:
+            flat.append((size, axis))
+    return flat
+
+
+def _int(size: Dim) -> int:
     if not isinstance(size, int):
         raise Unclear("how it splits an axis is not known")
     return size
 
 
-def _regroup_block(
-    t: Tracker, node: Node, x: Value, block: Block, wanted: list[int | str | None]
-) -> dict[int, Ids | None]:
-    flat = _merge(t, x, block.before)
+def _regroup_block(t: Tracker, flat: list[Factor], block: Block, sizes: Sequence[Dim], rank: int) -> dict[int, Axis]:
+    merged = _merge([flat[axis] for axis in block.before])
     if len(block.after) == 1:
-        return {block.after[0]: flat}
-    if not block.after:
-        t.block(flat, f"{where(node)} drops it")
-        return {}
-    after = [_int(size) for size in wanted]
-    factor = _factor(after, block, len(t.axes(x)))
-    tied = np.moveaxis(flat.reshape(after), factor, 0).reshape(after[factor], -1)
+        return {block.after[0]: merged}
+    ids = t.plain(merged)
+    if ids is None or not block.after:
+        t.block(ids, f"{t.at} drops it")
+        return dict.fromkeys(block.after)
+    solved = {} if block.solved is None else {block.solved[0]: block.solved[1]}
+    after = [_int(solved.get(axis, sizes[axis])) for axis in block.after]
+    factor = _factor(ids, after, block, len(flat))
+    tied = np.moveaxis(ids.reshape(after), factor, 0).reshape(after[factor], -1)
     for column in range(1, tied.shape[1]):
         if not np.array_equal(tied[:, 0], tied[:, column]):
             t.elements.unite(tied[:, 0], tied[:, column])
-    made: dict[int, Ids | None] = dict.fromkeys(block.after)
+    made: dict[int, Axis] = dict.fromkeys(block.after)
     made[block.after[factor]] = tied[:, 0]
     return made
 
 
-def _factor(sizes: list[int], block: Block, rank: int) -> int:
-    """Which factor of a split axis is cut: the first of several positions.
+def _merge(factors: Sequence[Factor]) -> Axis:
+    held = [k for k, (_, ids) in enumerate(factors) if ids is not None]
+    if len(held) > 1:
+        raise Unclear("it merges axes that can both be cut")
+    at = held[0]
+    ids, sizes = factors[at][1], [size for size, _ in factors]
+    assert ids is not None
+    if len(factors) == 1:
+        return ids
+    if not all(isinstance(size, int) for size in sizes):
+        return Folded(tuple(sizes[:at]), ids, tuple(sizes[at + 1 :]))
+    known = [_int(size) for size in sizes]
+    if math.prod(known) > _LARGEST:
+        raise Unclear("the merged axis is very long")
+    view = ids.reshape([len(ids) if k == at else 1 for k in range(len(known))])
+    return np.ascontiguousarray(np.broadcast_to(view, known)).reshape(-1)
+
+
+def _factor(ids: Ids, sizes: list[int], block: Block, rank: int) -> int:
+    """Which factor of a split axis is cut: one along which all differ that are the same along the others, where there
+    is one; else the first of several positions.
 
     Of the last axis split in three (query, key and value; heads; within a head) it is the second.
     """
     several = [k for k, size in enumerate(sizes) if size > 1]
     if not several:
         return 0
+    grid = ids.reshape(sizes)
+    for k in several:
+        if (grid == grid.take([0], axis=k)).all():
+            continue
+        if all((grid == grid.take([0], axis=other)).all() for other in several if other != k):
+            return k
     last = block.before[-1] == rank - 1 and len(block.before) == 1
     return several[1] if last and len(several) > 2 else several[0]
-
-
-def _merge(t: Tracker, x: Value, before: Sequence[int]) -> Ids:
-    axes = t.axes(x)
-    held = [axis for axis in before if axes[axis] is not None]
-    if len(held) > 1:
-        raise Unclear("it merges axes that can both be cut")
-    sizes = [_int(t.size(x, axis)) for axis in before]
-    if math.prod(sizes) > _LARGEST:
-        raise Unclear("the merged axis is very long")
-    ids = axes[held[0]]
-    assert ids is not None
-    view = ids.reshape([len(ids) if axis == held[0] else 1 for axis in before])
-    return np.ascontiguousarray(np.broadcast_to(view, sizes)).reshape(-1)
 
 
 def _shuffle(t: Tracker, first: Node) -> Shuffle | None:
@@ -197,15 +202,17 @@ def _shuffle(t: Tracker, first: Node) -> Shuffle | None:
         return None
     x = first.inputs[0]
     assert x is not None
+    if any(isinstance(axis, Folded) for axis in t.whole(x)):
+        return None
     axes = t.axes(x)
     held = [axis for axis, ids in enumerate(axes) if ids is not None]
-    if len(held) != 1 or len(t.axes(last.output)) != len(axes):
+    if len(held) != 1 or len(t.whole(last.output)) != len(axes):
         return None
     split = align(t.sizes(x), Shape.of(t, first).sizes(t, x, first.output))
     factors = next((b for b in split if b.before == (held[0],)), None)
     if factors is None or len(factors.after) < 2 or any(len(b.after) != 1 for b in split if b is not factors):
         return None
-    perm = _perm(middle, len(t.axes(first.output)))
+    perm = _perm(middle, len(t.whole(first.output)))
     sizes = [_int(t.size(first.output, k)) for k in factors.after]
     order = [k for k in perm if k in factors.after]
     place = perm.index(order[0])
@@ -224,7 +231,7 @@ def _shuffle(t: Tracker, first: Node) -> Shuffle | None:
     return Shuffle((first, middle, last), held[0], index, ids)
 
 
-def _at(t: Tracker, value: Value, axis: int) -> int | str | None:
+def _at(t: Tracker, value: Value, axis: int) -> Dim:
     return t.sizes(value)[axis]
 
 
@@ -243,9 +250,10 @@ def flatten(t: Tracker, node: Node) -> None:
     axes = t.axes(x)
     axis = int(attr(node, "axis", 1))
     axis = axis + len(axes) if axis < 0 else axis
-    made: list[Ids | None] = []
+    made: list[Axis] = []
     for part in (range(axis), range(axis, len(axes))):
-        made.append(_merge(t, x, part) if any(axes[k] is not None for k in part) else None)
+        factors = [(t.size(x, k), axes[k]) for k in part]
+        made.append(_merge(factors) if any(ids is not None for _, ids in factors) else None)
     t.set(node.output, made)
 
 
@@ -273,14 +281,15 @@ def expand(t: Tracker, node: Node) -> None:
     assert x is not None
     axes = t.axes(x)
     if all(ids is None for ids in axes):
+        _ignore(t, node)
         return
     shape = Shape.of(t, node)
     rank = max(len(axes), shape.count)
     made: Axes = (*(None for _ in range(rank - len(axes))), *axes)
     for k, ids in enumerate(made):
         own = k - (rank - shape.count)
-        if own >= 0 and ids is not None and shape.literal(own) != 1:
-            shape.correct(t, own, ids, False)
+        if own >= 0 and shape.literal(own) != 1:
+            settle(t, shape.numbers[own], ids, False)
     t.set(node.output, made)
 
 

@@ -4,21 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir import Node, TensorType, Value
+from ...ir import Dim, Node, TensorType, Value
 from .elements import Elements, Ids
+
+if TYPE_CHECKING:
+    from .counting import Vector
 
 Axes = tuple["Ids | None", ...]
 """For each axis of a value the elements at its positions; None for an axis from which nothing can be removed."""
 
-NEIGHBOURS, STATISTICS = "neighbours", "statistics"
-"""Ways in which removal is not exact: what a channel becomes depends on its neighbours, or on a mean over channels."""
+NEIGHBOURS, STATISTICS, RANGE = "neighbours", "statistics", "range"
+"""Ways in which removal is not exact: what a channel becomes depends on its neighbours, on a mean or another statistic
+over channels, or (in its last digit) on the range of all that is quantized with it while the model runs."""
 
 
 class Unclear(Exception):
     """An operator whose effect on channels is not understood; the text says why. Its operands' channels stay."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """An axis that merges `outer`, the axis of `ids` and `inner`, some of whose sizes are not known: position p holds
+    element (p // product of inner) % len(ids)."""
+
+    outer: tuple[Dim, ...]
+    ids: Ids
+    inner: tuple[Dim, ...]
+
+    @property
+    def factors(self) -> tuple[Dim, ...]:
+        """The sizes that are merged, outermost first."""
+        return (*self.outer, len(self.ids), *self.inner)
+
+
+Axis = Ids | Folded | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a size is written down: entry `index` of the constant `vector` at an input slot or attribute of a node."""
+
+    node: Node
+    slot: int | str
+    index: int
+    vector: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Number:
+    """A size: what is known of it, what it counts while the model runs, where it is written down, or its factors."""
+
+    size: Dim
+    counts: Ids | Folded | None = None
+    place: Place | None = None
+    factors: tuple[Number, ...] = ()
 
 
 @dataclass(slots=True)
@@ -41,10 +84,12 @@ class Linear:
     @property
     def data(self) -> tuple[int, int]:
         """The input slot of the data it reads, and the axis of the channels there."""
-        if self.node.op in ("Conv", "ConvTranspose", "Gemm"):
+        op = self.node.op.removeprefix("com.microsoft::")
+        if "Conv" in op or op in ("Gemm", "QGemm"):
             return 0, 1
-        if self.node.op == "MatMul":
-            return (0, -1) if self.node.inputs[1] is self.weight else (1, -2)
+        second = 3 if op == "QLinearMatMul" else 1
+        if "MatMul" in op and self.node.inputs[second] is not self.weight:
+            return second, -2
         return 0, -1
 
     @property
@@ -95,12 +140,42 @@ class Partition:
     parts: Ids
 
 
+@dataclass(slots=True)
+class Product:
+    """A MatMul of two computed values, which sums over `elements`: without some of them it is that of the others."""
+
+    node: Node
+    elements: Ids
+
+
+@dataclass(slots=True)
+class Selection:
+    """A layer whose inputs stay for others reads only some of them: a Gather on `axis` of input `slot` picks them."""
+
+    node: Node
+    slot: int
+    axis: int
+    elements: Ids
+
+
+@dataclass(slots=True)
+class Statistic:
+    """A reduction over `elements` whose result grows with their number."""
+
+    node: Node
+    elements: Ids
+
+
 class Tracker:
     """The state of the analysis. Transfer functions read `axes` of operands and `set` those of results."""
 
-    def __init__(self) -> None:
+    def __init__(self, selected: frozenset[Node] = frozenset()) -> None:
+        self.selected = selected  # layers that read a selection of channels that stay
         self.elements = Elements()
-        self.known: dict[Value, Axes] = {}
+        self.known: dict[Value, tuple[Axis, ...]] = {}
+        self.vectors: dict[Value, Vector] = {}  # of integers that are followed
+        self.pinned: dict[tuple[Node, int | str, int], str] = {}
+        self.at = ""  # the node that is looked at, as reasons name it
         self.static: set[Value] = set()
         self.blocked: list[tuple[Ids, str]] = []
         self.approximate: list[tuple[Ids, str]] = []
@@ -111,19 +186,37 @@ class Tracker:
         self.choices: list[Choice] = []
         self.shuffles: list[Shuffle] = []
         self.partitions: list[Partition] = []
+        self.products: list[Product] = []
+        self.selections: list[Selection] = []
+        self.statistics: list[Statistic] = []
+        self.unclear: list[tuple[Node, str]] = []
         self.skip: set[Node] = set()  # nodes that an earlier one has dealt with
 
     # -- axes
 
     def axes(self, value: Value | None) -> Axes:
-        """The elements on each axis; a constant gets new ones when it is first asked. Unclear if the rank is."""
+        """The elements on each axis; a constant gets new ones when it is first asked. Unclear if the rank is.
+
+        Folded axes are given as such by `whole` only: who does not know of them holds what is on them.
+        """
+        return tuple(self.plain(axis) for axis in self.whole(value))
+
+    def plain(self, axis: Axis) -> Ids | None:
+        """The elements of an axis; those of a folded one stay."""
+        if not isinstance(axis, Folded):
+            return axis
+        self.block(axis.ids, f"{self.at} takes an axis whole that channels are merged into")
+        return None
+
+    def whole(self, value: Value | None) -> tuple[Axis, ...]:
+        """The elements on each axis, folded ones included."""
         if value is None:
             raise Unclear("an operand is missing")
         found = self.known.get(value)
         if found is not None:
             return found
         if value.constant is not None:
-            made = tuple(self.fresh(size) for size in value.constant.shape)
+            made: tuple[Axis, ...] = tuple(self.fresh(size) for size in value.constant.shape)
         elif isinstance(value.type, TensorType) and value.type.rank is not None:
             made = (None,) * value.type.rank
         else:
@@ -131,25 +224,37 @@ class Tracker:
         self.known[value] = made
         return made
 
-    def size(self, value: Value, axis: int) -> int | str | None:
+    def size(self, value: Value, axis: int) -> Dim:
         """The size of an axis; axes that hold elements have as many positions."""
-        ids = self.axes(value)[axis]
-        if ids is not None:
-            return len(ids)
+        own = self.whole(value)[axis]
+        if isinstance(own, np.ndarray):
+            return len(own)
         shape = value.type.shape if isinstance(value.type, TensorType) else None
         return None if shape is None else shape[axis]
 
-    def sizes(self, value: Value) -> tuple[int | str | None, ...]:
+    def sizes(self, value: Value) -> tuple[Dim, ...]:
         """The sizes of all axes."""
-        return tuple(self.size(value, axis) for axis in range(len(self.axes(value))))
+        return tuple(self.size(value, axis) for axis in range(len(self.whole(value))))
 
-    def set(self, value: Value, axes: Sequence[Ids | None]) -> None:
+    def set(self, value: Value, axes: Sequence[Axis]) -> None:
         """Say what is on the axes of a result."""
         self.known[value] = tuple(axes)
 
     def fresh(self, size: int) -> Ids | None:
         """New elements for an axis; None for an axis of one position, which is never removed."""
         return self.elements.fresh(size) if size > 1 else None
+
+    @staticmethod
+    def ids_of(axis: Ids | Folded) -> Ids:
+        """The elements of an axis, each once where it is folded."""
+        return axis.ids if isinstance(axis, Folded) else axis
+
+    def same(self, a: Axis, b: Axis) -> bool:
+        """Whether two axes hold the same elements position by position, so that one has as many as the other."""
+        if a is None or b is None or isinstance(a, Folded) != isinstance(b, Folded):
+            return False
+        one, other = self.ids_of(a), self.ids_of(b)
+        return len(one) == len(other) and bool(np.array_equal(self.elements.find(one), self.elements.find(other)))
 
     def is_static(self, value: Value | None) -> bool:
         """A constant, or computed from constants alone."""
@@ -159,17 +264,23 @@ class Tracker:
 
     def join(self, parts: Sequence[Ids | None], reason: str) -> Ids | None:
         """What is on an axis where several meet position by position: they become one; a fixed one fixes the rest."""
-        held = [ids for ids in parts if ids is not None]
+        made = self.meet(parts, reason)
+        return None if made is None else self.ids_of(made)
+
+    def meet(self, parts: Sequence[Axis], reason: str) -> Axis:
+        """`join` of axes some of which are folded, all alike."""
+        held = [axis for axis in parts if axis is not None]
         if not held:
             return None
+        first = held[0]
         for other in held[1:]:
-            if len(other) != len(held[0]):
+            if not _fit(first, other):
                 raise Unclear("sizes do not fit")
-            if other is not held[0]:
-                self.elements.unite(held[0], other)
+            if other is not first:
+                self.elements.unite(self.ids_of(first), self.ids_of(other))
         if len(held) < len(parts):
-            self.block(held[0], reason)
-        return held[0]
+            self.block(self.ids_of(first), reason)
+        return first
 
     def block(self, ids: Ids | None, reason: str) -> None:
         """These positions stay."""
@@ -180,6 +291,21 @@ class Tracker:
         """All positions on these axes stay."""
         for ids in axes:
             self.block(ids, reason)
+
+    def hold_number(self, number: Number, reason: str) -> None:
+        """What a size counts stays, and so does what is written down."""
+        for part in (number, *number.factors):
+            if part.counts is not None:
+                self.block(self.ids_of(part.counts), reason)
+            if part.place is not None:
+                self.pinned[part.place.node, part.place.slot, part.place.index] = reason
+
+    def settle_pinned(self) -> None:
+        """Numbers that serve in one place and must stay for another hold what they count."""
+        for (node, slot, index), reason in self.pinned.items():
+            found = self.resizes.get((node, slot))
+            if found is not None and index in found.counts:
+                self.block(found.counts[index], reason)
 
     def approximates(self, ids: Ids | None, kind: str) -> None:
         """Removing these changes what others become."""
@@ -212,6 +338,12 @@ class Tracker:
             raise Unclear("one constant gives different sizes")
         else:
             self.elements.unite(before, ids)
+
+
+def _fit(a: Axis, b: Axis) -> bool:
+    if isinstance(a, Folded) and isinstance(b, Folded):  # the outer sizes only say how often all of it repeats
+        return len(a.ids) == len(b.ids) and a.inner == b.inner and None not in a.inner
+    return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and len(a) == len(b)
 
 
 Transfer = Callable[[Tracker, Node], None]

@@ -21,9 +21,12 @@ RANKS: dict[str, tuple[int, ...]] = {
 SINGLE = frozenset((
     "Erf", "Mish", "HardSwish", "Softsign", "Softplus", "Celu", "ThresholdedRelu", "Selu", "LeakyRelu", "HardSigmoid",
     "Elu", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "InstanceNormalization", "PRelu", "Gelu",
-    "com.microsoft::Gelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu",
+    "DynamicQuantizeLinear", "com.microsoft::Gelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu",
 ))  # fmt: skip
 """Operators that onnxruntime computes in single precision only."""
+
+ON_CODES = frozenset(("MatMulInteger", "com.microsoft::MatMulIntegerToFloat"))
+"""Operators whose data are codes."""
 
 Attrs = dict[str, Any]
 Slots = Sequence[Value | None]
@@ -243,6 +246,24 @@ def _given(slots: Slots, slot: int) -> Value:
     return value
 
 
+def codes(s: Sketch) -> Value:
+    """A matrix of codes"""
+    x = s.pick(DType.FLOAT, ranks=(2,), steady=True)
+    return s.node("QuantizeLinear", x, s.constant(np.float32(0.0625)), s.constant(np.uint8(3)), bound=255.0)
+
+
+def _integer_product(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
+    if slot == 1:
+        return s.constant(s.arrays.integers(-127, 128, (s.size(x, -1), 4)).astype(np.int8))
+    return s.constant(np.uint8(3)) if slot == 2 else s.constant(np.int8(0))
+
+
+def _scaled_integer_product(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
+    if slot in (2, 3):
+        return s.constant(np.float32(s.choose((0.01, 0.02))))
+    return _integer_product(s, min(slot, 2) if slot != 5 else 3, x, slots, attrs)
+
+
 _OPERANDS: dict[str, Callable[[Sketch, int, Value, Slots, Attrs], Value | None]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -266,5 +287,8 @@ _OPERANDS: dict[str, Callable[[Sketch, int, Value, Slots, Attrs], Value | None]]
     "Where": _condition,
     "QuantizeLinear": _quantization,
     "DequantizeLinear": _quantization,
+    "com.microsoft::QuantizeLinear": _quantization,
     "Pow": _exponent,
+    "MatMulInteger": _integer_product,
+    "com.microsoft::MatMulIntegerToFloat": _scaled_integer_product,
 }

@@ -29,6 +29,40 @@ def round_trip(s: Sketch) -> Value:
     return y
 
 
+def moved(s: Sketch) -> Value:
+    """Codes made float to be moved, limited, or joined with others, and made codes again"""
+    x = s.pick(DType.FLOAT, steady=True, ranks=(2, 3, 4))
+    scale, zero = _scale(s), s.constant(np.array(s.choose((0, 3, 100)), s.choose((np.uint8, np.int8))))
+    bound = s.facts[x].bound + 1
+
+    def read(value: Value) -> Value:
+        codes = s.node("QuantizeLinear", value, scale, zero, bound=255.0)
+        return s.node("DequantizeLinear", codes, scale, zero, bound=bound)
+
+    y = read(x)
+    for _ in range(s.integer(1, 3)):
+        last = s.rank(y) - 1
+        move = s.choose(("Transpose", "Concat", "Slice", "Relu", "Clip", "MaxPool", "ReduceMax"))
+        if move == "Transpose":
+            y = s.node(move, y, perm=tuple(range(last, -1, -1)))
+        elif move == "Concat":
+            y = s.node(move, y, s.choose((y, read(x))), axis=0)
+        elif move == "Slice" and s.opset >= 10:
+            y = s.node(move, y, s.ints(0), s.ints(1), s.ints(last))
+        elif move == "Clip" and s.opset >= 11:
+            y = s.node(move, y, s.constant(np.float32(0)), s.constant(np.float32(s.choose((6, 0.3)))))
+        elif move == "MaxPool" and last == 3:
+            y = s.node(move, y, kernel_shape=(1, 1), strides=(2, 1))
+        elif move == "ReduceMax" and 12 <= s.opset < 18:
+            y = s.node(move, y, axes=(last,))
+        elif move == "Relu":
+            y = s.node(move, y)
+    z = s.node("DequantizeLinear", s.node("QuantizeLinear", y, scale, zero, bound=255.0), scale, zero, bound=bound)
+    for value in (y, z):
+        s.facts[value].steady = True
+    return z
+
+
 def weight(s: Sketch) -> None:
     """A Conv or MatMul whose weight is stored in 8 bits"""
     x = s.pick(DType.FLOAT, ranks=(2, 3, 4), bound=50.0)
@@ -50,15 +84,21 @@ def weight(s: Sketch) -> None:
 
 
 def dynamic(s: Sketch) -> None:
-    """DynamicQuantizeLinear and an integer product"""
+    """DynamicQuantizeLinear and an integer product, perhaps as onnxruntime joins it with its scale"""
     x = s.pick(DType.FLOAT, ranks=(2,), steady=True, bound=50.0)
     inner = s.size(x, -1)
     if s.opset < 11:
         raise Misfit("not in this opset")
     q, scale, zero = s.nodes("DynamicQuantizeLinear", x, outputs=3, bound=255.0)
-    w = s.constant(s.arrays.integers(-127, 128, (inner, 4)).astype(np.int8))
-    y = s.node("Cast", s.node("MatMulInteger", q, w, zero), to=int(DType.FLOAT), bound=1e5)
-    s.node("Mul", y, s.node("Mul", scale, s.constant(np.float32(0.01)), bound=1.0), bound=200.0)
+    w, step = s.constant(s.arrays.integers(-127, 128, (inner, 4)).astype(np.int8)), s.constant(np.float32(0.01))
+    joined = s.graph.model is not None and s.graph.model.target == "onnxruntime" and s.chance(0.4)
+    if joined:
+        y = s.node("com.microsoft::MatMulIntegerToFloat", q, w, scale, step, zero, bound=200.0)
+    else:
+        y = s.node("Cast", s.node("MatMulInteger", q, w, zero), to=int(DType.FLOAT), bound=1e5)
+        y = s.node("Mul", y, step if s.chance(0.3) else s.node("Mul", scale, step, bound=1.0), bound=200.0)
+    if s.chance(0.5):
+        s.node("Add", y, s.weight((4,)))
 
 
-BLOCKS = ((round_trip, 2), (weight, 2), (dynamic, 1))
+BLOCKS = ((round_trip, 2), (moved, 2), (weight, 2), (dynamic, 2))

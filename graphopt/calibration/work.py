@@ -1,0 +1,131 @@
+"""Chunks of samples as work that any executor can do: threads share one session, processes open their own."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..equivalence.inputs import Feeds
+from ..equivalence.source import Session, Source, open_source
+from ..errors import InputError
+from .activations import Taps
+from .observers import Extent
+from .ranges import observer_for
+
+CHUNK = 8
+"""Samples that one task of a given executor takes."""
+AHEAD = 4
+"""Tasks under way at a time, and the most workers of our own: what is read ahead, and held, stays bounded."""
+HELD = 1 << 29
+"""Bytes of inner values that all workers of our own may hold; beyond, one takes all cores for itself."""
+
+Seen = tuple[int, list[Extent]]
+"""How many samples, and what each value held in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Observes the inputs and tapped values called `names`; without a session it opens the model at `path` itself."""
+
+    names: tuple[str, ...]
+    inputs: frozenset[str]
+    method: str
+    session: Session | None = None
+    path: str = ""
+    folder: str = ""
+
+    def __call__(self, feeds: Sequence[Feeds]) -> list[Extent]:
+        """What each value held in these samples. ValueError for NaN or infinite values."""
+        seen = [observer_for(self.method) for _ in self.names]
+        taps = tuple(name for name in self.names if name not in self.inputs)
+        session = self.session or _opened(self.path, self.folder, taps)
+        for feed in feeds:
+            results = session.run(feed, taps)
+            for extent, name in zip(seen, self.names):
+                extent.add(feed[name] if name in self.inputs else results.pop(name))
+        return seen
+
+
+@lru_cache(maxsize=1)
+def _opened(path: str, folder: str, taps: tuple[str, ...]) -> Session:
+    """The session of this process; its neighbours have the other cores."""
+    source = Source(open_source(path).proto, None, Path(folder) if folder else None)
+    return source.session(optimize=True, threads=1, taps=taps)
+
+
+def observe_chunks(taps: Taps, method: str, feeds: Iterable[Feeds], executor: Executor | None) -> Iterator[Seen]:
+    """The observations of each chunk of samples, in order. InputError, one line, where values or workers fail."""
+    inputs = frozenset(taps.inputs.values())
+    work = Work(tuple(taps.inputs.get(v) or taps.names[v] for v in taps.readable), inputs, method)
+    try:
+        if executor is None:
+            yield from _by_ourselves(work, taps, iter(feeds))
+        elif type(executor) is ThreadPoolExecutor:  # its kin may run work in other interpreters or processes
+            yield from _submitted(replace(work, session=taps.open(1)), iter(feeds), executor, CHUNK)
+        else:
+            with TemporaryDirectory(prefix="graphopt-") as scratch:
+                path = Path(scratch, "model.onnx")
+                path.write_bytes(taps.source.proto.SerializeToString())
+                away = replace(work, path=str(path), folder=str(taps.source.folder or ""))
+                yield from _submitted(away, iter(feeds), executor, CHUNK)
+    except ValueError as error:
+        raise InputError(f"calibration: the model's inner values hold {error}") from error
+    except BrokenExecutor as error:
+        raise InputError(f"calibration: the executor broke down: {error}") from error
+
+
+def _by_ourselves(work: Work, taps: Taps, feeds: Iterator[Feeds]) -> Iterator[Seen]:
+    """Several samples at a time on two cores each, which wastes less than all cores on one; one where it is large."""
+    first = list(islice(feeds, 2))
+    workers = max(1, min(cores() // 2, AHEAD)) if len(first) > 1 else 1
+    threads = max(1, cores() // workers)
+    work = replace(work, session=taps.open(threads))
+    if not first:
+        return
+    seen = work(first[:1])
+    yield 1, seen
+    rest = chain(first[1:], feeds)
+    if workers > 1 and workers * sum(4 * extent.seen for extent in seen) > HELD:
+        work, workers = replace(work, session=taps.open(None)), 1
+    if workers == 1:
+        yield from ((1, work([feed])) for feed in rest)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from _submitted(work, rest, pool, 1)
+
+
+def _submitted(work: Work, feeds: Iterator[Feeds], executor: Executor, size: int) -> Iterator[Seen]:
+    """Chunks handed to an executor, results in order; when reading fails, what is under way is still told."""
+    under_way: deque[tuple[int, Future[list[Extent]]]] = deque()
+    failure: Exception | None = None
+    chunk: list[Feeds] = []
+    try:
+        while True:
+            try:
+                chunk = [] if failure else list(islice(feeds, size))
+            except Exception as error:  # whatever the source of samples raises, raised again below
+                failure, chunk = error, []
+            if chunk:
+                under_way.append((len(chunk), executor.submit(work, chunk)))
+            if under_way and (not chunk or len(under_way) >= AHEAD):
+                count, future = under_way.popleft()
+                yield count, future.result()
+            elif not chunk:
+                break
+        if failure is not None:
+            raise failure
+    finally:
+        for _, future in under_way:
+            future.cancel()
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
