@@ -46,6 +46,11 @@ def optimize(
         typer.Argument(metavar="OUT", help="where to write it; IN with .opt.onnx by default", show_default=False),
     ] = None,
     quantize: Annotated[Optional[str], typer.Option(help="static, dynamic or weights")] = None,  # noqa: UP045
+    quantize_option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="a word of graphopt.Quantize, as calibrate_method=mse; repeatable"),
+    ] = None,
+    sensitivity: Annotated[bool, typer.Option(help="let the report tell what each layer costs alone")] = False,
     calibration: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
     metric: Annotated[
@@ -90,7 +95,8 @@ def optimize(
     ) as bar:  # fmt: skip
         task = bar.add_task("optimise", total=1.0)
         result = run(
-            source, quantize=quantize, prune=prune, calibration=calibration, max_drop=max_drop, target=target,
+            source, quantize=_quantize(quantize, [*(quantize_option or []), *(["sensitivity"] if sensitivity else [])]),
+            prune=prune, calibration=calibration, max_drop=max_drop, target=target,
             metric=None if metric is None else _function(metric), input_shapes=_shapes(input_shape or []),
             dims=_dims(dim or []), opset=opset,
             passes=_split(passes), skip=_split(skip) or (), check=check, provenance=provenance,  # type: ignore[arg-type]
@@ -104,6 +110,17 @@ def optimize(
     if report is not None:
         result.report.save(report, source.name)
     out.print("nothing written (dry run)" if dry_run else f"wrote {destination}", highlight=False, soft_wrap=True)
+
+
+def _quantize(mode: str | None, words: list[str]) -> Any:
+    """What `quantize=` takes. OptionError for words without a mode."""
+    if not words:
+        return mode
+    if mode is None:
+        raise OptionError(f"{words[0]}: goes with --quantize static, dynamic or weights")
+    from .passes.quantize.options import from_words
+
+    return from_words(mode, words)
 
 
 @app.command()

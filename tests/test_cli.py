@@ -235,3 +235,22 @@ def test_sizes_are_fixed_by_place_and_by_name_and_the_opset_is_raised(model, tmp
         made = onnx.load(out)
         assert [d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim] == [3, 4]
         assert [o.version for o in made.opset_import if o.domain == ""] == [18]
+
+
+def test_words_of_quantization(tmp_path):
+    source, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    onnx.save(small(), source)
+    words = ["speed=no", "min_sqnr=-10", "calibrate_method=mse", "nodes-to-exclude=a,b", "samples=none"]
+    given = [part for word in words for part in ("--quantize-option", word)]
+    done = cli(
+        "optimize", source, out, "--quantize", "static", "--sensitivity", *given, "--report", tmp_path / "r.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "error alone" in (tmp_path / "r.json").read_text()
+    for wrong, line in (
+        (["--quantize", "static", "--quantize-option", "sped=no"], "no option is named sped"),
+        (["--quantize", "static", "--quantize-option", "samples=few"], "samples takes a int, got 'few'"),
+        (["--sensitivity"], "goes with --quantize"),
+    ):
+        done = cli("optimize", source, out, *wrong)
+        assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr

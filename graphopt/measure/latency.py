@@ -15,13 +15,17 @@ Feeds = Mapping[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Times of one candidate. `ratio` is the median of (first candidate's time / this one's) over paired runs."""
+    """Times of one candidate. `ratio` is the median of (first candidate's time / this one's) over paired runs.
+
+    error: the standard error of that median, as a share of it; other work on the machine shows here.
+    """
 
     label: str
     median: float  # seconds
     best: float  # seconds
     ratio: float
     runs: int
+    error: float = 0.0
 
 
 def interleaved(
@@ -46,10 +50,19 @@ def interleaved(
                 run()
             times[label].append((clock() - start) / count)
     base = next(iter(times.values()))
-    return [
-        Timing(label, statistics.median(t), min(t), statistics.median(b / x for b, x in zip(base, t)), len(t))
-        for label, t in times.items()
-    ]
+    return [_timing(label, t, [b / x for b, x in zip(base, t)]) for label, t in times.items()]
+
+
+def _timing(label: str, times: Sequence[float], ratios: Sequence[float]) -> Timing:
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    error = 0.93 * (high - low) / middle / len(ratios) ** 0.5  # of a median, by the quartiles of a normal distribution
+    return Timing(label, statistics.median(times), min(times), middle, len(times), error)
+
+
+def own_clock() -> Callable[[], float]:
+    """Seconds that this thread has computed, which other work on the machine hardly changes; wall time where the system
+    counts them too coarsely. Right for what computes in the calling thread: sessions of one thread do."""
+    return time.thread_time if time.get_clock_info("thread_time").resolution <= 1e-6 else time.perf_counter
 
 
 def _repeats(run: Callable[[], object]) -> int:
@@ -84,13 +97,15 @@ def session_options(*, threads: int = 1, optimize: bool = True, options: Mapping
     return settings
 
 
-def compare_latency(sessions: Mapping[str, Any], feeds: Feeds, *, seconds: float = 2.0) -> list[Timing]:
+def compare_latency(
+    sessions: Mapping[str, Any], feeds: Feeds, *, seconds: float = 2.0, clock: Callable[[], float] = time.perf_counter
+) -> list[Timing]:
     """Latency of sessions (anything with `run(names, feeds)`) on the same feeds, interleaved."""
     runs: dict[str, Callable[[], object]] = {
         label: (lambda s=session: s.run(None, feeds))  # type: ignore[misc]
         for label, session in sessions.items()
     }
-    return interleaved(runs, seconds=seconds)
+    return interleaved(runs, seconds=seconds, clock=clock)
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -66,10 +66,10 @@ def _scale(graph: Graph, first: Node, second: Node) -> bool:
     r1, r2 = _ranges(a, False), _ranges(b, True)
     if r1.shape != r2.shape or not (r1 > 0).all() or not (r2 > 0).all():
         return False
-    s = np.clip(np.sqrt(r1 / r2), 1 / LIMIT, LIMIT)
+    s = np.clip(np.sqrt(r1.astype(np.float64) / r2), 1 / LIMIT, LIMIT)
     s = s / np.exp(np.log(s).mean())
     s = np.exp2(np.round(np.log2(s))).astype(np.float32)  # powers of two: nothing is rounded
-    if (r1.max() / r1.min() < SPREAD) or bool((s == 1).all()):
+    if (r1.max() < SPREAD * r1.min()) or bool((s == 1).all()):
         return False
     shape = (-1, *(1,) * (a.weight.ndim - 1))
     _set(graph, first, 1, a.weight / s.reshape(shape))

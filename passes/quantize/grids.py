@@ -14,6 +14,8 @@ Array = np.ndarray[Any, Any]
 
 PAIR_LIMIT = 128
 """The largest sum of two weights of one sign for which 255 · (w1 + w2) fits 16 bits: 255 · 128 = 32640 ≤ 32767."""
+LEAST = 1e-20
+"""The smallest scale of weights."""
 
 
 def activation_grid(low: float, high: float, signed: bool) -> Quantization:
@@ -74,7 +76,7 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
     peak = np.abs(weight).max(axis=-1)
     low, high = np.full(weight.shape, -most, np.int8), np.full(weight.shape, most, np.int8)
     if not safe or 2 * most <= PAIR_LIMIT or weight.shape[-1] < 2:
-        return _positive(peak / most), low, high
+        return usable(peak / most), low, high
     scale = peak / most
     for sign in (1, -1):
         part = np.maximum(sign * weight, 0)
@@ -82,7 +84,7 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
         first = np.take_along_axis(part, at, -1)[..., 0]
         np.put_along_axis(part, at, 0, -1)
         scale = np.maximum(scale, (first + part.max(axis=-1)) / (PAIR_LIMIT - 1))
-    scale = _positive(scale)
+    scale = usable(scale)
     for sign, bound in ((1, high), (-1, low)):
         part = np.maximum(sign * weight, 0)
         at = part.argmax(axis=-1)[..., None]
@@ -92,8 +94,9 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
     return scale, low, high
 
 
-def _positive(scale: Array) -> Array:
-    made: Array = np.where(scale > 0, scale, 1.0).astype(np.float32)
+def usable(scale: Array) -> Array:
+    """Scales as f32; 1 for rows of weights that may as well be zero: products with their scales would underflow."""
+    made: Array = np.where(scale > LEAST, scale, 1.0).astype(np.float32)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from typing import Any
@@ -87,3 +88,38 @@ def check_quantize(value: Any) -> Quantize:
             raise OptionError(f"quantize: no option is named {', '.join(sorted(unknown))}")
         return Quantize(**value)
     raise OptionError(f"quantize: expected {', '.join(MODES)} or graphopt.Quantize(...), got {type(value).__name__}")
+
+
+def from_words(mode: str, words: Sequence[str]) -> Quantize:
+    """Options as a command line gives them: KEY=VALUE, or KEY alone for true; commas part lists. OptionError."""
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.strip().replace("-", "_")
+        field = _WORDS.get(name)
+        if field is None:
+            raise OptionError(f"quantize: no option is named {name}; there are {', '.join(_WORDS)}")
+        given[name] = _value(name, str(field.type), text.strip() if equals else "true")
+    return Quantize(mode=mode, **given)
+
+
+_WORDS = {field.name: field for field in fields(Quantize) if field.name not in ("mode", "executor")}
+_SPOKEN = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _value(name: str, kind: str, text: str) -> Any:
+    if kind.endswith("| None") and text.lower() == "none":
+        return None
+    kind = kind.removesuffix(" | None")
+    if kind == "bool" and text.lower() in _SPOKEN:
+        return _SPOKEN[text.lower()]
+    if kind.startswith("tuple"):
+        return tuple(part for part in text.split(",") if part)
+    try:
+        if kind in ("int", "float"):
+            return int(text) if kind == "int" else float(text)
+    except ValueError:
+        pass
+    if kind != "str":
+        raise OptionError(f"quantize: {name} takes a {kind}, got {text!r}")
+    return text

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .grids import Codes, per_tensor, weight_scale, worst_pair
+from .grids import Codes, per_tensor, usable, weight_scale, worst_pair
 from .linear import Linear
 from .moments import Moments
 from .options import Quantize
@@ -94,7 +94,7 @@ def _scales(
     if block is None or block >= rows.shape[2]:
         return scale[..., None], low, high
     peaks = np.abs(rows.reshape(*rows.shape[:2], -1, block)).max(axis=-1) / np.float32((1 << (width - 1)) - 1)
-    return np.where(peaks > 0, peaks, np.float32(1)).astype(np.float32), low, high
+    return usable(peaks), low, high
 
 
 def _spread(scale: Array, depth: int) -> Array:

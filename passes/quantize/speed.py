@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir import Model, Value
-from ...measure import compare_latency, ort_session
+from ...measure import Timing, compare_latency, ort_session, own_clock
 from ...onnx_io import to_proto
 from ...runtime.decisions import Decisions
 from .build import build
@@ -20,7 +20,10 @@ from .units import BINARY, Unit
 
 GAIN = 1.02
 """A candidate counts as faster from this ratio on; below lies what repeated runs differ by."""
-SECONDS = 0.6
+SECONDS, ATTEMPTS = 0.6, 3
+"""How long each candidate is timed, and how often at most, twice as long each time, until the ratios are certain."""
+CERTAIN = 0.01
+"""The standard error of a ratio that is remembered: a verdict that the machine's other work made is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +68,35 @@ def _is_idle(unit: Unit, made: Mapping[Value, Unit], read: Set[Value]) -> bool:
 def fastest(model: Model, plans: list[Plan], feed: Mapping[str, Any], target: str, seconds: float = SECONDS) -> Pace:
     """The fastest of the float model and the plans, timed interleaved in the target runtime on one thread.
 
-    Remembered for models of the same shapes on this machine, so that the same input gives the same result.
+    Remembered for models of the same shapes on this machine, so that the same input gives the same result; unless the
+    machine is too busy to be certain, then the verdict holds for this once.
     """
     keys = [_key(plan, feed, target) for plan in plans]
-    known = Decisions.load(1)
-    if any(key not in known.measured for key in keys):
+    measured = Decisions.load(1).measured
+    if any(key not in measured for key in keys):
         sessions = {"float": runner(model, target)}
         sessions.update({key: runner(build(plan), target) for key, plan in zip(keys, plans)})
-        timings = compare_latency(sessions, feed, seconds=seconds)
-        known = Decisions.load(1)
-        known.measured.update({t.label: (t.median, t.median * t.ratio) for t in timings[1:]})
-        known.store()
+        timings, certain = _raced(sessions, feed, seconds)
+        measured = {t.label: (t.median, t.median * t.ratio) for t in timings}
+        if certain:
+            known = Decisions.load(1)
+            known.measured.update(measured)
+            known.store()
     best = Pace(None, 1.0)
     for key, plan in zip(keys, plans):
-        ratio = known.measured[key][1] / known.measured[key][0]
+        ratio = measured[key][1] / measured[key][0]
         if ratio >= (GAIN if plan.options.mode != "weights" else 1.0) and ratio > best.ratio:
             best = Pace(plan, ratio)
     return best
+
+
+def _raced(sessions: Mapping[str, Any], feed: Mapping[str, Any], seconds: float) -> tuple[list[Timing], bool]:
+    """Timings of all sessions but the first beside it, taken anew while uncertain; and whether they are certain."""
+    for attempt in range(ATTEMPTS):
+        timings = compare_latency(sessions, feed, seconds=seconds * 2**attempt, clock=own_clock())[1:]
+        if all(t.error <= CERTAIN or abs(t.ratio - GAIN) > 4 * t.error * t.ratio for t in timings):
+            return timings, True
+    return timings, False
 
 
 def _key(plan: Plan, feed: Mapping[str, Any], target: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...calibration import Extent
 from ...ir import Constant, DType, Graph, Model, Node, TensorType, Value
-from ...measure import compare_latency, ort_session, profile_nodes
+from ...measure import compare_latency, ort_session, own_clock, profile_nodes
 from ...onnx_io import to_proto
 from ...runtime.decisions import Decisions
 from .build import build, label
@@ -36,14 +36,23 @@ class Timed:
     rest: float
 
 
-def profiled(plan: Plan, chosen: Iterable[Unit], feed: Mapping[str, Any]) -> Timed:
-    """Profile the plan's model with `chosen` on integers; time goes to the unit whose node or clamp it came from."""
+def profiled(plan: Plan, choices: Iterable[Iterable[Unit]], feed: Mapping[str, Any]) -> list[Timed]:
+    """Profile the plan's model once for each choice of units on integers, all in turn.
+
+    Time goes to the unit whose node or clamp it came from.
+    """
     nodes = list(plan.model.graph)
     labels = {node: f"n{i}_" for i, node in enumerate(nodes)}
-    placed = frozenset(chosen)
-    model = build(replace(plan, units=placed), labels) if placed else _labelled(plan.model, labels)
-    times = profile_nodes(to_proto(model).SerializeToString(), feed)
     owner = {node: unit for unit in plan.units for node in (unit.node, unit.clamp) if node is not None}
+    models = []
+    for chosen in choices:
+        placed = frozenset(chosen)
+        model = build(replace(plan, units=placed), labels) if placed else _labelled(plan.model, labels)
+        models.append(to_proto(model).SerializeToString())
+    return [_by_unit(times, plan, nodes, owner) for times in profile_nodes(models, feed)]
+
+
+def _by_unit(times: Mapping[str, float], plan: Plan, nodes: list[Node], owner: Mapping[Node, Unit]) -> Timed:
     seconds, rest = dict.fromkeys(plan.units, 0.0), 0.0
     for name, took in times.items():
         found = _LABEL.search(name)
@@ -86,7 +95,7 @@ def conversion_rates() -> tuple[float, float]:
         node.output.name = "y"
         graph.set_outputs([node.output])
         session = ort_session(to_proto(Model(graph, {"": 13}, ir_version=8)).SerializeToString())
-        took.append(compare_latency({op: session}, {"x": given}, seconds=0.05)[0].median / size)
+        took.append(compare_latency({op: session}, {"x": given}, seconds=0.05, clock=own_clock())[0].best / size)
     return took[0], took[1]
 
 
@@ -99,7 +108,7 @@ def measure_costs(plan: Plan, seen: Mapping[Value, Extent], samples: int, feed: 
     known = Decisions.load(1)
     keys = [f"{key}:{i}" for i in range(len(ordered))]
     if any(k not in known.measured for k in keys):
-        codes, floats = profiled(plan, plan.units, feed), profiled(plan, (), feed)
+        codes, floats = profiled(plan, (plan.units, ()), feed)
         known = Decisions.load(1)
         known.measured.update({k: (codes.units[u], floats.units[u]) for k, u in zip(keys, ordered)})
         known.store()
@@ -115,7 +124,7 @@ def measure_costs(plan: Plan, seen: Mapping[Value, Extent], samples: int, feed: 
 def structure_digest(plan: Plan, feed: Mapping[str, Any]) -> str:
     """What the times depend on: operators, attributes, shapes and how values flow; not the weights' values."""
     names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(plan.model.graph.inputs)}
-    digest = hashlib.sha256(f"quantize-2 {plan.options.mode} {plan.options.weight_type}".encode())
+    digest = hashlib.sha256(f"quantize-3 {plan.options.mode} {plan.options.weight_type}".encode())
     digest.update(repr(sorted((n, np.shape(v)) for n, v in feed.items())).encode())
     chosen = {u.node for u in plan.units}
     for i, node in enumerate(plan.model.graph):

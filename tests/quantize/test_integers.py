@@ -4,7 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
+import graphopt
 from graphopt import onnx_io
 from graphopt.ir import clone_model
 from graphopt.measure import ort_session
@@ -146,3 +148,20 @@ def test_the_minimum_cut_is_the_cheapest_placement():
             for bits in itertools.product((0, 1), repeat=len(units))
         )
         assert found == pytest.approx(min(every), abs=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("tiny", [0.0, 1e-38, 1e-44])
+def test_channels_as_good_as_dead_make_no_numbers_that_are_none(tiny):
+    model = convnet()
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w1", "w4", "w5"):
+            array = numpy_helper.to_array(tensor).copy()
+            array[1] = np.float32(tiny) * np.sign(array[1])
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    options = graphopt.Quantize(speed=False, min_top1=0.0)
+    made = graphopt.optimize(model, quantize=options, calibration=images(8))
+    assert made.report.stages[0].figures["layers"] == 5
+    for tensor in made.model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        assert array.dtype.kind != "f" or np.isfinite(array).all()

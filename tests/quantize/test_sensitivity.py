@@ -7,7 +7,10 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
+from graphopt import lossy, onnx_io
 from graphopt.measure import ort_session
+from graphopt.passes.quantize import accuracy
+from graphopt.passes.quantize.study import study
 from tests.quantize.nets import convnet, images
 
 FEEDS = images(16)
@@ -70,3 +73,13 @@ def test_it_is_measured_only_when_asked_for_or_needed():
     _, guarded = stage_of(bad_convnet(), min_sqnr=20.0)
     assert all(math.isfinite(v) for v in column(guarded, "error alone").values())
     assert column(guarded, "runs on")["node2"] == "float"
+
+
+def test_noise_of_stored_weights_is_told_in_decibels():
+    """Units without observed results rank by the same measure as those with: 20 log10 of the relative error."""
+    made = onnx_io.load(bad_convnet())
+    options = graphopt.Quantize(mode="weights", speed=False)
+    context = lossy.context(made, lossy.check(None, options), FEEDS, None, None, "portable", 0, None)
+    studied = study(made, options, context)
+    for unit, _ in studied.units.linear():
+        assert accuracy._noise(studied, unit) == pytest.approx(20 * math.log10(studied.solved[unit.node].error))

@@ -1,0 +1,68 @@
+"""The speed guard remembers what it is certain of, and measures again what other work may have blurred."""
+
+import pytest
+
+import graphopt
+from graphopt import onnx_io
+from graphopt.measure import Timing, interleaved
+from graphopt.passes.quantize import speed
+from graphopt.passes.quantize.plan import Plan
+from graphopt.passes.quantize.units import find_units
+from graphopt.runtime.decisions import Decisions
+from tests.quantize.nets import convnet
+
+
+def timing(ratio, error):
+    return Timing("", 1e-3, 1e-3, ratio, 20, error)
+
+
+def test_other_work_shows_in_the_error_of_a_ratio():
+    ticks = iter(range(10**6))
+
+    def timed(jitter):
+        now = [0.0]
+
+        def clock():
+            return now[0]
+
+        def first():
+            now[0] += 1.0
+
+        def second():
+            now[0] += 2.0 if jitter and next(ticks) // 1000 % 2 else 1.0  # short calls: a thousand a turn
+
+        return interleaved({"a": first, "b": second}, seconds=0, min_runs=20, clock=clock)[1]
+
+    assert timed(False).error == 0.0 and timed(False).ratio == 1.0
+    assert timed(True).error > 0.05
+
+
+@pytest.mark.parametrize(
+    ("rounds", "asked", "kept"),
+    [
+        ([timing(1.03, 0.02), timing(1.3, 0.004)], 2, True),  # blurred first, clear then
+        ([timing(1.5, 0.03)], 1, True),  # far from the border: blurred, but clear
+        ([timing(1.03, 0.02)] * 3, 3, False),  # never clear: holds for this once
+    ],
+)
+def test_only_certain_verdicts_are_remembered(rounds, asked, kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    calls = []
+
+    def compare(sessions, feed, seconds, clock):
+        found = rounds[len(calls)]
+        calls.append(seconds)
+        return [Timing(label, 1e-3, 1e-3, found.ratio, 20, found.error) for label in sessions]
+
+    monkeypatch.setattr(speed, "compare_latency", compare)
+    monkeypatch.setattr(speed, "runner", lambda model, target: None)
+    monkeypatch.setattr(speed, "build", lambda plan: None)
+    model, options = onnx_io.load(convnet()), graphopt.Quantize()
+    plan = Plan(model, frozenset(find_units(model, options).found), {}, {}, options)
+    monkeypatch.setattr(speed, "_key", lambda plan, feed, target: "whole:this")
+    known = Decisions.load(1).measured
+    assert "whole:this" not in known
+    pace = speed.fastest(model, [plan], {}, "portable")
+    assert pace.plan is plan and pace.ratio == pytest.approx(rounds[asked - 1].ratio)
+    assert calls == [speed.SECONDS * 2**i for i in range(asked)]
+    assert ("whole:this" in Decisions.load(1).measured) is kept
