@@ -8,6 +8,7 @@ if not __name__.startswith("graphopt."):
 from ..pipeline.passes import Pass
 from .affine import fold_affine
 from .affine_before import fold_affine_before
+from .batch_first import put_batch_first
 from .batchnorm import fold_batchnorm
 from .branches import inline_branches
 from .casts import drop_cast_islands
@@ -26,6 +27,7 @@ from .identity import drop_identities
 from .legalise import give_range_scalars
 from .loops import inline_loops
 from .pads import fold_pads
+from .parts import take_parts
 from .requantize import drop_requantization
 from .reshapes import join_shape_changes
 from .shapes import resolve_shapes
@@ -60,6 +62,8 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_zero_states,
     join_steps,
     drop_cast_islands,
+    take_parts,
+    put_batch_first,
     join_shape_changes,
     cancel_transposes,
     join_slices_and_pads,

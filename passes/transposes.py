@@ -163,6 +163,8 @@ class _Region:
             )
         if node.op == "Concat":
             return all(v is not None and _has_rank(v, self.perm) and not _is_shared_weight(v) for v in node.inputs)
+        if node.op == "MatMul":
+            return self.perm[-1] == len(self.perm) - 1 and len(shape_of(node.inputs[1]) or ()) == 2
         return node.op in _STEERED and _axes(node, len(self.perm)) is not None
 
     def operands(self, node: Node) -> Iterator[Value]:

@@ -2,7 +2,7 @@
 
 from .inference import attribute_proto, infer, tensor_proto, type_of, type_proto, update_types
 from .schemas import attr, is_deterministic, schema, schema_of, version_for
-from .sizes import quotient, reshaped, same_sizes
+from .sizes import quotient, reshaped, same_by_count, same_sizes
 from .support import is_implemented
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "is_implemented",
     "quotient",
     "reshaped",
+    "same_by_count",
     "same_sizes",
     "schema",
     "schema_of",

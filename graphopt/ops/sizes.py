@@ -57,3 +57,11 @@ def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
 def same_sizes(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
     """Both shapes are known to be equal, size by size."""
     return a is not None and b is not None and None not in a and tuple(a) == tuple(b)
+
+
+def same_by_count(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
+    """Both shapes are equal if they hold equally many elements: all sizes but one are, and those are above 0."""
+    if a is None or b is None or len(a) != len(b):
+        return False
+    rest = [x for x, y in zip(a, b) if x == y and isinstance(x, int) and x > 0]
+    return same_sizes(a, b) or len(rest) == len(a) - 1

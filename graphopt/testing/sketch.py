@@ -123,8 +123,9 @@ class Sketch:
         return len(self.shape(value))
 
     def size(self, value: Value, axis: int) -> int:
-        """A size that is a number; Misfit where it is symbolic."""
-        dim = self.shape(value)[axis]
+        """A size that is a number; Misfit where it is symbolic, or there is no such axis."""
+        shape = self.shape(value)
+        dim = shape[axis] if -len(shape) <= axis < len(shape) else None
         if not isinstance(dim, int):
             raise Misfit("the size is not a number")
         return dim

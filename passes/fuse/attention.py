@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir import DType, Graph, Node, TensorType, Value
+from ...ops import same_by_count
 from ...pipeline.passes import graph_pass
 from ...rewrite import QUANTIZERS, Builder, Declined, any_value, apply_rules, op, rule
 from .attention_core import Attention, read_attention, shape_of
@@ -96,7 +97,7 @@ def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool) -> tu
     assert isinstance(size, int)
     last = joined_heads(found.out, size)
     joined = shape_of(last.output)
-    if len(joined) == 3 and joined[:2] != queries[:2]:
+    if len(joined) == 3 and not same_by_count(joined[:2], queries[:2]):
         raise Declined("the heads are joined with another axis")
     bias = None if found.bias is None else _checked(found.bias, (queries[0], heads, queries[1], keys[1]))
     made: Value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ir import Node, Value
-from ...ops import attr
+from ...ops import attr, same_by_count
 from ...rewrite import Builder, Declined
 from .attention_core import shape_of
 
@@ -84,7 +84,8 @@ def _turned_flat(last: Node) -> Value:
         raise Declined("the keys are not transposed")
     before, middle, after = shape_of(k), shape_of(flat.output), shape_of(last.output)
     turns = tuple(turned.attrs.get("perm", ())) == (0, 2, 1) and len(before) == 4 and len(middle) == 3
-    if not turns or None in before or middle[1:] != before[2:] or after != (*before[:2], before[3], before[2]):
+    whole = same_by_count(after, (*before[:2], before[3], before[2])) if len(before) == 4 else False
+    if not turns or None in before or middle[1:] != before[2:] or not whole:
         raise Declined("the keys are not transposed head by head")
     return k
 

@@ -73,6 +73,84 @@ class Cross(nn.Module):
         return self.attention(q, k, k, need_weights=False)[0]
 
 
+class Weights(nn.Module):
+    """Attention that also tells its weights, which torch computes with products of three axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made, weights = self.attention(x, x, x)
+        return made + weights.sum()
+
+
+class Cached(nn.Module):
+    """Attention of a step of decoding: new keys and values after those of earlier steps, which it hands on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(
+        self, x: torch.Tensor, past_k: torch.Tensor, past_v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        q, k, v = (f(x).view(x.shape[0], x.shape[1], 2, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
+        k, v = torch.cat((past_k, k), 2), torch.cat((past_v, v), 2)
+        made = torch.softmax(q @ k.transpose(2, 3) * 8**-0.5, -1) @ v
+        return self.o(made.transpose(1, 2).reshape(x.shape)), k, v
+
+
+def fixed() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...], tuple[str, ...]]]:
+    """Models whose length the older exporter writes into the graph: only the batch is open."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu")
+    return {
+        "encoder_fixed-sdpa": (layer, (torch.randn(2, 5, 16),), ("x",)),
+        "cross_fixed-sdpa": (Cross(), (torch.randn(2, 5, 16), torch.randn(2, 7, 16)), ("q", "k")),
+        "weights_fixed-eager": (Weights(), (torch.randn(2, 5, 16),), ("x",)),
+    }
+
+
+def export_fixed(name: str, model: nn.Module, inputs: tuple[torch.Tensor, ...], names: tuple[str, ...]) -> None:
+    """Write a model with both exporters, only the batch open."""
+    whole, batch = First(model.eval()).eval(), torch.export.Dim("batch")
+    file = FOLDER / f"{name}-script-17.onnx"
+    torch.onnx.export(
+        whole, inputs, file, input_names=list(names), output_names=["y"], dynamo=False, opset_version=17,
+        dynamic_axes={n: {0: "batch"} for n in names},
+    )  # fmt: skip
+    strip(file)
+    file = FOLDER / f"{name}-dynamo-20.onnx"
+    torch.onnx.export(
+        whole, inputs, file, input_names=list(names), output_names=["y"], dynamo=True, external_data=False,
+        verbose=False, opset_version=20, dynamic_shapes=[tuple({0: batch} for _ in inputs)],
+    )  # fmt: skip
+    strip(file)
+
+
+def export_cached() -> None:
+    """Write a step of decoding with both exporters."""
+    model, sizes = Cached().eval(), (2, 2, 4, 8)  # two tensors: of one that is given twice torch makes one input
+    inputs, names = (torch.randn(2, 3, 16), torch.randn(sizes), torch.randn(sizes)), ("x", "past_k", "past_v")
+    axes = {"x": {0: "batch", 1: "length"}, **{n: {0: "batch", 2: "past"} for n in names[1:]}}
+    outputs = ["y", "present_k", "present_v"]
+    file = FOLDER / "cached-eager-script-17.onnx"
+    torch.onnx.export(
+        model, inputs, file, input_names=list(names), output_names=outputs, dynamo=False, opset_version=17,
+        dynamic_axes=axes,
+    )  # fmt: skip
+    strip(file)
+    batch, length, before = (torch.export.Dim(n) for n in ("batch", "length", "past"))
+    shapes = ({0: batch, 1: length}, {0: batch, 2: before}, {0: batch, 2: before})
+    for opset in (20, 23):
+        file = FOLDER / f"cached-eager-dynamo-{opset}.onnx"
+        torch.onnx.export(
+            model, inputs, file, input_names=list(names), output_names=outputs, dynamo=True, external_data=False,
+            verbose=False, opset_version=opset, dynamic_shapes=shapes,
+        )  # fmt: skip
+        strip(file)
+
+
 def models() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...], tuple[str, ...]]]:
     """Each model with its inputs and their names."""
     made: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...], tuple[str, ...]]] = {}
@@ -140,3 +218,6 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name, (model, inputs, names) in models().items():
         export(name, model, inputs, names)
+    for name, (model, inputs, names) in fixed().items():
+        export_fixed(name, model, inputs, names)
+    export_cached()

@@ -232,6 +232,74 @@ g (float[N,6] x) => (float[a,b] y) <int8[6,5] w, float[5] scale> {
         17,
         "portable",
     ),
+    "take-parts/permute_in_place": (
+        """
+g (float[S,N,3,8] x) => (float[a,b,c,d] y) <int64[1] front = {0}, int64[1] third = {3}> {
+  u = Unsqueeze(x, front)
+  t = Transpose<perm = [3, 1, 2, 0, 4]>(u)
+  y = Squeeze(t, third)
+}""",
+        17,
+        "portable",
+    ),
+    "take-parts/pick_before_transpose": (
+        """
+g (float[S,N,3,8] x) => (float[a,b,c] y) <int64 i = {1}> {
+  t = Transpose<perm = [2, 0, 1, 3]>(x)
+  y = Gather(t, i)
+}""",
+        17,
+        "portable",
+    ),
+    "take-parts/pick_part": (
+        """
+g (float[S,N,24] x) => (float[a,b,c] y) <int64 i = {1}, int64[4] parts = {0, 0, 3, 8}> {
+  t = Reshape(x, parts)
+  y = Gather<axis = 2>(t, i)
+}""",
+        17,
+        "portable",
+    ),
+    "take-parts/product_of_rows": (
+        """
+g (float[N,5,8] x) => (float[a,b,c] y) <float[4,8] w, float[4] bias, int64[2] rows = {-1, 8},
+  int64[3] back = {-1, 5, 4}> {
+  r = Reshape(x, rows)
+  p = Gemm<transB = 1>(r, w, bias)
+  y = Reshape(p, back)
+}""",
+        17,
+        "portable",
+    ),
+    **{
+        f"put-batch-first/{rule}": (
+            f"""
+g (float[B,5,8] x) => (float[a,b,c,d] y) <float[8,8] w, int64[3] flat = {{5, -1, 4}}, int64[4] four = {{{four}}}> {{
+  t = Transpose<perm = [1, 0, 2]>(x)
+  h = MatMul(t, w)
+  r = Reshape(h, flat)
+  m = Transpose<perm = [1, 0, 2]>(r)
+  {nodes}
+}}""",
+            17,
+            "portable",
+        )
+        for rule, four, nodes in (
+            ("split_heads_of_batch", "-1, 2, 5, 4", "y = Reshape(m, four)"),
+            ("split_keys_of_batch", "-1, 2, 4, 5", "k = Transpose<perm = [0, 2, 1]>(m)\n  y = Reshape(k, four)"),
+        )
+    },
+    "put-batch-first/join_heads_time_first": (
+        """
+g (float[B,2,5,4] x) => (float[a,b,c] y) <float[8,8] w, int64[3] join = {0, 0, 8}> {
+  t = Transpose<perm = [2, 0, 1, 3]>(x)
+  j = Reshape(t, join)
+  h = MatMul(j, w)
+  y = Transpose<perm = [1, 0, 2]>(h)
+}""",
+        17,
+        "portable",
+    ),
     "move-codes": (
         """
 g (uint8[N,4,8,8] x) => (uint8[a,b,c,d] y) <float scale = {0.1}, uint8 zero = {128}> {

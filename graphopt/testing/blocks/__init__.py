@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..sketch import Sketch
-from . import control, elementwise, idioms, layout, linear, quantized, sizes
+from . import control, elementwise, heads, idioms, layout, linear, quantized, sizes
 
 Block = Callable[[Sketch], Any]
 
@@ -14,7 +14,7 @@ FAMILIES: dict[str, tuple[tuple[Block, int], ...]] = {
     "elementwise": elementwise.BLOCKS,
     "layout": layout.BLOCKS,
     "linear": linear.BLOCKS,
-    "idioms": idioms.BLOCKS,
+    "idioms": (*idioms.BLOCKS, *heads.BLOCKS),
     "sizes": sizes.BLOCKS,
     "control": control.BLOCKS,
     "quantized": quantized.BLOCKS,

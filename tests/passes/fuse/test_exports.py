@@ -9,6 +9,7 @@ import graphopt
 
 FOLDER = Path(__file__).parents[2] / "data" / "exports"
 ATTENTION = "com.microsoft::MultiHeadAttention"
+WHOLE = "com.microsoft::Attention"
 ROTARY = "com.microsoft::RotaryEmbedding"
 BERT = {"com.microsoft::Attention": 1, "LayerNormalization": 3, "Softmax": 0, "Erf": 0}
 EXPECTED = {
@@ -19,10 +20,14 @@ EXPECTED = {
     "bert-eager-script-17": BERT,
     "bert-sdpa-dynamo-20": {**BERT, "IsNaN": 0},
     "bert-sdpa-script-17": {"Softmax": 1, "IsNaN": 1},  # the mask is -inf: a row may be masked altogether
-    "encoder-sdpa-dynamo-20": {"LayerNormalization": 2, "Erf": 0},
-    "encoder-sdpa-script-17": {"LayerNormalization": 2, "Erf": 0},
-    "gpt2-eager-dynamo-20": {ATTENTION: 1, "Softmax": 0, "Tanh": 0},
-    "gpt2-sdpa-dynamo-20": {ATTENTION: 1, "Softmax": 0, "Tanh": 0},
+    "encoder-sdpa-dynamo-20": {WHOLE: 1, "LayerNormalization": 2, "Erf": 0},
+    "encoder-sdpa-script-17": {"LayerNormalization": 2, "Erf": 0},  # the length of keys is written into the graph
+    "encoder_fixed-sdpa-dynamo-20": {WHOLE: 1, "LayerNormalization": 2, "Transpose": 0},
+    "encoder_fixed-sdpa-script-17": {WHOLE: 1, "LayerNormalization": 2, "Transpose": 0},
+    "cross_fixed-sdpa-dynamo-20": {ATTENTION: 1, "Softmax": 0},
+    "cross_fixed-sdpa-script-17": {ATTENTION: 1, "Softmax": 0},
+    "gpt2-eager-dynamo-20": {WHOLE: 1, "Softmax": 0, "Tanh": 0},
+    "gpt2-sdpa-dynamo-20": {WHOLE: 1, "Softmax": 0, "Tanh": 0},
     "llama-eager-dynamo-20": {ROTARY: 2, "Neg": 0, "com.microsoft::QuickGelu": 1},
     "llama-sdpa-dynamo-20": {ROTARY: 2, "Neg": 0, "com.microsoft::QuickGelu": 1},
     "llama-eager-dynamo-23": {"RotaryEmbedding": 2, "Attention": 1, "RMSNormalization": 3, "Softmax": 0},
