@@ -1,4 +1,4 @@
-"""Preparation of arithmetic between two float32 tensors, one of them perhaps a constant."""
+"""Preparation of arithmetic between two float32 tensors, one of them perhaps a constant, and of Gelu."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ SWAPPED: dict[str, FloatOp] = {
     "add": "add", "multiply": "multiply", "subtract": "subtract_from", "divide": "divide_into",
     "subtract_from": "subtract", "divide_into": "divide",
 }  # fmt: skip
+
+GELU = Kernel(
+    "graphopt.kernels.loops.floats:gelu",
+    {"x": "f32*", "y": "f32*", "count": "i64", "inner": "f32", "plain": "f32", "bent": "f32"},
+)
 
 
 def _kernel(op: FloatOp) -> Kernel:
@@ -39,3 +44,11 @@ def prepare_float_binary(
     }  # fmt: skip
     tiles = -(-count // layout.row_elements) if count else 0
     return Routine((Step(_kernel(op), arguments, tiles, grain=max(1, TILE // max(1, layout.row_elements))),))
+
+
+def prepare_gelu(count: int, inner: float, plain: float, bent: float) -> Routine:
+    """y = x · (plain + bent · erf(inner · x)) of float32[count], erf to 3e-7; Gelu is (√½, ½, ½)."""
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "count": count, "inner": inner, "plain": plain, "bent": bent,
+    }  # fmt: skip
+    return Routine((Step(GELU, arguments, tiles=-(-count // TILE)),))

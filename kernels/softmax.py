@@ -1,4 +1,4 @@
-"""Preparation of Softmax over the last axis of 8-bit codes."""
+"""Preparation of Softmax over the last axis, of 8-bit codes and of float32."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ SOFTMAX_CODES = Kernel(
         "lookup": "i64", "scratch": "i64", "scratch_bytes": "i64",
     },
 )  # fmt: skip
+SOFTMAX_FLOATS = Kernel(
+    "graphopt.kernels.loops.softmax:softmax_floats",
+    {"x": "f32*", "y": "f32*", "columns": "i64", "scratch": "i64", "scratch_bytes": "i64"},
+)
 
 
 def prepare_softmax(rows: int, columns: int, x: Quantization, y: Quantization) -> Routine:
@@ -37,3 +41,17 @@ def prepare_softmax(rows: int, columns: int, x: Quantization, y: Quantization) -
     }  # fmt: skip
     grain = max(1, 4096 // columns)
     return Routine((Step(SOFTMAX_CODES, arguments, tiles=rows, grain=grain, scratch=_SCRATCH),))
+
+
+def prepare_float_softmax(rows: int, columns: int) -> Routine:
+    """ONNX Softmax over the last axis of float32 x[rows, columns]: exp(x − max) · (1 / Σ), right to a few units.
+
+    NaN anywhere in a row, or nothing but −inf in it, makes the row NaN.
+    """
+    if rows == 0 or columns == 0:
+        return Routine(())
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "columns": columns, "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
+    }  # fmt: skip
+    grain = max(1, 4096 // columns)
+    return Routine((Step(SOFTMAX_FLOATS, arguments, tiles=rows, grain=grain, scratch=_SCRATCH),))

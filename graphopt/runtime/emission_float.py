@@ -13,13 +13,26 @@ from ..kernels.activation_product import Strides, prepare_activation_product
 from ..kernels.channel_table import prepare_channel_table, prepare_float_table
 from ..kernels.elementwise import prepare_table
 from ..kernels.epilogue import Dequantize, Output, Requantize
-from ..kernels.floats import SWAPPED, prepare_float_binary
+from ..kernels.float_product import prepare_float_product
+from ..kernels.floats import SWAPPED, prepare_float_binary, prepare_gelu
 from ..kernels.lrn import prepare_lrn
 from ..kernels.normalization import prepare_layer_norm
 from ..kernels.product import Activations
-from ..kernels.softmax import prepare_softmax
+from ..kernels.softmax import prepare_float_softmax, prepare_softmax
 from .layouts import Shape, channels_last, natural, physical_shape
-from .operations import ActivationMatMul, ChannelTable, FloatBinary, FloatTable, LayerNorm, Lrn, Operation, Softmax
+from .operations import (
+    ActivationMatMul,
+    ChannelTable,
+    FloatBinary,
+    FloatMatMul,
+    FloatSoftmax,
+    FloatTable,
+    Gelu,
+    LayerNorm,
+    Lrn,
+    Operation,
+    Softmax,
+)
 
 if TYPE_CHECKING:
     from .emission import Emitter, Tensor
@@ -112,15 +125,34 @@ def _(operation: Lrn, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape
     return y if operation.pool is None else emitter.apply(operation.pool, y)
 
 
+@emit_float.register(FloatSoftmax)
+def _(operation: FloatSoftmax, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    order = natural(len(shape))
+    x, y = emitter.ordered(inputs[0], order), emitter.new(shape, order, 4)
+    emitter.add(prepare_float_softmax(prod(shape[:-1]), shape[-1]), x=x, y=y)
+    return y
+
+
+@emit_float.register(Gelu)
+def _(operation: Gelu, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    y = emitter.new(shape, inputs[0].order, 4)
+    emitter.add(prepare_gelu(y.size, operation.inner, operation.plain, operation.bent), x=inputs[0], y=y)
+    return y
+
+
+@emit_float.register(FloatMatMul)
+def _(operation: FloatMatMul, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    a, b = (_in_rows(emitter, x, columns_too=slot == 1) for slot, x in enumerate(inputs))
+    y = _product(operation, emitter, shape, 4)
+    places = _strides(a), _strides(b), _strides(y)
+    emitter.add(prepare_float_product(_batch(shape), (shape[-2], a.shape[-1], shape[-1]), places), a=a, b=b, y=y)
+    return y
+
+
 @emit_float.register(ActivationMatMul)
 def _(operation: ActivationMatMul, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    rank = len(shape)
     a, b = (_in_rows(emitter, x, columns_too=slot == 1) for slot, x in enumerate(inputs))
-    order = emitter.wanted.get(operation.output, natural(rank))
-    if order[-1] != rank - 1:
-        order = natural(rank)
-    y = emitter.new(shape, order, 4 if operation.y is None else 1)
-    batch = (1,) * (4 - rank) + shape[:-2]
+    y = _product(operation, emitter, shape, 4 if operation.y is None else 1)
     scale = np.asarray(np.float32(operation.a.scale) * np.float32(operation.b.scale))
     output: Output = Dequantize(scale)
     if operation.y is not None:
@@ -128,12 +160,23 @@ def _(operation: ActivationMatMul, emitter: Emitter, inputs: tuple[Tensor, ...],
             np.asarray(scale / np.float32(operation.y.scale)), operation.y.zero_point, operation.y.dtype
         )
     routine = prepare_activation_product(
-        (batch[0], batch[1]), (shape[-2], a.shape[-1], shape[-1]),
+        _batch(shape), (shape[-2], a.shape[-1], shape[-1]),
         Activations(operation.a.dtype, operation.a.zero_point), Activations(operation.b.dtype, operation.b.zero_point),
         output, (_strides(a), _strides(b), _strides(y)),
     )  # fmt: skip
     emitter.add(routine, a=a, b=b, y=y)
     return y
+
+
+def _product(operation: Operation, emitter: Emitter, shape: Shape, itemsize: int) -> Tensor:
+    """The result of a product, in the order its readers like best if rows stay in one piece."""
+    order = emitter.wanted.get(operation.output, natural(len(shape)))
+    return emitter.new(shape, order if order[-1] == len(shape) - 1 else natural(len(shape)), itemsize)
+
+
+def _batch(shape: Shape) -> tuple[int, int]:
+    outer, inner = (1, 1, *shape[:-2])[-2:]
+    return outer, inner
 
 
 def _in_rows(emitter: Emitter, x: Tensor, *, columns_too: bool) -> Tensor:

@@ -22,6 +22,8 @@ from .operations import (
     ActivationMatMul,
     ChannelTable,
     FloatBinary,
+    FloatMatMul,
+    FloatSoftmax,
     FloatTable,
     LayerNorm,
     Lrn,
@@ -57,8 +59,7 @@ def _is_float32(value: Value | None) -> bool:
 def float_binary(node: Node, known: Mapping[Value, Operation]) -> FloatBinary | None:
     """Add, Sub, Mul or Div in float32 of which kernels make an operand; None where they make none."""
     kind = _KINDS[node.op]
-    made = [value is not None and value in known and is_float(known[value]) for value in node.inputs]
-    if not any(made) or not _is_float32(node.output) or not all(_is_float32(v) for v in node.inputs):
+    if not _any_made(node, known):
         return None
     left, right = node.inputs
     assert left is not None and right is not None
@@ -151,6 +152,33 @@ def activation_matmul(
     return ActivationMatMul(
         inputs=(left[0], right[0]), output=output, nodes=nodes, a=left[1], b=right[1], y=y
     )  # fmt: skip
+
+
+def float_matmul(node: Node, known: Mapping[Value, Operation]) -> FloatMatMul | None:
+    """MatMul of two float32 activations of which kernels make one; None elsewhere."""
+    a, b = node.inputs
+    if a is None or b is None or is_constant(a) or is_constant(b) or not _any_made(node, known):
+        return None
+    ranks = [len(shape_of(value)) for value in (a, b)]
+    if min(ranks) < 2 or max(ranks) > _RANK:
+        raise Refused(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
+    return FloatMatMul(inputs=(a, b), output=node.output, nodes=(node,))
+
+
+def float_softmax(node: Node, known: Mapping[Value, Operation]) -> FloatSoftmax | None:
+    """Softmax over the last axis of float32 that kernels make; None elsewhere."""
+    x = node.inputs[0]
+    if x is None or not _any_made(node, known):
+        return None
+    if int(attr(node, "axis", -1 if version_for(node) >= 13 else 1)) not in (-1, len(shape_of(x)) - 1):
+        raise Refused("Softmax over other than the last axis")
+    return FloatSoftmax(inputs=(x,), output=node.output, nodes=(node,))
+
+
+def _any_made(node: Node, known: Mapping[Value, Operation]) -> bool:
+    """All operands and the result are float32, and kernels make one of the operands."""
+    values = (*node.inputs, node.output)
+    return all(_is_float32(v) for v in values) and any(v in known and is_float(known[v]) for v in node.inputs if v)
 
 
 def table_of(found: Island, node: Node, y: Quantization, known: Mapping[Value, Operation]) -> Operation:

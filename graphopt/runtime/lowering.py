@@ -14,6 +14,7 @@ from ..ir import Graph, Node, Value
 from ..kernels.quantization import Quantization
 from ..ops import attr, version_for
 from . import dynamic, floats, qoperator
+from .gelu import gelu
 from .moves import is_move, moved
 from .operands import (
     Refused,
@@ -84,7 +85,13 @@ def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | No
         if product is not None:
             return product
     if node.op in ("Conv", "Gemm", "MatMul") and not _only_quantized(node.output):
-        return _linear(node, node.output, None, (), None)
+        try:
+            return _linear(node, node.output, None, (), None)
+        except Refused:
+            between = floats.float_matmul(node, coverage.providers) if node.op == "MatMul" else None
+            if between is None:
+                raise
+            return between
     return _float(node, coverage, islands)
 
 
@@ -95,6 +102,12 @@ def _float(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) 
         table = None if found is None else floats.float_table(found, node)
         if table is not None:
             return table
+    if node.op in ("Mul", "Gelu", "com.microsoft::Gelu"):
+        found_gelu = gelu(node, coverage.providers)
+        if found_gelu is not None:
+            return found_gelu
+    if node.op == "Softmax":
+        return floats.float_softmax(node, coverage.providers)
     if node.op in ("Add", "Sub", "Mul", "Div"):
         return floats.float_binary(node, coverage.providers)
     if node.op == "LayerNormalization" and node.inputs[0] in coverage.providers and not _only_quantized(node.output):

@@ -175,6 +175,25 @@ class Softmax(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatMatMul(Operation):
+    """a [..., M, K] · b [..., K, N] of float32 activations, batches as numpy broadcasts them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatSoftmax(Operation):
+    """Softmax over the last axis of float32."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Gelu(Operation):
+    """x · (plain + bent · erf(inner · x)) of float32."""
+
+    inner: float
+    plain: float
+    bent: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Binary(Operation):
     """y = table(quantize(dequantize(a) ∘ dequantize(b))), every operation in float32."""
 
@@ -265,25 +284,28 @@ class Reshape(Operation):
     floats: bool = False
 
 
+_ON_FLOATS = (FloatBinary, FloatMatMul, FloatSoftmax, Gelu)
+
+
 def is_float(operation: Operation) -> bool:
     """Whether the result is float32 and not codes."""
     if isinstance(operation, (Linear, LayerNorm, ActivationMatMul)):
         return operation.y is None
     if isinstance(operation, (Transpose, Reshape)):
         return operation.floats
-    return isinstance(operation, (Dequantize, DynamicMatMul, FloatTable, FloatBinary))
+    return isinstance(operation, (Dequantize, DynamicMatMul, FloatTable, *_ON_FLOATS))
 
 
 def is_glue(operation: Operation) -> bool:
     """Float arithmetic that is worth a kernel only between others."""
-    return is_float(operation) and isinstance(operation, (FloatTable, FloatBinary, LayerNorm, Transpose, Reshape))
+    return is_float(operation) and isinstance(operation, (FloatTable, LayerNorm, Transpose, Reshape, *_ON_FLOATS))
 
 
 def reads_float(operation: Operation) -> bool:
-    """Whether the first input, and FloatBinary's second, is float32 and not codes."""
+    """Whether the inputs are float32 and not codes."""
     if isinstance(operation, (Transpose, Reshape)):
         return operation.floats
-    return isinstance(operation, (Quantize, DynamicMatMul, FloatBinary, LayerNorm))
+    return isinstance(operation, (Quantize, DynamicMatMul, LayerNorm, *_ON_FLOATS))
 
 
 def data_inputs(operation: Operation) -> tuple[Value, ...]:

@@ -13,6 +13,8 @@ from .operations import (
     ChannelTable,
     Conv,
     DynamicMatMul,
+    FloatMatMul,
+    FloatSoftmax,
     LayerNorm,
     Lrn,
     MatMul,
@@ -39,7 +41,7 @@ def wanted_orders(
             rank = len(shapes[value])
             if isinstance(operation, (Conv, MaxPool, AveragePool, Resize, Lrn)):
                 wanted.setdefault(value, channels_last(rank))
-            elif isinstance(operation, (MatMul, DynamicMatMul, LayerNorm, Softmax)):
+            elif isinstance(operation, (MatMul, DynamicMatMul, LayerNorm, Softmax, FloatSoftmax)):
                 wanted.setdefault(value, natural(rank))
             elif isinstance(operation, Transpose) and operation.output in wanted:
                 permutation = permutation_of(operation, rank)
@@ -48,7 +50,7 @@ def wanted_orders(
                 order = _order_before(operation, shapes, wanted.get(operation.output))
                 if order is not None:
                     wanted.setdefault(value, order)
-            elif isinstance(operation, ActivationMatMul):
+            elif isinstance(operation, (ActivationMatMul, FloatMatMul)):
                 continue  # any order with its rows or columns side by side will do
             elif operation.output in wanted and len(shapes[operation.output]) == rank:
                 wanted.setdefault(value, wanted[operation.output])

@@ -44,7 +44,7 @@ def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = 
     left = set(banned)
     while True:
         units = _demanded(graph, coverage, left)
-        ends = _loose_ends(units)
+        ends = _loose_ends(units, graph.outputs)
         if ends:
             left.update(ends)
             continue
@@ -105,9 +105,10 @@ def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[
     return sorted(found, key=lambda unit: found[unit])
 
 
-def _loose_ends(units: list[Unit]) -> list[Operation]:
+def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation]:
     """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
-    read: set[Value] = set()
+    elsewhere = {value for unit in units if not isinstance(unit, Operation) for value in sources(unit)}
+    read: set[Value] = {value for value in outputs if value not in elsewhere}
     found: list[Operation] = []
     for unit in reversed(units):
         if not isinstance(unit, Operation):

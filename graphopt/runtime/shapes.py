@@ -18,6 +18,7 @@ from .operations import (
     Conv,
     DynamicMatMul,
     FloatBinary,
+    FloatMatMul,
     Lrn,
     MatMul,
     MaxPool,
@@ -194,8 +195,9 @@ def _(operation: FloatBinary, shapes: tuple[Shape, ...]) -> Shape:
     return tuple(np.broadcast_shapes(*shapes))
 
 
-@output_shape.register
-def _(operation: ActivationMatMul, shapes: tuple[Shape, ...]) -> Shape:
+@output_shape.register(FloatMatMul)
+@output_shape.register(ActivationMatMul)
+def _(operation: Operation, shapes: tuple[Shape, ...]) -> Shape:
     a, b = shapes
     if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
         raise ValueError(f"MatMul of {a} and {b}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -13,34 +14,37 @@ from ..ops import attr
 from .operands import Array, Refused, constant_array, is_constant
 
 Shape = tuple[int, ...]
-_CODES_OR_FLOATS = (DType.FLOAT, DType.UINT8, DType.INT8)
 _SAME_SHAPE = frozenset((
     "QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Relu", "Clip", "Erf", "Tanh", "Sigmoid", "Softmax",
     "LayerNormalization", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu", "HardSwish", "Sqrt", "Exp", "Neg",
 ))  # fmt: skip
 _BROADCAST = frozenset(("Add", "Sub", "Mul", "Div"))
+_ONE_INPUT = _SAME_SHAPE | {"Transpose"}
 
 
 def leaves(value: Value, stop: Callable[[Value], bool]) -> tuple[Value, ...]:
     """The values whose shapes an integer `value` is computed from. Refused where it is computed from anything else."""
     found: dict[Value, None] = {}
-    seen: set[Value] = set()
-    stack = [value]
+    seen: set[tuple[Value, bool]] = set()
+    stack = [(value, True)]
     while stack:
-        one = stack.pop()
-        if one in seen or is_constant(one):
+        one, is_integer = stack.pop()
+        if (one, is_integer) in seen or is_constant(one):
             continue
-        seen.add(one)
+        seen.add((one, is_integer))
         node = one.producer
-        if stop(one) or node is None:
-            declared = one.type
-            if not isinstance(declared, TensorType) or declared.dtype not in _CODES_OR_FLOATS:
+        if is_integer:
+            if node is None or node.op not in _INTEGERS:
                 raise Refused("a shape that is computed from other values")
+            stack += [(v, node.op != "Shape") for v in node.inputs if v is not None]
+        elif node is None or stop(one) or node.op not in (*_SAME_SHAPE, *_SHAPES):
             found[one] = None
-            continue
-        if node.op not in _INTEGERS and node.op not in _SHAPES and node.op not in _SAME_SHAPE:
-            raise Refused(f"a shape computed by {node.op}")
-        stack += [v for v in (node.inputs[:1] if node.op in _SAME_SHAPE else node.inputs) if v is not None]
+        elif node.op == "Reshape":
+            stack += [(v, slot == 1) for slot, v in enumerate(node.inputs[:2]) if v is not None]
+        else:
+            alike = _alike(node)
+            nearest = [v for v in alike if stop(v)][:1] or alike[:1] or [v for v in node.inputs if v is not None]
+            stack += [(v, False) for v in (node.inputs[:1] if node.op in _ONE_INPUT else nearest) if v is not None]
     try:
         integers(value, {leaf: _guess(leaf) for leaf in found})
     except (ValueError, IndexError, TypeError) as error:
@@ -48,12 +52,24 @@ def leaves(value: Value, stop: Callable[[Value], bool]) -> tuple[Value, ...]:
     return tuple(found)
 
 
+def _alike(node: Node) -> list[Value]:
+    """Operands of the very shape, by the names of its sizes, that the result has."""
+    declared = _declared(node.output)
+    if declared is None or any(dim is None for dim in declared):
+        return []
+    return [v for v in node.inputs if v is not None and _declared(v) == declared]
+
+
+def _declared(value: Value) -> tuple[int | str | None, ...] | None:
+    return value.type.shape if isinstance(value.type, TensorType) else None
+
+
 def _guess(value: Value) -> Shape:
     """The declared shape, with 1 for what is open."""
-    declared = value.type
-    if not isinstance(declared, TensorType) or declared.shape is None:
+    declared = _declared(value)
+    if declared is None:
         raise ValueError("a value of unknown rank")
-    return tuple(d if isinstance(d, int) else 1 for d in declared.shape)
+    return tuple(d if isinstance(d, int) else 1 for d in declared)
 
 
 def integers(value: Value, known: Mapping[Value, Shape]) -> Array:
@@ -88,6 +104,9 @@ def shape_of(value: Value, known: Mapping[Value, Shape]) -> Shape:
     assert source is not None
     if node.op in _SAME_SHAPE:
         return shape_of(source, known)
+    for operand in _alike(node) if node.op in _BROADCAST else ():
+        with suppress(ValueError):
+            return shape_of(operand, known)
     if node.op in _SHAPES:
         return _SHAPES[node.op](node, shape_of(source, known), known)
     raise ValueError(f"the shape that {node.op} gives")

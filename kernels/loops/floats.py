@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba.extending import register_jitable
+
+from graphopt.kernels.loops.exponential import erf
 
 TILE = 4096  # elements of a tile of flat kernels
 
@@ -13,6 +16,12 @@ def map_floats(lo, hi, worker, x, y, count, table):
     """y = table[x], codes to float32."""
     for i in range(lo * TILE, min(hi * TILE, count)):
         y[i] = table[x[i]]
+
+
+def gelu(lo, hi, worker, x, y, count, inner, plain, bent):
+    """y = x · (plain + bent · erf(inner · x))."""
+    for i in range(lo * TILE, min(hi * TILE, count)):
+        y[i] = np.float32(x[i] * np.float32(plain + np.float32(bent * erf(np.float32(inner * x[i])))))
 
 
 @register_jitable

@@ -7,8 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.loops.memory import f32_at
-
-LANES = 64  # independent running sums, so that the additions vectorize
+from graphopt.kernels.loops.reduction import LANES, folded, total
 
 
 def _layer_norm(quantized):
@@ -24,30 +23,18 @@ def _layer_norm(quantized):
         whole = columns // LANES * LANES
         for row in range(lo, hi):
             values = f32_at(x + 4 * row * columns)
-            for k in range(LANES):
-                lanes[k] = np.float32(0)
-            for i in range(0, whole, LANES):
-                for k in range(LANES):
-                    lanes[k] += values[i + k]
-            total = np.float32(0)
-            for k in range(LANES):
-                total += lanes[k]
-            for i in range(whole, columns):
-                total += values[i]
-            mean = np.float32(total / count)
+            mean = np.float32(total(values, columns, lanes) / count)
             for k in range(LANES):
                 lanes[k] = np.float32(0)
             for i in range(0, whole, LANES):
                 for k in range(LANES):
                     d = np.float32(values[i + k] - mean)
                     lanes[k] += np.float32(d * d)
-            total = np.float32(0)
-            for k in range(LANES):
-                total += lanes[k]
             for i in range(whole, columns):
                 d = np.float32(values[i] - mean)
-                total += np.float32(d * d)
-            inverse = np.float32(np.float32(1) / np.sqrt(np.float32(np.float32(total / count) + epsilon)))
+                lanes[i - whole] += np.float32(d * d)
+            variance = np.float32(folded(lanes) / count)
+            inverse = np.float32(np.float32(1) / np.sqrt(np.float32(variance + epsilon)))
             at = row * columns
             for i in range(columns):
                 v = np.float32(np.float32(np.float32(values[i] - mean) * inverse) * scale[i])

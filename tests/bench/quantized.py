@@ -50,6 +50,22 @@ def quantized(name: str, variant: str = "7bit", *, samples: int = 2) -> Path:
     return target
 
 
+def dynamic(name: str) -> Path:
+    """A float model of the cache with its products quantized while running. Raises FileNotFoundError without it."""
+    source = zoo.cache() / f"{name}.onnx"
+    if not source.is_file():
+        raise FileNotFoundError(f"{source.name} is not in {zoo.cache()}: python -m tests.bench.minilm_int8 exports it")
+    target = zoo.cache() / "quantized" / f"{name}-dynamic.onnx"
+    if not target.is_file():
+        from onnxruntime import quantization as q
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_suffix(".part")
+        q.quantize_dynamic(source, beside, per_channel=True, weight_type=q.QuantType.QInt8)
+        beside.replace(target)
+    return target
+
+
 def _optimise(path: Path) -> None:
     """BatchNormalization folded, as every user of the quantizer is told to do first."""
     import onnxruntime as ort

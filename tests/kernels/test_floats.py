@@ -1,6 +1,8 @@
-"""Float arithmetic, float tables and tables per channel against numpy, bit for bit."""
+"""Float arithmetic, float tables and tables per channel against numpy, bit for bit; products and Gelu to rounding."""
 
 from __future__ import annotations
+
+from math import erf
 
 import numpy as np
 import pytest
@@ -8,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.kernels import available_levels, run_routine
+from graphopt.kernels.activation_product import Strides
 from graphopt.kernels.channel_table import prepare_channel_table, prepare_float_table
-from graphopt.kernels.floats import SWAPPED, FloatOp, prepare_float_binary
+from graphopt.kernels.float_product import prepare_float_product
+from graphopt.kernels.floats import SWAPPED, FloatOp, prepare_float_binary, prepare_gelu
+from graphopt.kernels.levels import Level
 from tests.kernels import naive
 from tests.kernels.test_elementwise import SHAPES
 
@@ -66,3 +71,47 @@ def test_float_table() -> None:
     y = naive.empty(x.shape, np.float32)
     run_routine(prepare_float_table(5000, table), {"x": naive.placed(x), "y": y}, workers=2)
     np.testing.assert_array_equal(y, table[x])
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(0, 9000), seed=st.integers(0, 99))
+def test_gelu(count: int, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(0, 3, count).astype(np.float32)
+    x[: min(count, 6)] = np.array([0, np.inf, -np.inf, np.nan, 1e30, -1e-20], np.float32)[:count]
+    y = naive.empty(x.shape, np.float32)
+    run_routine(prepare_gelu(count, 0.5**0.5, 0.5, 0.5), {"x": naive.placed(x), "y": y}, workers=2)
+    wide = x.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        want = wide * (0.5 + 0.5 * np.vectorize(erf, otypes=[float])(wide * 0.5**0.5))
+    np.testing.assert_allclose(y[np.isfinite(want)], want[np.isfinite(want)], rtol=1e-6, atol=2e-6)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(want))
+
+
+@pytest.mark.parametrize("level", available_levels(), ids=LEVELS)
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.sampled_from([(1, 1), (1, 3), (2, 2)]), rows=st.sampled_from([1, 5, 8, 17, 65]),
+    depth=st.sampled_from([1, 3, 32, 100]), channels=st.sampled_from([1, 15, 16, 17, 33, 64]), merged=st.booleans(),
+    transposed=st.booleans(), workers=st.integers(1, 2), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_float_products(
+    level: Level, batch: tuple[int, int], rows: int, depth: int, channels: int, merged: bool, transposed: bool,
+    workers: int, seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    (outer, inner), m, k, n = batch, rows, depth, channels
+    a = rng.normal(size=(outer, inner, m, k)).astype(np.float32)
+    b = rng.normal(size=(outer, inner, k, n)).astype(np.float32)
+    stored_a, at_a = a, Strides(inner * m * k, m * k, k, 1)
+    y, at_y = naive.empty((outer, inner, m, n), np.float32), Strides(inner * m * n, m * n, n, 1)
+    if merged:
+        stored_a, at_a = a.transpose(0, 2, 1, 3), Strides(m * inner * k, k, inner * k, 1)
+        y, at_y = naive.empty((outer, m, inner, n), np.float32), Strides(m * inner * n, n, inner * n, 1)
+    stored_b, at_b = b, Strides(inner * k * n, k * n, n, 1)
+    if transposed:
+        stored_b, at_b = b.transpose(0, 1, 3, 2), Strides(inner * k * n, k * n, 1, k)
+    routine = prepare_float_product(batch, (m, k, n), (at_a, at_b, at_y), level=level)
+    run_routine(routine, {"a": naive.placed(stored_a), "b": naive.placed(stored_b), "y": y}, workers=workers)
+    found = y.transpose(0, 2, 1, 3) if merged else y
+    bound = np.abs(a).astype(np.float64) @ np.abs(b)
+    assert np.all(np.abs(found - a.astype(np.float64) @ b) <= 1e-7 * (k + 2) * bound)

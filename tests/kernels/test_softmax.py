@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from graphopt.kernels import available_levels, run_routine
 from graphopt.kernels.quantization import Quantization
-from graphopt.kernels.softmax import prepare_softmax
+from graphopt.kernels.softmax import prepare_float_softmax, prepare_softmax
 from tests.kernels import naive
 
 LEVELS = [level.name for level in available_levels()]
@@ -55,3 +55,29 @@ def test_softmax(
 def test_nothing_to_do() -> None:
     q = Quantization(0.1, 0)
     assert prepare_softmax(0, 5, q, q).steps == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 9), columns=st.sampled_from([1, 2, 63, 64, 65, 200]), scale=st.sampled_from([0.01, 1, 50]),
+    masked=st.booleans(), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_softmax_of_floats(rows: int, columns: int, scale: float, masked: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, scale, (rows, columns)).astype(np.float32)
+    if masked:
+        x[rng.random(x.shape) < 0.3] = -np.inf
+        x[:, 0] = np.where(np.isinf(x).all(1), 1, x[:, 0])
+    y = naive.empty(x.shape, np.float32)
+    run_routine(prepare_float_softmax(rows, columns), {"x": naive.placed(x), "y": y}, workers=1 + seed % 2)
+    powers = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    np.testing.assert_allclose(y, powers / powers.sum(1, keepdims=True), rtol=2e-6, atol=1e-30)
+
+
+def test_rows_that_are_not_numbers() -> None:
+    x = np.zeros((3, 70), np.float32)
+    x[0, 69], x[1] = np.nan, -np.inf
+    y = naive.empty(x.shape, np.float32)
+    run_routine(prepare_float_softmax(3, 70), {"x": naive.placed(x), "y": y})
+    assert np.isnan(y[:2]).all()
+    np.testing.assert_allclose(y[2], 1 / 70, rtol=1e-6)

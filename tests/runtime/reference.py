@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.kernels.special import erf
 from graphopt.runtime import Session
 from graphopt.runtime import operations as o
 from graphopt.runtime.operands import constant_array
@@ -16,7 +17,7 @@ from graphopt.runtime.shapes import operation_window, output_shape, permutation_
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]
-NEARLY = (o.LayerNorm, o.Softmax, o.Lrn)
+NEARLY = (o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatSoftmax, o.Gelu)
 """Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
 
 _FLOAT_STEP = 3e-6  # relative, of a float32 sum over a row
@@ -66,7 +67,8 @@ def _compare(operation: o.Operation, found: Array, want: Array) -> None:
     if not isinstance(operation, NEARLY):
         np.testing.assert_array_equal(found, want)
     elif found.dtype == np.float32:
-        np.testing.assert_allclose(found, want, rtol=_FLOAT_STEP, atol=_FLOAT_STEP)
+        atol = _FLOAT_STEP * max(1.0, float(np.nanmax(np.abs(want), initial=0)))
+        np.testing.assert_allclose(found, want, rtol=_FLOAT_STEP, atol=atol)
     else:
         apart = np.abs(found.astype(int) - want)
         assert apart.max(initial=0) <= 1
@@ -276,3 +278,19 @@ def _(operation: o.Lrn, x: Array) -> Array:
     y = real / (operation.bias + operation.alpha / operation.size * sums) ** operation.beta
     codes = operation.y.quantize(y.astype(np.float32))
     return codes if operation.pool is None else compute(operation.pool, codes)
+
+
+@compute.register
+def _(operation: o.FloatMatMul, a: Array, b: Array) -> Array:
+    return (a.astype(np.float64) @ b).astype(np.float32)
+
+
+@compute.register
+def _(operation: o.FloatSoftmax, x: Array) -> Array:
+    powers = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+
+
+@compute.register
+def _(operation: o.Gelu, x: Array) -> Array:
+    return x * (operation.plain + operation.bent * erf(np.float32(operation.inner) * x)).astype(np.float32)

@@ -144,6 +144,56 @@ def test_the_portable_level_gives_the_same(quantized: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(session.run(None, feeds)[0], want[0])
 
 
+@pytest.mark.parametrize("erf", [True, False])
+def test_products_quantized_while_running_join_by_float_attention(tmp_path: Path, erf: bool) -> None:
+    onnx.save(make_block(erf=erf), tmp_path / "float.onnx")
+    quantization.quantize_dynamic(
+        tmp_path / "float.onnx", tmp_path / "dynamic.onnx", extra_options={"MatMulConstBOnly": True}
+    )
+    session = Session(tmp_path / "dynamic.onnx", 2, kernels=True)
+    for batch, length in ((1, 7), (2, 12), (3, 1)):
+        feeds = feeds_of(batch, length, 3)
+        kinds = check_regions(session, feeds)
+        assert (kinds["DynamicMatMul"], kinds["FloatMatMul"], kinds["FloatSoftmax"]) == (8, 2, 1)
+        assert kinds["Gelu"] == int(erf)
+        want = exact_session(tmp_path / "dynamic.onnx").run(None, feeds)[0]
+        assert sqnr(session.run(None, feeds)[0], want) > 35
+    assert len(session.regions) == (1 if erf else 2), session.describe()
+
+
+def test_gelu_is_known_by_its_algebra(tmp_path: Path) -> None:
+    """x / 2 + erf(…) · x / 2 is Gelu, of (x · (1 + erf)) · x the first product alone, of (1 + erf(x)) · y nothing."""
+    n = helper.make_node
+    common = [
+        n("MatMul", ["x", "w"], ["h"]), n("Mul", ["h", "r"], ["s"]), n("Erf", ["s"], ["e"]),
+        n("Mul", ["h", "half"], ["g"]),
+    ]  # fmt: skip
+    spellings = {
+        "sum": ([n("Mul", ["g", "e"], ["m"]), n("Add", ["g", "m"], ["z"]), n("Mul", ["z", "one"], ["f"])], 1),
+        "square": ([n("Add", ["e", "one"], ["a"]), n("Mul", ["h", "a"], ["z"]), n("Mul", ["z", "g"], ["f"])], 1),
+        "other": ([n("Add", ["e", "one"], ["a"]), n("Mul", ["x", "a"], ["f"])], 0),
+    }
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.normal(size=(8, 8)), "r": 0.5**0.5, "half": 0.5, "one": 1.0, "v": rng.normal(size=(8, 3)),
+    }  # fmt: skip
+    for name, (nodes, count) in spellings.items():
+        graph = helper.make_graph(
+            [*common, *nodes, n("MatMul", ["f", "v"], ["y"])], "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(np.asarray(a, np.float32), key) for key, a in constants.items()],
+        )  # fmt: skip
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+        quantization.quantize_dynamic(path, tmp_path / "dynamic.onnx")
+        session = Session(tmp_path / "dynamic.onnx", 1, kernels=True)
+        feeds = {"x": rng.normal(size=(5, 8)).astype(np.float32)}
+        assert check_regions(session, feeds)["Gelu"] == count, name
+        want = exact_session(tmp_path / "dynamic.onnx").run(None, feeds)[0]
+        assert sqnr(session.run(None, feeds)[0], want) > 35
+
+
 def test_smart_turn_is_one_region_up_to_its_pooling() -> None:
     path = zoo.path("smart-turn")
     if path is None:

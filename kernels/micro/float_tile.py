@@ -1,0 +1,53 @@
+"""The register tile of float32 products: rows × channels of sums over the whole depth, b packed in panels."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from graphopt.kernels.levels import select_level
+from graphopt.kernels.micro.vectors import (
+    F32,
+    I64,
+    advance,
+    at,
+    concatenate,
+    const,
+    function,
+    intrinsic,
+    load,
+    repeat,
+    splat,
+    store_first,
+    variable,
+    vector,
+)
+
+
+def emit(module, symbol, level_name, rows, vectors, stored):
+    """Define void symbol(a, a_stride, panel, y, y_stride, depth): y[r] = Σ_k a[r, k] · panel[k], strides in bytes.
+
+    panel: float32 [depth][vectors · lanes]; stored: channels written of those computed. Sums run in the order of k.
+    """
+    lanes = select_level(level_name).lanes
+    _, b = function(module, symbol, ("a", "a_stride", "panel", "y", "y_stride", "depth"))
+    a, a_stride, panel, y, y_stride, depth = b.function.args
+    kind = vector(F32, lanes)
+    sums = [[variable(b, const(F32, lanes, 0.0)) for _ in range(vectors)] for _ in range(rows)]
+    starts = [a]
+    for _ in range(rows - 1):
+        starts.append(b.add(starts[-1], a_stride))
+    place = variable(b, panel)
+    with repeat(b, depth) as k:
+        offset = b.shl(k, I64(2))
+        line = b.load(place)
+        weights = [load(b, at(b, line, 4 * lanes * v), kind) for v in range(vectors)]
+        for row, start in enumerate(starts):
+            value = splat(b, load(b, b.add(start, offset), F32), lanes)
+            for v, weight in enumerate(weights):
+                total = intrinsic(b, f"llvm.fmuladd.v{lanes}f32", kind, [value, weight, b.load(sums[row][v])])
+                b.store(total, sums[row][v])
+        advance(b, place, I64(4 * lanes * vectors))
+    for row in sums:
+        store_first(b, concatenate(b, [b.load(total) for total in row]), y, stored)
+        y = b.add(y, y_stride)
+    b.ret_void()
