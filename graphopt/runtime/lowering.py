@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..ir import Graph, Node, Value
+from ..ir import DType, Graph, Node, TensorType, Value
 from ..kernels.quantization import Quantization
 from ..ops import attr, version_for
 from . import dynamic, floats, qoperator
@@ -40,7 +40,6 @@ from .operations import (
     MaxPool,
     Operation,
     Quantize,
-    is_float,
 )
 from .resize import resize
 from .tables import Island, island
@@ -76,10 +75,10 @@ def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | No
         return qoperator.MATCHERS[node.op](node)
     if is_move(node) and node.inputs[0] in coverage.providers:
         return moved(node, node.inputs[0], node.output, (node,), coverage.providers)
-    if node.op == "MaxPool" and node.inputs[0] in coverage.providers:
-        codes = _codes_of(coverage.providers[node.inputs[0]])
-        if codes is not None:
-            return _max_pool(node, node.inputs[0], node.output, (node,), codes)
+    source = node.input(0)
+    dtype = source.type.dtype if source is not None and isinstance(source.type, TensorType) else None
+    if node.op == "MaxPool" and source in coverage.providers and dtype in (DType.INT8, DType.UINT8):
+        return _max_pool(node, source, node.output, (node,), dtype is DType.INT8)
     if node.op in dynamic.OPERATORS:
         product = dynamic.dynamic_product(node, coverage.providers)
         if product is not None:
@@ -120,16 +119,6 @@ def _only_quantized(value: Value) -> bool:
     readers = [use.node for use in value.uses]
     passing = ("Relu", "Clip")
     return all(is_quantize(n) or (n.op in passing and n.outputs and _only_quantized(n.output)) for n in readers)
-
-
-def _codes_of(operation: Operation) -> bool | None:
-    """Whether the operation's codes are signed; None when its output is no codes."""
-    if is_float(operation):
-        return None
-    y = getattr(operation, "y", None)
-    if isinstance(y, Quantization):
-        return y.signed
-    return bool(getattr(operation, "signed", False))
 
 
 def _quantized(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) -> Operation:

@@ -14,13 +14,17 @@ from .partition import Segment, sources
 Array = npt.NDArray[Any]
 
 
-def stock_session(source: Any, threads: int, folder: str = "", options: dict[str, str] | None = None) -> Any:
+def stock_session(
+    source: Any, threads: int, folder: str = "", options: dict[str, str] | None = None, *, optimized: bool = True
+) -> Any:
     """An onnxruntime session of a path or bytes on the CPU."""
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
+    if not optimized:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder and isinstance(source, bytes):
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     for key, value in (options or {}).items():

@@ -20,6 +20,7 @@ from .operations import PRODUCTS, Coverage, Operation
 from .partition import Segment, partition
 from .regions import Region
 from .segments import StockSegment, abandon, stock_session
+from .types import ORT_NAMES, complete_types
 from .workers import Team
 
 Array = npt.NDArray[Any]
@@ -80,6 +81,8 @@ class Session:
         self._source = model
         self._team = Team(self.threads)
         self._pid = os.getpid()
+        if kernels is not False:
+            complete_types(self._model)
         self._coverage = Coverage() if kernels is False else lower(self._model.graph)
         self._segments = partition(self._model.graph, self._coverage)
         if kernels is None:
@@ -259,17 +262,11 @@ def _lifted(model: Any) -> Model:
     return load(model)
 
 
-_ORT_NAMES = {
-    DType.FLOAT: "float", DType.DOUBLE: "double", DType.FLOAT16: "float16", DType.BFLOAT16: "bfloat16",
-    DType.STRING: "string", DType.BOOL: "bool",
-}  # fmt: skip
-
-
 def _argument(name: str, value: Value) -> NodeArg:
     declared = value.type
     if not isinstance(declared, TensorType):
         return NodeArg(name, str(declared), [])
-    kind = _ORT_NAMES.get(declared.dtype, declared.dtype.name.lower())
+    kind = ORT_NAMES.get(declared.dtype, declared.dtype.name.lower())
     return NodeArg(name, f"tensor({kind})", [] if declared.shape is None else list(declared.shape))
 
 

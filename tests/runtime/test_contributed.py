@@ -1,0 +1,74 @@
+"""Models in operators that only onnxruntime has: types that ONNX cannot infer, codes whose sign nothing else tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
+from onnxruntime import quantization
+
+from graphopt.runtime import Session
+
+GRAPH = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,H,W] x) => (float[N,5] best, int64[N,5] place) {
+    a = Conv<kernel_shape = [3,3], pads = [1,1,1,1]>(x, w1, b1)
+    l = LeakyRelu<alpha = 0.1>(a)
+    p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(l)
+    c = Conv<kernel_shape = [1,1]>(p, w2, b2)
+    s = Sigmoid(c)
+    m = Mul(c, s)
+    f = Flatten(m)
+    z = Softmax(f)
+    best, place = TopK(z, k)
+}
+"""
+
+
+class Samples(quantization.CalibrationDataReader):
+    """Four images of standard normal pixels."""
+
+    def __init__(self) -> None:
+        self._left = iter([feed(seed) for seed in range(4)])
+
+    def get_next(self) -> Any:
+        return next(self._left, None)
+
+
+def feed(seed: int, size: int = 12) -> dict[str, Any]:
+    return {"x": np.random.default_rng(seed).standard_normal((2, 3, size, size)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module", params=["QInt8", "QUInt8"])
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model, rng = onnx.parser.parse_model(GRAPH), np.random.default_rng(7)
+    weights = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 1, 1), "b2": (8,)}
+    for name, shape in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name))
+    model.graph.initializer.append(helper.make_tensor("k", onnx.TensorProto.INT64, [1], [5]))
+    folder = tmp_path_factory.mktemp("contributed")
+    onnx.save(model, folder / "float.onnx")
+    quantization.quantize_static(
+        folder / "float.onnx", folder / "int8.onnx", Samples(), quant_format=quantization.QuantFormat.QOperator,
+        activation_type=getattr(quantization.QuantType, request.param),
+    )  # fmt: skip
+    return folder / "int8.onnx"
+
+
+@pytest.mark.parametrize("size", [12, 9])
+def test_contributed_operators_compute_what_onnxruntime_does(path: Path, size: int) -> None:
+    operators = {node.op_type for node in onnx.load(path).graph.node if node.domain == "com.microsoft"}
+    assert {"QLinearLeakyRelu", "QLinearSigmoid", "QLinearMul", "QLinearSoftmax"} <= operators
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    stock = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = Session(path, threads=1, kernels=True)
+    assert session.covered == 2
+    for got, want in zip(session.run(None, feed(9, size)), stock.run(None, feed(9, size))):
+        np.testing.assert_array_equal(got, want)
