@@ -17,6 +17,7 @@ from .graph import (
     Use,
     Value,
     captures,
+    outer_values,
     producers_of,
 )
 from .printer import node_lines, to_text
@@ -52,6 +53,7 @@ __all__ = [
     "collector_paused",
     "collector_running",
     "node_lines",
+    "outer_values",
     "producers_of",
     "refine",
     "to_text",

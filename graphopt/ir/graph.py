@@ -483,18 +483,22 @@ class Graph:
 
 def captures(node: Node) -> Iterator[Value]:
     """The outer values that graphs nested in `node` read, each once."""
-    if not node.subgraphs:
-        return
     seen: set[Value] = set()
     for nested in node.subgraphs:
-        inside = set(nested.graphs())
-        for graph in inside:
-            for inner in (*graph, graph.return_node):
-                for value in inner.inputs:
-                    if value is None or value.constant is not None or value in seen or value.graph in inside:
-                        continue
-                    seen.add(value)
-                    yield value
+        yield from outer_values(nested, seen)
+
+
+def outer_values(nested: Graph, seen: set[Value] | None = None) -> Iterator[Value]:
+    """The values that a graph, and all nested in it, read from outside, each once; `seen` are left out, and added."""
+    seen = set() if seen is None else seen
+    inside = set(nested.graphs())
+    for graph in nested.graphs():
+        for inner in (*graph, graph.return_node):
+            for value in inner.inputs:
+                if value is None or value.constant is not None or value in seen or value.graph in inside:
+                    continue
+                seen.add(value)
+                yield value
 
 
 def producers_of(node: Node) -> Iterator[Node]:

@@ -11,6 +11,7 @@ import numpy as np
 from ...ir import Model
 from ...stages import Context
 from .build import build
+from .options import Quantize
 from .plan import Plan
 from .study import Study, with_finer
 from .units import Unit
@@ -49,13 +50,9 @@ def judge_for(study: Study, context: Context) -> Judge:
             model = built(plan)
             return f"metric falls by {quality.drop(model):.4f} of {limit:g} allowed; {quality.fidelity(model)}"
 
-        return Judge(lambda plan: quality.drop(built(plan)) <= limit + 1e-12, measured, lambda: quality.left)
-    if quality.metric is None and options.min_sqnr == -np.inf and options.min_top1 <= 0:
+        return Judge(lambda plan: meets(built(plan), options, context), measured, lambda: quality.left)
+    if _is_free(options, context):
         return Judge(lambda plan: True, lambda plan: "results not compared: the floor is off", lambda: 1)
-
-    def accepts(plan: Plan) -> bool:
-        found = quality.fidelity(built(plan))
-        return found.sqnr_db >= options.min_sqnr and (found.top1 is None or found.top1 >= options.min_top1)
 
     def describe(plan: Plan) -> str:
         model = built(plan)
@@ -63,7 +60,22 @@ def judge_for(study: Study, context: Context) -> Judge:
         fall = "" if quality.metric is None else f"metric falls by {quality.drop(model):.4f}; "
         return f"{fall}{quality.fidelity(model)} ({floor})"
 
-    return Judge(accepts, describe, lambda: options.evaluations)
+    return Judge(lambda plan: meets(built(plan), options, context), describe, lambda: options.evaluations)
+
+
+def meets(model: Model, options: Quantize, context: Context) -> bool:
+    """Whether a model is good enough: by the metric with its limit, else by the floor on fidelity."""
+    quality, limit = context.quality, context.max_drop
+    if quality.metric is not None and limit is not None:
+        return quality.drop(model) <= limit + 1e-12
+    if _is_free(options, context):
+        return True
+    found = quality.fidelity(model)
+    return found.sqnr_db >= options.min_sqnr and (found.top1 is None or found.top1 >= options.min_top1)
+
+
+def _is_free(options: Quantize, context: Context) -> bool:
+    return context.quality.metric is None and options.min_sqnr == -np.inf and options.min_top1 <= 0
 
 
 class _Built:

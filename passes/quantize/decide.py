@@ -14,6 +14,7 @@ from .accuracy import Guarded, guard, judge_for, measure_alone
 from .build import build
 from .foreign import quantized_form
 from .layers import BLOCKED
+from .nested import quantize_branches, with_branches
 from .options import Quantize
 from .plan import Plan
 from .speed import fastest, place, useful
@@ -32,15 +33,21 @@ def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[M
     if form:
         return model, StageReport(f"quantize {options.mode}", f"already quantized, kept: {form}", changed=False)
     try:
-        ready = prepared(_raised(model, options, context), options)
+        raised = _raised(model, options, context)
     except CannotUpgrade as reason:
         return model, StageReport(f"quantize {options.mode}", f"left float: {reason}", changed=False)
+    nested = quantize_branches(raised, options, context, quantize_model)
+    base = nested.model if nested.reports else model
+    made, report = _quantize_root(base, prepared(nested.model, options), options, context)
+    return made, with_branches(report, nested, figures(base).macs)
+
+
+def _quantize_root(model: Model, ready: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
     studied = study(ready, options, context)
     if not any(u.linear is not None for u in studied.plan.units):
-        why = "no convolution or matrix product with constant weights can be quantized"
-        return model, StageReport(
-            "quantize static", f"left float: {why}", refused=tuple(studied.units.refused), changed=False
-        )
+        why = "left float: no convolution or matrix product with constant weights can be quantized"
+        refused = tuple(studied.units.refused)
+        return model, StageReport(f"quantize {options.mode}", why, refused=refused, changed=False)
     decision = decide(model, studied, context)
     return _finished(model, studied, decision)
 
