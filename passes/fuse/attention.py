@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ...ir import DType, Graph, Node, TensorType, Value
+from ...ir import RETURN, DType, Graph, Node, TensorType, Value
 from ...ops import same_by_count
 from ...pipeline.passes import graph_pass
 from ...rewrite import QUANTIZERS, Builder, Declined, any_value, apply_rules, op, rule
 from .attention_core import Attention, read_attention, shape_of
 from .evidence import not_slower
-from .heads import SPLIT, joined_heads, keys_of, repeated_heads, split_heads, straight_keys
+from .heads import (
+    SPLIT,
+    joined_heads,
+    key_cache,
+    keys_of,
+    last_input,
+    repeated_heads,
+    split_heads,
+    straight_keys,
+    value_cache,
+)  # fmt: skip
+from .masks import Masks
 
 
 @graph_pass("fuse-attention")
@@ -22,29 +35,45 @@ def fuse_attention(graph: Graph) -> int:
     nodes = list(graph.walk())
     if any(node.op in QUANTIZERS for node in nodes):
         return 0
-    changes = sum(_fuse(node) for node in nodes if node.op == "Softmax" and node.graph is not None)
+    kept: dict[Graph, Masks] = {}
+    changes = sum(_fuse(node, kept) for node in nodes if node.op == "Softmax" and node.graph is not None)
     return changes + apply_rules(graph, tuple(not_slower((projections_into_attention,))), "fuse-attention").total()
 
 
-def _fuse(softmax: Node) -> int:
+def _fuse(softmax: Node, kept: dict[Graph, Masks]) -> int:
     owner = softmax.graph
     assert owner is not None
+    for_onnxruntime = owner.model is not None and owner.model.target == "onnxruntime"
+    masks = kept.setdefault(owner, Masks(owner))
     try:
         found = read_attention(softmax)
         build = Builder(owner)
-        last, made = _build(build, found, owner.model is not None and owner.model.target == "onnxruntime")
+        last, made, caches = _build(build, found, for_onnxruntime, masks)
     except Declined:
+        masks.forget()
         return 0
     if not owner.allows("fuse-attention", softmax):
+        masks.forget()
         return 0
-    origins = dict.fromkeys(origin for node in _between(softmax, last) for origin in node.origins)
+    masks.insert()
+    old = [*_between(softmax, last), *(node for node, _ in caches)]
+    origins = dict.fromkeys(origin for node in old for origin in node.origins)
     owner.opsets.update(build.imports)
     for node in build.nodes:
         node.origins, node.name = tuple(origins), last.name if node.output is made else ""
         owner.insert_before(last, node)
     owner.replace_uses(last.output, made)
+    for node, present in caches:
+        _hand_on(owner, node, present)
     owner.erase_unused(last)
     return 1
+
+
+def _hand_on(graph: Graph, cache: Node, present: Value) -> None:
+    """The model returns what the operator hands on in place of the Concat."""
+    for node, slot in cache.output.uses:
+        if node.op == RETURN and node.graph is not None:
+            node.graph.set_input(node, slot, present)
 
 
 def _between(softmax: Node, last: Node) -> list[Node]:
@@ -56,18 +85,24 @@ def _between(softmax: Node, last: Node) -> list[Node]:
     return nodes
 
 
-def _build(build: Builder, found: Attention, for_onnxruntime: bool) -> tuple[Node, Value]:
-    """The node whose result is replaced, and the value that takes its place."""
+_Caches = tuple[tuple[Node, Value], ...]
+"""What makes the keys and values that a model returns, and the values that take their place."""
+
+
+def _build(build: Builder, found: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
+    """The node whose result is replaced, the value that takes its place, and the same of caches."""
     if build.opset < 23:
-        return _side_by_side(build, found, for_onnxruntime)
+        return _side_by_side(build, found, for_onnxruntime, masks)
     try:
-        return _side_by_side(build, found, for_onnxruntime)
+        return _side_by_side(build, found, for_onnxruntime, masks)
     except Declined:
         return _four_axes(build, found)
 
 
-def _four_axes(build: Builder, found: Attention) -> tuple[Node, Value]:
+def _four_axes(build: Builder, found: Attention) -> tuple[Node, Value, _Caches]:
     """Attention of ONNX on f32[B,H,S,D] as they are, keys and values with fewer heads where they are repeated."""
+    if found.allowed is not None:
+        raise Declined("a row may be masked altogether")
     q, k, v = found.q, straight_keys(build, found.k), found.v
     whole = [shape_of(x) for x in (q, k, v)]
     if any(len(shape) != 4 or None in shape for shape in whole):
@@ -81,13 +116,18 @@ def _four_axes(build: Builder, found: Attention) -> tuple[Node, Value]:
     made: Value = build.Attention(q, k, v, bias, scale=found.scale)
     last = found.out.producer
     assert last is not None
-    return last, made
+    return last, made, ()
 
 
-def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool) -> tuple[Node, Value]:
-    (q, heads), (k, key_heads), (v, value_heads) = (
-        split_heads(found.q, SPLIT), keys_of(found.k), split_heads(found.v, SPLIT)
-    )  # fmt: skip
+def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
+    caches = key_cache(found.k), value_cache(found.v)
+    (q, heads) = split_heads(found.q, SPLIT)
+    if caches[0] is None or caches[1] is None:
+        (k, key_heads), (v, value_heads) = keys_of(found.k), split_heads(found.v, SPLIT)
+        pasts: tuple[Value | None, ...] = ()
+    else:
+        (k, key_heads), (v, value_heads) = (split_heads(last_input(cache), SPLIT) for cache in caches if cache)
+        pasts = caches[0].inputs[0], caches[1].inputs[0]
     if len({heads, key_heads, value_heads}) != 1:
         raise Declined("keys and values have other heads")
     queries, keys, values = shape_of(q), shape_of(k), shape_of(v)
@@ -95,22 +135,41 @@ def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool) -> tu
         raise Declined("queries, keys and values may be broadcast")
     size = values[2]
     assert isinstance(size, int)
+    _check_pasts(pasts, keys[0], heads, (keys[2], size))
     last = joined_heads(found.out, size)
     joined = shape_of(last.output)
     if len(joined) == 3 and not same_by_count(joined[:2], queries[:2]):
         raise Declined("the heads are joined with another axis")
-    bias = None if found.bias is None else _checked(found.bias, (queries[0], heads, queries[1], keys[1]))
-    made: Value
-    if for_onnxruntime:
-        made = build.node(
-            "com.microsoft::MultiHeadAttention", q, k, v, None, None, bias, num_heads=heads, scale=found.scale
-        )  # fmt: skip
-    else:
-        made = build.Attention(q, k, v, bias, q_num_heads=heads, kv_num_heads=heads, scale=found.scale)
+    scores = (queries[0], heads, queries[1], shape_of(found.k)[3] if pasts else keys[1])
+    bias = None if found.bias is None else _checked(found.bias, scores)
+    any_allowed = None
+    if found.allowed is not None:
+        bias, any_allowed = masks.of(found.allowed)
+    operands = [None, None, bias] if for_onnxruntime else [bias]
+    attrs: dict[str, Any] = {"num_heads": heads} if for_onnxruntime else {"q_num_heads": heads, "kv_num_heads": heads}
+    kind = "com.microsoft::MultiHeadAttention" if for_onnxruntime else "Attention"
+    results = build.node(kind, q, k, v, *operands, *pasts, outputs=3 if pasts else 1, scale=found.scale, **attrs)
+    made, *presents = results if pasts else (results,)
     made.type = TensorType(DType.FLOAT, (*queries[:2], size))
+    handed = tuple((cache, present) for cache, present in zip(caches, presents) if cache is not None)
+    for cache, present in handed:
+        present.type = cache.output.type
+    if any_allowed is not None:
+        made = build.Where(any_allowed, made, np.float32(0))
     if len(joined) == 2:
         made = build.Reshape(made, np.array([-1, size], np.int64))
-    return last, made
+    return last, made, handed
+
+
+def _check_pasts(
+    pasts: tuple[Value | None, ...], batch: object, heads: int, widths: tuple[object, object]
+) -> None:  # fmt: skip
+    shapes = [shape_of(value) for value in pasts if value is not None]
+    for shape, width in zip(shapes, widths):
+        if not isinstance(width, int) or shape[:2] != (batch, heads) or shape[3] != width // heads:
+            raise Declined("earlier keys or values have another shape")
+    if len({shape[2] for shape in shapes}) > 1:
+        raise Declined("there are not as many earlier keys as values")
 
 
 def _checked(bias: Value, scores: tuple[int | str | None, ...]) -> Value:

@@ -16,7 +16,8 @@ _LOWEST = float(np.finfo(np.float32).min)
 @dataclass(frozen=True, slots=True)
 class Attention:
     """softmax(scale q kT + bias) v; q f32[B,H,S,D], keys k f32[B,H,D,L] (transposed), v f32[B,H,L,E]; `out` is what
-    the last product computes, f32[B,H,S,E]."""
+    the last product computes, f32[B,H,S,E]. Where `allowed` is given, a row of the mask without a single True gives
+    zeros, and the bias is infinite where it is False."""
 
     q: Value
     k: Value
@@ -24,6 +25,7 @@ class Attention:
     scale: float
     bias: Value | None
     out: Value
+    allowed: Value | None = None
 
 
 def read_attention(softmax: Node) -> Attention:
@@ -46,9 +48,21 @@ def read_attention(softmax: Node) -> Attention:
     k, right = _without_scale(_input(inner, 1))
     if any(not isinstance(x.type, TensorType) or x.type.dtype is not DType.FLOAT for x in (q, k, v)):
         raise Declined("not in single precision")
+    allowed = None
     if _guard_of(softmax) is not None and not _is_bounded(bias):
+        allowed = _mask_of(bias)
+    return Attention(q, k, v, scale * left * right, bias, product.output, allowed)
+
+
+def _mask_of(bias: Value | None) -> Value:
+    """The mask of where(mask, 0, -inf), by which a row may be masked altogether: the guard turns it into zeros."""
+    node = None if bias is None else bias.producer
+    kept, gone = (None, None) if node is None or node.op != "Where" else (node.constant(1), node.constant(2))
+    if node is None or node.inputs[0] is None or kept is None or gone is None or kept.size != 1 or gone.size != 1:
         raise Declined("a row may be masked altogether, which the guard against NaN turns into zeros")
-    return Attention(q, k, v, scale * left * right, bias, product.output)
+    if kept.array().any() or not np.isneginf(gone.array()).all() or shape_of(node.inputs[0]) != shape_of(node.output):
+        raise Declined("the mask is not 0 and -inf")
+    return node.inputs[0]
 
 
 def shape_of(value: Value) -> tuple[int | str | None, ...]:

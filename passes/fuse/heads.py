@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir import Node, Value
+from ...ir import RETURN, Node, Value
 from ...ops import attr, same_by_count
 from ...rewrite import Builder, Declined
 from .attention_core import shape_of
@@ -42,6 +42,36 @@ def keys_of(value: Value) -> tuple[Value, int]:
         if inner is not None:
             return split_heads(inner, SPLIT)
     return split_heads(value, KEYS)
+
+
+def key_cache(value: Value) -> Node | None:
+    """The Concat of earlier and new keys, where `value` f32[B,H,D,P+L] is its transpose."""
+    turned = value.producer
+    if turned is None or turned.op != "Transpose" or tuple(turned.attrs.get("perm", ())) != (0, 1, 3, 2):
+        return None
+    return None if turned.inputs[0] is None else value_cache(turned.inputs[0], turned)
+
+
+def value_cache(value: Value, reader: Node | None = None) -> Node | None:
+    """The Concat of earlier and new heads, f32[B,H,P+L,D], which `reader` (or a product) and the end of the graph read.
+
+    None where more than these read it.
+    """
+    node = value.producer
+    if node is None or node.op != "Concat" or len(node.inputs) != 2 or attr(node, "axis", 0) not in (2, -2):
+        return None
+    inside = [user for user in value.users if user.op != RETURN]
+    if len(inside) != 1 or (reader is not None and inside != [reader]) or None in node.inputs:
+        return None
+    return node if all(v is not None and len(shape_of(v)) == 4 for v in node.inputs) else None
+
+
+def last_input(node: Node) -> Value:
+    """The last operand of a Concat."""
+    value = node.inputs[-1]
+    if value is None:
+        raise Declined(f"{node!r} has no operand")
+    return value
 
 
 def straight_keys(build: Builder, value: Value) -> Value:

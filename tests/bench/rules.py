@@ -184,6 +184,19 @@ INSTANCES = {
         "h = MatMul(x, wide)\n s = Add(h, long)\n q, k, v = Split<axis = 2>(s, thirds)\n "
         "y = com.microsoft.MultiHeadAttention<num_heads = 12>(q, k, v)", 17,
         "float[768,2304] wide, float[2304] long, int64[3] thirds = {768, 768, 768}") for length in (16, 128, 384)},
+    **{f"fuse-attention (masked rows, {length} tokens)": Instance(
+        f"g (float[1,{length},768] x, bool[1,1,{length},{length}] allowed) => (float[a,b,c] y)",
+        "mask = Where(allowed, zero, down)\n " + _HEADS.replace("p = Softmax(c)", "m = Add(c, mask)\n r = Softmax(m)\n "
+        "n = IsNaN(r)\n p = Where(n, zero, r)"), 17,
+        "float[768,768] w, float[768,768] u, float[768,768] v, int64[4] four = {0, 0, 12, 64}, float eighth = {0.125}, "
+        "int64[3] three3 = {0, 0, 768}, float down = {-inf}") for length in (16, 128)},
+    **{f"fuse-attention (cached, {past} before {length}, opset {opset})": Instance(
+        f"g (float[1,{length},768] x, float[1,12,{past},64] pk, float[1,12,{past},64] pv) => (float[a,b,c] y, "
+        "float[d,e,f,h] kc, float[i,j,l,o] vc)", _HEADS.replace("k = Transpose<perm = [0, 2, 3, 1]>(rk)",
+        "kn = Transpose<perm = [0, 2, 1, 3]>(rk)\n kc = Concat<axis = 2>(pk, kn)\n vc = Concat<axis = 2>(pv, vs)\n "
+        "k = Transpose<perm = [0, 1, 3, 2]>(kc)").replace("MatMul(p, vs)", "MatMul(p, vc)"), opset,
+        "float[768,768] w, float[768,768] u, float[768,768] v, int64[4] four = {0, 0, 12, 64}, float eighth = {0.125}, "
+        "int64[3] three3 = {0, 0, 768}") for opset in (17, 23) for past, length in ((128, 1), (512, 1), (128, 16))},
     **{f"fuse-attention ({length} tokens, opset {opset})": Instance(
         TOKENS.replace("128", str(length)), _HEADS, opset,
         "float[768,768] w, float[768,768] u, float[768,768] v, int64[4] four = {0, 0, 12, 64}, float eighth = {0.125}, "

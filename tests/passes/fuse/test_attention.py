@@ -1,10 +1,14 @@
 """Attention is read off its softmax in every spelling, and stays where the one operator would compute another thing."""
 
+import re
+
+import numpy as np
 import pytest
 
+from graphopt import onnx_io
 from graphopt.passes import name_sizes
 from graphopt.passes.fuse import fuse_attention
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, lift, ops, outputs, random_feeds, rewrite
 
 HEAD = """g (float[B,S,16] x, float[B,L,16] m, float[B,1,S,S] bias, float[B,1,1,S] keys, bool[B,1,S,S] allowed)
   => (float[a,b,c] y) <float scale = {{0.35355338}}, float root = {{0.59460354}}, float width = {{2.828427}},
@@ -40,11 +44,14 @@ FUSES = {
     "joined flat": SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n "
                    + JOIN.replace("y = Reshape(t, three)", "z = Reshape(t, rows)\n y = Reshape(z, shape)"),
 }  # fmt: skip
+EMPTY_ROWS = MASK.replace("less", "down") + SPLIT + K + "s = MatMul(q, k)\n b = Add(s, mask)\n " + GUARD + JOIN
+CACHED = (SPLIT.replace("KEYS", "x").replace("vs = ", "vn = ") + "kn = Transpose<perm = [0, 2, 1, 3]>(rk)\n "
+          "kc = Concat<axis = 2>(pk, kn)\n vs = Concat<axis = 2>(pv, vn)\n k = Transpose<perm = [0, 1, 3, 2]>(kc)\n "
+          "s = MatMul(q, k)\n c = Mul(s, scale)\n p = Softmax(c)\n " + JOIN)  # fmt: skip
 STAYS = {
     "over another axis": SPLIT + K + "s = MatMul(q, k)\n p = Softmax<axis = 2>(s)\n " + JOIN,
     "bias of keys": SPLIT + K + "s = MatMul(q, k)\n b = Add(s, keys)\n p = Softmax(b)\n " + JOIN,
-    "rows that may be masked altogether":
-        MASK.replace("less", "down") + SPLIT + K + "s = MatMul(q, k)\n b = Add(s, mask)\n " + GUARD + JOIN,
+    "a guard with a bias that may be infinite": SPLIT + K + "s = MatMul(q, k)\n b = Add(s, bias)\n " + GUARD + JOIN,
     "other heads": (SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n " + JOIN).replace("Reshape(hv, four)",
                                                                                        "Reshape(hv, other)"),
     "heads in the length": (SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n " + JOIN).replace("four", "mixed"),
@@ -94,3 +101,62 @@ def test_portable_models_below_opset_23_keep_their_attention():
     before = model(FUSES["no bias"])
     before.target = "portable"
     assert rewrite(before, fuse_attention)[1] == 0
+
+
+def test_rows_that_are_masked_altogether_stay_zeros():
+    before = model(EMPTY_ROWS)
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 1 and "Softmax" not in ops(after) and ops(after).count("Where") == 2
+    a, b = onnx_io.to_proto(before), onnx_io.to_proto(after)
+    feeds = random_feeds(a, size=3)
+    feeds["allowed"][0, 0, 1] = feeds["allowed"][2] = False
+    for x, y in zip(outputs(a, feeds), outputs(b, feeds)):
+        assert not x[0, 1].any() and not x[2].any()
+        np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_share_their_mask():
+    second = EMPTY_ROWS.partition("mask = Where(allowed, zero, down)\n ")[2]
+    for name in ("hq", "hk", "hv", "rq", "rk", "rv", "q", "vs", "k", "s", "b", "r", "n", "p", "o", "t"):
+        second = re.sub(rf"\b{name}\b", f"{name}2", second)
+    nodes = EMPTY_ROWS.replace("y = Reshape", "x2 = Reshape") + "\n " + second.replace("MatMul(x,", "MatMul(x2,")
+    before = model(nodes)
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 2 and ops(after).count("ReduceSum") == 1
+    assert_same(before, after, rtol=1e-4)
+
+
+PASTS = "float[B,2,P,8] pk, float[B,2,P,8] pv"
+
+
+def cached(nodes, results="float[d,e,f,h] kc, float[i,j,l,n] vs", target="onnxruntime", pasts=PASTS):
+    text = HEAD.replace("bool[B,1,S,S] allowed)", f"bool[B,1,S,S] allowed, {pasts})")
+    made = lift(text.replace("(float[a,b,c] y)", f"(float[a,b,c] y, {results})").format(nodes=nodes), FORMS[target][0])
+    made.target = target
+    return made
+
+
+@pytest.mark.parametrize("target", FORMS)
+def test_keys_and_values_of_earlier_steps_are_part_of_the_operator(target):
+    before = cached(CACHED, target=target)
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 1 and FORMS[target][1] in ops(after) and "Concat" not in ops(after)
+    assert_same(before, after, rtol=1e-4)
+
+
+KEPT = {
+    "as many keys as values of earlier steps are not known": (CACHED, {"pasts": PASTS.replace("P,8] pv", "Q,8] pv")}),
+    "keys in use": (
+        CACHED.replace("y = Reshape(t, three)", "e = ReduceMax(kc)\n z = Reshape(t, three)\n y = Add(z, e)"),
+        {},
+    ),
+    "joined along another axis": (CACHED.replace("Concat<axis = 2>(pv, vn)", "Concat<axis = 3>(pv, vn)"), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_other_caches_stay(name):
+    nodes, options = KEPT[name]
+    after, _ = rewrite(cached(nodes, **options), name_sizes, fuse_attention)
+    assert not any("past" in str(node.attrs) or len(node.outputs) == 3 for node in after.graph.walk())
+    assert ops(after).count("Concat") == 2

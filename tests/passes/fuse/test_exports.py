@@ -19,7 +19,10 @@ EXPECTED = {
     "bert-eager-dynamo-20": BERT,
     "bert-eager-script-17": BERT,
     "bert-sdpa-dynamo-20": {**BERT, "IsNaN": 0},
-    "bert-sdpa-script-17": {"Softmax": 1, "IsNaN": 1},  # the mask is -inf: a row may be masked altogether
+    "bert-sdpa-script-17": {**BERT, "IsNaN": 0},  # the mask is -inf: a row may be masked altogether
+    "cached-eager-dynamo-20": {ATTENTION: 1, "Softmax": 0, "Concat": 0},
+    "cached-eager-dynamo-23": {ATTENTION: 1, "Softmax": 0, "Concat": 0},
+    "cached-eager-script-17": {ATTENTION: 1, "Softmax": 0, "Concat": 0},
     "encoder-sdpa-dynamo-20": {WHOLE: 1, "LayerNormalization": 2, "Erf": 0},
     "encoder-sdpa-script-17": {"LayerNormalization": 2, "Erf": 0},  # the length of keys is written into the graph
     "encoder_fixed-sdpa-dynamo-20": {WHOLE: 1, "LayerNormalization": 2, "Transpose": 0},
@@ -40,6 +43,7 @@ EXPECTED = {
 PORTABLE = {
     "bert-eager-dynamo-23": {"Attention": 1, "Softmax": 0},
     "gpt2-eager-dynamo-23": {"Attention": 1, "Softmax": 0},
+    "cached-eager-dynamo-23": {"Attention": 1, "Softmax": 0, "Concat": 0},
     "llama-eager-dynamo-23": {"Attention": 1, "RMSNormalization": 3, "Softmax": 0},  # with its two heads for four
 }
 FILES = sorted(path.stem for path in FOLDER.glob("*.onnx"))
