@@ -27,9 +27,11 @@ How a kernel is made
    A constant array is given as itself (C-contiguous; the step keeps it alive). `Buffer(name, offset)` stands for memory
    bound later: the operator's inputs and outputs (``x``, ``y``, ``residual``, …), temporaries named in
    ``Routine.temporaries``, and ``SCRATCH``. A kernel with scratch takes ``scratch`` (an address as ``i64``) and
-   ``scratch_bytes``, works at ``scratch + worker * scratch_bytes`` and says so in ``Step.scratch``.
+   ``scratch_bytes``, works at ``scratch + worker * scratch_bytes`` and says so in ``Step.scratch``. A table that holds
+   addresses itself is a `LinkedTable` (``kernels/links.py``): plans are kept on disk and linked again in other
+   processes, so no address may hide in a plain number or array.
 4. *Micro-kernels* that need an instruction the compiler will not choose are LLVM IR generators in ``kernels/micro/``;
-   ``MicroKernel("graphopt.kernels.micro.dot:emit", arguments).address()`` is passed to a loop as a value, and the loop
+   ``MicroKernel("graphopt.kernels.micro.dot:emit", arguments)`` is passed to a loop as an argument, and the loop
    calls it with ``call4/6/8``. They are written for a `Level` (``kernels/levels.py``: lanes, tile, dot sequence).
 
 The ABI

@@ -14,7 +14,7 @@ from graphopt.kernels.packing import GROUP
 from graphopt.kernels.panels import PanelBuilder
 from graphopt.kernels.product import Activations
 from graphopt.kernels.records import Panel
-from graphopt.kernels.steps import SCRATCH, Argument, Buffer, Kept, Routine, Step
+from graphopt.kernels.steps import SCRATCH, Argument, Buffer, Routine, Step
 
 _LOOPS = "graphopt.kernels.loops.activation_product:"
 _BLOCK_ROWS = 64  # rows of a unit of work: their bytes stay in L1 while the panels pass
@@ -68,15 +68,15 @@ def prepare_activation_product(
     flip, b_flip = a.flip, 0 if np.dtype(b.dtype) == np.int8 else 128
     builder = PanelBuilder(level, flip != 0, 0, output, tall, tall_tiles < tiles, row_terms=True)
     panels = builder.build(np.zeros((1, 1, 1, channels), np.int8), quads, None, target.row)
-    template, keep = panels.records, panels.keep
-    packed, ones = keep[0], np.ones(level.channels, np.int32)
-    template[:, Panel.WEIGHTS] -= packed.ctypes.data
-    packed_bytes = packed.nbytes
-    template[:, Panel.BIAS] = (begins := template[:, Panel.WEIGHTS] // (GROUP * quads)) * 4
-    template[:, Panel.SUMS] = ones.ctypes.data
-    widths = np.diff(np.append(begins, packed_bytes // (GROUP * quads)))
+    template, widths = panels.records, panels.widths
+    begins = np.cumsum(widths) - widths
+    packed_bytes = GROUP * quads * int(widths.sum())
+    template.replace_column(Panel.WEIGHTS, GROUP * quads * begins)  # from where each matrix is packed
+    template.replace_column(Panel.BIAS, 4 * begins)
+    template.replace_column(Panel.SUMS, 0)
+    template.link_column(Panel.SUMS, np.ones(level.channels, np.int32))
     bias_bytes = 4 * int(widths.sum())
-    count, matrices, inner = len(template), prod(batch), batch[1]
+    count, matrices, inner = len(widths), prod(batch), batch[1]
     block = max(1, min(tiles, _BLOCK_ROWS // tall))
     blocks = -(-tiles // block)
     element = 1 if isinstance(output, Requantize) else 4
@@ -84,7 +84,7 @@ def prepare_activation_product(
     b_zero = b.zero_point - (128 if b_flip else 0)
     packing: dict[str, Argument] = {
         "b": Buffer("b"), "packed": Buffer("packed"), "bias": Buffer("bias"), "records": Buffer("records"),
-        "template": Kept.of(template, [*keep[1:], ones]), "widths": widths, "inner": inner, "b_outer": right.outer,
+        "template": template, "widths": widths, "inner": inner, "b_outer": right.outer,
         "b_inner": right.inner, "b_row": right.row, "b_column": right.column, "depth": depth, "quads": quads,
         "panel_count": count, "packed_bytes": packed_bytes, "bias_bytes": bias_bytes, "flip": b_flip,
         "a_zero": a.zero_point + flip, "b_zero": b_zero,
@@ -103,4 +103,4 @@ def prepare_activation_product(
     temporaries = {
         "packed": matrices * packed_bytes, "bias": matrices * bias_bytes, "records": 8 * Panel.WORDS * matrices * count,
     }  # fmt: skip
-    return Routine(steps, temporaries, sum(array.nbytes for array in keep[1:]))
+    return Routine(steps, temporaries, template.nbytes)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.compiler import Kernel
-from graphopt.kernels.quantization import aligned_rows, table_address
+from graphopt.kernels.quantization import aligned_rows, table_look_up
 from graphopt.kernels.steps import Argument, Buffer, Routine, Step
 
 _LOOPS = "graphopt.kernels.loops.channel_table:"
@@ -40,7 +40,7 @@ def prepare_channel_table(outer: int, tables: npt.NDArray[Any], inner: int) -> R
     if inner == 1:
         arguments |= {"rows": outer, "channels": channels, "tables": stored}
         return Routine((Step(MAP_CHANNELS, arguments, tiles=-(-channels // _BLOCK)),), {}, stored.nbytes)
-    arguments |= {"channels": channels, "inner": inner, "tables": stored, "lookup": table_address()}
+    arguments |= {"channels": channels, "inner": inner, "tables": stored, "lookup": table_look_up()}
     grain = max(1, 4096 // inner)
     return Routine((Step(MAP_PLANES, arguments, tiles=outer * channels, grain=grain),), {}, stored.nbytes)
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from graphopt.kernels.compiler import Kernel, MicroKernel
 from graphopt.kernels.layout import gather_channels_step
 from graphopt.kernels.levels import Level, select_level
-from graphopt.kernels.quantization import aligned_table, table_address
+from graphopt.kernels.links import LinkedTable
+from graphopt.kernels.quantization import aligned_table, table_look_up
 from graphopt.kernels.records import Channels
 from graphopt.kernels.steps import SCRATCH, SLACK, Argument, Buffer, Routine, Step, aligned_empty
 from graphopt.kernels.windows import Image, Window
@@ -153,7 +154,7 @@ def _step(
         "dilation_h": window.dilations[0], "dilation_w": window.dilations[1],
         "top": window.pads[0], "left": window.pads[1], "slots": columns * rows, "slot_h": slot_h, "slot_w": slot_w,
         "first_inner": first_inner, "last_inner": last_inner,
-        "lookup": 0 if output.table is None else table_address(),
+        "lookup": 0 if output.table is None else table_look_up(),
         "table": 0 if output.table is None else aligned_table(output.table),
         "scratch": SCRATCH, "scratch_bytes": -(-8 * columns * rows // 64) * 64,
     }  # fmt: skip
@@ -163,7 +164,7 @@ def _step(
 
 
 def _packed_bytes(step: Step) -> int:
-    return sum(value.nbytes for value in step.arguments.values() if isinstance(value, np.ndarray))
+    return sum(v.nbytes for v in step.arguments.values() if isinstance(v, (np.ndarray, LinkedTable)))
 
 
 def _blocks(level: Level, form: Form, channels: int) -> list[tuple[int, int, int]]:
@@ -214,13 +215,13 @@ class _Block:
         taken[: self.stored] = values[self.first : self.first + self.stored]
         return taken[self.order()]
 
-    def function(self) -> int:
-        """Address of the micro-kernel."""
+    def function(self) -> MicroKernel:
+        """The micro-kernel."""
         variant = (self.form, self.width, self.stored, *self.arrangement, *self.signed)
-        return MicroKernel("graphopt.kernels.micro.depthwise:emit", variant).address()
+        return MicroKernel("graphopt.kernels.micro.depthwise:emit", variant)
 
 
-def _pack(blocks: list[_Block], filled: Array, bias: Array, output: Output, x_step: int) -> npt.NDArray[np.uint8]:
+def _pack(blocks: list[_Block], filled: Array, bias: Array, output: Output, x_step: int) -> LinkedTable:
     """Records of all blocks, then the arrays that they point at, each on a cache line."""
     head = np.zeros((len(blocks), Channels.WORDS), np.int64)
     low, high = (int(np.float32(limit).view(np.int32)) for limit in output.limits())
@@ -239,9 +240,12 @@ def _pack(blocks: list[_Block], filled: Array, bias: Array, output: Output, x_st
             end += -(-values.nbytes // 64) * 64
         record[Channels.LOW], record[Channels.HIGH], record[Channels.ZERO] = low, high, output.zero_point
         record[Channels.X_STEP], record[Channels.Y_STEP] = x_step, filled.shape[0]
-        record[Channels.FIRST], record[Channels.FUNCTION] = block.first, block.function()
+        record[Channels.FIRST] = block.first
     packed = aligned_empty(end)
     packed[: head.nbytes] = head.reshape(-1).view(np.uint8)
     for place, values in parts:
         packed[place : place + values.nbytes] = values.reshape(-1).view(np.uint8)
-    return packed
+    table = LinkedTable(packed.view(np.int64))
+    for index, block in enumerate(blocks):
+        table.link(index * Channels.WORDS + Channels.FUNCTION, block.function())
+    return table

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.compiler import Kernel
-from graphopt.kernels.quantization import aligned_table, table_address
+from graphopt.kernels.quantization import aligned_table, table_look_up
 from graphopt.kernels.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.windows import Image
 
@@ -50,7 +50,7 @@ def map_rows_step(
     arguments: dict[str, Argument] = {
         "x": x, "y": y, "rows": rows, "x_stride": count if x_stride is None else x_stride,
         "y_stride": count if y_stride is None else y_stride, "count": count, "table": aligned_table(table),
-        "lookup": table_address(),
+        "lookup": table_look_up(),
     }  # fmt: skip
     return Step(MAP_ROWS, arguments, tiles=-(-rows // _ROWS))
 

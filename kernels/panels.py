@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from graphopt.kernels.compiler import Kernel, MicroKernel
 from graphopt.kernels.epilogue import Dequantize, Output, Requantize
 from graphopt.kernels.levels import Level
+from graphopt.kernels.links import LinkedTable
 from graphopt.kernels.packing import GROUP, split_unsafe
 from graphopt.kernels.quantization import aligned_table, looks_up
 from graphopt.kernels.records import Panel
@@ -33,11 +34,10 @@ _PACK = Kernel(
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    """`records` int64 [panels, Panel.WORDS] point into `keep`; `wide` where some groups read widened activations."""
+    """`records` int64 [panels, Panel.WORDS], `widths` in channels; `wide`: some groups read widened activations."""
 
-    records: Words
-    keep: list[Array]
-    packed_bytes: int
+    records: LinkedTable
+    widths: Words
     wide: bool
 
 
@@ -52,7 +52,6 @@ class PanelBuilder:
     tall: int
     uneven: bool
     row_terms: bool = False  # each row comes with a term of its own, whatever the output
-    keep: list[Array] = field(default_factory=list)
 
     def build(self, weights: npt.NDArray[np.int8], quads: int, bias: Array | None, y_stride: int) -> Panels:
         """`weights`: s8 [groups, segments, depth, channels] in any strides; `quads` of four depths are stored."""
@@ -63,27 +62,27 @@ class PanelBuilder:
         cuts[:, 4] = np.cumsum(sizes) - sizes
         packed = aligned_empty(int(sizes.sum()))
         sums = np.zeros(groups * channels, np.int32)
-        self.keep.append(packed)
         arguments = {
             "w": int(weights.ctypes.data), "y": int(packed.ctypes.data), "sums": sums, "panels": cuts,
             **dict(zip(_STRIDES, weights.strides)),
             "segments": segments, "depth": depth, "quads": quads, "channels": channels,
         }  # fmt: skip
         Program([(Step(_PACK, arguments, tiles=len(cuts)), {})]).run_worker(0)
-        records = np.zeros((len(cuts), Panel.WORDS), np.int64)
-        records[:, Panel.WEIGHTS] = packed.ctypes.data + cuts[:, 4]
+        table = LinkedTable(np.zeros((len(cuts), Panel.WORDS), np.int64))
+        table.link_column(Panel.WEIGHTS, packed, cuts[:, 4])
+        table.link_column(Panel.FLIP, _placed(np.full(64, 0x80, np.uint8)))
+        records = table.words
         records[:, Panel.SEGMENTS] = segments
         records[:, Panel.OFFSET] = cuts[:, 0] * depth
         records[:, Panel.FIRST] = cuts[:, 0] * channels + cuts[:, 1]
         records[:, Panel.CHANNELS] = cuts[:, 2]
         records[:, Panel.Y_STRIDE] = y_stride * (1 if isinstance(self.output, Requantize) else 4)
         records[:, Panel.R_STRIDE] = groups * channels
-        records[:, Panel.FLIP] = self._address(np.full(64, 0x80, np.uint8))
-        self._channels(records, widths, sums, bias)
-        self._epilogue(records)
-        wide = self._safety(records, cuts, packed, segments, quads)
-        self._kernels(records, widths, segments, quads)
-        return Panels(records, self.keep, sum(array.nbytes for array in self.keep), wide)
+        self._channels(table, widths, sums, bias)
+        self._epilogue(table)
+        wide = self._safety(table, cuts, packed, segments, quads)
+        self._kernels(table, widths, segments, quads)
+        return Panels(table, widths.copy(), wide)
 
     def _cuts(self, groups: int, channels: int) -> Words:
         """(group, first channel in it, channels, width, 0) of every panel; the last of a group may be narrower."""
@@ -98,15 +97,9 @@ class PanelBuilder:
             start += count
         return np.array([(g, *cut, 0) for g in range(groups) for cut in cuts], np.int64).reshape(-1, 5)
 
-    def _address(self, array: Array) -> int:
-        """Address of a copy on a cache line, kept alive."""
-        placed = aligned_empty(array.nbytes)
-        placed[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self.keep.append(placed)
-        return int(placed.ctypes.data)
-
-    def _channels(self, records: Words, widths: Words, sums: npt.NDArray[np.int32], bias: Array | None) -> None:
+    def _channels(self, table: LinkedTable, widths: Words, sums: npt.NDArray[np.int32], bias: Array | None) -> None:
         """What each channel has of its own, panel after panel, padded with zeros to the panels' widths."""
+        records = table.words
         begins = np.cumsum(widths) - widths
         counts = records[:, Panel.CHANNELS]
         places = np.arange(len(sums)) + np.repeat(begins - records[:, Panel.FIRST], counts)
@@ -114,7 +107,7 @@ class PanelBuilder:
         def place(word: int, values: Array, dtype: Any) -> None:
             whole = np.zeros(int(widths.sum()), dtype)
             whole[places] = values
-            records[:, word] = self._address(whole) + begins * whole.itemsize
+            table.link_column(word, _placed(whole), begins * whole.itemsize)
 
         dynamic = isinstance(self.output, Dequantize) and self.output.dynamic
         folded = (0 if bias is None else np.asarray(bias, np.int64)) - np.int64(self.offset) * sums.astype(np.int64)
@@ -126,7 +119,8 @@ class PanelBuilder:
             # A dynamic row's zero point is of its bytes as stored, so the flip is all that BIAS had to take back.
             place(Panel.SUMS, sums if dynamic else np.zeros(1, np.int32), np.int32)
 
-    def _epilogue(self, records: Words) -> None:
+    def _epilogue(self, table: LinkedTable) -> None:
+        records = table.words
         if isinstance(self.output, Dequantize):
             records[:, Panel.LOW] = float_bits(self.output.low)
             records[:, Panel.HIGH] = float_bits(self.output.high)
@@ -135,16 +129,14 @@ class PanelBuilder:
             write_requantization(one, self.output)
             records += one
             if self.output.table is not None and looks_up(self.level):
-                table = aligned_table(self.output.table)
-                self.keep.append(table)
-                records[:, Panel.TABLE] = table.ctypes.data
+                table.link_column(Panel.TABLE, aligned_table(self.output.table))
 
-    def _safety(self, records: Words, cuts: Words, packed: Array, segments: int, quads: int) -> bool:
+    def _safety(self, table: LinkedTable, cuts: Words, packed: Array, segments: int, quads: int) -> bool:
         """Reorder the panels in which int16 pairs could overflow; whether there is one."""
         if self.level.dot != "vpmaddubsw":
             return False
         found = False
-        for record, (_, _, _, width, begin) in zip(records, cuts.tolist()):
+        for panel, (_, _, _, width, begin) in enumerate(cuts.tolist()):
             size = segments * quads * GROUP * width
             dense = packed[begin : begin + size].view(np.int8).reshape(segments, quads, width, GROUP)
             split = split_unsafe(dense)
@@ -152,31 +144,33 @@ class PanelBuilder:
                 continue
             found = True
             dense.reshape(-1)[:] = split.weights
-            record[Panel.COUNTS], record[Panel.DEPTHS] = self._address(split.counts), self._address(split.depths)
+            table.link(panel * Panel.WORDS + Panel.COUNTS, _placed(split.counts))
+            table.link(panel * Panel.WORDS + Panel.DEPTHS, _placed(split.depths))
         return found
 
-    def _kernels(self, records: Words, widths: Words, segments: int, quads: int) -> None:
+    def _kernels(self, table: LinkedTable, widths: Words, segments: int, quads: int) -> None:
+        records = table.words
         kind = "f32" if isinstance(self.output, Dequantize) else "i32"
         residual = ""
         if isinstance(self.output, Requantize):
             kind = code_form(self.output) if self.level.lanes == 16 else "q8"
             residual = residual_form(self.output)
-        table = bool(records[:, Panel.TABLE].any())
-        known: dict[tuple[int, int, bool], tuple[int, int, int]] = {}
-        for record, width in zip(records, widths.tolist()):
-            variant = (width, int(record[Panel.CHANNELS]), bool(record[Panel.COUNTS]))
-            if variant not in known:
-                vectors = width // self.level.lanes
-                form = "hybrid" if variant[2] else self.level.dot
-                unroll = self._unroll(vectors, segments, quads)
-                shape = (vectors, 1 if form == "hybrid" else unroll, self.signed, kind, residual, table, variant[1])
-                shape = (*shape, True) if self.row_terms else shape  # type: ignore[assignment]
-                addresses = [
-                    MicroKernel("graphopt.kernels.micro.tile:emit", (self.level.name, form, rows, *shape)).address()
-                    for rows in ((self.tall, self.tall - 1) if self.uneven else (self.tall,))
-                ]
-                known[variant] = (quads // unroll, addresses[0], addresses[-1] if self.uneven else 0)
-            record[Panel.STEPS], record[Panel.BIG], record[Panel.SMALL] = known[variant]
+        looked_up = bool(records[:, Panel.TABLE].any())
+        variants = [
+            *zip(widths.tolist(), records[:, Panel.CHANNELS].tolist(), (records[:, Panel.COUNTS] != 0).tolist())
+        ]
+        for variant in dict.fromkeys(variants):
+            width, stored, hybrid = variant
+            panels = np.flatnonzero([own == variant for own in variants])
+            vectors = width // self.level.lanes
+            unroll = self._unroll(vectors, segments, quads)
+            shape = (vectors, 1 if hybrid else unroll, self.signed, kind, residual, looked_up, stored)
+            shape = (*shape, True) if self.row_terms else shape  # type: ignore[assignment]
+            form = "hybrid" if hybrid else self.level.dot
+            for word, rows in ((Panel.BIG, self.tall), (Panel.SMALL, self.tall - 1))[: 2 if self.uneven else 1]:
+                tile = MicroKernel("graphopt.kernels.micro.tile:emit", (self.level.name, form, rows, *shape))
+                table.link(panels * Panel.WORDS + word, tile)
+            records[panels, Panel.STEPS] = quads // unroll
 
     def _unroll(self, vectors: int, segments: int, quads: int) -> int:
         """Quads of a step: more where few sums would wait for each other, all of them where segments are short."""
@@ -185,3 +179,10 @@ class PanelBuilder:
         if self.tall * vectors < 8 and quads % 4 == 0:
             return 4
         return 2 if quads % 2 == 0 else 1
+
+
+def _placed(array: Array) -> npt.NDArray[np.uint8]:
+    """A copy on a cache line."""
+    placed = aligned_empty(array.nbytes)
+    placed[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return placed

@@ -63,7 +63,7 @@ def _pool(
         scales[1:] = np.float32(x.scale) / (np.float32(y.scale) * counts)
     scratch = -(-8 * window.taps // 64) * 64
     arguments: dict[str, Argument] = {
-        "x": Buffer("x"), "y": Buffer("y"), "function": micro.address(), "limits": limits, "scales": scales,
+        "x": Buffer("x"), "y": Buffer("y"), "function": micro, "limits": limits, "scales": scales,
         "x_zero": x.zero_point if x else 0, "y_zero": y.zero_point if y else 0, "whole": int(whole),
         "height": image.height, "width": image.width, "channels": image.channels,
         "out_height": out.height, "out_width": out.width, "kernel_h": window.kernel[0], "kernel_w": window.kernel[1],

@@ -15,7 +15,7 @@ from graphopt.kernels.levels import Level, select_level
 from graphopt.kernels.packing import GROUP, split_planes
 from graphopt.kernels.panels import PanelBuilder
 from graphopt.kernels.quantization import looks_up
-from graphopt.kernels.steps import SCRATCH, Argument, Buffer, Kept, Routine, Step
+from graphopt.kernels.steps import SCRATCH, Argument, Buffer, Routine, Step
 
 Array = npt.NDArray[Any]
 
@@ -194,14 +194,14 @@ def _prepare(
         level, activations.flip != 0, activations.flip + zero_point, output, tall, tall_tiles < tiles
     )  # fmt: skip
     panels = builder.build(weights, quads, bias, y_stride or groups * channels)
-    table = panels.records
+    panel_count = len(panels.records.words)
     element = 1 if isinstance(output, Requantize) else 4
     row_bytes = image.pixel * image.strides[0] * image.strides[1] + 8 * segments
     block = max(1, min(_BLOCK_BYTES // (row_bytes * tall), _TABLE_BYTES // (8 * segments * tall), tiles))
     blocks = -(-tiles // block)
     block = -(-tiles // blocks)
     blocks = -(-tiles // block)
-    chunks = max(1, min(len(table), -(-_UNITS // blocks))) if macs > 1 << 20 else 1
+    chunks = max(1, min(panel_count, -(-_UNITS // blocks))) if macs > 1 << 20 else 1
     pointer_bytes = 8 * segments * tall * block * (2 if panels.wide else 1)
     scratch = -(-pointer_bytes // 64) * 64
     border = np.full(quads * GROUP * groups + 64, zero_point & 0xFF, np.uint8)
@@ -216,13 +216,13 @@ def _prepare(
         "border": border,
         "border_wide": (border ^ activations.flip).astype(np.int16),
         "table": _table(requantized, level),
-        "panels": Kept.of(table, panels.keep),
+        "panels": panels.records,
         "taps": taps,
         "tap_count": tap_count, "planes": segments // tap_count, "height": image.height, "width": image.width,
         "pixel": image.pixel, "out_height": image.out_height, "out_width": image.out_width,
         "stride_y": image.strides[0], "stride_x": image.strides[1], "pad_y": image.pads[0], "pad_x": image.pads[1],
         "tall": tall, "tall_tiles": tall_tiles, "tiles": tiles, "block": block, "chunks": chunks,
-        "panel_count": len(table), "element": element, "y_pixel": (y_stride or groups * channels) * element,
+        "panel_count": panel_count, "element": element, "y_pixel": (y_stride or groups * channels) * element,
         "r_pixel": groups * channels, "wide": int(panels.wide), "scratch": SCRATCH,
         "scratch_bytes": scratch,
     }  # fmt: skip
@@ -235,7 +235,7 @@ def _prepare(
         }  # fmt: skip
         steps.insert(0, Step(WIDEN, widening, tiles=-(-count // _WIDEN_TILE)))
         temporaries["wide"] = 2 * count
-    return Routine(tuple(steps), temporaries, panels.packed_bytes)
+    return Routine(tuple(steps), temporaries, panels.records.nbytes)
 
 
 def _planes(weights: Array, zero_point: Array) -> npt.NDArray[np.int8]:

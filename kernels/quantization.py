@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.kernels.compiler import MicroKernel
 from graphopt.kernels.levels import Level, host_cpu, select_level
 from graphopt.kernels.steps import aligned_empty
 
@@ -88,13 +89,9 @@ def aligned_rows(tables: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return placed
 
 
-def table_address() -> int:
+def table_look_up() -> MicroKernel:
     """The compiled table look-up void(x, y, count, table) for the level in force."""
-    from graphopt.kernels.compiler import MicroKernel
-
-    return MicroKernel(
-        "graphopt.kernels.micro.table:emit", ("permute" if looks_up(select_level()) else "scalar",)
-    ).address()
+    return MicroKernel("graphopt.kernels.micro.table:emit", ("permute" if looks_up(select_level()) else "scalar",))
 
 
 def looks_up(level: Level) -> bool:

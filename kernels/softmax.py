@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.compiler import Kernel
-from graphopt.kernels.quantization import Quantization, table_address
+from graphopt.kernels.quantization import Quantization, table_look_up
 from graphopt.kernels.steps import SCRATCH, Argument, Buffer, Routine, Step
 
 _SCRATCH = 512  # a table for each reading of the codes
@@ -37,7 +37,7 @@ def prepare_softmax(rows: int, columns: int, x: Quantization, y: Quantization) -
         "x": Buffer("x"), "y": Buffer("y"), "rows": rows, "columns": columns, "flip": 128 if x.signed else 0,
         "weights": np.rint(exact * 2**24).astype(np.int32), "exponentials": exact.astype(np.float32),
         "inverse_scale": 1 / np.float64(y.scale), "zero_point": y.zero_point, "least": y.low, "greatest": y.high,
-        "lookup": table_address(), "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
+        "lookup": table_look_up(), "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
     }  # fmt: skip
     grain = max(1, 4096 // columns)
     return Routine((Step(SOFTMAX_CODES, arguments, tiles=rows, grain=grain, scratch=_SCRATCH),))

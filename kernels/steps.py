@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.kernels.compiler import Function, Kernel
+from graphopt.kernels.compiler import Function, Kernel, MicroKernel
+from graphopt.kernels.links import LinkedTable
 
 LINE = 64  # bytes of a cache line; every buffer starts on one
 SLACK = 256  # bytes behind every buffer that kernels may read (never write)
@@ -38,12 +39,12 @@ class Buffer:
 
 SCRATCH = Buffer("scratch")  # one private block per worker: scratch + worker * scratch_bytes
 
-Argument = int | float | npt.NDArray[Any] | Buffer
+Argument = int | float | npt.NDArray[Any] | Buffer | MicroKernel | LinkedTable
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kernel with its arguments: numbers, constant arrays (kept alive here) and buffers to be bound.
+    """One kernel with its arguments: numbers, buffers to be bound, constant arrays and functions (kept alive here).
 
     `tiles` units of work can be shared between workers, claimed `grain` at a time. `scratch` is the private memory in
     bytes that each worker needs while it runs.
@@ -71,6 +72,10 @@ class Step:
 def _word(kind: str, value: Argument, addresses: Mapping[str, int]) -> int:
     if isinstance(value, Buffer):
         return addresses[value.name] + value.offset
+    if isinstance(value, MicroKernel):
+        return value.address()
+    if isinstance(value, LinkedTable):
+        value = value.words
     if isinstance(value, np.ndarray):
         if not value.flags.c_contiguous:
             raise ValueError("a constant array must be contiguous")
@@ -80,19 +85,6 @@ def _word(kind: str, value: Argument, addresses: Mapping[str, int]) -> int:
     if kind == "f64":
         return int(np.float64(value).view(np.int64))
     return int(value)
-
-
-class Kept(np.ndarray):
-    """An array of addresses that keeps what they point at alive."""
-
-    kept: list[npt.NDArray[Any]]
-
-    @classmethod
-    def of(cls, array: npt.NDArray[Any], kept: list[npt.NDArray[Any]]) -> Kept:
-        """A view of `array` that holds on to `kept`."""
-        view = np.ascontiguousarray(array).view(cls)
-        view.kept = kept
-        return view
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from graphopt.kernels.compiler import Kernel, MicroKernel
 from graphopt.kernels.epilogue import Accumulate, Dequantize, Output, Requantize
 from graphopt.kernels.levels import Level, select_level
+from graphopt.kernels.links import LinkedTable
 from graphopt.kernels.product import Activations
-from graphopt.kernels.quantization import aligned_table, table_address
+from graphopt.kernels.quantization import aligned_table, table_look_up
 from graphopt.kernels.records import Panel
 from graphopt.kernels.requantization import float_bits, residual_form, write_requantization
 from graphopt.kernels.steps import LINE, SCRATCH, SLACK, Argument, Buffer, Program, Routine, Step, aligned_empty
@@ -135,28 +136,26 @@ def _scales(output: Output, variant: Variant, count: int) -> npt.NDArray[np.floa
     return scales
 
 
-def _records(folded: Array, variant: Variant, output: Output, width: int) -> npt.NDArray[np.uint8]:
-    """The panels' records and the channels' constants behind them, in one piece of memory that holds its addresses."""
+def _records(folded: Array, variant: Variant, output: Output, width: int) -> LinkedTable:
+    """The panels' records, which point at the channels' constants."""
     count = len(folded)
     panels = -(-count // width)
-    head = panels * Panel.WORDS * 8
-    memory = aligned_empty(head + -head % LINE + 3 * 4 * panels * width)
-    columns = memory[head + -head % LINE :].reshape(3, panels * width * 4)
+    columns = aligned_empty(3 * 4 * panels * width).reshape(3, panels * width * 4)
     columns[0].view(np.uint32)[:count] = folded.astype(np.uint64).astype(np.uint32)  # modulo 2^32
     scales = _scales(output, variant, count)
     if scales is not None:
         columns[1].view(np.float32)[:count] = scales
     if isinstance(output, Dequantize) and output.bias is not None:
         columns[2].view(np.float32)[:count] = output.bias
-    table = memory[:head].view(np.int64).reshape(panels, Panel.WORDS)
-    for panel, row in enumerate(table):
-        for word, column in zip((Panel.BIAS, Panel.SCALE, Panel.FLOAT_BIAS), columns, strict=True):
-            row[word] = column.ctypes.data + 4 * width * panel
+    table = LinkedTable(np.zeros((panels, Panel.WORDS), np.int64))
+    for place, word in enumerate((Panel.BIAS, Panel.SCALE, Panel.FLOAT_BIAS)):
+        table.link_column(word, columns, columns.strides[0] * place + 4 * width * np.arange(panels))
+    for row in table.words:
         if isinstance(output, Dequantize):
             row[Panel.LOW], row[Panel.HIGH] = float_bits(output.low), float_bits(output.high)
         if isinstance(output, Requantize):
             write_requantization(row, output)
-    return memory
+    return table
 
 
 def _odd_lines(size: int) -> int:
@@ -197,7 +196,7 @@ def _product_record(
 
 
 def _routine(
-    level: Level, variant: Variant, image: Image, target: Image, weights: Array, records: npt.NDArray[np.uint8],
+    level: Level, variant: Variant, image: Image, target: Image, weights: Array, records: LinkedTable,
     vectors: int, activations: Activations, output: Output, pads: tuple[int, int], on_the_fly: bool,
 ) -> Routine:  # fmt: skip
     requantize = output if isinstance(output, Requantize) else None
@@ -229,12 +228,12 @@ def _routine(
         "scratch": SCRATCH, "scratch_bytes": scratch,
         "weights": packed, "panel_bytes": packed.nbytes // max(1, panels),
         "records": records, "record_bytes": 8 * Panel.WORDS, "product": product, "rows_of_g": variant.g,
-        "table": 0 if table is None else aligned_table(table), "look_up": 0 if table is None else table_address(),
-        "transform_input": MicroKernel(_MICRO + "input", (level.name, m, activations.flip != 0)).address(),
+        "table": 0 if table is None else aligned_table(table), "look_up": 0 if table is None else table_look_up(),
+        "transform_input": MicroKernel(_MICRO + "input", (level.name, m, activations.flip != 0)),
         "multiply": MicroKernel(
             _MICRO + "product", (level.name, blocks.main, blocks.tail, vectors, 0 if on_the_fly else _AHEAD)
-        ).address(),
-        "transform_output": MicroKernel(_MICRO + "output", (level.name, m, vectors, form, kind)).address(),
+        ),
+        "transform_output": MicroKernel(_MICRO + "output", (level.name, m, vectors, form, kind)),
         "transform_weights": _transform(level, variant, vectors) if on_the_fly else 0,
         "m": m, "count": tiles, "block": blocks.block, "splits": splits, "panels": panels,
         "main": blocks.main, "tail": blocks.tail, "width": width, "height_in": image.height, "width_in": image.width,
@@ -273,5 +272,5 @@ def _packed(level: Level, variant: Variant, weights: Array, vectors: int, depth:
     return placed
 
 
-def _transform(level: Level, variant: Variant, vectors: int) -> int:
-    return MicroKernel(_MICRO + "weights", (level.name, variant.m, vectors)).address()
+def _transform(level: Level, variant: Variant, vectors: int) -> MicroKernel:
+    return MicroKernel(_MICRO + "weights", (level.name, variant.m, vectors))
