@@ -60,7 +60,7 @@ GRAPHOPT_ISA forces a level. ``on_compile`` reports cold compilations.
 if not __name__.startswith("graphopt."):
     raise ImportError("import graphopt.kernels, not kernels: the top-level folder would be a second copy")
 
-from graphopt.kernels.compiler import Function, Kernel, MicroKernel, on_compile
+from graphopt.kernels.compiler import Function, Kernel, Library, MicroKernel, on_compile
 from graphopt.kernels.levels import LEVELS, Level, available_levels, select_level
 from graphopt.kernels.steps import (
     SCRATCH,
@@ -82,6 +82,7 @@ __all__ = [
     "Function",
     "Kernel",
     "Level",
+    "Library",
     "MicroKernel",
     "Program",
     "Routine",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -51,8 +51,12 @@ class Kernel:
 
     def address(self) -> int:
         """Address of the compiled step; compiles or loads it when first asked. Raises ValueError for bad sources."""
-        key = f"step:{self.source}:{self.fields}"
-        return _address(key, lambda: _compile_numba(key, self.source, self.fields, stepped=True))
+        return _address(self.key, lambda: _compile_numba(self.key, self.source, self.fields, stepped=True))
+
+    @property
+    def key(self) -> str:
+        """What tells its object from others of the same generation."""
+        return f"step:{self.source}:{self.fields}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,12 @@ class Function:
 
     def address(self) -> int:
         """Address of the compiled function; compiles or loads it when first asked."""
-        key = f"function:{self.source}:{self.fields}"
-        return _address(key, lambda: _compile_numba(key, self.source, self.fields, stepped=False))
+        return _address(self.key, lambda: _compile_numba(self.key, self.source, self.fields, stepped=False))
+
+    @property
+    def key(self) -> str:
+        """What tells its object from others of the same generation."""
+        return f"function:{self.source}:{self.fields}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +89,30 @@ class MicroKernel:
 
     def address(self) -> int:
         """Address of the compiled function; compiles or loads it when first asked."""
-        key = f"ir:{self.source}:{self.arguments!r}"
-        return _address(key, lambda: _compile_ir(key, self))
+        return _address(self.key, lambda: _compile_ir(self.key, self))
+
+    @property
+    def key(self) -> str:
+        """What tells its object from others of the same generation."""
+        return f"ir:{self.source}:{self.arguments!r}"
+
+
+class Library:
+    """Kernels that are wanted together. One read from disk links all their objects in one go: a tenth of the time."""
+
+    __slots__ = ("units",)
+
+    def __init__(self, units: Iterable[Kernel | MicroKernel]) -> None:
+        self.units = tuple(dict.fromkeys(units))
+
+    def __getstate__(self) -> tuple[Kernel | MicroKernel, ...]:
+        return self.units
+
+    def __setstate__(self, units: tuple[Kernel | MicroKernel, ...]) -> None:
+        self.units = units
+        with _lock:
+            codes = {key: objects.load_object(key) for key in (unit.key for unit in units) if key not in _addresses}
+            _link({key: code for key, code in codes.items() if code is not None})
 
 
 def on_compile(listener: Callable[[str], None]) -> Callable[[], None]:
@@ -108,7 +138,7 @@ def _address(key: str, compile_text: Callable[[], str]) -> int:
                 listener(key)
             code = _emit(_symbol(key), compile_text())
             objects.store_object(key, code)
-        _addresses[key] = _link(_symbol(key), code)
+        _link({key: code})
         return _addresses[key]
 
 
@@ -125,15 +155,18 @@ def _target() -> Any:
     )  # fmt: skip
 
 
-def _link(symbol: str, code: bytes) -> int:
+def _link(codes: Mapping[str, bytes]) -> None:
+    """Link objects by their kernels' keys, and remember the addresses."""
     import llvmlite.binding as llvm
 
-    target = _target()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    if not codes:
+        return
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
+    for code in codes.values():
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)  # owns the code's memory
-    return int(engine.get_function_address(symbol))
+    _addresses.update({key: int(engine.get_function_address(_symbol(key))) for key in codes})
 
 
 def _emit(symbol: str, text: str) -> bytes:

@@ -45,11 +45,11 @@ def prepare_float_product(
     block = max(1, min(tiles, _BLOCK_ROWS // tall))
     blocks = -(-tiles // block)
 
-    def kernel(height: int, stored: int) -> int:
+    def kernel(height: int, stored: int) -> MicroKernel | int:
         if height == 0:
             return 0
         source = "graphopt.kernels.micro.float_tile:emit"
-        return MicroKernel(source, (level.name, height, vectors, stored)).address()
+        return MicroKernel(source, (level.name, height, vectors, stored))
 
     last = channels - (panel_count - 1) * width
     short = tall - 1 if tall_tiles < tiles else 0

@@ -10,8 +10,17 @@ import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 from graphopt.kernels.levels import host_cpu
+
+
+class Digest(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add data."""
+
 
 _MAGIC = b"graphopt-object-1\n"
 _DIGEST_BYTES = 32
@@ -34,14 +43,21 @@ def cache_folder() -> Path:
 def generation() -> str:
     """Digest of everything an object depends on: the kernels' sources, the CPU, the compilers' versions."""
     digest = hashlib.sha256(_MAGIC)
-    package = Path(__file__).parent
-    for source in sorted(package.rglob("*.py")):
-        digest.update(str(source.relative_to(package)).encode())
-        digest.update(source.read_bytes())
+    digest_sources(digest, Path(__file__).parent)
     name, features = host_cpu()
     facts = (name, *sorted(features), version("llvmlite"), version("numba"), sys.version, sys.platform)
     digest.update("\0".join(facts).encode())
     return digest.hexdigest()[:24]
+
+
+def digest_sources(digest: Digest, folder: Path) -> None:
+    """Add the names and contents of all Python files in a folder and below."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted(file for file in files if file.endswith(".py")):
+            digest.update(f"{os.path.relpath(place, folder)}/{name}".encode())
+            with open(os.path.join(place, name), "rb") as file:
+                digest.update(file.read())
 
 
 def _path(key: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -60,6 +60,16 @@ class Step:
     def __post_init__(self) -> None:
         if tuple(self.arguments) != tuple(self.kernel.fields):
             raise ValueError(f"{self.kernel.name} takes {tuple(self.kernel.fields)}, got {tuple(self.arguments)}")
+
+    @property
+    def functions(self) -> Iterator[Kernel | MicroKernel]:
+        """The compiled functions that it calls."""
+        yield self.kernel
+        for value in self.arguments.values():
+            if isinstance(value, MicroKernel):
+                yield value
+            elif isinstance(value, LinkedTable):
+                yield from (target for _, target, _ in value.links if isinstance(target, MicroKernel))
 
     def bind(self, addresses: Mapping[str, int]) -> npt.NDArray[np.int64]:
         """The descriptor: one int64 per field. Raises KeyError for a buffer without an address."""

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from .inference import infer_types
     from .lift import load
     from .save import save
-    from .size import file_bytes
+    from .size import external_bytes, file_bytes
 
-__all__ = ["check", "file_bytes", "infer_types", "load", "save", "to_onnx", "to_proto"]
+__all__ = ["check", "external_bytes", "file_bytes", "infer_types", "load", "save", "to_onnx", "to_proto"]
 
 _HOMES = {
-    "file_bytes": "size",
+    "external_bytes": "size", "file_bytes": "size",
     "check": "check", "infer_types": "inference", "load": "lift", "save": "save", "to_onnx": "emit", "to_proto": "emit",
 }  # fmt: skip
 

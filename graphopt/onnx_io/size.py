@@ -21,7 +21,7 @@ def file_bytes(model: Model, form: Any = None) -> int:
 
     `form` is the same model in the form it came in or was emitted to (path, bytes, proto), which saves emitting it.
     """
-    external = sum(c.nbytes for c in constants_of(model) if external_source(c) is not None)
+    external = external_bytes(model)
     if isinstance(form, (str, os.PathLike)):
         return os.path.getsize(form) + external
     if isinstance(form, (bytes, bytearray, memoryview)):
@@ -75,6 +75,11 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
 def _framed(size: int) -> int:
     """A length-delimited field of `size` bytes with its tag (of a number below 16) and its length."""
     return 1 + max(1, -(-size.bit_length() // 7)) + size
+
+
+def external_bytes(model: Model) -> int:
+    """Bytes that the model's constants take in other files, each constant once."""
+    return sum(c.nbytes for c in constants_of(model) if external_source(c) is not None)
 
 
 def constants_of(model: Model) -> Iterator[Constant]:

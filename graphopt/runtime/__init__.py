@@ -1,5 +1,6 @@
 """The runtime: lowering to integer operations, partition, plans over one arena, and the Session that runs them."""
 
-from .session import Description, NodeArg, Session
+from .describe import Description, NodeArg
+from .session import Session
 
 __all__ = ["Description", "NodeArg", "Session"]

@@ -49,6 +49,11 @@ class Decisions:
             measured = {}
         return cls(threads, measured)
 
+    @property
+    def slower(self) -> tuple[str, ...]:
+        """The regions that are left to onnxruntime."""
+        return tuple(sorted(digest for digest in self.measured if self.is_slower(digest)))
+
     def is_slower(self, digest: str) -> bool:
         """Kernels were measured, and were slower."""
         kernels, stock = self.measured.get(digest, (0.0, 0.0))

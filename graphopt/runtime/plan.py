@@ -1,10 +1,8 @@
-"""Plans: a region at known shapes as one compiled program over one arena, its weights packed once."""
+"""Plans: a region at known shapes becomes the blueprint of one compiled program over one arena, its weights packed."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -12,31 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ir import Value
-from ..kernels import SLACK, Buffer, Program, Step, aligned_empty
+from ..kernels import SLACK, Library
 from ..kernels.quantization import Quantization
 from .arena import Interval, assign
+from .blueprint import Blueprint, Border, PlannedStep
 from .emission import Emitter, Memory, Tensor
 from .fusion import fuse
-from .layouts import Shape, natural, physical_shape, same_place
+from .layouts import Shape, natural
 from .operands import constant_array
-from .operations import Concat, MatMul, Operation, data_inputs, is_float, reads_float
+from .operations import Concat, Conv, MatMul, Operation, data_inputs, is_float, reads_float
 from .orders import wanted_orders
 from .shapes import output_shape
 
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedStep:
-    """One row of the program and the operation it serves."""
-
-    step: Step
-    buffers: Mapping[str, int]
-    operation: Operation | None
-
-
 class Plan:
-    """A region's program for one set of input shapes. Immutable; runs happen in instances with memory of their own."""
+    """How a region is done for one set of input shapes: fused `operations`, and the `blueprint` of their program."""
 
     def __init__(
         self, operations: Sequence[Operation], inputs: Sequence[Value], outputs: Sequence[Value],
@@ -57,13 +47,23 @@ class Plan:
         self.operations = fuse(operations, known, outputs)
         emitter = Emitter(known, memory, flattened=_flattened(self.operations, outputs))
         self._emit(emitter)
-        self.tensors = emitter.tensors
-        self.constants = emitter.constants
-        self.steps = [PlannedStep(step, b.buffers, b.operation) for b in emitter.bound for step in b.routine.steps]
-        self.offsets, self.arena_bytes = _place(
-            emitter, [emitter.tensors[v] for v in inputs if v in emitter.tensors], [emitter.tensors[v] for v in outputs]
+        sources, results = [emitter.tensors.get(v) for v in inputs], [emitter.tensors[v] for v in outputs]
+        offsets, arena_bytes = _place(emitter, [tensor for tensor in sources if tensor is not None], results)
+        steps = tuple(
+            PlannedStep(step, bound.buffers, _title(bound.operation, emitter.tensors))
+            for bound in emitter.bound
+            for step in bound.routine.steps
         )
-        self.packed_bytes = sum(b.routine.packed_bytes for b in emitter.bound)
+        self.blueprint = Blueprint(
+            Library(function for planned in steps for function in planned.step.functions),
+            steps,
+            tuple(offsets),
+            arena_bytes,
+            emitter.constants,
+            tuple(None if tensor is None else _border(tensor, np.dtype(np.uint8)) for tensor in sources),
+            tuple(_border(tensor, self.dtypes[v]) for tensor, v in zip(results, outputs)),
+            sum(b.routine.packed_bytes for b in emitter.bound),
+        )
 
     def _emit(self, emitter: Emitter) -> None:
         results = [o.output for o in self.operations if is_float(o) and o.output in self.outputs]
@@ -84,6 +84,23 @@ class Plan:
             return
         for operation in self.operations:
             emitter.emit(operation)
+
+
+def _border(tensor: Tensor, dtype: np.dtype[Any]) -> Border:
+    """Codes that enter are bytes, whichever their sign; float32 is told by its size."""
+    return Border(tensor.buffer, tensor.shape, tensor.order, np.dtype(np.float32) if tensor.itemsize == 4 else dtype)
+
+
+def _title(operation: Operation | None, tensors: Mapping[Value, Tensor]) -> str:
+    if operation is None:
+        return ""
+    shape = "×".join(str(size) for size in tensors[operation.output].shape)
+    if isinstance(operation, Conv):
+        kernel = "×".join(str(size) for size in operation.weights.shape[2:])
+        stride = "" if set(operation.strides) == {1} else f" /{operation.strides[0]}"
+        groups = "" if operation.groups == 1 else f" g{operation.groups}"
+        return f"Conv {kernel}{stride}{groups} {tensors[operation.inputs[0]].shape[1]} → {shape}"
+    return f"{type(operation).__name__} {shape}"
 
 
 def _constant_shape(value: Value) -> Shape:
@@ -139,105 +156,3 @@ def _place(emitter: Emitter, sources: Sequence[Tensor], results: Sequence[Tensor
     for interval in intervals:
         interval.last = max(interval.last, interval.first)
     return assign(intervals, SLACK)
-
-
-class Instance:
-    """One arena and one program of a plan: what a single run needs for itself.
-
-    float32 tensors at the region's border are read and written where the caller has them: the kernels that touch them
-    keep to their bounds. Codes are copied, because tiles read a little beyond.
-    """
-
-    def __init__(self, plan: Plan, workers: int, *, profile: bool = False) -> None:
-        self.plan = plan
-        self.arena = aligned_empty(plan.arena_bytes)
-        self.scratch = aligned_empty(max((s.step.scratch for s in plan.steps), default=0) * workers)
-        base = int(self.arena.ctypes.data)
-        for buffer, array in plan.constants.items():
-            begin = plan.offsets[buffer]
-            self.arena[begin : begin + array.nbytes] = array.reshape(-1).view(np.uint8)
-        scratch = int(self.scratch.ctypes.data)
-        bound = []
-        for planned in plan.steps:
-            addresses = {name: base + plan.offsets[buffer] for name, buffer in planned.buffers.items()}
-            addresses["scratch"] = scratch
-            bound.append((planned.step, addresses))
-        self.program = Program(bound, workers=workers, profile=profile)
-        self._sources = [
-            _Border(self, value, np.dtype(np.uint8)) if value in plan.tensors else None for value in plan.inputs
-        ]
-        self._results = [_Border(self, value, plan.dtypes[value]) for value in plan.outputs]
-        borders = [*filter(None, self._sources), *self._results]
-        places = Counter(border.home for border in borders)
-        for border in borders:
-            if places[border.home] > 1:  # two views of one place cannot go two ways
-                border.uses = []
-
-    def load(self, arrays: Sequence[Array]) -> None:
-        """Take the inputs, and make room for the outputs."""
-        for border, array in zip(self._sources, arrays, strict=True):
-            if border is not None:  # else the array's shape is all that the plan needed
-                border.give(array)
-        for border in self._results:
-            border.make()
-
-    def results(self) -> list[Array]:
-        """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
-        for border in self._sources:
-            if border is not None:
-                border.array = None
-        return [border.take() for border in self._results]
-
-
-class _Border:
-    """An input or output of a region: its place in the arena, and where it is instead in the present run."""
-
-    def __init__(self, instance: Instance, value: Value, dtype: np.dtype[Any]) -> None:
-        plan, tensor = instance.plan, instance.plan.tensors[value]
-        self.program, self.shape = instance.program, plan.shapes[value]
-        self.dtype = np.dtype(np.float32) if tensor.itemsize == 4 else dtype
-        begin = plan.offsets[tensor.buffer]
-        raw = instance.arena[begin : begin + tensor.size * tensor.itemsize].view(self.dtype)
-        there = raw.reshape(physical_shape(tensor.shape, tensor.order))
-        self.view = there.transpose([tensor.order.index(axis) for axis in range(len(tensor.order))])
-        self.home = int(instance.arena.ctypes.data) + begin
-        self.uses: list[tuple[int, int, int]] = []  # step, argument, bytes from the tensor's start
-        self.array: Array | None = None
-        in_order = same_place(tensor.shape, tensor.order, natural(len(tensor.shape)))
-        if self.dtype == np.float32 and in_order:
-            self.uses = list(_uses(plan, tensor.buffer))
-
-    def _point(self, address: int) -> None:
-        for step, argument, offset in self.uses:
-            self.program.rebind(step, argument, address + offset)
-
-    def give(self, array: Array) -> None:
-        """Let the program read this array, or a copy."""
-        if self.uses and array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
-            self.array = array  # kept alive during the run
-            self._point(int(array.ctypes.data))
-            return
-        self._point(self.home)
-        np.copyto(self.view, array.view(self.view.dtype) if array.dtype.itemsize == 1 else array)
-
-    def make(self) -> None:
-        """Let the program write a new array."""
-        if self.uses:
-            self.array = np.empty(self.shape, self.dtype)
-            self._point(int(self.array.ctypes.data))
-
-    def take(self) -> Array:
-        """The result, which nothing else refers to."""
-        made, self.array = self.array, None
-        if made is None:
-            made = np.empty(self.shape, self.dtype)
-            np.copyto(made, self.view.reshape(self.shape) if self.view.shape != self.shape else self.view)
-        return made
-
-
-def _uses(plan: Plan, buffer: int) -> Iterator[tuple[int, int, int]]:
-    """Where the program has a buffer's address: step, argument, offset."""
-    for index, planned in enumerate(plan.steps):
-        for place, argument in enumerate(planned.step.arguments.values()):
-            if isinstance(argument, Buffer) and planned.buffers.get(argument.name) == buffer:
-                yield index, place, argument.offset

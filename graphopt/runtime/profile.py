@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .emission import Tensor
-from .operations import Conv, Operation
-from .plan import Instance, Plan
+from .blueprint import Blueprint
+from .instance import Instance
 from .regions import Region
 from .session import Session
 
@@ -48,7 +47,7 @@ def profile(session: Session, feeds: Mapping[str, Any], runs: int = 20) -> list[
     return found
 
 
-def _region(index: int, plan: Plan, arrays: list[Any], runs: int) -> list[StepTime]:
+def _region(index: int, plan: Blueprint, arrays: list[Any], runs: int) -> list[StepTime]:
     instance = Instance(plan, 1, profile=True)
     instance.load(arrays)
     instance.program.run_worker(0)
@@ -62,20 +61,6 @@ def _region(index: int, plan: Plan, arrays: list[Any], runs: int) -> list[StepTi
         rates.append(elapsed / max(1, int(stamps.sum())))
     seconds = np.median(np.array(cycles), axis=0) * float(np.median(rates))
     return [
-        StepTime(
-            index, planned.step.kernel.name, _title(planned.operation, plan.tensors), float(taken), planned.step.macs
-        )
+        StepTime(index, planned.step.kernel.name, planned.title, float(taken), planned.step.macs)
         for planned, taken in zip(plan.steps, seconds)
     ]
-
-
-def _title(operation: Operation | None, tensors: Mapping[Any, Tensor]) -> str:
-    if operation is None:
-        return ""
-    shape = "×".join(str(size) for size in tensors[operation.output].shape)
-    if isinstance(operation, Conv):
-        kernel = "×".join(str(size) for size in operation.weights.shape[2:])
-        stride = "" if set(operation.strides) == {1} else f" /{operation.strides[0]}"
-        groups = "" if operation.groups == 1 else f" g{operation.groups}"
-        return f"Conv {kernel}{stride}{groups} {tensors[operation.inputs[0]].shape[1]} → {shape}"
-    return f"{type(operation).__name__} {shape}"

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..ir import Model
+from .blueprint import Blueprint, hidden_addresses
 from .emission import Memory
+from .instance import Instance
 from .layouts import Shape
+from .lowered import Lowered
 from .partition import Segment
-from .plan import Instance, Plan
-from .segments import StockSegment
+from .plan import Plan
+from .segments import StockSegment, extract
+from .store import Store
 from .workers import Team
 
 Array = npt.NDArray[Any]
@@ -25,16 +28,21 @@ _SPARE = 4  # instances kept for each plan and number of workers
 
 
 class Region:
-    """One region. Safe to run from several threads at once: each run has an arena of its own."""
+    """One region: segment `index` of a lowered model. Safe to run from several threads: each run has its own arena."""
 
-    def __init__(self, model: Model, segment: Segment, team: Team, memory: Memory) -> None:
-        self.segment, self.team, self.memory = segment, team, memory
-        self._model = model
+    def __init__(self, lowered: Lowered, index: int, team: Team, memory: Memory, store: Store | None) -> None:
+        self.index, self.team, self.memory = index, team, memory
+        self._lowered, self._store = lowered, store
         self._lock = threading.Lock()
-        self._plans: OrderedDict[tuple[Shape, ...], Plan | None] = OrderedDict()
+        self._plans: OrderedDict[tuple[Shape, ...], Blueprint | None] = OrderedDict()
         self._spare: dict[tuple[tuple[Shape, ...], int], list[Instance]] = {}
         self._stock: StockSegment | None = None
         self.refusals: dict[tuple[Shape, ...], str] = {}
+
+    @property
+    def segment(self) -> Segment:
+        """What it computes."""
+        return self._lowered.segments[self.index]
 
     def after_fork(self) -> None:
         """Locks may have been held by threads that the child does not have."""
@@ -42,26 +50,47 @@ class Region:
         if self._stock is not None:
             self._stock.after_fork()
 
-    def plan(self, shapes: tuple[Shape, ...]) -> Plan | None:
+    def prepare(self, shapes: tuple[Shape, ...]) -> None:
+        """Make now what the first run on these shapes needs."""
+        plan = self.plan(shapes)
+        if plan is not None and not plan.is_empty:
+            self._return(Instance(plan, self.team.size), shapes)
+
+    def plan(self, shapes: tuple[Shape, ...]) -> Blueprint | None:
         """The plan for these input shapes; None where kernels do not take them (`refusals` says why)."""
         with self._lock:
             if shapes in self._plans:
                 self._plans.move_to_end(shapes)
                 return self._plans[shapes]
-            try:
-                made: Plan | None = Plan(
-                    self.segment.operations, self.segment.inputs, self.segment.outputs, shapes, self.memory
-                )
-            except ValueError as reason:
-                made = None
-                self.refusals[shapes] = str(reason)
-            self._plans[shapes] = made
+            made = self._stored(shapes)
+            if isinstance(made, str):
+                self.refusals[shapes] = made
+            self._plans[shapes] = made if isinstance(made, Blueprint) else None
             while len(self._plans) > _PLANS:
                 gone, _ = self._plans.popitem(last=False)
                 self.refusals.pop(gone, None)
                 for key in [key for key in self._spare if key[0] == gone]:
                     del self._spare[key]
-            return made
+            return self._plans[shapes]
+
+    def draft(self, shapes: tuple[Shape, ...]) -> Plan:
+        """A plan with its operations, made anew. Raises ValueError where kernels do not take the shapes."""
+        segment = self.segment
+        return Plan(segment.operations, segment.inputs, segment.outputs, shapes, self.memory)
+
+    def _stored(self, shapes: tuple[Shape, ...]) -> Blueprint | str:
+        """The plan for these shapes from the disk, else made and kept there; or why there is none."""
+        name = (self.index, shapes)
+        found: Blueprint | str | None = None if self._store is None else self._store.load(name)
+        if found is not None:
+            return found
+        try:
+            made: Blueprint | str = self.draft(shapes).blueprint
+        except ValueError as reason:
+            made = str(reason)
+        if self._store is not None and (isinstance(made, str) or not hidden_addresses(made)):
+            self._store.save(name, made)
+        return made
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The region's outputs for arrays in the order of its inputs."""
@@ -70,7 +99,7 @@ class Region:
         if plan is None:
             return self.stock().run(arrays)
         if plan.is_empty:
-            return [np.empty(plan.shapes[value], plan.dtypes[value]) for value in plan.outputs]
+            return [np.empty(border.shape, border.dtype) for border in plan.results]
         whole = self.team.size > 1 and self.team.acquire()
         try:
             instance = self._borrow(plan, shapes, self.team.size if whole else 1)
@@ -90,10 +119,12 @@ class Region:
         """The same nodes in onnxruntime, made when first needed."""
         with self._lock:
             if self._stock is None:
-                self._stock = StockSegment(self._model, self.segment, self.team.size)
+                model, segment = self._lowered.model, self.segment
+                sizes = len(segment.inputs), len(segment.outputs)
+                self._stock = StockSegment(extract(model, segment), *sizes, self.team.size, model.folder)
             return self._stock
 
-    def _borrow(self, plan: Plan, shapes: tuple[Shape, ...], workers: int) -> Instance:
+    def _borrow(self, plan: Blueprint, shapes: tuple[Shape, ...], workers: int) -> Instance:
         with self._lock:
             spare = self._spare.get((shapes, workers))
             if spare:

@@ -32,8 +32,10 @@ def stock_session(
     return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
 
 
-def extract(model: Model, segment: Segment) -> Model:
-    """The nodes of a segment as a model whose inputs and outputs are the segment's, named i0 … and o0 …."""
+def extract(model: Model, segment: Segment) -> bytes:
+    """The nodes of a segment as an ONNX file whose inputs and outputs are the segment's, numbered."""
+    from ..onnx_io import to_proto
+
     values: dict[Value, Value] = {}
     for index, value in enumerate(segment.inputs):
         values[value] = Value(value.type, f"graphopt_i{index}")
@@ -42,9 +44,10 @@ def extract(model: Model, segment: Segment) -> Model:
         _append(graph, node, values)
     ports = [Port(f"graphopt_o{i}", v.type) for i, v in enumerate(segment.outputs)]
     graph.set_outputs([values[value] for value in segment.outputs], ports)
-    return Model(
+    made = Model(
         graph, opsets=dict(model.opsets), functions=model.functions, ir_version=model.ir_version, folder=model.folder
     )
+    return bytes(to_proto(made).SerializeToString())
 
 
 def _nodes(segment: Segment) -> list[Node]:
@@ -74,19 +77,19 @@ def abandon(session: Any) -> None:
 
 
 class StockSegment:
-    """A segment that onnxruntime runs. A forked child makes its session anew: threads do not survive a fork."""
+    """A segment that onnxruntime runs: the bytes of a model that `extract` made, with so many inputs and outputs.
 
-    def __init__(self, model: Model, segment: Segment, threads: int) -> None:
-        self._model, self._segment, self._threads = model, segment, threads
+    A forked child makes its session anew: threads do not survive a fork.
+    """
+
+    def __init__(self, source: bytes, inputs: int, outputs: int, threads: int, folder: str = "") -> None:
+        self._source, self._threads, self._folder = source, threads, folder
+        self._inputs = [f"graphopt_i{index}" for index in range(inputs)]
+        self._outputs = [f"graphopt_o{index}" for index in range(outputs)]
         self._session = self._open()
-        self._inputs = [f"graphopt_i{index}" for index in range(len(segment.inputs))]
-        self._outputs = [f"graphopt_o{index}" for index in range(len(segment.outputs))]
 
     def _open(self) -> Any:
-        from ..onnx_io import to_proto
-
-        made = extract(self._model, self._segment)
-        return stock_session(to_proto(made).SerializeToString(), self._threads, made.folder)
+        return stock_session(self._source, self._threads, self._folder)
 
     def after_fork(self) -> None:
         """Open the session again in a forked child."""

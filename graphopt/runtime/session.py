@@ -4,58 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InputError, ModelError, OptionError
-from ..ir import Constant, DType, Model, Node, TensorType, Value
-from .decisions import Decisions, region_digest
+from ..ir import DType, TensorType
+from .decisions import Decisions
+from .describe import DescribedPart, Description, NodeArg, node_arg
 from .emission import Memory
-from .lowering import lower
-from .operands import constant_array
-from .operations import PRODUCTS, Coverage, Operation
-from .partition import Segment, partition
+from .lowered import Lowered, digest_of
+from .recipe import Input, Output, Part, Recipe, recipe_of
 from .regions import Region
 from .segments import StockSegment, abandon, stock_session
-from .types import ORT_NAMES, complete_types
+from .store import Store
 from .workers import Team
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeArg:
-    """An input or output: name, type in onnxruntime's words such as `tensor(float)`, shape of ints, names and None."""
-
-    name: str
-    type: str
-    shape: list[int | str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class DescribedPart:
-    """One line of `Session.describe`: where units run, how many, and why not on kernels."""
-
-    where: str
-    operators: dict[str, int]
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What runs where. `str()` makes it a table."""
-
-    parts: tuple[DescribedPart, ...]
-
-    def __str__(self) -> str:
-        lines = []
-        for index, part in enumerate(self.parts):
-            counts = ", ".join(f"{name} {count}" for name, count in sorted(part.operators.items()))
-            lines.append(f"{index:3}  {part.where:12} {counts}" + (f"  ({part.reason})" if part.reason else ""))
-        return "\n".join(lines)
 
 
 class Session:
@@ -76,40 +39,46 @@ class Session:
             raise OptionError(f"threads must be a positive number, got {threads!r}")
         if memory not in ("fast", "small"):
             raise OptionError(f"memory must be 'fast' or 'small', got {memory!r}")
-        self.threads = threads or _cpus()
-        self._model = _lifted(model)
-        self._source = model
-        self._team = Team(self.threads)
-        self._pid = os.getpid()
-        if kernels is not False:
-            complete_types(self._model)
-        self._coverage = Coverage() if kernels is False else lower(self._model.graph)
-        self._segments = partition(self._model.graph, self._coverage)
-        if kernels is None:
-            self._segments = self._leave(Decisions.load(self.threads))
-        self._whole: Any = None
-        self._runners: list[tuple[Segment, Region | StockSegment]] = []
-        if any(segment.is_region for segment in self._segments):
-            for segment in self._segments:
-                made = Region(self._model, segment, self._team, memory) if segment.is_region else self._stock(segment)
-                self._runners.append((segment, made))
-            self._plan_known_shapes()
-        else:
-            self._whole = self._open_whole()
+        self.threads, self._source = threads or _cpus(), model
+        self._team, self._pid = Team(self.threads), os.getpid()
+        decisions = Decisions.load(self.threads) if kernels is None else None
+        digest = digest_of(model)
+        store = None if digest is None else Store(digest, memory, kernels, decisions and decisions.slower)
+        self._lowered = Lowered(model, digest, kernels=kernels is not False, decisions=decisions)
+        recipe = None if store is None else store.load("recipe")
+        if recipe is None:
+            recipe = recipe_of(self._lowered)
+            if store is not None and not self._keep(store, recipe):
+                store = None
+        self._recipe: Recipe = recipe
+        self._whole: Any = self._open_whole() if recipe.whole else None
+        self._runners = [] if recipe.whole else [
+            self._runner(index, part, memory, store) for index, part in enumerate(recipe.parts)
+        ]  # fmt: skip
 
-    def _leave(self, decisions: Decisions) -> list[Segment]:
-        """Segments without the regions that were measured slower than onnxruntime on this machine."""
-        slower = [s for s in self._segments if s.is_region and decisions.is_slower(region_digest(s))]
-        if not slower:
-            return self._segments
-        banned = {operation for segment in slower for operation in segment.operations}
-        for operation in banned:
-            for node in operation.nodes:
-                self._coverage.refusals.setdefault(node, "measured slower than onnxruntime here")
-        return partition(self._model.graph, self._coverage, banned)
+    def _keep(self, store: Store, recipe: Recipe) -> bool:
+        """Keep the recipe on disk, unless weights lie in files of their own, of which the model's digest is silent."""
+        from ..onnx_io import external_bytes
 
-    def _stock(self, segment: Segment) -> StockSegment:
-        return StockSegment(self._model, segment, self.threads)
+        if external_bytes(self._lowered.model):
+            return False
+        store.save("recipe", recipe)
+        return True
+
+    def _runner(self, index: int, part: Part, memory: Memory, store: Store | None) -> Region | StockSegment:
+        if part.model is not None:
+            return StockSegment(part.model, len(part.reads), len(part.writes), self.threads, self._folder)
+        region = Region(self._lowered, index, self._team, memory, store)
+        if part.shapes is not None:  # planned now, so that the first run is like the others
+            region.prepare(part.shapes)
+        return region
+
+    @property
+    def _folder(self) -> str:
+        """Where external data lies."""
+        if isinstance(self._source, (str, os.PathLike)):
+            return os.path.dirname(self._source)
+        return "" if isinstance(self._source, bytes) else self._lowered.model.folder
 
     def _open_whole(self) -> Any:
         source = self._source
@@ -118,104 +87,89 @@ class Session:
         elif not isinstance(source, bytes):
             from ..onnx_io import to_proto
 
-            source = to_proto(self._model).SerializeToString()
+            source = to_proto(self._lowered.model).SerializeToString()
         try:
-            return stock_session(source, self.threads, self._model.folder)
+            return stock_session(source, self.threads, self._folder)
         except Exception as error:  # onnxruntime raises its own classes for every kind of unusable model
             raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error
-
-    def _plan_known_shapes(self) -> None:
-        """Plans whose input shapes the model fixes are made now, so that the first run is like the others."""
-        for segment, runner in self._runners:
-            if not isinstance(runner, Region):
-                continue
-            types = [value.type for value in segment.inputs]
-            if all(isinstance(t, TensorType) and t.is_static for t in types):
-                runner.plan(tuple(t.shape for t in types))  # type: ignore[misc, union-attr]
 
     # -- the face of onnxruntime
 
     def get_inputs(self) -> list[NodeArg]:
         """The model's inputs that a caller must feed."""
-        return [_argument(v.name, v) for v in self._model.graph.inputs if v.default is None]
+        return [node_arg(given.name, given.type) for given in self._recipe.inputs if given.default is None]
 
     def get_outputs(self) -> list[NodeArg]:
         """The model's outputs."""
-        graph = self._model.graph
-        return [_argument(port.name, value) for port, value in zip(graph.ports, graph.outputs)]
+        return [node_arg(output.name, output.type) for output in self._recipe.outputs]
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any = None) -> list[Any]:
         """The named outputs (all by default) for arrays by input name. Raises InputError where the feeds do not fit."""
-        graph = self._model.graph
-        places = self._places(output_names)
+        outputs = self._named(output_names)
         values = self._feed(feeds)
         if os.getpid() != self._pid:
             self._after_fork()
         if self._whole is not None:
-            return self._run_whole(places, values)
+            return self._run_whole(outputs, values)
         self._execute(values)
-        return [self._result(graph.outputs[place], values) for place in places]
+        return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
 
-    def _execute(self, values: dict[Value, Any], watch: Callable[[Region, list[Any]], None] | None = None) -> None:
-        for segment, runner in self._runners:
-            arrays = [values[value] for value in segment.inputs]
+    def _execute(self, values: list[Any], watch: Callable[[Region, list[Any]], None] | None = None) -> None:
+        for part, runner in zip(self._recipe.parts, self._runners):
+            arrays = [values[place] for place in part.reads]
             if watch is not None and isinstance(runner, Region):
                 watch(runner, arrays)
             try:
                 found = runner.run(arrays)
             except RuntimeError as error:  # onnxruntime's own, where a segment does not take its inputs
                 raise InputError(str(error).splitlines()[0]) from error
-            values.update(zip(segment.outputs, found))
+            for place, array in zip(part.writes, found):
+                values[place] = array
 
     def run_watched(self, feeds: Mapping[str, Any], watch: Callable[[Region, list[Any]], None]) -> None:
         """Run once and show `watch` each region with the arrays it is about to read."""
         self._execute(self._feed(feeds), watch)
 
-    def _run_whole(self, places: list[int], values: dict[Value, Any]) -> list[Any]:
-        names = [self._model.graph.ports[place].name for place in places]
+    def _run_whole(self, outputs: Sequence[Output], values: list[Any]) -> list[Any]:
+        feeds = {given.name: array for given, array in zip(self._recipe.inputs, values)}
         try:
-            found: list[Any] = self._whole.run(names, {value.name: array for value, array in values.items()})
+            found: list[Any] = self._whole.run([output.name for output in outputs], feeds)
         except Exception as error:  # onnxruntime raises its own classes for feeds that do not fit
             raise InputError(str(error).splitlines()[0]) from error
         return found
 
-    def _result(self, value: Value, values: dict[Value, Any]) -> Any:
-        if value in values:
-            return values[value]
-        array = constant_array(value)
-        assert array is not None, "a result that nothing computes"
-        return np.array(array)
-
-    def _places(self, names: Sequence[str] | None) -> list[int]:
-        known = [port.name for port in self._model.graph.ports]
+    def _named(self, names: Sequence[str] | None) -> Sequence[Output]:
+        known = {output.name: output for output in self._recipe.outputs}
         if names is None:
-            return list(range(len(known)))
+            return self._recipe.outputs
         for name in names:
             if name not in known:
                 raise InputError(f"no output {name!r}; the model has {', '.join(known)}")
-        return [known.index(name) for name in names]
+        return [known[name] for name in names]
 
-    def _feed(self, feeds: Mapping[str, Any]) -> dict[Value, Any]:
-        inputs = {value.name: value for value in self._model.graph.inputs}
+    def _feed(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """The model's values by number, those of its inputs filled in."""
+        inputs = self._recipe.inputs
         for name in feeds:
-            if name not in inputs:
-                raise InputError(f"no input {name!r}; the model has {', '.join(inputs)}")
-        values: dict[Value, Any] = {}
-        for name, value in inputs.items():
-            if name in feeds:
-                values[value] = _checked(name, value, feeds[name])
-            elif isinstance(value.default, Constant):
-                values[value] = value.default.array()
+            if all(name != given.name for given in inputs):
+                raise InputError(f"no input {name!r}; the model has {', '.join(given.name for given in inputs)}")
+        values: list[Any] = [None] * self._recipe.values
+        for place, given in enumerate(inputs):
+            if given.name in feeds:
+                values[place] = _checked(given, feeds[given.name])
+            elif given.default is not None:
+                values[place] = given.default
             else:
-                raise InputError(f"input {name!r} is missing")
+                raise InputError(f"input {given.name!r} is missing")
         return values
 
     def _after_fork(self) -> None:
         self._pid = os.getpid()
+        self._lowered.renew()
         if self._whole is not None:
             abandon(self._whole)
             self._whole = self._open_whole()
-        for _, runner in self._runners:
+        for runner in self._runners:
             runner.after_fork()
 
     # -- what runs where
@@ -223,29 +177,24 @@ class Session:
     def describe(self) -> Description:
         """The segments in the order they run, with the reasons why nodes are left to onnxruntime."""
         parts: list[DescribedPart] = []
-        runners: list[tuple[Segment, Region | StockSegment | None]] = [*self._runners]
-        for segment, runner in runners or [(segment, None) for segment in self._segments]:
-            refusals = self._coverage.refusals
-            reasons = {refusals[u] for u in segment.units if isinstance(u, Node) and u in refusals}
+        for index, part in enumerate(self._recipe.parts):
+            reasons = set(part.refusals)
+            runner = self._runners[index] if self._runners else None
             if isinstance(runner, Region):
                 reasons.update(runner.refusals.values())
-            operators: dict[str, int] = {}
-            for unit in segment.units:
-                name = type(unit).__name__ if isinstance(unit, Operation) else unit.op
-                operators[name] = operators.get(name, 0) + 1
-            where = "kernels" if segment.is_region else "onnxruntime"
-            parts.append(DescribedPart(where, operators, "; ".join(sorted(reasons))))
+            where = "kernels" if part.model is None else "onnxruntime"
+            parts.append(DescribedPart(where, part.operators, "; ".join(sorted(reasons))))
         return Description(tuple(parts))
 
     @property
     def regions(self) -> tuple[Region, ...]:
         """The regions that run on kernels."""
-        return tuple(runner for _, runner in self._runners if isinstance(runner, Region))
+        return tuple(runner for runner in self._runners if isinstance(runner, Region))
 
     @property
     def covered(self) -> int:
         """Products (Conv, Gemm, MatMul) that run on kernels."""
-        return sum(isinstance(o, PRODUCTS) for region in self.regions for o in region.segment.operations)
+        return sum(part.products for part in self._recipe.parts if part.model is None)
 
 
 def _cpus() -> int:
@@ -254,28 +203,12 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _lifted(model: Any) -> Model:
-    if isinstance(model, Model):
-        return model
-    from ..onnx_io import load
-
-    return load(model)
-
-
-def _argument(name: str, value: Value) -> NodeArg:
-    declared = value.type
-    if not isinstance(declared, TensorType):
-        return NodeArg(name, str(declared), [])
-    kind = ORT_NAMES.get(declared.dtype, declared.dtype.name.lower())
-    return NodeArg(name, f"tensor({kind})", [] if declared.shape is None else list(declared.shape))
-
-
-def _checked(name: str, value: Value, given: Any) -> Any:
+def _checked(given: Input, fed: Any) -> Any:
     """The feed as an array of the input's type and a shape that fits."""
-    declared = value.type
+    name, declared = given.name, given.type
     if not isinstance(declared, TensorType):
-        return given
-    array = np.asarray(given)
+        return fed
+    array = np.asarray(fed)
     wanted = declared.dtype.numpy
     if declared.dtype is not DType.STRING and array.dtype != wanted:
         raise InputError(f"input {name!r} must be {wanted}, got {array.dtype}")

@@ -114,6 +114,8 @@ def shape_of(value: Value, known: Mapping[Value, Shape]) -> Shape:
 
 def resolved(target: Shape, x: Shape, *, allow_zero: bool) -> Shape:
     """Reshape's target with zeros copied and −1 inferred. Raises ValueError where the elements do not fit."""
+    if not allow_zero and 0 in target[len(x) :]:
+        raise ValueError(f"Reshape of {x} to {target}, which copies a size that is not there")
     made = [x[i] if d == 0 and not allow_zero else d for i, d in enumerate(target)]
     if -1 in made:
         rest = prod(d for d in made if d != -1)

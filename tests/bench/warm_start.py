@@ -1,6 +1,7 @@
 """Session creation beside onnxruntime's, kernels cached: `python -m tests.bench.warm_start [names] [--rounds 9]`.
 
 Interleaved medians in milliseconds of wall time and of this process's CPU time, one thread; imports are not counted.
+"fresh" is the first session of a process of its own, with its first run in brackets: all comes from the disk.
 With --cold NAME the kernels of that model are compiled into an empty cache first, and the seconds told.
 """
 
@@ -32,6 +33,29 @@ graphopt.runtime.Session(sys.argv[1], 1, kernels=True)
 wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
 print(f"{len(seen)} kernels compiled cold, session made in {wall:.1f} s ({cpu:.1f} s of CPU)")
 """
+
+_FRESH = """
+import sys, time
+import onnx, onnx_ir, onnxruntime, llvmlite.binding
+import graphopt.onnx_io.lift, graphopt.runtime
+from graphopt.measure import ort_session
+from tests.bench.end_to_end import case
+chosen, runtime = case(sys.argv[1]), sys.argv[2]
+feeds, path = chosen.feeds(0), str(chosen.quantized)
+start = time.perf_counter()
+session = graphopt.runtime.Session(path, 1, kernels=True) if runtime == "graphopt" else ort_session(path)
+made = time.perf_counter()
+session.run(None, feeds)
+print(made - start, time.perf_counter() - start)
+"""
+
+
+def fresh(name: str, runtime: str, processes: int = 5) -> tuple[float, float]:
+    """Median milliseconds of the first session, and of it with its first run, over so many processes."""
+    command = [sys.executable, "-c", _FRESH, name, runtime]
+    said = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(processes)]
+    taken = [[1e3 * float(word) for word in line.split()] for line in said]
+    return statistics.median(t[0] for t in taken), statistics.median(t[1] for t in taken)
 
 
 def cold(path: Path) -> str:
@@ -75,7 +99,12 @@ def main() -> None:
         (wall, cpu), (ort_wall, ort_cpu) = found["Session"], found["ORT"]
         print(
             f"{name:24s} Session {wall:.0f} ms ({cpu:.0f} CPU)  ORT {ort_wall:.0f} ms ({ort_cpu:.0f} CPU)  "
-            f"ratio {wall / ort_wall:.2f} ({cpu / ort_cpu:.2f} CPU)", flush=True,
+            f"ratio {wall / ort_wall:.2f} ({cpu / ort_cpu:.2f} CPU)", end="", flush=True,
+        )  # fmt: skip
+        (ours, ours_run), (peer, peer_run) = fresh(name, "graphopt"), fresh(name, "onnxruntime")
+        print(
+            f"  fresh {ours:.0f} ({ours_run:.0f}) / {peer:.0f} ({peer_run:.0f}) ms, "
+            f"ratio {ours / peer:.2f} ({ours_run / peer_run:.2f})", flush=True,
         )  # fmt: skip
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from graphopt.kernels.special import erf
 from graphopt.runtime import Session
 from graphopt.runtime import operations as o
+from graphopt.runtime.blueprint import hidden_addresses
+from graphopt.runtime.instance import Instance
 from graphopt.runtime.operands import constant_array
-from graphopt.runtime.plan import Instance, Plan
+from graphopt.runtime.plan import Plan
 from graphopt.runtime.shapes import operation_window, output_shape, permutation_of
 from tests.kernels.naive import conv_sums, requantize
 
@@ -33,8 +35,10 @@ def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
 
     def watch(region: Any, arrays: list[Any]) -> None:
         segment, shapes = region.segment, tuple(array.shape for array in arrays)
-        plan = region.plan(shapes)
-        assert plan is not None, region.refusals
+        made = region.plan(shapes)
+        assert made is not None, region.refusals
+        assert not hidden_addresses(made)
+        plan = region.draft(shapes)
         found = dict(zip(segment.inputs, arrays))
         found |= _run(segment.operations, segment.inputs, shapes, arrays)
         for operation in segment.operations:
@@ -56,7 +60,7 @@ def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
 def _run(operations: Any, sources: Any, shapes: Any, arrays: list[Array]) -> dict[Any, Array]:
     """All values that kernels compute, none fused away."""
     values = tuple(operation.output for operation in operations)
-    instance = Instance(Plan(operations, sources, values, shapes), 2)
+    instance = Instance(Plan(operations, sources, values, shapes).blueprint, 2)
     instance.load(arrays)
     instance.program.run()
     return dict(zip(values, instance.results()))

@@ -62,6 +62,5 @@ def test_one_function_of_the_codes(middle: list[Any], zero: int) -> None:
     check_regions(session, feeds)
     session.run(None, feeds)
     (region,) = session.regions
-    plan = region.plan(((2, 8, 5, 5),))
-    assert plan is not None
+    plan = region.draft(((2, 8, 5, 5),))
     assert not any(isinstance(o, (Binary, Table)) for o in plan.operations), "all of it is the product's epilogue"

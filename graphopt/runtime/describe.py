@@ -1,0 +1,49 @@
+"""What a session says of itself: its face, as onnxruntime shows it, and what runs where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..ir import TensorType, Type
+from .types import ORT_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class NodeArg:
+    """An input or output: name, type in onnxruntime's words such as `tensor(float)`, shape of ints, names and None."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedPart:
+    """One line of `Session.describe`: where units run, how many, and why not on kernels."""
+
+    where: str
+    operators: Mapping[str, int]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What runs where. `str()` makes it a table."""
+
+    parts: tuple[DescribedPart, ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for index, part in enumerate(self.parts):
+            counts = ", ".join(f"{name} {count}" for name, count in sorted(part.operators.items()))
+            lines.append(f"{index:3}  {part.where:12} {counts}" + (f"  ({part.reason})" if part.reason else ""))
+        return "\n".join(lines)
+
+
+def node_arg(name: str, declared: Type | None) -> NodeArg:
+    """An input or output in onnxruntime's words."""
+    if not isinstance(declared, TensorType):
+        return NodeArg(name, str(declared), [])
+    kind = ORT_NAMES.get(declared.dtype, declared.dtype.name.lower())
+    return NodeArg(name, f"tensor({kind})", [] if declared.shape is None else list(declared.shape))
