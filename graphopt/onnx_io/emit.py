@@ -251,6 +251,8 @@ class _Scope:
             if extras is not None and key in extras.docs:
                 attribute.doc_string = extras.docs[key]
         made = [names.define(v) for v in node.outputs]
+        if node.op == "Split":  # its results are not optional; onnxruntime crashes on one without a name
+            made = [name or names.fresh("part", False) for name in made]
         if made and not any(made):  # a dead node that no pass has removed: one output at least must have a name
             made[0] = names.fresh(op_type.lower(), False)
         proto.output.extend(made)

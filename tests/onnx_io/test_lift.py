@@ -24,6 +24,7 @@ from graphopt.ir import (
 )
 from graphopt.onnx_io import infer_types, load, to_onnx, to_proto
 from graphopt.onnx_io.emit import Emitter
+from tests.passes.harness import lift
 
 from .same import assert_same_model
 
@@ -500,3 +501,10 @@ def test_a_dead_node_without_names_is_still_valid():
     proto = to_proto(Model(graph, {"": 17}, ir_version=8))
     onnx.checker.check_model(proto)
     assert all(node.output[0] for node in proto.graph.node)
+
+
+def test_a_part_that_nobody_reads_has_a_name():
+    model = lift("g (float[2,6] x) => (float[a,b] y) { a, b = Split<axis = 1>(x)\n y = Exp(b) }")
+    next(iter(model.graph)).outputs[0].name = ""
+    (split, _) = to_proto(model).graph.node
+    assert all(split.output) and len(set(split.output)) == 2  # onnxruntime crashes without
