@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...pipeline.passes import rule_pass
 from ...rewrite import Rule
 from .batch_norm import affine_into_batch_norm, fuse_batch_norm, join_batch_norms
+from .einsum import einsum_as_product, einsum_of_one
 from .evidence import not_slower
 from .gelu import fuse_gelu, fuse_scaled_swish, fuse_swish, fuse_tanh_gelu
 from .norms import (
@@ -62,6 +63,8 @@ RULES: tuple[Rule, ...] = (
     affine_into_batch_norm,
     fuse_batch_norm,
     join_batch_norms,
+    einsum_as_product,
+    einsum_of_one,
 )
 """In this order at each node."""
 

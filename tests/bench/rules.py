@@ -141,6 +141,17 @@ INSTANCES = {
                                        "y = Add(m, shift)", 17, "float[64] v64"),
     "join_batch_norms": Instance(MAP, "n = BatchNormalization(x, s64, b64, m64, v64)\n "
                                  "y = BatchNormalization(n, b64, s64, m64, v64)", 17, "float[64] v64"),
+    **{f"einsum_as_product ({equation})": Instance(
+        f"g ({inputs}) => (float[{','.join(equation.partition('->')[2])}] y)",
+        f'y = Einsum<equation = "{equation}">(x, z)')
+       for equation, inputs in (("bsk,kn->bsn", "float[1,128,768] x, float[768,768] z"),
+                                ("bhqd,bhkd->bhqk", "float[1,12,128,64] x, float[1,12,128,64] z"),
+                                ("bqhd,bkhd->bhqk", "float[1,128,12,64] x, float[1,128,12,64] z"),
+                                ("bhqk,bkhd->bqhd", "float[1,12,128,128] x, float[1,128,12,64] z"))},
+    **{f"einsum_of_one ({equation})": Instance(
+        f"g (float[1,128,768] x) => (float[{','.join(equation.partition('->')[2])}] y)",
+        f'y = Einsum<equation = "{equation}">(x)')
+       for equation in ("bij->bji", "bij->bi")},
     "activation_into_conv": Instance(MAP, _CONV + "y = Relu(h)", 17, "float[64,64,3,3] k"),
     "clip_into_conv": Instance(MAP, _CONV + "y = Clip(h, zero, six)", 17, "float[64,64,3,3] k"),
     "activation_into_gemm": Instance("g (float[64,512] x) => (float[a,b] y)", "h = Gemm(x, w)\n y = Relu(h)", 17,

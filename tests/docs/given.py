@@ -300,6 +300,20 @@ g (float[B,2,5,4] x) => (float[a,b,c] y) <float[8,8] w, int64[3] join = {0, 0, 8
         17,
         "portable",
     ),
+    **{
+        f"fuse-operators/{rule}": (
+            f"""
+g ({inputs}) => (float[a,b,c,d] y) {{
+  y = Einsum<equation = "{equation}">({names})
+}}""",
+            17,
+            "portable",
+        )
+        for rule, inputs, equation, names in (
+            ("einsum_as_product", "float[B,S,2,8] q, float[B,L,2,8] k", "bqhd,bkhd->bhqk", "q, k"),
+            ("einsum_of_one", "float[B,S,2,8] x", "bshd->bhsd", "x"),
+        )
+    },
     "move-codes": (
         """
 g (uint8[N,4,8,8] x) => (uint8[a,b,c,d] y) <float scale = {0.1}, uint8 zero = {128}> {

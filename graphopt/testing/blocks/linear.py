@@ -215,6 +215,23 @@ def _zeros(s: Sketch, x: Value, hidden: int) -> Value:
     return zeros
 
 
+def einsum(s: Sketch) -> None:
+    """A product, permutation or sum, written as Einsum"""
+    x = s.pick(DType.FLOAT, ranks=(3, 4), bound=20.0)
+    letters = "abcd"[: s.rank(x)]
+    if s.chance(0.5):
+        kept = list(letters[: s.integer(1, len(letters))])
+        s.rng.shuffle(kept)
+        s.node("Einsum", x, equation=f"{letters}->{''.join(kept)}")
+        return
+    last = letters[-1]
+    w = s.weight((s.size(x, -1), 3) if s.chance(0.5) else (3, s.size(x, -1)))
+    second = f"{last}z" if s.shape(w)[0] == s.size(x, -1) else f"z{last}"
+    result = letters[:-1] + "z" if s.chance(0.7) else "z" + letters[:-1]
+    s.node("Einsum", x, w, equation=f"{letters},{second}->{result}", bound=100.0)
+
+
 BLOCKS = (
     (conv, 10), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 6), (softmax, 2), (recurrent, 1),
+    (einsum, 2),
 )  # fmt: skip

@@ -1,0 +1,110 @@
+"""Einsum as the product, permutation or sum that it is: onnxruntime has faster kernels for those."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir import Node, TensorType, Value
+from ...rewrite import Builder, Declined, any_value, op, rule
+from .guards import FLOATS
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A product of matrices: operands in their order (swapped or not), how each is permuted, and how the result is."""
+
+    swapped: bool
+    left: str
+    right: str
+    made: str
+
+    def turns(self, first: str, second: str, wanted: str) -> int:
+        """Transpositions that it takes."""
+        a, b = (second, first) if self.swapped else (first, second)
+        return (a != self.left) + (b != self.right) + (self.made != wanted)
+
+
+def _terms(node: Node, count: int) -> tuple[tuple[str, ...], str]:
+    """The letters of the operands and of the result; Declined for an ellipsis, a repeated letter and other counts."""
+    equation = str(node.attrs.get("equation", "")).replace(" ", "")
+    given, arrow, wanted = equation.partition("->")
+    terms = tuple(given.split(","))
+    if not arrow:
+        every = "".join(terms)
+        wanted = "".join(sorted(letter for letter in set(every) if every.count(letter) == 1))
+    if len(terms) != count or "." in equation or any(len(set(term)) != len(term) for term in (*terms, wanted)):
+        raise Declined("an ellipsis, a diagonal, or another number of operands")
+    return terms, wanted
+
+
+def _types(*values: Value) -> list[TensorType]:
+    types = [v.type for v in values if isinstance(v.type, TensorType) and v.type.dtype in FLOATS]
+    if len(types) != len(values) or any(type.shape is None for type in types):
+        raise Declined("not floating-point tensors of known rank")
+    return types
+
+
+def _permuted(build: Builder, x: Value, now: str, wanted: str) -> Value:
+    made: Value = x if now == wanted else build.Transpose(x, perm=[now.index(letter) for letter in wanted])
+    return made
+
+
+def _plans(first: str, second: str, wanted: str) -> list[_Plan]:
+    """The ways to write it as one product of matrices; none where more than one axis is on either side."""
+    plans = []
+    for swapped, a, b in ((False, first, second), (True, second, first)):
+        inner = [letter for letter in a if letter in b and letter not in wanted]
+        batch = [letter for letter in wanted if letter in a and letter in b]
+        rows = [letter for letter in wanted if letter in a and letter not in b]
+        columns = [letter for letter in wanted if letter in b and letter not in a]
+        if len(inner) != 1 or set(a) != {*batch, *rows, *inner} or set(b) != {*batch, *columns, *inner}:
+            continue
+        if len(columns) > 1 or (batch and (len(rows) != 1 or len(columns) != 1)):
+            continue
+        left, right = "".join((*batch, *rows, *inner)), "".join((*batch, *inner, *columns))
+        plans.append(_Plan(swapped, left, right, "".join((*batch, *rows, *columns))))
+    return plans
+
+
+@rule(op.Einsum(any_value("x"), any_value("z"), name="einsum"), min_opset=12)
+def einsum_as_product(build: Builder, x: Value, z: Value, einsum: Node) -> Value:
+    """einsum(a, b) = permute(permute(a) permute(b)), where one axis is summed over
+
+    Where all axes are the same, it is the product element by element.
+    """
+    (first, second), wanted = _terms(einsum, 2)
+    types = _types(x, z)
+    sizes = [dict(zip(term, type.shape or ())) for term, type in zip((first, second), types)]
+    if any(len(s) != len(t) for s, t in zip(sizes, (first, second))):
+        raise Declined("the equation has other axes")
+    if any(sizes[0][letter] is None or sizes[0][letter] != sizes[1][letter] for letter in set(first) & set(second)):
+        raise Declined("an axis may be broadcast")
+    made: Value
+    if first == second == wanted:
+        made = build.Mul(x, z)
+        return made
+    plans = _plans(first, second, wanted)
+    if not plans:
+        raise Declined("not one product of matrices")
+    plan = min(plans, key=lambda plan: plan.turns(first, second, wanted))
+    (a, now), (b, then) = ((z, second), (x, first)) if plan.swapped else ((x, first), (z, second))
+    made = build.MatMul(_permuted(build, a, now, plan.left), _permuted(build, b, then, plan.right))
+    return _permuted(build, made, plan.made, wanted)
+
+
+@rule(op.Einsum(any_value("x"), name="einsum"), min_opset=13)
+def einsum_of_one(build: Builder, x: Value, einsum: Node) -> Value:
+    """einsum(a) = permute(sum(a)), over the axes that the result does not have"""
+    (first,), wanted = _terms(einsum, 1)
+    (type,) = _types(x)
+    if len(type.shape or ()) != len(first) or not set(wanted) <= set(first):
+        raise Declined("the equation has other axes")
+    gone = [i for i, letter in enumerate(first) if letter not in wanted]
+    total = x if not gone else build.ReduceSum(x, np.array(gone, np.int64), keepdims=0)
+    left = "".join(letter for letter in first if letter in wanted)
+    if left == wanted and not gone:
+        made: Value = build.Identity(x)
+        return made
+    return _permuted(build, total, left, wanted)
