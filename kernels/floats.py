@@ -1,4 +1,4 @@
-"""Preparation of arithmetic between two float32 tensors, one of them perhaps a constant, and of Gelu."""
+"""Preparation of arithmetic between two float32 tensors, one of them perhaps a constant, and of one: Clip, Gelu."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ SWAPPED: dict[str, FloatOp] = {
     "subtract_from": "subtract", "divide_into": "divide",
 }  # fmt: skip
 
+CLAMP = Kernel(
+    "graphopt.kernels.loops.floats:clamp",
+    {"x": "f32*", "y": "f32*", "count": "i64", "slope": "f32", "shift": "f32", "low": "f32", "high": "f32"},
+)
 GELU = Kernel(
     "graphopt.kernels.loops.floats:gelu",
     {"x": "f32*", "y": "f32*", "count": "i64", "inner": "f32", "plain": "f32", "bent": "f32"},
@@ -44,6 +48,14 @@ def prepare_float_binary(
     }  # fmt: skip
     tiles = -(-count // layout.row_elements) if count else 0
     return Routine((Step(_kernel(op), arguments, tiles, grain=max(1, TILE // max(1, layout.row_elements))),))
+
+
+def prepare_clamp(count: int, slope: float, shift: float, low: float, high: float) -> Routine:
+    """y = min(max(slope · x + shift, low), high) of float32[count]: Relu, Clip, HardSigmoid."""
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "count": count, "slope": slope, "shift": shift, "low": low, "high": high,
+    }  # fmt: skip
+    return Routine((Step(CLAMP, arguments, tiles=-(-count // TILE), grain=4),))
 
 
 def prepare_gelu(count: int, inner: float, plain: float, bent: float) -> Routine:

@@ -50,7 +50,7 @@ def _pool(
     y_signed: bool, whole: bool,
 ) -> Routine:  # fmt: skip
     for axis, size in enumerate((image.height, image.width)):
-        if not _every_window_meets(window, axis, size):
+        if not every_window_meets(window, axis, size):
             raise ValueError(f"a window of {window} lies wholly in the padding of {image}")
     out = window.output(image)
     width = 64 if select_level().lanes == 16 else 32
@@ -75,7 +75,7 @@ def _pool(
     return Routine((Step(POOL, arguments, tiles, scratch=scratch),))
 
 
-def _every_window_meets(window: Window, axis: int, size: int) -> bool:
+def every_window_meets(window: Window, axis: int, size: int) -> bool:
     """Whether each window along an axis has a tap inside the image."""
     starts = np.arange(window.output_size(axis, size)) * window.strides[axis] - window.pads[axis]
     taps = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]

@@ -18,6 +18,14 @@ def map_floats(lo, hi, worker, x, y, count, table):
         y[i] = table[x[i]]
 
 
+def clamp(lo, hi, worker, x, y, count, slope, shift, low, high):
+    """y = min(max(slope · x + shift, low), high); NaN stays."""
+    for i in range(lo * TILE, min(hi * TILE, count)):
+        v = np.float32(np.float32(slope * x[i]) + shift)
+        v = low if v < low else v
+        y[i] = high if v > high else v
+
+
 def gelu(lo, hi, worker, x, y, count, inner, plain, bent):
     """y = x · (plain + bent · erf(inner · x))."""
     for i in range(lo * TILE, min(hi * TILE, count)):
