@@ -28,6 +28,18 @@ QUANTIZE_IMAGE = Kernel(
 )  # fmt: skip
 
 
+_FIELDS = ("height", "width", "channels", "out_height", "out_width", "kernel_h", "kernel_w", "stride_h", "stride_w",
+           "dilation_h", "dilation_w")  # fmt: skip
+DEPTHWISE = Kernel(
+    "graphopt.kernels.loops.dynamic_depthwise:depthwise_floats",
+    {
+        "x": "u8*", "y": "f32*", **dict.fromkeys(("weights", "scales", "bias", "row_scales"), "f32*"),
+        "row_zeros": "i32*", "low": "f32", "high": "f32", **dict.fromkeys(_FIELDS, "i64"),
+    },
+)  # fmt: skip
+_MOST_TAPS = 2**24 // 255**2  # products of codes whose sum float32 holds exactly
+
+
 def prepare_dynamic_conv(
     image: Image, window: Window, weights: npt.NDArray[Any], weight_scale: float | npt.NDArray[Any],
     *, bias: npt.NDArray[Any] | None = None, weight_zero_point: int | npt.NDArray[Any] = 0, groups: int = 1,
@@ -59,12 +71,17 @@ def prepare_dynamic_conv(
     }  # fmt: skip
     scale = np.broadcast_to(np.asarray(weight_scale, np.float32).reshape(-1), (outputs,))
     added = None if bias is None else np.broadcast_to(bias.reshape(-1), (outputs,))
-    product = prepare_conv(
-        (image.batch, *padded, image.channels), weights, Activations(np.uint8),
-        Dequantize(scale, added, float(limits[0]), float(limits[1]), dynamic=True),
-        weight_zero_point=weight_zero_point, strides=window.strides, dilations=window.dilations, groups=groups,
-        level=level,
-    )  # fmt: skip
+    low, high = float(limits[0]), float(limits[1])
+    if groups == image.channels == outputs > 1 and window.taps <= _MOST_TAPS:
+        product = _depthwise(
+            Image(image.batch, *padded, outputs), out, window, (weights, weight_zero_point), scale, added, (low, high)
+        )
+    else:
+        product = prepare_conv(
+            (image.batch, *padded, image.channels), weights, Activations(np.uint8),
+            Dequantize(scale, added, low, high, dynamic=True), weight_zero_point=weight_zero_point,
+            strides=window.strides, dilations=window.dilations, groups=groups, level=level,
+        )  # fmt: skip
     steps = (
         Step(EXTREMES, search, tiles=lines, grain=4, scratch=_SCRATCH),
         Step(QUANTIZE_IMAGE, quantize, tiles=tiles, grain=4),
@@ -75,3 +92,25 @@ def prepare_dynamic_conv(
         "row_scales": 4 * pixels, "row_zeros": 4 * pixels,
     }  # fmt: skip
     return Routine(steps, temporaries, product.packed_bytes)
+
+
+def _depthwise(
+    image: Image, out: Image, window: Window, weights: tuple[npt.NDArray[Any], int | npt.NDArray[Any]],
+    scale: npt.NDArray[Any], bias: npt.NDArray[Any] | None, limits: tuple[float, float],
+) -> Routine:  # fmt: skip
+    """One input channel for each output; `image` has its border already."""
+    codes, zero_point = weights
+    centred = codes[:, 0].astype(np.float32) - np.reshape(zero_point, (-1, 1, 1)).astype(np.float32)
+    packed = np.ascontiguousarray(centred.transpose(1, 2, 0))
+    numbers = (
+        image.height, image.width, image.channels, out.height, out.width, *window.kernel, *window.strides,
+        *window.dilations,
+    )  # fmt: skip
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "weights": packed, "scales": np.ascontiguousarray(scale),
+        "bias": np.zeros(len(codes), np.float32) if bias is None else np.ascontiguousarray(bias, np.float32),
+        "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"), "low": limits[0], "high": limits[1],
+        **dict(zip(_FIELDS, numbers, strict=True)),
+    }  # fmt: skip
+    macs = out.size * window.taps
+    return Routine((Step(DEPTHWISE, arguments, tiles=out.batch * out.height, macs=macs),), {}, packed.nbytes)

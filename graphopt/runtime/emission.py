@@ -232,9 +232,9 @@ class Emitter:
     def _(self, operation: Concat, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
         axis = operation.axis % len(shape)
         order = inputs[0].order
-        y = self.new(shape, order)
+        y = self.new(shape, order, inputs[0].itemsize)
         place = order.index(axis)
-        inner = prod(shape[a] for a in order[place + 1 :])
+        inner = prod(shape[a] for a in order[place + 1 :]) * y.itemsize  # bytes
         rows = prod(shape[a] for a in order[:place])
         begin, width = 0, shape[axis] * inner
         for x, table in zip(inputs, operation.tables):
@@ -256,7 +256,7 @@ class Emitter:
 
     @_emit.register
     def _(self, operation: Resize, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
-        x, image = self._image(inputs[0])
+        x, image = self.image(inputs[0])
         if shape[:2] != x.shape[:2]:
             raise ValueError(f"Resize of {x.shape} to {shape}, batch or channels too")
         if operation.table is not None:
@@ -272,7 +272,7 @@ class Emitter:
 
     @_emit.register
     def _(self, operation: MaxPool, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
-        x, image = self._image(inputs[0])
+        x, image = self.image(inputs[0])
         y = self.new(shape, channels_last(len(shape)))
         window = operation_window(operation, x.shape[2:])
         self.add(prepare_max_pool(image, window, signed=operation.signed), x=x, y=y)
@@ -280,14 +280,14 @@ class Emitter:
 
     @_emit.register
     def _(self, operation: AveragePool, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
-        x, image = self._image(inputs[0])
+        x, image = self.image(inputs[0])
         y = self.new(shape, channels_last(len(shape)))
         window = operation_window(operation, x.shape[2:])
         include = operation.count_include_pad
         self.add(prepare_average_pool(image, window, operation.x, operation.y, count_include_pad=include), x=x, y=y)
         return y
 
-    def _image(self, x: Tensor) -> tuple[Tensor, Image]:
+    def image(self, x: Tensor) -> tuple[Tensor, Image]:
         """The tensor with channels last, and its sizes as an image."""
         if len(x.shape) not in (3, 4):
             raise ValueError(f"an image of {len(x.shape)} axes")
@@ -324,7 +324,7 @@ class Emitter:
 
     @_emit.register
     def _(self, operation: Conv, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
-        x, image = self._image(inputs[0])
+        x, image = self.image(inputs[0])
         return self._product(operation, self._conv(operation, x, image), x, inputs, shape, channels_last(len(shape)))
 
     def _product(

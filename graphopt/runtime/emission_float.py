@@ -11,10 +11,12 @@ import numpy as np
 
 from ..kernels.activation_product import Strides, prepare_activation_product
 from ..kernels.channel_table import prepare_channel_table, prepare_float_table
+from ..kernels.dynamic_conv import prepare_dynamic_conv
 from ..kernels.elementwise import prepare_table
 from ..kernels.epilogue import Dequantize, Output, Requantize
+from ..kernels.float_pooling import prepare_float_pool
 from ..kernels.float_product import prepare_float_product
-from ..kernels.floats import SWAPPED, prepare_float_binary, prepare_gelu
+from ..kernels.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
 from ..kernels.lrn import prepare_lrn
 from ..kernels.normalization import prepare_layer_norm
 from ..kernels.product import Activations
@@ -23,8 +25,11 @@ from .layouts import Shape, channels_last, natural, physical_shape
 from .operations import (
     ActivationMatMul,
     ChannelTable,
+    DynamicConv,
     FloatBinary,
+    FloatClamp,
     FloatMatMul,
+    FloatPool,
     FloatSoftmax,
     FloatTable,
     Gelu,
@@ -33,6 +38,7 @@ from .operations import (
     Operation,
     Softmax,
 )
+from .shapes import operation_window
 
 if TYPE_CHECKING:
     from .emission import Emitter, Tensor
@@ -110,6 +116,36 @@ def _(operation: Softmax, emitter: Emitter, inputs: tuple[Tensor, ...], shape: S
     order = natural(len(shape))
     x, y = emitter.ordered(inputs[0], order), emitter.new(shape, order)
     emitter.add(prepare_softmax(prod(shape[:-1]), shape[-1], operation.x, operation.y), x=x, y=y)
+    return y
+
+
+@emit_float.register(FloatClamp)
+def _(operation: FloatClamp, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    y = emitter.new(shape, inputs[0].order, 4)
+    numbers = operation.slope, operation.shift, operation.low, operation.high
+    emitter.add(prepare_clamp(y.size, *numbers), x=inputs[0], y=y)
+    return y
+
+
+@emit_float.register(FloatPool)
+def _(operation: FloatPool, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    x, image = emitter.image(inputs[0])
+    y = emitter.new(shape, channels_last(len(shape)), 4)
+    window, include = operation_window(operation, x.shape[2:]), operation.count_include_pad
+    emitter.add(prepare_float_pool(image, window, mean=operation.mean, count_include_pad=include), x=x, y=y)
+    return y
+
+
+@emit_float.register(DynamicConv)
+def _(operation: DynamicConv, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    x, image = emitter.image(inputs[0])
+    y = emitter.new(shape, channels_last(len(shape)), 4)
+    weights = operation.weights if operation.weights.ndim == 4 else operation.weights[:, :, None, :]
+    routine = prepare_dynamic_conv(
+        image, operation_window(operation, x.shape[2:]), weights, operation.scale, bias=operation.bias,
+        weight_zero_point=operation.weight_zero_point, groups=operation.groups, limits=operation.limits,
+    )  # fmt: skip
+    emitter.add(routine, floats=x, y=y)
     return y
 
 

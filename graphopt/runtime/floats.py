@@ -6,7 +6,7 @@ the result, so that a region is not cut, and leaves the rest to onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ..kernels.floats import SWAPPED, FloatOp
 from ..kernels.lrn import MAX_SIZE
 from ..kernels.quantization import Quantization
 from ..ops import attr, version_for
+from .float_images import are_floats, float_concat, float_pool, hard_sigmoid
 from .moves import moved
 from .operands import Refused, constant_array, is_constant
 from .operations import (
@@ -59,7 +60,7 @@ def _is_float32(value: Value | None) -> bool:
 def float_binary(node: Node, known: Mapping[Value, Operation]) -> FloatBinary | None:
     """Add, Sub, Mul or Div in float32 of which kernels make an operand; None where they make none."""
     kind = _KINDS[node.op]
-    if not _any_made(node, known):
+    if not are_floats(node, known):
         return None
     left, right = node.inputs
     assert left is not None and right is not None
@@ -157,7 +158,7 @@ def activation_matmul(
 def float_matmul(node: Node, known: Mapping[Value, Operation]) -> FloatMatMul | None:
     """MatMul of two float32 activations of which kernels make one; None elsewhere."""
     a, b = node.inputs
-    if a is None or b is None or is_constant(a) or is_constant(b) or not _any_made(node, known):
+    if a is None or b is None or is_constant(a) or is_constant(b) or not are_floats(node, known):
         return None
     ranks = [len(shape_of(value)) for value in (a, b)]
     if min(ranks) < 2 or max(ranks) > _RANK:
@@ -168,17 +169,11 @@ def float_matmul(node: Node, known: Mapping[Value, Operation]) -> FloatMatMul | 
 def float_softmax(node: Node, known: Mapping[Value, Operation]) -> FloatSoftmax | None:
     """Softmax over the last axis of float32 that kernels make; None elsewhere."""
     x = node.inputs[0]
-    if x is None or not _any_made(node, known):
+    if x is None or not are_floats(node, known):
         return None
     if int(attr(node, "axis", -1 if version_for(node) >= 13 else 1)) not in (-1, len(shape_of(x)) - 1):
         raise Refused("Softmax over other than the last axis")
     return FloatSoftmax(inputs=(x,), output=node.output, nodes=(node,))
-
-
-def _any_made(node: Node, known: Mapping[Value, Operation]) -> bool:
-    """All operands and the result are float32, and kernels make one of the operands."""
-    values = (*node.inputs, node.output)
-    return all(_is_float32(v) for v in values) and any(v in known and is_float(known[v]) for v in node.inputs if v)
 
 
 def table_of(found: Island, node: Node, y: Quantization, known: Mapping[Value, Operation]) -> Operation:
@@ -206,3 +201,13 @@ def float_table(found: Island, node: Node) -> FloatTable | None:
     if found.axis is not None or found.moves or all(n.op in _AFFINE for n in found.nodes[1:]):
         return None
     return FloatTable(inputs=(found.source,), output=node.output, nodes=found.nodes, table=found.values)
+
+
+MATCHERS: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]] = {
+    "Softmax": float_softmax,
+    "MaxPool": float_pool,
+    "AveragePool": float_pool,
+    "GlobalAveragePool": float_pool,
+    "HardSigmoid": hard_sigmoid,
+    "Concat": float_concat,
+}

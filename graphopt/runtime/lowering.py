@@ -14,6 +14,7 @@ from ..ir import DType, Graph, Node, TensorType, Value
 from ..kernels.quantization import Quantization
 from ..ops import attr, version_for
 from . import dynamic, floats, qoperator
+from .float_images import float_clamp
 from .gelu import gelu
 from .moves import is_move, moved
 from .operands import (
@@ -21,6 +22,7 @@ from .operands import (
     Weights,
     constant_array,
     integer_bias,
+    ints,
     is_constant,
     is_dequantize,
     is_quantize,
@@ -105,8 +107,11 @@ def _float(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) 
         found_gelu = gelu(node, coverage.providers)
         if found_gelu is not None:
             return found_gelu
-    if node.op == "Softmax":
-        return floats.float_softmax(node, coverage.providers)
+    if node.op in ("Relu", "Clip"):
+        bounds = _bounds(node)
+        return None if bounds is None else float_clamp(node, bounds, coverage.providers)
+    if node.op in floats.MATCHERS:
+        return floats.MATCHERS[node.op](node, coverage.providers)
     if node.op in ("Add", "Sub", "Mul", "Div"):
         return floats.float_binary(node, coverage.providers)
     if node.op == "LayerNormalization" and node.inputs[0] in coverage.providers and not _only_quantized(node.output):
@@ -298,12 +303,6 @@ def _binary(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...],
     return Binary(
         inputs=(left, right), output=output, nodes=(node, *nodes), kind=kinds[node.op], a=a, b=b, y=y, table=table  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-def ints(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """A list attribute."""
-    value = attr(node, name)
-    return default if not value else tuple(int(v) for v in value)
 
 
 def _pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:

@@ -225,3 +225,9 @@ def output_dtype(node: Node) -> DType | None:
 def is_byte_type(value: Value) -> bool:
     """Known to hold u8 or s8."""
     return isinstance(value.type, TensorType) and value.type.dtype in _BYTES
+
+
+def ints(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """A list attribute."""
+    value = attr(node, name)
+    return default if not value else tuple(int(v) for v in value)

@@ -109,6 +109,22 @@ class DynamicMatMul(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class DynamicConv(Operation):
+    """Convolution of float32 images quantized by DynamicQuantizeLinear; as DynamicMatMul, then between `limits`."""
+
+    weights: Array
+    weight_zero_point: int | Array = 0
+    scale: Array
+    bias: Array | None = None
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    groups: int = 1
+    auto_pad: str = "NOTSET"
+    limits: tuple[float, float] = (-np.inf, np.inf)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ActivationMatMul(Operation):
     """a [..., M, K] · b [..., K, N] of codes, batches as numpy broadcasts them; float32 if `y` is None."""
 
@@ -117,7 +133,7 @@ class ActivationMatMul(Operation):
     y: Quantization | None
 
 
-PRODUCTS = (Linear, DynamicMatMul, ActivationMatMul)
+PRODUCTS = (Linear, DynamicMatMul, DynamicConv, ActivationMatMul)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -194,6 +210,30 @@ class Gelu(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatClamp(Operation):
+    """min(max(slope · x + shift, low), high) of float32: Relu, Clip, HardSigmoid."""
+
+    slope: float = 1.0
+    shift: float = 0.0
+    low: float = -np.inf
+    high: float = np.inf
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatPool(Operation):
+    """MaxPool or (`mean`) AveragePool of float32; with `kernel` empty over all spatial axes."""
+
+    mean: bool
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    count_include_pad: bool = False
+    ceil_mode: bool = False
+    auto_pad: str = "NOTSET"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Binary(Operation):
     """y = table(quantize(dequantize(a) ∘ dequantize(b))), every operation in float32."""
 
@@ -250,6 +290,7 @@ class Concat(Operation):
 
     axis: int
     tables: tuple[Array | None, ...]
+    floats: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -284,28 +325,31 @@ class Reshape(Operation):
     floats: bool = False
 
 
-_ON_FLOATS = (FloatBinary, FloatMatMul, FloatSoftmax, Gelu)
+_ON_FLOATS = (FloatBinary, FloatClamp, FloatMatMul, FloatPool, FloatSoftmax, Gelu)
+_DYNAMIC = (DynamicMatMul, DynamicConv)
 
 
 def is_float(operation: Operation) -> bool:
     """Whether the result is float32 and not codes."""
     if isinstance(operation, (Linear, LayerNorm, ActivationMatMul)):
         return operation.y is None
-    if isinstance(operation, (Transpose, Reshape)):
+    if isinstance(operation, (Transpose, Reshape, Concat)):
         return operation.floats
-    return isinstance(operation, (Dequantize, DynamicMatMul, FloatTable, *_ON_FLOATS))
+    return isinstance(operation, (Dequantize, FloatTable, *_DYNAMIC, *_ON_FLOATS))
 
 
 def is_glue(operation: Operation) -> bool:
     """Float arithmetic that is worth a kernel only between others."""
-    return is_float(operation) and isinstance(operation, (FloatTable, LayerNorm, Transpose, Reshape, *_ON_FLOATS))
+    return is_float(operation) and isinstance(
+        operation, (FloatTable, LayerNorm, Transpose, Reshape, Concat, *_ON_FLOATS)
+    )
 
 
 def reads_float(operation: Operation) -> bool:
     """Whether the inputs are float32 and not codes."""
-    if isinstance(operation, (Transpose, Reshape)):
+    if isinstance(operation, (Transpose, Reshape, Concat)):
         return operation.floats
-    return isinstance(operation, (Quantize, DynamicMatMul, LayerNorm, *_ON_FLOATS))
+    return isinstance(operation, (Quantize, LayerNorm, *_DYNAMIC, *_ON_FLOATS))
 
 
 def data_inputs(operation: Operation) -> tuple[Value, ...]:

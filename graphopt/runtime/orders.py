@@ -12,8 +12,10 @@ from .operations import (
     AveragePool,
     ChannelTable,
     Conv,
+    DynamicConv,
     DynamicMatMul,
     FloatMatMul,
+    FloatPool,
     FloatSoftmax,
     LayerNorm,
     Lrn,
@@ -29,6 +31,7 @@ from .operations import (
 from .shapes import output_shape, permutation_of
 
 _MOST_AXES = 4
+_IMAGES = (Conv, DynamicConv, MaxPool, AveragePool, FloatPool, Resize, Lrn)
 
 
 def wanted_orders(
@@ -39,7 +42,7 @@ def wanted_orders(
     for operation in reversed(operations):
         for value in data_inputs(operation):
             rank = len(shapes[value])
-            if isinstance(operation, (Conv, MaxPool, AveragePool, Resize, Lrn)):
+            if isinstance(operation, _IMAGES):
                 wanted.setdefault(value, channels_last(rank))
             elif isinstance(operation, (MatMul, DynamicMatMul, LayerNorm, Softmax, FloatSoftmax)):
                 wanted.setdefault(value, natural(rank))

@@ -16,9 +16,11 @@ from .operations import (
     ChannelTable,
     Concat,
     Conv,
+    DynamicConv,
     DynamicMatMul,
     FloatBinary,
     FloatMatMul,
+    FloatPool,
     Lrn,
     MatMul,
     MaxPool,
@@ -30,6 +32,7 @@ from .operations import (
 from .targets import integers, resolved
 
 Shape = tuple[int, ...]
+Windowed = Conv | DynamicConv | MaxPool | AveragePool | FloatPool
 
 
 @singledispatch
@@ -66,17 +69,17 @@ def window_of(
     )  # fmt: skip
 
 
-def operation_window(operation: Conv | MaxPool | AveragePool, spatial: Shape) -> Window:
+def operation_window(operation: Windowed, spatial: Shape) -> Window:
     """The two-dimensional window of an operation over an image of these spatial sizes."""
-    if isinstance(operation, Conv):
+    if isinstance(operation, (Conv, DynamicConv)):
         kernel, dilations, ceil = operation.weights.shape[2:], operation.dilations, False
     else:
         kernel, ceil = operation.kernel or spatial, operation.ceil_mode
-        dilations = operation.dilations if isinstance(operation, MaxPool) else ()
+        dilations = () if isinstance(operation, AveragePool) else operation.dilations
     return window_of(spatial, kernel, operation.strides, operation.pads, dilations, operation.auto_pad, ceil=ceil)
 
 
-def _windowed(operation: Conv | MaxPool | AveragePool, x: Shape, channels: int) -> Shape:
+def _windowed(operation: Windowed, x: Shape, channels: int) -> Shape:
     window = operation_window(operation, x[2:])
     spatial = x[2:] if len(x) == 4 else (1, *x[2:])
     made = tuple(window.output_size(axis, size) for axis, size in enumerate(spatial))
@@ -84,7 +87,7 @@ def _windowed(operation: Conv | MaxPool | AveragePool, x: Shape, channels: int) 
 
 
 @output_shape.register
-def _(operation: Conv, shapes: tuple[Shape, ...]) -> Shape:
+def _(operation: Conv | DynamicConv, shapes: tuple[Shape, ...]) -> Shape:
     (x, *_rest) = shapes
     if len(x) != operation.weights.ndim or x[1] != operation.weights.shape[1] * operation.groups:
         raise ValueError(f"Conv of {x} with weights {operation.weights.shape}")
@@ -97,7 +100,7 @@ def _(operation: MaxPool, shapes: tuple[Shape, ...]) -> Shape:
 
 
 @output_shape.register
-def _(operation: AveragePool, shapes: tuple[Shape, ...]) -> Shape:
+def _(operation: AveragePool | FloatPool, shapes: tuple[Shape, ...]) -> Shape:
     if operation.kernel:
         return _windowed(operation, shapes[0], shapes[0][1])
     return (*shapes[0][:2], *(1,) * (len(shapes[0]) - 2))

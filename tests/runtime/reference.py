@@ -19,7 +19,7 @@ from graphopt.runtime.shapes import operation_window, output_shape, permutation_
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]
-NEARLY = (o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatSoftmax, o.Gelu)
+NEARLY = (o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu)
 """Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
 
 _FLOAT_STEP = 3e-6  # relative, of a float32 sum over a row
@@ -138,14 +138,19 @@ def _(operation: o.MatMul, x: Array) -> Array:
     return _finished(operation, (sums + (0 if operation.bias is None else operation.bias)).astype(np.int32))
 
 
-@compute.register
-def _(operation: o.DynamicMatMul, x: Array) -> Array:
+def _dynamic_codes(x: Array) -> tuple[Array, np.float32, int]:
+    """DynamicQuantizeLinear."""
     least, greatest = min(np.float32(x.min()), np.float32(0)), max(np.float32(x.max()), np.float32(0))
     scale = np.float32((greatest - least) / np.float32(255)) or np.float32(1)
     zero = int(np.clip(np.rint(-least / scale), 0, 255))
-    codes = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64)
+    return np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.uint8), scale, zero
+
+
+@compute.register
+def _(operation: o.DynamicMatMul, x: Array) -> Array:
+    codes, scale, zero = _dynamic_codes(x)
     centred = operation.weights.astype(np.int64) - np.asarray(operation.weight_zero_point, np.int64)
-    y = ((codes - zero) @ centred).astype(np.float32) * (scale * operation.scale)
+    y = ((codes.astype(np.int64) - zero) @ centred).astype(np.float32) * (scale * operation.scale)
     return y if operation.bias is None else y + operation.bias
 
 
@@ -157,7 +162,7 @@ def _(operation: o.Binary, a: Array, b: Array) -> Array:
     return y if operation.table is None else _map(operation.table, y)
 
 
-def _windows(x: Array, operation: Any, fill: int) -> tuple[Array, Array]:
+def _windows(x: Array, operation: Any, fill: float) -> tuple[Array, Array]:
     """[taps, N, C, H', W'] of padded x, and whether each tap lies in the image."""
     window = operation_window(operation, x.shape[2:])
     if x.ndim == 3:
@@ -298,3 +303,34 @@ def _(operation: o.FloatSoftmax, x: Array) -> Array:
 @compute.register
 def _(operation: o.Gelu, x: Array) -> Array:
     return x * (operation.plain + operation.bent * erf(np.float32(operation.inner) * x)).astype(np.float32)
+
+
+@compute.register
+def _(operation: o.DynamicConv, x: Array) -> Array:
+    codes, scale, zero = _dynamic_codes(x)
+    weights, spatial = operation.weights, x.shape[2:]
+    window = operation_window(operation, spatial)
+    if weights.ndim == 3:
+        weights, codes = weights[:, :, None], codes[:, :, None]
+    sums = conv_sums(
+        codes.transpose(0, 2, 3, 1), weights, zero, operation.weight_zero_point, None, window.strides, window.pads,
+        window.dilations, operation.groups,
+    )  # fmt: skip
+    y = sums.astype(np.float32) * (scale * operation.scale)
+    y = y if operation.bias is None else y + operation.bias
+    y = np.clip(y, *(np.float32(limit) for limit in operation.limits)).transpose(0, 3, 1, 2)
+    return y[:, :, 0] if len(spatial) == 1 else y
+
+
+@compute.register
+def _(operation: o.FloatClamp, x: Array) -> Array:
+    y = np.float32(operation.slope) * x + np.float32(operation.shift)
+    return np.clip(y, np.float32(operation.low), np.float32(operation.high))
+
+
+@compute.register
+def _(operation: o.FloatPool, x: Array) -> Array:
+    taps, inside = _windows(x, operation, 0 if operation.mean else -np.inf)
+    counts = inside[:, int(operation.count_include_pad)].sum(0)
+    y = (taps.astype(np.float64).sum(0) / counts if operation.mean else taps.max(0)).astype(np.float32)
+    return y[:, :, 0] if x.ndim == 3 else y
