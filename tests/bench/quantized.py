@@ -57,11 +57,17 @@ def dynamic(name: str) -> Path:
         raise FileNotFoundError(f"{source.name} is not in {zoo.cache()}: python -m tests.bench.minilm_int8 exports it")
     target = zoo.cache() / "quantized" / f"{name}-dynamic.onnx"
     if not target.is_file():
+        import onnx
         from onnxruntime import quantization as q
 
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_suffix(".part")
-        q.quantize_dynamic(source, beside, per_channel=True, weight_type=q.QuantType.QInt8)
+        prepared, beside = target.with_suffix(".prepared"), target.with_suffix(".part")
+        model = onnx.load(source)
+        _upgrade(model)
+        onnx.save(model, prepared)
+        _optimise(prepared)
+        q.quantize_dynamic(prepared, beside, per_channel=True, weight_type=q.QuantType.QUInt8)
+        prepared.unlink()
         beside.replace(target)
     return target
 

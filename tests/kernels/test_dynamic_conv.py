@@ -33,7 +33,8 @@ def quantized(x: naive.Array) -> tuple[naive.Array, np.float32, int]:
 @settings(max_examples=40, deadline=None)
 @given(
     channels=st.sampled_from([1, 3, 8, 16, 33]), outputs=st.sampled_from([1, 8, 17, 40]),
-    groups=st.sampled_from([1, 2, 20]), kernel=st.sampled_from([(1, 1), (3, 3), (1, 5), (2, 3)]), strides=st.sampled_from([(1, 1), (2, 2), (1, 2)]),
+    groups=st.sampled_from([1, 2, 20]),
+    kernel=st.sampled_from([(1, 1), (3, 3), (1, 5), (2, 3)]), strides=st.sampled_from([(1, 1), (2, 2), (1, 2)]),
     pads=pads, batch=st.integers(1, 2), unsigned=st.booleans(), biased=st.booleans(), relu=st.booleans(),
     style=st.sampled_from(["normal", "positive", "zeros"]), workers=st.integers(1, 2), seed=st.integers(0, 999),
 )  # fmt: skip
