@@ -109,7 +109,8 @@ def _unary(node: Node) -> Operation:
     x, y = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(3), node.input(4))
     real = x.dequantize(x.codes())
     if node.op_type == "QLinearSigmoid":
-        values = np.float32(1) / (np.float32(1) + np.exp(-real))
+        with np.errstate(over="ignore"):  # 1 / (1 + inf) = 0, as it should be
+            values = np.float32(1) / (np.float32(1) + np.exp(-real))
     else:
         values = np.where(real < 0, real * np.float32(attr(node, "alpha", 0.01)), real)
     table = y.quantize(values.astype(np.float32))
