@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ..ir import Node, Value
+from ..ir import DType, Node, Value
 from ..ops import attr, same_by_count, same_sizes
 from ..pipeline.passes import rule_pass
 from ..rewrite import Builder, Declined, any_value, constant, op, rule, weight
@@ -101,6 +101,8 @@ def product_of_rows(build: Builder, x: Value, w: Value, b: Array | None, first: 
         raise Declined("the weight would be stored twice")
     if b is not None and b.shape not in ((columns,), (1, columns), (1,), ()):
         raise Declined("the bias differs from row to row")
+    if b is not None and w.constant.dtype not in (DType.FLOAT, DType.DOUBLE):
+        raise Declined("in half precision the product would be rounded before the bias is added")
     matrix = build.constant(np.ascontiguousarray(w.constant.array().T), w.name) if attr(gemm, "transB", 0) else w
     wide = (
         x if len(inner) == 1 else build.Reshape(x, np.array(sizes_for((*source[: len(lead)], rows), source), np.int64))

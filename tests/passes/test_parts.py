@@ -82,6 +82,12 @@ def test_products_keep_their_rows(name):
     assert_same(before, after, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("operands", "changes"), [("w, bias", 0), ("w", 1)])
+def test_half_precision_keeps_a_bias_in_the_product(operands, changes):
+    text = ROWS.format(attrs="transB = 1", operands=operands, back="-1, 5, 4", rows=5).replace("float[", "float16[")
+    assert rewrite(lift(text), take_parts)[1] == changes
+
+
 @pytest.mark.parametrize("name", OTHER)
 def test_other_products_stay(name):
     assert rewrite(rows(*OTHER[name]), take_parts)[1] == 0
