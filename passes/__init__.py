@@ -25,6 +25,7 @@ from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_pr
 from .hoist import hoist_over_split
 from .identity import drop_identities
 from .legalise import give_range_scalars
+from .linear_maps import compose_linear_maps
 from .loops import inline_loops
 from .pads import fold_pads
 from .parts import take_parts
@@ -59,6 +60,7 @@ SCHEDULE: tuple[Pass, ...] = (
     fold_batchnorm,
     fold_affine,
     fold_affine_before,
+    compose_linear_maps,
     drop_zero_states,
     join_steps,
     drop_cast_islands,

@@ -314,6 +314,21 @@ g ({inputs}) => (float[a,b,c,d] y) {{
             ("einsum_of_one", "float[B,S,2,8] x", "bshd->bhsd", "x"),
         )
     },
+    **{
+        f"compose-linear-maps/{rule}": (
+            f"""
+g (float[N,6] x) => (float[k,l] y) <float[6,8] a, float[8,4] b, float[8] c, float[4] d> {{
+  {nodes}
+}}""",
+            17,
+            "portable",
+        )
+        for rule, nodes in (
+            ("compose_products", "h = MatMul(x, a)\n  y = MatMul(h, b)"),
+            ("compose_shifted_products", "h = MatMul(x, a)\n  s = Add(h, c)\n  y = MatMul(s, b)"),
+            ("compose_gemms", "h = Gemm(x, a, c)\n  y = Gemm(h, b, d)"),
+        )
+    },
     "move-codes": (
         """
 g (uint8[N,4,8,8] x) => (uint8[a,b,c,d] y) <float scale = {0.1}, uint8 zero = {128}> {
