@@ -3,23 +3,8 @@
 from .clone import clone_graph, clone_model, clone_node
 from .collector import collector_paused, collector_running
 from .constant import Constant
-from .graph import (
-    RETURN,
-    Function,
-    FunctionId,
-    Graph,
-    IRError,
-    Model,
-    Node,
-    Opaque,
-    Port,
-    RewriteLog,
-    Use,
-    Value,
-    captures,
-    outer_values,
-    producers_of,
-)
+from .graph import RETURN, Graph, IRError, Node, Opaque, Port, Use, Value, captures, outer_values, producers_of
+from .model import Function, FunctionId, Model, RewriteLog
 from .printer import node_lines, to_text
 from .types import Dim, DType, OptionalType, OtherType, SequenceType, TensorType, Type, refine
 from .verifier import VerifyError, verify

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .graph import Function, Graph, Model, Node, Value
+from .graph import Graph, Node, Value
+from .model import Function, Model
 
 
 def clone_model(model: Model) -> Model:

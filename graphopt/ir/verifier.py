@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .graph import RETURN, Graph, IRError, Model, Node, Value
+from .graph import RETURN, Graph, IRError, Node, Value
+from .model import Model
 
 
 class VerifyError(IRError):
