@@ -59,7 +59,7 @@ class Quality:
         self.reference, self.session, self.feeds, self.metric = reference, session, feeds, metric
         self.evaluations, self.samples = evaluations, samples
         self._scores: dict[str, float] = {}
-        self._results: list[tuple[dict[str, Any], list[Array]]] | None = None
+        self._results: list[tuple[dict[str, Any], list[_Expected]]] | None = None
         self._base: float | None = None
         self._last: tuple[Model, int | None, Fidelity] | None = None  # a model is judged, then described
 
@@ -103,11 +103,12 @@ class Quality:
         self._last = (model, samples, found)
         return found
 
-    def _run_reference(self) -> list[tuple[dict[str, Any], list[Array]]]:
-        session, found, held = self.session(self.reference), [], 0
+    def _run_reference(self) -> list[tuple[dict[str, Any], list[_Expected]]]:
+        session, held = self.session(self.reference), 0
+        found: list[tuple[dict[str, Any], list[_Expected]]] = []
         for feed in self.feeds:
             results = [np.asarray(r) for r in session.run(None, feed)]
-            found.append((feed, results))
+            found.append((feed, [_Expected.of(result) for result in results]))
             held += sum(r.nbytes for r in results) + sum(np.asarray(v).nbytes for v in feed.values())
             if len(found) >= self.samples or held > HELD:
                 break
@@ -126,6 +127,35 @@ class Quality:
         return score
 
 
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """One result of the reference, with what every comparison needs of it. finite: None where all of it is.
+
+    best: where each row's largest element is, of what looks like scores of classes; maps have more axes.
+    """
+
+    array: Array
+    signal: float
+    finite: Array | None
+    best: Array | None
+
+    @classmethod
+    def of(cls, array: Array) -> _Expected:
+        if array.dtype.kind != "f" or array.size == 0:
+            return cls(array, 0.0, None, None)
+        finite = np.isfinite(array)
+        kept = None if finite.all() else finite
+        scores = array.ndim in (2, 3) and array.shape[-1] >= 2
+        inside = array if kept is None else array[kept]
+        return cls(array, _energy(inside), kept, array.argmax(axis=-1) if scores else None)
+
+
+def _energy(array: Array) -> float:
+    """The sum of squares, in float64 without a copy of the array in it."""
+    flat = array.reshape(-1)
+    return float(np.einsum("i,i->", flat, flat, dtype=np.float64))
+
+
 class _Tally:
     """Sums over samples for one output."""
 
@@ -133,21 +163,22 @@ class _Tally:
         self.signal = self.noise = 0.0
         self.rows = self.same = 0
 
-    def add(self, reference: Array, result: Array) -> None:
+    def add(self, expected: _Expected, result: Array) -> None:
+        reference = expected.array
         if reference.dtype.kind != "f" or reference.size == 0:
             return
         if reference.shape != result.shape:
             self.signal, self.noise = 1.0, math.inf
             return
-        a, b = reference.astype(np.float64).ravel(), result.astype(np.float64).ravel()
-        finite = np.isfinite(a)
-        a, b = a[finite], b[finite]
-        self.signal += float(a @ a)
-        self.noise += float((a - b) @ (a - b)) if np.isfinite(b).all() else math.inf
-        if reference.ndim in (2, 3) and reference.shape[-1] >= 2:  # scores of classes; maps have more axes
-            best = reference.argmax(axis=-1) == result.argmax(axis=-1)
-            self.rows += best.size
-            self.same += int(best.sum())
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite, which the mask drops
+            wrong = reference.astype(np.promote_types(reference.dtype, np.float32), copy=False) - result
+            noise = _energy(wrong if expected.finite is None else wrong[expected.finite])
+        self.signal += expected.signal
+        self.noise += noise if math.isfinite(noise) else math.inf
+        if expected.best is not None:
+            same = expected.best == result.argmax(axis=-1)
+            self.rows += same.size
+            self.same += int(same.sum())
 
     @property
     def sqnr_db(self) -> float:
