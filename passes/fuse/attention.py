@@ -15,6 +15,7 @@ from .evidence import not_slower
 from .heads import (
     SPLIT,
     joined_heads,
+    keeps_rows,
     key_cache,
     keys_of,
     last_input,
@@ -24,6 +25,8 @@ from .heads import (
     value_cache,
 )  # fmt: skip
 from .masks import Masks
+from .packed import read_packed
+from .products import split_columns
 
 
 @graph_pass("fuse-attention")
@@ -96,6 +99,7 @@ def _build(build: Builder, found: Attention, for_onnxruntime: bool, masks: Masks
     try:
         return _side_by_side(build, found, for_onnxruntime, masks)
     except Declined:
+        build.nodes.clear()
         return _four_axes(build, found)
 
 
@@ -121,11 +125,16 @@ def _four_axes(build: Builder, found: Attention) -> tuple[Node, Value, _Caches]:
 
 def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
     caches = key_cache(found.k), value_cache(found.v)
-    (q, heads) = split_heads(found.q, SPLIT)
-    if caches[0] is None or caches[1] is None:
-        (k, key_heads), (v, value_heads) = keys_of(found.k), split_heads(found.v, SPLIT)
-        pasts: tuple[Value | None, ...] = ()
+    packed, pasts = read_packed(found), tuple[Value | None, ...]()
+    if packed is not None:
+        (q, k, v), heads = split_columns(build, packed.source, [packed.heads * packed.width] * 3), packed.heads
+        key_heads = value_heads = heads
+    elif caches[0] is None or caches[1] is None:
+        (q, heads), (k, key_heads), (v, value_heads) = (
+            split_heads(found.q, SPLIT, build), keys_of(found.k, build), split_heads(found.v, SPLIT, build)
+        )  # fmt: skip
     else:
+        q, heads = split_heads(found.q, SPLIT)
         (k, key_heads), (v, value_heads) = (split_heads(last_input(cache), SPLIT) for cache in caches if cache)
         pasts = caches[0].inputs[0], caches[1].inputs[0]
     if len({heads, key_heads, value_heads}) != 1:
@@ -138,7 +147,7 @@ def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool, masks
     _check_pasts(pasts, keys[0], heads, (keys[2], size))
     last = joined_heads(found.out, size)
     joined = shape_of(last.output)
-    if len(joined) == 3 and not same_by_count(joined[:2], queries[:2]):
+    if len(joined) == 3 and not keeps_rows(last) and not same_by_count(joined[:2], queries[:2]):
         raise Declined("the heads are joined with another axis")
     scores = (queries[0], heads, queries[1], shape_of(found.k)[3] if pasts else keys[1])
     bias = None if found.bias is None else _checked(found.bias, scores)
@@ -175,7 +184,12 @@ def _check_pasts(
 def _checked(bias: Value, scores: tuple[int | str | None, ...]) -> Value:
     """The bias, where it broadcasts over batch and heads alone: the operators take no other."""
     shape = shape_of(bias)
-    if len(shape) != 4 or shape[2:] != scores[2:] or any(s not in (1, d) for s, d in zip(shape[:2], scores[:2])):
+    if (
+        len(shape) != 4
+        or None in scores
+        or shape[2:] != scores[2:]
+        or any(s not in (1, d) for s, d in zip(shape[:2], scores[:2]))
+    ):
         raise Declined("the bias does not have the shape of the scores")
     return bias
 

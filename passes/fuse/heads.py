@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ...ir import RETURN, Node, Value
+import numpy as np
+
+from ...ir import RETURN, Dim, DType, Node, TensorType, Value
 from ...ops import attr, same_by_count
 from ...rewrite import Builder, Declined
 from .attention_core import shape_of
@@ -11,8 +13,11 @@ SPLIT = (0, 2, 1, 3)
 KEYS = (0, 2, 3, 1)
 
 
-def split_heads(value: Value, perm: tuple[int, ...]) -> tuple[Value, int]:
-    """x f32[B,S,H D] and H, where `value` is transpose(reshape(x, [B,S,H,D]), perm); Declined where it is not."""
+def split_heads(value: Value, perm: tuple[int, ...], build: Builder | None = None) -> tuple[Value, int]:
+    """x f32[B,S,H D] and H, where `value` is transpose(reshape(x, [B,S,H,D]), perm); Declined where it is not.
+
+    With a builder x may also be flat, f32[B S,H D], as tf2onnx writes it for a known length S: then it is reshaped.
+    """
     turned = value.producer
     if turned is None or turned.op != "Transpose" or tuple(turned.attrs.get("perm", ())) != perm:
         raise Declined("the heads are not on the second axis")
@@ -22,6 +27,9 @@ def split_heads(value: Value, perm: tuple[int, ...]) -> tuple[Value, int]:
     if split is None or node is None or x is None or node.op != "Reshape":
         raise Declined("the heads are not split by a reshape")
     before, after = shape_of(x), shape_of(split)
+    if build is not None and len(before) == 2 and len(after) == 4 and isinstance(after[1], int):
+        x = _rows(build, x, after)
+        before, after = shape_of(x), (shape_of(x)[0], *after[1:])
     if len(before) != 3 or len(after) != 4 or None in before[:2] or before[:2] != after[:2]:
         raise Declined("the reshape splits more than the last axis")
     heads, width = after[2], after[3]
@@ -32,16 +40,32 @@ def split_heads(value: Value, perm: tuple[int, ...]) -> tuple[Value, int]:
     return x, heads
 
 
-def keys_of(value: Value) -> tuple[Value, int]:
+def _rows(build: Builder, flat: Value, heads: tuple[Dim, ...]) -> Value:
+    """x f32[B,S,H D] of f32[B S,H D], where the heads are f32[B,S,H,D]."""
+    (rows, width), length = shape_of(flat), heads[1]
+    if (
+        rows is None
+        or not isinstance(width, int)
+        or not isinstance(length, int)
+        or not isinstance(flat.type, TensorType)
+    ):
+        raise Declined("the sizes are not known")
+    batch = rows // length if isinstance(rows, int) else f"{rows}/{length}"  # alike for what has as many rows
+    made: Value = build.Reshape(flat, np.array([-1, length, width], np.int64))
+    made.type = TensorType(DType.FLOAT, (batch, length, width))
+    return made
+
+
+def keys_of(value: Value, build: Builder | None = None) -> tuple[Value, int]:
     """x f32[B,L,H D] and H of transposed keys f32[B,H,D,L], also where torch transposes them flattened."""
     node = value.producer
     if node is not None and node.op == "Reshape":
-        return split_heads(_turned_flat(node), SPLIT)
+        return split_heads(_turned_flat(node), SPLIT, build)
     if node is not None and node.op == "Transpose" and tuple(node.attrs.get("perm", ())) == (0, 1, 3, 2):
         inner = node.inputs[0]
         if inner is not None:
-            return split_heads(inner, SPLIT)
-    return split_heads(value, KEYS)
+            return split_heads(inner, SPLIT, build)
+    return split_heads(value, KEYS, build)
 
 
 def key_cache(value: Value) -> Node | None:
@@ -133,6 +157,13 @@ def joined_heads(value: Value, size: int) -> Node:
     if _width(last.output) != size:
         raise Declined("the heads are joined with another axis")
     return last
+
+
+def keeps_rows(last: Node) -> bool:
+    """A Reshape of f32[B,S,H,D] to f32[B,S,H D] by its constant: the first size copied, the last as it is."""
+    sizes = last.constant(1)
+    told = [] if sizes is None else sizes.array().tolist()
+    return len(told) == 3 and told[0] == 0 and told[1] in (0, -1) and not attr(last, "allowzero", 0)
 
 
 def _width(value: Value) -> int | None:

@@ -86,7 +86,7 @@ def _merge(x: Value, branches: list[_Branch]) -> int:
         made = build.MatMul(x, merged)
         if biases:
             made = build.Add(made, np.concatenate(biases))
-        parts = _split(build, made, [b.columns for b in branches])
+        parts = split_columns(build, made, [b.columns for b in branches])
     except Declined:
         return 0
     origins = dict.fromkeys(o for b in branches for n in (b.product, b.sum) if n is not None for o in n.origins)
@@ -99,7 +99,8 @@ def _merge(x: Value, branches: list[_Branch]) -> int:
     return 1
 
 
-def _split(build: Builder, value: Value, sizes: list[int]) -> tuple[Value, ...]:
+def split_columns(build: Builder, value: Value, sizes: list[int]) -> tuple[Value, ...]:
+    """The last axis of a value of known rank in parts, as the opset writes it."""
     assert isinstance(value.type, TensorType) and value.type.rank is not None
     axis, count = value.type.rank - 1, len(sizes)
     parts: tuple[Value, ...]

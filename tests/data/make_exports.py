@@ -85,6 +85,19 @@ class Weights(nn.Module):
         return made + weights.sum()
 
 
+class Packed(nn.Module):
+    """Attention as timm's vision transformers write it: queries, keys and values along an axis of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        made = ((q * 8**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.out(made.transpose(1, 2).reshape(x.shape))
+
+
 class Cached(nn.Module):
     """Attention of a step of decoding: new keys and values after those of earlier steps, which it hands on."""
 
@@ -170,6 +183,7 @@ def models() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...], tuple[str, 
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu")
     made["encoder-sdpa"] = layer, (torch.randn(2, 5, 16),), ("x",)
     made["cross-sdpa"] = Cross(), (torch.randn(2, 5, 16), torch.randn(2, 7, 16)), ("q", "k")
+    made["packed-eager"] = Packed(), (torch.randn(2, 5, 16),), ("x",)
     made["activations"] = Activations(), (torch.randn(2, 5, 16),), ("x",)
     made["norms"] = Norms(), (torch.randn(2, 6, 4, 8),), ("x",)
     return made

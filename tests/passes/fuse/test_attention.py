@@ -160,3 +160,53 @@ def test_other_caches_stay(name):
     after, _ = rewrite(cached(nodes, **options), name_sizes, fuse_attention)
     assert not any("past" in str(node.attrs) or len(node.outputs) == 3 for node in after.graph.walk())
     assert ops(after).count("Concat") == 2
+
+
+THIRDS = """hq = MatMul(x, wide48)
+ r = Reshape(hq, five)
+ t3 = Transpose<perm = [2, 0, 3, 1, 4]>(r)
+ """
+SPLIT3 = "a, b, c3 = Split<axis = 0>(t3, ones)\n q = Squeeze(a, i0)\n kk = Squeeze(b, i0)\n vs = Squeeze(c3, i0)\n "
+GATHER3 = "q = Gather(t3, n0)\n kk = Gather(t3, n1)\n vs = Gather(t3, n2)\n "
+REST = "qs = Mul(q, scale)\n k = Transpose<perm = [0, 1, 3, 2]>(kk)\n s = MatMul(qs, k)\n p = Softmax(s)\n " + JOIN
+FLAT = (
+    SPLIT.replace("MatMul(x, w)", "MatMul(flat2, w)").replace("MatMul(KEYS,", "MatMul(flat2,").replace("four", "fixed")
+)
+FLAT += K + "s = MatMul(q, k)\n c = Mul(s, scale)\n p = Softmax(c)\n " + JOIN.replace("three", "rows")
+PACKED = {
+    "thirds of a split, as paddle and timm write": THIRDS + SPLIT3 + REST,
+    "thirds that are picked": THIRDS + GATHER3 + REST,
+    "flat rows of a known length, as tf2onnx writes": "flat2 = Reshape(x, rows)\n " + FLAT,
+}
+UNPACKED = {
+    "values before keys": THIRDS + SPLIT3.replace("a, b, c3", "a, c3, b") + REST,
+    "another order of axes": THIRDS.replace("[2, 0, 3, 1, 4]", "[2, 1, 3, 0, 4]") + SPLIT3 + REST,
+}
+
+
+def packed(nodes, target):
+    more = ("float[16,48] wide48, int64[5] five = {{0, 0, 3, 2, 8}}, int64[3] ones = {{1, 1, 1}}, "
+            "int64[1] i0 = {{0}}, int64 n0 = {{0}}, int64 n1 = {{1}}, int64 n2 = {{-1}}, "
+            "int64[4] fixed = {{-1, 5, 2, 8}}, float zero")  # fmt: skip
+    text = HEAD.replace("float zero", more)
+    if "flat2" in nodes:
+        text = text.replace("float[B,S,16] x", "float[B,5,16] x").replace("(float[a,b,c] y)", "(float[a,b] y)")
+    made = lift(text.format(nodes=nodes), FORMS[target][0])
+    made.target = target
+    return made
+
+
+@pytest.mark.parametrize("target", FORMS)
+@pytest.mark.parametrize("name", PACKED)
+def test_thirds_of_a_product_and_flat_rows_are_read(name, target):
+    before = packed(PACKED[name], target)
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes >= 1 and "Softmax" not in ops(after)
+    assert_same(before, after, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", UNPACKED)
+def test_other_thirds_stay(name):
+    before = packed(UNPACKED[name], "onnxruntime")
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 0 and "Softmax" in ops(after)

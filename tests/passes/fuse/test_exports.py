@@ -20,6 +20,8 @@ EXPECTED = {
     "bert-eager-script-17": BERT,
     "bert-sdpa-dynamo-20": {**BERT, "IsNaN": 0},
     "bert-sdpa-script-17": {**BERT, "IsNaN": 0},  # the mask is -inf: a row may be masked altogether
+    "packed-eager-dynamo-20": {WHOLE: 1, "Softmax": 0},
+    "packed-eager-script-17": {WHOLE: 1, "Softmax": 0},
     "cached-eager-dynamo-20": {ATTENTION: 1, "Softmax": 0, "Concat": 0},
     "cached-eager-dynamo-23": {ATTENTION: 1, "Softmax": 0, "Concat": 0},
     "cached-eager-script-17": {ATTENTION: 1, "Softmax": 0, "Concat": 0},
