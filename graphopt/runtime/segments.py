@@ -13,6 +13,8 @@ from .partition import Segment, sources
 
 Array = npt.NDArray[Any]
 
+_QUIET = {"session.force_spinning_stop": "1"}  # its threads do not spin where the next region's want to run
+
 
 def stock_session(
     source: Any, threads: int, folder: str = "", options: dict[str, str] | None = None, *, optimized: bool = True
@@ -89,7 +91,7 @@ class StockSegment:
         self._session = self._open()
 
     def _open(self) -> Any:
-        return stock_session(self._source, self._threads, self._folder)
+        return stock_session(self._source, self._threads, self._folder, _QUIET)
 
     def after_fork(self) -> None:
         """Open the session again in a forked child."""
