@@ -52,14 +52,15 @@ def profile_table(model: Path, *, inputs: Path | None) -> Table:
     """Each step of the model's regions on one thread: time, share of it, GMAC/s, share of the measured ceiling."""
     from rich.table import Table
 
+    from .kernels import select_level
+    from .kernels.peak import peak_rate
     from .runtime import Session
-    from .runtime.ceiling import product_ceiling
     from .runtime.profile import profile
 
     steps = profile(Session(model, 1, kernels=True), _feeds(model, inputs))
     if not steps:
         raise ModelError(f"{model}: nothing in it runs on kernels")
-    ceiling, total = product_ceiling(), sum(step.seconds for step in steps)
+    ceiling, total = peak_rate(select_level()), sum(step.seconds for step in steps)
     table = Table(box=None, pad_edge=False, header_style="bold", caption=f"ceiling {ceiling:.0f} GMAC/s")
     table.add_column("step")
     table.add_column("kernel")

@@ -116,6 +116,12 @@ def call0(typingctx: Any, function: Any) -> Any:
 
 
 @intrinsic
+def call2(typingctx: Any, function: Any, a: Any, b: Any) -> Any:
+    """Call the void function at an address with two int64 arguments."""
+    return types.void(*[types.int64] * 3), _call
+
+
+@intrinsic
 def call4(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     """Call the void function at an address with four int64 arguments."""
     return types.void(*[types.int64] * 5), _call

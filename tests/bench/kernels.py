@@ -1,8 +1,10 @@
 """Products and convolutions beside onnxruntime: python -m tests.bench.kernels [--isa avx2] [--weights gaussian].
 
-One thread, interleaved medians. Columns: GMAC/s (MAC/cycle and share of the ceiling for ours), then the ratio to the
-fastest peer that is exact on these weights. 7-bit weights are exact in every peer; on Gaussian weights onnxruntime's
-u8s8 may saturate on CPUs without VNNI, so there its exact forms are the peers: u8u8 and x64quantprecision=1.
+One thread, interleaved medians. Columns: GMAC/s (for ours also MAC/cycle and the share of the measured ceiling: the
+level's dot product between registers, `graphopt.kernels.peak`), then the ratio to the fastest peer that is exact on
+these weights. 7-bit weights are exact in every peer; on Gaussian weights onnxruntime's u8s8 may saturate on CPUs
+without VNNI, so there its exact forms are the peers: u8u8 and x64quantprecision=1. A convolution takes the form that a
+plan takes: Winograd, whose rate counts the direct form's products, with the direct form beside, or the direct form.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from graphopt.kernels import Kernel, Program, Routine, Step, bind_routine
 from graphopt.kernels.dynamic import prepare_dynamic_matmul
 from graphopt.kernels.epilogue import Requantize
 from graphopt.kernels.levels import Level, select_level
+from graphopt.kernels.peak import peak_rate
 from graphopt.kernels.product import Activations, prepare_conv, prepare_matmul
+from graphopt.kernels.winograd import prepare_winograd
+from graphopt.kernels.winograd_choice import choose
 from tests.kernels.naive import placed
 
 Array = Any
@@ -35,7 +40,6 @@ CONVS = [  # height, input channels, output channels, kernel, stride, pad
     (7, 512, 512, 3, 1, 1), (224, 3, 64, 7, 2, 3), (56, 64, 256, 1, 1, 0), (56, 128, 128, 3, 2, 1),
 ]  # fmt: skip
 DYNAMIC = [(128, 768, 768), (128, 768, 3072), (1, 4096, 4096)]
-MACS_PER_CYCLE = {"vpdpbusd": {16: 128, 8: 64, 4: 32}, "vpmaddubsw": {8: 32}, "widen": {4: 4}}
 
 
 def clock_ghz(seconds: float = 0.05) -> float:
@@ -135,9 +139,10 @@ def quantized_peers(x: Array, w: Array, y_shape: tuple[int, ...], node: Callable
 
 def report(name: str, macs: int, times: dict[str, float], kind: str, level: Level, ghz: float) -> None:
     rates = {form: macs / seconds / 1e9 for form, seconds in times.items()}
-    exact = {form: rate for form, rate in rates.items() if form not in ("ours", *(["u8s8"] if kind != "7bit" else []))}
+    left = ("ours", "direct") if kind == "7bit" else ("ours", "direct", "u8s8")
+    exact = {form: rate for form, rate in rates.items() if form not in left}
     ours = rates["ours"] / ghz
-    share = ours / MACS_PER_CYCLE[level.dot][level.lanes]
+    share = rates["ours"] / peak_rate(level)
     peers = "  ".join(f"{form} {rate:6.1f}" for form, rate in rates.items() if form != "ours")
     ratio = rates["ours"] / max(exact.values())
     print(
@@ -174,7 +179,12 @@ def bench_conv(shape: tuple[int, int, int, int, int, int], kind: str, level: Lev
     y = placed(np.ones((1, out, out, outputs), np.uint8))
     output = Requantize(np.full(outputs, 1e-4, np.float32), 128, np.uint8)
     geometry = {"strides": (stride, stride), "pads": (pad,) * 4}
-    ours = prepare_conv(x.shape, w, Activations(np.uint8, 128), output, level=level, **geometry)
+    forms = {"ours": prepare_conv(x.shape, w, Activations(np.uint8, 128), output, level=level, **geometry)}
+    variant = choose(x.shape, outputs, pads=(pad,) * 4, level=level) if (kernel, stride) == (3, 1) else None
+    if variant is not None:
+        forms["direct"] = forms["ours"]
+        activations, pads = Activations(np.uint8, 128), (pad,) * 4
+        forms["ours"] = prepare_winograd(x.shape, w, activations, output, pads=pads, variant=variant, level=level)
     attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
     nhwc = {"channels_last": 1}
     peers = quantized_peers(
@@ -187,7 +197,8 @@ def bench_conv(shape: tuple[int, int, int, int, int, int], kind: str, level: Lev
     peers["fp32"] = onnxruntime_call(
         [node], nchw, (1, outputs, out, out), TensorProto.FLOAT, {"w": w.astype(np.float32)}
     )
-    return out * out * outputs * channels * kernel * kernel, {"ours": runner(ours, {"x": x, "y": y}), **peers}
+    calls = {form: runner(routine, {"x": x, "y": y}) for form, routine in forms.items()}
+    return out * out * outputs * channels * kernel * kernel, {**calls, **peers}
 
 
 def bench_dynamic(shape: tuple[int, int, int], kind: str, level: Level) -> dict[str, Call]:
