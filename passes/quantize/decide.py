@@ -14,6 +14,7 @@ from .accuracy import Guarded, guard, judge_for, measure_alone
 from .build import build
 from .foreign import quantized_form
 from .layers import BLOCKED
+from .methods import best_method
 from .nested import quantize_branches, with_branches
 from .options import Quantize
 from .plan import Plan
@@ -48,6 +49,7 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Conte
         why = "left float: no convolution or matrix product with constant weights can be quantized"
         refused = tuple(studied.units.refused)
         return model, StageReport(f"quantize {options.mode}", why, refused=refused, changed=False)
+    studied = best_method(studied, context)
     decision = decide(model, studied, context)
     return _finished(model, studied, decision)
 
@@ -147,6 +149,7 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
         "layers": sum(u.linear is not None for u in chosen),
         "layers_float": sum(u.linear is not None for u in studied.plan.units - chosen),
         "samples": studied.samples,
+        "calibrate_method": studied.options.calibrate_method if studied.options.mode == "static" else None,
         "objective_before": _sum(s.before for n, s in studied.solved.items()),
         "objective_after": _sum(s.after for n, s in studied.solved.items()),
         "pair_safe": None if plan is None else _pair_safe(studied, plan),

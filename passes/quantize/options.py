@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import OptionError
 
 MODES = ("static", "dynamic", "weights")
-METHODS = ("minmax", "percentile", "entropy", "mse")
+METHODS = ("minmax", "percentile", "entropy", "mse", "auto")
 ACTIVATIONS = ("uint8", "int8")
 WEIGHTS = ("int8", "uint8", "int4")
 FORMATS = ("qdq", "qoperator")
@@ -22,7 +22,8 @@ class Quantize:
 
     mode: "static" (activations and weights), "dynamic" (activations at run time) or "weights" (weights alone).
     per_channel: one scale for each output channel of a weight. activation_type, weight_type: the integers used.
-    calibrate_method: how a tensor's range is found. percentile: the share of values kept by that method.
+    calibrate_method: how a tensor's range is found; "auto" tries them all and takes what leaves results closest to the
+    original's. percentile: the share of values kept by that method.
     reduce_range: True keeps weights to 7 bits, False never does, None decides for each weight group whether u8×s8
     pairs could overflow 16 bits on this target. nodes_to_exclude, op_types_to_quantize: names and operators.
     format: "qdq" or "qoperator". block_size: input channels that share a scale, for mode "weights".

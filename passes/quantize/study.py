@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from ...calibration import BATCH, Extent, observe
+from ...calibration import BATCH, METHODS, Extent, observe
 from ...ir import Model, Node, TensorType, Value
 from ...kernels.quantization import Quantization
 from ...stages import Context
@@ -20,13 +20,16 @@ from .plan import Plan, choose_grids
 from .solve import BITS, Solved, pair_safety, solve
 from .units import Unit, Units, find_units
 
+Grids = dict[Value, Quantization]
+
 
 @dataclass(frozen=True, slots=True)
 class Study:
     """One model, studied.
 
     solved: codes of each linear operator; finer: the same at 8 bits where fewer were asked for, to fall back on.
-    alone: the relative error of the model's results with one unit alone quantized, where that was measured.
+    grids: of activations, by the method that found them; the plan has the first. alone: the relative error of the
+    model's results with one unit alone quantized, where that was measured.
     """
 
     model: Model
@@ -38,6 +41,7 @@ class Study:
     finer: dict[Node, Solved]
     plan: Plan
     feed: dict[str, Any]
+    grids: dict[str, Grids]
     alone: dict[Unit, float] = field(default_factory=dict)
 
 
@@ -46,23 +50,26 @@ def study(model: Model, options: Quantize, context: Context) -> Study:
     units = find_units(model, options)
     counted = _Counter(context, options.samples)
     seen: dict[Value, Extent] = {}
-    grids: dict[Value, Quantization] = {}
+    grids: dict[str, Grids] = {}
     if options.mode == "static":
         seen, grids = _calibrated(model, units, options, context, counted)
-        usable = [u for u in units.found if all(v in grids for v in (*u.inputs, *u.outputs))]
+        known = next(iter(grids.values()))
+        usable = [u for u in units.found if all(v in known for v in (*u.inputs, *u.outputs))]
     else:
         usable = layer_units(units.found, options.mode)
         if options.op_types_to_quantize is None or "Gather" in options.op_types_to_quantize:
             usable = [*usable, *(u for u in find_tables(model.graph) if u.name not in options.nodes_to_exclude)]
         units.found = usable
     solved, finer = _solved(model, usable, grids, options, context, counted)
-    plan = Plan(model, frozenset(usable), grids, {node: s.codes for node, s in solved.items()}, options)
-    return Study(model, options, units, seen, max(counted.count, 1), solved, finer, plan, timing_feed(context))
+    codes = {node: s.codes for node, s in solved.items()}
+    plan = Plan(model, frozenset(usable), next(iter(grids.values()), {}), codes, options)
+    count, feed = max(counted.count, 1), timing_feed(context)
+    return Study(model, options, units, seen, count, solved, finer, plan, feed, grids)
 
 
 def _calibrated(
     model: Model, units: Units, options: Quantize, context: Context, counted: _Counter
-) -> tuple[dict[Value, Extent], dict[Value, Quantization]]:
+) -> tuple[dict[Value, Extent], dict[str, Grids]]:
     values = list(dict.fromkeys(v for u in units.found for v in (*u.inputs, *u.outputs)))
     derived = derivable(units.found, options)
     seen = observe(
@@ -71,12 +78,12 @@ def _calibrated(
         progress=lambda count: context.tell(f"calibrate: {count} samples", 0.0),
     )  # fmt: skip
     derive(seen, derived)
-    return seen, choose_grids(units.found, seen, options)
+    methods = METHODS if options.calibrate_method == "auto" else (options.calibrate_method,)
+    return seen, {m: choose_grids(units.found, seen, replace(options, calibrate_method=m)) for m in methods}
 
 
 def _solved(
-    model: Model, usable: list[Unit], grids: dict[Value, Quantization], options: Quantize, context: Context,
-    counted: _Counter,
+    model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: Context, counted: _Counter,
 ) -> tuple[dict[Node, Solved], dict[Node, Solved]]:  # fmt: skip
     """Codes of every layer at the width asked for, and at 8 bits where that is less."""
     solved: dict[Node, Solved] = {}
@@ -86,7 +93,7 @@ def _solved(
         context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
         linear = unit.linear
         assert linear is not None
-        step = grids[unit.inputs[0]].scale if grids else 1.0
+        step = min((known[unit.inputs[0]].scale for known in grids.values()), default=1.0)
         is_table = unit.node.op == "Gather"
         bits = 8 if is_table else BITS[options.weight_type]
         block = None if is_table else _block(model, linear, options)

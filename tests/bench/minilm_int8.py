@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--modes", nargs="*", default=["dynamic", "static", "weights"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--method", default="mse")
+    parser.add_argument("--method", default="auto")
     arguments = parser.parse_args()
     path, encode = exported(arguments.model), Encoder(arguments.model)
     base = correlation(ort_session(str(path), threads=0), encode)

@@ -223,3 +223,17 @@ def test_the_command_line_quantizes(tmp_path):
     assert done.exit_code == 0, done.output
     stage = json.loads(told.read_text())["stages"][0]
     assert stage["name"] == "quantize static" and out.is_file()
+
+
+def test_auto_takes_the_ranges_that_serve_the_results_best():
+    """One sample with an outlier makes min-max ranges useless; methods that cut it off win."""
+    feeds = [*images(15), {"x": images(1)[0]["x"] * 1.0}]
+    feeds[-1]["x"][0, 0, 0, 0] = 1000.0
+    whole = {"min_sqnr": -100.0, "rounding": False}
+    kept = {
+        method: quantized(feeds=feeds, calibrate_method=method, **whole).report.stages[0]
+        for method in ("minmax", "percentile", "entropy", "mse", "auto")
+    }
+    found = {method: float(stage.summary.rpartition("SQNR ")[2].split()[0]) for method, stage in kept.items()}
+    chosen = kept["auto"].figures["calibrate_method"]
+    assert found["auto"] == found[chosen] == max(found.values()) > found["minmax"]
