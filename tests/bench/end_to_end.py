@@ -46,7 +46,7 @@ CASES = (
     *(f"{name}-{variant}" for name in QUANTIZED_HERE for variant in VARIANTS),
     "fashion",
     "smart-turn",
-    "minilm-dynamic",
+    *(f"{name}-dynamic" for name in DYNAMIC_HERE),
 )
 
 _MEMORY = """
