@@ -90,7 +90,9 @@ def _facts(operation: Operation) -> list[Any]:
     found: list[Any] = []
     for field in fields(operation):
         value = getattr(operation, field.name)
-        if isinstance(value, np.ndarray):
+        if field.name == "moves":
+            found.append([(type(move).__name__, _facts(move)) for move in value])
+        elif isinstance(value, np.ndarray):
             found.append((field.name, value.shape, value.dtype.str))
         elif isinstance(value, (int, str, tuple)) and field.name not in ("inputs", "nodes", "tables"):
             found.append((field.name, value))
