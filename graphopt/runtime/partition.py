@@ -48,14 +48,15 @@ def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = 
         if ends:
             left.update(ends)
             continue
+        segments = _segments(graph, units)
         dissolved = [
             operation
-            for island in _components(units)
-            if not any(isinstance(operation, PRODUCTS) for operation in island)
-            for operation in island
+            for segment in segments
+            if segment.is_region and not any(isinstance(operation, PRODUCTS) for operation in segment.operations)
+            for operation in segment.operations
         ]
         if not dissolved:
-            return _segments(graph, units)
+            return segments
         left.update(dissolved)
 
 
@@ -118,31 +119,6 @@ def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation
             continue
         read.update(data_inputs(unit))
     return found
-
-
-def _components(units: list[Unit]) -> list[list[Operation]]:
-    """Operations joined by what they read from each other."""
-    parent: dict[Operation, Operation] = {}
-
-    def root(operation: Operation) -> Operation:
-        while parent[operation] is not operation:
-            parent[operation] = parent[parent[operation]]
-            operation = parent[operation]
-        return operation
-
-    computed: dict[Value, Operation] = {}
-    for unit in units:
-        if not isinstance(unit, Operation):
-            continue
-        parent[unit] = unit
-        for value in unit.inputs:
-            if value in computed:
-                parent[root(computed[value])] = root(unit)
-        computed[unit.output] = unit
-    groups: dict[Operation, list[Operation]] = {}
-    for operation in parent:
-        groups.setdefault(root(operation), []).append(operation)
-    return list(groups.values())
 
 
 def _segments(graph: Graph, units: list[Unit]) -> list[Segment]:
