@@ -74,13 +74,14 @@ def _gemm(node: Node) -> Operation:
 def _binary(node: Node) -> Operation:
     a, b = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(4), node.input(5))
     y = quantization_of(node.input(6), node.input(7))
-    fixed = [constant_array(node.input(slot)) for slot in (0, 3)]
     kind = "add" if node.op_type == "QLinearAdd" else "multiply"
-    if fixed[1] is not None and fixed[1].size == 1 and fixed[1].ndim <= 1:
-        value = b.dequantize(fixed[1].reshape(()))
-        real = a.dequantize(a.codes())
+    for slot, x, scalar, other in ((0, a, b, 3), (3, b, a, 0)):
+        fixed = constant_array(node.input(other))
+        if fixed is None or fixed.size != 1 or fixed.ndim > 1:
+            continue
+        value, real = scalar.dequantize(fixed.reshape(())), x.dequantize(x.codes())
         table = y.quantize(real + value if kind == "add" else real * value)
-        return Table(inputs=(_source(node.inputs[0]),), output=node.output, nodes=(node,), table=table)
+        return Table(inputs=(_source(node.inputs[slot]),), output=node.output, nodes=(node,), table=table)
     inputs = (_source(node.input(0)), _source(node.input(3)))
     return Binary(inputs=inputs, output=node.output, nodes=(node,), kind=kind, a=a, b=b, y=y)  # type: ignore[arg-type]
 

@@ -72,3 +72,34 @@ def test_contributed_operators_compute_what_onnxruntime_does(path: Path, size: i
     assert session.covered == 2
     for got, want in zip(session.run(None, feed(9, size)), stock.run(None, feed(9, size))):
         np.testing.assert_array_equal(got, want)
+
+
+CONSTANTS = """
+<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+net (uint8[N,4,H,W] x) => (uint8[N,4,H,W] y) {
+    a = QLinearConv<kernel_shape = [1,1]>(x, s, z, w, s, wz, s, z)
+    b = com.microsoft.QLinearAdd(c, s, z, a, s, z, t, z)
+    d = com.microsoft.QLinearMul(c, s, z, b, t, z, s, z)
+    e = com.microsoft.QLinearMul(d, s, z, c, s, z, t, z)
+    y = QLinearConv<kernel_shape = [1,1]>(e, t, z, w, s, wz, s, z)
+}
+"""
+
+
+def test_a_constant_on_either_side_makes_a_table() -> None:
+    model, rng = onnx.parser.parse_model(CONSTANTS), np.random.default_rng(0)
+    values = {
+        "s": np.float32(0.04), "t": np.float32(0.07), "z": np.uint8(120), "wz": np.int8(0), "c": np.uint8(190),
+        "w": rng.integers(-100, 100, (4, 4, 1, 1)).astype(np.int8),
+    }  # fmt: skip
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), name) for name, v in values.items())
+    session = Session(model, threads=1, kernels=True)
+    assert len(session.regions) == 1, session.describe()
+    kinds = [type(operation).__name__ for operation in session.regions[0].segment.operations]
+    assert kinds == ["Conv", "Table", "Table", "Table", "Conv"]
+    x = {"x": rng.integers(0, 256, (2, 4, 5, 5)).astype(np.uint8)}
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    stock = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, x)[0], stock.run(None, x)[0])

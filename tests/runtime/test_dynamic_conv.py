@@ -65,9 +65,8 @@ def test_every_step_equals_the_reference(tmp_path: Path, weight_type: Any, threa
         kinds = check_regions(session, feeds)
         assert (kinds["DynamicConv"], kinds["FloatPool"], kinds["Concat"]) == (5, 3, 1)
         assert kinds["FloatClamp"] == 2, "the other two are limits of convolutions"
-        if weight_type == quantization.QuantType.QUInt8:  # onnxruntime has no ConvInteger of s8 weights
-            want = exact_session(tmp_path / "dynamic.onnx").run(None, feeds)[0]
-            assert sqnr(session.run(None, feeds)[0], want) > 40
+        want = exact_session(tmp_path / "dynamic.onnx").run(None, feeds)[0]
+        assert sqnr(session.run(None, feeds)[0], want) > 40
 
 
 def test_a_zero_batch_and_a_used_sum(tmp_path: Path) -> None:
