@@ -24,6 +24,7 @@ from .functions import inline_functions
 from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products, read_weights
 from .hoist import hoist_over_split
 from .identity import drop_identities
+from .integer_operators import use_integer_operators
 from .legalise import give_range_scalars
 from .linear_maps import compose_linear_maps
 from .loops import inline_loops
@@ -85,5 +86,5 @@ SCHEDULE: tuple[Pass, ...] = (
 FOR_TARGET: tuple[Pass, ...] = (merge_products, fuse_attention, fuse_for_onnxruntime)
 """Passes that hide what pruning and quantization look for; they wait for them."""
 
-ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights)
+ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_operators)
 """Passes that run only when named."""

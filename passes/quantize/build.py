@@ -6,9 +6,9 @@ import numpy as np
 
 from ...ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ...kernels.quantization import Quantization
+from ..integer_operators import to_operators
 from .constants import dequantized
 from .layers import dynamic_layer, stored_layer
-from .operators import to_operators
 from .plan import Plan, implied
 from .twin import Twin, twin
 from .units import Unit

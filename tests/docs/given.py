@@ -329,6 +329,17 @@ g (float[N,6] x) => (float[k,l] y) <float[6,8] a, float[8,4] b, float[8] c, floa
             ("compose_gemms", "h = Gemm(x, a, c)\n  y = Gemm(h, b, d)"),
         )
     },
+    "use-integer-operators": (
+        """
+g (uint8[N,4] x, uint8[N,4] z) => (uint8[a,b] y) <float s = {0.1}, uint8 q = {128}, float t = {0.2}> {
+  f = DequantizeLinear(x, s, q)
+  g = DequantizeLinear(z, t, q)
+  sum = Add(f, g)
+  y = QuantizeLinear(sum, t, q)
+}""",
+        17,
+        "onnxruntime",
+    ),
     "move-codes": (
         """
 g (uint8[N,4,8,8] x) => (uint8[a,b,c,d] y) <float scale = {0.1}, uint8 zero = {128}> {
