@@ -35,8 +35,10 @@ def draw(facts: Channels, seed: int, ratio: float, approximate: bool = False) ->
 def masked(model: Model, facts: Channels, kept: Kept) -> None:
     """Give every layer zeros for what it reads where it is removed, in place: the same as zeros in its weight.
 
-    What is quantized on its way to a layer is zero before. A statistic is taken over what is kept.
+    What is quantized on its way to a layer is zero before, unless all of it stays and the layer reads a selection. A
+    statistic is taken over what is kept.
     """
+    selecting = {selection.node for selection in facts.selections}
     for reduction in facts.statistics:
         if not kept[reduction.elements].all():
             raise NotImplementedError("an estimated sum")
@@ -45,7 +47,8 @@ def masked(model: Model, facts: Channels, kept: Kept) -> None:
         if kept[classes].all():
             continue
         data = node.inputs[slot]
-        if data.producer is not None and data.producer.op == "DynamicQuantizeLinear":
+        dynamic = data.producer is not None and data.producer.op == "DynamicQuantizeLinear"
+        if dynamic and node not in selecting:
             node, slot, data = data.producer, 0, data.producer.inputs[0]
             if data in done:
                 continue
