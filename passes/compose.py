@@ -55,7 +55,7 @@ def join_casts(build: Builder, x: Value, first: Node, second: Node) -> Value:
 
 @rule(op.Unsqueeze(op.Unsqueeze(any_value("x"), constant("inner"), shared=True), constant("outer")), min_opset=13)
 def join_unsqueezes(build: Builder, x: Value, inner: Array, outer: Array) -> Value:
-    """Axes put in twice are put in at once; the first ones move behind the second."""
+    """unsqueeze(unsqueeze(x, a), b) = unsqueeze(x, c), the axes a moved behind b."""
     first, second = sorted(inner.reshape(-1).tolist()), sorted(outer.reshape(-1).tolist())
     if any(axis < 0 for axis in (*first, *second)):
         raise Declined("an axis is counted from the end")
@@ -83,7 +83,7 @@ def join_relus(build: Builder, x: Value) -> Value:
 @rule(op.Clip(op.Clip(any_value("x"), constant("a", optional=True), constant("b", optional=True)),
               constant("c", optional=True), constant("d", optional=True)), min_opset=11)  # fmt: skip
 def join_clips(build: Builder, x: Value, a: Any, b: Any, c: Any, d: Any) -> Value:
-    """Limits one after another are the narrower ones, where they overlap."""
+    """clip(clip(x, a, b), c, d) = clip(x, max(a, c), min(b, d)), where the limits overlap."""
     low = a if c is None else c if a is None else np.maximum(a, c)
     high = b if d is None else d if b is None else np.minimum(b, d)
     if low is not None and high is not None and not (low <= high).all():

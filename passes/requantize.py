@@ -91,7 +91,7 @@ def _is_read(value: Value | None) -> bool:
 @rule(op("com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")(
     any_value("x"), constant("s"), constant("z"), name="node"), min_opset=10)  # fmt: skip
 def use_standard_codes(build: Builder, x: Value, s: Array, z: Array, node: Node) -> Value:
-    """q and dq of com.microsoft are those of ONNX, for one scale and 8 bits (16 from opset 21)"""
+    """com.microsoft q(x) = q(x), com.microsoft dq(x) = dq(x): for one scale and 8 bits (16 from opset 21)"""
     if s.size != 1 or s.dtype != np.float32 or z.size != 1 or not (z.dtype.itemsize == 1 or build.opset >= 21):
         raise Declined("ONNX has no such codes at this opset")
     scale, zero = s.reshape(()), z.reshape(())

@@ -161,7 +161,7 @@ def reshape_for_transpose(build: Builder, x: Value, turn: Node) -> Value:
 
 @rule(op(*_REDUCTIONS)(any_value("x"), any_value("axes", optional=True), keepdims=0, name="reduce"), min_opset=5)
 def squeeze_for_reduction(build: Builder, x: Value, reduce: Node) -> Value:
-    """A sum, mean, product or extreme over axes of size 1 takes them out"""
+    """sum(x, axes) = squeeze(x, axes), where all axes are of size 1; a mean, product or extreme alike"""
     shape, axes = shape_of(x), integers(reduce, 1, "axes")
     if shape is None or not axes:
         raise Declined("the axes are not known")

@@ -94,6 +94,10 @@ _Caches = tuple[tuple[Node, Value], ...]
 
 def _build(build: Builder, found: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
     """The node whose result is replaced, the value that takes its place, and the same of caches."""
+    if _dtype(found.q) is not DType.FLOAT:
+        if build.opset < 23:
+            raise Declined("onnxruntime's own operator is measured in single precision only")
+        for_onnxruntime = False
     if build.opset < 23:
         return _side_by_side(build, found, for_onnxruntime, masks)
     try:
@@ -153,13 +157,15 @@ def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool, masks
     bias = None if found.bias is None else _checked(found.bias, scores)
     any_allowed = None
     if found.allowed is not None:
+        if _dtype(q) is not DType.FLOAT:
+            raise Declined("a mask that may leave a row empty, in half precision")
         bias, any_allowed = masks.of(found.allowed)
     operands = [None, None, bias] if for_onnxruntime else [bias]
     attrs: dict[str, Any] = {"num_heads": heads} if for_onnxruntime else {"q_num_heads": heads, "kv_num_heads": heads}
     kind = "com.microsoft::MultiHeadAttention" if for_onnxruntime else "Attention"
     results = build.node(kind, q, k, v, *operands, *pasts, outputs=3 if pasts else 1, scale=found.scale, **attrs)
     made, *presents = results if pasts else (results,)
-    made.type = TensorType(DType.FLOAT, (*queries[:2], size))
+    made.type = TensorType(_dtype(q), (*queries[:2], size))
     handed = tuple((cache, present) for cache, present in zip(caches, presents) if cache is not None)
     for cache, present in handed:
         present.type = cache.output.type
@@ -168,6 +174,10 @@ def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool, masks
     if len(joined) == 2:
         made = build.Reshape(made, np.array([-1, size], np.int64))
     return last, made, handed
+
+
+def _dtype(value: Value) -> DType:
+    return value.type.dtype if isinstance(value.type, TensorType) else DType.UNDEFINED
 
 
 def _check_pasts(

@@ -46,8 +46,9 @@ def read_attention(softmax: Node) -> Attention:
         raise Declined("the scores are not a product")
     q, left = _without_scale(_input(inner, 0))
     k, right = _without_scale(_input(inner, 1))
-    if any(not isinstance(x.type, TensorType) or x.type.dtype is not DType.FLOAT for x in (q, k, v)):
-        raise Declined("not in single precision")
+    dtypes = {x.type.dtype if isinstance(x.type, TensorType) else None for x in (q, k, v)}
+    if dtypes not in ({DType.FLOAT}, {DType.FLOAT16}):
+        raise Declined("not in single or half precision")
     allowed = None
     if _guard_of(softmax) is not None and not _is_bounded(bias):
         allowed = _mask_of(bias)

@@ -43,16 +43,12 @@ def split_heads(value: Value, perm: tuple[int, ...], build: Builder | None = Non
 def _rows(build: Builder, flat: Value, heads: tuple[Dim, ...]) -> Value:
     """x f32[B,S,H D] of f32[B S,H D], where the heads are f32[B,S,H,D]."""
     (rows, width), length = shape_of(flat), heads[1]
-    if (
-        rows is None
-        or not isinstance(width, int)
-        or not isinstance(length, int)
-        or not isinstance(flat.type, TensorType)
-    ):
+    if rows is None or not isinstance(width, int) or not isinstance(length, int) or length < 1:
         raise Declined("the sizes are not known")
     batch = rows // length if isinstance(rows, int) else f"{rows}/{length}"  # alike for what has as many rows
     made: Value = build.Reshape(flat, np.array([-1, length, width], np.int64))
-    made.type = TensorType(DType.FLOAT, (batch, length, width))
+    dtype = flat.type.dtype if isinstance(flat.type, TensorType) else DType.UNDEFINED
+    made.type = TensorType(dtype, (batch, length, width))
     return made
 
 

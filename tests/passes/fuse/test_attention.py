@@ -210,3 +210,17 @@ def test_other_thirds_stay(name):
     before = packed(UNPACKED[name], "onnxruntime")
     after, changes = rewrite(before, name_sizes, fuse_attention)
     assert changes == 0 and "Softmax" in ops(after)
+
+
+@pytest.mark.parametrize("name", ["no bias", "bias first", "both scaled"])
+def test_half_precision_is_for_the_operator_of_onnx(name):
+    numbers = {"scale": 0.35355338, "root": 0.59460354, "width": 2.828427, "zero": 0, "low": -6e4, "less": -1e4}
+    weights = {key: np.array([number]) for key, number in {**numbers, "down": -np.inf}.items()}
+    half = HEAD.replace("float[", "float16[").replace("float ", "float16 ")
+    half = re.sub(r"float16 (\w+) = \{\{[^}]*\}\}", r"float16[1] \1", half)
+    before = lift(half.format(nodes=FUSES[name].replace("KEYS", "x")), 23, **weights)
+    for target in FORMS:
+        before.target = target
+        after, changes = rewrite(before, name_sizes, fuse_attention)
+        assert changes == 1 and "Attention" in ops(after)
+        assert_same(before, after, rtol=2e-2)
