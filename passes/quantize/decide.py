@@ -18,6 +18,7 @@ from .methods import best_method
 from .nested import quantize_branches, with_branches
 from .options import Quantize
 from .plan import Plan
+from .recurrent import quantize_recurrent
 from .speed import fastest, place, useful
 from .study import Study, study
 from .units import Unit
@@ -40,7 +41,10 @@ def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[M
     nested = quantize_branches(raised, options, context, quantize_model)
     base = nested.model if nested.reports else model
     made, report = _quantize_root(base, prepared(nested.model, options), options, context)
-    return made, with_branches(report, nested, figures(base).macs)
+    recurrent = quantize_recurrent(made if report.changed or nested.reports else raised, options, context)
+    for part in (nested, recurrent):
+        report = with_branches(report, part, figures(base).macs)
+    return recurrent.model if recurrent.reports else made, report
 
 
 def _quantize_root(model: Model, ready: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:

@@ -22,6 +22,7 @@ from .options import Quantize
 
 QuantizeModel = Callable[[Model, Quantize, Context], tuple[Model, StageReport]]
 BRANCHES = ("then_branch", "else_branch")
+WORTHY = LINEAR | {"LSTM", "GRU", "RNN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def quantize_branches(model: Model, options: Quantize, context: Context, quantiz
             continue
         for slot in BRANCHES:
             branch, label = original.attrs.get(slot), f"{name}, {slot.replace('_', ' ')}"
-            if not isinstance(branch, Graph) or not any(inner.op in LINEAR for inner in branch.walk()):
+            if not isinstance(branch, Graph) or not any(inner.op in WORTHY for inner in branch.walk()):
                 continue
             part = _cut(model, branch)
             told = _quantized(model, original, slot, part, options, context, quantize)
@@ -53,6 +54,8 @@ def quantize_branches(model: Model, options: Quantize, context: Context, quantiz
                 refused.append((label, told))
                 continue
             quantized, report = told
+            for domain, version in quantized.opsets.items():
+                made.opsets.setdefault(domain, version)
             made.graph.set_attr(node, slot, _back(quantized, part, dict(_pairs(model, made))))
             reports.append((replace(report, name=label), figures(part.model).macs or 0))
     if reports and not meets(made, options, context):

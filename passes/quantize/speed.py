@@ -76,7 +76,7 @@ def fastest(model: Model, plans: list[Plan], feed: Mapping[str, Any], target: st
     if any(key not in measured for key in keys):
         sessions = {"float": runner(model, target)}
         sessions.update({key: runner(build(plan), target) for key, plan in zip(keys, plans)})
-        timings, certain = _raced(sessions, feed, seconds)
+        timings, certain = raced(sessions, feed, seconds)
         measured = {t.label: (t.median, t.median * t.ratio) for t in timings}
         if certain:
             known = Decisions.load(1)
@@ -90,7 +90,7 @@ def fastest(model: Model, plans: list[Plan], feed: Mapping[str, Any], target: st
     return best
 
 
-def _raced(sessions: Mapping[str, Any], feed: Mapping[str, Any], seconds: float) -> tuple[list[Timing], bool]:
+def raced(sessions: Mapping[str, Any], feed: Mapping[str, Any], seconds: float = SECONDS) -> tuple[list[Timing], bool]:
     """Timings of all sessions but the first beside it, taken anew while uncertain; and whether they are certain."""
     for attempt in range(ATTEMPTS):
         timings = compare_latency(sessions, feed, seconds=seconds * 2**attempt, clock=own_clock())[1:]

@@ -1,0 +1,127 @@
+"""Recurrent layers: weights stored as codes in any runtime; onnxruntime also runs LSTM on them (DynamicQuantizeLSTM).
+
+ONNX has no integer form of a recurrent layer, so in mode "static", and for other targets, they stay float.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...ir import DType, Model, Node, Value, clone_model
+from ...ops import attr
+from ...stages import Context, StageReport
+from .accuracy import meets
+from .constants import constant, dequantized
+from .grids import PAIR_LIMIT, usable, weight_scale, worst_pair
+from .nested import Nested
+from .options import Quantize
+from .rounding import nearest
+from .solve import pair_safety
+from .speed import GAIN, raced, runner
+from .study import timing_feed
+
+RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
+SMALL = 4096
+"""Weights of fewer elements are not worth a scale each."""
+DYNAMIC = "com.microsoft::DynamicQuantizeLSTM"
+
+
+def quantize_recurrent(model: Model, options: Quantize, context: Context) -> Nested:
+    """Quantize the recurrent layers of the root graph in a copy, and keep that where it is good enough and gains."""
+    found = [node for node in model.graph if node.op in RECURRENT]
+    refused = [(_name(node), why) for node in found if (why := _why_not(node, options, context.target))]
+    names = {name for name, _ in refused}
+    if len(refused) == len(found):
+        return Nested(model, (), tuple(refused))
+    made, rows = clone_model(model), []
+    for node in list(made.graph):
+        if node.op not in RECURRENT or _name(node) in names:
+            continue
+        if options.mode == "weights":
+            _store(made, node)
+            told: tuple[int | None, str] = (None, "exact: float products")
+        else:
+            worst = _run_on_codes(made, node, options, context.target)
+            told = (worst, f"exact: {255 * worst} ≤ 32767" if worst <= PAIR_LIMIT else "may saturate on AVX2")
+        rows.append((_name(node), node.op, "int8", 8, None, None, None, *told))
+    ratio, why = 1.0, ""
+    if not meets(made, options, context):
+        why = "taken back for accuracy"
+    elif options.speed and options.mode == "dynamic":
+        ratio = _ratio(model, made, context)
+        why = "" if ratio >= GAIN else "does not gain on integers here"
+    if why:
+        return Nested(model, (), (*refused, *((str(row[0]), why) for row in rows)))
+    pace = f", {ratio:.2f}× as fast" if ratio > 1.0 else ""
+    report = StageReport("recurrent layers", f"{len(rows)} in int8{pace}", (), tuple(rows), {"layers": len(rows)})
+    return Nested(made, ((report, 0),), tuple(refused))
+
+
+def _name(node: Node) -> str:
+    return node.name or node.output.name or node.op
+
+
+def _why_not(node: Node, options: Quantize, target: str) -> str | None:
+    if options.op_types_to_quantize is not None and node.op not in options.op_types_to_quantize:
+        return "its operator is not among op_types_to_quantize"
+    if {_name(node), *node.origins} & set(options.nodes_to_exclude):
+        return "excluded by name"
+    weights = (node.constant(1), node.constant(2))
+    if not all(w is not None and w.dtype is DType.FLOAT and np.isfinite(w.array()).all() for w in weights):
+        return "its weights are not float32 constants"
+    if sum(w.size for w in weights if w is not None) < SMALL:
+        return "its weights are few"
+    if options.mode == "static":
+        return f"{node.op} has no static integer form"
+    if options.mode == "dynamic" and (node.op != "LSTM" or target != "onnxruntime"):
+        return "only LSTM runs on integers, and only for target onnxruntime"
+    if options.mode == "dynamic" and int(attr(node, "layout", 0)):
+        return "its layout is batch first"
+    return None
+
+
+def _store(model: Model, node: Node) -> None:
+    """W = DequantizeLinear(codes), one scale for each row of a gate, which both directions share."""
+    for slot in (1, 2):
+        value, weight = node.inputs[slot], node.constant(slot)
+        assert value is not None and weight is not None
+        array = np.asarray(weight.array())  # [directions, gates · hidden, inputs]
+        scale = usable(np.abs(array).max(axis=(0, 2)) / np.float32(127))
+        codes = np.clip(np.rint(array / scale[None, :, None]), -127, 127).astype(np.int8)
+        model.graph.set_input(node, slot, dequantized(model.graph, node, codes, scale, 1, value.name))
+
+
+def _run_on_codes(model: Model, node: Node, options: Quantize, target: str) -> int:
+    """The node as DynamicQuantizeLSTM, whose weights are [directions, inputs, 4 · hidden]; the worst pair of codes."""
+    graph, operands, worst = model.graph, list(node.inputs[1:3]), 0
+    scales: list[Value] = []
+    for slot, value in enumerate(operands):
+        assert value is not None and value.constant is not None
+        weight = np.asarray(value.constant.array())  # [directions, 4 · hidden, inputs]
+        scale, low, high = weight_scale(weight, 8, pair_safety(options, target))
+        if not options.per_channel:
+            scale = np.broadcast_to(scale.max(axis=1, keepdims=True), scale.shape)
+        codes = nearest(weight, scale[..., None], low, high).astype(np.int8)
+        worst = max(worst, worst_pair(codes))
+        told = scale if options.per_channel else scale[:, 0]
+        operands[slot] = constant(np.ascontiguousarray(codes.transpose(0, 2, 1)), value.name, "codes")
+        zero = np.zeros(told.shape, np.int8)
+        scales += [constant(np.ascontiguousarray(told), value.name, "scale"), constant(zero, value.name, "zero")]
+    rest = [node.input(slot) for slot in range(3, 8)]
+    types = [value.type for value in node.outputs]
+    attrs = {name: value for name, value in node.attrs.items() if name != "layout"}
+    new = Node(DYNAMIC, (node.inputs[0], *operands, *rest, *scales), attrs, types, name=node.name)
+    new.origins, new.made_by = node.origins, "quantize"
+    graph.insert_before(node, new)
+    for old, value in zip(node.outputs, new.outputs):
+        value.name = old.name
+        graph.replace_uses(old, value)
+    graph.erase(node)
+    model.opsets.setdefault("com.microsoft", 1)
+    return worst
+
+
+def _ratio(model: Model, made: Model, context: Context) -> float:
+    sessions = {"float": runner(model, context.target), "int8": runner(made, context.target)}
+    timings, _ = raced(sessions, timing_feed(context))
+    return timings[0].ratio

@@ -1,0 +1,83 @@
+"""Recurrent layers: weights stored as codes, LSTM on integers for onnxruntime, and why others stay as they are."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.measure import ort_session
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+FEEDS = [{"x": np.random.default_rng(i).standard_normal((6, 1, 24)).astype(np.float32)} for i in range(6)]
+
+
+def recurrent(op: str, direction: str = "bidirectional", hidden: int = 32) -> onnx.ModelProto:
+    rng, ways = np.random.default_rng(0), 2 if direction == "bidirectional" else 1
+    shapes = {
+        "w": (ways, GATES[op] * hidden, 24),
+        "r": (ways, GATES[op] * hidden, hidden),
+        "b": (ways, 2 * GATES[op] * hidden),
+    }
+    stored = [numpy_helper.from_array((rng.standard_normal(s) * 0.2).astype(np.float32), n) for n, s in shapes.items()]
+    attrs = {"direction": direction, "hidden_size": hidden}
+    node = helper.make_node(op, ["x", "w", "r", "b"], ["y", "h"], name="layer", **attrs)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [6, 1, 24])
+    results = {"y": [6, ways, 1, hidden], "h": [ways, 1, hidden]}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in results.items()]
+    graph = helper.make_graph([node], "net", [x], outputs, stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def quantized(model: onnx.ModelProto, mode: str, target: str = "onnxruntime", **options: object) -> graphopt.Result:
+    settings = {"speed": False, "min_top1": 0.0, **options}
+    return graphopt.optimize(
+        model,
+        quantize=graphopt.Quantize(mode=mode, **settings),
+        calibration=FEEDS,
+        target=target,  # type: ignore[arg-type]
+    )
+
+
+def sqnr(made: graphopt.Result, model: onnx.ModelProto) -> float:
+    a, b = ort_session(model.SerializeToString()), ort_session(made.model.SerializeToString())
+    pairs = [(x, y) for feed in FEEDS for x, y in zip(a.run(None, feed), b.run(None, feed))]
+    return 10 * np.log10(sum((x**2).sum() for x, _ in pairs) / sum(((x - y) ** 2).sum() for x, y in pairs))
+
+
+def refusals(made: graphopt.Result) -> dict[str, str]:
+    return dict(made.report.stages[0].refused)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_lstm_runs_on_integers_in_onnxruntime(direction, per_channel):
+    model = recurrent("LSTM", direction)
+    made = quantized(model, "dynamic", per_channel=per_channel)
+    assert [node.op_type for node in made.model.graph.node] == ["DynamicQuantizeLSTM"]
+    assert sqnr(made, model) > 30
+    row = made.report.stages[0].rows[0]
+    assert row[:4] == ("layer", "LSTM", "int8", 8) and row[8].startswith("exact")
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_weights_of_any_are_stored_as_codes(op):
+    model = recurrent(op, hidden=48)
+    made = quantized(model, "weights", target="portable")
+    assert [node.op_type for node in made.model.graph.node] == ["DequantizeLinear"] * 2 + [op]
+    onnx.checker.check_model(made.model, full_check=True)
+    assert sqnr(made, model) > 35
+    assert made.model.ByteSize() < 0.4 * model.ByteSize()
+
+
+def test_what_stays_float_says_why():
+    assert refusals(quantized(recurrent("GRU"), "dynamic"))["layer"].startswith("only LSTM runs on integers")
+    assert refusals(quantized(recurrent("LSTM"), "dynamic", target="portable"))["layer"].endswith("target onnxruntime")
+    assert refusals(quantized(recurrent("LSTM"), "static"))["layer"] == "LSTM has no static integer form"
+    assert refusals(quantized(recurrent("LSTM", hidden=4), "dynamic"))["layer"] == "its weights are few"
+    excluded = quantized(recurrent("LSTM"), "dynamic", nodes_to_exclude=("layer",))
+    assert refusals(excluded)["layer"] == "excluded by name"
+    strict = quantized(recurrent("LSTM"), "dynamic", min_sqnr=90.0)
+    assert refusals(strict)["layer"] == "taken back for accuracy" and not strict.report.stages[0].changed
