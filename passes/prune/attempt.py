@@ -14,7 +14,7 @@ from .allocation import Share, allocate
 from .importance import norm_scales, weight_scores
 from .measured import measured_scores
 from .options import MEASURED, Prune
-from .recover import Refit, recover
+from .recover import Recovery, recover
 from .remove import remove, unshare
 
 Array = np.ndarray[Any, Any]
@@ -23,14 +23,14 @@ Feeds = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attempt:
-    """A pruned model, what each group kept in the last step, and how its layers were refitted.
+    """A pruned model, what each group kept in the last step, and how its layers were refitted then.
 
     `removed` of `of` classes went in all; `twins` maps nodes to those of the original.
     """
 
     model: Model
     shares: list[Share]
-    refits: list[Refit]
+    recovery: Recovery
     removed: int
     of: int
     twins: dict[Node, Node]
@@ -46,7 +46,7 @@ def attempt(
     unshare(model)
     scales = norm_scales(reference or original) if options.importance == "bn_scale" else {}
     shares: list[Share] = []
-    refits: list[Refit] = []
+    recovery = Recovery()
     first = 0
     steps = options.iterative_steps
     for step in range(steps):
@@ -55,10 +55,10 @@ def attempt(
         kept, shares = _step(model, facts, options, _share_of_step(ratio, step, steps), feeds, seed, scales)
         remove(model, facts, kept)
         if options.recover:
-            refits = recover(original, model, facts, feeds, origin, kept, ridge=options.ridge, seed=seed)
+            recovery = recover(original, model, facts, feeds, origin, kept, ridge=options.ridge, seed=seed)
         tell((step + 1) / steps)
     left = sum(share.kept for share in shares if options.select or not share.group.selections)
-    return Attempt(model, shares, refits, first - left, first, origin)
+    return Attempt(model, shares, recovery, first - left, first, origin)
 
 
 def _share_of_step(ratio: float, step: int, steps: int) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from ...analysis.channels import Channels, Linear
 from ...ir import Model
 from .options import Importance
+from .weights import floats_of
 
 Array = np.ndarray[Any, Any]
 
@@ -35,15 +36,25 @@ def weight_scores(
             assert callable(importance)
             own = np.asarray(importance(weight), np.float64).reshape(len(weight))
         np.add.at(scores, layer.outputs, own)
+    _by_input(facts, scores)
     return np.sqrt(scores) if importance == "l2" else scores
+
+
+def _by_input(facts: Channels, scores: Array) -> None:
+    """What a layer selects is made by nobody: it is worth the weights that read it."""
+    selecting = {selection.node for selection in facts.selections}
+    for layer in facts.linears:
+        weight = floats_of(layer) if layer.node in selecting and layer.inputs is not None else None
+        if weight is not None and layer.inputs is not None and layer.in_axis is not None:
+            np.add.at(scores, layer.inputs, _squares(np.moveaxis(weight, layer.in_axis, 0)))
 
 
 def by_output(layer: Linear) -> Array | None:
     """The weight with its outputs first, [channels, ...]; None where it is not stored as numbers."""
-    constant = layer.weight.constant
-    if constant is None or layer.outputs is None:
+    stored = None if layer.outputs is None else floats_of(layer)
+    if stored is None or layer.outputs is None:
         return None
-    array = constant.array().astype(np.float32, copy=False)
+    array = stored.astype(np.float32, copy=False)
     if layer.kind == "grouped" and layer.out_axis == 1:  # [C, M / g, ...] of a transposed convolution
         parts = array.reshape(layer.groups, -1, *array.shape[1:])
         return np.moveaxis(parts, 2, 1).reshape(len(layer.outputs), -1)

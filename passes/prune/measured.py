@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ...analysis.channels import Channels, Linear
+from ...analysis.channels import Channels, Linear, Product
 from ...calibration import Taps, portions
-from ...ir import Model
+from ...ir import Model, Value
 from .moments import Moments
-from .rows import can_regress, inputs_at, sample_places, weight_matrix
+from .rows import cannot_read, inputs_at, sample_places, weight_matrix
+from .weights import floats_of
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
@@ -24,14 +25,51 @@ _MOST_ROWS, _DAMPING = 20_000, 1e-2
 def measured_scores(model: Model, facts: Channels, importance: str, feeds: Iterable[Feeds], seed: int) -> Array:
     """f64[classes]: the energy of a channel ("activation"), or the error that its loss makes in every layer that reads
     it, as a share of the layer's energy: as it is ("reconstruction"), or after the layer has been refitted ("hessian",
-    the optimal brain surgeon of Hassibi and Stork 1993 for blocks of weights)."""
+    the optimal brain surgeon of Hassibi and Stork 1993 for blocks of weights).
+
+    Where a layer's rows cannot be taken, inputs of equal energy are assumed; what two computed values are multiplied
+    over is worth the energy of both.
+    """
     scores = np.zeros(facts.count)
-    readers = [r for r in facts.linears if r.inputs is not None and r.kind in ("dense", "grouped") and can_regress(r)]
+    readers = [r for r in facts.linears if r.inputs is not None and r.kind != "depthwise"]
+    seen = [r for r in readers if r.kind != "recurrent" and not cannot_read(r) and floats_of(r) is not None]
     samples = sum(1 for _ in feeds)
-    for part in portions(readers, _sum_bytes, BUDGET):
+    for part in portions(seen, _sum_bytes, BUDGET):
         for layer, moments in _sums(model, part, feeds, samples, seed):
             _score(layer, moments, importance, scores)
+    for layer in readers:
+        if layer not in seen:
+            _assume(layer, scores)
+    _multiplied(model, [p for p in facts.products if p.node.graph is model.graph], feeds, scores)
     return scores
+
+
+def _assume(layer: Linear, scores: Array) -> None:
+    """The share of a layer's weights that read a channel; equal shares where they are not known."""
+    assert layer.inputs is not None
+    weight = floats_of(layer)
+    if weight is None or layer.in_axis is None or layer.kind == "grouped":
+        own = np.ones(len(layer.inputs))
+    else:
+        own = np.square(np.moveaxis(weight, layer.in_axis, 0).reshape(len(layer.inputs), -1), dtype=np.float64).sum(1)
+    np.add.at(scores, layer.inputs, own / max(float(own.sum()), 1e-30))
+
+
+def _multiplied(model: Model, products: list[Product], feeds: Iterable[Feeds], scores: Array) -> None:
+    """Channel c of a product of two computed values carries E[a_c²] E[b_c²] of their sum over channels."""
+    if not products:
+        return
+    values = [v for product in products for v in product.node.inputs[:2] if v is not None]
+    energy: dict[Value, Array] = {}
+    taps = Taps(model, values)
+    for feed in feeds:
+        for value, array in taps.run(feed).items():
+            axis = -1 if any(p.node.inputs[0] is value for p in products) else -2
+            rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+            energy[value] = energy.get(value, 0.0) + np.square(rows, dtype=np.float64).mean(axis=1)
+    for product in products:
+        a, b = (energy[v] for v in product.node.inputs[:2] if v is not None)
+        np.add.at(scores, product.elements, a * b / max(float((a * b).sum()), 1e-30))
 
 
 def _sum_bytes(layer: Linear) -> int:
@@ -40,8 +78,9 @@ def _sum_bytes(layer: Linear) -> int:
 
 
 def _weight(layer: Linear) -> Array:
-    assert layer.weight.constant is not None
-    return layer.weight.constant.array()
+    weight = floats_of(layer)
+    assert weight is not None
+    return weight
 
 
 def _sums(

@@ -8,6 +8,7 @@ shift a channel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,15 @@ from ...ir import Constant, Model, Node, Value
 from ...ops import attr
 from .frontier import Feeds, Frontier
 from .moments import Moments, fit
-from .rows import Places, can_regress, inputs_at, outputs_at, sample_places, weight_matrix, weight_tensor
+from .outcome import Judge, inputs_of, restore
+from .rows import Places, cannot_regress, inputs_at, outputs_at, sample_places, weight_matrix, weight_tensor
+from .weights import coded, floats_of, rounded, shape_of, store
 
 Array = np.ndarray[Any, Any]
 
 RIDGE = 1e-3
 """Default weight of staying near the old weights, as a share of the mean energy of an input."""
+_ENOUGH = 4  # rows a weight of an output, with which refits are beyond doubt
 _ROWS_PER_UNKNOWN, _MOST_ROWS, _LEAST_ROWS = 6, 40_000, 4_000
 
 
@@ -36,6 +40,23 @@ class Refit:
     node: Node
     before: float
     after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unfitted:
+    """A layer that lost inputs and was left as it was, and why."""
+
+    node: Node
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was refitted, in order, what was not, and why all of it was undone, if it was."""
+
+    refits: tuple[Refit, ...] = ()
+    unfitted: tuple[Unfitted, ...] = ()
+    undone: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,27 +73,48 @@ class _Site:
 def recover(
     original: Model, pruned: Model, facts: Channels, feeds: Iterable[Feeds], twins: dict[Node, Node], kept: Array,
     *, ridge: float = RIDGE, seed: int = 0, tell: Callable[[float], None] = lambda share: None,
-) -> list[Refit]:  # fmt: skip
+) -> Recovery:  # fmt: skip
     """Refit the layers of `pruned`, in place. `facts` and `kept` say what was removed from it; `twins` maps its nodes
-    to the original's; `feeds` are read several times. Returns what was refitted, in order."""
-    sites = _sites(pruned, facts, twins, kept)
+    to the original's; `feeds` are read several times.
+
+    Where a layer has few rows for its inputs, some samples are kept to judge the outcome: if results on them are worse
+    than without, all is undone.
+    """
+    sites, unfitted = _sites(pruned, facts, twins, kept)
     if not sites:
-        return []
+        return Recovery((), tuple(unfitted))
     _read_targets(original, sites, feeds, seed)
+    judge = Judge(original, feeds if any(_is_scarce(site) for site in sites) else ())
+    before, errors = inputs_of(pruned), judge.errors(pruned)
     frontier = Frontier(pruned, feeds)
     done: list[Refit] = []
     for number, site in enumerate(sites):
         frontier.advance(site.layer.node)
-        done.append(_refit(site, frontier, ridge))
+        done.append(_refit(site, frontier, ridge, judge.apart))
         site.targets.clear()
         tell((number + 1) / len(sites))
-    return done
+    undone = judge.finds_worse(errors, judge.errors(pruned))
+    if undone:
+        restore(pruned, before)
+        done = []
+    return Recovery(tuple(done), tuple(unfitted), undone)
 
 
-def _sites(pruned: Model, facts: Channels, twins: dict[Node, Node], kept: Array) -> list[_Site]:
+def _is_scarce(site: _Site) -> bool:
+    rows, shape = sum(map(len, site.places)), shape_of(site.layer)
+    return site.layer.kind != "norm" and bool(shape) and rows < _ENOUGH * _unknowns(site.layer, shape)
+
+
+def _sites(pruned: Model, facts: Channels, twins: dict[Node, Node], kept: Array) -> tuple[list[_Site], list[Unfitted]]:
     before = {layer.node: layer for layer in facts.linears}
-    now = [layer for layer in channels(pruned).linears if layer.node in before]
-    layers = {layer.node: layer for layer in now if layer.node.graph is pruned.graph and can_regress(layer)}
+    refused = {}
+    layers = {}
+    for layer in channels(pruned).linears:
+        why = cannot_regress(layer) if layer.node in before else "it is new"
+        layers.update({layer.node: layer} if not why else {})
+        old = before.get(layer.node)
+        if why and old is not None and old.inputs is not None and not kept[old.inputs].all():
+            refused[layer.node] = why
     for node in pruned.graph:
         if node.op == "BatchNormalization" and _is_plain_norm(node):
             classes = facts.axes[node.output][1]
@@ -81,18 +123,18 @@ def _sites(pruned: Model, facts: Channels, twins: dict[Node, Node], kept: Array)
     drifted: set[Value] = set()
     sites: list[_Site] = []
     for node in pruned.graph:
-        layer = layers.get(node)
+        own = layers.get(node)
         read = any(v in drifted for v in node.inputs)
         old = before.get(node)
         cut = old is not None and old.inputs is not None and not kept[old.inputs].all()
         if read or cut or node.subgraphs:
             drifted.update(node.outputs)
-        if layer is None or old is None or not (read or cut):
+        if own is None or old is None or not (read or cut):
             continue
         width = old.outputs
         left = slice(None) if width is None else np.flatnonzero(kept[width])
-        sites.append(_Site(layer, twins[node], left, [], []))  # type: ignore[arg-type]
-    return sites
+        sites.append(_Site(own, twins[node], left, [], []))  # type: ignore[arg-type]
+    return sites, [Unfitted(node, why) for node, why in refused.items()]
 
 
 def _is_plain_norm(node: Node) -> bool:
@@ -115,18 +157,23 @@ def _read_targets(original: Model, sites: list[_Site], feeds: Iterable[Feeds], s
 
 
 def _wanted_rows(layer: Linear) -> int:
-    shape = layer.weight.constant.shape if layer.weight.constant is not None else (1,)
-    unknowns = int(np.prod(shape[1:])) if layer.node.op == "Conv" else shape[layer.in_axis or 0]
+    unknowns = _unknowns(layer, shape_of(layer) or (1,))
     return min(_MOST_ROWS, max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns))
 
 
-def _refit(site: _Site, frontier: Frontier, ridge: float) -> Refit:
+def _unknowns(layer: Linear, shape: tuple[int, ...]) -> int:
+    """Weights of one output."""
+    if layer.node.op == "ConvTranspose":
+        return math.prod(shape[2:]) * shape[0] // layer.groups
+    return math.prod(shape[1:]) if layer.node.op == "Conv" else shape[layer.in_axis or 0]
+
+
+def _refit(site: _Site, frontier: Frontier, ridge: float, apart: frozenset[int]) -> Refit:
     if site.layer.kind == "norm":
         return _refit_norm(site, frontier)
     layer, node = site.layer, site.layer.node
-    constant = layer.weight.constant
-    assert constant is not None
-    weight = constant.array()
+    weight = floats_of(layer)
+    assert weight is not None
     matrix = weight_matrix(layer, weight)
     holder, slot = _bias_place(node)
     outputs = matrix.shape[0] * matrix.shape[2]
@@ -135,9 +182,11 @@ def _refit(site: _Site, frontier: Frontier, ridge: float) -> Refit:
     data = node.inputs[0]
     assert data is not None
     for number, (x, places, y) in enumerate(zip(frontier.values(data), site.places, site.targets)):
-        rows, apart = inputs_at(layer, x, places), _held(number, len(places), len(site.targets))
-        seen.add(rows[~apart], y[~apart])
-        held.add(rows[apart], y[apart])
+        if number in apart:
+            continue
+        rows, back = inputs_at(layer, x, places), _held(number, len(places), len(site.targets))
+        seen.add(rows[~back], y[~back])
+        held.add(rows[back], y[back])
     start = bias.reshape(matrix.shape[0], -1)
     found = fit(seen, held, matrix, start, ridge, holder is not None)
     moments = seen.joined(held)
@@ -145,18 +194,18 @@ def _refit(site: _Site, frontier: Frontier, ridge: float) -> Refit:
     if found is None:
         return Refit(node, before, before)
     made, shift = found
-    after = moments.error(made, shift)
-    graph = node.graph
-    assert graph is not None
-    tensor = weight_tensor(layer, made, weight.shape).astype(weight.dtype)
-    graph.set_input(
-        node,
-        node.inputs.index(layer.weight),
-        Value(name=layer.weight.name, constant=Constant.of(tensor, constant.dtype)),
-    )
+    tensor = weight_tensor(layer, made, weight.shape)
+    form = None if layer.weight.constant is not None else coded(layer)
+    if form is not None:  # rounding may cost more than the refit gains
+        codes, scale = rounded(form, tensor)
+        tensor = (codes - form.zero) * scale.reshape(form.along)
+    after = moments.error(weight_matrix(layer, tensor), shift)
+    if after >= before:
+        return Refit(node, before, before)
+    store(layer, tensor)
     if holder is not None:
         whole = shift.reshape(-1) + (0 if holder is node else _bias(holder, slot, outputs))
-        _set_bias(holder, slot, whole.astype(weight.dtype))
+        _set_bias(holder, slot, whole.astype(np.float32 if form is not None else weight.dtype))
     return Refit(node, before, after)
 
 
@@ -167,7 +216,7 @@ def _held(sample: int, rows: int, samples: int) -> Array:
 
 def _bias_place(node: Node) -> tuple[Node | None, int]:
     """Where a layer's bias is: its own third input, or the constant that the only reader of a MatMul adds."""
-    if node.op in ("Conv", "Gemm"):
+    if node.op in ("Conv", "ConvTranspose", "Gemm"):
         value = node.input(2)
         if value is None:
             return node, 2

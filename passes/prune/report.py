@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...analysis.channels import Channels
@@ -35,12 +35,14 @@ def stage_report(
     figures_told: dict[str, Any] = {
         "channels": found.of, "removed": found.removed, "parameters_before": before.parameters,
         "parameters_after": after.parameters, "macs_before": before.macs, "macs_after": after.macs, **times,
-        "refitted": [{"layer": label(r.node), "error_before": r.before, "error_after": r.after} for r in found.refits],
+        "refitted": [
+            {"layer": label(r.node), "error_before": r.before, "error_after": r.after} for r in found.recovery.refits
+        ],
         "notes": notes,
     }  # fmt: skip
     return StageReport(
         "prune", ", ".join([*parts, *notes]), COLUMNS, tuple(_row(share) for share in found.shares), figures_told,
-        tuple(_refused(facts, found.shares)), seconds,
+        (*_refused(facts, found.shares), *_not_refitted(found)), seconds,
     )  # fmt: skip
 
 
@@ -57,6 +59,11 @@ def _refused(facts: Channels, shares: list[Share]) -> list[tuple[str, str]]:
     told = [(label(held.node), held.why) for held in facts.held]
     told += [(next(iter(names_of(share.group)), "?"), share.why) for share in shares if share.why]
     return told
+
+
+def _not_refitted(found: Attempt) -> Iterator[tuple[str, str]]:
+    for one in found.recovery.unfitted:
+        yield label(one.node), f"not refitted: {one.why}"
 
 
 def label(node: Node) -> str:

@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from ...analysis.channels import Linear
 from ...ir import Node
 from ...ops import attr
+from .weights import coded, shape_of
 
 Array = np.ndarray[Any, Any]
 
@@ -41,7 +42,7 @@ def _free(node: Node, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _is_planar(node: Node) -> bool:
-    return node.op in ("Conv", "BatchNormalization")
+    return node.op in ("Conv", "ConvTranspose", "BatchNormalization")
 
 
 def outputs_at(layer: Linear, y: Array, places: Places) -> Array:
@@ -55,17 +56,36 @@ def inputs_at(layer: Linear, x: Array, places: Places) -> Array:
     """f[R, g, K]: for each place what each group of the layer multiplies with its weight, in the weight's order."""
     node = layer.node
     if node.op == "Conv":
-        patches = _patches(node, x, places)  # [R, C, k...]
+        patches = _patches(node, shape_of(layer)[2:], x, places)  # [R, C, k...]
         return patches.reshape(len(places), layer.groups, -1)
+    if node.op == "ConvTranspose":
+        return _spread(node, shape_of(layer)[2:], x, places).reshape(len(places), layer.groups, -1)
     if node.op == "BatchNormalization":
         return np.asarray(x[(places.index[0], slice(None), *places.index[1:])])[:, :, None]
     return np.asarray(x[places.index])[:, None, :]
 
 
-def _patches(node: Node, x: Array, places: Places) -> Array:
-    weight = node.inputs[1]
-    assert weight is not None and weight.constant is not None
-    kernel = weight.constant.shape[2:]
+def _spread(node: Node, kernel: Sequence[int], x: Array, places: Places) -> Array:
+    """[R, C, k...]: for each place of a transposed convolution's output what each position of the kernel meets there:
+    input q with q stride + k dilation = p + pad, zero where there is none."""
+    rank = len(kernel)
+    strides = attr(node, "strides") or (1,) * rank
+    dilations = attr(node, "dilations") or (1,) * rank
+    pads = attr(node, "pads") or (0,) * (2 * rank)
+    inside = np.ones((len(places), *kernel), bool)
+    index: list[Any] = [places.index[0].reshape(-1, *(1,) * rank)]
+    for axis in range(rank):
+        steps = np.arange(kernel[axis]) * dilations[axis]
+        reach = places.index[axis + 1][:, None] + pads[axis] - steps  # [R, k]
+        source, rest = np.divmod(reach, strides[axis])
+        shape = [len(places), *(kernel[axis] if k == axis else 1 for k in range(rank))]
+        inside &= ((rest == 0) & (source >= 0) & (source < x.shape[2 + axis])).reshape(shape)
+        index.append(np.clip(source, 0, x.shape[2 + axis] - 1).reshape(shape))
+    found = np.moveaxis(x, 1, -1)[tuple(index)]  # [R, k..., C]
+    return np.ascontiguousarray(np.moveaxis(np.where(inside[..., None], found, 0), -1, 1))
+
+
+def _patches(node: Node, kernel: Sequence[int], x: Array, places: Places) -> Array:
     rank = len(kernel)
     strides = attr(node, "strides") or (1,) * rank
     dilations = attr(node, "dilations") or (1,) * rank
@@ -98,6 +118,9 @@ def weight_matrix(layer: Linear, weight: Array) -> Array:
     if layer.node.op == "Conv":
         groups = weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
         return groups.transpose(0, 2, 1)
+    if layer.node.op == "ConvTranspose":  # [C, M / g, k...]
+        parts = weight.reshape(layer.groups, weight.shape[0] // layer.groups, weight.shape[1], -1)
+        return parts.transpose(0, 1, 3, 2).reshape(layer.groups, -1, weight.shape[1])
     matrix = weight if layer.out_axis == weight.ndim - 1 else weight.T
     return matrix[None]
 
@@ -106,18 +129,35 @@ def weight_tensor(layer: Linear, matrix: Array, shape: Sequence[int]) -> Array:
     """The inverse of `weight_matrix`."""
     if layer.node.op == "Conv":
         return np.ascontiguousarray(matrix.transpose(0, 2, 1)).reshape(shape)
+    if layer.node.op == "ConvTranspose":
+        parts = matrix.reshape(layer.groups, shape[0] // layer.groups, -1, shape[1])
+        return np.ascontiguousarray(parts.transpose(0, 1, 3, 2)).reshape(shape)
     return np.ascontiguousarray(matrix[0] if layer.out_axis == len(shape) - 1 else matrix[0].T)
 
 
-def can_regress(layer: Linear) -> bool:
-    """Whether rows of a layer can be taken and its weight set: stored as floats, used once, in the root graph."""
-    weight, node = layer.weight, layer.node
-    if weight.constant is None or not weight.has_one_use or not weight.constant.dtype.is_float:
-        return False
-    if weight.constant.dtype.bits < 16 or node.graph is None or node.graph.owner is not None:
-        return False
-    if node.op == "Gemm":
-        return bool(attr(node, "alpha", 1.0) == 1.0 and attr(node, "beta", 1.0) == 1.0)
-    if node.op == "MatMul":
-        return node.inputs[1] is weight and len(weight.constant.shape) == 2
-    return node.op == "Conv"
+def cannot_read(layer: Linear) -> str:
+    """Why rows of a layer cannot be taken; "" where they can."""
+    node = layer.node
+    if node.graph is None or node.graph.owner is not None:
+        return "it is in a nested graph, which runs as the data decide"
+    if node.op == "Gemm" and (attr(node, "alpha", 1.0) != 1.0 or attr(node, "beta", 1.0) != 1.0):
+        return "it scales its product"
+    if node.op == "MatMul" and (node.inputs[1] is not layer.weight or len(shape_of(layer)) != 2):
+        return "its weight is on the left, or a stack of matrices"
+    if node.op == "ConvTranspose" and (attr(node, "auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attrs):
+        return "its padding follows from its size"
+    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return "its activations are integers, or it has a state"
+    return "" if shape_of(layer) else "the size of its weight is not known"
+
+
+def cannot_regress(layer: Linear) -> str:
+    """Why a layer cannot be refitted; "" where rows of it can be taken and its weight can be set."""
+    constant = layer.weight.constant
+    if constant is None:
+        stored = "" if coded(layer) is not None else "its weight is computed from others, or shared"
+    elif not layer.weight.has_one_use:
+        stored = "its weight is shared"
+    else:
+        stored = "" if constant.dtype.is_float and constant.dtype.bits >= 16 else "its weight is stored as integers"
+    return cannot_read(layer) or stored

