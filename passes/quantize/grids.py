@@ -95,8 +95,11 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
 
 
 def usable(scale: Array) -> Array:
-    """Scales as f32; 1 for rows of weights that may as well be zero: products with their scales would underflow."""
-    made: Array = np.where(scale > LEAST, scale, 1.0).astype(np.float32)
+    """Scales as f32; rows of weights that may as well be zero get the finest of the others: products with scales of
+    their own would underflow, and a coarse one would round their biases away. 1 where all are such."""
+    live = scale > LEAST
+    spare = scale[live].min() if live.any() else 1.0
+    made: Array = np.where(live, scale, spare).astype(np.float32)
     return made
 
 

@@ -165,3 +165,22 @@ def test_channels_as_good_as_dead_make_no_numbers_that_are_none(tiny):
     for tensor in made.model.graph.initializer:
         array = numpy_helper.to_array(tensor)
         assert array.dtype.kind != "f" or np.isfinite(array).all()
+
+
+def test_the_bias_of_a_dead_channel_is_kept():
+    """Weights of zero leave a channel its bias alone, which is stored in steps of its scale."""
+    scale, *_ = weight_scale(np.array([[[0.5, -0.25], [0.0, 0.0], [0.01, 0.02]]], np.float32), 8, False)
+    assert scale.tolist() == [[np.float32(0.5 / 127), np.float32(0.02 / 127), np.float32(0.02 / 127)]]
+    model = convnet()
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w1", "b1"):
+            array = numpy_helper.to_array(tensor).copy()
+            array[0] = 0.0 if tensor.name == "w1" else 0.37
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    options = graphopt.Quantize(speed=False, equalize=False, min_top1=0.0)
+    made = graphopt.optimize(model, quantize=options, calibration=images(8))
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.model.graph.initializer}
+    read = next(
+        n for n in made.model.graph.node if n.op_type == "DequantizeLinear" and n.input[0].startswith("w1_bias")
+    )
+    assert stored[read.input[0]][0] * stored[read.input[1]][0] == pytest.approx(0.37, rel=1e-3)
