@@ -43,7 +43,7 @@ MEASURED: dict[str, tuple[float | None, float | None]] = {  # portable, onnxrunt
     "fuse_batch_norm": (1.82, 1.83),
     "affine_into_batch_norm": (2.55, 2.57),
     "join_batch_norms": (1.81, 1.81),
-    "einsum_as_product": (1.12, 1.12),
+    "einsum_as_product": (1.04, 1.04),
     "einsum_of_one": (1.11, 1.11),
     "activation_into_conv": (None, 1.00),
     "clip_into_conv": (None, 1.00),
