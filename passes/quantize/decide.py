@@ -14,6 +14,7 @@ from .accuracy import Guarded, guard, judge_for, measure_alone
 from .build import build
 from .foreign import quantized_form
 from .layers import BLOCKED
+from .means import with_means
 from .methods import best_method
 from .nested import quantize_branches, with_branches
 from .options import Quantize
@@ -54,6 +55,8 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Conte
         refused = tuple(studied.units.refused)
         return model, StageReport(f"quantize {options.mode}", why, refused=refused, changed=False)
     studied = best_method(studied, context)
+    if options.correct_means and options.mode == "static":
+        studied = with_means(studied, context)
     decision = decide(model, studied, context)
     return _finished(model, studied, decision)
 

@@ -27,7 +27,8 @@ class Quantize:
     reduce_range: True keeps weights to 7 bits, False never does, None decides for each weight group whether u8×s8
     pairs could overflow 16 bits on this target. nodes_to_exclude, op_types_to_quantize: names and operators.
     format: "qdq" or "qoperator". block_size: input channels that share a scale, for mode "weights".
-    equalize, correct_bias, rounding: the optimisations of the integers. speed: leave layers float that do not gain.
+    equalize, correct_bias, rounding: the optimisations of the integers; correct_means: biases once more, layer after
+    layer on the integers before it, a session each. speed: leave layers float that do not gain.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     sensitivity: measure for the report what each layer costs alone, even if none need be taken back: a session a layer.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
@@ -48,6 +49,7 @@ class Quantize:
     block_size: int | None = None
     equalize: bool = True
     correct_bias: bool = True
+    correct_means: bool = False
     rounding: bool = True
     speed: bool = True
     evaluations: int = 64
