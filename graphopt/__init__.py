@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import GraphoptError, InputError, ModelError, OptionError, OutputError
 
 if TYPE_CHECKING:
+    from . import rewrite, testing
     from .api import Result, optimize
     from .bisection import Bisection, bisect
     from .equivalence import Comparison, compare
@@ -37,6 +38,7 @@ _HOME = {
     "register_pass": "pipeline",
     "rule": "pipeline",
 }
+_MODULES = ("rewrite", "testing")
 
 __all__ = [
     "Bisection",
@@ -57,7 +59,9 @@ __all__ = [
     "compare",
     "optimize",
     "register_pass",
+    "rewrite",
     "rule",
+    "testing",
 ]
 
 
@@ -66,8 +70,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = value
         return value
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_MODULES})

@@ -85,3 +85,9 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_one_import_reaches_all_that_users_call():
+    """In a fresh interpreter: what other tests imported before would hide a name that only they brought."""
+    code = "import graphopt; [getattr(graphopt, name) for name in graphopt.__all__]; graphopt.testing.assert_equivalent"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,8 +21,11 @@ _BLOCK = 128
 
 
 def objective(error: Array, covariance: Array) -> float:
-    """J = tr(Δ C Δᵀ) for Δ [N, K] and C [K, K]: the mean of ‖Δ (x − E x)‖² over the data."""
-    return float(np.einsum("nk,nk->", error @ covariance, error, dtype=np.float64))
+    """J = tr(Δ C Δᵀ) for Δ [N, K] and C [K, K]: the mean of ‖Δ (x − E x)‖² over the data.
+
+    Where the data do not vary, C is rounding alone, and J must not be below 0 for that.
+    """
+    return max(0.0, float(np.einsum("nk,nk->", error @ covariance, error, dtype=np.float64)))
 
 
 def nearest(weight: Array, scale: Array, low: Array, high: Array) -> Array:

@@ -73,6 +73,12 @@ def test_rounding_finds_the_optimum_of_small_problems():
         assert found <= objective(w - nearest(w, step, low, high) * step, c) + 1e-6
 
 
+def test_no_error_costs_less_than_none():
+    """One image again and again: the covariance is rounding alone, of either sign."""
+    indefinite = np.array([[1, 1 + 1e-6], [1 + 1e-6, 1]], np.float32)
+    assert objective(np.array([[1, -1]], np.float32), indefinite) == 0
+
+
 def test_rounding_stays_within_bounds():
     rng = np.random.default_rng(1)
     w = rng.standard_normal((6, 40)).astype(np.float32)
