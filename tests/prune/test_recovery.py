@@ -175,7 +175,7 @@ def test_weights_of_codes_are_refitted_on_their_grid(body):
 
 
 INSIDE = """m (float[N,4] x, bool c) => (float[N,5] y) <float[4,8] a, float[8,5] b, float[4,5] d>
-    { y = If (c) <then_branch = t () => (float[N,5] p) { h = MatMul(x, a)\n p = MatMul(h, b) },
+    { y = If (c) <then_branch = t () => (float[N,5] p) { h = MatMul(x, a)\n g = Relu(h)\n p = MatMul(g, b) },
                   else_branch = e () => (float[N,5] r) { r = MatMul(x, d) }> }"""
 
 
