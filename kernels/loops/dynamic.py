@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
+from graphopt.kernels.loops.arithmetic import encode
 from graphopt.kernels.loops.memory import f32_at, u8_at
 
 LANES = 64  # independent running extremes, so that the search vectorizes
@@ -59,14 +60,10 @@ def _grid(least, greatest):
 
 
 @register_jitable
-def _encode(source, sink, count, scale, zero):
+def _encode_row(source, sink, count, scale, zero):
     low, high = np.float32(-zero), np.float32(np.float32(255) - zero)
     for i in range(count):
-        v = np.float32(source[i] / scale)
-        v = v if v == v else np.float32(0)
-        v = v if v > low else low
-        v = v if v < high else high
-        sink[i] = np.int32(np.rint(v) + zero)
+        sink[i] = encode(source[i], scale, zero, low, high)
 
 
 def quantize_rows(lo, hi, worker, x, y, row_scales, row_zeros, found, rows, columns, per_row):
@@ -80,7 +77,7 @@ def quantize_rows(lo, hi, worker, x, y, row_scales, row_zeros, found, rows, colu
         scale, zero = _grid(least, greatest)
         row_scales[row] = scale
         row_zeros[row] = np.int32(zero)
-        _encode(f32_at(x + 4 * row * columns), u8_at(y + row * columns), columns, scale, zero)
+        _encode_row(f32_at(x + 4 * row * columns), u8_at(y + row * columns), columns, scale, zero)
 
 
 def quantize_image(
@@ -108,4 +105,4 @@ def quantize_image(
             target[k] = np.int32(zero)
         for k in range(left + row, padded_row):
             target[k] = np.int32(zero)
-        _encode(f32_at(x + 4 * (image * height + i) * row), u8_at(y + line * padded_row + left), row, scale, zero)
+        _encode_row(f32_at(x + 4 * (image * height + i) * row), u8_at(y + line * padded_row + left), row, scale, zero)

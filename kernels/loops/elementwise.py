@@ -9,24 +9,13 @@ are added and taken off in float32, which is exact for codes: integers would bec
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
+
+from graphopt.kernels.loops.arithmetic import add as _add
+from graphopt.kernels.loops.arithmetic import encode, limited
+from graphopt.kernels.loops.arithmetic import multiply as _multiply
+from graphopt.kernels.loops.arithmetic import subtract as _subtract
 
 TILE = 4096  # elements of a tile of flat kernels
-
-
-@register_jitable
-def _encode(value, scale, zero, low, high):
-    """saturate(round_half_even(value / scale) + zero) as int32; NaN gives zero. The clamp precedes rounding."""
-    v = value / scale
-    v = v if v == v else np.float32(0)
-    return _limited(v, zero, low, high)
-
-
-@register_jitable
-def _limited(v, zero, low, high):
-    v = v if v > low else low
-    v = v if v < high else high
-    return np.int32(np.rint(v) + zero)
 
 
 def quantize(lo, hi, worker, x, y, count, scale, zero_point, least, greatest):
@@ -34,7 +23,7 @@ def quantize(lo, hi, worker, x, y, count, scale, zero_point, least, greatest):
     zero = np.float32(zero_point)
     low, high = np.float32(least - zero_point), np.float32(greatest - zero_point)
     for i in range(lo * TILE, min(hi * TILE, count)):
-        y[i] = _encode(x[i], scale, zero, low, high)
+        y[i] = encode(x[i], scale, zero, low, high)
 
 
 def dequantize(lo, hi, worker, x, y, count, scale, zero_point):
@@ -62,21 +51,6 @@ def dequantize_channels(lo, hi, worker, x, y, rows, channels, scales, zeros):
             y[at + c] = np.float32(np.int32(x[at + c]) - zeros[c]) * scales[c]
 
 
-@register_jitable
-def _add(p, q):
-    return p + q
-
-
-@register_jitable
-def _subtract(p, q):
-    return p - q
-
-
-@register_jitable
-def _multiply(p, q):
-    return p * q
-
-
 def _binary(combine, divide):
     """`divide` False: the scales of a and b are factors that y's scale has gone into (`kernels.proven`)."""
 
@@ -96,13 +70,13 @@ def _binary(combine, divide):
                 for i in range(size):
                     p = (np.float32(np.int32(a[first + i])) - za) * a_scale
                     v = combine(p, q)
-                    y[first + i] = _encode(v, y_scale, zy, low, high) if divide else _limited(v, zy, low, high)
+                    y[first + i] = encode(v, y_scale, zy, low, high) if divide else limited(v, zy, low, high)
             else:
                 for i in range(size):
                     p = (np.float32(np.int32(a[first + i])) - za) * a_scale
                     q = (np.float32(np.int32(b[other + i])) - zb) * b_scale
                     v = combine(p, q)
-                    y[first + i] = _encode(v, y_scale, zy, low, high) if divide else _limited(v, zy, low, high)
+                    y[first + i] = encode(v, y_scale, zy, low, high) if divide else limited(v, zy, low, high)
 
     return kernel
 

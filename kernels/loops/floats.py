@@ -7,6 +7,9 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
+from graphopt.kernels.loops.arithmetic import add as _add
+from graphopt.kernels.loops.arithmetic import multiply as _multiply
+from graphopt.kernels.loops.arithmetic import subtract as _subtract
 from graphopt.kernels.loops.exponential import erf
 
 TILE = 4096  # elements of a tile of flat kernels
@@ -30,21 +33,6 @@ def gelu(lo, hi, worker, x, y, count, inner, plain, bent):
     """y = x · (plain + bent · erf(inner · x))."""
     for i in range(lo * TILE, min(hi * TILE, count)):
         y[i] = np.float32(x[i] * np.float32(plain + np.float32(bent * erf(np.float32(inner * x[i])))))
-
-
-@register_jitable
-def _add(p, q):
-    return p + q
-
-
-@register_jitable
-def _subtract(p, q):
-    return p - q
-
-
-@register_jitable
-def _multiply(p, q):
-    return p * q
 
 
 @register_jitable

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from graphopt.kernels.loops.arithmetic import encode
 from graphopt.kernels.loops.memory import address_of, i32_at
 
 
@@ -39,18 +40,10 @@ def lrn(
             for c in range(channels):
                 root = np.sqrt(np.float32(bias + np.float32(factor * np.float32(sums[c]))))
                 v = np.float32((np.float32(np.int32(x[at + c])) - zero) * x_scale) / np.float32(root * np.sqrt(root))
-                v = np.float32(v / y_scale)
-                v = v if v == v else np.float32(0)
-                v = v if v > low else low
-                v = v if v < high else high
-                y[at + c] = np.int32(np.rint(v) + out_zero)
+                y[at + c] = encode(v, y_scale, out_zero, low, high)
             continue
         for c in range(channels):
             base = np.float32(bias + np.float32(factor * np.float32(sums[c])))
             power = np.float32(np.exp(np.float64(beta) * np.log(np.float64(base))))
             v = np.float32((np.float32(np.int32(x[at + c])) - zero) * x_scale) / power
-            v = np.float32(v / y_scale)
-            v = v if v == v else np.float32(0)
-            v = v if v > low else low
-            v = v if v < high else high
-            y[at + c] = np.int32(np.rint(v) + out_zero)
+            y[at + c] = encode(v, y_scale, out_zero, low, high)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from graphopt.kernels.loops.arithmetic import encode
 from graphopt.kernels.loops.memory import f32_at
 from graphopt.kernels.loops.reduction import LANES, folded, total
 
@@ -40,11 +41,7 @@ def _layer_norm(quantized):
                 v = np.float32(np.float32(np.float32(values[i] - mean) * inverse) * scale[i])
                 v = np.float32(v + bias[i])
                 if quantized:
-                    v = np.float32(v / y_scale)
-                    v = v if v == v else np.float32(0)
-                    v = v if v > low else low
-                    v = v if v < high else high
-                    y[at + i] = np.int32(np.rint(v) + zero)
+                    y[at + i] = encode(v, y_scale, zero, low, high)
                 else:
                     y[at + i] = v
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from graphopt.kernels.loops.arithmetic import encode
 from graphopt.kernels.loops.memory import u8_at
 
 PIXELS = 512  # of a tile
@@ -32,11 +33,7 @@ def quantize_planes(
             for c in range(group):
                 source = (image * channels + begin + c) * pixels + first
                 for p in range(count):
-                    v = x[source + p] / scale
-                    v = v if v == v else np.float32(0)
-                    v = v if v > low else low
-                    v = v if v < high else high
-                    codes[c * PIXELS + p] = np.int32(np.rint(v) + zero)
+                    codes[c * PIXELS + p] = encode(x[source + p], scale, zero, low, high)
             target = (image * pixels + first) * channels + begin
             if group == 3 and channels == 3:
                 for p in range(count):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from graphopt.kernels.loops.arithmetic import limited
 from graphopt.kernels.loops.exponential import LEAST, exp
 from graphopt.kernels.loops.memory import address_of, call4, f32_at, u8_at
 from graphopt.kernels.loops.reduction import greatest, total
@@ -38,16 +39,12 @@ def softmax_codes(
         factor = np.float32(np.float64(16777216) / np.float64(whole) * inverse_scale)
         if columns < SHORT:
             for i in range(columns):
-                v = np.float32(exponentials[shift + np.int64(x[at + i] ^ flip)] * factor)
-                v = v if v > low else low
-                v = v if v < high else high
-                y[at + i] = np.uint8(np.int32(np.rint(v) + zero))
+                y[at + i] = np.uint8(
+                    limited(np.float32(exponentials[shift + np.int64(x[at + i] ^ flip)] * factor), zero, low, high)
+                )
             continue
         for code in range(256 - shift):
-            v = np.float32(exponentials[shift + code] * factor)
-            v = v if v > low else low
-            v = v if v < high else high
-            table[code] = np.uint8(np.int32(np.rint(v) + zero))
+            table[code] = np.uint8(limited(np.float32(exponentials[shift + code] * factor), zero, low, high))
         if flip != 0:
             for code in range(128):
                 table[256 + code], table[384 + code] = table[128 + code], table[code]
