@@ -205,10 +205,11 @@ def _clean(model: Model, schedule: Sequence[Pass], validate: bool, seed: int, lo
     """The exact passes once more, on what a lossy stage left; proved equal to it, else left as it is."""
     from . import onnx_io
 
-    size = figures(model, onnx_io.file_bytes(model))
+    emitted = onnx_io.to_proto(model)
+    size = figures(model, onnx_io.file_bytes(model, emitted))
     model.size_limit = size.constant_bytes + int(SLACK_SHARE * size.constant_bytes) + SLACK_BYTES
-    proof = _Proof(onnx_io.to_proto(model), size, seed) if validate else None
-    outcome = run(model, schedule, check=proof, policy="end")
+    check = _Proof(emitted, size, seed) if validate else _Writing(size)
+    outcome = run(model, schedule, check=check, policy="end")
     logs.append(outcome.log)
     return outcome.model
 
