@@ -16,6 +16,7 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,12 @@ def _read(file: Any) -> Any:
     text = file.read(8 * count + length)
     if hashlib.sha256(text).digest() != digest:
         raise ValueError("damaged")
-    ends = np.cumsum([_padded(int(size)) for size in np.frombuffer(text[: 8 * count], np.int64)])
-    memory = aligned_empty(int(ends[-1]) if count else 0)
+    sizes = np.frombuffer(text[: 8 * count], np.int64).tolist()
+    begins = [0, *accumulate(_padded(size) for size in sizes)]
+    memory = aligned_empty(begins[-1])
     if file.readinto(memory) != memory.nbytes:
         raise ValueError("cut off")
-    sizes = np.frombuffer(text[: 8 * count], np.int64)
-    begins = ends - np.array([_padded(int(size)) for size in sizes])
-    whole = memory.data
-    buffers = [whole[begin : begin + size] for begin, size in zip(begins.tolist(), sizes.tolist())]
+    buffers = [memory.data[begin : begin + size] for begin, size in zip(begins, sizes)]
     return pickle.loads(memoryview(text)[8 * count :], buffers=buffers)
 
 
