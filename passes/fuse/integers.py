@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir import DType, Node, TensorType, Value
+from ...ir import DType, Node, Value
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, Declined, any_value, constant, op, rule, weight
+from ..operands import shape_of
 from .epilogues import ONNXRUNTIME
 from .guards import Array
 
 _TO_FLOAT, _WHOLE = "com.microsoft::MatMulIntegerToFloat", "com.microsoft::DynamicQuantizeMatMul"
 
 
-def _shape(value: Value | None) -> tuple[object, ...] | None:
-    type = value.type if value is not None else None
-    return type.shape if isinstance(type, TensorType) else None
-
-
 def _is_number(value: Value) -> bool:
-    return _shape(value) in ((), (1,))
+    return shape_of(value) in ((), (1,))
 
 
 def _is_scale(value: Value, weights: Value) -> bool:
     """One number, or one for each column of the weights."""
-    columns = _shape(weights)
-    return _is_number(value) or (columns is not None and len(columns) == 2 and _shape(value) == columns[1:])
+    columns = shape_of(weights)
+    return _is_number(value) or (columns is not None and len(columns) == 2 and shape_of(value) == columns[1:])
 
 
 def _float_product(
@@ -75,8 +71,8 @@ def bias_into_integer_product(build: Builder, bias: Value, product: Node, result
 
     The same for dynamic_quantize_matmul.
     """
-    columns, slot = _shape(product.inputs[1]), _BIAS_SLOT[product.op]
-    if columns is None or len(columns) != 2 or _shape(bias) != columns[1:] or product.input(slot) is not None:
+    columns, slot = shape_of(product.inputs[1]), _BIAS_SLOT[product.op]
+    if columns is None or len(columns) != 2 or shape_of(bias) != columns[1:] or product.input(slot) is not None:
         raise Declined("the bias is not one number a column, or not the first")
     operands = [product.input(i) for i in range(slot)]
     made: Value = build.node(product.op, *operands, bias)
@@ -98,7 +94,7 @@ def quantize_in_product(
     build: Builder, x: Value, b: Value, t: Value, zb: Value | None, bias: Value | None, product: Node
 ) -> Value:
     """matmul_integer_to_float(q(x), B, s(x), t, z(x)) = dynamic_quantize_matmul(x, B, t), where q(x) is used once"""
-    if len(_shape(b) or ()) != 2:
+    if len(shape_of(b) or ()) != 2:
         raise Declined("the weights are not a matrix")
     made: Value = build.node(_WHOLE, x, b, t, zb, bias)
     made.type = product.output.type
@@ -116,7 +112,7 @@ def read_weight_codes(build: Builder, w: Value, s: Array, result: Node) -> Value
     assert codes is not None
     if codes.dtype not in (DType.INT8, DType.UINT8) or s.dtype != np.float32:
         raise Declined("not codes of 8 bits and a scale in single precision")
-    if _shape(result.output) != codes.shape or s.ndim > len(codes.shape):
+    if shape_of(result.output) != codes.shape or s.ndim > len(codes.shape):
         raise Declined("the scale widens the weights")
     if s.size == 1:
         made: Value = build.DequantizeLinear(w, s.reshape(()))
