@@ -71,9 +71,9 @@ def limit_codes(
     if grid is None or (limit.op == "Clip" and low is not None and low.dtype != np.float32):
         raise Declined("not one scale in single precision")
     bottom, top = (grid.code(end) for end in _limits(limit, low, high))
-    codes = build.copy(write, [x, *write.inputs[1:]])
+    codes: Value = build.copy(write, [x, *write.inputs[1:]])
     if bottom == grid.lowest and top == grid.highest:
-        return codes  # type: ignore[no-any-return]
+        return codes
     node, model = x.producer, build.graph.model
     if model is None or model.target != "onnxruntime" or build.opset < 12:
         raise Declined("the target does no better on limited codes")

@@ -15,6 +15,7 @@ from .operations import Coverage
 from .partition import Segment, partition
 from .types import complete_types
 
+_PIECE = 1 << 20  # bytes of a file that are read at a time
 _Parts = tuple[Model, Coverage, list[Segment]]
 
 
@@ -24,11 +25,14 @@ def digest_of(source: Any) -> str | None:
         return hashlib.sha256(source).hexdigest()
     if not isinstance(source, (str, os.PathLike)):
         return None
+    digest = hashlib.sha256()
     try:
         with open(source, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while piece := file.read(_PIECE):
+                digest.update(piece)
     except (OSError, ValueError):
         return None
+    return digest.hexdigest()
 
 
 class Lowered:

@@ -86,7 +86,8 @@ def _windowed(operation: Windowed, x: Shape, channels: int) -> Shape:
     return (x[0], channels, *made[4 - len(x) :])
 
 
-@output_shape.register
+@output_shape.register(Conv)
+@output_shape.register(DynamicConv)
 def _(operation: Conv | DynamicConv, shapes: tuple[Shape, ...]) -> Shape:
     (x, *_rest) = shapes
     if len(x) != operation.weights.ndim or x[1] != operation.weights.shape[1] * operation.groups:
@@ -99,7 +100,8 @@ def _(operation: MaxPool, shapes: tuple[Shape, ...]) -> Shape:
     return _windowed(operation, shapes[0], shapes[0][1])
 
 
-@output_shape.register
+@output_shape.register(AveragePool)
+@output_shape.register(FloatPool)
 def _(operation: AveragePool | FloatPool, shapes: tuple[Shape, ...]) -> Shape:
     if operation.kernel:
         return _windowed(operation, shapes[0], shapes[0][1])

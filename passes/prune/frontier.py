@@ -76,7 +76,8 @@ class Frontier:
         self._written += 1
         path = Path(self._folder.name, f"{self._written}.npy")
         np.save(path, array)
-        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+        mapped: Array = np.load(path, mmap_mode="r")
+        return mapped
 
 
 def _reads(node: Node) -> Iterator[Value]:

@@ -27,6 +27,12 @@ class Places:
     def __len__(self) -> int:
         return len(self.index[0])
 
+    @property
+    def planar(self) -> tuple[Any, ...]:
+        """The index with all channels behind the batch, as images have them."""
+        batch, *space = self.index
+        return (batch, slice(None), *space)
+
 
 def sample_places(layer: Linear, out_shape: Sequence[int], count: int, rng: np.random.Generator) -> Places:
     """At most `count` positions of an output of `out_shape`, without repetition, in order."""
@@ -48,7 +54,7 @@ def _is_planar(node: Node) -> bool:
 def outputs_at(layer: Linear, y: Array, places: Places) -> Array:
     """f[R, M]: the outputs at the places."""
     if _is_planar(layer.node):
-        return np.asarray(y[(places.index[0], slice(None), *places.index[1:])])
+        return np.asarray(y[places.planar])
     return np.asarray(y[places.index])
 
 
@@ -61,7 +67,7 @@ def inputs_at(layer: Linear, x: Array, places: Places) -> Array:
     if node.op == "ConvTranspose":
         return _spread(node, shape_of(layer)[2:], x, places).reshape(len(places), layer.groups, -1)
     if node.op == "BatchNormalization":
-        return np.asarray(x[(places.index[0], slice(None), *places.index[1:])])[:, :, None]
+        return np.asarray(x[places.planar])[:, :, None]
     return np.asarray(x[places.index])[:, None, :]
 
 
@@ -96,8 +102,9 @@ def _patches(node: Node, kernel: Sequence[int], x: Array, places: Places) -> Arr
     windows = sliding_window_view(x, reach, axis=tuple(range(2, 2 + rank)))
     steps: tuple[Any, ...] = tuple(slice(None, None, step) for step in strides)
     spread: tuple[Any, ...] = tuple(slice(None, None, step) for step in dilations)
-    windows = windows[(slice(None), slice(None), *steps, *spread)]
-    return np.ascontiguousarray(windows[(places.index[0], slice(None), *places.index[1:])])
+    every: tuple[Any, ...] = (slice(None), slice(None), *steps, *spread)
+    windows = windows[every]
+    return np.ascontiguousarray(windows[places.planar])
 
 
 def _padding(
