@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import lossy
 from .errors import ModelError, OptionError
-from .ir import FunctionId, Model, RewriteLog, collector_paused, collector_running
+from .ir import FunctionId, Model, RewriteLog, clone_model, collector_paused, collector_running
 from .measure import Figures, figures
 from .ops import schema
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, Progress, Verdict, current, run
@@ -47,9 +47,9 @@ class Result:
 
     def session(self, threads: int | None = None) -> Session:
         """A `graphopt.Session` on the model: int8 kernels where they are faster, onnxruntime elsewhere."""
-        from .runtime import Session
+        from .runtime import session_of
 
-        return Session(self.model, threads)
+        return session_of(self.ir, threads)
 
 
 @collector_paused()
@@ -115,7 +115,7 @@ def optimize(
 
         specialise_inputs(lifted, input_shapes or {})
         fix_dims(lifted, dims or {})
-        reference = onnx_io.to_proto(lifted)
+        reference = clone_model(lifted)
     proof = _Proof(reference, before, seed) if validate and check != "off" else None
     schedule, last = [*_conversion(lifted, opset), *_schedule(passes, skip)], list[Pass]()
     if plan.wanted:  # pruning and quantization know no operators that only the target has

@@ -54,13 +54,11 @@ def context(
 
 def session_maker(target: str) -> MakeSession:
     """How candidates are run: by onnxruntime as it comes, or by graphopt's Session for its own target."""
-    from .onnx_io import to_proto
-
     if target == "graphopt":
-        from .runtime import Session
+        from .runtime import session_of
 
-        return lambda model: Session(to_proto(model))
-    return lambda model: ort_session(to_proto(model).SerializeToString(), threads=0)
+        return session_of
+    return lambda model: ort_session(model, threads=0)
 
 
 def run_stages(

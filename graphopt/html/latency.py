@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..ir import Model
 from ..measure import compare_latency, ort_session
 from ..provenance import Trail
 
@@ -32,15 +33,12 @@ class Latency:
 def measure(trail: Trail, seconds: float) -> Latency:
     """Time the original in onnxruntime beside the result in onnxruntime and, where kernels cover it, in the Session."""
     from ..equivalence import synthesise
-    from ..onnx_io import to_proto
 
     try:
-        original = to_proto(trail.original)
-        feeds = synthesise(original, 1)[0]
-        base = ort_session(original.SerializeToString())
-        result = to_proto(trail.result)
-        candidates: dict[str, Any] = {"original": base, "onnxruntime": ort_session(result.SerializeToString())}
-        session = _session(result)
+        feeds = synthesise(trail.original, 1)[0]
+        base = ort_session(trail.original)
+        candidates: dict[str, Any] = {"original": base, "onnxruntime": ort_session(trail.result)}
+        session = _session(trail.result)
         if session is not None:
             candidates["Session"] = session
         first, *others = compare_latency(candidates, feeds, seconds=seconds)
@@ -50,9 +48,9 @@ def measure(trail: Trail, seconds: float) -> Latency:
     return Latency(runs, {name: array.shape for name, array in feeds.items()})
 
 
-def _session(model: Any) -> Any:
+def _session(model: Model) -> Any:
     """graphopt's Session if any part of the model runs on its kernels."""
-    from ..runtime import Session
+    from ..runtime import session_of
 
-    session = Session(model, 1)
+    session = session_of(model, 1)
     return session if session.regions else None

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import Model
+
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -75,10 +77,20 @@ def _repeats(run: Callable[[], object]) -> int:
 def ort_session(
     model: Any, *, threads: int = 1, optimize: bool = True, options: Mapping[str, str] | None = None
 ) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU from a path or serialized bytes."""
+    """An `onnxruntime.InferenceSession` on the CPU from a path, serialized bytes, or a model of the IR."""
+    return open_session(model, session_options(threads=threads, optimize=optimize, options=options))
+
+
+def open_session(model: Any, settings: Any) -> Any:
+    """The same with `onnxruntime.SessionOptions`; external weights of a model of the IR are found where they lie."""
     import onnxruntime as ort
 
-    settings = session_options(threads=threads, optimize=optimize, options=options)
+    if isinstance(model, Model):
+        from ..onnx_io import to_proto
+
+        if model.folder:
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", model.folder)
+        model = to_proto(model).SerializeToString()
     return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir import Model, Node
-from ..onnx_io import to_proto
+from .latency import open_session
 
 
 def node_seconds(model: Model, feeds: Mapping[str, Any], *, runs: int = 10, threads: int = 1) -> dict[Node, float]:
@@ -24,9 +24,7 @@ def node_seconds(model: Model, feeds: Mapping[str, Any], *, runs: int = 10, thre
         settings.intra_op_num_threads, settings.log_severity_level = threads, 4
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder, "profile"))
-        session = ort.InferenceSession(
-            to_proto(model).SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
+        session = open_session(model, settings)
         for _ in range(runs):
             session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text())

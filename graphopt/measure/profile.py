@@ -9,24 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .latency import Feeds, session_options
+from .latency import Feeds, open_session, session_options
 
 
-def profile_nodes(models: Sequence[bytes], feeds: Feeds, *, runs: int = 12, threads: int = 1) -> list[dict[str, float]]:
-    """For each model, seconds by the name of the node that ran, which onnxruntime derives from the names in the model.
+def profile_nodes(models: Sequence[Any], feeds: Feeds, *, runs: int = 12, threads: int = 1) -> list[dict[str, float]]:
+    """For each model (bytes, or of the IR), seconds by the name of the node that ran, which onnxruntime derives from
+    the names in the model.
 
     The models run in turn, so that what else the machine does hits all alike; the lower quartile of a node's times
     counts, which interruptions do not reach. The first third of the runs warms up and is not counted.
     """
-    import onnxruntime as ort
-
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         sessions = []
         for index, model in enumerate(models):
             settings = session_options(threads=threads)
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(folder, f"profile{index}"))
-            sessions.append(ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"]))
+            sessions.append(open_session(model, settings))
         for _ in range(runs):
             for session in sessions:
                 session.run(None, dict(feeds))

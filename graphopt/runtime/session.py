@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, ModelError, OptionError
-from ..ir import DType, TensorType
+from ..ir import DType, Model, TensorType
 from .decisions import Decisions
 from .describe import DescribedPart, Description, NodeArg, node_arg
 from .emission import Memory
@@ -220,3 +220,10 @@ def _checked(given: Input, fed: Any) -> Any:
         shape = ", ".join("?" if d is None else str(d) for d in declared.shape)
         raise InputError(f"input {name!r} must have shape [{shape}], got {list(array.shape)}")
     return array
+
+
+def session_of(model: Model, threads: int | None = None) -> Session:
+    """A Session on a model of the IR as it is emitted, whose external weights are found where they lie."""
+    from ..onnx_io import load, to_proto
+
+    return Session(load(to_proto(model), folder=model.folder), threads)

@@ -14,7 +14,6 @@ import numpy as np
 
 from ...ir import Graph, Model, Node, Value, captures, clone_node
 from ...measure import ort_session
-from ...onnx_io import to_proto
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
@@ -98,5 +97,5 @@ def _runner(model: Model, nodes: list[Node], read: list[Value], made: list[Value
     names = [f"i{k}" for k in range(len(read))]
     if not made:
         return lambda arrays: []
-    session = ort_session(to_proto(small).SerializeToString(), threads=threads)
+    session = ort_session(small, threads=threads)
     return lambda arrays: session.run(None, dict(zip(names, arrays)))

@@ -9,7 +9,6 @@ import numpy as np
 
 from ...ir import Model, Node, Value
 from ...measure import ort_session
-from ...onnx_io import to_proto
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
@@ -45,7 +44,7 @@ class Judge:
         )
 
     def _sessions(self, model: Model) -> list[Any]:
-        return [ort_session(to_proto(model).SerializeToString(), threads=0)] if self.feeds else []
+        return [ort_session(model, threads=0)] if self.feeds else []
 
 
 def _results(session: Any, feed: Feeds) -> list[Array]:

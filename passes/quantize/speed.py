@@ -9,7 +9,6 @@ from typing import Any
 
 from ...ir import Model, Value
 from ...measure import Timing, compare_latency, ort_session, own_clock
-from ...onnx_io import to_proto
 from ...runtime.decisions import Decisions
 from .build import build
 from .placement import cheapest
@@ -110,9 +109,8 @@ def _key(plan: Plan, feed: Mapping[str, Any], target: str) -> str:
 
 def runner(model: Model, target: str) -> Any:
     """A session on one thread in the target runtime."""
-    proto = to_proto(model)
     if target == "graphopt":
-        from ...runtime import Session
+        from ...runtime import session_of
 
-        return Session(proto, threads=1)
-    return ort_session(proto.SerializeToString())
+        return session_of(model, threads=1)
+    return ort_session(model)

@@ -14,7 +14,6 @@ import numpy as np
 from ...calibration import Extent
 from ...ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ...measure import compare_latency, ort_session, own_clock, profile_nodes
-from ...onnx_io import to_proto
 from ...runtime.decisions import Decisions
 from .build import build, label
 from .placement import Costs
@@ -48,7 +47,7 @@ def profiled(plan: Plan, choices: Iterable[Iterable[Unit]], feed: Mapping[str, A
     for chosen in choices:
         placed = frozenset(chosen)
         model = build(replace(plan, units=placed), labels) if placed else _labelled(plan.model, labels)
-        models.append(to_proto(model).SerializeToString())
+        models.append(model)
     return [_by_unit(times, plan, nodes, owner) for times in profile_nodes(models, feed)]
 
 
@@ -94,7 +93,7 @@ def conversion_rates() -> tuple[float, float]:
         node.output.type = TensorType(DType.UINT8 if op == "QuantizeLinear" else DType.FLOAT, (size,))
         node.output.name = "y"
         graph.set_outputs([node.output])
-        session = ort_session(to_proto(Model(graph, {"": 13}, ir_version=8)).SerializeToString())
+        session = ort_session(Model(graph, {"": 13}, ir_version=8))
         took.append(compare_latency({op: session}, {"x": given}, seconds=0.05, clock=own_clock())[0].best / size)
     return took[0], took[1]
 

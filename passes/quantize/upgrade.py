@@ -27,13 +27,13 @@ def upgraded(model: Model, context: Context, needed: int = NEEDED) -> Model:
     try:
         converted = onnx.version_converter.convert_version(proto, needed)
         converted.ir_version = max(converted.ir_version, 10 if needed >= 21 else 7)
-        made: Model = load(converted.SerializeToString())
+        made: Model = load(converted.SerializeToString(), folder=model.folder)
     except (RuntimeError, ValueError, ModelError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise CannotUpgrade(f"opset {model.opset} cannot be raised to {needed}: {reason}") from error
     made.target, made.size_limit = model.target, model.size_limit
     feed = context.calibration.first(1)[0]
-    before, after = (ort_session(p.SerializeToString(), threads=0).run(None, feed) for p in (proto, converted))
+    before, after = (ort_session(m, threads=0).run(None, feed) for m in (model, made))
     for a, b in zip(before, after):
         if np.asarray(a).shape != np.asarray(b).shape or not _close(np.asarray(a), np.asarray(b)):
             raise CannotUpgrade(f"opset {model.opset} raised to {needed} changes results")
