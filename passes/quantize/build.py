@@ -31,7 +31,9 @@ def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
             to_operators(made.model.graph)
     else:
         for unit in sorted(plan.units, key=lambda u: plan.order[u]):
-            (dynamic_layer if mode == "dynamic" else stored_layer)(made, unit, plan.codes[unit.node])
+            (dynamic_layer if mode == "dynamic" else stored_layer)(
+                made, unit, plan.codes[unit.node], plan.options.weight_dtype
+            )
     return made.model
 
 
@@ -138,10 +140,10 @@ class _Build:
         codes = self.plan.codes[unit.node]
         name = unit.node.inputs[1].name if unit.node.inputs[1] is not None else ""
         scale = codes.scale.reshape(-1)
-        stored = linear.stored(codes.rows)
+        stored, kind = linear.stored(codes.rows), self.plan.options.weight_dtype
         per_channel = bool(np.ptp(scale)) or self.plan.options.per_channel
         axis = linear.axis if per_channel else None
-        self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name))
+        self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, dtype=kind))
         if codes.bias is None or not linear.takes_bias:
             return
         if linear.addition is not None:

@@ -25,12 +25,13 @@ def dequantized(
     """The result of DequantizeLinear on constant codes, put before `reader`.
 
     scale: one number (axis None), one for each index of `axis`, or with `block` in the codes' shape divided by it along
-    `axis`. dtype: of the codes, where numpy's own does not say it (INT4).
+    `axis`. dtype: what int8 codes are stored as, INT4 or UINT8, where that is not int8.
     """
+    codes, zero_point = around(codes, dtype)
     scales = np.asarray(scale) if axis is not None else np.asarray(scale).reshape(-1)[:1].reshape(())
     operands = [constant(codes, name, "codes", dtype), constant(scales, name, "scale")]
     if codes.dtype != np.int32:
-        operands.append(constant(np.zeros(scales.shape, codes.dtype), name, "zero", dtype))
+        operands.append(constant(np.full(scales.shape, zero_point, codes.dtype), name, "zero", dtype))
     attrs = {} if axis is None else {"axis": axis}
     if block is not None:
         attrs["block_size"] = block
@@ -40,6 +41,11 @@ def dequantized(
     node.output.type = TensorType(DType.FLOAT, codes.shape)
     graph.insert_before(reader, node)
     return node.output
+
+
+def around(codes: Array, dtype: DType | None) -> tuple[Array, int]:
+    """int8 codes as they are stored, and their zero point: UINT8 lies around 128."""
+    return (codes.view(np.uint8) ^ np.uint8(128), 128) if dtype is DType.UINT8 else (codes, 0)
 
 
 def constant(array: Array, name: str, what: str, dtype: DType | None = None) -> Value:

@@ -20,6 +20,7 @@ from .nested import quantize_branches, with_branches
 from .options import Quantize
 from .plan import Plan
 from .recurrent import quantize_recurrent
+from .solve import pair_certificate
 from .speed import fastest, place, useful
 from .study import Study, study
 from .units import Unit
@@ -204,11 +205,9 @@ def certificate(unit: Unit, plan: Plan) -> str:
     codes, linear = plan.codes[unit.node], unit.linear
     if plan.options.mode == "weights" or unit.node.op == "Gather":
         return "exact: float products"
-    if plan.options.weight_type == "uint8":
-        return "exact: u8 weights"
     if linear is not None and linear.is_depthwise:
         return "exact: no pairs"
-    return f"exact: {255 * codes.worst_pair} ≤ 32767" if codes.is_pair_safe else "may saturate on AVX2"
+    return pair_certificate(codes.worst_pair, plan.options)
 
 
 def _pair_safe(studied: Study, plan: Plan) -> bool:

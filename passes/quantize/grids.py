@@ -46,11 +46,6 @@ class Codes:
     bits: int
     worst_pair: int
 
-    @property
-    def is_pair_safe(self) -> bool:
-        """No pair of products of u8 with these codes overflows 16 bits, in whatever order they are summed."""
-        return self.worst_pair <= PAIR_LIMIT
-
 
 def worst_pair(rows: Array) -> int:
     """The largest magnitude of a sum of two codes of one sign within a row, wherever they stand."""

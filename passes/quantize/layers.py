@@ -8,7 +8,7 @@ import numpy as np
 
 from ...ir import DType, Graph, Node, Value
 from ...ops import attr, update_types
-from .constants import constant, dequantized
+from .constants import around, constant, dequantized
 from .grids import Codes
 from .linear import Linear
 from .twin import Twin
@@ -18,14 +18,17 @@ BLOCKED, PACKED = 21, 21
 """Operator sets from which DequantizeLinear takes blocks, and 4-bit integers."""
 
 
-def stored_layer(made: Twin, unit: Unit, codes: Codes) -> None:
-    """y = W x with W = DequantizeLinear(codes); a table is dequantized behind Gather, row by row as it is read."""
+def stored_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
+    """y = W x with W = DequantizeLinear(codes); a table is dequantized behind Gather, row by row as it is read.
+
+    dtype: UINT8 where codes are stored as such.
+    """
     linear, graph = _linear(unit), made.model.graph
     node, name = made.nodes[unit.node], _weight_name(unit)
     if unit.node.op == "Gather":
         _stored_table(graph, node, linear, codes, name)
         return
-    packed = DType.INT4 if codes.bits == 4 and made.model.opset >= PACKED else None
+    packed = DType.INT4 if codes.bits == 4 and made.model.opset >= PACKED else dtype
     blocks = codes.scale.shape[-1]
     scale, axis, block = codes.scale.reshape(-1), linear.axis, None
     if blocks > 1:
@@ -38,7 +41,10 @@ def stored_layer(made: Twin, unit: Unit, codes: Codes) -> None:
 
 
 def _stored_table(graph: Graph, node: Node, linear: Linear, codes: Codes, name: str) -> None:
-    """Gather(W) = DequantizeLinear(Gather(codes)), one scale a column."""
+    """Gather(W) = DequantizeLinear(Gather(codes)), one scale a column.
+
+    Always int8: onnxruntime takes u8 behind it for the left side of a quantized product, and fails on its many scales.
+    """
     graph.set_input(node, 0, constant(linear.stored(codes.rows), name, "codes"))
     result = node.output
     kind, node.output.type = node.output.type, None
@@ -60,7 +66,7 @@ def _stored_table(graph: Graph, node: Node, linear: Linear, codes: Codes, name: 
         owner.set_input(use.node, use.slot, read.output)
 
 
-def dynamic_layer(made: Twin, unit: Unit, codes: Codes) -> None:
+def dynamic_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
     """W x = (s_x s_w) MatMulInteger(q(x), codes) with q = DynamicQuantizeLinear, shared by all that read x."""
     if unit.node.op == "Gather":
         stored_layer(made, unit, codes)
@@ -70,7 +76,7 @@ def dynamic_layer(made: Twin, unit: Unit, codes: Codes) -> None:
     x = node.inputs[0]
     assert x is not None
     quantized = _dynamic_input(graph, x, node)
-    stored = linear.stored(codes.rows)
+    stored, zero_point = around(linear.stored(codes.rows), dtype)
     matrix = stored.T if linear.axis == 0 else stored
     made_nodes: list[Node] = []
 
@@ -85,7 +91,8 @@ def dynamic_layer(made: Twin, unit: Unit, codes: Codes) -> None:
 
     values, x_scale, x_zero = quantized.outputs
     weights = constant(np.ascontiguousarray(matrix), name, "codes")
-    product = emit("MatMulInteger", values, weights, x_zero)
+    zeros = [constant(np.array(zero_point, stored.dtype), name, "zero")] if zero_point else []
+    product = emit("MatMulInteger", values, weights, x_zero, *zeros)
     scales = emit("Mul", x_scale, constant(codes.scale.reshape(-1), name, "scale"))
     result = emit("Mul", emit("Cast", product, to=int(DType.FLOAT)), scales)
     if linear.addition is None and codes.bias is not None and linear.takes_bias:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...errors import OptionError
+from ...ir import DType
 
 MODES = ("static", "dynamic", "weights")
 METHODS = ("minmax", "percentile", "entropy", "mse", "auto")
@@ -67,6 +68,10 @@ class Quantize:
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise OptionError(f"quantize: {name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
+        if (self.mode, self.activation_type, self.weight_type) == ("static", "int8", "uint8"):
+            raise OptionError(
+                "quantize: no runtime multiplies activation_type int8 with weight_type uint8: take int8 for both"
+            )
         if not 50 < self.percentile <= 100:
             raise OptionError(f"quantize: percentile {self.percentile} is not above 50 and at most 100")
         if self.block_size is not None and (self.block_size < 8 or self.block_size & (self.block_size - 1)):
@@ -77,6 +82,11 @@ class Quantize:
                 raise OptionError(f"quantize: {name} is a list of names, got {value!r}")
             if value is not None:
                 object.__setattr__(self, name, tuple(value))
+
+    @property
+    def weight_dtype(self) -> DType | None:
+        """What codes of 8 bits are stored as, where not as int8."""
+        return DType.UINT8 if self.weight_type == "uint8" else None
 
 
 def check_quantize(value: Any) -> Quantize:

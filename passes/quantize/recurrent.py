@@ -11,12 +11,12 @@ from ...ir import DType, Model, Node, Value, clone_model
 from ...ops import attr
 from ...stages import Context, StageReport
 from .accuracy import meets
-from .constants import constant, dequantized
-from .grids import PAIR_LIMIT, usable, weight_scale, worst_pair
+from .constants import around, constant, dequantized
+from .grids import usable, weight_scale, worst_pair
 from .nested import Nested
 from .options import Quantize
 from .rounding import nearest
-from .solve import pair_safety
+from .solve import pair_certificate, pair_safety
 from .speed import GAIN, raced, runner
 from .study import timing_feed
 
@@ -38,11 +38,11 @@ def quantize_recurrent(model: Model, options: Quantize, context: Context) -> Nes
         if node.op not in RECURRENT or _name(node) in names:
             continue
         if options.mode == "weights":
-            _store(made, node)
+            _store(made, node, options)
             told: tuple[int | None, str] = (None, "exact: float products")
         else:
             worst = _run_on_codes(made, node, options, context.target)
-            told = (worst, f"exact: {255 * worst} ≤ 32767" if worst <= PAIR_LIMIT else "may saturate on AVX2")
+            told = (worst, pair_certificate(worst, options))
         rows.append((_name(node), node.op, "int8", 8, None, None, None, *told))
     ratio, why = 1.0, ""
     if not meets(made, options, context):
@@ -80,7 +80,7 @@ def _why_not(node: Node, options: Quantize, target: str) -> str | None:
     return None
 
 
-def _store(model: Model, node: Node) -> None:
+def _store(model: Model, node: Node, options: Quantize) -> None:
     """W = DequantizeLinear(codes), one scale for each row of a gate, which both directions share."""
     for slot in (1, 2):
         value, weight = node.inputs[slot], node.constant(slot)
@@ -88,7 +88,8 @@ def _store(model: Model, node: Node) -> None:
         array = np.asarray(weight.array())  # [directions, gates · hidden, inputs]
         scale = usable(np.abs(array).max(axis=(0, 2)) / np.float32(127))
         codes = np.clip(np.rint(array / scale[None, :, None]), -127, 127).astype(np.int8)
-        model.graph.set_input(node, slot, dequantized(model.graph, node, codes, scale, 1, value.name))
+        read = dequantized(model.graph, node, codes, scale, 1, value.name, dtype=options.weight_dtype)
+        model.graph.set_input(node, slot, read)
 
 
 def _run_on_codes(model: Model, node: Node, options: Quantize, target: str) -> int:
@@ -104,8 +105,9 @@ def _run_on_codes(model: Model, node: Node, options: Quantize, target: str) -> i
         codes = nearest(weight, scale[..., None], low, high).astype(np.int8)
         worst = max(worst, worst_pair(codes))
         told = scale if options.per_channel else scale[:, 0]
-        operands[slot] = constant(np.ascontiguousarray(codes.transpose(0, 2, 1)), value.name, "codes")
-        zero = np.zeros(told.shape, np.int8)
+        stored, zero_point = around(codes.transpose(0, 2, 1).copy(), options.weight_dtype)
+        operands[slot] = constant(stored, value.name, "codes")
+        zero = np.full(told.shape, zero_point, stored.dtype)
         scales += [constant(np.ascontiguousarray(told), value.name, "scale"), constant(zero, value.name, "zero")]
     rest = [node.input(slot) for slot in range(3, 8)]
     types = [value.type for value in node.outputs]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .grids import Codes, per_tensor, usable, weight_scale, worst_pair
+from .grids import PAIR_LIMIT, Codes, per_tensor, usable, weight_scale, worst_pair
 from .linear import Linear
 from .moments import Moments
 from .options import Quantize
@@ -124,3 +124,10 @@ def pair_safety(options: Quantize, target: str) -> bool:
     if options.reduce_range is not None or options.mode == "weights":
         return False
     return target != "graphopt" and options.weight_type != "uint8"
+
+
+def pair_certificate(worst: int, options: Quantize) -> str:
+    """Why sums of two products with codes whose worst pair this is are exact in 16 bits, or that they may not be."""
+    if options.weight_type == "uint8":
+        return "exact: u8 weights"  # onnxruntime widens products of u8 with u8 to 32 bits
+    return f"exact: {255 * worst} ≤ 32767" if worst <= PAIR_LIMIT else "may saturate on AVX2"

@@ -106,3 +106,12 @@ def test_speed_guard_applies_to_every_mode():
         made, _ = run(mode, speed=True)
         stage = made.report.stages[0]
         assert stage.changed == ((stage.figures["speed"] or 0) > 1.0)
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "weights"])
+def test_u8_weights_are_stored_as_such(mode):
+    made, noise = run(mode, weight_type="uint8")
+    stored = [onnx.numpy_helper.to_array(t) for t in made.model.graph.initializer]
+    kinds = {a.shape: a.dtype for a in stored if a.ndim > 1}
+    assert kinds == {(64, 10): np.uint8, (64, 64): np.uint8, (TABLE, WIDE): np.int8}  # a table meets no product itself
+    assert noise > 30

@@ -62,6 +62,14 @@ def test_lstm_runs_on_integers_in_onnxruntime(direction, per_channel):
     assert row[:4] == ("layer", "LSTM", "int8", 8) and row[8].startswith("exact")
 
 
+@pytest.mark.parametrize("mode, per_channel", [("dynamic", True), ("dynamic", False), ("weights", True)])
+def test_u8_weights_are_stored_as_such(mode, per_channel):
+    model = recurrent("LSTM")
+    made = quantized(model, mode, weight_type="uint8", per_channel=per_channel)
+    stored = [numpy_helper.to_array(t).dtype for t in made.model.graph.initializer if len(t.dims) == 3]
+    assert stored == [np.uint8, np.uint8] and sqnr(made, model) > 30
+
+
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 def test_weights_of_any_are_stored_as_codes(op):
     model = recurrent(op, hidden=48)

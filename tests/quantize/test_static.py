@@ -159,6 +159,31 @@ def test_bad_options_are_told_in_one_line(tmp_path):
         graphopt.optimize(convnet(), target, quantize="static", max_drop=0.1)
 
 
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_u8_weights_are_stored_as_such(form, per_channel):
+    """Their certificate rests on it: products of u8 with u8 do not saturate, those of u8 with s8 may."""
+    made = quantized(weight_type="uint8", format=form, per_channel=per_channel)
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in made.model.graph.initializer}
+    weights = [array for array in stored.values() if array.dtype == np.uint8 and array.ndim > 1]
+    assert len(weights) == 5 and not any(array.dtype == np.int8 for array in stored.values())
+    assert max(int(array.max()) for array in weights) == 255
+    assert all(np.all(array == 128) for name, array in stored.items() if name.endswith("_zero"))
+    assert {row[-1] for row in made.report.stages[0].rows} == {"exact: u8 weights", "exact: no pairs"}
+    reference, stock = (ort_session(m.SerializeToString()) for m in (convnet(), made.model))
+    session = graphopt.Session(made.model, 1)
+    for feed in FEEDS[:4]:
+        expected = reference.run(None, feed)[0]
+        for found in (stock.run(None, feed)[0], session.run(None, feed)[0]):
+            assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_s8_activations_with_u8_weights_are_refused():
+    with pytest.raises(graphopt.OptionError, match="int8 for both"):
+        graphopt.Quantize(activation_type="int8", weight_type="uint8")
+    graphopt.Quantize(mode="dynamic", activation_type="int8", weight_type="uint8")
+
+
 def test_calibration_that_fails_writes_nothing(tmp_path):
     target = tmp_path / "out.onnx"
     target.write_bytes(b"kept")
