@@ -19,6 +19,7 @@ from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
 from .demands import infer_demands
+from .few_channels import widen_channels
 from .fold import fold_constants
 from .functions import inline_functions
 from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products, read_weights
@@ -32,6 +33,7 @@ from .pads import fold_pads
 from .parts import take_parts
 from .requantize import drop_requantization
 from .reshapes import join_shape_changes
+from .roots import spell_powers
 from .shapes import resolve_shapes
 from .sizes import name_sizes
 from .slices import flatten_concats, join_slices_and_pads, split_slices
@@ -86,5 +88,5 @@ SCHEDULE: tuple[Pass, ...] = (
 FOR_TARGET: tuple[Pass, ...] = (merge_products, fuse_attention, fuse_for_onnxruntime)
 """Passes that hide what pruning and quantization look for; they wait for them."""
 
-ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_operators)
+ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_operators, widen_channels, spell_powers)
 """Passes that run only when named."""

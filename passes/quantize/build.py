@@ -6,6 +6,7 @@ import numpy as np
 
 from ...ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ...kernels.quantization import Quantization
+from ..few_channels import widen_channels
 from ..integer_operators import to_operators
 from .constants import dequantized
 from .layers import dynamic_layer, stored_layer
@@ -27,6 +28,8 @@ def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
     mode = plan.options.mode
     if mode == "static":
         _Build(plan, made, labels is not None).run()
+        if plan.model.target != "graphopt":  # its own kernels take any channels
+            widen_channels.run(made.model.graph)
         if plan.options.format == "qoperator":
             to_operators(made.model.graph)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from ...ir import Model
 from ...measure import figures, node_macs
 from ...stages import Context, StageReport
+from ..roots import spell_powers
 from .accuracy import Guarded, guard, judge_for, measure_alone
 from .build import build
 from .foreign import quantized_form
@@ -120,7 +121,10 @@ def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: Contex
 
 
 def prepared(model: Model, options: Quantize) -> Model:
-    """A copy in which what integers can run is spelled one way: Sum of two is Add; layers equalised if wanted."""
+    """A copy in which what integers can run is spelled one way: Sum of two is Add; layers equalised if wanted.
+
+    For speed in onnxruntime LRN is spelled, too: fast integers leave it nearly all of the time.
+    """
     from .equalize import equalize
     from .twin import twin
 
@@ -130,6 +134,8 @@ def prepared(model: Model, options: Quantize) -> Model:
             _rename(copy, node, "Add")
     if options.equalize and options.mode == "static":
         equalize(copy)
+    if options.speed and copy.target != "graphopt":
+        spell_powers.run(copy.graph)
     return copy
 
 

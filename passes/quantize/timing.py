@@ -123,7 +123,7 @@ def measure_costs(plan: Plan, seen: Mapping[Value, Extent], samples: int, feed: 
 def structure_digest(plan: Plan, feed: Mapping[str, Any]) -> str:
     """What the times depend on: operators, attributes, shapes and how values flow; not the weights' values."""
     names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(plan.model.graph.inputs)}
-    digest = hashlib.sha256(f"quantize-3 {plan.options.mode} {plan.options.weight_type}".encode())
+    digest = hashlib.sha256(f"quantize-4 {plan.options.mode} {plan.options.weight_type}".encode())
     digest.update(repr(sorted((n, np.shape(v)) for n, v in feed.items())).encode())
     chosen = {u.node for u in plan.units}
     for i, node in enumerate(plan.model.graph):

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphopt import onnx_io
 from graphopt.measure import compare_latency, ort_session
-from graphopt.passes import drop_requantization, move_codes, name_sizes
+from graphopt.passes import drop_requantization, move_codes, name_sizes, spell_powers, widen_channels
 from graphopt.passes.fuse import (
     fuse_attention,
     fuse_for_onnxruntime,
@@ -187,6 +187,18 @@ INSTANCES = {
         "g (uint8[1,64,56,56] x, uint8[1,64,56,56] z) => (uint8[a,b,c,d] y)", "f = DequantizeLinear(x, half, mid)\n "
         "h = DequantizeLinear(z, half, mid)\n t = Concat<axis = 1>(f, h)\n y = QuantizeLinear(t, half, mid)", 17,
         "uint8 mid = {128}"),
+    **{f"{name} ({channels} to {results}, {kernel} x {kernel} / {stride})": Instance(
+        f"g (uint8[1,{channels},{size},{size}] x) => (uint8[a,b,c,d] y)", "f = DequantizeLinear(x, half, mid)\n "
+        f"k = DequantizeLinear(few, ks)\n h = Conv<pads = {[kernel // 2] * 4}, strides = {[stride] * 2}>(f, k)\n "
+        "y = QuantizeLinear(h, half, mid)", 17,
+        f"int8[{results},{channels},{kernel},{kernel}] few, uint8 mid = {{128}}, float ks = {{0.01}}")
+       for name, channels, results, kernel, stride, size in (
+           ("stack_strides", 3, 64, 7, 2, 224), ("stack_strides", 3, 64, 5, 2, 224),
+           ("stack_strides", 1, 32, 3, 2, 224),
+           ("pad_channels", 3, 32, 3, 2, 224), ("pad_channels", 3, 64, 3, 1, 224), ("pad_channels", 1, 32, 3, 1, 28),
+           ("pad_channels", 6, 24, 1, 1, 112), ("pad_channels", 18, 32, 3, 1, 56), ("pad_channels", 58, 64, 3, 1, 28))},
+    "spell_lrn": Instance(MAP, "y = LRN<size = 5>(x)"),
+    "spell_lrn (192 channels)": Instance(MAP.replace("64", "192"), "y = LRN<size = 5>(x)"),
     **{f"merge-products ({length} tokens)": Instance(
         TOKENS.replace("128", str(length)), "q = MatMul(x, w)\n k = MatMul(x, u)\n a = Add(q, gamma)\n "
         "b = Add(k, beta)\n y = Mul(a, b)", 17, "float[768,768] w, float[768,768] u") for length in (1, 16, 128)},
@@ -233,6 +245,8 @@ def alone(name: str) -> tuple[Pass, ...]:
     every = (
         *drop_requantization.rules,
         *read_weights.rules,
+        *widen_channels.rules,
+        *spell_powers.rules,
         *operators.RULES,
         *onnxruntime.RULES,
         projections_into_attention,

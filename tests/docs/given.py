@@ -372,6 +372,11 @@ g (float[N,6] x) => (float[a,b] y) <int64[2] sizes = {2, 4}> {
         17,
         "portable",
     ),
+    "spell-powers/spell_lrn": (
+        "g (float[N,8,6,6] x) => (float[a,b,c,d] y) { y = LRN<size = 5>(x) }",
+        17,
+        "portable",
+    ),
     "name-sizes": (
         """
 g (float[N,S,2] x) => (float[a,b,c] y) <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2},
@@ -398,6 +403,18 @@ g (float[N,4] x) => (float[a,b] y) <int64 one = {1}, bool true = {1}> {
         "portable",
     ),
 }
+_FEW = """
+g (uint8[N,3,16,16] x) => (uint8[a,b,c,d] y) <float s = {0.05}, uint8 z = {128}, int8[16,3,SIZES] w, float t = {0.01},
+  float r = {0.9}, uint8 q = {117}> {
+  d = DequantizeLinear(x, s, z)
+  k = DequantizeLinear(w, t)
+  h = Conv<pads = PADS, strides = STRIDES>(d, k)
+  y = QuantizeLinear(h, r, q)
+}"""
+for _rule, _size, _stride in (("pad_channels", 3, 1), ("stack_strides", 7, 2)):
+    _text = _FEW.replace("SIZES", f"{_size},{_size}").replace("PADS", str([_size // 2] * 4))
+    _text = _text.replace("STRIDES", str([_stride] * 2))
+    GIVEN[f"widen-channels/{_rule}"] = (_text, 17, "portable")
 _BIASED = """
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
 g (float[N,16] x) => (float[a,b] y) <float[16] b> {
