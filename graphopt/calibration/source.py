@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +36,8 @@ class Calibration:
     def __iter__(self) -> Iterator[Feeds]:
         count = 0
         with _told():
-            for count, feed in enumerate(_guarded(self._read()), 1):
-                yield _without_nan(checked_feed(_mapping(feed), self._source), count)
+            for count, feed in enumerate(_guarded(self._read), 1):
+                yield _without_nan(_checked(feed, self._source), count)
             if not count:
                 raise InputError("inputs: there is not one sample")
 
@@ -54,7 +56,8 @@ def open_calibration(data: Any, model: Any, *, samples: int = 8, seed: int = 0) 
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable of dicts, a dict of arrays
     that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, or None for `samples` made-up feeds.
-    What can be read only once is spooled to a temporary file. InputError, one line, when the first sample does not fit.
+    What can be read only once is spooled to a temporary file, as far as it is read. InputError, one line, when the
+    first sample does not fit.
     """
     source = open_source(model)
     if data is None:
@@ -80,10 +83,11 @@ def _reader(data: Any, source: Source) -> Callable[[], Iterator[Mapping[str, Any
     if hasattr(data, "get_next"):
         if hasattr(data, "rewind"):
             return _Rewound(data)
-        return _Spool(iter(data.get_next, None))
+        return _Spool(iter(data.get_next, None), source)
+    if isinstance(data, Iterator):
+        return _Spool(data, source)
     if isinstance(data, Iterable):
-        again = iter(data)
-        return _Spool(again) if again is data else lambda: iter(data)
+        return lambda: iter(data)
     raise InputError(
         f"inputs: expected a reader with get_next(), an iterable of dicts, a dict of arrays or an .npz path, "
         f"got {type(data).__name__}"
@@ -103,6 +107,8 @@ def _rows(arrays: dict[str, Any], source: Source) -> list[Mapping[str, Any]]:
     if any(p.dims is None or len(p.dims) < 2 or len(shapes[n]) != len(p.dims) for n, p in ports.items()):
         return [arrays]
     counts, sizes = {s[0] for s in shapes.values()}, {p.dims[0] for p in ports.values() if p.dims}
+    if len(counts) > 1 and len(sizes) == 1 and not any(isinstance(d, int) for d in sizes):
+        raise InputError(f"inputs: stacked arrays hold different numbers of samples: {sorted(counts)}")
     if len(counts) != 1 or any(isinstance(d, int) and d > 1 for d in sizes):
         return [arrays]
     count = counts.pop()
@@ -125,27 +131,35 @@ class _Rewound:
 
 
 class _Spool:
-    """What can be read only once, kept in a temporary file in the order it came."""
+    """What can be read only once, kept in a nameless temporary file in the order it came; no more than is asked for."""
 
-    def __init__(self, feeds: Iterator[Any]) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="graphopt-")
-        self.path = Path(self.folder.name, "feeds")
-        with self.path.open("wb") as file:
-            for feed in _guarded(feeds):
-                pickle.dump({n: np.asarray(v) for n, v in _mapping(feed).items()}, file, pickle.HIGHEST_PROTOCOL)
+    def __init__(self, feeds: Iterator[Any], source: Source) -> None:
+        self._feeds, self._source = feeds, source
+        self._file = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115 - closed when nobody reads any more
+        weakref.finalize(self, self._file.close)
+        self._places: list[int] = []  # in the file, of the feeds that were read
 
     def __call__(self) -> Iterator[Mapping[str, Any]]:
-        with self.path.open("rb") as file:
-            end = os.fstat(file.fileno()).st_size
-            while file.tell() < end:
-                yield pickle.load(file)
+        for index in itertools.count():
+            if index < len(self._places):
+                self._file.seek(self._places[index])
+                yield pickle.load(self._file)
+                continue
+            try:
+                feed = _checked(next(self._feeds), self._source)
+            except StopIteration:
+                return
+            self._places.append(self._file.seek(0, os.SEEK_END))
+            pickle.dump(feed, self._file, pickle.HIGHEST_PROTOCOL)
+            yield feed
 
 
-def _guarded(feeds: Iterator[Any]) -> Iterator[Any]:
+def _guarded(read: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """The feeds; whatever the caller's code raises becomes one line."""
-    count = 0
+    count, feeds = 0, None
     while True:
         try:
+            feeds = read() if feeds is None else feeds
             feed = next(feeds)
         except StopIteration:
             return
@@ -156,6 +170,10 @@ def _guarded(feeds: Iterator[Any]) -> Iterator[Any]:
             raise InputError(f"inputs: the reader failed after {count} samples: {told}") from error
         count += 1
         yield feed
+
+
+def _checked(feed: Any, source: Source) -> Feeds:
+    return checked_feed(_mapping(feed), source, exact=True)
 
 
 def _mapping(feed: Any) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -271,12 +273,12 @@ def read_arrays(path: Path, source: Source) -> Any:
     """The arrays of an `.npz` or `.npy` file by input name. InputError when it cannot be read."""
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"inputs: {path} is no readable .npz or .npy file") from error
-    if isinstance(loaded, np.ndarray):
-        return {_only(source).name: loaded}
-    with loaded:
-        return {name: loaded[name] for name in loaded.files}
+        if isinstance(loaded, np.ndarray):
+            return {_only(source).name: loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise InputError(f"inputs: {path} is no readable .npz or .npy file of numbers") from error
 
 
 def _only(source: Source) -> Port:
@@ -302,24 +304,28 @@ def unstacked(feed: Feeds, source: Source) -> list[Feeds]:
     return [{n: np.asarray(v)[i] for n, v in feed.items()} for i in range(counts.pop())]
 
 
-def checked_feed(feed: Feeds, source: Source) -> Feeds:
-    """One sample in the order, dtypes and layout of the model's inputs. InputError where names or shapes do not fit."""
+def checked_feed(feed: Feeds, source: Source, *, exact: bool = False) -> Feeds:
+    """One sample in the order, dtypes and layout of the model's inputs. InputError where names or shapes do not fit.
+
+    Dtypes are converted where that loses nothing but floats' last digits; not with `exact`, but for Python's numbers.
+    """
     names = {p.name for p in source.inputs}
     if names - set(feed) or set(feed) - names:
         missing, extra = sorted(names - set(feed)), sorted(set(feed) - names)
         told = " and ".join([f"lack {missing}"] * bool(missing) + [f"have unknown {extra}"] * bool(extra))
         raise InputError(f"inputs: the arrays {told}; the model takes {_signature(source)}")
-    return {p.name: _checked_value(p, feed[p.name]) for p in source.inputs}
+    return {p.name: _checked_value(p, feed[p.name], exact) for p in source.inputs}
 
 
-def _checked_value(port: Port, value: Any) -> Any:
+def _checked_value(port: Port, value: Any, exact: bool) -> Any:
     if not port.elem:
         return value
     array, dtype = np.asarray(value), DType(port.elem)
     if dtype is DType.STRING:
         array = array.astype(object)
     elif array.dtype != dtype.numpy:
-        if not _converts(array, dtype.numpy):
+        strange = exact and hasattr(value, "dtype") and array.dtype.newbyteorder("=") != dtype.numpy
+        if strange or not _converts(array, dtype.numpy):
             raise InputError(f"inputs: {port.name} has dtype {array.dtype}, the model takes {port}")
         array = array.astype(dtype.numpy)
     dims = port.dims

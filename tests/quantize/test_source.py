@@ -9,7 +9,7 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import open_calibration, stream
 from graphopt.measure import Quality, ort_session
-from tests.quantize.nets import convnet, images
+from tests.quantize.nets import convnet, images, parse
 
 FEEDS = images(5)
 
@@ -90,15 +90,40 @@ def test_a_stream_is_never_held_whole():
     assert alive["most"] <= 3
 
 
+class Stuck(Reader):
+    def rewind(self):
+        raise OSError("it\nis stuck")
+
+
+class Mute:
+    def __iter__(self):
+        raise RuntimeError("nothing to say")
+
+
+def pair():
+    """Two inputs of one batch."""
+    return parse(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N,16] x, float[N,8] z) => (float[N,6] y)
+        <float[16,6] w, float[8,6] v> { a = MatMul(x, w) b = MatMul(z, v) y = Add(a, b) }"""
+    )
+
+
 BAD = {
     "name": ([{"image": FEEDS[0]["x"]}], "calibration: the arrays lack ['x'] and have unknown ['image']"),
     "shape": ([{"x": np.zeros((1, 4, 16, 16), np.float32)}], "calibration: x has shape [1, 4, 16, 16]"),
+    "double": ([{"x": np.zeros((1, 3, 16, 16))}], "calibration: x has dtype float64, the model takes x: float["),
     "dtype": ([{"x": np.zeros((1, 3, 16, 16), "c8")}], "calibration: x has dtype complex64"),
     "nan": ([FEEDS[0], {"x": np.full((1, 3, 16, 16), np.nan, "f4")}], "calibration: sample 2 has NaN in x"),
     "empty": ([], "calibration: there is not one sample"),
     "batch of none": ([{"x": np.zeros((0, 3, 16, 16), "f4")}], "calibration: sample 1 has an empty x"),
     "reader fails": (Reader(FEEDS, 3), "calibration: the reader failed after 3 samples: OSError: the disk is gone"),
     "late failure": (Rewindable(FEEDS, 3), "calibration: the reader failed after 3 samples: OSError"),
+    "no rewinding": (Stuck(FEEDS), "calibration: the reader failed after 0 samples: OSError: it is stuck"),
+    "no iterating": (Mute(), "calibration: the reader failed after 0 samples: RuntimeError: nothing to say"),
+    "uneven": (
+        {"x": np.zeros((3, 16), "f4"), "z": np.zeros((4, 8), "f4")},
+        "calibration: stacked arrays hold different",
+    ),
     "no mapping": ([[1, 2]], "calibration: each sample is a dict of arrays"),
     "no data": (7, "calibration: expected a reader"),
     "no file": ("missing.npz", "calibration: missing.npz is no readable"),
@@ -109,9 +134,42 @@ BAD = {
 def test_bad_data_is_told_in_one_line(case):
     data, expected = BAD[case]
     with pytest.raises(graphopt.InputError) as error:
-        list(open_calibration(data, convnet()))
+        calibration = open_calibration(data, pair() if case == "uneven" else convnet())
+        for _ in range(2):
+            list(calibration)
     assert str(error.value).startswith(expected)
     assert "\n" not in str(error.value)
+
+
+def test_no_more_is_read_than_asked_for():
+    """A generator may be endless where `samples` says how much of it is wanted."""
+    read = itertools.count()
+    endless = ({"x": FEEDS[next(read) % 5]["x"]} for _ in itertools.repeat(None))
+    options = graphopt.Quantize(samples=4, speed=False, min_sqnr=-np.inf, min_top1=0)
+    made = graphopt.optimize(convnet(), quantize=options, calibration=endless)
+    assert made.report.stages[0].figures["samples"] == 4
+    assert next(read) <= 100
+
+
+def test_a_wrong_first_sample_is_told_before_others_are_read():
+    read = []
+    data = (read.append(i) or {"y": FEEDS[0]["x"]} for i in range(1000))
+    with pytest.raises(graphopt.InputError):
+        open_calibration(data, convnet())
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[:999], lambda b: b"PK\x03\x04" + b[99:], lambda b: b[:200] + b"\0" * 99 + b[299:]]
+)
+def test_a_damaged_archive_is_told_in_one_line(spoil, tmp_path):
+    path = _saved(tmp_path / "a.npz")
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(graphopt.InputError, match="is no readable"):
+        open_calibration(path, convnet())
+    np.savez(path, x=np.array([None]))
+    with pytest.raises(graphopt.InputError, match="is no readable"):
+        open_calibration(path, convnet())
 
 
 def test_inner_values_are_those_of_the_model():
