@@ -97,8 +97,7 @@ def optimize(
         raise OptionError(f"target {target!r} is not one of {', '.join(TARGETS)}")
     if check not in ("end", "each", "off"):
         raise OptionError(f"check {check!r} is not one of end, each, off")
-    if max_drop is not None and metric is None:
-        raise OptionError("max_drop= needs metric=")
+    lossy.check_limit(metric, max_drop)
     from . import onnx_io
 
     start = time.perf_counter()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from .calibration import open_calibration
+from .errors import OptionError
 from .ir import Model, clone_model
 from .measure import MakeSession, Metric, Quality, ort_session
 from .pipeline import Progress
@@ -38,6 +40,18 @@ def check(prune: Any, quantize: Any) -> Plan:
 
         quantize = check_quantize(quantize)
     return Plan(prune, quantize)
+
+
+def check_limit(metric: Any, max_drop: Any) -> None:
+    """Check what the result is to be judged by. OptionError."""
+    if metric is not None and not callable(metric):
+        raise OptionError(f"metric is a function of a session, got {type(metric).__name__}")
+    if max_drop is None:
+        return
+    if metric is None:
+        raise OptionError("max_drop= needs metric=")
+    if not isinstance(max_drop, Real) or not float(max_drop) >= 0:
+        raise OptionError(f"max_drop is a number from 0 on, got {max_drop!r}")
 
 
 def context(
@@ -83,11 +97,10 @@ def run_stages(
 def with_stages(report: Report, stages: tuple[StageReport, ...], context: Context, model: Model) -> Report:
     """The report with what the stages tell, and the metric of what they left."""
     notes = (*report.notes, context.calibration.note) if context.calibration.note else report.notes
-    changed = [stage for stage in stages if stage.changed]
-    if not changed:
-        return replace(report, stages=stages, notes=notes)
-    costs = "; ".join(f"{stage.name}: {stage.summary}" for stage in changed)
-    reason = f"exact passes {report.status} {report.reason}; {costs}"
+    told = "; ".join(f"{stage.name}: {stage.summary}" for stage in stages)
+    if not any(stage.changed for stage in stages):
+        return replace(report, stages=stages, notes=notes, reason=f"{report.reason}; {told}")
+    reason = f"exact passes {report.status} {report.reason}; {told}"
     quality = context.quality
     metric = None if quality.metric is None else (quality.base, quality.score(model))  # known from the last stage
     return replace(report, stages=stages, notes=notes, status="lossy", reason=reason, metric=metric)

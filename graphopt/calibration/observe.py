@@ -30,7 +30,7 @@ def observe(
     method: str = "minmax",
     *,
     executor: Executor | None = None,
-    cache: str | Path | None = None,
+    cache: str | os.PathLike[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Observed:
     """What each value of the model's root graph was seen to hold; values that cannot be read are absent.

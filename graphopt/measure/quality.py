@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..equivalence.source import one_line
 from ..errors import OptionError
 from ..ir import Model
 from ..onnx_io import to_proto
@@ -117,7 +118,11 @@ class Quality:
     def _evaluate(self, model: Model) -> float:
         if self.metric is None:
             raise OptionError("max_drop= needs metric=")
-        value = self.metric(self.session(model))
+        session = self.session(model)
+        try:
+            value = self.metric(session)
+        except Exception as error:  # the caller's function may raise anything
+            raise OptionError(f"metric: it raised {type(error).__name__}: {one_line(error)}") from error
         try:
             score = float(value)
         except (TypeError, ValueError):

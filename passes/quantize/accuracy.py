@@ -74,6 +74,13 @@ def meets(model: Model, options: Quantize, context: Context) -> bool:
     return found.sqnr_db >= options.min_sqnr and (found.top1 is None or found.top1 >= options.min_top1)
 
 
+def limit_of(options: Quantize, context: Context) -> str:
+    """What `meets` asks for, in words."""
+    if context.quality.metric is not None and context.max_drop is not None:
+        return f"a metric that falls by at most {context.max_drop:g}"
+    return f"a floor of {options.min_sqnr:g} dB and {options.min_top1:.0%} of top-1 agreement"
+
+
 def _is_free(options: Quantize, context: Context) -> bool:
     return context.quality.metric is None and options.min_sqnr == -np.inf and options.min_top1 <= 0
 

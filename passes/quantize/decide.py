@@ -11,7 +11,7 @@ from ...ir import Model
 from ...measure import figures, node_macs
 from ...stages import Context, StageReport
 from ..roots import spell_powers
-from .accuracy import Guarded, guard, judge_for, measure_alone
+from .accuracy import Guarded, guard, judge_for, limit_of, measure_alone
 from .build import build
 from .foreign import quantized_form
 from .layers import BLOCKED
@@ -93,7 +93,7 @@ def decide(model: Model, studied: Study, context: Context) -> Decision:
     candidates = _candidates(studied, plan, context.target) if timed else [plan]
     guarded = guard(studied, candidates[0], context)
     if not guarded.plan.units:
-        return Decision(None, guarded, None, f"left float: {guarded.verdict}")
+        return Decision(None, guarded, None, f"left float: {guarded.verdict}, {limit_of(studied.options, context)}")
     if not timed:
         return Decision(guarded.plan, guarded, None, guarded.verdict)
     finals = {guarded.plan: guarded, **_others(studied, guarded, candidates[1:], context)}

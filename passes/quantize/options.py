@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from ...errors import OptionError
@@ -15,6 +18,36 @@ METHODS = ("minmax", "percentile", "entropy", "mse", "auto")
 ACTIVATIONS = ("uint8", "int8")
 WEIGHTS = ("int8", "uint8", "int4")
 FORMATS = ("qdq", "qoperator")
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not _is_flag(value) and not math.isnan(float(value))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not _is_flag(value) and int(value) >= 1
+
+
+_FLAGS = (
+    "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "rounding", "speed", "sensitivity",
+)  # fmt: skip
+_OPTIONAL = frozenset(("reduce_range", "block_size", "samples", "cache", "executor"))
+_EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    *((name, _is_flag, "True or False") for name in _FLAGS),
+    ("percentile", lambda v: _is_real(v) and 50 < v <= 100, "above 50 and at most 100"),
+    ("block_size", lambda v: _is_count(v) and v >= 8 and not v & (v - 1), "a power of two from 8 on"),
+    ("evaluations", _is_count, "a number from 1 on"),
+    ("samples", _is_count, "a number from 1 on"),
+    ("min_sqnr", _is_real, "a number of dB"),
+    ("min_top1", lambda v: _is_real(v) and v <= 1, "a share of at most 1"),
+    ("cache", lambda v: isinstance(v, (str, os.PathLike)), "a path"),
+    ("executor", lambda v: callable(getattr(v, "submit", None)), "an executor of concurrent.futures"),
+)
+"""What each option has to be, beside those that are one of a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +91,7 @@ class Quantize:
     sensitivity: bool = False
     min_sqnr: float = 15.0
     min_top1: float = 0.9
-    cache: str | None = None
+    cache: str | os.PathLike[str] | None = None
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
@@ -72,16 +105,16 @@ class Quantize:
             raise OptionError(
                 "quantize: no runtime multiplies activation_type int8 with weight_type uint8: take int8 for both"
             )
-        if not 50 < self.percentile <= 100:
-            raise OptionError(f"quantize: percentile {self.percentile} is not above 50 and at most 100")
-        if self.block_size is not None and (self.block_size < 8 or self.block_size & (self.block_size - 1)):
-            raise OptionError(f"quantize: block_size {self.block_size} is not a power of two from 8 on")
+        for name, fits, expected in _EXPECTED:
+            value = getattr(self, name)
+            if not (value is None and name in _OPTIONAL) and not fits(value):
+                raise OptionError(f"quantize: {name} {value!r} is not {expected}")
         for name in ("nodes_to_exclude", "op_types_to_quantize"):
             value = getattr(self, name)
-            if isinstance(value, str):
+            if isinstance(value, str) or (value is not None and not all(isinstance(part, str) for part in value)):
                 raise OptionError(f"quantize: {name} is a list of names, got {value!r}")
-            if value is not None:
-                object.__setattr__(self, name, tuple(value))
+            if value is not None or name == "nodes_to_exclude":
+                object.__setattr__(self, name, tuple(value or ()))
 
     @property
     def weight_dtype(self) -> DType | None:

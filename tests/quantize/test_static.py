@@ -155,8 +155,58 @@ def test_bad_options_are_told_in_one_line(tmp_path):
         with pytest.raises(graphopt.OptionError) as error:
             graphopt.optimize(convnet(), target, quantize=bad)
         assert "\n" not in str(error.value) and not target.exists()
-    with pytest.raises(graphopt.OptionError):
-        graphopt.optimize(convnet(), target, quantize="static", max_drop=0.1)
+    for bad in (
+        {"percentile": "x"}, {"block_size": 12}, {"block_size": 32.0}, {"evaluations": 0}, {"samples": 0},
+        {"samples": -1}, {"samples": 2.5}, {"min_sqnr": None}, {"min_sqnr": float("nan")}, {"min_top1": 2},
+        {"per_channel": "no"}, {"reduce_range": "auto"}, {"nodes_to_exclude": "c1"}, {"nodes_to_exclude": [5]},
+        {"op_types_to_quantize": "Conv"}, {"cache": 5}, {"executor": 5}, {"speed": "fast"},
+    ):  # fmt: skip
+        with pytest.raises(graphopt.OptionError, match=f"^quantize: {next(iter(bad))} ") as error:
+            graphopt.Quantize(**bad)
+        assert "\n" not in str(error.value)
+
+
+def test_names_that_no_node_has_are_told():
+    """A misspelled one would leave a layer on integers."""
+    with pytest.raises(graphopt.OptionError, match=r"names no node of the model: c9$"):
+        quantized(nodes_to_exclude=["c1", "c9"])
+    made = quantized(nodes_to_exclude=["c1"])
+    assert ("c1", "excluded by name") in made.report.stages[0].refused
+
+
+def _raising(session):
+    raise RuntimeError("no\ngrid")
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"max_drop": 0.1}, "max_drop= needs metric="),
+        ({"metric": 5}, "metric is a function of a session, got int"),
+        ({"metric": _raising, "max_drop": 0.1}, "metric: it raised RuntimeError: no grid"),
+        ({"metric": lambda s: float("nan"), "max_drop": 0.1}, "metric: expected a number, got nan"),
+        ({"metric": lambda s: 1.0, "max_drop": float("nan")}, "max_drop is a number from 0 on, got nan"),
+        ({"metric": lambda s: 1.0, "max_drop": -0.1}, "max_drop is a number from 0 on, got -0.1"),
+        ({"metric": lambda s: 1.0, "max_drop": "0.1"}, "max_drop is a number from 0 on, got '0.1'"),
+    ],
+)
+def test_a_metric_that_cannot_judge_is_told_in_one_line(options, line, tmp_path):
+    with pytest.raises(graphopt.OptionError) as error:
+        graphopt.optimize(convnet(), tmp_path / "o.onnx", quantize="static", calibration=FEEDS, **options)
+    assert str(error.value) == line and not (tmp_path / "o.onnx").exists()
+
+
+def test_the_reason_for_what_stays_float_is_the_reports():
+    reference = ort_session(convnet().SerializeToString()).run(None, FEEDS[0])[0]
+
+    def metric(session):
+        return 0.0 if np.array_equal(session.run(None, FEEDS[0])[0], reference) else -1.0
+
+    made = graphopt.optimize(
+        convnet(), quantize=graphopt.Quantize(speed=False), calibration=FEEDS, metric=metric, max_drop=0.5
+    )
+    assert made.report.status == "equal"
+    assert made.report.reason.endswith("no placement meets it, a metric that falls by at most 0.5")
 
 
 @pytest.mark.parametrize("form", ["qdq", "qoperator"])
