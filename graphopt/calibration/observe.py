@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..equivalence.inputs import Feeds
+from ..errors import InputError, OutputError
 from ..ir import Model, Value
 from ..onnx_io import to_proto
+from ..onnx_io.files import beside_name
 from .activations import Taps
 from .observers import Extent
 from .ranges import observer_for
@@ -37,18 +41,18 @@ def observe(
 
     executor: any of `concurrent.futures`, runs chunks of samples (threads share a session, processes open their own);
     without one, a few samples at a time where cores abound. cache: a file that remembers what was seen, to resume after
-    an interruption; it is ignored where the model, the values or the method differ. progress: called with the number of
-    samples seen.
-    InputError for NaN or infinite values.
+    an interruption; it is ignored where the model, the values, the method or the samples differ. progress: called with
+    the number of samples seen.
+    InputError for NaN or infinite values, and for samples that differ from a cache's but can be read only once;
+    OutputError for a cache that cannot be written.
     """
     taps = Taps(model, values)
     totals = [observer_for(method) for _ in taps.readable]
-    done = 0
     store = None if cache is None else _Cache(Path(cache), model, taps.names.values(), method)
+    count = 0
     if store is not None:
-        done, totals = store.load(totals)
-    count = done
-    for chunk, seen in observe_chunks(taps, method, islice(feeds, done, None), executor):
+        count, totals, feeds = store.resume(totals, feeds)
+    for chunk, seen in observe_chunks(taps, method, feeds, executor):
         for total, part in zip(totals, seen):
             total.merge(part)
         count += chunk
@@ -67,21 +71,59 @@ class _Cache:
         digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True))
         digest.update("\0".join((method, *names)).encode())
         self.digest = digest.hexdigest()
+        self.samples = _Digested(())
 
-    def load(self, empty: list[Any]) -> tuple[int, list[Any]]:
+    def resume(self, empty: list[Any], feeds: Iterable[Feeds]) -> tuple[int, list[Any], Iterable[Feeds]]:
+        """How many samples were seen, what by, and the samples left; none where the file tells of anything else."""
+        count, totals, seen = self._load(empty)
+        self.samples = _Digested(feeds)
+        for _ in islice(self.samples, count):
+            pass
+        if self.samples.digests[-1] == seen:
+            return count, totals, self.samples
+        if iter(feeds) is feeds:
+            raise InputError(f"calibration: the cache {self.path} saw other samples, and these can be read only once")
+        self.samples = _Digested(feeds)
+        return 0, empty, self.samples
+
+    def _load(self, empty: list[Any]) -> tuple[int, list[Any], bytes]:
         try:
             with self.path.open("rb") as file:
-                digest, count, totals = _Observers(file).load()
+                digest, count, totals, seen = _Observers(file).load()
         except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError):
-            return 0, empty
-        return (count, totals) if digest == self.digest and len(totals) == len(empty) else (0, empty)
+            return 0, empty, b""
+        fits = digest == self.digest and len(totals) == len(empty)
+        return (count, totals, seen) if fits else (0, empty, b"")
 
     def save(self, count: int, totals: list[Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=self.path.parent, suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
-            pickle.dump((self.digest, count, totals), file, pickle.HIGHEST_PROTOCOL)
-        os.replace(beside, self.path)
+        beside = Path(beside_name(os.fspath(self.path)))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                told = (self.digest, count, totals, self.samples.digests[count])
+                pickle.dump(told, file, pickle.HIGHEST_PROTOCOL)
+            beside.replace(self.path)
+        except OSError as error:
+            with suppress(OSError):
+                beside.unlink()
+            raise OutputError(f"calibration: the cache {self.path} cannot be written: {error.strerror}") from error
+
+
+class _Digested(Iterator[Feeds]):
+    """Samples as they are read, and a digest of all up to each: calibration on other data is another one."""
+
+    def __init__(self, feeds: Iterable[Feeds]) -> None:
+        self.feeds, self.digests = iter(feeds), [b""]
+
+    def __next__(self) -> Feeds:
+        feed = next(self.feeds)
+        digest = hashlib.sha256(self.digests[-1])
+        for name, value in sorted(feed.items()):
+            is_plain = isinstance(value, np.ndarray) and value.dtype.kind != "O"
+            digest.update(f"{name} {getattr(value, 'dtype', '')} {np.shape(value) if is_plain else value}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes() if is_plain else b"")
+        self.digests.append(digest.digest())
+        return feed
 
 
 class _Observers(pickle.Unpickler):

@@ -73,7 +73,7 @@ def _calibrated(
     values = list(dict.fromkeys(v for u in units.found for v in (*u.inputs, *u.outputs)))
     derived = derivable(units.found, options)
     seen = observe(
-        model, [v for v in values if v not in derived], counted.feeds(), options.calibrate_method,
+        model, [v for v in values if v not in derived], counted, options.calibrate_method,
         executor=options.executor or context.executor, cache=options.cache,
         progress=lambda count: context.tell(f"calibrate: {count} samples", 0.0),
     )  # fmt: skip
@@ -113,7 +113,7 @@ def _with_moments(
         return
     by_node = {unit.node: unit for unit in layers}
     given = [(u.inputs[0], u.linear) for u in layers if u.inputs and u.linear is not None]
-    for linear, moments in gather(model, given, counted.feeds, context.seed):
+    for linear, moments in gather(model, given, counted.__iter__, context.seed):
         yield by_node[linear.node], moments
     yield from ((unit, None) for unit in layers if not unit.inputs)
 
@@ -138,7 +138,7 @@ class _Counter:
     def __init__(self, context: Context, limit: int | None) -> None:
         self.calibration, self.limit, self.count = context.calibration, limit, 0
 
-    def feeds(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """Read from the start."""
         for count, feed in enumerate(islice(iter(self.calibration), self.limit), 1):
             self.count = max(self.count, count)

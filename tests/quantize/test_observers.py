@@ -191,3 +191,19 @@ def test_an_interrupted_calibration_resumes(tmp_path):
     assert progress[0] == 7  # six were known already
     cache.write_bytes(b"damaged")
     assert observed(feeds, cache=cache) == observed(feeds)
+
+
+def test_a_cache_of_other_samples_is_of_no_use(tmp_path):
+    cache, feeds, others = tmp_path / "seen", images(10), images(10, seed=1)
+    observed(feeds, cache=cache)
+    with pytest.raises(graphopt.InputError, match="saw other samples, and these can be read only once"):
+        observed(iter(others), cache=cache)
+    for data in (feeds[:4], others, [*others[:4], *feeds]):
+        assert observed(data, cache=cache) == observed(data)
+        assert observed(iter(data), cache=cache) == observed(data)
+
+
+def test_a_cache_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    with pytest.raises(graphopt.GraphoptError, match=f"the cache {tmp_path} cannot be written: "):
+        observed(images(2), cache=tmp_path)
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
