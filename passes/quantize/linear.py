@@ -103,7 +103,7 @@ def linear_of(node: Node) -> Linear | str:
         axis = 0 if attr(node, "transB", 0) else 1
     channels = array.shape[axis]
     values = None if bias is None else bias.array().reshape(-1)
-    if values is not None and values.size not in (1, channels):
+    if bias is not None and not _is_per_channel(bias.shape, channels):
         return "its bias is not one number a channel"
     addition = _addition(node, channels) if node.op == "MatMul" else None
     if addition is not None:
@@ -111,6 +111,11 @@ def linear_of(node: Node) -> Linear | str:
         values = None if constant is None else constant.array().reshape(-1)
     spread = None if values is None else np.broadcast_to(values, (channels,))
     return Linear(node, array, spread, axis, groups, addition)
+
+
+def _is_per_channel(shape: Sequence[int], channels: int) -> bool:
+    """One number for all channels or one for each, along the last axis: a column of a Gemm's C is one a row."""
+    return not shape or (shape[-1] in (1, channels) and all(size == 1 for size in shape[:-1]))
 
 
 def _addition(node: Node, channels: int) -> tuple[Node, int] | None:

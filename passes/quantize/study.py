@@ -45,6 +45,10 @@ class Study:
     alone: dict[Unit, float] = field(default_factory=dict)
 
 
+SLOW = "onnxruntime is slow at convolutions quantized while they run"
+"""Why dynamic quantization leaves convolutions alone."""
+
+
 def study(model: Model, options: Quantize, context: Context) -> Study:
     """Calibrate, choose grids, solve for the codes. `model` is not changed."""
     units = find_units(model, options)
@@ -57,6 +61,7 @@ def study(model: Model, options: Quantize, context: Context) -> Study:
         usable = [u for u in units.found if all(v in known for v in (*u.inputs, *u.outputs))]
     else:
         usable = layer_units(units.found, options.mode)
+        units.refused += [(u.name, SLOW) for u in units.found if u.linear is not None and u not in usable]
         if options.op_types_to_quantize is None or "Gather" in options.op_types_to_quantize:
             usable = [*usable, *(u for u in find_tables(model.graph) if u.name not in options.nodes_to_exclude)]
         units.found = usable

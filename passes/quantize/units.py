@@ -78,9 +78,11 @@ def find_units(model: Model, options: Quantize) -> Units:
     units, graph = Units(), model.graph
     wanted = OPERATORS if options.op_types_to_quantize is None else frozenset(options.op_types_to_quantize)
     for node in graph:
+        name = node.name or node.output.name or node.op
+        if node.op == "ConvTranspose":
+            units.refused.append((name, "a transposed convolution"))
         if node.op not in OPERATORS:
             continue
-        name = node.name or node.output.name or node.op
         why = None
         if node.op not in wanted:
             why = "its operator is not among op_types_to_quantize"

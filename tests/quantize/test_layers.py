@@ -115,3 +115,36 @@ def test_u8_weights_are_stored_as_such(mode):
     kinds = {a.shape: a.dtype for a in stored if a.ndim > 1}
     assert kinds == {(64, 10): np.uint8, (64, 64): np.uint8, (TABLE, WIDE): np.int8}  # a table meets no product itself
     assert noise > 30
+
+
+@pytest.mark.parametrize("shape, fits", [("6", 1), ("1,6", 1), ("1", 1), ("1,1", 1), ("6,1", 0), ("6,6", 0)])
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weights"])
+def test_only_a_bias_of_one_number_a_channel_is_taken_for_one(mode, shape, fits):
+    """Of as many rows as columns, a column has the right size and the wrong sense."""
+    sizes = [int(size) for size in shape.split(",")]
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (float[6,12] x) => (float[6,6] y)
+        <float[12,6] w, float[{shape}] c> {{ y = Gemm(x, w, c) }}""",
+        c=np.arange(np.prod(sizes)).reshape(sizes),
+    )
+    data = [{"x": np.random.default_rng(i).standard_normal((6, 12)).astype(np.float32)} for i in range(4)]
+    options = graphopt.Quantize(mode=mode, speed=False, min_sqnr=-np.inf, min_top1=0)
+    made = graphopt.optimize(model, quantize=options, calibration=data)
+    assert (made.report.status == "lossy") == bool(fits)
+    if not fits:
+        assert made.report.stages[0].refused == (("y", "its bias is not one number a channel"),)
+    a, b = (ort_session(m.SerializeToString()).run(None, data[0])[0] for m in (model, made.model))
+    assert ((a - b) ** 2).sum() < 1e-3 * (a**2).sum()
+
+
+def test_convolutions_that_a_mode_leaves_alone_are_told():
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N,4,8,8] x) => (float[N,3,6,6] y, float[N,2,10,10] z)
+        <float[3,4,3,3] w, float[4,2,3,3] v> { y = Conv(x, w) z = ConvTranspose(x, v) }"""
+    )
+    data = [{"x": np.random.default_rng(i).standard_normal((1, 4, 8, 8)).astype(np.float32)} for i in range(4)]
+    made = graphopt.optimize(model, quantize="dynamic", calibration=data)
+    assert dict(made.report.stages[0].refused) == {
+        "y": "onnxruntime is slow at convolutions quantized while they run",
+        "z": "a transposed convolution",
+    }
