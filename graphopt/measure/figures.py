@@ -115,6 +115,7 @@ _MACS = {
     "com.microsoft::DynamicQuantizeMatMul": _matmul,
     "Gemm": _gemm,
     "com.microsoft::FusedGemm": _gemm,
+    "com.microsoft::QGemm": _gemm,
 }
 
 

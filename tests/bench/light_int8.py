@@ -1,65 +1,62 @@
-"""Int8 of the light architectures (He weights: speed only) beside the best of onnxruntime's six settings.
+"""Int8 of the light architectures (He weights) beside the best of onnxruntime's six settings.
 
-`python -m tests.bench.light_int8 [names]`. Speed is float time / int8 time in stock onnxruntime, one thread, all models
-of a row timed interleaved. Weights are random, so the floor on fidelity is off.
+`python -m tests.bench.light_int8 [names]`: the whole table, or the models named; rows come as they are measured, each
+figure as the mean over calibration seeds with the worst seed in brackets (see `side_by_side`). Weights are random, so
+that quality says little here and the floor on fidelity is off: speed is what is looked at.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import sys
+from functools import partial
+from typing import Any
+
+import numpy as np
 
 import graphopt
-from graphopt.measure import compare_latency, ort_session
 from tests import zoo
-from tests.bench.ort_int8 import variants
+from tests.bench.side_by_side import Case, table
 
 NAMES = (
     "light-resnet50", "light-squeezenet", "light-inception_v1", "light-densenet121", "light-shufflenet",
     "mobilenetv2-like",
 )  # fmt: skip
+UNSEEN = 1000
+"""The first seed of the feeds that judge quality."""
 
 
-def main() -> None:
-    from rich.console import Console
-    from rich.table import Table
+def classes(results: list[np.ndarray[Any, Any]]) -> list[object]:
+    """The largest of the first output, a row a sample."""
+    first = results[0].reshape(len(results[0]), -1)
+    return list(first.argmax(axis=-1))
 
+
+def case(name: str, samples: int, rounding: bool) -> Case:
+    """One of the models; speed is all that guards it."""
+    return Case(
+        name,
+        lambda seed: [zoo.feeds(name, seed * samples + i) for i in range(samples)],
+        [zoo.feeds(name, UNSEEN + i) for i in range(8)],
+        classes,
+        graphopt.Quantize(min_sqnr=-100, min_top1=0, rounding=rounding),
+        validate=False,
+    )
+
+
+def main() -> int:
+    """Print the table; 1 if a row failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="name", help=f"some of {', '.join(NAMES)}")
+    parser.add_argument("--seeds", type=int, default=3, help="calibration seeds")
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--rounding", action="store_true")
-    arguments = parser.parse_args()
-    table = Table(box=None)
-    for heading in ("model", "graphopt", "its best", "which", "its default", "MACs in int8", "seconds", "SQNR"):
-        table.add_column(heading, justify="left" if heading in ("model", "which") else "right")
-    for name in arguments.names:
-        path = zoo.path(name)
-        if path is None:
-            continue
-        feeds = [zoo.feeds(name, seed) for seed in range(arguments.samples)]
-        options = graphopt.Quantize(min_sqnr=-100, min_top1=0, rounding=arguments.rounding)
-        start = time.perf_counter()
-        result = graphopt.optimize(path, quantize=options, calibration=feeds, validate=False)
-        took = time.perf_counter() - start
-        sessions = {"float": ort_session(str(path)), "graphopt": ort_session(result.model.SerializeToString())}
-        for setting, target in variants(name, path, feeds).items():
-            try:
-                sessions[setting] = ort_session(str(target))
-                sessions[setting].run(None, feeds[0])
-            except Exception:  # a rival's file that onnxruntime cannot run is no rival
-                sessions.pop(setting, None)
-        ratios = {t.label: t.ratio for t in compare_latency(sessions, feeds[0], seconds=arguments.seconds)}
-        rivals = {k: v for k, v in ratios.items() if k not in ("float", "graphopt")}
-        best = max(rivals, key=lambda k: rivals[k], default="")
-        stage = result.report.stages[0]
-        table.add_row(
-            name, f"{ratios['graphopt']:.2f}", f"{rivals.get(best, 0):.2f}", best, f"{rivals.get('s8s8', 0):.2f}",
-            f"{(stage.figures or {}).get('share_of_macs', 0):.0%}", f"{took:.0f}",
-            stage.summary.rpartition("SQNR")[2][:9],
-        )  # fmt: skip
-        Console(width=130).print(table)
+    parser.add_argument("--seconds", type=float, default=1.0, help="timing of each candidate and seed")
+    parser.add_argument("--rounding", action="store_true", help="with the rounding search")
+    parser.add_argument("--every", action="store_true", help="all of onnxruntime's settings, not its best alone")
+    given = parser.parse_args()
+    cases = [(name, partial(case, name, given.samples, given.rounding)) for name in given.names]
+    return int(table(cases, given.seeds, given.seconds, given.every) > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -52,16 +52,21 @@ def quantize(source: Path, target: Path, setting: str, feeds: Sequence[Feeds]) -
     )  # fmt: skip
 
 
-def variants(name: str, source: Path, feeds: Sequence[Feeds], limit: float = LIMIT) -> dict[str, Path]:
-    """The settings that give a model within the limit, each made once."""
+def variants(
+    name: str, source: Path, feeds: Sequence[Feeds], settings: Sequence[str] = SETTINGS, seed: int = 0,
+    limit: float = LIMIT,
+) -> dict[str, Path]:  # fmt: skip
+    """The settings that give a model within the limit, each made once for a calibration seed."""
     folder = zoo.cache() / "ort_int8"
     folder.mkdir(parents=True, exist_ok=True)
     prepared = folder / f"{name}-prepared.onnx"
     if not prepared.is_file():
         prepare(source, prepared)
     found = {}
-    for setting in SETTINGS:
-        target, failed = folder / f"{name}-{setting}.onnx", folder / f"{name}-{setting}.failed"
+    for setting in settings:
+        calibrated = seed and setting != "dynamic"
+        stem = folder / (f"{name}-{setting}-seed{seed}" if calibrated else f"{name}-{setting}")
+        target, failed = stem.with_name(f"{stem.name}.onnx"), stem.with_name(f"{stem.name}.failed")
         if not target.is_file() and not failed.is_file():
             beside = target.with_suffix(".part")
             context: Any = multiprocessing.get_context("fork")
