@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -92,7 +93,8 @@ def optimize(
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True,
         disable=not err.is_terminal,
-    ) as bar:  # fmt: skip
+    ) as bar, warnings.catch_warnings():  # fmt: skip
+        warnings.simplefilter("ignore", UserWarning)  # the report tells it
         task = bar.add_task("optimise", total=1.0)
         result = run(
             source, quantize=_quantize(quantize, [*(quantize_option or []), *(["sensitivity"] if sensitivity else [])]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -61,6 +62,8 @@ def context(
     """What the stages are given; the original is what quality is judged by. InputError for unfit calibration data."""
     reference = clone_model(original)
     feeds = open_calibration(calibration, reference, seed=seed)
+    if feeds.note and getattr(plan.quantize, "mode", None) == "static":
+        warnings.warn(feeds.note, stacklevel=4)  # in the line that called optimize
     evaluations = max(getattr(options, "evaluations", 64) for options in (plan.prune, plan.quantize) if options)
     quality = Quality(reference, session_maker(target), feeds, metric, evaluations=evaluations)
     return Context(feeds, quality, max_drop, target, seed, progress)

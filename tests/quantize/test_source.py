@@ -1,6 +1,7 @@
 """Calibration data in every form people have, and every way it can be bad: one line, nothing written."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -71,6 +72,17 @@ def test_one_array_of_an_open_batch_is_cut_into_samples():
 def test_without_data_inputs_are_made_up_and_a_note_says_so():
     calibration = open_calibration(None, convnet())
     assert list(calibration) and "no calibration data" in calibration.note
+
+
+def test_made_up_data_are_warned_of_where_scales_come_from_them():
+    options = {"speed": False, "min_sqnr": -np.inf, "min_top1": 0}
+    with pytest.warns(UserWarning, match="no calibration data was given") as told:
+        made = graphopt.optimize(convnet(), quantize=graphopt.Quantize(**options))
+    assert told[0].filename == __file__ and "no calibration data was given" in made.report.notes[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graphopt.optimize(convnet(), quantize=graphopt.Quantize(mode="dynamic", **options))
+        graphopt.optimize(convnet(), quantize=graphopt.Quantize(**options), calibration=FEEDS)
 
 
 def test_a_stream_is_never_held_whole():
