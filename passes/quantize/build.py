@@ -9,12 +9,11 @@ from ...kernels.quantization import Quantization
 from ..few_channels import widen_channels
 from ..integer_operators import to_operators
 from .constants import dequantized
+from .grids import BIAS_LIMIT
 from .layers import dynamic_layer, stored_layer
 from .plan import Plan, implied
 from .twin import Twin, twin
 from .units import Unit
-
-BIAS_LIMIT = 2.0**30
 
 
 def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:

@@ -14,6 +14,8 @@ Array = np.ndarray[Any, Any]
 
 PAIR_LIMIT = 128
 """The largest sum of two weights of one sign for which 255 · (w1 + w2) fits 16 bits: 255 · 128 = 32640 ≤ 32767."""
+BIAS_LIMIT = 2.0**30
+"""The largest code of a bias."""
 LEAST = 1e-20
 """The smallest scale of weights."""
 
@@ -46,19 +48,42 @@ class Codes:
     bits: int
     worst_pair: int
 
+    def holds_bias(self, step: float) -> bool:
+        """The bias fits 32 bits, in units of these scales times the input's, `step`."""
+        return self.bias is None or bool((bias_room(self.bias, step) <= self.scale.max(axis=-1).reshape(-1)).all())
+
 
 def worst_pair(rows: Array) -> int:
     """The largest magnitude of a sum of two codes of one sign within a row, wherever they stand."""
-    wide = rows.reshape(-1, rows.shape[-1]).astype(np.int16)
-    if wide.shape[-1] < 2:
-        return int(np.abs(wide).max(initial=0))
-    worst = 0
-    for signed in (wide, -wide):
-        at = signed.argmax(axis=-1)[:, None]
-        first = np.take_along_axis(signed, at, -1)[:, 0]
-        np.put_along_axis(signed, at, 0, -1)
-        worst = max(worst, int((np.maximum(first, 0) + np.maximum(signed.max(axis=-1), 0)).max()))
-    return worst
+    flat = rows.reshape(-1, rows.shape[-1])
+    if flat.shape[-1] < 2:
+        return int(np.abs(flat.astype(np.int16)).max(initial=0))
+    return max(int((top.first + top.second).max(initial=0)) for top in _tops(flat))
+
+
+@dataclass(frozen=True, slots=True)
+class _Top:
+    """Of the elements of one sign in each row: the magnitudes of the two largest, [..., 1], and where the first is."""
+
+    at: Array
+    first: Array
+    second: Array
+
+
+def _tops(rows: Array) -> tuple[_Top, _Top]:
+    """The positive and the negative elements of rows [..., K], K ≥ 2; magnitudes are 0 where there are none."""
+    rest, wide = rows.copy(), np.result_type(rows, np.int16)
+    places = rows.argmax(axis=-1)[..., None], rows.argmin(axis=-1)[..., None]
+    first = [np.take_along_axis(rows, at, -1).astype(wide) for at in places]
+    for at, value, other in zip(places, first, (np.minimum, np.maximum)):
+        np.put_along_axis(rest, at, other(value, 0), -1)  # what is of the other sign stays: it may be that one's second
+    second = [end(axis=-1, keepdims=True).astype(wide) for end in (rest.max, rest.min)]
+    signs = (1, -1)
+    highest, lowest = (
+        _Top(at, np.maximum(sign * a, 0), np.maximum(sign * b, 0))
+        for sign, at, a, b in zip(signs, places, first, second)
+    )
+    return highest, lowest
 
 
 def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Array]:
@@ -68,25 +93,25 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
     with one large weight keeps more of its range than 7 bits would.
     """
     most = (1 << (bits - 1)) - 1
-    peak = np.abs(weight).max(axis=-1)
     low, high = np.full(weight.shape, -most, np.int8), np.full(weight.shape, most, np.int8)
     if not safe or 2 * most <= PAIR_LIMIT or weight.shape[-1] < 2:
-        return usable(peak / most), low, high
-    scale = peak / most
-    for sign in (1, -1):
-        part = np.maximum(sign * weight, 0)
-        at = part.argmax(axis=-1)[..., None]
-        first = np.take_along_axis(part, at, -1)[..., 0]
-        np.put_along_axis(part, at, 0, -1)
-        scale = np.maximum(scale, (first + part.max(axis=-1)) / (PAIR_LIMIT - 1))
+        return usable(np.abs(weight).max(axis=-1) / most), low, high
+    tops = _tops(weight)
+    scale = np.maximum(tops[0].first, tops[1].first) / most
+    for top in tops:
+        scale = np.maximum(scale, (top.first + top.second) / (PAIR_LIMIT - 1))
     scale = usable(scale)
-    for sign, bound in ((1, high), (-1, low)):
-        part = np.maximum(sign * weight, 0)
-        at = part.argmax(axis=-1)[..., None]
-        first = np.clip(np.rint(np.take_along_axis(part, at, -1) / scale[..., None]), PAIR_LIMIT // 2, most)
+    for sign, bound, top in ((1, high, tops[0]), (-1, low, tops[1])):
+        first = np.clip(np.rint(top.first / scale), PAIR_LIMIT // 2, most)
         bound[...] = (sign * (PAIR_LIMIT - first)).astype(np.int8)
-        np.put_along_axis(bound, at, (sign * first).astype(np.int8), -1)
-    return scale, low, high
+        np.put_along_axis(bound, top.at, (sign * first).astype(np.int8), -1)
+    return scale[..., 0], low, high
+
+
+def bias_room(bias: Array, step: float) -> Array:
+    """The least scales f32 [N] of a layer's weights at which its bias f32 [N] fits 32 bits."""
+    room: Array = (np.abs(bias) / np.float32(step * BIAS_LIMIT)).astype(np.float32)
+    return room
 
 
 def usable(scale: Array) -> Array:

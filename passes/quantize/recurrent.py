@@ -15,7 +15,7 @@ from .constants import around, constant, dequantized
 from .grids import usable, weight_scale, worst_pair
 from .nested import Nested
 from .options import Quantize
-from .rounding import nearest
+from .rounding import nearest_codes
 from .solve import pair_certificate, pair_safety
 from .speed import GAIN, raced, runner
 from .study import timing_feed
@@ -102,7 +102,7 @@ def _run_on_codes(model: Model, node: Node, options: Quantize, target: str) -> i
         scale, low, high = weight_scale(weight, 8, pair_safety(options, target))
         if not options.per_channel:
             scale = np.broadcast_to(scale.max(axis=1, keepdims=True), scale.shape)
-        codes = nearest(weight, scale[..., None], low, high).astype(np.int8)
+        codes = nearest_codes(weight, scale[..., None], low, high)
         worst = max(worst, worst_pair(codes))
         told = scale if options.per_channel else scale[:, 0]
         stored, zero_point = around(codes.transpose(0, 2, 1).copy(), options.weight_dtype)

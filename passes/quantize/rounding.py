@@ -34,6 +34,20 @@ def nearest(weight: Array, scale: Array, low: Array, high: Array) -> Array:
     return made
 
 
+def nearest_codes(weight: Array, scale: Array, low: Array, high: Array) -> Array:
+    """`nearest` as int8; weights f32 and int8 bounds of any one shape, to which the scale broadcasts.
+
+    Bounds are met as int8: in f32 each would be widened first.
+    """
+    ratio = weight / scale
+    np.rint(ratio, out=ratio)
+    np.clip(ratio, -127, 127, out=ratio)
+    codes: Array = ratio.astype(np.int8)
+    np.minimum(codes, high, out=codes)
+    np.maximum(codes, low, out=codes)
+    return codes
+
+
 def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> Array:
     """Codes int8 [N, K] for f32 weight [N, K] with scale [N, K], within bounds [N, K], given C [K, K]."""
     plain = nearest(weight, scale, low, high)

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from .grids import PAIR_LIMIT, Codes, per_tensor, usable, weight_scale, worst_pair
+from .grids import PAIR_LIMIT, Codes, bias_room, per_tensor, usable, weight_scale, worst_pair
 from .linear import Linear
 from .moments import Moments
 from .options import Quantize
-from .rounding import best_codes, clipped_scale, damping, nearest, objective
+from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
 Array = np.ndarray[Any, Any]
-BIAS_LIMIT = 2.0**30
 BITS = {"int8": 8, "uint8": 8, "int4": 4}
 
 
@@ -57,7 +56,7 @@ def solve(
     rows = linear.rows().astype(np.float32)
     scale, low, high = _scales(linear, rows, options, safe, step, width, block)
     if moments is None or not moments.count:
-        codes = nearest(rows, _spread(scale, rows.shape[2]), low, high).astype(np.int8)
+        codes = nearest_codes(rows, _spread(scale, rows.shape[2]), low, high)
         return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes)), None, None)
     codes, bias = np.empty(rows.shape, np.int8), linear.bias
     before = after = signal = 0.0
@@ -69,7 +68,7 @@ def solve(
             scale[g] = _clipped(rows[g], scale[g], low[g], high[g], matrix)
         full = _spread(scale[g], rows.shape[2])
         chosen = best_codes(rows[g], full, low[g], high[g], matrix) if options.rounding else None
-        codes[g] = nearest(rows[g], full, low[g], high[g]).astype(np.int8) if chosen is None else chosen
+        codes[g] = nearest_codes(rows[g], full, low[g], high[g]) if chosen is None else chosen
         after += _cost(rows[g], codes[g], scale[g], matrix)
     if options.correct_bias and linear.takes_bias:
         error = rows - codes * _spread(scale, rows.shape[2])
@@ -87,8 +86,7 @@ def _scales(
         low, high = np.maximum(low, -64), np.minimum(high, 64)
         scale = np.maximum(scale, np.abs(rows).max(axis=-1) / np.float32(64))
     if linear.bias is not None:
-        room = np.abs(linear.bias).reshape(scale.shape) / np.float32(step * BIAS_LIMIT)
-        scale = np.maximum(scale, room.astype(np.float32))
+        scale = np.maximum(scale, bias_room(linear.bias, step).reshape(scale.shape))
     if not options.per_channel:
         scale = per_tensor(scale)
     if block is None or block >= rows.shape[2]:
@@ -99,6 +97,8 @@ def _scales(
 
 def _spread(scale: Array, depth: int) -> Array:
     """Scales [..., B] for every input: [..., K]."""
+    if scale.shape[-1] == 1:
+        return np.broadcast_to(scale, (*scale.shape[:-1], depth))
     return np.repeat(scale, depth // scale.shape[-1], axis=-1)
 
 

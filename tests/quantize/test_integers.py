@@ -15,7 +15,7 @@ from graphopt.passes.quantize.grids import PAIR_LIMIT, activation_grid, weight_s
 from graphopt.passes.quantize.linear import Linear, linear_of
 from graphopt.passes.quantize.options import Quantize
 from graphopt.passes.quantize.placement import Costs, cheapest
-from graphopt.passes.quantize.rounding import best_codes, nearest, objective
+from graphopt.passes.quantize.rounding import best_codes, nearest, nearest_codes, objective
 from graphopt.passes.quantize.units import find_units
 from tests.quantize.nets import convnet, images, parse
 
@@ -98,6 +98,44 @@ def test_pair_safety_is_what_sixteen_bits_hold():
         alone = [255 * int(a) for a in rows.ravel()]
         fits = min(sums + alone) >= -32768 and max(sums + alone) <= 32767
         assert fits == (worst_pair(rows) <= PAIR_LIMIT)
+
+
+def test_the_worst_pair_is_that_of_all_pairs():
+    rng = np.random.default_rng(3)
+    for most in (1, 3, 128):
+        for depth in (1, 2, 9):
+            rows = rng.integers(-most, most, (2, 4, depth)).astype(np.int8)
+            pairs = [
+                abs(int(a) + int(b))
+                for row in rows.reshape(-1, depth)
+                for a, b in itertools.combinations([*row, 0, 0], 2)
+                if int(a) * int(b) >= 0
+            ]
+            assert worst_pair(rows) == max(pairs)
+
+
+def test_scales_and_bounds_keep_every_pair_safe_and_no_more():
+    """Of either sign the largest weight has the code it asks for, and all others what it leaves of 128."""
+    rng = np.random.default_rng(4)
+    rows = np.concatenate([rng.standard_normal((30, 7)), np.abs(rng.standard_normal((3, 7))), np.zeros((1, 7))])[None]
+    scale, low, high = weight_scale(rows.astype(np.float32), 8, True)
+    for row, step, least, most in zip(rows[0], scale[0], low[0], high[0]):
+        for sign, bound in ((1, most), (-1, -least)):
+            first, second = np.sort(np.maximum(sign * row, 0))[:-3:-1]
+            assert step * 127 * (1 + 1e-6) >= first + second
+            at = int(np.argmax(np.maximum(sign * row, 0)))
+            code = np.clip(np.rint(first / step), 64, 127)
+            assert bound[at] == code and (np.delete(bound, at) == 128 - code).all()
+
+
+def test_codes_met_as_bytes_are_the_nearest():
+    rng = np.random.default_rng(5)
+    for bits in (4, 8):
+        w = rng.standard_normal((2, 5, 12)).astype(np.float32)
+        scale, low, high = weight_scale(w, bits, True)
+        for step in (scale, scale / 2):  # half: bounds clip
+            codes = nearest_codes(w, step[..., None], low, high)
+            assert codes.dtype == np.int8 and np.array_equal(codes, nearest(w, step[..., None], low, high))
 
 
 def test_a_safe_row_keeps_more_than_seven_bits_where_it_can():
