@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,9 +23,14 @@ class Taps:
 
     `values` that are constants or belong to nested graphs are left out; `readable` holds the others. The model may
     change meanwhile: what is read is the copy that was emitted.
+
+    peaks: values [N, C, space…] of which only the largest element of each channel is read, [N, C, 1…]. onnxruntime
+    finds that in its own blocked layout, where handing out the whole takes a pass to reorder it and one to copy it.
     """
 
-    def __init__(self, model: Model, values: Sequence[Value], threads: int | None = None) -> None:
+    def __init__(
+        self, model: Model, values: Sequence[Value], threads: int | None = None, peaks: Set[Value] = frozenset()
+    ) -> None:
         from ..equivalence.source import folder_of
         from ..onnx_io.emit import Emitter
 
@@ -34,6 +39,11 @@ class Taps:
         names = {value: name for name, value in emitter.values.items()}
         self.inputs = {v: v.name for v in values if v.owner is model.graph}
         self.names = {v: names[v] for v in values if v.producer is not None and v.graph is model.graph and v in names}
+        for value, name in self.names.items():
+            if value not in peaks:
+                continue
+            self.names[value] = f"{name}::peak"
+            proto.graph.node.add(op_type="GlobalMaxPool", input=[name], output=[self.names[value]])
         self.source, self.threads = Source(proto, None, folder_of(model)), threads
         self._session: Session | None = None
         self.readable = tuple(v for v in values if v in self.inputs or v in self.names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Executor
 from contextlib import suppress
 from itertools import islice
@@ -33,20 +33,22 @@ def observe(
     feeds: Iterable[Feeds],
     method: str = "minmax",
     *,
+    peaks: Set[Value] = frozenset(),
     executor: Executor | None = None,
     cache: str | os.PathLike[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Observed:
     """What each value of the model's root graph was seen to hold; values that cannot be read are absent.
 
-    executor: any of `concurrent.futures`, runs chunks of samples (threads share a session, processes open their own);
-    without one, a few samples at a time where cores abound. cache: a file that remembers what was seen, to resume after
-    an interruption; it is ignored where the model, the values, the method or the samples differ. progress: called with
-    the number of samples seen.
+    peaks: those that are [N, C, space…] and never negative, for which min-max reads no more than each channel's largest
+    element. executor: any of `concurrent.futures`, runs chunks of samples (threads share a session, processes open
+    their own); without one, a few samples at a time where cores abound. cache: a file that remembers what was seen, to
+    resume after an interruption; it is ignored where the model, the values, the method or the samples differ.
+    progress: called with the number of samples seen.
     InputError for NaN or infinite values, and for samples that differ from a cache's but can be read only once;
     OutputError for a cache that cannot be written.
     """
-    taps = Taps(model, values)
+    taps = Taps(model, values, peaks=peaks if method == "minmax" else frozenset())
     totals = [observer_for(method) for _ in taps.readable]
     store = None if cache is None else _Cache(Path(cache), model, taps.names.values(), method)
     count = 0

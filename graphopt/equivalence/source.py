@@ -96,6 +96,8 @@ class Source:
         addition = onnx.ModelProto()
         wanted = {p.name for p in self.outputs}
         addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps if name not in wanted)
+        if addition.graph.output:  # results that leave are in no pattern: a second arena would be touched for nothing
+            options.enable_mem_pattern = False
         casts = {}
         for port in self.outputs:
             if port.elem in _WIDENED:

@@ -31,6 +31,24 @@ def derivable(units: Iterable[Unit], options: Quantize) -> dict[Value, tuple[Uni
     return found
 
 
+def peaked(units: Iterable[Unit]) -> frozenset[Value]:
+    """Results of a clamp at zero, [N, C, space…]: never negative, so that the largest of each channel tells the extent.
+
+    A maximum of onnxruntime may pass over NaN. None comes from finite operands but by overflow, and what a unit reads
+    is observed, too. Space must not be empty, which a pool refuses; a convolution already does.
+    """
+    return frozenset(
+        unit.output for unit in units if unit.clamp is not None and unit.limits[0] == 0 and _has_space(unit)
+    )
+
+
+def _has_space(unit: Unit) -> bool:
+    shape = unit.output.type.shape if isinstance(unit.output.type, TensorType) else None
+    if shape is None or len(shape) < 3:
+        return False
+    return unit.node.op == "Conv" or all(isinstance(d, int) and d > 0 for d in shape[2:])
+
+
 def derive(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, Sources]]) -> None:
     """Add the extents that follow; those whose sources were not seen stay absent."""
     for value, (unit, sources) in derived.items():

@@ -11,7 +11,7 @@ from ...calibration import BATCH, METHODS, Extent, observe
 from ...ir import Model, Node, TensorType, Value
 from ...kernels.quantization import Quantization
 from ...stages import Context
-from .derived import derivable, derive
+from .derived import derivable, derive, peaked
 from .layers import BLOCKED, find_tables, layer_units
 from .linear import Linear
 from .moments import Moments, gather
@@ -79,7 +79,7 @@ def _calibrated(
     derived = derivable(units.found, options)
     seen = observe(
         model, [v for v in values if v not in derived], counted, options.calibrate_method,
-        executor=options.executor or context.executor, cache=options.cache,
+        peaks=peaked(units.found), executor=options.executor or context.executor, cache=options.cache,
         progress=lambda count: context.tell(f"calibrate: {count} samples", 0.0),
     )  # fmt: skip
     derive(seen, derived)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import METHODS, Extent, Histogram, choose_range, observe
-from graphopt.passes.quantize.derived import derivable, derive
+from graphopt.passes.quantize.derived import derivable, derive, peaked
 from graphopt.passes.quantize.units import find_units
 from tests.quantize.nets import convnet, images
 
@@ -167,6 +168,42 @@ def test_extents_that_follow_need_not_be_read():
         assert seen[value].low <= whole[value].low <= whole[value].high <= seen[value].high
         if value not in known or known[value][0].node.op != "MaxPool":  # a pool drops what is least
             assert (seen[value].low, seen[value].high) == (whole[value].low, whole[value].high)
+
+
+def peaked_net():
+    """The model, values that units read or make, and those of which peaks are enough."""
+    model = onnx_io.load(convnet())
+    units = find_units(model, graphopt.Quantize()).found
+    return model, list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs))), peaked(units)
+
+
+@pytest.mark.parametrize("workers", [None, ThreadPoolExecutor, ProcessPoolExecutor])
+def test_peaks_tell_the_extent_of_what_a_clamp_makes(workers):
+    model, values, peaks = peaked_net()
+    assert {value.name for value in peaks} == {"r1", "r2", "r3"}
+    feeds = images(10)
+    whole = observe(model, values, feeds)
+    context = {"mp_context": multiprocessing.get_context("spawn")} if workers is ProcessPoolExecutor else {}
+    with nullcontext() if workers is None else workers(2, **context) as executor:
+        seen = observe(model, values, feeds, peaks=peaks, executor=executor)
+    assert list(seen) == list(whole)
+    for value in values:
+        assert (seen[value].low, seen[value].high) == (whole[value].low, whole[value].high)
+        assert (seen[value].seen < whole[value].seen) == (value in peaks)
+
+
+def test_histograms_read_the_whole():
+    model, values, peaks = peaked_net()
+    whole, seen = (observe(model, values, images(3), "mse", peaks=p) for p in (frozenset(), peaks))
+    for value in values:
+        assert np.array_equal(seen[value].counts, whole[value].counts)
+
+
+def test_infinite_peaks_are_refused():
+    model, values, peaks = peaked_net()
+    loud = [{"x": np.full((1, 3, 16, 16), 3e38, np.float32)}]
+    with pytest.raises(graphopt.InputError, match=r"\Acalibration: .* hold NaN or infinite values\Z"):
+        observe(model, [v for v in values if v in peaks], loud, peaks=peaks)
 
 
 def test_an_interrupted_calibration_resumes(tmp_path):
