@@ -33,8 +33,10 @@ class Taps:
     ) -> None:
         from ..equivalence.source import folder_of
         from ..onnx_io.emit import Emitter
+        from ..onnx_io.lend import Lender
 
-        emitter = Emitter(model)
+        lender = Lender()
+        emitter = Emitter(model, store=lender.store)
         proto = emitter.model()
         names = {value: name for name, value in emitter.values.items()}
         self.inputs = {v: v.name for v in values if v.owner is model.graph}
@@ -44,7 +46,7 @@ class Taps:
                 continue
             self.names[value] = f"{name}::peak"
             proto.graph.node.add(op_type="GlobalMaxPool", input=[name], output=[self.names[value]])
-        self.source, self.threads = Source(proto, None, folder_of(model)), threads
+        self.source, self.threads = Source(proto, None, folder_of(model), lender.lent), threads
         self._session: Session | None = None
         self.readable = tuple(v for v in values if v in self.inputs or v in self.names)
 

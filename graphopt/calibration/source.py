@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..equivalence.inputs import Feeds, checked_feed, read_arrays, synthesise, unstacked
-from ..equivalence.source import Source, one_line, open_source
+from ..equivalence.source import Signature, one_line, signature_of
 from ..errors import InputError
 
 BATCH, BATCH_BYTES = 16, 1 << 18
@@ -30,7 +30,7 @@ class Calibration:
     Iterating raises InputError, one line, when the data do not fit the model or the reader fails half-way.
     """
 
-    def __init__(self, read: Callable[[], Iterator[Mapping[str, Any]]], source: Source, note: str = "") -> None:
+    def __init__(self, read: Callable[[], Iterator[Mapping[str, Any]]], source: Signature, note: str = "") -> None:
         self._read, self._source, self.note = read, source, note
 
     def __iter__(self) -> Iterator[Feeds]:
@@ -52,14 +52,14 @@ class Calibration:
 
 
 def open_calibration(data: Any, model: Any, *, samples: int = 8, seed: int = 0) -> Calibration:
-    """Calibration feeds for `model` (anything `equivalence.open_source` opens).
+    """Calibration feeds for `model` (anything that `equivalence.open_source` opens).
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable of dicts, a dict of arrays
     that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, or None for `samples` made-up feeds.
     What can be read only once is spooled to a temporary file, as far as it is read. InputError, one line, when the
     first sample does not fit.
     """
-    source = open_source(model)
+    source = signature_of(model)
     if data is None:
         with _told():
             feeds = synthesise(model, samples, seed)
@@ -70,7 +70,7 @@ def open_calibration(data: Any, model: Any, *, samples: int = 8, seed: int = 0) 
     return calibration
 
 
-def _reader(data: Any, source: Source) -> Callable[[], Iterator[Mapping[str, Any]]]:
+def _reader(data: Any, source: Signature) -> Callable[[], Iterator[Mapping[str, Any]]]:
     if isinstance(data, (str, os.PathLike)):
         data = read_arrays(Path(data), source)
     if isinstance(data, np.ndarray):
@@ -94,7 +94,7 @@ def _reader(data: Any, source: Source) -> Callable[[], Iterator[Mapping[str, Any
     )
 
 
-def _rows(arrays: dict[str, Any], source: Source) -> list[Mapping[str, Any]]:
+def _rows(arrays: dict[str, Any], source: Signature) -> list[Mapping[str, Any]]:
     """The samples in a dict of arrays: stacked along an axis of their own, or along a batch that the model leaves open
     (then a few rows a sample) or fixes to one."""
     split = unstacked(arrays, source)
@@ -133,7 +133,7 @@ class _Rewound:
 class _Spool:
     """What can be read only once, kept in a nameless temporary file in the order it came; no more than is asked for."""
 
-    def __init__(self, feeds: Iterator[Any], source: Source) -> None:
+    def __init__(self, feeds: Iterator[Any], source: Signature) -> None:
         self._feeds, self._source = feeds, source
         self._file = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115 - closed when nobody reads any more
         weakref.finalize(self, self._file.close)
@@ -172,7 +172,7 @@ def _guarded(read: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         yield feed
 
 
-def _checked(feed: Any, source: Source) -> Feeds:
+def _checked(feed: Any, source: Signature) -> Feeds:
     return checked_feed(_mapping(feed), source, exact=True)
 
 

@@ -72,7 +72,7 @@ def observe_chunks(taps: Taps, method: str, feeds: Iterable[Feeds], executor: Ex
         else:
             with TemporaryDirectory(prefix="graphopt-") as scratch:
                 path = Path(scratch, "model.onnx")
-                path.write_bytes(taps.source.proto.SerializeToString())
+                path.write_bytes(taps.source.whole().proto.SerializeToString())
                 away = replace(work, path=str(path), folder=str(taps.source.folder or ""))
                 yield from _submitted(away, iter(feeds), executor, CHUNK)
     except ValueError as error:

@@ -18,7 +18,7 @@ from ..errors import InputError, ModelError
 from ..ir.types import DType
 from .semantics import Facts, Index, read_facts
 from .sizes import attempts, preferred, read_symbols
-from .source import Port, Session, Source, open_source
+from .source import Port, Session, Signature, Source, open_source
 from .values import Style, draw
 
 Feeds = dict[str, Any]
@@ -240,7 +240,7 @@ def read_feeds(inputs: Any, model: Any) -> list[Feeds]:
     return given_feeds(inputs, open_source(model))
 
 
-def given_feeds(inputs: Any, source: Source) -> list[Feeds]:
+def given_feeds(inputs: Any, source: Signature) -> list[Feeds]:
     """The caller's feeds as a list: a dict of arrays, an iterable of dicts, a dict of stacked arrays, or a file.
 
     Stacked arrays have one axis more than the input, the first one counting samples. A `.npz` holds one array an input;
@@ -269,7 +269,7 @@ def _a_mapping(feed: Any) -> Mapping[str, Any]:
     return feed
 
 
-def read_arrays(path: Path, source: Source) -> Any:
+def read_arrays(path: Path, source: Signature) -> Any:
     """The arrays of an `.npz` or `.npy` file by input name. InputError when it cannot be read."""
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -281,17 +281,17 @@ def read_arrays(path: Path, source: Source) -> Any:
         raise InputError(f"inputs: {path} is no readable .npz or .npy file of numbers") from error
 
 
-def _only(source: Source) -> Port:
+def _only(source: Signature) -> Port:
     if len(source.inputs) != 1:
         raise InputError(f"inputs: one array was given, the model takes {len(source.inputs)}: {_signature(source)}")
     return source.inputs[0]
 
 
-def _signature(source: Source) -> str:
+def _signature(source: Signature) -> str:
     return "; ".join(map(str, source.inputs))
 
 
-def unstacked(feed: Feeds, source: Source) -> list[Feeds]:
+def unstacked(feed: Feeds, source: Signature) -> list[Feeds]:
     """The samples of stacked arrays, which have one axis more than the inputs; otherwise the one feed, as it is."""
     ranks = {p.name: len(p.dims) for p in source.inputs if p.dims is not None}
     arrays = {n: np.asarray(v) for n, v in feed.items() if n in ranks}
@@ -304,7 +304,7 @@ def unstacked(feed: Feeds, source: Source) -> list[Feeds]:
     return [{n: np.asarray(v)[i] for n, v in feed.items()} for i in range(counts.pop())]
 
 
-def checked_feed(feed: Feeds, source: Source, *, exact: bool = False) -> Feeds:
+def checked_feed(feed: Feeds, source: Signature, *, exact: bool = False) -> Feeds:
     """One sample in the order, dtypes and layout of the model's inputs. InputError where names or shapes do not fit.
 
     Dtypes are converted where that loses nothing but floats' last digits; not with `exact`, but for Python's numbers.

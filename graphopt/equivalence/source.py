@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from ..errors import ModelError
 from ..ir import Model as IRModel
+from ..ops import type_proto
 
 Array = np.ndarray[Any, Any]
 
@@ -47,11 +48,31 @@ class Port:
         return f"{self.name}: {kind}[{shape}]"
 
 
-class Source:
-    """A model that was opened to be run. The protobuf is never edited; edited copies are run from bytes."""
+class Signature(Protocol):
+    """Anything that tells a model's inputs."""
 
-    def __init__(self, proto: onnx.ModelProto, path: Path | None, folder: Path | None) -> None:
-        self.proto, self.path, self.folder = proto, path, folder
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """The inputs that must be fed, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The inputs of a model that nobody has emitted yet."""
+
+    inputs: tuple[Port, ...]
+
+
+class Source:
+    """A model that was opened to be run. The protobuf is never edited; edited copies are run from bytes.
+
+    lent: weights, by name, that the protobuf describes but does not hold (`onnx_io.lend`).
+    """
+
+    def __init__(
+        self, proto: onnx.ModelProto, path: Path | None, folder: Path | None, lent: Mapping[str, Array] | None = None
+    ) -> None:
+        self.proto, self.path, self.folder, self.lent = proto, path, folder, lent or {}
         self.scratch: tempfile.TemporaryDirectory[str] | None = None
         initializers = {t.name for t in proto.graph.initializer} | {
             t.values.name for t in proto.graph.sparse_initializer
@@ -63,7 +84,13 @@ class Source:
     @property
     def external_bytes(self) -> int:
         """Bytes of weights that lie outside the file."""
-        return sum(_external_length(t) for t in self.proto.graph.initializer)
+        return sum(_external_length(t) for t in self.proto.graph.initializer if t.name not in self.lent)
+
+    def whole(self) -> Source:
+        """The same with all weights in the protobuf."""
+        from ..onnx_io.lend import with_lent
+
+        return Source(with_lent(self.proto, self.lent), self.path, self.folder) if self.lent else self
 
     def session(
         self,
@@ -104,7 +131,10 @@ class Source:
                 casts[port.name] = name = f"{port.name}::float"
                 addition.graph.node.append(onnx.helper.make_node("Cast", [port.name], [name], to=1))
                 addition.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+        lent = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.lent.items()}
         try:
+            if lent:
+                options.add_external_initializers([*lent], [*lent.values()])
             if edited is None and self.path is not None and not addition.ByteSize():
                 session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
             else:
@@ -112,17 +142,22 @@ class Source:
                 blob = (self.proto if edited is None else edited).SerializeToString() + addition.SerializeToString()
                 session = ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
         except Exception as error:
+            if lent:
+                return self.whole().session(optimize=optimize, threads=threads, taps=taps, edited=edited)
             if optimize and self.is_quantized:  # the exact setting stumbles over zero points that weights share
                 return self.session(optimize=False, threads=threads, taps=taps, edited=edited)
             raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error
-        return Session(session, self.outputs, casts)
+        return Session(session, self.outputs, casts, lent)
 
 
 class Session:
-    """An onnxruntime session that takes and gives numpy arrays for every element type."""
+    """An onnxruntime session that takes and gives numpy arrays for every element type.
 
-    def __init__(self, session: Any, outputs: Sequence[Port], casts: dict[str, str]) -> None:
-        self.session = session
+    lent: what must live as long as the session does.
+    """
+
+    def __init__(self, session: Any, outputs: Sequence[Port], casts: dict[str, str], lent: Any = None) -> None:
+        self.session, self._lent = session, lent
         self.names = [p.name for p in outputs]
         self._casts = casts
         self._inputs = {i.name: i.type for i in (*session.get_inputs(), *session.get_overridable_initializers())}
@@ -185,6 +220,18 @@ def open_source(model: Any, what: str = "model") -> Source:
     if isinstance(model, onnx_ir.Model):
         return _open_onnx_ir(model)
     raise ModelError(f"{what}: expected a path, bytes, onnx.ModelProto or onnx_ir.Model, got {type(model).__name__}")
+
+
+def signature_of(model: Any, what: str = "model") -> Signature:
+    """What a model takes; unlike `open_source` it emits no graphopt.ir.Model. Raises ModelError, one line."""
+    if not isinstance(model, IRModel):
+        return open_source(model, what)
+    infos = (
+        onnx.ValueInfoProto(name=v.name, type=None if v.type is None else type_proto(v.type))
+        for v in model.graph.inputs
+        if v.default is None
+    )
+    return Inputs(tuple(map(_port, infos)))
 
 
 def folder_of(model: IRModel) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ class Constant:
     as it came, so that external data stays external and packed formats stay packed.
     """
 
-    __slots__ = ("_array", "_nbytes", "_read", "dtype", "shape", "size", "source")
+    __slots__ = ("_array", "_nbytes", "_read", "_shared", "dtype", "shape", "size", "source")
 
     def __init__(
         self, dtype: DType, shape: tuple[int, ...], read: Callable[[], np.ndarray[Any, Any]], source: Any = None
@@ -30,6 +31,7 @@ class Constant:
         self._nbytes = (self.size * dtype.bits + 7) // 8
         self._read = read
         self._array: np.ndarray[Any, Any] | None = None
+        self._shared: weakref.ref[np.ndarray[Any, Any]] | None = None  # what somebody else may still hold
 
     @classmethod
     def of(cls, array: Any, dtype: DType | None = None) -> Constant:
@@ -40,12 +42,19 @@ class Constant:
         return constant
 
     def array(self) -> np.ndarray[Any, Any]:
-        """The values; read-only. Large lifted tensors are views of the file, mapped and not kept."""
+        """The values; read-only. Large lifted tensors are views of the file, mapped and not kept.
+
+        An array that a caller still holds is handed out again: to read it anew may copy it.
+        """
         if self._array is not None:
             return self._array
-        array = self._read()
-        if self.size <= _KEEP_BELOW:
-            self._array = array
+        array = None if self._shared is None else self._shared()
+        if array is None:
+            array = self._read()
+            if self.size <= _KEEP_BELOW:
+                self._array = array
+            else:
+                self._shared = weakref.ref(array)
         return array
 
     @property

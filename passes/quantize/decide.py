@@ -13,6 +13,7 @@ from ...stages import Context, StageReport
 from ..roots import spell_powers
 from .accuracy import Guarded, guard, judge_for, limit_of, measure_alone
 from .build import build
+from .equalize import equalize
 from .foreign import quantized_form
 from .layers import BLOCKED
 from .means import with_means
@@ -24,6 +25,7 @@ from .recurrent import quantize_recurrent
 from .solve import pair_certificate
 from .speed import fastest, place, useful
 from .study import Study, study
+from .twin import twin
 from .units import Unit
 from .upgrade import CannotUpgrade, upgraded
 
@@ -125,9 +127,6 @@ def prepared(model: Model, options: Quantize) -> Model:
 
     For speed in onnxruntime LRN is spelled, too: fast integers leave it nearly all of the time.
     """
-    from .equalize import equalize
-    from .twin import twin
-
     copy = twin(model).model
     for node in list(copy.graph):
         if node.op == "Sum" and len(node.inputs) == 2:

@@ -1,0 +1,86 @@
+"""Weights that a session reads where they lie: the same results, the same model when put back."""
+
+import gc
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+from graphopt import onnx_io
+from graphopt.equivalence.source import Source, open_source, signature_of
+from graphopt.onnx_io.emit import Emitter
+from graphopt.onnx_io.lend import LEAST, Lender, with_lent
+from tests.generators import chain
+from tests.quantize.nets import convnet, images
+
+
+def lent(model):
+    lender = Lender()
+    return Emitter(model, store=lender.store).model(), lender.lent
+
+
+def test_large_weights_are_left_out_and_put_back():
+    model = onnx_io.load(convnet())
+    plain = onnx_io.to_proto(model)
+    proto, weights = lent(model)
+    large = {t.name for t in plain.graph.initializer if numpy_helper.to_array(t).nbytes >= LEAST}
+    assert set(weights) == large and large
+    assert proto.ByteSize() < plain.ByteSize() - sum(array.nbytes for array in weights.values()) / 2
+    back = with_lent(proto, weights)
+    onnx.checker.check_model(back)
+    for a, b in zip(plain.graph.initializer, back.graph.initializer, strict=True):
+        assert a.name == b.name and np.array_equal(numpy_helper.to_array(a), numpy_helper.to_array(b))
+    assert {t.name for t in proto.graph.initializer if t.data_location} == large
+
+
+def test_sessions_read_what_was_lent_and_keep_it():
+    model, feed = onnx_io.load(convnet()), images(1)[0]
+    expected = open_source(model).session(optimize=True).run(feed)["y"]
+    proto, weights = lent(model)
+    session = Source(proto, None, None, weights).session(optimize=True)
+    del weights
+    gc.collect()
+    assert np.array_equal(session.run(feed)["y"], expected)
+
+
+def test_where_onnxruntime_takes_none_they_are_put_back(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("external initializers are not known here")
+
+    monkeypatch.setattr(ort.SessionOptions, "add_external_initializers", refuse)
+    model, feed = onnx_io.load(convnet()), images(1)[0]
+    proto, weights = lent(model)
+    session = Source(proto, None, None, weights).session(optimize=True)
+    assert np.array_equal(session.run(feed)["y"], open_source(model).session(optimize=True).run(feed)["y"])
+
+
+def test_tensors_that_numpy_or_shape_inference_need_stay():
+    strings = numpy_helper.from_array(np.array(["a" * 2000, "b"], object), "s")
+    shape = numpy_helper.from_array(np.ones(1000, np.int64), "i")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", [n], [f"{n}_out"]) for n in "si"], "g", [],
+        [onnx.helper.make_tensor_value_info("s_out", onnx.TensorProto.STRING, [2]),
+         onnx.helper.make_tensor_value_info("i_out", onnx.TensorProto.INT64, [1000])],
+        [strings, shape],
+    )  # fmt: skip
+    model = onnx_io.load(onnx.helper.make_model(graph))
+    proto, weights = lent(model)
+    assert not weights and proto == onnx_io.to_proto(model)
+
+
+def test_an_array_that_somebody_holds_is_not_read_again():
+    model = onnx_io.load(chain(200))
+    operands = [v.constant for node in model.graph for v in node.inputs if v is not None and v.constant is not None]
+    held = [(constant, constant.array()) for constant in operands]
+    assert all(constant.array() is array for constant, array in held)
+
+
+def test_inputs_are_told_without_emitting(monkeypatch):
+    protos = [convnet(), chain(50)]
+    expected = [open_source(proto).inputs for proto in protos]
+    models = [onnx_io.load(proto) for proto in protos]
+    monkeypatch.setattr(Emitter, "model", None)
+    for model, ports in zip(models, expected):
+        found = signature_of(model).inputs
+        assert [(p.name, p.elem, p.dims) for p in found] == [(p.name, p.elem, p.dims) for p in ports]
