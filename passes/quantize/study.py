@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -55,8 +57,12 @@ def study(model: Model, options: Quantize, context: Context) -> Study:
     counted = _Counter(context, options.samples)
     seen: dict[Value, Extent] = {}
     grids: dict[str, Grids] = {}
+    nearest: dict[Node, Solved] = {}
     if options.mode == "static":
-        seen, grids = _calibrated(model, units, options, context, counted)
+        with ThreadPoolExecutor(1) as aside:  # onnxruntime opens and runs sessions without holding the interpreter
+            rounded = aside.submit(_nearest, model, units.found, options, context)
+            seen, grids = _calibrated(model, units, options, context, counted)
+            nearest = rounded.result()
         known = next(iter(grids.values()))
         usable = [u for u in units.found if all(v in known for v in (*u.inputs, *u.outputs))]
     else:
@@ -65,7 +71,7 @@ def study(model: Model, options: Quantize, context: Context) -> Study:
         if options.op_types_to_quantize is None or "Gather" in options.op_types_to_quantize:
             usable = [*usable, *(u for u in find_tables(model.graph) if u.name not in options.nodes_to_exclude)]
         units.found = usable
-    solved, finer = _solved(model, usable, grids, options, context, counted)
+    solved, finer = _solved(model, usable, grids, options, context, counted, nearest)
     codes = {node: s.codes for node, s in solved.items()}
     plan = Plan(model, frozenset(usable), next(iter(grids.values()), {}), codes, options)
     count, feed = max(counted.count, 1), timing_feed(context)
@@ -89,31 +95,64 @@ def _calibrated(
 
 def _solved(
     model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: Context, counted: _Counter,
+    nearest: Mapping[Node, Solved],
 ) -> tuple[dict[Node, Solved], dict[Node, Solved]]:  # fmt: skip
-    """Codes of every layer at the width asked for, and at 8 bits where that is less."""
+    """Codes of every layer at the width asked for, and at 8 bits where that is less; `nearest` are known already."""
     solved: dict[Node, Solved] = {}
     finer: dict[Node, Solved] = {}
-    safe, layers = pair_safety(options, context.target), [u for u in usable if u.linear is not None]
+    layers = [u for u in usable if u.linear is not None]
+    solver = _Solver(model, options, pair_safety(options, context.target))
     for count, (unit, moments) in enumerate(_with_moments(model, layers, options, context, counted)):
         context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
+        step = min((known[unit.inputs[0]].scale for known in grids.values()), default=1.0)
+        known = nearest.get(unit.node)
+        if known is not None and known.codes.holds_bias(step):
+            solved[unit.node] = known
+            continue
+        bits = solver.bits(unit)
+        solved[unit.node] = solver(unit, moments, step, bits)
+        if bits < 8:
+            finer[unit.node] = solver(unit, moments, step, 8)
+    return solved, finer
+
+
+@dataclass(frozen=True, slots=True)
+class _Solver:
+    """Solves for the codes of one layer after the other."""
+
+    model: Model
+    options: Quantize
+    safe: bool
+
+    def __call__(self, unit: Unit, moments: Moments | None, step: float, bits: int) -> Solved:
         linear = unit.linear
         assert linear is not None
-        step = min((known[unit.inputs[0]].scale for known in grids.values()), default=1.0)
-        is_table = unit.node.op == "Gather"
-        bits = 8 if is_table else BITS[options.weight_type]
-        block = None if is_table else _block(model, linear, options)
-        solved[unit.node] = solve(linear, moments, options, safe, step, bits, block)
-        if bits < 8:
-            finer[unit.node] = solve(linear, moments, options, safe, step, 8)
-    return solved, finer
+        is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
+        block = _block(self.model, linear, self.options) if is_stored_in_blocks else None
+        return solve(linear, moments, self.options, self.safe, step, bits, block)
+
+    def bits(self, unit: Unit) -> int:
+        """The width asked for; tables have 8."""
+        return 8 if unit.node.op == "Gather" else BITS[self.options.weight_type]
+
+
+def _nearest(model: Model, units: list[Unit], options: Quantize, context: Context) -> dict[Node, Solved]:
+    """Codes that need no data, of weights that are rounded to the nearest; as if every bias fitted."""
+    if _wants_moments(options):
+        return {}
+    solver = _Solver(model, options, pair_safety(options, context.target))
+    return {unit.node: solver(unit, None, math.inf, solver.bits(unit)) for unit in units if unit.linear is not None}
+
+
+def _wants_moments(options: Quantize) -> bool:
+    return options.rounding or options.correct_bias or BITS[options.weight_type] < 8
 
 
 def _with_moments(
     model: Model, layers: list[Unit], options: Quantize, context: Context, counted: _Counter
 ) -> Iterator[tuple[Unit, Moments | None]]:
     """Each layer with what its rounding needs to know of the data: made-up data are no ground to round by."""
-    wanted = options.rounding or options.correct_bias or BITS[options.weight_type] < 8
-    if not wanted or (context.calibration.note and options.mode != "static"):
+    if not _wants_moments(options) or (context.calibration.note and options.mode != "static"):
         yield from ((unit, None) for unit in layers)
         return
     by_node = {unit.node: unit for unit in layers}

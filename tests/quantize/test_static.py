@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import graphopt
 from graphopt import onnx_io
@@ -325,3 +326,25 @@ def test_means_corrected_layer_by_layer_bring_the_results_closer():
     ratios = [float(m.report.stages[0].summary.rpartition("SQNR ")[2].split()[0]) for m in (plain, corrected)]
     assert ratios[1] > ratios[0] + 0.5
     assert ops(plain.model) == ops(corrected.model)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_biases_too_large_for_the_scales_of_nearest_rounding_widen_them(per_channel):
+    """Codes are found before ranges are known; where those do not leave a bias 32 bits, they are found anew."""
+    w1 = 1e-5 * np.random.default_rng(0).standard_normal((8, 3, 3, 3))
+    net = parse(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[1,3,16,16] x) => (float[1,8,16,16] y) <float[8,3,3,3] w1, float[8] b1>
+        { y = Conv<pads=[1,1,1,1]>(x, w1, b1) }""",
+        w1=w1, b1=np.array([3e4, 1, 0, 2, 1, 0, 1, -5e4]),
+    )  # fmt: skip
+    options = graphopt.Quantize(
+        rounding=False, correct_bias=False, speed=False, equalize=False, per_channel=per_channel,
+        min_sqnr=float("-inf"), min_top1=0,
+    )  # fmt: skip
+    made = graphopt.optimize(net, quantize=options, calibration=images(4), validate=False).model
+    feed = images(1)[0]
+    found, expected = (ort_session(m.SerializeToString()).run(None, feed)[0] for m in (made, net))
+    assert abs(found - expected).max() <= 1e-2 * abs(expected).max()
+    codes = next(numpy_helper.to_array(t) for t in made.graph.initializer if t.data_type == onnx.TensorProto.INT32)
+    assert 2**28 < abs(codes.astype(np.int64)).max() <= 2**30
