@@ -100,6 +100,8 @@ def optimize(
     lossy.check_limit(metric, max_drop)
     from . import onnx_io
 
+    if output is not None:
+        onnx_io.check_target(output)
     start = time.perf_counter()
     plan = lossy.check(prune, quantize)
     lifted = onnx_io.load(model)

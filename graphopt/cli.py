@@ -85,11 +85,14 @@ def optimize(
 ) -> None:
     """Optimise IN into OUT and show what changed and that it is equal."""
     from .api import optimize as run
+    from .onnx_io import check_target
     from .provenance import sidecar, write_sidecar
 
     destination = destination or source.with_suffix(".opt.onnx")
     if report is not None and report.suffix not in (".html", ".json"):
         raise OptionError(f"--report {report.name}: the name ends in .html or .json")
+    for path in ([] if dry_run else [destination]) + ([] if report is None else [report]):
+        check_target(path)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True,
         disable=not err.is_terminal,

@@ -241,12 +241,13 @@ def test_words_of_quantization(tmp_path):
     source, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
     onnx.save(small(), source)
     words = ["speed=no", "min_sqnr=-10", "calibrate_method=mse", "nodes-to-exclude=act,nothing", "samples=none"]
+    words.append(f"cache={tmp_path / 'seen'}")
     given = [part for word in words for part in ("--quantize-option", word)]
     done = cli(
         "optimize", source, out, "--quantize", "static", "--sensitivity", *given, "--report", tmp_path / "r.json"
     )
     assert done.returncode == 0, done.stderr
-    assert "error alone" in (tmp_path / "r.json").read_text()
+    assert "error alone" in (tmp_path / "r.json").read_text() and (tmp_path / "seen").exists()
     for wrong, line in (
         (["--quantize", "static", "--quantize-option", "sped=no"], "no option is named sped"),
         (["--quantize", "static", "--quantize-option", "samples=few"], "samples takes a int, got 'few'"),
@@ -254,3 +255,18 @@ def test_words_of_quantization(tmp_path):
     ):
         done = cli("optimize", source, out, *wrong)
         assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("where", ["out", "report"])
+def test_what_cannot_be_written_is_told_before_the_work(where, model, tmp_path):
+    out, report = tmp_path / "out.onnx", tmp_path / "r.json"
+    out.write_bytes(b"old")
+    absent = tmp_path / "absent"
+    paths = (absent / "o.onnx", report) if where == "out" else (out, absent / "r.html")
+    done = cli("optimize", model, paths[0], "--report", paths[1])
+    assert done.returncode == 2 and "there is no directory" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert out.read_bytes() == b"old" and not report.exists() and not absent.exists()
+    calls = []
+    with pytest.raises(graphopt.OutputError):
+        graphopt.optimize(model, absent / "o.onnx", progress=lambda what, share: calls.append(what))
+    assert calls == []

@@ -13,8 +13,9 @@ from ..errors import OutputError
 CHUNK = 1 << 24
 
 
-def check_target(path: str) -> None:
+def check_target(path: str | os.PathLike[str]) -> None:
     """OutputError if a file cannot be put at `path`, before any work is done."""
+    path = os.fspath(path)
     folder = os.path.dirname(path) or "."
     if not os.path.basename(path):
         raise OutputError(f"{path!r} cannot be written: it names no file")

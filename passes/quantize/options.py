@@ -166,6 +166,6 @@ def _value(name: str, kind: str, text: str) -> Any:
             return int(text) if kind == "int" else float(text)
     except ValueError:
         pass
-    if kind != "str":
+    if "str" not in kind.split(" | "):
         raise OptionError(f"quantize: {name} takes a {kind}, got {text!r}")
     return text
