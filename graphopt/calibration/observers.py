@@ -5,6 +5,7 @@ Every observer has `add(array)`, `merge(other)`, `low` and `high`; merging in an
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Extent:
             return
         if self.axis is None:
             low, high = float(array.min()), float(array.max())
-            fine = np.isfinite(low) and np.isfinite(high)
+            fine = -math.inf < low and high < math.inf  # NaN is neither
         else:
             others = tuple(i for i in range(array.ndim) if i != self.axis % array.ndim)
             low, high = array.min(axis=others), array.max(axis=others)

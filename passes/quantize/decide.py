@@ -48,7 +48,7 @@ def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[M
     made, report = _quantize_root(base, prepared(nested.model, options), options, context)
     recurrent = quantize_recurrent(made if report.changed or nested.reports else raised, options, context)
     for part in (nested, recurrent):
-        report = with_branches(report, part, figures(base).macs)
+        report = with_branches(report, part, figures(base).macs if part.reports else None)
     return recurrent.model if recurrent.reports else made, report
 
 
