@@ -10,6 +10,8 @@ import numpy as np
 from ..equivalence.inputs import Feeds
 from ..equivalence.source import Session, Source
 from ..ir import Model, Value
+from .peaks import NAME as PEAKS
+from .peaks import add_peaks
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -24,8 +26,9 @@ class Taps:
     `values` that are constants or belong to nested graphs are left out; `readable` holds the others. The model may
     change meanwhile: what is read is the copy that was emitted.
 
-    peaks: values [N, C, space…] of which only the largest element of each channel is read, [N, C, 1…]. onnxruntime
-    finds that in its own blocked layout, where handing out the whole takes a pass to reorder it and one to copy it.
+    peaks: values [N, C, space…] of which the largest element of each channel is enough. onnxruntime finds that in its
+    own blocked layout, where handing out the whole takes a pass to reorder it and one to copy it. What `peaks` has then
+    is not among `readable`.
     """
 
     def __init__(
@@ -41,18 +44,21 @@ class Taps:
         names = {value: name for name, value in emitter.values.items()}
         self.inputs = {v: v.name for v in values if v.owner is model.graph}
         self.names = {v: names[v] for v in values if v.producer is not None and v.graph is model.graph and v in names}
-        for value, name in self.names.items():
-            if value not in peaks:
-                continue
-            self.names[value] = f"{name}::peak"
-            proto.graph.node.add(op_type="GlobalMaxPool", input=[name], output=[self.names[value]])
+        self.peaks = add_peaks(proto.graph, self.names, [v for v in values if v in peaks])
+        for value in () if self.peaks is None else self.peaks.channels:
+            del self.names[value]
         self.source, self.threads = Source(proto, None, folder_of(model), lender.lent), threads
         self._session: Session | None = None
         self.readable = tuple(v for v in values if v in self.inputs or v in self.names)
 
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The names of what sessions give beside the model's own results; peaks last."""
+        return (*self.names.values(), *(() if self.peaks is None else (PEAKS,)))
+
     def open(self, threads: int | None) -> Session:
         """A new session; ModelError when onnxruntime cannot load the model."""
-        return self.source.session(optimize=True, threads=threads, taps=self.names.values())
+        return self.source.session(optimize=True, threads=threads, taps=self.results)
 
     @property
     def session(self) -> Session:

@@ -50,7 +50,9 @@ def observe(
     """
     taps = Taps(model, values, peaks=peaks if method == "minmax" else frozenset())
     totals = [observer_for(method) for _ in taps.readable]
-    store = None if cache is None else _Cache(Path(cache), model, taps.names.values(), method)
+    if taps.peaks is not None:
+        totals.append(Extent(axis=1))
+    store = None if cache is None else _Cache(Path(cache), model, taps.results, method)
     count = 0
     if store is not None:
         count, totals, feeds = store.resume(totals, feeds)
@@ -62,7 +64,10 @@ def observe(
             store.save(count, totals)
         if progress is not None:
             progress(count)
-    return dict(zip(taps.readable, totals))
+    found = dict(zip(taps.readable, totals))
+    if taps.peaks is not None:
+        found.update(taps.peaks.extents(totals[-1]))
+    return {value: found[value] for value in values if value in found}
 
 
 class _Cache:

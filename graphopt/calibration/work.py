@@ -17,6 +17,7 @@ from ..equivalence.source import Session, Source, open_source
 from ..errors import InputError
 from .activations import Taps
 from .observers import Extent
+from .peaks import NAME as PEAKS
 from .ranges import observer_for
 
 CHUNK = 8
@@ -43,7 +44,7 @@ class Work:
 
     def __call__(self, feeds: Sequence[Feeds]) -> list[Extent]:
         """What each value held in these samples. ValueError for NaN or infinite values."""
-        seen = [observer_for(self.method) for _ in self.names]
+        seen = [Extent(axis=1) if name == PEAKS else observer_for(self.method) for name in self.names]
         taps = tuple(name for name in self.names if name not in self.inputs)
         session = self.session or _opened(self.path, self.folder, taps)
         for feed in feeds:
@@ -63,7 +64,8 @@ def _opened(path: str, folder: str, taps: tuple[str, ...]) -> Session:
 def observe_chunks(taps: Taps, method: str, feeds: Iterable[Feeds], executor: Executor | None) -> Iterator[Seen]:
     """The observations of each chunk of samples, in order. InputError, one line, where values or workers fail."""
     inputs = frozenset(taps.inputs.values())
-    work = Work(tuple(taps.inputs.get(v) or taps.names[v] for v in taps.readable), inputs, method)
+    names = (taps.inputs.get(v) or taps.names[v] for v in taps.readable)
+    work = Work((*names, *(() if taps.peaks is None else (PEAKS,))), inputs, method)
     try:
         if executor is None:
             yield from _by_ourselves(work, taps, iter(feeds))

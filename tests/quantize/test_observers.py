@@ -15,7 +15,7 @@ from graphopt import onnx_io
 from graphopt.calibration import METHODS, Extent, Histogram, choose_range, observe
 from graphopt.passes.quantize.derived import derivable, derive, peaked
 from graphopt.passes.quantize.units import find_units
-from tests.quantize.nets import convnet, images
+from tests.quantize.nets import convnet, images, parse
 
 CHUNKS = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20), min_size=1, max_size=8)
 
@@ -190,6 +190,32 @@ def test_peaks_tell_the_extent_of_what_a_clamp_makes(workers):
     for value in values:
         assert (seen[value].low, seen[value].high) == (whole[value].low, whole[value].high)
         assert (seen[value].seen < whole[value].seen) == (value in peaks)
+
+
+def test_peaks_of_other_batches_are_read_whole():
+    net = parse(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[2,4,8,8] x) => (float[8,3,8,6] y) <float[4,4,1,1] w1, float[6,4,1,1] w2, float[3,2,1,1] w3>
+        {
+            c1 = Conv(x, w1)
+            r1 = Relu(c1)
+            c2 = Conv(r1, w2)
+            r2 = Relu(c2)
+            s = Constant<value_ints=[8,2,8,6]>()
+            v = Reshape(r2, s)
+            c3 = Conv(v, w3)
+            y = Relu(c3)
+        }"""
+    )
+    model = onnx_io.load(net)
+    units = find_units(model, graphopt.Quantize()).found
+    values = [v for u in units for v in u.outputs]
+    peaks = peaked(units)
+    assert {value.name for value in peaks} == {"r1", "r2", "y"}
+    feeds = [{"x": np.random.default_rng(i).standard_normal((2, 4, 8, 8)).astype(np.float32)} for i in range(3)]
+    whole, seen = observe(model, values, feeds), observe(model, values, feeds, peaks=peaks)
+    assert all((seen[v].low, seen[v].high) == (whole[v].low, whole[v].high) for v in values)
+    assert {v.name for v in values if seen[v].seen < whole[v].seen} == {"r1", "r2"}
 
 
 def test_histograms_read_the_whole():

@@ -1,0 +1,69 @@
+"""The largest elements of many values, found by onnxruntime in its own layout and handed out as one small tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from ..ir import TensorType, Value
+from .observers import Extent
+
+NAME = "graphopt::peaks"
+Kind = tuple[int | str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """The result NAME [N, ΣC, 1…] holds the largest element of each channel of values [N, C, space…].
+
+    channels: those of each value in it.
+    """
+
+    channels: Mapping[Value, slice]
+
+    def extents(self, seen: Extent) -> Iterator[tuple[Value, Extent]]:
+        """The extent of each value, from one along the channels of the result."""
+        for value, part in self.channels.items():
+            extent = Extent()
+            extent.low, extent.high = float(seen.low[part].min()), float(seen.high[part].max())
+            extent.seen = seen.seen * (part.stop - part.start) // len(seen.high)
+            yield value, extent
+
+
+def add_peaks(graph: onnx.GraphProto, names: Mapping[Value, str], wanted: Iterable[Value]) -> Peaks | None:
+    """Let an emitted graph compute peaks of the values wanted, as far as one tensor holds them; None without any."""
+    kinds: dict[Kind, list[Value]] = {}
+    for value in wanted:
+        kind = _kind(value)
+        if kind is not None and value in names:
+            kinds.setdefault(kind, []).append(value)
+    values = max(kinds.values(), key=len, default=[])
+    channels: dict[Value, slice] = {}
+    parts, start = [], 0
+    for value in values:
+        parts.append(f"{names[value]}::peak")
+        graph.node.add(op_type="GlobalMaxPool", input=[names[value]], output=[parts[-1]])
+        channels[value] = slice(start, start + _channels(value))
+        start = channels[value].stop
+    if not parts:
+        return None
+    node = graph.node.add(op_type="Concat", input=parts, output=[NAME])
+    node.attribute.add(name="axis", type=onnx.AttributeProto.INT, i=1)
+    return Peaks(channels)
+
+
+def _kind(value: Value) -> Kind | None:
+    """What tensors must share to be joined along their channels: the batch's size, and the rank."""
+    shape = value.type.shape if isinstance(value.type, TensorType) else None
+    if shape is None or len(shape) < 3 or shape[0] is None or not isinstance(shape[1], int):
+        return None
+    return shape[0], len(shape)
+
+
+def _channels(value: Value) -> int:
+    assert isinstance(value.type, TensorType) and value.type.shape is not None
+    channels = value.type.shape[1]
+    assert isinstance(channels, int)
+    return channels
