@@ -23,6 +23,7 @@ from .options import Quantize
 from .plan import Plan
 from .recurrent import quantize_recurrent
 from .solve import pair_certificate
+from .spare import more_faithful
 from .speed import fastest, place, useful
 from .study import Study, study
 from .twin import twin
@@ -98,8 +99,11 @@ def decide(model: Model, studied: Study, context: Context) -> Decision:
         return Decision(None, guarded, None, f"left float: {guarded.verdict}, {limit_of(studied.options, context)}")
     if not timed:
         return Decision(guarded.plan, guarded, None, guarded.verdict)
-    finals = {guarded.plan: guarded, **_others(studied, guarded, candidates[1:], context)}
+    finals = _spared(studied, guarded, context)
     pace = fastest(model, list(finals), studied.feed, context.target)
+    if pace.plan is None:
+        finals = {guarded.plan: guarded, **_others(studied, guarded, candidates[1:], context)}
+        pace = fastest(model, list(finals), studied.feed, context.target)
     if pace.plan is None:
         return Decision(None, guarded, 1.0, "left float: integers are not faster on this machine")
     found = finals[pace.plan]
@@ -108,6 +112,17 @@ def decide(model: Model, studied: Study, context: Context) -> Decision:
 
 def _candidates(studied: Study, plan: Plan, target: str) -> list[Plan]:
     return [plan] if target == "graphopt" else place(studied, plan)
+
+
+def _spared(studied: Study, guarded: Guarded, context: Context) -> dict[Plan, Guarded]:
+    """Where accuracy took units back: the plan without others that harm, but hardly gain, if there are such."""
+    if not guarded.taken_back or context.target == "graphopt":
+        return {}
+    plan, judge = more_faithful(studied, guarded.plan), judge_for(studied, context)
+    if plan is None or not judge.left() or not judge.accepts(plan):
+        return {}
+    taken = (*guarded.taken_back, *sorted(guarded.plan.units - plan.units, key=guarded.plan.order.__getitem__))
+    return {plan: Guarded(plan, guarded.finer & plan.units, taken, judge.describe(plan))}
 
 
 def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: Context) -> dict[Plan, Guarded]:
