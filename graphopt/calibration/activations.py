@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..equivalence.inputs import Feeds
-from ..equivalence.source import Session, Source
+from ..equivalence.source import Session, Source, folder_of
 from ..ir import Model, Value
+from ..onnx_io.emit import Emitter
+from ..onnx_io.lend import Lender
 from .peaks import NAME as PEAKS
 from .peaks import add_peaks
 
@@ -34,10 +36,6 @@ class Taps:
     def __init__(
         self, model: Model, values: Sequence[Value], threads: int | None = None, peaks: Set[Value] = frozenset()
     ) -> None:
-        from ..equivalence.source import folder_of
-        from ..onnx_io.emit import Emitter
-        from ..onnx_io.lend import Lender
-
         lender = Lender()
         emitter = Emitter(model, store=lender.store)
         proto = emitter.model()
