@@ -2,7 +2,8 @@
 
 Plain min-max without rounding beside onnxruntime's quantize_static, whole calls on the same samples and with all cores,
 each in a process of its own, in wall time and in processor time; then the peak memory of 8 and of 512 samples that a
-generator makes one by one.
+generator makes one by one. With `--slope`, what of each is fixed and what a sample adds, beside the float model alone:
+to open it and to run it once, which no calibration can do without.
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ samples = [zoo.feeds(name, i) for i in range(count)]
 start, used = time.perf_counter(), time.process_time()
 quantize(path, path.with_suffix(".out"), "u8s8", samples)
 """
+FLOAT = """
+import sys, time, onnxruntime
+from tests import zoo
+name, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+samples = [zoo.feeds(name, i) for i in range(count)]
+start, used = time.perf_counter(), time.process_time()
+session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+for feed in samples:
+    session.run(None, feed)
+"""
 MEASURE = """
 import resource
 print(time.perf_counter() - start, time.process_time() - used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
@@ -54,6 +65,14 @@ def run(code: str, *arguments: object) -> tuple[float, float, float]:
     return wall, used, megabytes
 
 
+def slope(code: str, name: str, path: Path, count: int, times: int, *more: object) -> tuple[float, float]:
+    """Milliseconds that are fixed, and that each sample adds: from `count` samples and four times as many, fastest runs
+    of each."""
+    few, many = (min(run(code, name, path, n, *more)[0] for _ in range(times)) for n in (count, 4 * count))
+    each = (many - few) / (3 * count)
+    return 1e3 * (few - count * each), 1e3 * each
+
+
 def main() -> None:
     from rich.console import Console
     from rich.table import Table
@@ -64,8 +83,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=64, help="samples of the run with rounding search; 0: none")
     parser.add_argument("--times", type=int, default=3, help="runs of which the fastest counts")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--slope", action="store_true", help="fixed time and time a sample, in place of whole calls")
     arguments = parser.parse_args()
-    times, memory = Table(box=None), Table(box=None)
+    times, memory, parts = Table(box=None), Table(box=None), Table(box=None)
+    for heading in ("ms, fixed and a sample", "float model", "", "graphopt", "", "quantize_static", "", "share", ""):
+        parts.add_column(heading, justify="left" if "fixed" in heading else "right")
     for heading in (f"{arguments.samples} samples, seconds", "graphopt", "quantize_static", "share",
                     "CPU graphopt", "CPU quantize_static", "share", "rounding"):  # fmt: skip
         times.add_column(heading, justify="left" if "samples" in heading else "right")
@@ -78,6 +100,13 @@ def main() -> None:
                 continue
             prepared = Path(folder, f"{name}.onnx")
             prepare(source, prepared)
+            if arguments.slope:
+                options = (name, prepared, arguments.samples, arguments.times)
+                found = slope(FLOAT, *options), slope(OURS, *options, False, True), slope(THEIRS, *options)
+                shares = (a / b for a, b in zip(found[1], found[2]))
+                parts.add_row(name, *(f"{v:.1f}" for part in found for v in part), *(f"{v:.2f}" for v in shares))
+                Console(width=120).print(parts)
+                continue
             ours, theirs = [], []
             for _ in range(arguments.times):
                 ours.append(run(OURS, name, prepared, arguments.samples, False, True)[:2])
@@ -87,7 +116,7 @@ def main() -> None:
             cells = (a[0], b[0], a[0] / b[0], a[1], b[1], a[1] / b[1], rounded)
             times.add_row(name, *(f"{value:.2f}" for value in cells))
             Console(width=120).print(times)
-        if not arguments.no_memory:
+        if not arguments.no_memory and not arguments.slope:
             name = "light-squeezenet"
             few, many = (run(OURS, name, zoo.path(name), count, False, False)[2] for count in (8, 512))
             memory.add_row(name, f"{few:.0f}", f"{many:.0f}", f"{many / few:.2f}")
