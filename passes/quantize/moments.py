@@ -63,6 +63,11 @@ def moment_bytes(linear: Linear) -> int:
     return 4 * linear.groups * linear.depth**2
 
 
+def fits_memory(linear: Linear) -> bool:
+    """Up to 14,000 inputs or so, the weights may be rounded by second moments."""
+    return moment_bytes(linear) <= BUDGET
+
+
 def gather(
     model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[dict[str, Any]]], seed: int
 ) -> Iterator[tuple[Linear, Moments]]:

@@ -16,7 +16,7 @@ from ...stages import Context
 from .derived import derivable, derive, peaked
 from .layers import BLOCKED, find_tables, layer_units
 from .linear import Linear
-from .moments import Moments, gather
+from .moments import Moments, fits_memory, gather
 from .options import Quantize
 from .plan import Plan, choose_grids
 from .solve import BITS, Solved, pair_safety, solve
@@ -151,15 +151,17 @@ def _wants_moments(options: Quantize) -> bool:
 def _with_moments(
     model: Model, layers: list[Unit], options: Quantize, context: Context, counted: _Counter
 ) -> Iterator[tuple[Unit, Moments | None]]:
-    """Each layer with what its rounding needs to know of the data: made-up data are no ground to round by."""
+    """Each layer with what its rounding needs to know of the data: made-up data are no ground to round by, and what a
+    layer of very many inputs needs does not fit in memory."""
     if not _wants_moments(options) or (context.calibration.note and options.mode != "static"):
         yield from ((unit, None) for unit in layers)
         return
     by_node = {unit.node: unit for unit in layers}
-    given = [(u.inputs[0], u.linear) for u in layers if u.inputs and u.linear is not None]
+    given = [(u.inputs[0], u.linear) for u in layers if u.inputs and u.linear is not None and fits_memory(u.linear)]
     for linear, moments in gather(model, given, counted.__iter__, context.seed):
         yield by_node[linear.node], moments
-    yield from ((unit, None) for unit in layers if not unit.inputs)
+    told = {linear.node for _, linear in given}
+    yield from ((unit, None) for unit in layers if unit.node not in told)
 
 
 def _block(model: Model, linear: Linear, options: Quantize) -> int | None:

@@ -148,3 +148,24 @@ def test_convolutions_that_a_mode_leaves_alone_are_told():
         "y": "onnxruntime is slow at convolutions quantized while they run",
         "z": "a transposed convolution",
     }
+
+
+@pytest.mark.parametrize("mode", ["static", "weights"])
+def test_a_layer_of_very_many_inputs_is_rounded_to_the_nearest(mode):
+    """What rounding by the data needs to know of 60,000 inputs takes 14 GB."""
+    import tracemalloc
+
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N,60000] x) => (float[N,3] y)
+        <float[60000,16] w, float[16] b, float[16,3] v> { h = MatMul(x, w) a = Add(h, b) r = Relu(a)
+          y = MatMul(r, v) }"""
+    )
+    data = [{"x": np.random.default_rng(i).standard_normal((1, 60000)).astype(np.float32)} for i in range(4)]
+    options = graphopt.Quantize(mode=mode, speed=False, min_sqnr=20, min_top1=0)
+    tracemalloc.start()
+    made = graphopt.optimize(model, quantize=options, calibration=data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e8
+    wide, narrow = (row[4:6] for row in made.report.stages[0].rows)
+    assert wide == (None, None) and None not in narrow and made.report.stages[0].figures["share_of_macs"] == 1.0
