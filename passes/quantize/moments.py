@@ -22,11 +22,16 @@ ENOUGH = 2
 
 @dataclass(slots=True)
 class Moments:
-    """Of the patches x of one layer: their number, Σ x [G, K] and Σ x xᵀ [G, K, K], in float32."""
+    """Of the patches x of one layer: their number, Σ (x − c) [G, K] and Σ (x − c)(x − c)ᵀ [G, K, K], in float32.
+
+    The centre c [G, K] is the mean of the first patches: far from it, float32 would lose what varies little beside what
+    is large, and with that the positive definiteness that rounding needs.
+    """
 
     count: int
     first: Array
     second: Array
+    centre: Array | None = None
 
     @classmethod
     def empty(cls, linear: Linear) -> Moments:
@@ -36,6 +41,11 @@ class Moments:
 
     def add(self, patches: Array) -> None:
         """Take in patches [G, R, K]."""
+        if not patches.shape[1]:
+            return
+        if self.centre is None:
+            self.centre = patches.mean(axis=1, dtype=np.float64).astype(np.float32)
+        patches = patches - self.centre[:, None]
         self.count += patches.shape[1]
         self.first += patches.sum(axis=1)
         self.second += np.matmul(patches.transpose(0, 2, 1), patches)
@@ -43,8 +53,8 @@ class Moments:
     @property
     def mean(self) -> Array:
         """E[x], [G, K]."""
-        made: Array = self.first / max(self.count, 1)
-        return made
+        offset: Array = self.first / np.float32(max(self.count, 1))
+        return offset if self.centre is None else self.centre + offset
 
     def covariance_of(self, group: int, centred: bool) -> Array:
         """E[x xᵀ] − E[x] E[x]ᵀ of one group, [K, K]: what rounding errors cost once a bias takes up their mean.
@@ -52,9 +62,11 @@ class Moments:
         centred: False where nothing takes it up; then E[x xᵀ].
         """
         made: Array = self.second[group] / np.float32(max(self.count, 1))
-        if centred:
+        offset = self.first[group] / np.float32(max(self.count, 1))
+        made -= offset[:, None] * offset
+        if not centred:
             mean = self.mean[group]
-            made -= mean[:, None] * mean
+            made += mean[:, None] * mean
         return made
 
 

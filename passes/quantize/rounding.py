@@ -54,6 +54,9 @@ def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance:
     damped = covariance + np.eye(len(covariance), dtype=np.float32) * damping(covariance)
     candidates = [plain]
     solved = _nearest_plane(weight, scale, low, high, damped)
+    if solved is None:  # float32 could not tell its least eigenvalues from 0
+        firmer = damped + np.eye(len(covariance), dtype=np.float32) * (9 * damping(covariance))
+        solved = _nearest_plane(weight, scale, low, high, firmer)
     if solved is not None:
         candidates.append(solved)
     costs = [objective(weight - codes * scale, covariance) for codes in candidates]

@@ -13,6 +13,7 @@ from graphopt.measure import ort_session
 from graphopt.passes.quantize.equalize import equalize
 from graphopt.passes.quantize.grids import PAIR_LIMIT, activation_grid, weight_scale, worst_pair
 from graphopt.passes.quantize.linear import Linear, linear_of
+from graphopt.passes.quantize.moments import Moments
 from graphopt.passes.quantize.options import Quantize
 from graphopt.passes.quantize.placement import Costs, cheapest
 from graphopt.passes.quantize.rounding import best_codes, nearest, nearest_codes, objective
@@ -77,6 +78,21 @@ def test_no_error_costs_less_than_none():
     """One image again and again: the covariance is rounding alone, of either sign."""
     indefinite = np.array([[1, 1 + 1e-6], [1 + 1e-6, 1]], np.float32)
     assert objective(np.array([[1, -1]], np.float32), indefinite) == 0
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_moments_keep_what_varies_little_beside_a_large_mean(centred):
+    rng = np.random.default_rng(0)
+    data = (30.0 + rng.normal(0, 0.01, (2, 5000, 6))).astype(np.float32)
+    moments = Moments(0, np.zeros((2, 6), np.float32), np.zeros((2, 6, 6), np.float32))
+    for start in range(0, 5000, 700):
+        moments.add(data[:, start : start + 700])
+    for group, rows in enumerate(data.astype(np.float64)):
+        expected = np.cov(rows.T, bias=True) if centred else rows.T @ rows / len(rows)
+        found = moments.covariance_of(group, centred)
+        assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+        assert not centred or np.linalg.eigvalsh(found).min() > 5e-5
+        np.testing.assert_allclose(moments.mean[group], rows.mean(axis=0), rtol=1e-6)
 
 
 def test_rounding_stays_within_bounds():
