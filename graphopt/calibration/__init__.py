@@ -4,6 +4,7 @@ from .activations import Taps, portions, stream
 from .observe import Observed, observe
 from .observers import Extent, Histogram
 from .ranges import METHODS, choose_range, observer_for
+from .shapes import Shapes, shapes_at
 from .source import BATCH, Calibration, open_calibration
 
 __all__ = [
@@ -13,11 +14,13 @@ __all__ = [
     "Extent",
     "Histogram",
     "Observed",
+    "Shapes",
     "Taps",
     "choose_range",
     "observe",
     "observer_for",
     "open_calibration",
     "portions",
+    "shapes_at",
     "stream",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,45 +68,51 @@ def _constants(model: Model) -> list[Value]:
     return list(found)
 
 
-def node_macs(node: Node) -> int:
-    """Multiply-accumulates of one node, unknown sizes counted as 1; 0 for operators that are not linear maps."""
-    count = _MACS.get(node.op)
-    return 0 if count is None else count(node)
+Sizes = Callable[[Value | None], Sequence[int]]
 
 
-def _sizes(value: Value | None) -> list[int]:
+def node_macs(node: Node, shapes: Mapping[Value, Sequence[int]] | None = None) -> int:
+    """Multiply-accumulates of one node; 0 for operators that are not linear maps.
+
+    shapes: of values, where they are known better than declared. Unknown sizes count as 1.
+    """
+    count, known = _MACS.get(node.op), shapes or {}
+    return 0 if count is None else count(node, lambda v: known[v] if v is not None and v in known else _declared(v))
+
+
+def _declared(value: Value | None) -> list[int]:
     if value is None or not isinstance(value.type, TensorType) or value.type.shape is None:
         return []
     return [d if isinstance(d, int) else 1 for d in value.type.shape]
 
 
-def _conv(node: Node, weight_slot: int) -> int:
-    weight, out = _sizes(node.input(weight_slot)), _sizes(node.output)
+def _conv(node: Node, sizes: Sizes, weight_slot: int = 1) -> int:
+    weight, out = sizes(node.input(weight_slot)), sizes(node.output)
     return math.prod(out) * math.prod(weight[1:]) if weight and out else 0
 
 
-def _conv_transpose(node: Node) -> int:
-    weight, data = _sizes(node.input(1)), _sizes(node.input(0))
+def _conv_transpose(node: Node, sizes: Sizes) -> int:
+    weight, data = sizes(node.input(1)), sizes(node.input(0))
     return math.prod(data) * math.prod(weight[1:]) if weight and data else 0
 
 
-def _matmul(node: Node, slot: int = 0) -> int:
-    left, out = _sizes(node.input(slot)), _sizes(node.output)
+def _matmul(node: Node, sizes: Sizes) -> int:
+    left, out = sizes(node.input(0)), sizes(node.output)
     return math.prod(out) * left[-1] if left and out else 0
 
 
-def _gemm(node: Node) -> int:
-    left, out = _sizes(node.input(0)), _sizes(node.output)
+def _gemm(node: Node, sizes: Sizes) -> int:
+    left, out = sizes(node.input(0)), sizes(node.output)
     if len(left) != 2 or not out:
         return 0
     return math.prod(out) * (left[0] if node.attrs.get("transA") else left[1])
 
 
-_MACS = {
-    "Conv": lambda n: _conv(n, 1),
-    "ConvInteger": lambda n: _conv(n, 1),
-    "QLinearConv": lambda n: _conv(n, 3),
-    "com.microsoft::FusedConv": lambda n: _conv(n, 1),
+_MACS: dict[str, Callable[[Node, Sizes], int]] = {
+    "Conv": _conv,
+    "ConvInteger": _conv,
+    "QLinearConv": lambda node, sizes: _conv(node, sizes, 3),
+    "com.microsoft::FusedConv": _conv,
     "ConvTranspose": _conv_transpose,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
@@ -117,13 +124,15 @@ _MACS = {
     "com.microsoft::FusedGemm": _gemm,
     "com.microsoft::QGemm": _gemm,
 }
+LINEAR_MAPS = frozenset(_MACS)
+"""Operators that multiply and accumulate."""
 
 
 def value_bytes(value: Value) -> int:
     """Bytes of a value in memory, unknown sizes counted as 1."""
     if not isinstance(value.type, TensorType):
         return 0
-    return (math.prod(_sizes(value)) * value.type.dtype.bits + 7) // 8
+    return (math.prod(_declared(value)) * value.type.dtype.bits + 7) // 8
 
 
 def peak_activation_bytes(graph: Graph) -> int:

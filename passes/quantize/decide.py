@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir import Model
-from ...measure import figures, node_macs
+from ...measure import figures, macs_at
 from ...stages import Context, StageReport
 from ..roots import spell_powers
 from .accuracy import Guarded, guard, judge_for, limit_of, measure_alone
@@ -169,10 +169,10 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
     chosen: frozenset[Unit] = frozenset() if plan is None else plan.units
     what = "int8" if studied.options.mode != "weights" else f"layers stored as {studied.options.weight_type}"
     columns, rows = _table(studied, plan)
-    total = figures(studied.model).macs
-    macs = sum(node_macs(u.node) for u in chosen if u.linear is not None)
+    macs = macs_at(studied.model, studied.feed)
+    total, inside = sum(macs.values()), sum(macs.get(u.node, 0) for u in chosen)
     facts = {
-        "share_of_macs": macs / total if total else 0.0,
+        "share_of_macs": inside / total if total else 0.0,
         "speed": decision.ratio,
         "layers": sum(u.linear is not None for u in chosen),
         "layers_float": sum(u.linear is not None for u in studied.plan.units - chosen),

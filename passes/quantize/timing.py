@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...calibration import Extent
+from ...calibration import shapes_at
 from ...ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ...measure import compare_latency, ort_session, own_clock, profile_nodes
 from ...runtime.decisions import Decisions
@@ -69,10 +70,12 @@ def _labelled(model: Model, labels: dict[Node, str]) -> Model:
     return made.model
 
 
-def conversion_costs(seen: Mapping[Value, Extent], samples: int) -> tuple[dict[Value, float], dict[Value, float]]:
-    """Seconds to quantize and to dequantize each value, from its elements in one sample and this machine's rates."""
+def conversion_costs(plan: Plan, feed: Mapping[str, Any]) -> tuple[dict[Value, float], dict[Value, float]]:
+    """Seconds to quantize and to dequantize each value of the units, from its elements and this machine's rates."""
     into, out = conversion_rates()
-    counts = {value: extent.seen / max(samples, 1) for value, extent in seen.items()}
+    values = [value for unit in plan.units for value in (*unit.inputs, *unit.outputs)]
+    shapes = shapes_at(plan.model, values, dict(feed))
+    counts = {value: math.prod(shapes.get(value, ())) for value in values}
     return (
         {value: CALL + count * into for value, count in counts.items()},
         {value: CALL + count * out for value, count in counts.items()},
@@ -98,7 +101,7 @@ def conversion_rates() -> tuple[float, float]:
     return took[0], took[1]
 
 
-def measure_costs(plan: Plan, seen: Mapping[Value, Extent], samples: int, feed: Mapping[str, Any]) -> Costs:
+def measure_costs(plan: Plan, feed: Mapping[str, Any]) -> Costs:
     """Times of all units as float and on integers, remembered for models of the same shapes on this machine."""
     units = [u for u in plan.model.graph if u in {x.node for x in plan.units}]
     by_node = {u.node: u for u in plan.units}
@@ -112,8 +115,9 @@ def measure_costs(plan: Plan, seen: Mapping[Value, Extent], samples: int, feed: 
         known.measured.update({k: (codes.units[u], floats.units[u]) for k, u in zip(keys, ordered)})
         known.store()
     times = [known.measured[k] for k in keys]
-    quantize, dequantize = conversion_costs(seen, samples)
-    if plan.options.mode != "static":  # each layer converts for itself, and its time includes that
+    if plan.options.mode == "static":
+        quantize, dequantize = conversion_costs(plan, feed)
+    else:  # each layer converts for itself, and its time includes that
         quantize = dequantize = {v: 0.0 for u in plan.units for v in (*u.inputs, *u.outputs)}
     return Costs(
         {u: t[1] for u, t in zip(ordered, times)}, {u: t[0] for u, t in zip(ordered, times)}, quantize, dequantize

@@ -18,7 +18,7 @@ import numpy as np
 import graphopt
 from graphopt import onnx_io
 from graphopt.ir import Value
-from graphopt.measure import compare_latency, node_macs, ort_session
+from graphopt.measure import compare_latency, macs_at, ort_session
 from tests import zoo
 from tests.bench.ort_int8 import SETTINGS, Feeds, variants
 
@@ -103,7 +103,7 @@ def _measure(path: Path, blobs: dict[str, bytes], case: Case, seconds: float) ->
     ratios = {t.label: t.ratio for t in compare_latency(sessions, case.unseen[0], seconds=seconds)}
     size = path.stat().st_size
     return {
-        side: Found(integer_share(blobs[side]), len(blobs[side]) / size, ratios[side],
+        side: Found(integer_share(blobs[side], case.unseen[0]), len(blobs[side]) / size, ratios[side],
                     *quality(case.decide, sessions[FLOAT], session, case.unseen))
         for side, session in sessions.items() if side != FLOAT
     }  # fmt: skip
@@ -125,11 +125,10 @@ def quality(decide: Decide, a: Any, b: Any, feeds: Iterable[Feeds]) -> tuple[flo
     return min(10 * np.log10(max(signal[i], 1e-30) / max(noise[i], 1e-30)) for i in signal), same / total
 
 
-def integer_share(blob: bytes) -> float:
+def integer_share(blob: bytes, feed: Feeds) -> float:
     """The share of multiply-accumulates on integers: both factors are codes, or are read from codes."""
     total = integer = 0
-    for node in onnx_io.load(blob).graph.walk():
-        macs = node_macs(node)
+    for node, macs in macs_at(onnx_io.load(blob), feed).items():
         total += macs
         named = "QLinear" in node.op or "Integer" in node.op or "QGemm" in node.op or "Quantize" in node.op
         integer += macs if named or all(_reads_codes(v) for v in node.inputs[:2]) else 0

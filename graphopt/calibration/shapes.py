@@ -1,0 +1,38 @@
+"""The shapes of a model's values on one sample: as declared, or seen in a run where sizes are open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from ..equivalence.inputs import Feeds
+from ..errors import ModelError
+from ..ir import Model, TensorType, Value
+from .activations import Taps
+
+Shapes = dict[Value, tuple[int, ...]]
+
+
+def shapes_at(model: Model, values: Iterable[Value], feed: Feeds) -> Shapes:
+    """The shape of each value on `feed`; without those whose size is open and that no run shows.
+
+    The model runs only where a size is open: once, in onnxruntime, on a session that is not kept.
+    """
+    found: Shapes = {}
+    left = []
+    for value in dict.fromkeys(values):
+        static = _static(value)
+        if static is not None:
+            found[value] = static
+        elif value.constant is None:
+            left.append(value)
+    if left:
+        with suppress(ModelError):  # a sample that the model cannot run on shows nothing
+            found.update((value, array.shape) for value, array in Taps(model, left).run(feed).items())
+    return found
+
+
+def _static(value: Value) -> tuple[int, ...] | None:
+    shape = value.type.shape if isinstance(value.type, TensorType) else None
+    sizes = tuple(size for size in shape or () if isinstance(size, int))
+    return sizes if shape is not None and len(sizes) == len(shape) else None

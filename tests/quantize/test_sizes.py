@@ -1,0 +1,65 @@
+"""What layers and conversions cost is told by the sizes of a sample: declared ones may be open, which says nothing."""
+
+import math
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import onnx_io
+from graphopt.calibration import shapes_at
+from graphopt.measure import macs_at
+from graphopt.passes.quantize import timing
+from graphopt.passes.quantize.options import Quantize
+from graphopt.passes.quantize.plan import Plan
+from graphopt.passes.quantize.units import find_units
+from tests.quantize.nets import images, parse
+
+OPEN = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,H,W] x) => (float[N,M] y)
+<float[8,3,3,3] w1, float[8,8,3,3] w2, float[8,4] w3>
+{
+    c = Conv<pads=[1,1,1,1]>(x, w1)
+    r = Relu(c)
+    d = Conv<strides=[2,2], pads=[1,1,1,1]>(r, w2)
+    g = GlobalAveragePool(d)
+    f = Flatten(g)
+    y = MatMul(f, w3)
+}"""
+
+
+@pytest.fixture
+def model():
+    return onnx_io.load(parse(OPEN))
+
+
+def test_shapes_are_those_of_the_sample(model):
+    values = [node.output for node in model.graph]
+    found = shapes_at(model, values, images(1)[0])
+    assert [found[v] for v in values] == [
+        (1, 8, 16, 16), (1, 8, 16, 16), (1, 8, 8, 8), (1, 8, 1, 1), (1, 8), (1, 4),
+    ]  # fmt: skip
+
+
+def test_what_cannot_run_shows_no_shapes(model):
+    assert shapes_at(model, [model.graph.snapshot()[0].output], {"x": np.zeros((1, 5, 4, 4), np.float32)}) == {}
+
+
+def test_products_are_counted_at_the_sizes_of_the_sample(model):
+    assert list(macs_at(model, images(1)[0]).values()) == [16 * 16 * 8 * 27, 8 * 8 * 8 * 72, 32]
+
+
+def test_the_reported_share_weighs_layers_as_the_sample_does():
+    options = graphopt.Quantize(speed=False, min_sqnr=-math.inf, min_top1=0, nodes_to_exclude=("d",))
+    made = graphopt.optimize(parse(OPEN), quantize=options, calibration=images(4), validate=False)
+    inside, outside = 16 * 16 * 8 * 27 + 32, 8 * 8 * 8 * 72
+    assert made.report.stages[0].figures["share_of_macs"] == pytest.approx(inside / (inside + outside))
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_conversions_cost_what_their_elements_do(model, size, monkeypatch):
+    monkeypatch.setattr(timing, "conversion_rates", lambda: (1.0, 2.0))
+    units = find_units(model, Quantize()).found
+    into, out = timing.conversion_costs(Plan(model, frozenset(units), {}, {}, Quantize()), images(1, size=size)[0])
+    clamped = next(u.output for u in units if u.clamp is not None)
+    assert into[clamped] == pytest.approx(8 * size * size) and out[clamped] == pytest.approx(2 * 8 * size * size)
