@@ -14,6 +14,7 @@ from .build import build
 from .options import Quantize
 from .plan import Plan
 from .study import Study, with_finer
+from .timing import CALL, measure_costs
 from .units import Unit
 
 RANKED = 4
@@ -157,13 +158,21 @@ def _fewest(total: int, accepts: Callable[[int], bool], judge: Judge) -> int | N
 
 
 def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
-    """Units with the most harmful first: by the fidelity each costs when it alone is quantized, or by its noise."""
+    """Units with the most harmful first: by the fidelity each costs when it alone is quantized, or by its noise.
+
+    Where speed is asked for, by the power of that error for each second a unit gains: what gains much may harm more.
+    """
     units = [u for u in study.units.found if u in plan.units]
     weighty = [u for u in units if not u.moves]
     if len(weighty) <= ONE_BY_ONE:
         measure_alone(study, plan, context, weighty)
-    known = all(u in study.alone for u in weighty)
-    return sorted(weighty, key=lambda u: -(study.alone[u] if known else _noise(study, u)))
+    if not all(u in study.alone for u in weighty):
+        return sorted(weighty, key=lambda u: -_noise(study, u))
+    if not study.options.speed or study.options.mode != "static" or context.target == "graphopt":
+        return sorted(weighty, key=lambda u: -study.alone[u])
+    costs = measure_costs(study.plan, study.feed)
+    gains = {u: max(costs.as_float[u] - costs.as_codes[u], CALL) for u in weighty}
+    return sorted(weighty, key=lambda u: -(study.alone[u] ** 2) / gains[u])
 
 
 def measure_alone(study: Study, plan: Plan, context: Context, units: Iterable[Unit]) -> None:
