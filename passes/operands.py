@@ -25,8 +25,8 @@ def shape_of(value: Value | None) -> tuple[Dim, ...] | None:
 
 def known_shape(value: Value | None) -> tuple[int, ...] | None:
     """The shape of a value if every size is a number."""
-    shape = shape_of(value)
-    return None if shape is None or not all(isinstance(d, int) for d in shape) else shape  # type: ignore[return-value]
+    type = tensor_of(value)
+    return None if type is None else type.sizes
 
 
 def small_array(node: Node, slot: int) -> np.ndarray[Any, Any] | None:

@@ -21,18 +21,12 @@ def shapes_at(model: Model, values: Iterable[Value], feed: Feeds) -> Shapes:
     found: Shapes = {}
     left = []
     for value in dict.fromkeys(values):
-        static = _static(value)
-        if static is not None:
-            found[value] = static
+        sizes = value.type.sizes if isinstance(value.type, TensorType) else None
+        if sizes is not None:
+            found[value] = sizes
         elif value.constant is None:
             left.append(value)
     if left:
         with suppress(ModelError):  # a sample that the model cannot run on shows nothing
             found.update((value, array.shape) for value, array in Taps(model, left).run(feed).items())
     return found
-
-
-def _static(value: Value) -> tuple[int, ...] | None:
-    shape = value.type.shape if isinstance(value.type, TensorType) else None
-    sizes = tuple(size for size in shape or () if isinstance(size, int))
-    return sizes if shape is not None and len(sizes) == len(shape) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,21 +132,20 @@ class TensorType:
         return None if self.shape is None else len(self.shape)
 
     @property
+    def sizes(self) -> tuple[int, ...] | None:
+        """The shape if every size is a number, else None."""
+        sizes = tuple(d for d in self.shape or () if isinstance(d, int))
+        return sizes if self.shape is not None and len(sizes) == len(self.shape) else None
+
+    @property
     def is_static(self) -> bool:
         """Every size is a number."""
-        return self.shape is not None and all(isinstance(d, int) for d in self.shape)
+        return self.sizes is not None
 
     @property
     def size(self) -> int | None:
         """The number of elements, None unless the shape is static."""
-        if self.shape is None:
-            return None
-        total = 1
-        for dim in self.shape:
-            if not isinstance(dim, int):
-                return None
-            total *= dim
-        return total
+        return None if self.sizes is None else math.prod(self.sizes)
 
     def __str__(self) -> str:
         dims = "*" if self.shape is None else ",".join("?" if d is None else str(d) for d in self.shape)
