@@ -2,7 +2,7 @@
 
 from .figures import Figures, figures, node_macs, peak_activation_bytes, value_bytes
 from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session, own_clock
-from .macs import macs_at
+from .macs import macs_at, macs_values
 from .profile import profile_nodes
 from .quality import Fidelity, MakeSession, Metric, Quality
 from .units import show_bytes, show_change, show_count
@@ -19,6 +19,7 @@ __all__ = [
     "geometric_mean",
     "interleaved",
     "macs_at",
+    "macs_values",
     "node_macs",
     "ort_session",
     "own_clock",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ..calibration import shapes_at
-from ..ir import Model, Node
+from ..calibration import Shapes
+from ..ir import Model, Node, Value
 from .figures import LINEAR_MAPS, node_macs
 
 
-def macs_at(model: Model, feed: Mapping[str, Any]) -> dict[Node, int]:
-    """Multiply-accumulates of each linear map, nested graphs included, at the sizes that `feed` gives it.
+def macs_values(model: Model) -> list[Value]:
+    """The values of the root graph whose shapes tell its multiply-accumulates."""
+    nodes = [node for node in model.graph if node.op in LINEAR_MAPS]
+    return [value for node in nodes for value in (*node.inputs, *node.outputs) if value is not None]
 
-    Where a size is open and no run shows it (nested graphs), it counts as 1, as in `figures`.
+
+def macs_at(model: Model, shapes: Shapes) -> dict[Node, int]:
+    """Multiply-accumulates of each linear map, nested graphs included, at these shapes of `macs_values`.
+
+    Sizes that they do not tell, and those of nested graphs, are the declared ones, where open ones count as 1.
     """
-    nodes = [node for node in model.graph.walk() if node.op in LINEAR_MAPS]
-    values = [v for n in nodes if n.graph is model.graph for v in (*n.inputs, *n.outputs) if v is not None]
-    shapes = shapes_at(model, values, dict(feed))
-    return {node: node_macs(node, shapes) for node in nodes}
+    return {node: node_macs(node, shapes) for node in model.graph.walk() if node.op in LINEAR_MAPS}

@@ -170,7 +170,7 @@ def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
         return sorted(weighty, key=lambda u: -_noise(study, u))
     if not study.options.speed or study.options.mode != "static" or context.target == "graphopt":
         return sorted(weighty, key=lambda u: -study.alone[u])
-    costs = measure_costs(study.plan, study.feed)
+    costs = measure_costs(study.plan, study.feed, study.shapes)
     gains = {u: max(costs.as_float[u] - costs.as_codes[u], CALL) for u in weighty}
     return sorted(weighty, key=lambda u: -(study.alone[u] ** 2) / gains[u])
 

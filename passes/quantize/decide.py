@@ -169,7 +169,7 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
     chosen: frozenset[Unit] = frozenset() if plan is None else plan.units
     what = "int8" if studied.options.mode != "weights" else f"layers stored as {studied.options.weight_type}"
     columns, rows = _table(studied, plan)
-    macs = macs_at(studied.model, studied.feed)
+    macs = macs_at(studied.model, studied.shapes)
     total, inside = sum(macs.values()), sum(macs.get(u.node, 0) for u in chosen)
     facts = {
         "share_of_macs": inside / total if total else 0.0,

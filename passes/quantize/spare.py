@@ -37,7 +37,7 @@ def more_faithful(studied: Study, plan: Plan) -> Plan | None:
     harm = {unit: studied.alone[unit] ** 2 for unit in plan.units if unit in studied.alone}  # powers of errors add
     if plan.options.mode != "static" or not any(harm.values()) or math.inf in harm.values():
         return None
-    costs = measure_costs(studied.plan, studied.feed)
+    costs = measure_costs(studied.plan, studied.feed, studied.shapes)
     chosen = _within(plan, costs, harm, SLOWER * costs.total(plan.units, plan.units))
     made = plan.with_units(chosen)
     if chosen == plan.units or figures(build(made)).constant_bytes > LARGER * figures(build(plan)).constant_bytes:

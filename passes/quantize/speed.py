@@ -35,7 +35,7 @@ class Pace:
 
 def place(studied: Study, plan: Plan) -> list[Plan]:
     """Plans worth timing: all units, and those that the minimum cut of measured times leaves on integers."""
-    costs = measure_costs(studied.plan, studied.feed)
+    costs = measure_costs(studied.plan, studied.feed, studied.shapes)
     chosen = useful(cheapest(plan.units, costs))
     plans = [plan]
     if chosen and chosen != plan.units:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from ...calibration import BATCH, METHODS, Extent, observe
+from ...calibration import BATCH, METHODS, Extent, Shapes, observe, shapes_at
 from ...ir import Model, Node, TensorType, Value
 from ...kernels.quantization import Quantization
+from ...measure import macs_values
 from ...stages import Context
 from .derived import derivable, derive, peaked
 from .layers import BLOCKED, find_tables, layer_units
@@ -30,8 +31,8 @@ class Study:
     """One model, studied.
 
     solved: codes of each linear operator; finer: the same at 8 bits where fewer were asked for, to fall back on.
-    grids: of activations, by the method that found them; the plan has the first. alone: the relative error of the
-    model's results with one unit alone quantized, where that was measured.
+    shapes: of values on `feed`, the sample to time with. grids: of activations, by the method that found them; the plan
+    has the first. alone: the relative error of the model's results with one unit alone quantized, where measured.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Study:
     finer: dict[Node, Solved]
     plan: Plan
     feed: dict[str, Any]
+    shapes: Shapes
     grids: dict[str, Grids]
     alone: dict[Unit, float] = field(default_factory=dict)
 
@@ -75,7 +77,9 @@ def study(model: Model, options: Quantize, context: Context) -> Study:
     codes = {node: s.codes for node, s in solved.items()}
     plan = Plan(model, frozenset(usable), next(iter(grids.values()), {}), codes, options)
     count, feed = max(counted.count, 1), timing_feed(context)
-    return Study(model, options, units, seen, count, solved, finer, plan, feed, grids)
+    values = [*(v for u in usable for v in (*u.inputs, *u.outputs)), *macs_values(model)]
+    shapes = shapes_at(model, values, feed)
+    return Study(model, options, units, seen, count, solved, finer, plan, feed, shapes, grids)
 
 
 def _calibrated(

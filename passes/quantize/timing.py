@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...calibration import shapes_at
+from ...calibration import Shapes
 from ...ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ...measure import compare_latency, ort_session, own_clock, profile_nodes
 from ...runtime.decisions import Decisions
@@ -70,12 +70,10 @@ def _labelled(model: Model, labels: dict[Node, str]) -> Model:
     return made.model
 
 
-def conversion_costs(plan: Plan, feed: Mapping[str, Any]) -> tuple[dict[Value, float], dict[Value, float]]:
+def conversion_costs(plan: Plan, shapes: Shapes) -> tuple[dict[Value, float], dict[Value, float]]:
     """Seconds to quantize and to dequantize each value of the units, from its elements and this machine's rates."""
     into, out = conversion_rates()
-    values = [value for unit in plan.units for value in (*unit.inputs, *unit.outputs)]
-    shapes = shapes_at(plan.model, values, dict(feed))
-    counts = {value: math.prod(shapes.get(value, ())) for value in values}
+    counts = {v: math.prod(shapes.get(v, ())) for unit in plan.units for v in (*unit.inputs, *unit.outputs)}
     return (
         {value: CALL + count * into for value, count in counts.items()},
         {value: CALL + count * out for value, count in counts.items()},
@@ -101,7 +99,7 @@ def conversion_rates() -> tuple[float, float]:
     return took[0], took[1]
 
 
-def measure_costs(plan: Plan, feed: Mapping[str, Any]) -> Costs:
+def measure_costs(plan: Plan, feed: Mapping[str, Any], shapes: Shapes) -> Costs:
     """Times of all units as float and on integers, remembered for models of the same shapes on this machine."""
     units = [u for u in plan.model.graph if u in {x.node for x in plan.units}]
     by_node = {u.node: u for u in plan.units}
@@ -116,7 +114,7 @@ def measure_costs(plan: Plan, feed: Mapping[str, Any]) -> Costs:
         known.store()
     times = [known.measured[k] for k in keys]
     if plan.options.mode == "static":
-        quantize, dequantize = conversion_costs(plan, feed)
+        quantize, dequantize = conversion_costs(plan, shapes)
     else:  # each layer converts for itself, and its time includes that
         quantize = dequantize = {v: 0.0 for u in plan.units for v in (*u.inputs, *u.outputs)}
     return Costs(

@@ -17,8 +17,9 @@ import numpy as np
 
 import graphopt
 from graphopt import onnx_io
+from graphopt.calibration import shapes_at
 from graphopt.ir import Value
-from graphopt.measure import compare_latency, macs_at, ort_session
+from graphopt.measure import compare_latency, macs_at, macs_values, ort_session
 from tests import zoo
 from tests.bench.ort_int8 import SETTINGS, Feeds, variants
 
@@ -127,8 +128,8 @@ def quality(decide: Decide, a: Any, b: Any, feeds: Iterable[Feeds]) -> tuple[flo
 
 def integer_share(blob: bytes, feed: Feeds) -> float:
     """The share of multiply-accumulates on integers: both factors are codes, or are read from codes."""
-    total = integer = 0
-    for node, macs in macs_at(onnx_io.load(blob), feed).items():
+    total, integer, model = 0, 0, onnx_io.load(blob)
+    for node, macs in macs_at(model, shapes_at(model, macs_values(model), feed)).items():
         total += macs
         named = "QLinear" in node.op or "Integer" in node.op or "QGemm" in node.op or "Quantize" in node.op
         integer += macs if named or all(_reads_codes(v) for v in node.inputs[:2]) else 0

@@ -8,7 +8,7 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import shapes_at
-from graphopt.measure import macs_at
+from graphopt.measure import macs_at, macs_values
 from graphopt.passes.quantize import timing
 from graphopt.passes.quantize.options import Quantize
 from graphopt.passes.quantize.plan import Plan
@@ -46,7 +46,12 @@ def test_what_cannot_run_shows_no_shapes(model):
 
 
 def test_products_are_counted_at_the_sizes_of_the_sample(model):
-    assert list(macs_at(model, images(1)[0]).values()) == [16 * 16 * 8 * 27, 8 * 8 * 8 * 72, 32]
+    shapes = shapes_at(model, macs_values(model), images(1)[0])
+    assert list(macs_at(model, shapes).values()) == [
+        16 * 16 * 8 * 27,
+        8 * 8 * 8 * 72,
+        32,
+    ]
 
 
 def test_the_reported_share_weighs_layers_as_the_sample_does():
@@ -60,6 +65,7 @@ def test_the_reported_share_weighs_layers_as_the_sample_does():
 def test_conversions_cost_what_their_elements_do(model, size, monkeypatch):
     monkeypatch.setattr(timing, "conversion_rates", lambda: (1.0, 2.0))
     units = find_units(model, Quantize()).found
-    into, out = timing.conversion_costs(Plan(model, frozenset(units), {}, {}, Quantize()), images(1, size=size)[0])
+    shapes = shapes_at(model, [node.output for node in model.graph], images(1, size=size)[0])
+    into, out = timing.conversion_costs(Plan(model, frozenset(units), {}, {}, Quantize()), shapes)
     clamped = next(u.output for u in units if u.clamp is not None)
     assert into[clamped] == pytest.approx(8 * size * size) and out[clamped] == pytest.approx(2 * 8 * size * size)
