@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, TensorType, Value
+from ...ir import Constant, DType, Graph, Node, TensorType, Type, Value
+from .channels import ChannelGrid
 
 Array = np.ndarray[Any, Any]
 
@@ -52,3 +53,51 @@ def constant(array: Array, name: str, what: str, dtype: DType | None = None) -> 
     """A new constant, named after what it is of; `dtype` INT4 takes codes that fit 4 bits."""
     held = array if dtype is None else array.astype(dtype.numpy)
     return Value(constant=Constant.of(held, dtype), name=f"{name}_{what}" if name else what)
+
+
+def quantized_along(x: Value, grid: ChannelGrid, *, apart: bool) -> list[Node]:
+    """Nodes that end in the codes of x by the channels of a grid; the last is QuantizeLinear.
+
+    apart: scale the channels before, so that one scale is left for the codes.
+    """
+    if not apart:
+        return [_along("QuantizeLinear", x, grid)]
+    steps = _affine(x, 1 / grid.gain, -grid.lift / grid.gain, grid.axis, x.type)
+    return [*steps, Node("QuantizeLinear", (steps[-1].output, *_scalars(grid)))]
+
+
+def dequantized_along(whole: Value, grid: ChannelGrid, *, apart: bool) -> list[Node]:
+    """Nodes that end in what codes stand for by the channels of a grid; `whole`: what they stand for by one scale.
+
+    apart: made of `whole`, so that no DequantizeLinear along an axis is needed.
+    """
+    if apart:
+        return _affine(whole, grid.gain, grid.lift, grid.axis, whole.type)
+    assert whole.producer is not None and whole.producer.inputs[0] is not None
+    made = _along("DequantizeLinear", whole.producer.inputs[0], grid)
+    made.output.type = whole.type
+    made.output.name = f"{whole.name}_channels" if whole.name else ""
+    return [made]
+
+
+def _along(op: str, x: Value, grid: ChannelGrid) -> Node:
+    scale, zero = constant(grid.scale, "", "scales"), constant(grid.zero.astype(grid.base.dtype), "", "zero_points")
+    return Node(op, (x, scale, zero), {"axis": grid.axis})
+
+
+def _scalars(grid: ChannelGrid) -> tuple[Value, Value]:
+    zero = np.asarray(grid.base.zero_point, grid.base.dtype)
+    return constant(np.asarray(grid.base.scale, np.float32), "", "scale"), constant(zero, "", "zero_point")
+
+
+def _affine(x: Value, gain: Array, lift: Array, axis: int, made: Type | None) -> list[Node]:
+    """gain · x + lift along an axis."""
+    rank = len(x.type.shape or ()) if isinstance(x.type, TensorType) else 0
+    shape = (-1, *(1,) * (rank - 1 - axis))
+    steps: list[Node] = []
+    for op, operand in (("Mul", gain), ("Add", lift)):
+        if op == "Mul" or operand.any():
+            steps.append(Node(op, (x, constant(operand.reshape(shape).astype(np.float32), "", op.lower()))))
+            x = steps[-1].output
+            x.type = made
+    return steps

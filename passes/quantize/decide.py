@@ -14,6 +14,7 @@ from ..roots import spell_powers
 from .accuracy import Guarded, guard, judge_for, limit_of, measure_alone
 from .build import build
 from .equalize import equalize
+from .even import with_channels
 from .foreign import quantized_form
 from .layers import BLOCKED
 from .means import with_means
@@ -62,7 +63,7 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Conte
     studied = best_method(studied, context)
     if options.correct_means and options.mode == "static":
         studied = with_means(studied, context)
-    decision = decide(model, studied, context)
+    studied, decision = decide(model, studied, context)
     return _finished(model, studied, decision)
 
 
@@ -86,32 +87,45 @@ class Decision:
     text: str
 
 
-def decide(model: Model, studied: Study, context: Context) -> Decision:
-    """Place for speed, guard accuracy, then place what is left anew and time the whole."""
+def decide(model: Model, studied: Study, context: Context) -> tuple[Study, Decision]:
+    """Place for speed, guard accuracy, then place what is left anew and time the whole; with the study it is about."""
     if studied.options.sensitivity:
         layers = [unit for unit, _ in studied.units.linear() if unit in studied.plan.units]
         measure_alone(studied, studied.plan, context, layers)
-    plan = studied.plan.with_units(useful(studied.plan.units))
-    timed = studied.options.speed
-    candidates = _candidates(studied, plan, context.target) if timed else [plan]
+    studied, candidates = _fitted(studied, context)
     guarded = guard(studied, candidates[0], context)
     if not guarded.plan.units:
-        return Decision(None, guarded, None, f"left float: {guarded.verdict}, {limit_of(studied.options, context)}")
-    if not timed:
-        return Decision(guarded.plan, guarded, None, guarded.verdict)
+        text = f"left float: {guarded.verdict}, {limit_of(studied.options, context)}"
+        return studied, Decision(None, guarded, None, text)
+    if not studied.options.speed:
+        return studied, Decision(guarded.plan, guarded, None, guarded.verdict)
     finals = _spared(studied, guarded, context)
     pace = fastest(model, list(finals), studied.feed, context.target)
     if pace.plan is None:
         finals = {guarded.plan: guarded, **_others(studied, guarded, candidates[1:], context)}
         pace = fastest(model, list(finals), studied.feed, context.target)
     if pace.plan is None:
-        return Decision(None, guarded, 1.0, "left float: integers are not faster on this machine")
+        return studied, Decision(None, guarded, 1.0, "left float: integers are not faster on this machine")
     found = finals[pace.plan]
-    return Decision(pace.plan, found, pace.ratio, f"{pace.ratio:.2f}× as fast; {found.verdict}")
+    return studied, Decision(pace.plan, found, pace.ratio, f"{pace.ratio:.2f}× as fast; {found.verdict}")
 
 
-def _candidates(studied: Study, plan: Plan, target: str) -> list[Plan]:
-    return [plan] if target == "graphopt" else place(studied, plan)
+def _fitted(studied: Study, context: Context) -> tuple[Study, list[Plan]]:
+    """The study with scales a channel where one a tensor is not good enough and they are better; plans worth timing."""
+    candidates = _candidates(studied, context)
+    if judge_for(studied, context).accepts(candidates[0]):
+        return studied, candidates
+    even = with_channels(studied, context)
+    if even is None:
+        return studied, candidates
+    placed = _candidates(even, context)
+    first, second = (context.quality.fidelity(build(plans[0])).sqnr_db for plans in (candidates, placed))
+    return (even, placed) if second > first else (studied, candidates)
+
+
+def _candidates(studied: Study, context: Context, units: frozenset[Unit] | None = None) -> list[Plan]:
+    plan = studied.plan.with_units(useful(studied.plan.units if units is None else units))
+    return [plan] if context.target == "graphopt" or not studied.options.speed else place(studied, plan)
 
 
 def _spared(studied: Study, guarded: Guarded, context: Context) -> dict[Plan, Guarded]:
@@ -128,7 +142,7 @@ def _spared(studied: Study, guarded: Guarded, context: Context) -> dict[Plan, Gu
 def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: Context) -> dict[Plan, Guarded]:
     """More plans worth timing: what was not cut for speed; where accuracy took units back, the rest cut anew."""
     if guarded.taken_back:
-        plans = [p for p in _candidates(studied, guarded.plan, context.target) if p.units != guarded.plan.units]
+        plans = [p for p in _candidates(studied, context, guarded.plan.units) if p.units != guarded.plan.units]
     judge = judge_for(studied, context)
     found = {}
     for plan in plans:

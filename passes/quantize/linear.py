@@ -20,7 +20,8 @@ class Linear:
     """A node y = W x + b with constant W and constant or no b.
 
     weight: f32 as stored. axis: along which its output channels lie. groups: of a convolution, else 1. addition: for a
-    MatMul, the Add behind it that holds its bias, with the slot.
+    MatMul, the Add behind it that holds its bias, with the slot. rescaled: where the weight belongs to x' with
+    x = T x' + d, T and d of each channel of the input.
     """
 
     node: Node
@@ -29,6 +30,7 @@ class Linear:
     axis: int
     groups: int
     addition: tuple[Node, int] | None = None
+    rescaled: tuple[Array, Array] | None = None
 
     @property
     def takes_bias(self) -> bool:
@@ -66,6 +68,10 @@ class Linear:
 
     def patches(self, x: Array, rows: int, rng: np.random.Generator) -> Array:
         """At most `rows` of the vectors that the weight is multiplied with, drawn at random: f32 [G, R, K]."""
+        if self.rescaled is not None:
+            shape = (-1, *(1,) * (x.ndim - 2)) if self.node.op == "Conv" else (-1,)
+            gain, lift = (part.reshape(shape) for part in self.rescaled)
+            x = ((x - lift) / gain).astype(np.float32)
         if self.node.op != "Conv":
             flat = x.reshape(-1, x.shape[-1])
             return _some(flat, rows, rng)[None]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...calibration import Extent, choose_range
 from ...ir import Model, Node, Value
 from ...kernels.quantization import Quantization
+from .channels import ChannelGrid
 from .grids import Codes, activation_grid, merged
 from .options import Quantize
 from .units import Unit
@@ -22,6 +23,7 @@ class Plan:
     """One way to quantize `model`.
 
     units: what runs on integers. grids: of every activation that may be quantized. codes: of each linear operator.
+    channels: of activations whose channels have scales of their own; their grids are what integer operators see.
     """
 
     model: Model
@@ -29,6 +31,7 @@ class Plan:
     grids: dict[Value, Quantization]
     codes: dict[Node, Codes]
     options: Quantize
+    channels: dict[Value, ChannelGrid] = field(default_factory=dict)
 
     @property
     def order(self) -> dict[Unit, int]:
