@@ -148,9 +148,9 @@ class _Build:
         found = set()
         for node, copy in self.twin.nodes.items():
             reads = [v for v in node.inputs if v is not None and v.constant is None]
-            if copy not in self.integer and any(v in coded for v in node.outputs):
-                if all(v in self.producer for v in reads):
-                    found.add(copy)
+            is_coded = any(v in coded for v in node.outputs)
+            if copy not in self.integer and is_coded and all(v in self.producer for v in reads):
+                found.add(copy)
         return frozenset(found)
 
     def _label(self, value: Value, what: str) -> str:
@@ -198,8 +198,8 @@ class _Build:
             return
         if linear.addition is not None:
             node, slot = linear.addition
-            bias = Value(constant=Constant.of(bias), name=f"{name}_bias")
-            self.graph.set_input(self.twin.nodes[node], slot, bias)
+            whole_bias = Value(constant=Constant.of(bias), name=f"{name}_bias")
+            self.graph.set_input(self.twin.nodes[node], slot, whole_bias)
             return
         unit_scale = (np.float32(self.plan.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
         whole = np.clip(np.rint(bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)

@@ -72,7 +72,10 @@ def channel_grid(low: Array, high: Array, weights: Array, axis: int, *, signed: 
     elif not shared:
         scale = (high - low) / 255
         zero = np.clip(np.rint(-low / scale), 0, 255).astype(np.int64)
-        ends = np.where(zero < 255, high / np.maximum(255 - zero, 1), 0), np.where(zero > 0, -low / np.maximum(zero, 1), 0)
+        ends = (
+            np.where(zero < 255, high / np.maximum(255 - zero, 1), 0),
+            np.where(zero > 0, -low / np.maximum(zero, 1), 0),
+        )
         scale, middle = np.maximum(*ends), int(np.rint(np.median(zero)))
     else:
         scale, middle = _one_zero(low, high, weights)
@@ -170,9 +173,7 @@ def _is_padded(node: Node) -> bool:
     return str(attr(node, "auto_pad", "NOTSET")) not in ("NOTSET", "VALID") or any(attr(node, "pads", None) or ())
 
 
-def reach(
-    model: Model, values: dict[Value, int], feeds: Iterable[dict[str, Any]]
-) -> dict[Value, tuple[Array, Array]]:
+def reach(model: Model, values: dict[Value, int], feeds: Iterable[dict[str, Any]]) -> dict[Value, tuple[Array, Array]]:
     """The range [low, high] of each channel over all samples, with headroom: the next record is likely as far from the
     largest as that is from the second."""
     taps = Taps(model, list(values))
@@ -186,9 +187,7 @@ def reach(
                 found[value][2 * sign : 2 * sign + 2] = (
                     np.maximum(first, peak), np.maximum(np.minimum(first, peak), second)
                 )  # fmt: skip
-    return {
-        value: (-_beyond(low, low2), _beyond(high, high2)) for value, (low, low2, high, high2) in found.items()
-    }
+    return {value: (-_beyond(low, low2), _beyond(high, high2)) for value, (low, low2, high, high2) in found.items()}
 
 
 def _beyond(first: Array, second: Array) -> Array:

@@ -113,7 +113,7 @@ def decide(model: Model, studied: Study, context: Context) -> tuple[Study, Decis
 def _fitted(studied: Study, context: Context) -> tuple[Study, list[Plan]]:
     """The study with scales a channel where one a tensor is not good enough and they are better; plans worth timing."""
     candidates = _candidates(studied, context)
-    if judge_for(studied, context).accepts(candidates[0]):
+    if not studied.options.even_channels or judge_for(studied, context).accepts(candidates[0]):
         return studied, candidates
     even = with_channels(studied, context)
     if even is None:
