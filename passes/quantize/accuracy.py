@@ -98,11 +98,15 @@ class _Built:
         return self._last[1]
 
 
+def unchanged(plan: Plan, judge: Judge) -> Guarded | None:
+    """The plan as it is, where that is good enough."""
+    return Guarded(plan, frozenset(), (), judge.describe(plan)) if judge.accepts(plan) else None
+
+
 def guard(study: Study, plan: Plan, context: Context) -> Guarded:
-    """Meet the judge with as few units changed as the budget of evaluations finds: finer codes first, then float."""
+    """Make a plan good enough that is not: with as few units changed as the budget of evaluations finds, finer codes
+    first, then float."""
     judge = judge_for(study, context)
-    if judge.accepts(plan):
-        return Guarded(plan, frozenset(), (), judge.describe(plan))
     order = _by_harm(study, plan, context)
     if study.finer:
         finer = [u for u in order if u.linear is not None]

@@ -11,7 +11,7 @@ from ...kernels.quantization import Quantization
 from ..few_channels import widen_channels
 from ..integer_operators import to_operators
 from .channels import ChannelGrid
-from .constants import dequantized, dequantized_along, quantized_along
+from .constants import along_channels, dequantized
 from .grids import BIAS_LIMIT
 from .layers import dynamic_layer, stored_layer
 from .plan import Plan, implied
@@ -55,11 +55,10 @@ class _Build:
     def __init__(self, plan: Plan, made: Twin, labelled: bool) -> None:
         self.plan, self.twin, self.graph = plan, made, made.model.graph
         self.labelled = labelled
-        self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form, for integer operators
+        self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
         self.producer = {value: unit for unit in plan.units for value in unit.outputs}
         self.scalars: dict[Quantization, tuple[Value, Value]] = {}
-        self.integer = {made.nodes[u.node] for u in plan.units}
-        self.fused = self._fused() if plan.channels else frozenset()
+        self.integer = {made.nodes[unit.node] for unit in plan.units}
 
     def run(self) -> None:
         order = [node for node in self.plan.model.graph if node in self.twin.nodes]
@@ -97,24 +96,26 @@ class _Build:
         source = copy
         if unit is not None and unit.clamp is not None and implied(unit, grid):
             source = self.twin.nodes[unit.node].output
+        uses = copy.uses
         scale, zero = self._scalar(grid)
         channels = self.plan.channels.get(value)
-        steps = [Node("QuantizeLinear", (source, scale, zero))]
-        if channels is not None and unit is None:
-            steps = quantized_along(source, channels, apart=copy.producer in self.fused)
-        quantize = steps[-1]
-        quantize.name = self._label(copy, "quantize")
-        quantize.output.name = _named(copy, "quantized")
-        dequantize = Node("DequantizeLinear", (quantize.output, scale, zero), name=self._label(copy, "dequantize"))
-        dequantize.output.name = _named(copy, "dequantized")
         shape = copy.type.shape if isinstance(copy.type, TensorType) else None
-        quantize.output.type = TensorType(DType.INT8 if grid.signed else DType.UINT8, shape)
-        dequantize.output.type = TensorType(DType.FLOAT, shape)
-        uses = copy.uses
-        self._insert(copy, [*steps, dequantize])
+        if channels is None or unit is not None:
+            steps = [Node("QuantizeLinear", (source, scale, zero), name=self._label(copy, "quantize"))]
+        else:
+            steps = along_channels("QuantizeLinear", source, channels, self._label(copy, "quantize"))
+        coded = steps[-1].output
+        coded.name, coded.type = (
+            _named(copy, "quantized"),
+            TensorType(DType.INT8 if grid.signed else DType.UINT8, shape),
+        )
+        dequantize = Node("DequantizeLinear", (coded, scale, zero), name=self._label(copy, "dequantize"))
         result = dequantize.output
+        result.name = _named(copy, "dequantized")
+        result.type = TensorType(DType.FLOAT, shape)
+        self._insert(copy, [*steps, dequantize])
         if unit is not None:
-            self._read(uses, result, channels)
+            self._redirect(uses, result, channels)
         if source is not copy:
             clamp = copy.producer
             assert clamp is not None
@@ -122,50 +123,39 @@ class _Build:
         self.pairs[value] = result
         return result
 
-    def _read(self, uses: Iterable[Use], result: Value, channels: ChannelGrid | None) -> None:
-        """Let all that read a value read its dequantized form: floats channel by channel, where channels differ."""
-        forms: dict[bool, Value] = {}
-        for use in uses:
-            read = result
-            if channels is not None and use.node not in self.integer:
-                apart = use.node in self.fused
-                if apart not in forms:
-                    steps = dequantized_along(result, channels, apart=apart)
-                    anchor = result.producer
-                    assert anchor is not None
-                    self._after(anchor, steps)
-                    forms[apart] = steps[-1].output
-                read = forms[apart]
-            owner = use.node.graph
-            assert owner is not None
-            owner.set_input(use.node, use.slot, read)
-
-    def _fused(self) -> frozenset[Node]:
-        """Copies of float operators that only read codes made float, and whose result becomes codes: onnxruntime may
-        put an integer operator in their place, which takes one scale."""
-        coded = {v for u in self.plan.units for v in u.inputs}
-        coded |= {v for u in self.plan.units for v in u.outputs if self._wants_codes(u, v)}
-        found = set()
-        for node, copy in self.twin.nodes.items():
-            reads = [v for v in node.inputs if v is not None and v.constant is None]
-            is_coded = any(v in coded for v in node.outputs)
-            if copy not in self.integer and is_coded and all(v in self.producer for v in reads):
-                found.add(copy)
-        return frozenset(found)
-
     def _label(self, value: Value, what: str) -> str:
         """Names of nodes must not clash, and nobody needs them but a profile."""
         return _named(value, what) if self.labelled else ""
 
-    def _insert(self, value: Value, steps: Sequence[Node]) -> None:
-        """Put nodes right behind what makes the value."""
-        if value.producer is None:
-            self.graph.insert_before(_first(self.graph), steps[0])
-            self._after(steps[0], steps[1:])
-        else:
-            self._after(value.producer, steps)
+    def _redirect(self, uses: Iterable[Use], result: Value, channels: ChannelGrid | None) -> None:
+        """Let what read a value read its dequantized form: floats channel by channel, where channels differ."""
+        apart: Value | None = None
+        for use in uses:
+            read = result
+            if channels is not None and use.node not in self.integer:
+                if apart is None:
+                    anchor = result.producer
+                    assert anchor is not None and anchor.inputs[0] is not None
+                    steps = along_channels("DequantizeLinear", anchor.inputs[0], channels, "")
+                    apart = steps[-1].output
+                    apart.name, apart.type = _named(result, "channels"), result.type
+                    self._after(anchor, steps)
+                read = apart
+            owner = use.node.graph
+            assert owner is not None
+            owner.set_input(use.node, use.slot, read)
 
-    def _after(self, anchor: Node, steps: Sequence[Node]) -> None:
+    def _insert(self, value: Value, steps: Sequence[Node]) -> None:
+        """Put nodes right behind what makes a value."""
+        first, *rest = steps
+        if value.producer is not None:
+            self.graph.insert_after(value.producer, first)
+        else:
+            self.graph.insert_before(_first(self.graph), first)
+        first.made_by = "quantize"
+        self._after(first, rest)
+
+    def _after(self, anchor: Node, steps: Iterable[Node]) -> None:
         for step in steps:
             step.made_by = "quantize"
             self.graph.insert_after(anchor, step)
@@ -184,25 +174,20 @@ class _Build:
         assert linear is not None
         codes = self.plan.codes[unit.node]
         name = unit.node.inputs[1].name if unit.node.inputs[1] is not None else ""
-        scale, bias = codes.scale.reshape(-1), codes.bias
-        made = self.plan.channels.get(unit.output)
-        if made is not None:  # its results are x' = (y - lift) / gain
-            scale = (scale / made.gain).astype(np.float32)
-            plain = np.zeros(len(scale)) if bias is None else bias.astype(np.float64)
-            bias = ((plain - made.lift) / made.gain).astype(np.float32)
+        scale = codes.scale.reshape(-1)
         stored, kind = linear.stored(codes.rows), self.plan.options.weight_dtype
         per_channel = bool(np.ptp(scale)) or self.plan.options.per_channel
         axis = linear.axis if per_channel else None
         self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, dtype=kind))
-        if bias is None or not linear.takes_bias:
+        if codes.bias is None or not linear.takes_bias:
             return
         if linear.addition is not None:
             node, slot = linear.addition
-            whole_bias = Value(constant=Constant.of(bias), name=f"{name}_bias")
-            self.graph.set_input(self.twin.nodes[node], slot, whole_bias)
+            bias = Value(constant=Constant.of(codes.bias), name=f"{name}_bias")
+            self.graph.set_input(self.twin.nodes[node], slot, bias)
             return
         unit_scale = (np.float32(self.plan.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
-        whole = np.clip(np.rint(bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
+        whole = np.clip(np.rint(codes.bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
         read = dequantized(self.graph, copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
         self.graph.set_inputs(copy, (*copy.inputs[:2], read))
 

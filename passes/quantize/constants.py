@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, TensorType, Type, Value
+from ...ir import Constant, DType, Graph, Node, TensorType, Value
 from .channels import ChannelGrid
 
 Array = np.ndarray[Any, Any]
@@ -55,49 +55,18 @@ def constant(array: Array, name: str, what: str, dtype: DType | None = None) -> 
     return Value(constant=Constant.of(held, dtype), name=f"{name}_{what}" if name else what)
 
 
-def quantized_along(x: Value, grid: ChannelGrid, *, apart: bool) -> list[Node]:
-    """Nodes that end in the codes of x by the channels of a grid; the last is QuantizeLinear.
+def along_channels(op: str, x: Value, grid: ChannelGrid, name: str) -> list[Node]:
+    """Nodes that end in QuantizeLinear or DequantizeLinear of x [N, C, …] with the channels' scales, in x's shape.
 
-    apart: scale the channels before, so that one scale is left for the codes.
+    Reshapes that change nothing stand around it: onnxruntime would move its Transposes to channels-last over it, and
+    where channels come last, its loop for channels takes 50 times as long.
     """
-    if not apart:
-        return [_along("QuantizeLinear", x, grid)]
-    steps = _affine(x, 1 / grid.gain, -grid.lift / grid.gain, grid.axis, x.type)
-    return [*steps, Node("QuantizeLinear", (steps[-1].output, *_scalars(grid)))]
-
-
-def dequantized_along(whole: Value, grid: ChannelGrid, *, apart: bool) -> list[Node]:
-    """Nodes that end in what codes stand for by the channels of a grid; `whole`: what they stand for by one scale.
-
-    apart: made of `whole`, so that no DequantizeLinear along an axis is needed.
-    """
-    if apart:
-        return _affine(whole, grid.gain, grid.lift, grid.axis, whole.type)
-    assert whole.producer is not None and whole.producer.inputs[0] is not None
-    made = _along("DequantizeLinear", whole.producer.inputs[0], grid)
-    made.output.type = whole.type
-    made.output.name = f"{whole.name}_channels" if whole.name else ""
-    return [made]
-
-
-def _along(op: str, x: Value, grid: ChannelGrid) -> Node:
+    same = constant(np.zeros(grid.rank, np.int64), "", "same_shape")
+    before = Node("Reshape", (x, same))
     scale, zero = constant(grid.scale, "", "scales"), constant(grid.zero.astype(grid.base.dtype), "", "zero_points")
-    return Node(op, (x, scale, zero), {"axis": grid.axis})
-
-
-def _scalars(grid: ChannelGrid) -> tuple[Value, Value]:
-    zero = np.asarray(grid.base.zero_point, grid.base.dtype)
-    return constant(np.asarray(grid.base.scale, np.float32), "", "scale"), constant(zero, "", "zero_point")
-
-
-def _affine(x: Value, gain: Array, lift: Array, axis: int, made: Type | None) -> list[Node]:
-    """gain · x + lift along an axis."""
-    rank = len(x.type.shape or ()) if isinstance(x.type, TensorType) else 0
-    shape = (-1, *(1,) * (rank - 1 - axis))
-    steps: list[Node] = []
-    for op, operand in (("Mul", gain), ("Add", lift)):
-        if op == "Mul" or operand.any():
-            steps.append(Node(op, (x, constant(operand.reshape(shape).astype(np.float32), "", op.lower()))))
-            x = steps[-1].output
-            x.type = made
-    return steps
+    middle = Node(op, (before.output, scale, zero), {"axis": 1}, name=name)
+    after = Node("Reshape", (middle.output, same))
+    shape = x.type.shape if isinstance(x.type, TensorType) else None
+    made = DType.FLOAT if op == "DequantizeLinear" else DType.of(np.dtype(grid.base.dtype))
+    before.output.type, middle.output.type, after.output.type = x.type, *[TensorType(made, shape)] * 2
+    return [before, middle, after]

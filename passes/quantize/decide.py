@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ...ir import Model
+from ...ir import Model, Value
 from ...measure import figures, macs_at
 from ...stages import Context, StageReport
 from ..roots import spell_powers
-from .accuracy import Guarded, guard, judge_for, limit_of, measure_alone
+from .accuracy import Guarded, guard, judge_for, limit_of, measure_alone, unchanged
 from .build import build
 from .equalize import equalize
 from .even import with_channels
@@ -88,42 +88,48 @@ class Decision:
 
 
 def decide(model: Model, studied: Study, context: Context) -> tuple[Study, Decision]:
-    """Place for speed, guard accuracy, then place what is left anew and time the whole; with the study it is about."""
+    """Place for speed, guard accuracy, then place what is left anew and time the whole; and the study that is of.
+
+    Where it takes layers back, or leaves the model float, with one scale a tensor, scales a channel are tried first.
+    """
+    candidates = _candidates(studied, context)
+    good = unchanged(candidates[0], judge_for(studied, context))
+    if good is not None:
+        return studied, _timed(model, studied, candidates, good, context)
+    even = with_channels(studied, context)
+    if even is not None:
+        placed = _candidates(even, context)
+        was, now = (context.quality.fidelity(build(plans[0])).sqnr_db for plans in (candidates, placed))
+        if now > was:
+            good = unchanged(placed[0], judge_for(even, context)) or guard(even, placed[0], context)
+            decision = _timed(model, even, placed, good, context)
+            if decision.plan is not None:
+                return even, decision
+    return studied, _timed(model, studied, candidates, guard(studied, candidates[0], context), context)
+
+
+def _timed(model: Model, studied: Study, candidates: list[Plan], guarded: Guarded, context: Context) -> Decision:
+    """What is good enough, if it is also fast."""
     if studied.options.sensitivity:
         layers = [unit for unit, _ in studied.units.linear() if unit in studied.plan.units]
         measure_alone(studied, studied.plan, context, layers)
-    studied, candidates = _fitted(studied, context)
-    guarded = guard(studied, candidates[0], context)
     if not guarded.plan.units:
-        text = f"left float: {guarded.verdict}, {limit_of(studied.options, context)}"
-        return studied, Decision(None, guarded, None, text)
+        return Decision(None, guarded, None, f"left float: {guarded.verdict}, {limit_of(studied.options, context)}")
     if not studied.options.speed:
-        return studied, Decision(guarded.plan, guarded, None, guarded.verdict)
+        return Decision(guarded.plan, guarded, None, guarded.verdict)
     finals = _spared(studied, guarded, context)
     pace = fastest(model, list(finals), studied.feed, context.target)
     if pace.plan is None:
         finals = {guarded.plan: guarded, **_others(studied, guarded, candidates[1:], context)}
         pace = fastest(model, list(finals), studied.feed, context.target)
     if pace.plan is None:
-        return studied, Decision(None, guarded, 1.0, "left float: integers are not faster on this machine")
+        return Decision(None, guarded, 1.0, "left float: integers are not faster on this machine")
     found = finals[pace.plan]
-    return studied, Decision(pace.plan, found, pace.ratio, f"{pace.ratio:.2f}× as fast; {found.verdict}")
-
-
-def _fitted(studied: Study, context: Context) -> tuple[Study, list[Plan]]:
-    """The study with scales a channel where one a tensor is not good enough and they are better; plans worth timing."""
-    candidates = _candidates(studied, context)
-    if not studied.options.even_channels or judge_for(studied, context).accepts(candidates[0]):
-        return studied, candidates
-    even = with_channels(studied, context)
-    if even is None:
-        return studied, candidates
-    placed = _candidates(even, context)
-    first, second = (context.quality.fidelity(build(plans[0])).sqnr_db for plans in (candidates, placed))
-    return (even, placed) if second > first else (studied, candidates)
+    return Decision(pace.plan, found, pace.ratio, f"{pace.ratio:.2f}× as fast; {found.verdict}")
 
 
 def _candidates(studied: Study, context: Context, units: frozenset[Unit] | None = None) -> list[Plan]:
+    """Plans of all units, or of some, that may be worth their time."""
     plan = studied.plan.with_units(useful(studied.plan.units if units is None else units))
     return [plan] if context.target == "graphopt" or not studied.options.speed else place(studied, plan)
 
@@ -185,6 +191,7 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
     columns, rows = _table(studied, plan)
     macs = macs_at(studied.model, studied.shapes)
     total, inside = sum(macs.values()), sum(macs.get(u.node, 0) for u in chosen)
+    apart: Set[Value] = set() if plan is None else plan.channels.keys()
     facts = {
         "share_of_macs": inside / total if total else 0.0,
         "speed": decision.ratio,
@@ -195,6 +202,7 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
         "objective_before": _sum(s.before for n, s in studied.solved.items()),
         "objective_after": _sum(s.after for n, s in studied.solved.items()),
         "pair_safe": None if plan is None else _pair_safe(studied, plan),
+        "per_channel_activations": len({v for u in chosen for v in (*u.inputs, *u.outputs)} & apart),
     }
     refused = list(studied.units.refused)
     taken = () if decision.guarded is None else decision.guarded.taken_back
@@ -207,6 +215,8 @@ def _finished(model: Model, studied: Study, decision: Decision) -> tuple[Model, 
         )
         return model, report
     text = f"{facts['share_of_macs']:.0%} of MACs in {what}, {decision.text}"
+    if facts["per_channel_activations"]:
+        text += f"; {facts['per_channel_activations']} activations with scales a channel"
     return build(plan), StageReport(f"quantize {studied.options.mode}", text, columns, rows, facts, tuple(refused))
 
 

@@ -1,82 +1,112 @@
-"""Scales for each channel of activations, chosen for a whole model and put in place of one a tensor."""
+"""Activations with scales a channel, chosen for a whole model, in place of one a tensor."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
-from ...ir import Node, Value
+from ...calibration import stream
+from ...ir import Model, Node, Value
+from ...ops import attr
 from ...stages import Context
-from .channels import (
-    DEAD,
-    ChannelGrid,
-    balanced,
-    channel_grid,
-    eligible,
-    energy,
-    evicted,
-    is_hard_swish,
-    needs_one_zero,
-    reach,
-    seen_by,
-)  # fmt: skip
-from .moments import gather
-from .solve import Solved, pair_safety, solve
+from .channels import ChannelGrid, between, channel_grid, energy
 from .speed import useful
-from .study import Study
-from .units import Unit
+from .study import Study, solve_all
+from .units import BINARY, FUNCTIONS, Unit
+
+Array = np.ndarray[Any, Any]
+HEADROOM = 2.0
+"""The most by which a channel's range exceeds what was seen: of one channel less is seen than of a tensor."""
+RUN = 16
+"""Elements of a channel in one piece from which onnxruntime's loops over channels take next to no time."""
 
 
 def with_channels(studied: Study, context: Context) -> Study | None:
-    """The study with channels of their own wherever only linear operators meet codes; None where that is nowhere.
+    """The study with scales a channel wherever convolutions alone meet codes; None where that is nowhere.
 
-    Calibrates those values once more, channel by channel, and rounds the weights that read them anew.
+    Calibrates those values once more by each channel's range, whatever the method, and rounds the weights of the
+    convolutions beside them anew.
     """
     options, plan = studied.options, studied.plan
-    if options.mode != "static" or options.format != "qdq" or options.weight_type == "int4":
+    if options.mode != "static" or options.format != "qdq" or options.weight_type == "int4" or not options.per_channel:
         return None
-    if context.target == "graphopt" or not options.per_channel:
+    if context.target == "graphopt" or not options.per_channel_activations:
         return None
     units = useful(evicted(useful(plan.units)))
-    values = eligible(units)
+    values = eligible(studied, units)
     if not values:
         return None
     context.tell("calibrate channels", 0.0)
-    signed = options.activation_type == "int8"
-    grids: dict[Value, ChannelGrid] = {}
-    for value, (low, high) in reach(studied.model, values, islice(iter(context.calibration), options.samples)).items():
-        near = [u for u in units if value in (*u.inputs, *u.outputs)]
-        readers = [u.linear for u in near if u.linear is not None and value in u.inputs]
-        weights = sum((energy(linear) for linear in readers), np.zeros(len(low)))
-        if is_hard_swish(value):
-            low = np.maximum(low, DEAD)
-        grid = channel_grid(
-            low, high, weights if weights.any() else np.ones(len(low)), values[value], signed=signed,
-            shared=needs_one_zero(value, near),
-        )  # fmt: skip
-        dense = any(not linear.is_depthwise for linear in readers)
-        grids[value] = balanced(grid) if dense else grid
-    layers = [u for u in units if u.linear is not None and u.inputs[0] in grids]
-    solved = {**studied.solved, **_solved(studied, layers, grids, context)}
-    made = replace(
-        plan, units=units, channels=grids, grids={**plan.grids, **{v: g.base for v, g in grids.items()}},
-        codes={**plan.codes, **{u.node: solved[u.node].codes for u in layers}},
+    ranges = reach(studied.model, values, islice(iter(context.calibration), options.samples))
+    grids = {v: _grid(studied, v, units, *ranges[v]) for v in values if v in ranges}
+    layers = [u for u in units if u.linear is not None and (u.inputs[0] in grids or u.output in grids)]
+    folded = [
+        replace(u, linear=between(u.linear, grids.get(u.inputs[0]), grids.get(u.output)))
+        for u in layers if u.linear is not None
+    ]  # fmt: skip
+    known = {**plan.grids, **{v: grid.base for v, grid in grids.items()}}
+    solved = {**studied.solved, **solve_all(studied.model, folded, {"minmax": known}, options, context)[0]}
+    codes = {**plan.codes, **{u.node: solved[u.node].codes for u in layers}}
+    made = replace(plan, units=units, channels=grids, grids=known, codes=codes)
+    return replace(studied, plan=made, solved=solved, alone={})
+
+
+def evicted(units: frozenset[Unit]) -> frozenset[Unit]:
+    """Without arithmetic one operand of which is float anyway, like the Mul of HardSwish, and without functions that no
+    unit reads: they go on as float, so that what they read and make can have channels of its own."""
+    while True:
+        made = {v for u in units for v in u.outputs if not u.may_end_float}
+        read = {v for u in units for v in u.inputs}
+        out = {u for u in units if u.node.op in BINARY and any(v not in made for v in u.inputs)}
+        out |= {u for u in units if u.node.op in FUNCTIONS and not any(v in read for v in u.outputs)}
+        if not out:
+            return units
+        units = units - out
+
+
+def eligible(studied: Study, units: frozenset[Unit]) -> list[Value]:
+    """Values with long runs of each channel that only convolutions read and make as codes."""
+    others = {v for u in units if u.node.op != "Conv" for v in (*u.inputs, *u.outputs)}
+    convolutions = sorted((u for u in units if u.node.op == "Conv"), key=studied.plan.order.__getitem__)
+    # a clamp on codes moves with the channels' scales only where its limits are 0 and infinite
+    others |= {u.output for u in convolutions if u.clamp is not None and u.limits != (0.0, np.inf)}
+    values = dict.fromkeys(v for u in convolutions for v in (u.inputs[0], u.output))
+    return [v for v in values if v not in others and math.prod(studied.shapes.get(v, (0, 0, 0))[2:]) >= RUN]
+
+
+def _grid(studied: Study, value: Value, units: Iterable[Unit], low: Array, high: Array) -> ChannelGrid:
+    readers = [u for u in units if value in u.inputs]
+    makers = [u for u in units if value in u.outputs]
+    met = [u.linear for u in readers if u.linear is not None]
+    return channel_grid(
+        low, high,
+        sum((energy(linear) for linear in met), np.full(len(low), 1e-30)),
+        len(studied.shapes[value]),
+        signed=studied.options.activation_type == "int8",
+        one_zero=any(_is_padded(u.node) for u in readers) or any(u.clamp is not None for u in makers),
+        mixed=any(not linear.is_depthwise for linear in met),
     )  # fmt: skip
-    return replace(studied, plan=made, solved=solved)
 
 
-def _solved(
-    studied: Study, layers: list[Unit], grids: dict[Value, ChannelGrid], context: Context
-) -> dict[Node, Solved]:
-    safe = pair_safety(studied.options, context.target)
-    changed = {u.node: seen_by(u.linear, grids[u.inputs[0]]) for u in layers if u.linear is not None}
-    inputs = {u.node: u.inputs[0] for u in layers}
-    given = [(u.inputs[0], changed[u.node]) for u in layers]
-    found = {}
-    for linear, moments in gather(
-        studied.model, given, lambda: islice(iter(context.calibration), studied.options.samples), context.seed
-    ):
-        found[linear.node] = solve(linear, moments, studied.options, safe, grids[inputs[linear.node]].base.scale, 8)
-    return found
+def _is_padded(node: Node) -> bool:
+    """Zeros stand beside the channels: x' = 0 has to mean x = 0 there."""
+    return str(attr(node, "auto_pad", "NOTSET")) not in ("NOTSET", "VALID") or any(attr(node, "pads", None) or ())
+
+
+def reach(model: Model, values: Iterable[Value], feeds: Iterable[dict[str, Any]]) -> dict[Value, tuple[Array, Array]]:
+    """The range [low, high], f64 [C] each, of the channels along axis 1 over all samples, with headroom: the next
+    sample is likely as far from the largest as that is from the second."""
+    found: dict[Value, Array] = {}
+    for arrays in stream(model, list(values), feeds):
+        for value, array in arrays.items():
+            others = (0, *range(2, array.ndim))
+            peaks = np.maximum(np.stack((-array.min(axis=others), array.max(axis=others))), 0.0).astype(np.float64)
+            first, second = found.get(value, np.zeros((2, *peaks.shape)))
+            found[value] = np.stack((np.maximum(first, peaks), np.maximum(np.minimum(first, peaks), second)))
+    wider = {value: np.minimum(2 * first - second, HEADROOM * first) for value, (first, second) in found.items()}
+    return {value: (-ends[0], ends[1]) for value, ends in wider.items()}

@@ -34,7 +34,7 @@ def _is_count(value: Any) -> bool:
 
 _FLAGS = (
     "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "rounding", "speed", "sensitivity",
-    "even_channels",
+    "per_channel_activations",
 )  # fmt: skip
 _OPTIONAL = frozenset(("reduce_range", "block_size", "samples", "cache", "executor"))
 _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -66,8 +66,8 @@ class Quantize:
     layer on the integers before it, a session each. speed: leave layers float that do not gain.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     sensitivity: measure for the report what each layer costs alone, even if none need be taken back: a session a layer.
-    even_channels: where the model is not good enough, give activations that only linear operators meet as codes a scale
-    a channel, before layers are taken back: what is float between stays float (in format "qdq", for onnxruntime).
+    per_channel_activations: where one scale a tensor is not good enough, activations that convolutions alone meet as
+    codes get one a channel, if that is better (static, format "qdq", for onnxruntime): the weights beside take it up.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
     cache: a file that remembers what calibration saw, to resume after an interruption. executor: a `concurrent.futures`
     executor (threads share one session) that calibrates several samples at a time.
@@ -92,7 +92,7 @@ class Quantize:
     evaluations: int = 64
     samples: int | None = None
     sensitivity: bool = False
-    even_channels: bool = False
+    per_channel_activations: bool = True
     min_sqnr: float = 15.0
     min_top1: float = 0.9
     cache: str | os.PathLike[str] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from ...calibration import BATCH, METHODS, Extent, Shapes, observe, shapes_at
@@ -73,7 +74,7 @@ def study(model: Model, options: Quantize, context: Context) -> Study:
         if options.op_types_to_quantize is None or "Gather" in options.op_types_to_quantize:
             usable = [*usable, *(u for u in find_tables(model.graph) if u.name not in options.nodes_to_exclude)]
         units.found = usable
-    solved, finer = _solved(model, usable, grids, options, context, counted, nearest)
+    solved, finer = solve_all(model, usable, grids, options, context, counted, nearest)
     codes = {node: s.codes for node, s in solved.items()}
     plan = Plan(model, frozenset(usable), next(iter(grids.values()), {}), codes, options)
     count, feed = max(counted.count, 1), timing_feed(context)
@@ -97,11 +98,12 @@ def _calibrated(
     return seen, {m: choose_grids(units.found, seen, replace(options, calibrate_method=m)) for m in methods}
 
 
-def _solved(
-    model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: Context, counted: _Counter,
-    nearest: Mapping[Node, Solved],
+def solve_all(
+    model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: Context,
+    counted: _Counter | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}),
 ) -> tuple[dict[Node, Solved], dict[Node, Solved]]:  # fmt: skip
     """Codes of every layer at the width asked for, and at 8 bits where that is less; `nearest` are known already."""
+    counted = counted or _Counter(context, options.samples)
     solved: dict[Node, Solved] = {}
     finer: dict[Node, Solved] = {}
     layers = [u for u in usable if u.linear is not None]

@@ -1,0 +1,215 @@
+"""Activations with a scale a channel: folded into the weights exactly, and better where channels are uneven."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import graphopt
+from graphopt import lossy, onnx_io
+from graphopt.equivalence.metrics import sqnr_db
+from graphopt.measure import ort_session
+from graphopt.passes.quantize.channels import between, channel_grid, energy
+from graphopt.passes.quantize.even import eligible, with_channels
+from graphopt.passes.quantize.linear import linear_of
+from graphopt.passes.quantize.study import study
+from tests.quantize.nets import convnet, images, parse
+
+RNG = np.random.default_rng(0)
+SEPARABLE = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,16,16] x) => (float[N,8,8,8] y)
+<float[24,3,1,1] w1, float[24] b1, float[24,1,3,3] w2, float[24] b2, float[24,24,1,1] w3, float[24] b3,
+ float[24,1,3,3] w4, float[24] b4, float[8,24,1,1] w5> {
+  c1 = Conv(x, w1, b1)
+  r1 = Relu(c1)
+  c2 = Conv<pads=[1,1,1,1], group=24, strides=[2,2]>(r1, w2, b2)
+  h2 = HardSigmoid<alpha=0.16666667>(c2)
+  m2 = Mul(c2, h2)
+  c3 = Conv(m2, w3, b3)
+  h3 = HardSigmoid<alpha=0.16666667>(c3)
+  m3 = Mul(c3, h3)
+  c4 = Conv<pads=[1,1,1,1], group=24>(m3, w4, b4)
+  r4 = Relu(c4)
+  y = Conv(r4, w5)
+}"""
+
+
+def separable():
+    """Convolutions in depth and across it, the channels of which differ a hundredfold."""
+    rng = np.random.default_rng(1)
+    spread = np.exp(np.linspace(0, 4.5, 24)).reshape(-1, 1, 1, 1)
+    drawn = {name: rng.standard_normal(shape) for name, shape in (("w1", (24, 3, 1, 1)), ("w3", (24, 24, 1, 1)))}
+    last = rng.standard_normal((8, 24, 1, 1)) / spread.reshape(1, 24, 1, 1)
+    return parse(SEPARABLE, w1=drawn["w1"] * spread, w3=drawn["w3"] * spread / 100, w5=last)
+
+
+FEEDS = images(12)
+
+
+def studied(model):
+    given = graphopt.Quantize(speed=False, min_sqnr=-100.0, min_top1=0.0)
+    lifted = onnx_io.load(model)
+    context = lossy.context(lifted, lossy.check(None, given), FEEDS, None, None, "portable", 0, None)
+    return study(lifted, given, context), context
+
+
+@pytest.mark.parametrize("signed, one_zero, mixed", itertools.product((False, True), repeat=3))
+def test_codes_cover_each_channel(signed, one_zero, mixed):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        low, high = -rng.random(7) * 10.0 ** rng.integers(-3, 3, 7), rng.random(7) * 10.0 ** rng.integers(-3, 3, 7)
+        low[0], high[1], low[2], high[2] = 0, 0, 0, 0
+        grid = channel_grid(low, high, rng.random(7), 4, signed=signed, one_zero=one_zero, mixed=mixed)
+        least, most = (-127, 127) if signed else (0, 255)
+        scale = grid.scale.astype(np.float64)
+        assert ((least - grid.zero) * scale <= low + scale / 2).all()
+        assert ((most - grid.zero) * scale >= high - scale / 2).all()
+        assert ((grid.zero >= least) & (grid.zero <= most)).all()
+        if signed or one_zero:
+            assert (grid.zero == grid.base.zero_point).all() and not grid.lift.any()
+        codes = rng.integers(least, most + 1, 7)
+        means = scale * (codes - grid.zero)
+        whole = grid.base.scale * (codes - grid.base.zero_point)
+        np.testing.assert_allclose(grid.gain * whole + grid.lift, means, atol=1e-6 * abs(means).max())
+
+
+@pytest.mark.parametrize("groups, inner, has_bias", itertools.product((1, 2, 6), (1, 3), (False, True)))
+def test_a_folded_convolution_maps_folded_channels(groups, inner, has_bias):
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (float[1,6,5,5] x) => (float[1,12,a,b] y)
+        <float[12,{6 // groups},{inner},{inner}] w, float[12] b> {{
+          y = Conv<group={groups}>(x, w{", b" if has_bias else ""})
+        }}"""
+    )
+    linear = linear_of(next(node for node in onnx_io.load(model).graph if node.op == "Conv"))
+    assert not isinstance(linear, str)
+    read, made = (
+        channel_grid(
+            -RNG.random(count), RNG.random(count) * 10.0 ** RNG.integers(-2, 3, count), np.ones(count), 4,
+            signed=False, one_zero=False, mixed=mixed,
+        )
+        for count, mixed in ((6, True), (12, False))
+    )  # fmt: skip
+    folded = between(linear, read, made)
+    x = RNG.standard_normal((1, 6, 5, 5))
+    y = convolved(x, linear.weight, linear.bias, groups)
+    z = convolved((x - along(read.lift)) / along(read.gain), folded.weight, folded.bias, groups)
+    np.testing.assert_allclose(z * along(made.gain) + along(made.lift), y, atol=2e-5 * abs(y).max())
+    assert between(linear, None, None) is linear
+
+
+def along(channels):
+    return channels.reshape(1, -1, 1, 1)
+
+
+def convolved(x, weight, bias, groups):
+    """In float64, by definition."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(2, 3))
+    parts = np.split(windows, groups, axis=1), np.split(weight.astype(np.float64), groups)
+    made = np.concatenate([np.einsum("nchwij,ocij->nohw", a, b) for a, b in zip(*parts)], axis=1)
+    return made if bias is None else made + along(bias.astype(np.float64))
+
+
+def test_energy_is_that_of_the_weights_each_channel_meets():
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[1,6,5,5] x) => (float[1,4,a,b] y)
+        <float[4,3,2,2] w> { y = Conv<group=2>(x, w) }"""
+    )
+    linear = linear_of(next(node for node in onnx_io.load(model).graph if node.op == "Conv"))
+    assert not isinstance(linear, str)
+    squares = linear.weight.astype(np.float64) ** 2
+    expected = [squares[2 * g : 2 * g + 2, c].sum() for g in range(2) for c in range(3)]
+    np.testing.assert_allclose(energy(linear), expected)
+
+
+def test_what_convolutions_alone_meet_gets_channels():
+    found, context = studied(separable())
+    even = with_channels(found, context)
+    assert even is not None
+    names = {value.name for value in even.plan.channels}
+    assert {"r1", "m2", "c3", "m3", "r4"} <= names  # those of c2 too, unless that is a product's operand as codes
+    for value, grid in even.plan.channels.items():
+        padded = value.name in ("r1", "m3")
+        assert not (padded and grid.lift.any()), "zeros of the padding have to stay zeros"
+    other, _ = studied(convnet())
+    assert {v.name for v in eligible(other, other.plan.units)} <= {"x", "r3", "c4"}, "sums and pools take one scale"
+
+
+@pytest.mark.parametrize("activation_type", ["uint8", "int8"])
+def test_uneven_channels_keep_their_accuracy(activation_type):
+    ratios, layers = [], []
+    for flag in (False, True):
+        options = graphopt.Quantize(
+            speed=False, min_sqnr=25.0, min_top1=0.0, per_channel_activations=flag, activation_type=activation_type
+        )
+        result = graphopt.optimize(separable(), quantize=options, calibration=FEEDS)
+        figures = result.report.stages[-1].figures
+        layers.append(figures["share_of_macs"])
+        assert bool(figures["per_channel_activations"]) is flag
+        assert ("scales a channel" in result.report.stages[-1].summary) is flag
+        given, made = separable().SerializeToString(), result.model.SerializeToString()
+        a, b = ([ort_session(m).run(None, f)[0] for f in images(4, 1)] for m in (given, made))
+        ratios.append(sqnr_db(np.stack(a), np.stack(b)))
+    assert layers[1] > layers[0], "more layers stay on integers"
+    assert min(ratios) > 20
+
+
+def quantized():
+    """All of it on integers, with channels."""
+    options = graphopt.Quantize(speed=False, min_sqnr=25.0, min_top1=0.0)
+    return graphopt.optimize(separable(), quantize=options, calibration=FEEDS)
+
+
+def test_every_runtime_says_the_same():
+    result = quantized()
+    model = result.model
+    scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert any(n.op_type == "QuantizeLinear" and scales[n.input[1]].ndim == 1 for n in model.graph.node)
+    stock = ort_session(model.SerializeToString())
+    plain = ort_session(model.SerializeToString(), optimize=False)
+    session = graphopt.Session(model)
+    for feed in images(4, 2):
+        expected = plain.run(None, feed)[0]
+        assert sqnr_db(expected, stock.run(None, feed)[0]) > 35
+        assert sqnr_db(expected, session.run(None, feed)[0]) > 35
+
+
+def test_transposes_cannot_move_over_channels():
+    model = quantized().model
+    scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    apart = [
+        n
+        for n in model.graph.node
+        if n.op_type in ("QuantizeLinear", "DequantizeLinear") and n.input[0] in makers and scales[n.input[1]].ndim
+    ]
+    assert apart
+    for node in apart:
+        users = [n for n in model.graph.node if node.output[0] in n.input]
+        assert [n.op_type for n in (makers[node.input[0]], *users)] == ["Reshape", "Reshape"]
+
+
+def test_the_result_is_recognised_and_kept():
+    model = quantized().model
+    again = graphopt.optimize(model, quantize="static", calibration=FEEDS)
+    assert "already quantized" in again.report.stages[-1].summary
+    for feed in images(2, 3):
+        a, b = (ort_session(m.SerializeToString()).run(None, feed)[0] for m in (model, again.model))
+        assert sqnr_db(a, b) > 40
+    assert sum(n.op_type == "QuantizeLinear" for n in again.model.graph.node) > 3
+
+
+@pytest.mark.parametrize(
+    "options, target",
+    [
+        ({"per_channel_activations": False}, "portable"), ({"format": "qoperator"}, "portable"),
+        ({"weight_type": "int4"}, "portable"), ({"per_channel": False}, "portable"), ({}, "graphopt"),
+    ],
+)  # fmt: skip
+def test_where_one_scale_a_tensor_is_all_there_is(options, target):
+    given = graphopt.Quantize(speed=False, min_sqnr=25.0, min_top1=0.0, **options)
+    result = graphopt.optimize(separable(), quantize=given, calibration=FEEDS, target=target)
+    assert not result.report.stages[-1].figures["per_channel_activations"]
+    onnx.checker.check_model(result.model)
