@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -38,13 +38,14 @@ def with_channels(studied: Study, context: Context) -> Study | None:
     if context.target == "graphopt" or not options.per_channel_activations:
         return None
     units = useful(evicted(useful(plan.units)))
-    values = eligible(studied, units)
+    ordered = sorted(units, key=plan.order.__getitem__)
+    values = eligible(studied, ordered)
     if not values:
         return None
     context.tell("calibrate channels", 0.0)
     ranges = reach(studied.model, values, islice(iter(context.calibration), options.samples))
-    grids = {v: _grid(studied, v, units, *ranges[v]) for v in values if v in ranges}
-    layers = [u for u in units if u.linear is not None and (u.inputs[0] in grids or u.output in grids)]
+    grids = {v: _grid(studied, v, ordered, *ranges[v]) for v in values if v in ranges}
+    layers = [u for u in ordered if u.linear is not None and (u.inputs[0] in grids or u.output in grids)]
     folded = [
         replace(u, linear=between(u.linear, grids.get(u.inputs[0]), grids.get(u.output)))
         for u in layers if u.linear is not None
@@ -69,10 +70,10 @@ def evicted(units: frozenset[Unit]) -> frozenset[Unit]:
         units = units - out
 
 
-def eligible(studied: Study, units: frozenset[Unit]) -> list[Value]:
+def eligible(studied: Study, units: Sequence[Unit]) -> list[Value]:
     """Values with long runs of each channel that only convolutions read and make as codes."""
     others = {v for u in units if u.node.op != "Conv" for v in (*u.inputs, *u.outputs)}
-    convolutions = sorted((u for u in units if u.node.op == "Conv"), key=studied.plan.order.__getitem__)
+    convolutions = [u for u in units if u.node.op == "Conv"]
     # a clamp on codes moves with the channels' scales only where its limits are 0 and infinite
     others |= {u.output for u in convolutions if u.clamp is not None and u.limits != (0.0, np.inf)}
     values = dict.fromkeys(v for u in convolutions for v in (u.inputs[0], u.output))
