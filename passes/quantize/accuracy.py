@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir import Model
+from ...measure import Quality
 from ...stages import Context
 from .build import build
 from .options import Quantize
 from .plan import Plan
 from .study import Study, with_finer
 from .timing import CALL, measure_costs
+from .twin import twin
 from .units import Unit
 
 RANKED = 4
@@ -182,12 +184,31 @@ def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
 def measure_alone(study: Study, plan: Plan, context: Context, units: Iterable[Unit]) -> None:
     """Add to the study the relative error (RMS, worst output, first samples) of results with each unit alone quantized.
 
-    One run of the model a unit and sample; infinite where results are not finite.
+    Scores are compared before a final Softmax: behind it a few near ties make all of the error of a few samples. One
+    run of the model a unit and sample; infinite where results are not finite.
     """
+    quality = context.quality
+    reference = twin(study.model).model
+    if without_softmax(reference):
+        quality = Quality(reference, quality.session, quality.feeds, samples=RANKED)
     for unit in units:
         if unit not in study.alone:
-            ratio = context.quality.fidelity(build(plan.with_units((unit,))), RANKED).sqnr_db
+            model = build(plan.with_units((unit,)))
+            if quality is not context.quality:
+                without_softmax(model)
+            ratio = quality.fidelity(model, RANKED).sqnr_db
             study.alone[unit] = math.inf if ratio == -math.inf else 10.0 ** (-ratio / 20.0)
+
+
+def without_softmax(model: Model) -> bool:
+    """Let results that a Softmax makes be what it reads; whether there are such."""
+    graph = model.graph
+    makers = [value.producer for value in graph.outputs]
+    scores = [v if n is None or n.op != "Softmax" else n.inputs[0] for v, n in zip(graph.outputs, makers)]
+    changed = any(a is not b for a, b in zip(scores, graph.outputs))
+    if changed:
+        graph.set_outputs([v for v in scores if v is not None], graph.ports)
+    return changed
 
 
 def _noise(study: Study, unit: Unit) -> float:

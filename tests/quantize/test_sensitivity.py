@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import graphopt
 from graphopt import lossy, onnx_io
@@ -64,6 +64,17 @@ def test_error_alone_is_that_of_the_layer_quantized_alone():
         )
         error = np.linalg.norm(result - reference) / np.linalg.norm(reference)
         assert column(stage, "error alone")[name] == pytest.approx(error, rel=0.05)
+
+
+def test_scores_are_compared_before_a_softmax():
+    """What a layer costs does not hang on how close the classes of a few samples are."""
+    model = bad_convnet()
+    scores = column(stage_of(model, sensitivity=True)[1], "error alone")
+    model.graph.node.append(helper.make_node("Softmax", ["y"], ["chances"], name="node13", axis=1))
+    model.graph.output[0].name = "chances"
+    made, stage = stage_of(model, sensitivity=True)
+    assert column(stage, "error alone") == pytest.approx(scores, rel=0.05)
+    assert made.model.graph.node[-1].op_type == "Softmax"
 
 
 def test_it_is_measured_only_when_asked_for_or_needed():
