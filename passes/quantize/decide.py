@@ -60,9 +60,7 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Conte
         why = "left float: no convolution or matrix product with constant weights can be quantized"
         refused = tuple(studied.units.refused)
         return model, StageReport(f"quantize {options.mode}", why, refused=refused, changed=False)
-    studied = best_method(studied, context)
-    if options.correct_means and options.mode == "static":
-        studied = with_means(studied, context)
+    studied = with_means(best_method(studied, context), context)
     studied, decision = decide(model, studied, context)
     return _finished(model, studied, decision)
 
@@ -98,6 +96,7 @@ def decide(model: Model, studied: Study, context: Context) -> tuple[Study, Decis
         return studied, _timed(model, studied, candidates, good, context)
     even = with_channels(studied, context)
     if even is not None:
+        even = with_means(even, context)
         placed = _candidates(even, context)
         was, now = (context.quality.fidelity(build(plans[0])).sqnr_db for plans in (candidates, placed))
         if now > was:

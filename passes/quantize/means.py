@@ -28,7 +28,10 @@ SAMPLES = 8
 
 
 def with_means(studied: Study, context: Context) -> Study:
-    """The study with biases corrected layer after layer, where that brings the results closer; a session a layer."""
+    """The study with biases corrected layer after layer, where that is wanted and brings the results closer; a session
+    a layer."""
+    if not studied.options.correct_means or studied.options.mode != "static":
+        return studied
     plan = studied.plan.with_units(useful(studied.plan.units))
     corrected = correct_means(plan, context)
     fidelity = context.quality.fidelity
@@ -48,6 +51,9 @@ def correct_means(plan: Plan, context: Context) -> Plan:
         context.tell(f"correct biases: layer {i + 1} of {len(layers)}", i / len(layers))
         made = build(replace(plan, options=replace(plan.options, format="qdq")), labels)
         value = next(node.output for node in made.graph if node.name == labels[_last(unit)])
+        channels = plan.channels.get(unit.output)
+        if channels is not None:
+            target = (target - channels.lift) / channels.gain
         shift = (target - _means(made, [value], [unit], feeds)[0]).astype(np.float32)
         old = plan.codes[unit.node]
         if np.isfinite(shift).all():

@@ -1,6 +1,7 @@
 """Activations with a scale a channel: folded into the weights exactly, and better where channels are uneven."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,9 +13,11 @@ from graphopt import lossy, onnx_io
 from graphopt.equivalence.metrics import sqnr_db
 from graphopt.measure import ort_session
 from graphopt.passes.quantize import even
+from graphopt.passes.quantize.build import build
 from graphopt.passes.quantize.channels import between, channel_grid, energy
 from graphopt.passes.quantize.even import eligible, evicted, with_channels
 from graphopt.passes.quantize.linear import linear_of
+from graphopt.passes.quantize.means import with_means
 from graphopt.passes.quantize.study import study
 from tests.quantize.nets import convnet, images, parse
 
@@ -49,8 +52,8 @@ def separable():
 FEEDS = images(12, size=24)
 
 
-def studied(model, feeds=FEEDS):
-    given = graphopt.Quantize(speed=False, min_sqnr=-100.0, min_top1=0.0)
+def studied(model, feeds=FEEDS, **options):
+    given = graphopt.Quantize(speed=False, min_sqnr=-100.0, min_top1=0.0, **options)
     lifted = onnx_io.load(model)
     context = lossy.context(lifted, lossy.check(None, given), feeds, None, None, "portable", 0, None)
     return study(lifted, given, context), context
@@ -176,6 +179,21 @@ def test_every_runtime_says_the_same():
         expected = plain.run(None, feed)[0]
         assert sqnr_db(expected, stock.run(None, feed)[0]) > 35
         assert sqnr_db(expected, session.run(None, feed)[0]) > 35
+
+
+def test_means_are_corrected_in_the_scales_of_channels():
+    """A bias off by what a channel's range is comes back to where it was."""
+    found, context = studied(separable(), correct_means=True)
+    made = with_channels(found, context)
+    assert made is not None
+    codes = {
+        node: held if held.bias is None else replace(held, bias=held.bias + np.float32(0.3) * abs(held.bias).max())
+        for node, held in made.plan.codes.items()
+    }
+    spoilt = replace(made, plan=replace(made.plan, codes=codes))
+    mended = with_means(spoilt, context)
+    ratios = [context.quality.fidelity(build(s.plan)).sqnr_db for s in (made, spoilt, mended)]
+    assert ratios[1] < 15 and ratios[2] > ratios[0] - 1
 
 
 class Turned(frozenset):
