@@ -105,10 +105,8 @@ class _Build:
         else:
             steps = along_channels("QuantizeLinear", source, channels, self._label(copy, "quantize"))
         coded = steps[-1].output
-        coded.name, coded.type = (
-            _named(copy, "quantized"),
-            TensorType(DType.INT8 if grid.signed else DType.UINT8, shape),
-        )
+        coded.name = _named(copy, "quantized")
+        coded.type = TensorType(DType.INT8 if grid.signed else DType.UINT8, shape)
         dequantize = Node("DequantizeLinear", (coded, scale, zero), name=self._label(copy, "dequantize"))
         result = dequantize.output
         result.name = _named(copy, "dequantized")

@@ -11,6 +11,8 @@ all channels wastes most of the codes where channels are uneven, as around depth
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,18 +24,29 @@ from .linear import Linear
 Array = np.ndarray[Any, Any]
 LEAST = 1e-3
 """The narrowest range of a channel, relative to the widest: what was never seen may yet come."""
+LONG = 16
+"""Elements of a channel in one run from which onnxruntime's loops over channels take next to no time."""
 SHARE = 0.85
 """The power of the channels' ranges that their scales follow where weights share scales across them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelGrid:
-    """scale f32 [C] and zero i64 [C] of the channels along axis 1 of `rank`; base: what integer operators see."""
+    """scale f32 [C] and zero i64 [C] of the channels along axis 1 of `rank`; base: what integer operators see.
+
+    run: elements of a channel that stand together in a sample.
+    """
 
     scale: Array
     zero: Array
     base: Quantization
     rank: int
+    run: int = LONG
+
+    @property
+    def is_long(self) -> bool:
+        """Operators that take scales along an axis are as fast as with one scale."""
+        return self.run >= LONG
 
     @property
     def gain(self) -> Array:
@@ -49,9 +62,9 @@ class ChannelGrid:
 
 
 def channel_grid(
-    low: Array, high: Array, energy: Array, rank: int, *, signed: bool, one_zero: bool, mixed: bool
+    low: Array, high: Array, energy: Array, shape: Sequence[int], *, signed: bool, one_zero: bool, mixed: bool
 ) -> ChannelGrid:
-    """Cover [low, high] ∋ 0 of each channel, f64 [C].
+    """Cover [low, high] ∋ 0 of each channel, f64 [C], of values of this shape, [N, C, …].
 
     energy: of the weights that read each channel, [C]. one_zero: all zero points are one, as padding with zeros asks
     for: that of least noise Σ energy_c s_c². mixed: what reads the channels sums over them, with one scale for the
@@ -78,7 +91,8 @@ def channel_grid(
     if middle is None:
         middle = 0 if signed else int(np.rint(np.median(zero)))
     whole = float(np.float32(np.exp(np.log(scale).mean())))
-    return ChannelGrid(scale.astype(np.float32), zero, Quantization(whole, middle, signed), rank)
+    base = Quantization(whole, middle, signed)
+    return ChannelGrid(scale.astype(np.float32), zero, base, len(shape), math.prod(shape[2:]))
 
 
 def _covering(low: Array, high: Array, zero: Array) -> Array:

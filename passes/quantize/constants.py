@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, TensorType, Value
+from ...ir import Constant, DType, Graph, Node, TensorType, Type, Value
 from .channels import ChannelGrid
 
 Array = np.ndarray[Any, Any]
@@ -56,17 +56,42 @@ def constant(array: Array, name: str, what: str, dtype: DType | None = None) -> 
 
 
 def along_channels(op: str, x: Value, grid: ChannelGrid, name: str) -> list[Node]:
-    """Nodes that end in QuantizeLinear or DequantizeLinear of x [N, C, …] with the channels' scales, in x's shape.
+    """Nodes that end in QuantizeLinear of x [N, C, …], or begin with DequantizeLinear, with the channels' scales.
 
-    Reshapes that change nothing stand around it: onnxruntime would move its Transposes to channels-last over it, and
-    where channels come last, its loop for channels takes 50 times as long.
+    Long channels take them along an axis, and Reshapes that change nothing stand around that: onnxruntime would move
+    its Transposes to channels-last over it, and where channels come last its loop takes 50 times as long. What is short
+    is scaled beside the operator.
     """
-    same = constant(np.zeros(grid.rank, np.int64), "", "same_shape")
-    before = Node("Reshape", (x, same))
-    scale, zero = constant(grid.scale, "", "scales"), constant(grid.zero.astype(grid.base.dtype), "", "zero_points")
-    middle = Node(op, (before.output, scale, zero), {"axis": 1}, name=name)
-    after = Node("Reshape", (middle.output, same))
     shape = x.type.shape if isinstance(x.type, TensorType) else None
-    made = DType.FLOAT if op == "DequantizeLinear" else DType.of(np.dtype(grid.base.dtype))
-    before.output.type, middle.output.type, after.output.type = x.type, *[TensorType(made, shape)] * 2
-    return [before, middle, after]
+    codes, floats = TensorType(DType.of(np.dtype(grid.base.dtype)), shape), TensorType(DType.FLOAT, shape)
+    made = floats if op == "DequantizeLinear" else codes
+    if grid.is_long:
+        same = constant(np.zeros(grid.rank, np.int64), "", "same_shape")
+        before = _typed(Node("Reshape", (x, same)), x.type)
+        zeros = constant(grid.zero.astype(grid.base.dtype), "", "zero_points")
+        operands = (before.output, constant(grid.scale, "", "scales"), zeros)
+        middle = _typed(Node(op, operands, {"axis": 1}, name=name), made)
+        return [before, middle, _typed(Node("Reshape", (middle.output, same)), made)]
+    zero = constant(np.asarray(grid.base.zero_point, grid.base.dtype), "", "zero_point")
+    whole = constant(np.asarray(grid.base.scale, np.float32), "", "scale"), zero
+    if op == "DequantizeLinear":
+        first = _typed(Node(op, (x, *whole), name=name), floats)
+        return [first, *_scaled(first.output, grid.gain, grid.lift, grid.rank)]
+    steps = _scaled(x, 1 / grid.gain, -grid.lift / grid.gain, grid.rank)
+    return [*steps, _typed(Node(op, (steps[-1].output, *whole), name=name), codes)]
+
+
+def _scaled(x: Value, gain: Array, lift: Array, rank: int) -> list[Node]:
+    """gain · x + lift of each channel."""
+    steps: list[Node] = []
+    for op, operand in (("Mul", gain), ("Add", lift)):
+        if op == "Mul" or operand.any():
+            held = constant(operand.reshape(-1, *(1,) * (rank - 2)).astype(np.float32), "", op.lower())
+            steps.append(_typed(Node(op, (x, held)), x.type))
+            x = steps[-1].output
+    return steps
+
+
+def _typed(node: Node, made: Type | None) -> Node:
+    node.output.type = made
+    return node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -22,15 +21,13 @@ from .units import BINARY, FUNCTIONS, Unit
 Array = np.ndarray[Any, Any]
 HEADROOM = 2.0
 """The most by which a channel's range exceeds what was seen: of one channel less is seen than of a tensor."""
-RUN = 16
-"""Elements of a channel in one piece from which onnxruntime's loops over channels take next to no time."""
 
 
 def with_channels(studied: Study, context: Context) -> Study | None:
     """The study with scales a channel wherever convolutions alone meet codes; None where that is nowhere.
 
     Calibrates those values once more by each channel's range, whatever the method, and rounds the weights of the
-    convolutions beside them anew.
+    convolutions beside them anew; their J is in the scales of their channels.
     """
     options, plan = studied.options, studied.plan
     if options.mode != "static" or options.format != "qdq" or options.weight_type == "int4" or not options.per_channel:
@@ -71,13 +68,13 @@ def evicted(units: frozenset[Unit]) -> frozenset[Unit]:
 
 
 def eligible(studied: Study, units: Sequence[Unit]) -> list[Value]:
-    """Values with long runs of each channel that only convolutions read and make as codes."""
+    """Values of several channels that only convolutions read and make as codes."""
     others = {v for u in units if u.node.op != "Conv" for v in (*u.inputs, *u.outputs)}
     convolutions = [u for u in units if u.node.op == "Conv"]
     # a clamp on codes moves with the channels' scales only where its limits are 0 and infinite
     others |= {u.output for u in convolutions if u.clamp is not None and u.limits != (0.0, np.inf)}
     values = dict.fromkeys(v for u in convolutions for v in (u.inputs[0], u.output))
-    return [v for v in values if v not in others and math.prod(studied.shapes.get(v, (0, 0, 0))[2:]) >= RUN]
+    return [v for v in values if v not in others and studied.shapes.get(v, (1, 1))[1] > 1]
 
 
 def _grid(studied: Study, value: Value, units: Iterable[Unit], low: Array, high: Array) -> ChannelGrid:
@@ -87,7 +84,7 @@ def _grid(studied: Study, value: Value, units: Iterable[Unit], low: Array, high:
     return channel_grid(
         low, high,
         sum((energy(linear) for linear in met), np.full(len(low), 1e-30)),
-        len(studied.shapes[value]),
+        studied.shapes[value],
         signed=studied.options.activation_type == "int8",
         one_zero=any(_is_padded(u.node) for u in readers) or any(u.clamp is not None for u in makers),
         mixed=any(not linear.is_depthwise for linear in met),

@@ -103,7 +103,7 @@ def _key(plan: Plan, feed: Mapping[str, Any], target: str) -> str:
     order, options = plan.order, plan.options
     bits = sorted((order[u], plan.codes[u.node].bits) for u in plan.units if u.linear is not None)
     placed = sorted(order[u] for u in plan.units)
-    kind = f"{options.format} {options.activation_type}{' per channel' * bool(plan.channels)}"
+    kind = f"{options.format} {options.activation_type}{' by channel' * bool(plan.channels)}"
     text = f"{structure_digest(plan, feed)} {target} {placed} {bits} {kind}"
     return f"whole:{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 

@@ -74,9 +74,11 @@ def conversion_costs(plan: Plan, shapes: Shapes) -> tuple[dict[Value, float], di
     """Seconds to quantize and to dequantize each value of the units, from its elements and this machine's rates."""
     into, out = conversion_rates()
     counts = {v: math.prod(shapes.get(v, ())) for unit in plan.units for v in (*unit.inputs, *unit.outputs)}
+    scaled = {v for v, grid in plan.channels.items() if not grid.is_long}  # by a Mul and an Add
+    calls = {value: 3 * CALL if value in scaled else CALL for value in counts}
     return (
-        {value: CALL + count * into for value, count in counts.items()},
-        {value: CALL + count * out for value, count in counts.items()},
+        {value: calls[value] + count * into for value, count in counts.items()},
+        {value: calls[value] + count * out for value, count in counts.items()},
     )
 
 

@@ -40,13 +40,15 @@ net (float[N,3,24,24] x) => (float[N,8,12,12] y)
 }"""
 
 
-def separable():
+def separable(size=24):
     """Convolutions in depth and across it, the channels of which differ a hundredfold."""
     rng = np.random.default_rng(1)
     spread = np.exp(np.linspace(0, 4.5, 24)).reshape(-1, 1, 1, 1)
     drawn = {name: rng.standard_normal(shape) for name, shape in (("w1", (24, 3, 1, 1)), ("w3", (24, 24, 1, 1)))}
     last = rng.standard_normal((8, 24, 1, 1)) / spread.reshape(1, 24, 1, 1)
-    return parse(SEPARABLE, w1=drawn["w1"] * spread, w3=drawn["w3"] * spread / 100, w5=last)
+    half = (size + 1) // 2
+    text = SEPARABLE.replace("24,24] x", f"{size},{size}] x").replace("12,12] y", f"{half},{half}] y")
+    return parse(text, w1=drawn["w1"] * spread, w3=drawn["w3"] * spread / 100, w5=last)
 
 
 FEEDS = images(12, size=24)
@@ -65,7 +67,7 @@ def test_codes_cover_each_channel(signed, one_zero, mixed):
         rng = np.random.default_rng(seed)
         low, high = -rng.random(7) * 10.0 ** rng.integers(-3, 3, 7), rng.random(7) * 10.0 ** rng.integers(-3, 3, 7)
         low[0], high[1], low[2], high[2] = 0, 0, 0, 0
-        grid = channel_grid(low, high, rng.random(7), 4, signed=signed, one_zero=one_zero, mixed=mixed)
+        grid = channel_grid(low, high, rng.random(7), (1, 7, 9, 9), signed=signed, one_zero=one_zero, mixed=mixed)
         least, most = (-127, 127) if signed else (0, 255)
         scale = grid.scale.astype(np.float64)
         assert ((least - grid.zero) * scale <= low + scale / 2).all()
@@ -91,8 +93,8 @@ def test_a_folded_convolution_maps_folded_channels(groups, inner, has_bias):
     assert not isinstance(linear, str)
     read, made = (
         channel_grid(
-            -RNG.random(count), RNG.random(count) * 10.0 ** RNG.integers(-2, 3, count), np.ones(count), 4,
-            signed=False, one_zero=False, mixed=mixed,
+            -RNG.random(count), RNG.random(count) * 10.0 ** RNG.integers(-2, 3, count), np.ones(count),
+            (1, count, 5, 5), signed=False, one_zero=False, mixed=mixed,
         )
         for count, mixed in ((6, True), (12, False))
     )  # fmt: skip
@@ -161,21 +163,27 @@ def test_uneven_channels_keep_their_accuracy(activation_type):
     assert min(ratios) > 20
 
 
-def quantized():
+def quantized(size=24):
     """All of it on integers, with channels."""
     options = graphopt.Quantize(speed=False, min_sqnr=25.0, min_top1=0.0)
-    return graphopt.optimize(separable(), quantize=options, calibration=FEEDS)
+    feeds = images(12, size=size)
+    made = graphopt.optimize(separable(size), quantize=options, calibration=feeds)
+    assert made.report.stages[-1].figures["per_channel_activations"]
+    return made.model
 
 
-def test_every_runtime_says_the_same():
-    result = quantized()
-    model = result.model
+@pytest.mark.parametrize("size", [24, 4])  # runs of 576 and 144 elements a channel; of 16 and 4
+def test_every_runtime_says_the_same(size):
+    model = quantized(size)
     scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    assert any(n.op_type == "QuantizeLinear" and scales[n.input[1]].ndim == 1 for n in model.graph.node)
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    quantizers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    assert any(scales[n.input[1]].ndim == 1 for n in quantizers)
+    assert any(makers.get(n.input[0]) in ("Mul", "Add") for n in quantizers) is (size == 4)
     stock = ort_session(model.SerializeToString())
     plain = ort_session(model.SerializeToString(), optimize=False)
     session = graphopt.Session(model)
-    for feed in images(4, 2, size=24):
+    for feed in images(4, 2, size=size):
         expected = plain.run(None, feed)[0]
         assert sqnr_db(expected, stock.run(None, feed)[0]) > 35
         assert sqnr_db(expected, session.run(None, feed)[0]) > 35
@@ -214,7 +222,7 @@ def test_no_code_depends_on_the_order_of_a_set(monkeypatch):
 
 
 def test_transposes_cannot_move_over_channels():
-    model = quantized().model
+    model = quantized()
     scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     apart = [
@@ -229,7 +237,7 @@ def test_transposes_cannot_move_over_channels():
 
 
 def test_the_result_is_recognised_and_kept():
-    model = quantized().model
+    model = quantized()
     again = graphopt.optimize(model, quantize="static", calibration=FEEDS)
     assert "already quantized" in again.report.stages[-1].summary
     for feed in images(2, 3, size=24):
