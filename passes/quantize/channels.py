@@ -22,7 +22,7 @@ from ...kernels.quantization import Quantization
 from .linear import Linear
 
 Array = np.ndarray[Any, Any]
-LEAST = 1e-3
+LEAST = 0.03
 """The narrowest range of a channel, relative to the widest: what was never seen may yet come."""
 LONG = 16
 """Elements of a channel in one run from which onnxruntime's loops over channels take next to no time."""

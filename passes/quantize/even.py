@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -20,7 +21,10 @@ from .units import BINARY, FUNCTIONS, Unit
 
 Array = np.ndarray[Any, Any]
 HEADROOM = 2.0
-"""The most by which a channel's range exceeds what was seen: of one channel less is seen than of a tensor."""
+"""The most by which a channel's range exceeds what was seen for the distance of its two largest samples."""
+ENOUGH = 1e5
+"""Elements of a channel, the largest of which is to fit: of one channel less is seen than of a tensor. Of n elements
+the largest is about √(2 ln n) deviations of a normal distribution."""
 
 
 def with_channels(studied: Study, context: Context) -> Study | None:
@@ -97,14 +101,23 @@ def _is_padded(node: Node) -> bool:
 
 
 def reach(model: Model, values: Iterable[Value], feeds: Iterable[dict[str, Any]]) -> dict[Value, tuple[Array, Array]]:
-    """The range [low, high], f64 [C] each, of the channels along axis 1 over all samples, with headroom: the next
-    sample is likely as far from the largest as that is from the second."""
+    """The range [low, high], f64 [C] each, of the channels along axis 1 over all samples, with room for what was not
+    seen: the next sample is likely as far from the largest as that is from the second, or where few elements were seen,
+    as many times larger as the largest of `ENOUGH` is."""
     found: dict[Value, Array] = {}
+    counts: dict[Value, int] = {}
     for arrays in stream(model, list(values), feeds):
         for value, array in arrays.items():
+            if not array.size:
+                continue
             others = (0, *range(2, array.ndim))
             peaks = np.maximum(np.stack((-array.min(axis=others), array.max(axis=others))), 0.0).astype(np.float64)
             first, second = found.get(value, np.zeros((2, *peaks.shape)))
             found[value] = np.stack((np.maximum(first, peaks), np.maximum(np.minimum(first, peaks), second)))
-    wider = {value: np.minimum(2 * first - second, HEADROOM * first) for value, (first, second) in found.items()}
-    return {value: (-ends[0], ends[1]) for value, ends in wider.items()}
+            counts[value] = counts.get(value, 0) + array.size // array.shape[1]
+    ranges = {}
+    for value, (first, second) in found.items():
+        more = math.sqrt(max(1.0, math.log(ENOUGH) / math.log(max(counts[value], 2))))
+        low, high = np.maximum(np.minimum(2 * first - second, HEADROOM * first), more * first)
+        ranges[value] = (-low, high)
+    return ranges

@@ -15,7 +15,7 @@ from graphopt.measure import ort_session
 from graphopt.passes.quantize import even
 from graphopt.passes.quantize.build import build
 from graphopt.passes.quantize.channels import between, channel_grid, energy
-from graphopt.passes.quantize.even import eligible, evicted, with_channels
+from graphopt.passes.quantize.even import eligible, evicted, reach, with_channels
 from graphopt.passes.quantize.linear import linear_of
 from graphopt.passes.quantize.means import with_means
 from graphopt.passes.quantize.study import study
@@ -142,6 +142,22 @@ def test_what_convolutions_alone_meet_gets_channels():
     other, _ = studied(convnet(), images(4))
     found = {value.name for value in eligible(other, list(other.plan.units))}
     assert found <= {"x", "r3", "c4"}, "sums and pools take one scale"
+
+
+@pytest.mark.parametrize("size, room", [(64, (1.0, 1.5)), (2, (1.5, 3.0))])
+def test_ranges_leave_room_for_what_few_elements_do_not_show(size, room):
+    """Of 131,072 elements the largest is about what the next as many hold; of 128 it is not."""
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (float[1,3,{size},{size}] x) => (float[1,3,a,b] y)
+        <float[3,3,1,1] w> {{ y = Conv(x, w) }}"""
+    )
+    lifted = onnx_io.load(model)
+    (x,) = lifted.graph.inputs
+    feeds = [{"x": RNG.standard_normal((1, 3, size, size)).astype(np.float32)} for _ in range(32)]
+    low, high = reach(lifted, [x], feeds)[x]
+    seen = np.concatenate([feed["x"] for feed in feeds]).transpose(1, 0, 2, 3).reshape(3, -1)
+    for ratio in (low / seen.min(axis=1), high / seen.max(axis=1)):
+        assert ((room[0] <= ratio) & (ratio <= room[1])).all()
 
 
 @pytest.mark.parametrize("activation_type", ["uint8", "int8"])
