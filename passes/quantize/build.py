@@ -114,6 +114,8 @@ class _Build:
         self._insert(copy, [*steps, dequantize])
         if unit is not None:
             self._redirect(uses, result, channels)
+            if result.is_unused:  # floats alone read the value, channel by channel
+                self.graph.erase(dequantize)
         if source is not copy:
             clamp = copy.producer
             assert clamp is not None

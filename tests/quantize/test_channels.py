@@ -196,6 +196,8 @@ def test_every_runtime_says_the_same(size):
     quantizers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
     assert any(scales[n.input[1]].ndim == 1 for n in quantizers)
     assert any(makers.get(n.input[0]) in ("Mul", "Add") for n in quantizers) is (size == 4)
+    read = {name for node in model.graph.node for name in node.input} | {v.name for v in model.graph.output}
+    assert all(read & set(node.output) for node in model.graph.node), "nothing dangles"
     stock = ort_session(model.SerializeToString())
     plain = ort_session(model.SerializeToString(), optimize=False)
     session = graphopt.Session(model)
