@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels.quantization import Quantization
+from ..affine_before import scale_conv_inputs
 from .linear import Linear
 
 Array = np.ndarray[Any, Any]
@@ -125,18 +126,15 @@ def energy(linear: Linear) -> Array:
 def between(linear: Linear, read: ChannelGrid | None, made: ChannelGrid | None) -> Linear:
     """The convolution as a map from x' to y' instead of from x to y; None where those are one."""
     if read is not None:
-        gain, lift = read.gain, read.lift
-        split = linear.weight.reshape(linear.groups, -1, *linear.weight.shape[1:]).astype(np.float64)
-        shape = (linear.groups, 1, -1, *(1,) * (linear.weight.ndim - 2))
-        shift = (split * lift.reshape(shape)).sum(axis=tuple(range(2, split.ndim))).reshape(-1)
-        weight = (split * gain.reshape(shape)).reshape(linear.weight.shape)
-        linear = replace(linear, weight=weight.astype(np.float32), rescaled=(gain, lift))
-        linear = _with_bias(linear, shift)
+        node, kernel, rest = linear.node, linear.weight, tuple(range(1, linear.weight.ndim))
+        shift = scale_conv_inputs(node, kernel, read.lift).sum(axis=rest)
+        weight = scale_conv_inputs(node, kernel, read.gain).astype(np.float32)
+        linear = _with_bias(replace(linear, weight=weight, rescaled=(read.gain, read.lift)), shift)
     if made is not None:
         linear = _with_bias(linear, -made.lift)
-        weight = linear.weight / made.gain.reshape(-1, *(1,) * (linear.weight.ndim - 1))
+        rows = linear.weight / made.gain.reshape(-1, *(1,) * (linear.weight.ndim - 1))
         bias = None if linear.bias is None else (linear.bias / made.gain).astype(np.float32)
-        linear = replace(linear, weight=weight.astype(np.float32), bias=bias)
+        linear = replace(linear, weight=rows.astype(np.float32), bias=bias)
     return linear
 
 

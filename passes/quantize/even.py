@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...calibration import stream
-from ...ir import Model, Node, Value
-from ...ops import attr
+from ...ir import Model, Value
 from ...stages import Context
+from ..affine_before import is_padded
 from .channels import ChannelGrid, between, channel_grid, energy
 from .speed import useful
 from .study import Study, solve_all
@@ -90,14 +90,9 @@ def _grid(studied: Study, value: Value, units: Iterable[Unit], low: Array, high:
         sum((energy(linear) for linear in met), np.full(len(low), 1e-30)),
         studied.shapes[value],
         signed=studied.options.activation_type == "int8",
-        one_zero=any(_is_padded(u.node) for u in readers) or any(u.clamp is not None for u in makers),
+        one_zero=any(is_padded(u.node) for u in readers) or any(u.clamp is not None for u in makers),
         mixed=any(not linear.is_depthwise for linear in met),
     )  # fmt: skip
-
-
-def _is_padded(node: Node) -> bool:
-    """Zeros stand beside the channels: x' = 0 has to mean x = 0 there."""
-    return str(attr(node, "auto_pad", "NOTSET")) not in ("NOTSET", "VALID") or any(attr(node, "pads", None) or ())
 
 
 def reach(model: Model, values: Iterable[Value], feeds: Iterable[dict[str, Any]]) -> dict[Value, tuple[Array, Array]]:

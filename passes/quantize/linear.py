@@ -20,8 +20,8 @@ class Linear:
     """A node y = W x + b with constant W and constant or no b.
 
     weight: f32 as stored. axis: along which its output channels lie. groups: of a convolution, else 1. addition: for a
-    MatMul, the Add behind it that holds its bias, with the slot. rescaled: where the weight belongs to x' with
-    x = T x' + d, T and d of each channel of the input.
+    MatMul, the Add behind it that holds its bias, with the slot. rescaled: where the weight of a
+    convolution belongs to x' with x = T x' + d, T and d of each channel of the input.
     """
 
     node: Node
@@ -69,7 +69,7 @@ class Linear:
     def patches(self, x: Array, rows: int, rng: np.random.Generator) -> Array:
         """At most `rows` of the vectors that the weight is multiplied with, drawn at random: f32 [G, R, K]."""
         if self.rescaled is not None:
-            shape = (-1, *(1,) * (x.ndim - 2)) if self.node.op == "Conv" else (-1,)
+            shape = (-1, *(1,) * (x.ndim - 2))
             gain, lift = (part.reshape(shape) for part in self.rescaled)
             x = ((x - lift) / gain).astype(np.float32)
         if self.node.op != "Conv":
