@@ -112,7 +112,7 @@ def optimize(
     lifted.size_limit = before.constant_bytes + int(SLACK_SHARE * before.constant_bytes) + SLACK_BYTES
     reference: Any = model
     if input_shapes or dims:
-        from .passes.input_shapes import fix_dims, specialise_inputs
+        from .passes.shapes.inputs import fix_dims, specialise_inputs
 
         specialise_inputs(lifted, input_shapes or {})
         fix_dims(lifted, dims or {})
@@ -166,7 +166,7 @@ def _conversion(model: Model, opset: int | None) -> list[Pass]:
     """The pass that takes the model to the opset that is asked for. OptionError where it cannot go there."""
     if opset is None:
         return []
-    from .passes.opset import check_convertible, convert_opset
+    from .passes.convert.opset import check_convertible, convert_opset
 
     convert = convert_opset(opset)
     check_convertible(model, opset)

@@ -1,4 +1,4 @@
-"""Every rewrite, one file each; this file is the schedule: the only place where order is written."""
+"""Every rewrite, a room a family; this file is the schedule: the only place where order is written."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ if not __name__.startswith("graphopt."):
     raise ImportError("import graphopt.passes, not passes: the top-level folder is a second copy of it")
 
 from ..pipeline.passes import Pass
-from .affine import fold_affine
-from .affine_before import fold_affine_before
-from .batch_first import put_batch_first
-from .batchnorm import fold_batchnorm
-from .branches import inline_branches
-from .casts import drop_cast_islands
-from .chains import fold_chains
-from .codes import move_codes
-from .compose import drop_zero_states, join_steps
-from .constants import merge_identical_constants
-from .cse import merge_common_subexpressions
-from .dead import remove_dead_nodes
-from .demands import infer_demands
-from .few_channels import widen_channels
-from .fold import fold_constants
-from .functions import inline_functions
+from .clean import (
+    drop_cast_islands,
+    drop_identities,
+    drop_zero_states,
+    join_steps,
+    merge_common_subexpressions,
+    merge_identical_constants,
+    remove_dead_nodes,
+)
+from .codes import drop_requantization, move_codes, use_integer_operators, widen_channels
+from .control import inline_branches, inline_functions, inline_loops
+from .convert import spell_powers
+from .fold import (
+    compose_linear_maps,
+    fold_affine,
+    fold_affine_before,
+    fold_batchnorm,
+    fold_chains,
+    fold_constants,
+    fold_pads,
+)
 from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products, read_weights
-from .hoist import hoist_over_split
-from .identity import drop_identities
-from .integer_operators import use_integer_operators
-from .legalise import give_range_scalars
-from .linear_maps import compose_linear_maps
-from .loops import inline_loops
-from .pads import fold_pads
-from .parts import take_parts
-from .requantize import drop_requantization
-from .reshapes import join_shape_changes
-from .roots import spell_powers
-from .shapes import resolve_shapes
-from .sizes import name_sizes
-from .slices import flatten_concats, join_slices_and_pads, split_slices
-from .transposes import cancel_transposes
+from .layout import (
+    cancel_transposes,
+    flatten_concats,
+    hoist_over_split,
+    join_shape_changes,
+    join_slices_and_pads,
+    put_batch_first,
+    split_slices,
+    take_parts,
+)
+from .shapes import give_range_scalars, infer_demands, name_sizes, resolve_shapes
 
 SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from ..equivalence.inputs import Feeds
 from ..equivalence.source import Session, Source, folder_of
-from ..ir import Model, Value
+from ..ir import Array, Model, Value
 from ..onnx_io.emit import Emitter
 from ..onnx_io.lend import Lender
 from .peaks import NAME as PEAKS
 from .peaks import add_peaks
 
-Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
 BUDGET = 1 << 28

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from ..ir import Array
 
 HALF = 2048
 """Bins on either side of zero."""

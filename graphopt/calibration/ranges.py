@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import Array
 from .observers import HALF, Extent, Histogram
 
-Array = np.ndarray[Any, Any]
 Range = tuple[float, float]
 
 METHODS = ("minmax", "percentile", "entropy", "mse")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, ModelError
+from ..ir import Array
 from .inputs import Feeds, given_feeds
 from .judge import Verdict, exceeds, judge_exact, judge_floats, leaves, noise_of
 from .metrics import magnitude
@@ -21,8 +22,6 @@ from .runner import Plan, Reference, agreed_taps, run_reference
 from .selection import Selection, find_selection, random_outputs, same_rows, tied
 from .semantics import Index
 from .source import Source, open_source
-
-Array = np.ndarray[Any, Any]
 
 Suspects = dict[str, tuple[int, Array, str]]
 """Inner values that seem to differ: in which sample, the candidate's array, and by how much."""

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import Array
 from .metrics import cosine, magnitude, max_error, same_specials, sqnr_db, top1_agreement
-
-Array = np.ndarray[Any, Any]
 
 NOISY = 0.01
 """Noise above this share of an output's scale makes the output unverified."""

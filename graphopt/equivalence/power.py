@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 
+from ..ir import Array
 from .source import Source, nested_graphs
-
-Array = np.ndarray[Any, Any]
 
 _MAX_BYTES = 1 << 28
 _AT_LEAST = 8

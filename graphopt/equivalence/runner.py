@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
+from ..ir import Array
 from .inputs import Feeds, Sample, find_samples, one_ulp
 from .judge import exceeds, leaves, noise_of
 from .power import Perturbable, make_perturbable, measure_power
 from .semantics import Index, read_facts
 from .source import Session, Source, walk_nodes
-
-Array = np.ndarray[Any, Any]
 
 _TAPS = 160
 _TAP_BYTES = 32 << 20

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 
+from ..ir import Array
 from .metrics import magnitude, max_error
 from .semantics import Index
 from .source import nested_graphs
-
-Array = np.ndarray[Any, Any]
 
 _KEEPS_ORDER = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")

@@ -14,10 +14,9 @@ import onnx
 import onnxruntime as ort
 
 from ..errors import ModelError
+from ..ir import Array
 from ..ir import Model as IRModel
 from ..ops import type_proto
-
-Array = np.ndarray[Any, Any]
 
 _LARGE = 1 << 30
 _WIDENED = {

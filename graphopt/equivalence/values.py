@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import Array
 from ..ir.types import DType
 from .semantics import Facts
 from .source import Port
-
-Array = np.ndarray[Any, Any]
 
 _MASK = re.compile(r"mask|padding|valid", re.IGNORECASE)
 _LENGTH = re.compile(r"len(gth|s)?(_|$|\d)|_lens?$|seqlen", re.IGNORECASE)

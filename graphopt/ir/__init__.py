@@ -6,11 +6,12 @@ from .constant import Constant
 from .graph import RETURN, Graph, IRError, Node, Opaque, Port, Use, Value, captures, outer_values, producers_of
 from .model import Function, FunctionId, Model, RewriteLog
 from .printer import node_lines, to_text
-from .types import Dim, DType, OptionalType, OtherType, SequenceType, TensorType, Type, refine
+from .types import Array, Dim, DType, OptionalType, OtherType, SequenceType, TensorType, Type, refine
 from .verifier import VerifyError, verify
 
 __all__ = [
     "RETURN",
+    "Array",
     "Constant",
     "DType",
     "Dim",

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+Array = npt.NDArray[Any]
+"""A tensor in memory."""
 Dim = int | str | None
 """A size: known, symbolic (equal wherever the name is equal), or unknown."""
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from ..equivalence.source import one_line
 from ..errors import OptionError
-from ..ir import Model
+from ..ir import Array, Model
 from ..onnx_io import to_proto
 
-Array = np.ndarray[Any, Any]
 Metric = Callable[[Any], float]
 MakeSession = Callable[[Model], Any]
 """What runs a candidate: an `onnxruntime.InferenceSession`, or a `graphopt.Session` for target "graphopt"."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import onnx
 
-from ..ir import Constant, DType
+from ..ir import Array, Constant, DType
 from .tensors import describe_external, external_source, write_tensor
-
-Array = np.ndarray[Any, Any]
 
 LEAST = 1 << 10
 """Bytes from which a tensor is lent: small ones are shapes and scalars, which shape inference wants to read."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,9 +12,7 @@ import onnx_ir
 from onnx_ir.serde import TensorProtoTensor
 
 from ..errors import ModelError
-from ..ir import Constant, DType
-
-Array = np.ndarray[Any, Any]
+from ..ir import Array, Constant, DType
 
 _PROTO_KEY, _FILE_KEY = "graphopt.proto", "graphopt.file"
 

@@ -8,13 +8,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..ir import Array
 from ..kernels import Buffer, Library, Step
 from ..kernels.links import LinkedTable
 from .layouts import Order, Shape
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..ir import Node, Value
+from ..ir import Array, Node, Value
 from ..ops import attr
-from .operands import Array, Refused, constant_array, ints
+from .operands import Refused, constant_array, ints
 from .operations import DynamicConv, DynamicMatMul, Operation
 
 _TO_FLOAT = "com.microsoft::MatMulIntegerToFloat"

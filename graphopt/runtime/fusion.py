@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..ir import Value
+from ..ir import Array, Value
 from ..kernels.quantization import Quantization
-from .operations import Array, Binary, Clamp, Conv, Linear, Operation, Residual, Table
+from .operations import Binary, Clamp, Conv, Linear, Operation, Residual, Table
 from .tabulate import tabulate
 
 

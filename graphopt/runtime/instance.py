@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..ir import Array
 from ..kernels import Program, aligned_empty
 from .blueprint import Blueprint, Border
 from .layouts import natural, physical_shape, same_place
-
-Array = npt.NDArray[Any]
 
 
 class Instance:

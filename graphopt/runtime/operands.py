@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..ir import DType, Node, TensorType, Value
+from ..ir import Array, DType, Node, TensorType, Value
 from ..kernels.quantization import Quantization
 from ..ops import attr
 
-Array = npt.NDArray[Any]
 _BYTES = (DType.UINT8, DType.INT8)
 
 

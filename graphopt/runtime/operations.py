@@ -7,16 +7,15 @@ logical (ONNX's axis order); where the elements really lie is decided when a pla
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..ir import Node, Value
+from ..ir import Array, Node, Value
 from ..kernels.floats import FloatOp
 from ..kernels.quantization import Quantization
 
-Array = npt.NDArray[Any]
 Clamp = tuple[int, int]
 
 

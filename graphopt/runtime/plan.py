@@ -7,9 +7,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..ir import Value
+from ..ir import Array, Value
 from ..kernels import SLACK, Library
 from ..kernels.quantization import Quantization
 from .arena import Interval, assign
@@ -21,8 +20,6 @@ from .operands import constant_array
 from .operations import Concat, Conv, MatMul, Operation, data_inputs, is_float, reads_float
 from .orders import wanted_orders
 from .shapes import output_shape
-
-Array = npt.NDArray[Any]
 
 
 class Plan:

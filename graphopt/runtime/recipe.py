@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..ir import Node, TensorType, Type, Value
+from ..ir import Array, Node, TensorType, Type, Value
 from .layouts import Shape
 from .lowered import Lowered
 from .operands import constant_array
 from .operations import PRODUCTS, Operation
 from .partition import Segment
 from .segments import extract
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..ir import Array
 from .blueprint import Blueprint, hidden_addresses
 from .emission import Memory
 from .instance import Instance
@@ -20,8 +19,6 @@ from .plan import Plan
 from .segments import StockSegment, extract
 from .store import Store
 from .workers import Team
-
-Array = npt.NDArray[Any]
 
 _PLANS = 8  # shapes kept
 _SPARE = 4  # instances kept for each plan and number of workers

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir import Node, Value
+from ..ir import Array, Node, Value
 from ..kernels.quantization import Quantization
 from ..ops import attr
-from .operands import Array, Refused, constant_array
+from .operands import Refused, constant_array
 from .operations import Resize
 
 # With a whole factor s these put the source of output i at i // s: floor(i / s), or (i + ½) / s − ½ to the nearest,

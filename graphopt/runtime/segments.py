@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy.typing as npt
-
-from ..ir import Graph, Model, Node, Port, Value, clone_node
+from ..ir import Array, Graph, Model, Node, Port, Value, clone_node
 from .operations import Operation
 from .partition import Segment, sources
-
-Array = npt.NDArray[Any]
 
 _QUIET = {"session.force_spinning_stop": "1"}  # its threads do not spin where the next region's want to run
 

@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ..ir import Node, Value
+from ..ir import Array, Node, Value
 from ..kernels.quantization import Quantization
-from .operations import Array, Binary, Operation, Table
+from .operations import Binary, Operation, Table
 
 _FUNCTIONS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import DType, Node, TensorType, Value
+from ..ir import Array, DType, Node, TensorType, Value
 from ..ops import attr
-from .operands import Array, Refused, constant_array, is_constant
+from .operands import Refused, constant_array, is_constant
 
 Shape = tuple[int, ...]
 _SAME_SHAPE = frozenset((

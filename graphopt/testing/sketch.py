@@ -13,7 +13,6 @@ from ..ir import Constant, Dim, DType, Graph, Model, Node, TensorType, Value
 from ..rewrite import Builder, Declined
 
 T = TypeVar("T")
-Array = np.ndarray[Any, Any]
 
 FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
 INTEGERS = (DType.INT64, DType.INT32)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir import DType, Node, TensorType, Value
+from ...ir import Array, DType, Node, TensorType, Value
 from ...rewrite import Builder, Declined, any_value, constant, op, rule
-from ..affine import constant_second, factor_of, shift_of, spread
-from ..batchnorm import affine
-from .guards import Array, elementwise
+from ..fold.affine import constant_second, factor_of, shift_of, spread
+from ..fold.batchnorm import affine
+from .guards import elementwise
 
 _NORM = op.BatchNormalization(
     any_value("x"), constant("gamma"), constant("beta"), constant("mean"), constant("var"), name="norm"

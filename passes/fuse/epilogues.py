@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ir import DType, Node, TensorType, Value
+from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule
-from .guards import Array, clip_limits, number
+from .guards import clip_limits, number
 
 ONNXRUNTIME = ("onnxruntime",)
 _LOWEST, _HIGHEST = -3.4028234663852886e38, 3.4028234663852886e38

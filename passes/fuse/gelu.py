@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ...ir import Node, TensorType, Value
+from ...ir import Array, Node, TensorType, Value
 from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, same, spellings
-from .guards import Array, close, elementwise, number
+from .guards import close, elementwise, number
 
 _ERF = op.Erf(op("Div", "Mul")(any_value("x"), constant("c"), name="scaled"))
 _SLOPE, _CUBIC = 0.7978845608, 0.044715

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from ...ir import DType, Node, TensorType, Value
+from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...rewrite import Builder, Declined
 
-Array = np.ndarray[Any, Any]
 FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
 
 

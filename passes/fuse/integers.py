@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir import DType, Node, Value
+from ...analysis.operands import shape_of
+from ...ir import Array, DType, Node, Value
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, Declined, any_value, constant, op, rule, weight
-from ..operands import shape_of
 from .epilogues import ONNXRUNTIME
-from .guards import Array
 
 _TO_FLOAT, _WHOLE = "com.microsoft::MatMulIntegerToFloat", "com.microsoft::DynamicQuantizeMatMul"
 

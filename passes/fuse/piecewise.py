@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...ir import DType, Node, Value
+from ...ir import Array, DType, Node, Value
 from ...ops import attr
 from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, same, spellings
-from .guards import Array, clip, clip_limits, close, elementwise, floating, number
+from .guards import clip, clip_limits, close, elementwise, floating, number
 
 _SHIFTED = op.Add(any_value("x"), constant("a"))
 _CLIPPED = op.Clip(_SHIFTED, constant("low", optional=True), constant("high", optional=True), name="clip")

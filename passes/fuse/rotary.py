@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...ir import DType, Node, TensorType, Value
+from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule
-from .guards import Array
 
 _KEEPS_HALVES = ("Cos", "Sin", "Identity", "Cast")
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...analysis.channels import STATISTICS, Channels, Group
-from ...ir import Node
+from ...ir import Array, Node
 from .options import MEASURED, Prune
 from .selection import choose, rounded, unit
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

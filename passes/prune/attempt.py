@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...analysis.channels import Channels, channels
-from ...ir import Model, Node, clone_model
+from ...ir import Array, Model, Node, clone_model
 from .allocation import Share, allocate
 from .importance import norm_scales, weight_scores
 from .measured import measured_scores
@@ -17,7 +15,6 @@ from .options import MEASURED, Prune
 from .recover import Recovery, recover
 from .remove import remove, unshare
 
-Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
 
 

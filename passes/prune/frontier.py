@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Graph, Model, Node, Value, captures, clone_node
+from ...ir import Array, Graph, Model, Node, Value, captures, clone_node
 from ...measure import ort_session
 
-Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
 
 BUDGET = 1 << 29

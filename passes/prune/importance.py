@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...analysis.channels import Channels, Linear
-from ...ir import Model
+from ...ir import Array, Model
 from .options import Importance
 from .weights import floats_of
-
-Array = np.ndarray[Any, Any]
 
 
 def weight_scores(

@@ -9,12 +9,11 @@ import numpy as np
 
 from ...analysis.channels import Channels, Linear, Product
 from ...calibration import Taps, portions
-from ...ir import Model, Value
+from ...ir import Array, Model, Value
 from .moments import Moments
 from .rows import cannot_read, inputs_at, sample_places, weight_matrix
 from .weights import floats_of
 
-Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
 
 BUDGET = 1 << 29

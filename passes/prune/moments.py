@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from ...ir import Array
 
 _ROWS = 2048  # gathered before they are multiplied: large products are fast, and memory stays bounded
 _STIFFNESS = (1.0, 10.0, 100.0)  # of the ridge, that are tried

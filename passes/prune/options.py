@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
-
 from ...errors import OptionError
+from ...ir import Array
 
-Array = np.ndarray[Any, Any]
 Importance = Callable[[Array], Array]
 """From a layer's weight, its outputs first, [channels, ...], to one number a channel; larger is more important."""
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Model, Node, Value
+from ...ir import Array, Model, Node, Value
 from ...measure import ort_session
 
-Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
 
 _LEAST = 3

@@ -11,21 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...analysis.channels import Channels, Linear, channels
 from ...calibration import Taps
-from ...ir import Constant, Model, Node, Value
+from ...ir import Array, Constant, Model, Node, Value
 from ...ops import attr
 from .frontier import Feeds, Frontier
 from .moments import Moments, fit
 from .outcome import Judge, inputs_of, restore
 from .rows import Places, cannot_regress, inputs_at, outputs_at, sample_places, weight_matrix, weight_tensor
 from .weights import coded, floats_of, rounded, shape_of, store
-
-Array = np.ndarray[Any, Any]
 
 RIDGE = 1e-3
 """Default weight of staying near the old weights, as a share of the mean energy of an input."""

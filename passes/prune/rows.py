@@ -11,11 +11,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ...analysis.channels import Linear
-from ...ir import Node
+from ...ir import Array, Node
 from ...ops import attr
 from .weights import coded, shape_of
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

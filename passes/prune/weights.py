@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...analysis.channels import Linear
-from ...ir import Constant, DType, Node, TensorType, Value
+from ...ir import Array, Constant, DType, Node, TensorType, Value
 from ...ops import attr
-from ..evaluation import evaluate
-
-Array = np.ndarray[Any, Any]
+from ..fold.evaluation import evaluate
 
 _CODES = (DType.INT8, DType.UINT8)
 

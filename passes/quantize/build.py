@@ -8,8 +8,8 @@ import numpy as np
 
 from ...ir import Constant, DType, Graph, Model, Node, TensorType, Use, Value
 from ...kernels.quantization import Quantization
-from ..few_channels import widen_channels
-from ..integer_operators import to_operators
+from ..codes.few_channels import widen_channels
+from ..codes.operators import to_operators
 from .channels import ChannelGrid
 from .constants import along_channels, dequantized
 from .grids import BIAS_LIMIT

@@ -14,15 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from ...ir import Array
 from ...kernels.quantization import Quantization
-from ..affine_before import scale_conv_inputs
+from ..fold.affine_before import scale_conv_inputs
 from .linear import Linear
 
-Array = np.ndarray[Any, Any]
 LEAST = 0.03
 """The narrowest range of a channel, relative to the widest: what was never seen may yet come."""
 LONG = 16

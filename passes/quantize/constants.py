@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, TensorType, Type, Value
+from ...ir import Array, Constant, DType, Graph, Node, TensorType, Type, Value
 from .channels import ChannelGrid
-
-Array = np.ndarray[Any, Any]
 
 
 def dequantized(

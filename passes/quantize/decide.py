@@ -10,7 +10,7 @@ from typing import Any
 from ...ir import Model, Value
 from ...measure import figures, macs_at
 from ...stages import Context, StageReport
-from ..roots import spell_powers
+from ..convert.roots import spell_powers
 from .accuracy import Guarded, guard, judge_for, limit_of, measure_alone, unchanged
 from .build import build
 from .equalize import equalize

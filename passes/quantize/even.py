@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from ...calibration import stream
-from ...ir import Model, Value
+from ...ir import Array, Model, Value
 from ...stages import Context
-from ..affine_before import is_padded
+from ..fold.affine_before import is_padded
 from .channels import ChannelGrid, between, channel_grid, energy
 from .speed import useful
 from .study import Study, solve_all
 from .units import BINARY, FUNCTIONS, Unit
 
-Array = np.ndarray[Any, Any]
 HEADROOM = 2.0
 """The most by which a channel's range exceeds what was seen for the distance of its two largest samples."""
 ENOUGH = 1e5

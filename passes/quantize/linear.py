@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import DType, Node, TensorType, Value
+from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 
-Array = np.ndarray[Any, Any]
 LINEAR = frozenset(("Conv", "Gemm", "MatMul"))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...calibration import Taps
-from ...ir import Model, Node, Value
+from ...ir import Array, Model, Node, Value
 from ...stages import Context
 from .build import build
 from .plan import Plan
@@ -22,7 +22,6 @@ from .speed import useful
 from .study import Study
 from .units import Unit
 
-Array = np.ndarray[Any, Any]
 SAMPLES = 8
 """Samples that means are taken over."""
 

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...calibration import portions, stream
-from ...ir import Model, Value
+from ...ir import Array, Model, Value
 from .linear import Linear
-
-Array = np.ndarray[Any, Any]
 
 BUDGET = 3 << 28
 """Bytes of second moments gathered in one pass over the data; more layers take more passes."""

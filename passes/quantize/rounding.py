@@ -7,11 +7,9 @@ code at a time to its optimum given all others, which never raises J.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from ...ir import Array
 
 DAMPING = 0.01
 """Added to the diagonal of C, relative to its mean: what the calibration data did not show costs something too."""

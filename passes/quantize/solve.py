@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ...ir import Array
 from .grids import PAIR_LIMIT, Codes, bias_room, per_tensor, usable, weight_scale, worst_pair
 from .linear import Linear
 from .moments import Moments
 from .options import Quantize
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
-Array = np.ndarray[Any, Any]
 BITS = {"int8": 8, "uint8": 8, "int4": 4}
 
 

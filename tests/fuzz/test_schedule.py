@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from graphopt.passes import SCHEDULE
-from graphopt.passes.opset import convert_opset
+from graphopt.passes.convert.opset import convert_opset
 from graphopt.pipeline import rule_pass
 from graphopt.testing import graphs, random_graph
 

@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from graphopt.passes.affine import add_into_conv
-from graphopt.passes.batchnorm import affine, fold_norm_into_conv
+from graphopt.passes.fold.affine import add_into_conv
+from graphopt.passes.fold.batchnorm import affine, fold_norm_into_conv
 from graphopt.passes.fuse.softmax import fuse_softmax
 
 from .mutator import KINDS, mutants

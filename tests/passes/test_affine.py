@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from graphopt.passes.affine import fold_affine
-from graphopt.passes.branches import inline_branches
+from graphopt.passes.control.branches import inline_branches
+from graphopt.passes.fold.affine import fold_affine
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 IMAGE = "g (float[N,4,7,7] x) => (float[a,b,c,d] y)"

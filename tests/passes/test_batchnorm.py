@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphopt.passes.batchnorm import fold_batchnorm
+from graphopt.passes.fold.batchnorm import fold_batchnorm
 from graphopt.pipeline.driver import constant_bytes
 from tests.passes.harness import assert_same, lift, ops, rewrite
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from graphopt.passes.casts import drop_cast_islands
-from graphopt.passes.dead import remove_dead_nodes
+from graphopt.passes.clean.casts import drop_cast_islands
+from graphopt.passes.clean.dead import remove_dead_nodes
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float16[N,4,6] x) => (float16[a,b,c] y) <int64[3] s = {{0, 6, 4}}, int64[1] one = {{1}},

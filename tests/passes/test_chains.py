@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from graphopt.passes.affine_before import fold_affine_before
-from graphopt.passes.chains import fold_chains
+from graphopt.passes.fold.affine_before import fold_affine_before
+from graphopt.passes.fold.chains import fold_chains
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 ROWS = "g (float[N,4] x) => (float[a,b] y)"

@@ -3,9 +3,9 @@
 import numpy as np
 
 from graphopt.ir import Constant, to_text
-from graphopt.passes.constants import merge_identical_constants
-from graphopt.passes.cse import merge_common_subexpressions
-from graphopt.passes.dead import remove_dead_nodes
+from graphopt.passes.clean.constants import merge_identical_constants
+from graphopt.passes.clean.cse import merge_common_subexpressions
+from graphopt.passes.clean.dead import remove_dead_nodes
 from graphopt.pipeline.driver import constant_bytes
 from tests.passes.harness import assert_same, body, check, lift, ops, parse, rewrite
 

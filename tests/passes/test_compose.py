@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphopt.passes.compose import drop_zero_states, join_steps
+from graphopt.passes.clean.compose import drop_zero_states, join_steps
 from tests.passes.harness import assert_same, lift, ops, rewrite
 
 HEAD = """g (float[N,3,4] x) => (float[a,b,c] y) <int64[2] flat = {{-1, 12}}, int64[3] back = {{-1, 4, 3}},

@@ -3,11 +3,11 @@
 import pytest
 
 from graphopt.ir import TensorType
-from graphopt.passes.branches import inline_branches
-from graphopt.passes.dead import remove_dead_nodes
-from graphopt.passes.demands import infer_demands
-from graphopt.passes.fold import fold_constants
-from graphopt.passes.shapes import resolve_shapes
+from graphopt.passes.clean.dead import remove_dead_nodes
+from graphopt.passes.control.branches import inline_branches
+from graphopt.passes.fold.constants import fold_constants
+from graphopt.passes.shapes.arithmetic import resolve_shapes
+from graphopt.passes.shapes.demands import infer_demands
 from tests.passes.harness import assert_same, body, lift, ops, rewrite
 
 TEXT = """

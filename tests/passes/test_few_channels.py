@@ -7,7 +7,7 @@ import pytest
 
 from graphopt import onnx_io
 from graphopt.measure import ort_session
-from graphopt.passes.few_channels import Choice, Shape, choose, widen_channels
+from graphopt.passes.codes.few_channels import Choice, Shape, choose, widen_channels
 from tests.passes.harness import body, lift, ops, outputs, rewrite
 
 TEXT = """g (uint8[N,{channels},{size},{size}] x) => (uint8[a,b,c,d] y) <float s = {{0.05}}, uint8 z = {{{zero}}},

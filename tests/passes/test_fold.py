@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphopt.passes.fold import fold_constants
+from graphopt.passes.fold.constants import fold_constants
 from graphopt.pipeline.driver import constant_bytes
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphopt.passes.hoist import hoist_over_split
+from graphopt.passes.layout.hoist import hoist_over_split
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,6] x) => (float[a,b] y) <int64[2] parts = {{2, 4}}, float two = {{2.0}}, float[2] k, float[4] m,

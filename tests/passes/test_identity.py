@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphopt.passes.identity import drop_identities
+from graphopt.passes.clean.identity import drop_identities
 from tests.passes.harness import assert_same, lift, ops, rewrite
 
 NOTHING = {

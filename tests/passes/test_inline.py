@@ -5,8 +5,8 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.passes.functions import inline_functions
-from graphopt.passes.loops import inline_loops
+from graphopt.passes.control.functions import inline_functions
+from graphopt.passes.control.loops import inline_loops
 from tests.passes.harness import assert_same, body, lift, ops, parse, rewrite
 
 LOOP = """

@@ -5,7 +5,7 @@ import pytest
 
 from graphopt import onnx_io
 from graphopt.passes import remove_dead_nodes
-from graphopt.passes.integer_operators import use_integer_operators
+from graphopt.passes.codes.operators import use_integer_operators
 from tests.passes.harness import lift, ops, outputs, random_feeds, rewrite
 
 HEAD = """g ({codes}[N,4,6,6] x, {codes}[N,4,6,6] z) => ({codes}[a,b,c,d] y) <float s = {{0.05}},

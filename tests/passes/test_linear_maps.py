@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphopt.passes.linear_maps import compose_linear_maps
+from graphopt.passes.fold.linear_maps import compose_linear_maps
 from tests.passes.harness import assert_same, lift, ops, rewrite
 
 HEAD = """g (float[N,S,6] x, float[N,6] r) => (float[{axes}] y) <float[6,8] a, float[8,4] b,

@@ -6,7 +6,7 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.errors import OptionError
-from graphopt.passes.opset import check_convertible, convert_opset
+from graphopt.passes.convert.opset import check_convertible, convert_opset
 from graphopt.pipeline import PassError
 from tests import zoo
 from tests.passes.harness import assert_same, check, lift, ops, rewrite

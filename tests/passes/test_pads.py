@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphopt.passes.pads import fold_pads
+from graphopt.passes.fold.pads import fold_pads
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,4,7,8] x) => (float[a,b,c,d] y) <float[6,4,3,3] w, float[6] k, int64[8] p = {{0,0,1,0,0,0,2,1}},

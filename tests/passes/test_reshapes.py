@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from graphopt.ops import quotient, reshaped
-from graphopt.passes.reshapes import join_shape_changes
-from graphopt.passes.shapes import resolve_shapes
+from graphopt.passes.layout.reshapes import join_shape_changes
+from graphopt.passes.shapes.arithmetic import resolve_shapes
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,3,4] x) => (float[a,b,c] y) <int64[2] flat = {{-1, 12}}, int64[3] back = {{-1, 4, 3}},

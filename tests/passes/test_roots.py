@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphopt.passes.roots import spell_powers
+from graphopt.passes.convert.roots import spell_powers
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = "g (float[N,7,5,6] x) => (float[a,b,c,d] y) {{ y = LRN<size = {size}{rest}>(x) }}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphopt.passes.shapes import resolve_shapes
+from graphopt.passes.shapes.arithmetic import resolve_shapes
 from tests.passes.harness import assert_same, lift, ops, rewrite
 
 BETWEEN = "<int64 i0 = {0}, int64[1] i1 = {1}, int64[1] i2 = {2}, int64[1] rest = {-1}, int64 two = {2}>"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphopt.passes.slices import flatten_concats, join_slices_and_pads, split_slices
+from graphopt.passes.layout.slices import flatten_concats, join_slices_and_pads, split_slices
 from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,6,8] x, bool c) => (float[a,b,d] y) <int64[1] k0 = {{0}}, int64[1] k1 = {{1}}, int64[1] k2 = {{2}},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt import onnx_io
-from graphopt.passes.transposes import cancel_transposes, inverse
+from graphopt.passes.layout.transposes import cancel_transposes, inverse
 from tests.passes.harness import assert_same, check, lift, ops, parse, rewrite
 
 HEAD = """g (float[N,3,4,5] x, float[N,4,5,3] z) => (float[a,b,c,d] y) <float[3] k, float[5,1] m, float e = {{2.0}},

@@ -1,0 +1,84 @@
+"""Islands of another precision that compute nothing: what is only moved about between two Casts keeps its type."""
+
+from __future__ import annotations
+
+from ...analysis.operands import tensor_of
+from ...ir import DType, Graph, Node, TensorType, Value
+from ...pipeline.passes import graph_pass
+from .compose import HOLDS
+
+_MOVES = frozenset(
+    (
+        "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Expand", "Gather", "Identity",
+        "Tile", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth",
+    )
+)  # fmt: skip
+_LARGEST = 32  # operators of an island
+
+
+@graph_pass("drop-cast-islands")
+def drop_cast_islands(graph: Graph) -> int:
+    """cast_a(move(cast_b(x))) = move(x), for x of type a, whose values b holds"""
+    changes = 0
+    for node in graph.walk():
+        island = _island(node) if node.op == "Cast" and not node.domain else None
+        if island and node.graph is not None and graph.allows("drop-cast-island", node):
+            _drop(node.graph, node, island)
+            changes += 1
+    return changes
+
+
+def _island(last: Node) -> list[Node] | None:
+    """The operators that move data between `last` and the Casts it undoes, each before what it reads."""
+    target, first = DType(last.attrs["to"]), last.inputs[0]
+    island: dict[Node, None] = {}
+    queue = [first]
+    while queue:
+        value = queue.pop()
+        node = None if value is None else value.producer
+        if value is None or node is None or node.domain or node.graph is not last.graph:
+            return None
+        if node.op == "Cast":
+            if not _undone(node, target):
+                return None
+            continue
+        users = {user for out in node.outputs for user in out.users}
+        if node.op not in _MOVES or any(user is not last and user not in island for user in users):
+            return None
+        island[node] = None
+        if len(island) > _LARGEST:
+            return None
+        queue.extend(_moved(node))
+    return list(island) or None
+
+
+def _undone(cast: Node, target: DType) -> bool:
+    """The Cast widens from the type that is wanted, so nothing was lost."""
+    before, between = tensor_of(cast.inputs[0]), tensor_of(cast.output)
+    if before is None or between is None or before.dtype != target:
+        return False
+    return between.dtype in HOLDS.get(target, ())
+
+
+def _moved(node: Node) -> tuple[Value | None, ...]:
+    """The operands whose elements the operator moves; the others steer it."""
+    return node.inputs if node.op == "Concat" else node.inputs[:1]
+
+
+def _drop(graph: Graph, last: Node, island: list[Node]) -> None:
+    target = DType(last.attrs["to"])
+    for node in island:
+        moved = len(_moved(node))
+        inputs = [
+            v.producer.inputs[0] if i < moved and v is not None and v.producer is not None and v.producer.op == "Cast"
+            else v
+            for i, v in enumerate(node.inputs)
+        ]  # fmt: skip
+        graph.set_inputs(node, inputs)
+        for out in node.outputs:
+            if isinstance(out.type, TensorType):
+                out.type = TensorType(target, out.type.shape)
+    before = last.inputs[0]
+    assert before is not None
+    graph.replace_uses(last.output, before)
+    graph.erase(last)

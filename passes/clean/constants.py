@@ -1,0 +1,80 @@
+"""Identical constants become one. Large tensors are read only where another one begins like them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ...ir import Constant, Graph, Value
+from ...pipeline.passes import graph_pass
+
+_SAMPLE = 4096
+_CHUNK = 1 << 22
+
+
+@graph_pass("merge-identical-constants")
+def merge_identical_constants(graph: Graph) -> int:
+    """c1 … c2 with the same type and bits = c1 … c1."""
+    changes = 0
+    for alike in _groups(graph):
+        distinct: list[Value] = []
+        for value in alike:
+            same = next((d for d in distinct if _equal(d.constant, value.constant)), None)
+            if same is None:
+                distinct.append(value)
+            elif graph.allows("merge-constants", value.users[0]):
+                graph.replace_uses(value, same)
+                changes += 1
+    return changes
+
+
+def _groups(graph: Graph) -> Iterator[list[Value]]:
+    """Constants of one type whose beginning, middle and end agree, where there are several."""
+    by_type: dict[Hashable, list[Value]] = {}
+    seen: set[Value] = set()
+    for inner in graph.graphs():
+        for node in (*inner.snapshot(), inner.return_node):
+            for value in node.inputs:
+                if value is not None and value.constant is not None and value not in seen:
+                    seen.add(value)
+                    by_type.setdefault((value.constant.dtype, value.constant.shape), []).append(value)
+    for values in by_type.values():
+        if len(values) < 2:
+            continue
+        by_sample: dict[Hashable, list[Value]] = {}
+        for value in values:
+            by_sample.setdefault(_sample(value.constant), []).append(value)
+        yield from (alike for alike in by_sample.values() if len(alike) > 1)
+
+
+def _sample(constant: Constant | None) -> Hashable:
+    assert constant is not None
+    array = constant.array()
+    if array.dtype == object:
+        return tuple(array.ravel()[:_SAMPLE].tolist())
+    if array.nbytes <= 3 * _SAMPLE:
+        return array.tobytes()
+    flat, count = array.reshape(-1), max(1, _SAMPLE // array.itemsize)
+    middle = flat.size // 2
+    return flat[:count].tobytes() + flat[middle : middle + count].tobytes() + flat[-count:].tobytes()
+
+
+def _equal(a: Constant | None, b: Constant | None) -> bool:
+    """The same bits, compared piece by piece so that mapped files are not copied."""
+    assert a is not None and b is not None
+    if a is b:
+        return True
+    first, second = a.array(), b.array()
+    if first.dtype == object:
+        return bool(np.array_equal(first, second))
+    left, right = _bytes(first), _bytes(second)
+    if left.size != right.size:
+        return False
+    steps = range(0, left.size, _CHUNK)
+    return all(np.array_equal(left[i : i + _CHUNK], right[i : i + _CHUNK]) for i in steps)
+
+
+def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -1,0 +1,79 @@
+"""Common subexpressions: two nodes that compute the same from the same become one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from ...ir import Constant, Graph, Node, Opaque
+from ...ops import is_deterministic
+from ...pipeline.passes import graph_pass
+from ...rewrite.pattern import COMMUTATIVE
+
+_LARGEST = 4096  # elements of a tensor attribute that is worth comparing
+
+
+@graph_pass("merge-common-subexpressions")
+def merge_common_subexpressions(graph: Graph) -> int:
+    """f(x) … f(x) = let y = f(x) in y … y; a nested graph may read what an outer one computed before it."""
+    return _merge(graph, {})
+
+
+def _merge(graph: Graph, seen: dict[Hashable, Node]) -> int:
+    changes = 0
+    here: list[Hashable] = []
+    for node in graph:
+        key = _key(node)
+        known = None if key is None else seen.get(key)
+        if known is not None and _may_stand_for(known, node) and graph.allows("merge-common-subexpression", node):
+            for old, new in zip(node.outputs, known.outputs):
+                graph.replace_uses(old, new)
+            known.origins = tuple(dict.fromkeys((*known.origins, *node.origins)))
+            graph.erase(node)
+            changes += 1
+            continue
+        for nested in node.subgraphs:
+            changes += _merge(nested, seen)
+        if key is not None and known is None:
+            seen[key] = node
+            here.append(key)
+    for key in here:
+        del seen[key]
+    return changes
+
+
+def _key(node: Node) -> Hashable | None:
+    """Equal for nodes that compute the same; None for those that must not be merged."""
+    if node.subgraphs or not is_deterministic(node):
+        return None
+    attrs = []
+    for name in sorted(node.attrs):
+        value = _attribute(node.attrs[name])
+        if value is None:
+            return None
+        attrs.append((name, value))
+    inputs = node.inputs
+    if node.op in COMMUTATIVE and len(inputs) == 2:
+        inputs = tuple(sorted(inputs, key=id))
+    return node.op, node.overload, inputs, len(node.outputs), tuple(attrs)
+
+
+def _attribute(value: Any) -> Hashable | None:
+    if isinstance(value, Opaque):
+        return None
+    if isinstance(value, Constant):
+        if value.size > _LARGEST:
+            return None
+        array = np.ascontiguousarray(value.array())
+        content: Hashable = tuple(array.ravel().tolist()) if array.dtype == object else array.tobytes()
+        return value.dtype, value.shape, content
+    if isinstance(value, tuple):
+        return tuple((type(item).__name__, repr(item)) for item in value)
+    return type(value).__name__, repr(value)
+
+
+def _may_stand_for(known: Node, node: Node) -> bool:
+    """Merging two results of one graph saves nothing: the file needs a node to give the second its name."""
+    return not any(a.is_result and b.is_result for a, b in zip(known.outputs, node.outputs))

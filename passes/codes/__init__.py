@@ -1,0 +1,8 @@
+"""Models that are quantized already: operators move onto the integer codes, codes into faster forms."""
+
+from .few_channels import widen_channels
+from .move import move_codes
+from .operators import use_integer_operators
+from .requantize import drop_requantization
+
+__all__ = ["drop_requantization", "move_codes", "use_integer_operators", "widen_channels"]

@@ -1,0 +1,192 @@
+"""Integer convolutions over few channels, in a form that onnxruntime multiplies without copying patches.
+
+Its kernel for unsigned codes and signed weights reads the input through pointers, four channels at a time, and rounds
+results at once; it wants input channels (and output channels, at least 16) that are a multiple of four. Any other
+convolution, such as the first of every model of images, copies patches a row of the kernel at a time, multiplies and
+rounds in three goes. Codes that meet weights of zero make any convolution fit; and a stride of s is a stride of one
+over s² times the channels, with a kernel of fewer positions.
+
+Both compute the same integers bit for bit. They pay only for integers: quantization applies them to what it makes for
+onnxruntime, else they run on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...analysis.operands import shape_of, tensor_of
+from ...ir import Array, DType, Node, Value
+from ...ops import attr
+from ...pipeline.passes import rule_pass
+from ...rewrite import Builder, Declined, any_value, op, rule, weight
+
+FOUR, LEAST = 4, 16
+"""The pointer kernel's channels: inputs and outputs come in fours, outputs at least so many."""
+MACS, ROW, POSITION = 210.0, 6.5, 0.5
+"""Products a nanosecond; nanoseconds to copy a row of a patch, and to follow the pointer of a kernel's position."""
+APART, AT_ONCE = 0.15, 0.08
+"""Nanoseconds to round one result, in a step of its own or in the kernel."""
+PADDED, STACKED = 0.12, 0.2
+"""Nanoseconds an element of the input takes in Pad and in SpaceToDepth. Fitted to profiles of one core with AVX-512:
+only how they compare matters, and near a tie either form will do. `tests.bench.rules` tells what is gained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a convolution's time depends on: channels in and out, and the kernel's height and width."""
+
+    channels: int
+    results: int
+    height: int
+    width: int
+
+    @property
+    def cost(self) -> float:
+        """Nanoseconds a position of the result takes."""
+        positions = self.height * self.width
+        products = positions * self.channels * self.results / MACS
+        if self.channels % FOUR or self.results % FOUR or self.results < LEAST:
+            return products + ROW * self.height + APART * self.results
+        return products + POSITION * positions + AT_ONCE * self.results
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The cheapest form: channels to add, or the stride to stack (1: none)."""
+
+    added: int
+    stacked: int
+
+
+def choose(shape: Shape, stride: int, pads: Sequence[int], divides: bool) -> Choice:
+    """Which form is the cheapest. pads: before the first row and column; divides: the stride divides both sizes."""
+    read = shape.channels * stride * stride  # elements of the input that a position of the result stands for
+    costs = {Choice(0, 1): shape.cost}
+    more = -shape.channels % FOUR
+    if more:
+        costs[Choice(more, 1)] = replace(shape, channels=shape.channels + more).cost + PADDED * read
+    if stride > 1 and divides:
+        rows, columns = _blocks(shape.height, stride, pads[0]), _blocks(shape.width, stride, pads[1])
+        deep = Shape(shape.channels * stride * stride, shape.results, len(rows), len(columns))
+        costs[Choice(0, stride)] = deep.cost + STACKED * read
+    return min(costs, key=costs.__getitem__)
+
+
+def _blocks(size: int, stride: int, pad: int) -> range:
+    """The blocks of `stride` elements that a kernel of `size` elements reads, counted from that of the result."""
+    return range(-pad // stride, (size - 1 - pad) // stride + 1)
+
+
+_CONV = op.Conv(
+    op.DequantizeLinear(any_value(), any_value(), any_value(optional=True), shared=True, name="read"),
+    op.DequantizeLinear(weight(), weight(), weight(optional=True), shared=True, name="kernel"),
+    any_value(optional=True),
+    name="conv",
+)
+
+
+@rule(_CONV, min_opset=13)
+def pad_channels(build: Builder, read: Node, kernel: Node, conv: Node) -> Value:
+    """conv(dq(x), dq(W)) = conv(dq(pad(x)), dq(pad(W))), for channels of zero weights up to a multiple of four"""
+    codes = _codes(read, kernel, conv)
+    added = _choice(read, conv, codes).added
+    if not added:
+        raise Declined("it takes its channels as they are")
+    ends, fill = np.array([0, 0, 0, 0, 0, added, 0, 0], np.int64), read.input(2)
+    padded = build.node("Pad", read.inputs[0], ends, np.uint8(0) if fill is None else fill, name=_named(conv, "pad"))
+    return _convolved(build, padded, np.pad(codes, ((0, 0), (0, added), (0, 0), (0, 0))), read, kernel, conv)
+
+
+@rule(_CONV, min_opset=13)
+def stack_strides(build: Builder, read: Node, kernel: Node, conv: Node) -> Value:
+    """conv(dq(x), dq(W), stride n) = conv(dq(space_to_depth(x, n)), dq(V)), where V holds W and zeros"""
+    codes = _codes(read, kernel, conv)
+    stride = _choice(read, conv, codes).stacked
+    if stride == 1:
+        raise Declined("its strides are as good as a deeper input")
+    pads, sizes = _pads(conv), _sizes(read)
+    before, after = [], []
+    for axis, size in enumerate(codes.shape[2:]):
+        blocks = _blocks(size, stride, pads[axis])
+        results = (sizes[axis] + pads[axis] + pads[axis + 2] - size) // stride + 1
+        before.append(-blocks.start)
+        after.append(results - 1 + blocks.stop - sizes[axis] // stride)
+    if min(after) < 0:
+        raise Declined("it leaves rows or columns unread")
+    stacked = build.node("SpaceToDepth", read.inputs[0], blocksize=stride, name=_named(conv, "stack"))
+    deep = _stacked(codes, stride, pads)
+    attrs = {"kernel_shape": deep.shape[2:], "strides": (1, 1), "pads": (*before, *after)}
+    return _convolved(build, stacked, deep, read, kernel, conv, **attrs)
+
+
+def _stacked(codes: Array, stride: int, pads: Sequence[int]) -> Array:
+    """Weights [N, C, KH, KW] for the input that SpaceToDepth makes: [N, n n C, blocks, blocks]."""
+    results, channels, height, width = codes.shape
+    rows, columns = _blocks(height, stride, pads[0]), _blocks(width, stride, pads[1])
+    made = np.zeros((results, stride, stride, channels, len(rows), len(columns)), codes.dtype)
+    for i in range(height):
+        for j in range(width):
+            (down, y), (right, x) = divmod(i - pads[0], stride), divmod(j - pads[1], stride)
+            made[:, y, x, :, down - rows.start, right - columns.start] = codes[:, :, i, j]
+    return made.reshape(results, stride * stride * channels, len(rows), len(columns))
+
+
+def _codes(read: Node, kernel: Node, conv: Node) -> Array:
+    """The codes of the weights [N, C, KH, KW]; Declined where onnxruntime's kernel is another, or there is none."""
+    x, stored, scale, zeros = tensor_of(read.inputs[0]), *(kernel.constant(slot) for slot in range(3))
+    assert stored is not None and scale is not None
+    if x is None or x.dtype is not DType.UINT8 or stored.dtype is not DType.INT8:
+        raise Declined("not unsigned codes and signed weights")
+    if zeros is not None and zeros.array().any():
+        raise Declined("the zero of the weights has another code")
+    if len(stored.shape) != 4 or attr(conv, "group", 1) != 1 or 0 in stored.shape:
+        raise Declined("not a plain convolution of images")
+    if scale.size != 1 and (scale.shape != stored.shape[:1] or attr(kernel, "axis", 1) != 0):
+        raise Declined("the scales of the weights are not along its results")
+    if attr(conv, "auto_pad", "NOTSET") != "NOTSET":
+        raise Declined("the padding is chosen automatically")
+    clamps = [use.node for use in conv.output.uses if use.node.op in ("Relu", "Clip")]
+    if not any(use.node.op == "QuantizeLinear" for node in (conv, *clamps) for use in node.output.uses):
+        raise Declined("its result is float")
+    return stored.array()
+
+
+def _pads(conv: Node) -> tuple[int, ...]:
+    return tuple(int(v) for v in attr(conv, "pads", None) or (0, 0, 0, 0))
+
+
+def _sizes(read: Node) -> list[int]:
+    """Height and width of the input, as far as they are known."""
+    return [size for size in (shape_of(read.inputs[0]) or ())[2:] if isinstance(size, int)]
+
+
+def _choice(read: Node, conv: Node, codes: Array) -> Choice:
+    """The cheapest form of a convolution. Strides that differ, and kernels with holes, are not stacked."""
+    results, channels, height, width = codes.shape
+    strides = tuple(attr(conv, "strides", None) or (1, 1))
+    whole = strides[0] == strides[1] and all(d == 1 for d in attr(conv, "dilations", None) or ())
+    stride, sizes = int(strides[0]) if whole else 1, _sizes(read)
+    divides = len(sizes) == 2 and all(size % stride == 0 for size in sizes)
+    return choose(Shape(channels, results, height, width), stride, _pads(conv), divides)
+
+
+def _named(conv: Node, what: str) -> str:
+    """A name by which a profile finds the convolution again."""
+    return f"{conv.name}{what}" if conv.name else ""
+
+
+def _convolved(build: Builder, x: Value, codes: Array, read: Node, kernel: Node, conv: Node, **attrs: Any) -> Value:
+    """The convolution of other codes with other weights, on the same scales."""
+    old = kernel.inputs[0]
+    stored = build.constant(np.ascontiguousarray(codes), "" if old is None else old.name)
+    floats = build.node(read.op, x, *read.inputs[1:], **read.attrs)
+    weights = build.node(kernel.op, stored, *kernel.inputs[1:], **kernel.attrs)
+    made: Value = build.copy(conv, [floats, weights, conv.input(2)], **attrs)
+    return made
+
+
+widen_channels = rule_pass("widen-channels", stack_strides, pad_channels)

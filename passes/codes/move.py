@@ -1,0 +1,176 @@
+"""What only moves elements moves their codes: a quarter of the bytes, and no rounding on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...ir import Constant, Graph, Node, Value
+from ...ops import attr, version_for
+from ...pipeline.passes import graph_pass
+from ...rewrite import Builder, Declined
+from .grids import Grid, grid_of
+
+_LARGEST = 64  # operators of a region
+_MOVES = frozenset(
+    (
+        "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Gather", "GatherND",
+        "GatherElements", "Expand", "Tile", "Identity", "DepthToSpace", "SpaceToDepth", "Pad", "Resize",
+    )
+)  # fmt: skip
+_PICKS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
+"""Operators whose results are elements of their operand, chosen by order: codes have the order of their floats."""
+
+
+@graph_pass("move-codes")
+def move_codes(graph: Graph) -> int:
+    """q(move(dq(x))) = move(x) for one scale and zero point; move also stands for the maximum of elements
+
+    Operands may be several, and constants that are on the grid; what else reads a moved value gets a dq of its own,
+    as long as fewer nodes are left.
+    """
+    changes = 0
+    for node in list(graph.walk()):
+        if node.op != "QuantizeLinear" or node.graph is None or node.output.is_unused:
+            continue
+        grid = grid_of(node)
+        region = None if grid is None else _Region.behind(node, grid)
+        if region is not None and region.gain() > 0 and node.graph.allows("move-codes", node):
+            changes += region.turn()
+    return changes
+
+
+@dataclass(slots=True)
+class _Region:
+    """Moves between codes and codes. `sources` are the floats that enter, with their codes."""
+
+    graph: Graph
+    grid: Grid
+    moves: dict[Node, None] = field(default_factory=dict)
+    sources: dict[Value, Value] = field(default_factory=dict)
+
+    @classmethod
+    def behind(cls, write: Node, grid: Grid) -> _Region | None:
+        """The moves before a QuantizeLinear, back to floats that are read from codes of its grid."""
+        assert write.graph is not None and write.inputs[0] is not None
+        region, open_values = cls(write.graph, grid), [write.inputs[0]]
+        while open_values:
+            value = open_values.pop()
+            if value in region.sources or value.producer in region.moves:
+                continue
+            source = _codes_of(value, grid)
+            if source is not None:
+                region.sources[value] = source
+                continue
+            node = value.producer
+            if node is None or node.graph is not write.graph or len(region.moves) == _LARGEST:
+                return None
+            operands = moved_operands(node, grid)
+            if operands is None:
+                return None
+            region.moves[node] = None
+            open_values += operands
+        return region if region.moves else None
+
+    def _is_write(self, node: Node) -> bool:
+        return node.op == "QuantizeLinear" and grid_of(node) == self.grid and node.graph is self.graph
+
+    def _readers(self, value: Value) -> tuple[list[Node], bool]:
+        """The nodes that make codes of a moved value, and whether anything outside reads it as floats."""
+        writes = [user for user, slot in value.uses if slot == 0 and self._is_write(user)]
+        return writes, any(user not in self.moves and user not in writes for user in value.users)
+
+    def gain(self) -> int:
+        """Nodes that go, less those that come."""
+        readers = [self._readers(value) for node in self.moves for value in node.outputs]
+        reads = {value.producer for value in self.sources if value.producer is not None}
+        freed = sum(all(user in self.moves for user in node.output.users) for node in reads)
+        return freed + sum(len(writes) - outside for writes, outside in readers)
+
+    def turn(self) -> int:
+        """Move codes in place of floats; 0 where the runtime does not move them."""
+        build, codes = Builder(self.graph), dict(self.sources)
+        order = [node for node in self.graph if node in self.moves]
+        made: list[tuple[Node, Value | tuple[Value, ...]]] = []
+        try:
+            for node in order:
+                made.append((node, self._moved(build, node, codes)))
+        except Declined:
+            return 0
+        for (node, _), new in zip(made, build.nodes):
+            new.origins = node.origins
+            self.graph.insert_before(node, new)
+        for node in order:
+            for value in node.outputs:
+                self._hand_over(node, value, codes[value])
+        for node in reversed(order):
+            self.graph.erase_unused(node)
+        return 1
+
+    def _moved(self, build: Builder, node: Node, codes: dict[Value, Value]) -> Value | tuple[Value, ...]:
+        inputs = [codes.get(v, v) if v is not None else None for v in node.inputs]
+        if node.op == "Pad":
+            fill = node.constant(2)
+            number = self.grid.code(0.0 if fill is None else float(fill.array().reshape(())))
+            inputs = [*inputs[:2], build.constant(np.array(number, self.grid.dtype)), *inputs[3:]]
+        moved: Value | tuple[Value, ...] = build.copy(node, inputs)
+        codes.update(zip(node.outputs, (moved,) if isinstance(moved, Value) else moved))
+        return moved
+
+    def _hand_over(self, node: Node, value: Value, code: Value) -> None:
+        """Give the users of a moved value its codes, or floats read from them."""
+        graph, (writes, outside) = self.graph, self._readers(value)
+        for write in writes:
+            graph.replace_uses(write.output, code)
+            if code.producer is not None:
+                code.producer.origins = tuple(dict.fromkeys((*code.producer.origins, *write.origins)))
+            graph.erase(write)
+        if not outside:
+            return
+        build = Builder(graph)
+        constants = np.float32(self.grid.scale), np.array(self.grid.zero, self.grid.dtype)
+        floats = build.DequantizeLinear(code, *constants)
+        build.nodes[0].origins = node.origins
+        graph.insert_before(node, build.nodes[0])
+        graph.replace_uses(value, floats)
+
+
+def _codes_of(value: Value, grid: Grid) -> Value | None:
+    """The codes that a float is read from, or has as a constant."""
+    if value.constant is not None:
+        array = value.constant.array()
+        held = array.dtype == np.float32 and grid.holds(array)
+        return Value(constant=Constant.of(grid.codes(array))) if held else None
+    node = value.producer
+    if node is None or node.op != "DequantizeLinear" or grid_of(node) != grid:
+        return None
+    return node.inputs[0]
+
+
+def moved_operands(node: Node, grid: Grid) -> list[Value] | None:
+    """The operands whose elements `node` moves; None where it does anything else with codes of this grid."""
+    if node.domain or node.op not in _MOVES | _PICKS or node.inputs[0] is None:
+        return None
+    if node.op == "Concat":
+        return [value for value in node.inputs if value is not None]
+    if node.op in _PICKS and (version_for(node) < 12 or any(not v.is_unused for v in node.outputs[1:])):
+        return None  # codes from opset 12 on
+    if node.op == "Resize" and (attr(node, "mode", "nearest") != "nearest" or _extrapolates(node)):
+        return None
+    if node.op == "Pad" and not _pads_on_grid(node, grid):
+        return None
+    return [node.inputs[0]]
+
+
+def _extrapolates(resize: Node) -> bool:
+    return str(attr(resize, "coordinate_transformation_mode", "")) == "tf_crop_and_resize"
+
+
+def _pads_on_grid(pad: Node, grid: Grid) -> bool:
+    if version_for(pad) < 13 or str(attr(pad, "mode", "constant")) != "constant":
+        return version_for(pad) >= 13
+    fill = pad.constant(2)
+    if pad.input(2) is not None and (fill is None or fill.size != 1):
+        return False
+    return fill is None or grid.holds(fill.array())

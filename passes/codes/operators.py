@@ -1,0 +1,148 @@
+"""The operator form: QLinearConv and its kind in place of an operator between pairs.
+
+ONNX has QLinearConv and QLinearMatMul, onnxruntime's CPU provider some more. They round once where the pairs round
+several times, so a code may be another by one step. onnxruntime makes them of the pairs by itself when it loads a
+model, with the same kernels: therefore the pairs stay in what `optimize` writes, and this runs on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ...ir import DType, Graph, Node, TensorType, Value
+from ...ops import update_types
+from ...pipeline.passes import graph_pass
+from ...rewrite import Builder, Declined
+from .grids import Grid, grid_of
+
+
+def to_operators(graph: Graph) -> int:
+    """Q(Conv(DQ(x), DQ(w), DQ(b))) = QLinearConv(x, w, b), and Q(MatMul(DQ(a), DQ(b))) alike; how many were made."""
+    made = 0
+    for node in graph:
+        if node.op == "QuantizeLinear":
+            made += _replace(graph, node)
+    return made
+
+
+def _replace(graph: Graph, quantize: Node) -> int:
+    source = quantize.inputs[0]
+    node = None if source is None else source.producer
+    if node is None or node.op not in ("Conv", "MatMul") or not node.output.has_one_use or node.graph is not graph:
+        return 0
+    operands = [_dequantize(value) for value in node.inputs[:2]]
+    bias = None if node.input(2) is None else _dequantize(node.input(2))
+    if None in operands or (node.input(2) is not None and (bias is None or bias.inputs[0] is None)):
+        return 0
+    inputs: list[Value | None] = []
+    for operand in operands:
+        assert operand is not None
+        if len(operand.inputs) < 3 or not _is_byte(operand.inputs[0]):
+            return 0
+        inputs += operand.inputs[:3]
+    inputs += quantize.inputs[1:3]
+    if bias is not None:
+        inputs.append(bias.inputs[0])
+    new = Node(f"QLinear{node.op}", inputs, dict(node.attrs), name=node.name)
+    new.origins, new.made_by, new.output.name = node.origins, "quantize", quantize.output.name
+    graph.insert_before(quantize, new)
+    update_types(new)
+    graph.replace_uses(quantize.output, new.output)
+    graph.erase(quantize)
+    reads = [v.producer for v in node.inputs if v is not None]
+    graph.erase(node)
+    for read in reads:
+        if read is not None and read.output.is_unused:
+            graph.erase(read)
+    return 1
+
+
+def _dequantize(value: Value | None) -> Node | None:
+    node = None if value is None else value.producer
+    return node if node is not None and node.op == "DequantizeLinear" else None
+
+
+def _is_byte(value: Value | None) -> bool:
+    return value is not None and isinstance(value.type, TensorType) and value.type.dtype in (DType.UINT8, DType.INT8)
+
+
+@graph_pass("use-integer-operators", exact=False)
+def use_integer_operators(graph: Graph) -> int:
+    """q(f(dq(x), dq(y))) = qlinear_f(x, y), but for one step of a code
+
+    Conv and MatMul for any target; Sigmoid, LeakyRelu, pools by averages, sums, products and Concat for onnxruntime.
+    """
+    changes = 0
+    for owner in list(graph.graphs()):
+        changes += to_operators(owner)
+        for write in list(owner):
+            if write.op == "QuantizeLinear" and write.graph is owner:
+                changes += _on_codes(owner, write)
+    return changes
+
+
+def _on_codes(graph: Graph, write: Node) -> int:
+    grid, node = grid_of(write), None if write.inputs[0] is None else write.inputs[0].producer
+    make = None if node is None or node.domain else _MAKERS.get(node.op)
+    if node is None or make is None or grid is None or not node.output.has_one_use or node.graph is not graph:
+        return 0
+    reads = [_dequantize(value) for value in node.inputs if value is not None]
+    grids = [None if read is None else grid_of(read) for read in reads]
+    build = Builder(graph)
+    operands: list[Value | None] = []
+    for read, found in zip(reads, grids):
+        if read is None or found is None:
+            return 0
+        operands += [read.inputs[0], *_scale(build, found)]
+    try:
+        made = make(build, node, operands, _scale(build, grid))
+    except Declined:
+        return 0
+    if not graph.allows("use-integer-operator", node):
+        return 0
+    made.type = write.output.type
+    new = build.nodes[-1]
+    new.name, new.origins = node.name, tuple(dict.fromkeys((*node.origins, *write.origins)))
+    for domain, version in build.imports.items():
+        graph.opsets.setdefault(domain, version)
+    graph.insert_before(write, new)
+    graph.replace_uses(write.output, made)
+    graph.erase_unused(write)
+    return 1
+
+
+def _scale(build: Builder, grid: Grid) -> tuple[Value, Value]:
+    return build.constant(np.float32(grid.scale)), build.constant(np.array(grid.zero, grid.dtype))
+
+
+_Maker = Callable[[Builder, Node, list["Value | None"], "tuple[Value, Value]"], Value]
+
+
+def _plain(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
+    made: Value = build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, **node.attrs)
+    return made
+
+
+def _average(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
+    if any(step != 1 for step in node.attrs.get("dilations", ())):
+        raise Declined("a window with holes")
+    made: Value = build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, channels_last=0, **node.attrs)
+    return made
+
+
+def _concat(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
+    made: Value = build.node("com.microsoft::QLinearConcat", *result, *operands, axis=node.attrs["axis"])
+    return made
+
+
+_MAKERS: dict[str, _Maker] = {
+    "Sigmoid": _plain,
+    "LeakyRelu": _plain,
+    "Add": _plain,
+    "Mul": _plain,
+    "AveragePool": _average,
+    "GlobalAveragePool": _average,
+    "Concat": _concat,
+}

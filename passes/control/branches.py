@@ -1,0 +1,45 @@
+"""If whose condition is known: the branch that is taken stands in its place."""
+
+from __future__ import annotations
+
+from ...ir import Graph, Node, Value, clone_node
+from ...pipeline.passes import graph_pass
+
+
+@graph_pass("inline-branches")
+def inline_branches(graph: Graph) -> int:
+    """if true then f(x) else g(x) = f(x)"""
+    return _inline(graph)
+
+
+def _inline(graph: Graph) -> int:
+    changes = 0
+    for node in graph:
+        taken = _taken(node)
+        if taken is not None and graph.allows("inline-branch", node):
+            inner = _inline(taken)
+            splice(graph, node, taken)
+            changes += 1 + inner
+            continue
+        for nested in node.subgraphs:
+            changes += _inline(nested)
+    return changes
+
+
+def _taken(node: Node) -> Graph | None:
+    """The branch that always runs, None if that is not known."""
+    condition = node.constant(0) if node.op == "If" else None
+    if condition is None or condition.size != 1:
+        return None
+    branch = node.attrs.get("then_branch" if bool(condition.array().reshape(())) else "else_branch")
+    return branch if isinstance(branch, Graph) and len(branch.outputs) == len(node.outputs) else None
+
+
+def splice(graph: Graph, node: Node, branch: Graph) -> None:
+    """Move the nodes of `branch` before `node`, which then goes. Captured values are visible here as they were."""
+    values: dict[Value, Value] = {}
+    for inner in branch.snapshot():
+        graph.insert_before(node, clone_node(inner, values))
+    for old, result in zip(node.outputs, branch.outputs):
+        graph.replace_uses(old, values.get(result, result))
+    graph.erase(node)

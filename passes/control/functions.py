@@ -1,0 +1,140 @@
+"""Functions of the model stand in the place of their calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Value, clone_node
+from ...ops import schema_of
+from ...pipeline.passes import graph_pass
+
+_DEPTH = 32  # functions that call functions
+
+
+@graph_pass("inline-functions")
+def inline_functions(graph: Graph) -> int:
+    """f(x) where f(a) = g(a) is g(x); functions that nothing calls any more go."""
+    model = graph.model
+    if model is None or not model.functions:
+        return 0
+    changes = 0
+    for _ in range(_DEPTH):
+        made = sum(_inline(model, node) for node in list(graph.walk()))
+        changes += made
+        if not made:
+            break
+    while gone := [key for key in model.functions if not _is_called(model, key)]:
+        for key in gone:
+            del model.functions[key]
+    return changes
+
+
+def _is_called(model: Model, key: FunctionId) -> bool:
+    bodies = (model.graph, *(f.body.graph for f in model.functions.values()))
+    return any(_key(node) == key for graph in bodies for node in graph.walk())
+
+
+def _key(node: Node) -> FunctionId:
+    return FunctionId(node.domain, node.op_type, node.overload)
+
+
+def _inline(model: Model, node: Node) -> bool:
+    function, graph = model.functions.get(_key(node)), node.graph
+    if function is None or graph is None or not _fits(model, function, node):
+        return False
+    given = {} if function.raw is None else {p.name: p for p in function.raw.defaults}
+    settled = _Attributes(node, given)
+    body = function.body.graph
+    if not all(settled.can(inner) for inner in body.walk()) or not graph.allows("inline-function", node):
+        return False
+    for domain, version in function.body.opsets.items():
+        model.opsets.setdefault(domain, version)
+    values = {inner: value for inner, value in zip(body.inputs, node.inputs) if value is not None}
+    for inner in body.snapshot():
+        copy = clone_node(inner, values)
+        copy.origins, copy.made_by = node.origins, "inline-functions"
+        graph.insert_before(node, copy)
+        for made in (copy, *(n for nested in copy.subgraphs for n in nested.walk())):
+            settled.settle(graph, made, values)
+    for old, result in zip(node.outputs, body.outputs):
+        graph.replace_uses(old, values.get(result, result))
+    graph.erase(node)
+    return True
+
+
+def _fits(model: Model, function: Function, node: Node) -> bool:
+    """Every input is given, and every operator means in the model what it means in the function."""
+    body = function.body
+    missing = any(value is None for value in node.inputs) or len(node.inputs) != len(body.graph.inputs)
+    if missing or len(node.outputs) > len(body.graph.outputs):
+        return False
+    return all(_means_the_same(model, body, inner) for inner in body.graph.walk())
+
+
+def _means_the_same(model: Model, body: Model, node: Node) -> bool:
+    here, there = body.opsets.get(node.domain), model.opsets.get(node.domain)
+    if there is None or here == there or _key(node) in model.functions:
+        return True
+    first, second = schema_of(node.op, here or 0), schema_of(node.op, there)
+    return first is not None and second is not None and first.since_version == second.since_version
+
+
+class _Attributes:
+    """What a call gives for the attributes that a function's nodes refer to."""
+
+    def __init__(self, call: Node, defaults: dict[str, Any]) -> None:
+        self.call, self.defaults = call, defaults
+
+    def can(self, node: Node) -> bool:
+        """Every reference of the node can be resolved."""
+        return all(self._resolve(v)[0] for v in node.attrs.values() if isinstance(v, Opaque))
+
+    def _resolve(self, value: Opaque) -> tuple[bool, Any]:
+        name = getattr(value.raw, "ref_attr_name", "")
+        if not name:
+            return True, value
+        if name in self.call.attrs:
+            return True, self.call.attrs[name]
+        default = self.defaults.get(name)
+        return (True, None) if default is None else _plain(default)
+
+    def settle(self, graph: Graph, node: Node, values: dict[Value, Value]) -> None:
+        """Give the node what its references stand for; a Constant becomes the constant it is."""
+        for name, value in list(node.attrs.items()):
+            if isinstance(value, Opaque):
+                graph.set_attr(node, name, self._resolve(value)[1])
+        if node.op == "Constant" and len(node.attrs) == 1:
+            constant = _constant(*next(iter(node.attrs.items())))
+            owner = node.graph
+            if constant is None or owner is None:
+                return
+            new = Value(constant=constant, name=node.output.name)
+            for key in [key for key, value in values.items() if value is node.output]:
+                values[key] = new
+            owner.replace_uses(node.output, new)
+            owner.erase(node)
+
+
+def _plain(proto: Any) -> tuple[bool, Any]:
+    import onnx
+
+    value = onnx.helper.get_attribute_value(proto)
+    if isinstance(value, bytes):
+        return True, value.decode()
+    if isinstance(value, (int, float)):
+        return True, value
+    if isinstance(value, onnx.TensorProto):
+        return True, Constant.of(onnx.numpy_helper.to_array(value))
+    numbers = [*value] if not isinstance(value, onnx.GraphProto) else [None]
+    plain = all(isinstance(v, (int, float)) for v in numbers)
+    return plain, tuple(numbers) if plain else None
+
+
+def _constant(name: str, value: Any) -> Constant | None:
+    """The constant that a Constant node's attribute holds."""
+    if isinstance(value, Constant):
+        return value
+    dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    return Constant.of(np.array(value, dtype[name])) if name in dtype else None

@@ -1,0 +1,118 @@
+"""Conversion to a later operator set: each node takes the form that its operator has there, with the same results.
+
+A node passes through every version of its operator between the two sets. Most changes only add element types or
+options; what changed more has an adapter (`opset_adapters`), and what neither covers refuses the conversion.
+Operators of other domains stay as they are.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ...errors import OptionError
+from ...ir import FunctionId, Graph, Model, Node
+from ...ops import schema_of
+from ...pipeline.passes import Pass
+from .opset_adapters import ADAPTERS, CHANGED, Unconvertible
+
+OLDEST = 7
+"""Before this opset, broadcasting was another."""
+
+
+def convert_opset(to: int) -> Pass:
+    """The pass that converts a model to opset `to`; OptionError if ONNX has no such set."""
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST <= to <= newest:
+        raise OptionError(f"opset {to}: ONNX {onnx.__version__} has {OLDEST} to {newest}")
+
+    def run(graph: Graph) -> int:
+        """f at opset n = f at opset m"""
+        return 0 if graph.model is None else _convert(graph.model, to)
+
+    return Pass("convert-opset", run, doc=f"Take every operator to its form in opset {to}.")
+
+
+def check_convertible(model: Model, to: int) -> None:
+    """OptionError in one line where the model cannot be taken to opset `to`."""
+    for body in (model, *(f.body for f in model.functions.values())):
+        if body.opset and not OLDEST <= body.opset <= to:
+            raise OptionError(
+                f"opset {to}: the model has opset {body.opset}, and conversion goes up only, from {OLDEST} on"
+            )
+
+
+def _convert(model: Model, to: int) -> int:
+    import onnx
+
+    if model.opset in (0, to):
+        return 0
+    check_convertible(model, to)
+    nodes = [node for node in model.graph.walk() if not node.domain]
+    if nodes and not model.graph.allows("convert-opset", nodes[0]):
+        return 0
+    changes = 1
+    for function in model.functions.values():
+        if function.body.opset:
+            changes += _convert_body(function.body, model, to)
+    changes += _convert_body(model, model, to)
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opsets.items()]
+    model.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True))
+    return changes
+
+
+def _convert_body(body: Model, model: Model, to: int) -> int:
+    start = body.opset
+    changes = 0
+    for node in list(body.graph.walk()):
+        if not node.domain and FunctionId("", node.op, node.overload) not in model.functions:
+            changes += _step_up(node, start, to)
+    body.opsets[""] = to
+    return changes
+
+
+def _step_up(node: Node, start: int, to: int) -> int:
+    """Take one node through the versions of its operator above `start`."""
+    changes = 0
+    for version in _versions(node.op, start, to):
+        try:
+            made = _adapt(node, version)
+        except Unconvertible as error:
+            raise OptionError(f"opset {to}: node {node.name or node.op!r}: {error}") from error
+        changes += made is not None
+        node = made or node
+    return changes
+
+
+def _adapt(node: Node, version: int) -> Node | None:
+    """The node in the form of that opset, None where it has it already."""
+    adapter = ADAPTERS.get((node.op, version))
+    if adapter is not None and node.graph is not None:
+        return adapter(node.graph, node)
+    if (node.op, version) in CHANGED:
+        raise Unconvertible(f"{node.op} means something else from opset {version} on")
+    before, after = schema_of(node.op, version - 1), schema_of(node.op, version)
+    if before is None or after is None or after.deprecated:
+        raise Unconvertible(f"opset {version} has no {node.op}")
+    for name in node.attrs:
+        if name not in after.attributes:
+            raise Unconvertible(f"{node.op} has no attribute {name} from opset {version} on")
+    count = len(node.inputs)
+    if not after.min_input <= count <= after.max_input or len(node.outputs) > after.max_output:
+        raise Unconvertible(f"{node.op} takes other inputs from opset {version} on")
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _versions(op: str, start: int, to: int) -> tuple[int, ...]:
+    """The opsets above `start` up to `to` in which the operator changed."""
+    found: list[int] = []
+    top = to
+    while top > start:
+        known = schema_of(op, top)
+        if known is None or known.since_version <= start:
+            break
+        found.append(known.since_version)
+        top = known.since_version - 1
+    return tuple(reversed(found))

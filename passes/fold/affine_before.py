@@ -1,0 +1,121 @@
+"""Constants that multiply or shift what a linear operator reads move into its weight and bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...ir import Array, DType, Node, TensorType, Value
+from ...ops import attr
+from ...pipeline.passes import rule_pass
+from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, weight
+from .affine import constant_second, factor_of, shift_of, spread
+from .batchnorm import channel_bias, read_weight, rounded
+
+_EXTREME = 1e4  # beyond this, the shift in units of the factor loses too much
+
+
+def _mul(x: Any, c: str, name: str) -> OpPattern:
+    return op("Mul", "Div")(x, constant(c), name=name)
+
+
+def _add(x: Any, c: str, name: str) -> OpPattern:
+    return op("Add", "Sub")(x, constant(c), name=name)
+
+
+def _conv(x: Any) -> OpPattern:
+    return op.Conv(x, weight("w"), constant("b", optional=True), name="conv")
+
+
+def is_padded(conv: Node) -> bool:
+    """The convolution reads zeros beyond the border, or may."""
+    return attr(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(attr(conv, "pads", ()))
+
+
+def scale_conv_inputs(conv: Node, kernel: Array, scale: Array) -> Array:
+    """Scale what a Conv weight (M, C/groups, …) does with each input channel. scale: (C,)."""
+    groups = int(attr(conv, "group", 1))
+    if kernel.shape[1] * groups != scale.size or kernel.shape[0] % groups:
+        raise Declined("the constant does not fit the weight")
+    ones = (1,) * (kernel.ndim - 2)
+    per_group = kernel.reshape(groups, -1, *kernel.shape[1:])
+    return np.asarray(per_group * scale.reshape(groups, 1, kernel.shape[1], *ones)).reshape(kernel.shape)
+
+
+def _channels(w: Value, conv: Node) -> int:
+    known = w.constant
+    if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE) or len(known.shape) < 3:
+        raise Declined("the weight is not single or double precision")
+    return known.shape[1] * int(attr(conv, "group", 1))
+
+
+def _per_channel(x: Value, c: Array, w: Value, conv: Node) -> Array:
+    """One number for each input channel of the convolution, for a constant that does not widen x."""
+    rank = x.type.rank if isinstance(x.type, TensorType) else None
+    if rank is None:
+        raise Declined("the rank is not known")
+    return spread(c, rank, 1, _channels(w, conv))
+
+
+def _same_channels(x: Value, channels: int) -> None:
+    """A constant a channel must not be what makes one channel many."""
+    shape = x.type.shape if isinstance(x.type, TensorType) else None
+    if shape is None or len(shape) < 2 or shape[1] != channels:
+        raise Declined("the number of channels is not known")
+
+
+@rule(_conv(_mul(any_value("x"), "c", "product")), min_opset=7)
+def multiply_before_conv(
+    build: Builder, x: Value, c: Array, w: Value, b: Array | None, product: Node, conv: Node
+) -> Value:
+    """W (c x) + b = (W c) x + b, for one c a channel"""
+    constant_second(product, x)
+    _same_channels(x, _channels(w, conv))
+    scale = _per_channel(x, factor_of(product, c), w, conv)
+    scaled = rounded(scale_conv_inputs(conv, read_weight(w), scale), w)
+    made: Value = build.copy(conv, [x, build.constant(scaled, w.name), b])
+    return made
+
+
+@rule(_conv(_add(any_value("x"), "c", "sum")), min_opset=7)
+def add_before_conv(build: Builder, x: Value, c: Array, w: Value, b: Array | None, sum: Node, conv: Node) -> Value:
+    """W (x + c) + b = W x + (W c + b), for one c a channel and no padding"""
+    constant_second(sum, x)
+    _same_channels(x, _channels(w, conv))
+    if is_padded(conv):
+        raise Declined("Conv pads with zeros, which the shift would have to move")
+    shift = _per_channel(x, shift_of(sum, c), w, conv)
+    assert w.constant is not None
+    kernel = w.constant.array().astype(np.float64)
+    moved = scale_conv_inputs(conv, kernel, shift).sum(axis=tuple(range(1, kernel.ndim)))
+    made: Value = build.copy(conv, [x, w, rounded(channel_bias(b, kernel.shape[0]) + moved, w)])
+    return made
+
+
+@rule(_conv(_add(_mul(any_value("x"), "a", "product"), "c", "sum")), min_opset=7)
+def multiply_before_padded_conv(
+    build: Builder, x: Value, a: Array, c: Array, w: Value, b: Array | None, product: Node, sum: Node, conv: Node
+) -> Value:
+    """W (a x + c) + b = (W a) (x + c / a) + b, for one a a channel: zeros beyond the border stay zeros"""
+    constant_second(product, x)
+    constant_second(sum, product.output)
+    _same_channels(x, _channels(w, conv))
+    scale = _per_channel(x, factor_of(product, a), w, conv)
+    shift = _per_channel(x, shift_of(sum, c), w, conv)
+    if not is_padded(conv):
+        raise Declined("the shift can move as well")
+    size = np.abs(scale)
+    if size.min() <= 1 / _EXTREME or size.max() >= _EXTREME or (np.abs(shift) > _EXTREME * size).any():
+        raise Declined("a factor is extreme")
+    scaled = rounded(scale_conv_inputs(conv, read_weight(w), scale), w)
+    single = a.size == 1 and c.size == 1
+    moved = (shift / scale)[0] if single else (shift / scale).reshape(-1, *(1,) * (scaled.ndim - 2))
+    shifted = build.Add(x, rounded(np.asarray(moved), w))
+    made: Value = build.copy(conv, [shifted, build.constant(scaled, w.name), b])
+    return made
+
+
+fold_affine_before = rule_pass(
+    "fold-affine-before", add_before_conv, multiply_before_padded_conv, multiply_before_conv, doc=__doc__
+)

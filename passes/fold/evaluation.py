@@ -1,0 +1,142 @@
+"""Evaluates pieces of a graph on constants in onnxruntime, with its optimizations off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...ir import Constant, DType, Graph, Node, TensorType, Type, Value
+from ...ops import attribute_proto, tensor_proto, type_proto
+
+if TYPE_CHECKING:
+    import onnx
+
+Piece = tuple[Sequence[Node], Sequence[Value]]
+"""Nodes in execution order, and the values wanted of them."""
+
+_EMBED = 1024  # constants with more elements are fed, which does not copy them
+_IR_VERSION = 10
+_PLAIN = frozenset(
+    (
+        DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BOOL, DType.INT8, DType.INT16, DType.INT32, DType.INT64,
+        DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64,
+    )
+)  # fmt: skip
+
+
+def is_plain(type: Type | None) -> bool:
+    """A tensor of an element type that numpy has, so that onnxruntime can take and return it."""
+    return isinstance(type, TensorType) and type.dtype in _PLAIN
+
+
+def evaluate(graph: Graph, pieces: Sequence[Piece], known: Mapping[Value, Constant]) -> dict[Value, Any]:
+    """The values that the pieces were asked for, as arrays; `known` values are not computed.
+
+    A piece that onnxruntime refuses is evaluated node by node, then every value that could be computed is returned.
+    """
+    found: dict[Value, Any] = {}
+    batch: list[Piece] = []
+    for nodes, results in pieces:
+        found.update({value: known[value].array() for value in results if value in known})
+        rest = [value for value in results if value not in known]
+        if rest:
+            batch.append((nodes, rest))
+    if not batch:
+        return found
+    try:
+        return {**found, **_run(graph, [n for p in batch for n in p[0]], [v for p in batch for v in p[1]], known)}
+    except Exception:  # onnxruntime's exceptions share no base; the pieces are tried one by one
+        for nodes, results in batch:
+            found.update(_one(graph, nodes, results, known, alone=len(batch) == 1))
+        return found
+
+
+def _one(
+    graph: Graph, nodes: Sequence[Node], results: Sequence[Value], known: Mapping[Value, Constant], alone: bool
+) -> dict[Value, Any]:
+    if not alone:
+        try:
+            return _run(graph, nodes, results, known)
+        except Exception:  # as above; the nodes are tried one by one
+            pass
+    values = dict(known)
+    found: dict[Value, Any] = {}
+    for node in nodes:
+        ready = all(v is None or v.constant is not None or v in values for v in node.inputs)
+        if not ready or node.output in known:
+            continue
+        try:
+            made = _run(graph, [node], node.outputs, values)
+        except Exception:  # this node is one that onnxruntime cannot run: it stays
+            continue
+        found.update(made)
+        values.update({value: Constant.of(array) for value, array in made.items()})
+    return found
+
+
+def _run(
+    graph: Graph, nodes: Iterable[Node], results: Sequence[Value], known: Mapping[Value, Constant]
+) -> dict[Value, Any]:
+    import onnxruntime
+
+    model, feeds = _model(graph, nodes, results, known)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    arrays = session.run(None, feeds)
+    return dict(zip(results, arrays))
+
+
+def _model(
+    graph: Graph, nodes: Iterable[Node], results: Sequence[Value], known: Mapping[Value, Constant]
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    import onnx
+
+    names: dict[Value, str] = {}
+    feeds: dict[str, Any] = {}
+    proto = onnx.GraphProto(name="constants")
+
+    def read(value: Value | None) -> str:
+        if value is None:
+            return ""
+        name = names.get(value)
+        if name is not None:
+            return name
+        name = names[value] = f"v{len(names)}"
+        constant = known.get(value) or value.constant
+        if constant is None:
+            raise KeyError(f"{value!r} is not constant")
+        if constant.size > _EMBED and constant.dtype in _PLAIN:
+            proto.input.append(onnx.ValueInfoProto(name=name, type=type_proto(constant.type)))
+            feeds[name] = np.ascontiguousarray(constant.array())
+        else:
+            proto.initializer.append(tensor_proto(constant, name))
+        return name
+
+    for node in nodes:
+        if node.output in known:
+            continue
+        made = proto.node.add(op_type=node.op_type, domain=node.domain)
+        made.input.extend(read(value) for value in node.inputs)
+        for key, value in node.attrs.items():
+            attribute = attribute_proto(key, value)
+            if attribute is None:
+                raise ValueError(f"{node!r} has an attribute {key} that cannot be written")
+            made.attribute.append(attribute)
+        for out in node.outputs:
+            names[out] = f"v{len(names)}"
+            made.output.append(names[out])
+    for value in results:
+        proto.output.append(onnx.ValueInfoProto(name=names[value], type=type_proto(TensorType(_dtype(value)))))
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in graph.opsets.items() if domain == ""]
+    return onnx.ModelProto(ir_version=_IR_VERSION, graph=proto, opset_import=imports), feeds
+
+
+def _dtype(value: Value) -> DType:
+    if not isinstance(value.type, TensorType):
+        raise TypeError(f"{value!r} is not a tensor")
+    return value.type.dtype

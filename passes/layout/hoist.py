@@ -1,0 +1,74 @@
+"""The same function of every part of a Split is the function before the Split: one operator in place of several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...analysis.operands import shape_of
+from ...ir import Graph, Node, TensorType
+from ...pipeline.passes import graph_pass
+from .reshapes import POINTWISE
+
+_WITH_NUMBER = frozenset(("Pow", "Mul", "Add", "Sub", "Div", "Max", "Min", "Clip"))
+"""Operators that may take constants beside their first operand, where these are single numbers."""
+
+
+@graph_pass("hoist-over-split")
+def hoist_over_split(graph: Graph) -> int:
+    """f(a), f(b) for a, b = split(x) is c, d = split(f(x))"""
+    changes = 0
+    for node in graph.walk():
+        while node.op == "Split" and node.graph is not None:
+            users = _alike(node)
+            if not users or not node.graph.allows("hoist-over-split", node):
+                break
+            _hoist(node.graph, node, users)
+            changes += 1
+    return changes
+
+
+def _alike(split: Node) -> list[Node]:
+    """The one user of each part, if all compute the same of it, element by element; else none."""
+    users: list[Node] = []
+    for out in split.outputs:
+        if not out.has_one_use:
+            return []
+        users.append(out.users[0])
+    first = users[0]
+    plain = len(users) > 1 and len(set(users)) == len(users) and all(u.graph is split.graph for u in users)
+    return users if plain and all(_same(first, user) for user in users) and _is_pointwise(first) else []
+
+
+def _same(a: Node, b: Node) -> bool:
+    if a.op != b.op or a.domain or len(a.inputs) != len(b.inputs) or len(b.outputs) != 1 or b.output.is_result:
+        return False
+    return _comparable(a.attrs) == _comparable(b.attrs) and a.inputs[1:] == b.inputs[1:]
+
+
+def _comparable(attrs: dict[str, Any]) -> dict[str, str]:
+    return {name: repr(value) for name, value in attrs.items()}
+
+
+def _is_pointwise(node: Node) -> bool:
+    if node.op in POINTWISE:
+        return len(node.inputs) == 1
+    numbers = all(v is None or (v.constant is not None and shape_of(v) in ((), (1,))) for v in node.inputs[1:])
+    return node.op in _WITH_NUMBER and numbers
+
+
+def _hoist(graph: Graph, split: Node, users: list[Node]) -> None:
+    x, first = split.inputs[0], users[0]
+    assert x is not None
+    before, after = x.type, first.output.type
+    type = after
+    if isinstance(before, TensorType) and isinstance(after, TensorType):
+        type = TensorType(after.dtype, before.shape)
+    made = Node(first.op, (x, *first.inputs[1:]), first.attrs, [type], name=first.name)
+    made.origins = tuple(dict.fromkeys(origin for user in users for origin in user.origins))
+    made.made_by = "hoist-over-split"
+    graph.insert_before(split, made)
+    graph.set_input(split, 0, made.output)
+    for part, user in zip(split.outputs, users):
+        part.type, part.name = user.output.type, user.output.name
+        graph.replace_uses(user.output, part)
+        graph.erase(user)

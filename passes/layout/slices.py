@@ -1,0 +1,234 @@
+"""Slices, pads and concatenations that are steps of one: several Slices of a value are a Split, a Slice of a Slice is a
+Slice, a Slice before a Pad is a Pad with negative sizes, a Concat in a Concat is a Concat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...analysis.operands import axis_of, integers, shape_of
+from ...ir import Array, Constant, Dim, Graph, Node, TensorType, Value
+from ...ops import attr, version_for
+from ...pipeline.passes import graph_pass, rule_pass
+from ...rewrite import Builder, Declined, any_value, constant, op, rule
+
+_END = 2**31 - 1  # what exporters write for "to the end" is at least this
+_ROW = 48  # elements of a row above which Pad with negative sizes is faster than Slice and Pad
+_SMALL = 4096  # elements of a tensor for which it does not matter
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What Slice keeps of one axis in steps of 1: from `start` up to `end`, both counted from the front."""
+
+    start: int
+    end: int  # _END where it reaches to the end of an axis of unknown size
+
+
+def cuts_of(node: Node) -> dict[int, Cut] | None:
+    """For each axis that a Slice cuts, what it keeps; None for steps other than 1 and what is not constant."""
+    starts, ends = integers(node, 1, "starts"), integers(node, 2, "ends")
+    shape = shape_of(node.inputs[0])
+    if starts is None or ends is None or len(starts) != len(ends) or shape is None:
+        return None
+    given = node.input(3) is not None or "axes" in node.attrs
+    axes = integers(node, 3, "axes") if given else list(range(len(starts)))
+    steps = [1] * len(starts) if node.input(4) is None else integers(node, 4, "steps")
+    if axes is None or steps is None or len(axes) != len(starts) or any(step != 1 for step in steps):
+        return None
+    cuts: dict[int, Cut] = {}
+    for axis, start, end in zip(axes, starts, ends):
+        place = axis_of(axis, len(shape))
+        cut = None if place is None or not 0 <= place < len(shape) else _cut(start, end, shape[place])
+        if cut is None or place is None or place in cuts:
+            return None
+        cuts[place] = cut
+    return cuts
+
+
+def _cut(start: int, end: int, size: Dim) -> Cut | None:
+    if isinstance(size, int):
+        first = min(max(start + size if start < 0 else start, 0), size)
+        last = min(max(end + size if end < 0 else end, 0), size)
+        return Cut(first, max(first, last))
+    return Cut(start, min(end, _END)) if start >= 0 and end >= start else None
+
+
+def _slice(build: Builder, x: Value, cuts: dict[int, Cut]) -> Value:
+    axes = sorted(cuts)
+    bounds = [np.array(list(v), np.int64) for v in ([cuts[a].start for a in axes], [cuts[a].end for a in axes], axes)]
+    made: Value = build.Slice(x, *bounds)
+    return made
+
+
+@rule(op.Slice(op.Slice(any_value("x"), any_value("s1"), any_value("e1"), any_value("a1", optional=True),
+                        any_value("p1", optional=True), name="inner"),
+               any_value("s2"), any_value("e2"), any_value("a2", optional=True), any_value("p2", optional=True),
+               name="outer"), min_opset=10)  # fmt: skip
+def join_slices(build: Builder, x: Value, inner: Node, outer: Node) -> Value:
+    """x[a:b][c:d] = x[a+c : min(b, a+d)]"""
+    first, second = cuts_of(inner), cuts_of(outer)
+    if first is None or second is None:
+        raise Declined("a step is not 1, or a bound is not known")
+    joined = dict(first)
+    for axis, cut in second.items():
+        before = first.get(axis, Cut(0, _END))
+        end = before.end if cut.end >= _END else min(before.end, before.start + cut.end)
+        joined[axis] = Cut(before.start + cut.start, end)
+    return _slice(build, x, joined)
+
+
+@rule(op.Pad(op.Slice(any_value("x"), any_value("s"), any_value("e"), any_value("a", optional=True),
+                      any_value("p", optional=True), name="cut"),
+             constant("pads"), any_value("fill", optional=True), mode="constant", name="pad"),
+      min_opset=11)  # fmt: skip
+def join_slice_and_pad(build: Builder, x: Value, pads: Array, fill: Value | None, cut: Node, pad: Node) -> Value:
+    """pad(x[a:b], p, q) = pad(x, p - a, q - (n - b)), where no side is both cut and padded"""
+    shape, cuts = shape_of(x), cuts_of(cut)
+    if shape is None or cuts is None or pads.size != 2 * len(shape):
+        raise Declined("the bounds of the slice are not known")
+    known = [d for d in shape if isinstance(d, int)]
+    if (not isinstance(shape[-1], int) or shape[-1] < _ROW) and math.prod(known) > _SMALL:
+        raise Declined("onnxruntime cuts short rows one by one, up to 20 times slower than Slice and Pad")
+    wide = pads.reshape(2, -1).astype(np.int64).copy()
+    for axis, kept in cuts.items():
+        size = shape[axis]
+        if kept == Cut(0, _whole(size)):
+            continue
+        if not isinstance(size, int) or kept.end <= kept.start:
+            raise Declined("the size of an axis is not known")
+        off = np.array([kept.start, size - kept.end], np.int64)
+        if ((off > 0) & (wide[:, axis] != 0)).any():
+            raise Declined("a side is both cut and padded")
+        wide[:, axis] -= off
+    made: Value = build.copy(pad, [x, wide.reshape(-1), fill])
+    return made
+
+
+join_slices_and_pads = rule_pass("join-slices", join_slices, join_slice_and_pad, doc=__doc__)
+
+
+@graph_pass("split-slices")
+def split_slices(graph: Graph) -> int:
+    """x[0:a], x[a:b], x[b:n] = split(x, a, b-a, n-b); x[[0]], x[[1]] = split(x, 1, 1)"""
+    return sum(_split(users) for users in list(_readers(graph)))
+
+
+def _readers(graph: Graph) -> Iterator[list[Node]]:
+    """Slices and Gathers of one graph that read the same value."""
+    by_value: dict[tuple[Value, Graph], list[Node]] = {}
+    for node in graph.walk():
+        value = node.inputs[0] if node.op in ("Slice", "Gather") else None
+        if value is not None and value.constant is None and node.graph is not None:
+            by_value.setdefault((value, node.graph), []).append(node)
+    return (nodes for nodes in by_value.values() if len(nodes) > 1)
+
+
+def _split(users: Sequence[Node]) -> int:
+    value = users[0].inputs[0]  # asked for now: what it was may have become a part of a Split itself
+    if value is None:
+        return 0
+    parts = [(piece, node) for node in users if (piece := _piece(node, value))]
+    changes = 0
+    for axis in sorted({axis for (axis, _), _ in parts}):
+        chain = _chain([(cut, node) for (a, cut), node in parts if a == axis], shape_of(value), axis)
+        graph = chain[0][1].graph if chain else None
+        if graph is not None and graph.allows("split-slices", chain[0][1]):
+            _replace(graph, value, axis, chain)
+            changes += 1
+    return changes
+
+
+def _piece(node: Node, value: Value) -> tuple[int, Cut] | None:
+    """The one axis of which a Slice keeps a part, or a Gather one element with its axis."""
+    if node.domain or node.output.is_unused:
+        return None
+    if node.op == "Slice":
+        cuts, shape = cuts_of(node), shape_of(value)
+        real = {} if cuts is None or shape is None else {a: c for a, c in cuts.items() if c != Cut(0, _whole(shape[a]))}
+        return next(iter(real.items())) if len(real) == 1 else None
+    index, shape = node.constant(1), shape_of(value)
+    if node.op != "Gather" or index is None or index.shape != (1,) or shape is None:
+        return None
+    axis = axis_of(int(attr(node, "axis", 0)), len(shape))
+    size = None if axis is None else shape[axis]
+    place = int(index.array()[0])
+    if axis is None or not isinstance(size, int) or not -size <= place < size:
+        return None
+    return axis, Cut(place % size, place % size + 1)
+
+
+def _whole(size: Dim) -> int:
+    return size if isinstance(size, int) else _END
+
+
+def _chain(parts: Sequence[tuple[Cut, Node]], shape: Sequence[Dim] | None, axis: int) -> list[tuple[Cut, Node]]:
+    """The parts in order, if they cover the axis without a gap; else none."""
+    size = None if shape is None else shape[axis]
+    by_start = sorted(parts, key=lambda part: (part[0].start, part[0].end))
+    position, chain = 0, []
+    for cut, node in by_start:
+        if cut.start != position or cut.end <= cut.start:
+            return []
+        chain.append((cut, node))
+        position = cut.end
+    return chain if len(chain) > 1 and position == size else []
+
+
+def _replace(graph: Graph, value: Value, axis: int, chain: Sequence[tuple[Cut, Node]]) -> None:
+    sizes = tuple(cut.end - cut.start for cut, _ in chain)
+    inputs: list[Value] = [value]
+    attrs: dict[str, Any] = {"axis": axis}
+    if version_for(chain[0][1]) >= 13:
+        inputs.append(Value(constant=Constant.of(np.array(sizes, np.int64))))
+    else:
+        attrs["split"] = sizes
+    outputs = []
+    for _, node in chain:
+        out = Value(node.output.type, node.output.name)
+        out.doc, out.metadata = node.output.doc, node.output.metadata
+        outputs.append(out)
+    first = next(node for node in graph if any(node is part for _, part in chain))
+    split = Node("Split", inputs, attrs, outputs, name=first.name)
+    split.origins = tuple(dict.fromkeys(origin for _, node in chain for origin in node.origins))
+    split.made_by = "split-slices"
+    graph.insert_before(first, split)
+    for (_, node), out in zip(chain, outputs):
+        graph.replace_uses(node.output, out)
+        graph.erase(node)
+
+
+@graph_pass("flatten-concats")
+def flatten_concats(graph: Graph) -> int:
+    """concat(concat(a, b), c) = concat(a, b, c), on one axis"""
+    changes = 0
+    for node in graph.walk():
+        owner = node.graph
+        if node.op != "Concat" or owner is None:
+            continue
+        inner = [v.producer if v is not None and _is_inner(node, v) else None for v in node.inputs]
+        if not any(inner) or not owner.allows("flatten-concat", node):
+            continue
+        merged = [v for old, part in zip(node.inputs, inner) for v in (part.inputs if part is not None else (old,))]
+        owner.set_inputs(node, merged)
+        for part in inner:
+            if part is not None:
+                node.origins = tuple(dict.fromkeys((*node.origins, *part.origins)))
+                owner.erase_unused(part)
+        changes += 1
+    return changes
+
+
+def _is_inner(node: Node, value: Value) -> bool:
+    part = value.producer
+    if part is None or part.op != "Concat" or part.domain or part.graph is not node.graph or not value.has_one_use:
+        return False
+    type = value.type
+    rank = type.rank if isinstance(type, TensorType) else None
+    axes = [axis_of(int(attr(n, "axis", 1)), rank) for n in (node, part)]
+    return axes[0] is not None and axes[0] == axes[1]

@@ -1,0 +1,196 @@
+"""Shape arithmetic with symbolic sizes: what is computed from shapes is resolved as far as it is known.
+
+Facts (`analysis.sizes`) flow forward, into nested graphs too, and make types more precise on the way. A vector of
+numbers becomes a constant; a Reshape whose sizes are known but for one gets a constant with 0 (copy the size) and -1
+(what is left); what provably keeps the shape goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...analysis import LONGEST, Sizes, derive_sizes, sizes_of_constant
+from ...ir import Constant, Dim, Graph, Node, TensorType, Type, Value, refine
+from ...ops import attr, reshaped, same_sizes, update_types
+from ...pipeline.passes import graph_pass
+from ..clean.identity import is_replaceable
+
+
+@graph_pass("resolve-shapes")
+def resolve_shapes(graph: Graph) -> int:
+    """Shape(x)[i] = its number; Reshape(x, f(Shape(x))) = Reshape(x, constant with 0 and -1)."""
+    return _Resolver().run(graph)
+
+
+@dataclass(slots=True)
+class _Resolver:
+    facts: dict[Value, Sizes] = field(default_factory=dict)
+    retyped: set[Value] = field(default_factory=set)  # values whose type became more precise on the way
+
+    def run(self, graph: Graph) -> int:
+        changes = 0
+        for node in graph:
+            for nested in node.subgraphs:
+                changes += self.run(nested)
+            if node.subgraphs:
+                self._join_branches(node)
+                continue
+            if (self._is_open(node) or any(v in self.retyped for v in node.inputs)) and update_types(node):
+                self.retyped.update(node.outputs)
+            if not node.domain:
+                changes += self._visit(node)
+        return changes
+
+    def _is_open(self, node: Node) -> bool:
+        """A rank is unknown in a nested graph, where ONNX's inference of the whole model sees no outer constants."""
+        nested = node.graph is not None and node.graph.owner is not None
+        return nested and any(isinstance(v.type, TensorType) and v.type.shape is None for v in node.outputs)
+
+    def _visit(self, node: Node) -> int:
+        if node.op == "Reshape":
+            return self._reshape(node)
+        if node.op == "Expand":
+            return self._expand(node)
+        if node.op == "ConstantOfShape":
+            sizes = self.of(node.inputs[0])
+            if sizes is not None and not sizes.scalar:
+                self._sharpen(node, sizes.dims)
+        made = derive_sizes(node, self.of)
+        if made is None:
+            return 0
+        self.facts[node.output] = made
+        return self._store(node, made)
+
+    def of(self, value: Value | None) -> Sizes | None:
+        """What is known of an operand."""
+        if value is None:
+            return None
+        if value.constant is not None:
+            return sizes_of_constant(value.constant)
+        return self.facts.get(value)
+
+    def _sharpen(self, node: Node, shape: Sequence[Dim]) -> None:
+        """The result has this shape; what is already known as a number stays."""
+        old = node.output.type
+        if not isinstance(old, TensorType):
+            return
+        new = refine(TensorType(old.dtype, tuple(shape)), old)
+        if new != old:
+            node.output.type = new
+            self.retyped.add(node.output)
+
+    def _join_branches(self, node: Node) -> None:
+        """A result of If has the type on which both branches agree."""
+        branches = node.subgraphs
+        if node.op != "If" or any(len(b.outputs) != len(node.outputs) for b in branches):
+            return
+        for i, value in enumerate(node.outputs):
+            joined = _join([b.outputs[i].type for b in branches])
+            new = value.type if joined is None else refine(joined, value.type)
+            if new != value.type:
+                value.type = new
+                self.retyped.add(value)
+
+    def _store(self, node: Node, made: Sizes) -> int:
+        """Put a constant in the place of a vector that is wholly known."""
+        type, graph = node.output.type, node.graph
+        if not made.known or graph is None or not isinstance(type, TensorType) or node.output.is_unused:
+            return 0
+        constant = Constant.of(made.array(type.dtype))
+        new = Value(constant=constant, name=node.output.name)
+        if not is_replaceable(node.output, new) or not graph.allows("store-shape", node):
+            return 0
+        graph.replace_uses(node.output, new)
+        graph.erase_unused(node)
+        self.retyped.add(new)
+        return 1
+
+    def _reshape(self, node: Node) -> int:
+        """Sizes that are known, or copied from the same axis, leave at most one to be inferred."""
+        graph, wanted, given = node.graph, self.of(node.input(1)), node.inputs[0]
+        if graph is None or wanted is None or wanted.scalar or given is None or len(node.inputs) != 2:
+            return 0
+        before = given.type.shape if isinstance(given.type, TensorType) else None
+        literal = bool(attr(node, "allowzero", 0))
+        self._sharpen(node, reshaped(before, wanted.dims, literal))
+        self.facts.update(self._same_elements(node))
+        after = node.output.type.shape if isinstance(node.output.type, TensorType) else None
+        if node.constant(1) is not None or (literal and 0 in wanted.dims):
+            return 0
+        sizes = _as_numbers(wanted.dims, after, before)
+        if sizes is None or not graph.allows("store-reshape", node):
+            return 0
+        old = node.inputs[1]
+        graph.set_input(node, 1, Value(constant=Constant.of(np.array(sizes, np.int64))))
+        if literal:
+            graph.set_attr(node, "allowzero", None)
+        if old is not None and old.producer is not None:
+            graph.erase_unused(old.producer)
+        if update_types(node):
+            self.retyped.update(node.outputs)
+        return 1
+
+    def _same_elements(self, node: Node) -> dict[Value, Sizes]:
+        """A Reshape of a vector of sizes into a vector or a scalar."""
+        made = derive_sizes(node, self.of)
+        return {} if made is None else {node.output: made}
+
+    def _expand(self, node: Node) -> int:
+        """Expand to what broadcasts to the shape that is there already does nothing."""
+        graph, wanted, given = node.graph, self.of(node.input(1)), node.inputs[0]
+        shape = given.type.shape if given is not None and isinstance(given.type, TensorType) else None
+        if graph is None or given is None or wanted is None or wanted.scalar or shape is None:
+            return 0
+        made = _broadcast(shape, wanted.dims)
+        self._sharpen(node, made)
+        if not same_sizes(made, shape) or not is_replaceable(node.output, given):
+            return 0
+        if not graph.allows("drop-expand", node):
+            return 0
+        graph.replace_uses(node.output, given)
+        graph.erase_unused(node)
+        return 1
+
+
+def _as_numbers(wanted: Sequence[Dim], after: Sequence[Dim] | None, before: Sequence[Dim] | None) -> list[int] | None:
+    """Sizes for Reshape: numbers, 0 where the axis keeps its size, -1 for at most one of the others."""
+    sizes: list[int] = []
+    for axis, dim in enumerate(wanted):
+        known = after[axis] if dim in (None, -1) and after is not None else dim
+        if isinstance(dim, int) and dim == 0:
+            sizes.append(0)
+        elif isinstance(known, int) and known > 0:
+            sizes.append(known)
+        elif known is not None and before is not None and axis < len(before) and before[axis] == known:
+            sizes.append(0)
+        else:
+            sizes.append(-1)
+    return sizes if sizes.count(-1) <= 1 and len(sizes) <= LONGEST else None
+
+
+def _join(types: Sequence[Type | None]) -> TensorType | None:
+    """What two tensor types have in common."""
+    a, b = types if len(types) == 2 else (None, None)
+    if not isinstance(a, TensorType) or not isinstance(b, TensorType) or a.dtype != b.dtype:
+        return None
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return None
+    return TensorType(a.dtype, tuple(x if x == y else None for x, y in zip(a.shape, b.shape)))
+
+
+def _broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
+    rank = max(len(a), len(b))
+    first, second = ((1,) * (rank - len(dims)) + tuple(dims) for dims in (a, b))
+    return tuple(_wider(x, y) for x, y in zip(first, second))
+
+
+def _wider(a: Dim, b: Dim) -> Dim:
+    """One size broadcast with another; a number above 1 decides, whatever the other is called."""
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    return next((d for d in (a, b) if isinstance(d, int) and d > 1), None)

@@ -1,0 +1,35 @@
+"""Mend what a rewrite brings to light: a model that was only accepted because nobody knew a shape."""
+
+from __future__ import annotations
+
+from ...ir import Constant, Graph, Node, TensorType, Value
+from ...pipeline.passes import graph_pass
+
+
+@graph_pass("give-range-scalars")
+def give_range_scalars(graph: Graph) -> int:
+    """Range(start [1], limit [1], delta [1]) = Range(start, limit, delta) of scalars
+
+    The specification asks for scalars. onnxruntime takes one-element vectors while it cannot see their shape, and
+    refuses the model once folding or inlining lets it.
+    """
+    changes = 0
+    for node in graph.walk():
+        if node.op != "Range":
+            continue
+        for slot, value in enumerate(node.inputs):
+            if value is None or not isinstance(value.type, TensorType) or value.type.shape != (1,):
+                continue
+            if graph.allows("give-range-scalars", node):
+                graph.set_input(node, slot, _scalar(graph, node, value, value.type))
+                changes += 1
+    return changes
+
+
+def _scalar(graph: Graph, node: Node, value: Value, type: TensorType) -> Value:
+    if value.constant is not None:
+        return Value(constant=Constant.of(value.constant.array().reshape(())), name=value.name)
+    squeeze = Node("Squeeze", (value,), None, (TensorType(type.dtype, ()),), name=node.name)
+    squeeze.origins = node.origins
+    squeeze.made_by = "give-range-scalars"
+    return graph.insert_before(node, squeeze).output
