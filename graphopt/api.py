@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import lossy
+from .compress import order
+from .compress.context import StageReport
 from .errors import ModelError, OptionError
 from .ir import FunctionId, Model, RewriteLog, clone_model, collector_paused, collector_running
 from .measure import Figures, figures
@@ -17,7 +18,6 @@ from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, Progress, Verdict, cu
 from .pipeline.repro import leave_repros
 from .provenance import KEY, Trail
 from .report import Report
-from .stages import StageReport
 
 if TYPE_CHECKING:
     import onnx
@@ -97,13 +97,13 @@ def optimize(
         raise OptionError(f"target {target!r} is not one of {', '.join(TARGETS)}")
     if check not in ("end", "each", "off"):
         raise OptionError(f"check {check!r} is not one of end, each, off")
-    lossy.check_limit(metric, max_drop)
+    order.check_limit(metric, max_drop)
     from . import onnx_io
 
     if output is not None:
         onnx_io.check_target(output)
     start = time.perf_counter()
-    plan = lossy.check(prune, quantize)
+    plan = order.check(prune, quantize)
     lifted = onnx_io.load(model)
     _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
@@ -126,7 +126,7 @@ def optimize(
         schedule = [item for item in schedule if item not in FOR_TARGET]
     context = None
     if plan.wanted:
-        context = lossy.context(lifted, plan, calibration, metric, max_drop, target, seed, progress)
+        context = order.context(lifted, plan, calibration, metric, max_drop, target, seed, progress)
     if repros is not None and on_blame is None:
         on_blame = leave_repros(reference, Path(repros), seed)
     writing = _Writing(before) if proof is None else proof
@@ -139,7 +139,7 @@ def optimize(
     stages: tuple[StageReport, ...] = ()
     if context is not None:
         with collector_running():
-            finished, stages = lossy.run_stages(
+            finished, stages = order.run_stages(
                 outcome.model, plan, context, lambda model: _clean(model, schedule, validate, seed, logs)
             )
         finished = _clean(finished, last, validate, seed, logs) if last and target == "onnxruntime" else finished
@@ -150,7 +150,7 @@ def optimize(
     )
     report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed, trail)
     if context is not None:
-        report = lossy.with_stages(report, stages, context, finished)
+        report = order.with_stages(report, stages, context, finished)
     if provenance:
         finished.metadata[KEY] = trail.provenance.to_json()
         emitted = onnx_io.to_proto(finished)

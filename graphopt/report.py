@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .compress.context import StageReport
 from .errors import OptionError, OutputError
 from .measure import Figures, show_bytes, show_change, show_count
 from .pipeline import Effect, TakenBack
-from .stages import StageReport
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -17,8 +17,8 @@ from .drawing import drawings
 from .latency import Latency, measure
 
 if TYPE_CHECKING:
+    from ..compress.context import StageReport
     from ..report import Report
-    from ..stages import StageReport
 
 _LAYERS = 400
 _SIZED = ("multiply-accumulates", "peak activations")

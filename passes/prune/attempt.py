@@ -8,12 +8,12 @@ from typing import Any
 
 from ...analysis.channels import Channels, channels
 from ...ir import Array, Model, Node, clone_model
-from .allocation import Share, allocate
-from .importance import norm_scales, weight_scores
-from .measured import measured_scores
+from .cut.remove import remove, unshare
 from .options import MEASURED, Prune
-from .recover import Recovery, recover
-from .remove import remove, unshare
+from .refit.recover import Recovery, recover
+from .score.importance import norm_scales, weight_scores
+from .score.measured import measured_scores
+from .select.allocation import Share, allocate
 
 Feeds = dict[str, Any]
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...analysis.channels import Channels
+from ...compress.context import StageReport
 from ...ir import Node
 from ...measure import Figures, figures
 from ...measure.figures import node_macs
-from ...stages import StageReport
-from .allocation import Share, names_of, names_of_node
 from .attempt import Attempt
-from .selection import unit
+from .select.allocation import Share, names_of, names_of_node
+from .select.selection import unit
 
 COLUMNS = ("channels of", "before", "after", "kept", "read by", "why not fewer")
 _STALLED, _CHANNELS = 0.95, 8

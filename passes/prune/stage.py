@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from ...analysis.channels import channels
+from ...compress.context import Context, StageReport
 from ...ir import Model, clone_model
 from ...measure import compare_latency, figures
 from ...measure.layers import node_seconds
-from ...stages import Context, StageReport
-from .allocation import refusal
 from .attempt import Attempt, attempt
+from .cut.remove import unshare
 from .options import Prune
-from .remove import unshare
 from .report import stage_report, stalled, unchanged
+from .select.allocation import refusal
 
 _HALVINGS = 4
 """How often the share that is removed is halved towards what the metric allows."""

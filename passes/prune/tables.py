@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ...analysis.channels import NEIGHBOURS, RANGE, STATISTICS, Channels, Group, channels
 from ...ir import Model, Node, clone_model
-from .remove import unshare
+from .cut.remove import unshare
 from .report import label
-from .selection import unit
+from .select.selection import unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,29 +7,29 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
+from ...compress.context import Context, StageReport
 from ...ir import Model, Value
 from ...measure import figures, macs_at
-from ...stages import Context, StageReport
 from ..convert.roots import spell_powers
-from .accuracy import Guarded, guard, judge_for, limit_of, measure_alone, unchanged
-from .build import build
-from .equalize import equalize
-from .even import with_channels
-from .foreign import quantized_form
-from .layers import BLOCKED
-from .means import with_means
-from .methods import best_method
+from .candidates.already_quantized import quantized_form
+from .candidates.assignment import Plan
+from .candidates.calibrated_model import Study, study
+from .candidates.units import Unit
+from .candidates.upgrade import CannotUpgrade, upgraded
+from .emit.layers import BLOCKED
+from .emit.qdq import build
+from .emit.twin import twin
 from .nested import quantize_branches, with_branches
+from .numerics.equalize import equalize
+from .numerics.solve import pair_certificate
 from .options import Quantize
-from .plan import Plan
+from .place.accuracy_guard import Guarded, guard, judge_for, limit_of, measure_alone, unchanged
+from .place.bias_correction import with_means
+from .place.calibration_methods import best_method
+from .place.latency_guard import fastest, place, useful
+from .place.mixed_precision import more_faithful
+from .place.per_channel_activations import with_channels
 from .recurrent import quantize_recurrent
-from .solve import pair_certificate
-from .spare import more_faithful
-from .speed import fastest, place, useful
-from .study import Study, study
-from .twin import twin
-from .units import Unit
-from .upgrade import CannotUpgrade, upgraded
 
 COLUMNS = ("layer", "operator", "runs on", "bits", "J nearest", "J found", "weight error", "worst pair", "16 bits")
 ALONE = "error alone"

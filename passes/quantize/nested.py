@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from ...calibration import Calibration, Taps
+from ...compress.context import Context, StageReport
+from ...compress.layers.linear import LINEAR
 from ...equivalence.source import open_source
 from ...ir import Graph, Model, Node, Port, TensorType, Value, clone_model, clone_node, outer_values
 from ...measure import Quality
-from ...stages import Context, StageReport
-from .accuracy import meets
-from .linear import LINEAR
 from .options import Quantize
+from .place.accuracy_guard import meets
 
 QuantizeModel = Callable[[Model, Quantize, Context], tuple[Model, StageReport]]
 BRANCHES = ("then_branch", "else_branch")

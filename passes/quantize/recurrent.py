@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...compress.context import Context, StageReport
 from ...ir import DType, Model, Node, Value, clone_model
 from ...ops import attr
-from ...stages import Context, StageReport
-from .accuracy import meets
-from .constants import around, constant, dequantized
-from .grids import usable, weight_scale, worst_pair
+from .candidates.calibrated_model import timing_feed
+from .emit.constants import around, constant, dequantized
 from .nested import Nested
+from .numerics.grids import usable, weight_scale, worst_pair
+from .numerics.rounding import nearest_codes
+from .numerics.solve import pair_certificate, pair_safety
 from .options import Quantize
-from .rounding import nearest_codes
-from .solve import pair_certificate, pair_safety
-from .speed import GAIN, raced, runner
-from .study import timing_feed
+from .place.accuracy_guard import meets
+from .place.latency_guard import GAIN, raced, runner
 
 RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 SMALL = 4096

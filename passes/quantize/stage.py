@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from ...compress.context import Context, StageReport
 from ...errors import OptionError
 from ...ir import Model
-from ...stages import Context, StageReport
 from .decide import quantize_model
 from .options import Quantize
 

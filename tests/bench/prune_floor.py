@@ -21,9 +21,9 @@ from graphopt.analysis.channels import STATISTICS, channels
 from graphopt.ir import RETURN, Model, Node, Value, clone_model
 from graphopt.measure import figures
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.allocation import allocate
-from graphopt.passes.prune.importance import weight_scores
-from graphopt.passes.prune.remove import remove, unshare
+from graphopt.passes.prune.cut.remove import remove, unshare
+from graphopt.passes.prune.score.importance import weight_scores
+from graphopt.passes.prune.select.allocation import allocate
 from tests import nets, zoo
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

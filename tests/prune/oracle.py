@@ -8,8 +8,8 @@ import onnx
 from graphopt import compare, onnx_io
 from graphopt.analysis.channels import RANGE, Channels, channels
 from graphopt.ir import Constant, Model, Node, TensorType, Value, verify
-from graphopt.passes.prune.remove import remove, unshare
-from graphopt.passes.prune.selection import choose
+from graphopt.passes.prune.cut.remove import remove, unshare
+from graphopt.passes.prune.select.selection import choose
 
 Kept = np.ndarray
 ZERO_POINT = {

@@ -10,7 +10,7 @@ from graphopt import cli, onnx_io
 from graphopt.analysis.channels import NEIGHBOURS, STATISTICS, channels
 from graphopt.analysis.channels.alignment import Block, align
 from graphopt.analysis.channels.elements import Elements
-from graphopt.passes.prune.remove import unshare
+from graphopt.passes.prune.cut.remove import unshare
 from tests import generators, nets
 from tests.passes.harness import lift
 

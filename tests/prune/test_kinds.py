@@ -10,9 +10,9 @@ from graphopt import onnx_io
 from graphopt.analysis.channels import RANGE, STATISTICS, channels
 from graphopt.ir import Model
 from graphopt.measure import ort_session
-from graphopt.passes.prune.importance import weight_scores
-from graphopt.passes.prune.measured import measured_scores
-from graphopt.passes.prune.remove import remove
+from graphopt.passes.prune.cut.remove import remove
+from graphopt.passes.prune.score.importance import weight_scores
+from graphopt.passes.prune.score.measured import measured_scores
 from tests.passes import harness
 from tests.prune.oracle import assert_exact
 

@@ -10,17 +10,8 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.analysis.channels import channels
-from graphopt.ir import clone_model
-from graphopt.measure import ort_session
-from graphopt.passes.prune import Prune
-from graphopt.passes.prune import frontier as frontiers
-from graphopt.passes.prune.attempt import attempt
-from graphopt.passes.prune.frontier import Frontier
-from graphopt.passes.prune.moments import Moments, fit
-from graphopt.passes.prune.outcome import Judge
-from graphopt.passes.prune.recover import recover
-from graphopt.passes.prune.remove import remove
-from graphopt.passes.prune.rows import (
+from graphopt.compress.layers.regression import Moments, fit
+from graphopt.compress.layers.rows import (
     cannot_regress,
     inputs_at,
     outputs_at,
@@ -28,6 +19,15 @@ from graphopt.passes.prune.rows import (
     weight_matrix,
     weight_tensor,
 )
+from graphopt.ir import clone_model
+from graphopt.measure import ort_session
+from graphopt.passes.prune import Prune
+from graphopt.passes.prune.attempt import attempt
+from graphopt.passes.prune.cut.remove import remove
+from graphopt.passes.prune.refit import frontier as frontiers
+from graphopt.passes.prune.refit.frontier import Frontier
+from graphopt.passes.prune.refit.outcome import Judge
+from graphopt.passes.prune.refit.recover import recover
 from tests import nets
 from tests.passes.harness import lift, parse
 

@@ -9,16 +9,16 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
-from graphopt import lossy, onnx_io
+from graphopt import onnx_io
+from graphopt.compress import order
+from graphopt.compress.layers.linear import linear_of
 from graphopt.equivalence.metrics import sqnr_db
 from graphopt.measure import ort_session
-from graphopt.passes.quantize import even
-from graphopt.passes.quantize.build import build
-from graphopt.passes.quantize.channels import between, channel_grid, energy
-from graphopt.passes.quantize.even import eligible, evicted, reach, with_channels
-from graphopt.passes.quantize.linear import linear_of
-from graphopt.passes.quantize.means import with_means
-from graphopt.passes.quantize.study import study
+from graphopt.passes.quantize.candidates.calibrated_model import study
+from graphopt.passes.quantize.emit.qdq import build
+from graphopt.passes.quantize.numerics.per_channel import between, channel_grid, energy
+from graphopt.passes.quantize.place.bias_correction import with_means
+from graphopt.passes.quantize.place.per_channel_activations import eligible, evicted, reach, with_channels
 from tests.quantize.nets import convnet, images, parse
 
 RNG = np.random.default_rng(0)
@@ -57,7 +57,7 @@ FEEDS = images(12, size=24)
 def studied(model, feeds=FEEDS, **options):
     given = graphopt.Quantize(speed=False, min_sqnr=-100.0, min_top1=0.0, **options)
     lifted = onnx_io.load(model)
-    context = lossy.context(lifted, lossy.check(None, given), feeds, None, None, "portable", 0, None)
+    context = order.context(lifted, order.check(None, given), feeds, None, None, "portable", 0, None)
     return study(lifted, given, context), context
 
 
@@ -232,7 +232,7 @@ class Turned(frozenset):
 def test_no_code_depends_on_the_order_of_a_set(monkeypatch):
     found, context = studied(separable())
     one = with_channels(found, context)
-    monkeypatch.setattr(even, "evicted", lambda units: Turned(evicted(units)))
+    monkeypatch.setattr(per_channel_activations, "evicted", lambda units: Turned(evicted(units)))
     other = with_channels(found, context)
     assert one is not None and other is not None and list(one.plan.channels) == list(other.plan.channels)
     for node, codes in one.plan.codes.items():

@@ -8,16 +8,16 @@ from onnx import numpy_helper
 
 import graphopt
 from graphopt import onnx_io
+from graphopt.compress.layers.linear import Linear, linear_of
+from graphopt.compress.layers.moments import Moments
 from graphopt.ir import clone_model
 from graphopt.measure import ort_session
-from graphopt.passes.quantize.equalize import equalize
-from graphopt.passes.quantize.grids import PAIR_LIMIT, activation_grid, weight_scale, worst_pair
-from graphopt.passes.quantize.linear import Linear, linear_of
-from graphopt.passes.quantize.moments import Moments
+from graphopt.passes.quantize.candidates.units import find_units
+from graphopt.passes.quantize.numerics.equalize import equalize
+from graphopt.passes.quantize.numerics.grids import PAIR_LIMIT, activation_grid, weight_scale, worst_pair
+from graphopt.passes.quantize.numerics.rounding import best_codes, nearest, nearest_codes, objective
 from graphopt.passes.quantize.options import Quantize
-from graphopt.passes.quantize.placement import Costs, cheapest
-from graphopt.passes.quantize.rounding import best_codes, nearest, nearest_codes, objective
-from graphopt.passes.quantize.units import find_units
+from graphopt.passes.quantize.place.min_cut import Costs, cheapest
 from tests.quantize.nets import convnet, images, parse
 
 

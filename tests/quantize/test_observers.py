@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import METHODS, Extent, Histogram, choose_range, observe
-from graphopt.passes.quantize.derived import derivable, derive, peaked
-from graphopt.passes.quantize.units import find_units
+from graphopt.passes.quantize.candidates.derivable_ranges import derivable, derive, peaked
+from graphopt.passes.quantize.candidates.units import find_units
 from tests.quantize.nets import convnet, images, parse
 
 CHUNKS = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20), min_size=1, max_size=8)

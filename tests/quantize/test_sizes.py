@@ -9,10 +9,10 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import shapes_at
 from graphopt.measure import macs_at, macs_values
-from graphopt.passes.quantize import timing
+from graphopt.passes.quantize.candidates.assignment import Plan
+from graphopt.passes.quantize.candidates.units import find_units
 from graphopt.passes.quantize.options import Quantize
-from graphopt.passes.quantize.plan import Plan
-from graphopt.passes.quantize.units import find_units
+from graphopt.passes.quantize.place import cost_model
 from tests.quantize.nets import images, parse
 
 OPEN = """<ir_version: 8, opset_import: ["" : 17]>
@@ -63,9 +63,9 @@ def test_the_reported_share_weighs_layers_as_the_sample_does():
 
 @pytest.mark.parametrize("size", [8, 32])
 def test_conversions_cost_what_their_elements_do(model, size, monkeypatch):
-    monkeypatch.setattr(timing, "conversion_rates", lambda: (1.0, 2.0))
+    monkeypatch.setattr(cost_model, "conversion_rates", lambda: (1.0, 2.0))
     units = find_units(model, Quantize()).found
     shapes = shapes_at(model, [node.output for node in model.graph], images(1, size=size)[0])
-    into, out = timing.conversion_costs(Plan(model, frozenset(units), {}, {}, Quantize()), shapes)
+    into, out = cost_model.conversion_costs(Plan(model, frozenset(units), {}, {}, Quantize()), shapes)
     clamped = next(u.output for u in units if u.clamp is not None)
     assert into[clamped] == pytest.approx(8 * size * size) and out[clamped] == pytest.approx(2 * 8 * size * size)

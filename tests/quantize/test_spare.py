@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 import graphopt
-from graphopt import lossy, onnx_io
-from graphopt.passes.quantize import spare
-from graphopt.passes.quantize.placement import Costs
-from graphopt.passes.quantize.study import study
+from graphopt import onnx_io
+from graphopt.compress import order
+from graphopt.passes.quantize.candidates.calibrated_model import study
+from graphopt.passes.quantize.place import mixed_precision
+from graphopt.passes.quantize.place.min_cut import Costs
 from tests.quantize.nets import convnet, images
 
 FEEDS = images(8)
@@ -17,7 +18,7 @@ FEEDS = images(8)
 @pytest.fixture
 def studied():
     model, options = onnx_io.load(convnet()), graphopt.Quantize(min_sqnr=-100, min_top1=0)
-    context = lossy.context(model, lossy.check(None, options), FEEDS, None, None, "portable", 0, None)
+    context = order.context(model, order.check(None, options), FEEDS, None, None, "portable", 0, None)
     return study(model, options, context)
 
 
@@ -28,30 +29,32 @@ def with_costs(studied, monkeypatch, gains, harms):
     as_codes = {unit: 1.0 - gains.get(linear.index(unit), 0.0) if unit in linear else 1.0 for unit in units}
     free = {value: 0.0 for unit in units for value in (*unit.inputs, *unit.outputs)}
     costs = Costs(dict.fromkeys(units, 1.0), as_codes, free, free)
-    monkeypatch.setattr(spare, "measure_costs", lambda *_: costs)
+    monkeypatch.setattr(mixed_precision, "measure_costs", lambda *_: costs)
     return linear, replace(studied, alone={linear[i]: harm for i, harm in harms.items()})
 
 
 def test_what_harms_and_hardly_gains_returns_to_float(studied, monkeypatch):
-    monkeypatch.setattr(spare, "LARGER", 2.0)
+    monkeypatch.setattr(mixed_precision, "LARGER", 2.0)
     gains, harms = {0: 0.5, 1: 0.001, 2: 0.5}, {0: 0.01, 1: 0.3, 2: 0.01}
     linear, judged = with_costs(studied, monkeypatch, gains, harms)
-    found = spare.more_faithful(judged, judged.plan)
+    found = mixed_precision.more_faithful(judged, judged.plan)
     assert found is not None and linear[1] not in found.units and {linear[0], linear[2]} <= found.units
 
 
 def test_what_gains_stays_however_it_harms(studied, monkeypatch):
     linear, judged = with_costs(studied, monkeypatch, dict.fromkeys(range(5), 0.9), dict.fromkeys(range(5), 0.5))
-    found = spare.more_faithful(judged, judged.plan)
+    found = mixed_precision.more_faithful(judged, judged.plan)
     assert found is None or set(linear) <= found.units
 
 
 def test_what_holds_bytes_stays(studied, monkeypatch):
     _, judged = with_costs(studied, monkeypatch, {0: 0.5, 2: 0.5}, {0: 0.01, 1: 0.3, 2: 0.01})
-    assert spare.more_faithful(judged, judged.plan) is None  # the second layer has half of all weights
+    assert mixed_precision.more_faithful(judged, judged.plan) is None  # the second layer has half of all weights
 
 
 def test_nothing_is_done_where_nothing_was_measured(studied):
-    assert spare.more_faithful(replace(studied, alone={}), studied.plan) is None
+    assert mixed_precision.more_faithful(replace(studied, alone={}), studied.plan) is None
     dynamic = replace(studied.plan, options=replace(studied.options, mode="dynamic"))
-    assert spare.more_faithful(replace(studied, alone=dict.fromkeys(studied.plan.units, 0.1)), dynamic) is None
+    assert (
+        mixed_precision.more_faithful(replace(studied, alone=dict.fromkeys(studied.plan.units, 0.1)), dynamic) is None
+    )

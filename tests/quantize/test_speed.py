@@ -5,9 +5,9 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.measure import Timing, interleaved
-from graphopt.passes.quantize import speed
-from graphopt.passes.quantize.plan import Plan
-from graphopt.passes.quantize.units import find_units
+from graphopt.passes.quantize.candidates.assignment import Plan
+from graphopt.passes.quantize.candidates.units import find_units
+from graphopt.passes.quantize.place import latency_guard
 from graphopt.runtime.decisions import Decisions
 from tests.quantize.nets import convnet
 
@@ -54,15 +54,15 @@ def test_only_certain_verdicts_are_remembered(rounds, asked, kept, monkeypatch, 
         calls.append(seconds)
         return [Timing(label, 1e-3, 1e-3, found.ratio, 20, found.error) for label in sessions]
 
-    monkeypatch.setattr(speed, "compare_latency", compare)
-    monkeypatch.setattr(speed, "runner", lambda model, target: None)
-    monkeypatch.setattr(speed, "build", lambda plan: None)
+    monkeypatch.setattr(latency_guard, "compare_latency", compare)
+    monkeypatch.setattr(latency_guard, "runner", lambda model, target: None)
+    monkeypatch.setattr(latency_guard, "build", lambda plan: None)
     model, options = onnx_io.load(convnet()), graphopt.Quantize()
     plan = Plan(model, frozenset(find_units(model, options).found), {}, {}, options)
-    monkeypatch.setattr(speed, "_key", lambda plan, feed, target: "whole:this")
+    monkeypatch.setattr(latency_guard, "_key", lambda plan, feed, target: "whole:this")
     known = Decisions.load(1).measured
     assert "whole:this" not in known
-    pace = speed.fastest(model, [plan], {}, "portable")
+    pace = latency_guard.fastest(model, [plan], {}, "portable")
     assert pace.plan is plan and pace.ratio == pytest.approx(rounds[asked - 1].ratio)
-    assert calls == [speed.SECONDS * 2**i for i in range(asked)]
+    assert calls == [latency_guard.SECONDS * 2**i for i in range(asked)]
     assert ("whole:this" in Decisions.load(1).measured) is kept

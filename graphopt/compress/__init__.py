@@ -1,0 +1,1 @@
+"""Lossy compression: the frame in which quantization, pruning and what follows run, are guarded and reported."""

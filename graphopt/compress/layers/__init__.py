@@ -1,0 +1,1 @@
+"""A linear layer seen once: rows of weights times patches of its input, and the moments of both."""

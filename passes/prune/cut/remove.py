@@ -1,0 +1,220 @@
+"""Remove channels: slice constants, correct the sizes that are written in the graph, retype.
+
+What is left computes, exactly, what the original computes when the layers that read the removed channels have zeros for
+them (but for channels whose group is approximate).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ....analysis.channels import Channels, Choice, Classes, Linear, Resize, Selection, Shuffle, Statistic
+from ....ir import Constant, DType, Model, Node, TensorType, Value
+
+Kept = np.ndarray[Any, np.dtype[np.bool_]]
+"""For each class whether it is kept, bool[Channels.count]."""
+
+_MOST = 1
+"""Axes along which a constant used in several places may extend and still be given to each of them apart."""
+
+
+def unshare(model: Model) -> int:
+    """Give every use of a shared vector its own: that two layers have equal biases must not tie their channels.
+
+    Edits in place; returns how many constants were copied. Matrices stay shared: there the tie is meant.
+    """
+    copied = 0
+    for graph in model.graph.graphs():
+        for node in graph:
+            for slot, value in enumerate(node.inputs):
+                if value is None or value.constant is None or len(value.uses) < 2:
+                    continue
+                if sum(size > 1 for size in value.constant.shape) != _MOST:
+                    continue
+                graph.set_input(node, slot, Value(value.type, value.name, constant=value.constant))
+                copied += 1
+    return copied
+
+
+def remove(model: Model, facts: Channels, kept: Kept) -> int:
+    """Remove every class that is not kept, in place; returns how many constants became smaller.
+
+    `facts` are those of this very model. Equal numbers must be kept in the parts of every partition.
+    """
+    grouped = {layer.weight: layer for layer in facts.linears if layer.kind == "grouped"}
+    changes = 0
+    for value, axes in facts.axes.items():
+        if value.constant is None:
+            _retype(value, axes, kept)
+            continue
+        array = _cut(value, axes, kept, grouped.get(value))
+        if array is not None:
+            _replace(model, value, array)
+            changes += 1
+    for resize in facts.resizes:
+        _resize(model, resize, kept)
+    for choice in facts.choices:
+        _choose(model, choice, kept)
+    for shuffle in facts.shuffles:
+        _shuffle(model, shuffle, kept)
+    for selection in facts.selections:
+        _select(selection, kept)
+    for statistic in facts.statistics:
+        _estimate(statistic, kept)
+    return changes
+
+
+def _cut(
+    value: Value, axes: tuple[Classes | None, ...], kept: Kept, grouped: Linear | None
+) -> np.ndarray[Any, Any] | None:
+    """The constant without what is removed; None where nothing is."""
+    assert value.constant is not None
+    whole = [classes is None or bool(kept[classes].all()) for classes in axes]
+    local = grouped is not None and _touched(grouped, kept)
+    if all(whole) and not local:
+        return None
+    array = value.constant.array()
+    if grouped is not None:
+        return cut_groups(array, grouped, kept)
+    for axis, classes in enumerate(axes):
+        if classes is not None and not whole[axis]:
+            array = array.compress(kept[classes], axis=axis)
+    return np.ascontiguousarray(array)
+
+
+def _touched(layer: Linear, kept: Kept) -> bool:
+    return any(c is not None and not kept[c].all() for c in (layer.inputs, layer.outputs))
+
+
+def cut_groups(array: np.ndarray[Any, Any], layer: Linear, kept: Kept) -> np.ndarray[Any, Any]:
+    """A grouped layer's weight, group by group: [M, C / g, ...] of Conv, [C, M / g, ...] of ConvTranspose."""
+    first, second = (layer.outputs, layer.inputs) if layer.out_axis == 0 else (layer.inputs, layer.outputs)
+    rows = _flags(first, array.shape[0], kept).reshape(layer.groups, -1)
+    columns = _flags(second, array.shape[1] * layer.groups, kept).reshape(layer.groups, -1)
+    parts = array.reshape(layer.groups, -1, *array.shape[1:])
+    return np.concatenate([part[row][:, column] for part, row, column in zip(parts, rows, columns)])
+
+
+def _flags(classes: Classes | None, size: int, kept: Kept) -> Kept:
+    return np.ones(size, bool) if classes is None else kept[classes]
+
+
+def _replace(model: Model, value: Value, array: np.ndarray[Any, Any]) -> None:
+    assert value.constant is not None
+    smaller = Value(name=value.name, constant=Constant.of(array, value.constant.dtype))
+    smaller.doc = value.doc
+    for use in value.uses:
+        assert use.node.graph is not None
+        use.node.graph.set_input(use.node, use.slot, smaller)
+
+
+def _retype(value: Value, axes: tuple[Classes | None, ...], kept: Kept) -> None:
+    if not isinstance(value.type, TensorType) or value.type.shape is None or len(value.type.shape) != len(axes):
+        return
+    shape = list(value.type.shape)
+    for axis, classes in enumerate(axes):
+        if classes is not None and not kept[classes].all():
+            shape[axis] = int(kept[classes].sum())
+    value.type = TensorType(value.type.dtype, tuple(shape))
+
+
+def _resize(model: Model, resize: Resize, kept: Kept) -> None:
+    if all(kept[classes].all() for classes in resize.counts.values()):
+        return
+    numbers = list(resize.base)
+    for index, classes in resize.counts.items():
+        numbers[index] = int(kept[classes].sum())
+    graph, node = resize.node.graph, resize.node
+    assert graph is not None
+    if resize.slot is None:
+        scalar = resize.name in ("group", "num_groups")
+        graph.set_attr(node, resize.name, numbers[0] if scalar else tuple(numbers))
+        return
+    before = node.input(resize.slot)
+    shape = before.constant.shape if before is not None and before.constant is not None else (len(numbers),)
+    dtype = before.constant.dtype if before is not None and before.constant is not None else DType.INT64
+    made = Value(
+        name=before.name if before is not None else "",
+        constant=Constant.of(np.array(numbers, dtype.numpy).reshape(shape)),
+    )
+    if resize.slot == len(node.inputs):
+        graph.set_inputs(node, (*node.inputs, made))
+        graph.set_attr(node, "num_outputs", None)
+    else:
+        graph.set_input(node, resize.slot, made)
+
+
+def _choose(model: Model, choice: Choice, kept: Kept) -> None:
+    flags = kept[choice.elements]
+    if flags.all():
+        return
+    rank = np.cumsum(flags) - 1
+    indices = np.array(choice.indices, np.int64) % len(flags)
+    graph = choice.node.graph
+    assert graph is not None
+    graph.set_input(choice.node, 1, Value(constant=Constant.of(rank[indices[flags[indices]]])))
+
+
+def _shuffle(model: Model, shuffle: Shuffle, kept: Kept) -> None:
+    """The kept channels stay in the order they had, which a Reshape cannot give: a Gather does."""
+    flags = kept[shuffle.elements]
+    if flags.all():
+        return
+    rank = np.cumsum(flags) - 1
+    order = rank[shuffle.order[flags[shuffle.order]]]
+    first, _, last = shuffle.nodes
+    graph = first.graph
+    assert graph is not None
+    inputs = (first.inputs[0], Value(constant=Constant.of(order), name=first.name))
+    gather = Node("Gather", inputs, {"axis": shuffle.axis}, (last.output.type,), name=last.name)
+    gather.origins = tuple(dict.fromkeys(name for node in shuffle.nodes for name in node.origins))
+    gather.made_by = "prune"
+    graph.insert_before(last, gather)
+    graph.replace_uses(last.output, gather.output)
+    graph.erase_unused(last)
+
+
+def _select(selection: Selection, kept: Kept) -> None:
+    """Give a layer only the inputs that it still reads; a selection of a selection is one."""
+    flags = kept[selection.elements]
+    if flags.all():
+        return
+    node, data = selection.node, selection.node.inputs[selection.slot]
+    graph, picked = node.graph, np.flatnonzero(flags)
+    assert graph is not None and data is not None
+    before = data.producer
+    if before is not None and before.made_by == "prune" and before.op == "Gather":
+        earlier = before.constant(1)
+        if before.attrs.get("axis") == selection.axis and earlier is not None:
+            data, picked = before.inputs[0], earlier.array()[picked]
+    made = None if data is None else data.type
+    if isinstance(made, TensorType) and made.shape is not None:
+        shape = (*made.shape[: selection.axis], len(picked), *made.shape[selection.axis + 1 :])
+        made = TensorType(made.dtype, shape)
+    gather = Node("Gather", (data, Value(constant=Constant.of(picked))), {"axis": selection.axis}, (made,))
+    gather.origins, gather.made_by = node.origins, "prune"
+    graph.insert_before(node, gather)
+    graph.set_input(node, selection.slot, gather.output)
+    if before is not None and before.op == "Gather" and before.output.is_unused and before.graph is not None:
+        before.graph.erase_unused(before)
+
+
+def _estimate(statistic: Statistic, kept: Kept) -> None:
+    """Make up for the values that a sum lacks: it is that of the kept ones times how many there were for each."""
+    flags = kept[statistic.elements]
+    if flags.all():
+        return
+    node, grown = statistic.node, len(flags) / max(int(flags.sum()), 1)
+    graph, type = node.graph, node.output.type
+    assert graph is not None and isinstance(type, TensorType)
+    logarithmic = node.op in ("ReduceLogSum", "ReduceLogSumExp")
+    number = math.log(grown) if logarithmic else math.sqrt(grown) if node.op == "ReduceL2" else grown
+    constant = Value(constant=Constant.of(np.array(number, type.dtype.numpy), type.dtype))
+    made = Node("Add" if logarithmic else "Mul", (node.output, constant), None, (type,))
+    made.origins, made.made_by = node.origins, "prune"
+    graph.insert_after(node, made)
+    graph.replace_uses(node.output, made.output)
+    graph.set_input(made, 0, node.output)

@@ -1,0 +1,1 @@
+"""Recovery without training: layers refitted to what the original computed."""

@@ -1,0 +1,143 @@
+"""What each channel is worth, from calibration data: what the layers that read it would lose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ....analysis.channels import Channels, Linear, Product
+from ....calibration import Taps, portions
+from ....compress.layers.regression import Moments
+from ....compress.layers.rows import cannot_read, inputs_at, sample_places, weight_matrix
+from ....compress.layers.weights import floats_of
+from ....ir import Array, Model, Value
+
+Feeds = dict[str, Any]
+
+BUDGET = 1 << 29
+"""Bytes of sums held at once; where more are needed, the data are read again."""
+_MOST_ROWS, _DAMPING = 20_000, 1e-2
+
+
+def measured_scores(model: Model, facts: Channels, importance: str, feeds: Iterable[Feeds], seed: int) -> Array:
+    """f64[classes]: the energy of a channel ("activation"), or the error that its loss makes in every layer that reads
+    it, as a share of the layer's energy: as it is ("reconstruction"), or after the layer has been refitted ("hessian",
+    the optimal brain surgeon of Hassibi and Stork 1993 for blocks of weights).
+
+    Where a layer's rows cannot be taken, inputs of equal energy are assumed; what two computed values are multiplied
+    over is worth the energy of both.
+    """
+    scores = np.zeros(facts.count)
+    readers = [r for r in facts.linears if r.inputs is not None and r.kind != "depthwise"]
+    seen = [r for r in readers if r.kind != "recurrent" and not cannot_read(r) and floats_of(r) is not None]
+    samples = sum(1 for _ in feeds)
+    for part in portions(seen, _sum_bytes, BUDGET):
+        for layer, moments in _sums(model, part, feeds, samples, seed):
+            _score(layer, moments, importance, scores)
+    for layer in readers:
+        if layer not in seen:
+            _assume(layer, scores)
+    _multiplied(model, [p for p in facts.products if p.node.graph is model.graph], feeds, scores)
+    return scores
+
+
+def _assume(layer: Linear, scores: Array) -> None:
+    """The share of a layer's weights that read a channel; equal shares where they are not known."""
+    assert layer.inputs is not None
+    weight = floats_of(layer)
+    if weight is None or layer.in_axis is None or layer.kind == "grouped":
+        own = np.ones(len(layer.inputs))
+    else:
+        own = np.square(np.moveaxis(weight, layer.in_axis, 0).reshape(len(layer.inputs), -1), dtype=np.float64).sum(1)
+    np.add.at(scores, layer.inputs, own / max(float(own.sum()), 1e-30))
+
+
+def _multiplied(model: Model, products: list[Product], feeds: Iterable[Feeds], scores: Array) -> None:
+    """Channel c of a product of two computed values carries E[a_c²] E[b_c²] of their sum over channels."""
+    if not products:
+        return
+    values = [v for product in products for v in product.node.inputs[:2] if v is not None]
+    energy: dict[Value, Array] = {}
+    taps = Taps(model, values)
+    for feed in feeds:
+        for value, array in taps.run(feed).items():
+            axis = -1 if any(p.node.inputs[0] is value for p in products) else -2
+            rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+            energy[value] = energy.get(value, 0.0) + np.square(rows, dtype=np.float64).mean(axis=1)
+    for product in products:
+        a, b = (energy[v] for v in product.node.inputs[:2] if v is not None)
+        np.add.at(scores, product.elements, a * b / max(float((a * b).sum()), 1e-30))
+
+
+def _sum_bytes(layer: Linear) -> int:
+    groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
+    return 8 * int(groups) * (int(inputs) + 1) ** 2
+
+
+def _weight(layer: Linear) -> Array:
+    weight = floats_of(layer)
+    assert weight is not None
+    return weight
+
+
+def _sums(
+    model: Model, layers: list[Linear], feeds: Iterable[Feeds], samples: int, seed: int
+) -> Iterator[tuple[Linear, Moments]]:
+    rng = np.random.default_rng(seed)
+    data = [layer.node.inputs[0] for layer in layers]
+    outs = [layer.node.output for layer in layers]
+    taps = Taps(model, [*data, *outs])  # type: ignore[list-item]
+    sums = []
+    for layer in layers:
+        groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
+        sums.append(Moments(groups, inputs, 0))
+    for feed in feeds:
+        values = taps.run(feed)
+        for layer, moments in zip(layers, sums):
+            x = layer.node.inputs[0]
+            assert x is not None
+            wanted = min(_MOST_ROWS, max(4_000, 4 * moments.gram.shape[1]))
+            places = sample_places(layer, values[layer.node.output].shape, -(-wanted // samples), rng)
+            moments.add(inputs_at(layer, values[x], places), np.zeros((len(places), 0), np.float32))
+    for moments in sums:
+        moments.flush()
+    yield from zip(layers, sums)
+
+
+def _score(layer: Linear, moments: Moments, importance: str, scores: Array) -> None:
+    assert layer.inputs is not None
+    weight = weight_matrix(layer, _weight(layer)).astype(np.float64)
+    groups, inputs, _ = weight.shape
+    per_channel = inputs * groups // len(layer.inputs)
+    classes = layer.inputs.reshape(groups, -1)
+    rows = max(moments.rows, 1)
+    for group in range(groups):
+        gram = moments.gram[group] / rows
+        w = weight[group]
+        energy = float(np.einsum("km,km->", w, gram[:inputs, :inputs] @ w)) + 1e-30
+        blocks = w.reshape(-1, per_channel, w.shape[1])
+        channels = len(blocks)
+        index = np.arange(inputs).reshape(channels, per_channel)
+        own = gram[index[:, :, None], index[:, None, :]]
+        if importance == "activation":
+            loss = np.trace(own, axis1=1, axis2=2) / per_channel
+        elif importance == "reconstruction":
+            loss = np.einsum("ckm,ckl,clm->c", blocks, own, blocks) / energy
+        else:
+            loss = _surgeon(gram, blocks, index) / energy
+        np.add.at(scores, classes[group], loss)
+
+
+def _surgeon(gram: Array, blocks: Array, index: Array) -> Array:
+    """tr(W_cᵀ (H⁻¹_cc)⁻¹ W_c): the error left after all other weights and the bias have adapted to the loss of c."""
+    from scipy.linalg import inv
+
+    size = len(gram) - 1
+    damped = gram.copy()
+    damped[np.arange(size), np.arange(size)] += _DAMPING * np.trace(gram[:size, :size]) / size + 1e-12
+    damped[size, size] += 1e-9
+    inverse = inv(damped, check_finite=False)
+    own = inverse[index[:, :, None], index[:, None, :]]
+    return np.asarray(np.einsum("ckm,ckm->c", blocks, np.linalg.solve(own, blocks)))

@@ -1,0 +1,1 @@
+"""How many channels each group loses, and which."""

@@ -1,0 +1,1 @@
+"""What could run on integers in a model, and what calibration knows of it."""

@@ -1,0 +1,112 @@
+"""What to quantize and to which integers; `build` turns it into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ....calibration import Extent, choose_range
+from ....ir import Model, Node, Value
+from ....kernels.quantization import Quantization
+from ..numerics.grids import Codes, activation_grid, merged
+from ..numerics.per_channel import ChannelGrid
+from ..options import Quantize
+from .units import Unit
+
+ALIKE = 2.0
+"""Operands of Concat share a grid while the widest range is at most this many times the narrowest: bytes are copied
+then, not looked up, and not rounded once more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """One way to quantize `model`.
+
+    units: what runs on integers. grids: of every activation that may be quantized. codes: of each linear operator.
+    channels: of activations whose channels have scales of their own; their grids are what integer operators see.
+    """
+
+    model: Model
+    units: frozenset[Unit]
+    grids: dict[Value, Quantization]
+    codes: dict[Node, Codes]
+    options: Quantize
+    channels: dict[Value, ChannelGrid] = field(default_factory=dict)
+
+    @property
+    def order(self) -> dict[Unit, int]:
+        """The units by their place in the model."""
+        place = {node: i for i, node in enumerate(self.model.graph)}
+        return {unit: place[unit.node] for unit in self.units}
+
+    def without(self, units: Iterable[Unit]) -> Plan:
+        """The same with some units left float."""
+        return replace(self, units=self.units - frozenset(units))
+
+    def with_units(self, units: Iterable[Unit]) -> Plan:
+        """The same with other units."""
+        return replace(self, units=frozenset(units))
+
+
+def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quantize) -> dict[Value, Quantization]:
+    """A grid for every activation of the units; those that codes pass through unchanged share one."""
+    units = [u for u in units if all(v in seen for v in (*u.inputs, *u.outputs))]
+    limits = _limits(units)
+    parent: dict[Value, Value] = {}
+
+    def root(value: Value) -> Value:
+        while parent.setdefault(value, value) is not value:
+            value = parent[value]
+        return value
+
+    for unit in units:
+        for value in (*unit.inputs, *unit.outputs):
+            root(value)
+        if unit.moves:
+            for value in unit.outputs:
+                parent[root(value)] = root(unit.inputs[0])
+    for unit in units:
+        if (
+            unit.node.op == "Concat"
+            and unit.clamp is None
+            and _alike([_width(seen[v]) for v in (*unit.inputs, unit.output)])
+        ):
+            for value in unit.inputs:
+                parent[root(value)] = root(unit.output)
+    members: dict[Value, list[Value]] = {}
+    for value in parent:
+        members.setdefault(root(value), []).append(value)
+    signed = options.activation_type == "int8"
+    grids: dict[Value, Quantization] = {}
+    for values in members.values():
+        low, high = choose_range(
+            merged([seen[v] for v in values]), options.calibrate_method, symmetric=signed, percentile=options.percentile
+        )
+        ends = [limits[v] for v in values if v in limits]
+        if len(ends) == len(values):  # a clamp's own limits bound the range: codes then clamp exactly
+            low, high = max(low, min(e[0] for e in ends)), min(high, max(e[1] for e in ends))
+        grid = activation_grid(low, high, signed)
+        grids.update((value, grid) for value in values)
+    return grids
+
+
+def _limits(units: Iterable[Unit]) -> dict[Value, tuple[float, float]]:
+    return {unit.output: unit.limits for unit in units if unit.clamp is not None}
+
+
+def _width(seen: Extent) -> float:
+    return float(seen.high) - float(seen.low)
+
+
+def _alike(widths: list[float]) -> bool:
+    least = min(widths)
+    return least > 0 and max(widths) <= ALIKE * least
+
+
+def implied(unit: Unit, grid: Quantization) -> bool:
+    """Whether saturation of the codes is the unit's clamp, so that the clamp can go."""
+    if unit.clamp is None:
+        return False
+    low, high = unit.limits
+    least, most = ((code - grid.zero_point) * grid.scale for code in (grid.low, grid.high))
+    return bool(least >= low and most <= high * (1 + 1e-6))

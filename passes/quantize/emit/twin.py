@@ -1,0 +1,26 @@
+"""A copy of a model in which every node and value of the original can be found again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....ir import Model, Node, Value, clone_model
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The copy, and what became of each node and each value that is no constant."""
+
+    model: Model
+    nodes: dict[Node, Node]
+    values: dict[Value, Value]
+
+
+def twin(model: Model) -> Twin:
+    """Copy a model; the root graph's nodes and values are mapped."""
+    copy = clone_model(model)
+    nodes = dict(zip(model.graph.snapshot(), copy.graph.snapshot(), strict=True))
+    values = dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
+    for old, new in nodes.items():
+        values.update(zip(old.outputs, new.outputs, strict=True))
+    return Twin(copy, nodes, values)

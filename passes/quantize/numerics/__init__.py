@@ -1,0 +1,1 @@
+"""Integers for real numbers: grids, rounding, second moments, equalisation, scales a channel."""

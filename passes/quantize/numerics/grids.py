@@ -1,0 +1,136 @@
+"""The integers that stand for real numbers: of an activation, and of the weights of a linear operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....calibration import Extent
+from ....ir import Array
+from ....kernels.quantization import Quantization
+
+PAIR_LIMIT = 128
+"""The largest sum of two weights of one sign for which 255 · (w1 + w2) fits 16 bits: 255 · 128 = 32640 ≤ 32767."""
+BIAS_LIMIT = 2.0**30
+"""The largest code of a bias."""
+LEAST = 1e-20
+"""The smallest scale of weights."""
+
+
+def activation_grid(low: float, high: float, signed: bool) -> Quantization:
+    """One scale and zero point for [low, high] ∋ 0; zero has a code of its own. Unsigned codes start at low."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if signed:
+        widest = max(-low, high)
+        return Quantization(float(np.float32(max(widest / 127, 1e-30))), 0, True)
+    scale = float(np.float32(max((high - low) / 255, 1e-30)))
+    zero = int(np.clip(np.rint(-low / scale), 0, 255))
+    # Rounding the zero point moved the range by up to half a step: widen the scale so that no end is cut by more.
+    needed = max(high / (255 - zero) if zero < 255 else 0.0, -low / zero if zero else 0.0, 1e-30)
+    return Quantization(float(np.float32(needed)), zero, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Integers of a linear operator's weight.
+
+    rows: int8 [G, N/G, K]. scale: f32 [G, N/G, B], for B blocks of K / B inputs. bias: f32 [G · N/G], corrected for
+    what rounding shifts, or None. bits: the width they were chosen for. worst_pair: the largest |sum| of two codes of
+    one sign in any row.
+    """
+
+    rows: Array
+    scale: Array
+    bias: Array | None
+    bits: int
+    worst_pair: int
+
+    def holds_bias(self, step: float) -> bool:
+        """The bias fits 32 bits, in units of these scales times the input's, `step`."""
+        return self.bias is None or bool((bias_room(self.bias, step) <= self.scale.max(axis=-1).reshape(-1)).all())
+
+
+def worst_pair(rows: Array) -> int:
+    """The largest magnitude of a sum of two codes of one sign within a row, wherever they stand."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    if flat.shape[-1] < 2:
+        return int(np.abs(flat.astype(np.int16)).max(initial=0))
+    return max(int((top.first + top.second).max(initial=0)) for top in _tops(flat))
+
+
+@dataclass(frozen=True, slots=True)
+class _Top:
+    """Of the elements of one sign in each row: the magnitudes of the two largest, [..., 1], and where the first is."""
+
+    at: Array
+    first: Array
+    second: Array
+
+
+def _tops(rows: Array) -> tuple[_Top, _Top]:
+    """The positive and the negative elements of rows [..., K], K ≥ 2; magnitudes are 0 where there are none."""
+    rest, wide = rows.copy(), np.result_type(rows, np.int16)
+    places = rows.argmax(axis=-1)[..., None], rows.argmin(axis=-1)[..., None]
+    first = [np.take_along_axis(rows, at, -1).astype(wide) for at in places]
+    for at, value, other in zip(places, first, (np.minimum, np.maximum)):
+        np.put_along_axis(rest, at, other(value, 0), -1)  # what is of the other sign stays: it may be that one's second
+    second = [end(axis=-1, keepdims=True).astype(wide) for end in (rest.max, rest.min)]
+    signs = (1, -1)
+    highest, lowest = (
+        _Top(at, np.maximum(sign * a, 0), np.maximum(sign * b, 0))
+        for sign, at, a, b in zip(signs, places, first, second)
+    )
+    return highest, lowest
+
+
+def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Array]:
+    """Scale [G, N] for rows f32 [G, N, K], and the least and greatest code of each weight [G, N, K].
+
+    safe: the two largest of each sign of a row share 128 codes, so that no pair of products overflows 16 bits; a row
+    with one large weight keeps more of its range than 7 bits would.
+    """
+    most = (1 << (bits - 1)) - 1
+    low, high = np.full(weight.shape, -most, np.int8), np.full(weight.shape, most, np.int8)
+    if not safe or 2 * most <= PAIR_LIMIT or weight.shape[-1] < 2:
+        return usable(np.abs(weight).max(axis=-1) / most), low, high
+    tops = _tops(weight)
+    scale = np.maximum(tops[0].first, tops[1].first) / most
+    for top in tops:
+        scale = np.maximum(scale, (top.first + top.second) / (PAIR_LIMIT - 1))
+    scale = usable(scale)
+    for sign, bound, top in ((1, high, tops[0]), (-1, low, tops[1])):
+        first = np.clip(np.rint(top.first / scale), PAIR_LIMIT // 2, most)
+        bound[...] = (sign * (PAIR_LIMIT - first)).astype(np.int8)
+        np.put_along_axis(bound, top.at, (sign * first).astype(np.int8), -1)
+    return scale[..., 0], low, high
+
+
+def bias_room(bias: Array, step: float) -> Array:
+    """The least scales f32 [N] of a layer's weights at which its bias f32 [N] fits 32 bits."""
+    room: Array = (np.abs(bias) / np.float32(step * BIAS_LIMIT)).astype(np.float32)
+    return room
+
+
+def usable(scale: Array) -> Array:
+    """Scales as f32; rows of weights that may as well be zero get the finest of the others: products with scales of
+    their own would underflow, and a coarse one would round their biases away. 1 where all are such."""
+    live = scale > LEAST
+    spare = scale[live].min() if live.any() else 1.0
+    made: Array = np.where(live, scale, spare).astype(np.float32)
+    return made
+
+
+def merged(extents: list[Extent]) -> Extent:
+    """One observer that saw all that these saw."""
+    from copy import deepcopy
+
+    first = deepcopy(extents[0])
+    for other in extents[1:]:
+        first.merge(other)
+    return first
+
+
+def per_tensor(scale: Array) -> Array:
+    """The largest scale for all rows."""
+    return np.full_like(scale, scale.max())

@@ -1,0 +1,143 @@
+"""Which integers to take for the weights of one layer: θ* = argmin over codes of J = tr(Δ C Δᵀ), Δ = W − s θ.
+
+C is the covariance of the layer's inputs: the bias is free, so it takes up the mean of the error in closed form. First
+GPTQ (Frantar et al. 2023: round one column, spread its error over those not yet rounded), then coordinate descent: one
+code at a time to its optimum given all others, which never raises J.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....ir import Array
+
+DAMPING = 0.01
+"""Added to the diagonal of C, relative to its mean: what the calibration data did not show costs something too."""
+POLISHED = 4e9
+"""Multiply-adds that one sweep of coordinate descent over a layer may take."""
+_BLOCK = 128
+
+
+def objective(error: Array, covariance: Array) -> float:
+    """J = tr(Δ C Δᵀ) for Δ [N, K] and C [K, K]: the mean of ‖Δ (x − E x)‖² over the data.
+
+    Where the data do not vary, C is rounding alone, and J must not be below 0 for that.
+    """
+    return max(0.0, float(np.einsum("nk,nk->", error @ covariance, error, dtype=np.float64)))
+
+
+def nearest(weight: Array, scale: Array, low: Array, high: Array) -> Array:
+    """The nearest codes: weight, scale and bounds [N, K]; as f32."""
+    made: Array = np.clip(np.rint(weight / scale), low, high)
+    return made
+
+
+def nearest_codes(weight: Array, scale: Array, low: Array, high: Array) -> Array:
+    """`nearest` as int8; weights f32 and int8 bounds of any one shape, to which the scale broadcasts.
+
+    Bounds are met as int8: in f32 each would be widened first.
+    """
+    ratio = weight / scale
+    np.rint(ratio, out=ratio)
+    np.clip(ratio, -127, 127, out=ratio)
+    codes: Array = ratio.astype(np.int8)
+    np.minimum(codes, high, out=codes)
+    np.maximum(codes, low, out=codes)
+    return codes
+
+
+def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> Array:
+    """Codes int8 [N, K] for f32 weight [N, K] with scale [N, K], within bounds [N, K], given C [K, K]."""
+    plain = nearest(weight, scale, low, high)
+    damped = covariance + np.eye(len(covariance), dtype=np.float32) * damping(covariance)
+    candidates = [plain]
+    solved = _nearest_plane(weight, scale, low, high, damped)
+    if solved is None:  # float32 could not tell its least eigenvalues from 0
+        firmer = damped + np.eye(len(covariance), dtype=np.float32) * (9 * damping(covariance))
+        solved = _nearest_plane(weight, scale, low, high, firmer)
+    if solved is not None:
+        candidates.append(solved)
+    costs = [objective(weight - codes * scale, covariance) for codes in candidates]
+    best = candidates[int(np.argmin(costs))]
+    if float(weight.size) * weight.shape[1] <= POLISHED:
+        best = _descend(weight, best, scale, low, high, damped)
+    return best.astype(np.int8)
+
+
+def damping(covariance: Array) -> np.float32:
+    """What is added to the diagonal of C."""
+    return np.float32(max(DAMPING * float(np.trace(covariance)) / len(covariance), 1e-12))
+
+
+def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped: Array) -> Array | None:
+    """GPTQ as Babai's nearest plane, which needs no inverse: with C = M Mᵀ, J = ‖Mᵀ e‖² and Mᵀ is triangular.
+
+    Columns of most variance are rounded first; None where C is not positive definite in float32.
+    """
+    order = np.argsort(np.diagonal(damped), kind="stable")
+    try:
+        factor = np.linalg.cholesky(damped[np.ix_(order, order)])
+    except np.linalg.LinAlgError:
+        return None
+    if not np.isfinite(factor).all():
+        return None
+    w = np.ascontiguousarray(weight[:, order].T)  # [K, N]: a column of the weight is a row here
+    least, most, steps = (np.ascontiguousarray(a[:, order].T) for a in (low, high, scale))
+    codes, owed = np.empty_like(w), np.zeros_like(w)  # owed: Σ M[j, i] e_j over the columns j already rounded
+    for end in range(len(w), 0, -_BLOCK):
+        start = max(0, end - _BLOCK)
+        errors = np.empty((end - start, w.shape[1]), np.float32)
+        for j in range(end - 1, start - 1, -1):
+            q = np.clip(np.rint((w[j] + owed[j] / factor[j, j]) / steps[j]), least[j], most[j])
+            codes[j] = q
+            error = w[j] - q * steps[j]
+            errors[j - start] = error
+            owed[start:j] += factor[j, start:j, None] * error
+        owed[:start] += factor[start:end, :start].T @ errors
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    made: Array = codes[back].T
+    return made
+
+
+def _descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array, sweeps: int = 2) -> Array:
+    """Coordinate descent on J; each step is exact: the gradient Δ C is kept up to date, block by block."""
+    gradient = np.ascontiguousarray(((weight - codes * scale) @ c).T)  # [K, N]
+    codes, steps = np.ascontiguousarray(codes.T), np.ascontiguousarray(scale.T)
+    least, most = low.T, high.T
+    diagonal = np.diagonal(c)
+    for _ in range(sweeps):
+        moved = 0
+        for start in range(0, len(codes), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(codes)))
+            inner, near = c[block, block], gradient[block].copy()
+            shifts = np.zeros_like(near)
+            for i, j in enumerate(range(block.start, block.stop)):
+                # d J / d code = −2 s g; the best code is the present one moved by g / (s C_jj)
+                target = np.clip(np.rint(codes[j] + near[i] / (steps[j] * diagonal[j])), least[j], most[j])
+                step = target - codes[j]
+                if not step.any():
+                    continue
+                codes[j], shifts[i] = target, step * steps[j]
+                near[i:] -= inner[i:, i, None] * shifts[i]
+                moved += 1
+            gradient -= c[:, block] @ shifts
+        if not moved:
+            break
+    made: Array = codes.T
+    return made
+
+
+def clipped_scale(weight: Array, scale: Array, low: Array, high: Array, variance: Array) -> Array:
+    """Scale [N] whose nearest codes of weight [N, K] cost least by the variance [N, K] of each input.
+
+    Clipping rare large weights refines all others.
+    """
+    best, least = scale.copy(), np.full(len(scale), np.inf)
+    for share in np.linspace(1.0, 0.45, 23):
+        tried = (scale * share).astype(np.float32)
+        wrong = weight - nearest(weight, tried[:, None], low, high) * tried[:, None]
+        cost = (wrong * wrong * variance).sum(axis=1)
+        better = cost < least
+        best[better], least[better] = tried[better], cost[better]
+    return best

@@ -1,0 +1,1 @@
+"""Which units run on integers: costs, minimum cut, and the guards of accuracy and latency."""

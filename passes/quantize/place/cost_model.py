@@ -1,0 +1,144 @@
+"""What units cost on this machine, in place: profiles of the model as float and on integers in onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ....calibration import Shapes
+from ....ir import Constant, DType, Graph, Model, Node, TensorType, Value
+from ....measure import compare_latency, ort_session, own_clock, profile_nodes
+from ....runtime.decisions import Decisions
+from ..candidates.assignment import Plan
+from ..candidates.units import Unit
+from ..emit.qdq import build, label
+from ..emit.twin import twin
+from .min_cut import Costs
+
+_LABEL = re.compile(r"(?<![A-Za-z0-9])n(\d+)_")
+_CONVERSION = re.compile(r"\d_(?:de)?quantize(?:_|$)")
+CALL = 1.5e-6
+"""Seconds a node costs however little it computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Seconds by unit, from one profile; `rest` is what belongs to no unit."""
+
+    units: Mapping[Unit, float]
+    rest: float
+
+
+def profiled(plan: Plan, choices: Iterable[Iterable[Unit]], feed: Mapping[str, Any]) -> list[Timed]:
+    """Profile the plan's model once for each choice of units on integers, all in turn.
+
+    Time goes to the unit whose node or clamp it came from.
+    """
+    nodes = list(plan.model.graph)
+    labels = {node: f"n{i}_" for i, node in enumerate(nodes)}
+    owner = {node: unit for unit in plan.units for node in (unit.node, unit.clamp) if node is not None}
+    models = []
+    for chosen in choices:
+        placed = frozenset(chosen)
+        model = build(replace(plan, units=placed), labels) if placed else _labelled(plan.model, labels)
+        models.append(model)
+    return [_by_unit(times, plan, nodes, owner) for times in profile_nodes(models, feed)]
+
+
+def _by_unit(times: Mapping[str, float], plan: Plan, nodes: list[Node], owner: Mapping[Node, Unit]) -> Timed:
+    seconds, rest = dict.fromkeys(plan.units, 0.0), 0.0
+    for name, took in times.items():
+        found = _LABEL.search(name)
+        unit = None if found is None or _CONVERSION.search(name) else owner.get(nodes[int(found.group(1))])
+        if unit is None:
+            rest += took
+        else:
+            seconds[unit] += took
+    return Timed(seconds, rest)
+
+
+def _labelled(model: Model, labels: dict[Node, str]) -> Model:
+    made = twin(model)
+    label(made, labels)
+    return made.model
+
+
+def conversion_costs(plan: Plan, shapes: Shapes) -> tuple[dict[Value, float], dict[Value, float]]:
+    """Seconds to quantize and to dequantize each value of the units, from its elements and this machine's rates."""
+    into, out = conversion_rates()
+    counts = {v: math.prod(shapes.get(v, ())) for unit in plan.units for v in (*unit.inputs, *unit.outputs)}
+    scaled = {v for v, grid in plan.channels.items() if not grid.is_long}  # by a Mul and an Add
+    calls = {value: 3 * CALL if value in scaled else CALL for value in counts}
+    return (
+        {value: calls[value] + count * into for value, count in counts.items()},
+        {value: calls[value] + count * out for value, count in counts.items()},
+    )
+
+
+@cache
+def conversion_rates() -> tuple[float, float]:
+    """Seconds an element takes in QuantizeLinear and DequantizeLinear, measured once per process."""
+    size = 1 << 16
+    codes = np.zeros(size, np.uint8)
+    took = []
+    for op, given in (("QuantizeLinear", codes.astype(np.float32)), ("DequantizeLinear", codes)):
+        x = Value(TensorType(DType.of(given.dtype), (size,)), "x")
+        scale, zero = Value(constant=Constant.of(np.float32(0.1))), Value(constant=Constant.of(np.uint8(3)))
+        graph = Graph("rate", [x])
+        node = graph.append(Node(op, (x, scale, zero)))
+        node.output.type = TensorType(DType.UINT8 if op == "QuantizeLinear" else DType.FLOAT, (size,))
+        node.output.name = "y"
+        graph.set_outputs([node.output])
+        session = ort_session(Model(graph, {"": 13}, ir_version=8))
+        took.append(compare_latency({op: session}, {"x": given}, seconds=0.05, clock=own_clock())[0].best / size)
+    return took[0], took[1]
+
+
+def measure_costs(plan: Plan, feed: Mapping[str, Any], shapes: Shapes) -> Costs:
+    """Times of all units as float and on integers, remembered for models of the same shapes on this machine."""
+    units = [u for u in plan.model.graph if u in {x.node for x in plan.units}]
+    by_node = {u.node: u for u in plan.units}
+    ordered = [by_node[node] for node in units]
+    key = structure_digest(plan, feed)
+    known = Decisions.load(1)
+    keys = [f"{key}:{i}" for i in range(len(ordered))]
+    if any(k not in known.measured for k in keys):
+        codes, floats = profiled(plan, (plan.units, ()), feed)
+        known = Decisions.load(1)
+        known.measured.update({k: (codes.units[u], floats.units[u]) for k, u in zip(keys, ordered)})
+        known.store()
+    times = [known.measured[k] for k in keys]
+    if plan.options.mode == "static":
+        quantize, dequantize = conversion_costs(plan, shapes)
+    else:  # each layer converts for itself, and its time includes that
+        quantize = dequantize = {v: 0.0 for u in plan.units for v in (*u.inputs, *u.outputs)}
+    return Costs(
+        {u: t[1] for u, t in zip(ordered, times)}, {u: t[0] for u, t in zip(ordered, times)}, quantize, dequantize
+    )
+
+
+def structure_digest(plan: Plan, feed: Mapping[str, Any]) -> str:
+    """What the times depend on: operators, attributes, shapes and how values flow; not the weights' values."""
+    names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(plan.model.graph.inputs)}
+    digest = hashlib.sha256(f"quantize-4 {plan.options.mode} {plan.options.weight_type}".encode())
+    digest.update(repr(sorted((n, np.shape(v)) for n, v in feed.items())).encode())
+    chosen = {u.node for u in plan.units}
+    for i, node in enumerate(plan.model.graph):
+        reads = [_read(v, names) for v in node.inputs]
+        attrs = sorted((k, v) for k, v in node.attrs.items() if isinstance(v, (int, float, str, tuple)))
+        digest.update(f"{node.op}{reads}{attrs!r}{node in chosen}".encode())
+        names.update((v, f"n{i}.{v.index}") for v in node.outputs)
+    return digest.hexdigest()[:24]
+
+
+def _read(value: Value | None, names: dict[Value, str]) -> str:
+    if value is None:
+        return ""
+    return f"c{value.constant.shape}{value.constant.dtype}" if value.constant is not None else names.get(value, "?")
