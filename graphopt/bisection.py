@@ -9,7 +9,7 @@ from typing import Any
 from .api import optimize
 from .pipeline import Blame
 from .pipeline.repro import Repro, make_repro, runnable_feeds
-from .report import Report
+from .report.report import Report
 
 
 @dataclass(frozen=True, slots=True)

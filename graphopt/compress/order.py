@@ -13,7 +13,7 @@ from ..errors import OptionError
 from ..ir import Model, clone_model
 from ..measure import MakeSession, Metric, Quality, ort_session
 from ..pipeline import Progress
-from ..report import Report
+from ..report.report import Report
 from .context import Context, StageReport
 
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from ..errors import InputError, ModelError, OptionError
 from ..ir import DType, Model, TensorType
-from .decisions import Decisions
+from .cache.manifest import Input, Output, Part, Recipe, recipe_of
+from .cache.store import Store
+from .compile.emission import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
-from .emission import Memory
-from .lowered import Lowered, digest_of
-from .recipe import Input, Output, Part, Recipe, recipe_of
-from .regions import Region
-from .segments import StockSegment, abandon, stock_session
-from .store import Store
-from .workers import Team
+from .execute.ort_segment import StockSegment, abandon, stock_session
+from .execute.region import Region
+from .execute.workers import Team
+from .place.decisions import Decisions
+from .place.lowered import Lowered, digest_of
 
 
 class Session:

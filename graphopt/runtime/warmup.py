@@ -10,8 +10,8 @@ import numpy as np
 
 from ..kernels import on_compile
 from ..measure import interleaved
-from .decisions import Decisions, region_digest
-from .regions import Region
+from .execute.region import Region
+from .place.decisions import Decisions, region_digest
 from .session import Session
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import graphopt
-from graphopt.html.layout import HEIGHT, WIDTH, Layout, arrange
 from graphopt.ir import Model, Node
 from graphopt.measure import Figures, compare_latency, ort_session, show_bytes
+from graphopt.report.html.layout import HEIGHT, WIDTH, Layout, arrange
 from models import fashion
 
 ROOT = Path(__file__).parents[2]

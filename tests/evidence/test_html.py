@@ -12,8 +12,8 @@ from html.parser import HTMLParser
 import pytest
 
 import graphopt
-from graphopt.html import layout
-from graphopt.html.cost import layers
+from graphopt.report.html import layout
+from graphopt.report.html.cost import layers
 from tests import generators, nets, zoo
 from tests.test_cli import ROOT, cli, one_line
 from tests.test_optimize import conv_bn_model

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 import graphopt
-from graphopt.tracing import trace_rule
+from graphopt.report.tracing import trace_rule
 from tests.test_cli import ROOT, cli, one_line
 from tests.test_optimize import conv_bn_model
 

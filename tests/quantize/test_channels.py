@@ -17,6 +17,7 @@ from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.calibrated_model import study
 from graphopt.passes.quantize.emit.qdq import build
 from graphopt.passes.quantize.numerics.per_channel import between, channel_grid, energy
+from graphopt.passes.quantize.place import per_channel_activations
 from graphopt.passes.quantize.place.bias_correction import with_means
 from graphopt.passes.quantize.place.per_channel_activations import eligible, evicted, reach, with_channels
 from tests.quantize.nets import convnet, images, parse

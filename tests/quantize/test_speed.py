@@ -8,7 +8,7 @@ from graphopt.measure import Timing, interleaved
 from graphopt.passes.quantize.candidates.assignment import Plan
 from graphopt.passes.quantize.candidates.units import find_units
 from graphopt.passes.quantize.place import latency_guard
-from graphopt.runtime.decisions import Decisions
+from graphopt.runtime.place.decisions import Decisions
 from tests.quantize.nets import convnet
 
 

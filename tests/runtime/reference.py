@@ -10,12 +10,12 @@ import numpy as np
 
 from graphopt.kernels.special import erf
 from graphopt.runtime import Session
-from graphopt.runtime import operations as o
-from graphopt.runtime.blueprint import hidden_addresses
-from graphopt.runtime.instance import Instance
-from graphopt.runtime.operands import constant_array
-from graphopt.runtime.plan import Plan
-from graphopt.runtime.shapes import operation_window, output_shape, permutation_of
+from graphopt.runtime.compile.executable import hidden_addresses
+from graphopt.runtime.compile.plan import Plan
+from graphopt.runtime.compile.shapes import operation_window, output_shape, permutation_of
+from graphopt.runtime.execute.context import Instance
+from graphopt.runtime.lower import operations as o
+from graphopt.runtime.lower.operands import constant_array
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]

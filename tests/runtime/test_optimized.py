@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.runtime.decisions import Decisions
+from graphopt.runtime.place.decisions import Decisions
 from tests.runtime.test_session import FASHION, exact_session, sqnr
 
 IMAGES = {"image": np.random.default_rng(0).random((3, 1, 28, 28), np.float32)}
@@ -34,7 +34,7 @@ def test_nothing_is_measured_for_other_targets(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_slower_region_is_left_to_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
-    from graphopt.runtime.decisions import region_digest
+    from graphopt.runtime.place.decisions import region_digest
 
     session = graphopt.Session(FASHION, 1)
     assert session.regions

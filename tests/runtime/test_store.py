@@ -13,14 +13,15 @@ import pytest
 import graphopt
 from graphopt.kernels import Buffer, Library, Step
 from graphopt.kernels.layout import COPY_ROWS
-from graphopt.runtime import Session, store
-from graphopt.runtime.blueprint import Blueprint, PlannedStep, hidden_addresses
-from graphopt.runtime.lowered import Lowered
+from graphopt.runtime import Session
+from graphopt.runtime.cache import store
+from graphopt.runtime.compile.executable import Blueprint, PlannedStep, hidden_addresses
+from graphopt.runtime.place.lowered import Lowered
 from tests.runtime.forms import FORMS, feed
 
 _CHILD = """
 import sys, numpy as np
-import graphopt.runtime.lowered as lowered
+import graphopt.runtime.place.lowered as lowered
 def refuse(self):
     raise AssertionError("the graph was read")
 if sys.argv[4] == "refuse":

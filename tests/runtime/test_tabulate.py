@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.runtime import Session
-from graphopt.runtime.operations import Binary, Table
+from graphopt.runtime.lower.operations import Binary, Table
 from tests.runtime.reference import check_regions
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ....calibration import Shapes
 from ....ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ....measure import compare_latency, ort_session, own_clock, profile_nodes
-from ....runtime.decisions import Decisions
+from ....runtime.place.decisions import Decisions
 from ..candidates.assignment import Plan
 from ..candidates.units import Unit
 from ..emit.qdq import build, label

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....ir import Model, Value
 from ....measure import Timing, compare_latency, ort_session, own_clock
-from ....runtime.decisions import Decisions
+from ....runtime.place.decisions import Decisions
 from ..candidates.assignment import Plan
 from ..candidates.calibrated_model import Study
 from ..candidates.units import BINARY, Unit

@@ -1,0 +1,1 @@
+"""What an optimisation did: as data, as tables for the terminal, as one HTML page."""

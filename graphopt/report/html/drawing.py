@@ -1,0 +1,152 @@
+"""The graphs before and after as data for the page's viewer: boxes, lines, colours by pass, and each node's history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...ir import Graph, Node, TensorType, captures, node_lines
+from ...provenance import Provenance, Step, Trail
+from ...provenance.story import gone_line, origin_line
+from ...provenance.trace import file_names
+from .layout import Layout, arrange
+
+MOST = 2500
+"""Nodes of one model that are drawn, so that the page stays small; what exceeds it is said."""
+
+_TEXT, _STEPS, _SYMBOL = 300, 12, 3
+
+Told = dict[str, Any]
+"""w: the line that says where a node comes from or went; s: numbers of steps; c: number of the pass that colours it."""
+
+
+def drawings(trail: Trail) -> dict[str, Any]:
+    """Both models for the viewer.
+
+    passes: names, in the order of their colours. steps: title and explanation of each rewrite. before, after: graphs,
+    the root first, each with its nodes; omitted: how many were left out on each side.
+    """
+    told = trail.provenance
+    index = _Index(told)
+    names = file_names(trail.result)
+    before, left = _side(trail.original.graph, lambda n: n.origins[0] if n.origins else n.name, index.of_original)
+    after, right = _side(trail.result.graph, lambda n: names.get(n, n.name), index.of_result)
+    steps = [_step(told, step) for step in told.steps]
+    return {"passes": index.passes, "steps": steps, "before": before, "after": after, "omitted": [left, right]}
+
+
+def _step(told: Provenance, step: Step) -> tuple[str, str]:
+    title = step.by if step.rewrite in ("", step.by) else f"{step.by} · {step.rewrite}"
+    return title, told.notes.get(step.rewrite) or told.notes.get(step.by, "")
+
+
+class _Index:
+    """Looks up what the provenance tells, without searching it for each node."""
+
+    def __init__(self, told: Provenance) -> None:
+        self.told = told
+        self.heirs: dict[str, list[str]] = {}
+        self.steps: dict[str, list[int]] = {}
+        for output, kept in told.nodes.items():
+            for source in kept.sources:
+                self.heirs.setdefault(source, []).append(output)
+        for i, step in enumerate(told.steps):
+            for name in step.nodes:
+                self.steps.setdefault(name, []).append(i)
+        used = dict.fromkeys([k.by for k in told.nodes.values()] + [g.by for g in told.gone.values()])
+        self.passes = [name for name in used if name not in ("", "emit")]
+        self.colours = {name: i for i, name in enumerate(self.passes)}
+
+    def of_original(self, name: str) -> Told:
+        """What became of a node of the original."""
+        how = self.told.gone.get(name)
+        if how is not None:
+            return {
+                "w": gone_line(self.told, name, how), "s": [] if how.step is None else [how.step],
+                "c": self.colours.get(how.by, -1), "gone": 1,
+            }  # fmt: skip
+        heirs = self.heirs.get(name, [])
+        makers = [kept.by for heir in heirs if (kept := self.told.nodes[heir]).by]
+        same = "lives on" if makers else "kept"
+        colour = self.colours.get(makers[0], -1) if makers else -1
+        return {"w": same, "s": self.steps.get(name, [])[:_STEPS], "c": colour, "r": heirs[:_STEPS]}
+
+    def of_result(self, name: str) -> Told:
+        """Where a node of the result comes from."""
+        kept = self.told.nodes.get(name)
+        if kept is None:
+            return {"w": "", "s": [], "c": -1}
+        steps = sorted({i for source in kept.sources for i in self.steps.get(source, ())})
+        return {
+            "w": origin_line(self.told, kept), "s": steps[:_STEPS], "c": self.colours.get(kept.by, -1),
+            "r": list(kept.sources[:_STEPS]),
+        }  # fmt: skip
+
+
+def _side(root: Graph, name_of: Callable[[Node], str], tell: Callable[[str], Told]) -> tuple[list[dict[str, Any]], int]:
+    """The graphs of one model, and how many nodes were left out."""
+    drawn: list[dict[str, Any]] = []
+    room, omitted = MOST, 0
+    for title, graph in _titled(root, "main"):
+        nodes = graph.snapshot()
+        shown = nodes[:room]
+        room -= len(shown)
+        omitted += len(nodes) - len(shown)
+        if shown:
+            drawn.append(_graph(title, graph, shown, name_of, tell))
+    return drawn, omitted
+
+
+def _titled(graph: Graph, title: str) -> Iterator[tuple[str, Graph]]:
+    yield title, graph
+    for node in graph:
+        for attribute, value in node.attrs.items():
+            for nested in value if isinstance(value, tuple) else (value,):
+                if isinstance(nested, Graph):
+                    yield from _titled(nested, f"{attribute} of {node.name or node.op}")
+
+
+def _graph(
+    title: str, graph: Graph, nodes: list[Node], name_of: Callable[[Node], str], tell: Callable[[str], Told]
+) -> dict[str, Any]:
+    number = {node: i for i, node in enumerate(nodes)}
+    edges = []
+    for node in nodes:
+        for value in (*node.inputs, *captures(node)):
+            source = None if value is None or value.producer is None else number.get(value.producer)
+            if source is not None:
+                edges.append((source, number[node]))
+    layout, lines = arrange(len(nodes), edges), node_lines(graph)
+    boxes = []
+    for i, node in enumerate(nodes):
+        name, text = name_of(node), lines[node]
+        told = tell(name)
+        boxes.append({
+            "k": name, "o": node.op_type, "l": _result(node), "t": text if len(text) <= _TEXT else text[:_TEXT] + "…",
+            "x": round(layout.points[i][0]), "y": round(layout.points[i][1]), **told,
+        })  # fmt: skip
+    return {
+        "title": title,
+        "nodes": boxes,
+        "edges": _lines(layout),
+        "w": round(layout.width),
+        "h": round(layout.height),
+    }
+
+
+def _lines(layout: Layout) -> list[list[int]]:
+    """Each edge as source, target, then the coordinates of its bends."""
+    return [
+        [a, b, *(round(c) for point in points[1:-1] for c in point)] for (a, b), points in sorted(layout.routes.items())
+    ]
+
+
+def _result(node: Node) -> str:
+    if node.subgraphs:
+        return "holds graphs"
+    type = node.outputs[0].type if node.outputs else None
+    if not isinstance(type, TensorType):
+        return ""
+    dims = type.shape or ()
+    short = ",".join(str(d) if isinstance(d, int) or (d and len(d) <= _SYMBOL) else "?" for d in dims)
+    return f"{type.dtype.short}[{short}]" if type.shape is not None else type.dtype.short

@@ -1,0 +1,56 @@
+"""How long the model takes before and after, in both runtimes, on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir import Model
+from ...measure import compare_latency, ort_session
+from ...provenance import Trail
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Seconds of both models in one runtime, medians of interleaved runs; `ratio` is the median of before / after."""
+
+    runtime: str
+    before: float
+    after: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Measured latencies on one thread, and the input shapes they hold for; `note` says what could not be measured."""
+
+    runs: tuple[Run, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    note: str = ""
+
+
+def measure(trail: Trail, seconds: float) -> Latency:
+    """Time the original in onnxruntime beside the result in onnxruntime and, where kernels cover it, in the Session."""
+    from ...equivalence import synthesise
+
+    try:
+        feeds = synthesise(trail.original, 1)[0]
+        base = ort_session(trail.original)
+        candidates: dict[str, Any] = {"original": base, "onnxruntime": ort_session(trail.result)}
+        session = _session(trail.result)
+        if session is not None:
+            candidates["Session"] = session
+        first, *others = compare_latency(candidates, feeds, seconds=seconds)
+    except Exception as error:  # a model that cannot run has a report all the same
+        return Latency((), {}, f"not measured: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+    runs = tuple(Run(other.label, first.median, other.median, other.ratio) for other in others)
+    return Latency(runs, {name: array.shape for name, array in feeds.items()})
+
+
+def _session(model: Model) -> Any:
+    """graphopt's Session if any part of the model runs on its kernels."""
+    from ...runtime import session_of
+
+    session = session_of(model, 1)
+    return session if session.regions else None

@@ -1,0 +1,183 @@
+"""Puts the page together: figures, passes, stages, costs, drawings; Jinja2 fills the template."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from ...measure import show_bytes, show_change, show_count
+from ...provenance import Trail
+from .cost import Layer, layers
+from .drawing import drawings
+from .latency import Latency, measure
+
+if TYPE_CHECKING:
+    from ...compress.context import StageReport
+    from ..report import Report
+
+_LAYERS = 400
+_SIZED = ("multiply-accumulates", "peak activations")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure before and after. `share` is after as a share of before, for the bar; None where none is drawn."""
+
+    label: str
+    before: str
+    after: str
+    change: str = ""
+    share: float | None = None
+    better: bool | None = None
+
+
+def page(report: Report, title: str = "", *, seconds: float = 0.5) -> str:
+    """The report as HTML. `seconds` of latency measurement a candidate (0 for none); needs `report.trail`."""
+    from jinja2 import Environment, StrictUndefined
+
+    assets = files(__package__) / "assets"
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(bytes=show_bytes, count=show_count, cell=_cell)
+    trail = report.trail
+    template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
+    timings = measure(trail, seconds) if trail is not None and seconds > 0 else None
+    costs = [] if trail is None else layers(trail.result)
+    return template.render(
+        title=title or (trail.original.graph.name if trail else "") or "model",
+        style=(assets / "style.css").read_text(encoding="utf-8"),
+        script=(assets / "viewer.js").read_text(encoding="utf-8"),
+        report=report,
+        figures=[*_figures(report), *_quality(report)],
+        latency=timings,
+        latency_rows=_latency_rows(timings),
+        operators=_operators(report),
+        effects=[effect for effect in report.effects if effect.changes],
+        idle=len([effect for effect in report.effects if not effect.changes]),
+        stages=[_stage(stage) for stage in report.stages],
+        refused=_refused(report),
+        layers=costs[:_LAYERS],
+        omitted_layers=max(0, len(costs) - _LAYERS),
+        most=_most(costs),
+        drawings=None if trail is None else drawings(trail),
+        machine=_machine(),
+        change=show_change,
+    )
+
+
+def _figures(report: Report) -> list[Row]:
+    before, after = report.before, report.after
+    rows = (
+        ("file size", before.file_bytes, after.file_bytes, show_bytes),
+        ("nodes", before.nodes, after.nodes, show_count),
+        ("parameters", before.parameters, after.parameters, show_count),
+        ("multiply-accumulates", before.macs, after.macs, show_count),
+        ("peak activations", before.activation_bytes, after.activation_bytes, show_bytes),
+    )
+    return [
+        _figure(label, old, new, show, sized=label in _SIZED and (before.symbolic or after.symbolic))
+        for label, old, new, show in rows
+        if old is not None and new is not None
+    ]
+
+
+def _figure(label: str, old: int, new: int, show: Callable[[float], str], *, sized: bool) -> Row:
+    """A figure that grew only because more sizes became known (`sized`) is not called worse."""
+    if sized and new > old:
+        return Row(label, show(old), show(new), "sizes")
+    worse = new > 1.005 * old and label != "nodes"  # more nodes are no harm by themselves: int8 spells its scales out
+    return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, not worse)
+
+
+def _quality(report: Report) -> list[Row]:
+    """The caller's metric before and after; higher is better."""
+    if report.metric is None:
+        return []
+    old, new = report.metric
+    return [Row("metric", f"{old:.4g}", f"{new:.4g}", f"{new - old:+.4g}", None, new >= old)]
+
+
+def _latency_rows(found: Latency | None) -> list[Row]:
+    """A row a runtime: before, after, and how many times as fast, from paired runs."""
+    if found is None:
+        return []
+    return [
+        Row(
+            f"latency, {run.runtime}", f"{run.before * 1e3:.3g} ms", f"{run.after * 1e3:.3g} ms", f"{run.ratio:.2f}×",
+            1 / run.ratio, run.ratio >= 0.98,
+        )
+        for run in found.runs
+    ]  # fmt: skip
+
+
+def _operators(report: Report) -> list[tuple[str, int, int]]:
+    """Operators with their numbers before and after, the largest change first."""
+    before, after = Counter(report.before.operators), Counter(report.after.operators)
+    ops = sorted({*before, *after}, key=lambda op: (-abs(after[op] - before[op]), -before[op], op))
+    return [(op, before[op], after[op]) for op in ops]
+
+
+def _refused(report: Report) -> list[tuple[str, str, str]]:
+    """What was not done: by whom it was wanted, where, and the check that it failed."""
+    found = []
+    for item in report.taken_back:
+        what = item.what if item.rewrite in ("", item.what) else f"{item.what} · {item.rewrite}"
+        found.append((what, ", ".join(item.nodes[:6]), item.reason))
+    found += [(stage.name, what, why) for stage in report.stages for what, why in stage.refused]
+    return found
+
+
+def _stage(stage: StageReport) -> dict[str, Any]:
+    """A stage's rows with what the bars in its cells are scaled by, and its figures as tiles and as tables."""
+    columns: list[dict[str, Any]] = []
+    for i, heading in enumerate(stage.columns):
+        values = [row[i] for row in stage.rows if i < len(row) and row[i] is not None]
+        number = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        most = max(map(abs, values)) if number and len(set(values)) > 1 else 0
+        columns.append({"name": heading, "number": number, "most": most})
+    pair = [column for column in columns if column["name"] in ("before", "after") and column["most"]]
+    for column in pair:
+        column["most"] = max(other["most"] for other in pair)
+    known = {name: value for name, value in (stage.figures or {}).items() if value not in (None, "", [], (), {})}
+    tables = {name: value for name, value in known.items() if _is_table(value)}
+    tiles = {name: value for name, value in known.items() if name not in tables}
+    return {"told": stage, "columns": columns, "tiles": tiles, "tables": tables}
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(row, dict) for row in value)
+
+
+def _most(costs: list[Layer]) -> dict[str, int]:
+    return {
+        key: max((getattr(layer, key) for layer in costs), default=0)
+        for key in ("macs", "weight_bytes", "result_bytes")
+    }
+
+
+def _cell(value: Any) -> str:
+    """A cell of a table whose columns are not known beforehand."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and abs(value) >= 100_000:
+        return show_count(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
+    return str(value)
+
+
+def _machine() -> str:
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+
+
+__all__ = ["Trail", "page"]

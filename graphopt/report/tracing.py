@@ -1,0 +1,108 @@
+"""Why a rule did not match: `graphopt passes --trace RULE model.onnx`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import onnx_io
+from ..errors import OptionError
+from ..ir import Model, Node
+from ..pipeline import Pass, current, listed, run_pass
+from ..rewrite import Rule, explain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+_NODE = re.compile(r"<(\S+) [^>]*>")
+"""A node as a reason shows it; what it is called does not make a reason another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A node at which a rule was tried, how many nodes of its pattern fitted, of how many, and what did not."""
+
+    rule: str
+    node: str
+    fitted: int
+    wanted: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """How often the rules fired, what they were tried at in vain (the nearest first), and the pass they belong to."""
+
+    by: str
+    fired: dict[str, int]
+    misses: tuple[Miss, ...]
+
+
+def trace_rule(model: Any, name: str, target: str = "portable") -> Traced:
+    """Run the schedule up to and with the pass that holds rule `name` (or is called so), and ask where it declined.
+
+    OptionError for a name that no rule and no pass made of rules has.
+    """
+    item, rules = _find(name)
+    lifted: Model = onnx_io.load(model)
+    lifted.target = target
+    for before in _up_to(item):
+        run_pass(lifted, before)
+    fired = run_pass(lifted, item).fired
+    misses = [
+        Miss(rule.name, _label(node), fitted, rule.pattern.size, reason)
+        for rule, node, fitted, reason in explain(rules, lifted.graph)
+        if reason
+    ]
+    names = {rule.name for rule in rules}
+    misses.sort(key=lambda miss: miss.wanted - miss.fitted)
+    return Traced(item.name, {k: n for k, n in fired.items() if k in names}, tuple(misses))
+
+
+def _find(name: str) -> tuple[Pass, list[Rule]]:
+    known = [item for item, _ in listed()]
+    for item in known:
+        if item.name == name:
+            if not item.rules:
+                raise OptionError(f"pass {name!r} looks at whole graphs; only rules can be traced")
+            return item, list(item.rules)
+    for item in known:
+        rules = [rule for rule in item.rules if rule.name in (name, name.replace("-", "_"))]
+        if rules:
+            return item, rules
+    names = sorted({rule.name for item in known for rule in item.rules})
+    raise OptionError(f"no rule is named {name!r}; there are: {', '.join(names)}")
+
+
+def _up_to(item: Pass) -> Iterator[Pass]:
+    """What the schedule runs before `item`; nothing if it is not in there."""
+    schedule = current().schedule()
+    names = [other.name for other in schedule]
+    yield from schedule[: names.index(item.name)] if item.name in names else ()
+
+
+def _label(node: Node) -> str:
+    return f"{node.op_type} {node.name or node.output.name}".strip()
+
+
+def trace_table(found: Traced, most: int = 40) -> Table:
+    """Misses with the same reason share a row."""
+    from rich.table import Table
+
+    fired = ", ".join(f"{name} ×{n}" for name, n in found.fired.items()) or "nothing"
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=f"fired in {found.by}: {fired}")
+    for heading in ("rule", "fitted", "at", "why not"):
+        table.add_column(heading, justify="right" if heading == "fitted" else "left")
+    groups: dict[tuple[Any, ...], list[Miss]] = {}
+    for miss in found.misses:
+        key = (miss.rule, miss.fitted, miss.wanted, _NODE.sub(r"<\1>", miss.reason))
+        groups.setdefault(key, []).append(miss)
+    for (rule, fitted, wanted, _), alike in list(groups.items())[:most]:
+        more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+        table.add_row(rule, f"{fitted} of {wanted}", alike[0].node + more, alike[0].reason)
+    if len(groups) > most:
+        table.add_row("…", "", f"{len(groups) - most} more reasons", "", style="dim")
+    return table

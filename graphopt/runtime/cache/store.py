@@ -1,0 +1,136 @@
+"""What was prepared for a model, kept on disk beside the kernels: its recipe and its plans, weights packed.
+
+A file is a pickle whose arrays lie behind it, each on a cache line as kernels want them, read in one piece and used
+where they are. The folder holds machine code that is run, too, so a pickle asks for no more trust than is given. Files
+are written beside, then renamed; what cannot be read, written or understood only costs the time to make it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import shutil
+import struct
+import tempfile
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...kernels import SLACK, aligned_empty, select_level
+from ...kernels.objects import cache_folder, digest_sources, generation
+
+_MAGIC = b"graphopt-plans-1\n"
+_LINE = 64
+_LARGEST = 1 << 29  # bytes of one file
+_MOST = 2 << 30  # bytes of all files
+_FILES = 64  # of one model, which with open shapes could have any number of plans
+_HEAD = struct.Struct("<32sQQ")  # digest of the pickle and of the sizes, length of the pickle, number of arrays
+
+
+@cache
+def _sources() -> bytes:
+    """Digest of all that turns a model into plans: kernels and their compilers, the folders above them, libraries."""
+    digest = hashlib.sha256(generation().encode())
+    package = Path(__file__).parents[2]
+    for folder in ("ir", "ops", "onnx_io", "runtime"):
+        digest_sources(digest, package / folder)
+    for library in ("onnx", "onnxruntime"):  # whose inference gave the types
+        digest.update(version(library).encode())
+    return digest.digest()
+
+
+class Store:
+    """The files of one model, told by its content, and by the options that its plans depend on."""
+
+    def __init__(self, digest: str, *options: object) -> None:
+        facts = hashlib.sha256(_MAGIC + _sources() + repr((digest, select_level().name, *options)).encode())
+        self._folder = cache_folder() / "plans" / facts.hexdigest()[:32]
+
+    def _path(self, name: object) -> Path:
+        return self._folder / hashlib.sha256(repr(name).encode()).hexdigest()[:32]
+
+    def load(self, name: object) -> Any:
+        """What was saved under this name; None where there is nothing, or nothing that can be used."""
+        try:
+            with open(self._path(name), "rb") as file:
+                made = _read(file)
+            os.utime(self._folder)
+        except (OSError, ValueError, EOFError, AttributeError, ImportError, TypeError, pickle.UnpicklingError):
+            return None
+        return made
+
+    def save(self, name: object, made: Any) -> bool:
+        """Keep `made`, which pickles; False where it is too large or the folder cannot be written."""
+        arrays: list[memoryview] = []
+        text = pickle.dumps(made, protocol=5, buffer_callback=lambda b: arrays.append(b.raw()))
+        if len(text) + sum(array.nbytes for array in arrays) > _LARGEST:
+            return False
+        path = self._path(name)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if sum(1 for _ in self._folder.iterdir()) >= _FILES:
+                return False
+            descriptor, beside = tempfile.mkstemp(dir=self._folder, suffix=".part")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    _write(file, text, arrays)
+                os.replace(beside, path)
+            except BaseException:
+                os.unlink(beside)
+                raise
+            _forget(self._folder)
+        except OSError:
+            return False
+        return True
+
+
+def _write(file: Any, text: bytes, arrays: list[memoryview]) -> None:
+    sizes = np.array([array.nbytes for array in arrays], np.int64).tobytes()
+    file.write(_MAGIC + _HEAD.pack(hashlib.sha256(sizes + text).digest(), len(text), len(arrays)) + sizes + text)
+    for array in arrays:
+        file.write(array)
+        file.write(bytes(_padded(array.nbytes) - array.nbytes))
+
+
+def _read(file: Any) -> Any:
+    """Raises ValueError for a file that is cut off or damaged."""
+    head = file.read(len(_MAGIC) + _HEAD.size)
+    if not head.startswith(_MAGIC) or len(head) != len(_MAGIC) + _HEAD.size:
+        raise ValueError("not a file of plans")
+    digest, length, count = _HEAD.unpack(head[len(_MAGIC) :])
+    text = file.read(8 * count + length)
+    if hashlib.sha256(text).digest() != digest:
+        raise ValueError("damaged")
+    sizes = np.frombuffer(text[: 8 * count], np.int64).tolist()
+    begins = [0, *accumulate(_padded(size) for size in sizes)]
+    memory = aligned_empty(begins[-1])
+    if file.readinto(memory) != memory.nbytes:
+        raise ValueError("cut off")
+    buffers = [memory.data[begin : begin + size] for begin, size in zip(begins, sizes)]
+    return pickle.loads(memoryview(text)[8 * count :], buffers=buffers)
+
+
+def _padded(size: int) -> int:
+    """Room of an array: what kernels may read behind it, up to the next cache line."""
+    return -(-(size + SLACK) // _LINE) * _LINE
+
+
+def _forget(own: Path) -> None:
+    """Remove the models that nobody has used for the longest time until the rest fits."""
+    found = []
+    for folder in own.parent.iterdir():
+        with suppress(OSError):
+            found.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
+    total = sum(size for _, size, _ in found)
+    for _, size, folder in sorted(found):
+        if total <= _MOST:
+            return
+        if folder != own:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size

@@ -1,0 +1,1 @@
+"""From a region at known shapes to one compiled program over one arena."""

@@ -1,0 +1,1 @@
+"""Programs and onnxruntime segments at run time: memory, threads, borders."""

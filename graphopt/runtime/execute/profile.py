@@ -1,0 +1,66 @@
+"""Where a region's time goes: each step's share, by the time-stamp counter around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..compile.executable import Blueprint
+from ..session import Session
+from .context import Instance
+from .region import Region
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """One step: the operation it serves, seconds (median over runs), multiply-accumulates."""
+
+    region: int
+    kernel: str
+    operation: str
+    seconds: float
+    macs: int
+
+    @property
+    def rate(self) -> float:
+        """GMAC/s; 0 for steps that multiply nothing."""
+        return self.macs / self.seconds / 1e9 if self.seconds > 0 else 0.0
+
+
+def profile(session: Session, feeds: Mapping[str, Any], runs: int = 20) -> list[StepTime]:
+    """Times of all steps of the session's regions on one thread, for these feeds."""
+    seen: dict[Region, list[Any]] = {}
+
+    def watch(region: Region, arrays: list[Any]) -> None:
+        seen[region] = [np.array(array) for array in arrays]
+
+    session.run_watched(feeds, watch)
+    found: list[StepTime] = []
+    for index, (region, arrays) in enumerate(seen.items()):
+        plan = region.plan(tuple(array.shape for array in arrays))
+        if plan is not None and not plan.is_empty:
+            found += _region(index, plan, arrays, runs)
+    return found
+
+
+def _region(index: int, plan: Blueprint, arrays: list[Any], runs: int) -> list[StepTime]:
+    instance = Instance(plan, 1, profile=True)
+    instance.load(arrays)
+    instance.program.run_worker(0)
+    cycles, rates = [], []
+    for _ in range(runs):
+        start = time.perf_counter()
+        instance.program.run_worker(0)
+        elapsed = time.perf_counter() - start
+        stamps = np.diff(instance.program.cycles)
+        cycles.append(stamps)
+        rates.append(elapsed / max(1, int(stamps.sum())))
+    seconds = np.median(np.array(cycles), axis=0) * float(np.median(rates))
+    return [
+        StepTime(index, planned.step.kernel.name, planned.title, float(taken), planned.step.macs)
+        for planned, taken in zip(plan.steps, seconds)
+    ]

@@ -1,0 +1,231 @@
+"""Reading quantized operands: constants through DequantizeLinear and casts, scales and zero points of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ir import Array, DType, Node, TensorType, Value
+from ...kernels.quantization import Quantization
+from ...ops import attr
+
+_BYTES = (DType.UINT8, DType.INT8)
+
+
+class Refused(Exception):
+    """The kernels do not cover this; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A constant operand as stored: codes, and scale and zero point along `axis` (None: one for all)."""
+
+    codes: Array
+    scale: npt.NDArray[np.float32]
+    zero_point: npt.NDArray[np.int32]
+    axis: int | None
+
+
+def constant_array(value: Value | None) -> Array | None:
+    """The value of a constant, seen through Identity, Cast, Transpose, Reshape and quantization; None otherwise."""
+    if value is None:
+        return None
+    if value.constant is not None:
+        return value.constant.array()
+    node = value.producer
+    if node is None or value.index:
+        return None
+    evaluate = _EVALUATED.get(node.op)
+    if evaluate is None:
+        return None
+    operands = [constant_array(v) for v in node.inputs]
+    if any(o is None and v is not None for o, v in zip(operands, node.inputs)):
+        return None
+    found: Array | None = evaluate(node, operands)
+    return found
+
+
+def is_constant(value: Value | None) -> bool:
+    """Whether the value depends on constants alone, by operators that `constant_array` sees through; reads nothing."""
+    if value is None:
+        return False
+    if value.constant is not None:
+        return True
+    node = value.producer
+    if node is None or value.index or node.op not in _EVALUATED:
+        return False
+    return all(v is None or is_constant(v) for v in node.inputs)
+
+
+def _along(array: Array, parameter: Array, axis: int) -> Array:
+    """A parameter per tensor or per axis, shaped to broadcast against `array`."""
+    if parameter.size == 1:
+        return parameter.reshape(())
+    shape = [1] * array.ndim
+    shape[axis % array.ndim] = parameter.size
+    return parameter.reshape(shape)
+
+
+def _dequantized(node: Node, operands: list[Array | None]) -> Array | None:
+    codes, scale = operands[0], operands[1]
+    if codes is None or scale is None or node.attrs.get("block_size") or scale.ndim > 1:
+        return None
+    axis = int(attr(node, "axis", 1))
+    zero = operands[2] if len(operands) > 2 and operands[2] is not None else np.zeros((), np.int32)
+    centred = codes.astype(np.int32) - _along(codes, zero.astype(np.int32), axis)
+    made: Array = centred.astype(np.float32) * _along(codes, scale.astype(np.float32), axis)
+    return made
+
+
+def _quantized(node: Node, operands: list[Array | None]) -> Array | None:
+    x, scale = operands[0], operands[1]
+    zero = operands[2] if len(operands) > 2 else None
+    dtype = np.dtype(np.uint8) if zero is None else zero.dtype
+    if x is None or scale is None or node.attrs.get("block_size") or scale.ndim > 1 or dtype not in (np.uint8, np.int8):
+        return None
+    axis = int(attr(node, "axis", 1))
+    zeros = np.zeros((), np.int32) if zero is None else zero.astype(np.int32)
+    info = np.iinfo(dtype)
+    steps = np.rint(x.astype(np.float32) / _along(x, scale.astype(np.float32), axis)) + _along(x, zeros, axis)
+    made: Array = np.clip(steps, info.min, info.max).astype(dtype)
+    return made
+
+
+def _cast(node: Node, operands: list[Array | None]) -> Array | None:
+    target = DType(int(node.attrs["to"]))
+    x = operands[0]
+    if x is None or not (target in _BYTES or target in (DType.FLOAT, DType.INT32, DType.INT64)):
+        return None
+    if x.dtype.kind == "f" and target in _BYTES:
+        return None
+    return x.astype(target.numpy)
+
+
+def _reshaped(node: Node, operands: list[Array | None]) -> Array | None:
+    x, shape = operands[0], operands[1]
+    if x is None or shape is None or attr(node, "allowzero", 0):
+        return None
+    return x.reshape([x.shape[i] if d == 0 else int(d) for i, d in enumerate(shape.tolist())])
+
+
+def _transposed(node: Node, operands: list[Array | None]) -> Array | None:
+    x = operands[0]
+    return None if x is None else x.transpose(node.attrs.get("perm"))
+
+
+_EVALUATED = {
+    "Identity": lambda node, operands: operands[0],
+    "Cast": _cast,
+    "Transpose": _transposed,
+    "Reshape": _reshaped,
+    "DequantizeLinear": _dequantized,
+    "com.microsoft::DequantizeLinear": _dequantized,
+    "QuantizeLinear": _quantized,
+    "com.microsoft::QuantizeLinear": _quantized,
+}
+
+
+def quantization_of(scale: Value | None, zero_point: Value | None, dtype: DType | None = None) -> Quantization:
+    """The constant per-tensor scale and zero point of an activation. Refused where they are anything else."""
+    factor, zero = constant_array(scale), constant_array(zero_point)
+    if factor is None or (zero_point is not None and zero is None):
+        raise Refused("a scale or zero point that is not constant")
+    if factor.size != 1 or (zero is not None and zero.size != 1):
+        raise Refused("an activation quantized per axis")
+    if factor.dtype != np.float32:
+        raise Refused(f"scales of {factor.dtype}")
+    if zero is not None and zero.dtype not in (np.uint8, np.int8):
+        raise Refused(f"an activation quantized to {zero.dtype}")
+    if zero is None and dtype not in (None, *_BYTES):
+        raise Refused(f"an activation quantized to {dtype}")
+    signed = dtype is DType.INT8 if zero is None else zero.dtype == np.int8
+    try:
+        return Quantization(float(factor.reshape(())), 0 if zero is None else int(zero.reshape(())), signed)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+def quantized_weights(value: Value | None) -> Weights:
+    """A constant that DequantizeLinear makes float, as stored. Refused where it is not one of 8-bit codes."""
+    node = None if value is None else value.producer
+    transposed: tuple[int, ...] | None = None
+    if node is not None and node.op == "Transpose" and node.inputs[0] is not None:
+        inner = node.inputs[0].producer
+        if inner is not None and is_dequantize(inner):
+            transposed = tuple(node.attrs.get("perm") or ())
+            node = inner
+    if node is None or not is_dequantize(node):
+        raise Refused("weights that are not quantized constants")
+    made = stored_weights(node.inputs[0], node.input(1), node.input(2), int(attr(node, "axis", 1)))
+    if transposed is None:
+        return made
+    order = transposed or tuple(reversed(range(made.codes.ndim)))
+    axis = None if made.axis is None else order.index(made.axis)
+    return Weights(made.codes.transpose(order), made.scale, made.zero_point, axis)
+
+
+def stored_weights(codes: Value | None, scale: Value | None, zero_point: Value | None, axis: int) -> Weights:
+    """Constant codes with their scale and zero point. Refused where one of them is not constant."""
+    array, factor, zero = constant_array(codes), constant_array(scale), constant_array(zero_point)
+    if array is None or factor is None or (zero_point is not None and zero is None):
+        raise Refused("weights that are not constant")
+    if array.dtype not in (np.uint8, np.int8):
+        raise Refused(f"weights of {array.dtype}")
+    if factor.ndim > 1 or factor.dtype != np.float32:
+        raise Refused("weights quantized in blocks or with scales that are not float32")
+    if not np.all(np.isfinite(factor)) or np.any(factor <= 0):
+        raise Refused("weight scales that are not positive and finite")
+    zeros = np.zeros(1, np.int32) if zero is None else zero.astype(np.int32).reshape(-1)
+    per_axis = factor.size > 1 or zeros.size > 1
+    return Weights(array, factor.reshape(-1), zeros, axis % array.ndim if per_axis else None)
+
+
+def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: int) -> Array | None:
+    """A constant bias in units of `scale`, as int32; DequantizeLinear of just that scale gives its own codes back.
+
+    A bias of another scale, or a float one, is rounded to the nearest unit: half a unit of the accumulator at most.
+    """
+    if value is None:
+        return None
+    node = value.producer
+    if node is not None and is_dequantize(node):
+        codes, own, zero = (constant_array(node.input(slot)) for slot in range(3))
+        exact = codes is not None and own is not None and codes.dtype == np.int32 and codes.size == channels
+        if exact and (zero is None or not zero.any()) and np.allclose(own.reshape(-1), scale, rtol=1e-5, atol=0):  # type: ignore[union-attr]
+            return codes.reshape(-1)  # type: ignore[union-attr]
+    array = constant_array(value)
+    if array is None or array.size not in (1, channels):
+        raise Refused("a bias that is not a constant of one value a channel")
+    units = np.rint(array.reshape(-1).astype(np.float64) / scale)
+    if not np.all(np.isfinite(units)) or np.any(np.abs(units) > 2**30):
+        raise Refused("a bias too large for the accumulator")
+    return np.broadcast_to(units, (channels,)).astype(np.int32)
+
+
+def is_dequantize(node: Node) -> bool:
+    """DequantizeLinear, of ONNX or of com.microsoft."""
+    return node.op_type == "DequantizeLinear" and node.domain in ("", "com.microsoft")
+
+
+def is_quantize(node: Node) -> bool:
+    """QuantizeLinear, of ONNX or of com.microsoft."""
+    return node.op_type == "QuantizeLinear" and node.domain in ("", "com.microsoft")
+
+
+def output_dtype(node: Node) -> DType | None:
+    """What QuantizeLinear without a zero point writes."""
+    named = node.attrs.get("output_dtype", 0)
+    return DType(int(named)) if named else None
+
+
+def is_byte_type(value: Value) -> bool:
+    """Known to hold u8 or s8."""
+    return isinstance(value.type, TensorType) and value.type.dtype in _BYTES
+
+
+def ints(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """A list attribute."""
+    value = attr(node, name)
+    return default if not value else tuple(int(v) for v in value)

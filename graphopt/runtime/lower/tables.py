@@ -1,0 +1,194 @@
+"""Elementwise float islands between DequantizeLinear and QuantizeLinear: functions of one code, hence tables.
+
+Whatever chain of elementwise operators reads a single quantized tensor (and scalar constants), its result depends on
+one of 256 codes: it is evaluated for all of them, operator by operator in float32, as the model says. A constant along
+one axis, such as a bias, makes a table for each index of that axis. Elements that are moved on the way (heads split and
+transposed) are moved as codes behind the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ir import Node, TensorType, Value
+from ...kernels.special import erf
+from ...ops import attr, version_for
+from .moves import is_move
+from .operands import Refused, constant_array, is_constant, is_dequantize, quantization_of
+
+Floats = npt.NDArray[np.float32]
+_DEPTH = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Island:
+    """A float value that is a function of the codes of `source`, and the nodes between.
+
+    values: float32 [256], or [channels, 256] with the channels along the source's `axis` (from the end). `moves` are
+    the nodes that then move the elements, in order.
+    """
+
+    source: Value
+    values: Floats
+    nodes: tuple[Node, ...]
+    axis: int | None = None
+    moves: tuple[Node, ...] = ()
+
+
+def island(value: Value, known: dict[Value, Island | None], depth: int = 0) -> Island | None:
+    """The island that computes `value`, None if it is not a function of one quantized tensor."""
+    if value not in known:
+        known[value] = None if depth > _DEPTH else _island(value, known, depth)
+    return known[value]
+
+
+def _island(value: Value, known: dict[Value, Island | None], depth: int) -> Island | None:
+    node = value.producer
+    if node is None or len(node.outputs) != 1:
+        return None
+    if is_dequantize(node):
+        source = node.inputs[0]
+        if source is None or is_constant(source):
+            return None
+        try:
+            scale = quantization_of(node.input(1), node.input(2))
+        except Refused:
+            return None
+        return Island(source, scale.dequantize(scale.codes()), (node,))
+    if is_move(node) and node.op != "Identity":
+        inner = None if node.inputs[0] is None else island(node.inputs[0], known, depth + 1)
+        return None if inner is None else replace(inner, nodes=(*inner.nodes, node), moves=(*inner.moves, node))
+    evaluate = _UNARY.get(node.op) or _BINARY.get(node.op)
+    if evaluate is None or not node.inputs:
+        return None
+    return _combined(node, evaluate, known, depth)
+
+
+def _combined(node: Node, evaluate: Callable[..., Any], known: dict[Value, Island | None], depth: int) -> Island | None:
+    """The operator applied to islands of one source and to constants."""
+    constants = [constant_array(operand) for operand in node.inputs]
+    parts = [
+        None if operand is None or constant is not None else island(operand, known, depth + 1)
+        for operand, constant in zip(node.inputs, constants)
+    ]
+    found = [part for part in parts if part is not None]
+    if len(found) != sum(o is not None and c is None for o, c in zip(node.inputs, constants)) or not found:
+        return None
+    source, moves = found[0].source, found[0].moves
+    if any(part.source is not source or part.moves != moves for part in found):
+        return None
+    axes = {part.axis for part in found if part.axis is not None}
+    operands: list[Any] = [None if part is None else part.values for part in parts]
+    for slot, constant in enumerate(constants):
+        if constant is None:
+            continue
+        if constant.dtype != np.float32:
+            return None
+        if constant.size == 1 and constant.ndim <= 1:
+            operands[slot] = constant.reshape(())
+            continue
+        axis = None if moves else _axis(constant, source)
+        if axis is None:
+            return None
+        axes.add(axis)
+        operands[slot] = constant.reshape(-1, 1)
+    if len(axes) > 1:
+        return None
+    with np.errstate(all="ignore"):
+        values = np.asarray(evaluate(node, *operands), np.float32)
+    nodes = (*tuple(dict.fromkeys(n for part in found for n in part.nodes)), node)
+    values = np.broadcast_to(values, (*values.shape[:-1], 256))
+    return Island(source, values, nodes, axes.pop() if axes else None, moves)
+
+
+def _axis(constant: Any, source: Value) -> int | None:
+    """The axis, from the end, along which a constant varies within codes of known rank; None where it does not."""
+    long = [axis for axis, size in enumerate(constant.shape) if size != 1]
+    declared = source.type
+    if len(long) != 1 or not isinstance(declared, TensorType) or declared.shape is None:
+        return None
+    inside = constant.ndim <= len(declared.shape) and declared.shape[long[0] - constant.ndim] == constant.size
+    return long[0] - constant.ndim if inside else None
+
+
+def _clip(node: Node, x: Floats, low: Any = None, high: Any = None) -> Floats:
+    if version_for(node) < 11:
+        low, high = np.float32(attr(node, "min", -np.inf)), np.float32(attr(node, "max", np.inf))
+    low = np.float32(-np.inf) if low is None else low
+    high = np.float32(np.inf) if high is None else high
+    made: Floats = np.minimum(np.maximum(x, low), high)
+    return made
+
+
+def _sigmoid(node: Node | None, x: Floats) -> Floats:
+    made: Floats = np.float32(1) / (np.float32(1) + np.exp(-x))
+    return made
+
+
+def _hard_sigmoid(node: Node, x: Floats) -> Floats:
+    alpha, beta = np.float32(attr(node, "alpha", 0.2)), np.float32(attr(node, "beta", 0.5))
+    made: Floats = np.maximum(np.float32(0), np.minimum(np.float32(1), alpha * x + beta))
+    return made
+
+
+def _hard_swish(node: Node, x: Floats) -> Floats:
+    made: Floats = x * np.maximum(np.float32(0), np.minimum(np.float32(1), x / np.float32(6) + np.float32(0.5)))
+    return made
+
+
+def _elu(node: Node, x: Floats) -> Floats:
+    alpha = np.float32(attr(node, "alpha", 1.0))
+    return np.where(x < 0, alpha * (np.exp(x) - np.float32(1)), x).astype(np.float32)
+
+
+def _gelu(node: Node, x: Floats) -> Floats:
+    if attr(node, "approximate", "none") == "tanh":
+        inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
+        return (np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))).astype(np.float32)
+    return np.float32(0.5) * x * (np.float32(1) + _erf(None, x * np.float32(0.7071067811865476)))
+
+
+def _erf(node: Node | None, x: Floats) -> Floats:
+    return erf(np.asarray(x, np.float32))
+
+
+def _leaky(node: Node, x: Floats) -> Floats:
+    return np.where(x < 0, np.float32(attr(node, "alpha", 0.01)) * x, x).astype(np.float32)
+
+
+_UNARY: dict[str, Callable[..., Any]] = {
+    "Relu": lambda n, x: np.maximum(x, np.float32(0)),
+    "Clip": _clip,
+    "Sigmoid": _sigmoid,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "LeakyRelu": _leaky,
+    "Elu": _elu,
+    "Tanh": lambda n, x: np.tanh(x),
+    "Erf": _erf,
+    "Gelu": _gelu,
+    "com.microsoft::Gelu": lambda n, x: (
+        np.float32(0.5) * x * (np.float32(1) + _erf(None, x * np.float32(0.7071067811865476)))
+    ),
+    "com.microsoft::QuickGelu": lambda n, x: x * _sigmoid(None, np.float32(attr(n, "alpha", 1.702)) * x),
+    "Softplus": lambda n, x: np.log1p(np.exp(x)),
+    "Exp": lambda n, x: np.exp(x),
+    "Abs": lambda n, x: np.abs(x),
+    "Neg": lambda n, x: -x,
+    "Sqrt": lambda n, x: np.sqrt(x),
+    "Reciprocal": lambda n, x: np.float32(1) / x,
+    "Identity": lambda n, x: x,
+}
+_BINARY: dict[str, Callable[..., Any]] = {
+    "Add": lambda n, a, b: a + b,
+    "Sub": lambda n, a, b: a - b,
+    "Mul": lambda n, a, b: a * b,
+    "Div": lambda n, a, b: a / b,
+    "Pow": lambda n, a, b: np.power(a, b),
+    "PRelu": lambda n, x, slope: np.where(x < 0, x * slope, x),
+}

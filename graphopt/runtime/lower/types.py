@@ -1,0 +1,51 @@
+"""Types that only onnxruntime knows: of its own operators' results, which ONNX's shape inference has no schema for."""
+
+from __future__ import annotations
+
+from ...ir import DType, Model, TensorType, Value
+
+_FROM_ORT = {
+    "float": DType.FLOAT, "double": DType.DOUBLE, "float16": DType.FLOAT16, "bfloat16": DType.BFLOAT16,
+    "string": DType.STRING, "bool": DType.BOOL, **{d.name.lower(): d for d in DType if d.is_integer},
+}  # fmt: skip
+ORT_NAMES = {dtype: name for name, dtype in _FROM_ORT.items()}
+"""Element types in onnxruntime's words."""
+
+
+def complete_types(model: Model) -> None:
+    """Ask onnxruntime for the types that the model's values lack; what it cannot tell stays unknown.
+
+    Costs nothing where all are known, else one session that is not optimised.
+    """
+    if not any(value.type is None for node in model.graph for value in node.outputs):
+        return
+    import onnx
+
+    from ...onnx_io.emit import Emitter
+    from ..execute.ort_segment import stock_session
+
+    emitter = Emitter(model)
+    proto = emitter.model()
+    unknown = {name: value for name, value in emitter.values.items() if _is_unknown(value, model)}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
+    try:
+        session = stock_session(proto.SerializeToString(), 1, model.folder, optimized=False)
+    except Exception:  # onnxruntime raises its own classes; whoever opens the model itself says what it cannot load
+        return
+    for told in session.get_outputs():
+        found = _type(told.type, told.shape)
+        if told.name in unknown and found is not None:
+            unknown[told.name].type = found
+
+
+def _is_unknown(value: Value, model: Model) -> bool:
+    producer = value.producer
+    return value.type is None and producer is not None and producer.graph is model.graph
+
+
+def _type(kind: str, shape: list[int | str | None]) -> TensorType | None:
+    """Sizes that are numbers; onnxruntime writes a scalar and an unknown rank alike, so that neither is believed."""
+    dtype = _FROM_ORT.get(kind.removeprefix("tensor(").removesuffix(")"))
+    if dtype is None:
+        return None
+    return TensorType(dtype, tuple(d if isinstance(d, int) else None for d in shape) if shape else None)

@@ -1,0 +1,151 @@
+"""Partition: what runs on kernels and what in onnxruntime, as convex sets in an order that can be executed.
+
+Demand decides what is computed: from the results backwards, a value is computed by its integer operation where there
+is one, else by its node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so
+the units of one level are convex and as few changes are made as any order allows. Linear in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ...ir import Graph, Node, Value, captures
+from ..lower.operations import PRODUCTS, Coverage, Operation, data_inputs, is_glue
+
+Unit = Operation | Node
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Units of one kind and level, in order; `inputs` come from outside, `outputs` are read outside."""
+
+    units: tuple[Unit, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+    @property
+    def is_region(self) -> bool:
+        """Whether kernels run it."""
+        return isinstance(self.units[0], Operation)
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The units of a region."""
+        return tuple(unit for unit in self.units if isinstance(unit, Operation))
+
+
+def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
+    """Segments in the order they run.
+
+    Float arithmetic stays only where other operations read its result. Regions without any product are not worth their
+    borders and dissolve.
+    """
+    left = set(banned)
+    while True:
+        units = _demanded(graph, coverage, left)
+        ends = _loose_ends(units, graph.outputs)
+        if ends:
+            left.update(ends)
+            continue
+        segments = _segments(graph, units)
+        dissolved = [
+            operation
+            for segment in segments
+            if segment.is_region and not any(isinstance(operation, PRODUCTS) for operation in segment.operations)
+            for operation in segment.operations
+        ]
+        if not dissolved:
+            return segments
+        left.update(dissolved)
+
+
+def sources(unit: Unit) -> tuple[Value, ...]:
+    """The values a unit reads, captures of nested graphs included."""
+    if isinstance(unit, Operation):
+        return unit.inputs
+    return (*(value for value in unit.inputs if value is not None), *captures(unit))
+
+
+def results(unit: Unit) -> tuple[Value, ...]:
+    """The values a unit computes."""
+    return (unit.output,) if isinstance(unit, Operation) else unit.outputs
+
+
+def constant_nodes(graph: Graph) -> set[Node]:
+    """Nodes that read constants only: copied to wherever they are needed, never carried between segments."""
+    found: set[Node] = set()
+    for node in graph:
+        values = [value for value in node.inputs if value is not None]
+        if node.subgraphs or not values:
+            continue
+        if all(value.constant is not None or value.producer in found for value in values):
+            found.add(node)
+    return found
+
+
+def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[Unit]:
+    constants = constant_nodes(graph)
+    place = {node: index for index, node in enumerate(graph)}
+    found: dict[Unit, int] = {}
+    stack = list(graph.outputs)
+    seen: set[Value] = set()
+    results_wanted = set(graph.outputs)
+    while stack:
+        value = stack.pop()
+        if value in seen or value.producer is None or value.producer not in place:
+            continue
+        seen.add(value)
+        if value.producer in constants and value not in results_wanted:
+            continue
+        operation = coverage.providers.get(value)
+        unit: Unit = value.producer if operation is None or operation in banned else operation
+        if unit not in found:
+            found[unit] = place[value.producer]
+            stack.extend(sources(unit))
+    return sorted(found, key=lambda unit: found[unit])
+
+
+def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation]:
+    """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
+    elsewhere = {value for unit in units if not isinstance(unit, Operation) for value in sources(unit)}
+    read: set[Value] = {value for value in outputs if value not in elsewhere}
+    found: list[Operation] = []
+    for unit in reversed(units):
+        if not isinstance(unit, Operation):
+            continue
+        if is_glue(unit) and unit.output not in read:
+            found.append(unit)
+            continue
+        read.update(data_inputs(unit))
+    return found
+
+
+def _segments(graph: Graph, units: list[Unit]) -> list[Segment]:
+    levels: dict[Unit, int] = {}
+    home: dict[Value, Unit] = {}
+    for unit in units:
+        level = int(isinstance(unit, Operation))
+        for value in sources(unit):
+            if value in home:
+                below = levels[home[value]]
+                level = max(level, below + (isinstance(home[value], Operation) is not isinstance(unit, Operation)))
+        levels[unit] = level
+        home.update(dict.fromkeys(results(unit), unit))
+    grouped: dict[int, list[Unit]] = {}
+    for unit in units:
+        grouped.setdefault(levels[unit], []).append(unit)
+    wanted = set(graph.outputs)
+    readers: dict[Value, set[int]] = {}
+    for unit in units:
+        for value in sources(unit):
+            readers.setdefault(value, set()).add(levels[unit])
+    segments = []
+    for level in sorted(grouped):
+        inside = grouped[level]
+        made = dict.fromkeys(value for unit in inside for value in results(unit))
+        read = dict.fromkeys(value for unit in inside for value in sources(unit))
+        inputs = tuple(v for v in read if v not in made and (v in home or v.owner is graph))
+        outputs = tuple(v for v in made if v in wanted or readers.get(v, set()) - {level})
+        segments.append(Segment(tuple(inside), inputs, outputs))
+    return segments
