@@ -1,4 +1,6 @@
-"""What a user can get wrong, each told in one line that names the place and the expectation. The CLI exits with 2."""
+"""What a user can get wrong, each told in one line that names the place and the expectation (the CLI exits with 2); and
+`Declined`, why a part of a model is left as it is.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +23,14 @@ class OptionError(GraphoptError):
 
 class OutputError(GraphoptError):
     """The result cannot be written."""
+
+
+class Declined(Exception):
+    """A rewrite, a layer or a kernel that cannot be had for this part of a model, which then stays as it is.
+
+    reason: one line. place: the node or value the reason is about, where it is not the one that was asked for.
+    """
+
+    def __init__(self, reason: str, place: object = None) -> None:
+        super().__init__(reason)
+        self.reason, self.place = reason, place

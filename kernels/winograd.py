@@ -18,17 +18,10 @@ from graphopt.kernels.records import Panel
 from graphopt.kernels.requantization import float_bits, residual_form, write_requantization
 from graphopt.kernels.steps import LINE, SCRATCH, SLACK, Argument, Buffer, Program, Routine, Step, aligned_empty
 from graphopt.kernels.windows import Image, Window
-from graphopt.kernels.winograd_algebra import (
-    F2,
-    F4,
-    NotExact,
-    Product,
-    Variant,
-    check_exact,
-    pack_plain,
-    pack_transformed,
-)
+from graphopt.kernels.winograd_algebra import F2, F4, Product, Variant, check_exact, pack_plain, pack_transformed
 from graphopt.kernels.winograd_blocks import Blocks, choose_blocks
+
+from ..errors import Declined
 
 Array = npt.NDArray[Any]
 
@@ -78,7 +71,7 @@ def prepare_winograd(
     are (top, left, bottom, right), filled with the activations' zero point; y is dense [N, H', W', O].
 
     variant: F4 or F2, else F4 where it is exact, else F2. on_the_fly keeps int8 weights and transforms them during the
-    run: an eighth of the memory for F4, 9 / 32 for F2. Raises NotExact where weights, bias or scales do not fit the
+    run: an eighth of the memory for F4, 9 / 32 for F2. Raises Declined where weights, bias or scales do not fit the
     variant (use prepare_conv then), ValueError for shapes that do not fit together or dynamic rows.
     """
     level = level or select_level()
@@ -93,7 +86,7 @@ def prepare_winograd(
     biases = np.broadcast_to(np.asarray(0 if bias is None else bias, np.int64), (len(centred),))
     variant = _fitting(variant, centred, biases, zero_point, signed)
     if on_the_fly and centred.dtype != np.int8:
-        raise NotExact("weights less their zero point leave int8, so they cannot be kept plain")
+        raise Declined("weights less their zero point leave int8, so they cannot be kept plain")
     target = Window((3, 3), pads=(pads[0], pads[1], pads[2], pads[3])).output(image)
     target = Image(target.batch, target.height, target.width, len(centred))
     if target.size == 0:
@@ -119,7 +112,7 @@ def _fitting(variant: Variant | None, weights: Array, bias: Array, zero_point: i
         try:
             check_exact(F4, weights, bias, zero_point, signed)
             return F4
-        except NotExact:
+        except Declined:
             variant = F2
     check_exact(variant, weights, bias, zero_point, signed)
     return variant
@@ -132,7 +125,7 @@ def _scales(output: Output, variant: Variant, count: int) -> npt.NDArray[np.floa
     whole = np.broadcast_to(np.asarray(output.scale, np.float32), (count,))
     scales = (whole / np.float32(1 << variant.shift)).astype(np.float32)
     if not np.array_equal(scales * np.float32(1 << variant.shift), whole):
-        raise NotExact(f"F({variant.m}×{variant.m}, 3×3): a scale is too small or not finite")
+        raise Declined(f"F({variant.m}×{variant.m}, 3×3): a scale is too small or not finite")
     return scales
 
 

@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import Declined
+
 Array = npt.NDArray[Any]
 
 _G2 = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int16)
 _G4 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 8]], np.int16)
 _INT16 = 32767
-
-
-class NotExact(ValueError):
-    """These weights could give sums that this variant of Winograd does not represent; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ F2 = Variant(2, 2)
 
 
 def check_exact(variant: Variant, weights: Array, bias: Array, x_zero_point: int, x_signed: bool) -> None:
-    """Raise NotExact unless every value of x gives |2^shift · (Σ (x − zero point) w + bias)| < 2³¹ in every channel.
+    """Raise Declined unless every value of x gives |2^shift · (Σ (x − zero point) w + bias)| < 2³¹ in every channel.
 
     weights: int [O, C, 3, 3] less their zero point; bias: int [O].
     """
@@ -69,10 +67,10 @@ def check_exact(variant: Variant, weights: Array, bias: Array, x_zero_point: int
     worst = int(reach.max(initial=0))
     if worst >= limit:
         channel = int(reach.argmax())
-        raise NotExact(f"F({variant.m}×{variant.m}, 3×3): channel {channel} can reach |sum| = {worst}, limit {limit}")
+        raise Declined(f"F({variant.m}×{variant.m}, 3×3): channel {channel} can reach |sum| = {worst}, limit {limit}")
     growth = int(np.abs(variant.g).sum(1).max()) ** 2
     if growth * max(int(flat.max(initial=0)), -int(flat.min(initial=0))) > _INT16:
-        raise NotExact(f"F({variant.m}×{variant.m}, 3×3): transformed weights leave int16")
+        raise Declined(f"F({variant.m}×{variant.m}, 3×3): transformed weights leave int16")
 
 
 def pack_transformed(variant: Variant, weights: Array, width: int, depth: int) -> npt.NDArray[np.int16]:

@@ -1,6 +1,7 @@
 """Rewriting: patterns, rules, and the driver that runs rules to a fixpoint."""
 
-from .builder import Builder, Declined
+from ..errors import Declined
+from .builder import Builder
 from .pattern import Leaf, Match, OpPattern, any_value, constant, match, op, same, weight
 from .rule import Decline, Rule, explain, rule, spellings
 from .worklist import QUANTIZERS, NoFixpoint, apply_rules, retype

@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import Declined
 from ..ir import Constant, Graph, Node, Value
 from ..ops import infer, is_implemented, schema_of
 
 CONTRIB = {"com.microsoft": 1}
 """Domains that onnxruntime's CPU provider adds, by version; only built for targets other than `portable`."""
-
-
-class Declined(Exception):
-    """A rewrite that cannot be made here; the text is the reason."""
 
 
 class Builder:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import Declined
 from ..ir import Graph, Node, Value
-from .builder import Builder, Declined
+from .builder import Builder
 from .pattern import Mismatch, OpPattern, attempt, match, needed_ops
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import Declined
 from ..ir import DType, Value
 from ..rewrite import Leaf, OpPattern, Rule
 from .blocks.elementwise import partner
 from .blocks.operands import ON_CODES, RANKS, SINGLE, codes, default_attrs, operand
-from .sketch import WIDE, Misfit, Sketch
+from .sketch import WIDE, Sketch
 
 _BY_NAME: dict[str, tuple[float, ...]] = {
     "eps": (1e-5, 1e-3), "epsilon": (1e-5, 1e-3), "low": (0.0, -1.0), "high": (6.0, 1.0), "slope": (0.1, 0.25),
@@ -25,7 +26,7 @@ def block_for(rule: Rule) -> Callable[[Sketch], Value]:
 
     def block(s: Sketch) -> Value:
         if not rule.min_opset <= s.opset <= rule.max_opset:
-            raise Misfit("not at this opset")
+            raise Declined("not at this opset")
         return _Instance(s).node(rule.pattern, ())
 
     return block
@@ -64,7 +65,7 @@ class _Instance:
             if data is None and isinstance(wanted, Leaf) and wanted.kind == "value" and slots[i] is None:
                 data = slots[i] = self.bound[wanted.name] = self._data(op, ranks)
         if data is None:
-            raise Misfit("no operand is computed")
+            raise Declined("no operand is computed")
         attrs = self._attrs(pattern, op, data)
         for i, wanted in enumerate(pattern.inputs):
             if slots[i] is not None or not isinstance(wanted, Leaf):
@@ -75,7 +76,7 @@ class _Instance:
         if len(slots) == 2 and op in _EITHER and s.chance(0.4):
             slots.reverse()
         if op == "Exp" and s.facts[data].bound > 20:
-            raise Misfit("the exponential would be too large")
+            raise Declined("the exponential would be too large")
         outputs = _OUTPUTS.get(op, 1 + (pattern.index or 0))
         bound = float(np.exp(s.facts[data].bound)) if op == "Exp" else None
         return s.nodes(op, *slots, outputs=outputs, bound=bound, **attrs)

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..errors import Declined
 from ..ir import Constant, Dim, DType, Graph, Model, Node, TensorType, Value
-from ..rewrite import Builder, Declined
+from ..rewrite import Builder
 
 T = TypeVar("T")
 
@@ -19,10 +20,6 @@ INTEGERS = (DType.INT64, DType.INT32)
 WIDE = (DType.FLOAT, DType.DOUBLE)
 HOT = {DType.FLOAT16: 60.0}
 """Magnitudes beyond which a value is not computed on, so that results neither overflow nor drown in noise."""
-
-
-class Misfit(Exception):
-    """A block that finds no operands, or makes what inference rejects; it is dropped without a trace."""
 
 
 @dataclass(slots=True)
@@ -61,9 +58,9 @@ class Sketch:
         return self.rng.randint(0, 99) >= 100 - round(share * 100)
 
     def choose(self, items: Sequence[T]) -> T:
-        """One of `items`, the first being the simplest; Misfit if there are none."""
+        """One of `items`, the first being the simplest; Declined if there are none."""
         if not items:
-            raise Misfit("nothing to choose from")
+            raise Declined("nothing to choose from")
         return items[self.rng.randint(0, len(items) - 1)]
 
     def integer(self, low: int, high: int) -> int:
@@ -106,15 +103,15 @@ class Sketch:
         return made
 
     def shape(self, value: Value) -> tuple[Dim, ...]:
-        """The sizes of a value; Misfit where the rank is not known."""
+        """The sizes of a value; Declined where the rank is not known."""
         if not isinstance(value.type, TensorType) or value.type.shape is None:
-            raise Misfit("the rank is not known")
+            raise Declined("the rank is not known")
         return value.type.shape
 
     def dtype(self, value: Value) -> DType:
         """The element type of a value."""
         if not isinstance(value.type, TensorType):
-            raise Misfit("not a tensor")
+            raise Declined("not a tensor")
         return value.type.dtype
 
     def rank(self, value: Value) -> int:
@@ -122,11 +119,11 @@ class Sketch:
         return len(self.shape(value))
 
     def size(self, value: Value, axis: int) -> int:
-        """A size that is a number; Misfit where it is symbolic, or there is no such axis."""
+        """A size that is a number; Declined where it is symbolic, or there is no such axis."""
         shape = self.shape(value)
         dim = shape[axis] if -len(shape) <= axis < len(shape) else None
         if not isinstance(dim, int):
-            raise Misfit("the size is not a number")
+            raise Declined("the size is not a number")
         return dim
 
     def pick(
@@ -159,7 +156,7 @@ class Sketch:
     # -- nodes
 
     def node(self, op: str, *inputs: Value | None, bound: float | None = None, **attrs: Any) -> Value:
-        """Append a node and return its output. Misfit if the opset lacks it or inference rejects it."""
+        """Append a node and return its output. Declined if the opset lacks it or inference rejects it."""
         return self.nodes(op, *inputs, outputs=1, bound=bound, **attrs)[0]
 
     def nodes(
@@ -170,7 +167,7 @@ class Sketch:
         try:
             builder.node(op, *inputs, outputs=outputs, **attrs)
         except Declined as declined:
-            raise Misfit(str(declined)) from declined
+            raise Declined(str(declined)) from declined
         node = builder.nodes[0]
         for domain, version in builder.imports.items():
             self.graph.opsets.setdefault(domain, version)
@@ -181,9 +178,9 @@ class Sketch:
         if node.op == "com.microsoft::QuantizeLinear" and node.inputs[0] is not None and node.inputs[2] is not None:
             node.output.type = TensorType(self.dtype(node.inputs[2]), self.shape(node.inputs[0]))
         if any(not isinstance(v.type, TensorType) or not v.type.dtype for v in node.outputs):
-            raise Misfit(f"{op}: inference finds no type")
+            raise Declined(f"{op}: inference finds no type")
         if op in BROADCASTS and not _broadcast([self.shape(v) for v in node.inputs if v is not None]):
-            raise Misfit(f"{op}: the sizes may not broadcast")
+            raise Declined(f"{op}: the sizes may not broadcast")
         return self.append(node, bound)
 
     def append(self, node: Node, bound: float | None = None) -> tuple[Value, ...]:
@@ -217,7 +214,7 @@ class Sketch:
         before, pooled = self.graph.snapshot(), len(self.pool)
         try:
             block(self)
-        except Misfit:
+        except Declined:
             kept = set(before)
             for node in reversed(self.graph.snapshot()):
                 if node not in kept:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Graph, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import graph_pass, rule_pass
-from ...rewrite import Builder, Declined, any_value, constant, op, rule
+from ...rewrite import Builder, any_value, constant, op, rule
 
 HOLDS: dict[DType, tuple[DType, ...]] = {
     DType.BOOL: (

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from ...analysis.operands import shape_of, tensor_of
+from ...errors import Declined
 from ...ir import Array, DType, Node, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, any_value, op, rule, weight
+from ...rewrite import Builder, any_value, op, rule, weight
 
 FOUR, LEAST = 4, 16
 """The pointer kernel's channels: inputs and outputs come in fours, outputs at least so many."""

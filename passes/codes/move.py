@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Constant, Graph, Node, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass
-from ...rewrite import Builder, Declined
+from ...rewrite import Builder
 from .grids import Grid, grid_of
 
 _LARGEST = 64  # operators of a region

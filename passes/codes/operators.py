@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from ...ops import update_types
 from ...pipeline.passes import graph_pass
-from ...rewrite import Builder, Declined
+from ...rewrite import Builder
 from .grids import Grid, grid_of
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, any_value, constant, op, rule
+from ...rewrite import Builder, any_value, constant, op, rule
 from .grids import grid_of
 
 _ON_CODES = frozenset(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ...errors import OptionError
+from ...errors import Declined, OptionError
 from ...ir import FunctionId, Graph, Model, Node
 from ...ops import schema_of
 from ...pipeline.passes import Pass
-from .opset_adapters import ADAPTERS, CHANGED, Unconvertible
+from .opset_adapters import ADAPTERS, CHANGED
 
 OLDEST = 7
 """Before this opset, broadcasting was another."""
@@ -78,7 +78,7 @@ def _step_up(node: Node, start: int, to: int) -> int:
     for version in _versions(node.op, start, to):
         try:
             made = _adapt(node, version)
-        except Unconvertible as error:
+        except Declined as error:
             raise OptionError(f"opset {to}: node {node.name or node.op!r}: {error}") from error
         changes += made is not None
         node = made or node
@@ -91,16 +91,16 @@ def _adapt(node: Node, version: int) -> Node | None:
     if adapter is not None and node.graph is not None:
         return adapter(node.graph, node)
     if (node.op, version) in CHANGED:
-        raise Unconvertible(f"{node.op} means something else from opset {version} on")
+        raise Declined(f"{node.op} means something else from opset {version} on")
     before, after = schema_of(node.op, version - 1), schema_of(node.op, version)
     if before is None or after is None or after.deprecated:
-        raise Unconvertible(f"opset {version} has no {node.op}")
+        raise Declined(f"opset {version} has no {node.op}")
     for name in node.attrs:
         if name not in after.attributes:
-            raise Unconvertible(f"{node.op} has no attribute {name} from opset {version} on")
+            raise Declined(f"{node.op} has no attribute {name} from opset {version} on")
     count = len(node.inputs)
     if not after.min_input <= count <= after.max_input or len(node.outputs) > after.max_output:
-        raise Unconvertible(f"{node.op} takes other inputs from opset {version} on")
+        raise Declined(f"{node.op} takes other inputs from opset {version} on")
     return None
 
 

@@ -11,20 +11,17 @@ from typing import Any
 import numpy as np
 
 from ...analysis.operands import axis_of, shape_of
+from ...errors import Declined
 from ...ir import Constant, DType, Graph, Node, Opaque, TensorType, Value
 
 Adapter = Callable[[Graph, Node], Node]
-
-
-class Unconvertible(Exception):
-    """A node has no equal in the later opset; the text is the reason."""
 
 
 def _take(graph: Graph, node: Node, name: str) -> Any:
     """An attribute, which the node loses."""
     value = node.attrs.get(name)
     if isinstance(value, Opaque):
-        raise Unconvertible(f"attribute {name} is given by a function's caller")
+        raise Declined(f"attribute {name} is given by a function's caller")
     if value is not None:
         graph.set_attr(node, name, None)
     return value
@@ -40,7 +37,7 @@ def _give(graph: Graph, node: Node, slot: int, array: np.ndarray[Any, Any]) -> N
 def _dtype(node: Node) -> np.dtype[Any]:
     type = None if node.inputs[0] is None else node.inputs[0].type
     if not isinstance(type, TensorType) or type.dtype is DType.UNDEFINED:
-        raise Unconvertible("the type of its input is not known")
+        raise Declined("the type of its input is not known")
     return type.dtype.numpy
 
 
@@ -72,7 +69,7 @@ def _drop_only(name: str, allowed: Any, why: str) -> Adapter:
 
     def adapt(graph: Graph, node: Node) -> Node:
         if node.attrs.get(name, allowed) != allowed:
-            raise Unconvertible(why)
+            raise Declined(why)
         _take(graph, node, name)
         return node
 
@@ -81,7 +78,7 @@ def _drop_only(name: str, allowed: Any, why: str) -> Adapter:
 
 def _only_first_output(graph: Graph, node: Node) -> Node:
     if any(not out.is_unused for out in node.outputs[1:]):
-        raise Unconvertible("an output other than the first is used")
+        raise Declined("an output other than the first is used")
     if len(node.outputs) == 1:
         return node
     return _replace(graph, node, Node(node.op, node.inputs, node.attrs, [node.output.type], name=node.name))
@@ -100,7 +97,7 @@ def _replace(graph: Graph, node: Node, made: Node) -> Node:
 def _dropout(graph: Graph, node: Node) -> Node:
     """Dropout outside of training does nothing, whatever its ratio."""
     if len(node.outputs) > 1 and not node.outputs[1].is_unused:
-        raise Unconvertible("the mask of Dropout is used")
+        raise Declined("the mask of Dropout is used")
     _take(graph, node, "ratio")
     return node
 
@@ -109,7 +106,7 @@ def _clip(graph: Graph, node: Node) -> Node:
     """Limits that are not given are the largest numbers, not infinity."""
     dtype = _dtype(node)
     if dtype.kind != "f" or dtype.itemsize < 4:
-        raise Unconvertible("the limits of Clip in half precision are not told")
+        raise Declined("the limits of Clip in half precision are not told")
     widest = float(np.finfo(np.float32).max)
     low, high = _take(graph, node, "min"), _take(graph, node, "max")
     _give(graph, node, 1, np.array(-widest if low is None else low, dtype))
@@ -144,7 +141,7 @@ def _softmax(graph: Graph, node: Node) -> Node:
         return node
     x = node.inputs[0]
     if x is None or (axis is None and given < 0):
-        raise Unconvertible(f"the rank that {node.op} works on is not known")
+        raise Declined(f"the rank that {node.op} works on is not known")
     kept = Node("Shape", (x,), None, 1, name=node.name)
     flat = Node("Flatten", (x,), {"axis": given if axis is None else axis}, 1, name=node.name)
     rows = Node(node.op, (flat.output,), {"axis": -1}, 1, name=node.name)
@@ -170,7 +167,7 @@ def _resize(graph: Graph, node: Node) -> Node:
     """Resize of opset 10 counts from the corner and takes the element before; so does this, where it enlarges."""
     scales = node.constant(1)
     if str(node.attrs.get("mode", "nearest")) == "nearest" and (scales is None or (scales.array() < 1).any()):
-        raise Unconvertible("which elements Resize takes where it makes smaller is another from opset 11 on")
+        raise Declined("which elements Resize takes where it makes smaller is another from opset 11 on")
     empty = Value(constant=Constant.of(np.zeros(0, np.float32)))
     graph.set_inputs(node, (node.inputs[0], empty, node.inputs[1]))
     graph.set_attr(node, "coordinate_transformation_mode", "asymmetric")

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...analysis.operands import tensor_of
+from ...errors import Declined
 from ...ir import DType, Node, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, any_value, op, rule
+from ...rewrite import Builder, any_value, op, rule
 
 
 @rule(op.LRN(any_value("x"), name="norm"), min_opset=13)

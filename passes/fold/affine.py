@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, weight
+from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
 from .batchnorm import channel_bias, rounded, scale_conv_outputs, scaled_weight
 
 _FLOATS = (DType.FLOAT, DType.DOUBLE)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, weight
+from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
 from .affine import constant_second, factor_of, shift_of, spread
 from .batchnorm import channel_bias, read_weight, rounded
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ModelError
+from ...errors import Declined, ModelError
 from ...ir import Array, Constant, DType, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, weight
+from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
 from .constants import room_for_constants
 
 _LARGE = 1 << 16  # elements of a product that is computed when it is read

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, Constant, DType, Node, TensorType, Value
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, any_value, constant, op, rule
+from ...rewrite import Builder, any_value, constant, op, rule
 from ..fuse.batch_norm import affine_into_batch_norm
 from .affine import constant_second, factor_of, shift_of
 from .batchnorm import rounded

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, any_value, constant, op, rule, weight
+from ...rewrite import Builder, any_value, constant, op, rule, weight
 from .batchnorm import rounded
 
 _FLOATS = (DType.FLOAT, DType.DOUBLE)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...analysis.operands import shape_of
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, any_value, constant, op, rule, weight
+from ...rewrite import Builder, any_value, constant, op, rule, weight
 
 _NOT_NEGATIVE = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Abs", "Softmax", "Exp", "Softplus"))
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import RETURN, DType, Graph, Node, TensorType, Value
 from ...ops import same_by_count
 from ...pipeline.passes import graph_pass
-from ...rewrite import QUANTIZERS, Builder, Declined, any_value, apply_rules, op, rule
+from ...rewrite import QUANTIZERS, Builder, any_value, apply_rules, op, rule
 from .attention_core import Attention, read_attention, shape_of
 from .evidence import not_slower
 from .heads import (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
-from ...rewrite import Builder, Declined, any_value, constant, op, rule
+from ...rewrite import Builder, any_value, constant, op, rule
 from ..fold.affine import constant_second, factor_of, shift_of, spread
 from ..fold.batchnorm import affine
 from .guards import elementwise

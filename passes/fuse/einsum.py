@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Node, TensorType, Value
-from ...rewrite import Builder, Declined, any_value, op, rule
+from ...rewrite import Builder, any_value, op, rule
 from .guards import FLOATS
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule
+from ...rewrite import Builder, OpPattern, any_value, constant, op, rule
 from .guards import clip_limits, number
 
 ONNXRUNTIME = ("onnxruntime",)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, same, spellings
+from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, same, spellings
 from .guards import close, elementwise, number
 
 _ERF = op.Erf(op("Div", "Mul")(any_value("x"), constant("c"), name="scaled"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr, version_for
-from ...rewrite import Builder, Declined
+from ...rewrite import Builder
 
 FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import RETURN, Dim, DType, Node, TensorType, Value
 from ...ops import attr, same_by_count
-from ...rewrite import Builder, Declined
+from ...rewrite import Builder
 from .attention_core import shape_of
 
 SPLIT = (0, 2, 1, 3)

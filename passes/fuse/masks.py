@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Graph, Node, Value
-from ...rewrite import Builder, Declined
+from ...rewrite import Builder
 from .attention_core import shape_of
 
 _Finite = tuple[Value, Value]

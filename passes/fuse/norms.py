@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
-from ...rewrite import Builder, Declined, Leaf, OpPattern, any_value, constant, op, rule, spellings
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, spellings
 from .guards import elementwise, floating, number, reduced_axes, same_axes
 
 _AXES = constant("axes", optional=True)

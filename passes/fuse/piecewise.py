@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, Value
 from ...ops import attr
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule, same, spellings
+from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, same, spellings
 from .guards import clip, clip_limits, close, elementwise, floating, number
 
 _SHIFTED = op.Add(any_value("x"), constant("a"))

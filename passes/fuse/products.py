@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
-from ...rewrite import QUANTIZERS, Builder, Declined
+from ...rewrite import QUANTIZERS, Builder
 
 _ROWS = 16  # a weight with fewer rows gives less work than splitting its result
 _LARGEST = 1 << 26  # bytes of a merged weight; larger ones stay where they are stored

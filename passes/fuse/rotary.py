@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule
+from ...rewrite import Builder, OpPattern, any_value, constant, op, rule
 
 _KEEPS_HALVES = ("Cos", "Sin", "Identity", "Cast")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ...errors import Declined
 from ...ir import DType, Node, TensorType, Value
 from ...ops import attr
-from ...rewrite import Builder, Declined, OpPattern, any_value, op, rule
+from ...rewrite import Builder, OpPattern, any_value, op, rule
 from .epilogues import ONNXRUNTIME
 from .guards import floating
 

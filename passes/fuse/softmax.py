@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...errors import Declined
 from ...ir import Node, Value
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, spellings
+from ...rewrite import Builder, OpPattern, any_value, constant, op, spellings
 from .guards import elementwise, same_axes
 
 _LARGEST = op.ReduceMax(any_value("x"), constant("max_axes", optional=True), name="largest", shared=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...analysis.operands import shape_of
+from ...errors import Declined
 from ...ir import Dim, Node, Value
 from ...ops import same_by_count
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, OpPattern, any_value, op, rule
+from ...rewrite import Builder, OpPattern, any_value, op, rule
 
 SWAP = (1, 0, 2)
 _BETWEEN = frozenset(("MatMul", "Add", "Split", "Slice"))

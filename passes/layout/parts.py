@@ -7,10 +7,11 @@ from math import prod
 import numpy as np
 
 from ...analysis.operands import axis_of, integers, shape_of
+from ...errors import Declined
 from ...ir import Array, DType, Node, Value
 from ...ops import attr, same_by_count, same_sizes
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, any_value, constant, op, rule, weight
+from ...rewrite import Builder, any_value, constant, op, rule, weight
 from .reshapes import sizes_for
 
 

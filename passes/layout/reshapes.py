@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...analysis.operands import axis_of, integers, shape_of
+from ...errors import Declined
 from ...ir import Array, Dim, Node, Value
 from ...ops import attr, same_sizes
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, Declined, OpPattern, any_value, constant, op, rule
+from ...rewrite import Builder, OpPattern, any_value, constant, op, rule
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 POINTWISE = (

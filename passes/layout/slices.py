@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...analysis.operands import axis_of, integers, shape_of
+from ...errors import Declined
 from ...ir import Array, Constant, Dim, Graph, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass, rule_pass
-from ...rewrite import Builder, Declined, any_value, constant, op, rule
+from ...rewrite import Builder, any_value, constant, op, rule
 
 _END = 2**31 - 1  # what exporters write for "to the end" is at least this
 _ROW = 48  # elements of a row above which Pad with negative sizes is faster than Slice and Pad

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...compress.context import Context, StageReport
+from ...errors import Declined
 from ...ir import Model, Value
 from ...measure import figures, macs_at
 from ..convert.roots import spell_powers
@@ -15,7 +16,7 @@ from .candidates.already_quantized import quantized_form
 from .candidates.assignment import Plan
 from .candidates.calibrated_model import Study, study
 from .candidates.units import Unit
-from .candidates.upgrade import CannotUpgrade, upgraded
+from .candidates.upgrade import upgraded
 from .emit.layers import BLOCKED
 from .emit.qdq import build
 from .emit.twin import twin
@@ -43,7 +44,7 @@ def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[M
         return model, StageReport(f"quantize {options.mode}", f"already quantized, kept: {form}", changed=False)
     try:
         raised = _raised(model, options, context)
-    except CannotUpgrade as reason:
+    except Declined as reason:
         return model, StageReport(f"quantize {options.mode}", f"left float: {reason}", changed=False)
     nested = quantize_branches(raised, options, context, quantize_model)
     base = nested.model if nested.reports else model
@@ -70,7 +71,7 @@ def _raised(model: Model, options: Quantize, context: Context) -> Model:
     if options.mode == "weights":
         try:
             return upgraded(model, context, BLOCKED)
-        except CannotUpgrade:
+        except Declined:
             pass
     return upgraded(model, context)
 

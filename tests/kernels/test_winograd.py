@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.errors import Declined
 from graphopt.kernels import run_routine
 from graphopt.kernels.epilogue import Accumulate, Dequantize, Output, Requantize, Residual
 from graphopt.kernels.levels import Level, available_levels
 from graphopt.kernels.product import Activations, prepare_conv
 from graphopt.kernels.winograd import prepare_winograd
-from graphopt.kernels.winograd_algebra import F2, F4, NotExact, Variant
+from graphopt.kernels.winograd_algebra import F2, F4, Variant
 from graphopt.kernels.winograd_choice import choose
 from tests.kernels import naive
 
@@ -91,7 +92,7 @@ def test_equals_the_oracle_and_the_direct_kernel(level: Level, variant: Variant,
     options = {"bias": bias, "pads": pads, "level": level}
     try:
         routine = prepare_winograd(shape, w, activations, output, variant=variant, on_the_fly=case["fly"], **options)
-    except NotExact:
+    except Declined:
         assert variant is F4 and w.shape[1] > 80, "refused although the bound holds"
         return
     dtype = {Accumulate: np.int32, Dequantize: np.float32}.get(type(output), case["y_dtype"])
@@ -126,7 +127,7 @@ def test_the_bound_decides_at_its_very_edge(level: Level) -> None:
         exact = prepare_winograd(x.shape, w, activations, Accumulate(), bias=bias, variant=F4, **options)
         run_routine(exact, {"x": naive.placed(x), "y": y})
         assert (y[..., 0] == 1 - 2**25).all() and (y[..., 1] == -reach).all()
-        with pytest.raises(NotExact, match="channel 0 can reach"):
+        with pytest.raises(Declined, match="channel 0 can reach"):
             prepare_winograd(x.shape, w, activations, Accumulate(), bias=bias - 1, variant=F4, **options)
         second = prepare_winograd(x.shape, w, activations, Accumulate(), bias=bias - 1, **options)
         run_routine(second, {"x": naive.placed(x), "y": y})
@@ -147,9 +148,9 @@ def test_memory_refusals_and_emptiness() -> None:
     assert sizes[4, False] == 8 * w.size and sizes[2, False] * 9 == 32 * w.size
     assert sizes[4, True] == sizes[2, True] == w.size
     assert prepare_winograd((0, 8, 8, 64), w, activations, Accumulate()).steps == ()
-    with pytest.raises(NotExact, match="scale"):
+    with pytest.raises(Declined, match="scale"):
         prepare_winograd((1, 8, 8, 64), w, activations, Requantize(np.float32(1e-44), 0, np.uint8))
-    with pytest.raises(NotExact, match="int16"):
+    with pytest.raises(Declined, match="int16"):
         prepare_winograd((1, 4, 4, 1), w[:, :1] * np.int32(250), activations, Accumulate(), variant=F4)
     with pytest.raises(ValueError, match="weights must be"):
         prepare_winograd((1, 8, 8, 3), w, activations, Accumulate())

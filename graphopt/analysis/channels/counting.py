@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ..sizes import Sizes, derive_sizes, sizes_of_constant
 from .elements import Ids
-from .tracker import Axis, Folded, Number, Place, Tracker, Unclear, integers
+from .tracker import Axis, Folded, Number, Place, Tracker, integers
 
 _SERVED = {("Reshape", 1), ("Expand", 1)}
 _ROUTES = frozenset(("Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape"))
@@ -79,14 +80,14 @@ def written(node: Node, slot: int | str, numbers: Sequence[int]) -> tuple[Number
 def settle(t: Tracker, number: Number | None, axis: Axis, stays: bool) -> None:
     """A size that is asked for has what is on `axis` to count: correct it, or see that it is right by itself.
 
-    `stays`: the axis is that of the operand at the same place, which a zero copies. Unclear where neither can be.
+    `stays`: the axis is that of the operand at the same place, which a zero copies. Declined where neither can be.
     """
     if axis is None:
         if number is not None:
             t.hold_number(number, "a size that is read is that of an axis which stays")
         return
     if number is None:
-        raise Unclear("a size that would change is computed")
+        raise Declined("a size that would change is computed")
     if number.counts is not None and t.same(number.counts, axis):
         return
     if number.place is not None and number.size is not None:
@@ -96,7 +97,7 @@ def settle(t: Tracker, number: Number | None, axis: Axis, stays: bool) -> None:
     others = [p for p in number.factors if p not in parts]
     if len(parts) != 1 or any(p.counts is not None for p in others):
         t.hold_number(number, "a size that is read is that of another axis")
-        raise Unclear("a size that would change is computed")
+        raise Declined("a size that would change is computed")
     place = parts[0].place
     assert place is not None
     t.resize(place.node, place.slot, place.vector, place.index, t.ids_of(axis))
@@ -106,7 +107,7 @@ def _correct(t: Tracker, place: Place, size: int, axis: Ids | Folded, stays: boo
     if size < 0 or (size == 0 and stays):
         return
     if isinstance(axis, Folded):
-        raise Unclear("a size that would change is computed")
+        raise Declined("a size that would change is computed")
     t.resize(place.node, place.slot, place.vector, place.index, axis)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ...ops import attr, version_for
 from .elements import Ids
-from .tracker import NEIGHBOURS, STATISTICS, Axis, Statistic, Tracker, Unclear, integers, transfer
+from .tracker import NEIGHBOURS, STATISTICS, Axis, Statistic, Tracker, integers, transfer
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos",
@@ -41,7 +42,7 @@ def dropout(t: Tracker, node: Node) -> None:
 def nary(t: Tracker, node: Node) -> None:
     """y[i] = f(a[i], b[i], ...), axes aligned at the end, axes of one position repeated."""
     if version_for(node) < 7 and attr(node, "broadcast", 0):
-        raise Unclear("broadcasting before opset 7")
+        raise Declined("broadcasting before opset 7")
     t.set(node.output, broadcast(t, node, [v for v in node.inputs if v is not None]))
 
 
@@ -70,7 +71,7 @@ def by_channel(t: Tracker, node: Node) -> None:
     """One scale, shift, mean and variance a channel of axis 1."""
     axes = list(t.axes(node.inputs[0]))
     if node.op == "BatchNormalization" and any(not out.is_unused for out in node.outputs[1:]):
-        raise Unclear("it trains")
+        raise Declined("it trains")
     reason = f"{where(node)} has parameters that stay"
     axes[1] = t.join([axes[1], *(t.axes(v)[0] for v in node.inputs[1:] if v is not None)], reason)
     t.set(node.output, axes)
@@ -80,7 +81,7 @@ def by_channel(t: Tracker, node: Node) -> None:
 def layer_norm(t: Tracker, node: Node) -> None:
     """The statistics run over the last axes: without some channels they are those of the kept ones."""
     if node.domain or any(not out.is_unused for out in node.outputs[1:]):
-        raise Unclear("more than the normalised value is used")
+        raise Declined("more than the normalised value is used")
     axes = t.whole(node.inputs[0])
     first = int(attr(node, "axis", -1)) % len(axes)
     for axis in axes[first:]:
@@ -134,7 +135,7 @@ def normalised(t: Tracker, node: Node) -> None:
 def pool(t: Tracker, node: Node) -> None:
     """Positions of axes 0 and 1 stay apart; the others are mixed."""
     if any(not out.is_unused for out in node.outputs[1:]):
-        raise Unclear("its indices are used")
+        raise Declined("its indices are used")
     axes = t.axes(node.inputs[0])
     t.fix(axes[2:], f"{where(node)} mixes it")
     t.set(node.output, (*axes[:2], *(None for _ in axes[2:])))
@@ -179,7 +180,7 @@ def _reduced(node: Node, rank: int) -> set[int]:
     if given is None and node.input(1) is not None:
         given = integers(node.inputs[1])
         if given is None:
-            raise Unclear("its axes are computed")
+            raise Declined("its axes are computed")
     if not given:
         return set() if attr(node, "noop_with_empty_axes", 0) else set(range(rank))
     return {int(axis) % rank for axis in given}
@@ -192,7 +193,7 @@ def quantize(t: Tracker, node: Node) -> None:
     parameters = [v for v in node.inputs[1:] if v is not None]
     ranks = {len(t.axes(v)) for v in parameters}
     if attr(node, "block_size", 0) or max(ranks) > 1:
-        raise Unclear("its scales are blockwise")
+        raise Declined("its scales are blockwise")
     axis = int(attr(node, "axis", 1))
     along = [ids for v in parameters for ids in t.axes(v) if ids is not None]
     if along:

@@ -13,22 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import RETURN, Graph, Model, Node, Value
 from . import counting, elementwise, joining, linear, quantized, reshaping
 from .elements import Ids
-from .tracker import (
-    TRANSFERS,
-    Choice,
-    Linear,
-    Partition,
-    Product,
-    Resize,
-    Selection,
-    Shuffle,
-    Statistic,
-    Tracker,
-    Unclear,
-)
+from .tracker import TRANSFERS, Choice, Linear, Partition, Product, Resize, Selection, Shuffle, Statistic, Tracker
 
 _ = (elementwise, joining, linear, quantized, reshaping)  # importing them fills the table of transfer functions
 
@@ -129,7 +118,7 @@ def _walk(t: Tracker, graph: Graph) -> None:
         t.at = elementwise.where(node) if node.outputs else node.op
         try:
             _step(t, node)
-        except Unclear as reason:
+        except Declined as reason:
             _hold(t, node, f"{t.at}: {reason}")
             t.unclear.append((node, f"{t.at}: {reason}"))
         for nested in node.subgraphs:
@@ -146,7 +135,7 @@ def _step(t: Tracker, node: Node) -> None:
         return
     function = TRANSFERS.get(node.op)
     if function is None:
-        raise Unclear("how it moves channels is not known")
+        raise Declined("how it moves channels is not known")
     function(t, node)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Node, Value
 from ...ops import attr, version_for
 from .elements import Ids
 from .elementwise import where
-from .tracker import Tracker, Unclear, integers, transfer
+from .tracker import Tracker, integers, transfer
 
 
 @transfer("Concat")
@@ -35,7 +36,7 @@ def _whole(t: Tracker, value: Value, axis: int) -> Ids:
         return ids
     size = t.size(value, axis)
     if not isinstance(size, int):
-        raise Unclear("a size is not known")
+        raise Declined("a size is not known")
     made = t.elements.fresh(size)
     t.block(made, "it is joined from values that stay")
     return made
@@ -65,12 +66,12 @@ def split(t: Tracker, node: Node) -> None:
 def _split_sizes(t: Tracker, node: Node, axis: int, total: int) -> tuple[int, ...]:
     given = node.attrs.get("split") or integers(node.input(1))
     if given is None and node.input(1) is not None:
-        raise Unclear("its sizes are computed")
+        raise Declined("its sizes are computed")
     if given is None:
         each = -(-total // len(node.outputs))
         given = [min(each, total - k * each) for k in range(len(node.outputs))]
     if sum(given) != total:
-        raise Unclear("its sizes do not fit")
+        raise Declined("its sizes do not fit")
     return tuple(int(size) for size in given)
 
 
@@ -91,16 +92,16 @@ def slice_(t: Tracker, node: Node) -> None:
     if steps is None and (old or node.input(4) is None):
         steps = (1,) * len(over or ())
     if over is None:
-        raise Unclear("its axes are computed")
+        raise Declined("its axes are computed")
     for index, axis in enumerate(over):
         ids = axes[axis]
         if ids is None:
             continue
         if starts is None or ends is None or steps is None or steps[index] != 1:
-            raise Unclear("its bounds are computed, or its step is not 1")
+            raise Declined("its bounds are computed, or its step is not 1")
         start, end, _ = slice(starts[index], ends[index]).indices(len(ids))
         if end <= start:
-            raise Unclear("it is empty")
+            raise Declined("it is empty")
         axes[axis] = ids[start:end]
         t.resize(node, "starts" if old else 1, starts, index, ids[:start])
         t.resize(node, "ends" if old else 2, ends, index, ids[:end])
@@ -121,18 +122,18 @@ def pad(t: Tracker, node: Node) -> None:
     if not held:
         return
     if node.input(3) is not None:
-        raise Unclear("it pads chosen axes")
+        raise Declined("it pads chosen axes")
     place: int | str = "pads" if "pads" in node.attrs else 1
     pads = node.attrs.get("pads") or integers(node.input(1))
     if pads is None:
-        raise Unclear("its widths are computed")
+        raise Declined("its widths are computed")
     rank = len(axes)
     for axis in held:
         before, after = int(pads[axis]), int(pads[axis + rank])
         if not before and not after:
             continue
         if attr(node, "mode", "constant") != "constant" or before < 0 or after < 0:
-            raise Unclear("it pads channels by copies, or cuts them")
+            raise Declined("it pads channels by copies, or cuts them")
         new = [t.elements.fresh(before), t.elements.fresh(after)]
         for ids, index in zip(new, (axis, axis + rank)):
             if ids.size:
@@ -150,11 +151,11 @@ def resize(t: Tracker, node: Node) -> None:
     assert x is not None
     axes = t.axes(x)
     if attr(node, "axes") or attr(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise Unclear("it resizes chosen axes")
+        raise Declined("it resizes chosen axes")
     if node.input(3) is not None:
         sizes = integers(node.input(3))
         if sizes is None:
-            raise Unclear("its sizes are computed")
+            raise Declined("its sizes are computed")
         for axis, ids in enumerate(axes):
             t.resize(node, 3, sizes, axis, ids)
         t.fix(
@@ -164,7 +165,7 @@ def resize(t: Tracker, node: Node) -> None:
         return
     scales = _scales(node)
     if scales is None or len(scales) != len(axes):
-        raise Unclear("its scales are computed")
+        raise Declined("its scales are computed")
     t.fix([ids for ids, scale in zip(axes, scales) if scale != 1], f"{where(node)} mixes it")
     t.set(node.output, [ids if scale == 1 else None for ids, scale in zip(axes, scales)])
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Node, Value
 from ...ops import attr
 from .elements import Ids
 from .elementwise import broadcast, where
-from .tracker import Choice, Linear, Product, Selection, Tracker, Unclear, integers, transfer
+from .tracker import Choice, Linear, Product, Selection, Tracker, integers, transfer
 
 
 def weight_of(t: Tracker, node: Node, slot: int = 1) -> Value:
-    """The weight at an input slot: constant, or computed from constants. Unclear for anything else."""
+    """The weight at an input slot: constant, or computed from constants. Declined for anything else."""
     value = node.input(slot)
     if value is None or not t.is_static(value):
-        raise Unclear("its weight is computed")
+        raise Declined("its weight is computed")
     return value
 
 
@@ -76,7 +77,7 @@ def _depthwise(t: Tracker, node: Node, w: Value, axis: int, group: int) -> None:
 def _grouped(t: Tracker, node: Node, w: Value, out_axis: int, in_axis: int, group: int) -> None:
     """Each group is a layer of its own, all of one size. The local axis of the weight is not one of channels."""
     if w.constant is None or len(w.uses) != 1:
-        raise Unclear("the weight of its groups is computed or used elsewhere")
+        raise Declined("the weight of its groups is computed or used elsewhere")
     data = t.axes(node.inputs[0])[1]
     outputs = t.axes(node.output)[1]
     t.partition(node, data, group)
@@ -111,7 +112,7 @@ def gemm(t: Tracker, node: Node) -> None:
     """alpha A B + beta C, with constant B."""
     x, w = node.inputs[0], weight_of(t, node)
     if attr(node, "transA", 0):
-        raise Unclear("its data are transposed")
+        raise Declined("its data are transposed")
     data, weight = t.axes(x), t.axes(w)
     out_axis, in_axis = (0, 1) if attr(node, "transB", 0) else (1, 0)
     outputs = weight[out_axis]
@@ -142,7 +143,7 @@ def product(t: Tracker, node: Node, first: int, second: int) -> None:
     assert a is not None and b is not None
     left, right = t.whole(a), t.whole(b)
     if len(left) < 2 or len(right) < 2:
-        raise Unclear("an operand is a vector")
+        raise Declined("an operand is a vector")
     t.set(node.output, (*broadcast(t, node, (a, b), drop=2), left[-2], right[-1]))
     along, down = t.plain(left[-1]), t.plain(right[-2])
     if t.is_static(b):

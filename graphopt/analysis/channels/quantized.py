@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ...errors import Declined
 from ...ir import Node
 from ...ops import attr
 from .elementwise import where
 from .linear import by_output, convolution, product, reads, weight_of
-from .tracker import RANGE, Linear, Tracker, Unclear, transfer
+from .tracker import RANGE, Linear, Tracker, transfer
 
 
 @transfer("DynamicQuantizeLinear")
@@ -66,7 +67,7 @@ def qgemm(t: Tracker, node: Node) -> None:
     """A, its scale and zero point, B, its scale and zero point, C, those of y"""
     w = weight_of(t, node, 3)
     if attr(node, "transA", 0):
-        raise Unclear("its data are transposed")
+        raise Declined("its data are transposed")
     _one_number(t, node, 1, 2, 7, 8)
     data, weight = t.axes(node.inputs[0]), t.axes(w)
     out_axis, in_axis = (0, 1) if attr(node, "transB", 0) else (1, 0)
@@ -92,4 +93,4 @@ def _one_number(t: Tracker, node: Node, *slots: int) -> None:
     for slot in slots:
         value = node.input(slot)
         if value is not None and any(size != 1 for size in t.sizes(value)):
-            raise Unclear(f"{where(node)} has a scale or zero point for each row")
+            raise Declined(f"{where(node)} has a scale or zero point for each row")

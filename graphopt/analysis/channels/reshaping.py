@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Dim, Node, Value
 from ...ops import attr, version_for
 from .alignment import Block, align
 from .counting import hold, numbers_of, settle, written
 from .elements import Ids
 from .elementwise import where
-from .tracker import Axes, Axis, Folded, Number, Shuffle, Tracker, Unclear, integers, transfer
+from .tracker import Axes, Axis, Folded, Number, Shuffle, Tracker, integers, transfer
 
 _LARGEST = 1 << 22
 
@@ -67,12 +68,12 @@ class Shape:
 
     @classmethod
     def of(cls, t: Tracker, node: Node) -> Shape:
-        """From a constant, an attribute, or a vector that is followed. Unclear for anything else."""
+        """From a constant, an attribute, or a vector that is followed. Declined for anything else."""
         if "shape" in node.attrs:
             return cls(written(node, "shape", node.attrs["shape"]))
         numbers = numbers_of(t, node.input(1), node, 1)
         if numbers is None:
-            raise Unclear("its shape is computed")
+            raise Declined("its shape is computed")
         return cls(numbers)
 
     def literal(self, axis: int) -> int | None:
@@ -106,7 +107,7 @@ def regroup(t: Tracker, x: Value, out: Value, shape: Shape) -> None:
     for block in align([size for size, _ in flat], sizes):
         held = any(flat[axis][1] is not None for axis in block.before)
         if held and not block.known:
-            raise Unclear("how it regroups axes is not known")
+            raise Declined("how it regroups axes is not known")
         made.update(_regroup_block(t, flat, block, sizes, len(given)) if held else dict.fromkeys(block.after))
     final = [made.get(axis) for axis in range(len(made))]
     for k, axis in enumerate(final):
@@ -133,7 +134,7 @@ def _unfolded(t: Tracker, x: Value) -> list[Factor]:
 
 def _int(size: Dim) -> int:
     if not isinstance(size, int):
-        raise Unclear("how it splits an axis is not known")
+        raise Declined("how it splits an axis is not known")
     return size
 
 
@@ -160,7 +161,7 @@ def _regroup_block(t: Tracker, flat: list[Factor], block: Block, sizes: Sequence
 def _merge(factors: Sequence[Factor]) -> Axis:
     held = [k for k, (_, ids) in enumerate(factors) if ids is not None]
     if len(held) > 1:
-        raise Unclear("it merges axes that can both be cut")
+        raise Declined("it merges axes that can both be cut")
     at = held[0]
     ids, sizes = factors[at][1], [size for size, _ in factors]
     assert ids is not None
@@ -170,7 +171,7 @@ def _merge(factors: Sequence[Factor]) -> Axis:
         return Folded(tuple(sizes[:at]), ids, tuple(sizes[at + 1 :]))
     known = [_int(size) for size in sizes]
     if math.prod(known) > _LARGEST:
-        raise Unclear("the merged axis is very long")
+        raise Declined("the merged axis is very long")
     view = ids.reshape([len(ids) if k == at else 1 for k in range(len(known))])
     return np.ascontiguousarray(np.broadcast_to(view, known)).reshape(-1)
 
@@ -263,7 +264,7 @@ def squeeze(t: Tracker, node: Node) -> None:
     axes = t.axes(node.inputs[0])
     given = node.attrs.get("axes") if version_for(node) < 13 else integers(node.input(1))
     if given is None:
-        raise Unclear("its axes are not given")
+        raise Declined("its axes are not given")
     if node.op == "Squeeze":
         gone = {int(k) % len(axes) for k in given}
         t.set(node.output, [ids for k, ids in enumerate(axes) if k not in gone])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Dim, Node, TensorType, Value
 from .elements import Elements, Ids
 
@@ -20,10 +21,6 @@ Axes = tuple["Ids | None", ...]
 NEIGHBOURS, STATISTICS, RANGE = "neighbours", "statistics", "range"
 """Ways in which removal is not exact: what a channel becomes depends on its neighbours, on a mean or another statistic
 over channels, or (in its last digit) on the range of all that is quantized with it while the model runs."""
-
-
-class Unclear(Exception):
-    """An operator whose effect on channels is not understood; the text says why. Its operands' channels stay."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,7 +192,7 @@ class Tracker:
     # -- axes
 
     def axes(self, value: Value | None) -> Axes:
-        """The elements on each axis; a constant gets new ones when it is first asked. Unclear if the rank is.
+        """The elements on each axis; a constant gets new ones when it is first asked. Declined if the rank is.
 
         Folded axes are given as such by `whole` only: who does not know of them holds what is on them.
         """
@@ -211,7 +208,7 @@ class Tracker:
     def whole(self, value: Value | None) -> tuple[Axis, ...]:
         """The elements on each axis, folded ones included."""
         if value is None:
-            raise Unclear("an operand is missing")
+            raise Declined("an operand is missing")
         found = self.known.get(value)
         if found is not None:
             return found
@@ -220,7 +217,7 @@ class Tracker:
         elif isinstance(value.type, TensorType) and value.type.rank is not None:
             made = (None,) * value.type.rank
         else:
-            raise Unclear("the number of axes of an operand is not known")
+            raise Declined("the number of axes of an operand is not known")
         self.known[value] = made
         return made
 
@@ -275,7 +272,7 @@ class Tracker:
         first = held[0]
         for other in held[1:]:
             if not _fit(first, other):
-                raise Unclear("sizes do not fit")
+                raise Declined("sizes do not fit")
             if other is not first:
                 self.elements.unite(self.ids_of(first), self.ids_of(other))
         if len(held) < len(parts):
@@ -335,7 +332,7 @@ class Tracker:
         if before is None:
             found.counts[index] = ids
         elif len(before) != len(ids):
-            raise Unclear("one constant gives different sizes")
+            raise Declined("one constant gives different sizes")
         else:
             self.elements.unite(before, ids)
 

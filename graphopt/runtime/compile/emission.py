@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ...errors import Declined
 from ...ir import Value
 from ...kernels import Buffer, Routine, Step
 from ...kernels.depthwise import prepare_depthwise
@@ -26,7 +27,7 @@ from ...kernels.pooling import prepare_average_pool, prepare_max_pool
 from ...kernels.product import Activations, prepare_conv, prepare_matmul
 from ...kernels.windows import Image
 from ...kernels.winograd import prepare_winograd
-from ...kernels.winograd_algebra import F2, F4, NotExact
+from ...kernels.winograd_algebra import F2, F4
 from ...kernels.winograd_choice import choose
 from ..lower.operands import constant_array
 from ..lower.operations import (
@@ -373,7 +374,7 @@ class Emitter:
                     image.shape, weights, activations, output, bias=operation.bias, variant=variant, pads=pads,
                     weight_zero_point=operation.weight_zero_point, on_the_fly=self.memory == "small",
                 )  # fmt: skip
-            except NotExact:
+            except Declined:
                 variants.remove(variant)
         return None
 

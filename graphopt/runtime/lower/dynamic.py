@@ -13,9 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, Node, Value
 from ...ops import attr
-from .operands import Refused, constant_array, ints
+from .operands import constant_array, ints
 from .operations import DynamicConv, DynamicMatMul, Operation
 
 _TO_FLOAT = "com.microsoft::MatMulIntegerToFloat"
@@ -24,7 +25,7 @@ OPERATORS = frozenset(("Mul", "Add", _TO_FLOAT, _WHOLE))
 
 
 def dynamic_product(node: Node, known: Mapping[Value, Operation]) -> DynamicMatMul | DynamicConv | None:
-    """The product whose result `node` writes; None where it is something else. Refused where kernels do not take it."""
+    """The product whose result `node` writes, if it is one. Declined where kernels do not take it."""
     if node.op == "Add":
         return _with_bias(node, known)
     if node.op == "Mul":
@@ -35,7 +36,7 @@ def dynamic_product(node: Node, known: Mapping[Value, Operation]) -> DynamicMatM
         return _made(node, (node,), x, node.input(1), node.input(2), node.input(3), node.input(4))
     quantize = _quantizer(node.inputs[0], node.input(2), node.input(4))
     if quantize is None or quantize.inputs[0] is None:
-        raise Refused("an input that is not quantized while running")
+        raise Declined("an input that is not quantized while running")
     nodes, x = (quantize, node), quantize.inputs[0]
     return _made(node, nodes, x, node.input(1), node.input(3), node.input(5), node.input(6))
 
@@ -79,12 +80,12 @@ def _made(
 ) -> DynamicMatMul:  # fmt: skip
     codes, factor, zeros, added = (constant_array(v) for v in (weights, scale, zero, bias))
     if codes is None or factor is None or (zero is not None and zeros is None) or (bias is not None and added is None):
-        raise Refused("weights that are not constant")
+        raise Declined("weights that are not constant")
     if codes.ndim != 2 or codes.dtype not in (np.uint8, np.int8) or factor.dtype != np.float32:
-        raise Refused(f"weights of {codes.dtype} with {codes.ndim} axes")
+        raise Declined(f"weights of {codes.dtype} with {codes.ndim} axes")
     channels = codes.shape[1]
     if any(a is not None and a.size not in (1, channels) for a in (factor, zeros, added)):
-        raise Refused("scales, zero points or a bias that do not fit the output channels")
+        raise Declined("scales, zero points or a bias that do not fit the output channels")
     flat: Array = np.broadcast_to(factor.reshape(-1), (channels,))
     return DynamicMatMul(
         inputs=(x,), output=node.output, nodes=nodes, weights=codes, scale=flat,
@@ -98,13 +99,13 @@ def _conv(
 ) -> DynamicConv:  # fmt: skip
     codes, factor, zeros = (constant_array(v) for v in (product.input(1), weight_scale, product.input(3)))
     if codes is None or factor is None or (product.input(3) is not None and zeros is None):
-        raise Refused("weights that are not constant")
+        raise Declined("weights that are not constant")
     rank, channels = codes.ndim - 2, len(codes)
     if rank not in (1, 2) or codes.dtype not in (np.uint8, np.int8) or factor.dtype != np.float32:
-        raise Refused(f"a convolution over {rank} axes with weights of {codes.dtype}")
+        raise Declined(f"a convolution over {rank} axes with weights of {codes.dtype}")
     along = channels_of(factor, channels, rank)
     if along is None or (zeros is not None and zeros.size not in (1, channels)):
-        raise Refused("scales or zero points that do not fit the output channels")
+        raise Declined("scales or zero points that do not fit the output channels")
     return DynamicConv(
         inputs=(x,), output=node.output, nodes=nodes, weights=codes, scale=along,
         weight_zero_point=zeros.reshape(-1).astype(np.int32) if zeros is not None and zeros.any() else 0,

@@ -1,7 +1,7 @@
 """Lowering: which integer operation computes which value of a graph, for models in QDQ and QOperator form.
 
 Each matcher looks at one node (the QuantizeLinear, or the operator on codes) and either returns an operation or raises
-`Refused` with the reason. Matchers look backwards only, so one walk in the graph's order is enough.
+`Declined` with the reason. Matchers look backwards only, so one walk in the graph's order is enough.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from ...kernels.quantization import Quantization
 from ...ops import attr, version_for
@@ -17,7 +18,6 @@ from . import dynamic, qoperator, transformer
 from .gelu import gelu
 from .moves import is_move, moved
 from .operands import (
-    Refused,
     Weights,
     constant_array,
     integer_bias,
@@ -56,7 +56,7 @@ def lower(graph: Graph) -> Coverage:
     for node in graph:
         try:
             operation = _lower_node(node, coverage, islands)
-        except Refused as reason:
+        except Declined as reason:
             coverage.refusals[node] = str(reason)
             continue
         if operation is not None:
@@ -88,7 +88,7 @@ def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | No
     if node.op in ("Conv", "Gemm", "MatMul") and not _only_quantized(node.output):
         try:
             return _linear(node, node.output, None, (), None)
-        except Refused:
+        except Declined:
             between = transformer.float_matmul(node, coverage.providers) if node.op == "MatMul" else None
             if between is None:
                 raise
@@ -129,7 +129,7 @@ def _only_quantized(value: Value) -> bool:
 def _quantized(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) -> Operation:
     """The operation whose result QuantizeLinear `node` writes."""
     if node.attrs.get("block_size"):
-        raise Refused("an activation quantized in blocks")
+        raise Declined("an activation quantized in blocks")
     y = quantization_of(node.input(1), node.input(2), output_dtype(node))
     x = node.inputs[0]
     assert x is not None
@@ -139,7 +139,7 @@ def _quantized(node: Node, coverage: Coverage, islands: dict[Value, Island | Non
     anchor, limits, passed = _through_limits(x)
     try:
         matched = _anchored(anchor, node.output, y, (*passed, node), _codes(limits, y), coverage)
-    except Refused as reason:
+    except Declined as reason:
         if anchor is not None:
             coverage.refusals[anchor] = str(reason)
         matched = None
@@ -190,10 +190,10 @@ def _codes(limits: list[tuple[float, float]], y: Quantization) -> Clamp | None:
 
 
 def operand(value: Value | None) -> tuple[Value, Quantization]:
-    """The codes behind a float value and what they stand for. Refused unless DequantizeLinear makes it."""
+    """The codes behind a float value and what they stand for. Declined unless DequantizeLinear makes it."""
     node = None if value is None else value.producer
     if node is None or not is_dequantize(node) or is_constant(node.inputs[0]):
-        raise Refused("an input that is not quantized")
+        raise Declined("an input that is not quantized")
     assert node.inputs[0] is not None
     return node.inputs[0], quantization_of(node.input(1), node.input(2))
 
@@ -237,7 +237,7 @@ def _linear(
     covered = (node, *nodes)
     if node.op == "MatMul" and not is_constant(node.input(1)):
         if clamp is not None:
-            raise Refused("a product of activations that is clipped")
+            raise Declined("a product of activations that is clipped")
         return transformer.activation_matmul((source, x), operand(node.input(1)), output, covered, y)
     weights = quantized_weights(node.input(1))
     if node.op == "Conv":
@@ -245,7 +245,7 @@ def _linear(
     if node.op == "MatMul":
         return matmul(source, output, covered, x, weights, None, y, clamp)
     if attr(node, "alpha", 1.0) != 1.0 or attr(node, "transA", 0) or (node.input(2) and attr(node, "beta", 1.0) != 1.0):
-        raise Refused("Gemm with factors or a transposed input")
+        raise Declined("Gemm with factors or a transposed input")
     if attr(node, "transB", 0):
         axis = None if weights.axis is None else 1 - weights.axis
         weights = Weights(weights.codes.T, weights.scale, weights.zero_point, axis)
@@ -255,10 +255,10 @@ def _linear(
 def _per_channel(weights: Weights, axis: int, x: Quantization) -> np.ndarray:
     """float32 x scale · weight scale of each output channel, which lie along `axis`."""
     if weights.axis not in (None, axis % weights.codes.ndim):
-        raise Refused("weights quantized along another axis than their output channels")
+        raise Declined("weights quantized along another axis than their output channels")
     channels = weights.codes.shape[axis]
     if weights.scale.size not in (1, channels) or weights.zero_point.size not in (1, channels):
-        raise Refused("weight scales that do not fit the output channels")
+        raise Declined("weight scales that do not fit the output channels")
     return np.broadcast_to(np.float32(x.scale) * weights.scale, (channels,)).astype(np.float32)
 
 
@@ -269,7 +269,7 @@ def conv(
     """Conv, QLinearConv and their kind on quantized weights."""
     rank = weights.codes.ndim - 2
     if rank not in (1, 2):
-        raise Refused(f"a convolution over {rank} axes")
+        raise Declined(f"a convolution over {rank} axes")
     scale = _per_channel(weights, 0, x)
     return Conv(
         inputs=(source,), output=output, nodes=nodes, x=x, weights=weights.codes,
@@ -287,7 +287,7 @@ def matmul(
 ) -> MatMul:  # fmt: skip
     """MatMul, Gemm, QLinearMatMul and QGemm on quantized weights [K, N]."""
     if weights.codes.ndim != 2:
-        raise Refused(f"weights of {weights.codes.ndim} axes")
+        raise Declined(f"weights of {weights.codes.ndim} axes")
     scale = _per_channel(weights, 1, x)
     return MatMul(
         inputs=(source,), output=output, nodes=nodes, x=x, weights=weights.codes,
@@ -316,7 +316,7 @@ def _pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -
     source, x = operand(node.inputs[0])
     if node.op == "MaxPool":
         if x != y:
-            raise Refused("MaxPool between different scales")
+            raise Declined("MaxPool between different scales")
         return _max_pool(node, source, output, covered, x.signed)
     return average_pool(node, source, output, covered, x, y)
 
@@ -325,9 +325,9 @@ def _max_pool(node: Node, source: Value, output: Value, nodes: tuple[Node, ...],
     kernel = ints(node, "kernel_shape", ())
     rank = len(kernel)
     if rank not in (1, 2):
-        raise Refused(f"a pool over {rank} axes")
+        raise Declined(f"a pool over {rank} axes")
     if len(node.outputs) > 1 and not node.outputs[1].is_unused:
-        raise Refused("MaxPool whose indices are used")
+        raise Declined("MaxPool whose indices are used")
     return MaxPool(
         inputs=(source,), output=output, nodes=nodes, signed=signed, kernel=kernel,
         strides=ints(node, "strides", (1,) * rank), pads=ints(node, "pads", (0,) * 2 * rank),
@@ -345,7 +345,7 @@ def average_pool(
     kernel = ints(node, "kernel_shape", ())
     rank = len(kernel)
     if rank not in (1, 2) or any(d != 1 for d in ints(node, "dilations", (1,) * rank)):
-        raise Refused("an average over other than one or two axes, or a dilated one")
+        raise Declined("an average over other than one or two axes, or a dilated one")
     return AveragePool(
         inputs=(source,), output=output, nodes=nodes, x=x, y=y, kernel=kernel,
         strides=ints(node, "strides", (1,) * rank), pads=ints(node, "pads", (0,) * 2 * rank),
@@ -359,7 +359,7 @@ def _reduce_mean(node: Node, output: Value, y: Quantization, nodes: tuple[Node, 
     given = node.input(1)
     axes = ints(node, "axes", ()) if given is None else _integers(given)
     if sorted(axes) not in ([2, 3], [-2, -1]) or not attr(node, "keepdims", 1):
-        raise Refused("ReduceMean over other axes than an image's")
+        raise Declined("ReduceMean over other axes than an image's")
     return AveragePool(inputs=(source,), output=output, nodes=(node, *nodes), x=x, y=y)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...errors import Declined
 from ...ir import Node, Value
 from ...ops import attr
-from .operands import Refused, constant_array
+from .operands import constant_array
 from .operations import Dequantize, Operation, Reshape, Transpose, is_float, is_glue
 from .targets import leaves
 
@@ -21,7 +22,7 @@ def is_move(node: Node) -> bool:
 def moved(
     node: Node, source: Value | None, output: Value, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
 ) -> Transpose | Reshape:
-    """The operation for codes or floats; Refused where nothing that kernels know determines the target."""
+    """The operation for codes or floats; Declined where nothing that kernels know determines the target."""
     assert source is not None
     provider = known.get(source)
     floats = provider is not None and is_float(provider)
@@ -36,7 +37,7 @@ def moved(
     array = constant_array(given)
     if given is not None and array is None:
         if node.op != "Reshape":
-            raise Refused(f"{node.op} of axes that are not constant")
+            raise Declined(f"{node.op} of axes that are not constant")
         return Reshape(
             inputs=(source, *leaves(given, lambda value: _is_made(value, known))), output=output, nodes=nodes,
             kind="reshape", target=given, allow_zero=bool(node.attrs.get("allowzero", 0)), floats=floats,

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...kernels.quantization import Quantization
 from ...ops import attr
 
 _BYTES = (DType.UINT8, DType.INT8)
-
-
-class Refused(Exception):
-    """The kernels do not cover this; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,27 +125,27 @@ _EVALUATED = {
 
 
 def quantization_of(scale: Value | None, zero_point: Value | None, dtype: DType | None = None) -> Quantization:
-    """The constant per-tensor scale and zero point of an activation. Refused where they are anything else."""
+    """The constant per-tensor scale and zero point of an activation. Declined where they are anything else."""
     factor, zero = constant_array(scale), constant_array(zero_point)
     if factor is None or (zero_point is not None and zero is None):
-        raise Refused("a scale or zero point that is not constant")
+        raise Declined("a scale or zero point that is not constant")
     if factor.size != 1 or (zero is not None and zero.size != 1):
-        raise Refused("an activation quantized per axis")
+        raise Declined("an activation quantized per axis")
     if factor.dtype != np.float32:
-        raise Refused(f"scales of {factor.dtype}")
+        raise Declined(f"scales of {factor.dtype}")
     if zero is not None and zero.dtype not in (np.uint8, np.int8):
-        raise Refused(f"an activation quantized to {zero.dtype}")
+        raise Declined(f"an activation quantized to {zero.dtype}")
     if zero is None and dtype not in (None, *_BYTES):
-        raise Refused(f"an activation quantized to {dtype}")
+        raise Declined(f"an activation quantized to {dtype}")
     signed = dtype is DType.INT8 if zero is None else zero.dtype == np.int8
     try:
         return Quantization(float(factor.reshape(())), 0 if zero is None else int(zero.reshape(())), signed)
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise Declined(str(error)) from error
 
 
 def quantized_weights(value: Value | None) -> Weights:
-    """A constant that DequantizeLinear makes float, as stored. Refused where it is not one of 8-bit codes."""
+    """A constant that DequantizeLinear makes float, as stored. Declined where it is not one of 8-bit codes."""
     node = None if value is None else value.producer
     transposed: tuple[int, ...] | None = None
     if node is not None and node.op == "Transpose" and node.inputs[0] is not None:
@@ -157,7 +154,7 @@ def quantized_weights(value: Value | None) -> Weights:
             transposed = tuple(node.attrs.get("perm") or ())
             node = inner
     if node is None or not is_dequantize(node):
-        raise Refused("weights that are not quantized constants")
+        raise Declined("weights that are not quantized constants")
     made = stored_weights(node.inputs[0], node.input(1), node.input(2), int(attr(node, "axis", 1)))
     if transposed is None:
         return made
@@ -167,16 +164,16 @@ def quantized_weights(value: Value | None) -> Weights:
 
 
 def stored_weights(codes: Value | None, scale: Value | None, zero_point: Value | None, axis: int) -> Weights:
-    """Constant codes with their scale and zero point. Refused where one of them is not constant."""
+    """Constant codes with their scale and zero point. Declined where one of them is not constant."""
     array, factor, zero = constant_array(codes), constant_array(scale), constant_array(zero_point)
     if array is None or factor is None or (zero_point is not None and zero is None):
-        raise Refused("weights that are not constant")
+        raise Declined("weights that are not constant")
     if array.dtype not in (np.uint8, np.int8):
-        raise Refused(f"weights of {array.dtype}")
+        raise Declined(f"weights of {array.dtype}")
     if factor.ndim > 1 or factor.dtype != np.float32:
-        raise Refused("weights quantized in blocks or with scales that are not float32")
+        raise Declined("weights quantized in blocks or with scales that are not float32")
     if not np.all(np.isfinite(factor)) or np.any(factor <= 0):
-        raise Refused("weight scales that are not positive and finite")
+        raise Declined("weight scales that are not positive and finite")
     zeros = np.zeros(1, np.int32) if zero is None else zero.astype(np.int32).reshape(-1)
     per_axis = factor.size > 1 or zeros.size > 1
     return Weights(array, factor.reshape(-1), zeros, axis % array.ndim if per_axis else None)
@@ -197,10 +194,10 @@ def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: 
             return codes.reshape(-1)  # type: ignore[union-attr]
     array = constant_array(value)
     if array is None or array.size not in (1, channels):
-        raise Refused("a bias that is not a constant of one value a channel")
+        raise Declined("a bias that is not a constant of one value a channel")
     units = np.rint(array.reshape(-1).astype(np.float64) / scale)
     if not np.all(np.isfinite(units)) or np.any(np.abs(units) > 2**30):
-        raise Refused("a bias too large for the accumulator")
+        raise Declined("a bias too large for the accumulator")
     return np.broadcast_to(units, (channels,)).astype(np.int32)
 
 

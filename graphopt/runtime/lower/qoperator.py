@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Node, Value
 from ...ops import attr
-from .operands import Refused, constant_array, is_constant, quantization_of, stored_weights
+from .operands import constant_array, is_constant, quantization_of, stored_weights
 from .operations import Binary, Concat, Operation, Table
 
 
 def _source(value: Value | None) -> Value:
     if value is None or is_constant(value):
-        raise Refused("a constant or missing activation")
+        raise Declined("a constant or missing activation")
     return value
 
 
@@ -22,12 +23,12 @@ def _conv(node: Node) -> Operation:
     from .lowering import conv
 
     if node.attrs.get("channels_last"):
-        raise Refused("channels last in the file")
+        raise Declined("channels last in the file")
     x, y = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(6), node.input(7))
     weights = stored_weights(node.input(3), node.input(4), node.input(5), 0)
     bias = constant_array(node.input(8))
     if node.input(8) is not None and (bias is None or bias.dtype != np.int32):
-        raise Refused("a bias that is not constant")
+        raise Declined("a bias that is not constant")
     made = conv(node, _source(node.inputs[0]), node.output, (node,), x, weights, None, y, None)
     return made if bias is None else _with_bias(made, bias)
 
@@ -39,7 +40,7 @@ def _with_bias(made: Operation, bias: np.ndarray) -> Operation:
 
     assert isinstance(made, Linear)
     if bias.size not in (1, len(made.scale)):
-        raise Refused("a bias that does not fit the output channels")
+        raise Declined("a bias that does not fit the output channels")
     return replace(made, bias=np.broadcast_to(bias.reshape(-1), made.scale.shape))
 
 
@@ -56,7 +57,7 @@ def _gemm(node: Node) -> Operation:
     from .operands import Weights
 
     if attr(node, "alpha", 1.0) != 1.0 or attr(node, "transA", 0):
-        raise Refused("QGemm with a factor or a transposed input")
+        raise Declined("QGemm with a factor or a transposed input")
     x = quantization_of(node.input(1), node.input(2))
     y = None if node.input(7) is None else quantization_of(node.input(7), node.input(8))
     transposed = bool(attr(node, "transB", 0))
@@ -66,7 +67,7 @@ def _gemm(node: Node) -> Operation:
         weights = Weights(weights.codes.T, weights.scale, weights.zero_point, axis)
     bias = constant_array(node.input(6))
     if node.input(6) is not None and (bias is None or bias.dtype != np.int32):
-        raise Refused("a bias that is not constant")
+        raise Declined("a bias that is not constant")
     made = matmul(_source(node.inputs[0]), node.output, (node,), x, weights, None, y, None)
     return made if bias is None else _with_bias(made, bias)
 
@@ -101,7 +102,7 @@ def _pool(node: Node) -> Operation:
     from .lowering import average_pool
 
     if node.attrs.get("channels_last"):
-        raise Refused("channels last in the file")
+        raise Declined("channels last in the file")
     x, y = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(3), node.input(4))
     return average_pool(node, _source(node.inputs[0]), node.output, (node,), x, y)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, Node, Value
 from ...kernels.quantization import Quantization
 from ...ops import attr
-from .operands import Refused, constant_array
+from .operands import constant_array
 from .operations import Resize
 
 # With a whole factor s these put the source of output i at i // s: floor(i / s), or (i + ½) / s − ½ to the nearest,
@@ -22,16 +23,16 @@ _REPEATING = {
 def resize(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization
 ) -> Resize:
-    """The operation of a Resize between DequantizeLinear and QuantizeLinear; Refused where it does more than repeat."""
+    """A Resize between DequantizeLinear and QuantizeLinear; Declined where it does more than repeat."""
     if str(attr(node, "mode", "nearest")) != "nearest":
-        raise Refused("Resize that interpolates")
+        raise Declined("Resize that interpolates")
     how = str(attr(node, "coordinate_transformation_mode", "half_pixel"))
     if (how, str(attr(node, "nearest_mode", "round_prefer_floor"))) not in _REPEATING or node.attrs.get("axes"):
-        raise Refused(f"Resize with {how} coordinates")
+        raise Declined(f"Resize with {how} coordinates")
     scales, sizes = _constant(node, 2), _constant(node, 3)
     whole = scales is not None and np.all(scales == np.rint(scales)) and np.all(scales >= 1)
     if sizes is None and not whole:
-        raise Refused("Resize by factors that are not constant and whole")
+        raise Declined("Resize by factors that are not constant and whole")
     return Resize(
         inputs=(source,), output=output, nodes=nodes,
         factors=() if scales is None else tuple(int(v) for v in scales.tolist()),

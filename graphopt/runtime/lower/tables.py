@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ...kernels.special import erf
 from ...ops import attr, version_for
 from .moves import is_move
-from .operands import Refused, constant_array, is_constant, is_dequantize, quantization_of
+from .operands import constant_array, is_constant, is_dequantize, quantization_of
 
 Floats = npt.NDArray[np.float32]
 _DEPTH = 24
@@ -57,7 +58,7 @@ def _island(value: Value, known: dict[Value, Island | None], depth: int) -> Isla
             return None
         try:
             scale = quantization_of(node.input(1), node.input(2))
-        except Refused:
+        except Declined:
             return None
         return Island(source, scale.dequantize(scale.codes()), (node,))
     if is_move(node) and node.op != "Identity":

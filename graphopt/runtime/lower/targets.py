@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
-from .operands import Refused, constant_array, is_constant
+from .operands import constant_array, is_constant
 
 Shape = tuple[int, ...]
 _SAME_SHAPE = frozenset((
@@ -23,7 +24,7 @@ _ONE_INPUT = _SAME_SHAPE | {"Transpose"}
 
 
 def leaves(value: Value, stop: Callable[[Value], bool]) -> tuple[Value, ...]:
-    """The values whose shapes an integer `value` is computed from. Refused where it is computed from anything else."""
+    """The values whose shapes an integer `value` is computed from. Declined where it is computed from anything else."""
     found: dict[Value, None] = {}
     seen: set[tuple[Value, bool]] = set()
     stack = [(value, True)]
@@ -35,7 +36,7 @@ def leaves(value: Value, stop: Callable[[Value], bool]) -> tuple[Value, ...]:
         node = one.producer
         if is_integer:
             if node is None or node.op not in _INTEGERS:
-                raise Refused("a shape that is computed from other values")
+                raise Declined("a shape that is computed from other values")
             stack += [(v, node.op != "Shape") for v in node.inputs if v is not None]
         elif node is None or stop(one) or node.op not in (*_SAME_SHAPE, *_SHAPES):
             found[one] = None
@@ -48,7 +49,7 @@ def leaves(value: Value, stop: Callable[[Value], bool]) -> tuple[Value, ...]:
     try:
         integers(value, {leaf: _guess(leaf) for leaf in found})
     except (ValueError, IndexError, TypeError) as error:
-        raise Refused("a shape that cannot be computed") from error
+        raise Declined("a shape that cannot be computed") from error
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Node, TensorType, Value
 from ...kernels.broadcasting import broadcast
 from ...kernels.floats import SWAPPED, FloatOp
@@ -17,7 +18,7 @@ from ...kernels.lrn import MAX_SIZE
 from ...kernels.quantization import Quantization
 from ...ops import attr, version_for
 from .moves import moved
-from .operands import Refused, constant_array, is_constant
+from .operands import constant_array, is_constant
 from .operations import (
     ActivationMatMul,
     ChannelTable,
@@ -46,10 +47,10 @@ _RANK = 4  # axes of an activation product: two of batch
 
 
 def shape_of(value: Value) -> tuple[int | str | None, ...]:
-    """The declared shape of a float32 value or codes. Refused where rank or type are not known."""
+    """The declared shape of a float32 value or codes. Declined where rank or type are not known."""
     declared = value.type
     if not isinstance(declared, TensorType) or declared.shape is None:
-        raise Refused("a value of unknown rank")
+        raise Declined("a value of unknown rank")
     return declared.shape
 
 
@@ -72,14 +73,14 @@ def float_binary(node: Node, known: Mapping[Value, Operation]) -> FloatBinary | 
             return FloatBinary(inputs=(x,), output=node.output, nodes=(node,), kind=how, constant=constant)
     try:
         _fits(left, right)
-    except Refused:
+    except Declined:
         _fits(right, left)
         return FloatBinary(inputs=(right, left), output=node.output, nodes=(node,), kind=SWAPPED[kind])
     return FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
 
 
 def _fits(x: Value, other: Value) -> None:
-    """Refused where `other` cannot broadcast to x. Sizes that are open are taken to be equal; a plan knows better."""
+    """Declined where `other` cannot broadcast to x. Sizes that are open are taken to be equal; a plan knows better."""
     left, right = shape_of(x), shape_of(other)
     sizes = [
         tuple(dim if isinstance(dim, int) else against if isinstance(against, int) else _OPEN for dim, against in pairs)
@@ -91,7 +92,7 @@ def _fits(x: Value, other: Value) -> None:
     try:
         broadcast(*sizes)
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise Declined(str(error)) from error
 
 
 def layer_norm(
@@ -101,18 +102,18 @@ def layer_norm(
     x = node.inputs[0]
     scale, bias = constant_array(node.input(1)), constant_array(node.input(2))
     if x is None or not _is_float32(x) or scale is None or scale.dtype != np.float32:
-        raise Refused("LayerNormalization of other than float32 by constants")
+        raise Declined("LayerNormalization of other than float32 by constants")
     if any(not out.is_unused for out in node.outputs[1:]) or int(attr(node, "stash_type", 1)) != 1:
-        raise Refused("LayerNormalization whose mean or deviation is used")
+        raise Declined("LayerNormalization whose mean or deviation is used")
     shape, axis = shape_of(x), int(attr(node, "axis", -1))
     if axis not in (-1, len(shape) - 1) or not isinstance(shape[-1], int):
-        raise Refused("LayerNormalization over other than the last axis")
+        raise Declined("LayerNormalization over other than the last axis")
     if (node.input(2) is not None and bias is None) or any(
         a is not None and (a.size not in (1, shape[-1]) or a.shape[-1:] != a.reshape(-1).shape) for a in (scale, bias)
     ):
-        raise Refused("LayerNormalization by other than one factor a channel")
+        raise Declined("LayerNormalization by other than one factor a channel")
     if y is None and not (x in known and is_float(known[x])):
-        raise Refused("an input that kernels do not make")
+        raise Declined("an input that kernels do not make")
     epsilon = float(attr(node, "epsilon", 1e-5))
     return LayerNorm(inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y)
 
@@ -124,7 +125,7 @@ def softmax(
     shape = shape_of(source)
     axis = int(attr(node, "axis", -1 if version_for(node) >= 13 else 1))
     if axis not in (-1, len(shape) - 1):
-        raise Refused("Softmax over other than the last axis")
+        raise Declined("Softmax over other than the last axis")
     return Softmax(inputs=(source,), output=output, nodes=nodes, x=x, y=y)
 
 
@@ -134,7 +135,7 @@ def lrn(
 ) -> Lrn:  # fmt: skip
     """LRN of codes, perhaps with a MaxPool between it and QuantizeLinear."""
     if len(shape_of(source)) not in (3, 4) or not 0 < int(node.attrs["size"]) <= MAX_SIZE:
-        raise Refused("LRN of other than an image, or over too many channels")
+        raise Declined("LRN of other than an image, or over too many channels")
     return Lrn(
         inputs=(source,), output=output, nodes=nodes, x=x, y=y, size=int(node.attrs["size"]),
         alpha=float(attr(node, "alpha", 1e-4)), beta=float(attr(node, "beta", 0.75)),
@@ -149,7 +150,7 @@ def activation_matmul(
     """MatMul of two tensors of codes."""
     ranks = [len(shape_of(value)) for value, _ in (left, right)]
     if min(ranks) < 2 or max(ranks) > _RANK:
-        raise Refused(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
+        raise Declined(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
     return ActivationMatMul(
         inputs=(left[0], right[0]), output=output, nodes=nodes, a=left[1], b=right[1], y=y
     )  # fmt: skip
@@ -162,7 +163,7 @@ def float_matmul(node: Node, known: Mapping[Value, Operation]) -> FloatMatMul | 
         return None
     ranks = [len(shape_of(value)) for value in (a, b)]
     if min(ranks) < 2 or max(ranks) > _RANK:
-        raise Refused(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
+        raise Declined(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
     return FloatMatMul(inputs=(a, b), output=node.output, nodes=(node,))
 
 
@@ -172,12 +173,12 @@ def float_softmax(node: Node, known: Mapping[Value, Operation]) -> FloatSoftmax 
     if x is None or not are_floats(node, known):
         return None
     if int(attr(node, "axis", -1 if version_for(node) >= 13 else 1)) not in (-1, len(shape_of(x)) - 1):
-        raise Refused("Softmax over other than the last axis")
+        raise Declined("Softmax over other than the last axis")
     return FloatSoftmax(inputs=(x,), output=node.output, nodes=(node,))
 
 
 def table_of(found: Island, node: Node, y: Quantization, known: Mapping[Value, Operation]) -> Operation:
-    """The operation of QuantizeLinear `node` behind an island. Refused where a move's target is not known."""
+    """The operation of QuantizeLinear `node` behind an island. Declined where a move's target is not known."""
     codes, nodes = y.quantize(found.values), (*found.nodes, node)
     if found.axis is None and not found.moves:
         return Table(inputs=(found.source,), output=node.output, nodes=nodes, table=codes)

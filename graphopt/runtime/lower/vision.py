@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Node, TensorType, Value
 from ...ops import attr
-from .operands import Refused, ints
+from .operands import ints
 from .operations import Concat, DynamicConv, FloatClamp, FloatPool, Operation, is_float
 
 
@@ -51,9 +52,9 @@ def float_pool(node: Node, known: Mapping[Value, Operation]) -> FloatPool | None
     declared = x.type
     assert isinstance(declared, TensorType)
     if declared.shape is None or len(declared.shape) not in (3, 4):
-        raise Refused("a pool of other than an image")
+        raise Declined("a pool of other than an image")
     if len(node.outputs) > 1 and not node.outputs[1].is_unused:
-        raise Refused("MaxPool whose indices are used")
+        raise Declined("MaxPool whose indices are used")
     if node.op == "GlobalAveragePool":
         return FloatPool(inputs=(x,), output=node.output, nodes=(node,), mean=True)
     kernel = ints(node, "kernel_shape", ())

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Graph, Node, Port, TensorType, Value
-from ..sketch import WIDE, Fact, Misfit, Sketch
+from ..sketch import WIDE, Fact, Sketch
 from . import elementwise, idioms, linear
 
 _INNER = (elementwise.unary, elementwise.binary, elementwise.chain, elementwise.clip, idioms.swish, linear.product,
@@ -17,7 +18,7 @@ _INNER = (elementwise.unary, elementwise.binary, elementwise.chain, elementwise.
 def branches(s: Sketch) -> None:
     """If(condition) of two ways to compute from the same outer value"""
     if s.depth > 1:
-        raise Misfit("deep enough")
+        raise Declined("deep enough")
     x = s.pick(*WIDE, bound=50.0)
     condition = _condition(s, x)
     graphs = [_body(s, name, x) for name in ("then_branch", "else_branch")]
@@ -62,7 +63,7 @@ def _grow(inner: Sketch, x: Value, count: int) -> Value:
 def loop(s: Sketch) -> None:
     """Loop a few times over one carried value, with or without results that pile up"""
     if s.depth > 0:
-        raise Misfit("deep enough")
+        raise Declined("deep enough")
     x = s.pick(DType.FLOAT, bound=20.0)
     inner = s.nested("body")
     number = Value(TensorType(DType.INT64, ()), "i")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, TensorType, Value
-from ..sketch import FLOATS, INTEGERS, WIDE, Misfit, Sketch
+from ..sketch import FLOATS, INTEGERS, WIDE, Sketch
 from .operands import SINGLE
 
 _UNARY = ("Relu", "Identity", "Sigmoid", "Tanh", "Abs", "Neg", "Dropout", "Softplus", "Softsign", "Elu", "Selu",
@@ -93,7 +94,7 @@ def _power(s: Sketch, x: Value) -> None:
     if exponent not in (1.0, 2.0, 3.0, 0.0):
         x = s.node("Add", s.node("Abs", x), s.constant(1.0, s.dtype(x)))
     if exponent == 3.0 and s.facts[x].bound > 20:
-        raise Misfit("the cube would be too large")
+        raise Declined("the cube would be too large")
     bound = max(1.0, s.facts[x].bound ** max(exponent, 1.0))
     s.node("Pow", x, s.constant(np.full(s.choose(((), (1,))), exponent), s.dtype(x)), bound=bound)
 
@@ -151,9 +152,9 @@ def cast(s: Sketch) -> None:
 def _cast(s: Sketch, x: Value, to: DType) -> Value:
     before, fact = s.dtype(x), s.facts[x]
     if before.is_float and not to.is_float and (not fact.steady or fact.bound > 1e4):
-        raise Misfit("a rounding could move an integer")
+        raise Declined("a rounding could move an integer")
     if to is DType.FLOAT16 and fact.bound > 200:
-        raise Misfit("too large for half precision")
+        raise Declined("too large for half precision")
     y = s.node("Cast", x, to=int(to), bound=fact.bound if to is not DType.BOOL else 1.0)
     s.facts[y].steady = fact.steady
     return y
@@ -164,7 +165,7 @@ def compare(s: Sketch) -> None:
     x = s.pick(*WIDE, DType.INT64, DType.INT32, steady=True)
     y = partner(s, x, wide=False)
     if not s.facts[y].steady:
-        raise Misfit("a rounding could turn the comparison")
+        raise Declined("a rounding could turn the comparison")
     told = s.node(s.choose(("Less", "Greater", "Equal")), x, y)
     if s.chance(0.5):
         told = s.node("Not", told)

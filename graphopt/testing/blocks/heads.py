@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ...errors import Declined
 from ...ir import DType, Value
-from ..sketch import Misfit, Sketch
+from ..sketch import Sketch
 
 
 def parts(s: Sketch) -> tuple[Value, ...]:
@@ -25,7 +26,7 @@ def time_first(s: Sketch) -> None:
     q, k, v = parts(s)
     length, width = s.size(q, 0), s.size(q, 2)
     if width % 2:
-        raise Misfit("no heads")
+        raise Declined("no heads")
     size = width // 2
 
     def rows(x: Value) -> Value:

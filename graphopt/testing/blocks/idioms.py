@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Value
-from ..sketch import WIDE, Misfit, Sketch
+from ..sketch import WIDE, Sketch
 
 
 def _both(s: Sketch, op: str, a: Value, b: Value, bound: float | None = None) -> Value:
@@ -105,7 +106,7 @@ def layer_norm(s: Sketch) -> None:
     x = s.pick(*WIDE, ranks=(2, 3), bound=50.0)
     dtype, width = s.dtype(x), s.size(x, -1)
     if width < 2:
-        raise Misfit("nothing to normalise over")
+        raise Declined("nothing to normalise over")
     axis, centred = (-1,) if s.chance(0.6) else (s.rank(x) - 1,), s.chance(0.6)
     h = s.node("Sub", x, s.over("ReduceMean", x, axis, 18, keepdims=1)) if centred else x
     square = (
@@ -139,7 +140,7 @@ def l2_normalised(s: Sketch) -> None:
     x = s.pick(DType.FLOAT, ranks=(2, 3), bound=50.0)
     dtype = s.dtype(x)
     if s.size(x, -1) < 2:
-        raise Misfit("nothing to normalise over")
+        raise Declined("nothing to normalise over")
     length = s.over("ReduceL2", x, (-1,), 18, keepdims=1)
     low = s.constant(s.choose((1e-12, 1e-2)), dtype)
     length = s.node("Clip", length, low) if s.chance(0.5) else s.node("Max", length, low)
@@ -151,7 +152,7 @@ def instance_norm(s: Sketch) -> None:
     x = s.pick(DType.FLOAT, ranks=(4,), bound=50.0)
     channels, height, width = (s.size(x, a) for a in (1, 2, 3))
     if height * width < 2:
-        raise Misfit("nothing to normalise over")
+        raise Declined("nothing to normalise over")
     if channels % 2 == 0 and s.chance(0.6):
         y = s.node("Reshape", x, s.ints(0, 2, -1))
         ones, zeros = s.constant(np.ones(2), DType.FLOAT), s.constant(np.zeros(2), DType.FLOAT)
@@ -172,7 +173,7 @@ def attention(s: Sketch) -> None:
     x = s.pick(DType.FLOAT, ranks=(3,), bound=10.0)
     width = s.size(x, -1)
     if width % 2:
-        raise Misfit("no heads")
+        raise Declined("no heads")
     heads, depth = 2, width // 2
     q, k, v = (_heads(s, x, width, heads, depth) for _ in range(3))
     k = s.node("Transpose", k, perm=(0, 1, 3, 2))
@@ -206,7 +207,7 @@ def rotary(s: Sketch) -> None:
     x = s.pick(DType.FLOAT, ranks=(2, 3, 4), bound=20.0)
     width = s.size(x, -1)
     if width % 2:
-        raise Misfit("no halves")
+        raise Declined("no halves")
     axis = s.rank(x) - 1
     if s.chance(0.5):
         a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(axis))
@@ -230,7 +231,7 @@ def rotary_heads(s: Sketch) -> None:
     x = s.pick(DType.FLOAT, ranks=(4,), bound=20.0)
     length, width = s.size(x, 2), s.size(x, 3)
     if width % 2:
-        raise Misfit("no halves")
+        raise Declined("no halves")
     if s.chance(0.5):
         a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(3))
         b = s.node("Slice", x, s.ints(width // 2), s.ints((1 << 63) - 1), s.ints(-1 if s.chance(0.1) else 3))
@@ -249,7 +250,7 @@ def shuffle(s: Sketch) -> None:
     x = s.pick(DType.FLOAT, ranks=(4,))
     batch, channels, height, width = s.shape(x)[0], *(s.size(x, a) for a in (1, 2, 3))
     if channels % 2 or channels < 4:
-        raise Misfit("no groups")
+        raise Declined("no groups")
     first = batch if isinstance(batch, int) else s.choose((0, -1))
     y = s.node("Reshape", x, s.ints(first, 2, channels // 2, height, width))
     y = s.node("Transpose", y, perm=(0, 2, 1, 3, 4))

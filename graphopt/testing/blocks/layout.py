@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Dim, DType, TensorType, Value
-from ..sketch import FLOATS, INTEGERS, WIDE, Misfit, Sketch
+from ..sketch import FLOATS, INTEGERS, WIDE, Sketch
 
 ANY = (*FLOATS, *INTEGERS, DType.BOOL)
 _END = (1 << 63) - 1
@@ -53,7 +54,7 @@ def target_sizes(s: Sketch, shape: Sequence[Dim]) -> list[Dim]:
 
 
 def written(s: Sketch, before: Sequence[Dim], sizes: Sequence[Dim]) -> tuple[int, ...]:
-    """Sizes as Reshape takes them: 0 to copy, -1 for what is left; Misfit where that cannot be said."""
+    """Sizes as Reshape takes them: 0 to copy, -1 for what is left; Declined where that cannot be said."""
     made: list[int] = []
     for i, d in enumerate(sizes):
         copied = i < len(before) and before[i] == d
@@ -64,7 +65,7 @@ def written(s: Sketch, before: Sequence[Dim], sizes: Sequence[Dim]) -> tuple[int
         elif -1 not in made:
             made.append(-1)
         else:
-            raise Misfit("two sizes would be left to infer")
+            raise Declined("two sizes would be left to infer")
     if -1 not in made and made and s.chance(0.4):
         made[s.integer(0, len(made) - 1)] = -1
     return tuple(made)
@@ -149,7 +150,7 @@ def slices(s: Sketch) -> None:
         else:
             x = _slice(s, x, [start if s.chance(0.7) else start - dim], [end], [axis], [step])
         if 0 in s.shape(x):
-            raise Misfit("nothing is left")
+            raise Declined("nothing is left")
 
 
 def _slice(s: Sketch, x: Value, starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> Value:
@@ -165,7 +166,7 @@ def split(s: Sketch) -> None:
     axis = s.integer(0, s.rank(x) - 1)
     size = s.size(x, axis)
     if size < 2:
-        raise Misfit("nothing to split")
+        raise Declined("nothing to split")
     first = size // 2 if size % 2 == 0 and s.chance(0.7) else s.integer(1, size - 1)
     sizes = (first, size - first)
     if s.opset >= 13:
@@ -184,7 +185,7 @@ def hand_split(s: Sketch) -> None:
     axis = s.integer(0, s.rank(x) - 1)
     size = s.size(x, axis)
     if size % 2 or size > 8:
-        raise Misfit("not even")
+        raise Declined("not even")
     half = size // 2
     if s.chance(0.5):
         a = s.node("Slice", x, s.ints(0), s.ints(half), s.ints(axis))
@@ -236,7 +237,7 @@ def pad(s: Sketch) -> None:
         amounts[side] = s.integer(0, 2)
     mode = s.choose(("constant", "constant", "reflect", "edge"))
     if mode == "reflect" and s.size(x, -1) <= 2:
-        raise Misfit("too small to reflect")
+        raise Declined("too small to reflect")
     number = s.constant(s.choose((0.0, 1.0)), s.dtype(x)) if mode == "constant" and s.chance(0.5) else None
     y = s.node("Pad", x, s.ints(*amounts), number, mode=mode)
     if s.chance(0.3):
@@ -296,9 +297,9 @@ def blocks_of_space(s: Sketch) -> None:
     x = s.pick(DType.FLOAT, ranks=(4,))
     kind = s.choose(("DepthToSpace", "SpaceToDepth", "Resize"))
     if kind == "DepthToSpace" and s.size(x, 1) % 4:
-        raise Misfit("too few channels")
+        raise Declined("too few channels")
     if kind == "SpaceToDepth" and (s.size(x, 2) % 2 or s.size(x, 3) % 2):
-        raise Misfit("odd sizes")
+        raise Declined("odd sizes")
     if kind != "Resize":
         s.node(kind, x, blocksize=s.choose((2, 1)))
         return

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, TensorType, Value
-from ..sketch import WIDE, Misfit, Sketch
+from ..sketch import WIDE, Sketch
 from .elementwise import partner
 
 
@@ -66,7 +67,7 @@ def batch_norm(s: Sketch, x: Value) -> Value:
     """BatchNormalization of f32[N,C,…] with statistics that are not trivial."""
     channels, dtype = s.size(x, 1), s.dtype(x)
     if dtype not in WIDE:
-        raise Misfit("not in single or double precision")
+        raise Declined("not in single or double precision")
     parts = [s.weight((channels,), dtype, low, 1.5) for low in (0.5, -1.0, -1.0, 0.3)]
     epsilon = s.choose((None, 1e-3, 1e-2))
     return s.node("BatchNormalization", x, *parts, epsilon=epsilon, bound=s.facts[x].bound * 3 + 5)
@@ -87,13 +88,13 @@ def other_norms(s: Sketch) -> None:
         x = s.pick(DType.FLOAT, ranks=(3, 4))
         channels = s.size(x, 1)
         if all(isinstance(d, int) and d < 2 for d in s.shape(x)[2:]):
-            raise Misfit("nothing to normalise over")
+            raise Declined("nothing to normalise over")
         s.node(kind, x, s.weight((channels,)), s.weight((channels,)), bound=8.0)
     elif kind == "LayerNormalization":
         x = s.pick(DType.FLOAT, ranks=(2, 3))
         width = s.size(x, -1)
         if width < 2:
-            raise Misfit("nothing to normalise over")
+            raise Declined("nothing to normalise over")
         shift = s.weight((width,)) if s.chance(0.6) else None
         scale = s.weight((width,)) if s.chance(0.5) else s.constant(np.ones(width), DType.FLOAT)
         y = s.node(kind, x, scale, shift, axis=-1, bound=8.0)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Value
-from ..sketch import Misfit, Sketch
+from ..sketch import Sketch
 from .layout import target_sizes, written
 
 RANKS: dict[str, tuple[int, ...]] = {
@@ -63,13 +64,13 @@ def _reduction(s: Sketch, x: Value) -> Attrs:
 
 def _conv_attrs(s: Sketch, x: Value) -> Attrs:
     if s.rank(x) < 3:
-        raise Misfit("no image")
+        raise Declined("no image")
     dims, group = s.rank(x) - 2, s.choose((1, s.size(x, 1)))
     attrs: Attrs = {"kernel_shape": (s.choose((1, 3)),) * dims, "group": group}
     if attrs["kernel_shape"][0] == 3 and s.chance(0.6):
         attrs["pads"] = (1,) * (2 * dims)
     if any(isinstance(d, int) and d < 3 for d in s.shape(x)[2:]):
-        raise Misfit("too small for a window")
+        raise Declined("too small for a window")
     return attrs
 
 
@@ -116,7 +117,7 @@ _ATTRS: dict[str, Callable[[Sketch, Value], Attrs]] = {
 def _conv(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
     channels, group = s.size(x, 1), attrs["group"]
     if group < 1 or channels % group:
-        raise Misfit("the channels do not fall into groups")
+        raise Declined("the channels do not fall into groups")
     if slot == 1:
         return s.weight((group * s.choose((1, 2)), channels // group, *attrs["kernel_shape"]), s.dtype(x), -0.5, 0.5)
     return s.weight((s.size(_given(slots, 1), 0),), s.dtype(x))
@@ -131,7 +132,7 @@ def _conv_transpose(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) 
 
 def _matmul(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
     if slot != 1:
-        raise Misfit("a product from the left")
+        raise Declined("a product from the left")
     return s.weight((s.size(x, -1), s.choose((4, 2))), s.dtype(x))
 
 
@@ -149,13 +150,13 @@ def _statistics(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> V
 
 def _of_instance(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
     if all(d == 1 for d in s.shape(x)[2:]):
-        raise Misfit("nothing to normalise over")
+        raise Declined("nothing to normalise over")
     return _statistics(s, slot, x, slots, attrs)
 
 
 def _last(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
     if s.size(x, -1) < 2:
-        raise Misfit("nothing to normalise over")
+        raise Declined("nothing to normalise over")
     return s.weight((s.size(x, -1),), s.dtype(x))
 
 
@@ -213,7 +214,7 @@ def _gather(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value
 def _split(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
     size = s.size(x, attrs["axis"])
     if size % 2:
-        raise Misfit("no halves")
+        raise Declined("no halves")
     return s.ints(size // 2, size // 2)
 
 
@@ -231,7 +232,7 @@ def _condition(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Va
 
 def _quantization(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
     if not s.facts[x].steady:
-        raise Misfit("a rounding could move a step")
+        raise Declined("a rounding could move a step")
     return s.constant(np.float32(0.0625)) if slot == 1 else s.constant(np.uint8(s.choose((0, 7))))
 
 
@@ -242,7 +243,7 @@ def _exponent(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Val
 def _given(slots: Slots, slot: int) -> Value:
     value = slots[slot]
     if value is None:
-        raise Misfit("an operand is missing")
+        raise Declined("an operand is missing")
     return value
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import DType, Value
-from ..sketch import Misfit, Sketch
+from ..sketch import Sketch
 
 
 def _scale(s: Sketch) -> Value:
@@ -88,7 +89,7 @@ def dynamic(s: Sketch) -> None:
     x = s.pick(DType.FLOAT, ranks=(2,), steady=True, bound=50.0)
     inner = s.size(x, -1)
     if s.opset < 11:
-        raise Misfit("not in this opset")
+        raise Declined("not in this opset")
     q, scale, zero = s.nodes("DynamicQuantizeLinear", x, outputs=3, bound=255.0)
     w, step = s.constant(s.arrays.integers(-127, 128, (inner, 4)).astype(np.int8)), s.constant(np.float32(0.01))
     joined = s.graph.model is not None and s.graph.model.target == "onnxruntime" and s.chance(0.4)

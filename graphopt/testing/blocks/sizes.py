@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Dim, DType, TensorType, Value
-from ..sketch import WIDE, Misfit, Sketch
+from ..sketch import WIDE, Sketch
 from .layout import target_sizes
 
 
@@ -34,7 +35,7 @@ def sizes_vector(s: Sketch, x: Value, sizes: Sequence[Dim]) -> Value:
         elif isinstance(d, int):
             parts.append(_number(s, x, d))
         else:
-            raise Misfit("a size that x does not have")
+            raise Declined("a size that x does not have")
     return s.node("Concat", *parts, axis=0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....compress.context import Context
-from ....errors import ModelError
+from ....errors import Declined, ModelError
 from ....ir import Model
 from ....measure import ort_session
 from ....onnx_io import load, to_proto
@@ -13,12 +13,8 @@ from ....onnx_io import load, to_proto
 NEEDED = 13
 
 
-class CannotUpgrade(Exception):
-    """The model stays at its operator set; the text says why."""
-
-
 def upgraded(model: Model, context: Context, needed: int = NEEDED) -> Model:
-    """The model at opset `needed` or later, the same results on the first sample. CannotUpgrade otherwise."""
+    """The model at opset `needed` or later, the same results on the first sample. Declined otherwise."""
     if model.opset >= needed:
         return model
     import onnx.version_converter
@@ -30,13 +26,13 @@ def upgraded(model: Model, context: Context, needed: int = NEEDED) -> Model:
         made: Model = load(converted.SerializeToString(), folder=model.folder)
     except (RuntimeError, ValueError, ModelError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise CannotUpgrade(f"opset {model.opset} cannot be raised to {needed}: {reason}") from error
+        raise Declined(f"opset {model.opset} cannot be raised to {needed}: {reason}") from error
     made.target, made.size_limit = model.target, model.size_limit
     feed = context.calibration.first(1)[0]
     before, after = (ort_session(m, threads=0).run(None, feed) for m in (model, made))
     for a, b in zip(before, after):
         if np.asarray(a).shape != np.asarray(b).shape or not _close(np.asarray(a), np.asarray(b)):
-            raise CannotUpgrade(f"opset {model.opset} raised to {needed} changes results")
+            raise Declined(f"opset {model.opset} raised to {needed} changes results")
     return made
 
 
