@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
-    from .report.report import Report
+    from .report import Report
     from .runtime import Session
 
 __version__ = "0.1.0"

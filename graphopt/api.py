@@ -17,7 +17,7 @@ from .ops import schema
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, Progress, Verdict, current, run
 from .pipeline.repro import leave_repros
 from .provenance import KEY, Trail
-from .report.report import Report
+from .report import Report
 
 if TYPE_CHECKING:
     import onnx

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from graphopt.kernels import objects
+from graphopt.machine.cpu import host_cpu
 
 # A field kind names how a parameter travels: "i64" and "f32" are values, "T*" is the address of T.
 _NUMBA_NAMES = {
@@ -149,7 +150,7 @@ def _target() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
+        cpu=host_cpu()[0],
         features=llvm.get_host_cpu_features().flatten(),
         opt=3, reloc="default", codemodel="jitdefault", jit=True,
     )  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
+
+from graphopt.machine.cpu import host_cpu
 
 Dot = Literal["vpdpbusd", "vpmaddubsw", "vpmaddwd", "widen"]
 
@@ -42,15 +43,6 @@ LEVELS: tuple[Level, ...] = (  # best first
     Level("avx2", 8, 6, 2, "vpmaddubsw", frozenset({"avx2"})),
     Level("portable", 4, 4, 2, "widen", frozenset()),
 )
-
-
-@cache
-def host_cpu() -> tuple[str, frozenset[str]]:
-    """The CPU's LLVM name and the features it has."""
-    import llvmlite.binding as llvm
-
-    features = llvm.get_host_cpu_features()
-    return llvm.get_host_cpu_name(), frozenset(name for name, present in features.items() if present)
 
 
 def available_levels() -> tuple[Level, ...]:

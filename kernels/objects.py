@@ -6,13 +6,13 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from graphopt.kernels.levels import host_cpu
+from graphopt.machine.cpu import host_cpu
+from graphopt.machine.files import cache_folder, replace_file
 
 
 class Digest(Protocol):
@@ -25,18 +25,6 @@ class Digest(Protocol):
 _MAGIC = b"graphopt-object-1\n"
 _DIGEST_BYTES = 32
 _GENERATIONS_KEPT = 8
-
-
-def cache_folder() -> Path:
-    """$GRAPHOPT_CACHE, else the platform's cache folder for the user."""
-    chosen = os.environ.get("GRAPHOPT_CACHE")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "graphopt"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "graphopt"
-    return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "graphopt"
 
 
 @cache
@@ -83,14 +71,9 @@ def store_object(key: str, payload: bytes) -> bool:
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             _forget_old_generations(path.parent)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        replace_file(
+            str(path), lambda file: file.write(_MAGIC + hashlib.sha256(payload).digest() + payload), durable=False
+        )
     except OSError:
         return False
     return True

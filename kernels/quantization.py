@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.compiler import MicroKernel
-from graphopt.kernels.levels import Level, host_cpu, select_level
+from graphopt.kernels.levels import Level, select_level
 from graphopt.kernels.steps import aligned_empty
+from graphopt.machine.cpu import host_cpu
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Executor
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import numpy as np
 from ..equivalence.inputs import Feeds
 from ..errors import InputError, OutputError
 from ..ir import Model, Value
+from ..machine.files import replace_file
 from ..onnx_io import to_proto
-from ..onnx_io.files import beside_name
 from .activations import Taps
 from .observers import Extent
 from .ranges import observer_for
@@ -103,16 +102,13 @@ class _Cache:
         return (count, totals, seen) if fits else (0, empty, b"")
 
     def save(self, count: int, totals: list[Any]) -> None:
-        beside = Path(beside_name(os.fspath(self.path)))
+        state = (self.digest, count, totals, self.samples.digests[count])
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                told = (self.digest, count, totals, self.samples.digests[count])
-                pickle.dump(told, file, pickle.HIGHEST_PROTOCOL)
-            beside.replace(self.path)
+            replace_file(
+                os.fspath(self.path), lambda file: pickle.dump(state, file, pickle.HIGHEST_PROTOCOL), durable=False
+            )
         except OSError as error:
-            with suppress(OSError):
-                beside.unlink()
             raise OutputError(f"calibration: the cache {self.path} cannot be written: {error.strerror}") from error
 
 

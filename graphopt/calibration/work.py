@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 from ..equivalence.inputs import Feeds
 from ..equivalence.source import Session, Source, open_source
 from ..errors import InputError
+from ..machine.cpu import cpu_count
 from .activations import Taps
 from .observers import Extent
 from .peaks import NAME as PEAKS
@@ -86,8 +86,8 @@ def observe_chunks(taps: Taps, method: str, feeds: Iterable[Feeds], executor: Ex
 def _by_ourselves(work: Work, taps: Taps, feeds: Iterator[Feeds]) -> Iterator[Seen]:
     """Several samples at a time on two cores each, which wastes less than all cores on one; one where it is large."""
     first = list(islice(feeds, 2))
-    workers = max(1, min(cores() // 2, AHEAD)) if len(first) > 1 else 1
-    threads = max(1, cores() // workers)
+    workers = max(1, min(cpu_count() // 2, AHEAD)) if len(first) > 1 else 1
+    threads = max(1, cpu_count() // workers)
     work = replace(work, session=taps.open(threads))
     if not first:
         return
@@ -126,8 +126,3 @@ def _submitted(work: Work, feeds: Iterator[Feeds], executor: Executor, size: int
     finally:
         for _, future in under_way:
             future.cancel()
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

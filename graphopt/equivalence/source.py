@@ -16,6 +16,7 @@ import onnxruntime as ort
 from ..errors import ModelError
 from ..ir import Array
 from ..ir import Model as IRModel
+from ..machine.sessions import open_session, session_options
 from ..ops import type_proto
 
 _LARGE = 1 << 30
@@ -104,21 +105,14 @@ class Source:
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
         Raises ModelError, one line, when onnxruntime refuses the model.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
+        folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
+        exact = {"session.x64quantprecision": "1"}
+        options = session_options(threads=threads, optimize=optimize, folder=folder, entries=exact)
         if self.external_bytes > _LARGE:
             # Packed copies and arenas of weights this large would not fit beside the mapped file.
             options.add_session_config_entry("session.disable_prepacking", "1")
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
-        if self.folder is not None and self.external_bytes:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.folder))
         addition = onnx.ModelProto()
         wanted = {p.name for p in self.outputs}
         addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps if name not in wanted)
@@ -135,11 +129,11 @@ class Source:
             if lent:
                 options.add_external_initializers([*lent], [*lent.values()])
             if edited is None and self.path is not None and not addition.ByteSize():
-                session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+                session = open_session(str(self.path), options)
             else:
                 # Serialized messages merge when concatenated: outputs and nodes are appended without copying weights.
                 blob = (self.proto if edited is None else edited).SerializeToString() + addition.SerializeToString()
-                session = ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+                session = open_session(blob, options)
         except Exception as error:
             if lent:
                 return self.whole().session(optimize=optimize, threads=threads, taps=taps, edited=edited)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import Model
+from ..machine.sessions import EXTERNAL_FOLDER, open_session, session_options
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 
@@ -78,35 +79,18 @@ def ort_session(
     model: Any, *, threads: int = 1, optimize: bool = True, options: Mapping[str, str] | None = None
 ) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU from a path, serialized bytes, or a model of the IR."""
-    return open_session(model, session_options(threads=threads, optimize=optimize, options=options))
+    return open_model(model, session_options(threads=threads, optimize=optimize, entries=options))
 
 
-def open_session(model: Any, settings: Any) -> Any:
+def open_model(model: Any, settings: Any) -> Any:
     """The same with `onnxruntime.SessionOptions`; external weights of a model of the IR are found where they lie."""
-    import onnxruntime as ort
-
     if isinstance(model, Model):
         from ..onnx_io import to_proto
 
         if model.folder:
-            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", model.folder)
+            settings.add_session_config_entry(EXTERNAL_FOLDER, model.folder)
         model = to_proto(model).SerializeToString()
-    return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-
-
-def session_options(*, threads: int = 1, optimize: bool = True, options: Mapping[str, str] | None = None) -> Any:
-    """Quiet `onnxruntime.SessionOptions`; threads: within an operator, 0 for all cores."""
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = 4
-    level = ort.GraphOptimizationLevel
-    settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    for key, value in (options or {}).items():
-        settings.add_session_config_entry(key, value)
-    return settings
+    return open_session(model, settings)
 
 
 def compare_latency(

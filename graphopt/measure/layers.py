@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from ..ir import Model, Node
-from .latency import open_session
+from ..machine.sessions import session_options
+from .latency import open_model
 
 
 def node_seconds(model: Model, feeds: Mapping[str, Any], *, runs: int = 10, threads: int = 1) -> dict[Node, float]:
     """The median time of each node of the root graph, without fusion, so that nodes stay what they are."""
-    import onnxruntime as ort
-
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        settings = ort.SessionOptions()
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        settings.intra_op_num_threads, settings.log_severity_level = threads, 4
+        settings = session_options(threads=threads, optimize=False)
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder, "profile"))
-        session = open_session(model, settings)
+        session = open_model(model, settings)
         for _ in range(runs):
             session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text())

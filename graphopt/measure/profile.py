@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .latency import Feeds, open_session, session_options
+from ..machine.sessions import session_options
+from .latency import Feeds, open_model
 
 
 def profile_nodes(models: Sequence[Any], feeds: Feeds, *, runs: int = 12, threads: int = 1) -> list[dict[str, float]]:
@@ -25,7 +26,7 @@ def profile_nodes(models: Sequence[Any], feeds: Feeds, *, runs: int = 12, thread
             settings = session_options(threads=threads)
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(folder, f"profile{index}"))
-            sessions.append(open_session(model, settings))
+            sessions.append(open_model(model, settings))
         for _ in range(runs):
             for session in sessions:
                 session.run(None, dict(feeds))

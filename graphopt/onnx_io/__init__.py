@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..machine.files import check_target
     from .check import check
     from .emit import to_onnx, to_proto
-    from .files import check_target
     from .inference import infer_types
     from .lift import load
     from .save import save

@@ -14,9 +14,10 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from ..errors import ModelError, OutputError
 from ..ir import Constant, DType, Model
+from ..machine.files import beside_name, check_target, replace_file, reported, sync_folder
+from .digesting import DigestingFile
 from .emit import Emitter
 from .extras import ModelExtras
-from .files import DigestingFile, beside_name, check_target, replace_file, reported, sync_folder
 from .lift import load
 from .size import constants_of
 from .source import read_proto

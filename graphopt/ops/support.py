@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..ir import DType, Node, TensorType, Value
+from ..machine.sessions import open_session, session_options
 from .inference import attribute_proto, tensor_proto, type_proto
 from .schemas import schema_of, version_for
 
@@ -47,7 +48,6 @@ def _is_rare(value: Value | None) -> bool:
 
 def _runs(node: Node, opsets: Mapping[str, int]) -> bool:
     import onnx
-    import onnxruntime
 
     graph = onnx.GraphProto(name="kernel")
     made = graph.node.add(op_type=node.op_type, domain=node.domain)
@@ -69,11 +69,8 @@ def _runs(node: Node, opsets: Mapping[str, int]) -> bool:
         made.attribute.append(written)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.ModelProto(ir_version=_IR_VERSION, graph=graph, opset_import=imports)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        open_session(model.SerializeToString(), session_options())
     except Exception:  # onnxruntime's exceptions share no base; whatever it says, it does not run
         return False
     return True

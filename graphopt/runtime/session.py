@@ -10,15 +10,17 @@ import numpy as np
 
 from ..errors import InputError, ModelError, OptionError
 from ..ir import DType, Model, TensorType
+from ..machine.cpu import cpu_count
+from ..machine.sessions import open_session, session_options
 from .cache.manifest import Input, Output, Part, Recipe, recipe_of
 from .cache.store import Store
 from .compile.emission import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
-from .execute.ort_segment import StockSegment, abandon, stock_session
+from .execute.ort_segment import StockSegment, abandon
 from .execute.region import Region
 from .execute.workers import Team
-from .place.decisions import Decisions
 from .place.lowered import Lowered, digest_of
+from .place.measured import slower_regions
 
 
 class Session:
@@ -39,12 +41,12 @@ class Session:
             raise OptionError(f"threads must be a positive number, got {threads!r}")
         if memory not in ("fast", "small"):
             raise OptionError(f"memory must be 'fast' or 'small', got {memory!r}")
-        self.threads, self._source = threads or _cpus(), model
+        self.threads, self._source = threads or cpu_count(), model
         self._team, self._pid = Team(self.threads), os.getpid()
-        decisions = Decisions.load(self.threads) if kernels is None else None
+        slower = slower_regions(self.threads) if kernels is None else frozenset[str]()
         digest = digest_of(model)
-        store = None if digest is None else Store(digest, memory, kernels, decisions and decisions.slower)
-        self._lowered = Lowered(model, digest, kernels=kernels is not False, decisions=decisions)
+        store = None if digest is None else Store(digest, memory, kernels, sorted(slower))
+        self._lowered = Lowered(model, digest, kernels=kernels is not False, slower=slower)
         recipe = None if store is None else store.load("recipe")
         if recipe is None:
             recipe = recipe_of(self._lowered)
@@ -89,7 +91,8 @@ class Session:
 
             source = to_proto(self._lowered.model).SerializeToString()
         try:
-            return stock_session(source, self.threads, self._folder)
+            folder = self._folder if isinstance(source, bytes) else ""
+            return open_session(source, session_options(threads=self.threads, folder=folder))
         except Exception as error:  # onnxruntime raises its own classes for every kind of unusable model
             raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error
 
@@ -195,12 +198,6 @@ class Session:
     def covered(self) -> int:
         """Products (Conv, Gemm, MatMul) that run on kernels."""
         return sum(part.products for part in self._recipe.parts if part.model is None)
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _checked(given: Input, fed: Any) -> Any:

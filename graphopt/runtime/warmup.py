@@ -11,7 +11,7 @@ import numpy as np
 from ..kernels import on_compile
 from ..measure import interleaved
 from .execute.region import Region
-from .place.decisions import Decisions, region_digest
+from .place.measured import region_digest, region_times
 from .session import Session
 
 
@@ -47,7 +47,7 @@ def warmup(
             remove()
     if not arrays:
         return []
-    decisions = Decisions.load(session.threads)
+    measured: dict[str, tuple[float, float]] = {}
     verdicts = []
     for index, (region, given) in enumerate(arrays.items()):
         stock = region.stock()
@@ -55,17 +55,16 @@ def warmup(
             lambda r=region, g=given: r.run(g), lambda s=stock, g=given: s.run(g), seconds  # type: ignore[misc]
         )  # fmt: skip
         verdicts.append(Verdict(f"region {index}", kernels_time, stock_time))
-        decisions.measured[region_digest(region.segment)] = (kernels_time, stock_time)
-    decisions.store()
+        measured[region_digest(region.segment)] = (kernels_time, stock_time)
+    times = region_times(session.threads)
+    times.add(measured)
     mixed = Session(model, threads)
     if mixed.regions:
         whole = Session(model, threads, kernels=False)
         kernels_time, stock_time = _race(lambda: mixed.run(None, feeds), lambda: whole.run(None, feeds), seconds)
         verdicts.append(Verdict("whole model", kernels_time, stock_time))
         if kernels_time > stock_time:
-            for region in mixed.regions:
-                decisions.measured[region_digest(region.segment)] = (kernels_time, stock_time)
-            decisions.store()
+            times.add({region_digest(region.segment): (kernels_time, stock_time) for region in mixed.regions})
     return verdicts
 
 

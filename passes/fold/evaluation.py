@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...ir import Constant, DType, Graph, Node, TensorType, Type, Value
+from ...machine.sessions import open_session, session_options
 from ...ops import attribute_proto, tensor_proto, type_proto
 
 if TYPE_CHECKING:
@@ -79,15 +80,8 @@ def _one(
 def _run(
     graph: Graph, nodes: Iterable[Node], results: Sequence[Value], known: Mapping[Value, Constant]
 ) -> dict[Value, Any]:
-    import onnxruntime
-
     model, feeds = _model(graph, nodes, results, known)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    arrays = session.run(None, feeds)
+    arrays = open_session(model.SerializeToString(), session_options(optimize=False)).run(None, feeds)
     return dict(zip(results, arrays))
 
 

@@ -8,7 +8,6 @@ from graphopt.measure import Timing, interleaved
 from graphopt.passes.quantize.candidates.assignment import Plan
 from graphopt.passes.quantize.candidates.units import find_units
 from graphopt.passes.quantize.place import latency_guard
-from graphopt.runtime.place.decisions import Decisions
 from tests.quantize.nets import convnet
 
 
@@ -60,9 +59,9 @@ def test_only_certain_verdicts_are_remembered(rounds, asked, kept, monkeypatch, 
     model, options = onnx_io.load(convnet()), graphopt.Quantize()
     plan = Plan(model, frozenset(find_units(model, options).found), {}, {}, options)
     monkeypatch.setattr(latency_guard, "_key", lambda plan, feed, target: "whole:this")
-    known = Decisions.load(1).measured
+    known = latency_guard.model_times().load()
     assert "whole:this" not in known
     pace = latency_guard.fastest(model, [plan], {}, "portable")
     assert pace.plan is plan and pace.ratio == pytest.approx(rounds[asked - 1].ratio)
     assert calls == [latency_guard.SECONDS * 2**i for i in range(asked)]
-    assert ("whole:this" in Decisions.load(1).measured) is kept
+    assert ("whole:this" in latency_guard.model_times().load()) is kept

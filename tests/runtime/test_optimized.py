@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.runtime.place.decisions import Decisions
+from graphopt.runtime.place.measured import region_times
 from tests.runtime.test_session import FASHION, exact_session, sqnr
 
 IMAGES = {"image": np.random.default_rng(0).random((3, 1, 28, 28), np.float32)}
@@ -17,7 +17,7 @@ IMAGES = {"image": np.random.default_rng(0).random((3, 1, 28, 28), np.float32)}
 def test_the_session_of_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
     result = graphopt.optimize(FASHION, target="graphopt")
-    measured = Decisions.load(result.session().threads).measured
+    measured = region_times(result.session().threads).load()
     assert measured and all(kernels > 0 and stock > 0 for kernels, stock in measured.values())
     want = exact_session(FASHION).run(None, IMAGES)[0]
     for threads in (1, 2):
@@ -29,18 +29,16 @@ def test_the_session_of_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_nothing_is_measured_for_other_targets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
     graphopt.optimize(FASHION, validate=False)
-    assert not (tmp_path / "decisions").exists()
+    assert not (tmp_path / "measurements").exists()
 
 
 def test_a_slower_region_is_left_to_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
-    from graphopt.runtime.place.decisions import region_digest
+    from graphopt.runtime.place.measured import region_digest
 
     session = graphopt.Session(FASHION, 1)
     assert session.regions
-    decisions = Decisions.load(1)
-    decisions.measured[region_digest(session.regions[0].segment)] = (2.0, 1.0)
-    assert decisions.store()
+    assert region_times(1).add({region_digest(session.regions[0].segment): (2.0, 1.0)})
     left = graphopt.Session(FASHION, 1)
     assert not left.regions and "measured slower than onnxruntime here" in str(left.describe())
     assert graphopt.Session(FASHION, 1, kernels=True).regions

@@ -12,7 +12,6 @@ import os
 import pickle
 import shutil
 import struct
-import tempfile
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -23,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from ...kernels import SLACK, aligned_empty, select_level
-from ...kernels.objects import cache_folder, digest_sources, generation
+from ...kernels.objects import digest_sources, generation
+from ...machine.files import cache_folder, replace_file
 
 _MAGIC = b"graphopt-plans-1\n"
 _LINE = 64
@@ -76,14 +76,7 @@ class Store:
             self._folder.mkdir(parents=True, exist_ok=True)
             if sum(1 for _ in self._folder.iterdir()) >= _FILES:
                 return False
-            descriptor, beside = tempfile.mkstemp(dir=self._folder, suffix=".part")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    _write(file, text, arrays)
-                os.replace(beside, path)
-            except BaseException:
-                os.unlink(beside)
-                raise
+            replace_file(str(path), lambda file: _write(file, text, arrays), durable=False)
             _forget(self._folder)
         except OSError:
             return False

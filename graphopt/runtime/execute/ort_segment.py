@@ -6,28 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...ir import Array, Graph, Model, Node, Port, Value, clone_node
+from ...machine.sessions import open_session, session_options
 from ..lower.operations import Operation
 from ..place.partition import Segment, sources
 
 _QUIET = {"session.force_spinning_stop": "1"}  # its threads do not spin where the next region's want to run
-
-
-def stock_session(
-    source: Any, threads: int, folder: str = "", options: dict[str, str] | None = None, *, optimized: bool = True
-) -> Any:
-    """An onnxruntime session of a path or bytes on the CPU."""
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
-    if not optimized:
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if folder and isinstance(source, bytes):
-        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    for key, value in (options or {}).items():
-        settings.add_session_config_entry(key, value)
-    return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
 
 
 def extract(model: Model, segment: Segment) -> bytes:
@@ -87,7 +70,7 @@ class StockSegment:
         self._session = self._open()
 
     def _open(self) -> Any:
-        return stock_session(self._source, self._threads, self._folder, _QUIET)
+        return open_session(self._source, session_options(threads=self._threads, folder=self._folder, entries=_QUIET))
 
     def after_fork(self) -> None:
         """Open the session again in a forked child."""

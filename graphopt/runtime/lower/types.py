@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...ir import DType, Model, TensorType, Value
+from ...machine.sessions import open_session, session_options
 
 _FROM_ORT = {
     "float": DType.FLOAT, "double": DType.DOUBLE, "float16": DType.FLOAT16, "bfloat16": DType.BFLOAT16,
@@ -22,14 +23,13 @@ def complete_types(model: Model) -> None:
     import onnx
 
     from ...onnx_io.emit import Emitter
-    from ..execute.ort_segment import stock_session
 
     emitter = Emitter(model)
     proto = emitter.model()
     unknown = {name: value for name, value in emitter.values.items() if _is_unknown(value, model)}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
     try:
-        session = stock_session(proto.SerializeToString(), 1, model.folder, optimized=False)
+        session = open_session(proto.SerializeToString(), session_options(optimize=False, folder=model.folder))
     except Exception:  # onnxruntime raises its own classes; whoever opens the model itself says what it cannot load
         return
     for told in session.get_outputs():

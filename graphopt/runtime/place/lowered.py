@@ -12,7 +12,7 @@ from ...ir import Model
 from ..lower.lowering import lower
 from ..lower.operations import Coverage
 from ..lower.types import complete_types
-from .decisions import Decisions, region_digest
+from .measured import region_digest
 from .partition import Segment, partition
 
 _PIECE = 1 << 20  # bytes of a file that are read at a time
@@ -38,12 +38,12 @@ def digest_of(source: Any) -> str | None:
 class Lowered:
     """`segments` in the order they run, out of `model` by `coverage`; made once, and only when asked for.
 
-    `decisions` (None: all that kernels cover runs on them) leave the regions to onnxruntime that it runs faster. With
+    Regions whose digest is in `slower` are left to onnxruntime. With
     a `digest` the source must still be what it was.
     """
 
-    def __init__(self, source: Any, digest: str | None, *, kernels: bool, decisions: Decisions | None) -> None:
-        self._source, self._digest, self._kernels, self._decisions = source, digest, kernels, decisions
+    def __init__(self, source: Any, digest: str | None, *, kernels: bool, slower: frozenset[str]) -> None:
+        self._source, self._digest, self._kernels, self._slower = source, digest, kernels, slower
         self._made: _Parts | None = None
         self.renew()
 
@@ -78,9 +78,7 @@ class Lowered:
             complete_types(model)
         coverage = lower(model.graph) if self._kernels else Coverage()
         segments = partition(model.graph, coverage)
-        if self._decisions is None:
-            return model, coverage, segments
-        slower = [s for s in segments if s.is_region and self._decisions.is_slower(region_digest(s))]
+        slower = [s for s in segments if s.is_region and region_digest(s) in self._slower]
         if not slower:
             return model, coverage, segments
         banned = {operation for segment in slower for operation in segment.operations}

@@ -14,8 +14,8 @@ import numpy as np
 
 from ....calibration import Shapes
 from ....ir import Constant, DType, Graph, Model, Node, TensorType, Value
+from ....machine.measurements import Measurements
 from ....measure import compare_latency, ort_session, own_clock, profile_nodes
-from ....runtime.place.decisions import Decisions
 from ..candidates.assignment import Plan
 from ..candidates.units import Unit
 from ..emit.qdq import build, label
@@ -107,14 +107,14 @@ def measure_costs(plan: Plan, feed: Mapping[str, Any], shapes: Shapes) -> Costs:
     by_node = {u.node: u for u in plan.units}
     ordered = [by_node[node] for node in units]
     key = structure_digest(plan, feed)
-    known = Decisions.load(1)
+    table = Measurements("units")
+    measured = table.load()
     keys = [f"{key}:{i}" for i in range(len(ordered))]
-    if any(k not in known.measured for k in keys):
+    if any(k not in measured for k in keys):
         codes, floats = profiled(plan, (plan.units, ()), feed)
-        known = Decisions.load(1)
-        known.measured.update({k: (codes.units[u], floats.units[u]) for k, u in zip(keys, ordered)})
-        known.store()
-    times = [known.measured[k] for k in keys]
+        measured = {k: (codes.units[u], floats.units[u]) for k, u in zip(keys, ordered)}
+        table.add(measured)
+    times = [measured[k] for k in keys]
     if plan.options.mode == "static":
         quantize, dequantize = conversion_costs(plan, shapes)
     else:  # each layer converts for itself, and its time includes that

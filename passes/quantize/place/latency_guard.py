@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....ir import Model, Value
+from ....kernels import select_level
+from ....kernels.objects import generation
+from ....machine.measurements import Measurements
 from ....measure import Timing, compare_latency, ort_session, own_clock
-from ....runtime.place.decisions import Decisions
 from ..candidates.assignment import Plan
 from ..candidates.calibrated_model import Study
 from ..candidates.units import BINARY, Unit
@@ -64,6 +66,11 @@ def _is_idle(unit: Unit, made: Mapping[Value, Unit], read: Set[Value]) -> bool:
     return unit.moves and not any(v in read for v in unit.outputs)
 
 
+def model_times() -> Measurements:
+    """Seconds of quantized models and of their float models, by `_key`."""
+    return Measurements("models", (select_level().name, generation()))
+
+
 def fastest(model: Model, plans: list[Plan], feed: Mapping[str, Any], target: str, seconds: float = SECONDS) -> Pace:
     """The fastest of the float model and the plans, timed interleaved in the target runtime on one thread.
 
@@ -71,16 +78,14 @@ def fastest(model: Model, plans: list[Plan], feed: Mapping[str, Any], target: st
     machine is too busy to be certain, then the verdict holds for this once.
     """
     keys = [_key(plan, feed, target) for plan in plans]
-    measured = Decisions.load(1).measured
+    measured = model_times().load()
     if any(key not in measured for key in keys):
         sessions = {"float": runner(model, target)}
         sessions.update({key: runner(build(plan), target) for key, plan in zip(keys, plans)})
         timings, certain = raced(sessions, feed, seconds)
         measured = {t.label: (t.median, t.median * t.ratio) for t in timings}
         if certain:
-            known = Decisions.load(1)
-            known.measured.update(measured)
-            known.store()
+            model_times().add(measured)
     best = Pace(None, 1.0)
     for key, plan in zip(keys, plans):
         ratio = measured[key][1] / measured[key][0]

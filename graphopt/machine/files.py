@@ -1,16 +1,27 @@
-"""Files that are either the old one or the new one, whatever happens in between."""
+"""Files that are either the old one or the new one, whatever happens in between; and where the cache lies."""
 
 from __future__ import annotations
 
-import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import OutputError
 
-CHUNK = 1 << 24
+
+def cache_folder() -> Path:
+    """$GRAPHOPT_CACHE, else the platform's cache folder for the user."""
+    chosen = os.environ.get("GRAPHOPT_CACHE")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "graphopt"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "graphopt"
+    return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "graphopt"
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
@@ -38,17 +49,19 @@ def reported(path: str) -> Iterator[None]:
         raise OutputError(f"{path!r} cannot be written: {error.strerror or error}") from error
 
 
-def replace_file(path: str, write: Callable[[BinaryIO], None]) -> None:
-    """Write beside `path`, flush to the disk, then rename: a reader sees the old file or the new one, both whole."""
+def replace_file(path: str, write: Callable[[BinaryIO], object], *, durable: bool = True) -> None:
+    """Write beside `path` (flushed to the disk if `durable`), then rename: readers see the old file or the whole new."""
     beside = beside_name(path)
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with open(descriptor, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, path)
-        sync_folder(path)
+        if durable:
+            sync_folder(path)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(beside)
@@ -69,28 +82,3 @@ def sync_folder(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class DigestingFile:
-    """Counts and digests what is written, so that a file can be named by its content."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.position = file, 0
-        self._hash = hashlib.blake2b(digest_size=8)
-
-    def write(self, data: memoryview) -> None:
-        """Write in pieces, so that a mapped file of any size passes through without staying in memory."""
-        for start in range(0, len(data), CHUNK):
-            piece = data[start : start + CHUNK]
-            self.file.write(piece)
-            self._hash.update(piece)
-        self.position += len(data)
-
-    def pad_to(self, offset: int) -> None:
-        """Fill with zeros up to `offset`."""
-        self.write(memoryview(bytes(offset - self.position)))
-
-    @property
-    def digest(self) -> str:
-        """Sixteen hex digits."""
-        return self._hash.hexdigest()

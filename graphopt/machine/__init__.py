@@ -1,0 +1,1 @@
+"""This machine: its CPU, its files, onnxruntime on it, and what was measured here."""

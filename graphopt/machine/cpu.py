@@ -1,0 +1,20 @@
+"""The CPU: its name, its features, and how many of its cores this process may use."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+
+@cache
+def host_cpu() -> tuple[str, frozenset[str]]:
+    """The CPU's name as LLVM knows it, and the features it has."""
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features()
+    return llvm.get_host_cpu_name(), frozenset(name for name, present in features.items() if present)
+
+
+def cpu_count() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
