@@ -50,7 +50,7 @@ def reported(path: str) -> Iterator[None]:
 
 
 def replace_file(path: str, write: Callable[[BinaryIO], object], *, durable: bool = True) -> None:
-    """Write beside `path` (flushed to the disk if `durable`), then rename: readers see the old file or the whole new."""
+    """Write beside `path` (flushed to the disk if `durable`), then rename: readers see the old file or the new one."""
     beside = beside_name(path)
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)

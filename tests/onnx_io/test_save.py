@@ -146,7 +146,7 @@ def test_killed_while_writing_leaves_the_old_pair(tmp_path):
     save(linear(0), path, external=True)
     old = [(tmp_path / n).read_bytes() for n in ("m.onnx", "m.onnx.data")]
     code = (
-        "import sys, time, graphopt.machine.files as f, graphopt.onnx_io.save as s\n"
+        "import sys, time, graphopt.onnx_io.digesting as f, graphopt.onnx_io.save as s\n"
         "from tests.onnx_io.test_save import linear\n"
         "write = f.DigestingFile.write\n"
         "def slow(self, data):\n"
