@@ -1,34 +1,44 @@
-"""`graphopt.optimize`: lift, rewrite, emit, prove."""
+"""`graphopt.optimize`: lift, rewrite, emit, validate."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .compress import order
-from .compress.context import StageReport
+from . import onnx_io
+from .compress.context import StageContext
+from .compress.report import StageReport
+from .compress.stages import Stage, run_stages, stage_context
 from .errors import ModelError, OptionError
-from .ir import FunctionId, Model, RewriteLog, clone_model, collector_paused, collector_running
+from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
+from .machine.files import check_target
 from .measure import Figures, figures
 from .ops import schema
-from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, Progress, Verdict, current, run
-from .pipeline.repro import leave_repros
+from .options import Compression, Options, Output, Runtime, Schedule, Target, Validation
+from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
+from .pipeline.repro import leave_repros, runnable_feeds
 from .provenance import KEY, Trail
 from .report import Report
+from .rewrite import RewriteLog
+from .validation import EquivalenceCheck, SizeCheck, evidence, with_slack
 
 if TYPE_CHECKING:
     import onnx
 
-    from .equivalence import Comparison
+    from .calibration import CalibrationData
+    from .measure import Metric
+    from .onnx_io.source import ModelSource
+    from .passes.prune import Prune
+    from .passes.quantize import Quantize
     from .runtime import Session
 
-TARGETS = ("portable", "onnxruntime", "graphopt")
-SLACK_SHARE, SLACK_BYTES = 0.01, 4096
-"""A file never grows by more than this share of its size plus these bytes."""
-_WARM_SECONDS = 0.1  # of measuring each region and each runtime
+_WARM_SECONDS = 0.1
+"""How long each region is timed in each runtime where the target is the Session; `graphopt warmup` takes 0.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +51,6 @@ class Result:
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
-        from . import onnx_io
-
         onnx_io.save(self.ir, path, external=external)
 
     def session(self, threads: int | None = None) -> Session:
@@ -52,19 +60,18 @@ class Result:
         return session_of(self.ir, threads)
 
 
-@collector_paused()
 def optimize(
-    model: Any,
-    output: str | Path | None = None,
+    model: ModelSource,
+    output: str | os.PathLike[str] | None = None,
     *,
-    passes: Sequence[Any] | None = None,
+    passes: Sequence[PassLike] | None = None,
     skip: Sequence[str] = (),
-    quantize: Any = None,
-    prune: Any = None,
-    calibration: Any = None,
-    metric: Callable[[Any], float] | None = None,
+    quantize: str | Mapping[str, object] | Quantize | None = None,
+    prune: float | Mapping[str, object] | Prune | None = None,
+    calibration: CalibrationData = None,
+    metric: Metric | None = None,
     max_drop: float | None = None,
-    target: str = "portable",
+    target: Runtime = "portable",
     input_shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     dims: Mapping[str, int] | None = None,
     opset: int | None = None,
@@ -73,100 +80,177 @@ def optimize(
     provenance: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
-    repros: str | Path | None = None,
+    repros: str | os.PathLike[str] | None = None,
     on_blame: OnBlame | None = None,
 ) -> Result:
     """Optimise an ONNX model: the same results, fewer nodes, never a larger file.
 
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. output: where to write the result.
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.
+    quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
+    calibration: data to quantize and prune by; metric: a function of a session, higher is better; max_drop: how far it
+    may fall, as an absolute difference, before layers go back to what they were.
     target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:
     its kernels are then compiled and measured beside onnxruntime, see `graphopt warmup`).
     input_shapes: sizes to fix, by input name; None or -1 leaves a size open. dims: the same by the size's name.
     opset: a later version of ONNX's operator set to convert the model to, first of all.
-    validate: prove the result equal to the original, as `graphopt.compare` defines it; a rewrite that breaks it is
-    found, taken back and reported; a result that cannot be proved is not returned, the original is, with the reason.
+    validate: compare the result with the original, as `graphopt.compare` does; a rewrite that changes results is
+    found, rolled back and reported; a result that cannot be verified is not returned, the original is, with the reason.
     check: "end" (default), "each" (after each pass) or "off". progress: called with (what, share done).
-    repros: a folder for small models that show why a rewrite was taken back; on_blame: told of each in its place.
-    provenance: let the file tell where each of its nodes comes from (`graphopt explain`), in a metadata entry that
+    repros: a folder for small models that show why a rewrite was rolled back; on_blame: called for each in its place.
+    provenance: the file tells where each of its nodes comes from (`graphopt explain`), in a metadata entry that
     neither the figures nor the size limit count.
 
     The same input, options and seed give the same bytes. Raises `graphopt.GraphoptError` subclasses with one line.
     """
-    if target not in TARGETS:
-        raise OptionError(f"target {target!r} is not one of {', '.join(TARGETS)}")
-    if check not in ("end", "each", "off"):
-        raise OptionError(f"check {check!r} is not one of end, each, off")
-    order.check_limit(metric, max_drop)
-    from . import onnx_io
+    options = Options(
+        target=Target(runtime=target, input_shapes=input_shapes or {}, dims=dims or {}, opset=opset),
+        schedule=Schedule(passes=passes, skip=skip),
+        compression=Compression(
+            quantize=_quantize(quantize), prune=_prune(prune), calibration=calibration, metric=metric, max_drop=max_drop
+        ),
+        validation=Validation(validate=validate, check=check, repros=repros, on_blame=on_blame),
+        output=Output(path=output, provenance=provenance),
+        seed=seed,
+    )
+    result, note = _optimize(model, options, progress)
+    if note and options.compression.quantize is not None and options.compression.quantize.mode == "static":
+        warnings.warn(note, stacklevel=2)
+    return result
 
-    if output is not None:
-        onnx_io.check_target(output)
+
+@collector_paused()
+def _optimize(model: ModelSource, options: Options, progress: Progress | None) -> tuple[Result, str]:
+    """The result, and what the caller should know of the calibration data."""
+    if options.output.path is not None:
+        check_target(options.output.path)
     start = time.perf_counter()
-    plan = order.check(prune, quantize)
+    target, seed = options.target.runtime, options.seed
     lifted = onnx_io.load(model)
     _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
     lifted.metadata.pop(KEY, None)  # it told of another run
-    lifted.target = target
-    lifted.size_limit = before.constant_bytes + int(SLACK_SHARE * before.constant_bytes) + SLACK_BYTES
-    reference: Any = model
-    if input_shapes or dims:
-        from .passes.shapes.inputs import fix_dims, specialise_inputs
-
-        specialise_inputs(lifted, input_shapes or {})
-        fix_dims(lifted, dims or {})
-        reference = clone_model(lifted)
-    proof = _Proof(reference, before, seed) if validate and check != "off" else None
-    schedule, last = [*_conversion(lifted, opset), *_schedule(passes, skip)], list[Pass]()
-    if plan.wanted:  # pruning and quantization know no operators that only the target has
-        from .passes import FOR_TARGET
-
-        last = [item for item in schedule if item in FOR_TARGET]
-        schedule = [item for item in schedule if item not in FOR_TARGET]
-    context = None
-    if plan.wanted:
-        context = order.context(lifted, plan, calibration, metric, max_drop, target, seed, progress)
-    if repros is not None and on_blame is None:
-        on_blame = leave_repros(reference, Path(repros), seed)
-    writing = _Writing(before) if proof is None else proof
-    policy = "end" if proof is None else check
-    outcome = run(lifted, schedule, check=writing, policy=policy, progress=progress, on_blame=on_blame)
-    if proof is not None and proof.comparison is not None and proof.comparison.samples == 0:
+    reference: ModelSource | Model = _specialised(lifted, options.target) or model
+    exact, last = _schedules(lifted, options)
+    context = _stage_context(lifted, options, progress)
+    work = _Work(options, progress, exact, _on_blame(reference, options))
+    check = work.check(reference, before)
+    outcome = work.run(lifted, exact, check, before.constant_bytes)
+    if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
-    _check_conversion(outcome, opset)
-    finished, logs = outcome.model, [outcome.log]
-    stages: tuple[StageReport, ...] = ()
+    _check_conversion(outcome, options.target.opset)
+    finished, stages = outcome.model, tuple[StageReport, ...]()
     if context is not None:
         with collector_running():
-            finished, stages = order.run_stages(
-                outcome.model, plan, context, lambda model: _clean(model, schedule, validate, seed, logs)
-            )
-        finished = _clean(finished, last, validate, seed, logs) if last and target == "onnxruntime" else finished
-    emitted = writing.emitted(finished)
+            finished, stages = run_stages(finished, _stages(options.compression), context, work.clean)
+        if last and target == "onnxruntime":
+            finished = work.clean(finished, last)
+    emitted = check.emitted(finished)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
-    trail = Trail(
-        lifted, finished, tuple(logs), tuple(schedule), tuple(s.name.partition(" ")[0] for s in stages if s.changed)
-    )
-    report = _report(outcome, before, after, proof, time.perf_counter() - start, target, seed, trail)
+    changed = tuple(stage.name.partition(" ")[0] for stage in stages if stage.changed)
+    trail = Trail(lifted, finished, tuple(work.logs), (*exact, *last), changed)
+    report = _report(outcome, before, after, check, time.perf_counter() - start, options, trail)
     if context is not None:
-        report = order.with_stages(report, stages, context, finished)
-    if provenance:
+        report = _with_stages(report, stages, context, finished)
+    if options.output.provenance:
         finished.metadata[KEY] = trail.provenance.to_json()
         emitted = onnx_io.to_proto(finished)
     if target == "graphopt":
         _warm(finished, reference, seed)
     result = Result(finished, report, emitted)
-    if output is not None:
-        result.save(output)
-    return result
+    if options.output.path is not None:
+        result.save(Path(options.output.path))
+    return result, "" if context is None else context.calibration.note
+
+
+@dataclass(slots=True)
+class _Work:
+    """Runs schedules as the options say; `logs` are the records of all runs."""
+
+    options: Options
+    progress: Progress | None
+    exact: Sequence[Pass]
+    on_blame: OnBlame | None
+    logs: list[RewriteLog] = field(default_factory=list)
+
+    def check(self, reference: ModelSource | Model, before: Figures) -> SizeCheck:
+        """What a result has to pass."""
+        if self.options.validation.policy == "off":
+            return SizeCheck(before)
+        return EquivalenceCheck(reference, before, self.options.seed)
+
+    def run(self, model: Model, schedule: Sequence[Pass], check: SizeCheck, constant_bytes: int) -> Outcome:
+        """Run a schedule within the budget of bytes."""
+        policy = self.options.validation.policy
+        outcome = run(
+            model, schedule, target=self.options.target.runtime, size_limit=with_slack(constant_bytes), check=check,
+            policy="end" if policy == "off" else policy, progress=self.progress, on_blame=self.on_blame,
+        )  # fmt: skip
+        self.logs.append(outcome.log)
+        return outcome
+
+    def clean(self, model: Model, schedule: Sequence[Pass] | None = None) -> Model:
+        """The exact passes once more, on what a lossy stage left; validated against that, else left as it is."""
+        emitted = onnx_io.to_proto(model)
+        size = figures(model, onnx_io.file_bytes(model, emitted))
+        quiet = replace(self, progress=None, on_blame=None, options=_checked_at_end(self.options))
+        check = quiet.check(emitted, size)
+        return quiet.run(model, self.exact if schedule is None else schedule, check, size.constant_bytes).model
+
+
+def _checked_at_end(options: Options) -> Options:
+    policy: CheckPolicy = "end" if options.validation.validate else "off"
+    return replace(options, validation=Validation(check=policy))
+
+
+def _quantize(value: str | Mapping[str, object] | Quantize | None) -> Quantize | None:
+    if value is None:
+        return None
+    from .passes.quantize import check_quantize
+
+    return check_quantize(value)
+
+
+def _prune(value: float | Mapping[str, object] | Prune | None) -> Prune | None:
+    if value is None:
+        return None
+    from .passes.prune import check_prune
+
+    return check_prune(value)
+
+
+def _specialised(model: Model, target: Target) -> Model | None:
+    """Fix the sizes that are asked for; returns the original at these sizes, None where none are fixed."""
+    if not target.input_shapes and not target.dims:
+        return None
+    from .passes.shapes.inputs import fix_dims, specialise_inputs
+
+    specialise_inputs(model, target.input_shapes)
+    fix_dims(model, target.dims)
+    return clone_model(model)
+
+
+def _schedules(model: Model, options: Options) -> tuple[list[Pass], list[Pass]]:
+    """The passes before lossy stages, and those that wait for them: these know no operators only the target has."""
+    registry, asked = current(), options.schedule
+    schedule = list(registry.schedule()) if asked.passes is None else list(registry.resolve(asked.passes))
+    for name in asked.skip:
+        if not any(item.name == name for item in schedule):
+            known = ", ".join(dict.fromkeys(item.name for item in schedule))
+            raise OptionError(f"skip {name!r}: the schedule has {known}")
+    schedule = [*_conversion(model, options.target.opset), *(p for p in schedule if p.name not in asked.skip)]
+    if not options.compression.is_wanted:
+        return schedule, []
+    from .passes import FOR_TARGET
+
+    return [p for p in schedule if p not in FOR_TARGET], [p for p in schedule if p in FOR_TARGET]
 
 
 def _conversion(model: Model, opset: int | None) -> list[Pass]:
     """The pass that takes the model to the opset that is asked for. OptionError where it cannot go there."""
     if opset is None:
         return []
-    from .passes.convert.opset import check_convertible, convert_opset
+    from .passes.convert import check_convertible, convert_opset
 
     convert = convert_opset(opset)
     check_convertible(model, opset)
@@ -174,17 +258,42 @@ def _conversion(model: Model, opset: int | None) -> list[Pass]:
 
 
 def _check_conversion(outcome: Outcome, opset: int | None) -> None:
-    """OptionError with the reason where the conversion was taken back."""
+    """OptionError with the reason where the conversion was rolled back."""
     if opset is None or outcome.model.opset in (0, opset):
         return
-    reasons = [taken.reason for taken in outcome.taken_back if taken.what in ("convert-opset", "*")]
-    why = reasons[0].rpartition("OptionError: ")[2] if reasons else "no reason is known"
-    raise OptionError(why if why.startswith("opset ") else f"opset {opset}: {why}")
+    rolled_back = next((item for item in outcome.rolled_back if item.what in ("convert-opset", "*")), None)
+    if rolled_back is not None and isinstance(rolled_back.cause, OptionError):
+        raise rolled_back.cause
+    raise OptionError(f"opset {opset}: {'no reason is known' if rolled_back is None else rolled_back.reason}")
 
 
-def _warm(model: Model, reference: Any, seed: int) -> None:
+def _stages(compression: Compression) -> list[Stage[Any]]:
+    from .passes import stages
+
+    return stages(compression.prune, compression.quantize)
+
+
+def _stage_context(original: Model, options: Options, progress: Progress | None) -> StageContext | None:
+    """The context of lossy stages, None where there are none. InputError for calibration data that do not fit."""
+    asked = options.compression
+    if not asked.is_wanted:
+        return None
+    evaluations = max(stage.evaluations for stage in (asked.prune, asked.quantize) if stage is not None)
+    return stage_context(
+        original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
+        evaluations,
+    )  # fmt: skip
+
+
+def _on_blame(reference: ModelSource | Model, options: Options) -> OnBlame | None:
+    asked = options.validation
+    if asked.on_blame is not None or asked.repros is None:
+        return asked.on_blame
+    return leave_repros(reference, Path(asked.repros), options.seed)
+
+
+def _warm(model: Model, reference: ModelSource | Model, seed: int) -> None:
     """Compile the model's kernels and remember what this machine runs faster without them, for the sessions to come."""
-    from .pipeline.repro import runnable_feeds
     from .runtime.warmup import warmup
 
     feeds = runnable_feeds(reference, 1, seed)
@@ -202,139 +311,42 @@ def _check_operators(model: Model) -> None:
             raise ModelError(f"node {node.name or node.op!r}: opset {body.opset} has no operator {node.op}")
 
 
-def _clean(model: Model, schedule: Sequence[Pass], validate: bool, seed: int, logs: list[RewriteLog]) -> Model:
-    """The exact passes once more, on what a lossy stage left; proved equal to it, else left as it is."""
-    from . import onnx_io
-
-    emitted = onnx_io.to_proto(model)
-    size = figures(model, onnx_io.file_bytes(model, emitted))
-    model.size_limit = size.constant_bytes + int(SLACK_SHARE * size.constant_bytes) + SLACK_BYTES
-    check = _Proof(emitted, size, seed) if validate else _Writing(size)
-    outcome = run(model, schedule, check=check, policy="end")
-    logs.append(outcome.log)
-    return outcome.model
-
-
-def _schedule(passes: Sequence[Any] | None, skip: Sequence[str]) -> list[Pass]:
-    registry = current()
-    schedule = list(registry.schedule()) if passes is None else list(registry.resolve(passes))
-    for name in skip:
-        if not any(item.name == name for item in schedule):
-            raise OptionError(f"skip {name!r}: the schedule has {', '.join(dict.fromkeys(p.name for p in schedule))}")
-    return [item for item in schedule if item.name not in skip]
-
-
-class _Writing:
-    """The least check of the pipeline: the result can be written, and its size is within the budget."""
-
-    def __init__(self, before: Figures) -> None:
-        self.limit = None if before.file_bytes is None else int(before.file_bytes * (1 + SLACK_SHARE)) + SLACK_BYTES
-        self._last: tuple[Model, onnx.ModelProto] | None = None
-
-    def __call__(self, candidate: Model) -> Verdict:
-        emitted = self._fitting(candidate)
-        return emitted if isinstance(emitted, Verdict) else Verdict(True)
-
-    def emitted(self, model: Model) -> onnx.ModelProto:
-        """The model as ONNX; that of the last check where it is the same."""
-        from . import onnx_io
-
-        if self._last is not None and self._last[0] is model:
-            return self._last[1]
-        return onnx_io.to_proto(model)
-
-    def _fitting(self, candidate: Model) -> onnx.ModelProto | Verdict:
-        from . import onnx_io
-
-        self._last = None  # two models' weights at once would be one too many
-        try:
-            emitted = onnx_io.to_proto(candidate)
-        except Exception as error:  # what a pass from anywhere left may break anything
-            return Verdict(False, f"the model cannot be written: {type(error).__name__}: {error}")
-        size = onnx_io.file_bytes(candidate, emitted)
-        if self.limit is not None and size > self.limit:
-            return Verdict(False, f"the file would grow to {size} bytes, the limit is {self.limit}")
-        self._last = candidate, emitted
-        return emitted
-
-
-class _Proof(_Writing):
-    """The whole check: beyond that, results equal. Remembers the last comparison and its time.
-
-    What cannot be verified is not accepted either: in doubt the original is kept.
-    """
-
-    def __init__(self, reference: Any, before: Figures, seed: int) -> None:
-        super().__init__(before)
-        self.reference, self.seed = reference, seed
-        self.seconds = 0.0
-        self.comparison: Comparison | None = None
-        self.feeds: list[dict[str, Any]] | None = None
-
-    def __call__(self, candidate: Model) -> Verdict:
-        emitted = self._fitting(candidate)
-        if isinstance(emitted, Verdict):
-            return emitted
-        self.comparison = self._compare(emitted, power=True)
-        worst = max((o.error / o.allowed for o in self.comparison.outputs if o.allowed), default=0.0)
-        return Verdict(self.comparison.status == "equal", self.comparison.reason, worst, self.comparison)
-
-    def probe(self, candidate: Model) -> Verdict:
-        """Whether it fails as the last candidate did, for less: inputs made up once, no power, inner values only where
-        they alone told the difference.
-        """
-        from .pipeline.repro import runnable_feeds
-
-        emitted = self._fitting(candidate)
-        if isinstance(emitted, Verdict):
-            return emitted
-        if self.feeds is None:
-            self.feeds = runnable_feeds(self.reference, 4, self.seed)
-        last = self.comparison
-        hidden = last is not None and all(o.status == "equal" for o in last.outputs)
-        found = self._compare(emitted, self.feeds or None, power=False, intermediates=hidden)
-        return Verdict(found.status == "equal", found.reason)
-
-    def _compare(self, emitted: onnx.ModelProto, inputs: Any = None, **options: bool) -> Comparison:
-        from .equivalence import compare
-
-        start = time.perf_counter()
-        comparison = compare(self.reference, emitted, inputs, seed=self.seed, **options)
-        self.seconds += time.perf_counter() - start
-        return comparison
-
-
-def _evidence(comparison: Comparison) -> str:
-    """On what grounds a result counts as equal."""
-    worst = max((o.error / o.allowed for o in comparison.outputs if o.allowed), default=0.0)
-    text = f"on {comparison.samples} samples, the largest error {worst:.1%} of what is allowed"
-    return text if comparison.power is None else f"{text}, power {comparison.power:.0%}"
-
-
 def _report(
-    outcome: Outcome, before: Figures, after: Figures, proof: _Proof | None, seconds: float, target: str, seed: int,
+    outcome: Outcome, before: Figures, after: Figures, check: SizeCheck, seconds: float, options: Options,
     trail: Trail,
 ) -> Report:  # fmt: skip
-    comparison = None if proof is None else proof.comparison
-    if proof is None:
-        status, reason = "not checked", "validation was off"
-    elif comparison is None:
+    comparison = check.comparison if isinstance(check, EquivalenceCheck) else None
+    checking = check.seconds if isinstance(check, EquivalenceCheck) else 0.0
+    if comparison is not None:
+        status, reason = comparison.status, comparison.reason or evidence(comparison)
+    elif isinstance(check, EquivalenceCheck):
         status, reason = "equal", "nothing was changed"
     else:
-        status, reason = comparison.status, comparison.reason or _evidence(comparison)
-    checking = 0.0 if proof is None else proof.seconds
+        status, reason = "not checked", "validation was off"
     return Report(
         before=before,
         after=after,
         effects=tuple(outcome.effects),
-        taken_back=tuple(outcome.taken_back),
+        rolled_back=tuple(outcome.rolled_back),
         status=status,
         reason=reason,
         comparison=comparison,
         notes=(),
         seconds=seconds - checking,
         seconds_checking=checking,
-        target=target,
-        seed=seed,
+        target=options.target.runtime,
+        seed=options.seed,
         trail=trail,
     )
+
+
+def _with_stages(report: Report, stages: Sequence[StageReport], context: StageContext, model: Model) -> Report:
+    """The report with those of the stages, and the metric of what they left."""
+    notes = (*report.notes, context.calibration.note) if context.calibration.note else report.notes
+    summaries = "; ".join(f"{stage.name}: {stage.summary}" for stage in stages)
+    if not any(stage.changed for stage in stages):
+        return replace(report, stages=tuple(stages), notes=notes, reason=f"{report.reason}; {summaries}")
+    reason = f"exact passes {report.status} {report.reason}; {summaries}"
+    quality = context.quality
+    metric = None if quality.metric is None else (quality.base, quality.score(model))  # known from the last stage
+    return replace(report, stages=tuple(stages), notes=notes, status="lossy", reason=reason, metric=metric)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .api import optimize
-from .pipeline import Blame
+from .options import Runtime
+from .pipeline import Blame, PassLike
 from .pipeline.repro import Repro, make_repro, runnable_feeds
 from .report.report import Report
+
+if TYPE_CHECKING:
+    from .onnx_io.source import ModelSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Bisection:
-    """What was found, the first to break first, and the report of what is left once all of it is taken back."""
+    """What was found, the first to break first, and the report of what is left once all of it is rolled back."""
 
     findings: tuple[Finding, ...]
     report: Report
@@ -35,7 +39,8 @@ class Bisection:
 
 
 def bisect(
-    model: Any, *, passes: Sequence[Any] | None = None, skip: Sequence[str] = (), target: str = "portable",
+    model: ModelSource, *, passes: Sequence[PassLike] | None = None, skip: Sequence[str] = (),
+    target: Runtime = "portable",
     samples: int = 4, seed: int = 0,
 ) -> Bisection:  # fmt: skip
     """Run the schedule on a model and find every rewrite that changes a result, one after the other.

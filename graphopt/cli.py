@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .errors import GraphoptError, InputError, OptionError
+from .options import runtime_named
 
 app = typer.Typer(
     name="graphopt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -78,14 +79,14 @@ def optimize(
     save_as_external_data: Annotated[bool, typer.Option(help="weights beside the model in OUT.data")] = False,
     repros: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="a folder for small models that show why a rewrite was taken back"),
+        typer.Option(help="a folder for small models that show why a rewrite was rolled back"),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="show what would be done, write nothing")] = False,
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
 ) -> None:
     """Optimise IN into OUT and show what changed and that it is equal."""
     from .api import optimize as run
-    from .onnx_io import check_target
+    from .machine.files import check_target
     from .provenance import sidecar, write_sidecar
 
     destination = destination or source.with_suffix(".opt.onnx")
@@ -101,7 +102,7 @@ def optimize(
         task = bar.add_task("optimise", total=1.0)
         result = run(
             source, quantize=_quantize(quantize, [*(quantize_option or []), *(["sensitivity"] if sensitivity else [])]),
-            prune=prune, calibration=calibration, max_drop=max_drop, target=target,
+            prune=prune, calibration=calibration, max_drop=max_drop, target=runtime_named(target),
             metric=None if metric is None else _function(metric), input_shapes=_shapes(input_shape or []),
             dims=_dims(dim or []), opset=opset,
             passes=_split(passes), skip=_split(skip) or (), check=check, provenance=provenance,  # type: ignore[arg-type]
@@ -159,7 +160,9 @@ def bisect(
     """Find the rewrites that change MODEL's results, with a small model for each: exit 0 none, 1 some, 3 unverified."""
     from .bisection import bisect as run
 
-    found = run(model, passes=_split(passes), skip=_split(skip) or (), target=target, samples=samples, seed=seed)
+    found = run(
+        model, passes=_split(passes), skip=_split(skip) or (), target=runtime_named(target), samples=samples, seed=seed
+    )
     for number, finding in enumerate(found.findings, 1):
         what = finding.guilty + (f" ({finding.rewrite})" if finding.rewrite else "")
         at = f" at {', '.join(finding.nodes[:3])}" if finding.nodes else ""
@@ -169,7 +172,7 @@ def bisect(
             out.print(f"  repro of {finding.repro.nodes} nodes: {path}", highlight=False, soft_wrap=True)
     left = found.report
     out.print(
-        f"{'with these taken back' if found else 'no rewrite is guilty'}: {left.status} {left.reason}", soft_wrap=True
+        f"{'with these rolled back' if found else 'no rewrite is guilty'}: {left.status} {left.reason}", soft_wrap=True
     )
     raise typer.Exit(1 if found else 0 if left.status == "equal" else 3)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 if not __name__.startswith("graphopt."):
     raise ImportError("import graphopt.passes, not passes: the top-level folder is a second copy of it")
 
+from ..compress.stages import Stage
 from ..pipeline.passes import Pass
 from .clean import (
     drop_cast_islands,
@@ -39,6 +42,10 @@ from .layout import (
     take_parts,
 )
 from .shapes import give_range_scalars, infer_demands, name_sizes, resolve_shapes
+
+if TYPE_CHECKING:
+    from .prune import Prune
+    from .quantize import Quantize
 
 SCHEDULE: tuple[Pass, ...] = (
     remove_dead_nodes,
@@ -91,3 +98,17 @@ FOR_TARGET: tuple[Pass, ...] = (merge_products, fuse_attention, fuse_for_onnxrun
 
 ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_operators, widen_channels, spell_powers)
 """Passes that run only when named."""
+
+
+def stages(prune: Prune | None, quantize: Quantize | None) -> list[Stage[Any]]:
+    """The lossy stages that are wanted, in order: pruning first, for it changes what quantization must calibrate."""
+    wanted: list[Stage[Any]] = []
+    if prune is not None:
+        from .prune import prune as run_prune
+
+        wanted.append(Stage("prune", prune, run_prune, clean=True))
+    if quantize is not None:
+        from .quantize import quantize as run_quantize
+
+        wanted.append(Stage("quantize", quantize, run_quantize))
+    return wanted

@@ -17,10 +17,11 @@ FLOORS = (
     ("rewrite", "onnx_io", "analysis"),
     ("equivalence", "calibration", "measure"),
     ("pipeline", "kernels"),
+    ("runtime",),
     ("compress",),
-    ("passes", "runtime"),
+    ("passes",),
     ("provenance",),
-    ("report", "testing", "pytest_plugin"),
+    ("options", "validation", "report", "testing", "pytest_plugin"),
     ("api", "bench", "bisection"),
     ("cli", "__main__"),
 )

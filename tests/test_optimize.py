@@ -1,4 +1,4 @@
-"""`graphopt.optimize` end to end: real models stay equal, custom passes run in place, wrong ones are taken back."""
+"""`graphopt.optimize` end to end: real models stay equal, custom passes run in place, wrong ones are rolled back."""
 
 import numpy as np
 import onnx
@@ -49,7 +49,7 @@ def test_zoo_model_stays_equal(name):
     result = graphopt.optimize(path)
     report = result.report
     assert report.status == "equal", f"{report.status}: {report.reason}"
-    assert not report.taken_back, report.taken_back
+    assert not report.rolled_back, report.rolled_back
     assert report.after.nodes <= report.before.nodes
     assert report.after.file_bytes <= report.before.file_bytes * 1.01 + 4096
     onnx.checker.check_model(result.model)
@@ -121,7 +121,7 @@ def test_wrong_rule_is_caught_named_and_taken_back(policy):
             return build.BatchNormalization(x, scale, bias, mean, var, epsilon=0.1)
 
         result = graphopt.optimize(model, check=policy)
-    taken = result.report.taken_back
+    taken = result.report.rolled_back
     assert [(t.what, t.rewrite) for t in taken] == [("loosen-epsilon", "loosen_epsilon")]
     assert taken[0].nodes == ("bn0",)
     assert result.report.status == "equal"
@@ -140,8 +140,8 @@ def test_a_large_weight_that_would_overflow_is_not_scaled():
     proto.graph.node[-2].attribute[0].f = 0.0
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 8192
     result = graphopt.optimize(proto, validate=False)
-    assert [t.rewrite for t in result.report.taken_back] == ["fold_norm_into_conv"]
-    assert "leaves the range" in result.report.taken_back[0].reason
+    assert [t.rewrite for t in result.report.rolled_back] == ["fold_norm_into_conv"]
+    assert "leaves the range" in result.report.rolled_back[0].reason
     assert result.report.after.operators["BatchNormalization"] == 3
 
 
@@ -158,8 +158,8 @@ def test_what_cannot_be_written_is_taken_back_unproved_too():
             return 1
 
         result = graphopt.optimize(conv_bn_model(), validate=False)
-    assert [t.what for t in result.report.taken_back] == ["lose-weights"]
-    assert "the disk is gone" in result.report.taken_back[0].reason
+    assert [t.what for t in result.report.rolled_back] == ["lose-weights"]
+    assert "the disk is gone" in result.report.rolled_back[0].reason
     assert graphopt.compare(conv_bn_model(), result.model).status == "equal"
 
 

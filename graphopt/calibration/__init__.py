@@ -5,12 +5,14 @@ from .observe import Observed, observe
 from .observers import Extent, Histogram
 from .ranges import METHODS, choose_range, observer_for
 from .shapes import Shapes, shapes_at
-from .source import BATCH, Calibration, open_calibration
+from .source import BATCH, Calibration, CalibrationData, CalibrationDataReader, open_calibration
 
 __all__ = [
     "BATCH",
     "METHODS",
     "Calibration",
+    "CalibrationData",
+    "CalibrationDataReader",
     "Extent",
     "Histogram",
     "Observed",

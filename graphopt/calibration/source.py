@@ -10,18 +10,32 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..equivalence.inputs import Feeds, checked_feed, read_arrays, synthesise, unstacked
 from ..equivalence.source import Signature, one_line, signature_of
 from ..errors import InputError
+from ..ir import Array
 
 BATCH, BATCH_BYTES = 16, 1 << 18
 """The most rows a sample has, and the most bytes for more than one, when an array of an open batch size holds many."""
 
 SYNTHESISED = "no calibration data was given: made-up inputs took its place, give real ones for real accuracy"
+
+
+class CalibrationDataReader(Protocol):
+    """The reader that `onnxruntime.quantization` takes, too; one with `rewind()` is read as often as needed."""
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        """The next sample, inputs by name; None after the last."""
+
+
+CalibrationData = (
+    CalibrationDataReader | Iterable[Mapping[str, Any]] | Mapping[str, Any] | Array | str | os.PathLike[str] | None
+)
+"""What a caller may hand over: see `open_calibration`."""
 
 
 class Calibration:
@@ -51,7 +65,7 @@ class Calibration:
         return found
 
 
-def open_calibration(data: Any, model: Any, *, samples: int = 8, seed: int = 0) -> Calibration:
+def open_calibration(data: CalibrationData, model: Any, *, samples: int = 8, seed: int = 0) -> Calibration:
     """Calibration feeds for `model` (anything that `equivalence.open_source` opens).
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable of dicts, a dict of arrays

@@ -59,6 +59,11 @@ class Comparison:
         """The two models were proved equal within tolerance on every sample."""
         return self.status == "equal"
 
+    @property
+    def worst_error(self) -> float:
+        """The largest error of an output, as a share of what is allowed."""
+        return max((o.error / o.allowed for o in self.outputs if o.allowed), default=0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, ready for JSON."""
         return {

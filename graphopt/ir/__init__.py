@@ -4,7 +4,7 @@ from .clone import clone_graph, clone_model, clone_node
 from .collector import collector_paused, collector_running
 from .constant import Constant
 from .graph import RETURN, Graph, IRError, Node, Opaque, Port, Use, Value, captures, outer_values, producers_of
-from .model import Function, FunctionId, Model, RewriteLog
+from .model import Function, FunctionId, Listener, Model
 from .printer import node_lines, to_text
 from .types import Array, Dim, DType, OptionalType, OtherType, SequenceType, TensorType, Type, refine
 from .verifier import VerifyError, verify
@@ -19,13 +19,13 @@ __all__ = [
     "FunctionId",
     "Graph",
     "IRError",
+    "Listener",
     "Model",
     "Node",
     "Opaque",
     "OptionalType",
     "OtherType",
     "Port",
-    "RewriteLog",
     "SequenceType",
     "TensorType",
     "Type",

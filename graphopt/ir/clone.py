@@ -18,8 +18,7 @@ def clone_model(model: Model) -> Model:
         opsets=dict(model.opsets),
         functions={key: Function(f.id, clone_model(f.body), f.raw) for key, f in model.functions.items()},
         metadata=dict(model.metadata),
-        touched=None,
-        log=None,
+        listener=None,
     )
     return copy
 

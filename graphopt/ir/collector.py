@@ -1,38 +1,49 @@
-"""The cyclic garbage collector and graphs."""
+"""The cyclic garbage collector and graphs.
+
+A graph is all references and little garbage: cyclic collection would walk it over and over as it grows.
+"""
 
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_lock = threading.Lock()
+_pauses = _resumptions = 0  # that are in force, in all threads
+_was_enabled = False  # before the first of them
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """A graph is all references and little garbage: cyclic collection would walk it over and over as it grows."""
-    with _collector(enabled=False):
+    """Without cyclic collection; pauses nest, and those of several threads end with the last."""
+    _count(1, 0)
+    try:
         yield
+    finally:
+        _count(-1, 0)
 
 
 @contextmanager
 def collector_running() -> Iterator[None]:
     """For work inside a pause that drops whole models, which hold their arrays in cycles."""
-    with _collector(enabled=True):
-        yield
-
-
-@contextmanager
-def _collector(enabled: bool) -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    _switch(enabled)
+    _count(0, 1)
     try:
         yield
     finally:
-        _switch(was_enabled)
+        _count(0, -1)
 
 
-def _switch(enabled: bool) -> None:
-    if enabled:
-        gc.enable()
-    else:
-        gc.disable()
+def _count(pauses: int, resumptions: int) -> None:
+    """Collection runs where as many resumptions as pauses are in force, if it ran before them."""
+    global _pauses, _resumptions, _was_enabled
+    with _lock:
+        if _pauses == _resumptions == 0:
+            _was_enabled = gc.isenabled()
+        _pauses += pauses
+        _resumptions += resumptions
+        if _was_enabled and _pauses <= _resumptions:
+            gc.enable()
+        else:
+            gc.disable()

@@ -261,10 +261,6 @@ class Graph:
         """The versions of the operator sets in force, by domain."""
         return {} if self.model is None else self.model.opsets
 
-    def allows(self, what: str, node: Node) -> bool:
-        """Whether one more rewrite may be made; every rewrite asks, so that any one of them can be taken back."""
-        return self.model is None or self.model.log is None or self.model.log.permit(what, node)
-
     @property
     def parent(self) -> Graph | None:
         """The graph this one is nested in."""
@@ -277,13 +273,6 @@ class Graph:
         value.owner = self
         self.inputs = (*self.inputs, value)
         return value
-
-    def remove_input(self, value: Value) -> None:
-        """Remove an unused input of a nested graph or function; the model's own inputs are its interface."""
-        if value._uses:
-            raise IRError(f"input {value.name!r} is still used")
-        self.inputs = tuple(v for v in self.inputs if v is not value)
-        value.owner = None
 
     def set_outputs(self, values: Sequence[Value], ports: Sequence[Port] | None = None) -> None:
         """Set the results; `ports` names them (by default the ports stay, or are made from the values' names)."""
@@ -392,8 +381,8 @@ class Graph:
         for value in node.inputs:
             if value is not None and value.producer is not None:
                 self._touch(value.producer)
-        if self.model is not None and self.model.log is not None:
-            self.model.log.note_erased(node)
+        if self.model is not None and self.model.listener is not None:
+            self.model.listener.erased(node)
         self._detach(node)
         graph._unlink(node)
 
@@ -410,11 +399,11 @@ class Graph:
             queue.extend(producers)
         return gone
 
-    def become(self, other: Graph) -> None:
-        """Take over everything that `other`, a root graph nobody else holds, contains; what was here is gone."""
-        if self.model is not None and self.model.log is not None:
+    def replace_contents(self, other: Graph) -> None:
+        """Take over the nodes, inputs and results of `other`, a root graph that nobody else holds."""
+        if self.model is not None and self.model.listener is not None:
             for node in self:
-                self.model.log.note_erased(node)
+                self.model.listener.erased(node)
         self.name, self.doc, self.metadata, self.raw = other.name, other.doc, other.metadata, other.raw
         self.inputs, self.ports = other.inputs, other.ports
         self._first, self._return, self._size = other._first, other._return, other._size
@@ -472,8 +461,8 @@ class Graph:
                         value._uses.pop(_use(node, slot), None)
 
     def _touch(self, node: Node) -> None:
-        if self.model is not None and self.model.touched is not None:
-            self.model.touched[node] = None
+        if self.model is not None and self.model.listener is not None:
+            self.model.listener.touched[node] = None
 
     def __repr__(self) -> str:
         return f"<graph {self.name}: {self._size} nodes>"

@@ -1,9 +1,9 @@
-"""A whole file: the root graph with what surrounds it, and the log that its rewrites ask."""
+"""A whole file: the root graph, functions, operator sets, metadata."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from .graph import Graph, Node
 
@@ -26,46 +26,19 @@ class Function:
     raw: Any = None  # the attributes' declarations and metadata, for the format layer
 
 
-class RewriteLog:
-    """Counts rewrites and stops them: at a limit (bisection), or those of a banned name (what was taken back).
+class Listener(Protocol):
+    """Is told of the edits of a model's graphs."""
 
-    `entries` tells the rewrites in order; `erased` the original nodes of each node that went, the pass that ran,
-    and the entry it followed (-1 before the first).
-    """
+    touched: dict[Node, None]
+    """Every node that an edit reaches is added here."""
 
-    __slots__ = ("banned", "count", "entries", "erased", "limit", "scope")
-
-    def __init__(self, limit: int | None = None, banned: frozenset[str] = frozenset()) -> None:
-        self.limit, self.banned = limit, banned
-        self.count = 0
-        self.scope = ""  # the running pass
-        self.entries: list[tuple[str, str, tuple[str, ...]]] = []  # pass, rewrite, original nodes
-        self.erased: list[tuple[tuple[str, ...], str, int]] = []
-
-    def permit(self, what: str, node: Node) -> bool:
-        """Count the rewrite `what` at `node`, or refuse it."""
-        if what in self.banned or (self.limit is not None and self.count >= self.limit):
-            return False
-        self.count += 1
-        self.entries.append((self.scope, what, node.origins or (node.name,)))
-        return True
-
-    def note_erased(self, node: Node) -> None:
-        """Remember that a node went, and all that is nested in it."""
-        self.erased.append((node.origins, self.scope, len(self.entries) - 1))
-        for nested in node.subgraphs:
-            for inner in nested.walk():
-                self.erased.append((inner.origins, self.scope, len(self.entries) - 1))
+    def erased(self, node: Node) -> None:
+        """`node` is about to be erased."""
 
 
 @dataclass(slots=True)
 class Model:
-    """A whole file: the root graph, functions, operator set versions, metadata.
-
-    `target` and `size_limit` bind every rewrite: the runtime it may assume, the bytes constants may take in all.
-    `touched`, when it is a dict, collects the nodes that edits reach (the worklist listens there); `log` is asked
-    before each rewrite.
-    """
+    """A whole file: the root graph, functions, operator set versions, metadata."""
 
     graph: Graph
     opsets: dict[str, int] = field(default_factory=dict)
@@ -79,10 +52,7 @@ class Model:
     metadata: dict[str, str] = field(default_factory=dict)
     folder: str = ""  # where relative external data is found
     raw: Any = None  # what only the format layer reads back
-    target: str = "portable"
-    size_limit: int | None = None
-    touched: dict[Node, None] | None = None
-    log: RewriteLog | None = None
+    listener: Listener | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for graph in self.graph.graphs():

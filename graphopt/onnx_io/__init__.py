@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..machine.files import check_target
     from .check import check
     from .emit import to_onnx, to_proto
     from .inference import infer_types
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check",
-    "check_target",
     "external_bytes",
     "file_bytes",
     "infer_types",
@@ -27,7 +25,7 @@ __all__ = [
 
 _HOMES = {
     "external_bytes": "size", "file_bytes": "size",
-    "check": "check", "check_target": "files", "infer_types": "inference", "load": "lift", "save": "save",
+    "check": "check", "infer_types": "inference", "load": "lift", "save": "save",
     "to_onnx": "emit", "to_proto": "emit",
 }  # fmt: skip
 

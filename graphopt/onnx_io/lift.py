@@ -15,14 +15,14 @@ from .attributes import read_attribute
 from .extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
 from .inference import infer_types
 from .order import in_order, node_place
-from .source import Source, read_proto
+from .source import ModelSource, read_proto
 from .tensors import DataFiles, read_constant, read_sparse
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4  # before that IR version every initializer had to be listed as an input
 _FIRST_WITH_OPSETS = 3
 
 
-def load(source: Source, *, infer: bool = True, folder: str = "") -> Model:
+def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
     """The IR of a model.
 
     `source` is a path, bytes, an `onnx.ModelProto` or an `onnx_ir.Model`; `folder` is where external data lies if the

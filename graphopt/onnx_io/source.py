@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import onnx
 import onnx_ir
@@ -11,10 +10,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ..errors import ModelError
 
-Source = str | Path | bytes | onnx.ModelProto | onnx_ir.Model
+ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
+"""What a caller may hand over as a model."""
 
 
-def read_proto(source: Source) -> tuple[onnx.ModelProto, str]:
+def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
     """The proto (shared if it was one) and the path it was read from, "" if there is none."""
     if isinstance(source, onnx.ModelProto):
         return source, ""

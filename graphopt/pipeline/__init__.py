@@ -1,4 +1,4 @@
-"""Passes, the registry that orders them, and the driver that runs, checks and takes back."""
+"""Passes, the registry that orders them, and the driver that runs, checks and rolls back."""
 
 from .driver import (
     Blame,
@@ -9,7 +9,7 @@ from .driver import (
     Outcome,
     PassError,
     Progress,
-    TakenBack,
+    RolledBack,
     Verdict,
     constant_bytes,
     count_nodes,
@@ -17,7 +17,7 @@ from .driver import (
     run_pass,
 )
 from .passes import Pass, as_pass, graph_pass, rule_pass
-from .registry import Registry, current, entry_points, listed, register_pass, rule
+from .registry import PassLike, Registry, current, entry_points, listed, register_pass, rule
 
 __all__ = [
     "Blame",
@@ -28,9 +28,10 @@ __all__ = [
     "Outcome",
     "Pass",
     "PassError",
+    "PassLike",
     "Progress",
     "Registry",
-    "TakenBack",
+    "RolledBack",
     "Verdict",
     "as_pass",
     "constant_bytes",

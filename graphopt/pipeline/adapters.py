@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..ir import Graph, Model
+from ..rewrite import Context
 from .passes import Pass
 
 Apply = Callable[[Any], tuple[Any, int]]
@@ -53,7 +54,7 @@ def _run_ir_pass(item: Any, model: Any) -> tuple[Any, int]:
 
 
 def _foreign(name: str, kind: type, apply: Apply) -> Pass:
-    def run(graph: Graph) -> int:
+    def run(graph: Graph, context: Context) -> int:
         model = graph.model
         if model is None:
             raise OptionError(f"{name} runs on whole models only")
@@ -78,5 +79,5 @@ def _round_trip(model: Model, apply: Apply) -> int:
     model.functions.clear()
     model.functions.update(lifted.functions)
     model.ir_version, model.metadata = lifted.ir_version, lifted.metadata
-    model.graph.become(lifted.graph)
+    model.graph.replace_contents(lifted.graph)
     return changes

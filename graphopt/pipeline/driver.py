@@ -1,15 +1,15 @@
-"""Runs passes in order, verifies after each, checks the numbers, and takes back what broke them."""
+"""Runs passes in order, verifies after each, checks the numbers, and rolls back what broke them."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from ..ir import Model, Node, RewriteLog, Value, clone_model, collector_paused, verify
-from ..rewrite import apply_rules, retype
+from ..ir import Model, Node, Value, clone_model, collector_paused, verify
+from ..rewrite import Context, RewriteLog, apply_rules, retype
 from .passes import Pass
 
 CheckPolicy = Literal["end", "each", "off"]
@@ -34,7 +34,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenBack:
+class RolledBack:
     """A pass or rewrite that was undone, with the check that it failed."""
 
     what: str  # the pass
@@ -42,6 +42,11 @@ class TakenBack:
     nodes: tuple[str, ...]  # the original nodes it touched
     reason: str
     repro: str = ""  # where a small model lies that shows it, if one was asked for
+    cause: Exception | None = field(default=None, repr=False, compare=False)  # what the pass raised, if it did
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cause"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,12 @@ class Blame:
     rewrite: str
     nodes: tuple[str, ...]
     reason: str
+    target: str
+    size_limit: int | None
+
+    def context(self, log: RewriteLog | None = None) -> Context:
+        """A context to run the guilty pass in."""
+        return Context(self.target, self.size_limit, log or RewriteLog())
 
 
 @dataclass(slots=True)
@@ -61,8 +72,8 @@ class Outcome:
 
     model: Model
     effects: list[Effect] = field(default_factory=list)
-    taken_back: list[TakenBack] = field(default_factory=list)
-    verdict: Any = None
+    rolled_back: list[RolledBack] = field(default_factory=list)
+    verdict: Verdict | None = None
     log: RewriteLog = field(default_factory=RewriteLog)
 
 
@@ -73,12 +84,11 @@ class Verdict:
     ok: bool
     reason: str = ""
     error: float | None = None
-    detail: Any = None
 
 
 Check = Callable[[Model], Verdict]
 OnBlame = Callable[[Blame], str]
-"""Told of each rewrite that is taken back; returns where it left a repro, or an empty text."""
+"""Told of each rewrite that is rolled back; returns where it left a repro, or an empty text."""
 
 
 class PassError(Exception):
@@ -93,6 +103,8 @@ def run(
     model: Model,
     schedule: Sequence[Pass],
     *,
+    target: str = "portable",
+    size_limit: int | None = None,
     check: Check | None = None,
     policy: CheckPolicy = "end",
     progress: Progress | None = None,
@@ -100,92 +112,127 @@ def run(
 ) -> Outcome:
     """Run `schedule` on copies of `model`, which stays as it is.
 
-    A pass that raises or breaks the graph is left out. When `check` refuses the result, the guilty rewrite is found by
-    bisection over the rewrites, its rule (or its pass, where the change has no rule) is taken back, and so on until the
-    check agrees; in the end the model itself is the result. `on_blame` is told of each before it goes.
+    target, size_limit: see `graphopt.rewrite.Context`. A pass that raises or breaks the graph is left out. When `check`
+    refuses the result, the guilty rewrite is found by bisection over the rewrites, its rule (or its pass, where the
+    change has no rule) is rolled back, and so on until the check agrees; in the end the model itself is the result.
+    `on_blame` is told of each before it goes.
     """
     with collector_paused():
-        return _run(model, list(schedule), check, policy, progress, on_blame)
+        return _Driver(model, list(schedule), target, size_limit, check, policy, progress, on_blame).run()
 
 
-def _run(
-    model: Model, passes: list[Pass], check: Check | None, policy: CheckPolicy, progress: Progress | None,
-    on_blame: OnBlame | None,
-) -> Outcome:  # fmt: skip
-    taken: list[TakenBack] = []
-    banned: set[str] = set()
-    while True:
-        try:
-            outcome = _run_once(model, passes, RewriteLog(None, frozenset(banned)), check, policy, progress)
-        except PassError as error:
-            repro = "" if on_blame is None else _blame_raiser(model, passes, frozenset(banned), error, on_blame)
-            taken.append(TakenBack(error.name, "", (), str(error), repro))
-            passes = [p for p in passes if p.name != error.name]
-            continue
-        outcome.taken_back = taken
-        if check is None or policy == "off" or outcome.verdict is None or outcome.verdict.ok:
-            return outcome
-        number, entry = _bisect(model, passes, frozenset(banned), check, outcome.log.count)
+@dataclass(slots=True)
+class _Driver:
+    """Runs `passes`, without the rewrites that are `banned`, until the check agrees."""
+
+    model: Model
+    passes: list[Pass]
+    target: str
+    size_limit: int | None
+    check: Check | None
+    policy: CheckPolicy
+    progress: Progress | None
+    on_blame: OnBlame | None
+    banned: set[str] = field(default_factory=set)
+    rolled_back: list[RolledBack] = field(default_factory=list)
+
+    def run(self) -> Outcome:
+        while True:
+            try:
+                outcome = self._attempt()
+            except PassError as error:
+                repro = "" if self.on_blame is None else self._blame_raiser(error, self.on_blame)
+                self.rolled_back.append(RolledBack(error.name, "", (), str(error), repro, error.cause))
+                self._drop(error.name)
+                continue
+            outcome.rolled_back = self.rolled_back
+            if self.check is None or self.policy == "off" or outcome.verdict is None or outcome.verdict.ok:
+                return outcome
+            if not self._roll_back(outcome.verdict.reason, outcome.log.count, self.check):
+                return Outcome(clone_model(self.model), [], self.rolled_back, self.check(self.model))
+
+    def _attempt(self) -> Outcome:
+        copy, context = clone_model(self.model), self._context()
+        outcome = Outcome(copy, log=context.log)
+        size = _Size.of(copy)
+        for i, item in enumerate(self.passes):
+            if self.progress is not None:
+                self.progress(item.name, i / len(self.passes))
+            effect, size = _run_measured(copy, item, context, size)
+            if self.policy == "each" and self.check is not None and effect.changes:
+                outcome.verdict = self.check(copy)
+                effect = replace(effect, error=outcome.verdict.error)
+            outcome.effects.append(effect)
+            if outcome.verdict is not None and not outcome.verdict.ok:
+                break
+        if self.check is not None and self.policy == "end":
+            outcome.verdict = self.check(copy) if context.log.count else Verdict(True)
+        return outcome
+
+    def _roll_back(self, reason: str, total: int, check: Check) -> bool:
+        """Ban the first of `total` rewrites that the check refuses, or drop its pass; False where none is guilty."""
+        number, entry = self._bisect(check, total)
         if entry is None:
-            taken.append(TakenBack("*", "", (), f"{outcome.verdict.reason}; the original is kept"))
-            return Outcome(clone_model(model), [], taken, check(model))
+            self.rolled_back.append(RolledBack("*", "", (), f"{reason}; the original is kept"))
+            return False
         name, rewrite, nodes = entry
         repro = ""
-        if on_blame is not None:
-            before = _run_once(model, passes, RewriteLog(number - 1, frozenset(banned)), None, "off").model
-            guilty = next(item for item in passes if item.name == name)
-            repro = on_blame(Blame(before, guilty, rewrite, nodes, outcome.verdict.reason))
-        taken.append(TakenBack(name, rewrite, nodes, outcome.verdict.reason, repro))
-        if rewrite and rewrite != name and rewrite not in banned:
-            banned.add(rewrite)
+        if self.on_blame is not None:
+            before = self._replay(self.passes, number - 1)[0]
+            guilty = next(item for item in self.passes if item.name == name)
+            repro = self.on_blame(Blame(before, guilty, rewrite, nodes, reason, self.target, self.size_limit))
+        self.rolled_back.append(RolledBack(name, rewrite, nodes, reason, repro))
+        if rewrite and rewrite != name and rewrite not in self.banned:
+            self.banned.add(rewrite)
         else:
-            passes = [p for p in passes if p.name != name]
+            self._drop(name)
+        return True
+
+    def _bisect(self, check: Check, total: int) -> tuple[int, tuple[str, str, tuple[str, ...]] | None]:
+        """The first rewrite with which the check fails: its number from 1 and its entry in the log, found with
+        log2(total) runs; None if the check fails without any."""
+        low, high = 0, total  # the first `low` rewrites pass, the first `high` fail
+        check = getattr(check, "probe", check)  # a check may offer a cheaper one that fails on the same models
+        if total == 0 or not check(self.model).ok:
+            return 0, None
+        while high - low > 1:
+            middle = (low + high) // 2
+            if check(self._replay(self.passes, middle)[0]).ok:
+                low = middle
+            else:
+                high = middle
+        entries = self._replay(self.passes, high)[1].entries
+        return high, entries[high - 1] if len(entries) >= high else None
+
+    def _blame_raiser(self, error: PassError, on_blame: OnBlame) -> str:
+        """Blame the first pass of that name that raises, on what the passes before it leave."""
+        for place, item in enumerate(self.passes):
+            if item.name != error.name:
+                continue
+            before, _ = self._replay(self.passes[:place], None)
+            try:
+                run_pass(clone_model(before), item, self._context())
+            except PassError:
+                return on_blame(Blame(before, item, "", (), str(error), self.target, self.size_limit))
+        return ""
+
+    def _replay(self, passes: Sequence[Pass], limit: int | None) -> tuple[Model, RewriteLog]:
+        """A copy after the first `limit` rewrites of some passes."""
+        copy, context = clone_model(self.model), self._context(limit)
+        for item in passes:
+            run_pass(copy, item, context)
+        return copy, context.log
+
+    def _context(self, limit: int | None = None) -> Context:
+        return Context(self.target, self.size_limit, RewriteLog(limit, frozenset(self.banned)))
+
+    def _drop(self, name: str) -> None:
+        self.passes = [item for item in self.passes if item.name != name]
 
 
-def _blame_raiser(
-    model: Model, passes: Sequence[Pass], banned: frozenset[str], error: PassError, on_blame: OnBlame
-) -> str:
-    """Blame the first pass of that name that raises, on what the passes before it leave."""
-    for place, item in enumerate(passes):
-        if item.name != error.name:
-            continue
-        before = _run_once(model, passes[:place], RewriteLog(None, banned), None, "off").model
-        trial = clone_model(before)
-        trial.log = RewriteLog(None, banned)
-        try:
-            run_pass(trial, item)
-        except PassError:
-            return on_blame(Blame(before, item, "", (), str(error)))
-    return ""
-
-
-def _run_once(
-    model: Model, passes: Sequence[Pass], log: RewriteLog, check: Check | None, policy: CheckPolicy,
-    progress: Progress | None = None,
-) -> Outcome:  # fmt: skip
-    copy = clone_model(model)
-    copy.log = log
-    outcome = Outcome(copy, log=log)
-    size = _Size.of(copy)
-    for i, item in enumerate(passes):
-        if progress is not None:
-            progress(item.name, i / len(passes))
-        effect, size = _run_measured(copy, item, size)
-        if policy == "each" and check is not None and effect.changes:
-            outcome.verdict = check(copy)
-            effect = replace(effect, error=outcome.verdict.error)
-        outcome.effects.append(effect)
-        if outcome.verdict is not None and not outcome.verdict.ok:
-            break
-    if check is not None and policy == "end":
-        outcome.verdict = check(copy) if log.count else Verdict(True)
-    copy.log = None
-    return outcome
-
-
-def run_pass(model: Model, item: Pass) -> Effect:
+def run_pass(model: Model, item: Pass, context: Context | None = None) -> Effect:
     """Run one pass on a model in place, verify the structure, re-infer the types it touched. PassError if it fails."""
-    return _run_measured(model, item, _Size.of(model))[0]
+    return _run_measured(model, item, context or Context(), _Size.of(model))[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,28 +245,22 @@ class _Size:
         return cls(count_nodes(model), constant_bytes(model))
 
 
-def _run_measured(model: Model, item: Pass, size: _Size) -> tuple[Effect, _Size]:
-    start, log = time.perf_counter(), model.log
-    before = len(log.entries) if log is not None else 0
-    if log is not None:
-        log.scope = item.name
-    touched: dict[Node, None] = {}
-    model.touched = touched
-    try:
-        fired, changes = _apply(model, item)
-        model.touched = None
-        if touched or changes:
-            retype(list(touched))
-            verify(model)
-    except Exception as error:  # a pass may come from anywhere; whatever it raises, the model survives
-        raise PassError(item.name, error) from error
-    finally:
-        model.touched = None
-    if log is not None and changes and len(log.entries) == before:
-        log.count += 1  # a pass from outside that does not ask for each change counts as one rewrite
-        log.entries.append((item.name, item.name, ()))
-    _stamp(touched, item.name)
-    after = _Size.of(model) if touched or changes else size
+def _run_measured(model: Model, item: Pass, context: Context, size: _Size) -> tuple[Effect, _Size]:
+    start, log = time.perf_counter(), context.log
+    before, log.scope = len(log.entries), item.name
+    with context.collecting() as touched:
+        try:
+            with context.watching(model):
+                fired, changes = _apply(model, item, context)
+            if touched or changes:
+                retype(list(touched))
+                verify(model)
+        except Exception as error:  # a pass may come from anywhere; whatever it raises, the model survives
+            raise PassError(item.name, error) from error
+        if changes and len(log.entries) == before:
+            log.record(item.name, ())  # a pass that does not commit each change counts as one rewrite
+        _stamp(touched, item.name)
+        after = _Size.of(model) if touched or changes else size
     seconds = time.perf_counter() - start
     effect = Effect(
         item.name, item.exact, changes, dict(fired), seconds, size.nodes, after.nodes, size.constants, after.constants
@@ -227,18 +268,17 @@ def _run_measured(model: Model, item: Pass, size: _Size) -> tuple[Effect, _Size]
     return effect, after
 
 
-def _apply(model: Model, item: Pass) -> tuple[Counter[str], int]:
+def _apply(model: Model, item: Pass, context: Context) -> tuple[Counter[str], int]:
     if item.rules:
         fired = Counter[str]()
-        for function in model.functions.values():
-            function.body.target = model.target
-            fired += apply_rules(function.body.graph, item.rules, item.name)
-        fired += apply_rules(model.graph, item.rules, item.name)
+        for function in model.functions.values():  # with a context of its own: types in bodies are not inferred anew
+            apart = Context(context.target, context.size_limit, context.log)
+            fired += apply_rules(function.body.graph, item.rules, item.name, apart)
+        fired += apply_rules(model.graph, item.rules, item.name, context)
         return fired, fired.total()
-    log = model.log
-    if log is not None and log.limit is not None and log.count >= log.limit:
+    if context.log.is_spent:
         return Counter(), 0
-    return Counter(), int(item.run(model.graph) or 0)
+    return Counter(), int(item.run(model.graph, context) or 0)
 
 
 def _stamp(touched: dict[Node, None], name: str) -> None:
@@ -247,28 +287,6 @@ def _stamp(touched: dict[Node, None], name: str) -> None:
             node.made_by = name
             sources = (v.producer for v in node.inputs if v is not None and v.producer is not None)
             node.origins = tuple(dict.fromkeys(origin for source in sources for origin in source.origins))
-
-
-def _bisect(
-    model: Model, passes: Sequence[Pass], banned: frozenset[str], check: Check, total: int
-) -> tuple[int, tuple[str, str, tuple[str, ...]] | None]:
-    """The first rewrite with which the check fails: its number from 1 and its entry in the log, found with log2(total)
-    runs; None if even none fails.
-    """
-    low, high = 0, total  # the first `low` rewrites pass, the first `high` fail
-    check = getattr(check, "probe", check)  # a check may offer a cheaper one that fails on the same models
-    if total == 0 or not check(model).ok:
-        return 0, None
-    while high - low > 1:
-        middle = (low + high) // 2
-        log = RewriteLog(middle, banned)
-        if check(_run_once(model, passes, log, None, "off").model).ok:
-            low = middle
-        else:
-            high = middle
-    log = RewriteLog(high, banned)
-    _run_once(model, passes, log, None, "off")
-    return high, log.entries[high - 1] if len(log.entries) >= high else None
 
 
 def count_nodes(model: Model) -> int:

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..ir import Graph
-from ..rewrite import Rule, apply_rules
+from ..rewrite import Context, Rule, apply_rules
 
-Run = Callable[[Graph], "int | bool | None"]
+Run = Callable[[Graph, Context], "int | bool | None"]
+GraphFunction = Callable[..., "int | bool | None"]
+"""What a pass is made from: a function of a graph, or of a graph and a context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """A named rewrite of a whole graph.
 
-    `run(graph)` edits the root graph (and what is nested in it) and returns the number of changes. `exact` means that
+    `run(graph, context)` edits the root graph (and the graphs nested in it), after `context.commit` before each change,
+    and returns the number of changes. `exact` means that
     results stay equal up to rounding; a lossy pass declares what it may change. A pass made of `rules` runs them to a
     fixpoint. `after` and `before` name the place of a registered pass in the schedule.
     """
@@ -37,11 +40,13 @@ class Pass:
         return self.doc.partition("\n")[0]
 
 
-def graph_pass(name: str, *, exact: bool = True, after: str = "", before: str = "") -> Callable[[Run], Pass]:
-    """Turn a function on a graph into a pass."""
+def graph_pass(name: str, *, exact: bool = True, after: str = "", before: str = "") -> Callable[[GraphFunction], Pass]:
+    """Turn a function `f(graph, context)` or `f(graph)` into a pass; all changes of the latter count as one rewrite."""
 
-    def make(run: Run) -> Pass:
-        return Pass(name, run, exact, (), after, before, inspect.getdoc(run) or "", _package(run))
+    def make(function: GraphFunction) -> Pass:
+        return Pass(
+            name, _with_context(function), exact, (), after, before, inspect.getdoc(function) or "", _package(function)
+        )
 
     return make
 
@@ -53,8 +58,8 @@ def rule_pass(name: str, *rules: Rule, after: str = "", before: str = "", doc: s
     text = doc or "\n".join(f"{r.name}: {r.doc.partition(chr(10))[0]}" for r in rules)
     exact = all(r.exact for r in rules)
 
-    def run(graph: Graph) -> int:
-        return apply_rules(graph, rules, name).total()
+    def run(graph: Graph, context: Context) -> int:
+        return apply_rules(graph, rules, name, context).total()
 
     return Pass(name, run, exact, rules, after, before, text, _package(rules[0].handler))
 
@@ -66,6 +71,17 @@ def as_pass(item: Any) -> Pass:
     if isinstance(item, Rule):
         return rule_pass(item.name.replace("_", "-"), item)
     raise TypeError(f"{type(item).__name__} is not a pass: give a name, a Pass or a Rule")
+
+
+def _with_context(function: GraphFunction) -> Run:
+    """The function as one of a graph and a context."""
+    if len(inspect.signature(function).parameters) > 1:
+        return function
+
+    def run(graph: Graph, context: Context) -> int | bool | None:
+        return function(graph)
+
+    return run
 
 
 def _package(function: Any) -> str:

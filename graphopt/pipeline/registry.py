@@ -11,9 +11,11 @@ from ..errors import OptionError
 from ..ir import Graph
 from ..rewrite import OpPattern, Rule
 from ..rewrite import rule as make_rule
-from .passes import Pass, Run, as_pass, graph_pass, rule_pass
+from .passes import GraphFunction, Pass, as_pass, graph_pass, rule_pass
 
 ENTRY_POINTS = "graphopt.passes"
+PassLike = Any
+"""A name, a `Pass`, a `Rule`, or a pass of another library that `adapters` understands: optional packages, untyped."""
 
 
 class Registry:
@@ -136,7 +138,8 @@ def current() -> Registry:
 
 
 def register_pass(name: Any, *rules: Rule, after: str = "", before: str = "", exact: bool = True) -> Any:
-    """Register a pass at a named place: as a decorator of `f(graph) -> number of changes`, or from rules.
+    """Register a pass at a named place: as a decorator of `f(graph, context)` or `f(graph)`, which returns
+    the number of changes, or from rules.
 
     In place of the name, a finished pass can be given: a `Pass`, a `Rule`, an onnx_ir pass or an onnxscript rule.
     Without `after` or `before` it runs at the end of the schedule. ValueError if the name is taken.
@@ -147,9 +150,9 @@ def register_pass(name: Any, *rules: Rule, after: str = "", before: str = "", ex
     if rules:
         return current().register(rule_pass(name, *rules, after=after, before=before))
 
-    def make(run: Run) -> Run:
-        current().register(graph_pass(name, exact=exact, after=after, before=before)(run))
-        return run
+    def make(function: GraphFunction) -> GraphFunction:
+        current().register(graph_pass(name, exact=exact, after=after, before=before)(function))
+        return function
 
     return make
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError
-from ..ir import Model, Node, RewriteLog, captures, clone_model
-from ..rewrite import retype
+from ..ir import Model, Node, captures, clone_model
+from ..rewrite import RewriteLog, retype
 from .driver import Blame, OnBlame, PassError, run_pass
 from .shrink import extract, name_values, neighbours, shrink
 
@@ -101,8 +101,8 @@ class _Only(RewriteLog):
         super().__init__()
         self.what = what
 
-    def permit(self, what: str, node: Node) -> bool:
-        return what == self.what and super().permit(what, node)
+    def permits(self, what: str) -> bool:
+        return what == self.what and super().permits(what)
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class _Raises:
     def holds(self, piece: Model) -> bool:
         trial = clone_model(piece)
         try:
-            run_pass(trial, self.blame.guilty)
+            run_pass(trial, self.blame.guilty, self.blame.context())
         except PassError:
             return True
         return False
@@ -152,14 +152,13 @@ class _Differs:
     def _changed(self, piece: Model) -> Model | None:
         """The piece after the pass; None if the rewrite does not happen in it, or the pass fails."""
         changed = clone_model(piece)
-        log = changed.log = _Only(self.blame.rewrite)
+        context = self.blame.context(_Only(self.blame.rewrite))
         retype([node for node in changed.graph.walk() if any(v.type is None for v in node.outputs)])
         try:
-            run_pass(changed, self.blame.guilty)
+            run_pass(changed, self.blame.guilty, context)
         except PassError:
             return None
-        changed.log = None
-        return changed if log.entries else None
+        return changed if context.log.entries else None
 
 
 def _inner_values(

@@ -42,10 +42,7 @@ def extract(model: Model, keep: Collection[Node]) -> Model:
     results = results or [v for node in nodes for v in node.outputs if v.is_unused]
     graph.set_outputs([values[v] for v in results], [Port(v.name, v.type) for v in results])
     functions = {key: Function(f.id, clone_model(f.body), f.raw) for key, f in model.functions.items()}
-    return Model(
-        graph, dict(model.opsets), functions, model.ir_version, folder=model.folder, target=model.target,
-        size_limit=model.size_limit,
-    )  # fmt: skip
+    return Model(graph, dict(model.opsets), functions, model.ir_version, folder=model.folder)
 
 
 def _read_from_outside(nodes: Sequence[Node], kept: set[Node]) -> dict[Value, None]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..ir import Model, Node, RewriteLog, Value
+from ..ir import Model, Node, Value
+from ..rewrite import RewriteLog
 from .record import Gone, Kept, Provenance, Step
 
 Notes = dict[str, str]

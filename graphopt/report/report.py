@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compress.context import StageReport
+from ..compress.report import StageReport
 from ..errors import OptionError, OutputError
 from ..measure import Figures, show_bytes, show_change, show_count
-from ..pipeline import Effect, TakenBack
+from ..pipeline import Effect, RolledBack
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -34,7 +34,7 @@ class Report:
     before: Figures
     after: Figures
     effects: tuple[Effect, ...]
-    taken_back: tuple[TakenBack, ...]
+    rolled_back: tuple[RolledBack, ...]
     status: str
     reason: str
     comparison: Comparison | None
@@ -53,7 +53,7 @@ class Report:
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "effects": [asdict(effect) for effect in self.effects],
-            "taken_back": [asdict(item) for item in self.taken_back],
+            "rolled_back": [asdict(item) for item in self.rolled_back],
             "status": self.status,
             "reason": self.reason,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
@@ -103,10 +103,10 @@ class Report:
         worked = [effect for effect in self.effects if effect.changes]
         if worked:
             yield _effects_table(worked)
-        for item in self.taken_back:
+        for item in self.rolled_back:
             where = f" ({item.rewrite})" if item.rewrite and item.rewrite != item.what else ""
             at = f" at {', '.join(item.nodes[:3])}" if item.nodes else ""
-            yield f"[yellow]taken back[/] {item.what}{where}{at}: {item.reason}"
+            yield f"[yellow]rolled back[/] {item.what}{where}{at}: {item.reason}"
         for stage in self.stages:
             yield f"[bold]{stage.name}[/] {stage.summary}"
             if stage.rows:

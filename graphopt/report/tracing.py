@@ -11,7 +11,7 @@ from .. import onnx_io
 from ..errors import OptionError
 from ..ir import Model, Node
 from ..pipeline import Pass, current, listed, run_pass
-from ..rewrite import Rule, explain
+from ..rewrite import Context, Rule, explain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,13 +48,13 @@ def trace_rule(model: Any, name: str, target: str = "portable") -> Traced:
     """
     item, rules = _find(name)
     lifted: Model = onnx_io.load(model)
-    lifted.target = target
+    context = Context(target)
     for before in _up_to(item):
-        run_pass(lifted, before)
-    fired = run_pass(lifted, item).fired
+        run_pass(lifted, before, context)
+    fired = run_pass(lifted, item, context).fired
     misses = [
         Miss(rule.name, _label(node), fitted, rule.pattern.size, reason)
-        for rule, node, fitted, reason in explain(rules, lifted.graph)
+        for rule, node, fitted, reason in explain(rules, lifted.graph, context)
         if reason
     ]
     names = {rule.name for rule in rules}

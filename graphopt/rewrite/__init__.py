@@ -2,6 +2,7 @@
 
 from ..errors import Declined
 from .builder import Builder
+from .context import Context, RewriteLog
 from .pattern import Leaf, Match, OpPattern, any_value, constant, match, op, same, weight
 from .rule import Decline, Rule, explain, rule, spellings
 from .worklist import QUANTIZERS, NoFixpoint, apply_rules, retype
@@ -9,12 +10,14 @@ from .worklist import QUANTIZERS, NoFixpoint, apply_rules, retype
 __all__ = [
     "QUANTIZERS",
     "Builder",
+    "Context",
     "Decline",
     "Declined",
     "Leaf",
     "Match",
     "NoFixpoint",
     "OpPattern",
+    "RewriteLog",
     "Rule",
     "any_value",
     "apply_rules",

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import Declined
 from ..ir import Constant, Graph, Node, Value
 from ..ops import infer, is_implemented, schema_of
+from .context import Context
 
 CONTRIB = {"com.microsoft": 1}
 """Domains that onnxruntime's CPU provider adds, by version; only built for targets other than `portable`."""
@@ -23,8 +24,8 @@ class Builder:
     runtime does not implement.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, context: Context | None = None) -> None:
+        self.graph, self.context = graph, context or Context()
         self.nodes: list[Node] = []
         self.imports: dict[str, int] = {}
 
@@ -64,8 +65,8 @@ class Builder:
         return self.node(node.op, *inputs, outputs=len(node.outputs), name=node.name, **plain)
 
     def _opsets(self, op: str) -> Mapping[str, int]:
-        domain, model = op.rpartition("::")[0], self.graph.model
-        if domain in CONTRIB and (model is None or model.target == "portable"):
+        domain = op.rpartition("::")[0]
+        if domain in CONTRIB and self.context.target == "portable":
             raise Declined(f"{op} is not in a domain that the target has")
         if domain in self.graph.opsets:
             return self.graph.opsets

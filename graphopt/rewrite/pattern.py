@@ -176,11 +176,11 @@ def attempt(pattern: OpPattern, node: Node) -> Match | Mismatch:
     return found
 
 
-Front = tuple[tuple[int, "frozenset[str] | None"], ...]
+OperandPrefilter = tuple[tuple[int, "frozenset[str] | None"], ...]
 """Slots, and the operators that may compute them; None for a slot that holds a constant."""
 
 
-def front(pattern: OpPattern) -> Front:
+def operand_prefilter(pattern: OpPattern) -> OperandPrefilter:
     """What a pattern asks of the operands of its root, as far as it can be told without matching."""
     wanted: list[tuple[int, frozenset[str] | None]] = []
     for slot, operand in enumerate(pattern.inputs):
@@ -191,7 +191,7 @@ def front(pattern: OpPattern) -> Front:
     return tuple(wanted)
 
 
-def may_match(wanted: Front, node: Node) -> bool:
+def may_match(wanted: OperandPrefilter, node: Node) -> bool:
     """False where the operands of `node` rule a match out. Most attempts end here, at a fraction of a match's cost."""
     inputs = node.inputs
     either = node.op in COMMUTATIVE

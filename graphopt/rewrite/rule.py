@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import Declined
 from ..ir import Graph, Node, Value
 from .builder import Builder
+from .context import Context
 from .pattern import Mismatch, OpPattern, attempt, match, needed_ops
 
 
@@ -50,22 +51,21 @@ class Rule:
         """The rule's equation."""
         return inspect.getdoc(self.handler) or ""
 
-    def refuses(self, graph: Graph) -> str:
-        """Why the rule cannot run on this model at all; empty if it can."""
+    def refuses(self, graph: Graph, target: str = "portable") -> str:
+        """Why the rule cannot run on this graph for this target at all; empty if it can."""
         opset = graph.opsets.get("", 0)
         if not self.min_opset <= opset <= self.max_opset:
             return f"needs opset {self.min_opset} to {self.max_opset}, the model has {opset}"
-        target = "portable" if graph.model is None else graph.model.target
         return f"not for target {target}" if self.targets and target not in self.targets else ""
 
-    def apply(self, node: Node, made_by: str = "") -> str:
+    def apply(self, node: Node, context: Context, made_by: str = "") -> str:
         """Rewrite what matches at `node`; returns "" when it did, else the reason why not."""
         found = match(self.pattern, node)
         if isinstance(found, str):
             return found
         graph = node.graph
         assert graph is not None
-        build = Builder(graph)
+        build = Builder(graph, context)
         try:
             new = self.handler(build, **{name: found.bound.get(name) for name in self.wants})
         except Declined as declined:
@@ -73,8 +73,8 @@ class Rule:
         if new is None or isinstance(new, Decline):
             return new.reason if isinstance(new, Decline) else "declined"
         values = (new,) if isinstance(new, Value) else tuple(new)
-        if not graph.allows(self.name, node):
-            return "not allowed"
+        if not context.commit(self.name, node):
+            return "not permitted"
         self._replace(graph, found.nodes, build, values, made_by or self.name)
         return ""
 
@@ -135,27 +135,30 @@ def spellings(*patterns: OpPattern, **options: Any) -> Callable[[Handler], tuple
     return make
 
 
-def explain(rules: Sequence[Rule], graph: Graph) -> list[tuple[Rule, Node, int, str]]:
+def explain(rules: Sequence[Rule], graph: Graph, context: Context | None = None) -> list[tuple[Rule, Node, int, str]]:
     """Where rules almost fire: each rule at each node of its root operator, how many nodes fitted, and what failed.
 
     Nothing is rewritten: the rewrite is built and dropped. A rule that would fire has the reason "".
     """
+    context = context or Context()
     misses: list[tuple[Rule, Node, int, str]] = []
     for node in graph.walk():
         for candidate in rules:
             if node.op in candidate.pattern.ops:
-                refused = candidate.refuses(graph)
-                misses.append((candidate, node, *((0, refused) if refused else _dry(candidate, node))))
+                refused = candidate.refuses(graph, context.target)
+                misses.append((candidate, node, *((0, refused) if refused else _dry(candidate, node, context))))
     return misses
 
 
-def _dry(candidate: Rule, node: Node) -> tuple[int, str]:
+def _dry(candidate: Rule, node: Node, context: Context) -> tuple[int, str]:
     found = attempt(candidate.pattern, node)
     if isinstance(found, Mismatch):
         return found.fitted, found.reason
     assert node.graph is not None
     try:
-        new = candidate.handler(Builder(node.graph), **{name: found.bound.get(name) for name in candidate.wants})
+        new = candidate.handler(
+            Builder(node.graph, context), **{name: found.bound.get(name) for name in candidate.wants}
+        )
     except Declined as declined:
         return len(found.nodes), str(declined)
     if new is None or isinstance(new, Decline):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from ..ir import RETURN, Graph, Node
 from ..ops import update_types
-from .pattern import Front, front, may_match
+from .context import Context
+from .pattern import OperandPrefilter, may_match, operand_prefilter
 from .rule import Rule
 
 QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
@@ -18,15 +20,21 @@ class NoFixpoint(RuntimeError):
     """Rules keep undoing each other."""
 
 
-def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "") -> Counter[str]:
+def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "", context: Context | None = None) -> Counter[str]:
     """Apply rules, in the order given at each node, until none fires; returns how often each fired.
 
     Covers nested graphs. NoFixpoint after 50 rewrites a node.
     """
+    context = context or Context()
+    with nullcontext() if graph.model is None else context.watching(graph.model):
+        return _to_fixpoint(graph, rules, made_by, context)
+
+
+def _to_fixpoint(graph: Graph, rules: Sequence[Rule], made_by: str, context: Context) -> Counter[str]:
     fired: Counter[str] = Counter()
     nodes = list(graph.walk())
     present = {node.op for node in nodes}
-    usable = [candidate for candidate in rules if not candidate.refuses(graph)]
+    usable = [candidate for candidate in rules if not candidate.refuses(graph, context.target)]
     index = _index(usable, present)
     if not index:
         return fired
@@ -34,41 +42,36 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "") -> Count
     queued = set(queue)
     depths = _depths(index)
     limit = 50 * (len(queue) + 20)
-    model = graph.model
-    before = None if model is None else model.touched
-    touched: dict[Node, None] = {}
-    if model is not None:
-        model.touched = touched
     quantized = _Downstream() if present & QUANTIZERS else None
-    while queue:
-        node = queue.popleft()
-        queued.discard(node)
-        for candidate, wanted in index.get(node.op, ()):
-            if node.graph is None:
-                break
-            if not may_match(wanted, node):
-                continue
-            if candidate.rounding and quantized is not None and quantized.reached_from(node):
-                continue
-            if candidate.apply(node, made_by):
-                continue
-            fired[candidate.name] += 1
-            if fired.total() > limit:
-                raise NoFixpoint(f"rules do not reach a fixpoint: {', '.join(sorted(fired))}")
-            made = {near.op for near in touched if near.graph is not None} - present
-            if made:  # an operator that the graph did not have may give other rules a match
-                present |= made
-                index = _index(usable, present)
-                depths = _depths(index)
-            for near in _neighbourhood(touched, depths):
-                if near not in queued:
-                    queued.add(near)
-                    queue.append(near)
-            if before is not None:
-                before.update(touched)
-            touched.clear()
-    if model is not None:
-        model.touched = before
+    edited: dict[Node, None] = {}
+    with context.collecting() as touched:
+        while queue:
+            node = queue.popleft()
+            queued.discard(node)
+            for candidate, wanted in index.get(node.op, ()):
+                if node.graph is None:
+                    break
+                if not may_match(wanted, node):
+                    continue
+                if candidate.rounding and quantized is not None and quantized.reached_from(node):
+                    continue
+                if candidate.apply(node, context, made_by):
+                    continue
+                fired[candidate.name] += 1
+                if fired.total() > limit:
+                    raise NoFixpoint(f"rules do not reach a fixpoint: {', '.join(sorted(fired))}")
+                made = {near.op for near in touched if near.graph is not None} - present
+                if made:  # an operator that the graph did not have may give other rules a match
+                    present |= made
+                    index = _index(usable, present)
+                    depths = _depths(index)
+                for near in _neighbourhood(touched, depths):
+                    if near not in queued:
+                        queued.add(near)
+                        queue.append(near)
+                edited.update(touched)
+                touched.clear()
+        touched.update(edited)
     return fired
 
 
@@ -96,18 +99,18 @@ class _Downstream:
         return found
 
 
-def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[tuple[Rule, Front]]]:
+def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[tuple[Rule, OperandPrefilter]]]:
     """Rules by the operator at their root, without those that need an operator the graph does not have."""
-    index: dict[str, list[tuple[Rule, Front]]] = {}
+    index: dict[str, list[tuple[Rule, OperandPrefilter]]] = {}
     for candidate in rules:
         if candidate.needs <= present:
-            wanted = front(candidate.pattern)
+            wanted = operand_prefilter(candidate.pattern)
             for op in candidate.pattern.ops:
                 index.setdefault(op, []).append((candidate, wanted))
     return index
 
 
-def _depths(index: dict[str, list[tuple[Rule, Front]]]) -> dict[str, int]:
+def _depths(index: dict[str, list[tuple[Rule, OperandPrefilter]]]) -> dict[str, int]:
     """How far up the patterns of each root operator look."""
     return {op: max(candidate.pattern.depth for candidate, _ in found) for op, found in index.items()}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import Declined
 from ..ir import Constant, Dim, DType, Graph, Model, Node, TensorType, Value
-from ..rewrite import Builder
+from ..rewrite import Builder, Context
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ class Sketch:
     facts: dict[Value, Fact] = field(default_factory=dict)
     weights: list[Value] = field(default_factory=list)
     depth: int = 0
+    context: Context = field(default_factory=Context)
 
     @property
     def opset(self) -> int:
@@ -163,11 +164,8 @@ class Sketch:
         self, op: str, *inputs: Value | None, outputs: int, bound: float | None = None, **attrs: Any
     ) -> tuple[Value, ...]:
         """Append a node with several outputs."""
-        builder = Builder(self.graph)
-        try:
-            builder.node(op, *inputs, outputs=outputs, **attrs)
-        except Declined as declined:
-            raise Declined(str(declined)) from declined
+        builder = Builder(self.graph, self.context)
+        builder.node(op, *inputs, outputs=outputs, **attrs)
         node = builder.nodes[0]
         for domain, version in builder.imports.items():
             self.graph.opsets.setdefault(domain, version)
@@ -207,7 +205,7 @@ class Sketch:
         """A sketch of a graph inside this one, which sees this one's values."""
         graph = Graph(name)
         graph.model = self.graph.model
-        return Sketch(self.rng, graph, self.arrays, list(self.pool), self.facts, self.weights, self.depth + 1)
+        return replace(self, graph=graph, pool=list(self.pool), depth=self.depth + 1)
 
     def attempt(self, block: Callable[[Sketch], Any]) -> bool:
         """Run a block; what it made goes again if it turns out not to fit."""
@@ -270,7 +268,7 @@ def default_bound(node: Node, bounds: Sequence[float]) -> float:
     return largest * (2.0 if node.op in _GROWS else 1.0) + _GROWS.get(node.op, 0.0)
 
 
-def new_model(opset: int, target: str = "portable") -> Model:
+def new_model(opset: int) -> Model:
     """An empty model."""
     ir_version = 8 if opset < 19 else 10 if opset < 23 else 11
-    return Model(Graph("random"), {"": opset}, ir_version=ir_version, target=target)
+    return Model(Graph("random"), {"": opset}, ir_version=ir_version)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir import DType, Port
-from ..rewrite import Rule
+from ..rewrite import Context, Rule
 from .blocks import FAMILIES, Block
 from .matching import block_for
 from .sketch import Sketch, new_model
@@ -56,8 +56,8 @@ def random_graph(
     from .. import onnx_io
 
     rng = random.Random(seed) if isinstance(seed, int) else seed
-    model = new_model(opsets[rng.randint(0, len(opsets) - 1)], target)
-    sketch = Sketch(rng, model.graph, np.random.default_rng(rng.randint(0, 255)))
+    model = new_model(opsets[rng.randint(0, len(opsets) - 1)])
+    sketch = Sketch(rng, model.graph, np.random.default_rng(rng.randint(0, 255)), context=Context(target))
     _add_inputs(sketch)
     weighted: list[Block] = [b for name in families for b, times in FAMILIES[name] for _ in range(times)]
     wanted = [block_for(rule) for rule in matching]

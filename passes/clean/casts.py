@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...analysis.operands import tensor_of
 from ...ir import DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 from .compose import HOLDS
 
 _MOVES = frozenset(
@@ -17,12 +18,12 @@ _LARGEST = 32  # operators of an island
 
 
 @graph_pass("drop-cast-islands")
-def drop_cast_islands(graph: Graph) -> int:
+def drop_cast_islands(graph: Graph, context: Context) -> int:
     """cast_a(move(cast_b(x))) = move(x), for x of type a, whose values b holds"""
     changes = 0
     for node in graph.walk():
         island = _island(node) if node.op == "Cast" and not node.domain else None
-        if island and node.graph is not None and graph.allows("drop-cast-island", node):
+        if island and node.graph is not None and context.commit("drop-cast-island", node):
             _drop(node.graph, node, island)
             changes += 1
     return changes

@@ -10,7 +10,7 @@ from ...errors import Declined
 from ...ir import Array, DType, Graph, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import graph_pass, rule_pass
-from ...rewrite import Builder, any_value, constant, op, rule
+from ...rewrite import Builder, Context, any_value, constant, op, rule
 
 HOLDS: dict[DType, tuple[DType, ...]] = {
     DType.BOOL: (
@@ -93,7 +93,7 @@ def join_clips(build: Builder, x: Value, a: Any, b: Any, c: Any, d: Any) -> Valu
 
 
 @graph_pass("drop-zero-states")
-def drop_zero_states(graph: Graph) -> int:
+def drop_zero_states(graph: Graph, context: Context) -> int:
     """RNN(x, h0 = 0, c0 = 0) = RNN(x): a recurrence starts at zero unless told otherwise."""
     changes = 0
     for node in graph.walk():
@@ -102,7 +102,7 @@ def drop_zero_states(graph: Graph) -> int:
             continue
         for slot in (5, 6):
             state = node.input(slot)
-            if state is None or not _is_zero(state) or not owner.allows("drop-zero-state", node):
+            if state is None or not _is_zero(state) or not context.commit("drop-zero-state", node):
                 continue
             owner.set_input(node, slot, None)
             if state.producer is not None:

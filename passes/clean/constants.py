@@ -9,13 +9,14 @@ import numpy as np
 
 from ...ir import Constant, Graph, Value
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 
 _SAMPLE = 4096
 _CHUNK = 1 << 22
 
 
 @graph_pass("merge-identical-constants")
-def merge_identical_constants(graph: Graph) -> int:
+def merge_identical_constants(graph: Graph, context: Context) -> int:
     """c1 … c2 with the same type and bits = c1 … c1."""
     changes = 0
     for alike in _groups(graph):
@@ -24,7 +25,7 @@ def merge_identical_constants(graph: Graph) -> int:
             same = next((d for d in distinct if _equal(d.constant, value.constant)), None)
             if same is None:
                 distinct.append(value)
-            elif graph.allows("merge-constants", value.users[0]):
+            elif context.commit("merge-constants", value.users[0]):
                 graph.replace_uses(value, same)
                 changes += 1
     return changes

@@ -10,24 +10,25 @@ import numpy as np
 from ...ir import Constant, Graph, Node, Opaque
 from ...ops import is_deterministic
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 from ...rewrite.pattern import COMMUTATIVE
 
 _LARGEST = 4096  # elements of a tensor attribute that is worth comparing
 
 
 @graph_pass("merge-common-subexpressions")
-def merge_common_subexpressions(graph: Graph) -> int:
+def merge_common_subexpressions(graph: Graph, context: Context) -> int:
     """f(x) … f(x) = let y = f(x) in y … y; a nested graph may read what an outer one computed before it."""
-    return _merge(graph, {})
+    return _merge(graph, {}, context)
 
 
-def _merge(graph: Graph, seen: dict[Hashable, Node]) -> int:
+def _merge(graph: Graph, seen: dict[Hashable, Node], context: Context) -> int:
     changes = 0
     here: list[Hashable] = []
     for node in graph:
         key = _key(node)
         known = None if key is None else seen.get(key)
-        if known is not None and _may_stand_for(known, node) and graph.allows("merge-common-subexpression", node):
+        if known is not None and _may_stand_for(known, node) and context.commit("merge-common-subexpression", node):
             for old, new in zip(node.outputs, known.outputs):
                 graph.replace_uses(old, new)
             known.origins = tuple(dict.fromkeys((*known.origins, *node.origins)))
@@ -35,7 +36,7 @@ def _merge(graph: Graph, seen: dict[Hashable, Node]) -> int:
             changes += 1
             continue
         for nested in node.subgraphs:
-            changes += _merge(nested, seen)
+            changes += _merge(nested, seen, context)
         if key is not None and known is None:
             seen[key] = node
             here.append(key)

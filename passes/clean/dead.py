@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from ...ir import FunctionId, Graph, Node, Value
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 
 PURE = frozenset(("", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"))
 """Domains whose operators do nothing but compute; a stranger's operator may write, count or print."""
 
 
 @graph_pass("remove-dead-nodes")
-def remove_dead_nodes(graph: Graph) -> int:
+def remove_dead_nodes(graph: Graph, context: Context) -> int:
     """Remove nodes whose results are never used, and results of If that nobody reads."""
-    return _sweep(graph)
+    return _sweep(graph, context)
 
 
-def _sweep(graph: Graph) -> int:
+def _sweep(graph: Graph, context: Context) -> int:
     removed = 0
     for node in reversed(graph):
         if all(out.is_unused for out in node.outputs) and is_pure(node):
-            if graph.allows("remove-dead-node", node):
+            if context.commit("remove-dead-node", node):
                 graph.erase(node)
                 removed += 1
             continue
         if node.op == "If" and any(out.is_unused for out in node.outputs):
-            node = _narrow(graph, node)
+            node = _narrow(graph, node, context)
         for nested in node.subgraphs:
-            removed += _sweep(nested)
+            removed += _sweep(nested, context)
     return removed
 
 
@@ -39,12 +40,12 @@ def is_pure(node: Node) -> bool:
     return node.domain in PURE and all(is_pure(inner) for nested in node.subgraphs for inner in nested.walk())
 
 
-def _narrow(graph: Graph, node: Node) -> Node:
+def _narrow(graph: Graph, node: Node, context: Context) -> Node:
     """If without the results that nobody reads; what computes them in the branches becomes dead."""
     kept = [i for i, out in enumerate(node.outputs) if not out.is_unused]
     branches = {name: value for name, value in node.attrs.items() if isinstance(value, Graph)}
     fits = kept and len(branches) == 2 and all(len(b.outputs) == len(node.outputs) for b in branches.values())
-    if not fits or not graph.allows("narrow-if", node):
+    if not fits or not context.commit("narrow-if", node):
         return node
     for name in branches:
         graph.set_attr(node, name, None)

@@ -9,12 +9,13 @@ from ...analysis.operands import SMALL, integers, shape_of, small_array, tensor_
 from ...ir import Constant, DType, Graph, Node, Value
 from ...ops import attr, is_deterministic, reshaped, same_sizes, version_for
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 
 _END = 1 << 31  # what exporters write for "to the end" is at least this, less one
 
 
 @graph_pass("drop-identities")
-def drop_identities(graph: Graph) -> int:
+def drop_identities(graph: Graph, context: Context) -> int:
     """f(x) = x, for operators and operands where that holds whatever x is."""
     changes = 0
     for node in graph.walk():
@@ -22,7 +23,7 @@ def drop_identities(graph: Graph) -> int:
         if operand is None or not is_replaceable(node.output, operand):
             continue
         owner = node.graph
-        if owner is not None and owner.allows("drop-" + node.op_type.lower(), node):
+        if owner is not None and context.commit("drop-" + node.op_type.lower(), node):
             owner.replace_uses(node.output, operand)
             owner.erase(node)
             changes += 1

@@ -10,7 +10,7 @@ from ...errors import Declined
 from ...ir import Constant, Graph, Node, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass
-from ...rewrite import Builder
+from ...rewrite import Builder, Context
 from .grids import Grid, grid_of
 
 _LARGEST = 64  # operators of a region
@@ -25,7 +25,7 @@ _PICKS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
 
 
 @graph_pass("move-codes")
-def move_codes(graph: Graph) -> int:
+def move_codes(graph: Graph, context: Context) -> int:
     """q(move(dq(x))) = move(x) for one scale and zero point; move also stands for the maximum of elements
 
     Operands may be several, and constants that are on the grid; what else reads a moved value gets a dq of its own,
@@ -37,8 +37,8 @@ def move_codes(graph: Graph) -> int:
             continue
         grid = grid_of(node)
         region = None if grid is None else _Region.behind(node, grid)
-        if region is not None and region.gain() > 0 and node.graph.allows("move-codes", node):
-            changes += region.turn()
+        if region is not None and region.gain() > 0 and context.commit("move-codes", node):
+            changes += region.turn(context)
     return changes
 
 
@@ -89,9 +89,9 @@ class _Region:
         freed = sum(all(user in self.moves for user in node.output.users) for node in reads)
         return freed + sum(len(writes) - outside for writes, outside in readers)
 
-    def turn(self) -> int:
+    def turn(self, context: Context) -> int:
         """Move codes in place of floats; 0 where the runtime does not move them."""
-        build, codes = Builder(self.graph), dict(self.sources)
+        build, codes = Builder(self.graph, context), dict(self.sources)
         order = [node for node in self.graph if node in self.moves]
         made: list[tuple[Node, Value | tuple[Value, ...]]] = []
         try:

@@ -15,7 +15,7 @@ from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from ...ops import update_types
 from ...pipeline.passes import graph_pass
-from ...rewrite import Builder
+from ...rewrite import Builder, Context
 from .grids import Grid, grid_of
 
 
@@ -70,7 +70,7 @@ def _is_byte(value: Value | None) -> bool:
 
 
 @graph_pass("use-integer-operators", exact=False)
-def use_integer_operators(graph: Graph) -> int:
+def use_integer_operators(graph: Graph, context: Context) -> int:
     """q(f(dq(x), dq(y))) = qlinear_f(x, y), but for one step of a code
 
     Conv and MatMul for any target; Sigmoid, LeakyRelu, pools by averages, sums, products and Concat for onnxruntime.
@@ -80,18 +80,18 @@ def use_integer_operators(graph: Graph) -> int:
         changes += to_operators(owner)
         for write in list(owner):
             if write.op == "QuantizeLinear" and write.graph is owner:
-                changes += _on_codes(owner, write)
+                changes += _on_codes(owner, write, context)
     return changes
 
 
-def _on_codes(graph: Graph, write: Node) -> int:
+def _on_codes(graph: Graph, write: Node, context: Context) -> int:
     grid, node = grid_of(write), None if write.inputs[0] is None else write.inputs[0].producer
     make = None if node is None or node.domain else _MAKERS.get(node.op)
     if node is None or make is None or grid is None or not node.output.has_one_use or node.graph is not graph:
         return 0
     reads = [_dequantize(value) for value in node.inputs if value is not None]
     grids = [None if read is None else grid_of(read) for read in reads]
-    build = Builder(graph)
+    build = Builder(graph, context)
     operands: list[Value | None] = []
     for read, found in zip(reads, grids):
         if read is None or found is None:
@@ -101,7 +101,7 @@ def _on_codes(graph: Graph, write: Node) -> int:
         made = make(build, node, operands, _scale(build, grid))
     except Declined:
         return 0
-    if not graph.allows("use-integer-operator", node):
+    if not context.commit("use-integer-operator", node):
         return 0
     made.type = write.output.type
     new = build.nodes[-1]

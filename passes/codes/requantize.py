@@ -71,8 +71,8 @@ def limit_codes(
     codes: Value = build.copy(write, [x, *write.inputs[1:]])
     if bottom == grid.lowest and top == grid.highest:
         return codes
-    node, model = x.producer, build.graph.model
-    if model is None or model.target != "onnxruntime" or build.opset < 12:
+    node = x.producer
+    if build.context.target != "onnxruntime" or build.opset < 12:
         raise Declined("the target does no better on limited codes")
     if node is None or node.op not in _ON_CODES or not x.has_one_use or not all(map(_is_read, node.inputs[:2])):
         raise Declined("what is limited is not computed on codes")

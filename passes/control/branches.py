@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from ...ir import Graph, Node, Value, clone_node
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 
 
 @graph_pass("inline-branches")
-def inline_branches(graph: Graph) -> int:
+def inline_branches(graph: Graph, context: Context) -> int:
     """if true then f(x) else g(x) = f(x)"""
-    return _inline(graph)
+    return _inline(graph, context)
 
 
-def _inline(graph: Graph) -> int:
+def _inline(graph: Graph, context: Context) -> int:
     changes = 0
     for node in graph:
         taken = _taken(node)
-        if taken is not None and graph.allows("inline-branch", node):
-            inner = _inline(taken)
+        if taken is not None and context.commit("inline-branch", node):
+            inner = _inline(taken, context)
             splice(graph, node, taken)
             changes += 1 + inner
             continue
         for nested in node.subgraphs:
-            changes += _inline(nested)
+            changes += _inline(nested, context)
     return changes
 
 

@@ -9,19 +9,20 @@ import numpy as np
 from ...ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Value, clone_node
 from ...ops import schema_of
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 
 _DEPTH = 32  # functions that call functions
 
 
 @graph_pass("inline-functions")
-def inline_functions(graph: Graph) -> int:
+def inline_functions(graph: Graph, context: Context) -> int:
     """f(x) where f(a) = g(a) is g(x); functions that nothing calls any more go."""
     model = graph.model
     if model is None or not model.functions:
         return 0
     changes = 0
     for _ in range(_DEPTH):
-        made = sum(_inline(model, node) for node in list(graph.walk()))
+        made = sum(_inline(model, node, context) for node in list(graph.walk()))
         changes += made
         if not made:
             break
@@ -40,14 +41,14 @@ def _key(node: Node) -> FunctionId:
     return FunctionId(node.domain, node.op_type, node.overload)
 
 
-def _inline(model: Model, node: Node) -> bool:
+def _inline(model: Model, node: Node, context: Context) -> bool:
     function, graph = model.functions.get(_key(node)), node.graph
     if function is None or graph is None or not _fits(model, function, node):
         return False
     given = {} if function.raw is None else {p.name: p for p in function.raw.defaults}
     settled = _Attributes(node, given)
     body = function.body.graph
-    if not all(settled.can(inner) for inner in body.walk()) or not graph.allows("inline-function", node):
+    if not all(settled.can(inner) for inner in body.walk()) or not context.commit("inline-function", node):
         return False
     for domain, version in function.body.opsets.items():
         model.opsets.setdefault(domain, version)

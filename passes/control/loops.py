@@ -9,10 +9,11 @@ import numpy as np
 from ...ir import Constant, DType, Graph, Node, TensorType, Value, clone_node
 from ...ops import version_for
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 
 
 @graph_pass("inline-loops")
-def inline_loops(graph: Graph) -> int:
+def inline_loops(graph: Graph, context: Context) -> int:
     """loop(1, true, x) f = f(0, true, x)"""
     changes = 0
     for inner in list(graph.graphs()):
@@ -21,10 +22,10 @@ def inline_loops(graph: Graph) -> int:
             if not isinstance(body, Graph) or len(body.inputs) != len(node.inputs):
                 continue
             trips = trips_of(node, body)
-            if trips == 1 and inner.allows("inline-loop", node):
+            if trips == 1 and context.commit("inline-loop", node):
                 _once(inner, node, body)
                 changes += 1
-            elif trips == 0 and _carries_all(node) and inner.allows("drop-loop", node):
+            elif trips == 0 and _carries_all(node) and context.commit("drop-loop", node):
                 for out, value in zip(node.outputs, node.inputs[2:]):
                     if value is not None:
                         inner.replace_uses(out, value)

@@ -13,6 +13,7 @@ from ...errors import Declined, OptionError
 from ...ir import FunctionId, Graph, Model, Node
 from ...ops import schema_of
 from ...pipeline.passes import Pass
+from ...rewrite import Context
 from .opset_adapters import ADAPTERS, CHANGED
 
 OLDEST = 7
@@ -27,9 +28,9 @@ def convert_opset(to: int) -> Pass:
     if not OLDEST <= to <= newest:
         raise OptionError(f"opset {to}: ONNX {onnx.__version__} has {OLDEST} to {newest}")
 
-    def run(graph: Graph) -> int:
+    def run(graph: Graph, context: Context) -> int:
         """f at opset n = f at opset m"""
-        return 0 if graph.model is None else _convert(graph.model, to)
+        return 0 if graph.model is None else _convert(graph.model, to, context)
 
     return Pass("convert-opset", run, doc=f"Take every operator to its form in opset {to}.")
 
@@ -43,14 +44,14 @@ def check_convertible(model: Model, to: int) -> None:
             )
 
 
-def _convert(model: Model, to: int) -> int:
+def _convert(model: Model, to: int, context: Context) -> int:
     import onnx
 
     if model.opset in (0, to):
         return 0
     check_convertible(model, to)
     nodes = [node for node in model.graph.walk() if not node.domain]
-    if nodes and not model.graph.allows("convert-opset", nodes[0]):
+    if nodes and not context.commit("convert-opset", nodes[0]):
         return 0
     changes = 1
     for function in model.functions.values():

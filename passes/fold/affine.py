@@ -91,7 +91,7 @@ def multiply_into_conv(
     channels = _conv_channels(conv, w)
     assert w.constant is not None
     factor = spread(factor_of(product, c), len(w.constant.shape), 1, channels)
-    scaled = build.constant(scale_conv_outputs(conv, w, factor), w.name)
+    scaled = build.constant(scale_conv_outputs(build, conv, w, factor), w.name)
     bias = None if b is None else rounded(channel_bias(b, channels) * factor, w)
     made: Value = build.copy(conv, [x, scaled, bias])
     return made
@@ -115,7 +115,7 @@ def multiply_into_gemm(
     constant_second(product, gemm.output)
     transposed = attr(gemm, "transB", 0)
     factor = spread(factor_of(product, c), 2, 1, _columns(w, transposed))
-    scaled = scaled_weight(w, factor[:, None] if transposed else factor)
+    scaled = scaled_weight(build, w, factor[:, None] if transposed else factor)
     bias = None if b is None else rounded(channel_bias(b, factor.size) * factor, w)
     if b is None and build.opset < 11:
         raise Declined("Gemm needs a bias before opset 11")
@@ -133,7 +133,7 @@ def multiply_into_matmul(build: Builder, x: Value, w: Value, c: Array, matmul: N
     if rank is None or rank < 2:
         raise Declined("the rank is not known to be 2 or more")
     factor = spread(factor_of(product, c), rank, rank - 1, columns)
-    made: Value = build.MatMul(x, build.constant(scaled_weight(w, factor), w.name))
+    made: Value = build.MatMul(x, build.constant(scaled_weight(build, w, factor), w.name))
     return made
 
 

@@ -74,7 +74,7 @@ def multiply_before_conv(
     constant_second(product, x)
     _same_channels(x, _channels(w, conv))
     scale = _per_channel(x, factor_of(product, c), w, conv)
-    scaled = rounded(scale_conv_inputs(conv, read_weight(w), scale), w)
+    scaled = rounded(scale_conv_inputs(conv, read_weight(build, w), scale), w)
     made: Value = build.copy(conv, [x, build.constant(scaled, w.name), b])
     return made
 
@@ -109,7 +109,7 @@ def multiply_before_padded_conv(
     size = np.abs(scale)
     if size.min() <= 1 / _EXTREME or size.max() >= _EXTREME or (np.abs(shift) > _EXTREME * size).any():
         raise Declined("a factor is extreme")
-    scaled = rounded(scale_conv_inputs(conv, read_weight(w), scale), w)
+    scaled = rounded(scale_conv_inputs(conv, read_weight(build, w), scale), w)
     single = a.size == 1 and c.size == 1
     moved = (shift / scale)[0] if single else (shift / scale).reshape(-1, *(1,) * (scaled.ndim - 2))
     shifted = build.Add(x, rounded(np.asarray(moved), w))

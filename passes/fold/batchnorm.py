@@ -46,19 +46,19 @@ def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tu
     return scale, shift
 
 
-def read_weight(w: Value) -> Array:
+def read_weight(build: Builder, w: Value) -> Array:
     """A weight in double precision; Declined for formats too coarse to scale, and where a copy would be too large."""
-    return _scalable(w).array().astype(np.float64)
+    return _scalable(build, w).array().astype(np.float64)
 
 
-def scaled_weight(w: Value, factor: Array) -> Constant:
+def scaled_weight(build: Builder, w: Value, factor: Array) -> Constant:
     """factor · w in the precision of w: two roundings an element, as many as BatchNormalization itself makes.
 
     `factor` broadcasts to the shape of w. A large product is computed when it is read, so that it is never held beside
     the file it is written to. Declined as in `read_weight`, and where a number leaves its type's range; a product that
     is computed later raises ModelError there, and the check that each result can be written takes the rule back.
     """
-    known = _scalable(w)
+    known = _scalable(build, w)
     try:
         fits = np.broadcast_shapes(known.shape, factor.shape) == known.shape
     except ValueError:
@@ -83,14 +83,14 @@ def _product(w: Constant, factor: Array) -> Array:
         raise ModelError("a scaled weight leaves the range of its type") from None
 
 
-def _scalable(w: Value) -> Constant:
+def _scalable(build: Builder, w: Value) -> Constant:
     known = w.constant
     if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE):
         raise Declined("the weight is not single or double precision")
     node = w.users[0]
     if not w.has_one_use and node.graph is not None:
         root = node.graph if node.graph.model is None else node.graph.model.graph
-        if known.nbytes > room_for_constants(root):
+        if known.nbytes > room_for_constants(root, build.context):
             raise Declined("the weight is shared, and a copy would exceed the size limit")
     return known
 
@@ -116,7 +116,7 @@ def channel_bias(b: Array | None, channels: int) -> Array:
     return b.reshape(-1).astype(np.float64)
 
 
-def scale_conv_outputs(conv: Node, w: Value, scale: Array) -> Constant:
+def scale_conv_outputs(build: Builder, conv: Node, w: Value, scale: Array) -> Constant:
     """The weight of a Conv or ConvTranspose with its output channels scaled. scale: (M,)."""
     assert w.constant is not None
     shape = w.constant.shape
@@ -124,12 +124,12 @@ def scale_conv_outputs(conv: Node, w: Value, scale: Array) -> Constant:
     if conv.op == "Conv":
         if shape[0] != scale.size:
             raise Declined("the statistics do not fit the weight")
-        return scaled_weight(w, scale.reshape(-1, 1, *ones))
+        return scaled_weight(build, w, scale.reshape(-1, 1, *ones))
     groups = int(attr(conv, "group", 1))
     if groups * shape[1] != scale.size or shape[0] % groups:
         raise Declined("the statistics do not fit the weight")
     each = np.repeat(scale.reshape(groups, shape[1]), shape[0] // groups, axis=0)  # input channels of a group
-    return scaled_weight(w, each.reshape(shape[0], shape[1], *ones))
+    return scaled_weight(build, w, each.reshape(shape[0], shape[1], *ones))
 
 
 @rule(_norm(op("Conv", "ConvTranspose")(any_value("x"), weight("w"), constant("b", optional=True), name="conv")))
@@ -139,7 +139,7 @@ def fold_norm_into_conv(
 ) -> Value:  # fmt: skip
     """gamma (Wx + b - mean) / std + beta = (W s) x + (b s + t)"""
     scale, shift = affine(norm, gamma, beta, mean, var)
-    scaled = scale_conv_outputs(conv, w, scale)
+    scaled = scale_conv_outputs(build, conv, w, scale)
     bias = rounded(channel_bias(b, scale.size) * scale + shift, w)
     made: Value = build.copy(conv, [x, build.constant(scaled, w.name), bias])
     return made
@@ -152,7 +152,7 @@ def fold_norm_into_gemm(
 ) -> Value:  # fmt: skip
     """s (alpha A B + beta c) + t = alpha A (B s) + (beta c s + t)"""
     scale, shift = affine(norm, gamma, beta, mean, var)
-    scaled = scaled_weight(w, scale[:, None] if attr(gemm, "transB", 0) else scale)
+    scaled = scaled_weight(build, w, scale[:, None] if attr(gemm, "transB", 0) else scale)
     bias = float(attr(gemm, "beta", 1.0)) * channel_bias(c, scale.size) * scale + shift
     made: Value = build.copy(gemm, [x, build.constant(scaled, w.name), rounded(bias, w)], beta=1.0)
     return made
@@ -166,7 +166,7 @@ def fold_norm_into_matmul(
     scale, shift = affine(norm, gamma, beta, mean, var)
     if not isinstance(x.type, TensorType) or x.type.rank != 2 or w.constant is None or len(w.constant.shape) != 2:
         raise Declined("the product is not one of matrices")
-    made: Value = build.Gemm(x, build.constant(scaled_weight(w, scale), w.name), rounded(shift, w))
+    made: Value = build.Gemm(x, build.constant(scaled_weight(build, w, scale), w.name), rounded(shift, w))
     return made
 
 
@@ -180,7 +180,7 @@ def fold_norm_into_next_conv(
     unpadded = attr(conv, "auto_pad", "NOTSET") in ("NOTSET", "VALID") and not any(attr(conv, "pads", ()))
     if shift.any() and not unpadded:
         raise Declined("Conv pads with zeros, which the shift would have to move")
-    kernel, groups = read_weight(w), int(attr(conv, "group", 1))
+    kernel, groups = read_weight(build, w), int(attr(conv, "group", 1))
     if kernel.shape[1] * groups != scale.size:
         raise Declined("the statistics do not fit the weight")
     per_group = kernel.reshape(groups, -1, *kernel.shape[1:])
@@ -200,7 +200,7 @@ def fold_norm_into_next_gemm(
 ) -> Value:  # fmt: skip
     """alpha (s x + t) B + beta c = alpha x (s B) + (alpha t B + beta c)"""
     scale, shift = affine(norm, gamma, beta, mean, var)
-    matrix, transposed = read_weight(w), bool(attr(gemm, "transB", 0))
+    matrix, transposed = read_weight(build, w), bool(attr(gemm, "transB", 0))
     scaled = matrix * (scale if transposed else scale[:, None])
     moved = float(attr(gemm, "alpha", 1.0)) * (matrix @ shift if transposed else shift @ matrix)
     bias = moved + float(attr(gemm, "beta", 1.0)) * channel_bias(c, moved.size)

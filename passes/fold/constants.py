@@ -2,7 +2,7 @@
 
 Values are collected through the whole model, nested graphs included, and evaluated in a few sessions with
 optimizations off, so a folded result is bit for bit what the runtime would have computed. Constants may take
-`model.size_limit` bytes in all: what would grow the file beyond it stays a computation (ConstantOfShape, Expand, Tile
+`context.size_limit` bytes in all: what would grow the file beyond it stays a computation (ConstantOfShape, Expand, Tile
 and Range are how small files describe large tensors, and DequantizeLinear and Cast(int8) are how weights are stored).
 """
 
@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from ...analysis.evaluation import evaluate, is_plain
 from ...ir import RETURN, Constant, DType, Graph, Node, Opaque, TensorType, Value
 from ...ops import is_deterministic, schema, update_types
 from ...pipeline.driver import constant_bytes
 from ...pipeline.passes import graph_pass
-from .evaluation import evaluate, is_plain
+from ...rewrite import Context
 
 FREE = 64
 """Bytes that a result may take whatever the limit says: the node it replaces took about as many in the file."""
@@ -38,17 +39,16 @@ _STORED = frozenset(t for t in DType if t.bits and t.bits <= 8 and t is not DTyp
 
 
 @graph_pass("fold-constants")
-def fold_constants(graph: Graph) -> int:
+def fold_constants(graph: Graph, context: Context) -> int:
     """Replace computations on constants by their results: f(c1, c2, …) = c."""
-    return _Folder(graph).run()
+    return _Folder(graph, context).run()
 
 
-def room_for_constants(graph: Graph) -> float:
-    """Bytes that constants may still grow by; infinite where the model sets no limit."""
-    model = graph.model
-    if model is None or model.size_limit is None:
+def room_for_constants(graph: Graph, context: Context) -> float:
+    """Bytes that the constants of a graph's model may still grow by; infinite where there is no limit."""
+    if graph.model is None or context.size_limit is None:
         return math.inf
-    return model.size_limit - constant_bytes(model)
+    return context.size_limit - constant_bytes(graph.model)
 
 
 @dataclass(slots=True)
@@ -63,9 +63,9 @@ class _Piece:
 
 
 class _Folder:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.room = room_for_constants(graph)
+    def __init__(self, graph: Graph, context: Context) -> None:
+        self.graph, self.context = graph, context
+        self.room = room_for_constants(graph, context)
         self.stay: set[Node] = set()
         self.known: dict[Value, Constant] = {}  # sizes of values whose shape is known
         self.changes = 0
@@ -215,7 +215,7 @@ class _Folder:
                 continue  # the piece failed as a whole, so an inner value stands where a smaller result was planned
             if all(use.node in piece.nodes and use.node.outputs[0] in found for use in value._uses):
                 continue
-            if not self.graph.allows("fold-constant", node):
+            if not self.context.commit("fold-constant", node):
                 continue
             constant = self.known.get(value) or Constant.of(found[value])
             for use in value._uses:

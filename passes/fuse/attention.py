@@ -10,7 +10,7 @@ from ...errors import Declined
 from ...ir import RETURN, DType, Graph, Node, TensorType, Value
 from ...ops import same_by_count
 from ...pipeline.passes import graph_pass
-from ...rewrite import QUANTIZERS, Builder, any_value, apply_rules, op, rule
+from ...rewrite import QUANTIZERS, Builder, Context, any_value, apply_rules, op, rule
 from .attention_core import Attention, read_attention, shape_of
 from .evidence import not_slower
 from .heads import (
@@ -31,32 +31,33 @@ from .products import split_columns
 
 
 @graph_pass("fuse-attention")
-def fuse_attention(graph: Graph) -> int:
+def fuse_attention(graph: Graph, context: Context) -> int:
     """join(softmax(scale split(q) split(k)T + bias) split(v)) = attention(q, k, v, bias), heads side by side."""
     model = graph.model
-    if model is None or (model.opset < 23 and model.target != "onnxruntime"):
+    if model is None or (model.opset < 23 and context.target != "onnxruntime"):
         return 0
     nodes = list(graph.walk())
     if any(node.op in QUANTIZERS for node in nodes):
         return 0
     kept: dict[Graph, Masks] = {}
-    changes = sum(_fuse(node, kept) for node in nodes if node.op == "Softmax" and node.graph is not None)
-    return changes + apply_rules(graph, tuple(not_slower((projections_into_attention,))), "fuse-attention").total()
+    changes = sum(_fuse(node, kept, context) for node in nodes if node.op == "Softmax" and node.graph is not None)
+    rules = tuple(not_slower((projections_into_attention,)))
+    return changes + apply_rules(graph, rules, "fuse-attention", context).total()
 
 
-def _fuse(softmax: Node, kept: dict[Graph, Masks]) -> int:
+def _fuse(softmax: Node, kept: dict[Graph, Masks], context: Context) -> int:
     owner = softmax.graph
     assert owner is not None
-    for_onnxruntime = owner.model is not None and owner.model.target == "onnxruntime"
-    masks = kept.setdefault(owner, Masks(owner))
+    for_onnxruntime = context.target == "onnxruntime"
+    masks = kept.setdefault(owner, Masks(owner, context))
     try:
         found = read_attention(softmax)
-        build = Builder(owner)
+        build = Builder(owner, context)
         last, made, caches = _build(build, found, for_onnxruntime, masks)
     except Declined:
         masks.forget()
         return 0
-    if not owner.allows("fuse-attention", softmax):
+    if not context.commit("fuse-attention", softmax):
         masks.forget()
         return 0
     masks.insert()

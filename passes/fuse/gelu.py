@@ -90,8 +90,7 @@ def fuse_scaled_swish(build: Builder, x: Value, a: Array, result: Node) -> Value
 
 def _swish(build: Builder, x: Value, alpha: float) -> Value:
     """QuickGelu of onnxruntime where the target has it, which is faster than Swish of opset 24."""
-    model, made = build.graph.model, None
-    if model is not None and model.target == "onnxruntime":
+    if build.context.target == "onnxruntime":
         made = build.node("com.microsoft::QuickGelu", x, alpha=alpha)
     else:
         made = build.Swish(x, alpha=alpha)

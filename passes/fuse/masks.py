@@ -6,7 +6,7 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import DType, Graph, Node, Value
-from ...rewrite import Builder
+from ...rewrite import Builder, Context
 from .attention_core import shape_of
 
 _Finite = tuple[Value, Value]
@@ -15,8 +15,8 @@ _Finite = tuple[Value, Value]
 class Masks:
     """Biases of finite numbers in place of the masks of one graph, each made once: layers share their mask."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, context: Context) -> None:
+        self.graph, self.context = graph, context
         self._known: dict[Value, _Finite] = {}
         self._new: dict[Value, tuple[_Finite, list[Node]]] = {}
 
@@ -27,7 +27,7 @@ class Masks:
         """
         if allowed in self._known:
             return self._known[allowed]
-        build = Builder(self.graph)
+        build = Builder(self.graph, self.context)
         if shape_of(allowed)[1] != 1 or build.opset < 13:
             raise Declined("heads have masks of their own")
         bias: Value = build.Where(allowed, np.float32(0), np.finfo(np.float32).min)

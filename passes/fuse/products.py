@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
-from ...rewrite import QUANTIZERS, Builder
+from ...rewrite import QUANTIZERS, Builder, Context
 
 _ROWS = 16  # a weight with fewer rows gives less work than splitting its result
 _LARGEST = 1 << 26  # bytes of a merged weight; larger ones stay where they are stored
@@ -43,7 +43,7 @@ class _Branch:
 
 
 @graph_pass("merge-products")
-def merge_products(graph: Graph) -> int:
+def merge_products(graph: Graph, context: Context) -> int:
     """x W1 + b1, x W2 + b2, … = split(x [W1 W2 …] + [b1 b2 …])"""
     nodes = list(graph.walk())
     if any(node.op in QUANTIZERS for node in nodes):
@@ -53,7 +53,7 @@ def merge_products(graph: Graph) -> int:
         branch = _branch(node) if node.op == "MatMul" else None
         if branch is not None and node.inputs[0] is not None:
             groups.setdefault((node.inputs[0], node.graph, branch.sum is None), []).append(branch)
-    return sum(_merge(x, branches) for (x, _, _), branches in groups.items() if len(branches) > 1)
+    return sum(_merge(x, branches, context) for (x, _, _), branches in groups.items() if len(branches) > 1)
 
 
 def _branch(product: Node) -> _Branch | None:
@@ -73,14 +73,14 @@ def _branch(product: Node) -> _Branch | None:
     return _Branch(product, None, None)
 
 
-def _merge(x: Value, branches: list[_Branch]) -> int:
+def _merge(x: Value, branches: list[_Branch], context: Context) -> int:
     first = branches[0].product
     owner = first.graph
     constants = [b.weight.constant for b in branches]
     total = sum(c.nbytes for c in constants if c is not None)
-    if owner is None or total > _LARGEST or not owner.allows("merge-products", first):
+    if owner is None or total > _LARGEST or not context.commit("merge-products", first):
         return 0
-    build = Builder(owner)
+    build = Builder(owner, context)
     merged = np.concatenate([c.array() for c in constants if c is not None], axis=1)
     biases = [b.bias.constant.array() for b in branches if b.bias is not None and b.bias.constant is not None]
     try:

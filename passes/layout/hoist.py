@@ -7,6 +7,7 @@ from typing import Any
 from ...analysis.operands import shape_of
 from ...ir import Graph, Node, TensorType
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 from .reshapes import POINTWISE
 
 _WITH_NUMBER = frozenset(("Pow", "Mul", "Add", "Sub", "Div", "Max", "Min", "Clip"))
@@ -14,13 +15,13 @@ _WITH_NUMBER = frozenset(("Pow", "Mul", "Add", "Sub", "Div", "Max", "Min", "Clip
 
 
 @graph_pass("hoist-over-split")
-def hoist_over_split(graph: Graph) -> int:
+def hoist_over_split(graph: Graph, context: Context) -> int:
     """f(a), f(b) for a, b = split(x) is c, d = split(f(x))"""
     changes = 0
     for node in graph.walk():
         while node.op == "Split" and node.graph is not None:
             users = _alike(node)
-            if not users or not node.graph.allows("hoist-over-split", node):
+            if not users or not context.commit("hoist-over-split", node):
                 break
             _hoist(node.graph, node, users)
             changes += 1

@@ -16,7 +16,7 @@ from ...errors import Declined
 from ...ir import Array, Constant, Dim, Graph, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass, rule_pass
-from ...rewrite import Builder, any_value, constant, op, rule
+from ...rewrite import Builder, Context, any_value, constant, op, rule
 
 _END = 2**31 - 1  # what exporters write for "to the end" is at least this
 _ROW = 48  # elements of a row above which Pad with negative sizes is faster than Slice and Pad
@@ -115,9 +115,9 @@ join_slices_and_pads = rule_pass("join-slices", join_slices, join_slice_and_pad,
 
 
 @graph_pass("split-slices")
-def split_slices(graph: Graph) -> int:
+def split_slices(graph: Graph, context: Context) -> int:
     """x[0:a], x[a:b], x[b:n] = split(x, a, b-a, n-b); x[[0]], x[[1]] = split(x, 1, 1)"""
-    return sum(_split(users) for users in list(_readers(graph)))
+    return sum(_split(users, context) for users in list(_readers(graph)))
 
 
 def _readers(graph: Graph) -> Iterator[list[Node]]:
@@ -130,7 +130,7 @@ def _readers(graph: Graph) -> Iterator[list[Node]]:
     return (nodes for nodes in by_value.values() if len(nodes) > 1)
 
 
-def _split(users: Sequence[Node]) -> int:
+def _split(users: Sequence[Node], context: Context) -> int:
     value = users[0].inputs[0]  # asked for now: what it was may have become a part of a Split itself
     if value is None:
         return 0
@@ -139,7 +139,7 @@ def _split(users: Sequence[Node]) -> int:
     for axis in sorted({axis for (axis, _), _ in parts}):
         chain = _chain([(cut, node) for (a, cut), node in parts if a == axis], shape_of(value), axis)
         graph = chain[0][1].graph if chain else None
-        if graph is not None and graph.allows("split-slices", chain[0][1]):
+        if graph is not None and context.commit("split-slices", chain[0][1]):
             _replace(graph, value, axis, chain)
             changes += 1
     return changes
@@ -205,7 +205,7 @@ def _replace(graph: Graph, value: Value, axis: int, chain: Sequence[tuple[Cut, N
 
 
 @graph_pass("flatten-concats")
-def flatten_concats(graph: Graph) -> int:
+def flatten_concats(graph: Graph, context: Context) -> int:
     """concat(concat(a, b), c) = concat(a, b, c), on one axis"""
     changes = 0
     for node in graph.walk():
@@ -213,7 +213,7 @@ def flatten_concats(graph: Graph) -> int:
         if node.op != "Concat" or owner is None:
             continue
         inner = [v.producer if v is not None and _is_inner(node, v) else None for v in node.inputs]
-        if not any(inner) or not owner.allows("flatten-concat", node):
+        if not any(inner) or not context.commit("flatten-concat", node):
             continue
         merged = [v for old, part in zip(node.inputs, inner) for v in (part.inputs if part is not None else (old,))]
         owner.set_inputs(node, merged)

@@ -18,6 +18,7 @@ from ...analysis.operands import axis_of, integers, shape_of, small_array
 from ...ir import RETURN, Constant, Graph, Node, TensorType, Type, Value
 from ...ops import version_for
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 
 Perm = tuple[int, ...]
 
@@ -44,7 +45,7 @@ _SCALAR_PARAMETERS = frozenset(("Clip", "QuantizeLinear", "DequantizeLinear"))
 
 
 @graph_pass("cancel-transposes")
-def cancel_transposes(graph: Graph) -> int:
+def cancel_transposes(graph: Graph, context: Context) -> int:
     """permute_q(f(permute_p(x), permute_p(y))) = f(x, y), for q the inverse of p and f in any order of axes"""
     changes, tried = 0, set[Node]()
     for node in graph.walk():
@@ -52,7 +53,7 @@ def cancel_transposes(graph: Graph) -> int:
         if perm is None or node in tried or node.output.is_unused:
             continue
         found = _Region.grow(node, perm, tried)
-        if found is not None and found.cost() < 0 and graph.allows("cancel-transposes", node):
+        if found is not None and found.cost() < 0 and context.commit("cancel-transposes", node):
             found.turn()
             changes += 1
             tried.clear()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...analysis.channels import Channels
-from ...compress.context import StageReport
+from ...compress.report import StageReport
 from ...ir import Node
 from ...measure import Figures, figures
 from ...measure.figures import node_macs

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...analysis.channels import channels
-from ...compress.context import Context, StageReport
+from ...compress.context import StageContext
+from ...compress.report import StageReport
 from ...ir import Model, clone_model
 from ...measure import compare_latency, figures
 from ...measure.layers import node_seconds
@@ -21,7 +22,7 @@ _HALVINGS = 4
 """How often the share that is removed is halved towards what the metric allows."""
 
 
-def prune(model: Model, options: Prune, context: Context) -> tuple[Model, StageReport]:
+def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, StageReport]:
     """Remove channels from a copy of `model` as `options` say.
 
     With a metric and `max_drop`, the largest share of `ratio` is searched for that keeps the metric; the model is
@@ -49,7 +50,7 @@ def prune(model: Model, options: Prune, context: Context) -> tuple[Model, StageR
     return found.model, stage_report(found, figures(model), facts, times, notes, time.perf_counter() - start)
 
 
-def _resolved(options: Prune, context: Context) -> Prune:
+def _resolved(options: Prune, context: StageContext) -> Prune:
     """Where the importance is left open: measured on data, if there are any.
 
     What the loss of a channel costs at once can be compared across layers; after each layer has adapted to the loss of
@@ -61,7 +62,7 @@ def _resolved(options: Prune, context: Context) -> Prune:
     return replace(options, importance="l2" if context.calibration.note else measured)
 
 
-def _search(model: Model, options: Prune, context: Context, notes: list[str]) -> Attempt | None:
+def _search(model: Model, options: Prune, context: StageContext, notes: list[str]) -> Attempt | None:
     """The attempt with the largest share of the ratio that the metric allows; all of it without a metric."""
     found = _try(model, options, context, 1.0)
     guarded = context.max_drop is not None and context.quality.metric is not None
@@ -94,7 +95,7 @@ def _search(model: Model, options: Prune, context: Context, notes: list[str]) ->
     return best
 
 
-def _try(model: Model, options: Prune, context: Context, share: float) -> Attempt:
+def _try(model: Model, options: Prune, context: StageContext, share: float) -> Attempt:
     scaled = replace(options, ratios={name: ratio * share for name, ratio in options.ratios.items()})
     return attempt(
         model, scaled, options.ratio * share, context.calibration, seed=context.seed,
@@ -102,7 +103,7 @@ def _try(model: Model, options: Prune, context: Context, share: float) -> Attemp
     )  # fmt: skip
 
 
-def _times(model: Model, found: Attempt, context: Context) -> dict[str, Any]:
+def _times(model: Model, found: Attempt, context: StageContext) -> dict[str, Any]:
     """Measured latency before and after, interleaved, and the layers that shrank in vain."""
     feeds = context.calibration.first(1)[0]
     sessions = {"before": context.quality.session(model), "after": context.quality.session(found.model)}

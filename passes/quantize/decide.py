@@ -7,7 +7,9 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ...compress.context import Context, StageReport
+from ... import rewrite
+from ...compress.context import StageContext
+from ...compress.report import StageReport
 from ...errors import Declined
 from ...ir import Model, Value
 from ...measure import figures, macs_at
@@ -37,7 +39,7 @@ ALONE = "error alone"
 """The column of what each layer costs when it alone is quantized, where that was measured."""
 
 
-def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
+def quantize_model(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
     """Quantize activations and weights; the model itself, and why, where that cannot be done or gains nothing."""
     form = quantized_form(model)
     if form:
@@ -48,14 +50,14 @@ def quantize_model(model: Model, options: Quantize, context: Context) -> tuple[M
         return model, StageReport(f"quantize {options.mode}", f"left float: {reason}", changed=False)
     nested = quantize_branches(raised, options, context, quantize_model)
     base = nested.model if nested.reports else model
-    made, report = _quantize_root(base, prepared(nested.model, options), options, context)
+    made, report = _quantize_root(base, prepared(nested.model, options, context.target), options, context)
     recurrent = quantize_recurrent(made if report.changed or nested.reports else raised, options, context)
     for part in (nested, recurrent):
         report = with_branches(report, part, figures(base).macs if part.reports else None)
     return recurrent.model if recurrent.reports else made, report
 
 
-def _quantize_root(model: Model, ready: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
+def _quantize_root(model: Model, ready: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
     studied = study(ready, options, context)
     if not any(u.linear is not None for u in studied.plan.units):
         why = "left float: no convolution or matrix product with constant weights can be quantized"
@@ -66,7 +68,7 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Conte
     return _finished(model, studied, decision)
 
 
-def _raised(model: Model, options: Quantize, context: Context) -> Model:
+def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
     """At an operator set that has what the mode needs; blocks and fused stored weights where it can be reached."""
     if options.mode == "weights":
         try:
@@ -86,7 +88,7 @@ class Decision:
     text: str
 
 
-def decide(model: Model, studied: Study, context: Context) -> tuple[Study, Decision]:
+def decide(model: Model, studied: Study, context: StageContext) -> tuple[Study, Decision]:
     """Place for speed, guard accuracy, then place what is left anew and time the whole; and the study that is of.
 
     Where it takes layers back, or leaves the model float, with one scale a tensor, scales a channel are tried first.
@@ -108,7 +110,7 @@ def decide(model: Model, studied: Study, context: Context) -> tuple[Study, Decis
     return studied, _timed(model, studied, candidates, guard(studied, candidates[0], context), context)
 
 
-def _timed(model: Model, studied: Study, candidates: list[Plan], guarded: Guarded, context: Context) -> Decision:
+def _timed(model: Model, studied: Study, candidates: list[Plan], guarded: Guarded, context: StageContext) -> Decision:
     """What is good enough, if it is also fast."""
     if studied.options.sensitivity:
         layers = [unit for unit, _ in studied.units.linear() if unit in studied.plan.units]
@@ -128,13 +130,13 @@ def _timed(model: Model, studied: Study, candidates: list[Plan], guarded: Guarde
     return Decision(pace.plan, found, pace.ratio, f"{pace.ratio:.2f}× as fast; {found.verdict}")
 
 
-def _candidates(studied: Study, context: Context, units: frozenset[Unit] | None = None) -> list[Plan]:
+def _candidates(studied: Study, context: StageContext, units: frozenset[Unit] | None = None) -> list[Plan]:
     """Plans of all units, or of some, that may be worth their time."""
     plan = studied.plan.with_units(useful(studied.plan.units if units is None else units))
     return [plan] if context.target == "graphopt" or not studied.options.speed else place(studied, plan)
 
 
-def _spared(studied: Study, guarded: Guarded, context: Context) -> dict[Plan, Guarded]:
+def _spared(studied: Study, guarded: Guarded, context: StageContext) -> dict[Plan, Guarded]:
     """Where accuracy took units back: the plan without others that harm, but hardly gain, if there are such."""
     if not guarded.taken_back or context.target == "graphopt":
         return {}
@@ -145,7 +147,7 @@ def _spared(studied: Study, guarded: Guarded, context: Context) -> dict[Plan, Gu
     return {plan: Guarded(plan, guarded.finer & plan.units, taken, judge.describe(plan))}
 
 
-def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: Context) -> dict[Plan, Guarded]:
+def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: StageContext) -> dict[Plan, Guarded]:
     """More plans worth timing: what was not cut for speed; where accuracy took units back, the rest cut anew."""
     if guarded.taken_back:
         plans = [p for p in _candidates(studied, context, guarded.plan.units) if p.units != guarded.plan.units]
@@ -157,7 +159,7 @@ def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: Contex
     return found
 
 
-def prepared(model: Model, options: Quantize) -> Model:
+def prepared(model: Model, options: Quantize, target: str) -> Model:
     """A copy in which what integers can run is spelled one way: Sum of two is Add; layers equalised if wanted.
 
     For speed in onnxruntime LRN is spelled, too: fast integers leave it nearly all of the time.
@@ -168,8 +170,8 @@ def prepared(model: Model, options: Quantize) -> Model:
             _rename(copy, node, "Add")
     if options.equalize and options.mode == "static":
         equalize(copy)
-    if options.speed and copy.target != "graphopt":
-        spell_powers.run(copy.graph)
+    if options.speed and target != "graphopt":
+        spell_powers.run(copy.graph, rewrite.Context(target))
     return copy
 
 

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from ...calibration import Calibration, Taps
-from ...compress.context import Context, StageReport
+from ...compress.context import StageContext
 from ...compress.layers.linear import LINEAR
+from ...compress.report import StageReport
 from ...equivalence.source import open_source
 from ...ir import Graph, Model, Node, Port, TensorType, Value, clone_model, clone_node, outer_values
 from ...measure import Quality
 from .options import Quantize
 from .place.accuracy_guard import meets
 
-QuantizeModel = Callable[[Model, Quantize, Context], tuple[Model, StageReport]]
+QuantizeModel = Callable[[Model, Quantize, StageContext], tuple[Model, StageReport]]
 BRANCHES = ("then_branch", "else_branch")
 WORTHY = LINEAR | {"LSTM", "GRU", "RNN"}
 
@@ -34,7 +35,7 @@ class Nested:
     refused: tuple[tuple[str, str], ...]
 
 
-def quantize_branches(model: Model, options: Quantize, context: Context, quantize: QuantizeModel) -> Nested:
+def quantize_branches(model: Model, options: Quantize, context: StageContext, quantize: QuantizeModel) -> Nested:
     """Quantize the branches of each If of the root graph, in a copy. Reports come with the branch's MACs."""
     from ...measure import figures
 
@@ -111,7 +112,7 @@ def _cut(model: Model, branch: Graph) -> _Part:
 
 
 def _quantized(
-    model: Model, node: Node, slot: str, part: _Part, options: Quantize, context: Context, quantize: QuantizeModel
+    model: Model, node: Node, slot: str, part: _Part, options: Quantize, context: StageContext, quantize: QuantizeModel
 ) -> tuple[Model, StageReport] | str:
     """The branch quantized, or why not."""
     if not all(isinstance(value.type, TensorType) for value in part.captured):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...compress.context import Context, StageReport
+from ...compress.context import StageContext
+from ...compress.report import StageReport
 from ...ir import DType, Model, Node, Value, clone_model
 from ...ops import attr
 from .candidates.calibrated_model import timing_feed
@@ -26,7 +27,7 @@ SMALL = 4096
 DYNAMIC = "com.microsoft::DynamicQuantizeLSTM"
 
 
-def quantize_recurrent(model: Model, options: Quantize, context: Context) -> Nested:
+def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -> Nested:
     """Quantize the recurrent layers of the root graph in a copy, and keep that where it is good enough and gains."""
     found = [node for node in model.graph if node.op in RECURRENT]
     refused = [(_name(node), why) for node in found if (why := _why_not(node, options, context.target))]
@@ -123,7 +124,7 @@ def _run_on_codes(model: Model, node: Node, options: Quantize, target: str) -> i
     return worst
 
 
-def _ratio(model: Model, made: Model, context: Context) -> float:
+def _ratio(model: Model, made: Model, context: StageContext) -> float:
     sessions = {"float": runner(model, context.target), "int8": runner(made, context.target)}
     timings, _ = raced(sessions, timing_feed(context))
     return timings[0].ratio

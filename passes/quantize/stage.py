@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from ...compress.context import Context, StageReport
+from ...compress.context import StageContext
+from ...compress.report import StageReport
 from ...errors import OptionError
 from ...ir import Model
 from .decide import quantize_model
 from .options import Quantize
 
 
-def quantize(model: Model, options: Quantize, context: Context) -> tuple[Model, StageReport]:
+def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
     """Quantize a copy of `model` as `options` say."""
     start = time.perf_counter()
     _check_names(options, model, context.quality.reference)

@@ -16,17 +16,19 @@ from ...analysis import LONGEST, Sizes, derive_sizes, sizes_of_constant
 from ...ir import Constant, Dim, Graph, Node, TensorType, Type, Value, refine
 from ...ops import attr, reshaped, same_sizes, update_types
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 from ..clean.identity import is_replaceable
 
 
 @graph_pass("resolve-shapes")
-def resolve_shapes(graph: Graph) -> int:
+def resolve_shapes(graph: Graph, context: Context) -> int:
     """Shape(x)[i] = its number; Reshape(x, f(Shape(x))) = Reshape(x, constant with 0 and -1)."""
-    return _Resolver().run(graph)
+    return _Resolver(context).run(graph)
 
 
 @dataclass(slots=True)
 class _Resolver:
+    context: Context
     facts: dict[Value, Sizes] = field(default_factory=dict)
     retyped: set[Value] = field(default_factory=set)  # values whose type became more precise on the way
 
@@ -101,7 +103,7 @@ class _Resolver:
             return 0
         constant = Constant.of(made.array(type.dtype))
         new = Value(constant=constant, name=node.output.name)
-        if not is_replaceable(node.output, new) or not graph.allows("store-shape", node):
+        if not is_replaceable(node.output, new) or not self.context.commit("store-shape", node):
             return 0
         graph.replace_uses(node.output, new)
         graph.erase_unused(node)
@@ -121,7 +123,7 @@ class _Resolver:
         if node.constant(1) is not None or (literal and 0 in wanted.dims):
             return 0
         sizes = _as_numbers(wanted.dims, after, before)
-        if sizes is None or not graph.allows("store-reshape", node):
+        if sizes is None or not self.context.commit("store-reshape", node):
             return 0
         old = node.inputs[1]
         graph.set_input(node, 1, Value(constant=Constant.of(np.array(sizes, np.int64))))
@@ -148,7 +150,7 @@ class _Resolver:
         self._sharpen(node, made)
         if not same_sizes(made, shape) or not is_replaceable(node.output, given):
             return 0
-        if not graph.allows("drop-expand", node):
+        if not self.context.commit("drop-expand", node):
             return 0
         graph.replace_uses(node.output, given)
         graph.erase_unused(node)

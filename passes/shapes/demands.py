@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ...analysis.operands import integers, shape_of
 from ...ir import RETURN, DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
-from ...rewrite import retype
+from ...rewrite import Context, retype
 from ..control.branches import splice
 
 _DEPTH = 24  # operators through which a rank is followed
@@ -26,20 +26,20 @@ _KEEPS_RANK = frozenset(
 
 
 @graph_pass("infer-demands")
-def infer_demands(graph: Graph) -> int:
+def infer_demands(graph: Graph, context: Context) -> int:
     """if c then f(x) else g(x) = f(x), where what reads it demands a rank that g(x) cannot have."""
-    changes = _visit(graph, {})
+    changes = _visit(graph, {}, context)
     if not any(node.op == "If" for node in graph.walk()):
         return changes
     for _ in range(_SWEEPS):  # ranks found at the start of a graph decide branches after it
-        made = _visit(graph, {})
+        made = _visit(graph, {}, context)
         changes += made
         if not made:
             break
     return changes
 
 
-def _visit(graph: Graph, results: Mapping[int, int]) -> int:
+def _visit(graph: Graph, results: Mapping[int, int], context: Context) -> int:
     """Demands in one graph, from its end; `results` are the ranks demanded of what it returns."""
     changes = 0
     for node in reversed(graph):
@@ -48,12 +48,12 @@ def _visit(graph: Graph, results: Mapping[int, int]) -> int:
             _set_rank(node.outputs[i], rank)
         if node.op == "If":
             taken = _only_branch(node, wanted)
-            if taken is not None and graph.allows("drop-branch", node):
-                changes += 1 + _visit(taken, wanted)
+            if taken is not None and context.commit("drop-branch", node):
+                changes += 1 + _visit(taken, wanted, context)
                 splice(graph, node, taken)
                 continue
         for nested in node.subgraphs:
-            changes += _visit(nested, wanted if node.op == "If" else {})
+            changes += _visit(nested, wanted if node.op == "If" else {}, context)
     return changes
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ...ir import Constant, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
+from ...rewrite import Context
 
 
 @graph_pass("give-range-scalars")
-def give_range_scalars(graph: Graph) -> int:
+def give_range_scalars(graph: Graph, context: Context) -> int:
     """Range(start [1], limit [1], delta [1]) = Range(start, limit, delta) of scalars
 
     The specification asks for scalars. onnxruntime takes one-element vectors while it cannot see their shape, and
@@ -20,7 +21,7 @@ def give_range_scalars(graph: Graph) -> int:
         for slot, value in enumerate(node.inputs):
             if value is None or not isinstance(value.type, TensorType) or value.type.shape != (1,):
                 continue
-            if graph.allows("give-range-scalars", node):
+            if context.commit("give-range-scalars", node):
                 graph.set_input(node, slot, _scalar(graph, node, value, value.type))
                 changes += 1
     return changes

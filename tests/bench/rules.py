@@ -267,8 +267,7 @@ def measure(name: str, target: str, seconds: float) -> float | None:
     scale = {key: 0.05 * rng.standard_normal((768, 768)) for key in ("w", "u", "v") if "768,768" in instance.weights}
     codes = {"codes": rng.integers(-99, 99, (768, 768)), "kernel": rng.integers(-99, 99, (64, 64, 3, 3))}
     before = lift(instance.text, instance.opset, v64=rng.uniform(0.5, 1.5, 64), **scale, **codes)
-    before.target = target
-    after, _ = rewrite(before, *alone(name), *alone(name))
+    after, _ = rewrite(before, *alone(name), *alone(name), target=target)
     if [node.op for node in after.graph] == [node.op for node in before.graph]:
         return None
     protos = {"original": onnx_io.to_proto(before), "rewritten": onnx_io.to_proto(after)}

@@ -21,7 +21,7 @@ from graphopt import onnx_io
 from graphopt.errors import GraphoptError
 from graphopt.ir import Model, to_text
 from graphopt.pipeline import Pass, PassError, current, run_pass
-from graphopt.rewrite import Rule
+from graphopt.rewrite import Context, Rule
 from graphopt.testing import random_graph
 from tests import nets
 from tests.docs.given import GIVEN
@@ -51,9 +51,9 @@ def shown(example: Example, item: Pass) -> tuple[str, str] | None:
     """The IR text before and after `item` ran on the example; None where it does not fire."""
     model = _lifted(example)
     if example.get("after"):
-        _run_up_to(model, item)
+        _run_up_to(model, item, example["target"])
     before = _body(model)
-    run_pass(model, item)  # types that become more precise count as no change
+    run_pass(model, item, Context(example["target"]))  # types that become more precise count as no change
     after = _body(model)
     return None if after == before else (before, after)
 
@@ -110,16 +110,15 @@ def _as_text(model: onnx.ModelProto, targets: tuple[str, ...]) -> Iterator[Examp
 
 def _lifted(example: Example) -> Model:
     proto = nets.load(example["net"]) if "net" in example else onnx.parser.parse_model(example["text"])
-    model = onnx_io.load(proto)
-    model.target = example["target"]
-    return model
+    return onnx_io.load(proto)
 
 
-def _run_up_to(model: Model, item: Pass) -> None:
+def _run_up_to(model: Model, item: Pass, target: str) -> None:
+    context = Context(target)
     for other in current().schedule():
         if other.name == item.name:
             return
-        run_pass(model, other)
+        run_pass(model, other, context)
 
 
 def _body(model: Model) -> str:

@@ -88,7 +88,7 @@ def test_what_was_refused_is_told():
 def test_stages_are_shown_whatever_they_tell():
     from dataclasses import replace
 
-    from graphopt.compress.context import StageReport
+    from graphopt.compress.report import StageReport
 
     rows = (("conv <1>", 64, 32, 0.25, None), ("conv2", 16, 16, 1e-6, "no smaller multiple"))
     figures = {"macs_after": 8680848, "safe": True, "nothing": None, "refitted": [{"layer": "conv2", "error": 0.1}]}

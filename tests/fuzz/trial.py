@@ -1,6 +1,6 @@
 """One model on trial: optimise it, run both, compare. Quick where they agree, thorough where they seem not to.
 
-The pipeline runs without its own check, so that nothing wrong is taken back before it is seen. A first comparison with
+The pipeline runs without its own check, so that nothing wrong is rolled back before it is seen. A first comparison with
 plain tolerances in onnxruntime without optimizations costs milliseconds; what fails it is judged by `graphopt.compare`.
 """
 
@@ -18,10 +18,10 @@ from onnx import helper
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.api import SLACK_BYTES, SLACK_SHARE
 from graphopt.ir import Model
 from graphopt.pipeline import Pass, count_nodes, run
 from graphopt.pipeline.driver import constant_bytes
+from graphopt.validation import with_slack
 
 from .noise import TRIALS, moved, shaken, within
 
@@ -50,16 +50,14 @@ class Trial:
 
 
 def optimised(model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "portable") -> tuple[Model, Trial]:
-    """The model after the schedule, with nothing taken back, and what fired; a pass that raised is told as crashed."""
+    """The model after the schedule, with nothing rolled back, and what fired; a pass that raised is told as crashed."""
     lifted = onnx_io.load(model)
-    lifted.target = target
-    size = constant_bytes(lifted)
-    lifted.size_limit = size + int(SLACK_SHARE * size) + SLACK_BYTES
-    outcome = run(lifted, schedule, policy="off")
+    limit = with_slack(constant_bytes(lifted))
+    outcome = run(lifted, schedule, target=target, size_limit=limit, policy="off")
     fired = Counter(f"{scope}/{what}" for scope, what, _ in outcome.log.entries)
     nodes = count_nodes(lifted), count_nodes(outcome.model)
-    if outcome.taken_back:
-        return outcome.model, Trial("crashed", outcome.taken_back[0].reason, fired, nodes)
+    if outcome.rolled_back:
+        return outcome.model, Trial("crashed", outcome.rolled_back[0].reason, fired, nodes)
     return outcome.model, Trial("equal", "", fired, nodes)
 
 

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from graphopt import onnx_io
 from graphopt.ir import Model, clone_model, to_text
 from graphopt.pipeline import Pass, run_pass
+from graphopt.rewrite import Context
 
 Array = np.ndarray
 HEAD = '<ir_version: 8, opset_import: ["" : {opset}]>\n'
@@ -40,11 +41,10 @@ def lift(text: str, opset: int = 17, **weights: Array) -> Model:
     return onnx_io.load(parse(text, opset, **weights))
 
 
-def rewrite(model: Model, *passes: Pass) -> tuple[Model, int]:
+def rewrite(model: Model, *passes: Pass, target: str = "portable", size_limit: int | None = None) -> tuple[Model, int]:
     """A copy on which the passes ran, verified after each, and how many changes they made."""
-    copy = clone_model(model)
-    copy.size_limit = model.size_limit
-    changes = sum(run_pass(copy, item).changes for item in passes)
+    copy, context = clone_model(model), Context(target, size_limit)
+    changes = sum(run_pass(copy, item, context).changes for item in passes)
     return copy, changes
 
 

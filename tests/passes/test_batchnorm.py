@@ -113,5 +113,4 @@ def test_shared_weight_is_copied_only_within_the_limit():
     after, changes = rewrite(before, fold_batchnorm)
     assert changes == 1
     assert_same(before, after, rtol=1e-4)
-    before.size_limit = constant_bytes(before) + 100
-    assert rewrite(before, fold_batchnorm)[1] == 0
+    assert rewrite(before, fold_batchnorm, size_limit=constant_bytes(before) + 100)[1] == 0

@@ -49,10 +49,8 @@ STAYS = {
 }  # fmt: skip
 
 
-def model(nodes, dtype="uint8", zero=128, opset=17, target="portable"):
-    made = lift(HEAD.format(nodes=nodes, dtype=dtype, zero=zero), opset)
-    made.target = target
-    return made
+def model(nodes, dtype="uint8", zero=128, opset=17):
+    return lift(HEAD.format(nodes=nodes, dtype=dtype, zero=zero), opset)
 
 
 def assert_bits(before, after):
@@ -135,21 +133,20 @@ KEPT = {
 }
 
 
-def limited(nodes, zero, target):
+def limited(nodes, zero):
     rest = "\n q = QuantizeLinear(r, s2, z)\n " + ("y = DequantizeLinear(q, s2, z)" if "i = " not in nodes else
         "u = DequantizeLinear(q, s2, z)\n y = Add(u, i)")  # fmt: skip
     text = HEAD.format(nodes=nodes + rest, dtype="uint8", zero=zero)
     made = lift(text.replace("float[3,4,1,1] k", "int8[3,4,1,1] kc, float high = {15.99}"),
                 kc=np.arange(-6, 6).reshape(3, 4, 1, 1))  # fmt: skip
-    made.target = target
     return made
 
 
 @pytest.mark.parametrize("name", LIMITED)
 def test_limits_are_put_on_codes(name):
     nodes, zero, wanted = LIMITED[name]
-    before = limited(nodes, zero, "onnxruntime")
-    after, changes = rewrite(before, drop_requantization)
+    before = limited(nodes, zero)
+    after, changes = rewrite(before, drop_requantization, target="onnxruntime")
     assert changes == 1
     start = 3 if "Conv" in nodes else 2
     assert ops(after)[start:-1] == wanted
@@ -159,14 +156,14 @@ def test_limits_are_put_on_codes(name):
 @pytest.mark.parametrize("name", KEPT)
 def test_other_limits_stay(name):
     nodes, zero = KEPT[name]
-    assert rewrite(limited(nodes, zero, "onnxruntime"), drop_requantization)[1] == 0
+    assert rewrite(limited(nodes, zero), drop_requantization, target="onnxruntime")[1] == 0
 
 
 def test_a_clip_on_codes_is_for_onnxruntime_only():
     nodes, zero, _ = LIMITED["relu after conv"]
-    assert rewrite(limited(nodes, zero, "portable"), drop_requantization)[1] == 0
+    assert rewrite(limited(nodes, zero), drop_requantization)[1] == 0
     nodes, zero, _ = LIMITED["relu, which saturation does"]
-    assert rewrite(limited(nodes, zero, "portable"), drop_requantization)[1] == 1
+    assert rewrite(limited(nodes, zero), drop_requantization)[1] == 1
 
 
 def test_codes_of_microsoft_are_those_of_onnx():

@@ -37,11 +37,9 @@ STAYS = {
 }
 
 
-def model(nodes, codes="uint8", target="onnxruntime"):
+def model(nodes, codes="uint8"):
     weights = np.random.default_rng(0).integers(-99, 99, (3, 4, 3, 3))
-    made = lift(HEAD.format(nodes=nodes, codes=codes, zero=128 if codes == "uint8" else 0), k=weights)
-    made.target = target
-    return made
+    return lift(HEAD.format(nodes=nodes, codes=codes, zero=128 if codes == "uint8" else 0), k=weights)
 
 
 @pytest.mark.parametrize("codes", ["uint8", "int8"])
@@ -49,7 +47,7 @@ def model(nodes, codes="uint8", target="onnxruntime"):
 def test_operators_run_on_codes(nodes, codes):
     before = model(nodes, codes)
     before, _ = rewrite(before, remove_dead_nodes)
-    after, changes = rewrite(before, use_integer_operators)
+    after, changes = rewrite(before, use_integer_operators, target="onnxruntime")
     assert (changes, ops(after)) == (1, [USES[nodes]])
     a, b = onnx_io.to_proto(before), onnx_io.to_proto(after)
     info, rng = np.iinfo(codes), np.random.default_rng(0)
@@ -61,11 +59,11 @@ def test_operators_run_on_codes(nodes, codes):
 
 @pytest.mark.parametrize("name", STAYS)
 def test_other_operators_stay(name):
-    after, _ = rewrite(model(STAYS[name]), use_integer_operators)
+    after, _ = rewrite(model(STAYS[name]), use_integer_operators, target="onnxruntime")
     assert not any("QLinear" in op for op in ops(after) if "Add" not in op)
 
 
 def test_portable_models_use_those_of_onnx_only():
     for nodes, wanted in USES.items():
-        _, changes = rewrite(model(nodes, target="portable"), use_integer_operators)
+        _, changes = rewrite(model(nodes), use_integer_operators)
         assert changes == ("::" not in wanted)

@@ -111,7 +111,7 @@ def test_zoo_is_converted(name):
 @zoo.parametrize("rapidocr-cls", "silero-op15", "light-squeezenet", "romanizer-arabic-encoder")
 def test_zoo_is_equal_after_conversion(name):
     result = graphopt.optimize(zoo.path(name), opset=18)
-    assert result.report.status == "equal" and not result.report.taken_back
+    assert result.report.status == "equal" and not result.report.rolled_back
     assert {o.version for o in result.model.opset_import if o.domain == ""} == {18}
 
 

@@ -56,7 +56,7 @@ def test_a_wrong_foreign_pass_is_taken_back():
             return onnx_ir.passes.PassResult(model, True)
 
     result = graphopt.optimize(conv_bn_model(), passes=[Ruin(), "fold-batchnorm"])
-    assert [t.what for t in result.report.taken_back] == ["Ruin"]
+    assert [t.what for t in result.report.rolled_back] == ["Ruin"]
     assert result.report.status == "equal"
     assert result.report.after.operators == {"Conv": 3, "Relu": 3}
 

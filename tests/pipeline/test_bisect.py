@@ -62,7 +62,7 @@ def test_all_is_well():
 
 def test_take_back_leaves_repros(tmp_path):
     result = graphopt.optimize(chain(60), passes=[WRONG, "drop-identities"], repros=tmp_path)
-    (taken,) = result.report.taken_back
+    (taken,) = result.report.rolled_back
     assert taken.repro == str(tmp_path / "01-wrong-swish.onnx")
     model = onnx.load(taken.repro)
     data = dict(np.load(tmp_path / "01-wrong-swish.npz"))
@@ -126,15 +126,15 @@ def test_command_line(tmp_path):
 
 def test_a_result_that_cannot_be_written_is_taken_back():
     @graph_pass("misname")
-    def misname(graph):
+    def misname(graph, context):
         for node in graph:
-            if node.op == "Tanh" and graph.allows("misname-tanh", node):
+            if node.op == "Tanh" and context.commit("misname-tanh", node):
                 node.output.name = ["no", "text"]
                 return 1
 
     result = graphopt.optimize(chain(60), passes=[misname, "drop-identities"])
-    assert [t.rewrite for t in result.report.taken_back] == ["misname-tanh"]
-    assert "cannot be written" in result.report.taken_back[0].reason
+    assert [t.rewrite for t in result.report.rolled_back] == ["misname-tanh"]
+    assert "cannot be written" in result.report.rolled_back[0].reason
 
 
 def test_weights_outside_of_the_file_come_into_the_repro(tmp_path):

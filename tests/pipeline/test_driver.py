@@ -1,4 +1,4 @@
-"""The driver: order, take-back by bisection, passes that fail, registries."""
+"""The driver: order, roll-back by bisection, passes that fail, registries."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_guilty_rule_is_found_and_taken_back():
     schedule = [rule_pass("clean", drop_zero, drop_seven)]
     outcome = run(model, schedule, check=same_total(model))
     assert outcome.verdict.ok
-    assert [(t.what, t.rewrite, t.nodes) for t in outcome.taken_back] == [("clean", "drop_seven", ("add7",))]
+    assert [(t.what, t.rewrite, t.nodes) for t in outcome.rolled_back] == [("clean", "drop_seven", ("add7",))]
     assert len(outcome.model.graph) == 9
     assert len(model.graph) == 10
     verify(outcome.model)
@@ -69,7 +69,7 @@ def test_whole_graph_pass_is_taken_back_whole():
         return graph.erase_unused(last)
 
     outcome = run(model, [rule_pass("clean", drop_zero), ruin], check=same_total(model))
-    assert [t.what for t in outcome.taken_back] == ["ruin"]
+    assert [t.what for t in outcome.rolled_back] == ["ruin"]
     assert [e.name for e in outcome.effects] == ["clean"]
     assert len(outcome.model.graph) == 4
 
@@ -83,8 +83,8 @@ def test_pass_that_raises_is_left_out_and_named():
         raise RuntimeError("no")
 
     outcome = run(model, [boom, rule_pass("clean", drop_zero)])
-    assert [t.what for t in outcome.taken_back] == ["boom"]
-    assert "RuntimeError: no" in outcome.taken_back[0].reason
+    assert [t.what for t in outcome.rolled_back] == ["boom"]
+    assert "RuntimeError: no" in outcome.rolled_back[0].reason
     assert len(outcome.model.graph) == 2
 
 
@@ -98,7 +98,7 @@ def test_pass_that_breaks_the_graph_is_left_out():
         return 1
 
     outcome = run(model, [tear])
-    assert "use" in outcome.taken_back[0].reason
+    assert "use" in outcome.rolled_back[0].reason
     verify(outcome.model)
 
 
@@ -107,7 +107,7 @@ def test_each_policy_records_errors_and_still_takes_back():
     outcome = run(
         model, [rule_pass("clean", drop_zero), rule_pass("bad", drop_seven)], check=same_total(model), policy="each"
     )
-    assert [t.what for t in outcome.taken_back] == ["bad"]
+    assert [t.what for t in outcome.rolled_back] == ["bad"]
     assert outcome.effects[0].error == 0
 
 

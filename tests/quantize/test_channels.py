@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.compress import order
 from graphopt.compress.layers.linear import linear_of
+from graphopt.compress.stages import stage_context
 from graphopt.equivalence.metrics import sqnr_db
 from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.calibrated_model import study
@@ -58,7 +58,7 @@ FEEDS = images(12, size=24)
 def studied(model, feeds=FEEDS, **options):
     given = graphopt.Quantize(speed=False, min_sqnr=-100.0, min_top1=0.0, **options)
     lifted = onnx_io.load(model)
-    context = order.context(lifted, order.check(None, given), feeds, None, None, "portable", 0, None)
+    context = stage_context(lifted, feeds)
     return study(lifted, given, context), context
 
 

@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.compress import order
+from graphopt.compress.stages import stage_context
 from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.calibrated_model import study
 from graphopt.passes.quantize.place import accuracy_guard
@@ -91,7 +91,7 @@ def test_noise_of_stored_weights_is_told_in_decibels():
     """Units without observed results rank by the same measure as those with: 20 log10 of the relative error."""
     made = onnx_io.load(bad_convnet())
     options = graphopt.Quantize(mode="weights", speed=False)
-    context = order.context(made, order.check(None, options), FEEDS, None, None, "portable", 0, None)
+    context = stage_context(made, FEEDS)
     studied = study(made, options, context)
     for unit, _ in studied.units.linear():
         assert accuracy_guard._noise(studied, unit) == pytest.approx(20 * math.log10(studied.solved[unit.node].error))

@@ -6,7 +6,7 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.compress import order
+from graphopt.compress.stages import stage_context
 from graphopt.passes.quantize.candidates.calibrated_model import study
 from graphopt.passes.quantize.place import mixed_precision
 from graphopt.passes.quantize.place.min_cut import Costs
@@ -18,7 +18,7 @@ FEEDS = images(8)
 @pytest.fixture
 def studied():
     model, options = onnx_io.load(convnet()), graphopt.Quantize(min_sqnr=-100, min_top1=0)
-    context = order.context(model, order.check(None, options), FEEDS, None, None, "portable", 0, None)
+    context = stage_context(model, FEEDS)
     return study(model, options, context)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...analysis.channels import Linear
+from ...analysis.evaluation import evaluate
 from ...ir import Array, Constant, DType, Node, TensorType, Value
 from ...ops import attr
-from ...passes.fold.evaluation import evaluate
 
 _CODES = (DType.INT8, DType.UINT8)
 

@@ -17,7 +17,7 @@ from .drawing import drawings
 from .latency import Latency, measure
 
 if TYPE_CHECKING:
-    from ...compress.context import StageReport
+    from ...compress.report import StageReport
     from ..report import Report
 
 _LAYERS = 400
@@ -124,7 +124,7 @@ def _operators(report: Report) -> list[tuple[str, int, int]]:
 def _refused(report: Report) -> list[tuple[str, str, str]]:
     """What was not done: by whom it was wanted, where, and the check that it failed."""
     found = []
-    for item in report.taken_back:
+    for item in report.rolled_back:
         what = item.what if item.rewrite in ("", item.what) else f"{item.what} · {item.rewrite}"
         found.append((what, ", ".join(item.nodes[:6]), item.reason))
     found += [(stage.name, what, why) for stage in report.stages for what, why in stage.refused]

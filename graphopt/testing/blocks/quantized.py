@@ -92,7 +92,7 @@ def dynamic(s: Sketch) -> None:
         raise Declined("not in this opset")
     q, scale, zero = s.nodes("DynamicQuantizeLinear", x, outputs=3, bound=255.0)
     w, step = s.constant(s.arrays.integers(-127, 128, (inner, 4)).astype(np.int8)), s.constant(np.float32(0.01))
-    joined = s.graph.model is not None and s.graph.model.target == "onnxruntime" and s.chance(0.4)
+    joined = s.context.target == "onnxruntime" and s.chance(0.4)
     if joined:
         y = s.node("com.microsoft::MatMulIntegerToFloat", q, w, scale, step, zero, bound=200.0)
     else:

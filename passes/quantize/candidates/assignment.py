@@ -24,6 +24,7 @@ class Plan:
 
     units: what runs on integers. grids: of every activation that may be quantized. codes: of each linear operator.
     channels: of activations whose channels have scales of their own; their grids are what integer operators see.
+    target: the runtime it is for.
     """
 
     model: Model
@@ -32,6 +33,7 @@ class Plan:
     codes: dict[Node, Codes]
     options: Quantize
     channels: dict[Value, ChannelGrid] = field(default_factory=dict)
+    target: str = "portable"
 
     @property
     def order(self) -> dict[Unit, int]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ....calibration import BATCH, METHODS, Extent, Shapes, observe, shapes_at
-from ....compress.context import Context
+from ....compress.context import StageContext
 from ....compress.layers.linear import Linear
 from ....compress.layers.moments import Moments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
@@ -54,7 +54,7 @@ SLOW = "onnxruntime is slow at convolutions quantized while they run"
 """Why dynamic quantization leaves convolutions alone."""
 
 
-def study(model: Model, options: Quantize, context: Context) -> Study:
+def study(model: Model, options: Quantize, context: StageContext) -> Study:
     """Calibrate, choose grids, solve for the codes. `model` is not changed."""
     units = find_units(model, options)
     counted = _Counter(context, options.samples)
@@ -76,7 +76,7 @@ def study(model: Model, options: Quantize, context: Context) -> Study:
         units.found = usable
     solved, finer = solve_all(model, usable, grids, options, context, counted, nearest)
     codes = {node: s.codes for node, s in solved.items()}
-    plan = Plan(model, frozenset(usable), next(iter(grids.values()), {}), codes, options)
+    plan = Plan(model, frozenset(usable), next(iter(grids.values()), {}), codes, options, target=context.target)
     count, feed = max(counted.count, 1), timing_feed(context)
     values = [*(v for u in usable for v in (*u.inputs, *u.outputs)), *macs_values(model)]
     shapes = shapes_at(model, values, feed)
@@ -84,7 +84,7 @@ def study(model: Model, options: Quantize, context: Context) -> Study:
 
 
 def _calibrated(
-    model: Model, units: Units, options: Quantize, context: Context, counted: _Counter
+    model: Model, units: Units, options: Quantize, context: StageContext, counted: _Counter
 ) -> tuple[dict[Value, Extent], dict[str, Grids]]:
     values = list(dict.fromkeys(v for u in units.found for v in (*u.inputs, *u.outputs)))
     derived = derivable(units.found, options)
@@ -99,7 +99,7 @@ def _calibrated(
 
 
 def solve_all(
-    model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: Context,
+    model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: StageContext,
     counted: _Counter | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}),
 ) -> tuple[dict[Node, Solved], dict[Node, Solved]]:  # fmt: skip
     """Codes of every layer at the width asked for, and at 8 bits where that is less; `nearest` are known already."""
@@ -142,7 +142,7 @@ class _Solver:
         return 8 if unit.node.op == "Gather" else BITS[self.options.weight_type]
 
 
-def _nearest(model: Model, units: list[Unit], options: Quantize, context: Context) -> dict[Node, Solved]:
+def _nearest(model: Model, units: list[Unit], options: Quantize, context: StageContext) -> dict[Node, Solved]:
     """Codes that need no data, of weights that are rounded to the nearest; as if every bias fitted."""
     if _wants_moments(options):
         return {}
@@ -155,7 +155,7 @@ def _wants_moments(options: Quantize) -> bool:
 
 
 def _with_moments(
-    model: Model, layers: list[Unit], options: Quantize, context: Context, counted: _Counter
+    model: Model, layers: list[Unit], options: Quantize, context: StageContext, counted: _Counter
 ) -> Iterator[tuple[Unit, Moments | None]]:
     """Each layer with what its rounding needs to know of the data: made-up data are no ground to round by, and what a
     layer of very many inputs needs does not fit in memory."""
@@ -187,7 +187,7 @@ def with_finer(studied: Study, plan: Plan, nodes: Iterator[Node] | frozenset[Nod
 class _Counter:
     """The calibration feeds, at most so many, counted as they pass."""
 
-    def __init__(self, context: Context, limit: int | None) -> None:
+    def __init__(self, context: StageContext, limit: int | None) -> None:
         self.calibration, self.limit, self.count = context.calibration, limit, 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -197,7 +197,7 @@ class _Counter:
             yield feed
 
 
-def timing_feed(context: Context) -> dict[str, Any]:
+def timing_feed(context: StageContext) -> dict[str, Any]:
     """One sample to time with: a single row where samples are several rows of an open batch."""
     feed = context.calibration.first(1)[0]
     ports = {v.name: v for v in context.quality.reference.graph.inputs}

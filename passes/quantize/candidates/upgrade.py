@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....compress.context import Context
+from ....compress.context import StageContext
 from ....errors import Declined, ModelError
 from ....ir import Model
 from ....measure import ort_session
@@ -13,7 +13,7 @@ from ....onnx_io import load, to_proto
 NEEDED = 13
 
 
-def upgraded(model: Model, context: Context, needed: int = NEEDED) -> Model:
+def upgraded(model: Model, context: StageContext, needed: int = NEEDED) -> Model:
     """The model at opset `needed` or later, the same results on the first sample. Declined otherwise."""
     if model.opset >= needed:
         return model
@@ -27,7 +27,6 @@ def upgraded(model: Model, context: Context, needed: int = NEEDED) -> Model:
     except (RuntimeError, ValueError, ModelError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise Declined(f"opset {model.opset} cannot be raised to {needed}: {reason}") from error
-    made.target, made.size_limit = model.target, model.size_limit
     feed = context.calibration.first(1)[0]
     before, after = (ort_session(m, threads=0).run(None, feed) for m in (model, made))
     for a, b in zip(before, after):

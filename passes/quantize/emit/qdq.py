@@ -8,6 +8,7 @@ import numpy as np
 
 from ....ir import Constant, DType, Graph, Model, Node, TensorType, Use, Value
 from ....kernels.quantization import Quantization
+from ....rewrite import Context
 from ...codes.few_channels import widen_channels
 from ...codes.operators import to_operators
 from ..candidates.assignment import Plan, implied
@@ -30,8 +31,8 @@ def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
     mode = plan.options.mode
     if mode == "static":
         _Build(plan, made, labels is not None).run()
-        if plan.model.target != "graphopt":  # its own kernels take any channels
-            widen_channels.run(made.model.graph)
+        if plan.target != "graphopt":  # its own kernels take any channels
+            widen_channels.run(made.model.graph, Context(plan.target))
         if plan.options.format == "qoperator":
             to_operators(made.model.graph)
     else:

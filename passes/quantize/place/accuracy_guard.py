@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....compress.context import Context
+from ....compress.context import StageContext
 from ....ir import Model
 from ....measure import Quality
 from ..candidates.assignment import Plan
@@ -44,7 +44,7 @@ class Judge:
     left: Callable[[], int]
 
 
-def judge_for(study: Study, context: Context) -> Judge:
+def judge_for(study: Study, context: StageContext) -> Judge:
     """By the metric where there is one and a limit on its fall; else by a floor on fidelity."""
     quality, options, limit, built = context.quality, study.options, context.max_drop, _Built()
     if quality.metric is not None and limit is not None:
@@ -66,7 +66,7 @@ def judge_for(study: Study, context: Context) -> Judge:
     return Judge(lambda plan: meets(built(plan), options, context), describe, lambda: options.evaluations)
 
 
-def meets(model: Model, options: Quantize, context: Context) -> bool:
+def meets(model: Model, options: Quantize, context: StageContext) -> bool:
     """Whether a model is good enough: by the metric with its limit, else by the floor on fidelity."""
     quality, limit = context.quality, context.max_drop
     if quality.metric is not None and limit is not None:
@@ -77,14 +77,14 @@ def meets(model: Model, options: Quantize, context: Context) -> bool:
     return found.sqnr_db >= options.min_sqnr and (found.top1 is None or found.top1 >= options.min_top1)
 
 
-def limit_of(options: Quantize, context: Context) -> str:
+def limit_of(options: Quantize, context: StageContext) -> str:
     """What `meets` asks for, in words."""
     if context.quality.metric is not None and context.max_drop is not None:
         return f"a metric that falls by at most {context.max_drop:g}"
     return f"a floor of {options.min_sqnr:g} dB and {options.min_top1:.0%} of top-1 agreement"
 
 
-def _is_free(options: Quantize, context: Context) -> bool:
+def _is_free(options: Quantize, context: StageContext) -> bool:
     return context.quality.metric is None and options.min_sqnr == -np.inf and options.min_top1 <= 0
 
 
@@ -105,7 +105,7 @@ def unchanged(plan: Plan, judge: Judge) -> Guarded | None:
     return Guarded(plan, frozenset(), (), judge.describe(plan)) if judge.accepts(plan) else None
 
 
-def guard(study: Study, plan: Plan, context: Context) -> Guarded:
+def guard(study: Study, plan: Plan, context: StageContext) -> Guarded:
     """Make a plan good enough that is not: with as few units changed as the budget of evaluations finds, finer codes
     first, then float."""
     judge = judge_for(study, context)
@@ -163,7 +163,7 @@ def _fewest(total: int, accepts: Callable[[int], bool], judge: Judge) -> int | N
     return high
 
 
-def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
+def _by_harm(study: Study, plan: Plan, context: StageContext) -> list[Unit]:
     """Units with the most harmful first: by the fidelity each costs when it alone is quantized, or by its noise.
 
     Where speed is asked for, by the power of that error for each second a unit gains: what gains much may harm more.
@@ -181,7 +181,7 @@ def _by_harm(study: Study, plan: Plan, context: Context) -> list[Unit]:
     return sorted(weighty, key=lambda u: -(study.alone[u] ** 2) / gains[u])
 
 
-def measure_alone(study: Study, plan: Plan, context: Context, units: Iterable[Unit]) -> None:
+def measure_alone(study: Study, plan: Plan, context: StageContext, units: Iterable[Unit]) -> None:
     """Add to the study the relative error (RMS, worst output, first samples) of results with each unit alone quantized.
 
     Scores are compared before a final Softmax: behind it a few near ties make all of the error of a few samples. One

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ....calibration import Taps
-from ....compress.context import Context
+from ....compress.context import StageContext
 from ....ir import Array, Model, Node, Value
 from ..candidates.assignment import Plan
 from ..candidates.calibrated_model import Study
@@ -26,7 +26,7 @@ SAMPLES = 8
 """Samples that means are taken over."""
 
 
-def with_means(studied: Study, context: Context) -> Study:
+def with_means(studied: Study, context: StageContext) -> Study:
     """The study with biases corrected layer after layer, where that is wanted and brings the results closer; a session
     a layer."""
     if not studied.options.correct_means or studied.options.mode != "static":
@@ -39,7 +39,7 @@ def with_means(studied: Study, context: Context) -> Study:
     return replace(studied, plan=replace(studied.plan, codes=corrected.codes))
 
 
-def correct_means(plan: Plan, context: Context) -> Plan:
+def correct_means(plan: Plan, context: StageContext) -> Plan:
     """The plan with biases that give each layer on integers the mean of its float results; in order of execution."""
     order = plan.order
     layers = [u for u in sorted(plan.units, key=order.__getitem__) if u.linear is not None and u.linear.takes_bias]

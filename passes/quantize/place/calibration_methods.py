@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ....compress.context import Context
+from ....compress.context import StageContext
 from ..candidates.calibrated_model import Study
 from ..emit.qdq import build
 from .latency_guard import useful
 
 
-def best_method(studied: Study, context: Context) -> Study:
+def best_method(studied: Study, context: StageContext) -> Study:
     """The study with the grids, of those it has by method, under which results are closest to the reference's.
 
     Judged by the SQNR of results on the calibration data, with everything on integers that may be; the first of equals.

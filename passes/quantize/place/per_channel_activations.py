@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....calibration import stream
-from ....compress.context import Context
+from ....compress.context import StageContext
 from ....ir import Array, Model, Value
 from ...fold.affine_before import is_padded
 from ..candidates.calibrated_model import Study, solve_all
@@ -26,7 +26,7 @@ ENOUGH = 1e5
 the largest is about √(2 ln n) deviations of a normal distribution."""
 
 
-def with_channels(studied: Study, context: Context) -> Study | None:
+def with_channels(studied: Study, context: StageContext) -> Study | None:
     """The study with scales a channel wherever convolutions alone meet codes; None where that is nowhere.
 
     Calibrates those values once more by each channel's range, whatever the method, and rounds the weights of the

@@ -136,8 +136,7 @@ CONTRIB = {
 @pytest.mark.parametrize("name", CONTRIB)
 def test_onnxruntime_has_gelu_below_opset_20(name):
     before = lift(HEAD.format(nodes=CONTRIB[name]), 17)
-    before.target = "onnxruntime"
-    after, _ = rewrite(before, fuse_operators)
+    after, _ = rewrite(before, fuse_operators, target="onnxruntime")
     assert ops(after) == [f"com.microsoft::{name}"]
     assert_same(before, after)
 

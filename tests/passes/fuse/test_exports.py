@@ -54,7 +54,7 @@ FILES = sorted(path.stem for path in FOLDER.glob("*.onnx"))
 def optimised(name, target):
     result = graphopt.optimize(FOLDER / f"{name}.onnx", target=target)
     assert result.report.status == "equal", result.report.reason
-    assert not result.report.taken_back, result.report.taken_back
+    assert not result.report.rolled_back, result.report.rolled_back
     return Counter(node.op for node in result.ir.graph.walk())
 
 

@@ -71,8 +71,8 @@ def test_projections_move_into_attention(biased):
         for name in "hij":
             nodes = nodes.replace(f"{name}0 =", f"{name} =").replace(f"{name} = Add({name}0, b{_WEIGHTS[name]})\n ", "")
     before = lift(HEAD.format(nodes=nodes))
-    before.target = "onnxruntime"
-    after, _ = rewrite(before, name_sizes, merge_products, fuse_attention, fuse_for_onnxruntime)
+    passes = name_sizes, merge_products, fuse_attention, fuse_for_onnxruntime
+    after, _ = rewrite(before, *passes, target="onnxruntime")
     assert ops(after) == ["com.microsoft::Attention"]
     assert_same(before, after, rtol=1e-4)
 

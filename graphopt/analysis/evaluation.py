@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, TensorType, Type, Value
-from ...machine.sessions import open_session, session_options
-from ...ops import attribute_proto, tensor_proto, type_proto
+from ..ir import Constant, DType, Graph, Node, TensorType, Type, Value
+from ..machine.sessions import open_session, session_options
+from ..ops import attribute_proto, tensor_proto, type_proto
 
 if TYPE_CHECKING:
     import onnx

@@ -1,0 +1,67 @@
+"""The lossy stages of a run, in order. A stage returns its input, unchanged, when it cannot do better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ..calibration import open_calibration
+from ..calibration.source import CalibrationData
+from ..ir import Model, clone_model
+from ..measure import MakeSession, Metric, Quality, ort_session
+from ..pipeline import Progress
+from .context import StageContext
+from .report import StageReport
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage(Generic[Options]):
+    """A stage that is wanted, with its options. `run` never edits the model it is given.
+
+    clean: the exact passes find something to do on its result.
+    """
+
+    name: str
+    options: Options
+    run: Callable[[Model, Options, StageContext], tuple[Model, StageReport]]
+    clean: bool = False
+
+    def __call__(self, model: Model, context: StageContext) -> tuple[Model, StageReport]:
+        """The model after the stage, and what it did."""
+        return self.run(model, self.options, context)
+
+
+def stage_context(
+    original: Model, calibration: CalibrationData, metric: Metric | None = None, max_drop: float | None = None,
+    target: str = "portable", seed: int = 0, progress: Progress | None = None, evaluations: int = 64,
+) -> StageContext:  # fmt: skip
+    """The context of a run; quality is judged by the original. InputError for calibration data that do not fit."""
+    reference = clone_model(original)
+    feeds = open_calibration(calibration, reference, seed=seed)
+    quality = Quality(reference, session_maker(target), feeds, metric, evaluations=evaluations)
+    return StageContext(feeds, quality, max_drop, target, seed, progress)
+
+
+def session_maker(target: str) -> MakeSession:
+    """How candidates are run: in onnxruntime, or in graphopt's Session for its own target."""
+    if target == "graphopt":
+        from ..runtime import session_of
+
+        return session_of
+    return lambda model: ort_session(model, threads=0)
+
+
+def run_stages(
+    model: Model, stages: Sequence[Stage[Any]], context: StageContext, clean: Callable[[Model], Model]
+) -> tuple[Model, tuple[StageReport, ...]]:
+    """Run the stages in order; `clean` runs the exact passes after those that ask for it, if they changed anything."""
+    reports: list[StageReport] = []
+    for stage in stages:
+        model, report = stage(model, context)
+        reports.append(report)
+        if stage.clean and report.changed:
+            model = clean(model)
+    return model, tuple(reports)

@@ -1,0 +1,128 @@
+"""What a caller may ask of `optimize`, in groups that the command line, bisection and others share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from .errors import OptionError
+
+if TYPE_CHECKING:
+    from .calibration import CalibrationData
+    from .measure import Metric
+    from .passes.prune import Prune
+    from .passes.quantize import Quantize
+    from .pipeline import CheckPolicy, OnBlame, PassLike
+
+Runtime = Literal["portable", "onnxruntime", "graphopt"]
+TARGETS: tuple[str, ...] = get_args(Runtime)
+CHECKS = ("end", "each", "off")
+
+
+def runtime_named(name: str) -> Runtime:
+    """The target of that name. OptionError for any other."""
+    if name not in TARGETS:
+        raise OptionError(f"target {name!r} is not one of {', '.join(TARGETS)}")
+    return cast(Runtime, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the result is for.
+
+    runtime: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:
+    its kernels are then compiled and measured beside onnxruntime). input_shapes: sizes to fix, by input name; None or
+    -1 leaves a size open. dims: the same by the size's name. opset: a later version of ONNX's operator set.
+    """
+
+    runtime: Runtime = "portable"
+    input_shapes: Mapping[str, Sequence[int | str | None]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+    opset: int | None = None
+
+    def __post_init__(self) -> None:
+        runtime_named(self.runtime)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Which passes run. passes: an explicit schedule in place of the built-in one; skip: names to leave out."""
+
+    passes: Sequence[PassLike] | None = None
+    skip: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compression:
+    """What may change results, and by what the result is judged.
+
+    quantize, prune: the stages, None for none. calibration: data of the kind that the model will see. metric: a
+    function of a session, higher is better. max_drop: how far it may fall, as an absolute difference.
+    """
+
+    quantize: Quantize | None = None
+    prune: Prune | None = None
+    calibration: CalibrationData = None
+    metric: Metric | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric is not None and not callable(self.metric):
+            raise OptionError(f"metric is a function of a session, got {type(self.metric).__name__}")
+        if self.max_drop is None:
+            return
+        if self.metric is None:
+            raise OptionError("max_drop= needs metric=")
+        if not isinstance(self.max_drop, Real) or not float(self.max_drop) >= 0:
+            raise OptionError(f"max_drop is a number from 0 on, got {self.max_drop!r}")
+
+    @property
+    def is_wanted(self) -> bool:
+        """Any stage is to run."""
+        return self.quantize is not None or self.prune is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """How the exact part of the result is compared with the original.
+
+    validate: whether it is. check: when: "end", "each" (after each pass) or "off". repros: a folder for small models
+    that show why a rewrite was rolled back; on_blame: called for each instead.
+    """
+
+    validate: bool = True
+    check: CheckPolicy = "end"
+    repros: str | os.PathLike[str] | None = None
+    on_blame: OnBlame | None = None
+
+    def __post_init__(self) -> None:
+        if self.check not in CHECKS:
+            raise OptionError(f"check {self.check!r} is not one of {', '.join(CHECKS)}")
+
+    @property
+    def policy(self) -> CheckPolicy:
+        """When results are compared, if at all."""
+        return self.check if self.validate else "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where the result goes. path: a file, None for none. provenance: the file tells where each node comes from."""
+
+    path: str | os.PathLike[str] | None = None
+    provenance: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """All of them. seed: of made-up inputs and of every choice that is drawn."""
+
+    target: Target = field(default_factory=Target)
+    schedule: Schedule = field(default_factory=Schedule)
+    compression: Compression = field(default_factory=Compression)
+    validation: Validation = field(default_factory=Validation)
+    output: Output = field(default_factory=Output)
+    seed: int = 0

@@ -1,0 +1,110 @@
+"""The checks that a result must pass: it can be written within its budget of bytes, and it computes the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from . import onnx_io
+from .ir import Model
+from .measure import Figures
+from .pipeline import Verdict
+from .pipeline.repro import runnable_feeds
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .equivalence import Comparison
+    from .equivalence.inputs import Feeds
+    from .onnx_io.source import ModelSource
+
+SLACK_SHARE, SLACK_BYTES = 0.01, 4096
+"""A file never grows by more than this share of its size plus these bytes: room for the names and types that rewrites
+add to files of any size."""
+
+
+def with_slack(size: int) -> int:
+    """The bytes that what took `size` may take."""
+    return size + int(SLACK_SHARE * size) + SLACK_BYTES
+
+
+class SizeCheck:
+    """The result can be written, in no more than the original's bytes and their slack."""
+
+    def __init__(self, before: Figures) -> None:
+        self.limit = None if before.file_bytes is None else with_slack(before.file_bytes)
+        self._last: tuple[Model, onnx.ModelProto] | None = None
+
+    def __call__(self, candidate: Model) -> Verdict:
+        """Whether the candidate may be kept."""
+        emitted = self._fitting(candidate)
+        return emitted if isinstance(emitted, Verdict) else Verdict(True)
+
+    def emitted(self, model: Model) -> onnx.ModelProto:
+        """The model as ONNX; that of the last check where it is the same."""
+        if self._last is not None and self._last[0] is model:
+            return self._last[1]
+        return onnx_io.to_proto(model)
+
+    def _fitting(self, candidate: Model) -> onnx.ModelProto | Verdict:
+        self._last = None  # two models' weights at once would be one too many
+        try:
+            emitted = onnx_io.to_proto(candidate)
+        except Exception as error:  # what a pass from anywhere left may break anything
+            return Verdict(False, f"the model cannot be written: {type(error).__name__}: {error}")
+        size = onnx_io.file_bytes(candidate, emitted)
+        if self.limit is not None and size > self.limit:
+            return Verdict(False, f"the file would grow to {size} bytes, the limit is {self.limit}")
+        self._last = candidate, emitted
+        return emitted
+
+
+class EquivalenceCheck(SizeCheck):
+    """Beyond that, results equal to the reference's. Remembers the last comparison, and how long comparing took.
+
+    A result that cannot be verified is refused, too: in doubt the original is kept.
+    """
+
+    def __init__(self, reference: ModelSource | Model, before: Figures, seed: int) -> None:
+        super().__init__(before)
+        self.reference, self.seed = reference, seed
+        self.seconds = 0.0
+        self.comparison: Comparison | None = None
+        self.feeds: list[Feeds] | None = None
+
+    def __call__(self, candidate: Model) -> Verdict:
+        """Whether the candidate may be kept."""
+        emitted = self._fitting(candidate)
+        if isinstance(emitted, Verdict):
+            return emitted
+        self.comparison = self._compare(emitted, power=True)
+        return Verdict(self.comparison.status == "equal", self.comparison.reason, self.comparison.worst_error)
+
+    def probe(self, candidate: Model) -> Verdict:
+        """Whether it fails as the last candidate did, for less: the same inputs each time, no power, inner values only
+        where they alone differed.
+        """
+        emitted = self._fitting(candidate)
+        if isinstance(emitted, Verdict):
+            return emitted
+        if self.feeds is None:
+            self.feeds = runnable_feeds(self.reference, 4, self.seed)
+        last = self.comparison
+        inner = last is not None and all(o.status == "equal" for o in last.outputs)
+        comparison = self._compare(emitted, self.feeds or None, power=False, intermediates=inner)
+        return Verdict(comparison.status == "equal", comparison.reason)
+
+    def _compare(self, emitted: onnx.ModelProto, inputs: Iterable[Feeds] | None = None, **options: bool) -> Comparison:
+        from .equivalence import compare
+
+        start = time.perf_counter()
+        comparison = compare(self.reference, emitted, inputs, seed=self.seed, **options)
+        self.seconds += time.perf_counter() - start
+        return comparison
+
+
+def evidence(comparison: Comparison) -> str:
+    """On what grounds a result counts as equal."""
+    text = f"on {comparison.samples} samples, the largest error {comparison.worst_error:.1%} of what is allowed"
+    return text if comparison.power is None else f"{text}, power {comparison.power:.0%}"
