@@ -107,21 +107,26 @@ def optimize(
         target=Target(runtime=target, input_shapes=input_shapes or {}, dims=dims or {}, opset=opset),
         schedule=Schedule(passes=passes, skip=skip),
         compression=Compression(
-            quantize=_quantize(quantize), prune=_prune(prune), calibration=calibration, metric=metric, max_drop=max_drop
+            quantize=as_quantize(quantize),
+            prune=as_prune(prune),
+            calibration=calibration,
+            metric=metric,
+            max_drop=max_drop,
         ),
         validation=Validation(validate=validate, check=check, repros=repros, on_blame=on_blame),
         output=Output(path=output, provenance=provenance),
         seed=seed,
     )
-    result, note = _optimize(model, options, progress)
-    if note and options.compression.quantize is not None and options.compression.quantize.mode == "static":
-        warnings.warn(note, stacklevel=2)
+    result = optimize_as(model, options, progress)
+    if options.compression.quantize is not None and options.compression.quantize.mode == "static":
+        for note in result.report.notes:
+            warnings.warn(note, stacklevel=2)
     return result
 
 
 @collector_paused()
-def _optimize(model: ModelSource, options: Options, progress: Progress | None) -> tuple[Result, str]:
-    """The result, and what the caller should know of the calibration data."""
+def optimize_as(model: ModelSource, options: Options, progress: Progress | None = None) -> Result:
+    """`optimize` with its options as one value, for those who keep them: the command line, bisection, recipes."""
     if options.output.path is not None:
         check_target(options.output.path)
     start = time.perf_counter()
@@ -160,7 +165,7 @@ def _optimize(model: ModelSource, options: Options, progress: Progress | None) -
     result = Result(finished, report, emitted)
     if options.output.path is not None:
         result.save(Path(options.output.path))
-    return result, "" if context is None else context.calibration.note
+    return result
 
 
 @dataclass(slots=True)
@@ -203,7 +208,8 @@ def _checked_at_end(options: Options) -> Options:
     return replace(options, validation=Validation(check=policy))
 
 
-def _quantize(value: str | Mapping[str, object] | Quantize | None) -> Quantize | None:
+def as_quantize(value: str | Mapping[str, object] | Quantize | None) -> Quantize | None:
+    """The options behind `quantize=`. OptionError."""
     if value is None:
         return None
     from .passes.quantize import check_quantize
@@ -211,7 +217,8 @@ def _quantize(value: str | Mapping[str, object] | Quantize | None) -> Quantize |
     return check_quantize(value)
 
 
-def _prune(value: float | Mapping[str, object] | Prune | None) -> Prune | None:
+def as_prune(value: float | Mapping[str, object] | Prune | None) -> Prune | None:
+    """The options behind `prune=`. OptionError."""
     if value is None:
         return None
     from .passes.prune import check_prune

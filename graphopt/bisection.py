@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .api import optimize
-from .options import Runtime
+from .api import optimize_as
+from .options import Options, Runtime, Schedule, Target, Validation
 from .pipeline import Blame, PassLike
 from .pipeline.repro import Repro, make_repro, runnable_feeds
 from .report.report import Report
@@ -56,5 +56,9 @@ def bisect(
         findings.append(Finding(blame.guilty.name, blame.rewrite, blame.nodes, blame.reason, repro))
         return ""
 
-    result = optimize(model, passes=passes, skip=skip, target=target, seed=seed, on_blame=on_blame)
+    options = Options(
+        target=Target(runtime=target), schedule=Schedule(passes=passes, skip=skip),
+        validation=Validation(on_blame=on_blame), seed=seed,
+    )  # fmt: skip
+    result = optimize_as(model, options)
     return Bisection(tuple(findings), result.report)

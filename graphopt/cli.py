@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import difflib
 import sys
-import warnings
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .errors import GraphoptError, InputError, OptionError
-from .options import runtime_named
+from .options import (
+    Compression,
+    Options,
+    Output,
+    Schedule,
+    Target,
+    Validation,
+    check_named,
+    runtime_named,
+)
+
+if TYPE_CHECKING:
+    from .measure import Metric
+    from .passes.quantize import Quantize
 
 app = typer.Typer(
     name="graphopt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Optimise ONNX models: the same results, fewer nodes, proved.",
+    help="Optimise ONNX models: the same results, fewer nodes, validated.",
 )  # fmt: skip
 out = Console()
 err = Console(stderr=True)
@@ -85,7 +97,7 @@ def optimize(
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
 ) -> None:
     """Optimise IN into OUT and show what changed and that it is equal."""
-    from .api import optimize as run
+    from .api import as_prune, optimize_as
     from .machine.files import check_target
     from .provenance import sidecar, write_sidecar
 
@@ -94,20 +106,26 @@ def optimize(
         raise OptionError(f"--report {report.name}: the name ends in .html or .json")
     for path in ([] if dry_run else [destination]) + ([] if report is None else [report]):
         check_target(path)
+    words = [*(quantize_option or []), *(["sensitivity"] if sensitivity else [])]
+    options = Options(
+        target=Target(
+            runtime=runtime_named(target), input_shapes=_shapes(input_shape or []), dims=_dims(dim or []), opset=opset
+        ),
+        schedule=Schedule(passes=_split(passes), skip=_split(skip) or ()),
+        compression=Compression(
+            quantize=_quantize(quantize, words), prune=as_prune(prune), calibration=calibration,
+            metric=None if metric is None else _function(metric), max_drop=max_drop,
+        ),
+        validation=Validation(check=check_named(check), repros=repros),
+        output=Output(provenance=provenance),
+        seed=seed,
+    )  # fmt: skip
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True,
         disable=not err.is_terminal,
-    ) as bar, warnings.catch_warnings():  # fmt: skip
-        warnings.simplefilter("ignore", UserWarning)  # the report tells it
+    ) as bar:  # fmt: skip
         task = bar.add_task("optimise", total=1.0)
-        result = run(
-            source, quantize=_quantize(quantize, [*(quantize_option or []), *(["sensitivity"] if sensitivity else [])]),
-            prune=prune, calibration=calibration, max_drop=max_drop, target=runtime_named(target),
-            metric=None if metric is None else _function(metric), input_shapes=_shapes(input_shape or []),
-            dims=_dims(dim or []), opset=opset,
-            passes=_split(passes), skip=_split(skip) or (), check=check, provenance=provenance,  # type: ignore[arg-type]
-            repros=repros, seed=seed, progress=lambda what, share: bar.update(task, completed=share, description=what),
-        )  # fmt: skip
+        result = optimize_as(source, options, lambda what, share: bar.update(task, completed=share, description=what))
     if not dry_run:
         result.save(destination, external=True if save_as_external_data else None)
         if provenance_beside and result.report.trail is not None:
@@ -118,12 +136,12 @@ def optimize(
     out.print("nothing written (dry run)" if dry_run else f"wrote {destination}", highlight=False, soft_wrap=True)
 
 
-def _quantize(mode: str | None, words: list[str]) -> Any:
-    """What `quantize=` takes. OptionError for words without a mode."""
-    if not words:
-        return mode
+def _quantize(mode: str | None, words: list[str]) -> Quantize | None:
+    """The options of quantization. OptionError for words without a mode."""
     if mode is None:
-        raise OptionError(f"{words[0]}: goes with --quantize static, dynamic or weights")
+        if words:
+            raise OptionError(f"{words[0]}: goes with --quantize static, dynamic or weights")
+        return None
     from .passes.quantize.options import from_words
 
     return from_words(mode, words)
@@ -310,7 +328,7 @@ def _split(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _shapes(texts: list[str]) -> dict[str, tuple[int | None, ...]] | None:
+def _shapes(texts: list[str]) -> dict[str, tuple[int | None, ...]]:
     shapes: dict[str, tuple[int | None, ...]] = {}
     for text in texts:
         name, colon, sizes = text.rpartition(":")
@@ -321,20 +339,20 @@ def _shapes(texts: list[str]) -> dict[str, tuple[int | None, ...]] | None:
         if not colon or not name or (not shape and sizes.strip()):
             raise InputError(f"--input-shape {text!r}: write it as name:1,3,224,224")
         shapes[name] = shape
-    return shapes or None
+    return shapes
 
 
-def _dims(texts: list[str]) -> dict[str, int] | None:
+def _dims(texts: list[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for text in texts:
         name, equals, size = text.rpartition("=")
         if not equals or not name or not size.strip().isdecimal():
             raise InputError(f"--dim {text!r}: write it as batch=1")
         sizes[name] = int(size)
-    return sizes or None
+    return sizes
 
 
-def _function(text: str) -> Any:
+def _function(text: str) -> Metric:
     from importlib import import_module
 
     module, colon, name = text.partition(":")
@@ -342,7 +360,8 @@ def _function(text: str) -> Any:
         raise OptionError(f"--metric {text!r}: write it as module:function")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        return getattr(import_module(module), name)
+        metric: Metric = getattr(import_module(module), name)
+        return metric
     except (ImportError, AttributeError) as error:
         raise OptionError(f"--metric {text!r}: {error}") from error
     finally:

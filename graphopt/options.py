@@ -29,6 +29,13 @@ def runtime_named(name: str) -> Runtime:
     return cast(Runtime, name)
 
 
+def check_named(name: str) -> CheckPolicy:
+    """The moment of checking of that name. OptionError for any other."""
+    if name not in CHECKS:
+        raise OptionError(f"check {name!r} is not one of {', '.join(CHECKS)}")
+    return cast("CheckPolicy", name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What the result is for.
@@ -99,8 +106,7 @@ class Validation:
     on_blame: OnBlame | None = None
 
     def __post_init__(self) -> None:
-        if self.check not in CHECKS:
-            raise OptionError(f"check {self.check!r} is not one of {', '.join(CHECKS)}")
+        check_named(self.check)
 
     @property
     def policy(self) -> CheckPolicy:
