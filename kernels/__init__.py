@@ -1,5 +1,10 @@
 """Int8 kernels: arrays in, arrays out; they know no graph.
 
+Rooms, each importing only from those before it: ``core`` (compiler, object cache, steps), ``tensors`` (quantization,
+windows, broadcasting), ``layout`` (moving elements), ``elementwise``, ``pooling``, ``normalization``, ``products``
+(matrix products, convolutions), ``winograd``. ``loops`` holds the Numba functions behind them in rooms of the same
+names, ``micro`` the LLVM IR generators; both are imported only to compile.
+
 How a kernel is made
 --------------------
 1. *The loop* is a Numba function in ``kernels/loops/``, written over typed pointers, never decorated there::
@@ -28,11 +33,11 @@ How a kernel is made
    bound later: the operator's inputs and outputs (``x``, ``y``, ``residual``, …), temporaries named in
    ``Routine.temporaries``, and ``SCRATCH``. A kernel with scratch takes ``scratch`` (an address as ``i64``) and
    ``scratch_bytes``, works at ``scratch + worker * scratch_bytes`` and says so in ``Step.scratch``. A table that holds
-   addresses itself is a `LinkedTable` (``kernels/links.py``): plans are kept on disk and linked again in other
-   processes, so no address may hide in a plain number or array.
+   addresses itself is a `LinkedTable` (``kernels/core/linked_table.py``): plans are kept on disk and linked again in
+   other processes, so no address may hide in a plain number or array.
 4. *Micro-kernels* that need an instruction the compiler will not choose are LLVM IR generators in ``kernels/micro/``;
    ``MicroKernel("graphopt.kernels.micro.dot:emit", arguments)`` is passed to a loop as an argument, and the loop
-   calls it with ``call4/6/8``. They are written for a `Level` (``kernels/levels.py``: lanes, tile, dot sequence).
+   calls it with ``call4/6/8``. They are written for a `Level` (``kernels/core/levels.py``: lanes, tile, dot sequence).
 
 The ABI
 -------
@@ -53,16 +58,16 @@ Runtime in short::
     # addresses: {"x": …, "y": …, "scratch": …, temporaries …} → absolute addresses, as Step.bind wants them
     program.run_worker(0)    # in one thread; run_worker(1) in another, if it comes
 
-Objects are cached on disk (``kernels/objects.py``) by source, CPU and versions; GRAPHOPT_CACHE moves the cache and
-GRAPHOPT_ISA forces a level. ``on_compile`` reports cold compilations.
+Objects are cached on disk (``kernels/core/object_cache.py``) by source, CPU and versions; GRAPHOPT_CACHE moves the
+cache and GRAPHOPT_ISA forces a level. ``on_compile`` reports cold compilations.
 """
 
 if not __name__.startswith("graphopt."):
     raise ImportError("import graphopt.kernels, not kernels: the top-level folder would be a second copy")
 
-from graphopt.kernels.compiler import Function, Kernel, Library, MicroKernel, on_compile
-from graphopt.kernels.levels import LEVELS, Level, available_levels, select_level
-from graphopt.kernels.steps import (
+from graphopt.kernels.core.compiler import Function, Kernel, Library, MicroKernel, on_compile
+from graphopt.kernels.core.levels import LEVELS, Level, available_levels, select_level
+from graphopt.kernels.core.steps import (
     SCRATCH,
     SLACK,
     Buffer,

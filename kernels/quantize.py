@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.kernels.compiler import Kernel
-from graphopt.kernels.steps import Argument, Buffer, Routine, Step
+from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 
 _TILE = 4096
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
-from graphopt.kernels.loops.memory import address_of, call4, call6, call8, i64_at, u8_at
+from graphopt.kernels.loops.core.memory import address_of, call4, call6, call8, i64_at, u8_at
 
 
 @register_jitable

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from llvmlite import ir
 
+from graphopt.kernels.core.struct_layouts import Channels
 from graphopt.kernels.micro import dot
 from graphopt.kernels.micro.vectors import (
     F32,
@@ -35,7 +36,6 @@ from graphopt.kernels.micro.vectors import (
     vector,
     word,
 )
-from graphopt.kernels.records import Channels
 
 _MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
 _MAGIC_BITS = 0x4B400000

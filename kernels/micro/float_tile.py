@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from graphopt.kernels.levels import select_level
+from graphopt.kernels.core.levels import select_level
 from graphopt.kernels.micro.vectors import (
     F32,
     I64,

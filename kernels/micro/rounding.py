@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.micro.vectors import F32, I8, I32, const, intrinsic, load, splat, vector, word
-from graphopt.kernels.records import Panel
 
 MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from graphopt.kernels.levels import select_level
+from graphopt.kernels.core.levels import select_level
+from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.micro import dot
+from graphopt.kernels.micro.lookup_table import permute
 from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
-from graphopt.kernels.micro.table import permute
 from graphopt.kernels.micro.vectors import (
     F32,
     I8,
@@ -35,7 +36,6 @@ from graphopt.kernels.micro.vectors import (
     vector,
     word,
 )
-from graphopt.kernels.records import Panel
 
 _INDEPENDENT_SUMS = 8  # a dot instruction's latency times its throughput: fewer sums leave the unit idle
 

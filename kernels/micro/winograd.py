@@ -1,6 +1,6 @@
 """Exact integer Winograd F(m×m, 3×3), m = 4 or 2: the four transforms-and-products as vector IR.
 
-Every int32 operation is modulo 2³²; what the algebra scales, `kernels.winograd` divides out (Lavin & Gray,
+Every int32 operation is modulo 2³²; what the algebra scales, the preparation divides out (Lavin & Gray,
 arXiv:1509.09308, with the weight transform's rows scaled to integers).
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from graphopt.kernels.levels import select_level
+from graphopt.kernels.core.levels import select_level
+from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
 from graphopt.kernels.micro.vectors import (
     F32,
@@ -34,8 +35,7 @@ from graphopt.kernels.micro.vectors import (
     vector,
     word,
 )
-from graphopt.kernels.records import Panel
-from graphopt.kernels.winograd_algebra import Product
+from graphopt.kernels.winograd.algebra import Product
 
 _INVERSE_OF_9 = pow(9, -1, 1 << 32)
 _BITS = {4: "128", 8: "256", 16: "512"}

@@ -16,11 +16,11 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.kernels import Routine, bind_routine, select_level
-from graphopt.kernels.depthwise import prepare_depthwise
-from graphopt.kernels.elementwise import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
-from graphopt.kernels.pooling import prepare_average_pool, prepare_global_average_pool, prepare_max_pool
-from graphopt.kernels.quantization import Quantization
-from graphopt.kernels.windows import Image, Window
+from graphopt.kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
+from graphopt.kernels.pooling.codes import prepare_average_pool, prepare_global_average_pool, prepare_max_pool
+from graphopt.kernels.products.depthwise import prepare_depthwise
+from graphopt.kernels.tensors.quantization import Quantization
+from graphopt.kernels.tensors.windows import Image, Window
 from tests.kernels import naive
 from tests.kernels.naive import Array
 

@@ -1,7 +1,7 @@
 """Products and convolutions beside onnxruntime: python -m tests.bench.kernels [--isa avx2] [--weights gaussian].
 
 One thread, interleaved medians. Columns: GMAC/s (for ours also MAC/cycle and the share of the measured ceiling: the
-level's dot product between registers, `graphopt.kernels.peak`), then the ratio to the fastest peer that is exact on
+level's dot product between registers, `products.dot_ceiling`), then the ratio to the fastest peer that is exact on
 these weights. 7-bit weights are exact in every peer; on Gaussian weights onnxruntime's u8s8 may saturate on CPUs
 without VNNI, so there its exact forms are the peers: u8u8 and x64quantprecision=1. A convolution takes the form that a
 plan takes: Winograd, whose rate counts the direct form's products, with the direct form beside, or the direct form.
@@ -22,13 +22,13 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.kernels import Kernel, Program, Routine, Step, bind_routine
-from graphopt.kernels.dynamic import prepare_dynamic_matmul
-from graphopt.kernels.epilogue import Requantize
-from graphopt.kernels.levels import Level, select_level
-from graphopt.kernels.peak import peak_rate
-from graphopt.kernels.product import Activations, prepare_conv, prepare_matmul
-from graphopt.kernels.winograd import prepare_winograd
-from graphopt.kernels.winograd_choice import choose
+from graphopt.kernels.core.levels import Level, select_level
+from graphopt.kernels.products.dot_ceiling import peak_rate
+from graphopt.kernels.products.dynamic_matmul import prepare_dynamic_matmul
+from graphopt.kernels.products.epilogue import Requantize
+from graphopt.kernels.products.matmul_conv import Activations, prepare_conv, prepare_matmul
+from graphopt.kernels.winograd.choice import choose
+from graphopt.kernels.winograd.convolution import prepare_winograd
 from tests.kernels.naive import placed
 
 Array = Any

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels import bind_routine, select_level
-from graphopt.kernels.epilogue import Requantize
-from graphopt.kernels.product import Activations, prepare_conv
-from graphopt.kernels.winograd import prepare_winograd
-from graphopt.kernels.winograd_algebra import F2, F4
+from graphopt.kernels.products.epilogue import Requantize
+from graphopt.kernels.products.matmul_conv import Activations, prepare_conv
+from graphopt.kernels.winograd.algebra import F2, F4
+from graphopt.kernels.winograd.convolution import prepare_winograd
 from tests.kernels import naive
 
 Array = npt.NDArray[Any]

@@ -14,21 +14,21 @@ import numpy.typing as npt
 from ...errors import Declined
 from ...ir import Value
 from ...kernels import Buffer, Routine, Step
-from ...kernels.depthwise import prepare_depthwise
-from ...kernels.dynamic import prepare_dynamic_matmul
-from ...kernels.elementwise import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
-from ...kernels.epilogue import Dequantize as FloatOutput
-from ...kernels.epilogue import Output, Requantize
-from ...kernels.epilogue import Residual as AddedTensor
-from ...kernels.layout import COPY_ROWS, map_rows_step, prepare_resize_nearest
-from ...kernels.permute import prepare_permute
-from ...kernels.planes import prepare_dequantize_planes, prepare_quantize_planes
-from ...kernels.pooling import prepare_average_pool, prepare_max_pool
-from ...kernels.product import Activations, prepare_conv, prepare_matmul
-from ...kernels.windows import Image
-from ...kernels.winograd import prepare_winograd
-from ...kernels.winograd_algebra import F2, F4
-from ...kernels.winograd_choice import choose
+from ...kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
+from ...kernels.layout.moves import COPY_ROWS, map_rows_step, prepare_resize_nearest
+from ...kernels.layout.permute import prepare_permute
+from ...kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_planes
+from ...kernels.pooling.codes import prepare_average_pool, prepare_max_pool
+from ...kernels.products.depthwise import prepare_depthwise
+from ...kernels.products.dynamic_matmul import prepare_dynamic_matmul
+from ...kernels.products.epilogue import Dequantize as FloatOutput
+from ...kernels.products.epilogue import Output, Requantize
+from ...kernels.products.epilogue import Residual as AddedTensor
+from ...kernels.products.matmul_conv import Activations, prepare_conv, prepare_matmul
+from ...kernels.tensors.windows import Image
+from ...kernels.winograd.algebra import F2, F4
+from ...kernels.winograd.choice import choose
+from ...kernels.winograd.convolution import prepare_winograd
 from ..lower.operands import constant_array
 from ..lower.operations import (
     AveragePool,

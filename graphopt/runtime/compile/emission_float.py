@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...kernels.activation_product import Strides, prepare_activation_product
-from ...kernels.channel_table import prepare_channel_table, prepare_float_table
-from ...kernels.dynamic_conv import prepare_dynamic_conv
-from ...kernels.elementwise import prepare_table
-from ...kernels.epilogue import Dequantize, Output, Requantize
-from ...kernels.float_pooling import prepare_float_pool
-from ...kernels.float_product import prepare_float_product
-from ...kernels.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
-from ...kernels.lrn import prepare_lrn
-from ...kernels.normalization import prepare_layer_norm
-from ...kernels.product import Activations
-from ...kernels.softmax import prepare_float_softmax, prepare_softmax
+from ...kernels.elementwise.codes import prepare_table
+from ...kernels.elementwise.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
+from ...kernels.elementwise.tables import prepare_channel_table, prepare_float_table
+from ...kernels.normalization.layer_norm import prepare_layer_norm
+from ...kernels.normalization.lrn import prepare_lrn
+from ...kernels.normalization.softmax import prepare_float_softmax, prepare_softmax
+from ...kernels.pooling.floats import prepare_float_pool
+from ...kernels.products.activation_product import Strides, prepare_activation_product
+from ...kernels.products.dynamic_conv import prepare_dynamic_conv
+from ...kernels.products.epilogue import Dequantize, Output, Requantize
+from ...kernels.products.float_product import prepare_float_product
+from ...kernels.products.matmul_conv import Activations
 from ..lower.operations import (
     ActivationMatMul,
     ChannelTable,

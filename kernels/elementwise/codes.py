@@ -1,0 +1,125 @@
+"""Preparation of elementwise steps: quantize, dequantize, tables, and Add, Sub, Mul of quantized tensors.
+
+In-place use (an output that is an input) is right for tables only; the others may then be slow, never wrong, as each
+element is read before it is written.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
+from graphopt.kernels.elementwise.proved_factors import BinaryOp, proven_factors
+from graphopt.kernels.layout.moves import map_rows_step
+from graphopt.kernels.tensors.broadcasting import TILE, broadcast
+from graphopt.kernels.tensors.quantization import Quantization
+
+_LOOPS = "graphopt.kernels.loops.elementwise.codes:"
+
+
+@cache
+def _quantize_kernel(y: str) -> Kernel:
+    fields = {"x": "f32*", "y": y, "count": "i64", "scale": "f32", "zero_point": "i64"}
+    return Kernel(_LOOPS + "quantize", {**fields, "least": "i64", "greatest": "i64"})
+
+
+@cache
+def _dequantize_kernel(x: str) -> Kernel:
+    fields = {"x": x, "y": "f32*", "count": "i64", "scale": "f32", "zero_point": "i64"}
+    return Kernel(_LOOPS + "dequantize", fields)
+
+
+@cache
+def _axis_kernel(name: str, x: str) -> Kernel:
+    sizes = {"middle": "i64", "inner": "i64"} if name == "dequantize_axis" else {"rows": "i64", "channels": "i64"}
+    return Kernel(_LOOPS + name, {"x": x, "y": "f32*", **sizes, "scales": "f32*", "zeros": "i32*"})
+
+
+@cache
+def _binary_kernel(name: str, a: str, b: str, y: str) -> Kernel:
+    sizes = dict.fromkeys(("count", "row_elements", "rows", "b_outer", "b_row", "b_inner"), "i64")
+    numbers = {"a_scale": "f32", "a_zero": "i64", "b_scale": "f32", "b_zero": "i64", "y_scale": "f32", "y_zero": "i64"}
+    return Kernel(_LOOPS + name, {"a": a, "b": b, "y": y, **sizes, **numbers, "least": "i64", "greatest": "i64"})
+
+
+def prepare_quantize(count: int, y: Quantization) -> Routine:
+    """ONNX QuantizeLinear, per tensor: x float32[count] → y u8 or s8[count].
+
+    y = saturate(round_half_even(x / scale) + zero point), divided in float32; NaN gives the zero point.
+    """
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": y.scale, "zero_point": y.zero_point,
+        "least": y.low, "greatest": y.high,
+    }  # fmt: skip
+    return Routine((Step(_quantize_kernel(y.kind), arguments, -(-count // TILE), grain=4),))
+
+
+def prepare_dequantize(count: int, x: Quantization) -> Routine:
+    """ONNX DequantizeLinear, per tensor: x u8 or s8[count] → y float32[count] = float32(x − zero point) · scale."""
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": x.scale, "zero_point": x.zero_point,
+    }  # fmt: skip
+    return Routine((Step(_dequantize_kernel(x.kind), arguments, -(-count // TILE), grain=4),))
+
+
+def prepare_dequantize_axis(
+    outer: int, scales: npt.NDArray[Any], zero_points: npt.NDArray[Any], inner: int, kind: Literal["u8", "i8", "i32"]
+) -> Routine:
+    """ONNX DequantizeLinear along an axis: x [outer, len(scales), inner] of `kind` → y float32 of that shape.
+
+    Raises ValueError when scales and zero points differ in number.
+    """
+    if len(scales) != len(zero_points):
+        raise ValueError(f"{len(scales)} scales but {len(zero_points)} zero points")
+    last = inner == 1
+    factors, zeros = np.ascontiguousarray(scales, np.float32), np.ascontiguousarray(zero_points, np.int32)
+    arguments: dict[str, Argument] = {"x": Buffer("x"), "y": Buffer("y")}
+    arguments |= {"rows": outer, "channels": len(factors)} if last else {"middle": len(factors), "inner": inner}
+    arguments |= {"scales": factors, "zeros": zeros}
+    kernel = _axis_kernel("dequantize_channels" if last else "dequantize_axis", kind + "*")
+    return Routine((Step(kernel, arguments, outer if last else outer * len(factors), grain=4),))
+
+
+def prepare_table(count: int, table: npt.NDArray[Any]) -> Routine:
+    """Any function of one 8-bit code: y[i] = table[x[i]], count bytes; table: 256 bytes by the bits of x as u8.
+
+    Requantization, activations (see `tables`) and Add or Mul with a constant scalar are all of this kind.
+    """
+    full, rest = divmod(count, TILE)
+    steps = []
+    if full:
+        steps.append(map_rows_step(full, TILE, table, Buffer("x"), Buffer("y")))
+    if rest:
+        x, y = Buffer("x", full * TILE), Buffer("y", full * TILE)
+        steps.append(map_rows_step(1, rest, table, x, y))
+    return Routine(tuple(steps))
+
+
+def prepare_binary(
+    op: BinaryOp, a_shape: tuple[int, ...], b_shape: tuple[int, ...], a: Quantization, b: Quantization, y: Quantization
+) -> Routine:
+    """Add, Sub or Mul of quantized tensors a and b into y of a's shape (QLinearAdd and QLinearMul as QDQ defines them).
+
+    y = quantize(dequantize(a) ∘ dequantize(b)), each operation rounded in float32. b broadcasts to a when, leading ones
+    added, its shape is: equal; a scalar; equal but for ones in leading, middle or last axes as one contiguous run
+    (such as [N, 1, 1, C], [C], [N, H, W, 1]). Raises ValueError for other shapes; swap Add and Mul for a smaller a.
+    """
+    layout = broadcast(a_shape, b_shape)
+    count = prod(a_shape)
+    factors = proven_factors(op, a, b, y)
+    name, (p, q) = (op, (a.scale, b.scale)) if factors is None else (f"{op}_scaled", factors)
+    arguments: dict[str, Argument] = {
+        "a": Buffer("a"), "b": Buffer("b"), "y": Buffer("y"), "count": count, "row_elements": layout.row_elements,
+        "rows": layout.rows, "b_outer": layout.outer, "b_row": layout.row, "b_inner": layout.inner,
+        "a_scale": p, "a_zero": a.zero_point, "b_scale": q, "b_zero": b.zero_point,
+        "y_scale": y.scale, "y_zero": y.zero_point, "least": y.low, "greatest": y.high,
+    }  # fmt: skip
+    tiles = -(-count // layout.row_elements) if count else 0
+    grain = max(1, TILE // max(1, layout.row_elements))
+    return Routine((Step(_binary_kernel(name, a.kind, b.kind, y.kind), arguments, tiles, grain=grain),))

@@ -1,0 +1,66 @@
+"""Preparation of arithmetic between two float32 tensors, one of them perhaps a constant, and of one: Clip, Gelu."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
+from graphopt.kernels.tensors.broadcasting import TILE, broadcast
+
+FloatOp = Literal["add", "subtract", "multiply", "divide", "subtract_from", "divide_into"]
+SWAPPED: dict[str, FloatOp] = {
+    "add": "add", "multiply": "multiply", "subtract": "subtract_from", "divide": "divide_into",
+    "subtract_from": "subtract", "divide_into": "divide",
+}  # fmt: skip
+
+CLAMP = Kernel(
+    "graphopt.kernels.loops.elementwise.floats:clamp",
+    {"x": "f32*", "y": "f32*", "count": "i64", "slope": "f32", "shift": "f32", "low": "f32", "high": "f32"},
+)
+GELU = Kernel(
+    "graphopt.kernels.loops.elementwise.floats:gelu",
+    {"x": "f32*", "y": "f32*", "count": "i64", "inner": "f32", "plain": "f32", "bent": "f32"},
+)
+
+
+def _kernel(op: FloatOp) -> Kernel:
+    sizes = dict.fromkeys(("count", "row_elements", "rows", "b_outer", "b_row", "b_inner"), "i64")
+    return Kernel(f"graphopt.kernels.loops.elementwise.floats:{op}", {"a": "f32*", "b": "f32*", "y": "f32*", **sizes})
+
+
+def prepare_float_binary(
+    op: FloatOp, a_shape: tuple[int, ...], b_shape: tuple[int, ...], constant: npt.NDArray[Any] | None = None
+) -> Routine:
+    """y = a ∘ b in float32, of a's shape; b broadcasts as in `broadcasting.broadcast`, and may be a constant.
+
+    subtract_from is b − a and divide_into b / a. Raises ValueError where b does not broadcast.
+    """
+    layout, count = broadcast(a_shape, b_shape), prod(a_shape)
+    other: Argument = Buffer("b") if constant is None else np.ascontiguousarray(constant, np.float32)
+    arguments: dict[str, Argument] = {
+        "a": Buffer("a"), "b": other, "y": Buffer("y"), "count": count, "row_elements": layout.row_elements,
+        "rows": layout.rows, "b_outer": layout.outer, "b_row": layout.row, "b_inner": layout.inner,
+    }  # fmt: skip
+    tiles = -(-count // layout.row_elements) if count else 0
+    return Routine((Step(_kernel(op), arguments, tiles, grain=max(1, TILE // max(1, layout.row_elements))),))
+
+
+def prepare_clamp(count: int, slope: float, shift: float, low: float, high: float) -> Routine:
+    """y = min(max(slope · x + shift, low), high) of float32[count]: Relu, Clip, HardSigmoid."""
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "count": count, "slope": slope, "shift": shift, "low": low, "high": high,
+    }  # fmt: skip
+    return Routine((Step(CLAMP, arguments, tiles=-(-count // TILE), grain=4),))
+
+
+def prepare_gelu(count: int, inner: float, plain: float, bent: float) -> Routine:
+    """y = x · (plain + bent · erf(inner · x)) of float32[count], erf to 3e-7; Gelu is (√½, ½, ½)."""
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "count": count, "inner": inner, "plain": plain, "bent": bent,
+    }  # fmt: skip
+    return Routine((Step(GELU, arguments, tiles=-(-count // TILE)),))

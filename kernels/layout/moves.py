@@ -1,0 +1,160 @@
+"""Preparation of steps that move elements: slices, concatenations, shuffles, transposes, padding, nearest resize."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
+from graphopt.kernels.tensors.quantization import aligned_table, table_look_up
+from graphopt.kernels.tensors.windows import Image
+
+_ROWS = 8
+
+GATHER_CHANNELS = Kernel(
+    "graphopt.kernels.loops.layout.moves:gather_channels",
+    {"x": "u8*", "y": "u8*", "rows": "i64", "x_stride": "i64", "y_stride": "i64", "index": "i32*", "channels": "i64"},
+)
+_COPY = {"x": "u8*", "y": "u8*", "rows": "i64", "x_stride": "i64", "y_stride": "i64", "count": "i64"}
+SHUFFLE_CHANNELS = Kernel(
+    "graphopt.kernels.loops.layout.moves:shuffle_channels",
+    {"x": "u8*", "y": "u8*", "rows": "i64", "groups": "i64", "each": "i64"},
+)
+RESIZE_NEAREST = Kernel(
+    "graphopt.kernels.loops.layout.moves:resize_nearest",
+    {
+        "x": "u8*", "y": "u8*", "height": "i64", "width": "i64", "out_height": "i64", "out_width": "i64",
+        "channels": "i64", "rows": "i32*", "columns": "i32*",
+    },
+)  # fmt: skip
+PAD_IMAGE = Kernel(
+    "graphopt.kernels.loops.layout.moves:pad_image",
+    {
+        "x": "u8*", "y": "u8*", "height": "i64", "row_bytes": "i64", "out_height": "i64", "out_row_bytes": "i64",
+        "top": "i64", "left_bytes": "i64", "fill": "i64",
+    },
+)  # fmt: skip
+COPY_ROWS = Kernel("graphopt.kernels.loops.layout.moves:copy_rows", _COPY)
+MAP_ROWS = Kernel("graphopt.kernels.loops.layout.moves:map_rows", {**_COPY, "table": "u8*", "lookup": "i64"})
+
+
+def map_rows_step(
+    rows: int, count: int, table: npt.NDArray[Any], x: Buffer, y: Buffer,
+    *, x_stride: int | None = None, y_stride: int | None = None,
+) -> Step:  # fmt: skip
+    """y[r, :count] = table[x[r, :count]] for bytes; strides in bytes, `count` by default."""
+    arguments: dict[str, Argument] = {
+        "x": x, "y": y, "rows": rows, "x_stride": count if x_stride is None else x_stride,
+        "y_stride": count if y_stride is None else y_stride, "count": count, "table": aligned_table(table),
+        "lookup": table_look_up(),
+    }  # fmt: skip
+    return Step(MAP_ROWS, arguments, tiles=-(-rows // _ROWS))
+
+
+def gather_channels_step(rows: int, channels: int, index: npt.NDArray[Any], x: Buffer, y: Buffer) -> Step:
+    """Gather along the last axis of bytes: x [rows, channels] → y [rows, len(index)], y[r, c] = x[r, index[c]]."""
+    index = np.ascontiguousarray(index, np.int32)
+    if index.size and not (index.min() >= 0 and index.max() < channels):
+        raise ValueError(f"channel indices must be in 0 … {channels - 1}")
+    arguments: dict[str, Argument] = {
+        "x": x, "y": y, "rows": rows, "x_stride": channels, "y_stride": index.size, "index": index,
+        "channels": index.size,
+    }  # fmt: skip
+    return Step(GATHER_CHANNELS, arguments, tiles=-(-rows // _ROWS))
+
+
+def copy_rows_step(rows: int, count: int, x: Buffer, y: Buffer, *, x_stride: int, y_stride: int) -> Step:
+    """y[r, :count] = x[r, :count] for bytes; rows start `x_stride` and `y_stride` bytes apart."""
+    arguments: dict[str, Argument] = {
+        "x": x, "y": y, "rows": rows, "x_stride": x_stride, "y_stride": y_stride, "count": count,
+    }  # fmt: skip
+    return Step(COPY_ROWS, arguments, tiles=-(-rows // _ROWS))
+
+
+def prepare_concat(
+    rows: int, counts: Sequence[int], tables: Sequence[npt.NDArray[Any] | None] | None = None
+) -> Routine:
+    """ONNX Concat (QLinearConcat with tables) of bytes along an axis: x0, x1, … [rows, counts[i]] → y [rows, Σ counts].
+
+    rows: product of the axes before; counts: bytes of an input from the axis on. tables[i] (256 bytes,
+    `Quantization.requantization`) maps input i to y's scale and zero point; None copies it.
+    """
+    chosen = [None] * len(counts) if tables is None else list(tables)
+    if len(chosen) != len(counts):
+        raise ValueError(f"{len(counts)} inputs but {len(chosen)} tables")
+    total = sum(counts)
+    steps = []
+    offset = 0
+    for index, (count, table) in enumerate(zip(counts, chosen, strict=True)):
+        x, y = Buffer(f"x{index}"), Buffer("y", offset)
+        if table is None:
+            steps.append(copy_rows_step(rows, count, x, y, x_stride=count, y_stride=total))
+        else:
+            steps.append(map_rows_step(rows, count, table, x, y, x_stride=count, y_stride=total))
+        offset += count
+    return Routine(tuple(steps))
+
+
+def prepare_slice(rows: int, size: int, start: int, stop: int) -> Routine:
+    """ONNX Slice with step 1 (one output of Split) of bytes: x [rows, size] → y [rows, stop − start]."""
+    if not 0 <= start <= stop <= size:
+        raise ValueError(f"no slice {start}:{stop} of {size}")
+    x = Buffer("x", start)
+    return Routine((copy_rows_step(rows, stop - start, x, Buffer("y"), x_stride=size, y_stride=stop - start),))
+
+
+def prepare_channel_shuffle(rows: int, channels: int, groups: int) -> Routine:
+    """Reshape [rows, groups, channels / groups], transpose the last two, reshape back: x → y, bytes [rows, channels].
+
+    Raises ValueError where groups do not divide channels.
+    """
+    each, rest = divmod(channels, groups)
+    if rest:
+        raise ValueError(f"{groups} groups do not divide {channels} channels")
+    arguments: dict[str, Argument] = {"x": Buffer("x"), "y": Buffer("y"), "rows": rows, "groups": groups, "each": each}
+    return Routine((Step(SHUFFLE_CHANNELS, arguments, tiles=-(-rows // _ROWS)),))
+
+
+def prepare_resize_nearest(image: Image, rows: npt.NDArray[Any], columns: npt.NDArray[Any]) -> Routine:
+    """ONNX Resize, mode nearest, of bytes: y[n, i, j] = x[n, rows[i], columns[j]]; x: image.shape.
+
+    The index tables hold what coordinate_transformation_mode and nearest_mode say (`nearest_indices` makes the usual
+    ones). Raises ValueError for indices outside the image.
+    """
+    for indices, size in ((rows, image.height), (columns, image.width)):
+        if len(indices) and not (min(indices) >= 0 and max(indices) < size):
+            raise ValueError(f"indices must be in 0 … {size - 1}")
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "height": image.height, "width": image.width, "out_height": len(rows),
+        "out_width": len(columns), "channels": image.channels, "rows": np.ascontiguousarray(rows, np.int32),
+        "columns": np.ascontiguousarray(columns, np.int32),
+    }  # fmt: skip
+    return Routine((Step(RESIZE_NEAREST, arguments, tiles=image.batch * len(rows)),))
+
+
+def nearest_indices(size: int, outputs: int, scale: float) -> npt.NDArray[np.int32]:
+    """Sources of `outputs` elements for Resize asymmetric with nearest_mode floor: min(floor(i / scale), size − 1)."""
+    positions = np.floor(np.arange(outputs, dtype=np.float32) / np.float32(scale)).astype(np.int32)
+    limited: npt.NDArray[np.int32] = np.minimum(positions, np.int32(size - 1))
+    return limited
+
+
+def prepare_pad(image: Image, pads: tuple[int, int, int, int], value: int) -> Routine:
+    """ONNX Pad, mode constant, of bytes: x image.shape → y with (top, left, bottom, right) more pixels of code `value`.
+
+    Raises ValueError for negative pads.
+    """
+    if min(pads) < 0:
+        raise ValueError(f"pads must not be negative, got {pads}")
+    top, left, bottom, right = pads
+    out_height = image.height + top + bottom
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "height": image.height, "row_bytes": image.width * image.channels,
+        "out_height": out_height, "out_row_bytes": (left + image.width + right) * image.channels, "top": top,
+        "left_bytes": left * image.channels, "fill": value & 0xFF,
+    }  # fmt: skip
+    return Routine((Step(PAD_IMAGE, arguments, tiles=image.batch * out_height),))

@@ -1,0 +1,49 @@
+"""Preparation of LayerNormalization over the last axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
+from graphopt.kernels.tensors.quantization import Quantization
+
+_LOOPS = "graphopt.kernels.loops.normalization.layer_norm:"
+_SCRATCH = 256  # a float32 for each of 64 lanes
+
+
+def _kernel(name: str, y: str) -> Kernel:
+    return Kernel(
+        _LOOPS + name,
+        {
+            "x": "i64", "y": y, "rows": "i64", "columns": "i64", "scale": "f32*", "bias": "f32*", "epsilon": "f32",
+            "y_scale": "f32", "y_zero": "i64", "least": "i64", "greatest": "i64", "scratch": "i64",
+            "scratch_bytes": "i64",
+        },
+    )  # fmt: skip
+
+
+def prepare_layer_norm(
+    rows: int, columns: int, scale: npt.NDArray[Any], bias: npt.NDArray[Any] | None, epsilon: float,
+    y: Quantization | None = None,
+) -> Routine:  # fmt: skip
+    """ONNX LayerNormalization, axis −1: float32 x[rows, columns] → y float32, or codes as QuantizeLinear makes them.
+
+    Every operation is rounded in float32; mean and variance are two passes of 64 partial sums each. Another order of
+    summation moves the result by a few units in the last place, hence a code by one where it stands next to a tie.
+    """
+    if rows == 0 or columns == 0:
+        return Routine(())
+    added = np.zeros(columns, np.float32) if bias is None else bias
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "rows": rows, "columns": columns,
+        "scale": np.ascontiguousarray(np.broadcast_to(scale.reshape(-1), (columns,)), np.float32),
+        "bias": np.ascontiguousarray(np.broadcast_to(added.reshape(-1), (columns,)), np.float32), "epsilon": epsilon,
+        "y_scale": y.scale if y else 1.0, "y_zero": y.zero_point if y else 0, "least": y.low if y else 0,
+        "greatest": y.high if y else 0, "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
+    }  # fmt: skip
+    kernel = _kernel("layer_norm_codes", y.kind) if y else _kernel("layer_norm", "f32*")
+    return Routine((Step(kernel, arguments, tiles=rows, grain=max(1, 8192 // columns), scratch=_SCRATCH),))

@@ -1,0 +1,260 @@
+"""Preparation of matrix products and convolutions: one packing, one driver, one register tile for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.levels import Level, select_level
+from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
+from graphopt.kernels.products.epilogue import Dequantize, Output, Requantize
+from graphopt.kernels.products.packing import GROUP, split_planes
+from graphopt.kernels.products.panels import PanelBuilder
+from graphopt.kernels.tensors.quantization import looks_up
+
+Array = npt.NDArray[Any]
+
+_BLOCK_BYTES = 256 * 1024  # of activations that one pass over the panels keeps in L2
+_TABLE_BYTES = 64 * 1024
+_NARROW_PIXEL = 33  # input channels below which whole lines of taps are read from a padded copy
+_UNITS = 8  # shares of a step that two workers can divide evenly
+_WIDEN_TILE = 16384
+
+# fmt: off
+_FIELDS = (
+    "x", "x_wide", "y", "residual", "row_scales", "row_zeros", "border", "border_wide", "table", "panels", "taps",
+    "tap_count", "planes", "height", "width", "pixel", "out_height", "out_width", "stride_y", "stride_x", "pad_y",
+    "pad_x", "tall", "tall_tiles", "tiles", "block", "chunks", "panel_count", "element", "y_pixel", "r_pixel", "wide",
+    "scratch", "scratch_bytes",
+)
+# fmt: on
+MULTIPLY = Kernel(
+    "graphopt.kernels.loops.products.matmul_conv:multiply",
+    {name: "i64*" if name in ("panels", "taps") else "i64" for name in _FIELDS},
+)
+WIDEN = Kernel(
+    "graphopt.kernels.loops.products.matmul_conv:widen", {"x": "u8*", "y": "i64", "count": "i64", "flip": "u8"}
+)
+PAD = Kernel(
+    "graphopt.kernels.loops.products.matmul_conv:pad",
+    dict.fromkeys(
+        ("x", "y", "height", "width", "pixel", "top", "left", "padded_height", "padded_width", "zero_point"), "i64"
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """How the product's input is stored: uint8 or int8, and the value that means zero (ignored for dynamic rows)."""
+
+    dtype: Any
+    zero_point: int = 0
+
+    @property
+    def flip(self) -> int:
+        """The mask that makes the stored byte unsigned."""
+        return 128 if np.dtype(self.dtype) == np.int8 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """A convolution's geometry, in pixels of `pixel` bytes; a matrix product is one line of rows and a single tap."""
+
+    batch: int
+    height: int
+    width: int
+    pixel: int
+    out_height: int
+    out_width: int
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int] = (0, 0)
+
+    @property
+    def rows(self) -> int:
+        return self.batch * self.out_height * self.out_width
+
+
+def prepare_matmul(
+    rows: int,
+    weights: Array,
+    activations: Activations,
+    output: Output,
+    *,
+    bias: Array | None = None,
+    weight_zero_point: int | Array = 0,
+    transposed: bool = False,
+    y_stride: int | None = None,
+    source: str = "x",
+    level: Level | None = None,
+) -> Routine:
+    """y[rows, N] = epilogue(Σ_k (x[m, k] − x_zero) · (w[k, n] − w_zero[n]) + bias[n]).
+
+    x is u8 or s8 [rows, K] in buffer x; `weights` is s8 or u8 [K, N] ([N, K] if `transposed`); bias is int32 [N]. A
+    batch of matrices that share their weights is so many more rows. `y_stride` is the length of an output row in
+    elements when y is part of something wider; `source` is the buffer that x lies in.
+    """
+    matrix = weights.T if transposed else weights
+    depth = matrix.shape[0]
+    centred = _planes(matrix, np.asarray(weight_zero_point))[None]
+    image = _Image(1, 1, max(rows, 1), depth, 1, rows)
+    taps = np.zeros((1, 3), np.int64)
+    return _prepare(image, taps, centred, activations, output, bias, y_stride, level or select_level(), source)
+
+
+def prepare_conv(
+    x_shape: Sequence[int],
+    weights: Array,
+    activations: Activations,
+    output: Output,
+    *,
+    bias: Array | None = None,
+    weight_zero_point: int | Array = 0,
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    groups: int = 1,
+    y_stride: int | None = None,
+    level: Level | None = None,
+) -> Routine:
+    """QLinearConv / ConvInteger on NHWC images.
+
+    x_shape is (N, H, W, C), weights are [O, C / groups, KH, KW] as in ONNX, s8 or u8 with a zero point per tensor or
+    per output channel; pads are (top, left, bottom, right), filled with the activations' zero point; y is
+    [N, OH, OW, O] (a pixel of y is `y_stride` elements wide when y is part of a concatenation). A 1-D convolution has
+    H = KH = 1. Raises ValueError when the shapes do not fit together.
+    """
+    batch, height, width, channels = x_shape
+    outputs, depth, kernel_height, kernel_width = weights.shape
+    if channels != depth * groups or outputs % groups:
+        raise ValueError(f"weights {weights.shape} do not fit {channels} channels in {groups} groups")
+    top, left, bottom, right = pads
+    out_height = (height + top + bottom - dilations[0] * (kernel_height - 1) - 1) // strides[0] + 1
+    out_width = (width + left + right - dilations[1] * (kernel_width - 1) - 1) // strides[1] + 1
+    if min(out_height, out_width) < 0:
+        raise ValueError(f"image {tuple(x_shape)} is smaller than kernel {weights.shape[2:]}")
+    level = level or select_level()
+    planes = _planes(weights, np.reshape(weight_zero_point, (-1, 1, 1, 1)))
+    by_group = planes.reshape(len(planes), groups, outputs // groups, depth, kernel_height, kernel_width)
+    narrow = groups == 1 and kernel_width > 1 and dilations[1] == 1 and channels < _NARROW_PIXEL
+    stride = (int(strides[0]), int(strides[1]))
+    if not narrow:
+        rows, columns = np.divmod(np.arange(kernel_height * kernel_width), kernel_width)
+        dy, dx = rows * dilations[0], columns * dilations[1]
+        taps = np.stack([dy, dx, (dy * width + dx) * channels], axis=1).astype(np.int64)
+        segments = by_group.transpose(1, 0, 4, 5, 3, 2).reshape(groups, -1, depth, outputs // groups)
+        image = _Image(batch, height, width, channels, out_height, out_width, stride, (top, left))
+        return _prepare(image, taps, segments, activations, output, bias, y_stride, level)
+    padded = (height + top + bottom, width + left + right)
+    dy = np.arange(kernel_height) * dilations[0]
+    taps = np.stack([dy, np.zeros_like(dy), dy * padded[1] * channels], axis=1).astype(np.int64)
+    segments = by_group.transpose(1, 0, 4, 5, 3, 2).reshape(1, -1, kernel_width * channels, outputs)
+    image = _Image(batch, padded[0], padded[1], channels, out_height, out_width, stride)
+    if not any(pads):
+        return _prepare(image, taps, segments, activations, output, bias, y_stride, level)
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("padded"), "height": height, "width": width, "pixel": channels, "top": top,
+        "left": left, "padded_height": padded[0], "padded_width": padded[1],
+        "zero_point": activations.zero_point & 0xFF,
+    }  # fmt: skip
+    copy = Step(PAD, arguments, tiles=batch * padded[0], grain=8)
+    routine = _prepare(image, taps, segments, activations, output, bias, y_stride, level, source="padded")
+    size = batch * padded[0] * padded[1] * channels
+    return Routine((copy, *routine.steps), {"padded": size, **routine.temporaries}, routine.packed_bytes)
+
+
+def _prepare(
+    image: _Image,
+    taps: npt.NDArray[np.int64],
+    weights: Array,
+    activations: Activations,
+    output: Output,
+    bias: Array | None,
+    y_stride: int | None,
+    level: Level,
+    source: str = "x",
+) -> Routine:
+    """`weights`: s8 [groups, planes · taps, depth, channels of a group]."""
+    groups, segments, depth, channels = weights.shape
+    tap_count = len(taps)
+    macs = image.rows * tap_count * depth * groups * channels
+    if image.rows == 0 or channels == 0:
+        return Routine(())
+    tiles = -(-image.rows // _tallest(level, channels))
+    tall = -(-image.rows // tiles)
+    tall_tiles = image.rows - tiles * (tall - 1)
+    quads = -(-depth // GROUP)
+    if segments == 1:
+        quads += -quads % (4 if tall * level.vectors < 8 else 2)
+    dynamic = isinstance(output, Dequantize) and output.dynamic
+    zero_point = 0 if dynamic else activations.zero_point
+    builder = PanelBuilder(
+        level, activations.flip != 0, activations.flip + zero_point, output, tall, tall_tiles < tiles
+    )  # fmt: skip
+    panels = builder.build(weights, quads, bias, y_stride or groups * channels)
+    panel_count = len(panels.records.words)
+    element = 1 if isinstance(output, Requantize) else 4
+    row_bytes = image.pixel * image.strides[0] * image.strides[1] + 8 * segments
+    block = max(1, min(_BLOCK_BYTES // (row_bytes * tall), _TABLE_BYTES // (8 * segments * tall), tiles))
+    blocks = -(-tiles // block)
+    block = -(-tiles // blocks)
+    blocks = -(-tiles // block)
+    chunks = max(1, min(panel_count, -(-_UNITS // blocks))) if macs > 1 << 20 else 1
+    pointer_bytes = 8 * segments * tall * block * (2 if panels.wide else 1)
+    scratch = -(-pointer_bytes // 64) * 64
+    border = np.full(quads * GROUP * groups + 64, zero_point & 0xFF, np.uint8)
+    requantized = output if isinstance(output, Requantize) else None
+    arguments: dict[str, Argument] = {
+        "x": Buffer(source),
+        "x_wide": Buffer("wide") if panels.wide else 0,
+        "y": Buffer("y"),
+        "residual": Buffer("residual") if requantized and requantized.residual else 0,
+        "row_scales": Buffer("row_scales") if dynamic else np.ones(image.rows if element == 4 else 1, np.float32),
+        "row_zeros": Buffer("row_zeros") if dynamic else np.zeros(image.rows if element == 4 else 1, np.int32),
+        "border": border,
+        "border_wide": (border ^ activations.flip).astype(np.int16),
+        "table": _table(requantized, level),
+        "panels": panels.records,
+        "taps": taps,
+        "tap_count": tap_count, "planes": segments // tap_count, "height": image.height, "width": image.width,
+        "pixel": image.pixel, "out_height": image.out_height, "out_width": image.out_width,
+        "stride_y": image.strides[0], "stride_x": image.strides[1], "pad_y": image.pads[0], "pad_x": image.pads[1],
+        "tall": tall, "tall_tiles": tall_tiles, "tiles": tiles, "block": block, "chunks": chunks,
+        "panel_count": panel_count, "element": element, "y_pixel": (y_stride or groups * channels) * element,
+        "r_pixel": groups * channels, "wide": int(panels.wide), "scratch": SCRATCH,
+        "scratch_bytes": scratch,
+    }  # fmt: skip
+    steps = [Step(MULTIPLY, arguments, tiles=blocks * chunks, scratch=scratch, macs=macs)]
+    temporaries = {}
+    if panels.wide:
+        count = image.batch * image.height * image.width * image.pixel
+        widening: dict[str, Argument] = {
+            "x": Buffer(source), "y": Buffer("wide"), "count": count, "flip": activations.flip
+        }  # fmt: skip
+        steps.insert(0, Step(WIDEN, widening, tiles=-(-count // _WIDEN_TILE)))
+        temporaries["wide"] = 2 * count
+    return Routine(tuple(steps), temporaries, panels.records.nbytes)
+
+
+def _planes(weights: Array, zero_point: Array) -> npt.NDArray[np.int8]:
+    """The weights less their zero point as a sum of s8 planes, stacked in front; uncopied where they are s8 already."""
+    if weights.dtype == np.int8 and not zero_point.any():
+        return weights[None]
+    return split_planes(np.asarray(weights, np.int32) - zero_point.astype(np.int32))
+
+
+def _tallest(level: Level, channels: int) -> int:
+    """Rows of a register tile: more where a single vector holds all channels, so that as many sums are under way."""
+    single = channels <= level.lanes and level.dot != "widen"
+    return level.rows * level.vectors if single else level.rows
+
+
+def _table(output: Requantize | None, level: Level) -> Argument:
+    """The table that the driver applies to what the register tiles wrote, where they do not look it up themselves."""
+    if output is None or output.table is None or looks_up(level):
+        return 0
+    return np.ascontiguousarray(output.table).view(np.uint8).copy()
