@@ -67,17 +67,8 @@ if not __name__.startswith("graphopt."):
 
 from graphopt.kernels.core.compiler import Function, Kernel, Library, MicroKernel, on_compile
 from graphopt.kernels.core.levels import LEVELS, Level, available_levels, select_level
-from graphopt.kernels.core.steps import (
-    SCRATCH,
-    SLACK,
-    Buffer,
-    Program,
-    Routine,
-    Step,
-    aligned_empty,
-    bind_routine,
-    run_routine,
-)
+from graphopt.kernels.core.memory import SLACK, aligned_empty
+from graphopt.kernels.core.steps import SCRATCH, Buffer, Program, Routine, Step, bind_routine, run_routine
 
 __all__ = [
     "LEVELS",

@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from graphopt.kernels.core import object_cache
+from graphopt.kernels.core.struct_layouts import Kind, descriptor_words, record_words
 from graphopt.machine.cpu import host_cpu
 
-# A field kind names how a parameter travels: "i64" and "f32" are values, "T*" is the address of T.
+# A kind says how a parameter travels: "i64", "f32" by value, "T*" as the address of T, a NamedTuple field by field.
 _NUMBA_NAMES = {
     "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16",
     "i32": "int32", "u32": "uint32", "i64": "int64", "f32": "float32", "f64": "float64",
@@ -38,12 +39,13 @@ _listeners: list[Callable[[str], None]] = []
 class Kernel:
     """A step's kernel: a Numba function `name(lo, hi, worker, **fields)` named by module and attribute.
 
-    `fields` maps each further parameter, in order, to its kind. The function computes tiles lo … hi − 1, returns
-    nothing and cannot raise. `address()` is a C function `void(int64 *descriptor, int64 lo, int64 hi, int64 worker)`.
+    `fields` maps each further parameter, in order, to its kind: "i64", "f32*", … or a record (`struct_layouts`). The
+    function computes tiles lo … hi − 1, returns nothing and cannot raise. `address()` is a C function
+    `void(int64 *descriptor, int64 lo, int64 hi, int64 worker)`.
     """
 
     source: str
-    fields: dict[str, str] = field(hash=False)
+    fields: Mapping[str, Kind] = field(hash=False)
 
     @property
     def name(self) -> str:
@@ -55,9 +57,14 @@ class Kernel:
         return _address(self.key, lambda: _compile_numba(self.key, self.source, self.fields, stepped=True))
 
     @property
+    def words(self) -> dict[str, str]:
+        """Name and kind of each word of its descriptor."""
+        return descriptor_words(self.fields)
+
+    @property
     def key(self) -> str:
-        """What tells its object from others of the same generation."""
-        return f"step:{self.source}:{self.fields}"
+        """Key in the object cache, within a generation."""
+        return f"step:{self.source}:{self.words}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Function:
     """A Numba function compiled with its plain C signature: every parameter in order with its kind."""
 
     source: str
-    fields: dict[str, str] = field(hash=False)
+    fields: Mapping[str, str] = field(hash=False)
 
     def address(self) -> int:
         """Address of the compiled function; compiles or loads it when first asked."""
@@ -73,7 +80,7 @@ class Function:
 
     @property
     def key(self) -> str:
-        """What tells its object from others of the same generation."""
+        """Key in the object cache, within a generation."""
         return f"function:{self.source}:{self.fields}"
 
 
@@ -81,12 +88,12 @@ class Function:
 class MicroKernel:
     """A function written as LLVM IR: `module:emit` is called as emit(module, symbol, *arguments).
 
-    `arguments` are hashable values whose repr identifies the variant (a level's name, tile sizes, flags). It must
-    define an external function called `symbol` in the llvmlite.ir.Module given to it.
+    `arguments` are values whose repr identifies the variant (a level's name, tile sizes, flags). emit must define an
+    external function called `symbol` in `module`, an llvmlite.ir.Module.
     """
 
     source: str
-    arguments: tuple[Any, ...]
+    arguments: tuple[Hashable, ...]
 
     def address(self) -> int:
         """Address of the compiled function; compiles or loads it when first asked."""
@@ -94,12 +101,12 @@ class MicroKernel:
 
     @property
     def key(self) -> str:
-        """What tells its object from others of the same generation."""
+        """Key in the object cache, within a generation."""
         return f"ir:{self.source}:{self.arguments!r}"
 
 
 class Library:
-    """Kernels that are wanted together. One read from disk links all their objects in one go: a tenth of the time."""
+    """The kernels of a plan. Read from disk, a library links all their objects in one go: a tenth of the time."""
 
     __slots__ = ("units",)
 
@@ -112,9 +119,8 @@ class Library:
     def __setstate__(self, units: tuple[Kernel | MicroKernel, ...]) -> None:
         self.units = units
         with _lock:
-            codes = {
-                key: object_cache.load_object(key) for key in (unit.key for unit in units) if key not in _addresses
-            }
+            absent = [unit.key for unit in units if unit.key not in _addresses]
+            codes = {key: object_cache.load_object(key) for key in absent}
             _link({key: code for key, code in codes.items() if code is not None})
 
 
@@ -129,9 +135,9 @@ def _symbol(key: str) -> str:
 
 
 def _address(key: str, compile_text: Callable[[], str]) -> int:
-    found = _addresses.get(key)
-    if found is not None:
-        return found
+    address = _addresses.get(key)
+    if address is not None:
+        return address
     with _lock:
         if key in _addresses:
             return _addresses[key]
@@ -201,58 +207,56 @@ def _compile_ir(key: str, kernel: MicroKernel) -> str:
     return str(module)
 
 
-def _numba_type(kind: str) -> Any:
-    from numba import types
+def _numba_type(kind: Kind) -> Any:
+    import numba
 
+    types: Any = numba.types
+    if not isinstance(kind, str):
+        return types.NamedTuple([_numba_type(word) for _, word in record_words("", kind)], kind)
     base = getattr(types, _NUMBA_NAMES[kind.rstrip("*")])
-    pointer: Any = types.CPointer
-    return pointer(base) if kind.endswith("*") else base
+    return types.CPointer(base) if kind.endswith("*") else base
 
 
 def _llvm_type(kind: str) -> str:
     return {"f32": "float", "f64": "double"}.get(kind, "ptr" if kind.endswith("*") else kind.replace("u", "i"))
 
 
-def _compile_numba(key: str, source: str, fields: dict[str, str], *, stepped: bool) -> str:
+def _compile_numba(key: str, source: str, fields: Mapping[str, Kind], *, stepped: bool) -> str:
     """LLVM text of the Numba function with a C entry: either its plain signature or the step ABI."""
     import numba
 
     module_name, _, attribute = source.partition(":")
     function = getattr(import_module(module_name), attribute)
-    kinds = {"lo": "i64", "hi": "i64", "worker": "i64"} | fields if stepped else fields
+    kinds = {"lo": "i64", "hi": "i64", "worker": "i64", **fields} if stepped else fields
     parameters = tuple(inspect.signature(function).parameters)
     if parameters != tuple(kinds):
         raise ValueError(f"{source} takes {parameters}, its declaration says {tuple(kinds)}")
     signature = tuple(_numba_type(kind) for kind in kinds.values())
-    njit: Any = numba.njit
     options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy", "boundscheck": False}
+    njit: Any = numba.njit
     compiled = njit(signature, **options)(function).overloads[signature]
     inner = compiled.fndesc.llvm_func_name
     text: str = compiled.library.get_llvm_str().replace(" = common ", " = internal ")
     entry = _step_entry if stepped else _plain_entry
-    return text + entry(_symbol(key), inner, fields)
+    return text + entry(_symbol(key), inner, descriptor_words(fields))
 
 
 def _call(inner: str, arguments: list[str]) -> str:
     """A call by Numba's convention: a return slot and an exception slot first, an unused status back."""
-    return f"  call i32 @{_quoted(inner)}(ptr %unused, ptr %unused, {', '.join(arguments)})\n  ret void\n}}\n"
+    return f'  call i32 @"{inner}"(ptr %unused, ptr %unused, {", ".join(arguments)})\n  ret void\n}}\n'
 
 
-def _quoted(name: str) -> str:
-    return f'"{name}"'
-
-
-def _plain_entry(symbol: str, inner: str, fields: dict[str, str]) -> str:
-    arguments = [f"{_llvm_type(kind)} %{name}" for name, kind in fields.items()]
+def _plain_entry(symbol: str, inner: str, words: Mapping[str, str]) -> str:
+    arguments = [f"{_llvm_type(kind)} %{name}" for name, kind in words.items()]
     head = f"\ndefine void @{symbol}({', '.join(arguments)}) {{\n  %unused = alloca [8 x i64]\n"
     return head + _call(inner, arguments)
 
 
-def _step_entry(symbol: str, inner: str, fields: dict[str, str]) -> str:
+def _step_entry(symbol: str, inner: str, words: Mapping[str, str]) -> str:
     head = f"\ndefine void @{symbol}(ptr %descriptor, i64 %lo, i64 %hi, i64 %worker) {{"
     lines = [head, "  %unused = alloca [8 x i64]"]
     arguments = ["i64 %lo", "i64 %hi", "i64 %worker"]
-    for index, (name, kind) in enumerate(fields.items()):
+    for index, (name, kind) in enumerate(words.items()):
         lines.append(f"  %p.{name} = getelementptr i64, ptr %descriptor, i64 {index}")
         lines.append(f"  %f.{name} = load {_llvm_type(kind)}, ptr %p.{name}")
         arguments.append(f"{_llvm_type(kind)} %f.{name}")

@@ -13,14 +13,14 @@ Dot = Literal["vpdpbusd", "vpmaddubsw", "vpmaddwd", "widen"]
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What the micro-kernel generators must know about an instruction set.
+    """An instruction set as the generators of micro-kernels see it.
 
     `lanes` int32 values make a vector; a register tile is `rows` activations by `vectors` vectors of channels.
     `dot` names the four-deep u8·s8 → int32 sequence:
 
     - ``vpdpbusd``: one instruction, exact.
     - ``vpmaddubsw``: pairs summed in int16; exact only for weights whose pairs cannot overflow, which packing proves.
-    - ``vpmaddwd``: exact for any weights, at half that speed; for those that packing cannot see beforehand.
+    - ``vpmaddwd``: exact for any weights, at half that speed; for operands known only while running.
     - ``widen``: generic vector IR on int16 operands; exact and selectable everywhere.
     """
 

@@ -1,23 +1,20 @@
 """Tables of words that compiled code reads, some of them addresses: of arrays, and of compiled functions.
 
-An address is true only in the process that made it. A `LinkedTable` therefore remembers what its addresses stand for:
-it keeps the arrays alive, and a copy read from disk is linked again to the arrays and functions found there.
+An address is valid only in the process that took it. A `LinkedTable` therefore keeps the arrays and functions behind
+its addresses: the arrays stay alive, and a table read from disk is linked again to those stored with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import MicroKernel
+from graphopt.kernels.core.memory import Array, Words
 
-Array = npt.NDArray[Any]
-Words = npt.NDArray[np.int64]
 Places = int | Words  # in the flattened table
-Link = tuple[Places, Array | MicroKernel, int | Words]  # places, what stands there, bytes from its start
+Link = tuple[Places, Array | MicroKernel, int | Words]  # places, target of the address, bytes from the target's start
 
 
 class LinkedTable:
@@ -30,31 +27,30 @@ class LinkedTable:
         self.links: list[Link] = []
 
     def link(self, places: Places, target: Array | MicroKernel, offset: int | Words = 0) -> None:
-        """Let the words at `places` be the address of `target`, each plus its `offset` in bytes."""
+        """Write the address of `target`, plus `offset` in bytes, to the words at `places`."""
         self.links.append((places, target, offset))
         self._write(places, target, offset)
 
     def link_column(self, word: int, target: Array, offset: int | Words = 0) -> None:
-        """Let word `word` of every row point into `target`."""
+        """Write the address of `target`, plus `offset`, to word `word` of every row."""
         rows, width = self.words.shape
         self.link(np.arange(rows) * width + word, target, offset)
 
     def replace_column(self, word: int, values: int | Words) -> None:
-        """Let word `word` of every row be a plain number again."""
+        """Write plain numbers to word `word` of every row, over any link."""
         width = self.words.shape[1]
         self.links = [link for link in self.links if np.any(np.asarray(link[0]) % width != word)]
         self.words[:, word] = values
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the table and of what it points at."""
+        """Bytes of the table and of the arrays it points at."""
         return int(self.words.nbytes) + sum(array.nbytes for array in self.arrays)
 
     @property
     def arrays(self) -> Iterator[Array]:
         """The arrays it points at, each once."""
-        found = {id(target): target for _, target, _ in self.links if isinstance(target, np.ndarray)}
-        return iter(found.values())
+        return iter({id(target): target for _, target, _ in self.links if isinstance(target, np.ndarray)}.values())
 
     def _write(self, places: Places, target: Array | MicroKernel, offset: int | Words) -> None:
         base = target.address() if isinstance(target, MicroKernel) else int(target.ctypes.data)

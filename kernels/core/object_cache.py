@@ -1,4 +1,4 @@
-"""The on-disk cache of compiled kernels: never stale, safe to share, and only a matter of time when it fails."""
+"""The on-disk cache of compiled kernels: never stale, safe to share; where it fails, kernels are compiled anew."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphopt.machine.files import cache_folder, replace_file
 
 
 class Digest(Protocol):
-    """What hashlib makes."""
+    """A hash object of hashlib."""
 
     def update(self, data: bytes, /) -> None:
         """Add data."""
@@ -29,7 +29,7 @@ _GENERATIONS_KEPT = 8
 
 @cache
 def generation() -> str:
-    """Digest of everything an object depends on: the kernels' sources, the CPU, the compilers' versions."""
+    """Digest of everything an object depends on: all kernels' sources, the CPU, the compilers' versions."""
     digest = hashlib.sha256(_MAGIC)
     digest_sources(digest, Path(__file__).parents[1])
     name, features = host_cpu()

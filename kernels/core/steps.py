@@ -1,23 +1,21 @@
-"""Steps and programs: how prepared operators become one compiled call. The ABI is told in the package's docstring."""
+"""Steps and programs: how prepared operators become one compiled call. The ABI stands in the docstring of `kernels`."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Function, Kernel, MicroKernel
 from graphopt.kernels.core.linked_table import LinkedTable
-
-LINE = 64  # bytes of a cache line; every buffer starts on one
-SLACK = 256  # bytes behind every buffer that kernels may read (never write)
+from graphopt.kernels.core.memory import LINE, Array, Words, aligned_empty, float_bits
+from graphopt.kernels.core.struct_layouts import Record, record_words
 
 _ROW_WORDS = 4
 _HEAD_WORDS = 24
@@ -39,13 +37,14 @@ class Buffer:
 
 SCRATCH = Buffer("scratch")  # one private block per worker: scratch + worker * scratch_bytes
 
-Argument = int | float | npt.NDArray[Any] | Buffer | MicroKernel | LinkedTable
+Argument = int | float | Array | Buffer | MicroKernel | LinkedTable | Record
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One kernel with its arguments: numbers, buffers to be bound, constant arrays and functions (kept alive here).
 
+    Records are given whole; `arguments` then holds them field by field, one entry a word of the descriptor.
     `tiles` units of work can be shared between workers, claimed `grain` at a time. `scratch` is the private memory in
     bytes that each worker needs while it runs.
     """
@@ -60,10 +59,19 @@ class Step:
     def __post_init__(self) -> None:
         if tuple(self.arguments) != tuple(self.kernel.fields):
             raise ValueError(f"{self.kernel.name} takes {tuple(self.kernel.fields)}, got {tuple(self.arguments)}")
+        words: dict[str, Argument] = {}
+        for (name, kind), value in zip(self.kernel.fields.items(), self.arguments.values(), strict=True):
+            if isinstance(kind, str):
+                words[name] = value
+            elif isinstance(value, kind):
+                words.update(zip((word for word, _ in record_words(name, kind)), value, strict=True))
+            else:
+                raise ValueError(f"{self.kernel.name} takes a {kind.__name__} as {name}, got {value!r}")
+        object.__setattr__(self, "arguments", words)
 
     @property
     def functions(self) -> Iterator[Kernel | MicroKernel]:
-        """The compiled functions that it calls."""
+        """The compiled functions that the step calls."""
         yield self.kernel
         for value in self.arguments.values():
             if isinstance(value, MicroKernel):
@@ -71,10 +79,10 @@ class Step:
             elif isinstance(value, LinkedTable):
                 yield from (target for _, target, _ in value.links if isinstance(target, MicroKernel))
 
-    def bind(self, addresses: Mapping[str, int]) -> npt.NDArray[np.int64]:
-        """The descriptor: one int64 per field. Raises KeyError for a buffer without an address."""
+    def bind(self, addresses: Mapping[str, int]) -> Words:
+        """The descriptor: one int64 per argument. Raises KeyError for a buffer without an address."""
         words = np.empty(max(1, len(self.arguments)), np.int64)
-        for index, (kind, value) in enumerate(zip(self.kernel.fields.values(), self.arguments.values(), strict=True)):
+        for index, (kind, value) in enumerate(zip(self.kernel.words.values(), self.arguments.values(), strict=True)):
             words[index] = _word(kind, value, addresses)
         return words
 
@@ -90,8 +98,10 @@ def _word(kind: str, value: Argument, addresses: Mapping[str, int]) -> int:
         if not value.flags.c_contiguous:
             raise ValueError("a constant array must be contiguous")
         return int(value.ctypes.data)
+    if isinstance(value, tuple):
+        raise TypeError("a record is taken apart when its step is made")
     if kind == "f32":
-        return int(np.float32(value).view(np.int32))
+        return float_bits(value)
     if kind == "f64":
         return int(np.float64(value).view(np.int64))
     return int(value)
@@ -112,7 +122,7 @@ class Routine:
 
 
 @cache
-def _execute() -> Any:
+def _execute() -> Callable[..., None]:
     pointer, word = ctypes.c_void_p, ctypes.c_int64
     return ctypes.CFUNCTYPE(None, pointer, word, word, word, pointer)(_EXECUTE.address())
 
@@ -132,8 +142,8 @@ class Program:
 
     One run at a time: concurrent runs need a program each (they cannot share scratch and temporaries anyway).
     `run_worker(0)` leads and returns when every step is done; up to `workers` − 1 helpers, each from a thread of its
-    own, may come and share the work at any time, and return when it is over. With `profile=True`, `cycles` holds after
-    a run the time-stamp counter before each step and after the last.
+    own, may join at any time, share the work, and return when the run is over. With `profile=True`, `cycles` holds
+    after a run the time-stamp counter before each step and after the last.
     """
 
     __slots__ = ("_call", "_control", "_descriptors", "_keep", "_table", "cycles", "steps", "workers")
@@ -162,7 +172,7 @@ class Program:
         self._call = _execute()
 
     def rebind(self, step: int, argument: int, address: int) -> None:
-        """Let an argument of a step, by their numbers, be another address from the next run on."""
+        """Replace the address in word `argument` of the descriptor of step number `step`, from the next run on."""
         self._descriptors[step][argument] = address
 
     def run_worker(self, worker: int) -> None:
@@ -179,21 +189,14 @@ class Program:
             thread.join()
 
 
-def aligned_empty(size: int) -> npt.NDArray[np.uint8]:
-    """`size` bytes that start on a cache line, with the readable slack behind them that kernels expect."""
-    raw = np.zeros(size + SLACK + LINE, np.uint8)
-    skip = -raw.ctypes.data % LINE
-    return raw[skip : skip + size]
-
-
-def run_routine(routine: Routine, buffers: Mapping[str, npt.NDArray[Any]], *, workers: int = 1) -> None:
+def run_routine(routine: Routine, buffers: Mapping[str, Array], *, workers: int = 1) -> None:
     """Run one operator on arrays (contiguous, with slack behind those read): for tests and measurements."""
     program, _keep = bind_routine(routine, buffers, workers=workers)
     program.run()
 
 
 def bind_routine(
-    routine: Routine, buffers: Mapping[str, npt.NDArray[Any]], *, workers: int = 1
+    routine: Routine, buffers: Mapping[str, Array], *, workers: int = 1
 ) -> tuple[Program, list[npt.NDArray[np.uint8]]]:
     """A program for one operator on arrays, and the memory of its temporaries, which must outlive it."""
     addresses = {name: int(array.ctypes.data) for name, array in buffers.items()}

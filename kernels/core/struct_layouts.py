@@ -1,12 +1,41 @@
-"""The layout of records that Python fills and compiled code reads."""
+"""Layouts that Python fills and compiled code reads: records of arguments, and records in memory.
+
+A record of arguments is a NamedTuple of `int` (int64) and `float` (float32) fields. It travels field by field in a
+step's descriptor, and the loop reads its fields as attributes: the machine code is that of so many parameters.
+
+A record in memory is a row of int64 words, which the classes below number; floats are the bits in the low half.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from functools import cache
+from typing import ClassVar, get_type_hints
+
+Record = tuple[float, ...]  # an instance of a NamedTuple
+Kind = str | type[Record]
+_KINDS = {int: "i64", float: "f32"}
+
+
+@cache
+def record_words(parameter: str, record: type[Record]) -> tuple[tuple[str, str], ...]:
+    """Names (parameter.field) and kinds of the descriptor words of a record of arguments.
+
+    Cached so that every step shares the name strings: a pickled plan holds each once.
+    """
+    return tuple((f"{parameter}.{name}", _KINDS[hint]) for name, hint in get_type_hints(record).items())
+
+
+def descriptor_words(fields: Mapping[str, Kind]) -> dict[str, str]:
+    """Name and kind of each word of a step's descriptor, records taken apart."""
+    words: dict[str, str] = {}
+    for name, kind in fields.items():
+        words.update([(name, kind)] if isinstance(kind, str) else record_words(name, kind))
+    return words
 
 
 class Panel:
-    """Words of a panel's record: `WORDS` int64 each, floats as the bits in the low half."""
+    """Words of the record of a panel of packed weights, which register tiles read."""
 
     WEIGHTS = 0  # packed weights
     SEGMENTS = 1  # pointers per row
@@ -43,13 +72,13 @@ class Panel:
     }  # fmt: skip
 
 
-class Channels:
-    """Words of a record for a block of channels of a depthwise convolution; offsets are relative to the record."""
+class DepthwiseRecord:
+    """Words of the record of a block of channels of a depthwise convolution; offsets are relative to the record."""
 
     WEIGHTS = 0
     BIAS = 1  # int32 per channel, zero points folded in
     SCALE = 2  # float32 per channel
-    LOW = 3  # least output less its zero point, float32 bits
+    LOW = 3  # least output less its zero point
     HIGH = 4
     ZERO = 5  # zero point of the output
     X_STEP = 6  # bytes between the taps of neighbouring output pixels
@@ -57,3 +86,18 @@ class Channels:
     FIRST = 8  # first channel of the block
     FUNCTION = 9  # micro-kernel
     WORDS = 10
+
+
+class WinogradRecord:
+    """Words of the record that Winograd's product kernel and its loop read."""
+
+    V_ROW = 0  # bytes between tiles in V
+    STEPS = 1  # unrolled steps of the depth
+    POSITIONS = 2  # positions of one call
+    V_POSITION = 3  # bytes between positions
+    U_POSITION = 4
+    M_POSITION = 5
+    GROUPS = 6  # vectors of channels in a row of V
+    PAIRS = 7  # pairs of channels in U
+    WORDS = 8
+    UNROLL = 2  # pairs of channels in a step

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from functools import cache
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.elementwise.proved_factors import BinaryOp, proven_factors
 from graphopt.kernels.layout.moves import map_rows_step
@@ -69,7 +69,7 @@ def prepare_dequantize(count: int, x: Quantization) -> Routine:
 
 
 def prepare_dequantize_axis(
-    outer: int, scales: npt.NDArray[Any], zero_points: npt.NDArray[Any], inner: int, kind: Literal["u8", "i8", "i32"]
+    outer: int, scales: Array, zero_points: Array, inner: int, kind: Literal["u8", "i8", "i32"]
 ) -> Routine:
     """ONNX DequantizeLinear along an axis: x [outer, len(scales), inner] of `kind` → y float32 of that shape.
 
@@ -86,7 +86,7 @@ def prepare_dequantize_axis(
     return Routine((Step(kernel, arguments, outer if last else outer * len(factors), grain=4),))
 
 
-def prepare_table(count: int, table: npt.NDArray[Any]) -> Routine:
+def prepare_table(count: int, table: Array) -> Routine:
     """Any function of one 8-bit code: y[i] = table[x[i]], count bytes; table: 256 bytes by the bits of x as u8.
 
     Requantization, activations (see `tables`) and Add or Mul with a constant scalar are all of this kind.

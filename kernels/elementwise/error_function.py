@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Program, Step
 
 ERF = Kernel("graphopt.kernels.loops.elementwise.error_function:erf", {"x": "f32*", "y": "f32*"})
 
 
-def erf(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def erf(x: Array) -> npt.NDArray[np.float32]:
     """The error function of float32 values of any shape, right to half a unit in the last place."""
     values = np.ascontiguousarray(x, np.float32)
     made = np.empty_like(values)

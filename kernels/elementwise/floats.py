@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.broadcasting import TILE, broadcast
 
@@ -34,7 +34,7 @@ def _kernel(op: FloatOp) -> Kernel:
 
 
 def prepare_float_binary(
-    op: FloatOp, a_shape: tuple[int, ...], b_shape: tuple[int, ...], constant: npt.NDArray[Any] | None = None
+    op: FloatOp, a_shape: tuple[int, ...], b_shape: tuple[int, ...], constant: Array | None = None
 ) -> Routine:
     """y = a ∘ b in float32, of a's shape; b broadcasts as in `broadcasting.broadcast`, and may be a constant.
 

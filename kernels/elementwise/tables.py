@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.quantization import aligned_rows, table_look_up
 
@@ -25,7 +23,7 @@ MAP_FLOATS = Kernel(
 )
 
 
-def prepare_channel_table(outer: int, tables: npt.NDArray[Any], inner: int) -> Routine:
+def prepare_channel_table(outer: int, tables: Array, inner: int) -> Routine:
     """y[o, c, i] = tables[c, x[o, c, i]] for bytes [outer, channels, inner]; tables: one-byte [channels, 256].
 
     The second index is the code's bits read as u8. Raises ValueError for tables of another shape.
@@ -45,7 +43,7 @@ def prepare_channel_table(outer: int, tables: npt.NDArray[Any], inner: int) -> R
     return Routine((Step(MAP_PLANES, arguments, tiles=outer * channels, grain=grain),), {}, stored.nbytes)
 
 
-def prepare_float_table(count: int, table: npt.NDArray[Any]) -> Routine:
+def prepare_float_table(count: int, table: Array) -> Routine:
     """y[i] = table[x[i]], bytes to float32; table: 256 float32 by the bits of x as u8."""
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("y"), "count": count, "table": np.ascontiguousarray(table, np.float32),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.quantization import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image
@@ -43,7 +43,7 @@ MAP_ROWS = Kernel("graphopt.kernels.loops.layout.moves:map_rows", {**_COPY, "tab
 
 
 def map_rows_step(
-    rows: int, count: int, table: npt.NDArray[Any], x: Buffer, y: Buffer,
+    rows: int, count: int, table: Array, x: Buffer, y: Buffer,
     *, x_stride: int | None = None, y_stride: int | None = None,
 ) -> Step:  # fmt: skip
     """y[r, :count] = table[x[r, :count]] for bytes; strides in bytes, `count` by default."""
@@ -55,7 +55,7 @@ def map_rows_step(
     return Step(MAP_ROWS, arguments, tiles=-(-rows // _ROWS))
 
 
-def gather_channels_step(rows: int, channels: int, index: npt.NDArray[Any], x: Buffer, y: Buffer) -> Step:
+def gather_channels_step(rows: int, channels: int, index: Array, x: Buffer, y: Buffer) -> Step:
     """Gather along the last axis of bytes: x [rows, channels] → y [rows, len(index)], y[r, c] = x[r, index[c]]."""
     index = np.ascontiguousarray(index, np.int32)
     if index.size and not (index.min() >= 0 and index.max() < channels):
@@ -75,9 +75,7 @@ def copy_rows_step(rows: int, count: int, x: Buffer, y: Buffer, *, x_stride: int
     return Step(COPY_ROWS, arguments, tiles=-(-rows // _ROWS))
 
 
-def prepare_concat(
-    rows: int, counts: Sequence[int], tables: Sequence[npt.NDArray[Any] | None] | None = None
-) -> Routine:
+def prepare_concat(rows: int, counts: Sequence[int], tables: Sequence[Array | None] | None = None) -> Routine:
     """ONNX Concat (QLinearConcat with tables) of bytes along an axis: x0, x1, … [rows, counts[i]] → y [rows, Σ counts].
 
     rows: product of the axes before; counts: bytes of an input from the axis on. tables[i] (256 bytes,
@@ -119,7 +117,7 @@ def prepare_channel_shuffle(rows: int, channels: int, groups: int) -> Routine:
     return Routine((Step(SHUFFLE_CHANNELS, arguments, tiles=-(-rows // _ROWS)),))
 
 
-def prepare_resize_nearest(image: Image, rows: npt.NDArray[Any], columns: npt.NDArray[Any]) -> Routine:
+def prepare_resize_nearest(image: Image, rows: Array, columns: Array) -> Routine:
     """ONNX Resize, mode nearest, of bytes: y[n, i, j] = x[n, rows[i], columns[j]]; x: image.shape.
 
     The index tables hold what coordinate_transformation_mode and nearest_mode say (`nearest_indices` makes the usual

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from llvmlite import ir
 
-from graphopt.kernels.core.struct_layouts import Channels
+from graphopt.kernels.core.struct_layouts import DepthwiseRecord
 from graphopt.kernels.micro import dot
 from graphopt.kernels.micro.vectors import (
     F32,
@@ -52,9 +52,10 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
     """Define void symbol(pointers, record, y, pixels).
 
     pointers: int64[columns][rows], where the first pixel's taps lie (`rows` is a multiple of the form's group); record:
-    `Channels`, offsets relative to itself; y: the first pixel's output. `width` channels are computed, `stored` of them
-    written. Of a pixel's columns the last `fresh` are new, the others are the previous pixel's: a column is read once,
-    then added to the sums of every pixel it belongs to. `real` of the rows are taps, the rest fill the last group.
+    `DepthwiseRecord`, offsets relative to itself; y: the first pixel's output. `width` channels are computed, `stored`
+    of them written. Of a pixel's columns the last `fresh` are new, the others are the previous pixel's: a column is
+    read once, then added to the sums of every pixel it belongs to. `real` of the rows are taps, the rest fill the last
+    group.
     form: quads (vpdpbusd) | pairs (vpmaddwd) | single (generic IR).
     """
     _, b = function(module, symbol, ("pointers", "record", "y", "pixels"))
@@ -65,7 +66,7 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
     lanes = {"quads": width // 4, "pairs": 8, "single": 16}[form]
     parts = width // lanes
 
-    first = word(b, record, Channels.FIRST)
+    first = word(b, record, DepthwiseRecord.FIRST)
     starts = [
         [b.add(load(b, at(b, pointers, 8 * (column * rows + row)), I64, 8), first) for row in range(real)]
         for column in range(columns)
@@ -76,12 +77,12 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
             load(b, at(b, b.add(record, word(b, record, index)), 4 * lanes * part), vector(kind, lanes))
             for part in range(parts)
         ]
-        for index, kind in ((Channels.BIAS, I32), (Channels.SCALE, F32))
+        for index, kind in ((DepthwiseRecord.BIAS, I32), (DepthwiseRecord.SCALE, F32))
     )
-    low, high = (splat(b, word(b, record, index, F32), lanes) for index in (Channels.LOW, Channels.HIGH))
-    zero = b.sub(b.trunc(word(b, record, Channels.ZERO), I32), I32(_MAGIC_BITS))
+    low, high = (splat(b, word(b, record, index, F32), lanes) for index in (DepthwiseRecord.LOW, DepthwiseRecord.HIGH))
+    zero = b.sub(b.trunc(word(b, record, DepthwiseRecord.ZERO), I32), I32(_MAGIC_BITS))
     zero = splat(b, zero, lanes)
-    x_step, y_step = word(b, record, Channels.X_STEP), word(b, record, Channels.Y_STEP)
+    x_step, y_step = word(b, record, DepthwiseRecord.X_STEP), word(b, record, DepthwiseRecord.Y_STEP)
 
     # Sums of the outputs that the columns seen so far take part in, the next pixel's first.
     pending = [[variable(b, value) for value in bias] for _ in range((columns - 1) // fresh + 1)]
@@ -118,7 +119,7 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
 
 def _weights(b, record, form, width, columns, groups):
     """Packed weights, loaded once: [columns][groups][parts] vectors."""
-    address = b.add(record, word(b, record, Channels.WEIGHTS))
+    address = b.add(record, word(b, record, DepthwiseRecord.WEIGHTS))
     kind = {"quads": vector(I8, width), "pairs": vector(I16, 16), "single": vector(I16, 16)}[form]
     parts = 4 if form == "quads" else width // (8 if form == "pairs" else 16)
     size = width if form == "quads" else 32

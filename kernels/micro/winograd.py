@@ -11,7 +11,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from graphopt.kernels.core.levels import select_level
-from graphopt.kernels.core.struct_layouts import Panel
+from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
 from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
 from graphopt.kernels.micro.vectors import (
     F32,
@@ -35,7 +35,6 @@ from graphopt.kernels.micro.vectors import (
     vector,
     word,
 )
-from graphopt.kernels.winograd.algebra import Product
 
 _INVERSE_OF_9 = pow(9, -1, 1 << 32)
 _BITS = {4: "128", 8: "256", 16: "512"}
@@ -148,15 +147,18 @@ def emit_product(module, symbol, level_name, rows, tail, vectors, ahead):
 
     v int16 [position][tile][channel], u int16 [position][channel / 2][vectors · lanes][2], m int32 [position][tile]
     [vectors · lanes]; mains times `rows` tiles, then tails times `tail`. The tails stand inside the loop over positions
-    so that u streams once; it is prefetched `ahead` bytes ahead. record: `winograd_algebra.Product`.
+    so that u streams once; it is prefetched `ahead` bytes ahead. record: `WinogradRecord`.
     """
     level = select_level(level_name)
     _, b = function(module, symbol, ("v", "u", "m", "mains", "tails", "record"))
     v, u, m, mains, tails, record = b.function.args
     position = [variable(b, start) for start in (v, u, m)]
-    strides = [word(b, record, index) for index in (Product.V_POSITION, Product.U_POSITION, Product.M_POSITION)]
-    row_bytes, depth = word(b, record, Product.V_ROW), word(b, record, Product.STEPS)
-    with repeat(b, word(b, record, Product.POSITIONS)):
+    strides = [
+        word(b, record, index)
+        for index in (WinogradRecord.V_POSITION, WinogradRecord.U_POSITION, WinogradRecord.M_POSITION)
+    ]
+    row_bytes, depth = word(b, record, WinogradRecord.V_ROW), word(b, record, WinogradRecord.STEPS)
+    with repeat(b, word(b, record, WinogradRecord.POSITIONS)):
         source, target = variable(b, b.load(position[0])), variable(b, b.load(position[2]))
         weights = b.load(position[1])
         for height, count in ((rows, mains), (tail, tails)):
@@ -178,7 +180,7 @@ def _tile(b, level, rows, vectors, ahead, source, row_bytes, weights, depth, tar
     stream, offset = variable(b, weights), variable(b, I64(0))
     with repeat(b, depth):
         here, reached = b.load(stream), b.load(offset)
-        for k in range(Product.UNROLL):
+        for k in range(WinogradRecord.UNROLL):
             places = [at(b, here, (k * vectors + n) * width) for n in range(vectors)]
             operands = [load(b, place, vector(I16, 2 * lanes)) for place in places]
             if ahead and (k * vectors * width) % 64 == 0:
@@ -188,8 +190,8 @@ def _tile(b, level, rows, vectors, ahead, source, row_bytes, weights, depth, tar
                 pair = splat(b, load(b, at(b, b.add(start, reached), 4 * k), I32), lanes)
                 for n, operand in enumerate(operands):
                     b.store(_dot(b, level, b.load(sums[row][n]), pair, operand), sums[row][n])
-        advance(b, stream, I64(Product.UNROLL * vectors * width))
-        advance(b, offset, I64(4 * Product.UNROLL))
+        advance(b, stream, I64(WinogradRecord.UNROLL * vectors * width))
+        advance(b, offset, I64(4 * WinogradRecord.UNROLL))
     for index, place in enumerate(place for row in sums for place in row):
         store(b, b.load(place), at(b, target, index * width), width)
 
@@ -236,7 +238,7 @@ def emit_output(module, symbol, level_name, m, vectors, output, residual):
     """Define void symbol(m, position_bytes, tiles, offsets, y, r_offsets, r, record): Aᵀ M A and the epilogue.
 
     m int32 [position][tile][vectors · lanes]; offsets int64 [tile][m · m], of each pixel's bytes from y (and from r);
-    output: "q8" | "i32" | "f32"; residual: "" or a form of `rounding.add_residual`. record: `records.Panel`, whose BIAS
+    output: "q8" | "i32" | "f32"; residual: "" or a form of `rounding.add_residual`. record: `Panel`, whose BIAS
     and SCALE carry the power of two that Winograd leaves, 2^(2 · (m / 2 + 1) − …) = 64 for m = 4 and 4 for m = 2.
     """
     level = select_level(level_name)

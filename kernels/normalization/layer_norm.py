@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.quantization import Quantization
 
@@ -27,7 +25,7 @@ def _kernel(name: str, y: str) -> Kernel:
 
 
 def prepare_layer_norm(
-    rows: int, columns: int, scale: npt.NDArray[Any], bias: npt.NDArray[Any] | None, epsilon: float,
+    rows: int, columns: int, scale: Array, bias: Array | None, epsilon: float,
     y: Quantization | None = None,
 ) -> Routine:  # fmt: skip
     """ONNX LayerNormalization, axis −1: float32 x[rows, columns] → y float32, or codes as QuantizeLinear makes them.

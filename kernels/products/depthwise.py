@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.steps import SCRATCH, SLACK, Argument, Buffer, Routine, Step, aligned_empty
-from graphopt.kernels.core.struct_layouts import Channels
+from graphopt.kernels.core.memory import SLACK, Array, aligned_empty
+from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
+from graphopt.kernels.core.struct_layouts import DepthwiseRecord
 from graphopt.kernels.layout.moves import gather_channels_step
 from graphopt.kernels.tensors.quantization import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image, Window
 
 Form = Literal["quads", "pairs", "single"]
-Array = npt.NDArray[Any]
-
 DEPTHWISE = Kernel(
     "graphopt.kernels.loops.products.depthwise:depthwise",
     {
@@ -147,7 +145,8 @@ def _step(
     blank[:] = x_zero_point & 0xFF
     arguments: dict[str, Argument] = {
         "x": x, "y": Buffer("y"), "records": _pack(blocks, filled, bias, output, step_bytes),
-        "blocks": len(blocks), "record_words": Channels.WORDS, "function_word": Channels.FUNCTION, "zero_row": blank,
+        "blocks": len(blocks), "record_words": DepthwiseRecord.WORDS,
+        "function_word": DepthwiseRecord.FUNCTION, "zero_row": blank,
         "height": image.height, "width": image.width, "channels": image.channels,
         "out_height": out.height, "out_width": out.width, "kernel_h": height, "kernel_w": width,
         "stride_h": window.strides[0], "stride_w": window.strides[1],
@@ -223,29 +222,33 @@ class _Block:
 
 def _pack(blocks: list[_Block], filled: Array, bias: Array, output: Output, x_step: int) -> LinkedTable:
     """Records of all blocks, then the arrays that they point at, each on a cache line."""
-    head = np.zeros((len(blocks), Channels.WORDS), np.int64)
+    head = np.zeros((len(blocks), DepthwiseRecord.WORDS), np.int64)
     low, high = (int(np.float32(limit).view(np.int32)) for limit in output.limits())
     parts: list[tuple[int, Array]] = []
     end = -(-head.nbytes // 64) * 64
     for index, block in enumerate(blocks):
         record = head[index]
         own = {
-            Channels.WEIGHTS: block.weights(filled),
-            Channels.BIAS: block.channel_values(bias),
-            Channels.SCALE: block.channel_values(output.scale),
+            DepthwiseRecord.WEIGHTS: block.weights(filled),
+            DepthwiseRecord.BIAS: block.channel_values(bias),
+            DepthwiseRecord.SCALE: block.channel_values(output.scale),
         }
         for word, values in own.items():
-            record[word] = end - index * 8 * Channels.WORDS
+            record[word] = end - index * 8 * DepthwiseRecord.WORDS
             parts.append((end, values))
             end += -(-values.nbytes // 64) * 64
-        record[Channels.LOW], record[Channels.HIGH], record[Channels.ZERO] = low, high, output.zero_point
-        record[Channels.X_STEP], record[Channels.Y_STEP] = x_step, filled.shape[0]
-        record[Channels.FIRST] = block.first
+        record[DepthwiseRecord.LOW], record[DepthwiseRecord.HIGH], record[DepthwiseRecord.ZERO] = (
+            low,
+            high,
+            output.zero_point,
+        )
+        record[DepthwiseRecord.X_STEP], record[DepthwiseRecord.Y_STEP] = x_step, filled.shape[0]
+        record[DepthwiseRecord.FIRST] = block.first
     packed = aligned_empty(end)
     packed[: head.nbytes] = head.reshape(-1).view(np.uint8)
     for place, values in parts:
         packed[place : place + values.nbytes] = values.reshape(-1).view(np.uint8)
     table = LinkedTable(packed.view(np.int64))
     for index, block in enumerate(blocks):
-        table.link(index * Channels.WORDS + Channels.FUNCTION, block.function())
+        table.link(index * DepthwiseRecord.WORDS + DepthwiseRecord.FUNCTION, block.function())
     return table

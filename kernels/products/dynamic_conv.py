@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.levels import Level
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.products.dynamic_matmul import EXTREMES
 from graphopt.kernels.products.epilogue import Dequantize
@@ -41,8 +40,8 @@ _MOST_TAPS = 2**24 // 255**2  # products of codes whose sum float32 holds exactl
 
 
 def prepare_dynamic_conv(
-    image: Image, window: Window, weights: npt.NDArray[Any], weight_scale: float | npt.NDArray[Any],
-    *, bias: npt.NDArray[Any] | None = None, weight_zero_point: int | npt.NDArray[Any] = 0, groups: int = 1,
+    image: Image, window: Window, weights: Array, weight_scale: float | Array,
+    *, bias: Array | None = None, weight_zero_point: int | Array = 0, groups: int = 1,
     limits: Sequence[float] = (-np.inf, np.inf), level: Level | None = None,
 ) -> Routine:  # fmt: skip
     """float32 NHWC images in buffer `floats` → y [N, OH, OW, O] = clamp(float32(acc) · (x_scale · scale) + bias).
@@ -95,8 +94,8 @@ def prepare_dynamic_conv(
 
 
 def _depthwise(
-    image: Image, out: Image, window: Window, weights: tuple[npt.NDArray[Any], int | npt.NDArray[Any]],
-    scale: npt.NDArray[Any], bias: npt.NDArray[Any] | None, limits: tuple[float, float],
+    image: Image, out: Image, window: Window, weights: tuple[Array, int | Array],
+    scale: Array, bias: Array | None, limits: tuple[float, float],
 ) -> Routine:  # fmt: skip
     """One input channel for each output; `image` has its border already."""
     codes, zero_point = weights

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.levels import Level
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.products.epilogue import Dequantize
 from graphopt.kernels.products.matmul_conv import Activations, prepare_matmul
-
-Array = npt.NDArray[Any]
 
 _SCRATCH = 512  # two float32 extremes for each of 64 lanes
 EXTREMES = Kernel(

@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.levels import Level, select_level
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.products.epilogue import Dequantize, Output, Requantize
 from graphopt.kernels.products.packing import GROUP, split_planes
 from graphopt.kernels.products.panels import PanelBuilder
 from graphopt.kernels.tensors.quantization import looks_up
-
-Array = npt.NDArray[Any]
 
 _BLOCK_BYTES = 256 * 1024  # of activations that one pass over the panels keeps in L2
 _TABLE_BYTES = 64 * 1024

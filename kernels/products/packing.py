@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from graphopt.kernels.core.memory import Array
 
 GROUP = 4  # bytes of a row that one dot product consumes
 _MOST_POSITIVE, _MOST_NEGATIVE = 32767 // 255, -(32768 // 255)

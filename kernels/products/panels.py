@@ -11,14 +11,14 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.steps import Program, Step, aligned_empty
+from graphopt.kernels.core.memory import Array, aligned_empty
+from graphopt.kernels.core.steps import Program, Step
 from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.products.epilogue import Dequantize, Output, Requantize
 from graphopt.kernels.products.packing import GROUP, split_unsafe
 from graphopt.kernels.products.requantization import code_form, float_bits, residual_form, write_requantization
 from graphopt.kernels.tensors.quantization import aligned_table, looks_up
 
-Array = npt.NDArray[Any]
 Words = npt.NDArray[np.int64]
 
 _WHOLE_SEGMENT = 6  # steps that a segment is unrolled by at most, so that it needs no loop
@@ -157,7 +157,11 @@ class PanelBuilder:
             residual = residual_form(self.output)
         looked_up = bool(records[:, Panel.TABLE].any())
         variants = [
-            *zip(widths.tolist(), records[:, Panel.CHANNELS].tolist(), (records[:, Panel.COUNTS] != 0).tolist())
+            *zip(
+                widths.tolist(),
+                records[:, Panel.CHANNELS].tolist(),
+                (records[:, Panel.COUNTS] != 0).tolist(),
+            )
         ]
         for variant in dict.fromkeys(variants):
             width, stored, hybrid = variant

@@ -45,7 +45,10 @@ def code_form(output: Requantize) -> str:
 def write_requantization(row: npt.NDArray[np.int64], output: Requantize) -> None:
     """Fill a panel's record with the output's limits, zero point and residual."""
     low, high = output.limits
-    row[Panel.LOW], row[Panel.HIGH] = float_bits(low - output.zero_point), float_bits(high - output.zero_point)
+    row[Panel.LOW], row[Panel.HIGH] = (
+        float_bits(low - output.zero_point),
+        float_bits(high - output.zero_point),
+    )
     row[Panel.ZERO] = output.zero_point
     other = output.residual
     if other is None:

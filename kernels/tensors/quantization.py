@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
-from graphopt.kernels.core.steps import aligned_empty
+from graphopt.kernels.core.memory import Array, aligned_empty
 from graphopt.machine.cpu import host_cpu
 
 
@@ -53,15 +52,15 @@ class Quantization:
         """The codes' pointer kind in kernel declarations."""
         return "i8*" if self.signed else "u8*"
 
-    def codes(self) -> npt.NDArray[Any]:
+    def codes(self) -> Array:
         """All 256 codes in the order of their bits read as u8: the order of a table's entries."""
         return np.arange(256, dtype=np.uint8).view(self.dtype)
 
-    def dequantize(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def dequantize(self, codes: Array) -> npt.NDArray[np.float32]:
         """DequantizeLinear: float32(code - zero point) · scale."""
         return (codes.astype(np.int32) - self.zero_point).astype(np.float32) * np.float32(self.scale)
 
-    def quantize(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    def quantize(self, values: npt.NDArray[np.float32]) -> Array:
         """QuantizeLinear: saturate(round_half_even(value / scale) + zero point); NaN gives the zero point."""
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = np.rint(values.astype(np.float32) / np.float32(self.scale))
@@ -74,7 +73,7 @@ class Quantization:
         return y.quantize(self.dequantize(self.codes())).view(np.uint8)
 
 
-def aligned_table(table: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def aligned_table(table: Array) -> npt.NDArray[np.uint8]:
     """256 one-byte entries where kernels want them. Raises ValueError for another size."""
     if table.size != 256 or table.itemsize != 1:
         raise ValueError(f"a table has 256 bytes, got {table.dtype} {table.shape}")
@@ -83,7 +82,7 @@ def aligned_table(table: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return placed
 
 
-def aligned_rows(tables: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def aligned_rows(tables: Array) -> npt.NDArray[np.uint8]:
     """A copy of one-byte tables, row after row, that starts on a cache line."""
     placed = aligned_empty(tables.size)
     placed[:] = np.ascontiguousarray(tables).reshape(-1).view(np.uint8)

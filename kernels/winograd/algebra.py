@@ -9,14 +9,13 @@ The rows of G are scaled to integers and Aᵀ takes what is left, so that the re
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import Declined
+from graphopt.kernels.core.memory import Array
 
-Array = npt.NDArray[Any]
+from ...errors import Declined
 
 _G2 = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int16)
 _G4 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 8]], np.int16)
@@ -94,18 +93,3 @@ def pack_plain(weights: Array, width: int, depth: int) -> npt.NDArray[np.int8]:
     padded = np.zeros((panels * width, depth, 9), np.int8)
     padded[:count, :channels] = weights.reshape(count, channels, 9)
     return np.ascontiguousarray(padded.reshape(panels, width, depth // 2, 2, 9).transpose(0, 2, 4, 1, 3))
-
-
-class Product:
-    """Words of the record that the product kernel and its loop read."""
-
-    V_ROW = 0  # bytes between tiles in V
-    STEPS = 1  # unrolled steps of the depth
-    POSITIONS = 2  # positions of one call
-    V_POSITION = 3  # bytes between positions
-    U_POSITION = 4
-    M_POSITION = 5
-    GROUPS = 6  # vectors of channels in a row of V
-    PAIRS = 7  # pairs of channels in U
-    WORDS = 8
-    UNROLL = 2  # pairs of channels in a step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +10,18 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.steps import LINE, SCRATCH, SLACK, Argument, Buffer, Program, Routine, Step, aligned_empty
-from graphopt.kernels.core.struct_layouts import Panel
+from graphopt.kernels.core.memory import LINE, SLACK, Array, aligned_empty
+from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Program, Routine, Step
+from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
 from graphopt.kernels.products.epilogue import Accumulate, Dequantize, Output, Requantize
 from graphopt.kernels.products.matmul_conv import Activations
 from graphopt.kernels.products.requantization import float_bits, residual_form, write_requantization
 from graphopt.kernels.tensors.quantization import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image, Window
-from graphopt.kernels.winograd.algebra import F2, F4, Product, Variant, check_exact, pack_plain, pack_transformed
+from graphopt.kernels.winograd.algebra import F2, F4, Variant, check_exact, pack_plain, pack_transformed
 from graphopt.kernels.winograd.blocks import Blocks, choose_blocks
 
 from ...errors import Declined
-
-Array = npt.NDArray[Any]
 
 WINOGRAD = Kernel(
     "graphopt.kernels.loops.winograd:convolve",
@@ -176,15 +174,15 @@ def _product_record(
     group = 2 * level.lanes
     groups = -(-channels // group)
     u_position = 2 * width * depth
-    record = np.zeros(Product.WORDS, np.int64)
-    record[Product.V_ROW] = groups * 2 * group
-    record[Product.STEPS] = depth // (2 * Product.UNROLL)
-    record[Product.POSITIONS] = variant.size if on_the_fly else variant.positions
-    record[Product.V_POSITION] = _odd_lines(blocks.rows * groups * 2 * group)
-    record[Product.U_POSITION] = _odd_lines(u_position) if on_the_fly else u_position
-    record[Product.M_POSITION] = _odd_lines(blocks.rows * 4 * width)
-    record[Product.GROUPS] = groups
-    record[Product.PAIRS] = depth // 2
+    record = np.zeros(WinogradRecord.WORDS, np.int64)
+    record[WinogradRecord.V_ROW] = groups * 2 * group
+    record[WinogradRecord.STEPS] = depth // (2 * WinogradRecord.UNROLL)
+    record[WinogradRecord.POSITIONS] = variant.size if on_the_fly else variant.positions
+    record[WinogradRecord.V_POSITION] = _odd_lines(blocks.rows * groups * 2 * group)
+    record[WinogradRecord.U_POSITION] = _odd_lines(u_position) if on_the_fly else u_position
+    record[WinogradRecord.M_POSITION] = _odd_lines(blocks.rows * 4 * width)
+    record[WinogradRecord.GROUPS] = groups
+    record[WinogradRecord.PAIRS] = depth // 2
     return record
 
 
@@ -198,16 +196,16 @@ def _routine(
     form = {Requantize: "q8", Dequantize: "f32", Accumulate: "i32"}[type(output)]
     m, width, item = variant.m, vectors * level.lanes, 1 if requantize else 4
     panels = -(-len(weights) // width)
-    depth = -(-image.channels // (2 * Product.UNROLL)) * 2 * Product.UNROLL
+    depth = -(-image.channels // (2 * WinogradRecord.UNROLL)) * 2 * WinogradRecord.UNROLL
     tiles = target.batch * -(-target.height // m) * -(-target.width // m)
     blocks = choose_blocks(level, variant, tiles, depth, vectors, on_the_fly)
     product = _product_record(level, variant, blocks, image.channels, depth, width, on_the_fly)
     packed = _packed(level, variant, weights, vectors, depth, on_the_fly)
     pixels = blocks.block * m * m
     offsets, scratch = _layout({
-        "v": variant.positions * int(product[Product.V_POSITION]),
-        "m": variant.positions * int(product[Product.M_POSITION]),
-        "u": variant.size * int(product[Product.U_POSITION]) if on_the_fly else 0,
+        "v": variant.positions * int(product[WinogradRecord.V_POSITION]),
+        "m": variant.positions * int(product[WinogradRecord.M_POSITION]),
+        "u": variant.size * int(product[WinogradRecord.U_POSITION]) if on_the_fly else 0,
         "patch": variant.positions * image.channels,
         "offsets": 3 * 8 * pixels,
         "dump": len(weights) * item,
