@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.core.compiler import Kernel
-from graphopt.kernels.core.memory import Array
+from graphopt.kernels.core.memory import Array, aligned_copy
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
-from graphopt.kernels.tensors.quantization import aligned_rows, table_look_up
+from graphopt.kernels.tensors.lookup import table_look_up
 
 _LOOPS = "graphopt.kernels.loops.elementwise.tables:"
 _BLOCK = 64
@@ -33,7 +33,7 @@ def prepare_channel_table(outer: int, tables: Array, inner: int) -> Routine:
         raise ValueError(f"tables are one byte [channels, 256], got {tables.dtype} {tables.shape}")
     if outer * channels * inner == 0:
         return Routine(())
-    stored = aligned_rows(tables)
+    stored = aligned_copy(tables)
     arguments: dict[str, Argument] = {"x": Buffer("x"), "y": Buffer("y")}
     if inner == 1:
         arguments |= {"rows": outer, "channels": channels, "tables": stored}

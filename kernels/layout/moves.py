@@ -10,7 +10,7 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
-from graphopt.kernels.tensors.quantization import aligned_table, table_look_up
+from graphopt.kernels.tensors.lookup import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image
 
 _ROWS = 8

@@ -6,7 +6,8 @@ import numpy as np
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
-from graphopt.kernels.tensors.quantization import Quantization, table_look_up
+from graphopt.kernels.tensors.lookup import table_look_up
+from graphopt.kernels.tensors.quantization import Quantization
 
 _SCRATCH = 512  # a table for each reading of the codes
 SOFTMAX_CODES = Kernel(

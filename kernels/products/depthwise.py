@@ -14,7 +14,7 @@ from graphopt.kernels.core.memory import SLACK, Array, aligned_empty
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.core.struct_layouts import DepthwiseRecord
 from graphopt.kernels.layout.moves import gather_channels_step
-from graphopt.kernels.tensors.quantization import aligned_table, table_look_up
+from graphopt.kernels.tensors.lookup import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image, Window
 
 Form = Literal["quads", "pairs", "single"]

@@ -16,7 +16,7 @@ from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.products.epilogue import Dequantize, Output, Requantize
 from graphopt.kernels.products.packing import GROUP, split_planes
 from graphopt.kernels.products.panels import PanelBuilder
-from graphopt.kernels.tensors.quantization import looks_up
+from graphopt.kernels.tensors.lookup import looks_up
 
 _BLOCK_BYTES = 256 * 1024  # of activations that one pass over the panels keeps in L2
 _TABLE_BYTES = 64 * 1024

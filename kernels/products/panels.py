@@ -17,7 +17,7 @@ from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.products.epilogue import Dequantize, Output, Requantize
 from graphopt.kernels.products.packing import GROUP, split_unsafe
 from graphopt.kernels.products.requantization import code_form, float_bits, residual_form, write_requantization
-from graphopt.kernels.tensors.quantization import aligned_table, looks_up
+from graphopt.kernels.tensors.lookup import aligned_table, looks_up
 
 Words = npt.NDArray[np.int64]
 

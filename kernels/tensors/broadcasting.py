@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 TILE = 4096  # elements of a tile where both tensors are flat
 
 
-@dataclass(frozen=True, slots=True)
-class Broadcast:
-    """Rows of the larger tensor, and where the smaller one's elements for each lie."""
+class Broadcast(NamedTuple):
+    """Rows of the larger tensor, and the smaller one's strides in elements: of `rows` rows, of one, within one."""
 
     row_elements: int
     rows: int  # rows per outer index

@@ -1,16 +1,23 @@
-"""How a tensor's bytes stand for real numbers, and the float32 arithmetic of the operators that say so."""
+"""Affine quantization per tensor, and the float32 arithmetic of QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.kernels.core.compiler import MicroKernel
-from graphopt.kernels.core.levels import Level, select_level
-from graphopt.kernels.core.memory import Array, aligned_empty
-from graphopt.machine.cpu import host_cpu
+from graphopt.kernels.core.memory import Array
+
+
+class CodeRecord(NamedTuple):
+    """A quantization as loops take it: scale, zero point, least and greatest code."""
+
+    scale: float
+    zero: int
+    least: int
+    greatest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,11 @@ class Quantization:
         """The codes' pointer kind in kernel declarations."""
         return "i8*" if self.signed else "u8*"
 
+    @property
+    def record(self) -> CodeRecord:
+        """This quantization as loops take it."""
+        return CodeRecord(self.scale, self.zero_point, self.low, self.high)
+
     def codes(self) -> Array:
         """All 256 codes in the order of their bits read as u8: the order of a table's entries."""
         return np.arange(256, dtype=np.uint8).view(self.dtype)
@@ -71,31 +83,3 @@ class Quantization:
     def requantization(self, y: Quantization) -> npt.NDArray[np.uint8]:
         """The table of 256 bytes that turns codes of this quantization into codes of y: Dequantize, then Quantize."""
         return y.quantize(self.dequantize(self.codes())).view(np.uint8)
-
-
-def aligned_table(table: Array) -> npt.NDArray[np.uint8]:
-    """256 one-byte entries where kernels want them. Raises ValueError for another size."""
-    if table.size != 256 or table.itemsize != 1:
-        raise ValueError(f"a table has 256 bytes, got {table.dtype} {table.shape}")
-    placed = aligned_empty(256)
-    placed[:] = table.reshape(-1).view(np.uint8)
-    return placed
-
-
-def aligned_rows(tables: Array) -> npt.NDArray[np.uint8]:
-    """A copy of one-byte tables, row after row, that starts on a cache line."""
-    placed = aligned_empty(tables.size)
-    placed[:] = np.ascontiguousarray(tables).reshape(-1).view(np.uint8)
-    return placed
-
-
-def table_look_up() -> MicroKernel:
-    """The compiled table look-up void(x, y, count, table) for the level in force."""
-    return MicroKernel(
-        "graphopt.kernels.micro.lookup_table:emit", ("permute" if looks_up(select_level()) else "scalar",)
-    )
-
-
-def looks_up(level: Level) -> bool:
-    """Whether code of this level may look 64 bytes up in a table at once (vpermi2b)."""
-    return level.lanes == 16 and "avx512vbmi" in host_cpu()[1]

@@ -1,8 +1,11 @@
-"""Sliding windows over NHWC images: the geometry that depthwise convolution and pooling share."""
+"""Sliding windows over NHWC images: the geometry that convolutions and pooling share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,28 @@ class Image:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """As numpy wants it."""
+        """(N, H, W, C)."""
         return (self.batch, self.height, self.width, self.channels)
+
+
+class WindowRecord(NamedTuple):
+    """A window on images of one size, as loops take it."""
+
+    height: int
+    width: int
+    channels: int
+    out_height: int
+    out_width: int
+    kernel_h: int
+    kernel_w: int
+    stride_h: int
+    stride_w: int
+    dilation_h: int
+    dilation_w: int
+    top: int
+    left: int
+    bottom: int
+    right: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +90,20 @@ class Window:
         """The image of windows over `image`, channels unchanged."""
         height, width = self.output_size(0, image.height), self.output_size(1, image.width)
         return Image(image.batch, height, width, image.channels)
+
+    def record(self, image: Image) -> WindowRecord:
+        """This window on `image`, as loops take it."""
+        out = self.output(image)
+        sizes = (image.height, image.width, image.channels, out.height, out.width)
+        return WindowRecord(*sizes, *self.kernel, *self.strides, *self.dilations, *self.pads)
+
+    def check_covers(self, image: Image) -> None:
+        """Raise ValueError where a window would lie wholly in the padding of `image`."""
+        for axis, size in enumerate((image.height, image.width)):
+            starts = np.arange(self.output_size(axis, size)) * self.strides[axis] - self.pads[axis]
+            taps = starts[:, None] + np.arange(self.kernel[axis]) * self.dilations[axis]
+            if not np.all(np.any((taps >= 0) & (taps < size), axis=1)):
+                raise ValueError(f"a window of {self} lies wholly in the padding of {image}")
 
     def interior(self, axis: int, size: int) -> tuple[int, int]:
         """The outputs [first, last) along an axis whose windows lie wholly inside the input."""

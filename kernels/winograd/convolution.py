@@ -16,7 +16,7 @@ from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
 from graphopt.kernels.products.epilogue import Accumulate, Dequantize, Output, Requantize
 from graphopt.kernels.products.matmul_conv import Activations
 from graphopt.kernels.products.requantization import float_bits, residual_form, write_requantization
-from graphopt.kernels.tensors.quantization import aligned_table, table_look_up
+from graphopt.kernels.tensors.lookup import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image, Window
 from graphopt.kernels.winograd.algebra import F2, F4, Variant, check_exact, pack_plain, pack_transformed
 from graphopt.kernels.winograd.blocks import Blocks, choose_blocks
