@@ -9,24 +9,25 @@ How a kernel is made
 --------------------
 1. *The loop* is a Numba function in ``kernels/loops/``, written over typed pointers, never decorated there::
 
-       def quantize_u8(lo, hi, worker, x, y, count, scale, zero_point): ...
+       def quantize(lo, hi, worker, x, y, count, qy): ...
 
-   It computes tiles ``lo … hi − 1`` of its step and returns nothing. ``worker`` tells its private scratch apart. What a
-   tile is (rows, 4096 elements, …) is the kernel's own affair; tiles must be independent of each other. The code may
-   not raise, allocate, print or touch Python objects (the compiler refuses it, naming the symbol). Pointers are indexed
-   (``x[i]``); ``loops/memory.py`` makes typed pointers from addresses and has atomics and calls through addresses.
+   It computes tiles ``lo … hi − 1`` of its step and returns nothing. ``worker`` tells its private scratch apart. A tile
+   is the kernel's own unit (a row, 4096 elements, …); tiles must be independent of each other. The code may not raise,
+   allocate, print or touch Python objects (the compiler refuses it, naming the symbol). Pointers are indexed
+   (``x[i]``); ``loops/core/memory.py`` makes typed pointers from addresses and has atomics and calls through addresses.
    Widen explicitly: ``np.int32(x[i])``.
 2. *The declaration* stands beside the preparation, outside ``loops/``, so that a warm process never imports Numba::
 
-       QUANTIZE_U8 = Kernel("graphopt.kernels.loops.quantize:quantize_u8",
-                            {"x": "f32*", "y": "u8*", "count": "i64", "scale": "f32", "zero_point": "i64"})
+       QUANTIZE_U8 = Kernel("graphopt.kernels.loops.elementwise.codes:quantize",
+                            {"x": "f32*", "y": "u8*", "count": "i64", "qy": CodeRecord})
 
    Names and order must be the function's parameters after ``lo, hi, worker`` (checked when compiling). Kinds: ``i64``,
-   ``f32`` and ``f64`` travel by value, ``u8* i8* i16* i32* i64* f32* …`` are addresses.
+   ``f32`` and ``f64`` travel by value, ``u8* i8* i16* i32* i64* f32* …`` are addresses. A *record*, a NamedTuple of
+   ``int`` and ``float`` fields, stands for so many i64 and f32: the loop reads ``qy.scale``.
 3. *The preparation* packs constants once and returns a `Routine`: steps in order, temporaries by name and size::
 
-       def prepare_quantize_u8(count, scale, zero_point) -> Routine:
-           arguments = {"x": Buffer("x"), "y": Buffer("y"), "count": count, ...}
+       def prepare_quantize(count, y: Quantization) -> Routine:
+           arguments = {"x": Buffer("x"), "y": Buffer("y"), "count": count, "qy": y.record}
            return Routine((Step(QUANTIZE_U8, arguments, tiles=-(-count // 4096), grain=4),))
 
    A constant array is given as itself (C-contiguous; the step keeps it alive). `Buffer(name, offset)` stands for memory

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from functools import cache
 from math import prod
-from typing import Literal
-
-import numpy as np
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array
@@ -33,12 +30,6 @@ def _quantize_kernel(y: str) -> Kernel:
 def _dequantize_kernel(x: str) -> Kernel:
     fields = {"x": x, "y": "f32*", "count": "i64", "scale": "f32", "zero_point": "i64"}
     return Kernel(_LOOPS + "dequantize", fields)
-
-
-@cache
-def _axis_kernel(name: str, x: str) -> Kernel:
-    sizes = {"middle": "i64", "inner": "i64"} if name == "dequantize_axis" else {"rows": "i64", "channels": "i64"}
-    return Kernel(_LOOPS + name, {"x": x, "y": "f32*", **sizes, "scales": "f32*", "zeros": "i32*"})
 
 
 @cache
@@ -66,24 +57,6 @@ def prepare_dequantize(count: int, x: Quantization) -> Routine:
         "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": x.scale, "zero_point": x.zero_point,
     }  # fmt: skip
     return Routine((Step(_dequantize_kernel(x.kind), arguments, -(-count // TILE), grain=4),))
-
-
-def prepare_dequantize_axis(
-    outer: int, scales: Array, zero_points: Array, inner: int, kind: Literal["u8", "i8", "i32"]
-) -> Routine:
-    """ONNX DequantizeLinear along an axis: x [outer, len(scales), inner] of `kind` → y float32 of that shape.
-
-    Raises ValueError when scales and zero points differ in number.
-    """
-    if len(scales) != len(zero_points):
-        raise ValueError(f"{len(scales)} scales but {len(zero_points)} zero points")
-    last = inner == 1
-    factors, zeros = np.ascontiguousarray(scales, np.float32), np.ascontiguousarray(zero_points, np.int32)
-    arguments: dict[str, Argument] = {"x": Buffer("x"), "y": Buffer("y")}
-    arguments |= {"rows": outer, "channels": len(factors)} if last else {"middle": len(factors), "inner": inner}
-    arguments |= {"scales": factors, "zeros": zeros}
-    kernel = _axis_kernel("dequantize_channels" if last else "dequantize_axis", kind + "*")
-    return Routine((Step(kernel, arguments, outer if last else outer * len(factors), grain=4),))
 
 
 def prepare_table(count: int, table: Array) -> Routine:

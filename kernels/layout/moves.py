@@ -1,11 +1,8 @@
-"""Preparation of steps that move elements: slices, concatenations, shuffles, transposes, padding, nearest resize."""
+"""Preparation of steps that move bytes: rows at strides (Concat, Slice), shuffled channels, nearest Resize."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array
@@ -29,13 +26,6 @@ RESIZE_NEAREST = Kernel(
     {
         "x": "u8*", "y": "u8*", "height": "i64", "width": "i64", "out_height": "i64", "out_width": "i64",
         "channels": "i64", "rows": "i32*", "columns": "i32*",
-    },
-)  # fmt: skip
-PAD_IMAGE = Kernel(
-    "graphopt.kernels.loops.layout.moves:pad_image",
-    {
-        "x": "u8*", "y": "u8*", "height": "i64", "row_bytes": "i64", "out_height": "i64", "out_row_bytes": "i64",
-        "top": "i64", "left_bytes": "i64", "fill": "i64",
     },
 )  # fmt: skip
 COPY_ROWS = Kernel("graphopt.kernels.loops.layout.moves:copy_rows", _COPY)
@@ -75,36 +65,6 @@ def copy_rows_step(rows: int, count: int, x: Buffer, y: Buffer, *, x_stride: int
     return Step(COPY_ROWS, arguments, tiles=-(-rows // _ROWS))
 
 
-def prepare_concat(rows: int, counts: Sequence[int], tables: Sequence[Array | None] | None = None) -> Routine:
-    """ONNX Concat (QLinearConcat with tables) of bytes along an axis: x0, x1, … [rows, counts[i]] → y [rows, Σ counts].
-
-    rows: product of the axes before; counts: bytes of an input from the axis on. tables[i] (256 bytes,
-    `Quantization.requantization`) maps input i to y's scale and zero point; None copies it.
-    """
-    chosen = [None] * len(counts) if tables is None else list(tables)
-    if len(chosen) != len(counts):
-        raise ValueError(f"{len(counts)} inputs but {len(chosen)} tables")
-    total = sum(counts)
-    steps = []
-    offset = 0
-    for index, (count, table) in enumerate(zip(counts, chosen, strict=True)):
-        x, y = Buffer(f"x{index}"), Buffer("y", offset)
-        if table is None:
-            steps.append(copy_rows_step(rows, count, x, y, x_stride=count, y_stride=total))
-        else:
-            steps.append(map_rows_step(rows, count, table, x, y, x_stride=count, y_stride=total))
-        offset += count
-    return Routine(tuple(steps))
-
-
-def prepare_slice(rows: int, size: int, start: int, stop: int) -> Routine:
-    """ONNX Slice with step 1 (one output of Split) of bytes: x [rows, size] → y [rows, stop − start]."""
-    if not 0 <= start <= stop <= size:
-        raise ValueError(f"no slice {start}:{stop} of {size}")
-    x = Buffer("x", start)
-    return Routine((copy_rows_step(rows, stop - start, x, Buffer("y"), x_stride=size, y_stride=stop - start),))
-
-
 def prepare_channel_shuffle(rows: int, channels: int, groups: int) -> Routine:
     """Reshape [rows, groups, channels / groups], transpose the last two, reshape back: x → y, bytes [rows, channels].
 
@@ -120,8 +80,8 @@ def prepare_channel_shuffle(rows: int, channels: int, groups: int) -> Routine:
 def prepare_resize_nearest(image: Image, rows: Array, columns: Array) -> Routine:
     """ONNX Resize, mode nearest, of bytes: y[n, i, j] = x[n, rows[i], columns[j]]; x: image.shape.
 
-    The index tables hold what coordinate_transformation_mode and nearest_mode say (`nearest_indices` makes the usual
-    ones). Raises ValueError for indices outside the image.
+    The indices are those that coordinate_transformation_mode and nearest_mode choose. Raises ValueError for indices
+    outside the image.
     """
     for indices, size in ((rows, image.height), (columns, image.width)):
         if len(indices) and not (min(indices) >= 0 and max(indices) < size):
@@ -132,27 +92,3 @@ def prepare_resize_nearest(image: Image, rows: Array, columns: Array) -> Routine
         "columns": np.ascontiguousarray(columns, np.int32),
     }  # fmt: skip
     return Routine((Step(RESIZE_NEAREST, arguments, tiles=image.batch * len(rows)),))
-
-
-def nearest_indices(size: int, outputs: int, scale: float) -> npt.NDArray[np.int32]:
-    """Sources of `outputs` elements for Resize asymmetric with nearest_mode floor: min(floor(i / scale), size − 1)."""
-    positions = np.floor(np.arange(outputs, dtype=np.float32) / np.float32(scale)).astype(np.int32)
-    limited: npt.NDArray[np.int32] = np.minimum(positions, np.int32(size - 1))
-    return limited
-
-
-def prepare_pad(image: Image, pads: tuple[int, int, int, int], value: int) -> Routine:
-    """ONNX Pad, mode constant, of bytes: x image.shape → y with (top, left, bottom, right) more pixels of code `value`.
-
-    Raises ValueError for negative pads.
-    """
-    if min(pads) < 0:
-        raise ValueError(f"pads must not be negative, got {pads}")
-    top, left, bottom, right = pads
-    out_height = image.height + top + bottom
-    arguments: dict[str, Argument] = {
-        "x": Buffer("x"), "y": Buffer("y"), "height": image.height, "row_bytes": image.width * image.channels,
-        "out_height": out_height, "out_row_bytes": (left + image.width + right) * image.channels, "top": top,
-        "left_bytes": left * image.channels, "fill": value & 0xFF,
-    }  # fmt: skip
-    return Routine((Step(PAD_IMAGE, arguments, tiles=image.batch * out_height),))

@@ -40,11 +40,6 @@ def prepare_average_pool(
     return _pool("mean", image, window, x, y, x.signed, y.signed, count_include_pad)
 
 
-def prepare_global_average_pool(image: Image, x: Quantization, y: Quantization) -> Routine:
-    """com.microsoft QLinearGlobalAveragePool: x: image.shape → y: [N, 1, 1, C]; as `prepare_average_pool`."""
-    return prepare_average_pool(image, Window((max(1, image.height), max(1, image.width))), x, y)
-
-
 def _pool(
     kind: str, image: Image, window: Window, x: Quantization | None, y: Quantization | None, x_signed: bool,
     y_signed: bool, whole: bool,

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.kernels import Routine, bind_routine, select_level
 from graphopt.kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
-from graphopt.kernels.pooling.codes import prepare_average_pool, prepare_global_average_pool, prepare_max_pool
+from graphopt.kernels.pooling.codes import prepare_average_pool, prepare_max_pool
 from graphopt.kernels.products.depthwise import prepare_depthwise
 from graphopt.kernels.tensors.quantization import Quantization
 from graphopt.kernels.tensors.windows import Image, Window
@@ -126,7 +126,9 @@ def pools(rng: np.random.Generator) -> None:
     x = naive.placed(rng.integers(0, 256, image.shape).astype(np.uint8))
     y = naive.empty((1, 1, 1, 2048), np.uint8)
     other = peer("QLinearGlobalAveragePool", MICROSOFT, names, {"x": x}, kept, y, channels_last=1)
-    compare("GlobalAveragePool 7x7x2048", prepare_global_average_pool(image, A, Y), {"x": x, "y": y}, other, x.size)
+    compare(
+        "GlobalAveragePool 7x7x2048", prepare_average_pool(image, Window((7, 7)), A, Y), {"x": x, "y": y}, other, x.size
+    )
 
 
 def depthwise(rng: np.random.Generator) -> None:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from ...errors import Declined
 from ...ir import Value
-from ...kernels import Buffer, Routine, Step
+from ...kernels import Buffer, Routine
 from ...kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
-from ...kernels.layout.moves import COPY_ROWS, map_rows_step, prepare_resize_nearest
+from ...kernels.layout.moves import copy_rows_step, map_rows_step, prepare_resize_nearest
 from ...kernels.layout.permute import prepare_permute
 from ...kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_planes
 from ...kernels.pooling.codes import prepare_average_pool, prepare_max_pool
@@ -244,11 +244,7 @@ class Emitter:
             if count and rows:
                 target = Buffer("y", begin)
                 if table is None:
-                    arguments: dict[str, Any] = {
-                        "x": Buffer("x"), "y": target, "rows": rows, "x_stride": count, "y_stride": width,
-                        "count": count,
-                    }  # fmt: skip
-                    step = Step(COPY_ROWS, arguments, tiles=-(-rows // 8))
+                    step = copy_rows_step(rows, count, Buffer("x"), target, x_stride=count, y_stride=width)
                 else:
                     step = map_rows_step(rows, count, table, Buffer("x"), target, x_stride=count, y_stride=width)
                 self.add(Routine((step,)), x=x, y=y)

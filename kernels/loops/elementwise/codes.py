@@ -33,24 +33,6 @@ def dequantize(lo, hi, worker, x, y, count, scale, zero_point):
         y[i] = np.float32(np.float32(np.int32(x[i])) - zero) * scale
 
 
-def dequantize_axis(lo, hi, worker, x, y, middle, inner, scales, zeros):
-    """DequantizeLinear with one scale per index of the middle axis of [outer, middle, inner]; a tile is one index."""
-    for tile in range(lo, hi):
-        at = tile * inner
-        m = tile % middle
-        scale, zero = scales[m], zeros[m]
-        for i in range(at, at + inner):
-            y[i] = np.float32(np.int32(x[i]) - zero) * scale
-
-
-def dequantize_channels(lo, hi, worker, x, y, rows, channels, scales, zeros):
-    """DequantizeLinear with one scale per last index; a tile is a row."""
-    for row in range(lo, hi):
-        at = row * channels
-        for c in range(channels):
-            y[at + c] = np.float32(np.int32(x[at + c]) - zeros[c]) * scales[c]
-
-
 def _binary(combine, divide):
     """`divide` False: the scales of a and b are factors that y's scale has gone into (`proved_factors`)."""
 

@@ -1,10 +1,8 @@
-"""Moving elements: copies of rows, gathers, transposes, padding. Nothing here computes."""
+"""Moving bytes: rows at strides, gathered and shuffled channels, nearest resize."""
 
 # mypy: ignore-errors
 
 from __future__ import annotations
-
-import numpy as np
 
 from graphopt.kernels.loops.core.memory import address_of, call4
 
@@ -71,23 +69,3 @@ def resize_nearest(lo, hi, worker, x, y, height, width, out_height, out_width, c
             start = source + columns[j] * channels
             for c in range(channels):
                 y[target + j * channels + c] = x[start + c]
-
-
-def pad_image(lo, hi, worker, x, y, height, row_bytes, out_height, out_row_bytes, top, left_bytes, fill):
-    """A constant border around each image; a tile is a row of the output."""
-    value = np.uint8(fill)
-    for tile in range(lo, hi):
-        image = tile // out_height
-        row = tile - image * out_height - top
-        target = tile * out_row_bytes
-        if row < 0 or row >= height:
-            for i in range(out_row_bytes):
-                y[target + i] = value
-            continue
-        source = (image * height + row) * row_bytes
-        for i in range(left_bytes):
-            y[target + i] = value
-        for i in range(row_bytes):
-            y[target + left_bytes + i] = x[source + i]
-        for i in range(left_bytes + row_bytes, out_row_bytes):
-            y[target + i] = value

@@ -1,4 +1,4 @@
-"""Steps, programs, the object cache and the levels, on the quantize kernel."""
+"""Steps, programs, the object cache and the levels, on the kernels that quantize and copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from graphopt.kernels import Buffer, Kernel, Program, Step, bind_routine, run_routine, select_level
 from graphopt.kernels.core.levels import available_levels
-from graphopt.kernels.quantize import QUANTIZE_U8, prepare_quantize_u8
+from graphopt.kernels.elementwise.codes import prepare_quantize
+from graphopt.kernels.layout.moves import COPY_ROWS
+from graphopt.kernels.tensors.quantization import Quantization
 from tests.kernels import naive
 
 
@@ -31,7 +33,9 @@ def test_quantize_equals_the_operator(count: int, scale: float, zero_point: int,
     x = (rng.integers(-600, 600, count) / 2 * scale).astype(np.float32)  # ties abound
     x[rng.random(count) < 0.01] = rng.choice(np.array([np.nan, np.inf, -np.inf, 1e30], np.float32))
     y = naive.empty((count,), np.uint8)
-    run_routine(prepare_quantize_u8(count, scale, zero_point), {"x": naive.placed(x), "y": y}, workers=workers)
+    run_routine(
+        prepare_quantize(count, Quantization(scale, zero_point)), {"x": naive.placed(x), "y": y}, workers=workers
+    )
     np.testing.assert_array_equal(y, naive.quantize(x, scale, zero_point, np.uint8))
 
 
@@ -39,8 +43,8 @@ def test_a_program_runs_its_steps_in_order_again_and_again() -> None:
     count = 100_000
     x = naive.placed(np.linspace(-9, 9, count, dtype=np.float32))
     y = naive.empty((count,), np.uint8)
-    coarse = prepare_quantize_u8(count, 0.5, 10).steps
-    fine = prepare_quantize_u8(count, 0.1, 100).steps
+    coarse = prepare_quantize(count, Quantization(0.5, 10)).steps
+    fine = prepare_quantize(count, Quantization(0.1, 100)).steps
     addresses = {"x": x.ctypes.data, "y": y.ctypes.data}
     program = Program([(step, addresses) for step in (*coarse, *fine)], workers=3, profile=True)
     for _ in range(20):
@@ -55,7 +59,7 @@ def test_helpers_may_come_late_or_never() -> None:
     count = 40_000
     x = naive.placed(np.linspace(-9, 9, count, dtype=np.float32))
     y = naive.empty((count,), np.uint8)
-    steps = [step for zero in range(8) for step in prepare_quantize_u8(count, 0.1, zero).steps]
+    steps = [step for zero in range(8) for step in prepare_quantize(count, Quantization(0.1, zero)).steps]
     program = Program([(step, {"x": x.ctypes.data, "y": y.ctypes.data}) for step in steps], workers=3)
     over = threading.Event()
 
@@ -81,7 +85,9 @@ def test_helpers_may_come_late_or_never() -> None:
 def test_programs_run_side_by_side() -> None:
     x = naive.placed(np.linspace(-9, 9, 50_000, dtype=np.float32))
     outputs = [naive.empty(x.shape, np.uint8) for _ in range(4)]
-    bound = [bind_routine(prepare_quantize_u8(x.size, 0.1, i), {"x": x, "y": y}) for i, y in enumerate(outputs)]
+    bound = [
+        bind_routine(prepare_quantize(x.size, Quantization(0.1, i)), {"x": x, "y": y}) for i, y in enumerate(outputs)
+    ]
     threads = [threading.Thread(target=program.run) for program, _ in bound]
     for thread in threads:
         thread.start()
@@ -93,9 +99,9 @@ def test_programs_run_side_by_side() -> None:
 
 def test_a_declaration_must_match_its_function() -> None:
     with pytest.raises(ValueError, match="its declaration says"):
-        Kernel("graphopt.kernels.loops.quantize:quantize_u8", {"x": "f32*"}).address()
+        Kernel("graphopt.kernels.loops.elementwise.codes:quantize", {"x": "f32*"}).address()
     with pytest.raises(ValueError, match="takes"):
-        Step(QUANTIZE_U8, {"x": Buffer("x")}, tiles=1)
+        Step(COPY_ROWS, {"x": Buffer("x")}, tiles=1)
 
 
 def _child(cache: Path, code: str) -> str:
@@ -108,20 +114,20 @@ def _child(cache: Path, code: str) -> str:
 def test_an_interrupted_compilation_leaves_nothing_behind(tmp_path: Path) -> None:
     interrupted = (
         "from graphopt.kernels.core import compiler\n"
-        "from graphopt.kernels.quantize import QUANTIZE_U8\n"
+        "from graphopt.kernels.layout.moves import COPY_ROWS\n"
         "def stop(*_): raise KeyboardInterrupt\n"
         "emit, compiler._emit = compiler._emit, stop\n"
-        "try: QUANTIZE_U8.address()\n"
+        "try: COPY_ROWS.address()\n"
         "except KeyboardInterrupt: compiler._emit = emit\n"
-        "assert QUANTIZE_U8.address(); print('compiled')"
+        "assert COPY_ROWS.address(); print('compiled')"
     )
     assert _child(tmp_path, interrupted) == "compiled"
     assert _child(tmp_path, _USE) == "0 False"
 
 
 _USE = (
-    "import sys; from graphopt.kernels.quantize import QUANTIZE_U8; from graphopt.kernels import on_compile; "
-    "said = []; on_compile(said.append); assert QUANTIZE_U8.address(); print(len(said), 'numba' in sys.modules)"
+    "import sys; from graphopt.kernels.layout.moves import COPY_ROWS; from graphopt.kernels import on_compile; "
+    "said = []; on_compile(said.append); assert COPY_ROWS.address(); print(len(said), 'numba' in sys.modules)"
 )
 
 

@@ -12,7 +12,6 @@ from graphopt.kernels.elementwise.codes import (
     BinaryOp,
     prepare_binary,
     prepare_dequantize,
-    prepare_dequantize_axis,
     prepare_quantize,
     prepare_table,
 )
@@ -49,17 +48,6 @@ def test_quantize_and_dequantize(q: Quantization, count: int, seed: int) -> None
     np.testing.assert_array_equal(q.quantize(x), y)
     run_routine(prepare_dequantize(count, q), {"x": y, "y": back})
     np.testing.assert_array_equal(back, dequantized(y, q))
-
-
-@given(outer=st.integers(1, 4), middle=st.integers(1, 9), inner=st.sampled_from([1, 5, 300]), seed=st.integers(0, 99))
-def test_dequantize_along_an_axis(outer: int, middle: int, inner: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    x = rng.integers(-1000, 1000, (outer, middle, inner)).astype(np.int32)
-    scales, zeros = rng.uniform(1e-3, 1, middle).astype(np.float32), rng.integers(-9, 9, middle)
-    y = naive.empty(x.shape, np.float32)
-    run_routine(prepare_dequantize_axis(outer, scales, zeros, inner, "i32"), {"x": naive.placed(x), "y": y})
-    expected = (x - zeros[:, None]).astype(np.float32) * scales[:, None]
-    np.testing.assert_array_equal(y, expected)
 
 
 SHAPES = [

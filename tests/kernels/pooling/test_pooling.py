@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphopt.kernels import available_levels, run_routine
-from graphopt.kernels.pooling.codes import prepare_average_pool, prepare_global_average_pool, prepare_max_pool
+from graphopt.kernels.pooling.codes import prepare_average_pool, prepare_max_pool
 from graphopt.kernels.tensors.quantization import Quantization
 from graphopt.kernels.tensors.windows import Image, Window
 from tests.kernels import naive
@@ -75,10 +75,8 @@ def test_pools_equal_the_operators(
     x = rng.integers(q.low, q.high + 1, image.shape).astype(q.dtype)
     if kind == "max":
         y, routine = q, prepare_max_pool(image, window, signed=q.signed)
-    elif kind == "mean":
-        routine = prepare_average_pool(image, window, q, y, count_include_pad=whole)
     else:
-        routine = prepare_global_average_pool(image, q, y)
+        routine = prepare_average_pool(image, window, q, y, count_include_pad=whole)
     expected = pooled(x, window, q, y, whole, kind)
     out = naive.empty(expected.shape, expected.dtype)
     run_routine(routine, {"x": naive.placed(x), "y": out}, workers=1 + seed % 2)
