@@ -1,7 +1,6 @@
-"""Preparation of elementwise steps: quantize, dequantize, tables, and Add, Sub, Mul of quantized tensors.
+"""Preparation of elementwise steps on codes: quantize, dequantize, tables, and Add, Sub, Mul of quantized tensors.
 
-In-place use (an output that is an input) is right for tables only; the others may then be slow, never wrong, as each
-element is read before it is written.
+The output may be an input: each element is read before it is written. Only tables are as fast then.
 """
 
 from __future__ import annotations
@@ -12,31 +11,29 @@ from math import prod
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
-from graphopt.kernels.elementwise.proved_factors import BinaryOp, proven_factors
+from graphopt.kernels.core.struct_layouts import Kind
+from graphopt.kernels.elementwise.proved_factors import BinaryOp, proved_factors
 from graphopt.kernels.layout.moves import map_rows_step
-from graphopt.kernels.tensors.broadcasting import TILE, broadcast
-from graphopt.kernels.tensors.quantization import Quantization
+from graphopt.kernels.tensors.broadcasting import TILE, Broadcast, broadcast
+from graphopt.kernels.tensors.quantization import CodeRecord, Quantization
 
 _LOOPS = "graphopt.kernels.loops.elementwise.codes:"
 
 
 @cache
 def _quantize_kernel(y: str) -> Kernel:
-    fields = {"x": "f32*", "y": y, "count": "i64", "scale": "f32", "zero_point": "i64"}
-    return Kernel(_LOOPS + "quantize", {**fields, "least": "i64", "greatest": "i64"})
+    return Kernel(_LOOPS + "quantize", {"x": "f32*", "y": y, "count": "i64", "qy": CodeRecord})
 
 
 @cache
 def _dequantize_kernel(x: str) -> Kernel:
-    fields = {"x": x, "y": "f32*", "count": "i64", "scale": "f32", "zero_point": "i64"}
-    return Kernel(_LOOPS + "dequantize", fields)
+    return Kernel(_LOOPS + "dequantize", {"x": x, "y": "f32*", "count": "i64", "qx": CodeRecord})
 
 
 @cache
 def _binary_kernel(name: str, a: str, b: str, y: str) -> Kernel:
-    sizes = dict.fromkeys(("count", "row_elements", "rows", "b_outer", "b_row", "b_inner"), "i64")
-    numbers = {"a_scale": "f32", "a_zero": "i64", "b_scale": "f32", "b_zero": "i64", "y_scale": "f32", "y_zero": "i64"}
-    return Kernel(_LOOPS + name, {"a": a, "b": b, "y": y, **sizes, **numbers, "least": "i64", "greatest": "i64"})
+    records: dict[str, Kind] = {"rows": Broadcast, "qa": CodeRecord, "qb": CodeRecord, "qy": CodeRecord}
+    return Kernel(_LOOPS + name, {"a": a, "b": b, "y": y, "count": "i64", **records})
 
 
 def prepare_quantize(count: int, y: Quantization) -> Routine:
@@ -44,18 +41,13 @@ def prepare_quantize(count: int, y: Quantization) -> Routine:
 
     y = saturate(round_half_even(x / scale) + zero point), divided in float32; NaN gives the zero point.
     """
-    arguments: dict[str, Argument] = {
-        "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": y.scale, "zero_point": y.zero_point,
-        "least": y.low, "greatest": y.high,
-    }  # fmt: skip
+    arguments: dict[str, Argument] = {"x": Buffer("x"), "y": Buffer("y"), "count": count, "qy": y.record}
     return Routine((Step(_quantize_kernel(y.kind), arguments, -(-count // TILE), grain=4),))
 
 
 def prepare_dequantize(count: int, x: Quantization) -> Routine:
     """ONNX DequantizeLinear, per tensor: x u8 or s8[count] → y float32[count] = float32(x − zero point) · scale."""
-    arguments: dict[str, Argument] = {
-        "x": Buffer("x"), "y": Buffer("y"), "count": count, "scale": x.scale, "zero_point": x.zero_point,
-    }  # fmt: skip
+    arguments: dict[str, Argument] = {"x": Buffer("x"), "y": Buffer("y"), "count": count, "qx": x.record}
     return Routine((Step(_dequantize_kernel(x.kind), arguments, -(-count // TILE), grain=4),))
 
 
@@ -83,16 +75,12 @@ def prepare_binary(
     added, its shape is: equal; a scalar; equal but for ones in leading, middle or last axes as one contiguous run
     (such as [N, 1, 1, C], [C], [N, H, W, 1]). Raises ValueError for other shapes; swap Add and Mul for a smaller a.
     """
-    layout = broadcast(a_shape, b_shape)
-    count = prod(a_shape)
-    factors = proven_factors(op, a, b, y)
+    rows, count = broadcast(a_shape, b_shape), prod(a_shape)
+    factors = proved_factors(op, a, b, y)
     name, (p, q) = (op, (a.scale, b.scale)) if factors is None else (f"{op}_scaled", factors)
     arguments: dict[str, Argument] = {
-        "a": Buffer("a"), "b": Buffer("b"), "y": Buffer("y"), "count": count, "row_elements": layout.row_elements,
-        "rows": layout.rows, "b_outer": layout.outer, "b_row": layout.row, "b_inner": layout.inner,
-        "a_scale": p, "a_zero": a.zero_point, "b_scale": q, "b_zero": b.zero_point,
-        "y_scale": y.scale, "y_zero": y.zero_point, "least": y.low, "greatest": y.high,
+        "a": Buffer("a"), "b": Buffer("b"), "y": Buffer("y"), "count": count, "rows": rows,
+        "qa": a.record._replace(scale=p), "qb": b.record._replace(scale=q), "qy": y.record,
     }  # fmt: skip
-    tiles = -(-count // layout.row_elements) if count else 0
-    grain = max(1, TILE // max(1, layout.row_elements))
-    return Routine((Step(_binary_kernel(name, a.kind, b.kind, y.kind), arguments, tiles, grain=grain),))
+    kernel = _binary_kernel(name, a.kind, b.kind, y.kind)
+    return Routine((Step(kernel, arguments, rows.tiles(count), grain=rows.grain),))

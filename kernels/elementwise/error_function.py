@@ -1,4 +1,4 @@
-"""Functions that numpy lacks, on arrays."""
+"""The error function on arrays, which numpy lacks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ ERF = Kernel("graphopt.kernels.loops.elementwise.error_function:erf", {"x": "f32
 def erf(x: Array) -> npt.NDArray[np.float32]:
     """The error function of float32 values of any shape, right to half a unit in the last place."""
     values = np.ascontiguousarray(x, np.float32)
-    made = np.empty_like(values)
-    Program([(Step(ERF, {"x": values, "y": made}, tiles=values.size, grain=4096), {})]).run_worker(0)
-    return made
+    y = np.empty_like(values)
+    Program([(Step(ERF, {"x": values, "y": y}, tiles=values.size, grain=4096), {})]).run_worker(0)
+    return y

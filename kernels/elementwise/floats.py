@@ -1,4 +1,4 @@
-"""Preparation of arithmetic between two float32 tensors, one of them perhaps a constant, and of one: Clip, Gelu."""
+"""Preparation of float32 arithmetic: two tensors (the second perhaps a constant), and Clip and Gelu of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
-from graphopt.kernels.tensors.broadcasting import TILE, broadcast
+from graphopt.kernels.core.struct_layouts import Kind
+from graphopt.kernels.tensors.broadcasting import TILE, Broadcast, broadcast
 
 FloatOp = Literal["add", "subtract", "multiply", "divide", "subtract_from", "divide_into"]
 SWAPPED: dict[str, FloatOp] = {
@@ -29,8 +30,8 @@ GELU = Kernel(
 
 
 def _kernel(op: FloatOp) -> Kernel:
-    sizes = dict.fromkeys(("count", "row_elements", "rows", "b_outer", "b_row", "b_inner"), "i64")
-    return Kernel(f"graphopt.kernels.loops.elementwise.floats:{op}", {"a": "f32*", "b": "f32*", "y": "f32*", **sizes})
+    fields: dict[str, Kind] = {"a": "f32*", "b": "f32*", "y": "f32*", "count": "i64", "rows": Broadcast}
+    return Kernel(f"graphopt.kernels.loops.elementwise.floats:{op}", fields)
 
 
 def prepare_float_binary(
@@ -40,14 +41,10 @@ def prepare_float_binary(
 
     subtract_from is b − a and divide_into b / a. Raises ValueError where b does not broadcast.
     """
-    layout, count = broadcast(a_shape, b_shape), prod(a_shape)
+    rows, count = broadcast(a_shape, b_shape), prod(a_shape)
     other: Argument = Buffer("b") if constant is None else np.ascontiguousarray(constant, np.float32)
-    arguments: dict[str, Argument] = {
-        "a": Buffer("a"), "b": other, "y": Buffer("y"), "count": count, "row_elements": layout.row_elements,
-        "rows": layout.rows, "b_outer": layout.outer, "b_row": layout.row, "b_inner": layout.inner,
-    }  # fmt: skip
-    tiles = -(-count // layout.row_elements) if count else 0
-    return Routine((Step(_kernel(op), arguments, tiles, grain=max(1, TILE // max(1, layout.row_elements))),))
+    arguments: dict[str, Argument] = {"a": Buffer("a"), "b": other, "y": Buffer("y"), "count": count, "rows": rows}
+    return Routine((Step(_kernel(op), arguments, rows.tiles(count), grain=rows.grain),))
 
 
 def prepare_clamp(count: int, slope: float, shift: float, low: float, high: float) -> Routine:

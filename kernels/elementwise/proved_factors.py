@@ -1,4 +1,4 @@
-"""Divisions by a constant scale that multiplications can stand for, proved over every pair of codes there is.
+"""Divisions by a constant scale replaced by multiplications, proved over all pairs of codes.
 
 Add, Sub and Mul of two 8-bit tensors have 256 × 256 cases. quantize((a − za) · sa ∘ (b − zb) · sb) divides by the scale
 of y, which takes a vector unit ten cycles; factors near sa / sy and sb / sy nearly always round to the same codes in
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,11 @@ from graphopt.kernels.tensors.quantization import Quantization
 BinaryOp = Literal["add", "subtract", "multiply"]
 Floats = npt.NDArray[np.float32]
 
-_REACH = 2  # units in the last place tried on both sides
+_REACH = 2  # units in the last place tried on both sides; a pair of scales not proved keeps its division
 
 
 @lru_cache(maxsize=512)
-def proven_factors(
+def proved_factors(
     op: BinaryOp, a: Quantization, b: Quantization, y: Quantization, clamp: tuple[int, int] | None = None
 ) -> tuple[float, float] | None:
     """float32 (p, q) with clamp(quantize(a ∘ b)) = clamp(round_half_even((a − za) · p ∘ (b − zb) · q) + zy), always.
@@ -47,9 +47,8 @@ def _centred(x: Quantization) -> Floats:
 
 
 def _combined(op: BinaryOp, left: Floats, right: Floats) -> Floats:
-    function: Any = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}[op]
-    made: Floats = function(left[:, None], right[None, :])
-    return made
+    a, b = left[:, None], right[None, :]
+    return a + b if op == "add" else a - b if op == "subtract" else a * b
 
 
 def _rounded(values: Floats, low: np.float32, high: np.float32) -> Floats:
@@ -64,12 +63,12 @@ def _candidates(op: BinaryOp, a: float, b: float, y: float) -> Iterator[tuple[np
 
 
 def _near(value: np.float32) -> list[np.float32]:
-    """The value and its neighbours, the nearest first; nothing where it is not a normal number."""
+    """The value and its neighbours, the nearest first; none where the value is no normal number."""
     if not np.isfinite(value) or value < np.finfo(np.float32).tiny:
         return []
-    found, below, above = [value], value, value
+    neighbours, below, above = [value], value, value
     for _ in range(_REACH):
         below = np.nextafter(below, np.float32(0))
         above = np.nextafter(above, np.float32(np.inf))
-        found += [below, above]
-    return found
+        neighbours += [below, above]
+    return neighbours

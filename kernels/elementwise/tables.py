@@ -1,4 +1,4 @@
-"""Preparation of tables per channel, and of tables whose entries are float32."""
+"""Preparation of tables for each channel, and of tables whose entries are float32."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ MAP_PLANES = Kernel(
     _LOOPS + "map_planes",
     {"x": "u8*", "y": "u8*", "channels": "i64", "inner": "i64", "tables": "u8*", "lookup": "i64"},
 )
-MAP_FLOATS = Kernel(
-    "graphopt.kernels.loops.elementwise.floats:map_floats", {"x": "u8*", "y": "f32*", "count": "i64", "table": "f32*"}
-)
+MAP_FLOATS = Kernel(_LOOPS + "map_floats", {"x": "u8*", "y": "f32*", "count": "i64", "table": "f32*"})
 
 
 def prepare_channel_table(outer: int, tables: Array, inner: int) -> Routine:

@@ -7,7 +7,7 @@ import numpy as np
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
-from graphopt.kernels.tensors.quantization import Quantization
+from graphopt.kernels.tensors.quantization import CodeRecord, Quantization
 
 _LOOPS = "graphopt.kernels.loops.normalization.layer_norm:"
 _SCRATCH = 256  # a float32 for each of 64 lanes
@@ -18,8 +18,7 @@ def _kernel(name: str, y: str) -> Kernel:
         _LOOPS + name,
         {
             "x": "i64", "y": y, "rows": "i64", "columns": "i64", "scale": "f32*", "bias": "f32*", "epsilon": "f32",
-            "y_scale": "f32", "y_zero": "i64", "least": "i64", "greatest": "i64", "scratch": "i64",
-            "scratch_bytes": "i64",
+            "qy": CodeRecord, "scratch": "i64", "scratch_bytes": "i64",
         },
     )  # fmt: skip
 
@@ -40,8 +39,7 @@ def prepare_layer_norm(
         "x": Buffer("x"), "y": Buffer("y"), "rows": rows, "columns": columns,
         "scale": np.ascontiguousarray(np.broadcast_to(scale.reshape(-1), (columns,)), np.float32),
         "bias": np.ascontiguousarray(np.broadcast_to(added.reshape(-1), (columns,)), np.float32), "epsilon": epsilon,
-        "y_scale": y.scale if y else 1.0, "y_zero": y.zero_point if y else 0, "least": y.low if y else 0,
-        "greatest": y.high if y else 0, "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
+        "qy": y.record if y else CodeRecord(1.0, 0, 0, 0), "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
     }  # fmt: skip
     kernel = _kernel("layer_norm_codes", y.kind) if y else _kernel("layer_norm", "f32*")
     return Routine((Step(kernel, arguments, tiles=rows, grain=max(1, 8192 // columns), scratch=_SCRATCH),))

@@ -7,15 +7,14 @@ import numpy as np
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.lookup import table_look_up
-from graphopt.kernels.tensors.quantization import Quantization
+from graphopt.kernels.tensors.quantization import CodeRecord, Quantization
 
-_SCRATCH = 512  # a table for each reading of the codes
+_SCRATCH = 512  # bytes: a table for codes read as u8 and one for s8
 SOFTMAX_CODES = Kernel(
     "graphopt.kernels.loops.normalization.softmax:softmax_codes",
     {
         "x": "u8*", "y": "u8*", "rows": "i64", "columns": "i64", "flip": "u8", "weights": "i32*",
-        "exponentials": "f32*", "inverse_scale": "f64", "zero_point": "i64", "least": "i64", "greatest": "i64",
-        "lookup": "i64", "scratch": "i64", "scratch_bytes": "i64",
+        "exponentials": "f32*", "qy": CodeRecord, "lookup": "i64", "scratch": "i64", "scratch_bytes": "i64",
     },
 )  # fmt: skip
 SOFTMAX_FLOATS = Kernel(
@@ -37,8 +36,7 @@ def prepare_softmax(rows: int, columns: int, x: Quantization, y: Quantization) -
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("y"), "rows": rows, "columns": columns, "flip": 128 if x.signed else 0,
         "weights": np.rint(exact * 2**24).astype(np.int32), "exponentials": exact.astype(np.float32),
-        "inverse_scale": 1 / np.float64(y.scale), "zero_point": y.zero_point, "least": y.low, "greatest": y.high,
-        "lookup": table_look_up(), "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
+        "qy": y.record, "lookup": table_look_up(), "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
     }  # fmt: skip
     grain = max(1, 4096 // columns)
     return Routine((Step(SOFTMAX_CODES, arguments, tiles=rows, grain=grain, scratch=_SCRATCH),))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.core.struct_layouts import Panel
-from graphopt.kernels.elementwise.proved_factors import proven_factors
+from graphopt.kernels.elementwise.proved_factors import proved_factors
 from graphopt.kernels.products.epilogue import Requantize, Residual
 from graphopt.kernels.tensors.quantization import Quantization
 
@@ -69,4 +69,4 @@ def _factors(output: Requantize, other: Residual) -> tuple[float, float] | None:
     inner = Quantization(other.inner_scale, other.inner_zero_point, _signed(other.inner_dtype))
     added = Quantization(other.scale, other.zero_point, _signed(other.dtype))
     y = Quantization(other.y_scale, output.zero_point, _signed(output.dtype))
-    return proven_factors("add", inner, added, y, output.limits)
+    return proved_factors("add", inner, added, y, output.limits)

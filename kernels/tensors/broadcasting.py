@@ -1,4 +1,4 @@
-"""How a smaller tensor meets a larger one in elementwise kernels: rows, strides, one element or many."""
+"""Broadcasting of a smaller tensor to a larger one in elementwise kernels: rows and strides."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ class Broadcast(NamedTuple):
     outer: int
     row: int
     inner: int
+
+    def tiles(self, elements: int) -> int:
+        """Rows of a larger tensor of so many elements."""
+        return -(-elements // self.row_elements) if elements else 0
+
+    @property
+    def grain(self) -> int:
+        """Rows that a worker claims at a time: about `TILE` elements."""
+        return max(1, TILE // max(1, self.row_elements))
 
 
 def broadcast(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> Broadcast:

@@ -1,4 +1,4 @@
-"""What loops do with one element: arithmetic of two, and a float32 turned into a code."""
+"""Arithmetic of single elements: two float32 combined, a float32 turned into a code."""
 
 # mypy: ignore-errors
 
@@ -40,3 +40,9 @@ def limited(v, zero, low, high):
     v = v if v > low else low
     v = v if v < high else high
     return np.int32(np.rint(v) + zero)
+
+
+@register_jitable
+def code_limits(q):
+    """Zero point of a `CodeRecord`, and its least and greatest code less the zero point, all float32."""
+    return np.float32(q.zero), np.float32(q.least - q.zero), np.float32(q.greatest - q.zero)

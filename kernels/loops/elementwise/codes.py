@@ -11,54 +11,50 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.loops.core.arithmetic import add as _add
-from graphopt.kernels.loops.core.arithmetic import encode, limited
+from graphopt.kernels.loops.core.arithmetic import code_limits, encode, limited
 from graphopt.kernels.loops.core.arithmetic import multiply as _multiply
 from graphopt.kernels.loops.core.arithmetic import subtract as _subtract
 
 TILE = 4096  # elements of a tile of flat kernels
 
 
-def quantize(lo, hi, worker, x, y, count, scale, zero_point, least, greatest):
+def quantize(lo, hi, worker, x, y, count, qy):
     """QuantizeLinear, float32 to 8 bits."""
-    zero = np.float32(zero_point)
-    low, high = np.float32(least - zero_point), np.float32(greatest - zero_point)
+    zero, low, high = code_limits(qy)
     for i in range(lo * TILE, min(hi * TILE, count)):
-        y[i] = encode(x[i], scale, zero, low, high)
+        y[i] = encode(x[i], qy.scale, zero, low, high)
 
 
-def dequantize(lo, hi, worker, x, y, count, scale, zero_point):
-    """DequantizeLinear, 8 bits to float32, one scale."""
-    zero = np.float32(zero_point)
+def dequantize(lo, hi, worker, x, y, count, qx):
+    """DequantizeLinear, 8 bits to float32."""
+    zero = np.float32(qx.zero)
     for i in range(lo * TILE, min(hi * TILE, count)):
-        y[i] = np.float32(np.float32(np.int32(x[i])) - zero) * scale
+        y[i] = np.float32(np.float32(np.int32(x[i])) - zero) * qx.scale
 
 
 def _binary(combine, divide):
-    """`divide` False: the scales of a and b are factors that y's scale has gone into (`proved_factors`)."""
+    """`divide` False: qa.scale and qb.scale are factors that y's scale is divided into (`proved_factors`)."""
 
-    def kernel(
-        lo, hi, worker, a, b, y, count, row_elements, rows, b_outer, b_row, b_inner,
-        a_scale, a_zero, b_scale, b_zero, y_scale, y_zero, least, greatest,
-    ):  # fmt: skip
-        za, zb, zy = np.float32(a_zero), np.float32(b_zero), np.float32(y_zero)
-        low, high = np.float32(least - y_zero), np.float32(greatest - y_zero)
+    def kernel(lo, hi, worker, a, b, y, count, rows, qa, qb, qy):
+        za, zb = np.float32(qa.zero), np.float32(qb.zero)
+        zero, low, high = code_limits(qy)
         for row in range(lo, hi):
-            first = row * row_elements
-            size = min(row_elements, count - first)
-            outer = row // rows
-            other = outer * b_outer + (row - outer * rows) * b_row
-            if b_inner == 0:
-                q = (np.float32(np.int32(b[other])) - zb) * b_scale
+            first = row * rows.row_elements
+            size = min(rows.row_elements, count - first)
+            outer = row // rows.rows
+            other = outer * rows.outer + (row - outer * rows.rows) * rows.row
+            if rows.inner == 0:
+                q = (np.float32(np.int32(b[other])) - zb) * qb.scale
                 for i in range(size):
-                    p = (np.float32(np.int32(a[first + i])) - za) * a_scale
+                    p = (np.float32(np.int32(a[first + i])) - za) * qa.scale
                     v = combine(p, q)
-                    y[first + i] = encode(v, y_scale, zy, low, high) if divide else limited(v, zy, low, high)
+                    y[first + i] = encode(v, qy.scale, zero, low, high) if divide else limited(v, zero, low, high)
             else:
                 for i in range(size):
-                    p = (np.float32(np.int32(a[first + i])) - za) * a_scale
-                    q = (np.float32(np.int32(b[other + i])) - zb) * b_scale
+                    p = (np.float32(np.int32(a[first + i])) - za) * qa.scale
+                    q = (np.float32(np.int32(b[other + i])) - zb) * qb.scale
                     v = combine(p, q)
-                    y[first + i] = encode(v, y_scale, zy, low, high) if divide else limited(v, zy, low, high)
+                    y[first + i] = encode(v, qy.scale, zero, low, high) if divide else limited(v, zero, low, high)
 
     return kernel
 

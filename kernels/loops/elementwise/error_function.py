@@ -1,4 +1,4 @@
-"""Functions that numpy lacks."""
+"""The error function."""
 
 # mypy: ignore-errors
 

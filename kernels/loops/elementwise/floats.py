@@ -1,4 +1,4 @@
-"""The float32 between quantized parts: arithmetic of two tensors, each operation rounded as the operator would."""
+"""Float32 arithmetic of one or two tensors, each operation rounded as the ONNX operator's."""
 
 # mypy: ignore-errors
 
@@ -13,12 +13,6 @@ from graphopt.kernels.loops.core.arithmetic import subtract as _subtract
 from graphopt.kernels.loops.core.exponential import erf
 
 TILE = 4096  # elements of a tile of flat kernels
-
-
-def map_floats(lo, hi, worker, x, y, count, table):
-    """y = table[x], codes to float32."""
-    for i in range(lo * TILE, min(hi * TILE, count)):
-        y[i] = table[x[i]]
 
 
 def clamp(lo, hi, worker, x, y, count, slope, shift, low, high):
@@ -51,14 +45,14 @@ def _divide_into(p, q):
 
 
 def _binary(combine):
-    def kernel(lo, hi, worker, a, b, y, count, row_elements, rows, b_outer, b_row, b_inner):
-        """y = a ∘ b; rows of `row_elements`, b's row found by strides, one element of it where b_inner is 0."""
+    def kernel(lo, hi, worker, a, b, y, count, rows):
+        """y = a ∘ b; a tile is a row of a, whose row of b lies at strides: one element of it where rows.inner is 0."""
         for row in range(lo, hi):
-            first = row * row_elements
-            size = min(row_elements, count - first)
-            outer = row // rows
-            other = outer * b_outer + (row - outer * rows) * b_row
-            if b_inner == 0:
+            first = row * rows.row_elements
+            size = min(rows.row_elements, count - first)
+            outer = row // rows.rows
+            other = outer * rows.outer + (row - outer * rows.rows) * rows.row
+            if rows.inner == 0:
                 q = b[other]
                 for i in range(size):
                     y[first + i] = combine(a[first + i], q)

@@ -1,4 +1,4 @@
-"""Tables that differ from channel to channel: functions of one code and of constants along one axis."""
+"""Tables for each channel (functions of a code and of constants along one axis), and tables of float32 entries."""
 
 # mypy: ignore-errors
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from graphopt.kernels.loops.core.memory import address_of, call4
 
+TILE = 4096  # elements of a tile where channels do not matter
 BLOCK = 64  # channels whose tables stay in L1 while all rows pass
 
 
@@ -26,3 +27,9 @@ def map_planes(lo, hi, worker, x, y, channels, inner, tables, lookup):
         at = tile * inner
         table = address_of(tables) + 256 * (tile % channels)
         call4(lookup, address_of(x) + at, address_of(y) + at, inner, table)
+
+
+def map_floats(lo, hi, worker, x, y, count, table):
+    """y = table[x], codes to float32."""
+    for i in range(lo * TILE, min(hi * TILE, count)):
+        y[i] = table[x[i]]

@@ -6,22 +6,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.kernels.loops.core.arithmetic import encode
+from graphopt.kernels.loops.core.arithmetic import code_limits, encode
 from graphopt.kernels.loops.core.memory import u8_at
 
 PIXELS = 512  # of a tile
 TOGETHER = 8  # channels
 
 
-def quantize_planes(
-    lo, hi, worker, x, y, images, pixels, channels, scale, zero_point, least, greatest, scratch, scratch_bytes
-):
+def quantize_planes(lo, hi, worker, x, y, images, pixels, channels, qy, scratch, scratch_bytes):
     """y[n, p, c] = QuantizeLinear(x[n, c, p]); NaN gives the zero point.
 
     A few channels are converted into scratch first: strided stores would keep the arithmetic from being vectorised.
     """
-    zero = np.float32(zero_point)
-    low, high = np.float32(least - zero_point), np.float32(greatest - zero_point)
+    zero, low, high = code_limits(qy)
     blocks = (pixels + PIXELS - 1) // PIXELS
     codes = u8_at(scratch + worker * scratch_bytes)
     for tile in range(lo, hi):
@@ -33,7 +30,7 @@ def quantize_planes(
             for c in range(group):
                 source = (image * channels + begin + c) * pixels + first
                 for p in range(count):
-                    codes[c * PIXELS + p] = encode(x[source + p], scale, zero, low, high)
+                    codes[c * PIXELS + p] = encode(x[source + p], qy.scale, zero, low, high)
             target = (image * pixels + first) * channels + begin
             if group == 3 and channels == 3:
                 for p in range(count):
@@ -46,9 +43,9 @@ def quantize_planes(
                         y[target + p * channels + c] = codes[c * PIXELS + p]
 
 
-def dequantize_planes(lo, hi, worker, x, y, images, pixels, channels, scale, zero_point):
+def dequantize_planes(lo, hi, worker, x, y, images, pixels, channels, qx):
     """y[n, c, p] = DequantizeLinear(x[n, p, c])."""
-    zero = np.int32(zero_point)
+    zero = np.int32(qx.zero)
     blocks = (pixels + PIXELS - 1) // PIXELS
     for tile in range(lo, hi):
         image = tile // blocks
@@ -58,4 +55,4 @@ def dequantize_planes(lo, hi, worker, x, y, images, pixels, channels, scale, zer
             source = (image * pixels + first) * channels + c
             target = (image * channels + c) * pixels + first
             for p in range(count):
-                y[target + p] = np.float32(np.int32(x[source + p * channels]) - zero) * scale
+                y[target + p] = np.float32(np.int32(x[source + p * channels]) - zero) * qx.scale

@@ -1,4 +1,4 @@
-"""LayerNormalization of float32 rows, quantized on the way where codes are wanted."""
+"""LayerNormalization of float32 rows, written as float32 or as codes."""
 
 # mypy: ignore-errors
 
@@ -6,20 +6,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.kernels.loops.core.arithmetic import encode
+from graphopt.kernels.loops.core.arithmetic import code_limits, encode
 from graphopt.kernels.loops.core.memory import f32_at
 from graphopt.kernels.loops.core.reduction import LANES, folded, total
 
 
 def _layer_norm(quantized):
-    def kernel(
-        lo, hi, worker, x, y, rows, columns, scale, bias, epsilon, y_scale, y_zero, least, greatest, scratch,
-        scratch_bytes,
-    ):  # fmt: skip
+    def kernel(lo, hi, worker, x, y, rows, columns, scale, bias, epsilon, qy, scratch, scratch_bytes):
         """y = (x − mean) / sqrt(variance + epsilon) · scale + bias over each row; a tile is a row."""
         lanes = f32_at(scratch + worker * scratch_bytes)
-        zero = np.float32(y_zero)
-        low, high = np.float32(least - y_zero), np.float32(greatest - y_zero)
+        zero, low, high = code_limits(qy)
         count = np.float32(columns)
         whole = columns // LANES * LANES
         for row in range(lo, hi):
@@ -41,7 +37,7 @@ def _layer_norm(quantized):
                 v = np.float32(np.float32(np.float32(values[i] - mean) * inverse) * scale[i])
                 v = np.float32(v + bias[i])
                 if quantized:
-                    y[at + i] = encode(v, y_scale, zero, low, high)
+                    y[at + i] = encode(v, qy.scale, zero, low, high)
                 else:
                     y[at + i] = v
 

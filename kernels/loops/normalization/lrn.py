@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.kernels.loops.core.arithmetic import encode
+from graphopt.kernels.loops.core.arithmetic import code_limits, encode
 from graphopt.kernels.loops.core.memory import address_of, i32_at
 
 
-def lrn(
-    lo, hi, worker, x, y, channels, size, x_zero, x_scale, factor, bias, beta, y_scale, y_zero, least, greatest,
-    scratch, scratch_bytes,
-):  # fmt: skip
+def lrn(lo, hi, worker, x, y, channels, size, qx, factor, bias, beta, qy, scratch, scratch_bytes):
     """y = x / (bias + factor · Σ (x code − zero)²)^beta; the sum over `size` channels is exact. A tile is a pixel.
 
     The squares stand between margins of zeros, which are the channels that the window misses at both ends.
@@ -21,15 +18,15 @@ def lrn(
     squares = i32_at(scratch + worker * scratch_bytes)
     sums = i32_at(address_of(squares) + 4 * (channels + size))
     before = (size - 1) // 2
-    zero, out_zero = np.float32(x_zero), np.float32(y_zero)
-    low, high = np.float32(least - y_zero), np.float32(greatest - y_zero)
+    zero = np.float32(qx.zero)
+    out_zero, low, high = code_limits(qy)
     for i in range(channels + size):
         squares[i] = np.int32(0)
     inner = i32_at(address_of(squares) + 4 * before)
     for pixel in range(lo, hi):
         at = pixel * channels
         for c in range(channels):
-            d = np.int32(np.int32(x[at + c]) - np.int32(x_zero))
+            d = np.int32(np.int32(x[at + c]) - np.int32(qx.zero))
             inner[c] = np.int32(d * d)
             sums[c] = np.int32(0)
         for j in range(size):
@@ -39,11 +36,11 @@ def lrn(
         if beta == np.float32(0.75):
             for c in range(channels):
                 root = np.sqrt(np.float32(bias + np.float32(factor * np.float32(sums[c]))))
-                v = np.float32((np.float32(np.int32(x[at + c])) - zero) * x_scale) / np.float32(root * np.sqrt(root))
-                y[at + c] = encode(v, y_scale, out_zero, low, high)
+                v = np.float32((np.float32(np.int32(x[at + c])) - zero) * qx.scale) / np.float32(root * np.sqrt(root))
+                y[at + c] = encode(v, qy.scale, out_zero, low, high)
             continue
         for c in range(channels):
             base = np.float32(bias + np.float32(factor * np.float32(sums[c])))
             power = np.float32(np.exp(np.float64(beta) * np.log(np.float64(base))))
-            v = np.float32((np.float32(np.int32(x[at + c])) - zero) * x_scale) / power
-            y[at + c] = encode(v, y_scale, out_zero, low, high)
+            v = np.float32((np.float32(np.int32(x[at + c])) - zero) * qx.scale) / power
+            y[at + c] = encode(v, qy.scale, out_zero, low, high)

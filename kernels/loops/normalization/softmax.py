@@ -1,4 +1,4 @@
-"""Softmax of rows: of codes, whose exponentials and results are functions of one code, hence tables; of float32."""
+"""Softmax of rows: of codes, by tables of the exponentials and of the results, and of float32."""
 
 # mypy: ignore-errors
 
@@ -6,26 +6,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.kernels.loops.core.arithmetic import limited
+from graphopt.kernels.loops.core.arithmetic import code_limits, limited
 from graphopt.kernels.loops.core.exponential import LEAST, exp, multiply_add
 from graphopt.kernels.loops.core.memory import address_of, call4, f32_at, u8_at
 from graphopt.kernels.loops.core.reduction import greatest, total
 
-SHORT = 128  # columns below which a table of all results does not pay
+SHORT = 128  # columns below which a table of all 256 results does not pay
 
 
-def softmax_codes(
-    lo, hi, worker, x, y, rows, columns, flip, weights, exponentials, inverse_scale, zero_point, least, greatest,
-    lookup, scratch, scratch_bytes,
-):  # fmt: skip
+def softmax_codes(lo, hi, worker, x, y, rows, columns, flip, weights, exponentials, qy, lookup, scratch, scratch_bytes):
     """Rows of 8-bit codes to 8-bit codes; a tile is a row.
 
     exponentials[255 − d] = exp(−d · scale) in float32 and weights[255 − d] the same times 2²⁴, rounded: the sum of a
-    row is exact in integers, whatever their order. A row's factor is 2²⁴ / (Σ weights · y scale).
+    row is exact in integers, whatever the order. A row's factor is 2²⁴ / (Σ weights · y scale).
     """
     table = u8_at(scratch + worker * scratch_bytes)
-    zero = np.float32(zero_point)
-    low, high = np.float32(least - zero_point), np.float32(greatest - zero_point)
+    zero, low, high = code_limits(qy)
+    inverse_scale = np.float64(1) / np.float64(qy.scale)
     for row in range(lo, hi):
         at = row * columns
         top = np.uint8(0)
@@ -57,19 +54,19 @@ def softmax_codes(
 def softmax_floats(lo, hi, worker, x, y, columns, scratch, scratch_bytes):
     """y = exp(x − max) / Σ over float32 rows; a tile is a row. −inf gives 0, a row of −inf alone NaN.
 
-    What the difference loses by rounding (Knuth's two-sum) is given back: 50 below the largest it is 2e-6 of a result.
+    The rounding error of x − max (Knuth's two-sum) is added back: 50 below the maximum it is 2e-6 of a result.
     """
     lanes = f32_at(scratch + worker * scratch_bytes)
     for row in range(lo, hi):
         at = row * columns
-        values, made = f32_at(address_of(x) + 4 * at), f32_at(address_of(y) + 4 * at)
+        values, powers = f32_at(address_of(x) + 4 * at), f32_at(address_of(y) + 4 * at)
         top = greatest(values, columns, lanes)
         for i in range(columns):
             d = np.float32(values[i] - top)
             taken = np.float32(d - values[i])
             lost = np.float32(np.float32(values[i] - np.float32(d - taken)) - np.float32(top + taken))
             e = exp(d)
-            made[i] = np.float32(0) if d < LEAST else multiply_add(e, lost, e)
-        factor = np.float32(np.float32(1) / total(made, columns, lanes))
+            powers[i] = np.float32(0) if d < LEAST else multiply_add(e, lost, e)
+        factor = np.float32(np.float32(1) / total(powers, columns, lanes))
         for i in range(columns):
-            made[i] = np.float32(made[i] * factor)
+            powers[i] = np.float32(powers[i] * factor)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.kernels.elementwise.proved_factors import BinaryOp, proven_factors
+from graphopt.kernels.elementwise.proved_factors import BinaryOp, proved_factors
 from graphopt.kernels.tensors.quantization import Quantization
 
 OPERATIONS = st.sampled_from(["add", "subtract", "multiply"])
@@ -21,7 +21,7 @@ def quantizations(least: float = 2**-10, greatest: float = 2.0) -> st.SearchStra
 @settings(max_examples=60)
 @given(op=OPERATIONS, a=quantizations(), b=quantizations(), y=quantizations())
 def test_every_pair_of_codes(op: BinaryOp, a: Quantization, b: Quantization, y: Quantization) -> None:
-    factors = proven_factors(op, a, b, y)
+    factors = proved_factors(op, a, b, y)
     if factors is None:
         return
     left, right = a.codes()[:, None], b.codes()[None, :]
@@ -37,7 +37,7 @@ def test_nearly_all_scales_are_proven() -> None:
     proven = 0
     for _ in range(60):
         a, b = (Quantization(float(s), int(z)) for s, z in zip(rng.uniform(0.005, 0.1, 2), rng.integers(0, 256, 2)))
-        proven += proven_factors("add", a, b, Quantization((a.scale + b.scale) * 0.7, 100)) is not None
+        proven += proved_factors("add", a, b, Quantization((a.scale + b.scale) * 0.7, 100)) is not None
     assert proven >= 50
 
 
@@ -46,6 +46,6 @@ def test_scales_at_the_ends(scale: float) -> None:
     """Where a quotient overflows or is subnormal nothing is claimed, or it is right."""
     tiny, one = Quantization(scale, 3), Quantization(1.0, 128)
     for a, b, y in ((tiny, one, one), (one, tiny, one), (one, one, tiny)):
-        factors = proven_factors("add", a, b, y)
+        factors = proved_factors("add", a, b, y)
         if factors is not None:
             assert all(np.isfinite(f) and f > 0 for f in factors)
