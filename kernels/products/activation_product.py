@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.levels import Level, select_level
+from graphopt.kernels.core.memory import whole_lines
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.core.struct_layouts import Panel
-from graphopt.kernels.products.epilogue import Output, Requantize
+from graphopt.kernels.products.epilogue import Epilogue, Requantize
 from graphopt.kernels.products.matmul_conv import Activations
-from graphopt.kernels.products.packing import GROUP
+from graphopt.kernels.products.packing import GROUP, whole_quads
 from graphopt.kernels.products.panels import PanelBuilder
+from graphopt.kernels.products.tiles import RowTiles, Strides, cut_rows
 
 _LOOPS = "graphopt.kernels.loops.products.activation_product:"
 _BLOCK_ROWS = 64  # rows of a unit of work: their bytes stay in L1 while the panels pass
 MAX_DEPTH = 32768  # 255 · 255 · depth must fit int32
 
-# fmt: off
-_WORDS = ("b", "packed", "bias", "records", "template", "widths", "inner", "b_outer", "b_inner", "b_row", "b_column",
-          "depth", "quads", "panel_count", "packed_bytes", "bias_bytes", "flip", "a_zero", "b_zero")
-PACK = Kernel(_LOOPS + "pack", {name: "i64*" if name == "widths" else "i64" for name in _WORDS})
-_FIELDS = ("a", "y", "records", "inner", "a_outer", "a_inner", "a_row", "y_outer", "y_inner", "y_row", "element",
-           "depth", "tall", "tall_tiles", "tiles", "block", "blocks", "panel_count", "flip", "b_zero", "row_scales",
-           "scratch", "scratch_bytes")
-MULTIPLY = Kernel(_LOOPS + "multiply", {name: "u8" if name == "flip" else "i64" for name in _FIELDS})
-# fmt: on
 
+class PackedBatch(NamedTuple):
+    """Sizes of the packed second operand: matrices of the inner batch axis, panels a matrix, bytes, zero points."""
 
-@dataclass(frozen=True, slots=True)
-class Strides:
-    """Where the matrices of a batch lie in their buffer, in elements: steps of both batch axes, of rows, of columns."""
-
-    outer: int
     inner: int
-    row: int
-    column: int
+    depth: int
+    quads: int
+    panels: int
+    packed_bytes: int
+    bias_bytes: int
+    flip: int
+    a_zero: int
+    b_zero: int
+
+
+PACK = Kernel(
+    _LOOPS + "pack",
+    {
+        "b": "i64", "packed": "i64", "bias": "i64", "records": "i64", "template": "i64", "widths": "i64*",
+        "strides": Strides, "sizes": PackedBatch,
+    },
+)  # fmt: skip
+MULTIPLY = Kernel(
+    _LOOPS + "multiply",
+    {
+        "a": "i64", "y": "i64", "records": "i64", "row_scales": "i64", "a_strides": Strides, "y_strides": Strides,
+        "cut": RowTiles, "inner": "i64", "depth": "i64", "panels": "i64", "element": "i64", "flip": "u8",
+        "b_zero": "i64", "scratch": "i64", "scratch_bytes": "i64",
+    },
+)  # fmt: skip
 
 
 def prepare_activation_product(
-    batch: tuple[int, int], sizes: tuple[int, int, int], a: Activations, b: Activations, output: Output,
+    batch: tuple[int, int], sizes: tuple[int, int, int], a: Activations, b: Activations, output: Epilogue,
     places: tuple[Strides, Strides, Strides], *, level: Level | None = None,
 ) -> Routine:  # fmt: skip
     """y[o, i] = epilogue(Σ_k (a[o, i, m, k] − a_zero) · (b[o, i, k, n] − b_zero)) for o, i of `batch`.
@@ -58,15 +72,13 @@ def prepare_activation_product(
     if prod(batch) * rows * channels == 0:
         return Routine(())
     level = level or select_level()
-    if level.dot == "vpmaddubsw":  # whose safety can only be proved of weights seen beforehand
+    if level.dot == "vpmaddubsw":  # exact only for weights proved beforehand
         level = replace(level, dot="vpmaddwd")
-    tiles = -(-rows // level.rows)
-    tall = -(-rows // tiles)
-    tall_tiles = rows - tiles * (tall - 1)
-    quads = -(-depth // GROUP)
-    quads += -quads % (4 if tall * level.vectors < 8 else 2)
+    cut = cut_rows(rows, level.rows)
+    cut = cut.in_blocks(_BLOCK_ROWS // cut.tall)
+    quads = whole_quads(depth, cut.tall * level.vectors)
     flip, b_flip = a.flip, 0 if np.dtype(b.dtype) == np.int8 else 128
-    builder = PanelBuilder(level, flip != 0, 0, output, tall, tall_tiles < tiles, row_terms=True)
+    builder = PanelBuilder(level, flip != 0, 0, output, cut.tall, cut.uneven, row_terms=True)
     panels = builder.build(np.zeros((1, 1, 1, channels), np.int8), quads, None, target.row)
     template, widths = panels.records, panels.widths
     begins = np.cumsum(widths) - widths
@@ -77,28 +89,24 @@ def prepare_activation_product(
     template.link_column(Panel.SUMS, np.ones(level.channels, np.int32))
     bias_bytes = 4 * int(widths.sum())
     count, matrices, inner = len(widths), prod(batch), batch[1]
-    block = max(1, min(tiles, _BLOCK_ROWS // tall))
-    blocks = -(-tiles // block)
     element = 1 if isinstance(output, Requantize) else 4
-    scratch = -(-12 * block * tall // 64) * 64
+    scratch = whole_lines(12 * cut.block * cut.tall)
     b_zero = b.zero_point - (128 if b_flip else 0)
+    sizes_of_b = PackedBatch(inner, depth, quads, count, packed_bytes, bias_bytes, b_flip, a.zero_point + flip, b_zero)
     packing: dict[str, Argument] = {
         "b": Buffer("b"), "packed": Buffer("packed"), "bias": Buffer("bias"), "records": Buffer("records"),
-        "template": template, "widths": widths, "inner": inner, "b_outer": right.outer,
-        "b_inner": right.inner, "b_row": right.row, "b_column": right.column, "depth": depth, "quads": quads,
-        "panel_count": count, "packed_bytes": packed_bytes, "bias_bytes": bias_bytes, "flip": b_flip,
-        "a_zero": a.zero_point + flip, "b_zero": b_zero,
+        "template": template, "widths": widths, "strides": right, "sizes": sizes_of_b,
     }  # fmt: skip
     multiplying: dict[str, Argument] = {
-        "a": Buffer("a"), "y": Buffer("y"), "records": Buffer("records"), "inner": inner, "a_outer": left.outer,
-        "a_inner": left.inner, "a_row": left.row, "y_outer": element * target.outer, "y_inner": element * target.inner,
-        "y_row": element * target.row, "element": element, "depth": depth, "tall": tall, "tall_tiles": tall_tiles,
-        "tiles": tiles, "block": block, "blocks": blocks, "panel_count": count, "flip": flip, "b_zero": b_zero,
-        "row_scales": np.ones(level.rows * level.vectors, np.float32), "scratch": SCRATCH, "scratch_bytes": scratch,
+        "a": Buffer("a"), "y": Buffer("y"), "records": Buffer("records"),
+        "row_scales": np.ones(level.rows * level.vectors, np.float32), "a_strides": left,
+        "y_strides": target.in_bytes(element), "cut": cut, "inner": inner, "depth": depth, "panels": count,
+        "element": element, "flip": flip, "b_zero": b_zero, "scratch": SCRATCH, "scratch_bytes": scratch,
     }  # fmt: skip
+    macs = matrices * rows * depth * channels
     steps = (
         Step(PACK, packing, tiles=matrices * count),
-        Step(MULTIPLY, multiplying, tiles=matrices * blocks, scratch=scratch, macs=matrices * rows * depth * channels),
+        Step(MULTIPLY, multiplying, tiles=matrices * cut.blocks, scratch=scratch, macs=macs),
     )
     temporaries = {
         "packed": matrices * packed_bytes, "bias": matrices * bias_bytes, "records": 8 * Panel.WORDS * matrices * count,

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.memory import SLACK, Array, aligned_empty
+from graphopt.kernels.core.memory import SLACK, Array, aligned_empty, float_bits, whole_lines
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.core.struct_layouts import DepthwiseRecord
 from graphopt.kernels.layout.moves import gather_channels_step
+from graphopt.kernels.products.epilogue import Requantize, is_signed
 from graphopt.kernels.tensors.lookup import aligned_table, table_look_up
-from graphopt.kernels.tensors.windows import Image, Window
+from graphopt.kernels.tensors.windows import Image, Window, WindowRecord
 
 Form = Literal["quads", "pairs", "single"]
+
+
+class TapSlots(NamedTuple):
+    """Slots of the table of pointers, strides of a tap's slot by row and column; outputs that need no padding."""
+
+    slots: int
+    row: int
+    column: int
+    first_inner: int
+    last_inner: int
+
+
 DEPTHWISE = Kernel(
     "graphopt.kernels.loops.products.depthwise:depthwise",
     {
-        "x": "u8*", "y": "u8*", "records": "u8*", "blocks": "i64", "record_words": "i64", "function_word": "i64",
-        "zero_row": "u8*", "height": "i64", "width": "i64", "channels": "i64", "out_height": "i64",
-        "out_width": "i64", "kernel_h": "i64", "kernel_w": "i64", "stride_h": "i64", "stride_w": "i64",
-        "dilation_h": "i64", "dilation_w": "i64", "top": "i64", "left": "i64", "slots": "i64", "slot_h": "i64",
-        "slot_w": "i64", "first_inner": "i64", "last_inner": "i64", "lookup": "i64", "table": "u8*",
-        "scratch": "i64", "scratch_bytes": "i64",
+        "x": "u8*", "y": "u8*", "records": "u8*", "blocks": "i64", "zero_row": "u8*", "window": WindowRecord,
+        "taps": TapSlots, "lookup": "i64", "table": "u8*", "scratch": "i64", "scratch_bytes": "i64",
     },
 )  # fmt: skip
 
@@ -64,7 +73,9 @@ def prepare_depthwise(
         raise ValueError(f"weights {weights.shape} do not fit {image.channels} channels and {window}")
     if not len(scale) == len(weights) or (bias is not None and len(bias) != len(weights)):
         raise ValueError(f"scale and bias must have {len(weights)} entries")
-    output = Output(np.asarray(scale, np.float32), y_zero_point, y_signed, clamp, table)
+    low, high = (None, None) if clamp is None else clamp
+    dtype = np.int8 if y_signed else np.uint8
+    output = Requantize(np.asarray(scale, np.float32), y_zero_point, dtype, low, high, table=table)
     level = select_level()
     taps = weights.astype(np.int16) - np.reshape(np.asarray(weight_zero_point, np.int16), (-1, 1, 1))
     form = _form(level, taps)
@@ -79,24 +90,6 @@ def prepare_depthwise(
     index = np.repeat(np.arange(image.channels, dtype=np.int32), multiplier)
     gather = gather_channels_step(image.batch * image.height * image.width, image.channels, index, Buffer("x"), x)
     return Routine((gather, step), {"spread": spread.size}, _packed_bytes(step))
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """How int32 sums become bytes: scale float32 per channel, zero point, type, narrower limits, table of 256 bytes."""
-
-    scale: Array
-    zero_point: int
-    signed: bool
-    clamp: tuple[int, int] | None
-    table: Array | None
-
-    def limits(self) -> tuple[float, float]:
-        """Least and greatest value before the zero point is added."""
-        least, greatest = (-128, 127) if self.signed else (0, 255)
-        if self.clamp is not None:
-            least, greatest = max(least, self.clamp[0]), min(greatest, self.clamp[1])
-        return float(least - self.zero_point), float(greatest - self.zero_point)
 
 
 def _form(level: Level, taps: Array) -> Form:
@@ -119,7 +112,7 @@ def _arrangement(window: Window, group: int) -> tuple[int, int, int, int]:
 
 
 def _step(
-    level: Level, form: Form, image: Image, window: Window, taps: Array, bias: Array, output: Output,
+    level: Level, form: Form, image: Image, window: Window, taps: Array, bias: Array, output: Requantize,
     source: tuple[Buffer, int, bool],
 ) -> Step:  # fmt: skip
     x, x_zero_point, x_signed = source
@@ -133,7 +126,7 @@ def _step(
             filled[:, h * slot_h + w * slot_w] = taps[:, h, w]
     step_bytes = window.strides[1] * image.channels
     blocks = [
-        _Block(form, first, wide, stored, (columns, rows, real, fresh), (x_signed, output.signed))
+        _Block(form, first, wide, stored, (columns, rows, real, fresh), (x_signed, is_signed(output.dtype)))
         for first, wide, stored in _blocks(level, form, image.channels)
     ]
     out = window.output(image)
@@ -143,22 +136,16 @@ def _step(
         first_inner = min(last_inner, max(0, -(-(window.pads[1] - skipped) // window.strides[1])))
     blank = aligned_empty((max(1, last_inner - first_inner) * window.strides[1] + 1) * image.channels + SLACK)
     blank[:] = x_zero_point & 0xFF
+    scratch = whole_lines(8 * columns * rows)
     arguments: dict[str, Argument] = {
         "x": x, "y": Buffer("y"), "records": _pack(blocks, filled, bias, output, step_bytes),
-        "blocks": len(blocks), "record_words": DepthwiseRecord.WORDS,
-        "function_word": DepthwiseRecord.FUNCTION, "zero_row": blank,
-        "height": image.height, "width": image.width, "channels": image.channels,
-        "out_height": out.height, "out_width": out.width, "kernel_h": height, "kernel_w": width,
-        "stride_h": window.strides[0], "stride_w": window.strides[1],
-        "dilation_h": window.dilations[0], "dilation_w": window.dilations[1],
-        "top": window.pads[0], "left": window.pads[1], "slots": columns * rows, "slot_h": slot_h, "slot_w": slot_w,
-        "first_inner": first_inner, "last_inner": last_inner,
+        "blocks": len(blocks), "zero_row": blank, "window": window.record(image),
+        "taps": TapSlots(columns * rows, slot_h, slot_w, first_inner, last_inner),
         "lookup": 0 if output.table is None else table_look_up(),
         "table": 0 if output.table is None else aligned_table(output.table),
-        "scratch": SCRATCH, "scratch_bytes": -(-8 * columns * rows // 64) * 64,
+        "scratch": SCRATCH, "scratch_bytes": scratch,
     }  # fmt: skip
     tiles = out.batch * out.height if out.width else 0
-    scratch = -(-8 * columns * rows // 64) * 64
     return Step(DEPTHWISE, arguments, tiles, scratch=scratch, macs=out.size * window.taps)
 
 
@@ -220,12 +207,12 @@ class _Block:
         return MicroKernel("graphopt.kernels.micro.depthwise:emit", variant)
 
 
-def _pack(blocks: list[_Block], filled: Array, bias: Array, output: Output, x_step: int) -> LinkedTable:
+def _pack(blocks: list[_Block], filled: Array, bias: Array, output: Requantize, x_step: int) -> LinkedTable:
     """Records of all blocks, then the arrays that they point at, each on a cache line."""
     head = np.zeros((len(blocks), DepthwiseRecord.WORDS), np.int64)
-    low, high = (int(np.float32(limit).view(np.int32)) for limit in output.limits())
+    low, high = (float_bits(limit - output.zero_point) for limit in output.limits)
     parts: list[tuple[int, Array]] = []
-    end = -(-head.nbytes // 64) * 64
+    end = whole_lines(head.nbytes)
     for index, block in enumerate(blocks):
         record = head[index]
         own = {
@@ -236,7 +223,7 @@ def _pack(blocks: list[_Block], filled: Array, bias: Array, output: Output, x_st
         for word, values in own.items():
             record[word] = end - index * 8 * DepthwiseRecord.WORDS
             parts.append((end, values))
-            end += -(-values.nbytes // 64) * 64
+            end += whole_lines(values.nbytes)
         record[DepthwiseRecord.LOW], record[DepthwiseRecord.HIGH], record[DepthwiseRecord.ZERO] = (
             low,
             high,

@@ -11,9 +11,9 @@ from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.products.dynamic_matmul import EXTREMES
-from graphopt.kernels.products.epilogue import Dequantize
+from graphopt.kernels.products.epilogue import FloatOutput
 from graphopt.kernels.products.matmul_conv import Activations, prepare_conv
-from graphopt.kernels.tensors.windows import Image, Window
+from graphopt.kernels.tensors.windows import Image, Window, WindowRecord
 
 _SCRATCH = 512  # two float32 extremes for each of 64 lanes
 QUANTIZE_IMAGE = Kernel(
@@ -27,13 +27,11 @@ QUANTIZE_IMAGE = Kernel(
 )  # fmt: skip
 
 
-_FIELDS = ("height", "width", "channels", "out_height", "out_width", "kernel_h", "kernel_w", "stride_h", "stride_w",
-           "dilation_h", "dilation_w")  # fmt: skip
 DEPTHWISE = Kernel(
     "graphopt.kernels.loops.products.dynamic_depthwise:depthwise_floats",
     {
         "x": "u8*", "y": "f32*", **dict.fromkeys(("weights", "scales", "bias", "row_scales"), "f32*"),
-        "row_zeros": "i32*", "low": "f32", "high": "f32", **dict.fromkeys(_FIELDS, "i64"),
+        "row_zeros": "i32*", "low": "f32", "high": "f32", "window": WindowRecord,
     },
 )  # fmt: skip
 _MOST_TAPS = 2**24 // 255**2  # products of codes whose sum float32 holds exactly
@@ -78,7 +76,7 @@ def prepare_dynamic_conv(
     else:
         product = prepare_conv(
             (image.batch, *padded, image.channels), weights, Activations(np.uint8),
-            Dequantize(scale, added, low, high, dynamic=True), weight_zero_point=weight_zero_point,
+            FloatOutput(scale, added, low, high, dynamic=True), weight_zero_point=weight_zero_point,
             strides=window.strides, dilations=window.dilations, groups=groups, level=level,
         )  # fmt: skip
     steps = (
@@ -101,15 +99,11 @@ def _depthwise(
     codes, zero_point = weights
     centred = codes[:, 0].astype(np.float32) - np.reshape(zero_point, (-1, 1, 1)).astype(np.float32)
     packed = np.ascontiguousarray(centred.transpose(1, 2, 0))
-    numbers = (
-        image.height, image.width, image.channels, out.height, out.width, *window.kernel, *window.strides,
-        *window.dilations,
-    )  # fmt: skip
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("y"), "weights": packed, "scales": np.ascontiguousarray(scale),
         "bias": np.zeros(len(codes), np.float32) if bias is None else np.ascontiguousarray(bias, np.float32),
         "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"), "low": limits[0], "high": limits[1],
-        **dict(zip(_FIELDS, numbers, strict=True)),
+        "window": Window(window.kernel, window.strides, window.dilations).record(image),
     }  # fmt: skip
     macs = out.size * window.taps
     return Routine((Step(DEPTHWISE, arguments, tiles=out.batch * out.height, macs=macs),), {}, packed.nbytes)

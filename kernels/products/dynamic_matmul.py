@@ -8,7 +8,7 @@ from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
-from graphopt.kernels.products.epilogue import Dequantize
+from graphopt.kernels.products.epilogue import FloatOutput
 from graphopt.kernels.products.matmul_conv import Activations, prepare_matmul
 
 _SCRATCH = 512  # two float32 extremes for each of 64 lanes
@@ -69,7 +69,7 @@ def prepare_dynamic_matmul(
     quantize = prepare_dynamic_quantize(rows, depth, per_row=per_row, target="quantized")
     scale = np.broadcast_to(np.asarray(weight_scale, np.float32), (channels,))
     product = prepare_matmul(
-        rows, weights, Activations(np.uint8), Dequantize(scale, bias, dynamic=True),
+        rows, weights, Activations(np.uint8), FloatOutput(scale, bias, dynamic=True),
         weight_zero_point=weight_zero_point, transposed=transposed, level=level, source="quantized",
     )  # fmt: skip
     temporaries = {"quantized": rows * depth, "row_scales": 4 * rows, "row_zeros": 4 * rows}

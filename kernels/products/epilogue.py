@@ -1,17 +1,27 @@
-"""What becomes of the int32 sums of a product: the outputs a register tile can write."""
+"""Epilogues of a product: the outputs that a register tile can write of its int32 sums."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from graphopt.kernels.core.memory import Array
 
 
+def is_signed(dtype: npt.DTypeLike) -> bool:
+    """Whether codes of this type are s8 (the others are u8)."""
+    return np.dtype(dtype) == np.int8
+
+
+def code_range(dtype: npt.DTypeLike) -> tuple[int, int]:
+    """The least and the greatest code of a type."""
+    return (-128, 127) if is_signed(dtype) else (0, 255)
+
+
 @dataclass(frozen=True, slots=True)
-class Residual:
+class AddedTensor:
     """A quantized tensor of the output's shape, added as DequantizeLinear, Add, QuantizeLinear would.
 
     The product is first requantized to `inner_zero_point` and `inner_dtype` at `inner_scale`, then
@@ -20,10 +30,10 @@ class Residual:
 
     inner_scale: float
     inner_zero_point: int
-    inner_dtype: Any
+    inner_dtype: npt.DTypeLike
     scale: float
     zero_point: int
-    dtype: Any
+    dtype: npt.DTypeLike
     y_scale: float
 
 
@@ -39,22 +49,22 @@ class Requantize:
 
     scale: Array
     zero_point: int
-    dtype: Any
+    dtype: npt.DTypeLike
     low: int | None = None
     high: int | None = None
-    residual: Residual | None = None
+    residual: AddedTensor | None = None
     table: Array | None = None
 
     @property
     def limits(self) -> tuple[int, int]:
         """Least and greatest output."""
-        info = np.iinfo(self.dtype)
-        low = info.min if self.low is None else max(info.min, self.low)
-        return int(low), int(info.max if self.high is None else min(info.max, self.high))
+        least, greatest = code_range(self.dtype)
+        low = least if self.low is None else max(least, int(self.low))
+        return low, greatest if self.high is None else min(greatest, int(self.high))
 
 
 @dataclass(frozen=True, slots=True)
-class Dequantize:
+class FloatOutput:
     """float32 output: y = clamp(float32(acc) · (row scale · scale) + bias, low, high).
 
     With `dynamic`, buffers row_scales (f32) and row_zeros (i32, of the activations as stored) give each row its scale
@@ -73,4 +83,4 @@ class Accumulate:
     """The int32 sums themselves."""
 
 
-Output = Requantize | Dequantize | Accumulate
+Epilogue = Requantize | FloatOutput | Accumulate

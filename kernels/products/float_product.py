@@ -7,17 +7,24 @@ from math import prod
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
-from graphopt.kernels.products.activation_product import Strides
+from graphopt.kernels.products.tiles import RowTiles, Strides, cut_rows
 
 _LOOPS = "graphopt.kernels.loops.products.float_product:"
-_BLOCK_ROWS = 64
-# fmt: off
-_PACK = ("b", "packed", "inner", "b_outer", "b_inner", "b_row", "b_column", "depth", "channels", "width", "panel_count")
-_MULTIPLY = ("a", "y", "packed", "inner", "a_outer", "a_inner", "a_row", "y_outer", "y_inner", "y_row", "depth", "tall",
-             "tall_tiles", "tiles", "block", "blocks", "panel_count", "width", "big", "small", "last_big", "last_small")
-# fmt: on
-PACK_FLOATS = Kernel(_LOOPS + "pack_floats", dict.fromkeys(_PACK, "i64"))
-MULTIPLY_FLOATS = Kernel(_LOOPS + "multiply_floats", dict.fromkeys(_MULTIPLY, "i64"))
+_BLOCK_ROWS = 64  # rows of a unit of work, as in `activation_product`
+PACK_FLOATS = Kernel(
+    _LOOPS + "pack_floats",
+    {
+        "b": "i64", "packed": "i64", "strides": Strides, "inner": "i64", "depth": "i64", "channels": "i64",
+        "width": "i64", "panels": "i64",
+    },
+)  # fmt: skip
+MULTIPLY_FLOATS = Kernel(
+    _LOOPS + "multiply_floats",
+    {
+        "a": "i64", "y": "i64", "packed": "i64", "a_strides": Strides, "y_strides": Strides, "cut": RowTiles,
+        **dict.fromkeys(("inner", "depth", "panels", "width", "big", "small", "last_big", "last_small"), "i64"),
+    },
+)  # fmt: skip
 
 
 def prepare_float_product(
@@ -38,12 +45,9 @@ def prepare_float_product(
     level = level or select_level()
     vectors = 1 if channels <= level.lanes else level.vectors
     width = vectors * level.lanes
-    panel_count, matrices, inner = -(-channels // width), prod(batch), batch[1]
-    tiles = -(-rows // level.rows)
-    tall = -(-rows // tiles)
-    tall_tiles = rows - tiles * (tall - 1)
-    block = max(1, min(tiles, _BLOCK_ROWS // tall))
-    blocks = -(-tiles // block)
+    panels, matrices, inner = -(-channels // width), prod(batch), batch[1]
+    cut = cut_rows(rows, level.rows)
+    cut = cut.in_blocks(_BLOCK_ROWS // cut.tall)
 
     def kernel(height: int, stored: int) -> MicroKernel | int:
         if height == 0:
@@ -51,24 +55,21 @@ def prepare_float_product(
         source = "graphopt.kernels.micro.float_tile:emit"
         return MicroKernel(source, (level.name, height, vectors, stored))
 
-    last = channels - (panel_count - 1) * width
-    short = tall - 1 if tall_tiles < tiles else 0
+    last = channels - (panels - 1) * width
+    short = cut.tall - 1 if cut.uneven else 0
     packing: dict[str, Argument] = {
-        "b": Buffer("b"), "packed": Buffer("packed"), "inner": inner, "b_outer": 4 * right.outer,
-        "b_inner": 4 * right.inner, "b_row": 4 * right.row, "b_column": 4 * right.column, "depth": depth,
-        "channels": channels, "width": width, "panel_count": panel_count,
+        "b": Buffer("b"), "packed": Buffer("packed"), "strides": right.in_bytes(4), "inner": inner, "depth": depth,
+        "channels": channels, "width": width, "panels": panels,
     }  # fmt: skip
     multiplying: dict[str, Argument] = {
-        "a": Buffer("a"), "y": Buffer("y"), "packed": Buffer("packed"), "inner": inner, "a_outer": 4 * left.outer,
-        "a_inner": 4 * left.inner, "a_row": 4 * left.row, "y_outer": 4 * target.outer, "y_inner": 4 * target.inner,
-        "y_row": 4 * target.row, "depth": depth, "tall": tall, "tall_tiles": tall_tiles, "tiles": tiles,
-        "block": block, "blocks": blocks, "panel_count": panel_count, "width": width,
-        "big": kernel(tall if panel_count > 1 else 0, width), "small": kernel(short if panel_count > 1 else 0, width),
-        "last_big": kernel(tall, last), "last_small": kernel(short, last),
+        "a": Buffer("a"), "y": Buffer("y"), "packed": Buffer("packed"), "a_strides": left.in_bytes(4),
+        "y_strides": target.in_bytes(4), "cut": cut, "inner": inner, "depth": depth, "panels": panels, "width": width,
+        "big": kernel(cut.tall if panels > 1 else 0, width), "small": kernel(short if panels > 1 else 0, width),
+        "last_big": kernel(cut.tall, last), "last_small": kernel(short, last),
     }  # fmt: skip
     macs = matrices * rows * depth * channels
     steps = (
-        Step(PACK_FLOATS, packing, tiles=matrices * panel_count),
-        Step(MULTIPLY_FLOATS, multiplying, tiles=matrices * blocks, macs=macs),
+        Step(PACK_FLOATS, packing, tiles=matrices * panels),
+        Step(MULTIPLY_FLOATS, multiplying, tiles=matrices * cut.blocks, macs=macs),
     )
-    return Routine(steps, {"packed": 4 * matrices * panel_count * depth * width})
+    return Routine(steps, {"packed": 4 * matrices * panels * depth * width})

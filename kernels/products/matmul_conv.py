@@ -4,38 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.levels import Level, select_level
-from graphopt.kernels.core.memory import Array
+from graphopt.kernels.core.memory import Array, whole_lines
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
-from graphopt.kernels.products.epilogue import Dequantize, Output, Requantize
-from graphopt.kernels.products.packing import GROUP, split_planes
+from graphopt.kernels.products.epilogue import Epilogue, FloatOutput, Requantize, is_signed
+from graphopt.kernels.products.packing import GROUP, split_planes, whole_quads
 from graphopt.kernels.products.panels import PanelBuilder
+from graphopt.kernels.products.tiles import RowTiles, cut_rows
 from graphopt.kernels.tensors.lookup import looks_up
 
 _BLOCK_BYTES = 256 * 1024  # of activations that one pass over the panels keeps in L2
 _TABLE_BYTES = 64 * 1024
 _NARROW_PIXEL = 33  # input channels below which whole lines of taps are read from a padded copy
 _UNITS = 8  # shares of a step that two workers can divide evenly
+_SPLIT_MACS = 1 << 20  # multiply-accumulates below which a step is not split into shares of panels
 _WIDEN_TILE = 16384
 
-# fmt: off
-_FIELDS = (
-    "x", "x_wide", "y", "residual", "row_scales", "row_zeros", "border", "border_wide", "table", "panels", "taps",
-    "tap_count", "planes", "height", "width", "pixel", "out_height", "out_width", "stride_y", "stride_x", "pad_y",
-    "pad_x", "tall", "tall_tiles", "tiles", "block", "chunks", "panel_count", "element", "y_pixel", "r_pixel", "wide",
-    "scratch", "scratch_bytes",
-)
-# fmt: on
+
+class ConvShape(NamedTuple):
+    """A convolution's geometry, in pixels of `pixel` bytes; a matrix product is one line of rows and a single tap."""
+
+    batch: int
+    height: int
+    width: int
+    pixel: int
+    out_height: int
+    out_width: int
+    stride_y: int = 1
+    stride_x: int = 1
+    pad_y: int = 0
+    pad_x: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Epilogue pixels."""
+        return self.batch * self.out_height * self.out_width
+
+
+class ProductSizes(NamedTuple):
+    """Taps, planes of weights, shares of the panels, panels; bytes of an output, a pixel of y, a pixel of residual."""
+
+    taps: int
+    planes: int
+    chunks: int
+    panels: int
+    element: int
+    y_pixel: int
+    r_pixel: int
+    wide: int  # whether some groups read activations widened to int16
+
+
+_ADDRESSES = ("x", "x_wide", "y", "residual", "row_scales", "row_zeros", "border", "border_wide", "table")
 MULTIPLY = Kernel(
     "graphopt.kernels.loops.products.matmul_conv:multiply",
-    {name: "i64*" if name in ("panels", "taps") else "i64" for name in _FIELDS},
-)
+    {
+        **dict.fromkeys(_ADDRESSES, "i64"), "panels": "i64*", "taps": "i64*", "shape": ConvShape, "cut": RowTiles,
+        "sizes": ProductSizes, "scratch": "i64", "scratch_bytes": "i64",
+    },
+)  # fmt: skip
 WIDEN = Kernel(
     "graphopt.kernels.loops.products.matmul_conv:widen", {"x": "u8*", "y": "i64", "count": "i64", "flip": "u8"}
 )
@@ -51,38 +83,20 @@ PAD = Kernel(
 class Activations:
     """How the product's input is stored: uint8 or int8, and the value that means zero (ignored for dynamic rows)."""
 
-    dtype: Any
+    dtype: npt.DTypeLike
     zero_point: int = 0
 
     @property
     def flip(self) -> int:
         """The mask that makes the stored byte unsigned."""
-        return 128 if np.dtype(self.dtype) == np.int8 else 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """A convolution's geometry, in pixels of `pixel` bytes; a matrix product is one line of rows and a single tap."""
-
-    batch: int
-    height: int
-    width: int
-    pixel: int
-    out_height: int
-    out_width: int
-    strides: tuple[int, int] = (1, 1)
-    pads: tuple[int, int] = (0, 0)
-
-    @property
-    def rows(self) -> int:
-        return self.batch * self.out_height * self.out_width
+        return 128 if is_signed(self.dtype) else 0
 
 
 def prepare_matmul(
     rows: int,
     weights: Array,
     activations: Activations,
-    output: Output,
+    output: Epilogue,
     *,
     bias: Array | None = None,
     weight_zero_point: int | Array = 0,
@@ -100,16 +114,16 @@ def prepare_matmul(
     matrix = weights.T if transposed else weights
     depth = matrix.shape[0]
     centred = _planes(matrix, np.asarray(weight_zero_point))[None]
-    image = _Image(1, 1, max(rows, 1), depth, 1, rows)
+    shape = ConvShape(1, 1, max(rows, 1), depth, 1, rows)
     taps = np.zeros((1, 3), np.int64)
-    return _prepare(image, taps, centred, activations, output, bias, y_stride, level or select_level(), source)
+    return _prepare(shape, taps, centred, activations, output, bias, y_stride, level or select_level(), source)
 
 
 def prepare_conv(
     x_shape: Sequence[int],
     weights: Array,
     activations: Activations,
-    output: Output,
+    output: Epilogue,
     *,
     bias: Array | None = None,
     weight_zero_point: int | Array = 0,
@@ -146,32 +160,32 @@ def prepare_conv(
         dy, dx = rows * dilations[0], columns * dilations[1]
         taps = np.stack([dy, dx, (dy * width + dx) * channels], axis=1).astype(np.int64)
         segments = by_group.transpose(1, 0, 4, 5, 3, 2).reshape(groups, -1, depth, outputs // groups)
-        image = _Image(batch, height, width, channels, out_height, out_width, stride, (top, left))
-        return _prepare(image, taps, segments, activations, output, bias, y_stride, level)
+        shape = ConvShape(batch, height, width, channels, out_height, out_width, *stride, top, left)
+        return _prepare(shape, taps, segments, activations, output, bias, y_stride, level)
     padded = (height + top + bottom, width + left + right)
     dy = np.arange(kernel_height) * dilations[0]
     taps = np.stack([dy, np.zeros_like(dy), dy * padded[1] * channels], axis=1).astype(np.int64)
     segments = by_group.transpose(1, 0, 4, 5, 3, 2).reshape(1, -1, kernel_width * channels, outputs)
-    image = _Image(batch, padded[0], padded[1], channels, out_height, out_width, stride)
+    shape = ConvShape(batch, padded[0], padded[1], channels, out_height, out_width, *stride)
     if not any(pads):
-        return _prepare(image, taps, segments, activations, output, bias, y_stride, level)
+        return _prepare(shape, taps, segments, activations, output, bias, y_stride, level)
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("padded"), "height": height, "width": width, "pixel": channels, "top": top,
         "left": left, "padded_height": padded[0], "padded_width": padded[1],
         "zero_point": activations.zero_point & 0xFF,
     }  # fmt: skip
     copy = Step(PAD, arguments, tiles=batch * padded[0], grain=8)
-    routine = _prepare(image, taps, segments, activations, output, bias, y_stride, level, source="padded")
+    routine = _prepare(shape, taps, segments, activations, output, bias, y_stride, level, source="padded")
     size = batch * padded[0] * padded[1] * channels
     return Routine((copy, *routine.steps), {"padded": size, **routine.temporaries}, routine.packed_bytes)
 
 
 def _prepare(
-    image: _Image,
+    shape: ConvShape,
     taps: npt.NDArray[np.int64],
     weights: Array,
     activations: Activations,
-    output: Output,
+    output: Epilogue,
     bias: Array | None,
     y_stride: int | None,
     level: Level,
@@ -180,31 +194,24 @@ def _prepare(
     """`weights`: s8 [groups, planes · taps, depth, channels of a group]."""
     groups, segments, depth, channels = weights.shape
     tap_count = len(taps)
-    macs = image.rows * tap_count * depth * groups * channels
-    if image.rows == 0 or channels == 0:
+    macs = shape.rows * tap_count * depth * groups * channels
+    if shape.rows == 0 or channels == 0:
         return Routine(())
-    tiles = -(-image.rows // _tallest(level, channels))
-    tall = -(-image.rows // tiles)
-    tall_tiles = image.rows - tiles * (tall - 1)
-    quads = -(-depth // GROUP)
-    if segments == 1:
-        quads += -quads % (4 if tall * level.vectors < 8 else 2)
-    dynamic = isinstance(output, Dequantize) and output.dynamic
+    cut = cut_rows(shape.rows, _tallest(level, channels))
+    quads = whole_quads(depth, cut.tall * level.vectors) if segments == 1 else -(-depth // GROUP)
+    dynamic = isinstance(output, FloatOutput) and output.dynamic
     zero_point = 0 if dynamic else activations.zero_point
-    builder = PanelBuilder(
-        level, activations.flip != 0, activations.flip + zero_point, output, tall, tall_tiles < tiles
-    )  # fmt: skip
+    offset = activations.flip + zero_point
+    builder = PanelBuilder(level, activations.flip != 0, offset, output, cut.tall, cut.uneven)
     panels = builder.build(weights, quads, bias, y_stride or groups * channels)
     panel_count = len(panels.records.words)
     element = 1 if isinstance(output, Requantize) else 4
-    row_bytes = image.pixel * image.strides[0] * image.strides[1] + 8 * segments
-    block = max(1, min(_BLOCK_BYTES // (row_bytes * tall), _TABLE_BYTES // (8 * segments * tall), tiles))
-    blocks = -(-tiles // block)
-    block = -(-tiles // blocks)
-    blocks = -(-tiles // block)
-    chunks = max(1, min(panel_count, -(-_UNITS // blocks))) if macs > 1 << 20 else 1
-    pointer_bytes = 8 * segments * tall * block * (2 if panels.wide else 1)
-    scratch = -(-pointer_bytes // 64) * 64
+    row_bytes = shape.pixel * shape.stride_y * shape.stride_x + 8 * segments
+    block = min(_BLOCK_BYTES // (row_bytes * cut.tall), _TABLE_BYTES // (8 * segments * cut.tall))
+    cut = cut.in_blocks(block)
+    cut = cut.in_blocks(-(-cut.tiles // cut.blocks))  # as even as can be
+    chunks = max(1, min(panel_count, -(-_UNITS // cut.blocks))) if macs > _SPLIT_MACS else 1
+    scratch = whole_lines(8 * segments * cut.tall * cut.block * (2 if panels.wide else 1))
     border = np.full(quads * GROUP * groups + 64, zero_point & 0xFF, np.uint8)
     requantized = output if isinstance(output, Requantize) else None
     arguments: dict[str, Argument] = {
@@ -212,25 +219,26 @@ def _prepare(
         "x_wide": Buffer("wide") if panels.wide else 0,
         "y": Buffer("y"),
         "residual": Buffer("residual") if requantized and requantized.residual else 0,
-        "row_scales": Buffer("row_scales") if dynamic else np.ones(image.rows if element == 4 else 1, np.float32),
-        "row_zeros": Buffer("row_zeros") if dynamic else np.zeros(image.rows if element == 4 else 1, np.int32),
+        "row_scales": Buffer("row_scales") if dynamic else np.ones(shape.rows if element == 4 else 1, np.float32),
+        "row_zeros": Buffer("row_zeros") if dynamic else np.zeros(shape.rows if element == 4 else 1, np.int32),
         "border": border,
         "border_wide": (border ^ activations.flip).astype(np.int16),
         "table": _table(requantized, level),
         "panels": panels.records,
         "taps": taps,
-        "tap_count": tap_count, "planes": segments // tap_count, "height": image.height, "width": image.width,
-        "pixel": image.pixel, "out_height": image.out_height, "out_width": image.out_width,
-        "stride_y": image.strides[0], "stride_x": image.strides[1], "pad_y": image.pads[0], "pad_x": image.pads[1],
-        "tall": tall, "tall_tiles": tall_tiles, "tiles": tiles, "block": block, "chunks": chunks,
-        "panel_count": panel_count, "element": element, "y_pixel": (y_stride or groups * channels) * element,
-        "r_pixel": groups * channels, "wide": int(panels.wide), "scratch": SCRATCH,
+        "shape": shape,
+        "cut": cut,
+        "sizes": ProductSizes(
+            tap_count, segments // tap_count, chunks, panel_count, element, (y_stride or groups * channels) * element,
+            groups * channels, int(panels.wide),
+        ),
+        "scratch": SCRATCH,
         "scratch_bytes": scratch,
     }  # fmt: skip
-    steps = [Step(MULTIPLY, arguments, tiles=blocks * chunks, scratch=scratch, macs=macs)]
+    steps = [Step(MULTIPLY, arguments, tiles=cut.blocks * chunks, scratch=scratch, macs=macs)]
     temporaries = {}
     if panels.wide:
-        count = image.batch * image.height * image.width * image.pixel
+        count = shape.batch * shape.height * shape.width * shape.pixel
         widening: dict[str, Argument] = {
             "x": Buffer(source), "y": Buffer("wide"), "count": count, "flip": activations.flip
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Weights as planes of s8, and the proof of which groups of a panel may go fast."""
+"""Weights as planes of s8, and the proof of which groups of a panel are safe for vpmaddubsw."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from graphopt.kernels.core.memory import Array
 
 GROUP = 4  # bytes of a row that one dot product consumes
 _MOST_POSITIVE, _MOST_NEGATIVE = 32767 // 255, -(32768 // 255)
+
+
+def whole_quads(depth: int, sums: int) -> int:
+    """Groups of four depths, filled up to twos, or to fours where fewer than eight sums are under way."""
+    quads = -(-depth // GROUP)
+    return quads + -quads % (4 if sums < 8 else 2)
 
 
 @dataclass(frozen=True, slots=True)

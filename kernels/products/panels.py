@@ -11,12 +11,12 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.memory import Array, aligned_empty
+from graphopt.kernels.core.memory import Array, aligned_empty, float_bits
 from graphopt.kernels.core.steps import Program, Step
 from graphopt.kernels.core.struct_layouts import Panel
-from graphopt.kernels.products.epilogue import Dequantize, Output, Requantize
+from graphopt.kernels.products.epilogue import Epilogue, FloatOutput, Requantize
 from graphopt.kernels.products.packing import GROUP, split_unsafe
-from graphopt.kernels.products.requantization import code_form, float_bits, residual_form, write_requantization
+from graphopt.kernels.products.requantization import code_form, residual_form, write_requantization
 from graphopt.kernels.tensors.lookup import aligned_table, looks_up
 
 Words = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class PanelBuilder:
     level: Level
     signed: bool
     offset: int  # what every stored activation is too large by
-    output: Output
+    output: Epilogue
     tall: int
     uneven: bool
     row_terms: bool = False  # each row comes with a term of its own, whatever the output
@@ -109,19 +109,19 @@ class PanelBuilder:
             whole[places] = values
             table.link_column(word, _placed(whole), begins * whole.itemsize)
 
-        dynamic = isinstance(self.output, Dequantize) and self.output.dynamic
+        dynamic = isinstance(self.output, FloatOutput) and self.output.dynamic
         folded = (0 if bias is None else np.asarray(bias, np.int64)) - np.int64(self.offset) * sums.astype(np.int64)
         place(Panel.BIAS, folded.astype(np.int32), np.int32)
-        if isinstance(self.output, (Requantize, Dequantize)):
+        if isinstance(self.output, (Requantize, FloatOutput)):
             place(Panel.SCALE, np.asarray(self.output.scale, np.float32), np.float32)
-        if isinstance(self.output, Dequantize):
+        if isinstance(self.output, FloatOutput):
             place(Panel.FLOAT_BIAS, np.asarray(0 if self.output.bias is None else self.output.bias), np.float32)
             # A dynamic row's zero point is of its bytes as stored, so the flip is all that BIAS had to take back.
             place(Panel.SUMS, sums if dynamic else np.zeros(1, np.int32), np.int32)
 
     def _epilogue(self, table: LinkedTable) -> None:
         records = table.words
-        if isinstance(self.output, Dequantize):
+        if isinstance(self.output, FloatOutput):
             records[:, Panel.LOW] = float_bits(self.output.low)
             records[:, Panel.HIGH] = float_bits(self.output.high)
         if isinstance(self.output, Requantize):
@@ -150,7 +150,7 @@ class PanelBuilder:
 
     def _kernels(self, table: LinkedTable, widths: Words, segments: int, quads: int) -> None:
         records = table.words
-        kind = "f32" if isinstance(self.output, Dequantize) else "i32"
+        kind = "f32" if isinstance(self.output, FloatOutput) else "i32"
         residual = ""
         if isinstance(self.output, Requantize):
             kind = code_form(self.output) if self.level.lanes == 16 else "q8"

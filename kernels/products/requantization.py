@@ -1,28 +1,21 @@
-"""How an 8-bit epilogue is told to the compiled code: words of a panel's record, and the form of its residual."""
+"""An 8-bit epilogue in the compiled code: words of a panel's record, and forms of the micro-kernels that read them."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from graphopt.kernels.core.memory import Words, float_bits
 from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.elementwise.proved_factors import proved_factors
-from graphopt.kernels.products.epilogue import Requantize, Residual
+from graphopt.kernels.products.epilogue import AddedTensor, Requantize, code_range, is_signed
 from graphopt.kernels.tensors.quantization import Quantization
 
 
-def float_bits(value: float) -> int:
-    """A float32's bits, as records carry them."""
-    return int(np.float32(value).view(np.int32))
-
-
 def residual_form(output: Requantize) -> str:
-    """What `micro.rounding.add_residual` takes: "", u8 or s8, and "/" where the division by y's scale must stay."""
+    """The form of `micro.rounding.add_residual`: "", u8 or s8, and "/" where the division by y's scale must stay."""
     if output.residual is None:
         return ""
-    kind = "s8" if _signed(output.residual.dtype) else "u8"
+    kind = "s8" if is_signed(output.residual.dtype) else "u8"
     return kind if _factors(output, output.residual) else f"{kind}/"
 
 
@@ -31,9 +24,8 @@ def code_form(output: Requantize) -> str:
 
     |acc| ≤ 2³¹, so that with scales below 1 the product converts to int32; a residual's terms are codes times factors.
     """
-    info = np.iinfo(output.dtype)
-    form = "q8s" if _signed(output.dtype) else "q8"
-    if output.limits != (info.min, info.max):
+    form = "q8s" if is_signed(output.dtype) else "q8"
+    if output.limits != code_range(output.dtype):
         form += "c"
     greatest = float(np.max(output.scale, initial=0))
     other = output.residual
@@ -42,31 +34,24 @@ def code_form(output: Requantize) -> str:
     return form if 0 <= greatest < 1 else f"{form}w"
 
 
-def write_requantization(row: npt.NDArray[np.int64], output: Requantize) -> None:
+def write_requantization(row: Words, output: Requantize) -> None:
     """Fill a panel's record with the output's limits, zero point and residual."""
     low, high = output.limits
-    row[Panel.LOW], row[Panel.HIGH] = (
-        float_bits(low - output.zero_point),
-        float_bits(high - output.zero_point),
-    )
+    row[Panel.LOW], row[Panel.HIGH] = float_bits(low - output.zero_point), float_bits(high - output.zero_point)
     row[Panel.ZERO] = output.zero_point
     other = output.residual
     if other is None:
         return
-    info = np.iinfo(other.inner_dtype)
-    row[Panel.INNER_LOW] = float_bits(info.min - other.inner_zero_point)
-    row[Panel.INNER_HIGH] = float_bits(info.max - other.inner_zero_point)
+    least, greatest = code_range(other.inner_dtype)
+    row[Panel.INNER_LOW] = float_bits(least - other.inner_zero_point)
+    row[Panel.INNER_HIGH] = float_bits(greatest - other.inner_zero_point)
     own, added = _factors(output, other) or (other.inner_scale, other.scale)
     row[Panel.INNER_SCALE], row[Panel.R_SCALE] = float_bits(own), float_bits(added)
     row[Panel.R_ZERO], row[Panel.Y_SCALE] = float_bits(other.zero_point), float_bits(other.y_scale)
 
 
-def _signed(dtype: Any) -> bool:
-    return bool(np.dtype(dtype) == np.int8)
-
-
-def _factors(output: Requantize, other: Residual) -> tuple[float, float] | None:
-    inner = Quantization(other.inner_scale, other.inner_zero_point, _signed(other.inner_dtype))
-    added = Quantization(other.scale, other.zero_point, _signed(other.dtype))
-    y = Quantization(other.y_scale, output.zero_point, _signed(output.dtype))
+def _factors(output: Requantize, other: AddedTensor) -> tuple[float, float] | None:
+    inner = Quantization(other.inner_scale, other.inner_zero_point, is_signed(other.inner_dtype))
+    added = Quantization(other.scale, other.zero_point, is_signed(other.dtype))
+    y = Quantization(other.y_scale, output.zero_point, is_signed(output.dtype))
     return proved_factors("add", inner, added, y, output.limits)

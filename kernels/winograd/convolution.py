@@ -10,12 +10,12 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.memory import LINE, SLACK, Array, aligned_empty
+from graphopt.kernels.core.memory import LINE, SLACK, Array, aligned_empty, float_bits
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Program, Routine, Step
 from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
-from graphopt.kernels.products.epilogue import Accumulate, Dequantize, Output, Requantize
+from graphopt.kernels.products.epilogue import Accumulate, Epilogue, FloatOutput, Requantize
 from graphopt.kernels.products.matmul_conv import Activations
-from graphopt.kernels.products.requantization import float_bits, residual_form, write_requantization
+from graphopt.kernels.products.requantization import residual_form, write_requantization
 from graphopt.kernels.tensors.lookup import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image, Window
 from graphopt.kernels.winograd.algebra import F2, F4, Variant, check_exact, pack_plain, pack_transformed
@@ -54,7 +54,7 @@ def prepare_winograd(
     x_shape: Sequence[int],
     weights: Array,
     activations: Activations,
-    output: Output,
+    output: Epilogue,
     *,
     bias: Array | None = None,
     weight_zero_point: int | Array = 0,
@@ -78,7 +78,7 @@ def prepare_winograd(
     centred = _centred(weights, np.reshape(weight_zero_point, (-1, 1, 1, 1)))
     if centred.shape[1:] != (channels, 3, 3):
         raise ValueError(f"weights must be [O, {channels}, 3, 3], got {list(centred.shape)}")
-    if isinstance(output, Dequantize) and output.dynamic:
+    if isinstance(output, FloatOutput) and output.dynamic:
         raise ValueError("Winograd mixes rows, so they cannot have scales of their own")
     signed, zero_point = activations.flip != 0, activations.zero_point
     biases = np.broadcast_to(np.asarray(0 if bias is None else bias, np.int64), (len(centred),))
@@ -116,7 +116,7 @@ def _fitting(variant: Variant | None, weights: Array, bias: Array, zero_point: i
     return variant
 
 
-def _scales(output: Output, variant: Variant, count: int) -> npt.NDArray[np.float32] | None:
+def _scales(output: Epilogue, variant: Variant, count: int) -> npt.NDArray[np.float32] | None:
     """The channels' scales over the power of two that Winograd leaves; exact unless the quotient is subnormal."""
     if isinstance(output, Accumulate):
         return None
@@ -127,7 +127,7 @@ def _scales(output: Output, variant: Variant, count: int) -> npt.NDArray[np.floa
     return scales
 
 
-def _records(folded: Array, variant: Variant, output: Output, width: int) -> LinkedTable:
+def _records(folded: Array, variant: Variant, output: Epilogue, width: int) -> LinkedTable:
     """The panels' records, which point at the channels' constants."""
     count = len(folded)
     panels = -(-count // width)
@@ -136,13 +136,13 @@ def _records(folded: Array, variant: Variant, output: Output, width: int) -> Lin
     scales = _scales(output, variant, count)
     if scales is not None:
         columns[1].view(np.float32)[:count] = scales
-    if isinstance(output, Dequantize) and output.bias is not None:
+    if isinstance(output, FloatOutput) and output.bias is not None:
         columns[2].view(np.float32)[:count] = output.bias
     table = LinkedTable(np.zeros((panels, Panel.WORDS), np.int64))
     for place, word in enumerate((Panel.BIAS, Panel.SCALE, Panel.FLOAT_BIAS)):
         table.link_column(word, columns, columns.strides[0] * place + 4 * width * np.arange(panels))
     for row in table.words:
-        if isinstance(output, Dequantize):
+        if isinstance(output, FloatOutput):
             row[Panel.LOW], row[Panel.HIGH] = float_bits(output.low), float_bits(output.high)
         if isinstance(output, Requantize):
             write_requantization(row, output)
@@ -188,12 +188,12 @@ def _product_record(
 
 def _routine(
     level: Level, variant: Variant, image: Image, target: Image, weights: Array, records: LinkedTable,
-    vectors: int, activations: Activations, output: Output, pads: tuple[int, int], on_the_fly: bool,
+    vectors: int, activations: Activations, output: Epilogue, pads: tuple[int, int], on_the_fly: bool,
 ) -> Routine:  # fmt: skip
     requantize = output if isinstance(output, Requantize) else None
     residual = requantize.residual if requantize else None
     table = requantize.table if requantize else None
-    form = {Requantize: "q8", Dequantize: "f32", Accumulate: "i32"}[type(output)]
+    form = {Requantize: "q8", FloatOutput: "f32", Accumulate: "i32"}[type(output)]
     m, width, item = variant.m, vectors * level.lanes, 1 if requantize else 4
     panels = -(-len(weights) // width)
     depth = -(-image.channels // (2 * WinogradRecord.UNROLL)) * 2 * WinogradRecord.UNROLL

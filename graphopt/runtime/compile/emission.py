@@ -21,9 +21,7 @@ from ...kernels.layout.planes import prepare_dequantize_planes, prepare_quantize
 from ...kernels.pooling.codes import prepare_average_pool, prepare_max_pool
 from ...kernels.products.depthwise import prepare_depthwise
 from ...kernels.products.dynamic_matmul import prepare_dynamic_matmul
-from ...kernels.products.epilogue import Dequantize as FloatOutput
-from ...kernels.products.epilogue import Output, Requantize
-from ...kernels.products.epilogue import Residual as AddedTensor
+from ...kernels.products.epilogue import AddedTensor, Epilogue, FloatOutput, Requantize
 from ...kernels.products.matmul_conv import Activations, prepare_conv, prepare_matmul
 from ...kernels.tensors.windows import Image
 from ...kernels.winograd.algebra import F2, F4
@@ -358,7 +356,7 @@ class Emitter:
 
     def _winograd(
         self, operation: Conv, weights: npt.NDArray[Any], image: Image, pads: Shape, activations: Activations,
-        output: Output,
+        output: Epilogue,
     ) -> Routine | None:  # fmt: skip
         variants = [F4, F2]
         while variants:
@@ -379,7 +377,7 @@ def _activations(operation: Linear) -> Activations:
     return Activations(operation.x.dtype, operation.x.zero_point)
 
 
-def _output(operation: Linear) -> Output:
+def _output(operation: Linear) -> Epilogue:
     y = operation.y
     if y is None:
         return FloatOutput(operation.scale, None, *operation.float_limits)

@@ -39,5 +39,6 @@ def pool(lo, hi, worker, x, y, function, limits, scales, x_zero, y_zero, count_p
             factor = factors[elements]
             offset = -taps * x_zero
             call8(
-                function, address_of(pointers), taps, target, window.channels, offset, factor, address_of(limits), y_zero
+                function, address_of(pointers), taps, target, window.channels, offset, factor, address_of(limits),
+                y_zero,
             )  # fmt: skip

@@ -8,35 +8,34 @@ import numpy as np
 
 from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.loops.core.memory import call6, i8_at, i32_at, i64_at, u8_at
+from graphopt.kernels.loops.products.tiles import first_row, place
 
 BIG, SMALL, FIRST, CHANNELS = Panel.BIG, Panel.SMALL, Panel.FIRST, Panel.CHANNELS
 WEIGHTS, BIAS, WORDS = Panel.WEIGHTS, Panel.BIAS, Panel.WORDS
 
 
-def pack(
-    lo, hi, worker, b, packed, bias, records, template, widths, inner, b_outer, b_inner, b_row, b_column, depth, quads,
-    panel_count, packed_bytes, bias_bytes, flip, a_zero, b_zero,
-):  # fmt: skip
+def pack(lo, hi, worker, b, packed, bias, records, template, widths, strides, sizes):
     """One panel of one matrix: s8 [quad][width][4] of b xor flip, zeros beyond the depth, and its record and bias.
 
     With u8 a and s8 b as they then lie, Σ (a − za)(b − zb) = Σ ab − za Σ b + depth za zb − zb Σ a:
     the second and the third term are the channel's bias, the last is the row's.
     """
-    mask = np.int8(flip)
-    constant = np.int32(depth * a_zero * b_zero)
+    depth, quads = sizes.depth, sizes.quads
+    b_row, b_column = strides.row, strides.column
+    mask = np.int8(sizes.flip)
+    constant = np.int32(depth * sizes.a_zero * sizes.b_zero)
     for unit in range(lo, hi):
-        matrix = unit // panel_count
-        panel = unit - matrix * panel_count
+        matrix = unit // sizes.panels
+        panel = unit - matrix * sizes.panels
         source = template + 8 * WORDS * panel
         record = i64_at(records + 8 * WORDS * unit)
         for i in range(WORDS):
             record[i] = i64_at(source)[i]
-        target = packed + matrix * packed_bytes + record[WEIGHTS]
+        target = packed + matrix * sizes.packed_bytes + record[WEIGHTS]
         record[WEIGHTS] = target
-        record[BIAS] += bias + matrix * bias_bytes
+        record[BIAS] += bias + matrix * sizes.bias_bytes
         width, count = widths[panel], record[CHANNELS]
-        outer = matrix // inner
-        base = b + outer * b_outer + (matrix - outer * inner) * b_inner + record[FIRST] * b_column
+        base = place(b, strides, matrix, sizes.inner) + record[FIRST] * b_column
         sums = i32_at(record[BIAS])
         for c in range(width):
             sums[c] = np.int32(0)
@@ -74,43 +73,39 @@ def pack(
                     line[4 * c + i] = value
                     sums[c] = np.int32(sums[c] + np.int32(value))
         for c in range(width):
-            sums[c] = np.int32(constant - np.int32(a_zero) * sums[c])
+            sums[c] = np.int32(constant - np.int32(sizes.a_zero) * sums[c])
 
 
 def multiply(
-    lo, hi, worker, a, y, records, inner, a_outer, a_inner, a_row, y_outer, y_inner, y_row, element, depth, tall,
-    tall_tiles, tiles, block, blocks, panel_count, flip, b_zero, row_scales, scratch, scratch_bytes,
+    lo, hi, worker, a, y, records, row_scales, a_strides, y_strides, cut, inner, depth, panels, element, flip, b_zero,
+    scratch, scratch_bytes,
 ):  # fmt: skip
-    """Blocks of row tiles of one matrix; a unit is a block. The term of a row, b_zero · Σ a, is found on the way."""
+    """Blocks of row tiles of one matrix; a unit is a block. The term of a row, b_zero · Σ a, is summed first."""
     table = scratch + worker * scratch_bytes
-    terms = table + 8 * block * tall
+    terms = table + 8 * cut.block * cut.tall
     pointers, zeros = i64_at(table), i32_at(terms)
     for unit in range(lo, hi):
-        matrix = unit // blocks
-        first_tile = (unit - matrix * blocks) * block
-        last_tile = min(first_tile + block, tiles)
-        outer = matrix // inner
-        index = matrix - outer * inner
-        source = a + outer * a_outer + index * a_inner
-        target = y + outer * y_outer + index * y_inner
-        first = first_tile * tall - max(0, first_tile - tall_tiles)
-        last = last_tile * tall - max(0, last_tile - tall_tiles)
+        matrix = unit // cut.blocks
+        first_tile = (unit - matrix * cut.blocks) * cut.block
+        last_tile = min(first_tile + cut.block, cut.tiles)
+        source, target = place(a, a_strides, matrix, inner), place(y, y_strides, matrix, inner)
+        first, last = first_row(cut, first_tile), first_row(cut, last_tile)
         for row in range(first, last):
-            pointers[row - first] = source + row * a_row
+            pointers[row - first] = source + row * a_strides.row
             total = np.int32(0)
             if b_zero != 0:
-                line = u8_at(source + row * a_row)
+                line = u8_at(source + row * a_strides.row)
                 for k in range(depth):
                     total = np.int32(total + np.int32(np.uint8(line[k] ^ flip)))
             zeros[row - first] = np.int32(total * np.int32(b_zero))
-        for p in range(panel_count):
-            record = records + 8 * WORDS * (matrix * panel_count + p)
+        for p in range(panels):
+            record = records + 8 * WORDS * (matrix * panels + p)
             words = i64_at(record)
             begin = target + words[FIRST] * element
             row = first
             for tile in range(first_tile, last_tile):
-                rows = tall if tile < tall_tiles else tall - 1
-                kernel = words[BIG] if tile < tall_tiles else words[SMALL]
-                place = row - first
-                call6(kernel, table + 8 * place, record, begin + row * y_row, 0, row_scales, terms + 4 * place)
-                row += rows
+                tall = tile < cut.tall_tiles
+                kernel = words[BIG] if tall else words[SMALL]
+                at = row - first
+                call6(kernel, table + 8 * at, record, begin + row * y_strides.row, 0, row_scales, terms + 4 * at)
+                row += cut.tall if tall else cut.tall - 1

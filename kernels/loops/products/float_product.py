@@ -7,19 +7,17 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.loops.core.memory import call6, f32_at
+from graphopt.kernels.loops.products.tiles import first_row, place
 
 
-def pack_floats(
-    lo, hi, worker, b, packed, inner, b_outer, b_inner, b_row, b_column, depth, channels, width, panel_count
-):
+def pack_floats(lo, hi, worker, b, packed, strides, inner, depth, channels, width, panels):
     """One panel of one matrix: [depth][width], zeros beyond the last channel; strides in bytes."""
+    b_row, b_column = strides.row, strides.column
     for unit in range(lo, hi):
-        matrix = unit // panel_count
-        panel = unit - matrix * panel_count
-        outer = matrix // inner
-        first = panel * width
+        matrix = unit // panels
+        first = (unit - matrix * panels) * width
         count = min(width, channels - first)
-        base = b + outer * b_outer + (matrix - outer * inner) * b_inner + first * b_column
+        base = place(b, strides, matrix, inner) + first * b_column
         target = packed + 4 * unit * depth * width
         if b_column == 4:
             for k in range(depth):
@@ -36,27 +34,25 @@ def pack_floats(
 
 
 def multiply_floats(
-    lo, hi, worker, a, y, packed, inner, a_outer, a_inner, a_row, y_outer, y_inner, y_row, depth, tall, tall_tiles,
-    tiles, block, blocks, panel_count, width, big, small, last_big, last_small,
+    lo, hi, worker, a, y, packed, a_strides, y_strides, cut, inner, depth, panels, width, big, small, last_big,
+    last_small,
 ):  # fmt: skip
     """Blocks of row tiles of one matrix; a unit is a block, strides are in bytes."""
+    a_row, y_row = a_strides.row, y_strides.row
     for unit in range(lo, hi):
-        matrix = unit // blocks
-        first_tile = (unit - matrix * blocks) * block
-        last_tile = min(first_tile + block, tiles)
-        outer = matrix // inner
-        index = matrix - outer * inner
-        source = a + outer * a_outer + index * a_inner
-        target = y + outer * y_outer + index * y_inner
-        first = first_tile * tall - max(0, first_tile - tall_tiles)
-        for p in range(panel_count):
-            panel = packed + 4 * (matrix * panel_count + p) * depth * width
+        matrix = unit // cut.blocks
+        first_tile = (unit - matrix * cut.blocks) * cut.block
+        last_tile = min(first_tile + cut.block, cut.tiles)
+        source, target = place(a, a_strides, matrix, inner), place(y, y_strides, matrix, inner)
+        first = first_row(cut, first_tile)
+        for p in range(panels):
+            panel = packed + 4 * (matrix * panels + p) * depth * width
             row = first
             for tile in range(first_tile, last_tile):
-                tallest = tile < tall_tiles
-                if p == panel_count - 1:
+                tallest = tile < cut.tall_tiles
+                if p == panels - 1:
                     kernel = last_big if tallest else last_small
                 else:
                     kernel = big if tallest else small
                 call6(kernel, source + row * a_row, a_row, panel, target + row * y_row + 4 * p * width, y_row, depth)
-                row += tall if tallest else tall - 1
+                row += cut.tall if tallest else cut.tall - 1

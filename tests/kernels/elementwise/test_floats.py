@@ -13,8 +13,8 @@ from graphopt.kernels import available_levels, run_routine
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.elementwise.floats import SWAPPED, FloatOp, prepare_float_binary, prepare_gelu
 from graphopt.kernels.elementwise.tables import prepare_channel_table, prepare_float_table
-from graphopt.kernels.products.activation_product import Strides
 from graphopt.kernels.products.float_product import prepare_float_product
+from graphopt.kernels.products.tiles import Strides
 from tests.kernels import naive
 from tests.kernels.elementwise.test_codes import SHAPES
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from graphopt.kernels import run_routine
 from graphopt.kernels.core.levels import Level
-from graphopt.kernels.products.activation_product import MAX_DEPTH, Strides, prepare_activation_product
-from graphopt.kernels.products.epilogue import Accumulate, Dequantize, Requantize
+from graphopt.kernels.products.activation_product import MAX_DEPTH, prepare_activation_product
+from graphopt.kernels.products.epilogue import Accumulate, FloatOutput, Requantize
 from graphopt.kernels.products.matmul_conv import Activations
+from graphopt.kernels.products.tiles import Strides
 from tests.kernels import naive
 from tests.kernels.products.test_matmul_conv import draw_integers, dtypes, every_level, styles
 
@@ -53,7 +54,7 @@ def check(case: dict[str, Any], level: Level) -> None:
     sums = ((a.astype(np.int64) - za) @ (b.astype(np.int64) - zb)).astype(np.int32)
     scale = np.float32(rng.uniform(0.2, 3) / max(1.0, float(np.abs(sums).mean()) / 60))
     low, high = (max(zy - 20, zero(dy, 0)), min(zy + 9, zero(dy, 255))) if case["output"] == "limits" else (None, None)
-    output: Any = {"sums": Accumulate(), "floats": Dequantize(scale)}.get(
+    output: Any = {"sums": Accumulate(), "floats": FloatOutput(scale)}.get(
         case["output"], Requantize(scale, zy, dy, low, high)
     )
     want: Any = {"sums": sums, "floats": sums.astype(np.float32) * scale}.get(

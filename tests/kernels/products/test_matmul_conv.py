@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from graphopt.kernels import run_routine
 from graphopt.kernels.core.levels import Level, available_levels
-from graphopt.kernels.products.epilogue import Accumulate, Dequantize, Requantize, Residual
+from graphopt.kernels.products.epilogue import Accumulate, AddedTensor, FloatOutput, Requantize
 from graphopt.kernels.products.matmul_conv import Activations, prepare_conv, prepare_matmul
 from tests.kernels import naive
 
@@ -121,7 +121,7 @@ def outcome(
     if form == "f32":
         bias = rng.normal(size=scale.size).astype(np.float32)
         value = sums.astype(np.float32) * scale + bias
-        return Dequantize(scale, bias, low=0.0), np.maximum(value, np.float32(0))
+        return FloatOutput(scale, bias, low=0.0), np.maximum(value, np.float32(0))
     if form == "q8":
         return Requantize(scale, zero, dtype), naive.requantize(sums, scale, zero, dtype)
     if form == "clip":
@@ -137,7 +137,7 @@ def outcome(
     a, b, c = (np.float32(v) for v in rng.uniform(0.01, 0.1, 3))
     inner = naive.requantize(sums, scale, inner_zero, np.uint8).astype(np.int32)
     added = (inner - inner_zero).astype(np.float32) * a + (other.astype(np.int32) - r_zero).astype(np.float32) * b
-    residual = Residual(float(a), inner_zero, np.uint8, float(b), r_zero, np.int8, float(c))
+    residual = AddedTensor(float(a), inner_zero, np.uint8, float(b), r_zero, np.int8, float(c))
     return Requantize(scale, zero, dtype, residual=residual), naive.quantize(added, c, zero, dtype)
 
 

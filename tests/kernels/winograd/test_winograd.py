@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphopt.errors import Declined
 from graphopt.kernels import run_routine
 from graphopt.kernels.core.levels import Level, available_levels
-from graphopt.kernels.products.epilogue import Accumulate, Dequantize, Output, Requantize, Residual
+from graphopt.kernels.products.epilogue import Accumulate, AddedTensor, Epilogue, FloatOutput, Requantize
 from graphopt.kernels.products.matmul_conv import Activations, prepare_conv
 from graphopt.kernels.winograd.algebra import F2, F4, Variant
 from graphopt.kernels.winograd.choice import choose
@@ -54,14 +54,14 @@ def cases(draw_: Any) -> dict[str, Any]:
     return case
 
 
-def epilogue(rng: np.random.Generator, form: str, dtype: Any, sums: naive.Array) -> Output:
+def epilogue(rng: np.random.Generator, form: str, dtype: Any, sums: naive.Array) -> Epilogue:
     count, info = sums.shape[-1], np.iinfo(dtype)
     if form == "i32":
         return Accumulate()
     largest = max(1.0, float(np.abs(sums.astype(np.int64)).max(initial=0)))
     scale = (rng.uniform(0.5, 2, count) * 90 / largest).astype(np.float32)
     if form == "f32":
-        return Dequantize(scale, rng.normal(0, 1, count).astype(np.float32), -20.0, 50.0)
+        return FloatOutput(scale, rng.normal(0, 1, count).astype(np.float32), -20.0, 50.0)
     zero = int(rng.integers(info.min, info.max + 1))
     if form == "q8":
         return Requantize(scale, zero, dtype)
@@ -69,7 +69,7 @@ def epilogue(rng: np.random.Generator, form: str, dtype: Any, sums: naive.Array)
         return Requantize(scale, zero, dtype, zero, min(info.max, zero + 60))
     if form == "table":
         return Requantize(scale, zero, dtype, table=rng.integers(0, 256, 256).astype(np.uint8))
-    return Requantize(scale, zero, dtype, residual=Residual(0.11, 3, np.int8, 0.07, 5, np.int8, 0.13))
+    return Requantize(scale, zero, dtype, residual=AddedTensor(0.11, 3, np.int8, 0.07, 5, np.int8, 0.13))
 
 
 @every_level
@@ -95,7 +95,7 @@ def test_equals_the_oracle_and_the_direct_kernel(level: Level, variant: Variant,
     except Declined:
         assert variant is F4 and w.shape[1] > 80, "refused although the bound holds"
         return
-    dtype = {Accumulate: np.int32, Dequantize: np.float32}.get(type(output), case["y_dtype"])
+    dtype = {Accumulate: np.int32, FloatOutput: np.float32}.get(type(output), case["y_dtype"])
     buffers = {"x": naive.placed(x), "y": naive.empty(sums.shape, dtype)}
     if case["form"] == "residual":
         buffers["residual"] = naive.placed(draw(rng, np.int8, sums.shape, "uniform"))
