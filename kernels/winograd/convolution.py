@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,7 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.memory import LINE, SLACK, Array, aligned_empty, float_bits
+from graphopt.kernels.core.memory import LINE, SLACK, Array, Words, aligned_empty, float_bits, whole_lines
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Program, Routine, Step
 from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
 from graphopt.kernels.products.epilogue import Accumulate, Epilogue, FloatOutput, Requantize
@@ -23,17 +25,57 @@ from graphopt.kernels.winograd.blocks import Blocks, choose_blocks
 
 from ...errors import Declined
 
+
+class WinogradShape(NamedTuple):
+    """Sizes of x and y, pads, the zero point's byte, bytes of an output."""
+
+    height: int
+    width: int
+    channels: int
+    out_height: int
+    out_width: int
+    out_channels: int
+    top: int
+    left: int
+    zero_point: int
+    item: int
+
+
+class WinogradTiles(NamedTuple):
+    """m of F(m×m, 3×3), tiles and their blocks, parts of a block's panels, rows of the product, panels of weights."""
+
+    m: int
+    tiles: int
+    block: int
+    splits: int
+    main: int  # rows of the product's register tile
+    tail: int  # rows of the last one where `main` does not divide the block, else 0
+    panels: int
+    width: int  # channels of a panel
+    panel_bytes: int
+
+
+class ScratchLayout(NamedTuple):
+    """Offsets in a worker's scratch, each on a cache line with slack behind it."""
+
+    v: int  # transformed input
+    m: int  # products
+    u: int  # weights transformed on the fly
+    patch: int  # a tile that leaves the image, with its padding
+    offsets: int  # three tables of pixels' offsets: in y, in the residual, in the staging area
+    dump: int  # takes the pixels of a tile that lie outside y
+    staging: int  # takes the pixels of a panel with fewer channels than its width
+    size: int
+
+
+_ADDRESSES = ("x", "y", "r", "weights", "records")
+_FUNCTIONS = ("look_up", "transform_input", "multiply", "transform_output", "transform_weights")
 WINOGRAD = Kernel(
     "graphopt.kernels.loops.winograd:convolve",
     {
-        "x": "i64", "y": "i64", "r": "i64", "scratch": "i64", "scratch_bytes": "i64", "weights": "i64",
-        "panel_bytes": "i64", "records": "i64", "record_bytes": "i64", "product": "i64*", "rows_of_g": "i64",
-        "table": "i64", "look_up": "i64", "transform_input": "i64", "multiply": "i64", "transform_output": "i64",
-        "transform_weights": "i64", "m": "i64", "count": "i64", "block": "i64", "splits": "i64", "panels": "i64",
-        "main": "i64", "tail": "i64", "width": "i64", "height_in": "i64", "width_in": "i64", "channels": "i64",
-        "height_out": "i64", "width_out": "i64", "channels_out": "i64", "item": "i64", "pad_top": "i64",
-        "pad_left": "i64", "zero_point": "u8", "v_at": "i64", "m_at": "i64", "u_at": "i64", "patch_at": "i64",
-        "offsets_at": "i64", "dump_at": "i64", "staging_at": "i64",
+        **dict.fromkeys(_ADDRESSES, "i64"), "product": "i64*", "rows_of_g": "i64", "table": "i64",
+        **dict.fromkeys(_FUNCTIONS, "i64"), "shape": WinogradShape, "cut": WinogradTiles, "at": ScratchLayout,
+        "scratch": "i64",
     },
 )  # fmt: skip
 
@@ -46,8 +88,8 @@ TRANSFORM = Kernel(
 )  # fmt: skip
 
 _MICRO = "graphopt.kernels.micro.winograd:emit_"
-_AHEAD = 4096  # bytes of weights prefetched before their use
-_SHARES = 4  # units of work wanted at least, so that two to four workers have some
+_AHEAD = 4096  # bytes ahead of their use at which weights are prefetched (`python -m tests.bench.winograd`)
+_SHARES = 4  # units of work at least, so that two to four workers each have one
 
 
 def prepare_winograd(
@@ -101,8 +143,8 @@ def _centred(weights: Array, zero_point: Array) -> Array:
     """The weights less their zero point: s8 where they fit, else int32."""
     if weights.dtype == np.int8 and not zero_point.any():
         return weights
-    made = weights.astype(np.int32) - zero_point.astype(np.int32)
-    return made.astype(np.int8) if made.min(initial=0) >= -128 and made.max(initial=0) <= 127 else made
+    wide = weights.astype(np.int32) - zero_point.astype(np.int32)
+    return wide.astype(np.int8) if wide.min(initial=0) >= -128 and wide.max(initial=0) <= 127 else wide
 
 
 def _fitting(variant: Variant | None, weights: Array, bias: Array, zero_point: int, signed: bool) -> Variant:
@@ -154,13 +196,21 @@ def _odd_lines(size: int) -> int:
     return (-(-size // LINE) | 1) * LINE
 
 
-def _layout(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
-    """Offsets of the parts of a worker's scratch, each on a cache line and with slack behind it; and the whole size."""
-    offsets, end = {}, 0
-    for name, size in sizes.items():
-        offsets[name] = end
-        end += -(-(size + SLACK) // LINE) * LINE
-    return offsets, end
+def _scratch(
+    variant: Variant, product: Words, block: int, channels: int, width: int, out_bytes: int, on_the_fly: bool
+) -> ScratchLayout:
+    """The scratch of a worker; `out_bytes` of a pixel of y, `width` bytes of one of a panel's."""
+    pixels = block * variant.m**2
+    sizes = (
+        variant.positions * int(product[WinogradRecord.V_POSITION]),
+        variant.positions * int(product[WinogradRecord.M_POSITION]),
+        variant.size * int(product[WinogradRecord.U_POSITION]) if on_the_fly else 0,
+        variant.positions * channels,
+        3 * 8 * pixels,
+        out_bytes,
+        pixels * width,
+    )
+    return ScratchLayout(*accumulate((whole_lines(size + SLACK) for size in sizes), initial=0))
 
 
 def _shares(units: int, panels: int) -> int:
@@ -170,7 +220,7 @@ def _shares(units: int, panels: int) -> int:
 
 def _product_record(
     level: Level, variant: Variant, blocks: Blocks, channels: int, depth: int, width: int, on_the_fly: bool
-) -> npt.NDArray[np.int64]:
+) -> Words:
     group = 2 * level.lanes
     groups = -(-channels // group)
     u_position = 2 * width * depth
@@ -201,24 +251,13 @@ def _routine(
     blocks = choose_blocks(level, variant, tiles, depth, vectors, on_the_fly)
     product = _product_record(level, variant, blocks, image.channels, depth, width, on_the_fly)
     packed = _packed(level, variant, weights, vectors, depth, on_the_fly)
-    pixels = blocks.block * m * m
-    offsets, scratch = _layout({
-        "v": variant.positions * int(product[WinogradRecord.V_POSITION]),
-        "m": variant.positions * int(product[WinogradRecord.M_POSITION]),
-        "u": variant.size * int(product[WinogradRecord.U_POSITION]) if on_the_fly else 0,
-        "patch": variant.positions * image.channels,
-        "offsets": 3 * 8 * pixels,
-        "dump": len(weights) * item,
-        "staging": pixels * width * item,
-    })  # fmt: skip
+    layout = _scratch(variant, product, blocks.block, image.channels, width * item, len(weights) * item, on_the_fly)
     kind = "" if requantize is None else residual_form(requantize)
     units = -(-tiles // blocks.block)
     splits = _shares(units, panels) if units else 1
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("y"), "r": 0 if residual is None else Buffer("residual"),
-        "scratch": SCRATCH, "scratch_bytes": scratch,
-        "weights": packed, "panel_bytes": packed.nbytes // max(1, panels),
-        "records": records, "record_bytes": 8 * Panel.WORDS, "product": product, "rows_of_g": variant.g,
+        "weights": packed, "records": records, "product": product, "rows_of_g": variant.g,
         "table": 0 if table is None else aligned_table(table), "look_up": 0 if table is None else table_look_up(),
         "transform_input": MicroKernel(_MICRO + "input", (level.name, m, activations.flip != 0)),
         "multiply": MicroKernel(
@@ -226,16 +265,17 @@ def _routine(
         ),
         "transform_output": MicroKernel(_MICRO + "output", (level.name, m, vectors, form, kind)),
         "transform_weights": _transform(level, variant, vectors) if on_the_fly else 0,
-        "m": m, "count": tiles, "block": blocks.block, "splits": splits, "panels": panels,
-        "main": blocks.main, "tail": blocks.tail, "width": width, "height_in": image.height, "width_in": image.width,
-        "channels": image.channels, "height_out": target.height, "width_out": target.width,
-        "channels_out": len(weights), "item": item, "pad_top": pads[0], "pad_left": pads[1],
-        "zero_point": activations.zero_point & 255, "v_at": offsets["v"], "m_at": offsets["m"], "u_at": offsets["u"],
-        "patch_at": offsets["patch"], "offsets_at": offsets["offsets"], "dump_at": offsets["dump"],
-        "staging_at": offsets["staging"],
+        "shape": WinogradShape(
+            image.height, image.width, image.channels, target.height, target.width, len(weights), *pads,
+            activations.zero_point & 255, item,
+        ),
+        "cut": WinogradTiles(
+            m, tiles, blocks.block, splits, blocks.main, blocks.tail, panels, width, packed.nbytes // max(1, panels)
+        ),
+        "at": layout, "scratch": SCRATCH,
     }  # fmt: skip
     macs = target.size * image.channels * 9
-    step = Step(WINOGRAD, arguments, units * splits, max(1, splits // 2), scratch, macs)
+    step = Step(WINOGRAD, arguments, units * splits, max(1, splits // 2), layout.size, macs)
     return Routine((step,), packed_bytes=packed.nbytes)
 
 
