@@ -19,7 +19,7 @@ _SCRATCH = 512  # two float32 extremes for each of 64 lanes
 QUANTIZE_IMAGE = Kernel(
     "graphopt.kernels.loops.products.dynamic_quantize:quantize_image",
     {
-        "x": "i64", "y": "i64", "row_scales": "f32*", "row_zeros": "i32*", "found": "f32*",
+        "x": "i64", "y": "i64", "row_scales": "f32*", "row_zeros": "i32*", "ranges": "f32*",
         **dict.fromkeys(
             ("lines", "height", "row", "top", "left", "padded_height", "padded_row", "pixels", "tiles"), "i64"
         ),
@@ -57,12 +57,12 @@ def prepare_dynamic_conv(
         return Routine(())
     lines, tiles = image.batch * image.height, image.batch * padded[0]
     search: dict[str, Argument] = {
-        "x": Buffer("floats"), "found": Buffer("found"), "columns": image.width * image.channels, "scratch": SCRATCH,
+        "x": Buffer("floats"), "ranges": Buffer("ranges"), "columns": image.width * image.channels, "scratch": SCRATCH,
         "scratch_bytes": _SCRATCH,
     }  # fmt: skip
     quantize: dict[str, Argument] = {
         "x": Buffer("floats"), "y": Buffer("x"), "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"),
-        "found": Buffer("found"), "lines": lines, "height": image.height, "row": image.width * image.channels,
+        "ranges": Buffer("ranges"), "lines": lines, "height": image.height, "row": image.width * image.channels,
         "top": top, "left": left * image.channels, "padded_height": padded[0],
         "padded_row": padded[1] * image.channels, "pixels": pixels, "tiles": tiles,
     }  # fmt: skip
@@ -85,7 +85,7 @@ def prepare_dynamic_conv(
         *product.steps,
     )
     temporaries = {
-        **product.temporaries, "x": image.batch * padded[0] * padded[1] * image.channels, "found": 8 * lines,
+        **product.temporaries, "x": image.batch * padded[0] * padded[1] * image.channels, "ranges": 8 * lines,
         "row_scales": 4 * pixels, "row_zeros": 4 * pixels,
     }  # fmt: skip
     return Routine(steps, temporaries, product.packed_bytes)

@@ -14,39 +14,39 @@ from graphopt.kernels.products.matmul_conv import Activations, prepare_matmul
 _SCRATCH = 512  # two float32 extremes for each of 64 lanes
 EXTREMES = Kernel(
     "graphopt.kernels.loops.products.dynamic_quantize:extremes",
-    {"x": "i64", "found": "f32*", "columns": "i64", "scratch": "i64", "scratch_bytes": "i64"},
+    {"x": "i64", "ranges": "f32*", "columns": "i64", "scratch": "i64", "scratch_bytes": "i64"},
 )
 QUANTIZE_ROWS = Kernel(
     "graphopt.kernels.loops.products.dynamic_quantize:quantize_rows",
     {
-        "x": "i64", "y": "i64", "row_scales": "f32*", "row_zeros": "i32*", "found": "f32*",
-        "rows": "i64", "columns": "i64", "per_row": "i64",
+        "x": "i64", "y": "i64", "row_scales": "f32*", "row_zeros": "i32*", "ranges": "f32*",
+        "rows": "i64", "columns": "i64",
     },
 )  # fmt: skip
 
 
-def prepare_dynamic_quantize(rows: int, columns: int, *, per_row: bool = False, target: str = "y") -> Routine:
+def prepare_dynamic_quantize(rows: int, columns: int, *, target: str = "y") -> Routine:
     """DynamicQuantizeLinear of float32 [rows, columns] in buffer x to uint8 in buffer `target`.
 
     scale = (max(x, 0) − min(x, 0)) / 255 and zero = saturate(round(−min / scale)) as the operator defines them (1 and 0
-    for all zeros), over all of x or, `per_row`, over each row. Buffers row_scales (f32 [rows]) and row_zeros (i32
-    [rows]) are written, for every row even if all are equal. NaN does not count towards the extremes and becomes zero.
+    for all zeros). Buffers row_scales (f32 [rows]) and row_zeros (i32 [rows]) repeat them for every row, as a product
+    reads them. NaN does not count towards the extremes and becomes zero.
     """
     if rows == 0 or columns == 0:
         return Routine(())
     grain = max(1, 16384 // columns)
     search: dict[str, Argument] = {
-        "x": Buffer("x"), "found": Buffer("found"), "columns": columns, "scratch": SCRATCH, "scratch_bytes": _SCRATCH
+        "x": Buffer("x"), "ranges": Buffer("ranges"), "columns": columns, "scratch": SCRATCH, "scratch_bytes": _SCRATCH
     }  # fmt: skip
     quantize: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer(target), "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"),
-        "found": Buffer("found"), "rows": rows, "columns": columns, "per_row": int(per_row),
+        "ranges": Buffer("ranges"), "rows": rows, "columns": columns,
     }  # fmt: skip
     steps = (
         Step(EXTREMES, search, tiles=rows, grain=grain, scratch=_SCRATCH),
         Step(QUANTIZE_ROWS, quantize, tiles=rows, grain=grain),
     )
-    return Routine(steps, {"found": 8 * rows})
+    return Routine(steps, {"ranges": 8 * rows})
 
 
 def prepare_dynamic_matmul(
@@ -55,22 +55,20 @@ def prepare_dynamic_matmul(
     weight_scale: float | Array,
     *,
     bias: Array | None = None,
-    per_row: bool = False,
     weight_zero_point: int | Array = 0,
-    transposed: bool = False,
     level: Level | None = None,
 ) -> Routine:
     """float32 y[rows, N] = float32(acc) · (x_scale · weight_scale[n]) + bias[n] of float32 x[rows, K].
 
-    acc is MatMulInteger of x quantized as `prepare_dynamic_quantize` does and of s8 or u8 `weights` [K, N] ([N, K] if
-    `transposed`); bias is float32.
+    acc is MatMulInteger of x quantized as `prepare_dynamic_quantize` does and of s8 or u8 `weights` [K, N]; bias is
+    float32.
     """
-    depth, channels = weights.shape[::-1] if transposed else weights.shape
-    quantize = prepare_dynamic_quantize(rows, depth, per_row=per_row, target="quantized")
+    depth, channels = weights.shape
+    quantize = prepare_dynamic_quantize(rows, depth, target="quantized")
     scale = np.broadcast_to(np.asarray(weight_scale, np.float32), (channels,))
     product = prepare_matmul(
         rows, weights, Activations(np.uint8), FloatOutput(scale, bias, dynamic=True),
-        weight_zero_point=weight_zero_point, transposed=transposed, level=level, source="quantized",
+        weight_zero_point=weight_zero_point, level=level, source="quantized",
     )  # fmt: skip
     temporaries = {"quantized": rows * depth, "row_scales": 4 * rows, "row_zeros": 4 * rows}
     return Routine(

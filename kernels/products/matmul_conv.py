@@ -100,23 +100,19 @@ def prepare_matmul(
     *,
     bias: Array | None = None,
     weight_zero_point: int | Array = 0,
-    transposed: bool = False,
-    y_stride: int | None = None,
     source: str = "x",
     level: Level | None = None,
 ) -> Routine:
     """y[rows, N] = epilogue(Σ_k (x[m, k] − x_zero) · (w[k, n] − w_zero[n]) + bias[n]).
 
-    x is u8 or s8 [rows, K] in buffer x; `weights` is s8 or u8 [K, N] ([N, K] if `transposed`); bias is int32 [N]. A
-    batch of matrices that share their weights is so many more rows. `y_stride` is the length of an output row in
-    elements when y is part of something wider; `source` is the buffer that x lies in.
+    x is u8 or s8 [rows, K] in the buffer `source`; `weights` is s8 or u8 [K, N] in any strides; bias is int32 [N]. A
+    batch of matrices that share their weights is so many more rows.
     """
-    matrix = weights.T if transposed else weights
-    depth = matrix.shape[0]
-    centred = _planes(matrix, np.asarray(weight_zero_point))[None]
+    depth = weights.shape[0]
+    centred = _planes(weights, np.asarray(weight_zero_point))[None]
     shape = ConvShape(1, 1, max(rows, 1), depth, 1, rows)
     taps = np.zeros((1, 3), np.int64)
-    return _prepare(shape, taps, centred, activations, output, bias, y_stride, level or select_level(), source)
+    return _prepare(shape, taps, centred, activations, output, bias, level or select_level(), source)
 
 
 def prepare_conv(
@@ -131,15 +127,13 @@ def prepare_conv(
     pads: Sequence[int] = (0, 0, 0, 0),
     dilations: Sequence[int] = (1, 1),
     groups: int = 1,
-    y_stride: int | None = None,
     level: Level | None = None,
 ) -> Routine:
     """QLinearConv / ConvInteger on NHWC images.
 
     x_shape is (N, H, W, C), weights are [O, C / groups, KH, KW] as in ONNX, s8 or u8 with a zero point per tensor or
     per output channel; pads are (top, left, bottom, right), filled with the activations' zero point; y is
-    [N, OH, OW, O] (a pixel of y is `y_stride` elements wide when y is part of a concatenation). A 1-D convolution has
-    H = KH = 1. Raises ValueError when the shapes do not fit together.
+    [N, OH, OW, O]. A 1-D convolution has H = KH = 1. Raises ValueError when the shapes do not fit together.
     """
     batch, height, width, channels = x_shape
     outputs, depth, kernel_height, kernel_width = weights.shape
@@ -161,21 +155,21 @@ def prepare_conv(
         taps = np.stack([dy, dx, (dy * width + dx) * channels], axis=1).astype(np.int64)
         segments = by_group.transpose(1, 0, 4, 5, 3, 2).reshape(groups, -1, depth, outputs // groups)
         shape = ConvShape(batch, height, width, channels, out_height, out_width, *stride, top, left)
-        return _prepare(shape, taps, segments, activations, output, bias, y_stride, level)
+        return _prepare(shape, taps, segments, activations, output, bias, level)
     padded = (height + top + bottom, width + left + right)
     dy = np.arange(kernel_height) * dilations[0]
     taps = np.stack([dy, np.zeros_like(dy), dy * padded[1] * channels], axis=1).astype(np.int64)
     segments = by_group.transpose(1, 0, 4, 5, 3, 2).reshape(1, -1, kernel_width * channels, outputs)
     shape = ConvShape(batch, padded[0], padded[1], channels, out_height, out_width, *stride)
     if not any(pads):
-        return _prepare(shape, taps, segments, activations, output, bias, y_stride, level)
+        return _prepare(shape, taps, segments, activations, output, bias, level)
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("padded"), "height": height, "width": width, "pixel": channels, "top": top,
         "left": left, "padded_height": padded[0], "padded_width": padded[1],
         "zero_point": activations.zero_point & 0xFF,
     }  # fmt: skip
     copy = Step(PAD, arguments, tiles=batch * padded[0], grain=8)
-    routine = _prepare(shape, taps, segments, activations, output, bias, y_stride, level, source="padded")
+    routine = _prepare(shape, taps, segments, activations, output, bias, level, source="padded")
     size = batch * padded[0] * padded[1] * channels
     return Routine((copy, *routine.steps), {"padded": size, **routine.temporaries}, routine.packed_bytes)
 
@@ -187,7 +181,6 @@ def _prepare(
     activations: Activations,
     output: Epilogue,
     bias: Array | None,
-    y_stride: int | None,
     level: Level,
     source: str = "x",
 ) -> Routine:
@@ -203,7 +196,7 @@ def _prepare(
     zero_point = 0 if dynamic else activations.zero_point
     offset = activations.flip + zero_point
     builder = PanelBuilder(level, activations.flip != 0, offset, output, cut.tall, cut.uneven)
-    panels = builder.build(weights, quads, bias, y_stride or groups * channels)
+    panels = builder.build(weights, quads, bias, groups * channels)
     panel_count = len(panels.records.words)
     element = 1 if isinstance(output, Requantize) else 4
     row_bytes = shape.pixel * shape.stride_y * shape.stride_x + 8 * segments
@@ -229,7 +222,7 @@ def _prepare(
         "shape": shape,
         "cut": cut,
         "sizes": ProductSizes(
-            tap_count, segments // tap_count, chunks, panel_count, element, (y_stride or groups * channels) * element,
+            tap_count, segments // tap_count, chunks, panel_count, element, groups * channels * element,
             groups * channels, int(panels.wide),
         ),
         "scratch": SCRATCH,

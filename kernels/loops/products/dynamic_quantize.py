@@ -1,4 +1,4 @@
-"""DynamicQuantizeLinear: float32 to uint8 with a scale and a zero point found while running; of rows and of images."""
+"""DynamicQuantizeLinear of rows and of images: the scale and the zero point are computed from the values."""
 
 # mypy: ignore-errors
 
@@ -13,8 +13,8 @@ from graphopt.kernels.loops.core.memory import f32_at, u8_at
 LANES = 64  # independent running extremes, so that the search vectorizes
 
 
-def extremes(lo, hi, worker, x, found, columns, scratch, scratch_bytes):
-    """found[2 r] = least, found[2 r + 1] = greatest of row r and 0; a tile is one row."""
+def extremes(lo, hi, worker, x, ranges, columns, scratch, scratch_bytes):
+    """ranges[2 r] = least, ranges[2 r + 1] = greatest of row r and 0; a tile is one row."""
     lanes = f32_at(scratch + worker * scratch_bytes)
     for row in range(lo, hi):
         values = f32_at(x + 4 * row * columns)
@@ -34,17 +34,17 @@ def extremes(lo, hi, worker, x, found, columns, scratch, scratch_bytes):
         for k in range(LANES):
             least = lanes[k] if lanes[k] < least else least
             greatest = lanes[LANES + k] if lanes[LANES + k] > greatest else greatest
-        found[2 * row] = least
-        found[2 * row + 1] = greatest
+        ranges[2 * row] = least
+        ranges[2 * row + 1] = greatest
 
 
 @register_jitable
-def _range(found, first, last):
-    """Least and greatest of rows first … last − 1, which `extremes` found, and of 0."""
+def _range(ranges, rows):
+    """Least and greatest of all rows and of 0, from the ranges that `extremes` wrote."""
     least, greatest = np.float32(0), np.float32(0)
-    for row in range(first, last):
-        least = found[2 * row] if found[2 * row] < least else least
-        greatest = found[2 * row + 1] if found[2 * row + 1] > greatest else greatest
+    for row in range(rows):
+        least = ranges[2 * row] if ranges[2 * row] < least else least
+        greatest = ranges[2 * row + 1] if ranges[2 * row + 1] > greatest else greatest
     return least, greatest
 
 
@@ -66,29 +66,25 @@ def _encode_row(source, sink, count, scale, zero):
         sink[i] = encode(source[i], scale, zero, low, high)
 
 
-def quantize_rows(lo, hi, worker, x, y, row_scales, row_zeros, found, rows, columns, per_row):
-    """Rows lo … hi − 1 to uint8, by their own extremes or by those of all rows."""
-    least, greatest = np.float32(0), np.float32(0)
-    if per_row == 0:
-        least, greatest = _range(found, 0, rows)
+def quantize_rows(lo, hi, worker, x, y, row_scales, row_zeros, ranges, rows, columns):
+    """Rows lo … hi − 1 to uint8 by the extremes of all rows."""
+    least, greatest = _range(ranges, rows)
+    scale, zero = _grid(least, greatest)
     for row in range(lo, hi):
-        if per_row != 0:
-            least, greatest = found[2 * row], found[2 * row + 1]
-        scale, zero = _grid(least, greatest)
         row_scales[row] = scale
         row_zeros[row] = np.int32(zero)
         _encode_row(f32_at(x + 4 * row * columns), u8_at(y + row * columns), columns, scale, zero)
 
 
 def quantize_image(
-    lo, hi, worker, x, y, row_scales, row_zeros, found, lines, height, row, top, left, padded_height, padded_row,
+    lo, hi, worker, x, y, row_scales, row_zeros, ranges, lines, height, row, top, left, padded_height, padded_row,
     pixels, tiles,
 ):  # fmt: skip
     """NHWC images to uint8 with a border of zero points; a tile is one padded line, `row` its elements inside.
 
     Each tile also writes its share of the scales and zero points of `pixels` output pixels.
     """
-    least, greatest = _range(found, 0, lines)
+    least, greatest = _range(ranges, lines)
     scale, zero = _grid(least, greatest)
     for line in range(lo, hi):
         for pixel in range(pixels * line // tiles, pixels * (line + 1) // tiles):

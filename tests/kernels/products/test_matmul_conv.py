@@ -113,7 +113,7 @@ RESIDUALS: list[naive.Array] = []
 def outcome(
     form: str, dtype: Any, rng: np.random.Generator, sums: naive.Array, scale: naive.Array
 ) -> tuple[Any, naive.Array]:
-    """An epilogue and what it must make of the sums."""
+    """An epilogue and the outputs it must make of the sums."""
     info = np.iinfo(dtype)
     zero = int(rng.integers(info.min, info.max + 1))
     if form == "i32":
@@ -157,8 +157,8 @@ def test_matmul(
     info = np.iinfo(x_dtype)
     zero = int(rng.integers(info.min, info.max + 1))
     y = naive.empty((rows, channels), np.int32)
-    stored = np.ascontiguousarray(w.T) if transposed else w
-    routine = prepare_matmul(rows, stored, Activations(x_dtype, zero), Accumulate(), transposed=transposed, level=level)
+    stored = np.ascontiguousarray(w.T).T if transposed else w
+    routine = prepare_matmul(rows, stored, Activations(x_dtype, zero), Accumulate(), level=level)
     run_routine(routine, {"x": naive.placed(x), "y": y}, workers=workers)
     np.testing.assert_array_equal(y, (x.astype(np.int32) - zero) @ w.astype(np.int32))
 
