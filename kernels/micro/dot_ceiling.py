@@ -1,15 +1,15 @@
-"""Nothing but dot products between registers: what a core could do if nothing had to be fetched or stored."""
-
-# mypy: ignore-errors
+"""Dot products between registers alone: the ceiling of a core that need not load or store."""
 
 from __future__ import annotations
+
+from llvmlite import ir
 
 from graphopt.kernels.core.levels import select_level
 from graphopt.kernels.micro import dot
 from graphopt.kernels.micro.vectors import I8, I32, I64, function, load, repeat, store, variable, vector
 
 
-def emit(module, symbol, level_name, sums, unroll):
+def emit(module: ir.Module, symbol: str, level_name: str, sums: int, unroll: int) -> None:
     """Define void symbol(operands, count): `count` times `unroll` dot products into each of `sums` independent sums.
 
     operands: the weights, then the first value of each sum, a vector each. Each sum is its own next activations, and

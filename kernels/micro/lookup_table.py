@@ -1,8 +1,8 @@
 """A 256-entry table applied to bytes: y[i] = table[x[i]], the index taken as u8 bits."""
 
-# mypy: ignore-errors
-
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from llvmlite import ir
 
@@ -23,7 +23,7 @@ from graphopt.kernels.micro.vectors import (
 _UNROLL = 8
 
 
-def emit(module, symbol, form):
+def emit(module: ir.Module, symbol: str, form: str) -> None:
     """Define void symbol(x, y, count, table); x and y may be the same memory.
 
     form: permute (vpermi2b: 64 look-ups in two instructions) | scalar.
@@ -34,12 +34,12 @@ def emit(module, symbol, form):
         quarters = [load(b, at(b, table, 64 * i), vector(I8, 64)) for i in range(4)]
         step = 64
 
-        def block(offset):
+        def block(offset: ir.Value) -> None:
             store(b, permute(b, quarters, load(b, b.add(x, offset), vector(I8, 64))), b.add(y, offset))
     else:
         step = _UNROLL
 
-        def block(offset):
+        def block(offset: ir.Value) -> None:
             packed = load(b, b.add(x, offset), I64)
             joined = I64(0)
             for i in range(_UNROLL):
@@ -61,7 +61,7 @@ def emit(module, symbol, form):
     b.ret_void()
 
 
-def permute(b, quarters, indices):
+def permute(b: ir.IRBuilder, quarters: Sequence[ir.Value], indices: ir.Value) -> ir.Value:
     """64 look-ups in a table of four vectors.
 
     Bits 0 to 6 choose within each half of the table, bit 7 chooses the half.
@@ -72,7 +72,7 @@ def permute(b, quarters, indices):
     return b.select(b.icmp_signed("<", indices, const(I8, 64, 0)), high, low)
 
 
-def _finish_masked(b, quarters, x, y, count):
+def _finish_masked(b: ir.IRBuilder, quarters: Sequence[ir.Value], x: ir.Value, y: ir.Value, count: ir.Value) -> None:
     """The last count < 64 bytes: read whole (buffers have slack), written under a mask."""
     kind = vector(I8, 64)
     mapped = permute(b, quarters, load(b, x, kind))
