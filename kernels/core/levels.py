@@ -37,7 +37,8 @@ class Level:
         return self.lanes * self.vectors
 
 
-LEVELS: tuple[Level, ...] = (  # best first
+# Best first. The sums of a tile, a row of weights and a broadcast fit the registers (`python -m tests.bench.kernels`).
+LEVELS: tuple[Level, ...] = (
     Level("avx512vnni", 16, 8, 2, "vpdpbusd", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"})),
     Level("avxvnni", 8, 6, 2, "vpdpbusd", frozenset({"avx2", "avxvnni"})),
     Level("avx2", 8, 6, 2, "vpmaddubsw", frozenset({"avx2"})),

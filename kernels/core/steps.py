@@ -15,12 +15,10 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Function, Kernel, MicroKernel
 from graphopt.kernels.core.linked_table import LinkedTable
 from graphopt.kernels.core.memory import LINE, Array, Words, aligned_empty, float_bits
-from graphopt.kernels.core.struct_layouts import Record, record_words
+from graphopt.kernels.core.struct_layouts import Control, Record, Row, record_words
 
-_ROW_WORDS = 4
-_HEAD_WORDS = 24
 _WORDS = LINE // 8
-_SPINS = 2000
+_SPINS = 2000  # pauses before a waiting worker yields its time slice (effect: `python -m tests.bench.threads`)
 _EXECUTE = Function(
     "graphopt.kernels.loops.core.execute:execute",
     {"program": "i64*", "steps": "i64", "worker": "i64", "workers": "i64", "control": "i64*"},
@@ -160,15 +158,15 @@ class Program:
             (step.kernel.address(), descriptor.ctypes.data, step.tiles, max(1, step.grain))
             for step, descriptor in zip(self.steps, self._descriptors, strict=True)
         ]
-        self._table = np.array(rows, np.int64).reshape(-1, _ROW_WORDS)
+        self._table = np.array(rows, np.int64).reshape(-1, Row.WORDS)
         self.cycles = np.zeros(len(rows) + 1, np.int64)
-        self._keep = np.zeros(_HEAD_WORDS + workers * _WORDS + _WORDS, np.int64)
+        self._keep = np.zeros(Control.WORKERS + workers * _WORDS + _WORDS, np.int64)
         skip = (-self._keep.ctypes.data % LINE) // 8
         self._control = self._keep[skip:]
-        self._control[_HEAD_WORDS : _HEAD_WORDS + workers * _WORDS : _WORDS] = len(rows) << 32  # nothing runs
-        self._control[16] = _yield_address()
-        self._control[17] = _SPINS
-        self._control[18] = self.cycles.ctypes.data if profile else 0
+        self._control[Control.WORKERS : Control.WORKERS + workers * _WORDS : _WORDS] = len(rows) << 32  # nothing runs
+        self._control[Control.YIELD] = _yield_address()
+        self._control[Control.SPINS] = _SPINS
+        self._control[Control.STAMPS] = self.cycles.ctypes.data if profile else 0
         self._call = _execute()
 
     def rebind(self, step: int, argument: int, address: int) -> None:
@@ -180,7 +178,7 @@ class Program:
         self._call(self._table.ctypes.data, len(self._table), worker, self.workers, self._control.ctypes.data)
 
     def run(self) -> None:
-        """Run all workers, on threads made for the purpose (a runtime keeps its own)."""
+        """Run all workers on threads of their own, started for this run (a runtime keeps its threads)."""
         threads = [threading.Thread(target=self.run_worker, args=(worker,)) for worker in range(1, self.workers)]
         for thread in threads:
             thread.start()

@@ -34,6 +34,26 @@ def descriptor_words(fields: Mapping[str, Kind]) -> dict[str, str]:
     return words
 
 
+class Row:
+    """Words of a step in a program's table."""
+
+    FUNCTION = 0
+    DESCRIPTOR = 1
+    TILES = 2
+    GRAIN = 3
+    WORDS = 4
+
+
+class Control:
+    """Words of the control block that workers share; `WORKERS` starts a cache line for each worker."""
+
+    DONE = 0  # tiles done of the step
+    YIELD = 16  # address of the system call that yields
+    SPINS = 17  # pauses before it is called
+    STAMPS = 18  # address of the time-stamps, or 0
+    WORKERS = 24
+
+
 class Panel:
     """Words of the record of a panel of packed weights, which register tiles read."""
 

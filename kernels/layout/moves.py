@@ -10,7 +10,7 @@ from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.lookup import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image
 
-_ROWS = 8
+_ROWS = 8  # of a tile, as the loops cut them
 
 GATHER_CHANNELS = Kernel(
     "graphopt.kernels.loops.layout.moves:gather_channels",

@@ -78,7 +78,7 @@ def prepare_activation_product(
     cut = cut.in_blocks(_BLOCK_ROWS // cut.tall)
     quads = whole_quads(depth, cut.tall * level.vectors)
     flip, b_flip = a.flip, 0 if np.dtype(b.dtype) == np.int8 else 128
-    builder = PanelBuilder(level, flip != 0, 0, output, cut.tall, cut.uneven, row_terms=True)
+    builder = PanelBuilder(level, flip != 0, 0, output, cut, row_terms=True)
     panels = builder.build(np.zeros((1, 1, 1, channels), np.int8), quads, None, target.row)
     template, widths = panels.records, panels.widths
     begins = np.cumsum(widths) - widths

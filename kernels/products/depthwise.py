@@ -44,20 +44,10 @@ _NARROWEST = 16  # channels a micro-kernel computes at least
 
 
 def prepare_depthwise(
-    image: Image,
-    window: Window,
-    weights: Array,
-    scale: Array,
-    *,
-    x_zero_point: int,
-    x_signed: bool = False,
-    weight_zero_point: Array | int = 0,
-    bias: Array | None = None,
-    y_zero_point: int = 0,
-    y_signed: bool = False,
-    clamp: tuple[int, int] | None = None,
-    table: Array | None = None,
-) -> Routine:
+    image: Image, window: Window, weights: Array, scale: Array, *, x_zero_point: int, x_signed: bool = False,
+    weight_zero_point: Array | int = 0, bias: Array | None = None, y_zero_point: int = 0, y_signed: bool = False,
+    clamp: tuple[int, int] | None = None, table: Array | None = None,
+) -> Routine:  # fmt: skip
     """ONNX QLinearConv (or Conv between DequantizeLinear and QuantizeLinear) with group = input channels.
 
     x: image.shape bytes (u8, or s8 if `x_signed`); y: window.output(image) with C · m channels, output channel c reads

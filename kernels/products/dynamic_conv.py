@@ -9,13 +9,12 @@ import numpy as np
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.memory import Array
-from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
-from graphopt.kernels.products.dynamic_matmul import EXTREMES
+from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
+from graphopt.kernels.products.dynamic_matmul import extremes_step
 from graphopt.kernels.products.epilogue import FloatOutput
 from graphopt.kernels.products.matmul_conv import Activations, prepare_conv
 from graphopt.kernels.tensors.windows import Image, Window, WindowRecord
 
-_SCRATCH = 512  # two float32 extremes for each of 64 lanes
 QUANTIZE_IMAGE = Kernel(
     "graphopt.kernels.loops.products.dynamic_quantize:quantize_image",
     {
@@ -56,10 +55,6 @@ def prepare_dynamic_conv(
     if image.size == 0 or pixels * outputs == 0:
         return Routine(())
     lines, tiles = image.batch * image.height, image.batch * padded[0]
-    search: dict[str, Argument] = {
-        "x": Buffer("floats"), "ranges": Buffer("ranges"), "columns": image.width * image.channels, "scratch": SCRATCH,
-        "scratch_bytes": _SCRATCH,
-    }  # fmt: skip
     quantize: dict[str, Argument] = {
         "x": Buffer("floats"), "y": Buffer("x"), "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"),
         "ranges": Buffer("ranges"), "lines": lines, "height": image.height, "row": image.width * image.channels,
@@ -80,7 +75,7 @@ def prepare_dynamic_conv(
             strides=window.strides, dilations=window.dilations, groups=groups, level=level,
         )  # fmt: skip
     steps = (
-        Step(EXTREMES, search, tiles=lines, grain=4, scratch=_SCRATCH),
+        extremes_step(Buffer("floats"), lines, image.width * image.channels, 4),
         Step(QUANTIZE_IMAGE, quantize, tiles=tiles, grain=4),
         *product.steps,
     )

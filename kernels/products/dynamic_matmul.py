@@ -11,7 +11,7 @@ from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.products.epilogue import FloatOutput
 from graphopt.kernels.products.matmul_conv import Activations, prepare_matmul
 
-_SCRATCH = 512  # two float32 extremes for each of 64 lanes
+_SCRATCH = 512  # bytes: two float32 extremes for each of 64 lanes
 EXTREMES = Kernel(
     "graphopt.kernels.loops.products.dynamic_quantize:extremes",
     {"x": "i64", "ranges": "f32*", "columns": "i64", "scratch": "i64", "scratch_bytes": "i64"},
@@ -25,6 +25,14 @@ QUANTIZE_ROWS = Kernel(
 )  # fmt: skip
 
 
+def extremes_step(x: Buffer, rows: int, columns: int, grain: int) -> Step:
+    """Least and greatest value of each row of float32 x, and 0, to buffer ranges (f32 [rows, 2])."""
+    arguments: dict[str, Argument] = {
+        "x": x, "ranges": Buffer("ranges"), "columns": columns, "scratch": SCRATCH, "scratch_bytes": _SCRATCH
+    }  # fmt: skip
+    return Step(EXTREMES, arguments, tiles=rows, grain=grain, scratch=_SCRATCH)
+
+
 def prepare_dynamic_quantize(rows: int, columns: int, *, target: str = "y") -> Routine:
     """DynamicQuantizeLinear of float32 [rows, columns] in buffer x to uint8 in buffer `target`.
 
@@ -35,29 +43,21 @@ def prepare_dynamic_quantize(rows: int, columns: int, *, target: str = "y") -> R
     if rows == 0 or columns == 0:
         return Routine(())
     grain = max(1, 16384 // columns)
-    search: dict[str, Argument] = {
-        "x": Buffer("x"), "ranges": Buffer("ranges"), "columns": columns, "scratch": SCRATCH, "scratch_bytes": _SCRATCH
-    }  # fmt: skip
     quantize: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer(target), "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"),
         "ranges": Buffer("ranges"), "rows": rows, "columns": columns,
     }  # fmt: skip
     steps = (
-        Step(EXTREMES, search, tiles=rows, grain=grain, scratch=_SCRATCH),
+        extremes_step(Buffer("x"), rows, columns, grain),
         Step(QUANTIZE_ROWS, quantize, tiles=rows, grain=grain),
     )
     return Routine(steps, {"ranges": 8 * rows})
 
 
 def prepare_dynamic_matmul(
-    rows: int,
-    weights: Array,
-    weight_scale: float | Array,
-    *,
-    bias: Array | None = None,
-    weight_zero_point: int | Array = 0,
-    level: Level | None = None,
-) -> Routine:
+    rows: int, weights: Array, weight_scale: float | Array, *, bias: Array | None = None, weight_zero_point: int |
+    Array = 0, level: Level | None = None,
+) -> Routine:  # fmt: skip
     """float32 y[rows, N] = float32(acc) · (x_scale · weight_scale[n]) + bias[n] of float32 x[rows, K].
 
     acc is MatMulInteger of x quantized as `prepare_dynamic_quantize` does and of s8 or u8 `weights` [K, N]; bias is

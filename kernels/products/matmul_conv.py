@@ -1,4 +1,4 @@
-"""Preparation of matrix products and convolutions: one packing, one driver, one register tile for all of them."""
+"""Preparation of matrix products and convolutions: the same packing, driver and register tile serve both."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from graphopt.kernels.products.panels import PanelBuilder
 from graphopt.kernels.products.tiles import RowTiles, cut_rows
 from graphopt.kernels.tensors.lookup import looks_up
 
+# `python -m tests.bench.kernels` shows the effect of these.
 _BLOCK_BYTES = 256 * 1024  # of activations that one pass over the panels keeps in L2
-_TABLE_BYTES = 64 * 1024
+_TABLE_BYTES = 64 * 1024  # of pointers to rows, beside them
 _NARROW_PIXEL = 33  # input channels below which whole lines of taps are read from a padded copy
 _UNITS = 8  # shares of a step that two workers can divide evenly
-_SPLIT_MACS = 1 << 20  # multiply-accumulates below which a step is not split into shares of panels
-_WIDEN_TILE = 16384
+_SPLIT_MACS = 1 << 20  # multiply-accumulates (some 5 µs) below which panels are not shared out
+_WIDEN_TILE = 16384  # bytes, as the loop cuts them
 
 
 class ConvShape(NamedTuple):
@@ -93,16 +94,9 @@ class Activations:
 
 
 def prepare_matmul(
-    rows: int,
-    weights: Array,
-    activations: Activations,
-    output: Epilogue,
-    *,
-    bias: Array | None = None,
-    weight_zero_point: int | Array = 0,
-    source: str = "x",
-    level: Level | None = None,
-) -> Routine:
+    rows: int, weights: Array, activations: Activations, output: Epilogue, *, bias: Array | None = None,
+    weight_zero_point: int | Array = 0, source: str = "x", level: Level | None = None,
+) -> Routine:  # fmt: skip
     """y[rows, N] = epilogue(Σ_k (x[m, k] − x_zero) · (w[k, n] − w_zero[n]) + bias[n]).
 
     x is u8 or s8 [rows, K] in the buffer `source`; `weights` is s8 or u8 [K, N] in any strides; bias is int32 [N]. A
@@ -116,19 +110,10 @@ def prepare_matmul(
 
 
 def prepare_conv(
-    x_shape: Sequence[int],
-    weights: Array,
-    activations: Activations,
-    output: Epilogue,
-    *,
-    bias: Array | None = None,
-    weight_zero_point: int | Array = 0,
-    strides: Sequence[int] = (1, 1),
-    pads: Sequence[int] = (0, 0, 0, 0),
-    dilations: Sequence[int] = (1, 1),
-    groups: int = 1,
-    level: Level | None = None,
-) -> Routine:
+    x_shape: Sequence[int], weights: Array, activations: Activations, output: Epilogue, *, bias: Array | None =
+    None, weight_zero_point: int | Array = 0, strides: Sequence[int] = (1, 1), pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1), groups: int = 1, level: Level | None = None,
+) -> Routine:  # fmt: skip
     """QLinearConv / ConvInteger on NHWC images.
 
     x_shape is (N, H, W, C), weights are [O, C / groups, KH, KW] as in ONNX, s8 or u8 with a zero point per tensor or
@@ -175,15 +160,9 @@ def prepare_conv(
 
 
 def _prepare(
-    shape: ConvShape,
-    taps: npt.NDArray[np.int64],
-    weights: Array,
-    activations: Activations,
-    output: Epilogue,
-    bias: Array | None,
-    level: Level,
-    source: str = "x",
-) -> Routine:
+    shape: ConvShape, taps: npt.NDArray[np.int64], weights: Array, activations: Activations, output: Epilogue, bias:
+    Array | None, level: Level, source: str = "x",
+) -> Routine:  # fmt: skip
     """`weights`: s8 [groups, planes · taps, depth, channels of a group]."""
     groups, segments, depth, channels = weights.shape
     tap_count = len(taps)
@@ -195,7 +174,7 @@ def _prepare(
     dynamic = isinstance(output, FloatOutput) and output.dynamic
     zero_point = 0 if dynamic else activations.zero_point
     offset = activations.flip + zero_point
-    builder = PanelBuilder(level, activations.flip != 0, offset, output, cut.tall, cut.uneven)
+    builder = PanelBuilder(level, activations.flip != 0, offset, output, cut)
     panels = builder.build(weights, quads, bias, groups * channels)
     panel_count = len(panels.records.words)
     element = 1 if isinstance(output, Requantize) else 4
@@ -254,7 +233,7 @@ def _tallest(level: Level, channels: int) -> int:
 
 
 def _table(output: Requantize | None, level: Level) -> Argument:
-    """The table that the driver applies to what the register tiles wrote, where they do not look it up themselves."""
+    """The table that the driver applies to the codes written, where register tiles do not look them up themselves."""
     if output is None or output.table is None or looks_up(level):
         return 0
     return np.ascontiguousarray(output.table).view(np.uint8).copy()

@@ -1,9 +1,8 @@
-"""Panels: a product's weights in the order a register tile reads them, with the records that tell it the rest."""
+"""Panels: a product's weights in the order a register tile reads them, each with the record of its constants."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +10,16 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.memory import Array, aligned_empty, float_bits
+from graphopt.kernels.core.memory import Array, Words, aligned_copy, aligned_empty, float_bits
 from graphopt.kernels.core.steps import Program, Step
 from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.products.epilogue import Epilogue, FloatOutput, Requantize
 from graphopt.kernels.products.packing import GROUP, split_unsafe
 from graphopt.kernels.products.requantization import code_form, residual_form, write_requantization
+from graphopt.kernels.products.tiles import RowTiles
 from graphopt.kernels.tensors.lookup import aligned_table, looks_up
 
-Words = npt.NDArray[np.int64]
-
-_WHOLE_SEGMENT = 6  # steps that a segment is unrolled by at most, so that it needs no loop
+_WHOLE_SEGMENT = 6  # quads of a segment that is unrolled whole (effect: `python -m tests.bench.kernels --only conv`)
 _STRIDES = ("group_stride", "segment_stride", "depth_stride", "channel_stride")
 _PACK = Kernel(
     "graphopt.kernels.loops.products.packing:pack_panels",
@@ -41,17 +39,16 @@ class Panels:
     wide: bool
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PanelBuilder:
-    """Builds the panels of one product for a level, an epilogue and tiles of `tall` rows, one fewer if `uneven`."""
+    """Builds the panels of one product for a level, an epilogue and the heights of its row tiles."""
 
     level: Level
     signed: bool
-    offset: int  # what every stored activation is too large by
+    offset: int  # stored activation less its value: flip and zero point
     output: Epilogue
-    tall: int
-    uneven: bool
-    row_terms: bool = False  # each row comes with a term of its own, whatever the output
+    cut: RowTiles
+    row_terms: bool = False  # each row has a term of its own to subtract, whatever the output
 
     def build(self, weights: npt.NDArray[np.int8], quads: int, bias: Array | None, y_stride: int) -> Panels:
         """`weights`: s8 [groups, segments, depth, channels] in any strides; `quads` of four depths are stored."""
@@ -70,7 +67,7 @@ class PanelBuilder:
         Program([(Step(_PACK, arguments, tiles=len(cuts)), {})]).run_worker(0)
         table = LinkedTable(np.zeros((len(cuts), Panel.WORDS), np.int64))
         table.link_column(Panel.WEIGHTS, packed, cuts[:, 4])
-        table.link_column(Panel.FLIP, _placed(np.full(64, 0x80, np.uint8)))
+        table.link_column(Panel.FLIP, aligned_copy(np.full(64, 0x80, np.uint8)))
         records = table.words
         records[:, Panel.SEGMENTS] = segments
         records[:, Panel.OFFSET] = cuts[:, 0] * depth
@@ -98,16 +95,16 @@ class PanelBuilder:
         return np.array([(g, *cut, 0) for g in range(groups) for cut in cuts], np.int64).reshape(-1, 5)
 
     def _channels(self, table: LinkedTable, widths: Words, sums: npt.NDArray[np.int32], bias: Array | None) -> None:
-        """What each channel has of its own, panel after panel, padded with zeros to the panels' widths."""
+        """Constants of each channel (bias, scale, sum of weights), padded with zeros to the panels' widths."""
         records = table.words
         begins = np.cumsum(widths) - widths
         counts = records[:, Panel.CHANNELS]
         places = np.arange(len(sums)) + np.repeat(begins - records[:, Panel.FIRST], counts)
 
-        def place(word: int, values: Array, dtype: Any) -> None:
+        def place(word: int, values: Array, dtype: npt.DTypeLike) -> None:
             whole = np.zeros(int(widths.sum()), dtype)
             whole[places] = values
-            table.link_column(word, _placed(whole), begins * whole.itemsize)
+            table.link_column(word, aligned_copy(whole), begins * whole.itemsize)
 
         dynamic = isinstance(self.output, FloatOutput) and self.output.dynamic
         folded = (0 if bias is None else np.asarray(bias, np.int64)) - np.int64(self.offset) * sums.astype(np.int64)
@@ -116,7 +113,7 @@ class PanelBuilder:
             place(Panel.SCALE, np.asarray(self.output.scale, np.float32), np.float32)
         if isinstance(self.output, FloatOutput):
             place(Panel.FLOAT_BIAS, np.asarray(0 if self.output.bias is None else self.output.bias), np.float32)
-            # A dynamic row's zero point is of its bytes as stored, so the flip is all that BIAS had to take back.
+            # The zero point of a dynamic row is that of the stored bytes: BIAS takes back the flip alone.
             place(Panel.SUMS, sums if dynamic else np.zeros(1, np.int32), np.int32)
 
     def _epilogue(self, table: LinkedTable) -> None:
@@ -132,21 +129,21 @@ class PanelBuilder:
                 table.link_column(Panel.TABLE, aligned_table(self.output.table))
 
     def _safety(self, table: LinkedTable, cuts: Words, packed: Array, segments: int, quads: int) -> bool:
-        """Reorder the panels in which int16 pairs could overflow; whether there is one."""
+        """Reorder the panels in which int16 pairs could overflow; True if there is one."""
         if self.level.dot != "vpmaddubsw":
             return False
-        found = False
+        reordered = False
         for panel, (_, _, _, width, begin) in enumerate(cuts.tolist()):
             size = segments * quads * GROUP * width
             dense = packed[begin : begin + size].view(np.int8).reshape(segments, quads, width, GROUP)
             split = split_unsafe(dense)
             if split is None:
                 continue
-            found = True
+            reordered = True
             dense.reshape(-1)[:] = split.weights
-            table.link(panel * Panel.WORDS + Panel.COUNTS, _placed(split.counts))
-            table.link(panel * Panel.WORDS + Panel.DEPTHS, _placed(split.depths))
-        return found
+            table.link(panel * Panel.WORDS + Panel.COUNTS, aligned_copy(split.counts))
+            table.link(panel * Panel.WORDS + Panel.DEPTHS, aligned_copy(split.depths))
+        return reordered
 
     def _kernels(self, table: LinkedTable, widths: Words, segments: int, quads: int) -> None:
         records = table.words
@@ -156,23 +153,21 @@ class PanelBuilder:
             kind = code_form(self.output) if self.level.lanes == 16 else "q8"
             residual = residual_form(self.output)
         looked_up = bool(records[:, Panel.TABLE].any())
-        variants = [
-            *zip(
-                widths.tolist(),
-                records[:, Panel.CHANNELS].tolist(),
-                (records[:, Panel.COUNTS] != 0).tolist(),
-            )
-        ]
+        hybrids = (records[:, Panel.COUNTS] != 0).tolist()
+        variants = list(zip(widths.tolist(), records[:, Panel.CHANNELS].tolist(), hybrids, strict=True))
         for variant in dict.fromkeys(variants):
             width, stored, hybrid = variant
             panels = np.flatnonzero([own == variant for own in variants])
             vectors = width // self.level.lanes
             unroll = self._unroll(vectors, segments, quads)
-            shape = (vectors, 1 if hybrid else unroll, self.signed, kind, residual, looked_up, stored)
-            shape = (*shape, True) if self.row_terms else shape  # type: ignore[assignment]
-            form = "hybrid" if hybrid else self.level.dot
-            for word, rows in ((Panel.BIG, self.tall), (Panel.SMALL, self.tall - 1))[: 2 if self.uneven else 1]:
-                tile = MicroKernel("graphopt.kernels.micro.tile:emit", (self.level.name, form, rows, *shape))
+            options = (self.signed, kind, residual, looked_up, stored, self.row_terms)
+            form, steps = ("hybrid", 1) if hybrid else (self.level.dot, unroll)
+            for word, rows in ((Panel.BIG, self.cut.tall), (Panel.SMALL, self.cut.tall - 1))[
+                : 2 if self.cut.uneven else 1
+            ]:
+                tile = MicroKernel(
+                    "graphopt.kernels.micro.tile:emit", (self.level.name, form, rows, vectors, steps, *options)
+                )
                 table.link(panels * Panel.WORDS + word, tile)
             records[panels, Panel.STEPS] = quads // unroll
 
@@ -180,13 +175,6 @@ class PanelBuilder:
         """Quads of a step: more where few sums would wait for each other, all of them where segments are short."""
         if segments > 1 and quads <= _WHOLE_SEGMENT:
             return quads
-        if self.tall * vectors < 8 and quads % 4 == 0:
+        if self.cut.tall * vectors < 8 and quads % 4 == 0:
             return 4
         return 2 if quads % 2 == 0 else 1
-
-
-def _placed(array: Array) -> npt.NDArray[np.uint8]:
-    """A copy on a cache line."""
-    placed = aligned_empty(array.nbytes)
-    placed[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return placed

@@ -1,7 +1,7 @@
 """The integers of Winograd F(m×m, 3×3): weight transform, the bound that makes it exact, packing.
 
 y = Aᵀ [(G w Gᵀ) ∘ (Bᵀ d B)] A (Lavin & Gray, arXiv:1509.09308) on the points 0, ±1, ∞ (m = 2) and 0, ±1, ±2, ∞ (m = 4).
-The rows of G are scaled to integers and Aᵀ takes what is left, so that the result is a known multiple of the true sum:
+The rows of G are scaled to integers and Aᵀ takes the rest, so that the result is a known multiple of the true sum:
 4 for m = 2 and 576 = 9 · 64 for m = 4. Arithmetic modulo 2³² can wrap without harm: times 9⁻¹ mod 2³² it leaves
 2^shift · sum, which is right when that fits int32. Bᵀ d B of 8-bit pixels and G w Gᵀ of 8-bit weights fit int16.
 """

@@ -1,4 +1,4 @@
-"""Sizes that decide Winograd's speed: tiles per block, rows of the product's register tile, and which form to take."""
+"""Sizes that decide Winograd's speed: tiles per block, and rows of the product's register tile."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.winograd.algebra import Variant
 
+# `python -m tests.bench.winograd` shows the effect of these.
 _LARGEST_BLOCK = 64  # tiles
 _WORKING_SET = 640 * 1024  # bytes of V and M, which should stay in a second-level cache
 _STREAM = 16  # bytes a cycle at which transformed weights arrive from the last-level cache
@@ -50,27 +51,25 @@ def choose_blocks(
     row_bytes = variant.positions * (2 * channels + 4 * level.lanes * vectors)
     largest = max(tallest, min(_LARGEST_BLOCK, _WORKING_SET // row_bytes, tiles))
     stream = variant.positions * channels * 2 * vectors * level.lanes / _STREAM  # cycles to fetch a panel
-    found: tuple[float, Blocks] | None = None
-    for block in range(1, min(largest, max(tiles, 1)) + 1):
-        blocks, last = -(-tiles // block), (tiles - 1) % block + 1
-        for main in range(min(shortest, block), tallest + 1):
-            tail = block % main
-            full = _cycles(block, main, tail, vectors, channels) * variant.positions
-            rest = _cycles(last, main, tail, vectors, channels) * variant.positions
-            cost = (blocks - 1) * max(full, stream) + max(rest, stream)
-            if on_the_fly:
-                cost += blocks * stream / 4
-            if found is None or cost < found[0]:
-                found = (cost, Blocks(block, main, tail))
-    assert found is not None
-    return found[1]
+
+    def cost(blocks: Blocks) -> float:
+        count, last = -(-tiles // blocks.block), (tiles - 1) % blocks.block + 1
+        full, rest = (
+            _cycles(size, blocks.main, blocks.tail, vectors, channels) * variant.positions
+            for size in (blocks.block, last)
+        )
+        transforms = count * stream / 4 if on_the_fly else 0.0
+        return (count - 1) * max(full, stream) + max(rest, stream) + transforms
+
+    sizes = range(1, min(largest, max(tiles, 1)) + 1)
+    candidates = (
+        Blocks(block, main, block % main) for block in sizes for main in range(min(shortest, block), tallest + 1)
+    )
+    return min(candidates, key=cost)
 
 
 def _cycles(tiles: int, main: int, tail: int, vectors: int, channels: int) -> float:
     mains, rest = divmod(tiles, main)
-    cost = 0.0
-    if rest and rest <= tail:
-        cost = _tile_cycles(tail, vectors, channels)
-    elif rest:
-        mains += 1
-    return cost + mains * _tile_cycles(main, vectors, channels)
+    fits = 0 < rest <= tail
+    mains += rest > 0 and not fits
+    return mains * _tile_cycles(main, vectors, channels) + (_tile_cycles(tail, vectors, channels) if fits else 0.0)

@@ -12,7 +12,7 @@ from graphopt.kernels.winograd.blocks import choose_blocks
 _CHANNELS = (32, 64, 128, 256)
 _FEWEST_CHANNELS = 16  # below, the transforms cost more than the products they save
 _CACHE = 1 << 20  # bytes of transformed weights that stay near the core
-_STREAM = 60.0  # bytes a nanosecond at which larger ones arrive: 43 at first, more for later blocks
+_STREAM = 60.0  # bytes a nanosecond at which larger ones arrive: 43 in the first block, more in later ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,10 @@ _RATES = {
     "avx512vnni": Rates((545, 737, 810, 902), (316, 461, 518, 537), (335, 432, 494, 511)),
     "avx2": Rates((330, 412, 426, 460), (216, 257, 272, 280), (117, 126, 131, 130)),
 }
-_LIKE = {"avxvnni": "avx512vnni", "portable": "avx2"}  # how their int16 products compare with their direct form
+_LIKE = {
+    "avxvnni": "avx512vnni",
+    "portable": "avx2",
+}  # unmeasured levels → one whose int16 products are as fast beside its direct form
 
 
 def _rate(rates: tuple[float, ...], channels: int) -> float:
@@ -39,17 +42,13 @@ def _rate(rates: tuple[float, ...], channels: int) -> float:
 
 
 def choose(
-    x_shape: Sequence[int],
-    outputs: int,
-    *,
-    pads: Sequence[int] = (1, 1, 1, 1),
-    exact: Sequence[Variant] = (F4, F2),
-    level: Level | None = None,
-) -> Variant | None:
+    x_shape: Sequence[int], outputs: int, *, pads: Sequence[int] = (1, 1, 1, 1), exact: Sequence[Variant] = (F4,
+    F2), level: Level | None = None,
+) -> Variant | None:  # fmt: skip
     """The variant expected to be fastest for x [N, H, W, C] → O channels, or None for direct convolution.
 
-    `exact`: the variants that packing accepts for the weights at hand. Tiles beyond the image's edge and the way of the
-    transformed weights from memory, once a block of tiles, are counted against Winograd.
+    `exact`: the variants that `check_exact` accepts for the weights. The cost of Winograd includes tiles beyond the
+    image's edge and the transformed weights read from memory once a block of tiles.
     """
     level = level or select_level()
     batch, height, width, channels = x_shape

@@ -93,18 +93,10 @@ _SHARES = 4  # units of work at least, so that two to four workers each have one
 
 
 def prepare_winograd(
-    x_shape: Sequence[int],
-    weights: Array,
-    activations: Activations,
-    output: Epilogue,
-    *,
-    bias: Array | None = None,
-    weight_zero_point: int | Array = 0,
-    pads: Sequence[int] = (1, 1, 1, 1),
-    variant: Variant | None = None,
-    on_the_fly: bool = False,
-    level: Level | None = None,
-) -> Routine:
+    x_shape: Sequence[int], weights: Array, activations: Activations, output: Epilogue, *, bias: Array | None =
+    None, weight_zero_point: int | Array = 0, pads: Sequence[int] = (1, 1, 1, 1), variant: Variant | None = None,
+    on_the_fly: bool = False, level: Level | None = None,
+) -> Routine:  # fmt: skip
     """`product.prepare_conv` for kernel 3×3, strides and dilations 1, one group: the same buffers, the same bits.
 
     x_shape is (N, H, W, C), weights are [O, C, 3, 3], s8 or u8 with a zero point per tensor or per output channel; pads
@@ -170,7 +162,7 @@ def _scales(output: Epilogue, variant: Variant, count: int) -> npt.NDArray[np.fl
 
 
 def _records(folded: Array, variant: Variant, output: Epilogue, width: int) -> LinkedTable:
-    """The panels' records, which point at the channels' constants."""
+    """The panels' records, linked to the constants of their channels."""
     count = len(folded)
     panels = -(-count // width)
     columns = aligned_empty(3 * 4 * panels * width).reshape(3, panels * width * 4)
@@ -280,26 +272,29 @@ def _routine(
 
 
 def _packed(level: Level, variant: Variant, weights: Array, vectors: int, depth: int, on_the_fly: bool) -> Array:
-    """Weights as the run reads them: plain, or transformed once (by the kernel that would do it on the fly)."""
+    """Weights as the loop reads them: plain, or transformed now by the kernel that transforms them on the fly."""
     width = vectors * level.lanes
     panels = -(-len(weights) // width)
     if weights.dtype != np.int8:
-        transformed = pack_transformed(variant, weights, width, depth)
-        placed = aligned_empty(transformed.nbytes + _AHEAD)[: transformed.nbytes]
-        placed[:] = transformed.reshape(-1).view(np.uint8)
-        return placed
+        return _with_slack(pack_transformed(variant, weights, width, depth))
     plain = pack_plain(weights, width, depth)
-    size = plain.nbytes if on_the_fly else panels * variant.positions * depth * width * 2
-    placed = aligned_empty(size + _AHEAD)[:size]
     if on_the_fly:
-        placed[:] = plain.reshape(-1).view(np.uint8)
-        return placed
+        return _with_slack(plain)
+    size = panels * variant.positions * depth * width * 2
+    placed = aligned_empty(size + _AHEAD)[:size]
     arguments: dict[str, Argument] = {
         "w": int(plain.ctypes.data), "u": int(placed.ctypes.data), "w_panel": plain.nbytes // panels,
         "u_panel": size // panels, "position_bytes": 2 * width * depth, "pairs": depth // 2, "size": variant.size,
         "rows_of_g": variant.g, "transform": _transform(level, variant, vectors),
     }  # fmt: skip
     Program([(Step(TRANSFORM, arguments, tiles=panels), {})]).run_worker(0)
+    return placed
+
+
+def _with_slack(packed: Array) -> Array:
+    """A copy on a cache line, with the slack that prefetching reads."""
+    placed = aligned_empty(packed.nbytes + _AHEAD)[: packed.nbytes]
+    placed[:] = packed.reshape(-1).view(np.uint8)
     return placed
 
 

@@ -1,4 +1,4 @@
-"""The interpreter of programs: a leader takes them from step to step, helpers claim tiles of whatever step is on."""
+"""The interpreter of programs: a leader goes from step to step, helpers claim tiles of the step that is on."""
 
 # mypy: ignore-errors
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
+from graphopt.kernels.core.struct_layouts import Control, Row
 from graphopt.kernels.loops.core.memory import (
     address_of,
     atomic_add,
@@ -17,32 +18,33 @@ from graphopt.kernels.loops.core.memory import (
     pause,
 )
 
+ROW, DESCRIPTOR, TILES, GRAIN = Row.WORDS, Row.DESCRIPTOR, Row.TILES, Row.GRAIN
+WORKERS, YIELD, SPINS, STAMPS = Control.WORKERS, Control.YIELD, Control.SPINS, Control.STAMPS
 _MASK = (1 << 32) - 1
 
 
 def execute(program, steps, worker, workers, control):
-    """Run `steps` rows (function, descriptor, tiles, grain) of a program as one of `workers` workers.
+    """Run `steps` rows (`Row`) of a program as one of `workers` workers.
 
-    control: word 0 tiles done of the step, 16 address of the yield call, 17 spins before it, 18 address of the
-    time-stamps or 0; from word 24 one word per worker, a cache line each: step · 2³² + tiles claimed of this worker's
-    share, the step being `steps` while nothing runs.
+    control: words of `Control`, then one word per worker, a cache line each: step · 2³² + tiles claimed of this
+    worker's share, the step being `steps` while nothing runs.
 
     Worker 0 leads: it publishes a step, works, and goes on once all tiles are done. The others claim tiles, first of
-    their own share, for locality, then of the others'. What a claim is of is read from the word it changed, so a helper
-    that was away joins whichever step is on, and one that never comes is not waited for.
+    their own share, for locality, then of the others'. The word that a claim changes names its step, so a helper that
+    was away joins whichever step is on, and one that never comes is not waited for.
     """
     base = address_of(control)
-    words = base + 8 * 24
+    words = base + 8 * WORKERS
     if worker != 0:
         _help(program, steps, worker, workers, control, base, words)
         return
-    stamps = control[18]
+    stamps = control[STAMPS]
     for step in range(steps):
         if stamps != 0:
             atomic_store(stamps + 8 * step, cycle_counter())
-        tiles = program[4 * step + 2]
+        tiles = program[ROW * step + TILES]
         if workers == 1:
-            call4(program[4 * step], program[4 * step + 1], 0, tiles, 0)
+            call4(program[ROW * step], program[ROW * step + DESCRIPTOR], 0, tiles, 0)
             continue
         atomic_store(base, 0)
         for other in range(workers):
@@ -69,20 +71,20 @@ def _claim(program, steps, worker, workers, victim, base, words):
     step = seen >> 32
     if step >= steps:
         return -1
-    grain = program[4 * step + 3]
-    tiles = program[4 * step + 2]
+    grain = program[ROW * step + GRAIN]
+    tiles = program[ROW * step + TILES]
     if (seen & _MASK) >= tiles * (victim + 1) // workers - tiles * victim // workers:
         return 0
     seen = atomic_add(word, grain)
     step = seen >> 32
     if step >= steps:
         return -1
-    tiles = program[4 * step + 2]
+    tiles = program[ROW * step + TILES]
     lo = tiles * victim // workers + (seen & _MASK)
     hi = min(lo + grain, tiles * (victim + 1) // workers)
     if lo >= hi:
         return 0
-    call4(program[4 * step], program[4 * step + 1], lo, hi, worker)
+    call4(program[ROW * step], program[ROW * step + DESCRIPTOR], lo, hi, worker)
     atomic_add(base, hi - lo)
     return 1
 
@@ -91,7 +93,7 @@ def _claim(program, steps, worker, workers, victim, base, words):
 def _help(program, steps, worker, workers, control, base, words):
     spins = 0
     while True:
-        found = 0
+        worked = 0
         for turn in range(workers):
             victim = worker + turn
             if victim >= workers:
@@ -99,17 +101,17 @@ def _help(program, steps, worker, workers, control, base, words):
             claimed = 1
             while claimed > 0:
                 claimed = _claim(program, steps, worker, workers, victim, base, words)
-                found += max(0, claimed)
+                worked += max(0, claimed)
             if claimed < 0:
                 return
-        spins = 0 if found > 0 else spins + 1
-        if found == 0:
+        spins = 0 if worked > 0 else spins + 1
+        if worked == 0:
             _wait(spins, control)
 
 
 @register_jitable
 def _wait(spins, control):
-    if spins < control[17]:
+    if spins < control[SPINS]:
         pause()
     else:
-        call0(control[16])
+        call0(control[YIELD])

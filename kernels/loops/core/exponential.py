@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
-LEAST = np.float32(-87.0)  # below it the result is taken for exp(−87), about 1.6e-38
+LEAST = np.float32(-87.0)  # below it the result is exp(−87), about 1.6e-38
 GREATEST = np.float32(88.0)
 
 
@@ -56,8 +56,8 @@ def exp(x):
     p = multiply_add(p, r, np.float32(1))
     p = multiply_add(p, r, np.float32(1))
     power = _float_of_bits(np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)))
-    made = np.float32(p * power)
-    return made if x == x else x
+    y = np.float32(p * power)
+    return y if x == x else x
 
 
 @register_jitable
@@ -69,5 +69,5 @@ def erf(x):
     p = multiply_add(p, t, np.float32(1.421413741))
     p = multiply_add(p, t, np.float32(-0.284496736))
     p = multiply_add(p, t, np.float32(0.254829592))
-    made = np.float32(np.float32(1) - np.float32(np.float32(p * t) * exp(np.float32(-z * z))))
-    return made if x > np.float32(0) else -made
+    y = np.float32(np.float32(1) - np.float32(np.float32(p * t) * exp(np.float32(-z * z))))
+    return y if x > np.float32(0) else -y
