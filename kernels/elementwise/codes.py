@@ -54,7 +54,7 @@ def prepare_dequantize(count: int, x: Quantization) -> Routine:
 def prepare_table(count: int, table: Array) -> Routine:
     """Any function of one 8-bit code: y[i] = table[x[i]], count bytes; table: 256 bytes by the bits of x as u8.
 
-    Requantization, activations (see `tables`) and Add or Mul with a constant scalar are all of this kind.
+    Requantization, activations (Sigmoid, …) and Add or Mul with a constant scalar are all of this kind.
     """
     full, rest = divmod(count, TILE)
     steps = []

@@ -33,8 +33,8 @@ MAP_ROWS = Kernel("graphopt.kernels.loops.layout.moves:map_rows", {**_COPY, "tab
 
 
 def map_rows_step(
-    rows: int, count: int, table: Array, x: Buffer, y: Buffer,
-    *, x_stride: int | None = None, y_stride: int | None = None,
+    rows: int, count: int, table: Array, x: Buffer, y: Buffer, *, x_stride: int | None = None,
+    y_stride: int | None = None,
 ) -> Step:  # fmt: skip
     """y[r, :count] = table[x[r, :count]] for bytes; strides in bytes, `count` by default."""
     arguments: dict[str, Argument] = {

@@ -74,12 +74,9 @@ def convolve(
                         if top + row < 0 or top + row >= shape.height:
                             _fill(target, step, shape.zero_point)
                             continue
-                        _fill(target, before * channels, shape.zero_point)
-                        _copy(
-                            target + before * channels,
-                            start + row * row_bytes + before * channels,
-                            inside * channels,
-                        )
+                        skipped = before * channels
+                        _fill(target, skipped, shape.zero_point)
+                        _copy(target + skipped, start + row * row_bytes + skipped, inside * channels)
                         after = before + inside
                         _fill(target + after * channels, (size - after) * channels, shape.zero_point)
                     start = patch

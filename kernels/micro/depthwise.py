@@ -48,8 +48,8 @@ GROUP = {"quads": 4, "pairs": 2, "single": 1}  # taps that one dot instruction s
 
 
 def emit(
-    module: ir.Module, symbol: str, form: str, width: int, stored: int, columns: int, rows: int, real: int, fresh:
-    int, signed_x: bool, signed_y: bool,
+    module: ir.Module, symbol: str, form: str, width: int, stored: int, columns: int, rows: int, real: int, fresh: int,
+    signed_x: bool, signed_y: bool,
 ) -> None:  # fmt: skip
     """Define void symbol(pointers, record, y, pixels).
 

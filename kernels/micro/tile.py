@@ -135,8 +135,8 @@ def _activations(b: ir.IRBuilder, address: ir.Value, lanes: int, flip: ir.Value 
 
 
 def _hybrid(
-    b: ir.IRBuilder, record: ir.Value, pointers: ir.Value, weights: ir.Value, sums: list[Rows], rows: int, vectors:
-    int, flip: ir.Value | None,
+    b: ir.IRBuilder, record: ir.Value, pointers: ir.Value, weights: ir.Value, sums: list[Rows], rows: int, vectors: int,
+    flip: ir.Value | None,
 ) -> None:  # fmt: skip
     """Per segment first the groups proved safe, by vpmaddubsw, then the others widened, by vpmaddwd.
 

@@ -24,8 +24,7 @@ def _kernel(name: str, y: str) -> Kernel:
 
 
 def prepare_layer_norm(
-    rows: int, columns: int, scale: Array, bias: Array | None, epsilon: float,
-    y: Quantization | None = None,
+    rows: int, columns: int, scale: Array, bias: Array | None, epsilon: float, y: Quantization | None = None,
 ) -> Routine:  # fmt: skip
     """ONNX LayerNormalization, axis −1: float32 x[rows, columns] → y float32, or codes as QuantizeLinear makes them.
 

@@ -56,7 +56,7 @@ def prepare_depthwise(
 
     y = saturate(round_half_even(float32(Σ (x − x_zero_point)(w − w_zero_point) + bias) · scale) + y_zero_point), the
     sum exact in int32 for every value, padding being the zero point; `clamp` narrows y to those codes (Relu, Clip);
-    `table`, 256 bytes (`tables.unary_table`), then maps every code of y. Raises ValueError for shapes that disagree.
+    `table`, 256 bytes indexed by a code's bits, then maps every code of y. Raises ValueError for shapes that disagree.
     """
     multiplier, rest = divmod(len(weights), image.channels) if image.channels else (0, 1)
     if rest or multiplier < 1 or weights.shape[1:] != window.kernel or window.ceil_mode:

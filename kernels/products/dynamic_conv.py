@@ -37,9 +37,9 @@ _MOST_TAPS = 2**24 // 255**2  # products of codes whose sum float32 holds exactl
 
 
 def prepare_dynamic_conv(
-    image: Image, window: Window, weights: Array, weight_scale: float | Array,
-    *, bias: Array | None = None, weight_zero_point: int | Array = 0, groups: int = 1,
-    limits: Sequence[float] = (-np.inf, np.inf), level: Level | None = None,
+    image: Image, window: Window, weights: Array, weight_scale: float | Array, *, bias: Array | None = None,
+    weight_zero_point: int | Array = 0, groups: int = 1, limits: Sequence[float] = (-np.inf, np.inf),
+    level: Level | None = None,
 ) -> Routine:  # fmt: skip
     """float32 NHWC images in buffer `floats` → y [N, OH, OW, O] = clamp(float32(acc) · (x_scale · scale) + bias).
 
@@ -87,8 +87,8 @@ def prepare_dynamic_conv(
 
 
 def _depthwise(
-    image: Image, out: Image, window: Window, weights: tuple[Array, int | Array],
-    scale: Array, bias: Array | None, limits: tuple[float, float],
+    image: Image, out: Image, window: Window, weights: tuple[Array, int | Array], scale: Array, bias: Array | None,
+    limits: tuple[float, float],
 ) -> Routine:  # fmt: skip
     """One input channel for each output; `image` has its border already."""
     codes, zero_point = weights

@@ -55,8 +55,8 @@ def prepare_dynamic_quantize(rows: int, columns: int, *, target: str = "y") -> R
 
 
 def prepare_dynamic_matmul(
-    rows: int, weights: Array, weight_scale: float | Array, *, bias: Array | None = None, weight_zero_point: int |
-    Array = 0, level: Level | None = None,
+    rows: int, weights: Array, weight_scale: float | Array, *, bias: Array | None = None,
+    weight_zero_point: int | Array = 0, level: Level | None = None,
 ) -> Routine:  # fmt: skip
     """float32 y[rows, N] = float32(acc) · (x_scale · weight_scale[n]) + bias[n] of float32 x[rows, K].
 

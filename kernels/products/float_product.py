@@ -28,8 +28,8 @@ MULTIPLY_FLOATS = Kernel(
 
 
 def prepare_float_product(
-    batch: tuple[int, int], sizes: tuple[int, int, int], places: tuple[Strides, Strides, Strides],
-    *, level: Level | None = None,
+    batch: tuple[int, int], sizes: tuple[int, int, int], places: tuple[Strides, Strides, Strides], *,
+    level: Level | None = None,
 ) -> Routine:  # fmt: skip
     """float32 y[o, i] = a[o, i] · b[o, i] for o, i of `batch`; sizes: (m, k, n), `places` the strides of a, b and y.
 

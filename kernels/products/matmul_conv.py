@@ -44,7 +44,7 @@ class ConvShape(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Epilogue pixels."""
+        """Output pixels."""
         return self.batch * self.out_height * self.out_width
 
 
@@ -82,7 +82,7 @@ PAD = Kernel(
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """How the product's input is stored: uint8 or int8, and the value that means zero (ignored for dynamic rows)."""
+    """Storage of a product's input: uint8 or int8, and its zero point (ignored for dynamic rows)."""
 
     dtype: npt.DTypeLike
     zero_point: int = 0
@@ -110,8 +110,8 @@ def prepare_matmul(
 
 
 def prepare_conv(
-    x_shape: Sequence[int], weights: Array, activations: Activations, output: Epilogue, *, bias: Array | None =
-    None, weight_zero_point: int | Array = 0, strides: Sequence[int] = (1, 1), pads: Sequence[int] = (0, 0, 0, 0),
+    x_shape: Sequence[int], weights: Array, activations: Activations, output: Epilogue, *, bias: Array | None = None,
+    weight_zero_point: int | Array = 0, strides: Sequence[int] = (1, 1), pads: Sequence[int] = (0, 0, 0, 0),
     dilations: Sequence[int] = (1, 1), groups: int = 1, level: Level | None = None,
 ) -> Routine:  # fmt: skip
     """QLinearConv / ConvInteger on NHWC images.
@@ -160,8 +160,8 @@ def prepare_conv(
 
 
 def _prepare(
-    shape: ConvShape, taps: npt.NDArray[np.int64], weights: Array, activations: Activations, output: Epilogue, bias:
-    Array | None, level: Level, source: str = "x",
+    shape: ConvShape, taps: npt.NDArray[np.int64], weights: Array, activations: Activations, output: Epilogue,
+    bias: Array | None, level: Level, source: str = "x",
 ) -> Routine:  # fmt: skip
     """`weights`: s8 [groups, planes · taps, depth, channels of a group]."""
     groups, segments, depth, channels = weights.shape

@@ -42,8 +42,8 @@ def _rate(rates: tuple[float, ...], channels: int) -> float:
 
 
 def choose(
-    x_shape: Sequence[int], outputs: int, *, pads: Sequence[int] = (1, 1, 1, 1), exact: Sequence[Variant] = (F4,
-    F2), level: Level | None = None,
+    x_shape: Sequence[int], outputs: int, *, pads: Sequence[int] = (1, 1, 1, 1), exact: Sequence[Variant] = (F4, F2),
+    level: Level | None = None,
 ) -> Variant | None:  # fmt: skip
     """The variant expected to be fastest for x [N, H, W, C] → O channels, or None for direct convolution.
 

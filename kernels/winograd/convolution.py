@@ -93,8 +93,8 @@ _SHARES = 4  # units of work at least, so that two to four workers each have one
 
 
 def prepare_winograd(
-    x_shape: Sequence[int], weights: Array, activations: Activations, output: Epilogue, *, bias: Array | None =
-    None, weight_zero_point: int | Array = 0, pads: Sequence[int] = (1, 1, 1, 1), variant: Variant | None = None,
+    x_shape: Sequence[int], weights: Array, activations: Activations, output: Epilogue, *, bias: Array | None = None,
+    weight_zero_point: int | Array = 0, pads: Sequence[int] = (1, 1, 1, 1), variant: Variant | None = None,
     on_the_fly: bool = False, level: Level | None = None,
 ) -> Routine:  # fmt: skip
     """`product.prepare_conv` for kernel 3×3, strides and dilations 1, one group: the same buffers, the same bits.
@@ -229,8 +229,8 @@ def _product_record(
 
 
 def _routine(
-    level: Level, variant: Variant, image: Image, target: Image, weights: Array, records: LinkedTable,
-    vectors: int, activations: Activations, output: Epilogue, pads: tuple[int, int], on_the_fly: bool,
+    level: Level, variant: Variant, image: Image, target: Image, weights: Array, records: LinkedTable, vectors: int,
+    activations: Activations, output: Epilogue, pads: tuple[int, int], on_the_fly: bool,
 ) -> Routine:  # fmt: skip
     requantize = output if isinstance(output, Requantize) else None
     residual = requantize.residual if requantize else None

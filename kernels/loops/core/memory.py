@@ -1,10 +1,7 @@
 """Intrinsics for Numba functions: typed pointers from addresses, atomics, calls through addresses."""
 
-# mypy: ignore-errors
-
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,13 +13,15 @@ _WORD = ir.IntType(64)
 _ON_X86 = llvm.get_process_triple().startswith(("x86_64", "i686"))
 
 
-def _pointer_to(element: Any) -> Callable[[int], Any]:
+def _pointer_to(element: Any) -> Any:
+    pointer_type: Any = types.CPointer
+
     @intrinsic
     def pointer(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-        return types.CPointer(element)(types.int64), codegen
+        return pointer_type(element)(types.int64), codegen
 
     return pointer
 
