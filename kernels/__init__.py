@@ -23,7 +23,8 @@ How a kernel is made
 
    Names and order must be the function's parameters after ``lo, hi, worker`` (checked when compiling). Kinds: ``i64``,
    ``f32`` and ``f64`` travel by value, ``u8* i8* i16* i32* i64* f32* …`` are addresses. A *record*, a NamedTuple of
-   ``int`` and ``float`` fields, stands for so many i64 and f32: the loop reads ``qy.scale``.
+   ``int`` and ``float`` fields, is as many i64 and f32: the loop reads ``qy.scale``. More than a dozen numbers come as
+   records.
 3. *The preparation* packs constants once and returns a `Routine`: steps in order, temporaries by name and size::
 
        def prepare_quantize(count, y: Quantization) -> Routine:
@@ -36,8 +37,8 @@ How a kernel is made
    ``scratch_bytes``, works at ``scratch + worker * scratch_bytes`` and says so in ``Step.scratch``. A table that holds
    addresses itself is a `LinkedTable` (``kernels/core/linked_table.py``): plans are kept on disk and linked again in
    other processes, so no address may hide in a plain number or array.
-4. *Micro-kernels* that need an instruction the compiler will not choose are LLVM IR generators in ``kernels/micro/``;
-   ``MicroKernel("graphopt.kernels.micro.dot:emit", arguments)`` is passed to a loop as an argument, and the loop
+4. *Micro-kernels* that need an instruction the compiler does not choose are LLVM IR generators in ``kernels/micro/``;
+   ``MicroKernel("graphopt.kernels.micro.tile:emit", arguments)`` is passed to a loop as an argument, and the loop
    calls it with ``call4/6/8``. They are written for a `Level` (``kernels/core/levels.py``: lanes, tile, dot sequence).
 
 The ABI

@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from graphopt.kernels.core.struct_layouts import DepthwiseRecord
 from graphopt.kernels.micro import dot
-from graphopt.kernels.micro.rounding import MAGIC, MAGIC_BITS
+from graphopt.kernels.micro.rounding import MAGIC, MAGIC_BITS, clamp
 from graphopt.kernels.micro.vectors import (
     F32,
     I8,
@@ -208,8 +208,7 @@ def _requantize(
 ) -> ir.Value:  # fmt: skip
     """round_half_even(clamp(total · scale)) + zero point as int32; the clamp precedes rounding, which is monotonic."""
     value = b.fmul(b.sitofp(total, scale.type), scale)
-    value = b.select(b.fcmp_ordered("<", value, low), low, value)
-    value = b.select(b.fcmp_ordered(">", value, high), high, value)
+    value = clamp(b, value, low, high)
     rounded = b.bitcast(b.fadd(value, const(F32, scale.type.count, MAGIC)), total.type)
     return b.add(rounded, zero)
 

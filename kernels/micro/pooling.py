@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from graphopt.kernels.micro.rounding import MAGIC, MAGIC_BITS
+from graphopt.kernels.micro.rounding import MAGIC, MAGIC_BITS, clamp
 from graphopt.kernels.micro.vectors import (
     F32,
     I8,
@@ -64,8 +64,7 @@ def _mean(b: ir.IRBuilder, first: ir.Value, count: int, signed: bool, _: bool) -
     factor = splat(b, b.bitcast(b.trunc(scale, I32), F32), count)
     low, high = (splat(b, load(b, at(b, limits, 4 * i), F32), count) for i in range(2))
     value = b.fmul(b.sitofp(b.load(total), vector(F32, count)), factor)
-    value = b.select(b.fcmp_ordered("<", value, low), low, value)
-    value = b.select(b.fcmp_ordered(">", value, high), high, value)
+    value = clamp(b, value, low, high)
     rounded = b.bitcast(b.fadd(value, const(F32, count, MAGIC)), vector(I32, count))
     shift = splat(b, b.sub(b.trunc(zero, I32), I32(MAGIC_BITS)), count)
     store(b, b.trunc(b.add(rounded, shift), vector(I8, count)), b.add(y, first))

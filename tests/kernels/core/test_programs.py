@@ -104,6 +104,14 @@ def test_a_declaration_must_match_its_function() -> None:
         Step(COPY_ROWS, {"x": Buffer("x")}, tiles=1)
 
 
+def test_a_record_travels_field_by_field() -> None:
+    (step,) = prepare_quantize(10, Quantization(0.5, 3)).steps
+    assert list(step.arguments) == ["x", "y", "count", "qy.scale", "qy.zero", "qy.least", "qy.greatest"]
+    loose = {"x": Buffer("x"), "y": Buffer("y"), "count": 10, "qy": (0.5, 3, 0, 255)}
+    with pytest.raises(ValueError, match="takes a CodeRecord as qy"):
+        Step(step.kernel, loose, tiles=1)
+
+
 def _child(cache: Path, code: str) -> str:
     environment = dict(os.environ, GRAPHOPT_CACHE=str(cache))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
