@@ -53,7 +53,7 @@ def profile_table(model: Path, *, inputs: Path | None) -> Table:
     from rich.table import Table
 
     from .kernels import select_level
-    from .kernels.peak import peak_rate
+    from .kernels.products.dot_ceiling import peak_rate
     from .runtime import Session
     from .runtime.execute.profile import profile
 

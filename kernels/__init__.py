@@ -1,38 +1,45 @@
 """Int8 kernels: arrays in, arrays out; they know no graph.
 
+Rooms, each importing only from those before it: ``core`` (compiler, object cache, steps), ``tensors`` (quantization,
+windows, broadcasting), ``layout`` (moving elements), ``elementwise``, ``pooling``, ``normalization``, ``products``
+(matrix products, convolutions), ``winograd``. ``loops`` holds the Numba functions behind them in rooms of the same
+names, ``micro`` the LLVM IR generators; both are imported only to compile.
+
 How a kernel is made
 --------------------
 1. *The loop* is a Numba function in ``kernels/loops/``, written over typed pointers, never decorated there::
 
-       def quantize_u8(lo, hi, worker, x, y, count, scale, zero_point): ...
+       def quantize(lo, hi, worker, x, y, count, qy): ...
 
-   It computes tiles ``lo … hi − 1`` of its step and returns nothing. ``worker`` tells its private scratch apart. What a
-   tile is (rows, 4096 elements, …) is the kernel's own affair; tiles must be independent of each other. The code may
-   not raise, allocate, print or touch Python objects (the compiler refuses it, naming the symbol). Pointers are indexed
-   (``x[i]``); ``loops/memory.py`` makes typed pointers from addresses and has atomics and calls through addresses.
+   It computes tiles ``lo … hi − 1`` of its step and returns nothing. ``worker`` tells its private scratch apart. A tile
+   is the kernel's own unit (a row, 4096 elements, …); tiles must be independent of each other. The code may not raise,
+   allocate, print or touch Python objects (the compiler refuses it, naming the symbol). Pointers are indexed
+   (``x[i]``); ``loops/core/memory.py`` makes typed pointers from addresses and has atomics and calls through addresses.
    Widen explicitly: ``np.int32(x[i])``.
 2. *The declaration* stands beside the preparation, outside ``loops/``, so that a warm process never imports Numba::
 
-       QUANTIZE_U8 = Kernel("graphopt.kernels.loops.quantize:quantize_u8",
-                            {"x": "f32*", "y": "u8*", "count": "i64", "scale": "f32", "zero_point": "i64"})
+       QUANTIZE_U8 = Kernel("graphopt.kernels.loops.elementwise.codes:quantize",
+                            {"x": "f32*", "y": "u8*", "count": "i64", "qy": CodeRecord})
 
    Names and order must be the function's parameters after ``lo, hi, worker`` (checked when compiling). Kinds: ``i64``,
-   ``f32`` and ``f64`` travel by value, ``u8* i8* i16* i32* i64* f32* …`` are addresses.
+   ``f32`` and ``f64`` travel by value, ``u8* i8* i16* i32* i64* f32* …`` are addresses. A *record*, a NamedTuple of
+   ``int`` and ``float`` fields, is as many i64 and f32: the loop reads ``qy.scale``. More than a dozen numbers come as
+   records.
 3. *The preparation* packs constants once and returns a `Routine`: steps in order, temporaries by name and size::
 
-       def prepare_quantize_u8(count, scale, zero_point) -> Routine:
-           arguments = {"x": Buffer("x"), "y": Buffer("y"), "count": count, ...}
+       def prepare_quantize(count, y: Quantization) -> Routine:
+           arguments = {"x": Buffer("x"), "y": Buffer("y"), "count": count, "qy": y.record}
            return Routine((Step(QUANTIZE_U8, arguments, tiles=-(-count // 4096), grain=4),))
 
    A constant array is given as itself (C-contiguous; the step keeps it alive). `Buffer(name, offset)` stands for memory
    bound later: the operator's inputs and outputs (``x``, ``y``, ``residual``, …), temporaries named in
    ``Routine.temporaries``, and ``SCRATCH``. A kernel with scratch takes ``scratch`` (an address as ``i64``) and
    ``scratch_bytes``, works at ``scratch + worker * scratch_bytes`` and says so in ``Step.scratch``. A table that holds
-   addresses itself is a `LinkedTable` (``kernels/links.py``): plans are kept on disk and linked again in other
-   processes, so no address may hide in a plain number or array.
-4. *Micro-kernels* that need an instruction the compiler will not choose are LLVM IR generators in ``kernels/micro/``;
-   ``MicroKernel("graphopt.kernels.micro.dot:emit", arguments)`` is passed to a loop as an argument, and the loop
-   calls it with ``call4/6/8``. They are written for a `Level` (``kernels/levels.py``: lanes, tile, dot sequence).
+   addresses itself is a `LinkedTable` (``kernels/core/linked_table.py``): plans are kept on disk and linked again in
+   other processes, so no address may hide in a plain number or array.
+4. *Micro-kernels* that need an instruction the compiler does not choose are LLVM IR generators in ``kernels/micro/``;
+   ``MicroKernel("graphopt.kernels.micro.tile:emit", arguments)`` is passed to a loop as an argument, and the loop
+   calls it with ``call4/6/8``. They are written for a `Level` (``kernels/core/levels.py``: lanes, tile, dot sequence).
 
 The ABI
 -------
@@ -53,26 +60,17 @@ Runtime in short::
     # addresses: {"x": …, "y": …, "scratch": …, temporaries …} → absolute addresses, as Step.bind wants them
     program.run_worker(0)    # in one thread; run_worker(1) in another, if it comes
 
-Objects are cached on disk (``kernels/objects.py``) by source, CPU and versions; GRAPHOPT_CACHE moves the cache and
-GRAPHOPT_ISA forces a level. ``on_compile`` reports cold compilations.
+Objects are cached on disk (``kernels/core/object_cache.py``) by source, CPU and versions; GRAPHOPT_CACHE moves the
+cache and GRAPHOPT_ISA forces a level. ``on_compile`` reports cold compilations.
 """
 
 if not __name__.startswith("graphopt."):
     raise ImportError("import graphopt.kernels, not kernels: the top-level folder would be a second copy")
 
-from graphopt.kernels.compiler import Function, Kernel, Library, MicroKernel, on_compile
-from graphopt.kernels.levels import LEVELS, Level, available_levels, select_level
-from graphopt.kernels.steps import (
-    SCRATCH,
-    SLACK,
-    Buffer,
-    Program,
-    Routine,
-    Step,
-    aligned_empty,
-    bind_routine,
-    run_routine,
-)
+from graphopt.kernels.core.compiler import Function, Kernel, Library, MicroKernel, on_compile
+from graphopt.kernels.core.levels import LEVELS, Level, available_levels, select_level
+from graphopt.kernels.core.memory import SLACK, aligned_empty
+from graphopt.kernels.core.steps import SCRATCH, Buffer, Program, Routine, Step, bind_routine, run_routine
 
 __all__ = [
     "LEVELS",

@@ -7,7 +7,12 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
-from graphopt.kernels.loops.memory import address_of, call4, call6, call8, i64_at, u8_at
+from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
+from graphopt.kernels.loops.core.memory import address_of, call4, call6, call8, i64_at, u8_at
+
+GROUPS, PAIRS, V_ROW = WinogradRecord.GROUPS, WinogradRecord.PAIRS, WinogradRecord.V_ROW
+V_POSITION, U_POSITION, M_POSITION = WinogradRecord.V_POSITION, WinogradRecord.U_POSITION, WinogradRecord.M_POSITION
+WORDS = Panel.WORDS
 
 
 @register_jitable
@@ -25,34 +30,31 @@ def _copy(target, source, count):
 
 
 def convolve(
-    lo, hi, worker, x, y, r, scratch, scratch_bytes, weights, panel_bytes, records, record_bytes, product, rows_of_g,
-    table, look_up, transform_input, multiply, transform_output, transform_weights, m, count, block, splits, panels,
-    main, tail, width, height_in, width_in, channels, height_out, width_out, channels_out, item, pad_top, pad_left,
-    zero_point, v_at, m_at, u_at, patch_at, offsets_at, dump_at, staging_at,
+    lo, hi, worker, x, y, r, weights, records, product, rows_of_g, table, look_up, transform_input, multiply,
+    transform_output, transform_weights, shape, cut, at, scratch,
 ):  # fmt: skip
     """Units lo … hi − 1: unit = block · splits + part, a block of tiles by a part of the output channels' panels.
 
-    The offsets in scratch: V, M and U, the patch of a tile that leaves the image, three tables of pixel offsets (of y,
-    of the residual, of the staging area), the row that takes pixels outside the image, and the staging area where a
-    panel with fewer channels than its width is written first.
+    product: words of `WinogradRecord`; at: the parts of scratch, which `ScratchLayout` explains.
     """
-    base = scratch + worker * scratch_bytes
+    base = scratch + worker * at.size
+    m, width, channels, item = cut.m, cut.width, shape.channels, shape.item
     size = m + 2
     pixels = m * m
-    tiles_x = (width_out + m - 1) // m
-    tiles_y = (height_out + m - 1) // m
-    v_row, v_position, m_position = product[0], product[3], product[5]
-    row_bytes, out_row = width_in * channels, channels_out * item
-    groups = product[6]
-    y_offsets = i64_at(base + offsets_at)
-    r_offsets = i64_at(base + offsets_at + 8 * block * pixels)
-    staged = i64_at(base + offsets_at + 16 * block * pixels)
-    dump, staging, patch = base + dump_at, base + staging_at, base + patch_at
+    tiles_x = (shape.out_width + m - 1) // m
+    tiles_y = (shape.out_height + m - 1) // m
+    v_row, v_position, m_position = product[V_ROW], product[V_POSITION], product[M_POSITION]
+    row_bytes, out_row = shape.width * channels, shape.out_channels * item
+    groups = product[GROUPS]
+    y_offsets = i64_at(base + at.offsets)
+    r_offsets = i64_at(base + at.offsets + 8 * cut.block * pixels)
+    staged = i64_at(base + at.offsets + 16 * cut.block * pixels)
+    dump, staging, patch = base + at.dump, base + at.staging, base + at.patch
     product_address = address_of(product)
     transformed = np.int64(-1)
     for unit in range(lo, hi):
-        first = unit // splits * block
-        tiles = min(block, count - first)
+        first = unit // cut.splits * cut.block
+        tiles = min(cut.block, cut.tiles - first)
         if first != transformed:
             transformed = first
             for i in range(tiles):
@@ -60,67 +62,68 @@ def convolve(
                 image = tile // (tiles_y * tiles_x)
                 within = tile - image * tiles_y * tiles_x
                 out_y, out_x = within // tiles_x * m, within % tiles_x * m
-                top, left = out_y - pad_top, out_x - pad_left
-                start = x + ((image * height_in + top) * width_in + left) * channels
+                top, left = out_y - shape.top, out_x - shape.left
+                start = x + ((image * shape.height + top) * shape.width + left) * channels
                 step = row_bytes
-                if top < 0 or left < 0 or top + size > height_in or left + size > width_in:
+                if top < 0 or left < 0 or top + size > shape.height or left + size > shape.width:
                     before = min(size, max(0, -left))
-                    inside = max(0, min(left + size, width_in) - max(left, 0))
+                    inside = max(0, min(left + size, shape.width) - max(left, 0))
                     step = size * channels
                     for row in range(size):
                         target = patch + row * step
-                        if top + row < 0 or top + row >= height_in:
-                            _fill(target, step, zero_point)
+                        if top + row < 0 or top + row >= shape.height:
+                            _fill(target, step, shape.zero_point)
                             continue
-                        _fill(target, before * channels, zero_point)
-                        _copy(
-                            target + before * channels, start + row * row_bytes + before * channels, inside * channels
-                        )
+                        skipped = before * channels
+                        _fill(target, skipped, shape.zero_point)
+                        _copy(target + skipped, start + row * row_bytes + skipped, inside * channels)
                         after = before + inside
-                        _fill(target + after * channels, (size - after) * channels, zero_point)
+                        _fill(target + after * channels, (size - after) * channels, shape.zero_point)
                     start = patch
-                call6(transform_input, start, step, channels, base + v_at + i * v_row, v_position, groups)
+                call6(transform_input, start, step, channels, base + at.v + i * v_row, v_position, groups)
                 for pixel in range(pixels):
                     py, px = out_y + pixel // m, out_x + pixel % m
                     place = i * pixels + pixel
                     staged[place] = place * width * item
-                    if py < height_out and px < width_out:
-                        index = (image * height_out + py) * width_out + px
+                    if py < shape.out_height and px < shape.out_width:
+                        index = (image * shape.out_height + py) * shape.out_width + px
                         y_offsets[place] = index * out_row
-                        r_offsets[place] = index * channels_out
+                        r_offsets[place] = index * shape.out_channels
                     else:
                         y_offsets[place] = dump - y
                         r_offsets[place] = 0
-        part = unit % splits
-        mains = tiles // main
+        part = unit % cut.splits
+        mains = tiles // cut.main
         tails = 0
-        if tiles > mains * main:
-            if tail > 0 and tiles - mains * main <= tail:
+        if tiles > mains * cut.main:
+            if cut.tail > 0 and tiles - mains * cut.main <= cut.tail:
                 tails = 1
             else:
                 mains += 1
-        for panel in range(panels * part // splits, panels * (part + 1) // splits):
+        for panel in range(cut.panels * part // cut.splits, cut.panels * (part + 1) // cut.splits):
             if transform_weights == 0:
-                call6(multiply, base + v_at, weights + panel * panel_bytes, base + m_at, mains, tails, product_address)
+                call6(
+                    multiply, base + at.v, weights + panel * cut.panel_bytes, base + at.m, mains, tails, product_address
+                )
             else:
                 for row in range(size):
                     call6(
-                        transform_weights, weights + panel * panel_bytes, base + u_at, product[4], product[7],
-                        rows_of_g + 6 * row, 0,
+                        transform_weights, weights + panel * cut.panel_bytes, base + at.u, product[U_POSITION],
+                        product[PAIRS], rows_of_g + 6 * row, 0,
                     )  # fmt: skip
                     call6(
-                        multiply, base + v_at + row * size * v_position, base + u_at,
-                        base + m_at + row * size * m_position, mains, tails, product_address,
+                        multiply, base + at.v + row * size * v_position, base + at.u,
+                        base + at.m + row * size * m_position, mains, tails, product_address,
                     )  # fmt: skip
-            record = records + panel * record_bytes
+            record = records + panel * 8 * WORDS
             channel = panel * width
-            stored = min(width, channels_out - channel)
-            y_panel, r_panel, places = y + channel * item, r + channel, base + offsets_at
+            stored = min(width, shape.out_channels - channel)
+            y_panel, r_panel, places = y + channel * item, r + channel, base + at.offsets
             if stored < width:
-                y_panel, places = staging, base + offsets_at + 16 * block * pixels
+                y_panel, places = staging, base + at.offsets + 16 * cut.block * pixels
             call8(
-                transform_output, base + m_at, m_position, tiles, places, y_panel,
-                base + offsets_at + 8 * block * pixels, r_panel, record,
+                transform_output, base + at.m, m_position, tiles, places, y_panel,
+                base + at.offsets + 8 * cut.block * pixels, r_panel, record,
             )  # fmt: skip
             if stored < width:
                 for place in range(tiles * pixels):

@@ -1,1 +1,1 @@
-"""Generators of LLVM IR: what a compiler will not choose by itself. Imported only to compile."""
+"""Generators of LLVM IR for instructions that a compiler does not choose by itself. Imported only to compile."""

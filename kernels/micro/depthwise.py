@@ -5,15 +5,16 @@ serves every kernel size, stride, dilation and padding. Channels lie in vectors;
 instruction are interleaved by shuffles within 16-byte lanes, and the packs of the epilogue undo the permutation.
 """
 
-# mypy: ignore-errors
-
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from llvmlite import ir
 
+from graphopt.kernels.core.struct_layouts import DepthwiseRecord
 from graphopt.kernels.micro import dot
+from graphopt.kernels.micro.rounding import MAGIC, MAGIC_BITS, clamp
 from graphopt.kernels.micro.vectors import (
     F32,
     I8,
@@ -35,26 +36,28 @@ from graphopt.kernels.micro.vectors import (
     vector,
     word,
 )
-from graphopt.kernels.records import Channels
 
-_MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
-_MAGIC_BITS = 0x4B400000
 _PACK_WORDS = {128: "llvm.x86.sse2.packssdw.128", 256: "llvm.x86.avx2.packssdw", 512: "llvm.x86.avx512.packssdw.512"}
 _PACK_BYTES = {
     (128, False): "llvm.x86.sse2.packuswb.128", (128, True): "llvm.x86.sse2.packsswb.128",
     (256, False): "llvm.x86.avx2.packuswb", (256, True): "llvm.x86.avx2.packsswb",
     (512, False): "llvm.x86.avx512.packuswb.512", (512, True): "llvm.x86.avx512.packsswb.512",
 }  # fmt: skip
+Taps = list[list[ir.Value]]
 GROUP = {"quads": 4, "pairs": 2, "single": 1}  # taps that one dot instruction sums
 
 
-def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed_x, signed_y):
+def emit(
+    module: ir.Module, symbol: str, form: str, width: int, stored: int, columns: int, rows: int, real: int, fresh: int,
+    signed_x: bool, signed_y: bool,
+) -> None:  # fmt: skip
     """Define void symbol(pointers, record, y, pixels).
 
     pointers: int64[columns][rows], where the first pixel's taps lie (`rows` is a multiple of the form's group); record:
-    `Channels`, offsets relative to itself; y: the first pixel's output. `width` channels are computed, `stored` of them
-    written. Of a pixel's columns the last `fresh` are new, the others are the previous pixel's: a column is read once,
-    then added to the sums of every pixel it belongs to. `real` of the rows are taps, the rest fill the last group.
+    `DepthwiseRecord`, offsets relative to itself; y: the first pixel's output. `width` channels are computed, `stored`
+    of them written. Of a pixel's columns the last `fresh` are new, the others are the previous pixel's: a column is
+    read once, then added to the sums of every pixel it belongs to. `real` of the rows are taps, the rest fill the last
+    group.
     form: quads (vpdpbusd) | pairs (vpmaddwd) | single (generic IR).
     """
     _, b = function(module, symbol, ("pointers", "record", "y", "pixels"))
@@ -65,7 +68,7 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
     lanes = {"quads": width // 4, "pairs": 8, "single": 16}[form]
     parts = width // lanes
 
-    first = word(b, record, Channels.FIRST)
+    first = word(b, record, DepthwiseRecord.FIRST)
     starts = [
         [b.add(load(b, at(b, pointers, 8 * (column * rows + row)), I64, 8), first) for row in range(real)]
         for column in range(columns)
@@ -76,17 +79,17 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
             load(b, at(b, b.add(record, word(b, record, index)), 4 * lanes * part), vector(kind, lanes))
             for part in range(parts)
         ]
-        for index, kind in ((Channels.BIAS, I32), (Channels.SCALE, F32))
+        for index, kind in ((DepthwiseRecord.BIAS, I32), (DepthwiseRecord.SCALE, F32))
     )
-    low, high = (splat(b, word(b, record, index, F32), lanes) for index in (Channels.LOW, Channels.HIGH))
-    zero = b.sub(b.trunc(word(b, record, Channels.ZERO), I32), I32(_MAGIC_BITS))
+    low, high = (splat(b, word(b, record, index, F32), lanes) for index in (DepthwiseRecord.LOW, DepthwiseRecord.HIGH))
+    zero = b.sub(b.trunc(word(b, record, DepthwiseRecord.ZERO), I32), I32(MAGIC_BITS))
     zero = splat(b, zero, lanes)
-    x_step, y_step = word(b, record, Channels.X_STEP), word(b, record, Channels.Y_STEP)
+    x_step, y_step = word(b, record, DepthwiseRecord.X_STEP), word(b, record, DepthwiseRecord.Y_STEP)
 
     # Sums of the outputs that the columns seen so far take part in, the next pixel's first.
     pending = [[variable(b, value) for value in bias] for _ in range((columns - 1) // fresh + 1)]
 
-    def add_column(column, offset):
+    def add_column(column: int, offset: ir.Value | None) -> None:
         taps = read(b, starts[column], offset, width, signed_x)
         for ahead, places in enumerate(pending):
             own = column - ahead * fresh
@@ -116,9 +119,11 @@ def emit(module, symbol, form, width, stored, columns, rows, real, fresh, signed
     b.ret_void()
 
 
-def _weights(b, record, form, width, columns, groups):
+def _weights(
+    b: ir.IRBuilder, record: ir.Value, form: str, width: int, columns: int, groups: int,
+) -> list[list[list[ir.Value]]]:  # fmt: skip
     """Packed weights, loaded once: [columns][groups][parts] vectors."""
-    address = b.add(record, word(b, record, Channels.WEIGHTS))
+    address = b.add(record, word(b, record, DepthwiseRecord.WEIGHTS))
     kind = {"quads": vector(I8, width), "pairs": vector(I16, 16), "single": vector(I16, 16)}[form]
     parts = 4 if form == "quads" else width // (8 if form == "pairs" else 16)
     size = width if form == "quads" else 32
@@ -129,11 +134,11 @@ def _weights(b, record, form, width, columns, groups):
     ]
 
 
-def _load_row(b, start, offset, count):
+def _load_row(b: ir.IRBuilder, start: ir.Value, offset: ir.Value | None, count: int) -> ir.Value:
     return load(b, start if offset is None else b.add(start, offset), vector(I8, count))
 
 
-def _unpack(b, first, second, high):
+def _unpack(b: ir.IRBuilder, first: ir.Value, second: ir.Value, high: bool) -> ir.Value:
     """The low or high halves of each 16-byte lane of two vectors, interleaved (vpunpckl/vpunpckh)."""
     element = first.type.element
     count = first.type.count
@@ -146,7 +151,7 @@ def _unpack(b, first, second, high):
     return b.shuffle_vector(first, second, ir.Constant(vector(I32, count), order))
 
 
-def _read_quads(b, starts, offset, width, signed):
+def _read_quads(b: ir.IRBuilder, starts: Sequence[ir.Value], offset: ir.Value | None, width: int, signed: bool) -> Taps:
     """Four rows interleaved by bytes: for each group four vectors, the v-th with channels 16 L + 4 v + i of lane L."""
     groups = []
     for first in range(0, len(starts), 4):
@@ -163,7 +168,7 @@ def _read_quads(b, starts, offset, width, signed):
     return groups
 
 
-def _read_pairs(b, starts, offset, width, signed):
+def _read_pairs(b: ir.IRBuilder, starts: Sequence[ir.Value], offset: ir.Value | None, width: int, signed: bool) -> Taps:
     """Two rows widened and interleaved: for each group two vectors per 16 channels, 8 L + 4 v + i of lane L."""
     extend = b.sext if signed else b.zext
     groups = []
@@ -175,12 +180,14 @@ def _read_pairs(b, starts, offset, width, signed):
                 for start in starts[first : first + 2]
             ]
             rows += [const(I16, 16, 0)] * (2 - len(rows))
-            pairs += [_unpack(b, *rows, high) for high in (False, True)]
+            pairs += [_unpack(b, rows[0], rows[1], high) for high in (False, True)]
         groups.append(pairs)
     return groups
 
 
-def _read_single(b, starts, offset, width, signed):
+def _read_single(
+    b: ir.IRBuilder, starts: Sequence[ir.Value], offset: ir.Value | None, width: int, signed: bool,
+) -> Taps:  # fmt: skip
     """Each row widened to int32, 16 channels a vector."""
     extend = b.sext if signed else b.zext
     return [
@@ -189,23 +196,24 @@ def _read_single(b, starts, offset, width, signed):
     ]
 
 
-def _dot_single(b, total, taps, weights):
+def _dot_single(b: ir.IRBuilder, total: ir.Value, taps: ir.Value, weights: ir.Value) -> ir.Value:
     return b.add(total, b.mul(taps, b.sext(weights, vector(I32, 16))))
 
 
 _DOT = {"quads": dot.busd, "pairs": dot.maddwd, "single": _dot_single}
 
 
-def _requantize(b, total, scale, low, high, zero):
+def _requantize(
+    b: ir.IRBuilder, total: ir.Value, scale: ir.Value, low: ir.Value, high: ir.Value, zero: ir.Value,
+) -> ir.Value:  # fmt: skip
     """round_half_even(clamp(total · scale)) + zero point as int32; the clamp precedes rounding, which is monotonic."""
     value = b.fmul(b.sitofp(total, scale.type), scale)
-    value = b.select(b.fcmp_ordered("<", value, low), low, value)
-    value = b.select(b.fcmp_ordered(">", value, high), high, value)
-    rounded = b.bitcast(b.fadd(value, const(F32, scale.type.count, _MAGIC)), total.type)
+    value = clamp(b, value, low, high)
+    rounded = b.bitcast(b.fadd(value, const(F32, scale.type.count, MAGIC)), total.type)
     return b.add(rounded, zero)
 
 
-def _pack(b, form, values, width, signed):
+def _pack(b: ir.IRBuilder, form: str, values: Sequence[ir.Value], width: int, signed: bool) -> ir.Value:
     """int32 parts to `width` bytes in the order of channels; nothing saturates, the values are clamped."""
     if form == "single":
         return concatenate(b, [b.trunc(value, vector(I8, 16)) for value in values])

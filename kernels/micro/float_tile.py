@@ -1,10 +1,10 @@
 """The register tile of float32 products: rows × channels of sums over the whole depth, b packed in panels."""
 
-# mypy: ignore-errors
-
 from __future__ import annotations
 
-from graphopt.kernels.levels import select_level
+from llvmlite import ir
+
+from graphopt.kernels.core.levels import select_level
 from graphopt.kernels.micro.vectors import (
     F32,
     I64,
@@ -23,7 +23,7 @@ from graphopt.kernels.micro.vectors import (
 )
 
 
-def emit(module, symbol, level_name, rows, vectors, stored):
+def emit(module: ir.Module, symbol: str, level_name: str, rows: int, vectors: int, stored: int) -> None:
     """Define void symbol(a, a_stride, panel, y, y_stride, depth): y[r] = Σ_k a[r, k] · panel[k], strides in bytes.
 
     panel: float32 [depth][vectors · lanes]; stored: channels written of those computed. Sums run in the order of k.
@@ -47,7 +47,7 @@ def emit(module, symbol, level_name, rows, vectors, stored):
                 total = intrinsic(b, f"llvm.fmuladd.v{lanes}f32", kind, [value, weight, b.load(sums[row][v])])
                 b.store(total, sums[row][v])
         advance(b, place, I64(4 * lanes * vectors))
-    for row in sums:
-        store_first(b, concatenate(b, [b.load(total) for total in row]), y, stored)
+    for totals in sums:
+        store_first(b, concatenate(b, [b.load(total) for total in totals]), y, stored)
         y = b.add(y, y_stride)
     b.ret_void()

@@ -1,9 +1,10 @@
 """One pooled pixel: the maximum or the requantized mean, channel by channel, of the pixels that pointers name."""
 
-# mypy: ignore-errors
-
 from __future__ import annotations
 
+from llvmlite import ir
+
+from graphopt.kernels.micro.rounding import MAGIC, MAGIC_BITS, clamp
 from graphopt.kernels.micro.vectors import (
     F32,
     I8,
@@ -20,11 +21,8 @@ from graphopt.kernels.micro.vectors import (
     vector,
 )
 
-_MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
-_MAGIC_BITS = 0x4B400000
 
-
-def emit(module, symbol, kind, width, signed_x, signed_y):
+def emit(module: ir.Module, symbol: str, kind: str, width: int, signed_x: bool, signed_y: bool) -> None:
     """Define void symbol(pointers, taps, y, channels, offset, scale, limits, zero).
 
     pointers: int64[taps]. kind "max": y = max of the taps. kind "mean": y = round_half_even(clamp(float32(Σ taps +
@@ -43,7 +41,7 @@ def emit(module, symbol, kind, width, signed_x, signed_y):
     b.ret_void()
 
 
-def _maximum(b, first, count, signed, _):
+def _maximum(b: ir.IRBuilder, first: ir.Value, count: int, signed: bool, _: bool) -> None:
     pointers, taps, y, *_ = b.function.args
     kind = vector(I8, count)
     best = variable(b, load(b, b.add(load(b, pointers, I64, 8), first), kind))
@@ -55,7 +53,7 @@ def _maximum(b, first, count, signed, _):
     store(b, b.load(best), b.add(y, first))
 
 
-def _mean(b, first, count, signed, _):
+def _mean(b: ir.IRBuilder, first: ir.Value, count: int, signed: bool, _: bool) -> None:
     pointers, taps, y, _, offset, scale, limits, zero = b.function.args
     extend = b.sext if signed else b.zext
     total = variable(b, splat(b, b.trunc(offset, I32), count))
@@ -66,8 +64,7 @@ def _mean(b, first, count, signed, _):
     factor = splat(b, b.bitcast(b.trunc(scale, I32), F32), count)
     low, high = (splat(b, load(b, at(b, limits, 4 * i), F32), count) for i in range(2))
     value = b.fmul(b.sitofp(b.load(total), vector(F32, count)), factor)
-    value = b.select(b.fcmp_ordered("<", value, low), low, value)
-    value = b.select(b.fcmp_ordered(">", value, high), high, value)
-    rounded = b.bitcast(b.fadd(value, const(F32, count, _MAGIC)), vector(I32, count))
-    shift = splat(b, b.sub(b.trunc(zero, I32), I32(_MAGIC_BITS)), count)
+    value = clamp(b, value, low, high)
+    rounded = b.bitcast(b.fadd(value, const(F32, count, MAGIC)), vector(I32, count))
+    shift = splat(b, b.sub(b.trunc(zero, I32), I32(MAGIC_BITS)), count)
     store(b, b.trunc(b.add(rounded, shift), vector(I8, count)), b.add(y, first))

@@ -4,16 +4,17 @@ One function serves matrix products and convolutions, because it reads each row 
 product has one segment, a k×k convolution one for each tap. All it knows of its panel of weights is the panel's record.
 """
 
-# mypy: ignore-errors
-
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from llvmlite import ir
 
-from graphopt.kernels.levels import select_level
+from graphopt.kernels.core.levels import select_level
+from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.micro import dot
+from graphopt.kernels.micro.lookup_table import permute
 from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
-from graphopt.kernels.micro.table import permute
 from graphopt.kernels.micro.vectors import (
     F32,
     I8,
@@ -35,17 +36,18 @@ from graphopt.kernels.micro.vectors import (
     vector,
     word,
 )
-from graphopt.kernels.records import Panel
 
+Rows = list[list[ir.Value]]  # vectors of each row
 _INDEPENDENT_SUMS = 8  # a dot instruction's latency times its throughput: fewer sums leave the unit idle
 
 
 def emit(
-    module, symbol, level_name, form, rows, vectors, unroll, signed, output, residual, table, stored, row_terms=False
-):  # fmt: skip
+    module: ir.Module, symbol: str, level_name: str, form: str, rows: int, vectors: int, unroll: int, signed: bool,
+    output: str, residual: str, table: bool, stored: int, row_terms: bool = False,
+) -> None:  # fmt: skip
     """Define void symbol(pointers, record, y, r, row_scales, row_zeros).
 
-    pointers: int64[segments][rows], where each row's bytes lie; for the hybrid form a second such table follows, of the
+    pointers: int64[segments][rows], where each row's bytes lie; for the hybrid form a second table follows, of the
     rows widened to int16. y: first output; r: first residual byte; row_scales f32[rows] and row_zeros i32[rows] serve
     float output, the latter any output with `row_terms`. form: of `dot.FORMS` | hybrid. signed: activations are s8.
     output: "q8" | "i32" | "f32", the first with s for s8 output, c for limits narrower than the type's, w for scales
@@ -88,7 +90,10 @@ def emit(
     b.ret_void()
 
 
-def _start(b, record, row_zeros, rows, vectors, lanes, splits, row_terms):
+def _start(
+    b: ir.IRBuilder, record: ir.Value, row_zeros: ir.Value, rows: int, vectors: int, lanes: int, splits: int,
+    row_terms: bool,
+) -> list[Rows]:  # fmt: skip
     """Sums begin at the bias, less the row's zero point times the channel's sum of weights where rows have one."""
     kind = vector(I32, lanes)
     zero = const(I32, lanes, 0)
@@ -105,22 +110,22 @@ def _start(b, record, row_zeros, rows, vectors, lanes, splits, row_terms):
     return [[[variable(b, value) for value in row] for row in (rest if s else first)] for s in range(splits)]
 
 
-def _gather(b, sums):
+def _gather(b: ir.IRBuilder, sums: list[Rows]) -> Rows:
     totals = [[b.load(place) for place in row] for row in sums[0]]
     for extra in sums[1:]:
         totals = [[b.add(t, b.load(p)) for t, p in zip(row, places)] for row, places in zip(totals, extra)]
     return totals
 
 
-def _starts(b, table, rows, offset):
+def _starts(b: ir.IRBuilder, table: ir.Value, rows: int, offset: ir.Value) -> list[ir.Value]:
     return [b.add(load(b, at(b, table, 8 * row), I64, 8), offset) for row in range(rows)]
 
 
-def _weights(b, place, offset, lanes):
+def _weights(b: ir.IRBuilder, place: ir.Value, offset: int, lanes: int) -> ir.Value:
     return load(b, at(b, b.load(place), offset), vector(I8, 4 * lanes))
 
 
-def _activations(b, address, lanes, flip):
+def _activations(b: ir.IRBuilder, address: ir.Value, lanes: int, flip: ir.Value | None) -> ir.Value:
     """Four bytes of a row in every lane; s8 becomes u8 by + 128, which the bias takes back.
 
     The mask comes from memory: with a constant one LLVM 22 never ends its search for the better of two splats.
@@ -129,7 +134,10 @@ def _activations(b, address, lanes, flip):
     return b.xor(a, flip) if flip is not None else a
 
 
-def _hybrid(b, record, pointers, weights, sums, rows, vectors, flip):
+def _hybrid(
+    b: ir.IRBuilder, record: ir.Value, pointers: ir.Value, weights: ir.Value, sums: list[Rows], rows: int, vectors: int,
+    flip: ir.Value | None,
+) -> None:  # fmt: skip
     """Per segment first the groups proved safe, by vpmaddubsw, then the others widened, by vpmaddwd.
 
     COUNTS: int32[segments][2], safe groups in pairs and unsafe groups; DEPTHS: int32 byte offset of each group.
@@ -173,14 +181,16 @@ def _hybrid(b, record, pointers, weights, sums, rows, vectors, flip):
         advance(b, wide, I64(8 * rows))
 
 
-def _store_sums(b, record, y, totals, stored):
+def _store_sums(b: ir.IRBuilder, record: ir.Value, y: ir.Value, totals: Rows, stored: int) -> None:
     stride = word(b, record, Panel.Y_STRIDE)
     for row in totals:
         store_first(b, concatenate(b, row), y, stored)
         y = b.add(y, stride)
 
 
-def _store_floats(b, record, y, totals, row_scales, lanes, stored):
+def _store_floats(
+    b: ir.IRBuilder, record: ir.Value, y: ir.Value, totals: Rows, row_scales: ir.Value, lanes: int, stored: int,
+) -> None:  # fmt: skip
     """y = clamp(acc · (row scale · channel scale) + float bias), each operation rounded in float32."""
     kind = vector(F32, lanes)
     stride = word(b, record, Panel.Y_STRIDE)
@@ -198,7 +208,10 @@ def _store_floats(b, record, y, totals, row_scales, lanes, stored):
         y = b.add(y, stride)
 
 
-def _store_bytes(b, record, y, r, totals, lanes, form, residual, table, stored):
+def _store_bytes(
+    b: ir.IRBuilder, record: ir.Value, y: ir.Value, r: ir.Value, totals: Rows, lanes: int, form: str, residual: str,
+    table: bool, stored: int,
+) -> None:  # fmt: skip
     """y = saturate(round_half_even(acc · scale) + zero point), and so again after adding a dequantized residual.
 
     LOW and HIGH are the output's limits less its zero point, so the clamp precedes rounding, which is monotonic.
@@ -227,7 +240,10 @@ def _store_bytes(b, record, y, r, totals, lanes, form, residual, table, stored):
         y = b.add(y, y_stride)
 
 
-def _store_rows_512(b, record, values, one, y, y_stride, form, table, stored):
+def _store_rows_512(
+    b: ir.IRBuilder, record: ir.Value, values: Rows, one: Mapping[str, ir.Value], y: ir.Value, y_stride: ir.Value,
+    form: str, table: bool, stored: int,
+) -> None:  # fmt: skip
     """The same for rows of one or two 512-bit vectors, four vectors at a time by saturating packs.
 
     Where acc · scale is known to fit int32 (no "w" in the form), saturation does most of the clamping: to words, then
@@ -263,7 +279,7 @@ def _store_rows_512(b, record, values, one, y, y_stride, form, table, stored):
             y = b.add(y, y_stride)
 
 
-def _whole_512(b, value, high):
+def _whole_512(b: ir.IRBuilder, value: ir.Value, high: ir.Value | None) -> ir.Value:
     """Float to int32, half to even."""
     if high is not None:
         value = b.select(b.fcmp_ordered(">", value, high), high, value)

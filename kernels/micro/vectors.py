@@ -1,9 +1,8 @@
-"""A few words of LLVM IR that every generator speaks: vectors, unaligned memory, counted loops, intrinsics."""
-
-# mypy: ignore-errors
+"""LLVM IR that all generators use: vectors, unaligned memory, counted loops, intrinsics."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from llvmlite import ir
@@ -14,25 +13,25 @@ VOID = ir.VoidType()
 _BYTES = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "float": 4}
 
 
-def vector(element, count):
+def vector(element: ir.Type, count: int) -> ir.VectorType:
     """The type of `count` elements."""
     return ir.VectorType(element, count)
 
 
-def const(element, count, value):
+def const(element: ir.Type, count: int, value: float) -> ir.Constant:
     """A vector constant of one value."""
     return ir.Constant(vector(element, count), [value] * count)
 
 
-def function(module, symbol, parameters):
+def function(module: ir.Module, symbol: str, parameters: Sequence[str]) -> tuple[ir.Function, ir.IRBuilder]:
     """A new external void function of int64 parameters, and a builder in its entry block."""
-    made = ir.Function(module, ir.FunctionType(VOID, [I64] * len(parameters)), symbol)
-    for argument, name in zip(made.args, parameters):
+    defined = ir.Function(module, ir.FunctionType(VOID, [I64] * len(parameters)), symbol)
+    for argument, name in zip(defined.args, parameters):
         argument.name = name
-    return made, ir.IRBuilder(made.append_basic_block("entry"))
+    return defined, ir.IRBuilder(defined.append_basic_block("entry"))
 
 
-def intrinsic(builder, name, result, arguments):
+def intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
     """Call the LLVM intrinsic `name`."""
     module = builder.module
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -40,43 +39,43 @@ def intrinsic(builder, name, result, arguments):
     return builder.call(declared, arguments)
 
 
-def load(builder, address, kind, align=1):
+def load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, align: int = 1) -> ir.Value:
     """Load a value of `kind` from an int64 address."""
     value = builder.load(builder.inttoptr(address, kind.as_pointer()))
     value.align = align
     return value
 
 
-def store(builder, value, address, align=1):
+def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, align: int = 1) -> None:
     """Store a value to an int64 address."""
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = align
 
 
-def at(builder, address, offset):
+def at(builder: ir.IRBuilder, address: ir.Value, offset: int) -> ir.Value:
     """address + a constant number of bytes."""
     return builder.add(address, I64(offset)) if offset else address
 
 
-def word(builder, record, index, kind=I64):
+def word(builder: ir.IRBuilder, record: ir.Value, index: int, kind: ir.Type = I64) -> ir.Value:
     """Field `index` of a record of int64 words, read as `kind`."""
     return load(builder, at(builder, record, 8 * index), kind, 8)
 
 
-def splat(builder, value, count):
+def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
     """`count` copies of a scalar."""
     kind = vector(value.type, count)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), const(I32, count, 0))
 
 
-def halves(builder, value):
+def halves(builder: ir.IRBuilder, value: ir.Value) -> list[ir.Value]:
     """The even and the odd elements of a vector."""
     count = value.type.count // 2
     parts = [ir.Constant(vector(I32, count), list(range(first, 2 * count, 2))) for first in (0, 1)]
     return [builder.shuffle_vector(value, value, part) for part in parts]
 
 
-def concatenate(builder, parts):
+def concatenate(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
     """One vector of all parts, in order (their number is a power of two)."""
     while len(parts) > 1:
         paired = []
@@ -87,13 +86,13 @@ def concatenate(builder, parts):
     return parts[0]
 
 
-def piece(builder, value, first, count):
+def piece(builder: ir.IRBuilder, value: ir.Value, first: int, count: int) -> ir.Value:
     """`count` neighbouring elements of a vector."""
     order = ir.Constant(vector(I32, count), list(range(first, first + count)))
     return builder.shuffle_vector(value, value, order)
 
 
-def store_first(builder, value, address, count):
+def store_first(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, count: int) -> None:
     """Store the first `count` elements of a vector, in pieces of powers of two."""
     if count == value.type.count:
         store(builder, value, address)
@@ -106,8 +105,8 @@ def store_first(builder, value, address, count):
 
 
 @contextmanager
-def repeat(builder, count):
-    """A loop run `count` times, not at all for 0; yields nothing: variables live in allocas, which LLVM promotes."""
+def repeat(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
+    """A loop run `count` times, not at all for 0; yields the index. Variables live in allocas, which LLVM promotes."""
     scope = builder.function
     place = variable(builder, I64(0))
     head, body, after = (scope.append_basic_block(name) for name in ("head", "body", "after"))
@@ -122,7 +121,7 @@ def repeat(builder, count):
     builder.position_at_end(after)
 
 
-def variable(builder, value):
+def variable(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """A place for a mutable value, allotted in the entry block."""
     with builder.goto_entry_block():
         place = builder.alloca(value.type)
@@ -130,6 +129,6 @@ def variable(builder, value):
     return place
 
 
-def advance(builder, place, amount):
+def advance(builder: ir.IRBuilder, place: ir.Value, amount: ir.Value) -> None:
     """Add to a variable."""
     builder.store(builder.add(builder.load(place), amount), place)

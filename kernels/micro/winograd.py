@@ -1,16 +1,17 @@
 """Exact integer Winograd F(m×m, 3×3), m = 4 or 2: the four transforms-and-products as vector IR.
 
-Every int32 operation is modulo 2³²; what the algebra scales, `kernels.winograd` divides out (Lavin & Gray,
+Every int32 operation is modulo 2³²; the preparation divides the algebra's scale out (Lavin & Gray,
 arXiv:1509.09308, with the weight transform's rows scaled to integers).
 """
 
-# mypy: ignore-errors
-
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-from graphopt.kernels.levels import select_level
+from graphopt.kernels.core.levels import Level, select_level
+from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
 from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
 from graphopt.kernels.micro.vectors import (
     F32,
@@ -34,27 +35,27 @@ from graphopt.kernels.micro.vectors import (
     vector,
     word,
 )
-from graphopt.kernels.records import Panel
-from graphopt.kernels.winograd_algebra import Product
 
+Values = Sequence[ir.Value]
+Finish = Callable[[int, Values, Values, Values], None]  # vector of channels, values, places in y, places in r
 _INVERSE_OF_9 = pow(9, -1, 1 << 32)
 _BITS = {4: "128", 8: "256", 16: "512"}
 
 
 # ---------------------------------------------------------------------------------------------- one-dimensional algebra
-def _shl(b, x, bits):
+def _shl(b: ir.IRBuilder, x: ir.Value, bits: int) -> ir.Value:
     return b.shl(x, ir.Constant(x.type, [bits] * x.type.count))
 
 
-def _twice(b, x):
+def _twice(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return b.add(x, x)
 
 
-def _input_2(b, d):
+def _input_2(b: ir.IRBuilder, d: Values) -> list[ir.Value]:
     return [b.sub(d[0], d[2]), b.add(d[1], d[2]), b.sub(d[2], d[1]), b.sub(d[1], d[3])]
 
 
-def _input_4(b, d):
+def _input_4(b: ir.IRBuilder, d: Values) -> list[ir.Value]:
     even, odd = b.sub(d[4], _shl(b, d[2], 2)), b.sub(d[3], _shl(b, d[1], 2))
     f, g = b.sub(d[4], d[2]), _twice(b, b.sub(d[3], d[1]))
     first = b.add(_shl(b, b.sub(d[0], d[2]), 2), f)
@@ -62,11 +63,11 @@ def _input_4(b, d):
     return [first, b.add(even, odd), b.sub(even, odd), b.add(f, g), b.sub(f, g), last]
 
 
-def _output_2(b, m):
+def _output_2(b: ir.IRBuilder, m: Values) -> list[ir.Value]:
     return [b.add(m[0], b.add(m[1], m[2])), b.sub(b.sub(m[1], m[2]), m[3])]
 
 
-def _output_4(b, m):
+def _output_4(b: ir.IRBuilder, m: Values) -> list[ir.Value]:
     s12, d12, s34, d34 = b.add(m[1], m[2]), b.sub(m[1], m[2]), b.add(m[3], m[4]), b.sub(m[3], m[4])
     d2 = _twice(b, d34)
     last = b.add(m[5], _twice(b, m[5]))
@@ -74,12 +75,12 @@ def _output_4(b, m):
     return [b.add(b.add(m[0], s12), s34), b.add(d12, d2), third, b.add(b.add(d12, last), _shl(b, d2, 2))]
 
 
-def _weights_2(b, w):
+def _weights_2(b: ir.IRBuilder, w: Values) -> list[ir.Value]:
     outer = b.add(w[0], w[2])
     return [_twice(b, w[0]), b.add(outer, w[1]), b.sub(outer, w[1]), _twice(b, w[2])]
 
 
-def _weights_4(b, w):
+def _weights_4(b: ir.IRBuilder, w: Values) -> list[ir.Value]:
     outer, inner = b.add(w[0], w[2]), b.add(w[0], _shl(b, w[2], 2))
     negated, middle = b.neg(_shl(b, outer, 2)), _shl(b, w[1], 2)
     six = b.add(_shl(b, w[0], 2), _twice(b, w[0]))
@@ -91,7 +92,7 @@ def _weights_4(b, w):
 _INPUT, _OUTPUT, _WEIGHTS = {2: _input_2, 4: _input_4}, {2: _output_2, 4: _output_4}, {2: _weights_2, 4: _weights_4}
 
 
-def _steps(b, step, count):
+def _steps(b: ir.IRBuilder, step: ir.Value, count: int) -> list[ir.Value]:
     """0, step, 2 step, …"""
     offsets = [I64(0)]
     for _ in range(count - 1):
@@ -100,11 +101,11 @@ def _steps(b, step, count):
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
-def emit_input(module, symbol, level_name, m, signed):
+def emit_input(module: ir.Module, symbol: str, level_name: str, m: int, signed: bool) -> None:
     """Define void symbol(x, row_bytes, pixel_bytes, v, position_bytes, groups): Bᵀ d B of one tile.
 
     x: first of (m + 2)² pixels of 8-bit channels; v: int16 [position][channel]; a group is 2 · lanes channels, the last
-    of which may lie beyond the pixel: what is read there meets weights of zero.
+    of which may lie beyond the pixel: the bytes read there meet weights of zero.
     """
     group = 2 * select_level(level_name).lanes
     size, transform = m + 2, _INPUT[m]
@@ -129,7 +130,7 @@ def emit_input(module, symbol, level_name, m, signed):
     b.ret_void()
 
 
-def _dot(b, level, acc, activations, weights):
+def _dot(b: ir.IRBuilder, level: Level, acc: ir.Value, activations: ir.Value, weights: ir.Value) -> ir.Value:
     """acc + Σ of products of int16 pairs; exact modulo 2³²."""
     bits = _BITS[level.lanes]
     if level.dot == "vpdpbusd":
@@ -143,20 +144,25 @@ def _dot(b, level, acc, activations, weights):
     return b.add(acc, b.add(even, odd))
 
 
-def emit_product(module, symbol, level_name, rows, tail, vectors, ahead):
+def emit_product(
+    module: ir.Module, symbol: str, level_name: str, rows: int, tail: int, vectors: int, ahead: int,
+) -> None:  # fmt: skip
     """Define void symbol(v, u, m, mains, tails, record): for every position, M = V · U over all channels.
 
     v int16 [position][tile][channel], u int16 [position][channel / 2][vectors · lanes][2], m int32 [position][tile]
     [vectors · lanes]; mains times `rows` tiles, then tails times `tail`. The tails stand inside the loop over positions
-    so that u streams once; it is prefetched `ahead` bytes ahead. record: `winograd_algebra.Product`.
+    so that u streams once; it is prefetched `ahead` bytes ahead. record: `WinogradRecord`.
     """
     level = select_level(level_name)
     _, b = function(module, symbol, ("v", "u", "m", "mains", "tails", "record"))
     v, u, m, mains, tails, record = b.function.args
     position = [variable(b, start) for start in (v, u, m)]
-    strides = [word(b, record, index) for index in (Product.V_POSITION, Product.U_POSITION, Product.M_POSITION)]
-    row_bytes, depth = word(b, record, Product.V_ROW), word(b, record, Product.STEPS)
-    with repeat(b, word(b, record, Product.POSITIONS)):
+    strides = [
+        word(b, record, index)
+        for index in (WinogradRecord.V_POSITION, WinogradRecord.U_POSITION, WinogradRecord.M_POSITION)
+    ]
+    row_bytes, depth = word(b, record, WinogradRecord.V_ROW), word(b, record, WinogradRecord.STEPS)
+    with repeat(b, word(b, record, WinogradRecord.POSITIONS)):
         source, target = variable(b, b.load(position[0])), variable(b, b.load(position[2]))
         weights = b.load(position[1])
         for height, count in ((rows, mains), (tail, tails)):
@@ -171,14 +177,17 @@ def emit_product(module, symbol, level_name, rows, tail, vectors, ahead):
     b.ret_void()
 
 
-def _tile(b, level, rows, vectors, ahead, source, row_bytes, weights, depth, target):
+def _tile(
+    b: ir.IRBuilder, level: Level, rows: int, vectors: int, ahead: int, source: ir.Value, row_bytes: ir.Value,
+    weights: ir.Value, depth: ir.Value, target: ir.Value,
+) -> None:  # fmt: skip
     lanes, width = level.lanes, 4 * level.lanes
     starts = [b.add(source, offset) for offset in _steps(b, row_bytes, rows)]
     sums = [[variable(b, const(I32, lanes, 0)) for _ in range(vectors)] for _ in range(rows)]
     stream, offset = variable(b, weights), variable(b, I64(0))
     with repeat(b, depth):
         here, reached = b.load(stream), b.load(offset)
-        for k in range(Product.UNROLL):
+        for k in range(WinogradRecord.UNROLL):
             places = [at(b, here, (k * vectors + n) * width) for n in range(vectors)]
             operands = [load(b, place, vector(I16, 2 * lanes)) for place in places]
             if ahead and (k * vectors * width) % 64 == 0:
@@ -188,13 +197,13 @@ def _tile(b, level, rows, vectors, ahead, source, row_bytes, weights, depth, tar
                 pair = splat(b, load(b, at(b, b.add(start, reached), 4 * k), I32), lanes)
                 for n, operand in enumerate(operands):
                     b.store(_dot(b, level, b.load(sums[row][n]), pair, operand), sums[row][n])
-        advance(b, stream, I64(Product.UNROLL * vectors * width))
-        advance(b, offset, I64(4 * Product.UNROLL))
+        advance(b, stream, I64(WinogradRecord.UNROLL * vectors * width))
+        advance(b, offset, I64(4 * WinogradRecord.UNROLL))
     for index, place in enumerate(place for row in sums for place in row):
         store(b, b.load(place), at(b, target, index * width), width)
 
 
-def _prefetch(b, address):
+def _prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
     pointer = b.inttoptr(address, I8.as_pointer())
     module = b.module
     name = "llvm.prefetch.p0"
@@ -203,7 +212,7 @@ def _prefetch(b, address):
     b.call(declared, [pointer, I32(0), I32(3), I32(1)])
 
 
-def emit_weights(module, symbol, level_name, m, vectors):
+def emit_weights(module: ir.Module, symbol: str, level_name: str, m: int, vectors: int) -> None:
     """Define void symbol(w, u, position_bytes, pairs, row): row `row` of G w Gᵀ, positions (row, 0 …), on the fly.
 
     w s8 [channel / 2][9][vectors · lanes][2]; u as for the product; row: int16[3], that row of G.
@@ -232,11 +241,13 @@ def emit_weights(module, symbol, level_name, m, vectors):
 
 
 # -------------------------------------------------------------------------------------------------------------- output
-def emit_output(module, symbol, level_name, m, vectors, output, residual):
+def emit_output(
+    module: ir.Module, symbol: str, level_name: str, m: int, vectors: int, output: str, residual: str,
+) -> None:  # fmt: skip
     """Define void symbol(m, position_bytes, tiles, offsets, y, r_offsets, r, record): Aᵀ M A and the epilogue.
 
     m int32 [position][tile][vectors · lanes]; offsets int64 [tile][m · m], of each pixel's bytes from y (and from r);
-    output: "q8" | "i32" | "f32"; residual: "" or a form of `rounding.add_residual`. record: `records.Panel`, whose BIAS
+    output: "q8" | "i32" | "f32"; residual: "" or a form of `rounding.add_residual`. record: `Panel`, whose BIAS
     and SCALE carry the power of two that Winograd leaves, 2^(2 · (m / 2 + 1) − …) = 64 for m = 4 and 4 for m = 2.
     """
     level = select_level(level_name)
@@ -274,21 +285,21 @@ def emit_output(module, symbol, level_name, m, vectors, output, residual):
     b.ret_void()
 
 
-def _integers(b, record, lanes, m, residual):
+def _integers(b: ir.IRBuilder, record: ir.Value, lanes: int, m: int, residual: str) -> Finish:
     shift = const(I32, lanes, 6 if m == 4 else 2)
 
-    def finish(n, values, places, others):
+    def finish(n: int, values: Values, places: Values, others: Values) -> None:
         for value, place in zip(values, places):
             store(b, b.ashr(value, shift), place)
 
     return finish
 
 
-def _floats(b, record, lanes, m, residual):
+def _floats(b: ir.IRBuilder, record: ir.Value, lanes: int, m: int, residual: str) -> Finish:
     kind = vector(F32, lanes)
     low, high = (splat(b, word(b, record, index, F32), lanes) for index in (Panel.LOW, Panel.HIGH))
 
-    def finish(n, values, places, others):
+    def finish(n: int, values: Values, places: Values, others: Values) -> None:
         scale = load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * n), kind)
         bias = load(b, at(b, word(b, record, Panel.FLOAT_BIAS), 4 * lanes * n), kind)
         for value, place in zip(values, places):
@@ -298,7 +309,7 @@ def _floats(b, record, lanes, m, residual):
     return finish
 
 
-def _bytes(b, record, lanes, m, residual):
+def _bytes(b: ir.IRBuilder, record: ir.Value, lanes: int, m: int, residual: str) -> Finish:
     """The requantization of `micro.tile`, value for value."""
     kind = vector(F32, lanes)
     one = panel_floats(b, record, lanes)
@@ -307,7 +318,7 @@ def _bytes(b, record, lanes, m, residual):
     together = max(1, 32 // lanes) if lanes < 16 else 1
     together = min(together, m)
 
-    def finish(n, values, places, others):
+    def finish(n: int, values: Values, places: Values, others: Values) -> None:
         scale = load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * n), kind)
         done = []
         for index, value in enumerate(values):

@@ -11,16 +11,15 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from graphopt.kernels import Routine, bind_routine, select_level
-from graphopt.kernels.depthwise import prepare_depthwise
-from graphopt.kernels.elementwise import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
-from graphopt.kernels.pooling import prepare_average_pool, prepare_global_average_pool, prepare_max_pool
-from graphopt.kernels.quantization import Quantization
-from graphopt.kernels.windows import Image, Window
+from graphopt.kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
+from graphopt.kernels.pooling.codes import prepare_average_pool, prepare_max_pool
+from graphopt.kernels.products.depthwise import prepare_depthwise
+from graphopt.kernels.tensors.quantization import Quantization
+from graphopt.kernels.tensors.windows import Image, Window
+from tests.bench.peer import bound_run
 from tests.kernels import naive
 from tests.kernels.naive import Array
 
@@ -38,25 +37,7 @@ def peer(op: str, domain: str, inputs: list[str], fed: dict[str, Array], kept: d
          **attributes: Any) -> Callable[[], None]:  # fmt: skip
     """One operator in a session of its own, inputs and output bound."""
     node = helper.make_node(op, inputs, ["y"], domain=domain, **attributes)
-
-    def described(name: str, array: Array) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-
-    graph = helper.make_graph(
-        [node], "peer", [described(name, array) for name, array in fed.items()], [described("y", y)],
-        [numpy_helper.from_array(array, name) for name, array in kept.items()],
-    )  # fmt: skip
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    for name, array in fed.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-    binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(y))
-    return lambda: session.run_with_iobinding(binding)
+    return bound_run([node], fed, y, kept, opset=17)
 
 
 def compare(name: str, routine: Routine, buffers: dict[str, Array], other: Callable[[], None], work: float) -> None:
@@ -126,7 +107,9 @@ def pools(rng: np.random.Generator) -> None:
     x = naive.placed(rng.integers(0, 256, image.shape).astype(np.uint8))
     y = naive.empty((1, 1, 1, 2048), np.uint8)
     other = peer("QLinearGlobalAveragePool", MICROSOFT, names, {"x": x}, kept, y, channels_last=1)
-    compare("GlobalAveragePool 7x7x2048", prepare_global_average_pool(image, A, Y), {"x": x, "y": y}, other, x.size)
+    compare(
+        "GlobalAveragePool 7x7x2048", prepare_average_pool(image, Window((7, 7)), A, Y), {"x": x, "y": y}, other, x.size
+    )
 
 
 def depthwise(rng: np.random.Generator) -> None:

@@ -1,7 +1,7 @@
 """Products and convolutions beside onnxruntime: python -m tests.bench.kernels [--isa avx2] [--weights gaussian].
 
 One thread, interleaved medians. Columns: GMAC/s (for ours also MAC/cycle and the share of the measured ceiling: the
-level's dot product between registers, `graphopt.kernels.peak`), then the ratio to the fastest peer that is exact on
+level's dot product between registers, `products.dot_ceiling`), then the ratio to the fastest peer that is exact on
 these weights. 7-bit weights are exact in every peer; on Gaussian weights onnxruntime's u8s8 may saturate on CPUs
 without VNNI, so there its exact forms are the peers: u8u8 and x64quantprecision=1. A convolution takes the form that a
 plan takes: Winograd, whose rate counts the direct form's products, with the direct form beside, or the direct form.
@@ -17,18 +17,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from graphopt.kernels import Kernel, Program, Routine, Step, bind_routine
-from graphopt.kernels.dynamic import prepare_dynamic_matmul
-from graphopt.kernels.epilogue import Requantize
-from graphopt.kernels.levels import Level, select_level
-from graphopt.kernels.peak import peak_rate
-from graphopt.kernels.product import Activations, prepare_conv, prepare_matmul
-from graphopt.kernels.winograd import prepare_winograd
-from graphopt.kernels.winograd_choice import choose
+from graphopt.kernels.core.levels import Level, select_level
+from graphopt.kernels.products.dot_ceiling import peak_rate
+from graphopt.kernels.products.dynamic_matmul import prepare_dynamic_matmul
+from graphopt.kernels.products.epilogue import Requantize
+from graphopt.kernels.products.matmul_conv import Activations, prepare_conv, prepare_matmul
+from graphopt.kernels.winograd.choice import choose
+from graphopt.kernels.winograd.convolution import prepare_winograd
+from tests.bench.peer import bound_run
 from tests.kernels.naive import placed
 
 Array = Any
@@ -77,29 +77,11 @@ def interleaved(
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def onnxruntime_call(nodes: list[Any], x: Array, y_shape: tuple[int, ...], y_type: int, constants: dict[str, Array],
+def onnxruntime_call(nodes: list[Any], x: Array, y_shape: tuple[int, ...], y_type: Any, constants: dict[str, Array],
                      exact: bool = False) -> Call:  # fmt: skip
     """A bound run of a graph from x to y in onnxruntime, one thread."""
-    x_type = helper.np_dtype_to_tensor_dtype(x.dtype)
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", x_type, x.shape)],
-        [helper.make_tensor_value_info("y", y_type, y_shape)],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if exact:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    kept = onnxruntime.OrtValue.ortvalue_from_numpy(x)
-    out = onnxruntime.OrtValue.ortvalue_from_numpy(session.run(None, {"x": x})[0])
-    binding.bind_ortvalue_input("x", kept)
-    binding.bind_ortvalue_output("y", out)
-    return lambda keep=(kept, out): session.run_with_iobinding(binding)  # type: ignore[misc]
+    entries = {"session.x64quantprecision": "1"} if exact else None
+    return bound_run(nodes, {"x": x}, np.ones(y_shape, y_type), constants, entries=entries)
 
 
 def draw_weights(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> Array:
@@ -124,16 +106,14 @@ def quantized_peers(x: Array, w: Array, y_shape: tuple[int, ...], node: Callable
     signed_x, signed = (x.astype(np.int32) - 128).astype(np.int8), {"zx": np.int8(0), "zy": np.int8(0)}
     operator = node(names)
     calls = {
-        "u8s8": onnxruntime_call([operator], x, y_shape, TensorProto.UINT8, {**s8, **unsigned}),
-        "exact": onnxruntime_call([operator], x, y_shape, TensorProto.UINT8, {**s8, **unsigned}, exact=True),
-        "u8u8": onnxruntime_call([operator], x, y_shape, TensorProto.UINT8, {**u8, **unsigned}),
-        "s8s8": onnxruntime_call([operator], signed_x, y_shape, TensorProto.INT8, {**s8, **signed}),
+        "u8s8": onnxruntime_call([operator], x, y_shape, np.uint8, {**s8, **unsigned}),
+        "exact": onnxruntime_call([operator], x, y_shape, np.uint8, {**s8, **unsigned}, exact=True),
+        "u8u8": onnxruntime_call([operator], x, y_shape, np.uint8, {**u8, **unsigned}),
+        "s8s8": onnxruntime_call([operator], signed_x, y_shape, np.int8, {**s8, **signed}),
     }
     if float_node is not None:
         constants = {"w": w.astype(np.float32)}
-        calls["fp32"] = onnxruntime_call(
-            [float_node(["x", "w"])], x.astype(np.float32), y_shape, TensorProto.FLOAT, constants
-        )
+        calls["fp32"] = onnxruntime_call([float_node(["x", "w"])], x.astype(np.float32), y_shape, np.float32, constants)
     return calls
 
 
@@ -194,9 +174,7 @@ def bench_conv(shape: tuple[int, int, int, int, int, int], kind: str, level: Lev
     )  # fmt: skip
     nchw = np.ascontiguousarray(x.transpose(0, 3, 1, 2)).astype(np.float32)
     node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
-    peers["fp32"] = onnxruntime_call(
-        [node], nchw, (1, outputs, out, out), TensorProto.FLOAT, {"w": w.astype(np.float32)}
-    )
+    peers["fp32"] = onnxruntime_call([node], nchw, (1, outputs, out, out), np.float32, {"w": w.astype(np.float32)})
     calls = {form: runner(routine, {"x": x, "y": y}) for form, routine in forms.items()}
     return out * out * outputs * channels * kernel * kernel, {**calls, **peers}
 
@@ -209,7 +187,7 @@ def bench_dynamic(shape: tuple[int, int, int], kind: str, level: Level) -> dict[
     scale = np.full(channels, 0.01, np.float32)
     ours = runner(prepare_dynamic_matmul(rows, w, scale, level=level), {"x": x, "y": y})
     node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain="com.microsoft")
-    peer = onnxruntime_call([node], x, y.shape, TensorProto.FLOAT, {"w": w, "s": scale})
+    peer = onnxruntime_call([node], x, y.shape, np.float32, {"w": w, "s": scale})
     return {"ours": ours, "dynamic": peer}
 
 

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels import bind_routine, select_level
-from graphopt.kernels.epilogue import Requantize
-from graphopt.kernels.product import Activations, prepare_conv
-from graphopt.kernels.winograd import prepare_winograd
-from graphopt.kernels.winograd_algebra import F2, F4
+from graphopt.kernels.products.epilogue import Requantize
+from graphopt.kernels.products.matmul_conv import Activations, prepare_conv
+from graphopt.kernels.winograd.algebra import F2, F4
+from graphopt.kernels.winograd.convolution import prepare_winograd
+from tests.bench.peer import bound_run
 from tests.kernels import naive
 
 Array = npt.NDArray[Any]
@@ -32,38 +33,20 @@ _X_ZERO, _Y_ZERO = 113, 128
 
 def onnxruntime_form(x: Array, w: Array, scale: float, form: str) -> Run:
     """A QLinearConv (u8s8, u8u8) or Conv (f32) in onnxruntime with I/O binding. x NHWC, w OIHW s8."""
-    import onnxruntime as ort
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper
 
     nchw = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    channels, size = x.shape[3], x.shape[1]
-    shape = [1, channels, size, size]
     if form == "f32":
-        constants = [numpy_helper.from_array(w.astype(np.float32), "w")]
-        node, feed, kind = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4), nchw.astype(np.float32), 1
-    else:
-        unsigned = form == "u8u8"
-        codes = (w.astype(np.int16) + 128).astype(np.uint8) if unsigned else w
-        values = {
-            "xs": np.float32(1), "xz": np.uint8(_X_ZERO), "w": codes, "ws": np.float32(scale),
-            "wz": np.uint8(128) if unsigned else np.int8(0), "ys": np.float32(1), "yz": np.uint8(_Y_ZERO),
-        }  # fmt: skip
-        constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
-        inputs = ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"]
-        node, feed, kind = helper.make_node("QLinearConv", inputs, ["y"], pads=[1] * 4), nchw, TensorProto.UINT8
-    graph = helper.make_graph(
-        [node], "g",
-        [helper.make_tensor_value_info("x", kind, shape)], [helper.make_tensor_value_info("y", kind, shape)], constants,
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    given = ort.OrtValue.ortvalue_from_numpy(feed)
-    binding.bind_ortvalue_input("x", given)
-    binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(np.ones_like(feed)))
-    return lambda: session.run_with_iobinding(binding)
+        node, feed = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4), nchw.astype(np.float32)
+        return bound_run([node], {"x": feed}, np.ones_like(feed), {"w": w.astype(np.float32)}, opset=13)
+    unsigned = form == "u8u8"
+    values = {
+        "xs": np.float32(1), "xz": np.uint8(_X_ZERO),
+        "w": (w.astype(np.int16) + 128).astype(np.uint8) if unsigned else w, "ws": np.float32(scale),
+        "wz": np.uint8(128) if unsigned else np.int8(0), "ys": np.float32(1), "yz": np.uint8(_Y_ZERO),
+    }  # fmt: skip
+    node = helper.make_node("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"], ["y"], pads=[1] * 4)
+    return bound_run([node], {"x": nchw}, np.ones_like(nchw), values, opset=13)
 
 
 def openvino_form(x: Array, w: Array, scale: float) -> Run | None:

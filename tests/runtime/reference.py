@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.kernels.special import erf
+from graphopt.kernels.elementwise.error_function import erf
 from graphopt.runtime import Session
 from graphopt.runtime.compile.executable import hidden_addresses
 from graphopt.runtime.compile.plan import Plan

@@ -12,7 +12,7 @@ import pytest
 
 import graphopt
 from graphopt.kernels import Buffer, Library, Step
-from graphopt.kernels.layout import COPY_ROWS
+from graphopt.kernels.layout.moves import COPY_ROWS
 from graphopt.runtime import Session
 from graphopt.runtime.cache import store
 from graphopt.runtime.compile.executable import Blueprint, PlannedStep, hidden_addresses

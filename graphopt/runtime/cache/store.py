@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels import SLACK, aligned_empty, select_level
-from ...kernels.objects import digest_sources, generation
+from ...kernels.core.object_cache import digest_sources, generation
 from ...machine.files import cache_folder, replace_file
 
 _MAGIC = b"graphopt-plans-1\n"

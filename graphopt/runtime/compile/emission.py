@@ -13,22 +13,20 @@ import numpy.typing as npt
 
 from ...errors import Declined
 from ...ir import Value
-from ...kernels import Buffer, Routine, Step
-from ...kernels.depthwise import prepare_depthwise
-from ...kernels.dynamic import prepare_dynamic_matmul
-from ...kernels.elementwise import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
-from ...kernels.epilogue import Dequantize as FloatOutput
-from ...kernels.epilogue import Output, Requantize
-from ...kernels.epilogue import Residual as AddedTensor
-from ...kernels.layout import COPY_ROWS, map_rows_step, prepare_resize_nearest
-from ...kernels.permute import prepare_permute
-from ...kernels.planes import prepare_dequantize_planes, prepare_quantize_planes
-from ...kernels.pooling import prepare_average_pool, prepare_max_pool
-from ...kernels.product import Activations, prepare_conv, prepare_matmul
-from ...kernels.windows import Image
-from ...kernels.winograd import prepare_winograd
-from ...kernels.winograd_algebra import F2, F4
-from ...kernels.winograd_choice import choose
+from ...kernels import Buffer, Routine
+from ...kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
+from ...kernels.layout.moves import copy_rows_step, map_rows_step, prepare_resize_nearest
+from ...kernels.layout.permute import prepare_permute
+from ...kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_planes
+from ...kernels.pooling.codes import prepare_average_pool, prepare_max_pool
+from ...kernels.products.depthwise import prepare_depthwise
+from ...kernels.products.dynamic_matmul import prepare_dynamic_matmul
+from ...kernels.products.epilogue import AddedTensor, Epilogue, FloatOutput, Requantize
+from ...kernels.products.matmul_conv import Activations, prepare_conv, prepare_matmul
+from ...kernels.tensors.windows import Image
+from ...kernels.winograd.algebra import F2, F4
+from ...kernels.winograd.choice import choose
+from ...kernels.winograd.convolution import prepare_winograd
 from ..lower.operands import constant_array
 from ..lower.operations import (
     AveragePool,
@@ -244,11 +242,7 @@ class Emitter:
             if count and rows:
                 target = Buffer("y", begin)
                 if table is None:
-                    arguments: dict[str, Any] = {
-                        "x": Buffer("x"), "y": target, "rows": rows, "x_stride": count, "y_stride": width,
-                        "count": count,
-                    }  # fmt: skip
-                    step = Step(COPY_ROWS, arguments, tiles=-(-rows // 8))
+                    step = copy_rows_step(rows, count, Buffer("x"), target, x_stride=count, y_stride=width)
                 else:
                     step = map_rows_step(rows, count, table, Buffer("x"), target, x_stride=count, y_stride=width)
                 self.add(Routine((step,)), x=x, y=y)
@@ -362,7 +356,7 @@ class Emitter:
 
     def _winograd(
         self, operation: Conv, weights: npt.NDArray[Any], image: Image, pads: Shape, activations: Activations,
-        output: Output,
+        output: Epilogue,
     ) -> Routine | None:  # fmt: skip
         variants = [F4, F2]
         while variants:
@@ -383,7 +377,7 @@ def _activations(operation: Linear) -> Activations:
     return Activations(operation.x.dtype, operation.x.zero_point)
 
 
-def _output(operation: Linear) -> Output:
+def _output(operation: Linear) -> Epilogue:
     y = operation.y
     if y is None:
         return FloatOutput(operation.scale, None, *operation.float_limits)

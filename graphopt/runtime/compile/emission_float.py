@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...kernels.activation_product import Strides, prepare_activation_product
-from ...kernels.channel_table import prepare_channel_table, prepare_float_table
-from ...kernels.dynamic_conv import prepare_dynamic_conv
-from ...kernels.elementwise import prepare_table
-from ...kernels.epilogue import Dequantize, Output, Requantize
-from ...kernels.float_pooling import prepare_float_pool
-from ...kernels.float_product import prepare_float_product
-from ...kernels.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
-from ...kernels.lrn import prepare_lrn
-from ...kernels.normalization import prepare_layer_norm
-from ...kernels.product import Activations
-from ...kernels.softmax import prepare_float_softmax, prepare_softmax
+from ...kernels.elementwise.codes import prepare_table
+from ...kernels.elementwise.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
+from ...kernels.elementwise.tables import prepare_channel_table, prepare_float_table
+from ...kernels.normalization.layer_norm import prepare_layer_norm
+from ...kernels.normalization.lrn import prepare_lrn
+from ...kernels.normalization.softmax import prepare_float_softmax, prepare_softmax
+from ...kernels.pooling.floats import prepare_float_pool
+from ...kernels.products.activation_product import prepare_activation_product
+from ...kernels.products.dynamic_conv import prepare_dynamic_conv
+from ...kernels.products.epilogue import Epilogue, FloatOutput, Requantize
+from ...kernels.products.float_product import prepare_float_product
+from ...kernels.products.matmul_conv import Activations
+from ...kernels.products.tiles import Strides
 from ..lower.operations import (
     ActivationMatMul,
     ChannelTable,
@@ -190,7 +191,7 @@ def _(operation: ActivationMatMul, emitter: Emitter, inputs: tuple[Tensor, ...],
     a, b = (_in_rows(emitter, x, columns_too=slot == 1) for slot, x in enumerate(inputs))
     y = _product(operation, emitter, shape, 4 if operation.y is None else 1)
     scale = np.asarray(np.float32(operation.a.scale) * np.float32(operation.b.scale))
-    output: Output = Dequantize(scale)
+    output: Epilogue = FloatOutput(scale)
     if operation.y is not None:
         output = Requantize(
             np.asarray(scale / np.float32(operation.y.scale)), operation.y.zero_point, operation.y.dtype

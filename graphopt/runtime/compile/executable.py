@@ -11,7 +11,7 @@ import numpy as np
 
 from ...ir import Array
 from ...kernels import Buffer, Library, Step
-from ...kernels.links import LinkedTable
+from ...kernels.core.linked_table import LinkedTable
 from .layouts import Order, Shape
 
 

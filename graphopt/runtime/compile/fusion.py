@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...ir import Array, Value
-from ...kernels.quantization import Quantization
+from ...kernels.tensors.quantization import Quantization
 from ..lower.operations import Binary, Clamp, Conv, Linear, Operation, Residual, Table
 from .tabulate import tabulate
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import Array, Value
 from ...kernels import SLACK, Library
-from ...kernels.quantization import Quantization
+from ...kernels.tensors.quantization import Quantization
 from ..lower.operands import constant_array
 from ..lower.operations import Concat, Conv, MatMul, Operation, data_inputs, is_float, reads_float
 from .arena import Interval, assign

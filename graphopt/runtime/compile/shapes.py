@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from ...ir import Value
-from ...kernels.windows import Window
+from ...kernels.tensors.windows import Window
 from ..lower.operations import (
     ActivationMatMul,
     AveragePool,

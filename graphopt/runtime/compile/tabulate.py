@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ...ir import Array, Node, Value
-from ...kernels.quantization import Quantization
+from ...kernels.tensors.quantization import Quantization
 from ..lower.operations import Binary, Operation, Table
 
 _FUNCTIONS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}

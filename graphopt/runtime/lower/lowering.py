@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
-from ...kernels.quantization import Quantization
+from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
 from . import dynamic, qoperator, transformer
 from .gelu import gelu

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
-from ...kernels.quantization import Quantization
+from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 
 _BYTES = (DType.UINT8, DType.INT8)

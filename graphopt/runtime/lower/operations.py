@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...ir import Array, Node, Value
-from ...kernels.floats import FloatOp
-from ...kernels.quantization import Quantization
+from ...kernels.elementwise.floats import FloatOp
+from ...kernels.tensors.quantization import Quantization
 
 Clamp = tuple[int, int]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import Array, Node, Value
-from ...kernels.quantization import Quantization
+from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 from .operands import constant_array
 from .operations import Resize

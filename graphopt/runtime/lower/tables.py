@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
-from ...kernels.special import erf
+from ...kernels.elementwise.error_function import erf
 from ...ops import attr, version_for
 from .moves import is_move
 from .operands import constant_array, is_constant, is_dequantize, quantization_of

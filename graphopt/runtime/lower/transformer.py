@@ -12,10 +12,10 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import DType, Node, TensorType, Value
-from ...kernels.broadcasting import broadcast
-from ...kernels.floats import SWAPPED, FloatOp
-from ...kernels.lrn import MAX_SIZE
-from ...kernels.quantization import Quantization
+from ...kernels.elementwise.floats import SWAPPED, FloatOp
+from ...kernels.normalization.lrn import MAX_SIZE
+from ...kernels.tensors.broadcasting import broadcast
+from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
 from .moves import moved
 from .operands import constant_array, is_constant

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import TensorType
 from ...kernels import select_level
-from ...kernels.objects import generation
+from ...kernels.core.object_cache import generation
 from ...machine.measurements import Measurements
 from ..lower.operations import Operation
 from .partition import Segment

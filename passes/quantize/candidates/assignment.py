@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ....calibration import Extent, choose_range
 from ....ir import Model, Node, Value
-from ....kernels.quantization import Quantization
+from ....kernels.tensors.quantization import Quantization
 from ..numerics.grids import Codes, activation_grid, merged
 from ..numerics.per_channel import ChannelGrid
 from ..options import Quantize

@@ -15,7 +15,7 @@ from ....compress.context import StageContext
 from ....compress.layers.linear import Linear
 from ....compress.layers.moments import Moments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
-from ....kernels.quantization import Quantization
+from ....kernels.tensors.quantization import Quantization
 from ....measure import macs_values
 from ..emit.layers import BLOCKED, find_tables, layer_units
 from ..numerics.solve import BITS, Solved, pair_safety, solve

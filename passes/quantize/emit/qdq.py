@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ....ir import Constant, DType, Graph, Model, Node, TensorType, Use, Value
-from ....kernels.quantization import Quantization
+from ....kernels.tensors.quantization import Quantization
 from ....rewrite import Context
 from ...codes.few_channels import widen_channels
 from ...codes.operators import to_operators

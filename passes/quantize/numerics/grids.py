@@ -8,7 +8,7 @@ import numpy as np
 
 from ....calibration import Extent
 from ....ir import Array
-from ....kernels.quantization import Quantization
+from ....kernels.tensors.quantization import Quantization
 
 PAIR_LIMIT = 128
 """The largest sum of two weights of one sign for which 255 · (w1 + w2) fits 16 bits: 255 · 128 = 32640 ≤ 32767."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from ....compress.layers.linear import Linear
 from ....ir import Array
-from ....kernels.quantization import Quantization
+from ....kernels.tensors.quantization import Quantization
 from ...fold.affine_before import scale_conv_inputs
 
 LEAST = 0.03

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....ir import Model, Value
 from ....kernels import select_level
-from ....kernels.objects import generation
+from ....kernels.core.object_cache import generation
 from ....machine.measurements import Measurements
 from ....measure import Timing, compare_latency, ort_session, own_clock
 from ..candidates.assignment import Plan

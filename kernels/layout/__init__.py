@@ -1,0 +1,1 @@
+"""Moving elements without computing: copies, shuffles, transpositions, resizing, NCHW planes to NHWC pixels."""

@@ -1,0 +1,36 @@
+"""Preparation of the borders of a region: float32 planes to 8-bit pixels and back, in one pass."""
+
+from __future__ import annotations
+
+from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
+from graphopt.kernels.tensors.quantization import CodeRecord, Quantization
+
+_LOOPS = "graphopt.kernels.loops.layout.planes:"
+_PIXELS = 512  # of a tile, as the loop cuts them
+_SCRATCH = 8 * _PIXELS  # bytes: the codes of eight channels of a tile
+_SIZES = dict.fromkeys(("images", "pixels", "channels"), "i64")
+
+
+QUANTIZE_PLANES = Kernel(
+    _LOOPS + "quantize_planes",
+    {"x": "f32*", "y": "u8*", **_SIZES, "qy": CodeRecord, "scratch": "i64", "scratch_bytes": "i64"},
+)
+
+
+def prepare_quantize_planes(images: int, channels: int, pixels: int, y: Quantization) -> Routine:
+    """QuantizeLinear of x float32 [images, channels, pixels] to y u8 or s8 [images, pixels, channels]."""
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "images": images, "pixels": pixels, "channels": channels, "qy": y.record,
+        "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
+    }  # fmt: skip
+    return Routine((Step(QUANTIZE_PLANES, arguments, images * -(-pixels // _PIXELS), scratch=_SCRATCH),))
+
+
+def prepare_dequantize_planes(images: int, channels: int, pixels: int, x: Quantization) -> Routine:
+    """DequantizeLinear of x u8 or s8 [images, pixels, channels] to y float32 [images, channels, pixels]."""
+    kernel = Kernel(_LOOPS + "dequantize_planes", {"x": x.kind, "y": "f32*", **_SIZES, "qx": CodeRecord})
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "images": images, "pixels": pixels, "channels": channels, "qx": x.record,
+    }  # fmt: skip
+    return Routine((Step(kernel, arguments, images * -(-pixels // _PIXELS)),))

@@ -1,0 +1,72 @@
+"""Softmax of rows: of codes, by tables of the exponentials and of the results, and of float32."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.kernels.loops.core.arithmetic import code_limits, limited
+from graphopt.kernels.loops.core.exponential import LEAST, exp, multiply_add
+from graphopt.kernels.loops.core.memory import address_of, call4, f32_at, u8_at
+from graphopt.kernels.loops.core.reduction import greatest, total
+
+SHORT = 128  # columns below which a table of all 256 results does not pay
+
+
+def softmax_codes(lo, hi, worker, x, y, rows, columns, flip, weights, exponentials, qy, lookup, scratch, scratch_bytes):
+    """Rows of 8-bit codes to 8-bit codes; a tile is a row.
+
+    exponentials[255 − d] = exp(−d · scale) in float32 and weights[255 − d] the same times 2²⁴, rounded: the sum of a
+    row is exact in integers, whatever the order. A row's factor is 2²⁴ / (Σ weights · y scale).
+    """
+    table = u8_at(scratch + worker * scratch_bytes)
+    zero, low, high = code_limits(qy)
+    inverse_scale = np.float64(1) / np.float64(qy.scale)
+    for row in range(lo, hi):
+        at = row * columns
+        top = np.uint8(0)
+        for i in range(columns):
+            v = np.uint8(x[at + i] ^ flip)
+            top = v if v > top else top
+        shift = 255 - np.int64(top)
+        whole = np.int64(0)
+        for i in range(columns):
+            whole += np.int64(weights[shift + np.int64(x[at + i] ^ flip)])
+        factor = np.float32(np.float64(16777216) / np.float64(whole) * inverse_scale)
+        if columns < SHORT:
+            for i in range(columns):
+                y[at + i] = np.uint8(
+                    limited(np.float32(exponentials[shift + np.int64(x[at + i] ^ flip)] * factor), zero, low, high)
+                )
+            continue
+        for code in range(256 - shift):
+            table[code] = np.uint8(limited(np.float32(exponentials[shift + code] * factor), zero, low, high))
+        if flip != 0:
+            for code in range(128):
+                table[256 + code], table[384 + code] = table[128 + code], table[code]
+        call4(
+            lookup, address_of(x) + at, address_of(y) + at, columns,
+            scratch + worker * scratch_bytes + (256 if flip != 0 else 0),
+        )  # fmt: skip
+
+
+def softmax_floats(lo, hi, worker, x, y, columns, scratch, scratch_bytes):
+    """y = exp(x − max) / Σ over float32 rows; a tile is a row. −inf gives 0, a row of −inf alone NaN.
+
+    The rounding error of x − max (Knuth's two-sum) is added back: 50 below the maximum it is 2e-6 of a result.
+    """
+    lanes = f32_at(scratch + worker * scratch_bytes)
+    for row in range(lo, hi):
+        at = row * columns
+        values, powers = f32_at(address_of(x) + 4 * at), f32_at(address_of(y) + 4 * at)
+        top = greatest(values, columns, lanes)
+        for i in range(columns):
+            d = np.float32(values[i] - top)
+            taken = np.float32(d - values[i])
+            lost = np.float32(np.float32(values[i] - np.float32(d - taken)) - np.float32(top + taken))
+            e = exp(d)
+            powers[i] = np.float32(0) if d < LEAST else multiply_add(e, lost, e)
+        factor = np.float32(np.float32(1) / total(powers, columns, lanes))
+        for i in range(columns):
+            powers[i] = np.float32(powers[i] * factor)

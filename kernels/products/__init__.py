@@ -1,0 +1,1 @@
+"""Matrix products and convolutions, with constant or quantized-while-running operands, and their epilogues."""

@@ -1,0 +1,1 @@
+"""How tensors are described to kernels: quantization, sliding windows over images, broadcasting."""

@@ -1,0 +1,1 @@
+"""Exact integer Winograd convolution of 3×3 kernels: algebra, block sizes, when it pays."""

@@ -1,0 +1,120 @@
+"""Convolutions quantized while running, and the float pools between them, against the operators' definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphopt.kernels import run_routine
+from graphopt.kernels.core.levels import Level
+from graphopt.kernels.elementwise.floats import prepare_clamp
+from graphopt.kernels.pooling.floats import prepare_float_pool
+from graphopt.kernels.products.dynamic_conv import prepare_dynamic_conv
+from graphopt.kernels.tensors.windows import Image, Window
+from tests.kernels import naive
+from tests.kernels.products.test_matmul_conv import every_level
+
+pads = st.tuples(*[st.integers(0, 2)] * 4)
+
+
+def quantized(x: naive.Array) -> tuple[naive.Array, np.float32, int]:
+    """DynamicQuantizeLinear."""
+    least, greatest = min(np.float32(x.min()), np.float32(0)), max(np.float32(x.max()), np.float32(0))
+    scale = np.float32((greatest - least) / np.float32(255)) or np.float32(1)
+    zero = int(np.clip(np.rint(-least / scale), 0, 255))
+    return np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.uint8), scale, zero
+
+
+@every_level
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.sampled_from([1, 3, 8, 16, 33]), outputs=st.sampled_from([1, 8, 17, 40]),
+    groups=st.sampled_from([1, 2, 20]),
+    kernel=st.sampled_from([(1, 1), (3, 3), (1, 5), (2, 3)]), strides=st.sampled_from([(1, 1), (2, 2), (1, 2)]),
+    pads=pads, batch=st.integers(1, 2), unsigned=st.booleans(), biased=st.booleans(), relu=st.booleans(),
+    style=st.sampled_from(["normal", "positive", "zeros"]), workers=st.integers(1, 2), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_dynamic_conv(
+    level: Level, channels: int, outputs: int, groups: int, kernel: tuple[int, int], strides: tuple[int, int],
+    pads: tuple[int, int, int, int], batch: int, unsigned: bool, biased: bool, relu: bool, style: str, workers: int,
+    seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    if groups == 20:  # depthwise
+        channels = outputs = 1
+    image = Image(batch, 7, 9, channels * groups)
+    x = rng.normal(size=image.shape).astype(np.float32)
+    x = {"normal": x, "positive": np.abs(x) + 3, "zeros": np.zeros_like(x)}[style]
+    low, high = (0, 256) if unsigned else (-128, 128)
+    weights = rng.integers(low, high, (outputs * groups, channels, *kernel)).astype(np.uint8 if unsigned else np.int8)
+    w_zero = int(rng.integers(100, 150)) if unsigned else 0
+    scale = np.float32(0.013)
+    bias = rng.normal(size=outputs * groups).astype(np.float32) if biased else None
+    window = Window(kernel, strides, (1, 1), pads)
+    limits = (0.0, np.inf) if relu else (-np.inf, np.inf)
+    out = window.output(image)
+    y = naive.empty((out.batch, out.height, out.width, len(weights)), np.float32)
+    routine = prepare_dynamic_conv(
+        image, window, weights, scale, bias=bias, weight_zero_point=w_zero, groups=groups, limits=limits, level=level
+    )
+    run_routine(routine, {"floats": naive.placed(x), "y": y}, workers=workers)
+    codes, x_scale, zero = quantized(x)
+    sums = naive.conv_sums(codes, weights, zero, w_zero, None, strides, pads, (1, 1), groups)
+    want = sums.astype(np.float32) * (x_scale * scale) + (np.float32(0) if bias is None else bias)
+    np.testing.assert_array_equal(y, np.maximum(want, 0) if relu else want)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    channels=st.sampled_from([1, 3, 16, 40]), kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)), pads=pads, mean=st.booleans(), include=st.booleans(),
+    ceil=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_float_pools(
+    channels: int, kernel: tuple[int, int], strides: tuple[int, int], pads: tuple[int, int, int, int], mean: bool,
+    include: bool, ceil: bool, seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    image, window = Image(2, 8, 6, channels), Window(kernel, strides, (1, 1), pads, ceil)
+    x = rng.normal(size=image.shape).astype(np.float32)
+    try:
+        routine = prepare_float_pool(image, window, mean=mean, count_include_pad=include)
+    except ValueError:
+        return
+    out = window.output(image)
+    y = naive.empty(out.shape, np.float32)
+    run_routine(routine, {"x": naive.placed(x), "y": y}, workers=1 + seed % 2)
+    for i in range(out.height):
+        for j in range(out.width):
+            np.testing.assert_allclose(y[:, i, j], pooled(x, window, i, j, mean, include), rtol=1e-6, atol=1e-6)
+
+
+def pooled(x: naive.Array, window: Window, i: int, j: int, mean: bool, include: bool) -> Any:
+    """One pixel of a pool."""
+    begins = [p * s - pad for p, s, pad in zip((i, j), window.strides, window.pads)]
+    ranges = [
+        np.arange(begin, min(begin + k, size + end))
+        for begin, k, size, end in zip(begins, window.kernel, x.shape[1:3], window.pads[2:])
+    ]
+    rows, columns = (r[(r >= 0) & (r < size)] for r, size in zip(ranges, x.shape[1:3]))
+    taps = x[:, rows][:, :, columns].astype(np.float64)
+    if not mean:
+        return taps.max((1, 2))
+    return taps.sum((1, 2)) / (len(ranges[0]) * len(ranges[1]) if include else len(rows) * len(columns))
+
+
+def test_a_window_in_padding_alone_is_declined() -> None:
+    with pytest.raises(ValueError, match="padding"):
+        prepare_float_pool(Image(1, 3, 3, 4), Window((1, 1), (1, 1), (1, 1), (1, 0, 0, 0)), mean=True)
+
+
+def test_clamp() -> None:
+    x = np.random.default_rng(0).normal(0, 4, 5000).astype(np.float32)
+    x[:3] = np.nan, np.inf, -np.inf
+    y = naive.empty(x.shape, np.float32)
+    run_routine(prepare_clamp(5000, 0.2, 0.5, 0.0, 1.0), {"x": naive.placed(x), "y": y}, workers=2)
+    np.testing.assert_array_equal(y, np.clip(np.float32(0.2) * x + np.float32(0.5), 0, 1))
