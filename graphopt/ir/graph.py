@@ -12,14 +12,11 @@ Only `Graph` edits: a node that no graph owns has no uses, so a node that was bu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from .carried import Port
 from .constant import Constant
 from .types import Type, refine
-
-if TYPE_CHECKING:
-    from .model import Model
 
 RETURN = "Return"
 
@@ -28,34 +25,28 @@ class IRError(Exception):
     """An edit or a graph that breaks an invariant of the IR."""
 
 
+class Listener(Protocol):
+    """Follows the edits of a model's graphs."""
+
+    touched: dict[Node, None]
+    """Every edited node is added here."""
+
+    def erased(self, node: Node) -> None:
+        """Called right before `node` is erased."""
+
+
+class Owner(Protocol):
+    """The model that a graph belongs to, as far as graphs depend on it."""
+
+    opsets: dict[str, int]
+    listener: Listener | None
+
+
 class Use(NamedTuple):
     """Input `slot` of `node`."""
 
     node: Node
     slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Opaque:
-    """An attribute graphopt only carries (sparse tensors, types, references to function attributes).
-
-    `raw` is the `onnx_ir.Attr` it came from.
-    """
-
-    raw: Any
-
-    def __repr__(self) -> str:
-        return "opaque"
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """What the file says of a result of a graph: its name, declared type, doc string and metadata."""
-
-    name: str
-    type: Type | None = None
-    doc: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def _use(node: Node, slot: int, new: Callable[..., Use] = tuple.__new__) -> Use:
@@ -164,7 +155,7 @@ class Node:
     @property
     def subgraphs(self) -> tuple[Graph, ...]:
         """The nested graphs among the attributes, in the order of the attributes."""
-        return tuple(g for value in self.attrs.values() for g in _graphs_in(value)) if self._nested else ()
+        return tuple(g for value in self.attrs.values() for g in graphs_in(value)) if self._nested else ()
 
     def input(self, slot: int) -> Value | None:
         """Input `slot`, None where it is missing or beyond the last one."""
@@ -186,12 +177,15 @@ class Graph:
     Iteration walks a snapshot and skips what was erased meanwhile, so editing while iterating is safe.
     """
 
-    def __init__(self, name: str = "", inputs: Iterable[Value] = (), *, model: Model | None = None) -> None:
+    text: ClassVar[Callable[[Graph], str]] = repr
+    """Prints a graph; the printer puts itself here."""
+
+    def __init__(self, name: str = "", inputs: Iterable[Value] = ()) -> None:
         self.name, self.doc = name, ""
         self.metadata: dict[str, str] = {}
         self.raw: Any = None
         self.owner: Node | None = None
-        self.model = model
+        self.model: Owner | None = None
         self.ports: tuple[Port, ...] = ()
         self.inputs: tuple[Value, ...] = ()
         self._return = Node(RETURN, (), None, 0)
@@ -308,21 +302,6 @@ class Graph:
             raise IRError("nothing follows Return")
         return self.insert_before(anchor._next, node)
 
-    def move_before(self, anchor: Node, node: Node) -> None:
-        """Move a node before another of the same graph; its uses stay as they are."""
-        graph = node.graph
-        if graph is None or graph is not anchor.graph or node is anchor:
-            raise IRError(f"{node.op} can only move within its graph")
-        graph._unlink(node)
-        before = anchor._prev
-        node._prev, node._next, node.graph = before, anchor, graph
-        anchor._prev = node
-        if before is None:
-            graph._first = node
-        else:
-            before._next = node
-        graph._size += 1
-
     def replace_uses(self, old: Value, new: Value) -> None:
         """Point every use of `old` at `new`, which keeps the more precise of both types and gains a missing name."""
         if old is new:
@@ -357,13 +336,13 @@ class Graph:
 
     def set_attr(self, node: Node, name: str, value: Any) -> None:
         """Set an attribute, or remove it with None. A nested graph becomes owned by the node."""
-        for nested in _graphs_in(node.attrs.pop(name, None)):
+        for nested in graphs_in(node.attrs.pop(name, None)):
             if node.graph is not None:
                 self._detach_graph(nested)
             nested.owner = None
         if value is not None:
             node.attrs[name] = value
-            for nested in _graphs_in(value):
+            for nested in graphs_in(value):
                 nested.owner = node
                 if node.graph is not None:
                     self._attach_graph(nested)
@@ -441,10 +420,8 @@ class Graph:
     def _attach_graph(self, nested: Graph) -> None:
         for graph in nested.graphs():
             graph.model = self.model
-            for node in (*graph, graph._return):
-                for slot, value in enumerate(node.inputs):
-                    if value is not None:
-                        value._uses[_use(node, slot)] = None
+        for value, use in _uses_in(nested):
+            value._uses[use] = None
 
     def _detach(self, node: Node) -> None:
         for slot, value in enumerate(node.inputs):
@@ -454,11 +431,8 @@ class Graph:
             self._detach_graph(nested)
 
     def _detach_graph(self, nested: Graph) -> None:
-        for graph in nested.graphs():
-            for node in (*graph, graph._return):
-                for slot, value in enumerate(node.inputs):
-                    if value is not None:
-                        value._uses.pop(_use(node, slot), None)
+        for value, use in _uses_in(nested):
+            value._uses.pop(use, None)
 
     def _touch(self, node: Node) -> None:
         if self.model is not None and self.model.listener is not None:
@@ -468,9 +442,16 @@ class Graph:
         return f"<graph {self.name}: {self._size} nodes>"
 
     def __str__(self) -> str:
-        from .printer import to_text
+        return type(self).text(self)
 
-        return to_text(self)
+
+def _uses_in(nested: Graph) -> Iterator[tuple[Value, Use]]:
+    """Every use by the nodes of a graph and of all nested in it."""
+    for graph in nested.graphs():
+        for node in (*graph, graph._return):
+            for slot, value in enumerate(node.inputs):
+                if value is not None:
+                    yield value, _use(node, slot)
 
 
 def captures(node: Node) -> Iterator[Value]:
@@ -505,13 +486,14 @@ def producers_of(node: Node) -> Iterator[Node]:
 
 def _holds_graph(attrs: Mapping[str, Any]) -> bool:
     """Whether an attribute is a graph, or graphs."""
-    for value in attrs.values():
+    for value in attrs.values():  # a loop, since every node that is built comes here
         if isinstance(value, Graph) or (isinstance(value, tuple) and value and isinstance(value[0], Graph)):
             return True
     return False
 
 
-def _graphs_in(value: Any) -> tuple[Graph, ...]:
+def graphs_in(value: Any) -> tuple[Graph, ...]:
+    """The graphs that the value of an attribute is or lists."""
     if isinstance(value, Graph):
         return (value,)
     return value if isinstance(value, tuple) and value and isinstance(value[0], Graph) else ()

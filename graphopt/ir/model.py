@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from .graph import Graph, Node
+from .graph import Graph, Listener
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionId:
-    """What a node calls a function by."""
+    """The name by which a node calls a function."""
 
     domain: str
     name: str
@@ -24,16 +24,6 @@ class Function:
     id: FunctionId
     body: Model
     raw: Any = None  # the attributes' declarations and metadata, for the format layer
-
-
-class Listener(Protocol):
-    """Is told of the edits of a model's graphs."""
-
-    touched: dict[Node, None]
-    """Every node that an edit reaches is added here."""
-
-    def erased(self, node: Node) -> None:
-        """`node` is about to be erased."""
 
 
 @dataclass(slots=True)
@@ -65,3 +55,8 @@ class Model:
 
     def __str__(self) -> str:
         return str(self.graph)
+
+
+def model_of(graph: Graph) -> Model | None:
+    """The model that a graph, nested or not, belongs to; None for a graph that stands alone."""
+    return graph.model if isinstance(graph.model, Model) else None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import OptionError
-from ..ir import Graph, Model
+from ..ir import Graph, Model, model_of
 from ..rewrite import Context
 from .passes import Pass
 
@@ -55,7 +55,7 @@ def _run_ir_pass(item: Any, model: Any) -> tuple[Any, int]:
 
 def _foreign(name: str, kind: type, apply: Apply) -> Pass:
     def run(graph: Graph, context: Context) -> int:
-        model = graph.model
+        model = model_of(graph)
         if model is None:
             raise OptionError(f"{name} runs on whole models only")
         return _round_trip(model, apply)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ..ir import Model, Node
+from ..ir import Node, Owner
 
 
 class RewriteLog:
@@ -70,8 +70,8 @@ class Context:
             log.erased.append((gone.origins, log.scope, len(log.entries) - 1))
 
     @contextmanager
-    def watching(self, model: Model) -> Iterator[None]:
-        """Listen to the edits of a model's graphs."""
+    def watching(self, model: Owner) -> Iterator[None]:
+        """Listen to the edits of the graphs of a model."""
         before = model.listener
         model.listener = self
         try:
