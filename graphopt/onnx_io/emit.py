@@ -21,10 +21,10 @@ from ..ir import (
     collector_paused,
 )
 from ..ops import schema_of, type_of, type_proto
-from .attributes import write_attribute
-from .extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
 from .names import Names
-from .tensors import describe, external_source, write_tensor
+from .parts.attributes import write_attribute
+from .parts.extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
+from .parts.tensors import describe, external_source, write_tensor
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4
 SKELETON_ELEMENTS = 1024

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from ..ir import Array, Constant, DType
-from .tensors import describe_external, external_source, write_tensor
+from .parts.tensors import describe_external, external_source, write_tensor
 
 LEAST = 1 << 10
 """Bytes from which a tensor is lent: small ones are shapes and scalars, which shape inference wants to read."""

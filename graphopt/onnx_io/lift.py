@@ -11,12 +11,12 @@ import onnx
 from ..errors import ModelError
 from ..ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value, collector_paused
 from ..ops import schema_of, type_of
-from .attributes import read_attribute
-from .extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
 from .inference import infer_types
 from .order import in_order, node_place
+from .parts.attributes import read_attribute
+from .parts.extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
+from .parts.tensors import DataFiles, read_constant, read_sparse
 from .source import ModelSource, read_proto
-from .tensors import DataFiles, read_constant, read_sparse
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4  # before that IR version every initializer had to be listed as an input
 _FIRST_WITH_OPSETS = 3

@@ -17,11 +17,11 @@ from ..ir import Constant, DType, Model
 from ..machine.files import beside_name, check_target, replace_file, reported, sync_folder
 from .digesting import DigestingFile
 from .emit import Emitter
-from .extras import ModelExtras
 from .lift import load
+from .parts.extras import ModelExtras
+from .parts.tensors import describe_external, external_source, stored_bytes, write_tensor
 from .size import constants_of
 from .source import read_proto
-from .tensors import describe_external, external_source, stored_bytes, write_tensor
 
 _PROTO_LIMIT = (1 << 31) - (1 << 24)  # protobuf's 2 GiB, less room for the structure
 _EXTERNAL_BYTES = 1024  # smaller tensors stay in the file: readers need some of them for shapes

@@ -11,7 +11,7 @@ import onnx
 
 from ..ir import Constant, DType, Model
 from .emit import to_proto
-from .tensors import external_source
+from .parts.tensors import external_source
 
 _SMALL = 4096  # elements; protobuf finds a size by serialising, which smaller tensors can afford
 

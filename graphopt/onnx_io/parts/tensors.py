@@ -11,8 +11,8 @@ import onnx
 import onnx_ir
 from onnx_ir.serde import TensorProtoTensor
 
-from ..errors import ModelError
-from ..ir import Array, Constant, DType
+from ...errors import ModelError
+from ...ir import Array, Constant, DType
 
 _PROTO_KEY, _FILE_KEY = "graphopt.proto", "graphopt.file"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..ir import Constant
+from ...ir import Constant
 
 if TYPE_CHECKING:
     import onnx

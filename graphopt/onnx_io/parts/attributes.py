@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 
-from ..ir import Constant, Graph, Opaque
-from ..ops import schema_of
+from ...ir import Constant, Graph, Opaque
+from ...ops import schema_of
 from .tensors import DataFiles, read_constant, write_tensor
 
 _A = onnx.AttributeProto
