@@ -83,14 +83,12 @@ def external_bytes(model: Model) -> int:
 
 
 def constants_of(model: Model) -> Iterator[Constant]:
-    """Every constant the model reads, defaults included, each once."""
-    seen: set[int] = set()
+    """Every constant that a node reads or an input defaults to, each once, in the order of the nodes."""
+    constants: dict[Constant, None] = {}
     for body in (model, *(f.body for f in model.functions.values())):
         for graph in body.graph.graphs():
-            found = [value.default for value in graph.inputs]
+            read = [value.default for value in graph.inputs]
             for node in (*graph.snapshot(), graph.return_node):
-                found += [v.constant for v in node.inputs if v is not None]
-            for constant in found:
-                if constant is not None and id(constant) not in seen:
-                    seen.add(id(constant))
-                    yield constant
+                read += [v.constant for v in node.inputs if v is not None]
+            constants.update((constant, None) for constant in read if constant is not None)
+    return iter(constants)

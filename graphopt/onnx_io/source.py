@@ -47,11 +47,12 @@ def parse(data: bytes, what: str) -> onnx.ModelProto:
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
-        raise ModelError(f"{what} is not an ONNX model, or is cut off: {_line(error)}") from error
+        raise ModelError(f"{what} is not an ONNX model, or is cut off: {one_line(error)}") from error
     if not proto.HasField("graph") or not (proto.opset_import or proto.ir_version):
         raise ModelError(f"{what} is not an ONNX model: it holds no graph")
     return proto
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The text of an error of a C++ library without its line breaks."""
     return " ".join(str(error).split())
