@@ -3,18 +3,20 @@
 from ..errors import Declined
 from .builder import Builder
 from .context import Context, RewriteLog
-from .pattern import Leaf, Match, OpPattern, any_value, constant, match, op, same, weight
-from .rule import Decline, Rule, explain, rule, spellings
+from .pattern import Leaf, Match, Mismatch, OpPattern, any_value, constant, match, op, same, weight
+from .rule import Attempt, Decline, Rule, explain, rule, spellings
 from .worklist import QUANTIZERS, NoFixpoint, apply_rules, retype
 
 __all__ = [
     "QUANTIZERS",
+    "Attempt",
     "Builder",
     "Context",
     "Decline",
     "Declined",
     "Leaf",
     "Match",
+    "Mismatch",
     "NoFixpoint",
     "OpPattern",
     "RewriteLog",

@@ -34,7 +34,7 @@ def _to_fixpoint(graph: Graph, rules: Sequence[Rule], made_by: str, context: Con
     fired: Counter[str] = Counter()
     nodes = list(graph.walk())
     present = {node.op for node in nodes}
-    usable = [candidate for candidate in rules if not candidate.refuses(graph, context.target)]
+    usable = [candidate for candidate in rules if candidate.unavailable(graph, context.target) is None]
     index = _index(usable, present)
     if not index:
         return fired
@@ -55,7 +55,7 @@ def _to_fixpoint(graph: Graph, rules: Sequence[Rule], made_by: str, context: Con
                     continue
                 if candidate.rounding and quantized is not None and quantized.reached_from(node):
                     continue
-                if candidate.apply(node, context, made_by):
+                if candidate.apply(node, context, made_by) is not None:
                     continue
                 fired[candidate.name] += 1
                 if fired.total() > limit:
