@@ -11,7 +11,7 @@ from .types import Type
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """An attribute graphopt only carries (sparse tensors, types, references to function attributes).
+    """An attribute that graphopt only carries (sparse tensors, types, references to function attributes).
 
     `raw` is the `onnx_ir.Attr` it came from.
     """
@@ -24,7 +24,7 @@ class Opaque:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """What the file says of a result of a graph: its name, declared type, doc string and metadata."""
+    """The description of a graph's result in the file: name, declared type, doc string and metadata."""
 
     name: str
     type: Type | None = None

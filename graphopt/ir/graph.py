@@ -5,8 +5,9 @@
     Node   op, inputs, attributes, outputs; an attribute may be a nested Graph
     Value  a graph input, the output of a node, or a constant; a nested graph captures outer values by using them
 
-Identity, not names: values and nodes compare with `is`. A name is a wish that is honoured when printing and emitting.
-Only `Graph` edits: a node that no graph owns has no uses, so a node that was built and dropped leaves no trace.
+Identity, not names: values and nodes compare with `is`. A name is a wish, honoured where it is free when printing and
+emitting.
+Only `Graph` edits. A node that no graph owns is no user of its operands: built and dropped, it leaves no trace.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Use(NamedTuple):
 
 
 def _use(node: Node, slot: int, new: Callable[..., Use] = tuple.__new__) -> Use:
-    """`Use(node, slot)`, at half the cost: every edit makes some."""
+    """`Use(node, slot)` at half the cost, as every edit makes some."""
     return new(Use, (node, slot))
 
 
@@ -77,7 +78,7 @@ class Value:
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """Every use, in the order it was made; `Return` of any graph counts."""
+        """Every use, oldest first; those by `Return` of any graph count."""
         return tuple(self._uses)
 
     @property
@@ -134,10 +135,10 @@ class Node:
         self.op, self.inputs, self.attrs = op, tuple(inputs), dict(attrs or {})
         self.domain, _, self.op_type = op.rpartition("::")  # the domain "" is ONNX's own
         self.name, self.overload, self.doc = name, overload, ""
-        self._nested = _holds_graph(self.attrs)  # few nodes do, and passes ask often
+        self._nested = _holds_graph(self.attrs)  # kept, as passes ask every node and few hold one
         self.metadata: dict[str, str] | None = None
-        self.raw: Any = None  # what the file says of the node that only the format layer reads back
-        self.origins: tuple[str, ...] = ()  # the original nodes it came from
+        self.raw: Any = None  # fields of the file that only onnx_io reads
+        self.origins: tuple[str, ...] = ()  # names of the original nodes that it stems from
         self.made_by = ""  # the pass that made it; "" for a node of the original
         self.graph: Graph | None = None
         self._prev: Node | None = None
@@ -178,7 +179,7 @@ class Graph:
     """
 
     text: ClassVar[Callable[[Graph], str]] = repr
-    """Prints a graph; the printer puts itself here."""
+    """Prints a graph; set by the printer."""
 
     def __init__(self, name: str = "", inputs: Iterable[Value] = ()) -> None:
         self.name, self.doc = name, ""
@@ -269,7 +270,7 @@ class Graph:
         return value
 
     def set_outputs(self, values: Sequence[Value], ports: Sequence[Port] | None = None) -> None:
-        """Set the results; `ports` names them (by default the ports stay, or are made from the values' names)."""
+        """Set the results. `ports` describes them; by default the ports stay, or are made anew if the count differs."""
         self.set_inputs(self._return, values)
         if ports is not None:
             self.ports = tuple(ports)
@@ -350,7 +351,7 @@ class Graph:
         self._touch(node)
 
     def erase(self, node: Node) -> None:
-        """Remove a node whose outputs nobody uses, with everything nested in it."""
+        """Remove a node without users, and everything nested in it."""
         if node.graph is None:
             raise IRError(f"{node.op} is in no graph")
         for out in node.outputs:
@@ -366,7 +367,7 @@ class Graph:
         graph._unlink(node)
 
     def erase_unused(self, node: Node) -> int:
-        """Erase `node` if nobody uses it, then its producers that became unused. Returns how many went."""
+        """Erase `node` if nothing uses it, then producers that became unused; returns the number of erased nodes."""
         gone, queue = 0, [node]
         while queue:
             node = queue.pop()
@@ -462,7 +463,7 @@ def captures(node: Node) -> Iterator[Value]:
 
 
 def outer_values(nested: Graph, seen: set[Value] | None = None) -> Iterator[Value]:
-    """The values that a graph, and all nested in it, read from outside, each once; `seen` are left out, and added."""
+    """The values that a graph, and all nested in it, read from outside, each once and without `seen`."""
     seen = set() if seen is None else seen
     inside = set(nested.graphs())
     for graph in nested.graphs():
@@ -485,7 +486,7 @@ def producers_of(node: Node) -> Iterator[Node]:
 
 
 def _holds_graph(attrs: Mapping[str, Any]) -> bool:
-    """Whether an attribute is a graph, or graphs."""
+    """Whether an attribute is a graph or a list of graphs."""
     for value in attrs.values():  # a loop, since every node that is built comes here
         if isinstance(value, Graph) or (isinstance(value, tuple) and value and isinstance(value[0], Graph)):
             return True

@@ -23,7 +23,7 @@ class Function:
 
     id: FunctionId
     body: Model
-    raw: Any = None  # the attributes' declarations and metadata, for the format layer
+    raw: Any = None  # declared attributes, for onnx_io
 
 
 @dataclass(slots=True)
@@ -40,8 +40,8 @@ class Model:
     version: int | None = None
     doc: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
-    folder: str = ""  # where relative external data is found
-    raw: Any = None  # what only the format layer reads back
+    folder: str = ""  # that locations of external data are relative to
+    raw: Any = None  # fields of the file that only onnx_io reads
     listener: Listener | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Print a graph in MLIR's manner. Names are born here: the IR compares values by identity.
+"""Print a graph in MLIR's manner. Names become unique here only: the IR compares values by identity.
 
     graph tiny(%x: f32[N,2,3,3]) {
       %h = Conv(%x, @w) : f32[N,2,3,3]
@@ -20,6 +20,7 @@ from .graph import Graph, Node, Value, graphs_in
 from .types import DType
 
 _INLINE = 8
+"""Elements of the largest constant that is printed in place."""
 
 
 def to_text(graph: Graph, *, constants: bool = False) -> str:
