@@ -12,8 +12,8 @@ import numpy as np
 from .types import Array, DType, TensorType
 
 _KEPT_ELEMENTS = 4096
-"""Of the largest lifted tensor whose array is kept: shapes and scalars, which passes read again and again. Larger ones are
-mapped anew, so that weights do not stay in memory."""
+"""Of the largest lifted tensor whose array is kept: shapes and scalars, which passes read again and again. Larger ones
+are mapped anew, so that weights do not stay in memory."""
 
 
 class Constant:

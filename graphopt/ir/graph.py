@@ -463,7 +463,7 @@ def captures(node: Node) -> Iterator[Value]:
 
 
 def outer_values(nested: Graph, seen: set[Value] | None = None) -> Iterator[Value]:
-    """The values that a graph, and all nested in it, read from outside, each once and without `seen`."""
+    """The values that a graph, and all nested in it, read from outside, each once; `seen` is skipped and extended."""
     seen = set() if seen is None else seen
     inside = set(nested.graphs())
     for graph in nested.graphs():

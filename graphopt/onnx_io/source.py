@@ -1,4 +1,4 @@
-"""Whatever a caller calls a model, as a `ModelProto`."""
+"""Models as callers give them, read as a `ModelProto`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from ..errors import ModelError
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
-"""What a caller may hand over as a model."""
+"""The forms in which a caller gives a model."""
 
 
 def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
