@@ -1,8 +1,8 @@
-"""Rewriting: patterns, rules, and the driver that runs rules to a fixpoint."""
+"""Rewriting: patterns, rules, the context that records rewrites, and the worklist that runs rules to a fixpoint."""
 
 from ..errors import Declined
 from .builder import Builder
-from .context import Context, RewriteLog
+from .context import Context, Erasure, RewriteLog, Rewritten
 from .pattern import Leaf, Match, Mismatch, OpPattern, any_value, constant, match, op, same, weight
 from .rule import Attempt, Decline, Rule, explain, rule, spellings
 from .worklist import QUANTIZERS, NoFixpoint, apply_rules, retype
@@ -14,12 +14,14 @@ __all__ = [
     "Context",
     "Decline",
     "Declined",
+    "Erasure",
     "Leaf",
     "Match",
     "Mismatch",
     "NoFixpoint",
     "OpPattern",
     "RewriteLog",
+    "Rewritten",
     "Rule",
     "any_value",
     "apply_rules",
