@@ -150,15 +150,13 @@ class Mismatch(Declined):
     place: the node where it failed. fitted: how many nodes of the pattern had matched before.
     """
 
-    def __init__(self, root: Node) -> None:
-        super().__init__("no operand order fits", root)
-        self.fitted = 0
+    def __init__(self, root: Node) -> None:  # most matches fail: this spares them two calls
+        self.reason, self.place, self.fitted = "no operand order fits", root, 0
 
     def note(self, trial: Match, reason: str, place: Node | None = None) -> None:
         """Remember a failure (at the node matched last, if not told otherwise) unless another trial got further."""
         if len(trial.nodes) >= self.fitted:
-            self.fitted, self.reason = len(trial.nodes), reason
-            self.place = trial.nodes[-1] if place is None else place
+            self.fitted, self.reason, self.place = len(trial.nodes), reason, place or trial.nodes[-1]
 
 
 def match(pattern: OpPattern, node: Node) -> Match | Mismatch:
@@ -259,7 +257,7 @@ def _match_node(pattern: OpPattern, node: Node, trial: Match, rest: list[Goal], 
         orders.append(node.inputs[::-1])
     for operands in orders:
         padded = operands + (None,) * (len(pattern.inputs) - len(operands))
-        branch = trial if len(orders) == 1 else trial.copy()
+        branch = trial if operands is orders[-1] else trial.copy()
         solution = _solve([*zip(pattern.inputs, padded), *rest], branch, miss)
         if solution is not None:
             return solution
@@ -288,9 +286,10 @@ def _bind_leaf(leaf: Leaf, value: Value | None, trial: Match) -> str:
     if value is None:
         if not leaf.optional:
             return f"operand {leaf.name!r} is missing"
-        return _bind(leaf.name, None, trial)
+        return "" if trial.bound.setdefault(leaf.name, None) is None else f"{leaf.name} is another value"
     if leaf.kind == "value":
-        return _bind(leaf.name, value, trial) if leaf.name else ""
+        is_same = not leaf.name or trial.bound.setdefault(leaf.name, value) is value
+        return "" if is_same else f"{leaf.name} is another value"
     if value.constant is None:
         return f"operand {leaf.name!r} is not constant"
     if leaf.equals is not None:
@@ -302,12 +301,8 @@ def _bind_leaf(leaf: Leaf, value: Value | None, trial: Match) -> str:
     if not leaf.name:
         return ""
     if leaf.kind == "weight":
-        return _bind(leaf.name, value, trial)
+        return "" if trial.bound.setdefault(leaf.name, value) is value else f"{leaf.name} is another value"
     array = value.constant.array()
     known: Any = trial.bound.setdefault(leaf.name, array)
     is_same = known is array or (isinstance(known, np.ndarray) and np.array_equal(known, array))
     return "" if is_same else f"{leaf.name} is another constant"
-
-
-def _bind(name: str, value: Value | None, trial: Match) -> str:
-    return "" if trial.bound.setdefault(name, value) is value else f"{name} is another value"
