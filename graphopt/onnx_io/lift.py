@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
+import onnx_ir
 
 from ..errors import ModelError
 from ..ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value, collector_paused
@@ -35,7 +36,7 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
     proto, path = read_proto(source)
     if path:
         folder = os.path.dirname(path)
-    elif hasattr(source, "graph") and not isinstance(source, onnx.ModelProto):
+    elif isinstance(source, onnx_ir.Model):
         folder = folder or _base_folder(source)
     files = DataFiles(folder, path)
     with collector_paused():
@@ -52,7 +53,7 @@ class _Unsorted(Exception):
     """A node reads a value that is not defined yet: the file is not sorted, or not valid."""
 
 
-def _base_folder(model: Any) -> str:
+def _base_folder(model: onnx_ir.Model) -> str:
     """The folder that locations of an `onnx_ir.Model`'s external tensors are relative to."""
     for graph in model.graphs():
         for value in graph.initializers.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, ModelError
 from ..ir import Model, Node, captures, clone_model
@@ -15,6 +15,9 @@ from .shrink import extract, name_values, neighbours, shrink
 
 if TYPE_CHECKING:
     import onnx
+
+    from ..equivalence.inputs import Feeds
+    from ..onnx_io.source import ModelSource
 
 _SAMPLES = 2  # inputs on which each piece is compared
 _STEPS = (2, 5, 12)  # distances from the blamed nodes, in uses, of the pieces that are tried first
@@ -26,7 +29,7 @@ class Repro:
     """A model on which the pass `guilty` fails, and inputs that show it (none where the pass raises)."""
 
     model: onnx.ModelProto
-    feeds: tuple[dict[str, Any], ...]
+    feeds: tuple[Feeds, ...]
     guilty: str
     nodes: int
 
@@ -43,7 +46,7 @@ class Repro:
         return path
 
 
-def make_repro(blame: Blame, feeds: Sequence[dict[str, Any]] = ()) -> Repro | None:
+def make_repro(blame: Blame, feeds: Sequence[Feeds] = ()) -> Repro | None:
     """Cut out and shrink a piece of the model on which the blamed rewrite goes wrong; None if no piece shows that.
 
     feeds: inputs of the whole model, by name. Inner values that become inputs of the piece get their values in it.
@@ -66,9 +69,9 @@ def make_repro(blame: Blame, feeds: Sequence[dict[str, Any]] = ()) -> Repro | No
     return trial.repro(shrink(model, trial.holds))
 
 
-def leave_repros(model: Any, folder: Path, seed: int = 0) -> OnBlame:
+def leave_repros(model: Model | ModelSource, folder: Path, seed: int = 0) -> OnBlame:
     """A callback that writes a repro of each blame to `folder`, numbered and named after the pass."""
-    feeds: list[dict[str, Any]] = []
+    feeds: list[Feeds] = []
     count = 0
 
     def on_blame(blame: Blame) -> str:
@@ -84,7 +87,7 @@ def leave_repros(model: Any, folder: Path, seed: int = 0) -> OnBlame:
     return on_blame
 
 
-def runnable_feeds(model: Any, samples: int, seed: int) -> list[dict[str, Any]]:
+def runnable_feeds(model: Model | ModelSource, samples: int, seed: int) -> list[Feeds]:
     """Inputs for the model; none if it does not run."""
     from ..equivalence import synthesise
 
@@ -124,7 +127,7 @@ class _Raises:
 class _Differs:
     """Whether a piece changes its results when the blamed pass may make the blamed kind of rewrite and no other."""
 
-    def __init__(self, blame: Blame, model: Model, feeds: Sequence[dict[str, Any]], nodes: Sequence[Node]) -> None:
+    def __init__(self, blame: Blame, model: Model, feeds: Sequence[Feeds], nodes: Sequence[Node]) -> None:
         self.blame = blame
         self.values = _inner_values(model, feeds[:_SAMPLES], nodes)
 
@@ -141,7 +144,7 @@ class _Differs:
         nodes = len(list(piece.graph.walk()))
         return Repro(_written(piece), tuple(self._feeds(piece) or ()), self.blame.guilty.name, nodes)
 
-    def _feeds(self, piece: Model) -> list[dict[str, Any]] | None:
+    def _feeds(self, piece: Model) -> list[Feeds] | None:
         """The values of the piece's inputs in the whole model, for each sample; None if one is not a tensor."""
         names = [v.name for v in piece.graph.inputs if v.default is None]
         if any(name not in known for known in self.values for name in names):
@@ -161,8 +164,8 @@ class _Differs:
 
 
 def _inner_values(
-    model: Model, feeds: Sequence[dict[str, Any]], nodes: Sequence[Node]
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: Model, feeds: Sequence[Feeds], nodes: Sequence[Node]
+) -> list[Feeds]:  # fmt: skip
     """The operands and results of `nodes`, by name, for each sample, as onnxruntime computes them unoptimized."""
     import numpy as np
 
