@@ -314,8 +314,7 @@ class Graph:
             self._touch(node)
         old._uses.clear()
         new.type = refine(new.type, old.type)
-        if not new.name or (new.producer is not None and old.is_result):
-            new.name = old.name
+        new.name = new.name or old.name
 
     def set_input(self, node: Node, slot: int, value: Value | None) -> None:
         """Replace one input."""
