@@ -1,6 +1,6 @@
 """graphopt: a compiler-style optimizer for ONNX models.
 
-A model is lifted into an internal IR, rewritten by ordered passes, emitted as ONNX again and compared with the original.
+A model is lifted into an internal IR, rewritten by ordered passes, emitted as ONNX and compared with the original.
 What is named here loads when first used, so that `import graphopt` is instant.
 """
 

@@ -1,5 +1,5 @@
-"""What a user can get wrong, each told in one line that names the place and the expectation (the CLI exits with 2); and
-`Declined`, why a part of a model is left as it is.
+"""Errors that a user can cause, each one line with the place and the expectation (the CLI exits with 2); and
+`Declined`, the reason why a part of a model is left as it is.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ class OutputError(GraphoptError):
 
 
 class Declined(Exception):
-    """A rewrite, a layer or a kernel that cannot be had for this part of a model, which then stays as it is.
+    """A rewrite, a layer or a kernel does not apply to this part of a model, which then stays as it is.
 
-    reason: one line. place: the node or value the reason is about, where it is not the one that was asked for.
+    reason: one line. place: the node or value that the reason is about, if not the one that was asked for.
     """
 
     def __init__(self, reason: str, place: object = None) -> None:
         super().__init__(reason)
         self.reason, self.place = reason, place
+
+    def __str__(self) -> str:
+        return self.reason

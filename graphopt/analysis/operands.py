@@ -23,12 +23,6 @@ def shape_of(value: Value | None) -> tuple[Dim, ...] | None:
     return None if type is None else type.shape
 
 
-def known_shape(value: Value | None) -> tuple[int, ...] | None:
-    """The shape of a value if every size is a number."""
-    type = tensor_of(value)
-    return None if type is None else type.sizes
-
-
 def small_array(node: Node, slot: int) -> np.ndarray[Any, Any] | None:
     """The constant at input `slot`, if it is one and small."""
     constant = node.constant(slot)

@@ -1,7 +1,7 @@
-"""What is known of integer vectors that are computed from shapes: numbers, names of sizes, unknown elements.
+"""Elements of integer vectors computed from shapes: numbers, symbolic sizes, or unknown.
 
 Facts flow forward through Shape, Gather, Slice, Concat, Squeeze, Unsqueeze, Cast, Where, comparison and integer
-arithmetic. A name stands for a size, so it is never negative; a truth value is the number 0 or 1.
+arithmetic. A symbol stands for a size, so it is never negative; a truth value is the number 0 or 1.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ..ir import Constant, Dim, DType, Node, TensorType, Value
 from ..ops import attr, quotient
 
 LONGEST = 64
-"""Elements of the longest vector that is followed."""
+"""Elements of the longest vector that is followed; shapes have one an axis."""
 
 _FOLLOWED = (DType.INT64, DType.INT32, DType.BOOL)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What is known of an integer vector, or of a single number where `scalar`."""
+    """The known elements of an integer vector, or of a single number if `scalar`."""
 
     dims: tuple[Dim, ...]
     scalar: bool = False
@@ -49,22 +49,22 @@ def sizes_of_constant(constant: Constant) -> Sizes | None:
 
 
 def derive_sizes(node: Node, of: Callable[[Value | None], Sizes | None]) -> Sizes | None:
-    """What is known of the result of `node`; `of` tells what is known of an operand."""
+    """The known elements of the result of `node`, from those of its operands, which `of` gives."""
     derive = _TABLE.get(node.op)
     if derive is None or len(node.outputs) != 1 or node.domain or not node.inputs:
         return None
     if node.op in ("Shape", "Size"):
         return derive(node, ())
     operands = [of(v) for v in node.inputs]
-    made = None if operands[0] is None else derive(node, operands)
-    return made if made is not None and len(made.dims) <= LONGEST and _has_its_rank(node, made) else None
+    sizes = None if operands[0] is None else derive(node, operands)
+    return sizes if sizes is not None and len(sizes.dims) <= LONGEST and _has_its_rank(node, sizes) else None
 
 
-def _has_its_rank(node: Node, made: Sizes) -> bool:
-    """The result is a vector or a scalar as `made` says: Unsqueeze may put in several axes, Squeeze leave some."""
+def _has_its_rank(node: Node, sizes: Sizes) -> bool:
+    """The rank of the result is that of `sizes`: Unsqueeze may insert several axes, Squeeze may keep some."""
     type = node.output.type
     rank = type.rank if isinstance(type, TensorType) else None
-    return node.op != "Unsqueeze" if rank is None else rank == (0 if made.scalar else 1)
+    return node.op != "Unsqueeze" if rank is None else rank == (0 if sizes.scalar else 1)
 
 
 def _shape(node: Node, _: Operands) -> Sizes | None:
@@ -135,7 +135,7 @@ def _to_vector(node: Node, operands: Operands) -> Sizes | None:
 
 
 def _cast(node: Node, operands: Operands) -> Sizes | None:
-    """Integers keep their value; what is known of one is no larger than 2**31, so 32 bits hold it."""
+    """Casts between integers keep the value; known elements are below 2**31, so 32 bits hold them."""
     data, source = operands[0], node.inputs[0]
     if data is None or source is None or not isinstance(source.type, TensorType):
         return None
@@ -184,7 +184,7 @@ def _elementwise(compute: Callable[[Dim, Dim], Dim]) -> Derive:
 
 
 def _arithmetic(compute: Callable[[int, int], int], neutral: int | None = None, either: bool = True) -> Derive:
-    """Numbers are computed; beside `neutral`, a name stays what it is."""
+    """Compute with numbers; an operand combined with `neutral` stays as it is, symbol or not."""
 
     def one(x: Dim, y: Dim) -> Dim:
         if isinstance(x, int) and isinstance(y, int):
@@ -248,4 +248,4 @@ _TABLE: dict[str, Derive] = {
     "Mod": _elementwise(lambda x, y: x % y if isinstance(x, int) and isinstance(y, int) and x >= 0 and y > 0 else None),
     "Where": _where,
 }
-"""For each operator, what is known of its result from what is known of its operands."""
+"""By operator: derives the elements of the result from those of the operands."""

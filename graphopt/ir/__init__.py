@@ -1,10 +1,11 @@
 """The intermediate representation: a small typed SSA graph that knows nothing of files, passes or runtimes."""
 
+from .carried import Opaque, Port
 from .clone import clone_graph, clone_model, clone_node
 from .collector import collector_paused, collector_running
 from .constant import Constant
-from .graph import RETURN, Graph, IRError, Node, Opaque, Port, Use, Value, captures, outer_values, producers_of
-from .model import Function, FunctionId, Listener, Model
+from .graph import RETURN, Graph, IRError, Listener, Node, Owner, Use, Value, captures, outer_values, producers_of
+from .model import Function, FunctionId, Model, model_of
 from .printer import node_lines, to_text
 from .types import Array, Dim, DType, OptionalType, OtherType, SequenceType, TensorType, Type, refine
 from .verifier import VerifyError, verify
@@ -25,6 +26,7 @@ __all__ = [
     "Opaque",
     "OptionalType",
     "OtherType",
+    "Owner",
     "Port",
     "SequenceType",
     "TensorType",
@@ -38,6 +40,7 @@ __all__ = [
     "clone_node",
     "collector_paused",
     "collector_running",
+    "model_of",
     "node_lines",
     "outer_values",
     "producers_of",

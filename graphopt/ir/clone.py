@@ -12,7 +12,7 @@ from .model import Function, Model
 
 def clone_model(model: Model) -> Model:
     """A copy whose edits leave the original alone."""
-    copy = replace(
+    return replace(
         model,
         graph=clone_graph(model.graph),
         opsets=dict(model.opsets),
@@ -20,16 +20,15 @@ def clone_model(model: Model) -> Model:
         metadata=dict(model.metadata),
         listener=None,
     )
-    return copy
 
 
 def clone_graph(graph: Graph, values: Mapping[Value, Value] | None = None) -> Graph:
-    """A copy of a graph and all nested in it; `values` says what outer values become (captures stay by default)."""
+    """A copy of a graph and all nested in it; `values` maps captured outer values to replacements."""
     return _Cloner(dict(values or {})).graph(graph)
 
 
 def clone_node(node: Node, values: dict[Value, Value]) -> Node:
-    """A detached copy that reads `values[v]` where `node` reads v, if v is there; its outputs are added to `values`."""
+    """A detached copy that reads `values[v]` in place of v, if v is in `values`, to which it adds its own outputs."""
     return _Cloner(values).node(node)
 
 

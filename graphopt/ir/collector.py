@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _lock = threading.Lock()
-_pauses = _resumptions = 0  # that are in force, in all threads
-_was_enabled = False  # before the first of them
+_pauses = _resumptions = 0  # in force, over all threads
+_was_enabled = False  # before the first pause or resumption
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Without cyclic collection; pauses nest, and those of several threads end with the last."""
+    """Suspend cyclic collection. Pauses nest; with pauses in several threads, collection resumes when the last ends."""
     _count(1, 0)
     try:
         yield
@@ -27,7 +27,7 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def collector_running() -> Iterator[None]:
-    """For work inside a pause that drops whole models, which hold their arrays in cycles."""
+    """Resume collection within a pause, for work that drops whole models: these hold their arrays in cycles."""
     _count(0, 1)
     try:
         yield
@@ -36,7 +36,7 @@ def collector_running() -> Iterator[None]:
 
 
 def _count(pauses: int, resumptions: int) -> None:
-    """Collection runs where as many resumptions as pauses are in force, if it ran before them."""
+    """Collection is on if it was on before, and there are no more pauses than resumptions."""
     global _pauses, _resumptions, _was_enabled
     with _lock:
         if _pauses == _resumptions == 0:

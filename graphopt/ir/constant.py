@@ -1,4 +1,4 @@
-"""The one form of constants: an immutable tensor that is read when first needed."""
+"""Constants: immutable tensors whose data is read when first needed."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from .types import DType, TensorType
+from .types import Array, DType, TensorType
 
-_KEEP_BELOW = 4096
+_KEPT_ELEMENTS = 4096
+"""Of the largest lifted tensor whose array is kept: shapes and scalars, which passes read again and again. Larger ones
+are mapped anew, so that weights do not stay in memory."""
 
 
 class Constant:
     """An immutable tensor.
 
-    `source` is the object it was lifted from (an `onnx_ir` tensor); while nobody replaces the constant it is emitted
-    as it came, so that external data stays external and packed formats stay packed.
+    `source` is the `onnx_ir` tensor that the constant was lifted from, and is emitted in its place: external data stays
+    external, packed formats stay packed.
     """
 
     __slots__ = ("_array", "_nbytes", "_read", "_shared", "dtype", "shape", "size", "source")
 
-    def __init__(
-        self, dtype: DType, shape: tuple[int, ...], read: Callable[[], np.ndarray[Any, Any]], source: Any = None
-    ) -> None:
+    def __init__(self, dtype: DType, shape: tuple[int, ...], read: Callable[[], Array], source: Any = None) -> None:
         self.dtype, self.shape, self.source = dtype, shape, source
         self.size = math.prod(shape)  # the number of elements
         self._nbytes = (self.size * dtype.bits + 7) // 8
         self._read = read
-        self._array: np.ndarray[Any, Any] | None = None
-        self._shared: weakref.ref[np.ndarray[Any, Any]] | None = None  # what somebody else may still hold
+        self._array: Array | None = None
+        self._shared: weakref.ref[Array] | None = None  # the array, while a caller holds it
 
     @classmethod
     def of(cls, array: Any, dtype: DType | None = None) -> Constant:
@@ -41,17 +41,17 @@ class Constant:
         constant._array = array
         return constant
 
-    def array(self) -> np.ndarray[Any, Any]:
-        """The values; read-only. Large lifted tensors are views of the file, mapped and not kept.
+    def array(self) -> Array:
+        """The elements, read-only. Large lifted tensors are views of the mapped file and are not kept.
 
-        An array that a caller still holds is handed out again: to read it anew may copy it.
+        While a caller holds the array, others get the same one: to read it anew may copy it.
         """
         if self._array is not None:
             return self._array
         array = None if self._shared is None else self._shared()
         if array is None:
             array = self._read()
-            if self.size <= _KEEP_BELOW:
+            if self.size <= _KEPT_ELEMENTS:
                 self._array = array
             else:
                 self._shared = weakref.ref(array)

@@ -5,27 +5,42 @@
     Node   op, inputs, attributes, outputs; an attribute may be a nested Graph
     Value  a graph input, the output of a node, or a constant; a nested graph captures outer values by using them
 
-Identity, not names: values and nodes compare with `is`. A name is a wish that is honoured when printing and emitting.
-Only `Graph` edits: a node that no graph owns has no uses, so a node that was built and dropped leaves no trace.
+Identity, not names: values and nodes compare with `is`. A name is a wish, honoured where it is free when printing and
+emitting.
+Only `Graph` edits. A node that no graph owns is no user of its operands: built and dropped, it leaves no trace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from .carried import Port
 from .constant import Constant
 from .types import Type, refine
-
-if TYPE_CHECKING:
-    from .model import Model
 
 RETURN = "Return"
 
 
 class IRError(Exception):
     """An edit or a graph that breaks an invariant of the IR."""
+
+
+class Listener(Protocol):
+    """Follows the edits of a model's graphs."""
+
+    touched: dict[Node, None]
+    """Every edited node is added here."""
+
+    def erased(self, node: Node) -> None:
+        """Called right before `node` is erased."""
+
+
+class Owner(Protocol):
+    """The model that a graph belongs to, as far as graphs depend on it."""
+
+    opsets: dict[str, int]
+    listener: Listener | None
 
 
 class Use(NamedTuple):
@@ -35,31 +50,8 @@ class Use(NamedTuple):
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Opaque:
-    """An attribute graphopt only carries (sparse tensors, types, references to function attributes).
-
-    `raw` is the `onnx_ir.Attr` it came from.
-    """
-
-    raw: Any
-
-    def __repr__(self) -> str:
-        return "opaque"
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """What the file says of a result of a graph: its name, declared type, doc string and metadata."""
-
-    name: str
-    type: Type | None = None
-    doc: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
 def _use(node: Node, slot: int, new: Callable[..., Use] = tuple.__new__) -> Use:
-    """`Use(node, slot)`, at half the cost: every edit makes some."""
+    """`Use(node, slot)` at half the cost, as every edit makes some."""
     return new(Use, (node, slot))
 
 
@@ -86,7 +78,7 @@ class Value:
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """Every use, in the order it was made; `Return` of any graph counts."""
+        """Every use, oldest first; those by `Return` of any graph count."""
         return tuple(self._uses)
 
     @property
@@ -143,10 +135,10 @@ class Node:
         self.op, self.inputs, self.attrs = op, tuple(inputs), dict(attrs or {})
         self.domain, _, self.op_type = op.rpartition("::")  # the domain "" is ONNX's own
         self.name, self.overload, self.doc = name, overload, ""
-        self._nested = _holds_graph(self.attrs)  # few nodes do, and passes ask often
+        self._nested = _holds_graph(self.attrs)  # kept, as passes ask every node and few hold one
         self.metadata: dict[str, str] | None = None
-        self.raw: Any = None  # what the file says of the node that only the format layer reads back
-        self.origins: tuple[str, ...] = ()  # the original nodes it came from
+        self.raw: Any = None  # fields of the file that only onnx_io reads
+        self.origins: tuple[str, ...] = ()  # names of the original nodes that it stems from
         self.made_by = ""  # the pass that made it; "" for a node of the original
         self.graph: Graph | None = None
         self._prev: Node | None = None
@@ -164,7 +156,7 @@ class Node:
     @property
     def subgraphs(self) -> tuple[Graph, ...]:
         """The nested graphs among the attributes, in the order of the attributes."""
-        return tuple(g for value in self.attrs.values() for g in _graphs_in(value)) if self._nested else ()
+        return tuple(g for value in self.attrs.values() for g in graphs_in(value)) if self._nested else ()
 
     def input(self, slot: int) -> Value | None:
         """Input `slot`, None where it is missing or beyond the last one."""
@@ -186,12 +178,15 @@ class Graph:
     Iteration walks a snapshot and skips what was erased meanwhile, so editing while iterating is safe.
     """
 
-    def __init__(self, name: str = "", inputs: Iterable[Value] = (), *, model: Model | None = None) -> None:
+    text: ClassVar[Callable[[Graph], str]] = repr
+    """Prints a graph; set by the printer."""
+
+    def __init__(self, name: str = "", inputs: Iterable[Value] = ()) -> None:
         self.name, self.doc = name, ""
         self.metadata: dict[str, str] = {}
         self.raw: Any = None
         self.owner: Node | None = None
-        self.model = model
+        self.model: Owner | None = None
         self.ports: tuple[Port, ...] = ()
         self.inputs: tuple[Value, ...] = ()
         self._return = Node(RETURN, (), None, 0)
@@ -275,7 +270,7 @@ class Graph:
         return value
 
     def set_outputs(self, values: Sequence[Value], ports: Sequence[Port] | None = None) -> None:
-        """Set the results; `ports` names them (by default the ports stay, or are made from the values' names)."""
+        """Set the results. `ports` describes them; by default the ports stay, or are made anew if the count differs."""
         self.set_inputs(self._return, values)
         if ports is not None:
             self.ports = tuple(ports)
@@ -308,21 +303,6 @@ class Graph:
             raise IRError("nothing follows Return")
         return self.insert_before(anchor._next, node)
 
-    def move_before(self, anchor: Node, node: Node) -> None:
-        """Move a node before another of the same graph; its uses stay as they are."""
-        graph = node.graph
-        if graph is None or graph is not anchor.graph or node is anchor:
-            raise IRError(f"{node.op} can only move within its graph")
-        graph._unlink(node)
-        before = anchor._prev
-        node._prev, node._next, node.graph = before, anchor, graph
-        anchor._prev = node
-        if before is None:
-            graph._first = node
-        else:
-            before._next = node
-        graph._size += 1
-
     def replace_uses(self, old: Value, new: Value) -> None:
         """Point every use of `old` at `new`, which keeps the more precise of both types and gains a missing name."""
         if old is new:
@@ -334,8 +314,7 @@ class Graph:
             self._touch(node)
         old._uses.clear()
         new.type = refine(new.type, old.type)
-        if not new.name or (new.producer is not None and old.is_result):
-            new.name = old.name
+        new.name = new.name or old.name
 
     def set_input(self, node: Node, slot: int, value: Value | None) -> None:
         """Replace one input."""
@@ -357,13 +336,13 @@ class Graph:
 
     def set_attr(self, node: Node, name: str, value: Any) -> None:
         """Set an attribute, or remove it with None. A nested graph becomes owned by the node."""
-        for nested in _graphs_in(node.attrs.pop(name, None)):
+        for nested in graphs_in(node.attrs.pop(name, None)):
             if node.graph is not None:
                 self._detach_graph(nested)
             nested.owner = None
         if value is not None:
             node.attrs[name] = value
-            for nested in _graphs_in(value):
+            for nested in graphs_in(value):
                 nested.owner = node
                 if node.graph is not None:
                     self._attach_graph(nested)
@@ -371,7 +350,7 @@ class Graph:
         self._touch(node)
 
     def erase(self, node: Node) -> None:
-        """Remove a node whose outputs nobody uses, with everything nested in it."""
+        """Remove a node without users, and everything nested in it."""
         if node.graph is None:
             raise IRError(f"{node.op} is in no graph")
         for out in node.outputs:
@@ -387,7 +366,7 @@ class Graph:
         graph._unlink(node)
 
     def erase_unused(self, node: Node) -> int:
-        """Erase `node` if nobody uses it, then its producers that became unused. Returns how many went."""
+        """Erase `node` if nothing uses it, then producers that became unused; returns the number of erased nodes."""
         gone, queue = 0, [node]
         while queue:
             node = queue.pop()
@@ -441,10 +420,8 @@ class Graph:
     def _attach_graph(self, nested: Graph) -> None:
         for graph in nested.graphs():
             graph.model = self.model
-            for node in (*graph, graph._return):
-                for slot, value in enumerate(node.inputs):
-                    if value is not None:
-                        value._uses[_use(node, slot)] = None
+        for value, use in _uses_in(nested):
+            value._uses[use] = None
 
     def _detach(self, node: Node) -> None:
         for slot, value in enumerate(node.inputs):
@@ -454,11 +431,8 @@ class Graph:
             self._detach_graph(nested)
 
     def _detach_graph(self, nested: Graph) -> None:
-        for graph in nested.graphs():
-            for node in (*graph, graph._return):
-                for slot, value in enumerate(node.inputs):
-                    if value is not None:
-                        value._uses.pop(_use(node, slot), None)
+        for value, use in _uses_in(nested):
+            value._uses.pop(use, None)
 
     def _touch(self, node: Node) -> None:
         if self.model is not None and self.model.listener is not None:
@@ -468,9 +442,16 @@ class Graph:
         return f"<graph {self.name}: {self._size} nodes>"
 
     def __str__(self) -> str:
-        from .printer import to_text
+        return type(self).text(self)
 
-        return to_text(self)
+
+def _uses_in(nested: Graph) -> Iterator[tuple[Value, Use]]:
+    """Every use by the nodes of a graph and of all nested in it."""
+    for graph in nested.graphs():
+        for node in (*graph, graph._return):
+            for slot, value in enumerate(node.inputs):
+                if value is not None:
+                    yield value, _use(node, slot)
 
 
 def captures(node: Node) -> Iterator[Value]:
@@ -481,7 +462,7 @@ def captures(node: Node) -> Iterator[Value]:
 
 
 def outer_values(nested: Graph, seen: set[Value] | None = None) -> Iterator[Value]:
-    """The values that a graph, and all nested in it, read from outside, each once; `seen` are left out, and added."""
+    """The values that a graph, and all nested in it, read from outside, each once; `seen` is skipped and extended."""
     seen = set() if seen is None else seen
     inside = set(nested.graphs())
     for graph in nested.graphs():
@@ -504,14 +485,15 @@ def producers_of(node: Node) -> Iterator[Node]:
 
 
 def _holds_graph(attrs: Mapping[str, Any]) -> bool:
-    """Whether an attribute is a graph, or graphs."""
-    for value in attrs.values():
+    """Whether an attribute is a graph or a list of graphs."""
+    for value in attrs.values():  # a loop, since every node that is built comes here
         if isinstance(value, Graph) or (isinstance(value, tuple) and value and isinstance(value[0], Graph)):
             return True
     return False
 
 
-def _graphs_in(value: Any) -> tuple[Graph, ...]:
+def graphs_in(value: Any) -> tuple[Graph, ...]:
+    """The graphs that the value of an attribute is or lists."""
     if isinstance(value, Graph):
         return (value,)
     return value if isinstance(value, tuple) and value and isinstance(value[0], Graph) else ()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from .graph import Graph, Node
+from .graph import Graph, Listener
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionId:
-    """What a node calls a function by."""
+    """The name by which a node calls a function."""
 
     domain: str
     name: str
@@ -23,17 +23,7 @@ class Function:
 
     id: FunctionId
     body: Model
-    raw: Any = None  # the attributes' declarations and metadata, for the format layer
-
-
-class Listener(Protocol):
-    """Is told of the edits of a model's graphs."""
-
-    touched: dict[Node, None]
-    """Every node that an edit reaches is added here."""
-
-    def erased(self, node: Node) -> None:
-        """`node` is about to be erased."""
+    raw: Any = None  # declared attributes, for onnx_io
 
 
 @dataclass(slots=True)
@@ -50,8 +40,8 @@ class Model:
     version: int | None = None
     doc: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
-    folder: str = ""  # where relative external data is found
-    raw: Any = None  # what only the format layer reads back
+    folder: str = ""  # that locations of external data are relative to
+    raw: Any = None  # fields of the file that only onnx_io reads
     listener: Listener | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,3 +55,8 @@ class Model:
 
     def __str__(self) -> str:
         return str(self.graph)
+
+
+def model_of(graph: Graph) -> Model | None:
+    """The model that a graph, nested or not, belongs to; None for a graph that stands alone."""
+    return graph.model if isinstance(graph.model, Model) else None

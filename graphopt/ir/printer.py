@@ -1,4 +1,4 @@
-"""Print a graph in MLIR's manner. Names are born here: the IR compares values by identity.
+"""Print a graph in MLIR's manner. Names become unique here only: the IR compares values by identity.
 
     graph tiny(%x: f32[N,2,3,3]) {
       %h = Conv(%x, @w) : f32[N,2,3,3]
@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from .constant import Constant
-from .graph import Graph, Node, Value
+from .graph import Graph, Node, Value, graphs_in
 from .types import DType
 
 _INLINE = 8
+"""Elements of the largest constant that is printed in place."""
 
 
 def to_text(graph: Graph, *, constants: bool = False) -> str:
@@ -72,15 +73,14 @@ class _Printer:
 
     def node(self, node: Node, indent: str) -> list[str]:
         operands = ", ".join(self.operand(v) for v in node.inputs)
-        plain = {k: v for k, v in sorted(node.attrs.items()) if not _holds_graphs(v)}
+        plain = {k: v for k, v in sorted(node.attrs.items()) if not graphs_in(v)}
         attrs = " {" + ", ".join(f"{k}={attr_text(v)}" for k, v in plain.items()) + "}" if plain else ""
         results = ", ".join(self.name(v) for v in node.outputs)
         types = ", ".join("?" if v.type is None else str(v.type) for v in node.outputs)
         lines = [f"{indent}{results} = {node.op}({operands}){attrs} : {types}"]
         for key, value in sorted(node.attrs.items()):
-            if _holds_graphs(value):
-                for nested in (value,) if isinstance(value, Graph) else value:
-                    lines += self.graph(nested, key, indent + "  ")
+            for nested in graphs_in(value):
+                lines += self.graph(nested, key, indent + "  ")
         return lines
 
 
@@ -109,5 +109,4 @@ def tensor_text(constant: Constant) -> str:
     return f"{constant.type}({', '.join(values)})"
 
 
-def _holds_graphs(value: Any) -> bool:
-    return isinstance(value, Graph) or (isinstance(value, tuple) and bool(value) and isinstance(value[0], Graph))
+Graph.text = to_text

@@ -85,7 +85,7 @@ class DType(enum.IntEnum):
     @classmethod
     def of(cls, dtype: np.dtype[Any] | type) -> DType:
         """The element type that stores a numpy dtype; TypeError if ONNX has none."""
-        known = _OF_DTYPE.get(dtype)  # numpy takes 30 µs to tell a dtype's name
+        known = _OF_DTYPE.get(dtype)  # numpy takes 30 µs to name a dtype
         if known is not None:
             return known
         name = np.dtype(dtype).name
@@ -177,7 +177,7 @@ class OptionalType:
 
 @dataclass(frozen=True, slots=True)
 class OtherType:
-    """A type graphopt only carries (sparse tensors, maps, opaque types): the serialized onnx `TypeProto`."""
+    """A type that graphopt only carries (sparse tensors, maps, opaque types): the serialized onnx `TypeProto`."""
 
     proto: bytes
 
@@ -189,7 +189,7 @@ Type = TensorType | SequenceType | OptionalType | OtherType
 
 
 def refine(a: Type | None, b: Type | None) -> Type | None:
-    """The more precise of two types of a value: what `a` leaves open is filled from `b`; `a` wins where they differ."""
+    """The more precise of two types of one value: `a`, with unknown parts taken from `b`."""
     if a is b or b is None:
         return a
     if a is None:

@@ -1,1 +1,1 @@
-"""This machine: its CPU, its files, onnxruntime on it, and what was measured here."""
+"""This machine: its CPU, its files, onnxruntime sessions on it, and the measurements made here."""

@@ -8,7 +8,7 @@ from functools import cache
 
 @cache
 def host_cpu() -> tuple[str, frozenset[str]]:
-    """The CPU's name as LLVM knows it, and the features it has."""
+    """The name of the CPU as LLVM knows it, and its instruction-set features, such as `avx2`."""
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whatever happens in between; and where the cache lies."""
+"""Atomic replacement of files, checks of output paths, and the cache folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """OutputError if a file cannot be put at `path`, before any work is done."""
+    """OutputError if no file can be written at `path`; asked before the work that makes its content."""
     path = os.fspath(path)
     folder = os.path.dirname(path) or "."
     if not os.path.basename(path):
@@ -42,7 +42,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def reported(path: str) -> Iterator[None]:
-    """Turn what the system says into an OutputError that names the file."""
+    """Turn an OSError into an OutputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -74,7 +74,7 @@ def beside_name(path: str) -> str:
 
 
 def sync_folder(path: str) -> None:
-    """Make a rename last; systems that cannot open folders do so by themselves."""
+    """Flush a rename in the folder of `path` to the disk. Windows cannot open folders, and does not need it."""
     if os.name == "nt":
         return
     descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)

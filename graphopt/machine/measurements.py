@@ -1,9 +1,10 @@
-"""What was measured on this machine: seconds, one table a kind of fact, kept on disk. Never measured unasked."""
+"""Seconds measured on this machine, on disk, in one table for each kind of measurement. Nothing here measures."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,14 +14,17 @@ from .cpu import host_cpu
 from .files import cache_folder, replace_file
 
 Pair = tuple[float, float]
-"""Seconds of two candidates for the same work, by key; which two, the kind of the table says."""
+"""Seconds of two candidates for the same work; the kind of the table says which two."""
+
+_adding = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """The table `kind` of this CPU and version of onnxruntime; `facts` is what else its numbers depend on.
+    """The table `kind` for this CPU and this version of onnxruntime.
 
-    Each key says of what the two numbers are, without anything that they do not depend on.
+    facts: all else that every number of the table depends on. A key identifies the measured work, and nothing that the
+    time does not depend on.
     """
 
     kind: str
@@ -33,7 +37,7 @@ class Measurements:
         return cache_folder() / "measurements" / self.kind / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
 
     def load(self) -> dict[str, Pair]:
-        """All that is known; nothing where the cache cannot be read."""
+        """All pairs by key; none where the file is missing or corrupt."""
         try:
             stored = json.loads(self._path.read_text("utf-8"))
             return {str(key): (float(pair[0]), float(pair[1])) for key, pair in stored.items()}
@@ -41,11 +45,16 @@ class Measurements:
             return {}
 
     def add(self, measured: Mapping[str, Pair]) -> bool:
-        """Keep numbers beside those that are known; False where the cache cannot be written."""
-        path, text = self._path, json.dumps({**self.load(), **measured})
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(str(path), lambda file: file.write(text.encode()), durable=False)
-        except OSError:
-            return False
+        """Store pairs, in place of older ones of the same keys; False where the cache cannot be written.
+
+        Of two processes that add at once, the last wins: the other's pairs will be measured again.
+        """
+        path = self._path
+        with _adding:
+            data = json.dumps({**self.load(), **measured}).encode()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(str(path), lambda file: file.write(data), durable=False)
+            except OSError:
+                return False
         return True

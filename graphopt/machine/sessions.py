@@ -1,21 +1,25 @@
-"""Sessions of onnxruntime on the CPU: the one place that makes them."""
+"""onnxruntime sessions on the CPU, all of which are opened here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-"""The entry that says where external weights of a model given as bytes lie."""
+"""The configuration entry that names the folder of external weights for a model given as bytes."""
 
 
 def session_options(
     *, threads: int | None = 1, optimize: bool = True, folder: str = "", entries: Mapping[str, str] | None = None
-) -> Any:
-    """Quiet `onnxruntime.SessionOptions`.
+) -> onnxruntime.SessionOptions:
+    """Options of a session that logs nothing.
 
-    threads: within an operator; 0 for all cores, None for onnxruntime's own choice. folder: where external weights of a
-    model given as bytes lie. entries: further configuration.
+    threads: within an operator; 0 for all cores, None for onnxruntime's default, also between operators. optimize: all
+    of onnxruntime's graph optimizations or none. folder: where the external weights of a model given as bytes lie.
+    entries: further configuration entries.
     """
     import onnxruntime
 
@@ -33,8 +37,8 @@ def session_options(
     return settings
 
 
-def open_session(source: str | bytes, settings: Any) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU from a path or a serialized model."""
+def open_session(source: str | bytes, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session on the CPU from the path of a model or its serialized bytes."""
     import onnxruntime
 
     return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Lift ONNX files into the IR and emit them again. onnx and onnx-ir load at the first use, not at import."""
+"""Lift ONNX files into the IR and emit them again. onnx and onnx-ir are imported at the first use."""
 
 from __future__ import annotations
 
@@ -35,6 +35,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = found
-    return found
+    function = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return function

@@ -5,10 +5,12 @@ from __future__ import annotations
 import onnx
 
 from ..errors import ModelError
-from ..ir import Constant, Graph, Model
+from ..ir import Constant, Model
 from ..ops import type_proto
 from .emit import Emitter
 from .lift import load
+from .size import constants_of
+from .source import one_line
 
 
 def check(model: Model | onnx.ModelProto) -> None:
@@ -33,24 +35,9 @@ def check(model: Model | onnx.ModelProto) -> None:
         onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"the model is not valid: {one_line(error)}") from error
+    for constant in constants_of(model):
+        constant.array()  # checks the length of the data; that of external data was checked when it was lifted
     for graph in (model.graph, *(function.body.graph for function in model.functions.values())):
-        _check_constants(graph)
-
-
-def _check_constants(graph: Graph) -> None:
-    """Read every tensor once; what is mapped from a file was measured when it was lifted."""
-    seen: set[Constant] = set()
-    for inner in graph.graphs():
-        found = [value.default for value in inner.inputs]
-        for node in (*inner.snapshot(), inner.return_node):
-            found += [value.constant for value in node.inputs if value is not None]
-            found += [value for value in node.attrs.values() if isinstance(value, Constant)]
-        for constant in found:
-            if constant is not None and constant not in seen:
-                seen.add(constant)
-                constant.array()
-
-
-def one_line(error: Exception) -> str:
-    """The text of an error of a C++ library without its line breaks."""
-    return " ".join(str(error).split())
+        for attribute in (value for node in graph.walk() for value in node.attrs.values()):
+            if isinstance(attribute, Constant):
+                attribute.array()

@@ -1,4 +1,4 @@
-"""A file that digests its content while it is written."""
+"""A file that computes the digest of its content while it is written."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 from typing import BinaryIO
 
 CHUNK = 1 << 24
-"""Bytes that pass at a time, so that mapped weights do not stay in memory."""
+"""Bytes written at a time, so that mapped weights do not stay in memory."""
 
 
 class DigestingFile:
-    """Counts and digests what is written, so that a file can be named by its content."""
+    """Counts and digests the written bytes, so that a file can be named by its content."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.position = file, 0

@@ -10,16 +10,16 @@ from .emit import Emitter
 
 
 def infer_types(model: Model) -> bool:
-    """Set the type of every value that ONNX can tell; what it cannot tell keeps its type.
+    """Set the types that ONNX infers; a value without inferred type keeps the one it has.
 
-    Cost: some 20 µs a node, and nothing for weights. False if ONNX's inference refused the model as a whole; each node
-    was then inferred by itself.
+    Cost: some 20 µs a node, and nothing for weights. False if ONNX's inference rejected the model as a whole; each
+    node was then inferred by itself.
     """
     emitter = Emitter(model, skeleton=True)
     skeleton = emitter.model().SerializeToString()
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception:  # InferenceError, RuntimeError or DecodeError: all mean that the model is not consistent
+    except Exception:  # InferenceError, RuntimeError or DecodeError, for a model that contradicts itself
         for graph in model.graph.graphs():
             for node in graph:
                 update_types(node)
@@ -33,9 +33,7 @@ def _store(graph: onnx.GraphProto, values: dict[str, Value]) -> None:
         for info in infos:
             value = values.get(info.name)
             if value is not None and value.constant is None and value.producer is not None:
-                found = type_of(info.type)
-                if found is not None:
-                    value.type = found
+                value.type = type_of(info.type) or value.type
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:

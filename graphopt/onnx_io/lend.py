@@ -1,4 +1,4 @@
-"""Models that are emitted to be run at once: their weights stay where they lie in memory."""
+"""Emission of models for sessions in this process: weights stay in memory, outside of the proto."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 import onnx
 
 from ..ir import Array, Constant, DType
-from .tensors import describe_external, external_source, write_tensor
+from .parts.tensors import describe_external, external_source, write_tensor
 
 LEAST = 1 << 10
-"""Bytes from which a tensor is lent: small ones are shapes and scalars, which shape inference wants to read."""
+"""Bytes of the smallest tensor that is lent; below are shapes and scalars, which shape inference reads."""
 _LOCATION = "lent"
 _LENT = frozenset((DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT8, DType.UINT8))
 
 
 class Lender:
-    """The `store` of an `Emitter` that leaves large tensors out: `lent` holds them by name, the proto describes them.
+    """The `store` of an `Emitter` that keeps large tensors, by name, in `lent`; the proto only describes them.
 
     A proto with its weights is copied four times on its way into a session; each copy costs more than its bytes, since
-    fresh memory is mapped page by page.
+    the system maps fresh memory page by page.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Lender:
 
 
 def with_lent(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> onnx.ModelProto:
-    """A copy of the proto that holds what was lent."""
+    """A copy of the proto with the lent tensors in it."""
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
     for tensor in whole.graph.initializer:

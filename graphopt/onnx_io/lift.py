@@ -1,4 +1,4 @@
-"""Lift: an ONNX file becomes the IR. Nothing is lost, nothing is copied that need not be."""
+"""Lift: an ONNX file becomes the IR. Nothing is lost; weights are not copied."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
+import onnx_ir
 
 from ..errors import ModelError
 from ..ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value, collector_paused
 from ..ops import schema_of, type_of
-from .attributes import read_attribute
-from .extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
 from .inference import infer_types
 from .order import in_order, node_place
+from .parts.attributes import read_attribute
+from .parts.extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
+from .parts.tensors import DataFiles, read_constant, read_sparse
 from .source import ModelSource, read_proto
-from .tensors import DataFiles, read_constant, read_sparse
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4  # before that IR version every initializer had to be listed as an input
 _FIRST_WITH_OPSETS = 3
@@ -27,15 +28,15 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
 
     `source` is a path, bytes, an `onnx.ModelProto` or an `onnx_ir.Model`; `folder` is where external data lies if the
     source is not a path (the current directory by default). A proto is not copied: do not edit it afterwards. With
-    `infer`, types come from ONNX's shape inference, and the types the file declares are used where ONNX knows nothing
-    of an operator; without, only those.
+    `infer`, types come from ONNX's shape inference, and from the file's declarations where ONNX has no schema of an
+    operator; without, from the declarations only.
 
-    ModelError, in one line, for what is not a valid model.
+    ModelError, in one line, for a model that is not valid.
     """
     proto, path = read_proto(source)
     if path:
         folder = os.path.dirname(path)
-    elif hasattr(source, "graph") and not isinstance(source, onnx.ModelProto):
+    elif isinstance(source, onnx_ir.Model):
         folder = folder or _base_folder(source)
     files = DataFiles(folder, path)
     with collector_paused():
@@ -49,11 +50,11 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
 
 
 class _Unsorted(Exception):
-    """A node reads what is not defined yet: the file is not sorted, or not valid."""
+    """A node reads a value that is not defined yet: the file is not sorted, or not valid."""
 
 
-def _base_folder(model: Any) -> str:
-    """Where the external tensors of an `onnx_ir.Model` are relative to."""
+def _base_folder(model: onnx_ir.Model) -> str:
+    """The folder that locations of an `onnx_ir.Model`'s external tensors are relative to."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             base = getattr(value.const_value, "base_dir", None)
@@ -119,7 +120,7 @@ class _Lifter:
 
     def __init__(self, opsets: Mapping[str, int], files: DataFiles, ordered: bool, all_constant: bool) -> None:
         self.opsets, self.files, self.ordered, self.all_constant = opsets, files, ordered, all_constant
-        self.names: dict[str, Value] = {}  # what each name means here
+        self.names: dict[str, Value] = {}  # the value that each name stands for, at the current node
         self.origins: dict[str, int] = {}
         self.pinned: set[str] = set()
         self.count = 0
@@ -159,7 +160,7 @@ class _Lifter:
 
     def _inputs(self, proto: onnx.GraphProto, graph: Graph, scope: _Scope, place: str) -> dict[str, Value]:
         constant = {t.name for t in proto.initializer} if self.all_constant else ()
-        found = {}
+        values = {}
         for info in proto.input:
             if info.name in constant:
                 continue
@@ -167,8 +168,8 @@ class _Lifter:
             _describe(value, info)
             graph.add_input(value)
             scope.define(info.name, value)
-            found[info.name] = value
-        return found
+            values[info.name] = value
+        return values
 
     def _initializers(
         self, proto: onnx.GraphProto, inputs: Mapping[str, Value], scope: _Scope, place: str,
@@ -178,12 +179,12 @@ class _Lifter:
         for annotation in proto.quantization_annotation:
             wanted.update(entry.value for entry in annotation.quant_parameter_tensor_names)
         pinned: dict[str, Constant] = {}
-        found = [(t.name, read_constant(t, self.files, f"initializer {t.name!r}")) for t in proto.initializer]
+        constants = [(t.name, read_constant(t, self.files, f"initializer {t.name!r}")) for t in proto.initializer]
         for sparse in proto.sparse_initializer:
             name = sparse.values.name
-            found.append((name, read_sparse(sparse, self.files, f"sparse initializer {name!r}")))
+            constants.append((name, read_sparse(sparse, self.files, f"sparse initializer {name!r}")))
         defaults = set()
-        for name, constant in found:
+        for name, constant in constants:
             if name in wanted:
                 pinned[name] = constant
             value = inputs.get(name)
@@ -288,7 +289,7 @@ class _Lifter:
     def _constant(
         self, proto: onnx.NodeProto, scope: _Scope, i: int, declared: Mapping[str, onnx.ValueInfoProto]
     ) -> bool:
-        """Lift a Constant node as the constant it is; False if it must stay a node."""
+        """Lift a Constant node as a constant; False if it must stay a node."""
         if len(proto.attribute) != 1 or len(proto.output) != 1 or not proto.output[0] or proto.device_configurations:
             return False
         attribute = proto.attribute[0]
@@ -306,7 +307,7 @@ class _Lifter:
         return True
 
     def _is_foreign(self, node: Node) -> bool:
-        """Nothing but the file can tell the types of its outputs."""
+        """Whether ONNX has no schema of the operator, so that only the file declares the types of its outputs."""
         return schema_of(node.op, self.opsets.get(node.domain, 0)) is None
 
     def _declare(self, value: Value, declared: Mapping[str, onnx.ValueInfoProto], place: str, trusted: bool) -> None:
@@ -319,7 +320,7 @@ class _Lifter:
 
 
 class _Scope:
-    """The names one graph defines; leaving it gives the outer meanings back."""
+    """The names that one graph defines; leaving it restores the outer values of these names."""
 
     __slots__ = ("before", "names", "place")
 
@@ -383,7 +384,7 @@ def read_type(proto: onnx.TypeProto, place: str) -> Type | None:
 
 
 def _denotes(proto: onnx.TypeProto) -> bool:
-    """The file says more of a type than the IR keeps: what it stands for, or an open size in a way of its own."""
+    """The proto has more than the IR keeps of a type: a denotation, or its own spelling of an unknown size."""
     if proto.denotation:
         return True
     return any(d.denotation or d.dim_value < 0 or d.dim_param == "?" for d in proto.tensor_type.shape.dim)

@@ -1,4 +1,4 @@
-"""Names are born here: each value keeps the one it wishes for where that is free, else gets a fresh one."""
+"""Unique names for emission: a value keeps its own name where that is free, and gets a fresh one otherwise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Names:
                     self._nodes.add(node.name)
 
     def settle(self, value: Value, name: str) -> None:
-        """Give a value this very name; the caller knows that it is free."""
+        """Give a value exactly this name, which must be free."""
         self._taken.add(name)
         self.of[value] = name
 
@@ -47,7 +47,7 @@ class Names:
         return name
 
     def of_node(self, node: Node) -> str:
-        """A node's name. Those of the original keep theirs; what a pass made shares its name with no other node."""
+        """The name of a node: its own if it is of the original model, a unique one if a pass made it."""
         if not node.made_by or not node.name:
             return node.name
         name, n = node.name, 0
@@ -58,7 +58,7 @@ class Names:
         return name
 
     def fresh(self, wish: str, exact: bool = True) -> str:
-        """A name nobody has: the wish itself if `exact` and free, else the wish with a number."""
+        """A free name: the wish itself if `exact` and free, else the wish with a number."""
         taken = self._taken
         if exact and wish not in taken:
             taken.add(wish)

@@ -11,13 +11,13 @@ from ..errors import ModelError
 
 
 def in_order(nodes: Iterable[onnx.NodeProto], place: str) -> list[onnx.NodeProto]:
-    """The nodes so that each follows what it reads, otherwise in the order of the file. ModelError on a cycle."""
+    """The nodes sorted so that each follows its producers, otherwise in file order. ModelError on a cycle."""
     nodes = list(nodes)
-    maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     waits = [0] * len(nodes)
     readers: list[list[int]] = [[] for _ in nodes]
     for i, node in enumerate(nodes):
-        for source in {maker[name] for name in reads(node) if name in maker}:
+        for source in {producer[name] for name in reads(node) if name in producer}:
             readers[source].append(i)
             waits[i] += 1
     ready = [i for i, count in enumerate(waits) if count == 0]
@@ -30,12 +30,14 @@ def in_order(nodes: Iterable[onnx.NodeProto], place: str) -> list[onnx.NodeProto
             if waits[reader] == 0:
                 heapq.heappush(ready, reader)
     if len(order) < len(nodes):
-        raise ModelError(f"{place}: {_on_cycle(nodes, maker, waits)} is part of a cycle: it depends on its own result")
+        raise ModelError(
+            f"{place}: {_on_cycle(nodes, producer, waits)} is part of a cycle: it depends on its own result"
+        )
     return [nodes[i] for i in order]
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
-    """The names a node reads, those that its nested graphs capture included."""
+    """The names that a node reads, itself or by captures of its nested graphs."""
     names = {name for name in node.input if name}
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -47,24 +49,24 @@ def reads(node: onnx.NodeProto) -> set[str]:
 
 def _captured(graph: onnx.GraphProto) -> set[str]:
     used = {value.name for value in graph.output}
-    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    made |= {sparse.values.name for sparse in graph.sparse_initializer}
+    defined = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    defined |= {sparse.values.name for sparse in graph.sparse_initializer}
     for node in graph.node:
         used |= reads(node)
-        made.update(node.output)
-    return used - made
+        defined.update(node.output)
+    return used - defined
 
 
-def _on_cycle(nodes: list[onnx.NodeProto], maker: dict[str, int], waits: list[int]) -> str:
-    """A node on a cycle: walk back from any node that waits until one comes twice."""
+def _on_cycle(nodes: list[onnx.NodeProto], producer: dict[str, int], waits: list[int]) -> str:
+    """A node on a cycle: walk back from any waiting node until one comes twice."""
     i = next(i for i, count in enumerate(waits) if count)
     seen: set[int] = set()
     while i not in seen:
         seen.add(i)
-        i = next(maker[name] for name in sorted(reads(nodes[i])) if name in maker and waits[maker[name]])
+        i = next(producer[name] for name in sorted(reads(nodes[i])) if name in producer and waits[producer[name]])
     return node_place(nodes[i], i)
 
 
 def node_place(node: onnx.NodeProto, index: int) -> str:
-    """How an error names a node."""
+    """The name of a node in error messages."""
     return f"node {node.name!r} ({node.op_type})" if node.name else f"node {index} ({node.op_type})"

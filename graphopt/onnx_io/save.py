@@ -1,4 +1,4 @@
-"""Write a model to disk, its weights beside it where the format or the caller wants that."""
+"""Write a model to disk, with its weights beside it where the format or the caller demands that."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from ..ir import Constant, DType, Model
 from ..machine.files import beside_name, check_target, replace_file, reported, sync_folder
 from .digesting import DigestingFile
 from .emit import Emitter
-from .extras import ModelExtras
 from .lift import load
+from .parts.extras import ModelExtras
+from .parts.tensors import describe_external, external_source, stored_bytes, write_tensor
 from .size import constants_of
 from .source import read_proto
-from .tensors import describe_external, external_source, stored_bytes, write_tensor
 
 _PROTO_LIMIT = (1 << 31) - (1 << 24)  # protobuf's 2 GiB, less room for the structure
-_EXTERNAL_BYTES = 1024  # smaller tensors stay in the file: readers need some of them for shapes
+_EXTERNAL_BYTES = 1024  # smaller tensors stay in the file: shape inference reads some of them
 _PAGE_FROM, _PAGE, _LINE = 1 << 20, 4096, 64
+"""Bytes from which a tensor of the data file is aligned to pages, so that it can be mapped; to cache lines below."""
 
 
 def save(model: Model | onnx.ModelProto, path: str | Path, *, external: bool | None = None) -> None:
@@ -74,15 +75,15 @@ def _save(model: Model, path: str, external: bool | None) -> None:
 def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, canonical: str) -> None:
     """Replace a model whose data file has the name that the new one wants.
 
-    Two files cannot be renamed at once. So the new data gets a name of its own, the model is switched to it, and only
-    then, when nothing refers to the old data, does the canonical name move over, by a second switch.
+    Two files cannot be renamed at once. So the new data gets a name of its own, and the model is switched to it; only
+    then, when nothing refers to the old data, the new data takes the canonical name, and the model is switched again.
     """
-    mine = os.path.basename(canonical) in _locations_at(path) and not _is_source(model, path)
-    mine = mine and os.path.basename(canonical) not in _locations(proto)
+    name = os.path.basename(canonical)
+    is_owned = name in _locations_at(path) and not _is_source(model, path) and name not in _locations(proto)
     unique = data.write(canonical, by_digest=True)
     data.refer(os.path.basename(unique))
     _write_proto(proto, path)
-    if not mine:
+    if not is_owned:
         return
     link = beside_name(canonical)
     try:
@@ -91,7 +92,7 @@ def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, 
         return
     os.replace(link, canonical)
     sync_folder(canonical)
-    data.refer(os.path.basename(canonical))
+    data.refer(name)
     _write_proto(proto, path)
     with suppress(FileNotFoundError):
         os.unlink(unique)
@@ -99,7 +100,7 @@ def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, 
 
 @dataclass(slots=True)
 class _Data:
-    """Which tensors go to the data file, and where in it."""
+    """The tensors of the data file and their offsets."""
 
     external: bool | None
     in_place: bool  # the model is saved where its external data lies

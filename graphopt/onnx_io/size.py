@@ -1,4 +1,4 @@
-"""How large a model is as a file."""
+"""The size of a model as a file, and its constants."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import onnx
 
 from ..ir import Constant, DType, Model
 from .emit import to_proto
-from .tensors import external_source
+from .parts.tensors import external_source
+from .source import ModelSource
 
-_SMALL = 4096  # elements; protobuf finds a size by serialising, which smaller tensors can afford
+_SMALL = 4096  # elements; protobuf computes a size by serialising, which is cheap for smaller tensors
 
 
-def file_bytes(model: Model, form: Any = None) -> int:
+def file_bytes(model: Model, form: ModelSource | None = None) -> int:
     """Bytes a model takes, external data included, each external tensor once.
 
-    `form` is the same model in the form it came in or was emitted to (path, bytes, proto), which saves emitting it.
+    `form` is the same model as a path, bytes or proto, if there is one: that saves emitting the model.
     """
     external = external_bytes(model)
     if isinstance(form, (str, os.PathLike)):
@@ -55,7 +56,7 @@ def _set(message: Any, name: str, value: Any) -> None:
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """The serialized size of a tensor, found without its data where that is large."""
+    """The serialized size of a tensor, computed without its data where that is large."""
     size = prod(tensor.dims)
     if size <= _SMALL or not tensor.HasField("raw_data"):
         return int(tensor.ByteSize())
@@ -83,14 +84,12 @@ def external_bytes(model: Model) -> int:
 
 
 def constants_of(model: Model) -> Iterator[Constant]:
-    """Every constant the model reads, defaults included, each once."""
-    seen: set[int] = set()
+    """Every constant that a node reads or an input defaults to, each once, in the order of the nodes."""
+    constants: dict[Constant, None] = {}
     for body in (model, *(f.body for f in model.functions.values())):
         for graph in body.graph.graphs():
-            found = [value.default for value in graph.inputs]
+            read = [value.default for value in graph.inputs]
             for node in (*graph.snapshot(), graph.return_node):
-                found += [v.constant for v in node.inputs if v is not None]
-            for constant in found:
-                if constant is not None and id(constant) not in seen:
-                    seen.add(id(constant))
-                    yield constant
+                read += [v.constant for v in node.inputs if v is not None]
+            constants.update((constant, None) for constant in read if constant is not None)
+    return iter(constants)

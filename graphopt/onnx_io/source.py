@@ -1,4 +1,4 @@
-"""Whatever a caller calls a model, as a `ModelProto`."""
+"""Models as callers give them, read as a `ModelProto`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from ..errors import ModelError
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
-"""What a caller may hand over as a model."""
+"""The forms in which a caller gives a model."""
 
 
 def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
@@ -47,11 +47,12 @@ def parse(data: bytes, what: str) -> onnx.ModelProto:
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
-        raise ModelError(f"{what} is not an ONNX model, or is cut off: {_line(error)}") from error
+        raise ModelError(f"{what} is not an ONNX model, or is cut off: {one_line(error)}") from error
     if not proto.HasField("graph") or not (proto.opset_import or proto.ir_version):
         raise ModelError(f"{what} is not an ONNX model: it holds no graph")
     return proto
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The text of an error of a C++ library without its line breaks."""
     return " ".join(str(error).split())

@@ -1,6 +1,7 @@
-"""What the compiler must know about an operator; as much as possible is asked of ONNX's own schemas."""
+"""Facts about operators, from ONNX's own schemas and shape inference wherever those have them."""
 
-from .inference import attribute_proto, infer, tensor_proto, type_of, type_proto, update_types
+from .inference import infer, update_types
+from .protos import attribute_proto, tensor_proto, type_of, type_proto
 from .schemas import attr, is_deterministic, schema, schema_of, version_for
 from .sizes import quotient, reshaped, same_by_count, same_sizes
 from .support import is_implemented

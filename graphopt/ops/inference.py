@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..ir import Constant, DType, Node, Opaque, OptionalType, OtherType, SequenceType, TensorType, Type, refine
+from ..ir import Constant, DType, Node, TensorType, Type, refine
+from .protos import attribute_proto, tensor_proto, type_of, type_proto
 from .schemas import schema
 from .sizes import reshaped
 
 if TYPE_CHECKING:
     import onnx
 
-_SHAPE_DATA, _SCALE_DATA = 1024, 16  # integers, and floats, of up to this many elements may decide a shape
-_BY_SCALE = frozenset(("Resize", "Upsample", "Range"))  # operators whose shapes floats decide
-_REMEMBERED = 8192
+_SHAPE_DATA, _SCALE_DATA = 1024, 16
+"""Elements of the largest integer and float operands that shapes are inferred from; one element an axis is the rule."""
+_BY_SCALE = frozenset(("Resize", "Upsample", "Range"))  # the operators that compute shapes from floats
+_CACHED = 8192
+"""Nodes whose types are kept; then the cache starts anew."""
 _SAME_TYPE = frozenset(
     (
         "Identity", "Relu", "Sigmoid", "Tanh", "Erf", "Sqrt", "Exp", "Log", "Neg", "Abs", "Softmax", "LeakyRelu",
@@ -27,21 +27,21 @@ _SAME_TYPE = frozenset(
 
 
 def infer(node: Node, opsets: Mapping[str, int] | None = None) -> tuple[Type | None, ...]:
-    """The types of a node's outputs, as far as ONNX can tell; keeps what was known before.
+    """The types of a node's outputs as ONNX infers them; unknown parts are taken from the types they have.
 
-    About 30 µs a node. Never raises: an operator without schema, or one that inference rejects, keeps its types.
+    About 30 µs a node. Never raises: a node without schema, or one that inference rejects, keeps its types.
     """
     if node.op in _SAME_TYPE and len(node.outputs) == 1 and node.inputs and node.inputs[0] is not None:
         known = node.inputs[0].type
         return (refine(known, node.output.type) if known is not None else node.output.type,)
-    found = [_reshape_type(node)] if node.op == "Reshape" and len(node.inputs) == 2 else _infer(node, opsets)
-    if found is None:
+    inferred = [_reshape_type(node)] if node.op == "Reshape" and len(node.inputs) == 2 else _infer(node, opsets)
+    if inferred is None:
         return tuple(value.type for value in node.outputs)
-    return tuple(refine(new, value.type) for new, value in zip(found, node.outputs))
+    return tuple(refine(new, value.type) for new, value in zip(inferred, node.outputs))
 
 
 def _reshape_type(node: Node) -> Type | None:
-    """ONNX finds the size at -1 among numbers only; here names of sizes cancel too."""
+    """ONNX computes the size at -1 from numbers only; here symbolic sizes cancel too."""
     given, sizes = node.inputs
     if given is None or sizes is None or not isinstance(given.type, TensorType):
         return None
@@ -62,30 +62,30 @@ def update_types(node: Node) -> bool:
 
 
 _Types = tuple["Type | None", ...]
-_UNASKED: _Types = ()
-_memory: dict[Hashable, _Types | None] = {}
+_MISSING: _Types = ()
+_cache: dict[Hashable, _Types | None] = {}
 
 
 def _infer(node: Node, opsets: Mapping[str, int] | None) -> _Types | None:
-    """ONNX's answer; the same question is asked once, as networks repeat themselves and passes look again."""
+    """The types by ONNX, through a cache: networks repeat their layers, and passes infer again and again."""
     if opsets is None:
         opsets = {} if node.graph is None else node.graph.opsets
     known = schema(node, opsets)
     if known is None or node._nested:
         return None
-    question = _question(node, opsets)
-    if question is None:
-        return _ask(known, node, opsets)
-    answer = _memory.get(question, _UNASKED)
-    if answer is _UNASKED:
-        if len(_memory) >= _REMEMBERED:
-            _memory.clear()
-        answer = _memory[question] = _ask(known, node, opsets)
-    return answer
+    key = _key(node, opsets)
+    if key is None:
+        return _infer_uncached(known, node, opsets)
+    types = _cache.get(key, _MISSING)
+    if types is _MISSING:
+        if len(_cache) >= _CACHED:
+            _cache.clear()
+        types = _cache[key] = _infer_uncached(known, node, opsets)
+    return types
 
 
-def _question(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
-    """All that the types of a node's outputs depend on; None if it is too much to compare."""
+def _key(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
+    """Everything that the types of a node's outputs depend on; None where an attribute is a tensor or a graph."""
     inputs: list[Hashable] = []
     for value in node.inputs:
         constant = None if value is None else value.constant
@@ -101,13 +101,13 @@ def _question(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
 
 
 def _decides(constant: Constant, node: Node) -> bool:
-    """Whether a constant is of a kind that the shapes of its user are computed from."""
+    """Whether the shapes of the node's outputs may depend on the elements of a constant operand."""
     if constant.dtype.is_integer:
         return constant.size <= _SHAPE_DATA
     return node.op in _BY_SCALE and constant.size <= _SCALE_DATA and constant.dtype is not DType.STRING
 
 
-def _ask(known: onnx.defs.OpSchema, node: Node, opsets: Mapping[str, int]) -> _Types | None:
+def _infer_uncached(known: onnx.defs.OpSchema, node: Node, opsets: Mapping[str, int]) -> _Types | None:
     import onnx
 
     proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
@@ -126,96 +126,13 @@ def _ask(known: onnx.defs.OpSchema, node: Node, opsets: Mapping[str, int]) -> _T
             data[name] = tensor_proto(value.constant)
     proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
     for name, attribute in node.attrs.items():
-        made = attribute_proto(name, attribute)
-        if made is None:
+        written = attribute_proto(name, attribute)
+        if written is None:
             return None
-        proto.attribute.append(made)
+        proto.attribute.append(written)
     imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items()]
     try:
         outputs = onnx.shape_inference.infer_node_outputs(known, proto, types, data, opset_imports=imports)
-    except Exception:  # onnx raises its own InferenceError, ValidationError or RuntimeError; all mean "cannot tell"
+    except Exception:  # InferenceError, ValidationError or RuntimeError: types unknown
         return None
     return tuple(type_of(outputs[f"o{i}"]) if f"o{i}" in outputs else None for i in range(len(node.outputs)))
-
-
-@lru_cache(maxsize=4096)
-def type_proto(type: Type) -> onnx.TypeProto:
-    """The `TypeProto` of a type; shared, do not edit it."""
-    import onnx
-
-    if isinstance(type, OtherType):
-        other: onnx.TypeProto = onnx.TypeProto.FromString(type.proto)
-        return other
-    proto = onnx.TypeProto()
-    if isinstance(type, SequenceType):
-        proto.sequence_type.SetInParent()
-        if type.element is not None:
-            proto.sequence_type.elem_type.CopyFrom(type_proto(type.element))
-        return proto
-    if isinstance(type, OptionalType):
-        proto.optional_type.SetInParent()
-        if type.element is not None:
-            proto.optional_type.elem_type.CopyFrom(type_proto(type.element))
-        return proto
-    proto.tensor_type.elem_type = int(type.dtype)
-    if type.shape is None:
-        return proto
-    proto.tensor_type.shape.SetInParent()
-    for dim in type.shape:
-        made = proto.tensor_type.shape.dim.add()
-        if isinstance(dim, int):
-            made.dim_value = dim
-        elif dim is not None:
-            made.dim_param = dim
-    return proto
-
-
-def type_of(proto: onnx.TypeProto) -> Type | None:
-    """The type a `TypeProto` describes; None if it says nothing."""
-    kind = proto.WhichOneof("value")
-    if kind == "tensor_type":
-        tensor = proto.tensor_type
-        if not tensor.HasField("shape"):
-            return TensorType(DType(tensor.elem_type)) if tensor.elem_type else None
-        return TensorType(
-            DType(tensor.elem_type),
-            tuple(
-                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else _OPEN.get(d.dim_param, d.dim_param)
-                for d in tensor.shape.dim
-            ),
-        )
-    if kind == "sequence_type":
-        return SequenceType(type_of(proto.sequence_type.elem_type))
-    if kind == "optional_type":
-        return OptionalType(type_of(proto.optional_type.elem_type))
-    return None if kind is None else OtherType(proto.SerializeToString())
-
-
-_OPEN: dict[str, None] = {"": None, "?": None}
-"""Symbols that exporters write for any size: that two sizes bear one does not make them equal."""
-
-
-def tensor_proto(constant: Constant, name: str = "") -> onnx.TensorProto:
-    """A `TensorProto` with the constant's values; meant for small ones."""
-    import onnx
-
-    array = constant.array()
-    if constant.dtype is DType.STRING or constant.dtype.bits < 8:
-        return onnx.helper.make_tensor(name, int(constant.dtype), constant.shape, array.ravel().tolist())
-    data = np.ascontiguousarray(array).tobytes()
-    return onnx.helper.make_tensor(name, int(constant.dtype), constant.shape, data, raw=True)
-
-
-def attribute_proto(name: str, value: Any) -> onnx.AttributeProto | None:
-    """The `AttributeProto` of a plain attribute; None for nested graphs and what graphopt only carries."""
-    import onnx
-
-    if isinstance(value, Constant):
-        return onnx.helper.make_attribute(name, tensor_proto(value))
-    if isinstance(value, Opaque) or not isinstance(value, (int, float, str, tuple)):
-        return None
-    if isinstance(value, tuple) and not all(isinstance(v, (int, float, str)) for v in value):
-        return None
-    if value == ():
-        return onnx.helper.make_attribute(name, [], attr_type=onnx.AttributeProto.INTS)
-    return onnx.helper.make_attribute(name, value)

@@ -1,4 +1,4 @@
-"""What ONNX's own schemas say of an operator: defaults, determinism, counts. onnx loads at the first question."""
+"""ONNX's schemas of operators: versions, attribute defaults, determinism. onnx is imported at the first call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 )
-"""Dropout draws numbers only in training mode; `is_deterministic` looks at that."""
+"""Dropout is random in training mode only, which `is_deterministic` checks."""
 
 
 @lru_cache(maxsize=4096)
@@ -46,8 +46,8 @@ def attr(node: Node, name: str, default: Any = None) -> Any:
     """An attribute's value, else the schema's default, else `default`."""
     if name in node.attrs:
         return node.attrs[name]
-    found = _default(node.op, version_for(node), name)
-    return default if found is None else found
+    declared = _default(node.op, version_for(node), name)
+    return default if declared is None else declared
 
 
 @lru_cache(maxsize=4096)
@@ -67,7 +67,7 @@ def _default(op: str, version: int, name: str) -> Any:
 
 
 def is_deterministic(node: Node) -> bool:
-    """The same inputs give the same outputs, and nothing else happens. False for operators nobody has described."""
+    """Equal inputs give equal outputs, without side effects. False for operators without a schema."""
     if node.op in RANDOM:
         return node.op == "Dropout" and not _in_training(node)
     if schema(node) is None:

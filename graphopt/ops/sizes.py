@@ -1,4 +1,4 @@
-"""Arithmetic on sizes of which some are only names: what ONNX's own inference leaves open."""
+"""Arithmetic on sizes, symbolic ones included, beyond what ONNX's own inference does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..ir import Dim
 
 
 def reshaped(before: Sequence[Dim] | None, wanted: Sequence[Dim], allowzero: bool = False) -> tuple[Dim, ...]:
-    """The shape that Reshape gives: 0 copies the size of its axis, -1 is what is left of the number of elements.
+    """The shape that Reshape gives: 0 copies the size of its axis, -1 takes the remaining elements.
 
     Reshape(f32[N,4,6], (0, -1)) has shape (N, 24), Reshape(f32[1,N,6], (-1, 6)) has (N, 6).
     """
@@ -29,14 +29,14 @@ def reshaped(before: Sequence[Dim] | None, wanted: Sequence[Dim], allowzero: boo
     hole = sizes.index(-1)
     sizes[hole] = None
     if left is not None:
-        rest = [size for axis, size in enumerate(left) if axis not in copied]
-        made = [size for axis, size in enumerate(sizes) if axis not in copied and axis != hole]
-        sizes[hole] = quotient(rest, made)
+        whole = [size for axis, size in enumerate(left) if axis not in copied]
+        part = [size for axis, size in enumerate(sizes) if axis not in copied and axis != hole]
+        sizes[hole] = quotient(whole, part)
     return tuple(sizes)
 
 
 def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
-    """The size d for which d times the product of `part` is the product of `whole`; None where that is not known.
+    """The size d for which d times the product of `part` is the product of `whole`; None if unknown.
 
     (N, 4, 6) by (24,) is N; (N, 4) by (N,) is 4.
     """
@@ -60,7 +60,7 @@ def same_sizes(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
 
 
 def same_by_count(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
-    """Both shapes are equal if they hold equally many elements: all sizes but one are, and those are above 0."""
+    """Equal numbers of elements imply equal shapes: all sizes but one are equal, and positive numbers."""
     if a is None or b is None or len(a) != len(b):
         return False
     rest = [x for x, y in zip(a, b) if x == y and isinstance(x, int) and x > 0]

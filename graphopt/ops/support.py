@@ -1,4 +1,4 @@
-"""Whether onnxruntime's CPU provider implements an operator, found out by making a session of that one node."""
+"""Whether onnxruntime's CPU provider implements an operator, tested by opening a session of that one node."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 
 from ..ir import DType, Node, TensorType, Value
 from ..machine.sessions import open_session, session_options
-from .inference import attribute_proto, tensor_proto, type_proto
+from .protos import attribute_proto, tensor_proto, type_proto
 from .schemas import schema_of, version_for
 
 _ESTABLISHED = 17
-"""Operators of ONNX's own domain up to this version are there in single precision; newer ones are asked for."""
+"""onnxruntime implements ONNX's own operators up to this opset in single precision; later ones are tested."""
 
 _IR_VERSION = 10
-_KNOWN: dict[tuple[Any, ...], bool] = {}
+_TESTED: dict[tuple[Any, ...], bool] = {}
 
 
 def is_implemented(node: Node, opsets: Mapping[str, int]) -> bool:
     """onnxruntime's CPU provider runs `node` with operands of these element types.
 
-    About a millisecond for the first node of its kind, a look-up after that. Operators that have been in every release
-    in single precision are not tried.
+    About a millisecond for the first node of its kind, a look-up after that. Operators that every release has
+    in single precision are not tested.
     """
     if _is_established(node, opsets):
         return True
     types = tuple(v.type.dtype if v is not None and isinstance(v.type, TensorType) else None for v in node.inputs)
     key = (node.op, tuple(sorted(opsets.items())), types, len(node.outputs), tuple(sorted(node.attrs)))
-    if key not in _KNOWN:
-        _KNOWN[key] = _runs(node, opsets)
-    return _KNOWN[key]
+    if key not in _TESTED:
+        _TESTED[key] = _runs(node, opsets)
+    return _TESTED[key]
 
 
 def _is_established(node: Node, opsets: Mapping[str, int]) -> bool:
@@ -50,9 +50,9 @@ def _runs(node: Node, opsets: Mapping[str, int]) -> bool:
     import onnx
 
     graph = onnx.GraphProto(name="kernel")
-    made = graph.node.add(op_type=node.op_type, domain=node.domain)
+    proto = graph.node.add(op_type=node.op_type, domain=node.domain)
     for slot, value in enumerate(node.inputs):
-        made.input.append("" if value is None else f"i{slot}")
+        proto.input.append("" if value is None else f"i{slot}")
         if value is None or not isinstance(value.type, TensorType):
             continue
         if value.constant is not None and value.constant.size <= 64:
@@ -60,17 +60,17 @@ def _runs(node: Node, opsets: Mapping[str, int]) -> bool:
         else:
             graph.input.append(onnx.ValueInfoProto(name=f"i{slot}", type=type_proto(value.type)))
     for out in node.outputs:
-        made.output.append(f"o{out.index}")
+        proto.output.append(f"o{out.index}")
         graph.output.append(onnx.ValueInfoProto(name=f"o{out.index}"))
     for key, attribute in node.attrs.items():
         written = attribute_proto(key, attribute)
         if written is None:
             return False
-        made.attribute.append(written)
+        proto.attribute.append(written)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.ModelProto(ir_version=_IR_VERSION, graph=graph, opset_import=imports)
     try:
         open_session(model.SerializeToString(), session_options())
-    except Exception:  # onnxruntime's exceptions share no base; whatever it says, it does not run
+    except Exception:  # onnxruntime's exceptions share no base class
         return False
     return True

@@ -1,6 +1,6 @@
 """Passes of other libraries as passes of ours: `onnx_ir` passes and `onnxscript.rewriter` rules.
 
-They see the model emitted to `onnx_ir`, and what they leave is lifted again; nodes that keep their name keep their
+They see the model emitted to `onnx_ir`; the model that they leave is lifted again. A node that keeps its name keeps its
 history.
 """
 
@@ -9,53 +9,92 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
+from .. import onnx_io
 from ..errors import OptionError
-from ..ir import Graph, Model
+from ..ir import Graph, Model, model_of
 from ..rewrite import Context
 from .passes import Pass
 
-Apply = Callable[[Any], tuple[Any, int]]
-"""Runs on an `onnx_ir.Model`; returns the model to go on with and how many changes were made."""
+if TYPE_CHECKING:
+    import onnx_ir
+
+    Apply = Callable[[onnx_ir.Model], tuple[onnx_ir.Model, int]]
+    """Returns the model to go on with and the number of changes."""
 
 
-def adapt(item: Any) -> Pass:
-    """A Pass from what another library calls one; OptionError if it is nothing we know.
+class OnnxIrPass(Protocol):
+    """An `onnx_ir.passes.PassBase`."""
 
-    Their authors do not say whether results stay equal, so they count as exact and are held to it.
+    def __call__(self, model: onnx_ir.Model, /) -> onnx_ir.passes.PassResult:
+        """Run on a model."""
+
+
+class OnnxScriptRules(Protocol):
+    """An `onnxscript.rewriter.RewriteRuleSet` or `RewriteRule`."""
+
+    def apply_to_model(self, model: onnx_ir.Model) -> int:
+        """Rewrite a model in place; returns the number of changes."""
+
+
+class OnnxScriptRuleClass(Protocol):
+    """A subclass of `onnxscript.rewriter.RewriteRuleClassBase`."""
+
+    def rule(self) -> OnnxScriptRules:
+        """The class method that makes a rule."""
+
+
+ForeignPass = OnnxIrPass | OnnxScriptRules | OnnxScriptRuleClass
+
+
+def adapt(item: ForeignPass) -> Pass:
+    """A Pass from a pass or rule of another library; OptionError for any other object.
+
+    Their authors do not declare whether results stay equal; they count as exact, and the check of the result holds them
+    to it.
     """
     kind = type(item)
-    if _is_a(item, "onnx_ir.passes", "PassBase"):
+    if _is_ir_pass(item):
         return _foreign(kind.__name__, kind, lambda model: _run_ir_pass(item, model))
-    if _is_a(item, "onnxscript.rewriter", "RewriteRuleSet"):
-        return _foreign(kind.__name__, kind, lambda model: (model, int(item.apply_to_model(model))))
-    if _is_a(item, "onnxscript.rewriter", "RewriteRule"):
-        return _foreign(item.name or kind.__name__, kind, lambda model: (model, int(item.apply_to_model(model))))
-    if inspect.isclass(item) and any(base.__name__ == "RewriteRuleClassBase" for base in item.__mro__):
-        rule: Any = item
-        return adapt(rule.rule())
+    if _is_rules(item):
+        name = str(getattr(item, "name", "") or kind.__name__)
+        return _foreign(name, kind, lambda model: (model, int(item.apply_to_model(model))))
+    if _is_rule_class(item):
+        return adapt(item.rule())
     raise OptionError(
         f"{getattr(item, '__name__', kind.__name__)} is not a pass: give a name, a Pass, a Rule, an onnx_ir pass or an "
         "onnxscript rule; a plain function becomes one with graphopt.register_pass"
     )
 
 
-def _is_a(item: Any, module: str, name: str) -> bool:
+def _is_ir_pass(item: object) -> TypeGuard[OnnxIrPass]:
+    return _is_a(item, "onnx_ir.passes", "PassBase")
+
+
+def _is_rules(item: object) -> TypeGuard[OnnxScriptRules]:
+    return any(_is_a(item, "onnxscript.rewriter", name) for name in ("RewriteRuleSet", "RewriteRule"))
+
+
+def _is_rule_class(item: object) -> TypeGuard[OnnxScriptRuleClass]:
+    return inspect.isclass(item) and any(base.__name__ == "RewriteRuleClassBase" for base in item.__mro__)
+
+
+def _is_a(item: object, module: str, name: str) -> bool:
     """Whether `item` is an instance of a class of a library; a library nobody has imported made no instances."""
     home = sys.modules.get(module)
     known = None if home is None else getattr(home, name, None)
     return known is not None and isinstance(item, known)
 
 
-def _run_ir_pass(item: Any, model: Any) -> tuple[Any, int]:
+def _run_ir_pass(item: OnnxIrPass, model: onnx_ir.Model) -> tuple[onnx_ir.Model, int]:
     result = item(model)
     return result.model, int(bool(result.modified))
 
 
 def _foreign(name: str, kind: type, apply: Apply) -> Pass:
     def run(graph: Graph, context: Context) -> int:
-        model = graph.model
+        model = model_of(graph)
         if model is None:
             raise OptionError(f"{name} runs on whole models only")
         return _round_trip(model, apply)
@@ -65,8 +104,6 @@ def _foreign(name: str, kind: type, apply: Apply) -> Pass:
 
 
 def _round_trip(model: Model, apply: Apply) -> int:
-    from .. import onnx_io
-
     result, changes = apply(onnx_io.to_onnx(model))
     if not changes:
         return 0

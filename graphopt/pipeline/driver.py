@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ..ir import Model, Node, Value, clone_model, collector_paused, verify
-from ..rewrite import Context, RewriteLog, apply_rules, retype
+from ..rewrite import Context, RewriteLog, Rewritten, apply_rules, retype
 from .passes import Pass
 
 CheckPolicy = Literal["end", "each", "off"]
 Progress = Callable[[str, float], None]
-"""Called with what is being done and the share that is done, 0 to 1."""
+"""Called with the name of the current step and the completed fraction, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What one pass did: how many changes, which rules fired, what it cost."""
+    """The effect of one pass: changes, how often each rule fired, seconds, and the model's size before and after."""
 
     name: str
     exact: bool
@@ -30,7 +30,7 @@ class Effect:
     nodes_after: int
     bytes_before: int
     bytes_after: int
-    error: float | None = None  # the largest error of an output in units of what equality allows, with check="each"
+    error: float | None = None  # largest of an output, with check="each"; 1 is the most that counts as equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class RolledBack:
     """A pass or rewrite that was undone, with the check that it failed."""
 
     what: str  # the pass
-    rewrite: str  # the rule or kind of change within the pass, as far as it was narrowed down
-    nodes: tuple[str, ...]  # the original nodes it touched
+    rewrite: str  # the rule or kind of change within the pass; empty for the whole pass
+    nodes: tuple[str, ...]  # the original nodes that it rewrote
     reason: str
-    repro: str = ""  # where a small model lies that shows it, if one was asked for
-    cause: Exception | None = field(default=None, repr=False, compare=False)  # what the pass raised, if it did
+    repro: str = ""  # the path of a small model that shows the failure, if one was written
+    cause: Exception | None = field(default=None, repr=False, compare=False)  # the error that the pass raised, if any
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -68,7 +68,7 @@ class Blame:
 
 @dataclass(slots=True)
 class Outcome:
-    """The rewritten model, and how it came about. `verdict` is what the last check said."""
+    """The rewritten model, the effects and log of its passes, and the verdict of the last check."""
 
     model: Model
     effects: list[Effect] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check says of a candidate: whether it may be kept, and why not."""
+    """The result of a check: whether a candidate may be kept, why not, and its largest error (see `Effect`)."""
 
     ok: bool
     reason: str = ""
@@ -88,7 +88,7 @@ class Verdict:
 
 Check = Callable[[Model], Verdict]
 OnBlame = Callable[[Blame], str]
-"""Told of each rewrite that is rolled back; returns where it left a repro, or an empty text."""
+"""Called with each rewrite before it is rolled back; returns the path of a repro, or an empty text."""
 
 
 class PassError(Exception):
@@ -115,7 +115,7 @@ def run(
     target, size_limit: see `graphopt.rewrite.Context`. A pass that raises or breaks the graph is left out. When `check`
     refuses the result, the guilty rewrite is found by bisection over the rewrites, its rule (or its pass, where the
     change has no rule) is rolled back, and so on until the check agrees; in the end the model itself is the result.
-    `on_blame` is told of each before it goes.
+    `on_blame` is called before each roll-back.
     """
     with collector_paused():
         return _Driver(model, list(schedule), target, size_limit, check, policy, progress, on_blame).run()
@@ -188,7 +188,7 @@ class _Driver:
             self._drop(name)
         return True
 
-    def _bisect(self, check: Check, total: int) -> tuple[int, tuple[str, str, tuple[str, ...]] | None]:
+    def _bisect(self, check: Check, total: int) -> tuple[int, Rewritten | None]:
         """The first rewrite with which the check fails: its number from 1 and its entry in the log, found with
         log2(total) runs; None if the check fails without any."""
         low, high = 0, total  # the first `low` rewrites pass, the first `high` fail
@@ -255,7 +255,7 @@ def _run_measured(model: Model, item: Pass, context: Context, size: _Size) -> tu
             if touched or changes:
                 retype(list(touched))
                 verify(model)
-        except Exception as error:  # a pass may come from anywhere; whatever it raises, the model survives
+        except Exception as error:  # a pass may come from anyone and raise anything
             raise PassError(item.name, error) from error
         if changes and len(log.entries) == before:
             log.record(item.name, ())  # a pass that does not commit each change counts as one rewrite
@@ -295,7 +295,7 @@ def count_nodes(model: Model) -> int:
 
 
 def constant_bytes(model: Model) -> int:
-    """Bytes all constants and defaults take, each value once."""
+    """Bytes of all constants and defaults, each value once, without those of functions."""
     sizes: dict[Value, int] = {}
     for graph in model.graph.graphs():
         for value in graph.inputs:

@@ -1,27 +1,25 @@
-"""What a pass is, and how functions and rules become one."""
+"""Passes, and how functions and rules become passes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..ir import Graph
 from ..rewrite import Context, Rule, apply_rules
 
 Run = Callable[[Graph, Context], "int | bool | None"]
 GraphFunction = Callable[..., "int | bool | None"]
-"""What a pass is made from: a function of a graph, or of a graph and a context."""
+"""A function of a graph and a context, or of a graph alone; returns the number of changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """A named rewrite of a whole graph.
 
-    `run(graph, context)` edits the root graph (and the graphs nested in it), after `context.commit` before each change,
-    and returns the number of changes. `exact` means that
-    results stay equal up to rounding; a lossy pass declares what it may change. A pass made of `rules` runs them to a
+    `run(graph, context)` edits the root graph and the graphs nested in it, calls `context.commit` before each change,
+    and returns the number of changes. `exact`: results stay equal up to rounding. A pass made of `rules` runs them to a
     fixpoint. `after` and `before` name the place of a registered pass in the schedule.
     """
 
@@ -32,7 +30,7 @@ class Pass:
     after: str = ""
     before: str = ""
     doc: str = ""
-    source: str = field(default="graphopt", compare=False)  # who brought it: graphopt, or a package's name
+    source: str = field(default="graphopt", compare=False)  # the package that it comes from
 
     @property
     def summary(self) -> str:
@@ -64,8 +62,8 @@ def rule_pass(name: str, *rules: Rule, after: str = "", before: str = "", doc: s
     return Pass(name, run, exact, rules, after, before, text, _package(rules[0].handler))
 
 
-def as_pass(item: Any) -> Pass:
-    """A pass from what users hand over: a Pass, or a single Rule. TypeError for anything else."""
+def as_pass(item: Pass | Rule) -> Pass:
+    """A pass from a Pass or a single Rule. TypeError for any other object."""
     if isinstance(item, Pass):
         return item
     if isinstance(item, Rule):
@@ -84,5 +82,5 @@ def _with_context(function: GraphFunction) -> Run:
     return run
 
 
-def _package(function: Any) -> str:
+def _package(function: object) -> str:
     return str(getattr(function, "__module__", "") or "").partition(".")[0]

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import OptionError
-from ..ir import Graph
 from ..rewrite import OpPattern, Rule
 from ..rewrite import rule as make_rule
+from ..rewrite.rule import Handler
+from .adapters import ForeignPass, adapt
 from .passes import GraphFunction, Pass, as_pass, graph_pass, rule_pass
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 ENTRY_POINTS = "graphopt.passes"
-PassLike = Any
-"""A name, a `Pass`, a `Rule`, or a pass of another library that `adapters` understands: optional packages, untyped."""
+"""The group of entry points under which packages offer passes."""
+
+PassLike = str | Pass | Rule | ForeignPass
+"""A name, a `Pass`, a `Rule`, or a pass or rule of another library."""
+
+Function = TypeVar("Function", bound=GraphFunction)
 
 
 class Registry:
-    """The passes in force: the built-in schedule and what was registered on top.
+    """The passes in force: the built-in schedule and the passes registered on top.
 
-    As a context manager it is a scope: what is registered inside is gone after, and it sees what is outside.
+    As a context manager it is a scope: passes registered inside end with it; those registered outside are visible.
     """
 
     def __init__(self, parent: Registry | None = None) -> None:
@@ -52,11 +60,10 @@ class Registry:
         return name in self._own or any(p.name == name for p in _builtin()) or self._above(name) is not None
 
     def _above(self, name: str) -> Pass | None:
-        found = self._parent._own.get(name) if self._parent is not None else None
-        return found or (self._parent._above(name) if self._parent is not None else None)
+        return None if self._parent is None else self._parent._own.get(name) or self._parent._above(name)
 
     def get(self, name: str) -> Pass:
-        """The pass of that name, also one that only an entry point offers; OptionError if there is none."""
+        """The pass of that name, loaded if an entry point offers it; OptionError if there is none."""
         for known in (*self.added(), *_builtin(), *_optional()):
             if known.name == name:
                 return known
@@ -67,7 +74,7 @@ class Registry:
         raise OptionError(f"no pass is named {name!r}; there are: {names}")
 
     def added(self) -> tuple[Pass, ...]:
-        """What was registered on top of the built-in passes, in the order it was registered."""
+        """The passes registered on top of the built-in ones, in the order of registration."""
         above = self._parent.added() if self._parent is not None else ()
         return (*above, *self._own.values())
 
@@ -78,8 +85,8 @@ class Registry:
             order.insert(_place(order, item), item)
         return tuple(order)
 
-    def resolve(self, items: Sequence[Any]) -> tuple[Pass, ...]:
-        """An explicit schedule: names, passes, rules, and what adapters understand, in the order given."""
+    def resolve(self, items: Sequence[PassLike]) -> tuple[Pass, ...]:
+        """An explicit schedule from names, passes and rules, in the order given."""
         return tuple(self.get(item) if isinstance(item, str) else _adapt(item) for item in items)
 
 
@@ -91,12 +98,8 @@ def _place(order: list[Pass], item: Pass) -> int:
     return len(order)
 
 
-def _adapt(item: Any) -> Pass:
-    if isinstance(item, (Pass, Rule)):
-        return as_pass(item)
-    from .adapters import adapt
-
-    return adapt(item)
+def _adapt(item: Pass | Rule | ForeignPass) -> Pass:
+    return as_pass(item) if isinstance(item, (Pass, Rule)) else adapt(item)
 
 
 def _builtin() -> tuple[Pass, ...]:
@@ -111,21 +114,20 @@ def _optional() -> tuple[Pass, ...]:
     return ON_DEMAND
 
 
-def entry_points() -> tuple[Any, ...]:
+def entry_points() -> tuple[EntryPoint, ...]:
     """Passes that installed packages offer (group `graphopt.passes`), unloaded. They run only when named."""
     from importlib.metadata import entry_points as installed
 
     return tuple(installed(group=ENTRY_POINTS))
 
 
-def _load(offered: Any) -> Pass:
+def _load(offered: EntryPoint) -> Pass:
     try:
         item = offered.load()
     except Exception as error:
         raise OptionError(f"pass {offered.name!r} of {offered.value} cannot be loaded: {error}") from error
-    made = _adapt(item)
-    package = offered.dist.name if offered.dist is not None else made.source
-    return Pass(offered.name, made.run, made.exact, made.rules, made.after, made.before, made.doc, package)
+    adapted = _adapt(item)
+    return replace(adapted, name=offered.name, source=adapted.source if offered.dist is None else offered.dist.name)
 
 
 _DEFAULT = Registry()
@@ -137,12 +139,21 @@ def current() -> Registry:
     return _CURRENT.get() or _DEFAULT
 
 
-def register_pass(name: Any, *rules: Rule, after: str = "", before: str = "", exact: bool = True) -> Any:
-    """Register a pass at a named place: as a decorator of `f(graph, context)` or `f(graph)`, which returns
-    the number of changes, or from rules.
+@overload
+def register_pass(
+    name: str, /, *, after: str = "", before: str = "", exact: bool = True
+) -> Callable[[Function], Function]: ...
+@overload
+def register_pass(name: str, rule: Rule, /, *rules: Rule, after: str = "", before: str = "") -> Pass: ...
+@overload
+def register_pass(item: Pass | Rule | ForeignPass, /, *, after: str = "", before: str = "") -> Pass: ...
+def register_pass(
+    name: PassLike, /, *rules: Rule, after: str = "", before: str = "", exact: bool = True
+) -> Pass | Callable[[Function], Function]:
+    """Register a pass: as a decorator of `f(graph, context)` or `f(graph)`, from rules, or an object that is one.
 
-    In place of the name, a finished pass can be given: a `Pass`, a `Rule`, an onnx_ir pass or an onnxscript rule.
-    Without `after` or `before` it runs at the end of the schedule. ValueError if the name is taken.
+    A function returns the number of changes. Passes without `after` or `before` run at the end of the schedule.
+    ValueError if the name is taken.
     """
     if not isinstance(name, str):
         item = _adapt(name)
@@ -150,7 +161,7 @@ def register_pass(name: Any, *rules: Rule, after: str = "", before: str = "", ex
     if rules:
         return current().register(rule_pass(name, *rules, after=after, before=before))
 
-    def make(function: GraphFunction) -> GraphFunction:
+    def make(function: Function) -> Function:
         current().register(graph_pass(name, exact=exact, after=after, before=before)(function))
         return function
 
@@ -159,28 +170,23 @@ def register_pass(name: Any, *rules: Rule, after: str = "", before: str = "", ex
 
 def rule(
     pattern: OpPattern, *, name: str = "", after: str = "", before: str = "", **options: Any
-) -> Callable[[Callable[..., Any]], Rule]:
+) -> Callable[[Handler], Rule]:
     """Register a pattern rule as a pass of its own (its name with dashes); the rule itself is returned.
 
     Options are those of `graphopt.rewrite.rule` (`min_opset`, `max_opset`, `exact`, `targets`).
     """
 
-    def make(handler: Callable[..., Any]) -> Rule:
-        made = make_rule(pattern, name=name, **options)(handler)
-        current().register(rule_pass(made.name.replace("_", "-"), made, after=after, before=before))
-        return made
+    def make(handler: Handler) -> Rule:
+        rule = make_rule(pattern, name=name, **options)(handler)
+        current().register(rule_pass(rule.name.replace("_", "-"), rule, after=after, before=before))
+        return rule
 
     return make
 
 
 def listed() -> Iterator[tuple[Pass, bool]]:
-    """Every known pass and whether it runs by default, in order; entry points come unloaded as `entry_points()`."""
-    registry = current()
-    order = registry.schedule()
-    for item in order:
+    """Every known pass in order, and whether it runs by default; without those of entry points."""
+    for item in current().schedule():
         yield item, True
     for item in _optional():
         yield item, False
-
-
-__all__ = ["Graph", "Registry", "current", "entry_points", "listed", "register_pass", "rule"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, ModelError
 from ..ir import Model, Node, captures, clone_model
@@ -16,9 +16,12 @@ from .shrink import extract, name_values, neighbours, shrink
 if TYPE_CHECKING:
     import onnx
 
-_SAMPLES = 2
-_STEPS = (2, 5, 12)
-_MODEST = 400
+    from ..equivalence.inputs import Feeds
+    from ..onnx_io.source import ModelSource
+
+_SAMPLES = 2  # inputs on which each piece is compared
+_STEPS = (2, 5, 12)  # distances from the blamed nodes, in uses, of the pieces that are tried first
+_WHOLE_NODES = 400  # of the largest model that is shrunk from the whole where no such piece fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Repro:
     """A model on which the pass `guilty` fails, and inputs that show it (none where the pass raises)."""
 
     model: onnx.ModelProto
-    feeds: tuple[dict[str, Any], ...]
+    feeds: tuple[Feeds, ...]
     guilty: str
     nodes: int
 
@@ -43,20 +46,20 @@ class Repro:
         return path
 
 
-def make_repro(blame: Blame, feeds: Sequence[dict[str, Any]] = ()) -> Repro | None:
-    """Cut out and shrink what shows the blamed rewrite to be wrong; None where it does not show by itself.
+def make_repro(blame: Blame, feeds: Sequence[Feeds] = ()) -> Repro | None:
+    """Cut out and shrink a piece of the model on which the blamed rewrite goes wrong; None if no piece shows that.
 
-    feeds: inputs of the whole model, by name. Inner values that become inputs get what they were in it.
+    feeds: inputs of the whole model, by name. Inner values that become inputs of the piece get their values in it.
     """
     model = clone_model(blame.before)
     name_values(model)
     start = [node for node in model.graph.walk() if set(node.origins or (node.name,)) & set(blame.nodes)]
-    large = len(model.graph) > _MODEST
+    large = len(model.graph) > _WHOLE_NODES
     seen = neighbours(model, start, max(_STEPS)) if large else list(model.graph)
     try:
         trial = _Raises(blame) if not blame.rewrite else _Differs(blame, model, feeds, seen)
     except ModelError:
-        return None  # the model just before does not run, so nothing can be shown on it
+        return None  # the model before the rewrite does not run
     for steps in _STEPS if start else ():
         near = neighbours(model, start, steps)
         if trial.holds(extract(model, near)):
@@ -66,26 +69,26 @@ def make_repro(blame: Blame, feeds: Sequence[dict[str, Any]] = ()) -> Repro | No
     return trial.repro(shrink(model, trial.holds))
 
 
-def leave_repros(model: Any, folder: Path, seed: int = 0) -> OnBlame:
-    """What to do on each blame: leave a repro in `folder`, numbered and named after the pass."""
-    feeds: list[dict[str, Any]] = []
-    made = 0
+def leave_repros(model: Model | ModelSource, folder: Path, seed: int = 0) -> OnBlame:
+    """A callback that writes a repro of each blame to `folder`, numbered and named after the pass."""
+    feeds: list[Feeds] = []
+    count = 0
 
     def on_blame(blame: Blame) -> str:
-        nonlocal made
+        nonlocal count
         if blame.rewrite and not feeds:
             feeds.extend(runnable_feeds(model, 4, seed))
         repro = make_repro(blame, feeds)
         if repro is None:
             return ""
-        made += 1
-        return str(repro.save(folder / f"{made:02d}-{blame.guilty.name}"))
+        count += 1
+        return str(repro.save(folder / f"{count:02d}-{blame.guilty.name}"))
 
     return on_blame
 
 
-def runnable_feeds(model: Any, samples: int, seed: int) -> list[dict[str, Any]]:
-    """Inputs that the model runs on; none where it does not run, and so has no results to lose."""
+def runnable_feeds(model: Model | ModelSource, samples: int, seed: int) -> list[Feeds]:
+    """Inputs for the model; none if it does not run."""
     from ..equivalence import synthesise
 
     try:
@@ -124,7 +127,7 @@ class _Raises:
 class _Differs:
     """Whether a piece changes its results when the blamed pass may make the blamed kind of rewrite and no other."""
 
-    def __init__(self, blame: Blame, model: Model, feeds: Sequence[dict[str, Any]], nodes: Sequence[Node]) -> None:
+    def __init__(self, blame: Blame, model: Model, feeds: Sequence[Feeds], nodes: Sequence[Node]) -> None:
         self.blame = blame
         self.values = _inner_values(model, feeds[:_SAMPLES], nodes)
 
@@ -135,22 +138,21 @@ class _Differs:
         changed = self._changed(piece)
         if feeds is None or changed is None:
             return False
-        found = compare(piece, changed, feeds, power=False, intermediates=False, threads=1)
-        return found.status == "different"
+        return compare(piece, changed, feeds, power=False, intermediates=False, threads=1).status == "different"
 
     def repro(self, piece: Model) -> Repro:
         nodes = len(list(piece.graph.walk()))
         return Repro(_written(piece), tuple(self._feeds(piece) or ()), self.blame.guilty.name, nodes)
 
-    def _feeds(self, piece: Model) -> list[dict[str, Any]] | None:
-        """What the piece's inputs were in the whole; None if that was not a tensor."""
+    def _feeds(self, piece: Model) -> list[Feeds] | None:
+        """The values of the piece's inputs in the whole model, for each sample; None if one is not a tensor."""
         names = [v.name for v in piece.graph.inputs if v.default is None]
         if any(name not in known for known in self.values for name in names):
             return None
         return [{name: known[name] for name in names} for known in self.values]
 
     def _changed(self, piece: Model) -> Model | None:
-        """The piece after the pass; None if the rewrite does not happen in it, or the pass fails."""
+        """The piece after the pass; None if the pass fails or does not make the rewrite."""
         changed = clone_model(piece)
         context = self.blame.context(_Only(self.blame.rewrite))
         retype([node for node in changed.graph.walk() if any(v.type is None for v in node.outputs)])
@@ -162,9 +164,9 @@ class _Differs:
 
 
 def _inner_values(
-    model: Model, feeds: Sequence[dict[str, Any]], nodes: Sequence[Node]
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The tensors that `nodes` read and make, by name, for each sample, as onnxruntime computes them unoptimized."""
+    model: Model, feeds: Sequence[Feeds], nodes: Sequence[Node]
+) -> list[Feeds]:  # fmt: skip
+    """The operands and results of `nodes`, by name, for each sample, as onnxruntime computes them unoptimized."""
     import numpy as np
 
     from ..equivalence.source import open_source
@@ -178,16 +180,16 @@ def _inner_values(
         name: value.name for name, value in emitter.values.items() if value in wanted and value.producer is not None
     }
     session = source.session(optimize=False, threads=1, taps=taps)
-    made = []
+    samples = []
     for feed in feeds:
         results = session.run(feed, [name for name in taps if name not in session.names])
         known = {**feed, **{taps[name]: value for name, value in results.items() if name in taps}}
-        made.append({name: value for name, value in known.items() if isinstance(value, np.ndarray)})
-    return made
+        samples.append({name: value for name, value in known.items() if isinstance(value, np.ndarray)})
+    return samples
 
 
 def _written(piece: Model) -> onnx.ModelProto:
-    """The piece as a file of its own, weights and all."""
+    """The piece as a proto that contains its weights."""
     import onnx
 
     from .. import onnx_io

@@ -1,4 +1,4 @@
-"""Make a model smaller while something stays true of it: delta debugging over nodes (Zeller and Hildebrandt 2002)."""
+"""Shrink a model that shows a failure: delta debugging over nodes (Zeller and Hildebrandt 2002)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from ..ir import Function, Graph, Model, Node, Port, Value, captures, clone_model, clone_node
 
 Holds = Callable[[Model], bool]
-"""Whether the property that is to be kept, a failure, still shows."""
+"""Whether a model still shows the failure."""
 
 
 def name_values(model: Model) -> None:
-    """Give every value of the root graph a name of its own, so that pieces of the model can be told by them."""
+    """Give every value of the root graph a unique name, under which a piece of the model can be fed and read."""
     taken: set[str] = set()
     for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs)):
         stem, number = value.name or "value", 0
@@ -22,10 +22,10 @@ def name_values(model: Model) -> None:
 
 
 def extract(model: Model, keep: Collection[Node]) -> Model:
-    """A model of those nodes of the root graph alone.
+    """A model of some nodes of the root graph, with their constants and the model's functions and opsets.
 
-    What they read from others becomes an input, what others read from them a result, under its name (see
-    `name_values`). Constants, functions and opsets come along.
+    Values that they read from other nodes become inputs, values that other nodes read become results, under the same
+    names (see `name_values`).
     """
     kept = set(keep)
     graph, values = Graph(model.graph.name), dict[Value, Value]()
@@ -55,7 +55,7 @@ def _read_from_outside(nodes: Sequence[Node], kept: set[Node]) -> dict[Value, No
 
 
 def _outer(node: Node, root: Graph) -> Node:
-    """The node of the root graph that a node is, or is nested in."""
+    """The node itself if it is in the root graph, else the node of the root graph around it."""
     while node.graph is not None and node.graph is not root and node.graph.owner is not None:
         node = node.graph.owner
     return node
@@ -66,18 +66,18 @@ def neighbours(model: Model, start: Iterable[Node], steps: int) -> list[Node]:
     near = {_outer(node, model.graph) for node in start}
     front = set(near)
     for _ in range(steps):
-        found = {v.producer for node in front for v in (*node.inputs, *captures(node)) if v is not None and v.producer}
-        found |= {_outer(use.node, model.graph) for node in front for v in node.outputs for use in v.uses}
-        front = {node for node in found if node not in near and node is not model.graph.return_node}
+        beside = {v.producer for node in front for v in (*node.inputs, *captures(node)) if v is not None and v.producer}
+        beside |= {_outer(use.node, model.graph) for node in front for v in node.outputs for use in v.uses}
+        front = {node for node in beside if node not in near and node is not model.graph.return_node}
         near |= front
     return [node for node in model.graph if node in near]
 
 
 def shrink(model: Model, holds: Holds, start: Sequence[Node] | None = None) -> Model:
-    """A model of few nodes of which `holds` is still true; `start` says which nodes suffice (all by default).
+    """A model of few nodes on which `holds` is still true. `start`: nodes on which it is, all by default.
 
-    Takes nodes away in halves, quarters and so on down to single ones, then nodes that can be passed by. The result is
-    minimal in that no single node can go.
+    Removes halves of the nodes, quarters and so on down to single ones, then bypasses nodes. No single node of the
+    result can be removed.
     """
     nodes = list(model.graph) if start is None else list(start)
     parts = 2
@@ -101,7 +101,7 @@ def _without(model: Model, nodes: list[Node], piece: list[Node], holds: Holds) -
 
 
 def _bypass(model: Model, holds: Holds) -> Model:
-    """Point users of a node's result at an operand of the same type, where the property survives it."""
+    """Replace results by operands of the same type, one node at a time, while the failure stays."""
     changed = True
     while changed and len(model.graph) > 1:
         changed = False

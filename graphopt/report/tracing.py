@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,25 +10,22 @@ from .. import onnx_io
 from ..errors import OptionError
 from ..ir import Model, Node
 from ..pipeline import Pass, current, listed, run_pass
-from ..rewrite import Context, Rule, explain
+from ..rewrite import Attempt, Context, Rule, explain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-_NODE = re.compile(r"<(\S+) [^>]*>")
-"""A node as a reason shows it; what it is called does not make a reason another one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """A node at which a rule was tried, how many nodes of its pattern fitted, of how many, and what did not."""
+    """A node at which a rule was tried: how many nodes of its pattern fitted, of how many, and why it declined."""
 
     rule: str
     node: str
     fitted: int
     wanted: int
     reason: str
+    place: str = ""  # empty where the reason is about the node itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +49,9 @@ def trace_rule(model: Any, name: str, target: str = "portable") -> Traced:
         run_pass(lifted, before, context)
     fired = run_pass(lifted, item, context).fired
     misses = [
-        Miss(rule.name, _label(node), fitted, rule.pattern.size, reason)
-        for rule, node, fitted, reason in explain(rules, lifted.graph, context)
-        if reason
+        Miss(tried.rule.name, _label(tried.node), tried.fitted, tried.rule.pattern.size, declined.reason, _place(tried))
+        for tried in explain(rules, lifted.graph, context)
+        if (declined := tried.declined) is not None
     ]
     names = {rule.name for rule in rules}
     misses.sort(key=lambda miss: miss.wanted - miss.fitted)
@@ -88,6 +84,11 @@ def _label(node: Node) -> str:
     return f"{node.op_type} {node.name or node.output.name}".strip()
 
 
+def _place(tried: Attempt) -> str:
+    place = None if tried.declined is None else tried.declined.place
+    return _label(place) if isinstance(place, Node) and place is not tried.node else ""
+
+
 def trace_table(found: Traced, most: int = 40) -> Table:
     """Misses with the same reason share a row."""
     from rich.table import Table
@@ -98,11 +99,12 @@ def trace_table(found: Traced, most: int = 40) -> Table:
         table.add_column(heading, justify="right" if heading == "fitted" else "left")
     groups: dict[tuple[Any, ...], list[Miss]] = {}
     for miss in found.misses:
-        key = (miss.rule, miss.fitted, miss.wanted, _NODE.sub(r"<\1>", miss.reason))
+        key = (miss.rule, miss.fitted, miss.wanted, miss.reason)
         groups.setdefault(key, []).append(miss)
     for (rule, fitted, wanted, _), alike in list(groups.items())[:most]:
         more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
-        table.add_row(rule, f"{fitted} of {wanted}", alike[0].node + more, alike[0].reason)
+        place = f", at {alike[0].place}" if alike[0].place else ""
+        table.add_row(rule, f"{fitted} of {wanted}", alike[0].node + more, alike[0].reason + place)
     if len(groups) > most:
         table.add_row("…", "", f"{len(groups) - most} more reasons", "", style="dim")
     return table

@@ -1,19 +1,35 @@
-"""The context of a run of passes: what every rewrite may assume, and the record of the rewrites that were made."""
+"""The context of a run of passes: the target and limits of every rewrite, and the log of all rewrites."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from ..ir import Model, Node
+from ..ir import Node, Owner
+
+
+class Rewritten(NamedTuple):
+    """A logged rewrite: the pass, the name of the rewrite within it, and the names of the original nodes."""
+
+    by: str
+    rewrite: str
+    nodes: tuple[str, ...]
+
+
+class Erasure(NamedTuple):
+    """A node that was erased: its original nodes, the pass, and the index of the last rewrite before (-1: none)."""
+
+    origins: tuple[str, ...]
+    by: str
+    after: int
 
 
 class RewriteLog:
-    """Counts rewrites and stops them: at a limit (bisection), or those of a banned name (what was rolled back).
+    """Records rewrites, and stops them: all at a limit (bisection), and those of banned names (rolled back).
 
-    entries: the rewrites in order (pass, rewrite, names of the original nodes). erased: for each node that was erased
-    its original nodes, the pass that ran, and the index of the last entry before it (-1 before the first).
+    scope: the running pass. entries: the rewrites in order. erased: the erased nodes in order.
     """
 
     __slots__ = ("banned", "count", "entries", "erased", "limit", "scope")
@@ -21,9 +37,9 @@ class RewriteLog:
     def __init__(self, limit: int | None = None, banned: frozenset[str] = frozenset()) -> None:
         self.limit, self.banned = limit, banned
         self.count = 0
-        self.scope = ""  # the running pass
-        self.entries: list[tuple[str, str, tuple[str, ...]]] = []
-        self.erased: list[tuple[tuple[str, ...], str, int]] = []
+        self.scope = ""
+        self.entries: list[Rewritten] = []
+        self.erased: list[Erasure] = []
 
     @property
     def is_spent(self) -> bool:
@@ -31,21 +47,21 @@ class RewriteLog:
         return self.limit is not None and self.count >= self.limit
 
     def permits(self, what: str) -> bool:
-        """Whether a rewrite of this name may be made."""
+        """Whether a rewrite of this name is permitted now."""
         return not self.is_spent and what not in self.banned
 
     def record(self, what: str, origins: tuple[str, ...]) -> None:
         """Add a rewrite."""
         self.count += 1
-        self.entries.append((self.scope, what, origins))
+        self.entries.append(Rewritten(self.scope, what, origins))
 
 
 @dataclass(slots=True)
 class Context:
     """Handed to every pass of a run.
 
-    target: the runtime that the model is for. size_limit: the bytes that constants may take in all; None for any.
-    log: the rewrites made so far. touched: the nodes that edits reached since the innermost `collecting` began.
+    target: the runtime that the model is for. size_limit: bytes that all constants together may take; None for any.
+    log: the rewrites so far. touched: the nodes edited since the innermost `collecting` began.
     """
 
     target: str = "portable"
@@ -54,9 +70,9 @@ class Context:
     touched: dict[Node, None] = field(default_factory=dict)
 
     def commit(self, what: str, node: Node) -> bool:
-        """Record the rewrite `what` at `node`, to be called right before its first edit; False if it may not be made.
+        """Record the rewrite `what` at `node`; False if it is not permitted. To be called right before its first edit.
 
-        Every rewrite commits, so that any single one can be rolled back.
+        Every rewrite commits, so that each single one can be rolled back.
         """
         if not self.log.permits(what):
             return False
@@ -67,11 +83,11 @@ class Context:
         """A node is about to be erased, with all that is nested in it."""
         log = self.log
         for gone in (node, *(inner for nested in node.subgraphs for inner in nested.walk())):
-            log.erased.append((gone.origins, log.scope, len(log.entries) - 1))
+            log.erased.append(Erasure(gone.origins, log.scope, len(log.entries) - 1))
 
     @contextmanager
-    def watching(self, model: Model) -> Iterator[None]:
-        """Listen to the edits of a model's graphs."""
+    def watching(self, model: Owner) -> Iterator[None]:
+        """Listen to the edits of the graphs of a model."""
         before = model.listener
         model.listener = self
         try:
@@ -81,7 +97,7 @@ class Context:
 
     @contextmanager
     def collecting(self) -> Iterator[dict[Node, None]]:
-        """The nodes that edits reach from here on; in the end they are added to those collected before."""
+        """Collects the nodes edited within; afterwards they count as edited around it, too."""
         outer, self.touched = self.touched, {}
         try:
             yield self.touched

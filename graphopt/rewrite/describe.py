@@ -1,4 +1,4 @@
-"""Patterns as people write them: `Mul(Sigmoid(x), x)`."""
+"""Patterns as text: `Mul(Sigmoid(x), x)`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .pattern import Leaf, OpPattern
 
 
 def describe(pattern: OpPattern | Leaf) -> str:
-    """A pattern as text. Constants in capitals are any, numbers are these; `?` marks what may be missing."""
+    """A pattern as text: `C` is any constant, a number that constant; `?` marks an optional operand."""
     if isinstance(pattern, Leaf):
         return _leaf(pattern)
     operator = "|".join(name.rpartition("::")[2] for name in pattern.ops)

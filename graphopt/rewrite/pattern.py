@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import Declined
 from ..ir import Node, Value
 from ..ops import attr
 
 COMMUTATIVE = frozenset(
     ("Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min", "Sum", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
 )
-Predicate = Callable[[Any], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """Matches a value: any one, or a constant, or the one bound before under the same name.
+    """Matches an operand: any value, or a constant, or the value bound before under the same name.
 
     kind: "value" binds the Value; "weight" a constant Value (its array stays unread); "constant" the numpy array.
     """
@@ -81,7 +81,7 @@ Pattern = Leaf | OpPattern
 
 
 def needed_ops(pattern: OpPattern) -> frozenset[str]:
-    """Operators without which nothing matches; where the pattern leaves a choice, none of the choice."""
+    """Operators that every match contains; where the pattern permits one of several, none of them is listed."""
     inner = (needed_ops(p) for p in pattern.inputs if isinstance(p, OpPattern))
     return frozenset(pattern.ops if len(pattern.ops) == 1 else ()).union(*inner)
 
@@ -129,7 +129,7 @@ op = _Ops()
 
 @dataclass(slots=True)
 class Match:
-    """What a pattern bound: names to values, arrays or nodes; and the nodes it covers, root first."""
+    """The bindings of a pattern (names to values, arrays or nodes), and the nodes it covers, root first."""
 
     bound: dict[str, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
@@ -141,39 +141,35 @@ class Match:
 
 
 Goal = tuple[Pattern, "Value | None"]
+"""A pattern, and the operand that it has to match."""
 
 
-class Mismatch:
-    """Why nothing matched: of all that was tried, what failed after the most nodes had fitted."""
+class Mismatch(Declined):
+    """Why a pattern does not match: of all operand orders, the failure after which the most nodes had fitted.
 
-    __slots__ = ("fitted", "reason")
+    place: the node where it failed. fitted: how many nodes of the pattern had matched before.
+    """
 
-    def __init__(self) -> None:
-        self.fitted, self.reason = 0, "no operand order fits"
+    def __init__(self, root: Node) -> None:  # most matches fail: this spares them two calls
+        self.reason, self.place, self.fitted = "no operand order fits", root, 0
 
-    def note(self, found: Match, reason: str) -> None:
-        """Remember a failure unless another attempt got further."""
-        if len(found.nodes) >= self.fitted:
-            self.fitted, self.reason = len(found.nodes), reason
-
-
-def match(pattern: OpPattern, node: Node) -> Match | str:
-    """Match `pattern` with `node` as its root; a string says why not."""
-    found = attempt(pattern, node)
-    return found.reason if isinstance(found, Mismatch) else found
+    def note(self, trial: Match, reason: str, place: Node | None = None) -> None:
+        """Remember a failure (at the node matched last, if not told otherwise) unless another trial got further."""
+        if len(trial.nodes) >= self.fitted:
+            self.fitted, self.reason, self.place = len(trial.nodes), reason, place or trial.nodes[-1]
 
 
-def attempt(pattern: OpPattern, node: Node) -> Match | Mismatch:
-    """Match `pattern` with `node` as its root, or tell how far it fitted."""
-    miss = Mismatch()
-    found = _match_node(pattern, node, Match(), [], miss)
-    if found is None:
+def match(pattern: OpPattern, node: Node) -> Match | Mismatch:
+    """Match `pattern` with `node` as its root."""
+    miss = Mismatch(node)
+    solution = _match_node(pattern, node, Match(), [], miss)
+    if solution is None:
         return miss
-    escaped = escape(found)
-    if escaped:
-        miss.note(found, escaped)
-        return miss
-    return found
+    user = _outside_user(solution)
+    if user is None:
+        return solution
+    miss.note(solution, f"a result is also used by {user.op}", user)
+    return miss
 
 
 OperandPrefilter = tuple[tuple[int, "frozenset[str] | None"], ...]
@@ -181,7 +177,7 @@ OperandPrefilter = tuple[tuple[int, "frozenset[str] | None"], ...]
 
 
 def operand_prefilter(pattern: OpPattern) -> OperandPrefilter:
-    """What a pattern asks of the operands of its root, as far as it can be told without matching."""
+    """The conditions of a pattern on the operands of its root that can be checked without matching."""
     wanted: list[tuple[int, frozenset[str] | None]] = []
     for slot, operand in enumerate(pattern.inputs):
         if isinstance(operand, OpPattern):
@@ -192,7 +188,7 @@ def operand_prefilter(pattern: OpPattern) -> OperandPrefilter:
 
 
 def may_match(wanted: OperandPrefilter, node: Node) -> bool:
-    """False where the operands of `node` rule a match out. Most attempts end here, at a fraction of a match's cost."""
+    """False where the operands of `node` rule a match out. Most attempts end here, far cheaper than in a match."""
     inputs = node.inputs
     either = node.op in COMMUTATIVE
     for slot, ops in wanted:
@@ -209,91 +205,91 @@ def may_match(wanted: OperandPrefilter, node: Node) -> bool:
     return True
 
 
-def escape(found: Match) -> str:
-    """Why the matched nodes cannot go: an inner value has users outside of the match. Empty if they can."""
-    inside = set(found.nodes)
-    for inner in found.nodes[1:]:
-        if inner in found.shared:
+def _outside_user(solution: Match) -> Node | None:
+    """A node outside of the match that reads an inner value and so forbids the rewrite; None if there is none."""
+    inside = set(solution.nodes)
+    for inner in solution.nodes[1:]:
+        if inner in solution.shared:
             continue
         for value in inner.outputs:
             for use in value.uses:
                 if use.node not in inside:
-                    return f"the result of {inner!r} is also used by {use.node!r}"
-    return ""
+                    return use.node
+    return None
 
 
-def _solve(goals: list[Goal], found: Match, miss: Mismatch) -> Match | None:
+def _solve(goals: list[Goal], trial: Match, miss: Mismatch) -> Match | None:
+    """Match all goals, depth first; the trial with everything bound, or None after a note in `miss`."""
     if not goals:
-        return found
+        return trial
     (pattern, value), rest = goals[0], goals[1:]
     if isinstance(pattern, Leaf):
-        why = _bind_leaf(pattern, value, found)
+        why = _bind_leaf(pattern, value, trial)
         if why:
-            miss.note(found, why)
+            miss.note(trial, why)
             return None
-        return _solve(rest, found, miss)
+        return _solve(rest, trial, miss)
     node = None if value is None else value.producer
     if node is None or value is None:
-        miss.note(found, f"an operand is not computed by {'/'.join(pattern.ops)}")
+        miss.note(trial, f"an operand is not computed by {'/'.join(pattern.ops)}")
         return None
-    if node.graph is not found.nodes[0].graph:
-        miss.note(found, f"{node!r} is in another graph")
+    if node.graph is not trial.nodes[0].graph:
+        miss.note(trial, f"{node.op} is in another graph", node)
         return None
     if value.index != (pattern.index or 0):
-        miss.note(found, f"output {value.index} of {node!r} is used, not {pattern.index or 0}")
+        miss.note(trial, f"output {value.index} of {node.op} is used, not {pattern.index or 0}", node)
         return None
-    return _match_node(pattern, node, found, rest, miss)
+    return _match_node(pattern, node, trial, rest, miss)
 
 
-def _match_node(pattern: OpPattern, node: Node, found: Match, rest: list[Goal], miss: Mismatch) -> Match | None:
-    why = _refuse(pattern, node, found)
+def _match_node(pattern: OpPattern, node: Node, trial: Match, rest: list[Goal], miss: Mismatch) -> Match | None:
+    why = _refuse(pattern, node, trial)
     if why:
-        miss.note(found, why)
+        miss.note(trial, why, node)
         return None
-    found.nodes.append(node)
+    trial.nodes.append(node)
     if pattern.shared:
-        found.shared.add(node)
+        trial.shared.add(node)
     if pattern.name:
-        found.bound[pattern.name] = node
+        trial.bound[pattern.name] = node
     orders = [node.inputs]
     if len(node.inputs) == 2 and node.op in COMMUTATIVE and node.inputs[0] is not node.inputs[1]:
         orders.append(node.inputs[::-1])
     for operands in orders:
         padded = operands + (None,) * (len(pattern.inputs) - len(operands))
-        trial = found if len(orders) == 1 else found.copy()
-        solved = _solve([*zip(pattern.inputs, padded), *rest], trial, miss)
-        if solved is not None:
-            return solved
+        branch = trial if operands is orders[-1] else trial.copy()
+        solution = _solve([*zip(pattern.inputs, padded), *rest], branch, miss)
+        if solution is not None:
+            return solution
     return None
 
 
-def _refuse(pattern: OpPattern, node: Node, found: Match) -> str:
+def _refuse(pattern: OpPattern, node: Node, trial: Match) -> str:
+    """Why a node cannot be the one that a pattern describes, its operands aside; empty if it can."""
     if node.op not in pattern.ops:
-        return f"{node!r} is not {'/'.join(pattern.ops)}"
+        return f"{node.op} is not {'/'.join(pattern.ops)}"
     if len(node.inputs) > len(pattern.inputs) and any(v is not None for v in node.inputs[len(pattern.inputs) :]):
-        return f"{node!r} has {len(node.inputs)} inputs"
-    if pattern.name and found.bound.get(pattern.name, node) is not node:
+        return f"{node.op} has {len(node.inputs)} inputs"
+    if pattern.name and trial.bound.get(pattern.name, node) is not node:
         return f"{pattern.name} is another node"
     if pattern.index is None and any(not v.is_unused for v in node.outputs[1:]):
-        return f"{node!r} has more than one output in use"
+        return f"{node.op} has more than one output in use"
     for key, wanted in pattern.attrs:
         actual = attr(node, key)
         if not (wanted(actual) if callable(wanted) else actual == wanted):
-            return f"{node!r} has {key}={actual!r}"
+            return f"{node.op} has {key}={actual!r}"
     return ""
 
 
-def _bind_leaf(leaf: Leaf, value: Value | None, found: Match) -> str:
+def _bind_leaf(leaf: Leaf, value: Value | None, trial: Match) -> str:
+    """Bind a value to a leaf; why it does not fit, empty if it does."""
     if value is None:
         if not leaf.optional:
             return f"operand {leaf.name!r} is missing"
-        return "" if found.bound.setdefault(leaf.name, None) is None else f"{leaf.name} is another value"
+        return "" if trial.bound.setdefault(leaf.name, None) is None else f"{leaf.name} is another value"
     if leaf.kind == "value":
-        return (
-            ""
-            if not leaf.name or found.bound.setdefault(leaf.name, value) is value
-            else f"{leaf.name} is another value"
-        )
+        is_same = not leaf.name or trial.bound.setdefault(leaf.name, value) is value
+        return "" if is_same else f"{leaf.name} is another value"
     if value.constant is None:
         return f"operand {leaf.name!r} is not constant"
     if leaf.equals is not None:
@@ -305,8 +301,8 @@ def _bind_leaf(leaf: Leaf, value: Value | None, found: Match) -> str:
     if not leaf.name:
         return ""
     if leaf.kind == "weight":
-        return "" if found.bound.setdefault(leaf.name, value) is value else f"{leaf.name} is another value"
+        return "" if trial.bound.setdefault(leaf.name, value) is value else f"{leaf.name} is another value"
     array = value.constant.array()
-    known: Any = found.bound.setdefault(leaf.name, array)
-    same_array = known is array or (isinstance(known, np.ndarray) and np.array_equal(known, array))
-    return "" if same_array else f"{leaf.name} is another constant"
+    known: Any = trial.bound.setdefault(leaf.name, array)
+    is_same = known is array or (isinstance(known, np.ndarray) and np.array_equal(known, array))
+    return "" if is_same else f"{leaf.name} is another constant"

@@ -1,4 +1,4 @@
-"""Rules: a pattern, and a function that says what to put in its place."""
+"""Rules: a pattern, and a function that builds its replacement."""
 
 from __future__ import annotations
 
@@ -11,28 +11,23 @@ from ..errors import Declined
 from ..ir import Graph, Node, Value
 from .builder import Builder
 from .context import Context
-from .pattern import Mismatch, OpPattern, attempt, match, needed_ops
+from .pattern import Mismatch, OpPattern, match, needed_ops
 
+Decline = Declined
+"""The name under which a handler returns a refusal, with its reason; it may as well raise `Declined`."""
 
-@dataclass(frozen=True, slots=True)
-class Decline:
-    """What a handler returns to refuse a match, with the reason; None refuses without one."""
-
-    reason: str
-
-
-Handler = Callable[..., "Value | Sequence[Value] | Decline | None"]
+Handler = Callable[..., "Value | Sequence[Value] | Declined | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rewrite of what `pattern` matches into what `handler(build, **bound)` returns.
+    """Replaces the nodes that `pattern` matches by those that `handler(build, **bound)` builds.
 
-    The handler asks for bound names by its parameters. It returns the value that replaces the root's output (or one
-    for each of the root's outputs), None or a `Decline`. `exact` is False for a rewrite that changes results beyond
-    rounding; `rounding` marks one that may change the last bit, which is not done where a later quantization would
-    make a whole step of it. `targets` limits a rule to some targets; empty means all. A graph without all of `needs`
-    has no match.
+    The parameters of the handler, `wants`, name bindings of the pattern. It returns the value that replaces the root's
+    output (or one for each of the root's outputs), or declines: returns or raises a `Declined`, or returns None.
+    `exact` is False for a rewrite that changes results beyond rounding; `rounding` marks one that may change the last
+    bit and is not applied where a quantization follows, which could turn that bit into a whole step. `targets` limits
+    a rule to some targets; empty means all. A graph that lacks one of the operators `needs` has no match.
     """
 
     name: str
@@ -51,32 +46,53 @@ class Rule:
         """The rule's equation."""
         return inspect.getdoc(self.handler) or ""
 
-    def refuses(self, graph: Graph, target: str = "portable") -> str:
-        """Why the rule cannot run on this graph for this target at all; empty if it can."""
+    def unavailable(self, graph: Graph, target: str = "portable") -> Declined | None:
+        """Why the rule cannot be used on any node of this graph for this target; None if it can."""
         opset = graph.opsets.get("", 0)
         if not self.min_opset <= opset <= self.max_opset:
-            return f"needs opset {self.min_opset} to {self.max_opset}, the model has {opset}"
-        return f"not for target {target}" if self.targets and target not in self.targets else ""
+            return Declined(f"needs opset {self.min_opset} to {self.max_opset}, the model has {opset}")
+        return Declined(f"not for target {target}") if self.targets and target not in self.targets else None
 
-    def apply(self, node: Node, context: Context, made_by: str = "") -> str:
-        """Rewrite what matches at `node`; returns "" when it did, else the reason why not."""
-        found = match(self.pattern, node)
-        if isinstance(found, str):
-            return found
+    def apply(self, node: Node, context: Context, made_by: str = "") -> Declined | None:
+        """Rewrite the match with root `node`; returns why not, None if it was rewritten."""
+        proposal = self._propose(node, context)
+        if isinstance(proposal, Declined):
+            return proposal
+        if not context.commit(self.name, node):
+            return Declined("not permitted")
         graph = node.graph
         assert graph is not None
-        build = Builder(graph, context)
+        self._replace(graph, *proposal, made_by or self.name)
+        return None
+
+    def attempt(self, node: Node, context: Context) -> Attempt:
+        """Try the rule at `node` and change nothing."""
+        assert node.graph is not None
+        declined = self.unavailable(node.graph, context.target)
+        if declined is not None:
+            return Attempt(self, node, 0, declined)
+        proposal = self._propose(node, context)
+        if isinstance(proposal, Declined):
+            fitted = proposal.fitted if isinstance(proposal, Mismatch) else self.pattern.size
+            return Attempt(self, node, fitted, proposal)
+        return Attempt(self, node, self.pattern.size, None)
+
+    def _propose(self, node: Node, context: Context) -> tuple[list[Node], Builder, Sequence[Value]] | Declined:
+        """The matched nodes, the nodes to put in, and the values that replace the root's outputs."""
+        solution = match(self.pattern, node)
+        if isinstance(solution, Mismatch):
+            return solution
+        assert node.graph is not None
+        build, bound = Builder(node.graph, context), solution.bound
         try:
-            new = self.handler(build, **{name: found.bound.get(name) for name in self.wants})
+            new = self.handler(build, **{name: bound.get(name) for name in self.wants})
         except Declined as declined:
-            return str(declined)
-        if new is None or isinstance(new, Decline):
-            return new.reason if isinstance(new, Decline) else "declined"
-        values = (new,) if isinstance(new, Value) else tuple(new)
-        if not context.commit(self.name, node):
-            return "not permitted"
-        self._replace(graph, found.nodes, build, values, made_by or self.name)
-        return ""
+            return declined
+        if new is None:
+            return Declined("declined")
+        if isinstance(new, Declined):
+            return new
+        return solution.nodes, build, (new,) if isinstance(new, Value) else tuple(new)
 
     def _replace(
         self, graph: Graph, matched: list[Node], build: Builder, values: Sequence[Value], made_by: str
@@ -135,32 +151,22 @@ def spellings(*patterns: OpPattern, **options: Any) -> Callable[[Handler], tuple
     return make
 
 
-def explain(rules: Sequence[Rule], graph: Graph, context: Context | None = None) -> list[tuple[Rule, Node, int, str]]:
-    """Where rules almost fire: each rule at each node of its root operator, how many nodes fitted, and what failed.
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A rule tried at a node: how many nodes of its pattern fitted, and why it declined; None if it would fire."""
 
-    Nothing is rewritten: the rewrite is built and dropped. A rule that would fire has the reason "".
-    """
+    rule: Rule
+    node: Node
+    fitted: int
+    declined: Declined | None
+
+
+def explain(rules: Sequence[Rule], graph: Graph, context: Context | None = None) -> list[Attempt]:
+    """Try each rule at each node of the operator at its root; nothing is rewritten."""
     context = context or Context()
-    misses: list[tuple[Rule, Node, int, str]] = []
-    for node in graph.walk():
-        for candidate in rules:
-            if node.op in candidate.pattern.ops:
-                refused = candidate.refuses(graph, context.target)
-                misses.append((candidate, node, *((0, refused) if refused else _dry(candidate, node, context))))
-    return misses
-
-
-def _dry(candidate: Rule, node: Node, context: Context) -> tuple[int, str]:
-    found = attempt(candidate.pattern, node)
-    if isinstance(found, Mismatch):
-        return found.fitted, found.reason
-    assert node.graph is not None
-    try:
-        new = candidate.handler(
-            Builder(node.graph, context), **{name: found.bound.get(name) for name in candidate.wants}
-        )
-    except Declined as declined:
-        return len(found.nodes), str(declined)
-    if new is None or isinstance(new, Decline):
-        return len(found.nodes), new.reason if isinstance(new, Decline) else "declined"
-    return len(found.nodes), ""
+    return [
+        candidate.attempt(node, context)
+        for node in graph.walk()
+        for candidate in rules
+        if node.op in candidate.pattern.ops
+    ]

@@ -13,7 +13,10 @@ from .pattern import OperandPrefilter, may_match, operand_prefilter
 from .rule import Rule
 
 QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
-"""Operators that may turn a change in the last bit into a whole step."""
+"""Operators that may turn a change of the last bit into a whole step."""
+
+_REWRITES_A_NODE, _INFERENCES_A_NODE = 50, 4
+"""Guards against rules, and types, that keep undoing each other; no tuned numbers."""
 
 
 class NoFixpoint(RuntimeError):
@@ -34,14 +37,14 @@ def _to_fixpoint(graph: Graph, rules: Sequence[Rule], made_by: str, context: Con
     fired: Counter[str] = Counter()
     nodes = list(graph.walk())
     present = {node.op for node in nodes}
-    usable = [candidate for candidate in rules if not candidate.refuses(graph, context.target)]
+    usable = [candidate for candidate in rules if candidate.unavailable(graph, context.target) is None]
     index = _index(usable, present)
     if not index:
         return fired
     queue = deque(node for node in nodes if node.op in index)
     queued = set(queue)
     depths = _depths(index)
-    limit = 50 * (len(queue) + 20)
+    limit = _REWRITES_A_NODE * (len(queue) + 20)
     quantized = _Downstream() if present & QUANTIZERS else None
     edited: dict[Node, None] = {}
     with context.collecting() as touched:
@@ -55,14 +58,14 @@ def _to_fixpoint(graph: Graph, rules: Sequence[Rule], made_by: str, context: Con
                     continue
                 if candidate.rounding and quantized is not None and quantized.reached_from(node):
                     continue
-                if candidate.apply(node, context, made_by):
+                if candidate.apply(node, context, made_by) is not None:
                     continue
                 fired[candidate.name] += 1
                 if fired.total() > limit:
                     raise NoFixpoint(f"rules do not reach a fixpoint: {', '.join(sorted(fired))}")
-                made = {near.op for near in touched if near.graph is not None} - present
-                if made:  # an operator that the graph did not have may give other rules a match
-                    present |= made
+                new = {near.op for near in touched if near.graph is not None} - present
+                if new:  # rules that need an operator which the graph lacked may match now
+                    present |= new
                     index = _index(usable, present)
                     depths = _depths(index)
                 for near in _neighbourhood(touched, depths):
@@ -76,27 +79,27 @@ def _to_fixpoint(graph: Graph, rules: Sequence[Rule], made_by: str, context: Con
 
 
 class _Downstream:
-    """Where a quantization follows, in the same graph or one around it."""
+    """Knows after which nodes a quantization follows, in the same graph or one around it."""
 
     def __init__(self) -> None:
         self._known: dict[Node, bool] = {}
 
     def reached_from(self, start: Node) -> bool:
-        """A quantization reads what `start` computes, or what is computed from that."""
+        """Whether a quantization reads the results of `start`, or values computed from them."""
         path, seen = [start], {start}
-        found = False
-        while path and not found:
+        reached = False
+        while path and not reached:
             node = path.pop()
             if node.op in QUANTIZERS or self._known.get(node, False):
-                found = True
+                reached = True
             elif node not in self._known:
                 following = {use.node for value in node.outputs for use in value._uses}
                 if node.op == RETURN and node.graph is not None and node.graph.owner is not None:
                     following.add(node.graph.owner)
                 path.extend(following - seen)
                 seen |= following
-        self._known.update(dict.fromkeys((start,) if found else seen, found))
-        return found
+        self._known.update(dict.fromkeys((start,) if reached else seen, reached))
+        return reached
 
 
 def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[tuple[Rule, OperandPrefilter]]]:
@@ -111,12 +114,12 @@ def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[tuple[Rul
 
 
 def _depths(index: dict[str, list[tuple[Rule, OperandPrefilter]]]) -> dict[str, int]:
-    """How far up the patterns of each root operator look."""
-    return {op: max(candidate.pattern.depth for candidate, _ in found) for op, found in index.items()}
+    """The depth of the deepest pattern for each root operator."""
+    return {op: max(candidate.pattern.depth for candidate, _ in rules) for op, rules in index.items()}
 
 
 def _neighbourhood(touched: dict[Node, None], depths: dict[str, int]) -> list[Node]:
-    """Nodes whose match may be new: those touched, and users of their results as far on as patterns look up."""
+    """Nodes where rules may match anew: those touched, and users of their results within the depth of the patterns."""
     front = [node for node in touched if node.graph is not None]
     seen = set(front)
     near = [node for node in front if node.op in depths]
@@ -137,13 +140,13 @@ def _neighbourhood(touched: dict[Node, None], depths: dict[str, int]) -> list[No
 
 
 def retype(touched: Sequence[Node]) -> int:
-    """Infer the types of `touched` nodes anew and follow changes to their users. Returns how many nodes changed."""
+    """Infer the types of `touched` nodes anew, and follow changes to users; returns the number of changed nodes."""
     queue, changed = deque(n for n in touched if n.graph is not None and n.op != RETURN), 0
     seen: Counter[Node] = Counter()
     while queue:
         node = queue.popleft()
         seen[node] += 1
-        if node.graph is None or seen[node] > 4 or not update_types(node):
+        if node.graph is None or seen[node] > _INFERENCES_A_NODE or not update_types(node):
             continue
         changed += 1
         for value in node.outputs:

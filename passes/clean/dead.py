@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir import FunctionId, Graph, Node, Value
+from ...ir import FunctionId, Graph, Node, Value, model_of
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 
@@ -33,7 +33,7 @@ def _sweep(graph: Graph, context: Context) -> int:
 
 def is_pure(node: Node) -> bool:
     """Running the node does nothing but compute its outputs."""
-    model = None if node.graph is None else node.graph.model
+    model = None if node.graph is None else model_of(node.graph)
     function = None if model is None else model.functions.get(FunctionId(node.domain, node.op_type, node.overload))
     if function is not None:
         return all(is_pure(inner) for inner in function.body.graph.walk())

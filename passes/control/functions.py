@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Value, clone_node
+from ...ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Value, clone_node, model_of
 from ...ops import schema_of
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
@@ -17,7 +17,7 @@ _DEPTH = 32  # functions that call functions
 @graph_pass("inline-functions")
 def inline_functions(graph: Graph, context: Context) -> int:
     """f(x) where f(a) = g(a) is g(x); functions that nothing calls any more go."""
-    model = graph.model
+    model = model_of(graph)
     if model is None or not model.functions:
         return 0
     changes = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ...errors import Declined, OptionError
-from ...ir import FunctionId, Graph, Model, Node
+from ...ir import FunctionId, Graph, Model, Node, model_of
 from ...ops import schema_of
 from ...pipeline.passes import Pass
 from ...rewrite import Context
@@ -30,7 +30,8 @@ def convert_opset(to: int) -> Pass:
 
     def run(graph: Graph, context: Context) -> int:
         """f at opset n = f at opset m"""
-        return 0 if graph.model is None else _convert(graph.model, to, context)
+        model = model_of(graph)
+        return 0 if model is None else _convert(model, to, context)
 
     return Pass("convert-opset", run, doc=f"Take every operator to its form in opset {to}.")
 

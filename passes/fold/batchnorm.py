@@ -88,10 +88,8 @@ def _scalable(build: Builder, w: Value) -> Constant:
     if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE):
         raise Declined("the weight is not single or double precision")
     node = w.users[0]
-    if not w.has_one_use and node.graph is not None:
-        root = node.graph if node.graph.model is None else node.graph.model.graph
-        if known.nbytes > room_for_constants(root, build.context):
-            raise Declined("the weight is shared, and a copy would exceed the size limit")
+    if not w.has_one_use and node.graph is not None and known.nbytes > room_for_constants(node.graph, build.context):
+        raise Declined("the weight is shared, and a copy would exceed the size limit")
     return known
 
 

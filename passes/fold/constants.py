@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.evaluation import evaluate, is_plain
-from ...ir import RETURN, Constant, DType, Graph, Node, Opaque, TensorType, Value
+from ...ir import RETURN, Constant, DType, Graph, Node, Opaque, TensorType, Value, model_of
 from ...ops import is_deterministic, schema, update_types
 from ...pipeline.driver import constant_bytes
 from ...pipeline.passes import graph_pass
@@ -46,9 +46,10 @@ def fold_constants(graph: Graph, context: Context) -> int:
 
 def room_for_constants(graph: Graph, context: Context) -> float:
     """Bytes that the constants of a graph's model may still grow by; infinite where there is no limit."""
-    if graph.model is None or context.size_limit is None:
+    model = model_of(graph)
+    if model is None or context.size_limit is None:
         return math.inf
-    return context.size_limit - constant_bytes(graph.model)
+    return context.size_limit - constant_bytes(model)
 
 
 @dataclass(slots=True)

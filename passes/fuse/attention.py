@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import Declined
-from ...ir import RETURN, DType, Graph, Node, TensorType, Value
+from ...ir import RETURN, DType, Graph, Node, TensorType, Value, model_of
 from ...ops import same_by_count
 from ...pipeline.passes import graph_pass
 from ...rewrite import QUANTIZERS, Builder, Context, any_value, apply_rules, op, rule
@@ -33,7 +33,7 @@ from .products import split_columns
 @graph_pass("fuse-attention")
 def fuse_attention(graph: Graph, context: Context) -> int:
     """join(softmax(scale split(q) split(k)T + bias) split(v)) = attention(q, k, v, bias), heads side by side."""
-    model = graph.model
+    model = model_of(graph)
     if model is None or (model.opset < 23 and context.target != "onnxruntime"):
         return 0
     nodes = list(graph.walk())

@@ -74,6 +74,42 @@ def test_whole_graph_pass_is_taken_back_whole():
     assert len(outcome.model.graph) == 4
 
 
+def drop_all(graph, commit):
+    """Drop every Add of a constant; only `drop_zero` would be right."""
+    changes = 0
+    for node in graph:
+        if commit(node):
+            graph.replace_uses(node.output, node.inputs[0])
+            changes += graph.erase_unused(node)
+    return changes
+
+
+def test_pass_without_context_is_one_rewrite():
+    @graph_pass("without")
+    def without(graph):
+        return drop_all(graph, lambda node: True)
+
+    model = adds(3)
+    assert [(effect.name, effect.changes) for effect in run(model, [without]).effects] == [("without", 3)]
+    assert run(model, [without]).log.entries == [("without", "without", ())]
+    outcome = run(model, [without], check=same_total(model))
+    assert [(r.what, r.rewrite) for r in outcome.rolled_back] == [("without", "without")]
+    assert len(outcome.model.graph) == 3
+
+
+def test_pass_with_context_commits_each_rewrite():
+    @graph_pass("within")
+    def within(graph, context):
+        assert context.target == "onnxruntime"
+        return drop_all(graph, lambda node: context.commit(f"drop {node.name}", node))
+
+    model = adds(3)
+    outcome = run(model, [within], target="onnxruntime", check=same_total(model))
+    assert [(r.rewrite, r.nodes) for r in outcome.rolled_back] == [("drop add1", ("add1",)), ("drop add2", ("add2",))]
+    assert [node.name for node in outcome.model.graph] == ["add1", "add2"]
+    assert outcome.log.entries == [("within", "drop add0", ("add0",))]
+
+
 def test_pass_that_raises_is_left_out_and_named():
     model = adds(3)
 

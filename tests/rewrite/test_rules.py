@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 from graphopt.ir import Constant, DType, Graph, Model, Node, TensorType, Value, clone_model, verify
-from graphopt.rewrite import Decline, any_value, apply_rules, constant, explain, op, rule, same
+from graphopt.rewrite import (
+    Decline,
+    Declined,
+    Mismatch,
+    any_value,
+    apply_rules,
+    constant,
+    explain,
+    match,
+    op,
+    rule,
+    same,
+)
 
 F32 = TensorType(DType.FLOAT, ("N", 4))
 
@@ -42,7 +54,7 @@ def test_rule_declines_below_its_opset():
     model = silu_model(17)
     assert not apply_rules(model.graph, [fuse_silu])
     assert len(model.graph) == 2
-    assert "needs opset 24" in explain([fuse_silu], model.graph)[0][3]
+    assert "needs opset 24" in explain([fuse_silu], model.graph)[0].declined.reason
 
 
 def test_builder_declines_what_the_opset_lacks():
@@ -52,7 +64,7 @@ def test_builder_declines_what_the_opset_lacks():
 
     model = silu_model(17)
     assert not apply_rules(model.graph, [careless])
-    assert explain([careless], model.graph)[0][3] == "Swish is not in opset 17"
+    assert explain([careless], model.graph)[0].declined.reason == "Swish is not in opset 17"
 
 
 def test_inner_value_with_an_outside_user_is_refused():
@@ -61,7 +73,7 @@ def test_inner_value_with_an_outside_user_is_refused():
     sigmoid = next(iter(graph))
     graph.set_outputs([*graph.outputs, sigmoid.output])
     assert not apply_rules(graph, [fuse_silu])
-    assert "also used by" in explain([fuse_silu], graph)[0][3]
+    assert "also used by" in explain([fuse_silu], graph)[0].declined.reason
 
 
 def test_handler_is_told_apart_from_a_wrong_name():
@@ -103,8 +115,34 @@ def test_decline_with_a_reason_leaves_no_trace():
     text = str(model)
     assert not apply_rules(model.graph, [never])
     assert str(model) == text
-    assert explain([never], model.graph)[0][3] == "on principle"
+    assert explain([never], model.graph)[0].declined.reason == "on principle"
     verify(model)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_handler_returns_or_raises_its_reason(raises):
+    model = silu_model()
+
+    @rule(op.Mul(op.Sigmoid(any_value("x"), name="sigmoid"), any_value("y")))
+    def never(build, x, y, sigmoid):
+        declined = Declined("not this one", sigmoid)
+        if raises:
+            raise declined
+        return declined
+
+    assert not apply_rules(model.graph, [never])
+    (tried,) = explain([never], model.graph)
+    assert isinstance(tried.declined, Declined) and tried.fitted == 2
+    assert (tried.declined.reason, tried.declined.place.op) == ("not this one", "Sigmoid")
+
+
+def test_a_mismatch_names_its_place():
+    model = silu_model()
+    pattern = op.Mul(op.Sigmoid(op.Relu(any_value("x"))), any_value("y"))
+    product = list(model.graph)[-1]
+    miss = match(pattern, product)
+    assert isinstance(miss, Mismatch) and miss.fitted == 2
+    assert miss.place.op == "Sigmoid" and "not computed by Relu" in miss.reason
 
 
 def test_nested_graphs_are_rewritten_and_captures_are_uses():

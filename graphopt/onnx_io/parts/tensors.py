@@ -1,4 +1,4 @@
-"""Tensors of a file as constants: read when needed, external data mapped once per file and never copied."""
+"""Tensors of a file as constants: read when needed; external data is mapped once a file and never copied."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import onnx
 import onnx_ir
 from onnx_ir.serde import TensorProtoTensor
 
-from ..errors import ModelError
-from ..ir import Array, Constant, DType
+from ...errors import ModelError
+from ...ir import Array, Constant, DType
 
 _PROTO_KEY, _FILE_KEY = "graphopt.proto", "graphopt.file"
 
@@ -77,7 +77,7 @@ class DataFile:
 
 
 def read_constant(proto: onnx.TensorProto, files: DataFiles, place: str) -> Constant:
-    """The constant a `TensorProto` describes, not read yet; ModelError where its description cannot be true."""
+    """The constant that a `TensorProto` describes, not read yet; ModelError where the proto contradicts itself."""
     try:
         dtype = DType(proto.data_type)
     except ValueError:
@@ -107,7 +107,7 @@ def _inline(source: TensorProtoTensor, dtype: DType, shape: tuple[int, ...], pla
 
 def _strings(proto: onnx.TensorProto, shape: tuple[int, ...]) -> Array:
     values: list[str | bytes] = list(proto.string_data)
-    with suppress(UnicodeDecodeError):  # ONNX asks for UTF-8; what is not stays bytes
+    with suppress(UnicodeDecodeError):  # ONNX demands UTF-8; other strings stay bytes
         values = [v.decode() for v in proto.string_data]
     array = np.empty(len(values), object)
     array[:] = values
@@ -153,7 +153,7 @@ def _mapped(file: DataFile, offset: int, length: int, dtype: DType, shape: tuple
 
 
 def read_sparse(proto: onnx.SparseTensorProto, files: DataFiles, place: str) -> Constant:
-    """The constant a `SparseTensorProto` describes; it is made dense only when read."""
+    """The constant that a `SparseTensorProto` describes; becomes dense when read."""
     values = read_constant(proto.values, files, place)
     indices = read_constant(proto.indices, files, place)
     shape = tuple(proto.dims)
@@ -171,12 +171,12 @@ def _dense(values: Constant, indices: Constant, shape: tuple[int, ...]) -> Array
 
 
 def external_source(constant: Constant) -> onnx_ir.ExternalTensor | None:
-    """The external tensor a constant was lifted from and still is."""
+    """The external tensor of a constant whose data lies in a file."""
     return constant.source if isinstance(constant.source, onnx_ir.ExternalTensor) else None
 
 
 def write_tensor(proto: onnx.TensorProto, constant: Constant, name: str) -> None:
-    """Fill an empty `TensorProto`: an untouched tensor as it came, a new one from its array."""
+    """Fill an empty `TensorProto`: a lifted tensor from its own proto, a new one from its array."""
     source = constant.source
     if isinstance(source, onnx_ir.ExternalTensor):
         proto.CopyFrom(source.meta[_PROTO_KEY])
@@ -209,7 +209,7 @@ def packed_bytes(constant: Constant) -> bytes:
 
 
 def describe_external(proto: onnx.TensorProto, constant: Constant, name: str) -> None:
-    """Fill an empty `TensorProto` but for its data, which is to lie in a file."""
+    """Fill an empty `TensorProto` except for its data, which goes to a file."""
     source = constant.source
     if isinstance(source, onnx_ir.ExternalTensor):
         proto.CopyFrom(source.meta[_PROTO_KEY])
@@ -223,7 +223,7 @@ def describe_external(proto: onnx.TensorProto, constant: Constant, name: str) ->
 
 
 def stored_bytes(constant: Constant) -> memoryview:
-    """The elements as the file stores them, without a copy where they lie so already."""
+    """The elements as the file stores them; a view, not a copy, where memory or a mapped file has the same bytes."""
     source = constant.source
     if isinstance(source, onnx_ir.ExternalTensor):
         return memoryview(source.meta[_FILE_KEY].bytes(source.offset or 0, constant.nbytes))

@@ -1,4 +1,4 @@
-"""What a file says that the IR has no place for. It rides in the `raw` fields and comes back when emitting."""
+"""Fields of a file that the IR has no place for: kept in `raw` of its objects, written back when emitting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..ir import Constant
+from ...ir import Constant
 
 if TYPE_CHECKING:
     import onnx

@@ -1,4 +1,4 @@
-"""Attributes, both ways. What has no plain Python form is carried as it came."""
+"""Attributes, read and written. One without a plain Python form is carried as the proto that it came in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 
-from ..ir import Constant, Graph, Opaque
-from ..ops import schema_of
+from ...ir import Constant, Graph, Opaque
+from ...ops import schema_of
 from .tensors import DataFiles, read_constant, write_tensor
 
 _A = onnx.AttributeProto
@@ -59,7 +59,7 @@ def read_attribute(
 
 
 def _kind_of(proto: onnx.AttributeProto) -> int:
-    """IR version 1 had no type field: the field that is set decides."""
+    """The type of an attribute of IR version 1, which had no type field: the field that is set tells it."""
     for name, kind in _FIELDS:
         value = getattr(proto, name)
         if (proto.HasField(name) if len(name) == 1 else len(value)):  # fmt: skip
@@ -68,7 +68,7 @@ def _kind_of(proto: onnx.AttributeProto) -> int:
 
 
 def _empty(proto: onnx.AttributeProto, op: str, version: int) -> Any:
-    """An empty list is plain where the operator's schema tells its type again when emitting."""
+    """An empty list: () where the operator's schema declares its type, needed for emission; else the proto."""
     return () if attribute_kind(op, version, proto.name) == proto.type else Opaque(proto)
 
 
@@ -84,7 +84,7 @@ def write_attribute(
     proto: onnx.AttributeProto, name: str, value: Any, op: str, version: int,
     nested: Callable[[Graph, onnx.GraphProto], None],
 ) -> None:  # fmt: skip
-    """Fill an empty `AttributeProto`. TypeError for a value that is no attribute."""
+    """Fill an empty `AttributeProto`. TypeError for a value of a type that attributes do not have."""
     if isinstance(value, Opaque):
         proto.CopyFrom(value.raw)
         proto.name = name

@@ -1,0 +1,1 @@
+"""Parts of a file, read and written: tensors, attributes, and fields that the IR has no place for."""
