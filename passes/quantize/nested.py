@@ -20,22 +20,16 @@ from ...ir import Graph, Model, Node, Port, TensorType, Value, clone_model, clon
 from ...measure import Quality
 from .options import Quantize
 from .place.accuracy_guard import meets
+from .report import RETURNED_TO_FLOAT, QuantizedParts
 
 QuantizeModel = Callable[[Model, Quantize, StageContext], tuple[Model, StageReport]]
 BRANCHES = ("then_branch", "else_branch")
 WORTHY = LINEAR | {"LSTM", "GRU", "RNN"}
 
 
-@dataclass(frozen=True, slots=True)
-class Nested:
-    """The model with what became of its branches, a report for each that was changed, and why others were not."""
-
-    model: Model
-    reports: tuple[tuple[StageReport, int], ...]
-    refused: tuple[tuple[str, str], ...]
-
-
-def quantize_branches(model: Model, options: Quantize, context: StageContext, quantize: QuantizeModel) -> Nested:
+def quantize_branches(
+    model: Model, options: Quantize, context: StageContext, quantize: QuantizeModel
+) -> QuantizedParts:
     """Quantize the branches of each If of the root graph, in a copy. Reports come with the branch's MACs."""
     from ...measure import figures
 
@@ -60,32 +54,9 @@ def quantize_branches(model: Model, options: Quantize, context: StageContext, qu
             made.graph.set_attr(node, slot, _back(quantized, part, dict(_pairs(model, made))))
             reports.append((replace(report, name=label), figures(part.model).macs or 0))
     if reports and not meets(made, options, context):
-        told = "in branches, taken back for accuracy"
-        return Nested(model, (), (*refused, *((report.name, told) for report, _ in reports)))
-    return Nested(made if reports else model, tuple(reports), tuple(refused))
-
-
-def with_branches(report: StageReport, nested: Nested, total: int | None) -> StageReport:
-    """The report of the root graph with those of its branches; `total`: the MACs of the whole model."""
-    refused = (*report.refused, *nested.refused)
-    if not nested.reports:
-        return replace(report, refused=refused)
-    facts = dict(report.figures or {})
-    parts = [part.figures or {} for part, _ in nested.reports]
-    for name in ("layers", "layers_float"):
-        facts[name] = facts.get(name, 0) + sum(part.get(name, 0) for part in parts)
-    inside = sum(part.get("share_of_macs", 0.0) * macs for part, (_, macs) in zip(parts, nested.reports))
-    facts["share_of_macs"] = facts.get("share_of_macs", 0.0) + (inside / total if total else 0.0)
-    rows, told = list(report.rows), [f"{part.name}: {part.summary}" for part, _ in nested.reports]
-    for part, _ in nested.reports:
-        rows += part.rows
-        refused += part.refused
-    columns = max((report.columns, *(part.columns for part, _ in nested.reports)), key=len)
-    rows = [(*row, *(None,) * (len(columns) - len(row))) for row in rows]
-    summary = "; ".join([*([report.summary] if report.changed else []), *told])
-    return replace(
-        report, summary=summary, columns=columns, rows=tuple(rows), figures=facts, refused=refused, changed=True
-    )
+        told = f"in branches, {RETURNED_TO_FLOAT}"
+        return QuantizedParts(model, (), (*refused, *((report.name, told) for report, _ in reports)))
+    return QuantizedParts(made if reports else model, tuple(reports), tuple(refused))
 
 
 @dataclass(frozen=True, slots=True)

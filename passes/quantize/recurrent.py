@@ -13,13 +13,13 @@ from ...ir import DType, Model, Node, Value, clone_model
 from ...ops import attr
 from .candidates.calibrated_model import timing_feed
 from .emit.constants import around, constant, dequantized
-from .nested import Nested
 from .numerics.grids import usable, weight_scale, worst_pair
 from .numerics.rounding import nearest_codes
-from .numerics.solve import pair_certificate, pair_safety
+from .numerics.solve import FLOAT_PRODUCTS, pair_certificate, pair_safety
 from .options import Quantize
 from .place.accuracy_guard import meets
 from .place.latency_guard import GAIN, raced, runner
+from .report import NO_GAIN, RETURNED_TO_FLOAT, QuantizedLayer, QuantizedParts, QuantizeFigures
 
 RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 SMALL = 4096
@@ -27,35 +27,36 @@ SMALL = 4096
 DYNAMIC = "com.microsoft::DynamicQuantizeLSTM"
 
 
-def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -> Nested:
+def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -> QuantizedParts:
     """Quantize the recurrent layers of the root graph in a copy, and keep that where it is good enough and gains."""
     found = [node for node in model.graph if node.op in RECURRENT]
     refused = [(_name(node), why) for node in found if (why := _why_not(node, options, context.target))]
     names = {name for name, _ in refused}
     if len(refused) == len(found):
-        return Nested(model, (), tuple(refused))
-    made, rows = clone_model(model), []
+        return QuantizedParts(model, (), tuple(refused))
+    made, layers = clone_model(model), list[QuantizedLayer]()
     for node in list(made.graph):
         if node.op not in RECURRENT or _name(node) in names:
             continue
+        worst: int | None = None
         if options.mode == "weights":
             _store(made, node, options)
-            told: tuple[int | None, str] = (None, "exact: float products")
         else:
             worst = _run_on_codes(made, node, options, context.target)
-            told = (worst, pair_certificate(worst, options))
-        rows.append((_name(node), node.op, "int8", 8, None, None, None, *told))
+        exact = FLOAT_PRODUCTS if worst is None else pair_certificate(worst, options)
+        layers.append(QuantizedLayer(_name(node), node.op, "int8", 8, worst_pair=worst, certificate=exact))
     ratio, why = 1.0, ""
     if not meets(made, options, context):
-        why = "taken back for accuracy"
+        why = RETURNED_TO_FLOAT
     elif options.speed and options.mode == "dynamic":
         ratio = _ratio(model, made, context)
-        why = "" if ratio >= GAIN else "does not gain on integers here"
+        why = "" if ratio >= GAIN else NO_GAIN
     if why:
-        return Nested(model, (), (*refused, *((str(row[0]), why) for row in rows)))
+        return QuantizedParts(model, (), (*refused, *((layer.name, why) for layer in layers)))
     pace = f", {ratio:.2f}× as fast" if ratio > 1.0 else ""
-    report = StageReport("recurrent layers", f"{len(rows)} in int8{pace}", (), tuple(rows), {"layers": len(rows)})
-    return Nested(made, ((report, 0),), tuple(refused))
+    facts = QuantizeFigures(layers=len(layers))
+    report = StageReport("recurrent layers", f"{len(layers)} in int8{pace}", tuple(layers), facts)
+    return QuantizedParts(made, ((report, 0),), tuple(refused))
 
 
 def _name(node: Node) -> str:

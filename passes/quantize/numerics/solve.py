@@ -125,8 +125,25 @@ def pair_safety(options: Quantize, target: str) -> bool:
     return target != "graphopt" and options.weight_type != "uint8"
 
 
-def pair_certificate(worst: int, options: Quantize) -> str:
-    """Why sums of two products with codes whose worst pair this is are exact in 16 bits, or that they may not be."""
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Whether sums of two u8×s8 products of a layer are exact in 16 bits, and the reason."""
+
+    is_exact: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"exact: {self.reason}" if self.is_exact else self.reason
+
+
+FLOAT_PRODUCTS = Certificate(True, "float products")
+NO_PAIRS = Certificate(True, "no pairs")
+
+
+def pair_certificate(worst: int, options: Quantize) -> Certificate:
+    """The certificate of a layer with codes whose worst pair is `worst`."""
     if options.weight_type == "uint8":
-        return "exact: u8 weights"  # onnxruntime widens products of u8 with u8 to 32 bits
-    return f"exact: {255 * worst} ≤ 32767" if worst <= PAIR_LIMIT else "may saturate on AVX2"
+        return Certificate(True, "u8 weights")  # onnxruntime widens products of u8 with u8 to 32 bits
+    if worst <= PAIR_LIMIT:
+        return Certificate(True, f"{255 * worst} ≤ 32767")
+    return Certificate(False, "may saturate on AVX2")
