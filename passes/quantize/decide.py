@@ -8,11 +8,11 @@ from ...compress.context import StageContext
 from ...ir import Model
 from .candidates.assignment import Plan
 from .candidates.calibrated_model import Study
-from .candidates.units import Unit
+from .candidates.units import Unit, useful
 from .emit.qdq import build
 from .place.accuracy_guard import Guarded, guard, judge_for, limit_of, measure_alone, unchanged
 from .place.bias_correction import with_means
-from .place.latency_guard import fastest, place, useful
+from .place.latency_guard import fastest, place
 from .place.mixed_precision import more_faithful
 from .place.per_channel_activations import with_channels
 

@@ -13,9 +13,9 @@ from ...measure import figures
 from .candidates.already_quantized import quantized_form
 from .candidates.calibrated_model import study
 from .candidates.prepare import prepared
+from .candidates.units import BLOCKED
 from .candidates.upgrade import upgraded
 from .decide import decide
-from .emit.layers import BLOCKED
 from .emit.qdq import build
 from .nested import quantize_branches
 from .options import Quantize

@@ -17,12 +17,11 @@ from ....compress.layers.moments import Moments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.quantization import Quantization
 from ....measure import macs_values
-from ..emit.layers import BLOCKED, find_tables, layer_units
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..options import Quantize
 from .assignment import Plan, choose_grids
 from .derivable_ranges import derivable, derive, peaked
-from .units import Unit, Units, find_units
+from .units import BLOCKED, Unit, Units, find_tables, find_units, layer_units
 
 Grids = dict[Value, Quantization]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ....compress.layers.linear import LINEAR, Linear, is_float32, linear_of
-from ....ir import Graph, Model, Node, Value
+from ....ir import DType, Graph, Model, Node, Value
 from ....ops import attr, version_for
 from ..options import Quantize
 
@@ -20,6 +20,8 @@ FUNCTIONS = frozenset(("Sigmoid", "LeakyRelu"))
 CLAMPS = frozenset(("Relu", "Clip"))
 CLAMPED = LINEAR | BINARY | {"Concat"}
 """Operators whose rounding to codes can clamp too."""
+BLOCKED = 21
+"""The operator set from which DequantizeLinear takes blocks."""
 OPERATORS = LINEAR | BINARY | POOLS | MOVES | FUNCTIONS | {"Concat", "Resize"}
 
 
@@ -168,3 +170,44 @@ _REFUSALS = {
     "MaxPool": _refuse_pool, "Resize": _refuse_resize, "Reshape": _refuse_shape, "Slice": _refuse_shape,
     "Squeeze": _refuse_shape, "Unsqueeze": _refuse_shape, "Split": _refuse_shape,
 }  # fmt: skip
+
+
+def layer_units(units: list[Unit], mode: str) -> list[Unit]:
+    """Those that a mode serves one by one: products of matrices when dynamic (integer convolutions are slow in
+    onnxruntime), every layer when weights are stored."""
+    return [u for u in units if u.linear is not None and (mode == "weights" or u.node.op in ("MatMul", "Gemm"))]
+
+
+def find_tables(graph: Graph) -> list[Unit]:
+    """Gather of rows of a constant float table of at least 64 KB."""
+    found = []
+    for node in graph:
+        table = node.constant(0) if node.op == "Gather" else None
+        if table is None or table.dtype is not DType.FLOAT or len(table.shape) != 2 or table.nbytes < 1 << 16:
+            continue
+        if int(attr(node, "axis", 0)) != 0 or getattr(node.output.type, "rank", None) is None or node.output.is_result:
+            continue
+        linear = Linear(node, table.array(), None, 1, 1)
+        found.append(Unit(node, None, (), (node.output,), linear=linear))
+    return found
+
+
+def useful(units: frozenset[Unit]) -> frozenset[Unit]:
+    """Without units that gain nothing: those that only pass codes on at the border of a region, and arithmetic on what
+    a product gives as floats at no cost (around the sums and norms of transformers that costs accuracy, too)."""
+    while True:
+        made = {value: unit for unit in units for value in unit.outputs}
+        read = {value for unit in units for value in unit.inputs}
+        idle = {u for u in units if _is_idle(u, made, read)}
+        if not idle:
+            return units
+        units = units - idle
+
+
+def _is_idle(unit: Unit, made: Mapping[Value, Unit], read: Set[Value]) -> bool:
+    if unit.linear is not None:
+        return False
+    sources = [v in made and not made[v].may_end_float for v in unit.inputs]
+    if not (any(sources) if unit.node.op in BINARY else all(sources)):
+        return True
+    return unit.moves and not any(v in read for v in unit.outputs)

@@ -8,14 +8,14 @@ import numpy as np
 
 from ....compress.layers.linear import Linear
 from ....ir import DType, Graph, Node, Value
-from ....ops import attr, update_types
+from ....ops import update_types
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
 from .constants import around, constant, dequantized
 from .twin import Twin
 
-BLOCKED, PACKED = 21, 21
-"""Operator sets from which DequantizeLinear takes blocks, and 4-bit integers."""
+PACKED = 21
+"""The operator set from which DequantizeLinear takes 4-bit integers."""
 
 
 def stored_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
@@ -142,23 +142,3 @@ def _linear(unit: Unit) -> Linear:
 def _weight_name(unit: Unit) -> str:
     value = unit.node.inputs[0 if unit.node.op == "Gather" else 1]
     return "" if value is None else value.name
-
-
-def layer_units(units: list[Unit], mode: str) -> list[Unit]:
-    """Those that a mode serves one by one: products of matrices when dynamic (integer convolutions are slow in
-    onnxruntime), every layer when weights are stored."""
-    return [u for u in units if u.linear is not None and (mode == "weights" or u.node.op in ("MatMul", "Gemm"))]
-
-
-def find_tables(graph: Graph) -> list[Unit]:
-    """Gather of rows of a constant float table of at least 64 KB."""
-    found = []
-    for node in graph:
-        table = node.constant(0) if node.op == "Gather" else None
-        if table is None or table.dtype is not DType.FLOAT or len(table.shape) != 2 or table.nbytes < 1 << 16:
-            continue
-        if int(attr(node, "axis", 0)) != 0 or getattr(node.output.type, "rank", None) is None or node.output.is_result:
-            continue
-        linear = Linear(node, table.array(), None, 1, 1)
-        found.append(Unit(node, None, (), (node.output,), linear=linear))
-    return found

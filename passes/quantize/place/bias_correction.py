@@ -18,9 +18,8 @@ from ....compress.context import StageContext
 from ....ir import Array, Model, Node, Value
 from ..candidates.assignment import Plan
 from ..candidates.calibrated_model import Study
-from ..candidates.units import Unit
+from ..candidates.units import Unit, useful
 from ..emit.qdq import build
-from .latency_guard import useful
 
 SAMPLES = 8
 """Samples that means are taken over."""

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ....compress.context import StageContext
 from ..candidates.calibrated_model import Study
+from ..candidates.units import useful
 from ..emit.qdq import build
-from .latency_guard import useful
 
 
 def best_method(studied: Study, context: StageContext) -> Study:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....ir import Model, Value
+from ....ir import Model
 from ....kernels import select_level
 from ....kernels.objects import generation
 from ....machine.measurements import Measurements
 from ....measure import Timing, compare_latency, ort_session, own_clock
 from ..candidates.assignment import Plan
 from ..candidates.calibrated_model import Study
-from ..candidates.units import BINARY, Unit
+from ..candidates.units import useful
 from ..emit.qdq import build
 from .cost_model import measure_costs, structure_digest
 from .min_cut import cheapest
@@ -43,27 +43,6 @@ def place(studied: Study, plan: Plan) -> list[Plan]:
     if chosen and chosen != plan.units:
         plans.insert(0, plan.with_units(chosen))
     return plans
-
-
-def useful(units: frozenset[Unit]) -> frozenset[Unit]:
-    """Without units that gain nothing: those that only pass codes on at the border of a region, and arithmetic on what
-    a product gives as floats at no cost (around the sums and norms of transformers that costs accuracy, too)."""
-    while True:
-        made = {value: unit for unit in units for value in unit.outputs}
-        read = {value for unit in units for value in unit.inputs}
-        idle = {u for u in units if _is_idle(u, made, read)}
-        if not idle:
-            return units
-        units = units - idle
-
-
-def _is_idle(unit: Unit, made: Mapping[Value, Unit], read: Set[Value]) -> bool:
-    if unit.linear is not None:
-        return False
-    sources = [v in made and not made[v].may_end_float for v in unit.inputs]
-    if not (any(sources) if unit.node.op in BINARY else all(sources)):
-        return True
-    return unit.moves and not any(v in read for v in unit.outputs)
 
 
 def model_times() -> Measurements:

@@ -15,10 +15,9 @@ from dataclasses import replace
 from ....measure import figures
 from ..candidates.assignment import Plan
 from ..candidates.calibrated_model import Study
-from ..candidates.units import Unit
+from ..candidates.units import Unit, useful
 from ..emit.qdq import build
 from .cost_model import measure_costs
-from .latency_guard import useful
 from .min_cut import Costs, cheapest
 
 SLOWER = 1.01

@@ -15,9 +15,8 @@ from ....compress.context import StageContext
 from ....ir import Array, Model, Value
 from ...fold.affine_before import is_padded
 from ..candidates.calibrated_model import Study, solve_all
-from ..candidates.units import BINARY, FUNCTIONS, Unit
+from ..candidates.units import BINARY, FUNCTIONS, Unit, useful
 from ..numerics.per_channel import ChannelGrid, between, channel_grid, energy
-from .latency_guard import useful
 
 HEADROOM = 2.0
 """The most by which a channel's range exceeds what was seen for the distance of its two largest samples."""
