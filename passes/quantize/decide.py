@@ -2,97 +2,127 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...compress.context import StageContext
 from ...ir import Model
-from .candidates.assignment import Plan
-from .candidates.calibrated_model import Study
+from .candidates.assignment import Assignment
+from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import Unit, useful
 from .emit.qdq import build
-from .place.accuracy_guard import Guarded, guard, judge_for, limit_of, measure_alone, unchanged
-from .place.bias_correction import with_means
-from .place.latency_guard import fastest, place
-from .place.mixed_precision import more_faithful
-from .place.per_channel_activations import with_channels
+from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
+from .place.bias_correction import with_bias_correction
+from .place.latency_guard import TimedAssignment, fastest, min_cut_candidates
+from .place.mixed_precision import with_mixed_precision
+from .place.per_channel_activations import with_per_channel_activations
+from .place.single_unit_errors import SingleUnitErrors
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What came of the guards: the plan (None: the model stays float), the speed, and the words for the report."""
+    """The outcome of the guards for a calibrated model.
 
-    plan: Plan | None
-    guarded: Guarded | None
-    ratio: float | None
+    assignment: None leaves the model float. guarded: what the accuracy guard changed. speedup: over the float model;
+    None where it was not timed. errors: of single units, where measured. text: for the report.
+    """
+
+    calibrated: CalibratedModel
+    assignment: Assignment | None
+    guarded: GuardResult
+    speedup: float | None
+    errors: Mapping[Unit, float]
     text: str
 
 
-def decide(model: Model, studied: Study, context: StageContext) -> tuple[Study, Decision]:
-    """Place for speed, guard accuracy, then place what is left anew and time the whole; and the study that is of.
+def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> Decision:
+    """Choose precision per unit: min-cut, accuracy guard, re-cut, time.
 
-    Where it takes layers back, or leaves the model float, with one scale a tensor, scales a channel are tried first.
+    Where one scale a tensor would return layers to float, or leave the model float, activations with scales a channel
+    are tried first.
     """
-    candidates = _candidates(studied, context)
-    good = unchanged(candidates[0], judge_for(studied, context))
-    if good is not None:
-        return studied, _timed(model, studied, candidates, good, context)
-    even = with_channels(studied, context)
-    if even is not None:
-        even = with_means(even, context)
-        placed = _candidates(even, context)
-        was, now = (context.quality.fidelity(build(plans[0])).sqnr_db for plans in (candidates, placed))
-        if now > was:
-            good = unchanged(placed[0], judge_for(even, context)) or guard(even, placed[0], context)
-            decision = _timed(model, even, placed, good, context)
-            if decision.plan is not None:
-                return even, decision
-    return studied, _timed(model, studied, candidates, guard(studied, candidates[0], context), context)
+    search = _Search(model, calibrated, context)
+    accepted = accept_unchanged(search.candidates[0], search.judge)
+    if accepted is not None:
+        return search.timed(accepted)
+    per_channel = with_per_channel_activations(calibrated, context)
+    if per_channel is not None:
+        finer = _Search(model, with_bias_correction(per_channel, context), context)
+        before, after = (context.quality.fidelity(build(s.candidates[0])).sqnr_db for s in (search, finer))
+        if after > before:
+            decision = finer.timed(accept_unchanged(finer.candidates[0], finer.judge) or finer.guarded())
+            if decision.assignment is not None:
+                return decision
+    return search.timed(search.guarded())
 
 
-def _timed(model: Model, studied: Study, candidates: list[Plan], guarded: Guarded, context: StageContext) -> Decision:
-    """What is good enough, if it is also fast."""
-    if studied.options.sensitivity:
-        layers = [unit for unit, _ in studied.units.linear() if unit in studied.plan.units]
-        measure_alone(studied, studied.plan, context, layers)
-    if not guarded.plan.units:
-        return Decision(None, guarded, None, f"left float: {guarded.verdict}, {limit_of(studied.options, context)}")
-    if not studied.options.speed:
-        return Decision(guarded.plan, guarded, None, guarded.verdict)
-    finals = _spared(studied, guarded, context)
-    pace = fastest(model, list(finals), studied.feed, context.target)
-    if pace.plan is None:
-        finals = {guarded.plan: guarded, **_others(studied, guarded, candidates[1:], context)}
-        pace = fastest(model, list(finals), studied.feed, context.target)
-    if pace.plan is None:
-        return Decision(None, guarded, 1.0, "left float: integers are not faster on this machine")
-    found = finals[pace.plan]
-    return Decision(pace.plan, found, pace.ratio, f"{pace.ratio:.2f}× as fast; {found.verdict}")
+class _Search:
+    """The assignments of one calibrated model that may be worth their time, judged and timed."""
 
+    def __init__(self, model: Model, calibrated: CalibratedModel, context: StageContext) -> None:
+        self.model, self.calibrated, self.context = model, calibrated, context
+        self.judge, self.errors = Judge(calibrated.options, context), SingleUnitErrors(calibrated, context)
+        self.candidates = self._cut(calibrated.assignment.units)
 
-def _candidates(studied: Study, context: StageContext, units: frozenset[Unit] | None = None) -> list[Plan]:
-    """Plans of all units, or of some, that may be worth their time."""
-    plan = studied.plan.with_units(useful(studied.plan.units if units is None else units))
-    return [plan] if context.target == "graphopt" or not studied.options.speed else place(studied, plan)
+    def guarded(self) -> GuardResult:
+        """The best candidate, changed until it is accurate enough."""
+        return guard(self.candidates[0], self.judge, self.errors)
 
+    def timed(self, guarded: GuardResult) -> Decision:
+        """Keep an assignment that is accurate enough, or one much like it, if it is also fast."""
+        calibrated, options = self.calibrated, self.calibrated.options
+        if options.sensitivity:
+            self.errors.measure(u for u, _ in calibrated.units.linear() if u in calibrated.assignment.units)
+        if not guarded.assignment.units:
+            return self._decision(
+                guarded, None, f"left float: {guarded.verdict}, {describe_limit(options, self.context)}"
+            )
+        if not options.speed:
+            return self._decision(guarded, None, guarded.verdict, guarded.assignment)
+        accurate = self._mixed(guarded)
+        best = self._fastest(accurate)
+        if best.assignment is None:
+            accurate = {guarded.assignment: guarded, **self._others(guarded)}
+            best = self._fastest(accurate)
+        if best.assignment is None:
+            return self._decision(guarded, 1.0, "left float: integers are not faster on this machine")
+        chosen = accurate[best.assignment]
+        text = f"{best.speedup:.2f}× as fast; {chosen.verdict}"
+        return self._decision(chosen, best.speedup, text, best.assignment)
 
-def _spared(studied: Study, guarded: Guarded, context: StageContext) -> dict[Plan, Guarded]:
-    """Where accuracy took units back: the plan without others that harm, but hardly gain, if there are such."""
-    if not guarded.taken_back or context.target == "graphopt":
-        return {}
-    plan, judge = more_faithful(studied, guarded.plan), judge_for(studied, context)
-    if plan is None or not judge.left() or not judge.accepts(plan):
-        return {}
-    taken = (*guarded.taken_back, *sorted(guarded.plan.units - plan.units, key=guarded.plan.order.__getitem__))
-    return {plan: Guarded(plan, guarded.finer & plan.units, taken, judge.describe(plan))}
+    def _decision(
+        self, guarded: GuardResult, speedup: float | None, text: str, assignment: Assignment | None = None
+    ) -> Decision:
+        return Decision(self.calibrated, assignment, guarded, speedup, self.errors.known, text)
 
+    def _fastest(self, accurate: Mapping[Assignment, GuardResult]) -> TimedAssignment:
+        return fastest(self.model, list(accurate), self.calibrated.feed, self.context.target)
 
-def _others(studied: Study, guarded: Guarded, plans: list[Plan], context: StageContext) -> dict[Plan, Guarded]:
-    """More plans worth timing: what was not cut for speed; where accuracy took units back, the rest cut anew."""
-    if guarded.taken_back:
-        plans = [p for p in _candidates(studied, context, guarded.plan.units) if p.units != guarded.plan.units]
-    judge = judge_for(studied, context)
-    found = {}
-    for plan in plans:
-        if judge.left() and judge.accepts(plan):
-            found[plan] = Guarded(plan, guarded.finer, guarded.taken_back, judge.describe(plan))
-    return found
+    def _cut(self, units: frozenset[Unit]) -> list[Assignment]:
+        """Assignments of all units, or of those that gain, that may be worth their time; the most promising first."""
+        every = self.calibrated.assignment.with_units(useful(units))
+        if self.context.target == "graphopt" or not self.calibrated.options.speed:
+            return [every]
+        return min_cut_candidates(self.calibrated, every)
+
+    def _mixed(self, guarded: GuardResult) -> dict[Assignment, GuardResult]:
+        """Where accuracy returned units to float: the assignment without others that harm but hardly gain, if any."""
+        if not guarded.returned or self.context.target == "graphopt":
+            return {}
+        mixed = with_mixed_precision(self.calibrated, guarded.assignment, self.errors.known)
+        if mixed is None or not self.judge.left or not self.judge.accepts(mixed):
+            return {}
+        more = sorted(guarded.assignment.units - mixed.units, key=guarded.assignment.order.__getitem__)
+        returned = (*guarded.returned, *more)
+        return {mixed: GuardResult(mixed, guarded.finer & mixed.units, returned, self.judge.describe(mixed))}
+
+    def _others(self, guarded: GuardResult) -> dict[Assignment, GuardResult]:
+        """More accurate assignments worth timing: the uncut one; where units returned to float, the rest cut anew."""
+        others = self.candidates[1:]
+        if guarded.returned:
+            others = [a for a in self._cut(guarded.assignment.units) if a.units != guarded.assignment.units]
+        return {
+            other: GuardResult(other, guarded.finer, guarded.returned, self.judge.describe(other))
+            for other in others
+            if self.judge.left and self.judge.accepts(other)
+        }

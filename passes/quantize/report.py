@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Model, Value
 from ...measure import macs_at
-from .candidates.assignment import Plan
-from .candidates.calibrated_model import Study
+from .candidates.assignment import Assignment
 from .candidates.units import Unit
 from .decide import Decision
 from .numerics.solve import FLOAT_PRODUCTS, NO_PAIRS, Certificate, pair_certificate
@@ -71,68 +70,67 @@ class QuantizeFigures(StageFigures):
     per_channel_activations: int | None = None
 
 
-def report_decision(studied: Study, decision: Decision) -> StageReport:
-    """The report of a model that was calibrated, whatever was decided."""
-    plan, options = decision.plan, studied.options
-    chosen: frozenset[Unit] = frozenset() if plan is None else plan.units
-    layers = tuple(_layer(studied, plan, unit) for unit, _ in studied.units.linear() if unit in studied.plan.units)
-    facts = _figures(studied, decision, chosen)
-    taken = () if decision.guarded is None else decision.guarded.taken_back
-    refused = [*studied.units.refused, *((u.name, RETURNED_TO_FLOAT) for u in taken)]
-    if plan is None:
-        text = decision.text
-    else:
-        slow = [u for u in studied.plan.units - chosen if u not in taken and u.linear is not None]
-        refused += [(u.name, NO_GAIN) for u in slow]
+def report_decision(decision: Decision) -> StageReport:
+    """The report of a calibrated model, whether it was quantized or left float."""
+    calibrated, assignment, options = decision.calibrated, decision.assignment, decision.calibrated.options
+    candidates, returned = calibrated.assignment.units, decision.guarded.returned
+    chosen: frozenset[Unit] = frozenset() if assignment is None else assignment.units
+    layers = tuple(_layer(decision, unit) for unit, _ in calibrated.units.linear() if unit in candidates)
+    facts, text = _figures(decision, chosen), decision.text
+    refused = [*calibrated.units.refused, *((u.name, RETURNED_TO_FLOAT) for u in returned)]
+    if assignment is not None:
+        refused += [(u.name, NO_GAIN) for u in candidates - chosen if u not in returned and u.linear is not None]
         integers = "int8" if options.mode != "weights" else f"layers stored as {options.weight_type}"
-        text = f"{facts.share_of_macs:.0%} of MACs in {integers}, {decision.text}"
+        text = f"{facts.share_of_macs:.0%} of MACs in {integers}, {text}"
         if facts.per_channel_activations:
             text += f"; {facts.per_channel_activations} activations with scales a channel"
-    return StageReport(f"quantize {options.mode}", text, layers, facts, tuple(refused), changed=plan is not None)
+    name = f"quantize {options.mode}"
+    return StageReport(name, text, layers, facts, tuple(refused), changed=assignment is not None)
 
 
-def _figures(studied: Study, decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:
-    plan, options = decision.plan, studied.options
-    macs = macs_at(studied.model, studied.shapes)
+def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:
+    calibrated, assignment, options = decision.calibrated, decision.assignment, decision.calibrated.options
+    macs = macs_at(calibrated.model, calibrated.shapes)
     total, inside = sum(macs.values()), sum(macs.get(u.node, 0) for u in chosen)
-    channels: Set[Value] = set() if plan is None else plan.channels.keys()
+    channels: Set[Value] = set() if assignment is None else assignment.channels.keys()
+    pair_safe = None
+    if assignment is not None:
+        pair_safe = all(certificate(u, assignment).is_exact for u in chosen if u.linear is not None)
     return QuantizeFigures(
         share_of_macs=inside / total if total else 0.0,
-        speed=decision.ratio,
+        speed=decision.speedup,
         layers=sum(u.linear is not None for u in chosen),
-        layers_float=sum(u.linear is not None for u in studied.plan.units - chosen),
-        samples=studied.samples,
+        layers_float=sum(u.linear is not None for u in calibrated.assignment.units - chosen),
+        samples=calibrated.samples,
         calibrate_method=options.calibrate_method if options.mode == "static" else None,
-        objective_before=_sum(s.before for s in studied.solved.values()),
-        objective_after=_sum(s.after for s in studied.solved.values()),
-        pair_safe=None if plan is None else all(certificate(u, plan).is_exact for u in chosen if u.linear is not None),
+        objective_before=_sum(s.before for s in calibrated.solved.values()),
+        objective_after=_sum(s.after for s in calibrated.solved.values()),
+        pair_safe=pair_safe,
         per_channel_activations=len({v for u in chosen for v in (*u.inputs, *u.outputs)} & channels),
     )
 
 
-def _layer(studied: Study, plan: Plan | None, unit: Unit) -> QuantizedLayer:
-    solved, alone = studied.solved[unit.node], studied.alone.get(unit)
-    if plan is None or unit not in plan.units:
-        return QuantizedLayer(
-            unit.name, unit.node.op, "float", None, solved.before, solved.after, solved.error, error_alone=alone
-        )
-    codes = plan.codes[unit.node]
-    finer = studied.finer.get(unit.node)
-    if finer is not None and codes is finer.codes:
-        solved = finer
-    return QuantizedLayer(
-        unit.name, unit.node.op, "int8", codes.bits, solved.before, solved.after, solved.error, codes.worst_pair,
-        certificate(unit, plan), alone,
+def _layer(decision: Decision, unit: Unit) -> QuantizedLayer:
+    calibrated, assignment, node = decision.calibrated, decision.assignment, unit.node
+    codes = None if assignment is None or unit not in assignment.units else assignment.codes[node]
+    finer = calibrated.finer.get(node)
+    solved = finer if finer is not None and codes is finer.codes else calibrated.solved[node]
+    row = QuantizedLayer(
+        unit.name, node.op, "float" if codes is None else "int8", None if codes is None else codes.bits,
+        solved.before, solved.after, solved.error, error_alone=decision.errors.get(unit),
     )  # fmt: skip
+    if codes is None or assignment is None:
+        return row
+    return replace(row, worst_pair=codes.worst_pair, certificate=certificate(unit, assignment))
 
 
-def certificate(unit: Unit, plan: Plan) -> Certificate:
+def certificate(unit: Unit, assignment: Assignment) -> Certificate:
     """The certificate of a layer on integers."""
-    if plan.options.mode == "weights" or unit.node.op == "Gather":
+    if assignment.options.mode == "weights" or unit.node.op == "Gather":
         return FLOAT_PRODUCTS
     if unit.linear is not None and unit.linear.is_depthwise:
         return NO_PAIRS
-    return pair_certificate(plan.codes[unit.node].worst_pair, plan.options)
+    return pair_certificate(assignment.codes[unit.node].worst_pair, assignment.options)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

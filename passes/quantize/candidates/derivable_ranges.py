@@ -24,14 +24,14 @@ def derivable(units: Iterable[Unit], options: Quantize) -> dict[Value, tuple[Uni
         return {}
     found: dict[Value, tuple[Unit, Sources]] = {}
     for unit in units:
-        if unit.moves:
+        if unit.passes_codes:
             found.update((v, (unit, unit.inputs[:1])) for v in unit.outputs if _ratio(unit.inputs[0], v) is not None)
         elif unit.node.op == "Concat":
             found[unit.output] = unit, unit.inputs
     return found
 
 
-def peaked(units: Iterable[Unit]) -> frozenset[Value]:
+def non_negative_images(units: Iterable[Unit]) -> frozenset[Value]:
     """Results of a clamp at zero, [N, C, space…]: never negative, so that the largest of each channel tells the extent.
 
     A maximum of onnxruntime may pass over NaN. None comes from finite operands but by overflow, and what a unit reads
@@ -49,7 +49,7 @@ def _has_space(unit: Unit) -> bool:
     return unit.node.op == "Conv" or all(isinstance(d, int) and d > 0 for d in shape[2:])
 
 
-def derive(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, Sources]]) -> None:
+def derive_ranges(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, Sources]]) -> None:
     """Add the extents that follow; those whose sources were not seen stay absent."""
     for value, (unit, sources) in derived.items():
         parts = [seen[source] for source in sources if source in seen]
@@ -59,7 +59,7 @@ def derive(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, Sources]]
         for part in parts:
             made.merge(part)
         made.low, made.high = np.clip([made.low, made.high], *unit.limits).tolist()
-        made.seen = round(made.seen * (_ratio(sources[0], value) or 1.0)) if unit.moves else made.seen
+        made.seen = round(made.seen * (_ratio(sources[0], value) or 1.0)) if unit.passes_codes else made.seen
         seen[value] = made
 
 

@@ -9,7 +9,7 @@ from ..numerics.equalize import equalize
 from ..options import Quantize
 
 
-def prepared(model: Model, options: Quantize, target: str) -> Model:
+def spell_for_integers(model: Model, options: Quantize, target: str) -> Model:
     """A copy in which what integers can run is spelled one way: Sum of two is Add; layers equalised if wanted.
 
     For speed in onnxruntime LRN is spelled, too: fast integers leave it nearly all of the time.

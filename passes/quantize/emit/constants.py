@@ -24,7 +24,7 @@ def dequantized(
     scale: one number (axis None), one for each index of `axis`, or with `block` in the codes' shape divided by it along
     `axis`. dtype: what int8 codes are stored as, INT4 or UINT8, where that is not int8.
     """
-    codes, zero_point = around(codes, dtype)
+    codes, zero_point = stored_codes(codes, dtype)
     scales = np.asarray(scale) if axis is not None else np.asarray(scale).reshape(-1)[:1].reshape(())
     operands = [constant(codes, name, "codes", dtype), constant(scales, name, "scale")]
     if codes.dtype != np.int32:
@@ -40,7 +40,7 @@ def dequantized(
     return node.output
 
 
-def around(codes: Array, dtype: DType | None) -> tuple[Array, int]:
+def stored_codes(codes: Array, dtype: DType | None) -> tuple[Array, int]:
     """int8 codes as they are stored, and their zero point: UINT8 lies around 128."""
     return (codes.view(np.uint8) ^ np.uint8(128), 128) if dtype is DType.UINT8 else (codes, 0)
 

@@ -11,14 +11,14 @@ from ....ir import DType, Graph, Node, Value
 from ....ops import update_types
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
-from .constants import around, constant, dequantized
-from .twin import Twin
+from .constants import constant, dequantized, stored_codes
+from .mapped_clone import MappedClone
 
 PACKED = 21
 """The operator set from which DequantizeLinear takes 4-bit integers."""
 
 
-def stored_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
+def store_weights(made: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
     """y = W x with W = DequantizeLinear(codes); a table is dequantized behind Gather, row by row as it is read.
 
     dtype: UINT8 where codes are stored as such.
@@ -66,17 +66,17 @@ def _stored_table(graph: Graph, node: Node, linear: Linear, codes: Codes, name: 
         owner.set_input(use.node, use.slot, read.output)
 
 
-def dynamic_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
+def quantize_dynamically(made: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
     """W x = (s_x s_w) MatMulInteger(q(x), codes) with q = DynamicQuantizeLinear, shared by all that read x."""
     if unit.node.op == "Gather":
-        stored_layer(made, unit, codes)
+        store_weights(made, unit, codes)
         return
     linear, graph = _linear(unit), made.model.graph
     node, name = made.nodes[unit.node], _weight_name(unit)
     x = node.inputs[0]
     assert x is not None
     quantized = _dynamic_input(graph, x, node)
-    stored, zero_point = around(linear.stored(codes.rows), dtype)
+    stored, zero_point = stored_codes(linear.stored(codes.rows), dtype)
     matrix = stored.T if linear.axis == 0 else stored
     made_nodes: list[Node] = []
 
@@ -121,7 +121,7 @@ def _dynamic_input(graph: Graph, x: Value, node: Node) -> Node:
     return new
 
 
-def _set_bias(made: Twin, unit: Unit, codes: Codes) -> None:
+def _set_bias(made: MappedClone, unit: Unit, codes: Codes) -> None:
     linear, graph = _linear(unit), made.model.graph
     if codes.bias is None or not linear.takes_bias:
         return

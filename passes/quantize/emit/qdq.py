@@ -1,4 +1,4 @@
-"""From a plan to a model: QuantizeLinear and DequantizeLinear pairs around what runs on integers."""
+"""From a assignment to a model: QuantizeLinear and DequantizeLinear pairs around what runs on integers."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from ....kernels.quantization import Quantization
 from ....rewrite import Context
 from ...codes.few_channels import widen_channels
 from ...codes.operators import to_operators
-from ..candidates.assignment import Plan, implied
+from ..candidates.assignment import Assignment, implied
 from ..candidates.units import Unit
 from ..numerics.grids import BIAS_LIMIT
 from ..numerics.per_channel import ChannelGrid
 from .constants import along_channels, dequantized
-from .layers import dynamic_layer, stored_layer
-from .twin import Twin, twin
+from .layers import quantize_dynamically, store_weights
+from .mapped_clone import MappedClone, mapped_clone
 
 
-def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
-    """A copy of the plan's model in QDQ form, or in that of its mode. A value is quantized and dequantized once.
+def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Model:
+    """A copy of the assignment's model in QDQ form, or in that of its mode. A value is quantized and dequantized once.
 
     labels: names for nodes and what they make, by which a profile tells them apart; by default they keep their own.
     """
-    made = twin(plan.model)
+    made = mapped_clone(assignment.model)
     if labels is not None:
-        label(made, labels)
-    mode = plan.options.mode
+        name_nodes(made, labels)
+    mode = assignment.options.mode
     if mode == "static":
-        _Build(plan, made, labels is not None).run()
-        if plan.target != "graphopt":  # its own kernels take any channels
-            widen_channels.run(made.model.graph, Context(plan.target))
-        if plan.options.format == "qoperator":
+        _QdqBuilder(assignment, made, labels is not None).run()
+        if assignment.target != "graphopt":  # its own kernels take any channels
+            widen_channels.run(made.model.graph, Context(assignment.target))
+        if assignment.options.format == "qoperator":
             to_operators(made.model.graph)
     else:
-        for unit in sorted(plan.units, key=lambda u: plan.order[u]):
-            (dynamic_layer if mode == "dynamic" else stored_layer)(
-                made, unit, plan.codes[unit.node], plan.options.weight_dtype
+        for unit in sorted(assignment.units, key=lambda u: assignment.order[u]):
+            (quantize_dynamically if mode == "dynamic" else store_weights)(
+                made, unit, assignment.codes[unit.node], assignment.options.weight_dtype
             )
     return made.model
 
 
-def label(made: Twin, labels: dict[Node, str]) -> None:
+def name_nodes(made: MappedClone, labels: dict[Node, str]) -> None:
     """Name the copies of nodes, and their outputs after them."""
     for node, name in labels.items():
         copy = made.nodes[node]
@@ -52,27 +52,27 @@ def label(made: Twin, labels: dict[Node, str]) -> None:
             value.name = f"{name}{value.index}"
 
 
-class _Build:
-    def __init__(self, plan: Plan, made: Twin, labelled: bool) -> None:
-        self.plan, self.twin, self.graph = plan, made, made.model.graph
+class _QdqBuilder:
+    def __init__(self, assignment: Assignment, made: MappedClone, labelled: bool) -> None:
+        self.assignment, self.clone, self.graph = assignment, made, made.model.graph
         self.labelled = labelled
         self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
-        self.producer = {value: unit for unit in plan.units for value in unit.outputs}
+        self.producer = {value: unit for unit in assignment.units for value in unit.outputs}
         self.scalars: dict[Quantization, tuple[Value, Value]] = {}
-        self.integer = {made.nodes[unit.node] for unit in plan.units}
+        self.integer = {made.nodes[unit.node] for unit in assignment.units}
 
     def run(self) -> None:
-        order = [node for node in self.plan.model.graph if node in self.twin.nodes]
-        units = {unit.node: unit for unit in self.plan.units}
+        order = [node for node in self.assignment.model.graph if node in self.clone.nodes]
+        units = {unit.node: unit for unit in self.assignment.units}
         for node in order:
             unit = units.get(node)
             if unit is None:
                 continue
-            copy = self.twin.nodes[node]
+            copy = self.clone.nodes[node]
             for value in unit.inputs:
                 read = self._pair(value)
                 for slot, used in enumerate(copy.inputs):
-                    if used is self.twin.values[value]:
+                    if used is self.clone.values[value]:
                         self.graph.set_input(copy, slot, read)
             if unit.linear is not None:
                 self._weights(unit, copy)
@@ -83,7 +83,7 @@ class _Build:
     def _wants_codes(self, unit: Unit, value: Value) -> bool:
         if not unit.may_end_float:
             return True
-        consumers = {u.node for u in self.plan.units if value in u.inputs}
+        consumers = {u.node for u in self.assignment.units if value in u.inputs}
         return bool(consumers & set(value.users))
 
     def _pair(self, value: Value) -> Value:
@@ -91,15 +91,15 @@ class _Build:
         known = self.pairs.get(value)
         if known is not None:
             return known
-        grid = self.plan.grids[value]
-        copy = self.twin.values[value]
+        grid = self.assignment.grids[value]
+        copy = self.clone.values[value]
         unit = self.producer.get(value)
         source = copy
         if unit is not None and unit.clamp is not None and implied(unit, grid):
-            source = self.twin.nodes[unit.node].output
+            source = self.clone.nodes[unit.node].output
         uses = copy.uses
         scale, zero = self._scalar(grid)
-        channels = self.plan.channels.get(value)
+        channels = self.assignment.channels.get(value)
         shape = copy.type.shape if isinstance(copy.type, TensorType) else None
         if channels is None or unit is not None:
             steps = [Node("QuantizeLinear", (source, scale, zero), name=self._label(copy, "quantize"))]
@@ -173,11 +173,11 @@ class _Build:
     def _weights(self, unit: Unit, copy: Node) -> None:
         linear = unit.linear
         assert linear is not None
-        codes = self.plan.codes[unit.node]
+        codes = self.assignment.codes[unit.node]
         name = unit.node.inputs[1].name if unit.node.inputs[1] is not None else ""
         scale = codes.scale.reshape(-1)
-        stored, kind = linear.stored(codes.rows), self.plan.options.weight_dtype
-        per_channel = bool(np.ptp(scale)) or self.plan.options.per_channel
+        stored, kind = linear.stored(codes.rows), self.assignment.options.weight_dtype
+        per_channel = bool(np.ptp(scale)) or self.assignment.options.per_channel
         axis = linear.axis if per_channel else None
         self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, dtype=kind))
         if codes.bias is None or not linear.takes_bias:
@@ -185,9 +185,9 @@ class _Build:
         if linear.addition is not None:
             node, slot = linear.addition
             bias = Value(constant=Constant.of(codes.bias), name=f"{name}_bias")
-            self.graph.set_input(self.twin.nodes[node], slot, bias)
+            self.graph.set_input(self.clone.nodes[node], slot, bias)
             return
-        unit_scale = (np.float32(self.plan.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
+        unit_scale = (np.float32(self.assignment.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
         whole = np.clip(np.rint(codes.bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
         read = dequantized(self.graph, copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
         self.graph.set_inputs(copy, (*copy.inputs[:2], read))

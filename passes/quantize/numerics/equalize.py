@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ....compress.layers.linear import Linear, linear_of
+from ....errors import Declined
 from ....ir import Constant, Graph, Model, Node, Value
 
 SWEEPS, LIMIT = 4, 32.0
@@ -44,10 +45,11 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
 
 def _between(first: Node, second: Node) -> bool:
     value = second.inputs[0]
-    a, b = linear_of(first), linear_of(second)
-    if not isinstance(a, Linear) or not isinstance(b, Linear) or value is None:
+    try:
+        linear_of(first), linear_of(second)
+    except Declined:
         return False
-    return value.producer in (first, first.output.uses[0].node)
+    return value is not None and value.producer in (first, first.output.uses[0].node)
 
 
 def _ranges(linear: Linear, of_inputs: bool) -> np.ndarray:
@@ -62,7 +64,6 @@ def _ranges(linear: Linear, of_inputs: bool) -> np.ndarray:
 
 def _scale(graph: Graph, first: Node, second: Node) -> bool:
     a, b = linear_of(first), linear_of(second)
-    assert isinstance(a, Linear) and isinstance(b, Linear)
     r1, r2 = _ranges(a, False), _ranges(b, True)
     if r1.shape != r2.shape or not (r1 > 0).all() or not (r2 > 0).all():
         return False

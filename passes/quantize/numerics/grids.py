@@ -93,12 +93,12 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
     most = (1 << (bits - 1)) - 1
     low, high = np.full(weight.shape, -most, np.int8), np.full(weight.shape, most, np.int8)
     if not safe or 2 * most <= PAIR_LIMIT or weight.shape[-1] < 2:
-        return usable(np.abs(weight).max(axis=-1) / most), low, high
+        return nonzero_scales(np.abs(weight).max(axis=-1) / most), low, high
     tops = _tops(weight)
     scale = np.maximum(tops[0].first, tops[1].first) / most
     for top in tops:
         scale = np.maximum(scale, (top.first + top.second) / (PAIR_LIMIT - 1))
-    scale = usable(scale)
+    scale = nonzero_scales(scale)
     for sign, bound, top in ((1, high, tops[0]), (-1, low, tops[1])):
         first = np.clip(np.rint(top.first / scale), PAIR_LIMIT // 2, most)
         bound[...] = (sign * (PAIR_LIMIT - first)).astype(np.int8)
@@ -112,7 +112,7 @@ def bias_room(bias: Array, step: float) -> Array:
     return room
 
 
-def usable(scale: Array) -> Array:
+def nonzero_scales(scale: Array) -> Array:
     """Scales as f32; rows of weights that may as well be zero get the finest of the others: products with scales of
     their own would underflow, and a coarse one would round their biases away. 1 where all are such."""
     live = scale > LEAST
@@ -121,7 +121,7 @@ def usable(scale: Array) -> Array:
     return made
 
 
-def merged(extents: list[Extent]) -> Extent:
+def merged_extent(extents: list[Extent]) -> Extent:
     """One observer that saw all that these saw."""
     from copy import deepcopy
 

@@ -8,7 +8,7 @@ from ....ir import Model, Node, Value, clone_model
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class MappedClone:
     """The copy, and what became of each node and each value that is no constant."""
 
     model: Model
@@ -16,11 +16,11 @@ class Twin:
     values: dict[Value, Value]
 
 
-def twin(model: Model) -> Twin:
+def mapped_clone(model: Model) -> MappedClone:
     """Copy a model; the root graph's nodes and values are mapped."""
     copy = clone_model(model)
     nodes = dict(zip(model.graph.snapshot(), copy.graph.snapshot(), strict=True))
     values = dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
     for old, new in nodes.items():
         values.update(zip(old.outputs, new.outputs, strict=True))
-    return Twin(copy, nodes, values)
+    return MappedClone(copy, nodes, values)
