@@ -1,4 +1,4 @@
-"""A copy of the model in the spelling that integers run."""
+"""Prepare a copy of the model: one spelling for each operator that integers run, and equalised layers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..options import Quantize
 
 
 def spell_for_integers(model: Model, options: Quantize, target: str) -> Model:
-    """A copy in which what integers can run is spelled one way: Sum of two is Add; layers equalised if wanted.
+    """A copy in which Sum of two is Add, with layers equalised if wanted.
 
-    For speed in onnxruntime LRN is spelled, too: fast integers leave it nearly all of the time.
+    For speed in onnxruntime LRN is spelled out, too: beside fast integers it takes nearly all of the time.
     """
     copy = clone_model(model)
     for node in list(copy.graph):
@@ -26,9 +26,9 @@ def spell_for_integers(model: Model, options: Quantize, target: str) -> Model:
 
 
 def _rename(model: Model, node: Node, op: str) -> None:
-    made = Node(op, node.inputs, {}, [v.type for v in node.outputs], name=node.name)
-    made.origins, made.made_by = node.origins, "quantize"
-    made.output.name = node.output.name
-    model.graph.insert_before(node, made)
-    model.graph.replace_uses(node.output, made.output)
+    renamed = Node(op, node.inputs, {}, [v.type for v in node.outputs], name=node.name)
+    renamed.origins, renamed.made_by = node.origins, "quantize"
+    renamed.output.name = node.output.name
+    model.graph.insert_before(node, renamed)
+    model.graph.replace_uses(node.output, renamed.output)
     model.graph.erase(node)

@@ -24,16 +24,16 @@ def upgraded(model: Model, context: StageContext, needed: int = NEEDED) -> Model
     try:
         converted = onnx.version_converter.convert_version(proto, needed)
         converted.ir_version = max(converted.ir_version, 10 if needed >= 21 else 7)
-        made: Model = load(converted.SerializeToString(), folder=model.folder)
+        raised = load(converted.SerializeToString(), folder=model.folder)
     except (RuntimeError, ValueError, ModelError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise Declined(f"left float: opset {model.opset} cannot be raised to {needed}: {reason}") from error
     feed = context.calibration.first(1)[0]
-    before, after = (ort_session(m, threads=0).run(None, feed) for m in (model, made))
+    before, after = (ort_session(m, threads=0).run(None, feed) for m in (model, raised))
     for a, b in zip(before, after):
         if np.asarray(a).shape != np.asarray(b).shape or not _close(np.asarray(a), np.asarray(b)):
             raise Declined(f"left float: opset {model.opset} raised to {needed} changes results")
-    return made
+    return raised
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:

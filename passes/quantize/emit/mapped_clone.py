@@ -1,4 +1,4 @@
-"""A copy of a model in which every node and value of the original can be found again."""
+"""A copy of a model with the maps from the original's nodes and values to the copy's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ....ir import Model, Node, Value, clone_model
 
 @dataclass(frozen=True, slots=True)
 class MappedClone:
-    """The copy, and what became of each node and each value that is no constant."""
+    """The copy, and the copies of nodes and of values that are no constants, by their originals."""
 
     model: Model
     nodes: dict[Node, Node]

@@ -1,4 +1,4 @@
-"""From a assignment to a model: QuantizeLinear and DequantizeLinear pairs around what runs on integers."""
+"""Emit an assignment as a model: QuantizeLinear and DequantizeLinear pairs around the units on integers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..candidates.assignment import Assignment, implied
 from ..candidates.units import Unit
 from ..numerics.grids import BIAS_LIMIT
 from ..numerics.per_channel import ChannelGrid
-from .constants import along_channels, dequantized
+from .constants import along_channels, dequantized, grid_operands
 from .layers import quantize_dynamically, store_weights
 from .mapped_clone import MappedClone, mapped_clone
 
@@ -23,52 +23,48 @@ from .mapped_clone import MappedClone, mapped_clone
 def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Model:
     """A copy of the assignment's model in QDQ form, or in that of its mode. A value is quantized and dequantized once.
 
-    labels: names for nodes and what they make, by which a profile tells them apart; by default they keep their own.
+    labels: names for nodes and their outputs, by which a profile tells them apart; by default they keep their own.
     """
-    made = mapped_clone(assignment.model)
+    clone, mode = mapped_clone(assignment.model), assignment.options.mode
     if labels is not None:
-        name_nodes(made, labels)
-    mode = assignment.options.mode
+        name_nodes(clone, labels)
     if mode == "static":
-        _QdqBuilder(assignment, made, labels is not None).run()
+        _QdqBuilder(assignment, clone, labels is not None).run()
         if assignment.target != "graphopt":  # its own kernels take any channels
-            widen_channels.run(made.model.graph, Context(assignment.target))
+            widen_channels.run(clone.model.graph, Context(assignment.target))
         if assignment.options.format == "qoperator":
-            to_operators(made.model.graph)
+            to_operators(clone.model.graph)
     else:
-        for unit in sorted(assignment.units, key=lambda u: assignment.order[u]):
-            (quantize_dynamically if mode == "dynamic" else store_weights)(
-                made, unit, assignment.codes[unit.node], assignment.options.weight_dtype
-            )
-    return made.model
+        emit = quantize_dynamically if mode == "dynamic" else store_weights
+        for unit in sorted(assignment.units, key=assignment.order.__getitem__):
+            emit(clone, unit, assignment.codes[unit.node], assignment.options.weight_dtype)
+    return clone.model
 
 
-def name_nodes(made: MappedClone, labels: dict[Node, str]) -> None:
+def name_nodes(clone: MappedClone, labels: dict[Node, str]) -> None:
     """Name the copies of nodes, and their outputs after them."""
     for node, name in labels.items():
-        copy = made.nodes[node]
+        copy = clone.nodes[node]
         copy.name = name
         for value in copy.outputs:
             value.name = f"{name}{value.index}"
 
 
 class _QdqBuilder:
-    def __init__(self, assignment: Assignment, made: MappedClone, labelled: bool) -> None:
-        self.assignment, self.clone, self.graph = assignment, made, made.model.graph
+    """Edits the clone of an assignment's model into QDQ form, unit after unit."""
+
+    def __init__(self, assignment: Assignment, clone: MappedClone, labelled: bool) -> None:
+        self.assignment, self.clone, self.graph = assignment, clone, clone.model.graph
         self.labelled = labelled
         self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
         self.producer = {value: unit for unit in assignment.units for value in unit.outputs}
         self.scalars: dict[Quantization, tuple[Value, Value]] = {}
-        self.integer = {made.nodes[unit.node] for unit in assignment.units}
+        self.integer = {clone.nodes[unit.node] for unit in assignment.units}
 
     def run(self) -> None:
-        order = [node for node in self.assignment.model.graph if node in self.clone.nodes]
-        units = {unit.node: unit for unit in self.assignment.units}
-        for node in order:
-            unit = units.get(node)
-            if unit is None:
-                continue
-            copy = self.clone.nodes[node]
+        """Quantize all units, in order of execution."""
+        for unit in sorted(self.assignment.units, key=self.assignment.order.__getitem__):
+            copy = self.clone.nodes[unit.node]
             for value in unit.inputs:
                 read = self._pair(value)
                 for slot, used in enumerate(copy.inputs):
@@ -87,7 +83,7 @@ class _QdqBuilder:
         return bool(consumers & set(value.users))
 
     def _pair(self, value: Value) -> Value:
-        """The dequantized form of a value; made at its first need, right behind what makes the value."""
+        """The dequantized form of a value; inserted when first needed, right behind the value's producer."""
         known = self.pairs.get(value)
         if known is not None:
             return known
@@ -115,7 +111,7 @@ class _QdqBuilder:
         self._insert(copy, [*steps, dequantize])
         if unit is not None:
             self._redirect(uses, result, channels)
-            if result.is_unused:  # floats alone read the value, channel by channel
+            if result.is_unused:  # only float operators read the value, channel by channel
                 self.graph.erase(dequantize)
         if source is not copy:
             clamp = copy.producer
@@ -125,29 +121,29 @@ class _QdqBuilder:
         return result
 
     def _label(self, value: Value, what: str) -> str:
-        """Names of nodes must not clash, and nobody needs them but a profile."""
+        """A node's name: only profiles need one, and names must not clash."""
         return _named(value, what) if self.labelled else ""
 
     def _redirect(self, uses: Iterable[Use], result: Value, channels: ChannelGrid | None) -> None:
-        """Let what read a value read its dequantized form: floats channel by channel, where channels differ."""
-        apart: Value | None = None
+        """Let uses of a value read its dequantized form: float operators the per-channel one, where there is one."""
+        per_channel: Value | None = None
         for use in uses:
             read = result
             if channels is not None and use.node not in self.integer:
-                if apart is None:
+                if per_channel is None:
                     anchor = result.producer
                     assert anchor is not None and anchor.inputs[0] is not None
                     steps = along_channels("DequantizeLinear", anchor.inputs[0], channels, "")
-                    apart = steps[-1].output
-                    apart.name, apart.type = _named(result, "channels"), result.type
+                    per_channel = steps[-1].output
+                    per_channel.name, per_channel.type = _named(result, "channels"), result.type
                     self._after(anchor, steps)
-                read = apart
+                read = per_channel
             owner = use.node.graph
             assert owner is not None
             owner.set_input(use.node, use.slot, read)
 
     def _insert(self, value: Value, steps: Sequence[Node]) -> None:
-        """Put nodes right behind what makes a value."""
+        """Insert nodes right behind a value's producer, or first where it is an input."""
         first, *rest = steps
         if value.producer is not None:
             self.graph.insert_after(value.producer, first)
@@ -165,9 +161,7 @@ class _QdqBuilder:
     def _scalar(self, grid: Quantization) -> tuple[Value, Value]:
         known = self.scalars.get(grid)
         if known is None:
-            scale = Value(constant=Constant.of(np.float32(grid.scale)), name="scale")
-            zero = Value(constant=Constant.of(np.asarray(grid.zero_point, grid.dtype)), name="zero_point")
-            known = self.scalars[grid] = (scale, zero)
+            known = self.scalars[grid] = grid_operands(grid)
         return known
 
     def _weights(self, unit: Unit, copy: Node) -> None:

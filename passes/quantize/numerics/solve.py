@@ -19,9 +19,10 @@ BITS = {"int8": 8, "uint8": 8, "int4": 4}
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """Codes of one layer with J = E‖W x − W_q x‖² of nearest rounding and of what was found (None without data).
+    """Codes of one layer.
 
-    signal: E‖W x‖², less the mean where a bias takes it up as J does; what J is to be compared with.
+    before, after: J = E‖W x − W_q x‖² of nearest rounding and of the codes; None without data. signal: E‖W x‖², to
+    compare J with, less the mean where a bias takes it up as in J.
     """
 
     codes: Codes
@@ -46,7 +47,7 @@ def solve(
     bits: int | None = None,
     block: int | None = None,
 ) -> Solved:
-    """Choose the codes of one layer. Without moments: nearest rounding, the bias as it is.
+    """Choose the codes of one layer. Without moments: nearest rounding, the bias unchanged.
 
     safe: no pair of products of u8 with the codes may overflow 16 bits. step: the scale of the layer's input, with
     which its bias must fit 32 bits. block: how many inputs share a scale; None for all.
