@@ -21,7 +21,7 @@ from ..onnx_io import to_proto
 from .activations import Taps
 from .observers import Extent
 from .ranges import observer_for
-from .work import observe_chunks
+from .chunks import observe_chunks
 
 Observed = dict[Value, Extent]
 
