@@ -23,7 +23,7 @@ from .place.single_unit_errors import SingleUnitErrors
 class Decision:
     """The outcome of the guards for a calibrated model.
 
-    assignment: None leaves the model float. guarded: what the accuracy guard changed. speedup: over the float model;
+    assignment: None leaves the model float. guarded: the accuracy guard's changes. speedup: over the float model;
     None where it was not timed. errors: of single units, where measured. text: for the report.
     """
 

@@ -63,7 +63,8 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
 
 
 def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
-    """At an operator set that has what the mode needs; with blocks and fused stored weights where it can be reached."""
+    """The model at an operator set that has the mode's operators; for stored weights with blocks where that is reached.
+    Declined where it cannot be raised."""
     if options.mode == "weights":
         with suppress(Declined):
             return upgraded(model, context, BLOCKED)

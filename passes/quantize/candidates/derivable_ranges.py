@@ -1,6 +1,6 @@
 """Ranges derivable from calibrated tensors: reading a tensor out of onnxruntime costs more than computing it.
 
-Codes pass through MaxPool, Reshape and their kin unchanged, and Concat holds what its inputs hold.
+Codes pass through MaxPool, Reshape and their kin unchanged, and Concat holds the elements of its inputs.
 """
 
 from __future__ import annotations

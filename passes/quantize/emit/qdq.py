@@ -120,9 +120,9 @@ class _QdqBuilder:
         self.pairs[value] = result
         return result
 
-    def _label(self, value: Value, what: str) -> str:
+    def _label(self, value: Value, suffix: str) -> str:
         """A node's name: only profiles need one, and names must not clash."""
-        return _named(value, what) if self.labelled else ""
+        return _named(value, suffix) if self.labelled else ""
 
     def _redirect(self, uses: Iterable[Use], result: Value, channels: ChannelGrid | None) -> None:
         """Let uses of a value read its dequantized form: float operators the per-channel one, where there is one."""
@@ -187,8 +187,8 @@ class _QdqBuilder:
         self.graph.set_inputs(copy, (*copy.inputs[:2], read))
 
 
-def _named(value: Value, what: str) -> str:
-    return f"{value.name}_{what}" if value.name else ""
+def _named(value: Value, suffix: str) -> str:
+    return f"{value.name}_{suffix}" if value.name else ""
 
 
 def _first(graph: Graph) -> Node:

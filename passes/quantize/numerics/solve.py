@@ -112,8 +112,8 @@ def _clipped(rows: Array, scale: Array, low: Array, high: Array, matrix: Array) 
     variance = (np.diagonal(matrix) + damping(matrix)).reshape(blocks, -1)
     flat = (len(rows) * blocks, -1)
     per_row = np.tile(variance, (len(rows), 1))
-    found = clipped_scale(rows.reshape(flat), scale.reshape(-1), low.reshape(flat), high.reshape(flat), per_row)
-    return found.reshape(scale.shape)
+    clipped = clipped_scale(rows.reshape(flat), scale.reshape(-1), low.reshape(flat), high.reshape(flat), per_row)
+    return clipped.reshape(scale.shape)
 
 
 def pair_safety(options: Quantize, target: str) -> bool:

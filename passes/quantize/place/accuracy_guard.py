@@ -48,7 +48,7 @@ class Judge:
         return is_good_enough(self._built(assignment), self.options, self.context)
 
     def describe(self, assignment: Assignment) -> str:
-        """How good its model is, beside what is asked for."""
+        """How good its model is, beside the limit."""
         if _is_free(self.options, self.context):
             return "results not compared: the floor is off"
         model, quality, limit = self._built(assignment), self.context.quality, self.context.max_drop
@@ -158,7 +158,7 @@ def _fewest(total: int, accepts: Callable[[int], bool], judge: Judge) -> int | N
 def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
     """Units with the most harmful first: by the error of each alone, or by the noise estimated for it.
 
-    Where speed is asked for, by the power of that error for each second a unit gains: what gains much may harm more.
+    Where speed is asked for, by the power of that error for each second a unit gains: large gains may harm more.
     """
     calibrated = errors.calibrated
     units = [u for u in calibrated.units.members if u in assignment.units and not u.passes_codes]

@@ -60,8 +60,8 @@ def _by_unit(
 ) -> UnitTimes:
     seconds, rest = dict.fromkeys(assignment.units, 0.0), 0.0
     for name, took in times.items():
-        found = _LABEL.search(name)
-        unit = None if found is None or _CONVERSION.search(name) else owner.get(nodes[int(found.group(1))])
+        label = _LABEL.search(name)
+        unit = None if label is None or _CONVERSION.search(name) else owner.get(nodes[int(label.group(1))])
         if unit is None:
             rest += took
         else:
