@@ -1,4 +1,4 @@
-"""Calibration: what data flows through a model, read sample by sample, never held at once."""
+"""Calibration: the data that flow through a model, read sample by sample, never held at once."""
 
 from .activations import Taps, portions, stream
 from .observe import Observed, observe

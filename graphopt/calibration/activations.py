@@ -16,18 +16,19 @@ from .peaks import add_peaks
 T = TypeVar("T")
 
 BUDGET = 1 << 28
-"""Bytes of inner values that are handed out at once."""
+"""Bytes of inner values that are handed out at once: a model's weights are often as large.
+`python -m tests.bench.quantize_time` prints the peak memory."""
 
 
 class Taps:
     """An emitted model whose values can be read: inputs, results and inner values of the root graph.
 
     `values` that are constants or belong to nested graphs are left out; `readable` holds the others. The model may
-    change meanwhile: what is read is the copy that was emitted.
+    change meanwhile: values are read from the copy that was emitted.
 
-    peaks: values [N, C, space…] of which the largest element of each channel is enough. onnxruntime finds that in its
-    own blocked layout, where handing out the whole takes a pass to reorder it and one to copy it. What `peaks` has then
-    is not among `readable`.
+    peaks: values [N, C, space…] of which the largest element of each channel is enough. onnxruntime finds it in its own
+    blocked layout, where handing out the whole value takes a pass to reorder it and one to copy it. Values whose peaks
+    are read are not among `readable`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Taps:
 
     @property
     def results(self) -> tuple[str, ...]:
-        """The names of what sessions give beside the model's own results; peaks last."""
+        """The names of the results that sessions have beside the model's own; peaks last."""
         return (*self.names.values(), *(() if self.peaks is None else (PEAKS,)))
 
     def open(self, threads: int | None) -> Session:
@@ -57,7 +58,7 @@ class Taps:
 
     @property
     def session(self) -> Session:
-        """The session that `run` uses, opened at its first need."""
+        """The session that `run` uses, opened when first needed."""
         if self._session is None:
             self._session = self.open(self.threads)
         return self._session
@@ -78,19 +79,14 @@ def stream(
     for feed in feeds:
         if not taps.readable:
             return
-        whole = taps.run(feed)
-        yield from parts(whole, budget)
-
-
-def parts(values: dict[Value, Array], budget: int) -> Iterator[dict[Value, Array]]:
-    """Values in groups of at most `budget` bytes; `values` is emptied on the way, so that arrays can go."""
-    drained = ((value, values.pop(value)) for value in list(values))
-    for portion in portions(drained, lambda item: item[1].nbytes, budget):
-        yield dict(portion)
+        values_read = taps.run(feed)
+        drained = ((value, values_read.pop(value)) for value in list(values_read))  # so that arrays can go
+        for portion in portions(drained, lambda item: item[1].nbytes, budget):
+            yield dict(portion)
 
 
 def portions(items: Iterable[T], size: Callable[[T], int], budget: int) -> Iterator[list[T]]:
-    """Items in order, in groups whose sizes add up to `budget` at most; what is larger stands alone."""
+    """Items in order, in groups whose sizes add up to `budget` at most; a larger item is a group of its own."""
     portion: list[T] = []
     total = 0
     for item in items:

@@ -19,9 +19,9 @@ from ..ir import Model, Value
 from ..machine.files import replace_file
 from ..onnx_io import to_proto
 from .activations import Taps
+from .chunks import observe_chunks
 from .observers import Extent
 from .ranges import observer_for
-from .work import observe_chunks
 
 Observed = dict[Value, Extent]
 
@@ -37,13 +37,13 @@ def observe(
     cache: str | os.PathLike[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Observed:
-    """What each value of the model's root graph was seen to hold; values that cannot be read are absent.
+    """The observer of each value of the model's root graph, over all samples; values that cannot be read are absent.
 
-    peaks: those that are [N, C, space…] and never negative, for which min-max reads no more than each channel's largest
-    element. executor: any of `concurrent.futures`, runs chunks of samples (threads share a session, processes open
-    their own); without one, a few samples at a time where cores abound. cache: a file that remembers what was seen, to
-    resume after an interruption; it is ignored where the model, the values, the method or the samples differ.
-    progress: called with the number of samples seen.
+    peaks: values [N, C, space…] that are never negative, of which min-max reads each channel's largest element alone.
+    executor: any of `concurrent.futures`, runs chunks of samples (threads share a session, processes open their own);
+    without one, a few samples at a time where cores abound. cache: a file with the state of all observers, to resume
+    after an interruption; it is ignored where the model, the values, the method or the samples differ. progress: called
+    with the number of samples seen.
     InputError for NaN or infinite values, and for samples that differ from a cache's but can be read only once;
     OutputError for a cache that cannot be written.
     """
@@ -51,7 +51,7 @@ def observe(
     totals = [observer_for(method) for _ in taps.readable]
     if taps.peaks is not None:
         totals.append(Extent(axis=1))
-    store = None if cache is None else _Cache(Path(cache), model, taps.results, method)
+    store = None if cache is None else _ObserverCache(Path(cache), model, taps.results, method)
     count = 0
     if store is not None:
         count, totals, feeds = store.resume(totals, feeds)
@@ -63,39 +63,39 @@ def observe(
             store.save(count, totals)
         if progress is not None:
             progress(count)
-    found = dict(zip(taps.readable, totals))
+    observed = dict(zip(taps.readable, totals))
     if taps.peaks is not None:
-        found.update(taps.peaks.extents(totals[-1]))
-    return {value: found[value] for value in values if value in found}
+        observed.update(taps.peaks.extents(totals[-1]))
+    return {value: observed[value] for value in values if value in observed}
 
 
-class _Cache:
-    """A file with observers and how many samples they saw. Written beside, then renamed."""
+class _ObserverCache:
+    """A file with observers and the number of samples they saw."""
 
     def __init__(self, path: Path, model: Model, names: Iterable[str], method: str) -> None:
         self.path = path
         digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True))
         digest.update("\0".join((method, *names)).encode())
         self.digest = digest.hexdigest()
-        self.samples = _Digested(())
+        self.samples = _DigestedFeeds(())
 
     def resume(self, empty: list[Any], feeds: Iterable[Feeds]) -> tuple[int, list[Any], Iterable[Feeds]]:
-        """How many samples were seen, what by, and the samples left; none where the file tells of anything else."""
+        """The number of samples seen, their observers, and the samples left; 0 and `empty` where the file is no fit."""
         count, totals, seen = self._load(empty)
-        self.samples = _Digested(feeds)
+        self.samples = _DigestedFeeds(feeds)
         for _ in islice(self.samples, count):
             pass
         if self.samples.digests[-1] == seen:
             return count, totals, self.samples
         if iter(feeds) is feeds:
             raise InputError(f"calibration: the cache {self.path} saw other samples, and these can be read only once")
-        self.samples = _Digested(feeds)
+        self.samples = _DigestedFeeds(feeds)
         return 0, empty, self.samples
 
     def _load(self, empty: list[Any]) -> tuple[int, list[Any], bytes]:
         try:
             with self.path.open("rb") as file:
-                digest, count, totals, seen = _Observers(file).load()
+                digest, count, totals, seen = _ObserverUnpickler(file).load()
         except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError):
             return 0, empty, b""
         fits = digest == self.digest and len(totals) == len(empty)
@@ -112,8 +112,8 @@ class _Cache:
             raise OutputError(f"calibration: the cache {self.path} cannot be written: {error.strerror}") from error
 
 
-class _Digested(Iterator[Feeds]):
-    """Samples as they are read, and a digest of all up to each: calibration on other data is another one."""
+class _DigestedFeeds(Iterator[Feeds]):
+    """Samples as they are read, with a digest of all samples up to each: a cache holds for the same data alone."""
 
     def __init__(self, feeds: Iterable[Feeds]) -> None:
         self.feeds, self.digests = iter(feeds), [b""]
@@ -129,8 +129,8 @@ class _Digested(Iterator[Feeds]):
         return feed
 
 
-class _Observers(pickle.Unpickler):
-    """Reads observers and arrays, and nothing else: a cache file may come from anywhere."""
+class _ObserverUnpickler(pickle.Unpickler):
+    """Loads observers and arrays, and no other class: a cache file may come from anywhere."""
 
     _KNOWN = frozenset(("Extent", "Histogram", "_reconstruct", "ndarray", "dtype", "_frombuffer", "scalar"))
 

@@ -1,4 +1,4 @@
-"""The largest elements of many values, found by onnxruntime in its own layout and handed out as one small tensor."""
+"""The largest elements of many values, computed by onnxruntime in its own layout and handed out as one small tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kind = tuple[int | str, int]
 class Peaks:
     """The result NAME [N, ΣC, 1…] holds the largest element of each channel of values [N, C, space…].
 
-    channels: those of each value in it.
+    channels: of each value, its slice of that result.
     """
 
     channels: Mapping[Value, slice]
@@ -33,7 +33,7 @@ class Peaks:
 
 
 def add_peaks(graph: onnx.GraphProto, names: Mapping[Value, str], wanted: Iterable[Value]) -> Peaks | None:
-    """Let an emitted graph compute peaks of the values wanted, as far as one tensor holds them; None without any."""
+    """Add the result NAME to an emitted graph: peaks of the wanted values that fit one tensor; None without any."""
     kinds: dict[Kind, list[Value]] = {}
     for value in wanted:
         kind = _kind(value)
@@ -55,7 +55,7 @@ def add_peaks(graph: onnx.GraphProto, names: Mapping[Value, str], wanted: Iterab
 
 
 def _kind(value: Value) -> Kind | None:
-    """What tensors must share to be joined along their channels: the batch's size, and the rank."""
+    """The batch's size and the rank, which tensors must share to be joined along their channels."""
     shape = value.type.shape if isinstance(value.type, TensorType) else None
     if shape is None or len(shape) < 3 or shape[0] is None or not isinstance(shape[1], int):
         return None

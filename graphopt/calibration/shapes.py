@@ -14,19 +14,19 @@ Shapes = dict[Value, tuple[int, ...]]
 
 
 def shapes_at(model: Model, values: Iterable[Value], feed: Feeds) -> Shapes:
-    """The shape of each value on `feed`; without those whose size is open and that no run shows.
+    """The shape of each value on `feed`; without values of open size that a run cannot read.
 
     The model runs only where a size is open: once, in onnxruntime, on a session that is not kept.
     """
-    found: Shapes = {}
-    left = []
+    shapes: Shapes = {}
+    unknown = []
     for value in dict.fromkeys(values):
         sizes = value.type.sizes if isinstance(value.type, TensorType) else None
         if sizes is not None:
-            found[value] = sizes
+            shapes[value] = sizes
         elif value.constant is None:
-            left.append(value)
-    if left:
+            unknown.append(value)
+    if unknown:
         with suppress(ModelError):  # a sample that the model cannot run on shows nothing
-            found.update((value, array.shape) for value, array in Taps(model, left).run(feed).items())
-    return found
+            shapes.update((value, array.shape) for value, array in Taps(model, unknown).run(feed).items())
+    return shapes

@@ -20,7 +20,8 @@ from ..errors import InputError
 from ..ir import Array
 
 BATCH, BATCH_BYTES = 16, 1 << 18
-"""The most rows a sample has, and the most bytes for more than one, when an array of an open batch size holds many."""
+"""The most rows of one sample, and the most bytes of several rows, where an array of an open batch size holds many:
+small rows are read together, since each run has a fixed cost (`python -m tests.bench.quantize_time --slope`)."""
 
 SYNTHESISED = "no calibration data was given: made-up inputs took its place, give real ones for real accuracy"
 
@@ -35,7 +36,7 @@ class CalibrationDataReader(Protocol):
 CalibrationData = (
     CalibrationDataReader | Iterable[Mapping[str, Any]] | Mapping[str, Any] | Array | str | os.PathLike[str] | None
 )
-"""What a caller may hand over: see `open_calibration`."""
+"""The forms of calibration data: see `open_calibration`."""
 
 
 class Calibration:
@@ -49,20 +50,15 @@ class Calibration:
 
     def __iter__(self) -> Iterator[Feeds]:
         count = 0
-        with _told():
-            for count, feed in enumerate(_guarded(self._read), 1):
-                yield _without_nan(_checked(feed, self._source), count)
+        with _calibration_errors():
+            for count, feed in enumerate(_with_one_line_errors(self._read), 1):
+                yield _check_values(_checked(feed, self._source), count)
             if not count:
                 raise InputError("inputs: there is not one sample")
 
     def first(self, count: int) -> list[Feeds]:
         """The first feeds, at most `count`."""
-        found: list[Feeds] = []
-        for feed in self:
-            found.append(feed)
-            if len(found) >= count:
-                break
-        return found
+        return list(itertools.islice(self, count))
 
 
 def open_calibration(data: CalibrationData, model: Any, *, samples: int = 8, seed: int = 0) -> Calibration:
@@ -70,15 +66,15 @@ def open_calibration(data: CalibrationData, model: Any, *, samples: int = 8, see
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable of dicts, a dict of arrays
     that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, or None for `samples` made-up feeds.
-    What can be read only once is spooled to a temporary file, as far as it is read. InputError, one line, when the
-    first sample does not fit.
+    Data that can be read only once are spooled to a temporary file, as far as they are read. InputError, one line, when
+    the first sample does not fit.
     """
     source = signature_of(model)
     if data is None:
-        with _told():
+        with _calibration_errors():
             feeds = synthesise(model, samples, seed)
         return Calibration(lambda: iter(feeds), source, SYNTHESISED)
-    with _told():
+    with _calibration_errors():
         calibration = Calibration(_reader(data, source), source)
     calibration.first(1)
     return calibration
@@ -96,10 +92,10 @@ def _reader(data: Any, source: Signature) -> Callable[[], Iterator[Mapping[str, 
         return lambda: iter(rows)
     if hasattr(data, "get_next"):
         if hasattr(data, "rewind"):
-            return _Rewound(data)
-        return _Spool(iter(data.get_next, None), source)
+            return _RewoundReader(data)
+        return _SpooledFeeds(iter(data.get_next, None), source)
     if isinstance(data, Iterator):
-        return _Spool(data, source)
+        return _SpooledFeeds(data, source)
     if isinstance(data, Iterable):
         return lambda: iter(data)
     raise InputError(
@@ -131,8 +127,8 @@ def _rows(arrays: dict[str, Any], source: Signature) -> list[Mapping[str, Any]]:
     return [{n: np.asarray(a)[i : i + step] for n, a in arrays.items()} for i in range(0, count, step)]
 
 
-class _Rewound:
-    """A reader that can start anew."""
+class _RewoundReader:
+    """A reader that can start anew, read from its start at each call."""
 
     def __init__(self, reader: Any) -> None:
         self.reader, self.started = reader, False
@@ -144,8 +140,8 @@ class _Rewound:
         return iter(self.reader.get_next, None)
 
 
-class _Spool:
-    """What can be read only once, kept in a nameless temporary file in the order it came; no more than is asked for."""
+class _SpooledFeeds:
+    """Feeds that can be read only once, kept in a nameless temporary file in order, no more than were asked for."""
 
     def __init__(self, feeds: Iterator[Any], source: Signature) -> None:
         self._feeds, self._source = feeds, source
@@ -168,8 +164,8 @@ class _Spool:
             yield feed
 
 
-def _guarded(read: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """The feeds; whatever the caller's code raises becomes one line."""
+def _with_one_line_errors(read: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """The feeds; any error of the caller's code becomes an InputError of one line."""
     count, feeds = 0, None
     while True:
         try:
@@ -180,8 +176,8 @@ def _guarded(read: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         except InputError:
             raise
         except Exception as error:  # the caller's reader may raise anything
-            told = f"{type(error).__name__}: {one_line(error)}"
-            raise InputError(f"inputs: the reader failed after {count} samples: {told}") from error
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"inputs: the reader failed after {count} samples: {reason}") from error
         count += 1
         yield feed
 
@@ -196,7 +192,7 @@ def _mapping(feed: Any) -> dict[str, Any]:
     return dict(feed)
 
 
-def _without_nan(feed: Feeds, number: int) -> Feeds:
+def _check_values(feed: Feeds, number: int) -> Feeds:
     for name, value in feed.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and np.isnan(value).any():
             raise InputError(f"inputs: sample {number} has NaN in {name}")
@@ -206,8 +202,8 @@ def _without_nan(feed: Feeds, number: int) -> Feeds:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Errors about inputs say that they come from calibration."""
+def _calibration_errors() -> Iterator[None]:
+    """Errors about inputs name calibration as their place."""
     try:
         yield
     except InputError as error:

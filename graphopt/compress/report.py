@@ -1,28 +1,64 @@
-"""What a lossy stage did, layer by layer or group by group."""
+"""The report of a lossy stage: a typed row for each layer or group, and typed figures that sum them up."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any
+
+Cell = str | int | float | bool | None
+"""One cell of a report's table."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport(ABC):
+    """One layer or group of a stage's report: a row of its table."""
+
+    @abstractmethod
+    def cells(self) -> dict[str, Cell]:
+        """The row by headings, in the order of the columns. A heading that only some rows have is a column of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageFigures:
+    """The figures that sum up a stage. Each field of a subclass is one figure; None where it does not apply."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
     """What one stage did.
 
-    summary: one line. columns and rows: a table, one row a layer or group. figures: the numbers that sum it up.
-    refused: what stayed as it was, with the reason. changed: False when the stage handed back what it was given.
+    summary: one line. refused: (name, reason) of each part that stayed as it was. changed: False when the stage handed
+    back the model it was given.
     """
 
     name: str
     summary: str
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[Any, ...], ...] = ()
-    figures: dict[str, Any] | None = None
+    layers: tuple[LayerReport, ...] = ()
+    facts: StageFigures | None = None
     refused: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     changed: bool = True
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The headings of the layers' table."""
+        return tuple(dict.fromkeys(heading for layer in self.layers for heading in layer.cells()))
+
+    @property
+    def rows(self) -> tuple[tuple[Cell, ...], ...]:
+        """The cells of the layers' table, one row a layer."""
+        columns = self.columns
+        return tuple(tuple(cells.get(heading) for heading in columns) for cells in (x.cells() for x in self.layers))
+
+    @property
+    def figures(self) -> dict[str, Any] | None:
+        """`facts` as plain data; None without any."""
+        return None if self.facts is None else asdict(self.facts)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        return {
+            "name": self.name, "summary": self.summary, "columns": self.columns, "rows": self.rows,
+            "figures": self.figures, "refused": self.refused, "seconds": self.seconds, "changed": self.changed,
+        }  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ...analysis.channels import Channels
-from ...compress.report import StageReport
+from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Node
 from ...measure import Figures, figures
 from ...measure.figures import node_macs
@@ -14,13 +14,72 @@ from .attempt import Attempt
 from .select.allocation import Share, names_of, names_of_node
 from .select.selection import unit
 
-COLUMNS = ("channels of", "before", "after", "kept", "read by", "why not fewer")
 _STALLED, _CHANNELS = 0.95, 8
 """A layer has stalled when it still takes this share of its time; vectors hold this many channels."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrunedGroup(LayerReport):
+    """Channels that layers share.
+
+    makers, readers: names of the layers that make and that read them. before, after: how many there are. kept: the
+    share of them in words. reason: why no more were removed, "" where nothing stood against it.
+    """
+
+    makers: str
+    before: int
+    after: int
+    kept: str
+    readers: str
+    reason: str
+
+    def cells(self) -> dict[str, Cell]:
+        """A row of the report's table."""
+        return {
+            "channels of": self.makers, "before": self.before, "after": self.after, "kept": self.kept,
+            "read by": self.readers, "why not fewer": self.reason,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StalledLayer:
+    """A layer with fewer multiply-accumulates that takes as long as ever; both are shares of what they were."""
+
+    layer: str
+    macs: float
+    time: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefittedLayer:
+    """A layer whose weights were fitted anew, with its relative error before and after."""
+
+    layer: str
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class PruneFigures(StageFigures):
+    """Seconds of one run before and after, and where channels went their number and the model's size."""
+
+    seconds_before: float
+    seconds_after: float
+    speedup: float
+    stalled: tuple[StalledLayer, ...] = ()
+    channels: int | None = None
+    removed: int | None = None
+    parameters_before: int | None = None
+    parameters_after: int | None = None
+    macs_before: int | None = None
+    macs_after: int | None = None
+    refitted: tuple[RefittedLayer, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def stage_report(
-    found: Attempt, before: Figures, facts: Channels, times: Mapping[str, Any], notes: list[str], seconds: float
+    found: Attempt, before: Figures, facts: Channels, times: PruneFigures, notes: list[str], seconds: float
 ) -> StageReport:
     """The report of a model that was pruned."""
     after = figures(found.model)
@@ -30,29 +89,26 @@ def stage_report(
         f"{after.parameters / max(before.parameters, 1):.0%} of the parameters and "
         f"{after.macs / max(before.macs, 1):.0%} of the multiply-accumulates left",
     ]
-    if "speedup" in times:
-        parts.append(f"{times['speedup']:.2f}x as fast")
-    figures_told: dict[str, Any] = {
-        "channels": found.of, "removed": found.removed, "parameters_before": before.parameters,
-        "parameters_after": after.parameters, "macs_before": before.macs, "macs_after": after.macs, **times,
-        "refitted": [
-            {"layer": label(r.node), "error_before": r.before, "error_after": r.after} for r in found.recovery.refits
-        ],
-        "notes": notes,
-    }  # fmt: skip
+    parts.append(f"{times.speedup:.2f}x as fast")
+    told = replace(
+        times, channels=found.of, removed=found.removed, parameters_before=before.parameters,
+        parameters_after=after.parameters, macs_before=before.macs, macs_after=after.macs,
+        refitted=tuple(RefittedLayer(label(r.node), r.before, r.after) for r in found.recovery.refits),
+        notes=tuple(notes),
+    )  # fmt: skip
     return StageReport(
-        "prune", ", ".join([*parts, *notes]), COLUMNS, tuple(_row(share) for share in found.shares), figures_told,
+        "prune", ", ".join([*parts, *notes]), tuple(_row(share) for share in found.shares), told,
         (*_refused(facts, found.shares), *_not_refitted(found)), seconds,
     )  # fmt: skip
 
 
-def _row(share: Share) -> tuple[Any, ...]:
+def _row(share: Share) -> PrunedGroup:
     group, width = share.group, unit(share.group)
     readers = ", ".join(label(layer.node) for layer in group.readers[:3]) + (" …" if len(group.readers) > 3 else "")
     makers = [layer for layer in group.makers if layer.kind != "depthwise"] or list(group.makers)
     made = ", ".join(label(layer.node) for layer in makers[:3]) + (" …" if len(makers) > 3 else "")
     kept = f"{share.kept / group.size:.0%}"
-    return made, group.size * width, share.kept * width, kept, readers, share.why
+    return PrunedGroup(made, group.size * width, share.kept * width, kept, readers, share.why)
 
 
 def _refused(facts: Channels, shares: list[Share]) -> list[tuple[str, str]]:
@@ -73,7 +129,7 @@ def label(node: Node) -> str:
 
 def stalled(
     before: Mapping[Node, float], after: Mapping[Node, float], twins: Mapping[Node, Node]
-) -> list[dict[str, Any]]:
+) -> tuple[StalledLayer, ...]:
     """Layers with fewer multiply-accumulates that take as long as ever, and what can be said of why."""
     found = []
     for node, seconds in after.items():
@@ -82,13 +138,9 @@ def stalled(
             continue
         if seconds < _STALLED * before[twin]:
             continue
-        found.append(
-            {
-                "layer": label(node), "macs": node_macs(node) / node_macs(twin), "time": seconds / before[twin],
-                "why": _why(node, seconds),
-            }
-        )  # fmt: skip
-    return found
+        macs, time = node_macs(node) / node_macs(twin), seconds / before[twin]
+        found.append(StalledLayer(label(node), macs, time, _why(node, seconds)))
+    return tuple(found)
 
 
 def _why(node: Node, seconds: float) -> str:
@@ -101,7 +153,7 @@ def _why(node: Node, seconds: float) -> str:
     return "moving its data takes most of its time"
 
 
-def unchanged(reason: str, facts: Channels, seconds: float, figures_told: dict[str, Any] | None = None) -> StageReport:
+def unchanged(reason: str, facts: Channels, seconds: float, times: PruneFigures | None = None) -> StageReport:
     """The report of a model that was handed back as it came."""
     refused = tuple((label(held.node), held.why) for held in facts.held)
-    return StageReport("prune", reason, figures=figures_told, refused=refused, seconds=seconds, changed=False)
+    return StageReport("prune", reason, facts=times, refused=refused, seconds=seconds, changed=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
 from ...analysis.channels import channels
 from ...compress.context import StageContext
@@ -15,7 +14,7 @@ from ...measure.layers import node_seconds
 from .attempt import Attempt, attempt
 from .cut.remove import unshare
 from .options import Prune
-from .report import stage_report, stalled, unchanged
+from .report import PruneFigures, stage_report, stalled, unchanged
 from .select.allocation import refusal
 
 _HALVINGS = 4
@@ -44,8 +43,8 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
         return model, unchanged(reason, facts, time.perf_counter() - start)
     notes += [found.recovery.undone] if found.recovery.undone else []
     times = _times(model, found, context)
-    if options.speed and times["speedup"] < 0.99:
-        reason = f"the pruned model runs at {times['speedup']:.2f}x the speed here: nothing is removed"
+    if options.speed and times.speedup < 0.99:
+        reason = f"the pruned model runs at {times.speedup:.2f}x the speed here: nothing is removed"
         return model, unchanged(reason, facts, time.perf_counter() - start, times)
     return found.model, stage_report(found, figures(model), facts, times, notes, time.perf_counter() - start)
 
@@ -103,10 +102,10 @@ def _try(model: Model, options: Prune, context: StageContext, share: float) -> A
     )  # fmt: skip
 
 
-def _times(model: Model, found: Attempt, context: StageContext) -> dict[str, Any]:
+def _times(model: Model, found: Attempt, context: StageContext) -> PruneFigures:
     """Measured latency before and after, interleaved, and the layers that shrank in vain."""
     feeds = context.calibration.first(1)[0]
     sessions = {"before": context.quality.session(model), "after": context.quality.session(found.model)}
     before, after = compare_latency(sessions, feeds, seconds=0.5)
     in_vain = stalled(node_seconds(model, feeds), node_seconds(found.model, feeds), found.twins)
-    return {"seconds_before": before.median, "seconds_after": after.median, "speedup": after.ratio, "stalled": in_vain}
+    return PruneFigures(before.median, after.median, after.ratio, in_vain)

@@ -1,4 +1,6 @@
-"""Quantization: integers in place of floats, chosen so that results stay and speed is gained."""
+"""Quantization: integers in place of floats, chosen so that results stay and time is gained.
+
+Rooms, lowest first: options, numerics, candidates, emit, place, then the files that order them."""
 
 from __future__ import annotations
 

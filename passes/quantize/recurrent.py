@@ -9,76 +9,79 @@ import numpy as np
 
 from ...compress.context import StageContext
 from ...compress.report import StageReport
+from ...errors import Declined
 from ...ir import DType, Model, Node, Value, clone_model
 from ...ops import attr
 from .candidates.calibrated_model import timing_feed
-from .emit.constants import around, constant, dequantized
-from .nested import Nested
-from .numerics.grids import usable, weight_scale, worst_pair
+from .candidates.units import check_wanted
+from .emit.constants import constant, dequantized, stored_codes
+from .numerics.grids import nonzero_scales, weight_scale, worst_pair
 from .numerics.rounding import nearest_codes
-from .numerics.solve import pair_certificate, pair_safety
+from .numerics.solve import FLOAT_PRODUCTS, pair_certificate, pair_safety
 from .options import Quantize
-from .place.accuracy_guard import meets
-from .place.latency_guard import GAIN, raced, runner
+from .place.accuracy_guard import is_good_enough
+from .place.latency_guard import GAIN, stable_timings, timing_session
+from .report import NO_GAIN, RETURNED_TO_FLOAT, QuantizedLayer, QuantizedParts, QuantizeFigures
 
 RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 SMALL = 4096
-"""Weights of fewer elements are not worth a scale each."""
+"""Elements of the weights below which a layer stays float: it would save less than 12 KB."""
 DYNAMIC = "com.microsoft::DynamicQuantizeLSTM"
 
 
-def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -> Nested:
+def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -> QuantizedParts:
     """Quantize the recurrent layers of the root graph in a copy, and keep that where it is good enough and gains."""
-    found = [node for node in model.graph if node.op in RECURRENT]
-    refused = [(_name(node), why) for node in found if (why := _why_not(node, options, context.target))]
-    names = {name for name, _ in refused}
-    if len(refused) == len(found):
-        return Nested(model, (), tuple(refused))
-    made, rows = clone_model(model), []
-    for node in list(made.graph):
-        if node.op not in RECURRENT or _name(node) in names:
+    if not any(node.op in RECURRENT for node in model.graph):
+        return QuantizedParts(model, (), ())
+    refused: list[tuple[str, str]] = []
+    layers: list[QuantizedLayer] = []
+    copy = clone_model(model)
+    for node in list(copy.graph):
+        if node.op not in RECURRENT:
             continue
+        name = node.name or node.output.name or node.op
+        try:
+            _check(node, name, options, context.target)
+        except Declined as declined:
+            refused.append((name, declined.reason))
+            continue
+        worst: int | None = None
         if options.mode == "weights":
-            _store(made, node, options)
-            told: tuple[int | None, str] = (None, "exact: float products")
+            _store(copy, node, options)
         else:
-            worst = _run_on_codes(made, node, options, context.target)
-            told = (worst, pair_certificate(worst, options))
-        rows.append((_name(node), node.op, "int8", 8, None, None, None, *told))
-    ratio, why = 1.0, ""
-    if not meets(made, options, context):
-        why = "taken back for accuracy"
+            worst = _run_on_codes(copy, node, options, context.target)
+        exact = FLOAT_PRODUCTS if worst is None else pair_certificate(worst, options)
+        layers.append(QuantizedLayer(name, node.op, "int8", 8, worst_pair=worst, certificate=exact))
+    if not layers:
+        return QuantizedParts(model, (), tuple(refused))
+    speedup, reason = 1.0, ""
+    if not is_good_enough(copy, options, context):
+        reason = RETURNED_TO_FLOAT
     elif options.speed and options.mode == "dynamic":
-        ratio = _ratio(model, made, context)
-        why = "" if ratio >= GAIN else "does not gain on integers here"
-    if why:
-        return Nested(model, (), (*refused, *((str(row[0]), why) for row in rows)))
-    pace = f", {ratio:.2f}× as fast" if ratio > 1.0 else ""
-    report = StageReport("recurrent layers", f"{len(rows)} in int8{pace}", (), tuple(rows), {"layers": len(rows)})
-    return Nested(made, ((report, 0),), tuple(refused))
+        speedup = _speedup(model, copy, context)
+        reason = "" if speedup >= GAIN else NO_GAIN
+    if reason:
+        return QuantizedParts(model, (), (*refused, *((layer.name, reason) for layer in layers)))
+    pace = f", {speedup:.2f}× as fast" if speedup > 1.0 else ""
+    facts = QuantizeFigures(layers=len(layers))
+    report = StageReport("recurrent layers", f"{len(layers)} in int8{pace}", tuple(layers), facts)
+    return QuantizedParts(copy, ((report, 0),), tuple(refused))
 
 
-def _name(node: Node) -> str:
-    return node.name or node.output.name or node.op
-
-
-def _why_not(node: Node, options: Quantize, target: str) -> str | None:
-    if options.op_types_to_quantize is not None and node.op not in options.op_types_to_quantize:
-        return "its operator is not among op_types_to_quantize"
-    if {_name(node), *node.origins} & set(options.nodes_to_exclude):
-        return "excluded by name"
+def _check(node: Node, name: str, options: Quantize, target: str) -> None:
+    """Declined where a recurrent layer stays float."""
+    check_wanted(node, name, options)
     weights = (node.constant(1), node.constant(2))
     if not all(w is not None and w.dtype is DType.FLOAT and np.isfinite(w.array()).all() for w in weights):
-        return "its weights are not float32 constants"
+        raise Declined("its weights are not float32 constants", node)
     if sum(w.size for w in weights if w is not None) < SMALL:
-        return "its weights are few"
+        raise Declined("its weights are few", node)
     if options.mode == "static":
-        return f"{node.op} has no static integer form"
+        raise Declined(f"{node.op} has no static integer form", node)
     if options.mode == "dynamic" and (node.op != "LSTM" or target != "onnxruntime"):
-        return "only LSTM runs on integers, and only for target onnxruntime"
+        raise Declined("only LSTM runs on integers, and only for target onnxruntime", node)
     if options.mode == "dynamic" and int(attr(node, "layout", 0)):
-        return "its layout is batch first"
-    return None
+        raise Declined("its layout is batch first", node)
 
 
 def _store(model: Model, node: Node, options: Quantize) -> None:
@@ -87,7 +90,7 @@ def _store(model: Model, node: Node, options: Quantize) -> None:
         value, weight = node.inputs[slot], node.constant(slot)
         assert value is not None and weight is not None
         array = np.asarray(weight.array())  # [directions, gates · hidden, inputs]
-        scale = usable(np.abs(array).max(axis=(0, 2)) / np.float32(127))
+        scale = nonzero_scales(np.abs(array).max(axis=(0, 2)) / np.float32(127))
         codes = np.clip(np.rint(array / scale[None, :, None]), -127, 127).astype(np.int8)
         read = dequantized(model.graph, node, codes, scale, 1, value.name, dtype=options.weight_dtype)
         model.graph.set_input(node, slot, read)
@@ -105,11 +108,11 @@ def _run_on_codes(model: Model, node: Node, options: Quantize, target: str) -> i
             scale = np.broadcast_to(scale.max(axis=1, keepdims=True), scale.shape)
         codes = nearest_codes(weight, scale[..., None], low, high)
         worst = max(worst, worst_pair(codes))
-        told = scale if options.per_channel else scale[:, 0]
-        stored, zero_point = around(codes.transpose(0, 2, 1).copy(), options.weight_dtype)
+        scale = scale if options.per_channel else scale[:, 0]
+        stored, zero_point = stored_codes(codes.transpose(0, 2, 1).copy(), options.weight_dtype)
         operands[slot] = constant(stored, value.name, "codes")
-        zero = np.full(told.shape, zero_point, stored.dtype)
-        scales += [constant(np.ascontiguousarray(told), value.name, "scale"), constant(zero, value.name, "zero")]
+        zero = np.full(scale.shape, zero_point, stored.dtype)
+        scales += [constant(np.ascontiguousarray(scale), value.name, "scale"), constant(zero, value.name, "zero")]
     rest = [node.input(slot) for slot in range(3, 8)]
     types = [value.type for value in node.outputs]
     attrs = {name: value for name, value in node.attrs.items() if name != "layout"}
@@ -124,7 +127,10 @@ def _run_on_codes(model: Model, node: Node, options: Quantize, target: str) -> i
     return worst
 
 
-def _ratio(model: Model, made: Model, context: StageContext) -> float:
-    sessions = {"float": runner(model, context.target), "int8": runner(made, context.target)}
-    timings, _ = raced(sessions, timing_feed(context))
+def _speedup(model: Model, quantized: Model, context: StageContext) -> float:
+    sessions = {
+        "float": timing_session(model, context.target),
+        "int8": timing_session(quantized, context.target),
+    }
+    timings, _ = stable_timings(sessions, timing_feed(context))
     return timings[0].ratio

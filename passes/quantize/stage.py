@@ -1,29 +1,79 @@
-"""The quantization stage: choose integers, place them where they gain, guard the result."""
+"""The quantization stage: calibrate, choose precision per unit, emit; then branches and recurrent layers."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from ...compress.context import StageContext
 from ...compress.report import StageReport
-from ...errors import OptionError
+from ...errors import Declined, OptionError
 from ...ir import Model
-from .decide import quantize_model
+from ...measure import figures
+from .candidates.already_quantized import require_float
+from .candidates.calibrated_model import calibrate_model
+from .candidates.prepare import spell_for_integers
+from .candidates.units import BLOCKED
+from .candidates.upgrade import upgraded
+from .decide import decide
+from .emit.qdq import build
+from .nested import quantize_branches
 from .options import Quantize
+from .place.bias_correction import with_bias_correction
+from .place.calibration_methods import with_best_method
+from .recurrent import quantize_recurrent
+from .report import report_decision, with_parts
 
 
 def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize a copy of `model` as `options` say."""
+    """Quantize a copy of `model` by the options. OptionError for excluded names that no node has."""
     start = time.perf_counter()
     _check_names(options, model, context.quality.reference)
-    made, report = quantize_model(model, options, context)
-    return made, replace(report, seconds=time.perf_counter() - start)
+    quantized, report = quantize_model(model, options, context)
+    return quantized, replace(report, seconds=time.perf_counter() - start)
+
+
+def quantize_model(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
+    """Quantize the root graph, branches and recurrent layers; the model itself where that is declined or no gain."""
+    try:
+        require_float(model)
+        raised = _raised(model, options, context)
+    except Declined as declined:
+        return model, StageReport(f"quantize {options.mode}", declined.reason, changed=False)
+    nested = quantize_branches(raised, options, context, quantize_model)
+    base = nested.model if nested.reports else model
+    rooted, report = _quantize_root(base, spell_for_integers(nested.model, options, context.target), options, context)
+    recurrent = quantize_recurrent(rooted if report.changed or nested.reports else raised, options, context)
+    for parts in (nested, recurrent):
+        report = with_parts(report, parts, figures(base).macs if parts.reports else None)
+    return recurrent.model if recurrent.reports else rooted, report
+
+
+def _quantize_root(model: Model, ready: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
+    """Quantize `ready`, the model in the spelling of integers; the model itself where it stays float."""
+    calibrated = calibrate_model(ready, options, context)
+    if not any(u.linear is not None for u in calibrated.assignment.units):
+        reason = "left float: no convolution or matrix product with constant weights can be quantized"
+        refused = calibrated.units.refused
+        return model, StageReport(f"quantize {options.mode}", reason, refused=refused, changed=False)
+    decision = decide(model, with_bias_correction(with_best_method(calibrated, context), context), context)
+    report = report_decision(decision)
+    return (model if decision.assignment is None else build(decision.assignment)), report
+
+
+def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
+    """The model at an operator set that has the mode's operators; for stored weights with blocks where that is reached.
+    Declined where it cannot be raised."""
+    if options.mode == "weights":
+        with suppress(Declined):
+            return upgraded(model, context, BLOCKED)
+    return upgraded(model, context)
 
 
 def _check_names(options: Quantize, *models: Model) -> None:
-    """OptionError for names of nodes that neither the original nor what the passes made of it has: a misspelled one
-    would leave a layer on integers that must not be."""
+    """OptionError for excluded names that no node of `models` has, the original or the cleaned model: a misspelled name
+    would leave a layer on integers that must stay float."""
     known: set[str] = set()
     for model in models:
         for node in model.graph.walk():

@@ -86,14 +86,27 @@ def test_what_was_refused_is_told():
 
 
 def test_stages_are_shown_whatever_they_tell():
-    from dataclasses import replace
+    from dataclasses import dataclass, field, replace
 
-    from graphopt.compress.report import StageReport
+    from graphopt.compress.report import LayerReport, StageFigures, StageReport
+
+    @dataclass(frozen=True)
+    class Halved(LayerReport):
+        row: tuple[str | float | None, ...]
+
+        def cells(self):
+            return dict(zip(("layer", "before", "after", "error", "why"), self.row))
+
+    @dataclass(frozen=True)
+    class Figures(StageFigures):
+        macs_after: int = 8680848
+        safe: bool = True
+        nothing: None = None
+        refitted: list[dict[str, str | float]] = field(default_factory=lambda: [{"layer": "conv2", "error": 0.1}])
 
     rows = (("conv <1>", 64, 32, 0.25, None), ("conv2", 16, 16, 1e-6, "no smaller multiple"))
-    figures = {"macs_after": 8680848, "safe": True, "nothing": None, "refitted": [{"layer": "conv2", "error": 0.1}]}
     refused = (("conv3", "it does not gain"),)
-    stage = StageReport("prune", "half went", ("layer", "before", "after", "error", "why"), rows, figures, refused, 1.5)
+    stage = StageReport("prune", "half went", tuple(map(Halved, rows)), Figures(), refused, 1.5)
     report = replace(graphopt.optimize(conv_bn_model(), validate=False).report, stages=(stage,), metric=(0.9, 0.89))
     text = report.to_html(seconds=0)
     checker = Checker()

@@ -195,7 +195,7 @@ def test_equalisation_changes_no_result_and_evens_the_channels():
 
 def test_the_minimum_cut_is_the_cheapest_placement():
     """Against all 2^n assignments, on random costs."""
-    units = find_units(onnx_io.load(convnet()), Quantize()).found
+    units = find_units(onnx_io.load(convnet()), Quantize()).members
     rng = np.random.default_rng(5)
     values = list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs)))
     for _ in range(6):

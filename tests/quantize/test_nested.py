@@ -136,4 +136,4 @@ def test_a_loop_keeps_its_body_and_says_why():
     data = [{**feed, "turns": np.array(2)} for feed in images(4)]
     made = quantized(model, data)
     assert not made.report.stages[0].changed
-    assert ("turning", "in the body of Loop: what it sees cannot be read") in made.report.stages[0].refused
+    assert ("turning", "in the body of Loop, whose values cannot be read") in made.report.stages[0].refused

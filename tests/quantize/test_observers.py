@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import METHODS, Extent, Histogram, choose_range, observe
-from graphopt.passes.quantize.candidates.derivable_ranges import derivable, derive, peaked
+from graphopt.passes.quantize.candidates.derivable_ranges import derivable, derive_ranges, non_negative_images
 from graphopt.passes.quantize.candidates.units import find_units
 from tests.quantize.nets import convnet, images, parse
 
@@ -154,14 +154,14 @@ class Deadly(np.ndarray):
 
 def test_extents_that_follow_need_not_be_read():
     model, feeds = onnx_io.load(convnet()), images(4)
-    units = find_units(model, graphopt.Quantize()).found
+    units = find_units(model, graphopt.Quantize()).members
     values = list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs)))
     known = derivable(units, graphopt.Quantize())
     assert {unit.node.op for unit, _ in known.values()} == {"MaxPool", "Concat", "Flatten"}
     assert not derivable(units, graphopt.Quantize(calibrate_method="mse"))
     whole = observe(model, values, feeds)
     seen = observe(model, [v for v in values if v not in known], feeds)
-    derive(seen, known)
+    derive_ranges(seen, known)
     assert set(seen) == set(whole)
     for value in values:
         assert seen[value].seen == whole[value].seen
@@ -173,8 +173,8 @@ def test_extents_that_follow_need_not_be_read():
 def peaked_net():
     """The model, values that units read or make, and those of which peaks are enough."""
     model = onnx_io.load(convnet())
-    units = find_units(model, graphopt.Quantize()).found
-    return model, list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs))), peaked(units)
+    units = find_units(model, graphopt.Quantize()).members
+    return model, list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs))), non_negative_images(units)
 
 
 @pytest.mark.parametrize("workers", [None, ThreadPoolExecutor, ProcessPoolExecutor])
@@ -208,9 +208,9 @@ def test_peaks_of_other_batches_are_read_whole():
         }"""
     )
     model = onnx_io.load(net)
-    units = find_units(model, graphopt.Quantize()).found
+    units = find_units(model, graphopt.Quantize()).members
     values = [v for u in units for v in u.outputs]
-    peaks = peaked(units)
+    peaks = non_negative_images(units)
     assert {value.name for value in peaks} == {"r1", "r2", "y"}
     feeds = [{"x": np.random.default_rng(i).standard_normal((2, 4, 8, 8)).astype(np.float32)} for i in range(3)]
     whole, seen = observe(model, values, feeds), observe(model, values, feeds, peaks=peaks)

@@ -88,4 +88,4 @@ def test_what_stays_float_says_why():
     excluded = quantized(recurrent("LSTM"), "dynamic", nodes_to_exclude=("layer",))
     assert refusals(excluded)["layer"] == "excluded by name"
     strict = quantized(recurrent("LSTM"), "dynamic", min_sqnr=90.0)
-    assert refusals(strict)["layer"] == "taken back for accuracy" and not strict.report.stages[0].changed
+    assert refusals(strict)["layer"] == "returned to float for accuracy" and not strict.report.stages[0].changed

@@ -10,7 +10,7 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.compress.stages import stage_context
 from graphopt.measure import ort_session
-from graphopt.passes.quantize.candidates.calibrated_model import study
+from graphopt.passes.quantize.candidates.calibrated_model import calibrate_model
 from graphopt.passes.quantize.place import accuracy_guard
 from tests.quantize.nets import convnet, images
 
@@ -92,6 +92,8 @@ def test_noise_of_stored_weights_is_told_in_decibels():
     made = onnx_io.load(bad_convnet())
     options = graphopt.Quantize(mode="weights", speed=False)
     context = stage_context(made, FEEDS)
-    studied = study(made, options, context)
-    for unit, _ in studied.units.linear():
-        assert accuracy_guard._noise(studied, unit) == pytest.approx(20 * math.log10(studied.solved[unit.node].error))
+    calibrated = calibrate_model(made, options, context)
+    for unit in calibrated.units.layers:
+        assert accuracy_guard._estimated_noise(calibrated, unit) == pytest.approx(
+            20 * math.log10(calibrated.solved[unit.node].error)
+        )

@@ -9,7 +9,7 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import shapes_at
 from graphopt.measure import macs_at, macs_values
-from graphopt.passes.quantize.candidates.assignment import Plan
+from graphopt.passes.quantize.candidates.assignment import Assignment
 from graphopt.passes.quantize.candidates.units import find_units
 from graphopt.passes.quantize.options import Quantize
 from graphopt.passes.quantize.place import cost_model
@@ -64,8 +64,8 @@ def test_the_reported_share_weighs_layers_as_the_sample_does():
 @pytest.mark.parametrize("size", [8, 32])
 def test_conversions_cost_what_their_elements_do(model, size, monkeypatch):
     monkeypatch.setattr(cost_model, "conversion_rates", lambda: (1.0, 2.0))
-    units = find_units(model, Quantize()).found
+    units = find_units(model, Quantize()).members
     shapes = shapes_at(model, [node.output for node in model.graph], images(1, size=size)[0])
-    into, out = cost_model.conversion_costs(Plan(model, frozenset(units), {}, {}, Quantize()), shapes)
+    into, out = cost_model.conversion_costs(Assignment(model, frozenset(units), {}, {}, Quantize()), shapes)
     clamped = next(u.output for u in units if u.clamp is not None)
     assert into[clamped] == pytest.approx(8 * size * size) and out[clamped] == pytest.approx(2 * 8 * size * size)

@@ -5,7 +5,7 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.measure import Timing, interleaved
-from graphopt.passes.quantize.candidates.assignment import Plan
+from graphopt.passes.quantize.candidates.assignment import Assignment
 from graphopt.passes.quantize.candidates.units import find_units
 from graphopt.passes.quantize.place import latency_guard
 from tests.quantize.nets import convnet
@@ -54,14 +54,14 @@ def test_only_certain_verdicts_are_remembered(rounds, asked, kept, monkeypatch, 
         return [Timing(label, 1e-3, 1e-3, found.ratio, 20, found.error) for label in sessions]
 
     monkeypatch.setattr(latency_guard, "compare_latency", compare)
-    monkeypatch.setattr(latency_guard, "runner", lambda model, target: None)
-    monkeypatch.setattr(latency_guard, "build", lambda plan: None)
+    monkeypatch.setattr(latency_guard, "timing_session", lambda model, target: None)
+    monkeypatch.setattr(latency_guard, "build", lambda assignment: None)
     model, options = onnx_io.load(convnet()), graphopt.Quantize()
-    plan = Plan(model, frozenset(find_units(model, options).found), {}, {}, options)
-    monkeypatch.setattr(latency_guard, "_key", lambda plan, feed, target: "whole:this")
+    assignment = Assignment(model, frozenset(find_units(model, options).members), {}, {}, options)
+    monkeypatch.setattr(latency_guard, "_key", lambda assignment, feed, target: "whole:this")
     known = latency_guard.model_times().load()
     assert "whole:this" not in known
-    pace = latency_guard.fastest(model, [plan], {}, "portable")
-    assert pace.plan is plan and pace.ratio == pytest.approx(rounds[asked - 1].ratio)
+    best = latency_guard.fastest(model, [assignment], {}, "portable")
+    assert best.assignment is assignment and best.speedup == pytest.approx(rounds[asked - 1].ratio)
     assert calls == [latency_guard.SECONDS * 2**i for i in range(asked)]
     assert ("whole:this" in latency_guard.model_times().load()) is kept

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 
@@ -77,39 +78,39 @@ class Linear:
         return _conv_patches(self, x, rows, rng)
 
 
-def linear_of(node: Node) -> Linear | str:
-    """The node as a linear map, or why it is not one that can be quantized."""
+def linear_of(node: Node) -> Linear:
+    """The node as a linear map. Declined where it is none that can be quantized."""
     weight = node.constant(1)
     if node.op not in LINEAR:
-        return f"{node.op} is no linear operator"
+        raise Declined(f"{node.op} is no linear operator", node)
     if weight is None or weight.dtype is not DType.FLOAT:
-        return "its weight is not a float32 constant"
+        raise Declined("its weight is not a float32 constant", node)
     bias_value = node.input(2)
     bias = None if bias_value is None else bias_value.constant
     if bias_value is not None and (bias is None or bias.dtype is not DType.FLOAT):
-        return "its bias is not constant"
+        raise Declined("its bias is not constant", node)
     array = weight.array()
     if array.size == 0 or not np.isfinite(array).all():
-        return "its weight is empty or not finite"
+        raise Declined("its weight is empty or not finite", node)
     axis, groups = 0, 1
     if node.op == "Conv":
         if array.ndim not in (3, 4):
-            return f"a convolution over {array.ndim - 2} axes"
+            raise Declined(f"a convolution over {array.ndim - 2} axes", node)
         groups = int(attr(node, "group", 1))
     elif array.ndim != 2:
-        return f"its weight has {array.ndim} axes"
+        raise Declined(f"its weight has {array.ndim} axes", node)
     elif node.op == "MatMul":
         axis = 1
     else:
         if attr(node, "alpha", 1.0) != 1.0 or attr(node, "transA", 0):
-            return "a factor or a transposed input"
+            raise Declined("a factor or a transposed input", node)
         if bias is not None and attr(node, "beta", 1.0) != 1.0:
-            return "a factor on its bias"
+            raise Declined("a factor on its bias", node)
         axis = 0 if attr(node, "transB", 0) else 1
     channels = array.shape[axis]
     values = None if bias is None else bias.array().reshape(-1)
     if bias is not None and not _is_per_channel(bias.shape, channels):
-        return "its bias is not one number a channel"
+        raise Declined("its bias is not one number a channel", node)
     addition = _addition(node, channels) if node.op == "MatMul" else None
     if addition is not None:
         constant = addition[0].constant(addition[1])

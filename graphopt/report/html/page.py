@@ -136,8 +136,9 @@ def _stage(stage: StageReport) -> dict[str, Any]:
     columns: list[dict[str, Any]] = []
     for i, heading in enumerate(stage.columns):
         values = [row[i] for row in stage.rows if i < len(row) and row[i] is not None]
-        number = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        most = max(map(abs, values)) if number and len(set(values)) > 1 else 0
+        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        number = bool(values) and len(numbers) == len(values)
+        most = max(map(abs, numbers)) if number and len(set(values)) > 1 else 0
         columns.append({"name": heading, "number": number, "most": most})
     pair = [column for column in columns if column["name"] in ("before", "after") and column["most"]]
     for column in pair:

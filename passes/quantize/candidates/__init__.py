@@ -1,1 +1,1 @@
-"""What could run on integers in a model, and what calibration knows of it."""
+"""Candidates: the units of a model that integers could run, with calibrated ranges, grids and codes."""

@@ -1,4 +1,4 @@
-"""What to quantize and to which integers; `build` turns it into a model."""
+"""An assignment of precisions: the units on integers, and the grids and codes for them; `build` emits its model."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass, field, replace
 from ....calibration import Extent, choose_range
 from ....ir import Model, Node, Value
 from ....kernels.tensors.quantization import Quantization
-from ..numerics.grids import Codes, activation_grid, merged
+from ..numerics.grids import Codes, activation_grid, merged_extent
 from ..numerics.per_channel import ChannelGrid
 from ..options import Quantize
 from .units import Unit
 
 ALIKE = 2.0
 """Operands of Concat share a grid while the widest range is at most this many times the narrowest: bytes are copied
-then, not looked up, and not rounded once more."""
+then, not looked up and rounded once more, at the price of at most one bit of the narrowest operand's codes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class Assignment:
     """One way to quantize `model`.
 
-    units: what runs on integers. grids: of every activation that may be quantized. codes: of each linear operator.
-    channels: of activations whose channels have scales of their own; their grids are what integer operators see.
-    target: the runtime it is for.
+    units: those on integers. grids: of every activation that may be quantized. codes: of each linear operator.
+    channels: of per-channel activations, whose entry in `grids` is the one that integer operators see. target: the
+    runtime that the model is for.
     """
 
     model: Model
@@ -41,11 +41,11 @@ class Plan:
         place = {node: i for i, node in enumerate(self.model.graph)}
         return {unit: place[unit.node] for unit in self.units}
 
-    def without(self, units: Iterable[Unit]) -> Plan:
+    def without(self, units: Iterable[Unit]) -> Assignment:
         """The same with some units left float."""
         return replace(self, units=self.units - frozenset(units))
 
-    def with_units(self, units: Iterable[Unit]) -> Plan:
+    def with_units(self, units: Iterable[Unit]) -> Assignment:
         """The same with other units."""
         return replace(self, units=frozenset(units))
 
@@ -53,7 +53,7 @@ class Plan:
 def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quantize) -> dict[Value, Quantization]:
     """A grid for every activation of the units; those that codes pass through unchanged share one."""
     units = [u for u in units if all(v in seen for v in (*u.inputs, *u.outputs))]
-    limits = _limits(units)
+    limits = {unit.output: unit.limits for unit in units if unit.clamp is not None}
     parent: dict[Value, Value] = {}
 
     def root(value: Value) -> Value:
@@ -64,26 +64,21 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
     for unit in units:
         for value in (*unit.inputs, *unit.outputs):
             root(value)
-        if unit.moves:
+        if unit.passes_codes:
             for value in unit.outputs:
                 parent[root(value)] = root(unit.inputs[0])
     for unit in units:
-        if (
-            unit.node.op == "Concat"
-            and unit.clamp is None
-            and _alike([_width(seen[v]) for v in (*unit.inputs, unit.output)])
-        ):
+        if unit.node.op == "Concat" and unit.clamp is None and _alike(seen[v] for v in (*unit.inputs, unit.output)):
             for value in unit.inputs:
                 parent[root(value)] = root(unit.output)
     members: dict[Value, list[Value]] = {}
     for value in parent:
         members.setdefault(root(value), []).append(value)
-    signed = options.activation_type == "int8"
+    signed, method = options.activation_type == "int8", options.calibrate_method
     grids: dict[Value, Quantization] = {}
     for values in members.values():
-        low, high = choose_range(
-            merged([seen[v] for v in values]), options.calibrate_method, symmetric=signed, percentile=options.percentile
-        )
+        extent = merged_extent([seen[v] for v in values])
+        low, high = choose_range(extent, method, symmetric=signed, percentile=options.percentile)
         ends = [limits[v] for v in values if v in limits]
         if len(ends) == len(values):  # a clamp's own limits bound the range: codes then clamp exactly
             low, high = max(low, min(e[0] for e in ends)), min(high, max(e[1] for e in ends))
@@ -92,17 +87,9 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
     return grids
 
 
-def _limits(units: Iterable[Unit]) -> dict[Value, tuple[float, float]]:
-    return {unit.output: unit.limits for unit in units if unit.clamp is not None}
-
-
-def _width(seen: Extent) -> float:
-    return float(seen.high) - float(seen.low)
-
-
-def _alike(widths: list[float]) -> bool:
-    least = min(widths)
-    return least > 0 and max(widths) <= ALIKE * least
+def _alike(extents: Iterable[Extent]) -> bool:
+    widths = [float(extent.high) - float(extent.low) for extent in extents]
+    return min(widths) > 0 and max(widths) <= ALIKE * min(widths)
 
 
 def implied(unit: Unit, grid: Quantization) -> bool:

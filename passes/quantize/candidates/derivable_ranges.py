@@ -1,6 +1,6 @@
-"""Extents that follow from others, so that calibration need not read those values: what is read costs more than to run.
+"""Ranges derivable from calibrated tensors: reading a tensor out of onnxruntime costs more than computing it.
 
-Codes pass through MaxPool, Reshape and their kin unchanged, and Concat holds what its inputs hold.
+Codes pass through MaxPool, Reshape and their kin unchanged, and Concat holds the elements of its inputs.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ Sources = tuple[Value, ...]
 
 
 def derivable(units: Iterable[Unit], options: Quantize) -> dict[Value, tuple[Unit, Sources]]:
-    """The values whose extent follows from that of others, which come first; none where more than extents is asked."""
+    """The values whose extent follows from those of source values, with the unit and the sources; sources come first.
+    None but for min-max: other methods need histograms."""
     if options.calibrate_method != "minmax":
         return {}
-    found: dict[Value, tuple[Unit, Sources]] = {}
+    derived: dict[Value, tuple[Unit, Sources]] = {}
     for unit in units:
-        if unit.moves:
-            found.update((v, (unit, unit.inputs[:1])) for v in unit.outputs if _ratio(unit.inputs[0], v) is not None)
+        if unit.passes_codes:
+            derived.update((v, (unit, unit.inputs[:1])) for v in unit.outputs if _ratio(unit.inputs[0], v) is not None)
         elif unit.node.op == "Concat":
-            found[unit.output] = unit, unit.inputs
-    return found
+            derived[unit.output] = unit, unit.inputs
+    return derived
 
 
-def peaked(units: Iterable[Unit]) -> frozenset[Value]:
-    """Results of a clamp at zero, [N, C, space…]: never negative, so that the largest of each channel tells the extent.
+def non_negative_images(units: Iterable[Unit]) -> frozenset[Value]:
+    """Results [N, C, space…] of a clamp at zero: never negative, so that the largest of each channel gives the extent.
 
-    A maximum of onnxruntime may pass over NaN. None comes from finite operands but by overflow, and what a unit reads
-    is observed, too. Space must not be empty, which a pool refuses; a convolution already does.
+    A maximum of onnxruntime may pass over NaN. From finite operands NaN comes only by overflow, and a unit's operands
+    are observed, too. Space must not be empty, which a pool refuses; a convolution already does.
     """
     return frozenset(
         unit.output for unit in units if unit.clamp is not None and unit.limits[0] == 0 and _has_space(unit)
@@ -49,22 +50,23 @@ def _has_space(unit: Unit) -> bool:
     return unit.node.op == "Conv" or all(isinstance(d, int) and d > 0 for d in shape[2:])
 
 
-def derive(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, Sources]]) -> None:
-    """Add the extents that follow; those whose sources were not seen stay absent."""
+def derive_ranges(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, Sources]]) -> None:
+    """Add the derivable extents to `seen`; those whose sources were not seen stay absent."""
     for value, (unit, sources) in derived.items():
         parts = [seen[source] for source in sources if source in seen]
         if len(parts) < len(sources):
             continue
-        made = Extent()
+        extent = Extent()
         for part in parts:
-            made.merge(part)
-        made.low, made.high = np.clip([made.low, made.high], *unit.limits).tolist()
-        made.seen = round(made.seen * (_ratio(sources[0], value) or 1.0)) if unit.moves else made.seen
-        seen[value] = made
+            extent.merge(part)
+        extent.low, extent.high = np.clip([extent.low, extent.high], *unit.limits).tolist()
+        if unit.passes_codes:
+            extent.seen = round(extent.seen * (_ratio(sources[0], value) or 1.0))
+        seen[value] = extent
 
 
 def _ratio(source: Value, value: Value) -> float | None:
-    """Elements of `value` for one of `source`; None where open sizes leave that open."""
+    """Elements of `value` for each of `source`; None where open sizes leave that unknown."""
     first, second = _elements(source), _elements(value)
     if first is None or second is None or first[1] != second[1] or not first[0]:
         return None

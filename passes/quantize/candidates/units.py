@@ -1,14 +1,15 @@
-"""What may run on integers: operators with the activation that clamps their codes, seen as units of placement."""
+"""Units of placement: operators that integers can run, each with the activation that clamps its codes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 
 import numpy as np
 
 from ....compress.layers.linear import LINEAR, Linear, is_float32, linear_of
-from ....ir import Graph, Model, Node, Value
+from ....errors import Declined
+from ....ir import DType, Graph, Model, Node, Value
 from ....ops import attr, version_for
 from ..options import Quantize
 
@@ -20,6 +21,10 @@ FUNCTIONS = frozenset(("Sigmoid", "LeakyRelu"))
 CLAMPS = frozenset(("Relu", "Clip"))
 CLAMPED = LINEAR | BINARY | {"Concat"}
 """Operators whose rounding to codes can clamp too."""
+TABLE = 1 << 16
+"""Bytes of the smallest table of Gather that is stored as codes: a smaller one would save less than 48 KB."""
+BLOCKED = 21
+"""The operator set from which DequantizeLinear takes blocks."""
 OPERATORS = LINEAR | BINARY | POOLS | MOVES | FUNCTIONS | {"Concat", "Resize"}
 
 
@@ -27,7 +32,7 @@ OPERATORS = LINEAR | BINARY | POOLS | MOVES | FUNCTIONS | {"Concat", "Resize"}
 class Unit:
     """One operator, with a Relu or Clip behind it that nobody else reads.
 
-    inputs: the activations it reads. outputs: what it makes (after the clamp). limits: least and greatest result.
+    inputs: the activations it reads. outputs: its results (after the clamp). limits: least and greatest result.
     linear: the weights, for Conv, Gemm and MatMul.
     """
 
@@ -44,14 +49,20 @@ class Unit:
         return self.outputs[0]
 
     @property
+    def layer(self) -> Linear:
+        """The weights of a unit that has some."""
+        assert self.linear is not None
+        return self.linear
+
+    @property
     def name(self) -> str:
-        """How reports call it."""
+        """The name in reports."""
         return self.node.name or self.node.output.name or self.node.op
 
     @property
-    def moves(self) -> bool:
-        """Codes pass through unchanged."""
-        return self.node.op in MOVES or (self.node.op == "Resize")
+    def passes_codes(self) -> bool:
+        """Codes pass through unchanged, at one scale for inputs and outputs."""
+        return self.node.op in MOVES or self.node.op == "Resize"
 
     @property
     def may_end_float(self) -> bool:
@@ -59,61 +70,59 @@ class Unit:
         return self.linear is not None and self.node.op != "Conv" and self.clamp is None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Units:
-    """The units of a model in execution order, and why other operators of their kind are none."""
+    """The units of a model in execution order, and (name, reason) of layers that are none."""
 
-    found: list[Unit] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
+    members: tuple[Unit, ...]
+    refused: tuple[tuple[str, str], ...]
 
-    def linear(self) -> Iterator[tuple[Unit, Linear]]:
-        """Those with weights."""
-        for unit in self.found:
-            if unit.linear is not None:
-                yield unit, unit.linear
+    @property
+    def layers(self) -> tuple[Unit, ...]:
+        """The units with weights."""
+        return tuple(unit for unit in self.members if unit.linear is not None)
 
 
 def find_units(model: Model, options: Quantize) -> Units:
     """Every operator of the root graph that integers could run, by what the options allow."""
-    units, graph = Units(), model.graph
-    wanted = OPERATORS if options.op_types_to_quantize is None else frozenset(options.op_types_to_quantize)
-    for node in graph:
+    members: list[Unit] = []
+    refused: list[tuple[str, str]] = []
+    for node in model.graph:
         name = node.name or node.output.name or node.op
         if node.op == "ConvTranspose":
-            units.refused.append((name, "a transposed convolution"))
+            refused.append((name, "a transposed convolution"))
         if node.op not in OPERATORS:
             continue
-        why = None
-        if node.op not in wanted:
-            why = "its operator is not among op_types_to_quantize"
-        elif name in options.nodes_to_exclude or set(node.origins) & set(options.nodes_to_exclude):
-            why = "excluded by name"
-        made = why or _unit(node, graph)
-        if isinstance(made, Unit):
-            units.found.append(made)
-        elif node.op in LINEAR:
-            units.refused.append((name, made))
-    return units
+        try:
+            check_wanted(node, name, options)
+            members.append(_unit(node, model.graph))
+        except Declined as declined:
+            if node.op in LINEAR:
+                refused.append((name, declined.reason))
+    return Units(tuple(members), tuple(refused))
 
 
-def _unit(node: Node, graph: Graph) -> Unit | str:
-    linear = None
-    if node.op in LINEAR:
-        made = linear_of(node)
-        if isinstance(made, str):
-            return made
-        linear = made
+def check_wanted(node: Node, name: str, options: Quantize) -> None:
+    """Declined where the options leave out a node, by its operator or by its name."""
+    if options.op_types_to_quantize is not None and node.op not in options.op_types_to_quantize:
+        raise Declined("its operator is not among op_types_to_quantize", node)
+    if {name, *node.origins} & set(options.nodes_to_exclude):
+        raise Declined("excluded by name", node)
+
+
+def _unit(node: Node, graph: Graph) -> Unit:
+    """The unit of a node. Declined where integers cannot run it."""
+    linear = linear_of(node) if node.op in LINEAR else None
     inputs = _activations(node, linear is not None)
     if not inputs or not all(is_float32(v) for v in (*inputs, *node.outputs) if not v.is_unused):
-        return "its operands are not float32 activations"
+        raise Declined("its operands are not float32 activations", node)
     if any(v.constant is not None for v in inputs):
-        return "an operand is constant"
+        raise Declined("an operand is constant", node)
     if any(v.owner is not None and v.default is not None for v in inputs):
-        return "an operand may be overridden"
-    refusal = _REFUSALS.get(node.op)
-    told = None if refusal is None else refusal(node)
-    if told is not None:
-        return told
+        raise Declined("an operand may be overridden", node)
+    check = _CHECKS.get(node.op)
+    if check is not None:
+        check(node)
     clamp, limits = _clamp(node, graph) if node.op in CLAMPED else (None, (-np.inf, np.inf))
     outputs = tuple(v for v in node.outputs if not v.is_unused or v.index == 0) if clamp is None else clamp.outputs
     return Unit(node, clamp, inputs, outputs, limits, linear)
@@ -149,22 +158,64 @@ def _clamp(node: Node, graph: Graph) -> tuple[Node | None, tuple[float, float]]:
     return (user, (low, high)) if low <= 0 < high else free
 
 
-def _refuse_pool(node: Node) -> str | None:
+def _check_pool(node: Node) -> None:
     if len(node.outputs) > 1 and not node.outputs[1].is_unused:
-        return "its indices are used"
-    return None
+        raise Declined("its indices are used", node)
 
 
-def _refuse_resize(node: Node) -> str | None:
+def _check_resize(node: Node) -> None:
     mode = str(attr(node, "mode", "nearest"))
-    return None if mode == "nearest" else f"{mode} interpolation computes with its operands"
+    if mode != "nearest":
+        raise Declined(f"{mode} interpolation computes with its operands", node)
 
 
-def _refuse_shape(node: Node) -> str | None:
-    return None if all(v is None or v.constant is not None for v in node.inputs[1:]) else "its shape is not constant"
+def _check_shape(node: Node) -> None:
+    if not all(v is None or v.constant is not None for v in node.inputs[1:]):
+        raise Declined("its shape is not constant", node)
 
 
-_REFUSALS = {
-    "MaxPool": _refuse_pool, "Resize": _refuse_resize, "Reshape": _refuse_shape, "Slice": _refuse_shape,
-    "Squeeze": _refuse_shape, "Unsqueeze": _refuse_shape, "Split": _refuse_shape,
+_CHECKS = {
+    "MaxPool": _check_pool, "Resize": _check_resize, "Reshape": _check_shape, "Slice": _check_shape,
+    "Squeeze": _check_shape, "Unsqueeze": _check_shape, "Split": _check_shape,
 }  # fmt: skip
+
+
+def layer_units(units: Iterable[Unit], mode: str) -> list[Unit]:
+    """The layers that a mode without calibration quantizes: products of matrices when dynamic (integer convolutions are
+    slow in onnxruntime), every layer when weights are stored."""
+    return [u for u in units if u.linear is not None and (mode == "weights" or u.node.op in ("MatMul", "Gemm"))]
+
+
+def find_tables(graph: Graph) -> list[Unit]:
+    """Units of Gather that read rows of a constant float table of at least `TABLE` bytes."""
+    tables = []
+    for node in graph:
+        table = node.constant(0) if node.op == "Gather" else None
+        if table is None or table.dtype is not DType.FLOAT or len(table.shape) != 2 or table.nbytes < TABLE:
+            continue
+        if int(attr(node, "axis", 0)) != 0 or getattr(node.output.type, "rank", None) is None or node.output.is_result:
+            continue
+        linear = Linear(node, table.array(), None, 1, 1)
+        tables.append(Unit(node, None, (), (node.output,), linear=linear))
+    return tables
+
+
+def useful(units: frozenset[Unit]) -> frozenset[Unit]:
+    """The units without those that gain nothing: units that only pass codes on at the border of a region, and
+    arithmetic on products that end float at no cost (in transformers, integers there cost accuracy, too)."""
+    while True:
+        producer = {value: unit for unit in units for value in unit.outputs}
+        read = {value for unit in units for value in unit.inputs}
+        idle = {u for u in units if _is_idle(u, producer, read)}
+        if not idle:
+            return units
+        units = units - idle
+
+
+def _is_idle(unit: Unit, producer: Mapping[Value, Unit], read: Set[Value]) -> bool:
+    if unit.linear is not None:
+        return False
+    sources = [v in producer and not producer[v].may_end_float for v in unit.inputs]
+    if not (any(sources) if unit.node.op in BINARY else all(sources)):
+        return True
+    return unit.passes_codes and not any(v in read for v in unit.outputs)

@@ -1,4 +1,4 @@
-"""A model's operator set raised to what quantized forms need: per-channel DequantizeLinear exists from opset 13 on."""
+"""Raise a model's operator set as far as quantized forms need: per-channel DequantizeLinear came with opset 13."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ NEEDED = 13
 
 
 def upgraded(model: Model, context: StageContext, needed: int = NEEDED) -> Model:
-    """The model at opset `needed` or later, the same results on the first sample. Declined otherwise."""
+    """The model at opset `needed` or later. Declined where results on the first sample would change, or no conversion
+    exists."""
     if model.opset >= needed:
         return model
     import onnx.version_converter
@@ -23,16 +24,16 @@ def upgraded(model: Model, context: StageContext, needed: int = NEEDED) -> Model
     try:
         converted = onnx.version_converter.convert_version(proto, needed)
         converted.ir_version = max(converted.ir_version, 10 if needed >= 21 else 7)
-        made: Model = load(converted.SerializeToString(), folder=model.folder)
+        raised = load(converted.SerializeToString(), folder=model.folder)
     except (RuntimeError, ValueError, ModelError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise Declined(f"opset {model.opset} cannot be raised to {needed}: {reason}") from error
+        raise Declined(f"left float: opset {model.opset} cannot be raised to {needed}: {reason}") from error
     feed = context.calibration.first(1)[0]
-    before, after = (ort_session(m, threads=0).run(None, feed) for m in (model, made))
+    before, after = (ort_session(m, threads=0).run(None, feed) for m in (model, raised))
     for a, b in zip(before, after):
         if np.asarray(a).shape != np.asarray(b).shape or not _close(np.asarray(a), np.asarray(b)):
-            raise Declined(f"opset {model.opset} raised to {needed} changes results")
-    return made
+            raise Declined(f"left float: opset {model.opset} raised to {needed} changes results")
+    return raised
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:

@@ -1,1 +1,1 @@
-"""From an assignment of precisions to a model in QDQ form, dynamic form, or with weights stored as integers."""
+"""Emit an assignment of precisions as a model: in QDQ form, dynamic form, or with weights stored as integers."""

@@ -8,27 +8,27 @@ import numpy as np
 
 from ....compress.layers.linear import Linear
 from ....ir import DType, Graph, Node, Value
-from ....ops import attr, update_types
+from ....ops import update_types
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
-from .constants import around, constant, dequantized
-from .twin import Twin
+from .constants import constant, dequantized, stored_codes
+from .mapped_clone import MappedClone
 
-BLOCKED, PACKED = 21, 21
-"""Operator sets from which DequantizeLinear takes blocks, and 4-bit integers."""
+PACKED = 21
+"""The operator set from which DequantizeLinear takes 4-bit integers."""
 
 
-def stored_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
+def store_weights(clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
     """y = W x with W = DequantizeLinear(codes); a table is dequantized behind Gather, row by row as it is read.
 
-    dtype: UINT8 where codes are stored as such.
+    dtype: UINT8 where 8-bit codes are stored as bytes without a sign; None for int8.
     """
-    linear, graph = _linear(unit), made.model.graph
-    node, name = made.nodes[unit.node], _weight_name(unit)
+    linear, graph = unit.layer, clone.model.graph
+    node, name = clone.nodes[unit.node], _weight_name(unit)
     if unit.node.op == "Gather":
-        _stored_table(graph, node, linear, codes, name)
+        _store_table(graph, node, linear, codes, name)
         return
-    packed = DType.INT4 if codes.bits == 4 and made.model.opset >= PACKED else dtype
+    packed = DType.INT4 if codes.bits == 4 and clone.model.opset >= PACKED else dtype
     blocks = codes.scale.shape[-1]
     scale, axis, block = codes.scale.reshape(-1), linear.axis, None
     if blocks > 1:
@@ -37,24 +37,24 @@ def stored_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = Non
     stored = linear.stored(codes.rows)
     read = dequantized(graph, node, stored, np.ascontiguousarray(scale), axis, name, block=block, dtype=packed)
     graph.set_input(node, 1, read)
-    _set_bias(made, unit, codes)
+    _set_bias(clone, unit, codes)
 
 
-def _stored_table(graph: Graph, node: Node, linear: Linear, codes: Codes, name: str) -> None:
+def _store_table(graph: Graph, node: Node, linear: Linear, codes: Codes, name: str) -> None:
     """Gather(W) = DequantizeLinear(Gather(codes)), one scale a column.
 
     Always int8: onnxruntime takes u8 behind it for the left side of a quantized product, and fails on its many scales.
     """
     graph.set_input(node, 0, constant(linear.stored(codes.rows), name, "codes"))
     result = node.output
-    kind, node.output.type = node.output.type, None
+    type, node.output.type = node.output.type, None
     update_types(node)
-    rank = getattr(kind, "rank", None)
+    rank = getattr(type, "rank", None)
     assert rank is not None
     scale = codes.scale.reshape(-1)
     operands = [result, constant(scale, name, "scale"), constant(np.zeros(scale.shape, np.int8), name, "zero")]
     read = Node(
-        "DequantizeLinear", operands, {"axis": rank - 1}, [kind], name=f"{node.name}_dequantize" if node.name else ""
+        "DequantizeLinear", operands, {"axis": rank - 1}, [type], name=f"{node.name}_dequantize" if node.name else ""
     )
     read.made_by = "quantize"
     read.output.name, result.name = result.name, f"{result.name}_codes"
@@ -66,27 +66,27 @@ def _stored_table(graph: Graph, node: Node, linear: Linear, codes: Codes, name: 
         owner.set_input(use.node, use.slot, read.output)
 
 
-def dynamic_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
-    """W x = (s_x s_w) MatMulInteger(q(x), codes) with q = DynamicQuantizeLinear, shared by all that read x."""
+def quantize_dynamically(clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
+    """W x = (s_x s_w) MatMulInteger(q(x), codes) with q = DynamicQuantizeLinear, shared by all readers of x."""
     if unit.node.op == "Gather":
-        stored_layer(made, unit, codes)
+        store_weights(clone, unit, codes)
         return
-    linear, graph = _linear(unit), made.model.graph
-    node, name = made.nodes[unit.node], _weight_name(unit)
+    linear, graph = unit.layer, clone.model.graph
+    node, name = clone.nodes[unit.node], _weight_name(unit)
     x = node.inputs[0]
     assert x is not None
     quantized = _dynamic_input(graph, x, node)
-    stored, zero_point = around(linear.stored(codes.rows), dtype)
+    stored, zero_point = stored_codes(linear.stored(codes.rows), dtype)
     matrix = stored.T if linear.axis == 0 else stored
-    made_nodes: list[Node] = []
+    emitted: list[Node] = []
 
     def emit(op: str, *inputs: Value, **attrs: Any) -> Value:
-        new = Node(op, inputs, attrs, name=f"{node.name}_{len(made_nodes)}_{op.lower()}" if node.name else "")
+        new = Node(op, inputs, attrs, name=f"{node.name}_{len(emitted)}_{op.lower()}" if node.name else "")
         new.made_by = "quantize"
         new.output.name = f"{node.output.name}_{op.lower()}"
         graph.insert_before(node, new)
         update_types(new)
-        made_nodes.append(new)
+        emitted.append(new)
         return new.output
 
     values, x_scale, x_zero = quantized.outputs
@@ -98,7 +98,7 @@ def dynamic_layer(made: Twin, unit: Unit, codes: Codes, dtype: DType | None = No
     if linear.addition is None and codes.bias is not None and linear.takes_bias:
         result = emit("Add", result, constant(codes.bias, name, "bias"))
     else:
-        _set_bias(made, unit, codes)
+        _set_bias(clone, unit, codes)
     wanted = node.output.name
     graph.replace_uses(node.output, result)
     graph.erase(node)
@@ -111,8 +111,8 @@ def _dynamic_input(graph: Graph, x: Value, node: Node) -> Node:
             return user
     new = Node("DynamicQuantizeLinear", (x,), None, 3, name=f"{node.name}_dynamic" if node.name else "")
     new.made_by = "quantize"
-    for value, what in zip(new.outputs, ("codes", "scale", "zero")):
-        value.name = f"{x.name}_{what}"
+    for value, part in zip(new.outputs, ("codes", "scale", "zero")):
+        value.name = f"{x.name}_{part}"
     if x.producer is not None:
         graph.insert_after(x.producer, new)
     else:
@@ -121,44 +121,19 @@ def _dynamic_input(graph: Graph, x: Value, node: Node) -> Node:
     return new
 
 
-def _set_bias(made: Twin, unit: Unit, codes: Codes) -> None:
-    linear, graph = _linear(unit), made.model.graph
+def _set_bias(clone: MappedClone, unit: Unit, codes: Codes) -> None:
+    linear, graph = unit.layer, clone.model.graph
     if codes.bias is None or not linear.takes_bias:
         return
     bias = constant(codes.bias, _weight_name(unit), "bias")
     if linear.addition is not None:
         node, slot = linear.addition
-        graph.set_input(made.nodes[node], slot, bias)
+        graph.set_input(clone.nodes[node], slot, bias)
         return
-    node = made.nodes[unit.node]
+    node = clone.nodes[unit.node]
     graph.set_inputs(node, (*node.inputs[:2], bias))
-
-
-def _linear(unit: Unit) -> Linear:
-    assert unit.linear is not None
-    return unit.linear
 
 
 def _weight_name(unit: Unit) -> str:
     value = unit.node.inputs[0 if unit.node.op == "Gather" else 1]
     return "" if value is None else value.name
-
-
-def layer_units(units: list[Unit], mode: str) -> list[Unit]:
-    """Those that a mode serves one by one: products of matrices when dynamic (integer convolutions are slow in
-    onnxruntime), every layer when weights are stored."""
-    return [u for u in units if u.linear is not None and (mode == "weights" or u.node.op in ("MatMul", "Gemm"))]
-
-
-def find_tables(graph: Graph) -> list[Unit]:
-    """Gather of rows of a constant float table of at least 64 KB."""
-    found = []
-    for node in graph:
-        table = node.constant(0) if node.op == "Gather" else None
-        if table is None or table.dtype is not DType.FLOAT or len(table.shape) != 2 or table.nbytes < 1 << 16:
-            continue
-        if int(attr(node, "axis", 0)) != 0 or getattr(node.output.type, "rank", None) is None or node.output.is_result:
-            continue
-        linear = Linear(node, table.array(), None, 1, 1)
-        found.append(Unit(node, None, (), (node.output,), linear=linear))
-    return found

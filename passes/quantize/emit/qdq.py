@@ -1,4 +1,4 @@
-"""From a plan to a model: QuantizeLinear and DequantizeLinear pairs around what runs on integers."""
+"""Emit an assignment as a model: QuantizeLinear and DequantizeLinear pairs around the units on integers."""
 
 from __future__ import annotations
 
@@ -11,68 +11,64 @@ from ....kernels.tensors.quantization import Quantization
 from ....rewrite import Context
 from ...codes.few_channels import widen_channels
 from ...codes.operators import to_operators
-from ..candidates.assignment import Plan, implied
+from ..candidates.assignment import Assignment, implied
 from ..candidates.units import Unit
 from ..numerics.grids import BIAS_LIMIT
 from ..numerics.per_channel import ChannelGrid
-from .constants import along_channels, dequantized
-from .layers import dynamic_layer, stored_layer
-from .twin import Twin, twin
+from .constants import along_channels, dequantized, grid_operands
+from .layers import quantize_dynamically, store_weights
+from .mapped_clone import MappedClone, mapped_clone
 
 
-def build(plan: Plan, labels: dict[Node, str] | None = None) -> Model:
-    """A copy of the plan's model in QDQ form, or in that of its mode. A value is quantized and dequantized once.
+def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Model:
+    """A copy of the assignment's model in QDQ form, or in that of its mode. A value is quantized and dequantized once.
 
-    labels: names for nodes and what they make, by which a profile tells them apart; by default they keep their own.
+    labels: names for nodes and their outputs, by which a profile tells them apart; by default they keep their own.
     """
-    made = twin(plan.model)
+    clone, mode = mapped_clone(assignment.model), assignment.options.mode
     if labels is not None:
-        label(made, labels)
-    mode = plan.options.mode
+        name_nodes(clone, labels)
     if mode == "static":
-        _Build(plan, made, labels is not None).run()
-        if plan.target != "graphopt":  # its own kernels take any channels
-            widen_channels.run(made.model.graph, Context(plan.target))
-        if plan.options.format == "qoperator":
-            to_operators(made.model.graph)
+        _QdqBuilder(assignment, clone, labels is not None).run()
+        if assignment.target != "graphopt":  # its own kernels take any channels
+            widen_channels.run(clone.model.graph, Context(assignment.target))
+        if assignment.options.format == "qoperator":
+            to_operators(clone.model.graph)
     else:
-        for unit in sorted(plan.units, key=lambda u: plan.order[u]):
-            (dynamic_layer if mode == "dynamic" else stored_layer)(
-                made, unit, plan.codes[unit.node], plan.options.weight_dtype
-            )
-    return made.model
+        emit = quantize_dynamically if mode == "dynamic" else store_weights
+        for unit in sorted(assignment.units, key=assignment.order.__getitem__):
+            emit(clone, unit, assignment.codes[unit.node], assignment.options.weight_dtype)
+    return clone.model
 
 
-def label(made: Twin, labels: dict[Node, str]) -> None:
+def name_nodes(clone: MappedClone, labels: dict[Node, str]) -> None:
     """Name the copies of nodes, and their outputs after them."""
     for node, name in labels.items():
-        copy = made.nodes[node]
+        copy = clone.nodes[node]
         copy.name = name
         for value in copy.outputs:
             value.name = f"{name}{value.index}"
 
 
-class _Build:
-    def __init__(self, plan: Plan, made: Twin, labelled: bool) -> None:
-        self.plan, self.twin, self.graph = plan, made, made.model.graph
+class _QdqBuilder:
+    """Edits the clone of an assignment's model into QDQ form, unit after unit."""
+
+    def __init__(self, assignment: Assignment, clone: MappedClone, labelled: bool) -> None:
+        self.assignment, self.clone, self.graph = assignment, clone, clone.model.graph
         self.labelled = labelled
         self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
-        self.producer = {value: unit for unit in plan.units for value in unit.outputs}
+        self.producer = {value: unit for unit in assignment.units for value in unit.outputs}
         self.scalars: dict[Quantization, tuple[Value, Value]] = {}
-        self.integer = {made.nodes[unit.node] for unit in plan.units}
+        self.integer = {clone.nodes[unit.node] for unit in assignment.units}
 
     def run(self) -> None:
-        order = [node for node in self.plan.model.graph if node in self.twin.nodes]
-        units = {unit.node: unit for unit in self.plan.units}
-        for node in order:
-            unit = units.get(node)
-            if unit is None:
-                continue
-            copy = self.twin.nodes[node]
+        """Quantize all units, in order of execution."""
+        for unit in sorted(self.assignment.units, key=self.assignment.order.__getitem__):
+            copy = self.clone.nodes[unit.node]
             for value in unit.inputs:
                 read = self._pair(value)
                 for slot, used in enumerate(copy.inputs):
-                    if used is self.twin.values[value]:
+                    if used is self.clone.values[value]:
                         self.graph.set_input(copy, slot, read)
             if unit.linear is not None:
                 self._weights(unit, copy)
@@ -83,23 +79,23 @@ class _Build:
     def _wants_codes(self, unit: Unit, value: Value) -> bool:
         if not unit.may_end_float:
             return True
-        consumers = {u.node for u in self.plan.units if value in u.inputs}
+        consumers = {u.node for u in self.assignment.units if value in u.inputs}
         return bool(consumers & set(value.users))
 
     def _pair(self, value: Value) -> Value:
-        """The dequantized form of a value; made at its first need, right behind what makes the value."""
+        """The dequantized form of a value; inserted when first needed, right behind the value's producer."""
         known = self.pairs.get(value)
         if known is not None:
             return known
-        grid = self.plan.grids[value]
-        copy = self.twin.values[value]
+        grid = self.assignment.grids[value]
+        copy = self.clone.values[value]
         unit = self.producer.get(value)
         source = copy
         if unit is not None and unit.clamp is not None and implied(unit, grid):
-            source = self.twin.nodes[unit.node].output
+            source = self.clone.nodes[unit.node].output
         uses = copy.uses
         scale, zero = self._scalar(grid)
-        channels = self.plan.channels.get(value)
+        channels = self.assignment.channels.get(value)
         shape = copy.type.shape if isinstance(copy.type, TensorType) else None
         if channels is None or unit is not None:
             steps = [Node("QuantizeLinear", (source, scale, zero), name=self._label(copy, "quantize"))]
@@ -115,7 +111,7 @@ class _Build:
         self._insert(copy, [*steps, dequantize])
         if unit is not None:
             self._redirect(uses, result, channels)
-            if result.is_unused:  # floats alone read the value, channel by channel
+            if result.is_unused:  # only float operators read the value, channel by channel
                 self.graph.erase(dequantize)
         if source is not copy:
             clamp = copy.producer
@@ -124,30 +120,30 @@ class _Build:
         self.pairs[value] = result
         return result
 
-    def _label(self, value: Value, what: str) -> str:
-        """Names of nodes must not clash, and nobody needs them but a profile."""
-        return _named(value, what) if self.labelled else ""
+    def _label(self, value: Value, suffix: str) -> str:
+        """A node's name: only profiles need one, and names must not clash."""
+        return _named(value, suffix) if self.labelled else ""
 
     def _redirect(self, uses: Iterable[Use], result: Value, channels: ChannelGrid | None) -> None:
-        """Let what read a value read its dequantized form: floats channel by channel, where channels differ."""
-        apart: Value | None = None
+        """Let uses of a value read its dequantized form: float operators the per-channel one, where there is one."""
+        per_channel: Value | None = None
         for use in uses:
             read = result
             if channels is not None and use.node not in self.integer:
-                if apart is None:
+                if per_channel is None:
                     anchor = result.producer
                     assert anchor is not None and anchor.inputs[0] is not None
                     steps = along_channels("DequantizeLinear", anchor.inputs[0], channels, "")
-                    apart = steps[-1].output
-                    apart.name, apart.type = _named(result, "channels"), result.type
+                    per_channel = steps[-1].output
+                    per_channel.name, per_channel.type = _named(result, "channels"), result.type
                     self._after(anchor, steps)
-                read = apart
+                read = per_channel
             owner = use.node.graph
             assert owner is not None
             owner.set_input(use.node, use.slot, read)
 
     def _insert(self, value: Value, steps: Sequence[Node]) -> None:
-        """Put nodes right behind what makes a value."""
+        """Insert nodes right behind a value's producer, or first where it is an input."""
         first, *rest = steps
         if value.producer is not None:
             self.graph.insert_after(value.producer, first)
@@ -165,19 +161,16 @@ class _Build:
     def _scalar(self, grid: Quantization) -> tuple[Value, Value]:
         known = self.scalars.get(grid)
         if known is None:
-            scale = Value(constant=Constant.of(np.float32(grid.scale)), name="scale")
-            zero = Value(constant=Constant.of(np.asarray(grid.zero_point, grid.dtype)), name="zero_point")
-            known = self.scalars[grid] = (scale, zero)
+            known = self.scalars[grid] = grid_operands(grid)
         return known
 
     def _weights(self, unit: Unit, copy: Node) -> None:
-        linear = unit.linear
-        assert linear is not None
-        codes = self.plan.codes[unit.node]
+        linear = unit.layer
+        codes = self.assignment.codes[unit.node]
         name = unit.node.inputs[1].name if unit.node.inputs[1] is not None else ""
         scale = codes.scale.reshape(-1)
-        stored, kind = linear.stored(codes.rows), self.plan.options.weight_dtype
-        per_channel = bool(np.ptp(scale)) or self.plan.options.per_channel
+        stored, kind = linear.stored(codes.rows), self.assignment.options.weight_dtype
+        per_channel = bool(np.ptp(scale)) or self.assignment.options.per_channel
         axis = linear.axis if per_channel else None
         self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, dtype=kind))
         if codes.bias is None or not linear.takes_bias:
@@ -185,16 +178,16 @@ class _Build:
         if linear.addition is not None:
             node, slot = linear.addition
             bias = Value(constant=Constant.of(codes.bias), name=f"{name}_bias")
-            self.graph.set_input(self.twin.nodes[node], slot, bias)
+            self.graph.set_input(self.clone.nodes[node], slot, bias)
             return
-        unit_scale = (np.float32(self.plan.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
+        unit_scale = (np.float32(self.assignment.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
         whole = np.clip(np.rint(codes.bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
         read = dequantized(self.graph, copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
         self.graph.set_inputs(copy, (*copy.inputs[:2], read))
 
 
-def _named(value: Value, what: str) -> str:
-    return f"{value.name}_{what}" if value.name else ""
+def _named(value: Value, suffix: str) -> str:
+    return f"{value.name}_{suffix}" if value.name else ""
 
 
 def _first(graph: Graph) -> Node:

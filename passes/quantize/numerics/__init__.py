@@ -1,1 +1,1 @@
-"""Integers for real numbers: grids, rounding, second moments, equalisation, scales a channel."""
+"""Integers for real numbers: grids, rounding, equalisation, scales a channel. Arrays in, arrays out."""

@@ -1,7 +1,8 @@
-"""The integers that stand for real numbers: of an activation, and of the weights of a linear operator."""
+"""Grids: the integers that stand for the real numbers of an activation, and of a linear operator's weights."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,9 @@ from ....kernels.tensors.quantization import Quantization
 PAIR_LIMIT = 128
 """The largest sum of two weights of one sign for which 255 · (w1 + w2) fits 16 bits: 255 · 128 = 32640 ≤ 32767."""
 BIAS_LIMIT = 2.0**30
-"""The largest code of a bias."""
+"""The largest code of a bias: half of int32, so that the sum of products beside it fits."""
 LEAST = 1e-20
-"""The smallest scale of weights."""
+"""The smallest scale of weights: its product with an activation's scale of 1e-18 is still a normal float32."""
 
 
 def activation_grid(low: float, high: float, signed: bool) -> Quantization:
@@ -35,8 +36,8 @@ def activation_grid(low: float, high: float, signed: bool) -> Quantization:
 class Codes:
     """Integers of a linear operator's weight.
 
-    rows: int8 [G, N/G, K]. scale: f32 [G, N/G, B], for B blocks of K / B inputs. bias: f32 [G · N/G], corrected for
-    what rounding shifts, or None. bits: the width they were chosen for. worst_pair: the largest |sum| of two codes of
+    rows: int8 [G, N/G, K]. scale: f32 [G, N/G, B], for B blocks of K / B inputs. bias: f32 [G · N/G], corrected for the
+    mean error of rounding, or None. bits: the width they were chosen for. worst_pair: the largest |sum| of two codes of
     one sign in any row.
     """
 
@@ -74,7 +75,7 @@ def _tops(rows: Array) -> tuple[_Top, _Top]:
     places = rows.argmax(axis=-1)[..., None], rows.argmin(axis=-1)[..., None]
     first = [np.take_along_axis(rows, at, -1).astype(wide) for at in places]
     for at, value, other in zip(places, first, (np.minimum, np.maximum)):
-        np.put_along_axis(rest, at, other(value, 0), -1)  # what is of the other sign stays: it may be that one's second
+        np.put_along_axis(rest, at, other(value, 0), -1)  # the other sign stays: it may be its second
     second = [end(axis=-1, keepdims=True).astype(wide) for end in (rest.max, rest.min)]
     signs = (1, -1)
     highest, lowest = (
@@ -93,12 +94,12 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
     most = (1 << (bits - 1)) - 1
     low, high = np.full(weight.shape, -most, np.int8), np.full(weight.shape, most, np.int8)
     if not safe or 2 * most <= PAIR_LIMIT or weight.shape[-1] < 2:
-        return usable(np.abs(weight).max(axis=-1) / most), low, high
+        return nonzero_scales(np.abs(weight).max(axis=-1) / most), low, high
     tops = _tops(weight)
     scale = np.maximum(tops[0].first, tops[1].first) / most
     for top in tops:
         scale = np.maximum(scale, (top.first + top.second) / (PAIR_LIMIT - 1))
-    scale = usable(scale)
+    scale = nonzero_scales(scale)
     for sign, bound, top in ((1, high, tops[0]), (-1, low, tops[1])):
         first = np.clip(np.rint(top.first / scale), PAIR_LIMIT // 2, most)
         bound[...] = (sign * (PAIR_LIMIT - first)).astype(np.int8)
@@ -108,29 +109,23 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
 
 def bias_room(bias: Array, step: float) -> Array:
     """The least scales f32 [N] of a layer's weights at which its bias f32 [N] fits 32 bits."""
-    room: Array = (np.abs(bias) / np.float32(step * BIAS_LIMIT)).astype(np.float32)
-    return room
+    return np.asarray(np.abs(bias) / np.float32(step * BIAS_LIMIT), np.float32)
 
 
-def usable(scale: Array) -> Array:
-    """Scales as f32; rows of weights that may as well be zero get the finest of the others: products with scales of
-    their own would underflow, and a coarse one would round their biases away. 1 where all are such."""
+def nonzero_scales(scale: Array) -> Array:
+    """Scales as f32, those up to `LEAST` replaced by the finest of the others, or by 1 without any.
+
+    Rows with such scales may as well be zero: products with the scale would underflow, and a coarse one would round
+    their biases away.
+    """
     live = scale > LEAST
-    spare = scale[live].min() if live.any() else 1.0
-    made: Array = np.where(live, scale, spare).astype(np.float32)
-    return made
+    finest = scale[live].min() if live.any() else 1.0
+    return np.asarray(np.where(live, scale, finest), np.float32)
 
 
-def merged(extents: list[Extent]) -> Extent:
-    """One observer that saw all that these saw."""
-    from copy import deepcopy
-
+def merged_extent(extents: list[Extent]) -> Extent:
+    """The extent of all tensors together."""
     first = deepcopy(extents[0])
     for other in extents[1:]:
         first.merge(other)
     return first
-
-
-def per_tensor(scale: Array) -> Array:
-    """The largest scale for all rows."""
-    return np.full_like(scale, scale.max())

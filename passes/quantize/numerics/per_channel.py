@@ -1,4 +1,4 @@
-"""Codes with a scale and a zero point a channel, at no cost: where floats are quantized, and folded into weights.
+"""Per-channel activations at no cost: scales a channel where floats are quantized, folded into the weights beside.
 
 x_c = s_c (code_c − z_c). Integer operators take one scale q and zero point z for all channels, so a convolution between
 such codes sees x' = q (code − z), where x = T x' + d with T = diag(s / q), d_c = s_c (z − z_c), and it is folded:
@@ -23,16 +23,20 @@ from ....kernels.tensors.quantization import Quantization
 from ...fold.affine_before import scale_conv_inputs
 
 LEAST = 0.03
-"""The narrowest range of a channel, relative to the widest: what was never seen may yet come."""
+"""The narrowest range of a channel, relative to the widest: unseen samples may exceed the seen range. Found together
+with `ENOUGH` of per_channel_activations; `python -m tests.bench.zoo_int8 silero-openvino` shows the effect."""
 LONG = 16
-"""Elements of a channel in one run from which onnxruntime's loops over channels take next to no time."""
+"""Elements of a channel in one run from which onnxruntime's loops over channels take next to no time; in shorter runs
+they take 65 ns an element. `python -m tests.bench.zoo_int8 silero-openvino` shows the effect."""
 SHARE = 0.85
-"""The power of the channels' ranges that their scales follow where weights share scales across them."""
+"""The power of the channels' ranges that their scales follow where weights share scales across them: 1 gives every
+channel all codes and makes the weights as uneven as the channels were; 0 is one scale.
+`python -m tests.bench.zoo_int8 rapidocr-rec` shows the effect."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelGrid:
-    """scale f32 [C] and zero i64 [C] of the channels along axis 1 of `rank`; base: what integer operators see.
+    """scale f32 [C] and zero i64 [C] of the channels along axis 1 of `rank`; base: the grid that integer operators see.
 
     run: elements of a channel that stand together in a sample.
     """
@@ -45,20 +49,18 @@ class ChannelGrid:
 
     @property
     def is_long(self) -> bool:
-        """Operators that take scales along an axis are as fast as with one scale."""
+        """Whether operators that take scales along an axis are as fast as with one scale."""
         return self.run >= LONG
 
     @property
     def gain(self) -> Array:
         """T, f64 [C]: x = gain · x' + lift."""
-        made: Array = self.scale.astype(np.float64) / self.base.scale
-        return made
+        return np.asarray(self.scale.astype(np.float64) / self.base.scale)
 
     @property
     def lift(self) -> Array:
         """d, f64 [C]."""
-        made: Array = self.scale.astype(np.float64) * (self.base.zero_point - self.zero)
-        return made
+        return np.asarray(self.scale.astype(np.float64) * (self.base.zero_point - self.zero))
 
 
 def channel_grid(
@@ -66,32 +68,32 @@ def channel_grid(
 ) -> ChannelGrid:
     """Cover [low, high] ∋ 0 of each channel, f64 [C], of values of this shape, [N, C, …].
 
-    energy: of the weights that read each channel, [C]. one_zero: all zero points are one, as padding with zeros asks
-    for: that of least noise Σ energy_c s_c². mixed: what reads the channels sums over them, with one scale for the
+    energy: of the weights that read each channel, [C]. one_zero: all channels share one zero point, as padding with
+    zeros asks for: that of least noise Σ energy_c s_c². mixed: readers sum over channels, with one scale for the
     weights of one sum. Scales are drawn together then by `SHARE`: even channels make uneven weights (SmoothQuant, Xiao
     et al. 2023).
     """
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     floor = max(float((high - low).max(initial=0.0)) * LEAST, 1e-20)
     high = np.where(high - low < floor, low + floor, high)
-    middle: int | None = None
+    shared: int | None = None
     if signed:
         scale, zero = np.maximum(-low, high) / 127, np.zeros(len(low), np.int64)
     elif one_zero:
-        scale, middle = _one_zero(low, high, energy)
-        zero = np.full(len(low), middle, np.int64)
+        scale, shared = _one_zero(low, high, energy)
+        zero = np.full(len(low), shared, np.int64)
     else:
         zero = np.clip(np.rint(-low / ((high - low) / 255)), 0, 255).astype(np.int64)
         scale = _covering(low, high, zero)
     if mixed:
         drawn = scale**SHARE
         wider = drawn * (scale / drawn).max()
-        zero = zero if middle is not None else np.rint(zero * (scale / wider)).astype(np.int64)
+        zero = zero if shared is not None else np.rint(zero * (scale / wider)).astype(np.int64)
         scale = wider
-    if middle is None:
-        middle = 0 if signed else int(np.rint(np.median(zero)))
+    if shared is None:
+        shared = 0 if signed else int(np.rint(np.median(zero)))
     whole = float(np.float32(np.exp(np.log(scale).mean())))
-    base = Quantization(whole, middle, signed)
+    base = Quantization(whole, shared, signed)
     return ChannelGrid(scale.astype(np.float32), zero, base, len(shape), math.prod(shape[2:]))
 
 
@@ -99,8 +101,7 @@ def _covering(low: Array, high: Array, zero: Array) -> Array:
     """The least scales [C] at which u8 codes with these zero points reach both ends."""
     above = np.where(zero < 255, high / np.maximum(255 - zero, 1), 0.0)
     below = np.where(zero > 0, -low / np.maximum(zero, 1), 0.0)
-    made: Array = np.maximum(above, below)
-    return made
+    return np.asarray(np.maximum(above, below))
 
 
 def _one_zero(low: Array, high: Array, energy: Array) -> tuple[Array, int]:
@@ -115,24 +116,24 @@ def _one_zero(low: Array, high: Array, energy: Array) -> tuple[Array, int]:
     return scale, zero
 
 
-def energy(linear: Linear) -> Array:
-    """Σ w² over the weights of a convolution that each input channel meets, [C]."""
+def channel_energy(linear: Linear) -> Array:
+    """Σ w² over the weights of a convolution that each input channel is_good_enough, [C]."""
     squares = linear.weight.astype(np.float64) ** 2
     split = squares.reshape(linear.groups, -1, *squares.shape[1:])
     return np.asarray(split.sum(axis=(1, *range(3, split.ndim))).reshape(-1))
 
 
-def between(linear: Linear, read: ChannelGrid | None, made: ChannelGrid | None) -> Linear:
-    """The convolution as a map from x' to y' instead of from x to y; None where those are one."""
+def fold_channel_scales(linear: Linear, read: ChannelGrid | None, written: ChannelGrid | None) -> Linear:
+    """The convolution as a map from x' to y' instead of from x to y; None where both are one."""
     if read is not None:
         node, kernel, rest = linear.node, linear.weight, tuple(range(1, linear.weight.ndim))
         shift = scale_conv_inputs(node, kernel, read.lift).sum(axis=rest)
         weight = scale_conv_inputs(node, kernel, read.gain).astype(np.float32)
         linear = _with_bias(replace(linear, weight=weight, rescaled=(read.gain, read.lift)), shift)
-    if made is not None:
-        linear = _with_bias(linear, -made.lift)
-        rows = linear.weight / made.gain.reshape(-1, *(1,) * (linear.weight.ndim - 1))
-        bias = None if linear.bias is None else (linear.bias / made.gain).astype(np.float32)
+    if written is not None:
+        linear = _with_bias(linear, -written.lift)
+        rows = linear.weight / written.gain.reshape(-1, *(1,) * (linear.weight.ndim - 1))
+        bias = None if linear.bias is None else (linear.bias / written.gain).astype(np.float32)
         linear = replace(linear, weight=rows.astype(np.float32), bias=bias)
     return linear
 

@@ -1,4 +1,4 @@
-"""Which integers to take for the weights of one layer: θ* = argmin over codes of J = tr(Δ C Δᵀ), Δ = W − s θ.
+"""Round the weights of one layer to integers: θ* = argmin over codes of J = tr(Δ C Δᵀ), Δ = W − s θ.
 
 C is the covariance of the layer's inputs: the bias is free, so it takes up the mean of the error in closed form. First
 GPTQ (Frantar et al. 2023: round one column, spread its error over those not yet rounded), then coordinate descent: one
@@ -12,9 +12,11 @@ import numpy as np
 from ....ir import Array
 
 DAMPING = 0.01
-"""Added to the diagonal of C, relative to its mean: what the calibration data did not show costs something too."""
+"""Added to the diagonal of C, relative to its mean: directions that calibration data did not show cost something, too.
+The value of Frantar et al. 2023."""
 POLISHED = 4e9
-"""Multiply-adds that one sweep of coordinate descent over a layer may take."""
+"""Multiply-adds that one sweep of coordinate descent over a layer may take: 0.1 s at 40 billion a second.
+`python -m tests.bench.zoo_int8` shows the accuracy, `python -m tests.bench.quantize_time` the time."""
 _BLOCK = 128
 
 
@@ -28,8 +30,7 @@ def objective(error: Array, covariance: Array) -> float:
 
 def nearest(weight: Array, scale: Array, low: Array, high: Array) -> Array:
     """The nearest codes: weight, scale and bounds [N, K]; as f32."""
-    made: Array = np.clip(np.rint(weight / scale), low, high)
-    return made
+    return np.asarray(np.clip(np.rint(weight / scale), low, high))
 
 
 def nearest_codes(weight: Array, scale: Array, low: Array, high: Array) -> Array:
@@ -65,7 +66,7 @@ def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance:
 
 
 def damping(covariance: Array) -> np.float32:
-    """What is added to the diagonal of C."""
+    """The number added to the diagonal of C."""
     return np.float32(max(DAMPING * float(np.trace(covariance)) / len(covariance), 1e-12))
 
 
@@ -96,8 +97,7 @@ def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped:
         owed[:start] += factor[start:end, :start].T @ errors
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
-    made: Array = codes[back].T
-    return made
+    return np.asarray(codes[back].T)
 
 
 def _descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array, sweeps: int = 2) -> Array:
@@ -124,8 +124,7 @@ def _descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array,
             gradient -= c[:, block] @ shifts
         if not moved:
             break
-    made: Array = codes.T
-    return made
+    return np.asarray(codes.T)
 
 
 def clipped_scale(weight: Array, scale: Array, low: Array, high: Array, variance: Array) -> Array:

@@ -11,7 +11,7 @@ from ....compress.layers.linear import Linear
 from ....compress.layers.moments import Moments
 from ....ir import Array
 from ..options import Quantize
-from .grids import PAIR_LIMIT, Codes, bias_room, per_tensor, usable, weight_scale, worst_pair
+from .grids import PAIR_LIMIT, Codes, bias_room, nonzero_scales, weight_scale, worst_pair
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
 BITS = {"int8": 8, "uint8": 8, "int4": 4}
@@ -19,9 +19,10 @@ BITS = {"int8": 8, "uint8": 8, "int4": 4}
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """Codes of one layer with J = E‖W x − W_q x‖² of nearest rounding and of what was found (None without data).
+    """Codes of one layer.
 
-    signal: E‖W x‖², less the mean where a bias takes it up as J does; what J is to be compared with.
+    before, after: J = E‖W x − W_q x‖² of nearest rounding and of the codes; None without data. signal: E‖W x‖², to
+    compare J with, less the mean where a bias takes it up as in J.
     """
 
     codes: Codes
@@ -46,7 +47,7 @@ def solve(
     bits: int | None = None,
     block: int | None = None,
 ) -> Solved:
-    """Choose the codes of one layer. Without moments: nearest rounding, the bias as it is.
+    """Choose the codes of one layer. Without moments: nearest rounding, the bias unchanged.
 
     safe: no pair of products of u8 with the codes may overflow 16 bits. step: the scale of the layer's input, with
     which its bias must fit 32 bits. block: how many inputs share a scale; None for all.
@@ -87,11 +88,11 @@ def _scales(
     if linear.bias is not None:
         scale = np.maximum(scale, bias_room(linear.bias, step).reshape(scale.shape))
     if not options.per_channel:
-        scale = per_tensor(scale)
+        scale = np.full_like(scale, scale.max())
     if block is None or block >= rows.shape[2]:
         return scale[..., None], low, high
     peaks = np.abs(rows.reshape(*rows.shape[:2], -1, block)).max(axis=-1) / np.float32((1 << (width - 1)) - 1)
-    return usable(peaks), low, high
+    return nonzero_scales(peaks), low, high
 
 
 def _spread(scale: Array, depth: int) -> Array:
@@ -111,8 +112,8 @@ def _clipped(rows: Array, scale: Array, low: Array, high: Array, matrix: Array) 
     variance = (np.diagonal(matrix) + damping(matrix)).reshape(blocks, -1)
     flat = (len(rows) * blocks, -1)
     per_row = np.tile(variance, (len(rows), 1))
-    found = clipped_scale(rows.reshape(flat), scale.reshape(-1), low.reshape(flat), high.reshape(flat), per_row)
-    return found.reshape(scale.shape)
+    clipped = clipped_scale(rows.reshape(flat), scale.reshape(-1), low.reshape(flat), high.reshape(flat), per_row)
+    return clipped.reshape(scale.shape)
 
 
 def pair_safety(options: Quantize, target: str) -> bool:
@@ -125,8 +126,25 @@ def pair_safety(options: Quantize, target: str) -> bool:
     return target != "graphopt" and options.weight_type != "uint8"
 
 
-def pair_certificate(worst: int, options: Quantize) -> str:
-    """Why sums of two products with codes whose worst pair this is are exact in 16 bits, or that they may not be."""
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Whether sums of two u8×s8 products of a layer are exact in 16 bits, and the reason."""
+
+    is_exact: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"exact: {self.reason}" if self.is_exact else self.reason
+
+
+FLOAT_PRODUCTS = Certificate(True, "float products")
+NO_PAIRS = Certificate(True, "no pairs")
+
+
+def pair_certificate(worst: int, options: Quantize) -> Certificate:
+    """The certificate of a layer with codes whose worst pair is `worst`."""
     if options.weight_type == "uint8":
-        return "exact: u8 weights"  # onnxruntime widens products of u8 with u8 to 32 bits
-    return f"exact: {255 * worst} ≤ 32767" if worst <= PAIR_LIMIT else "may saturate on AVX2"
+        return Certificate(True, "u8 weights")  # onnxruntime widens products of u8 with u8 to 32 bits
+    if worst <= PAIR_LIMIT:
+        return Certificate(True, f"{255 * worst} ≤ 32767")
+    return Certificate(False, "may saturate on AVX2")

@@ -1,1 +1,1 @@
-"""Which units run on integers: costs, minimum cut, and the guards of accuracy and latency."""
+"""Place units on integers or float: costs, minimum cut, the guards of accuracy and latency, and their refinements."""

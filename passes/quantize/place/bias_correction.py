@@ -1,7 +1,7 @@
-"""Sequential bias correction: layer after layer, the mean of its results on integers becomes what it was as float.
+"""Sequential bias correction: layer after layer, the mean of its results on integers becomes that of its float results.
 
-Rounding and clipping of activations shift means, too, and what one layer shifts reaches all behind it; so each layer is
-corrected on a model in which those before it already are (Nagel et al. 2019, empirical bias correction). Several at
+Rounding and clipping of activations shift means, too, and a shift reaches all later layers; so each layer is corrected
+on a model in which the layers before it already are (Nagel et al. 2019, empirical bias correction). Several layers at
 once would each take up the same shift: on rapidocr-cls one by one gains 2.3 dB, and five at once lose 20.
 """
 
@@ -16,55 +16,56 @@ import numpy as np
 from ....calibration import Taps
 from ....compress.context import StageContext
 from ....ir import Array, Model, Node, Value
-from ..candidates.assignment import Plan
-from ..candidates.calibrated_model import Study
-from ..candidates.units import Unit
+from ..candidates.assignment import Assignment
+from ..candidates.calibrated_model import CalibratedModel
+from ..candidates.units import Unit, useful
 from ..emit.qdq import build
-from .latency_guard import useful
 
 SAMPLES = 8
-"""Samples that means are taken over."""
+"""Samples over which means are taken, each over all positions of a channel; every layer runs them once.
+`python -m tests.bench.zoo_int8 rapidocr-cls` shows the effect."""
 
 
-def with_means(studied: Study, context: StageContext) -> Study:
-    """The study with biases corrected layer after layer, where that is wanted and brings the results closer; a session
-    a layer."""
-    if not studied.options.correct_means or studied.options.mode != "static":
-        return studied
-    plan = studied.plan.with_units(useful(studied.plan.units))
-    corrected = correct_means(plan, context)
+def with_bias_correction(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel:
+    """The calibrated model with biases corrected layer after layer, where that is asked for and brings results closer
+    to the reference's. Opens a session a layer."""
+    if not calibrated.options.correct_means or calibrated.options.mode != "static":
+        return calibrated
+    assignment = calibrated.assignment.with_units(useful(calibrated.assignment.units))
+    corrected = correct_biases(assignment, context)
     fidelity = context.quality.fidelity
-    if fidelity(build(corrected)).sqnr_db <= fidelity(build(plan)).sqnr_db:
-        return studied
-    return replace(studied, plan=replace(studied.plan, codes=corrected.codes))
+    if fidelity(build(corrected)).sqnr_db <= fidelity(build(assignment)).sqnr_db:
+        return calibrated
+    return replace(calibrated, assignment=replace(calibrated.assignment, codes=corrected.codes))
 
 
-def correct_means(plan: Plan, context: StageContext) -> Plan:
-    """The plan with biases that give each layer on integers the mean of its float results; in order of execution."""
-    order = plan.order
-    layers = [u for u in sorted(plan.units, key=order.__getitem__) if u.linear is not None and u.linear.takes_bias]
+def correct_biases(assignment: Assignment, context: StageContext) -> Assignment:
+    """The assignment with biases that give each layer on integers the mean of its float results, in execution order."""
+    order = assignment.order
+    layers = [
+        u for u in sorted(assignment.units, key=order.__getitem__) if u.linear is not None and u.linear.takes_bias
+    ]
     feeds = context.calibration.first(SAMPLES)
-    wanted = _means(plan.model, [_last(unit).output for unit in layers], layers, feeds)
-    labels = {node: f"n{i}_" for i, node in enumerate(plan.model.graph)}
+    wanted = _means(assignment.model, [_last(unit).output for unit in layers], layers, feeds)
+    labels = {node: f"n{i}_" for i, node in enumerate(assignment.model.graph)}
     for i, (unit, target) in enumerate(zip(layers, wanted)):
         context.tell(f"correct biases: layer {i + 1} of {len(layers)}", i / len(layers))
-        made = build(replace(plan, options=replace(plan.options, format="qdq")), labels)
-        value = next(node.output for node in made.graph if node.name == labels[_last(unit)])
-        channels = plan.channels.get(unit.output)
+        model = build(replace(assignment, options=replace(assignment.options, format="qdq")), labels)
+        value = next(node.output for node in model.graph if node.name == labels[_last(unit)])
+        channels = assignment.channels.get(unit.output)
         if channels is not None:
             target = (target - channels.lift) / channels.gain
-        shift = (target - _means(made, [value], [unit], feeds)[0]).astype(np.float32)
-        old = plan.codes[unit.node]
+        shift = (target - _means(model, [value], [unit], feeds)[0]).astype(np.float32)
+        old = assignment.codes[unit.node]
         if np.isfinite(shift).all():
             new = replace(old, bias=shift if old.bias is None else old.bias + shift)
-            plan = replace(plan, codes={**plan.codes, unit.node: new})
-    return plan
+            assignment = replace(assignment, codes={**assignment.codes, unit.node: new})
+    return assignment
 
 
 def _last(unit: Unit) -> Node:
-    """The node whose result has the bias in it."""
-    assert unit.linear is not None
-    return unit.node if unit.linear.addition is None else unit.linear.addition[0]
+    """The node that adds the bias."""
+    return unit.node if unit.layer.addition is None else unit.layer.addition[0]
 
 
 def _means(

@@ -1,28 +1,28 @@
-"""Which way to find ranges suits a model: each is tried on the whole, since what a layer clips others may need."""
+"""Choose the calibration method for a model: each is tried on the whole, since later layers may need clipped values."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ....compress.context import StageContext
-from ..candidates.calibrated_model import Study
+from ..candidates.calibrated_model import CalibratedModel
+from ..candidates.units import useful
 from ..emit.qdq import build
-from .latency_guard import useful
 
 
-def best_method(studied: Study, context: StageContext) -> Study:
-    """The study with the grids, of those it has by method, under which results are closest to the reference's.
+def with_best_method(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel:
+    """The calibrated model with the grids of the method whose results are closest to the reference's.
 
-    Judged by the SQNR of results on the calibration data, with everything on integers that may be; the first of equals.
+    Closest is the highest SQNR on the calibration data, with all useful units on integers; the first of equals.
     """
-    if len(studied.grids) < 2:
-        return studied
-    found: dict[str, float] = {}
-    for method, grids in studied.grids.items():
-        context.tell(f"ranges by {method}", len(found) / len(studied.grids))
-        plan = replace(studied.plan, grids=grids)
-        found[method] = context.quality.fidelity(build(plan.with_units(useful(plan.units)))).sqnr_db
-    method = max(found, key=found.__getitem__)
-    options = replace(studied.options, calibrate_method=method)
-    plan = replace(studied.plan, grids=studied.grids[method], options=options)
-    return replace(studied, plan=plan, options=options)
+    if len(calibrated.grids) < 2:
+        return calibrated
+    fidelity: dict[str, float] = {}
+    for method, grids in calibrated.grids.items():
+        context.tell(f"ranges by {method}", len(fidelity) / len(calibrated.grids))
+        assignment = replace(calibrated.assignment, grids=grids)
+        fidelity[method] = context.quality.fidelity(build(assignment.with_units(useful(assignment.units)))).sqnr_db
+    method = max(fidelity, key=fidelity.__getitem__)
+    options = replace(calibrated.options, calibrate_method=method)
+    assignment = replace(calibrated.assignment, grids=calibrated.grids[method], options=options)
+    return replace(calibrated, assignment=assignment, options=options)

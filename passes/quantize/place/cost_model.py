@@ -1,4 +1,4 @@
-"""What units cost on this machine, in place: profiles of the model as float and on integers in onnxruntime."""
+"""The cost of units on this machine: profiles of the model as float and on integers in onnxruntime."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,65 +15,54 @@ from ....calibration import Shapes
 from ....ir import Constant, DType, Graph, Model, Node, TensorType, Value
 from ....machine.measurements import Measurements
 from ....measure import compare_latency, ort_session, own_clock, profile_nodes
-from ..candidates.assignment import Plan
+from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
-from ..emit.qdq import build, label
-from ..emit.twin import twin
+from ..emit.mapped_clone import mapped_clone
+from ..emit.qdq import build, name_nodes
 from .min_cut import Costs
 
 _LABEL = re.compile(r"(?<![A-Za-z0-9])n(\d+)_")
 _CONVERSION = re.compile(r"\d_(?:de)?quantize(?:_|$)")
 CALL = 1.5e-6
-"""Seconds a node costs however little it computes."""
+"""Seconds charged to a conversion beside its elements: a guess on the safe side, so that the cut leaves small regions
+float (a chain of one-element nodes takes 0.2 µs each). `python -m tests.bench.zoo_int8` shows the effect."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """Seconds by unit, from one profile; `rest` is what belongs to no unit."""
+def profile_units(
+    assignment: Assignment, choices: Iterable[frozenset[Unit]], feed: Mapping[str, Any]
+) -> list[dict[Unit, float]]:
+    """Seconds of each unit, from one profile of the model for each choice of units on integers, all in turn.
 
-    units: Mapping[Unit, float]
-    rest: float
-
-
-def profiled(plan: Plan, choices: Iterable[Iterable[Unit]], feed: Mapping[str, Any]) -> list[Timed]:
-    """Profile the plan's model once for each choice of units on integers, all in turn.
-
-    Time goes to the unit whose node or clamp it came from.
+    Time goes to the unit whose node or clamp it came from; conversions, and nodes of no unit, are left out.
     """
-    nodes = list(plan.model.graph)
+    nodes = list(assignment.model.graph)
     labels = {node: f"n{i}_" for i, node in enumerate(nodes)}
-    owner = {node: unit for unit in plan.units for node in (unit.node, unit.clamp) if node is not None}
-    models = []
-    for chosen in choices:
-        placed = frozenset(chosen)
-        model = build(replace(plan, units=placed), labels) if placed else _labelled(plan.model, labels)
-        models.append(model)
-    return [_by_unit(times, plan, nodes, owner) for times in profile_nodes(models, feed)]
-
-
-def _by_unit(times: Mapping[str, float], plan: Plan, nodes: list[Node], owner: Mapping[Node, Unit]) -> Timed:
-    seconds, rest = dict.fromkeys(plan.units, 0.0), 0.0
-    for name, took in times.items():
-        found = _LABEL.search(name)
-        unit = None if found is None or _CONVERSION.search(name) else owner.get(nodes[int(found.group(1))])
-        if unit is None:
-            rest += took
-        else:
-            seconds[unit] += took
-    return Timed(seconds, rest)
+    owner = {node: unit for unit in assignment.units for node in (unit.node, unit.clamp) if node is not None}
+    models = [build(assignment.with_units(chosen), labels) if chosen else _labelled(assignment.model, labels)
+              for chosen in choices]  # fmt: skip
+    profiles = []
+    for times in profile_nodes(models, feed):
+        seconds = dict.fromkeys(assignment.units, 0.0)
+        for name, time in times.items():
+            label = _LABEL.search(name)
+            unit = None if label is None or _CONVERSION.search(name) else owner.get(nodes[int(label.group(1))])
+            if unit is not None:
+                seconds[unit] += time
+        profiles.append(seconds)
+    return profiles
 
 
 def _labelled(model: Model, labels: dict[Node, str]) -> Model:
-    made = twin(model)
-    label(made, labels)
-    return made.model
+    clone = mapped_clone(model)
+    name_nodes(clone, labels)
+    return clone.model
 
 
-def conversion_costs(plan: Plan, shapes: Shapes) -> tuple[dict[Value, float], dict[Value, float]]:
+def conversion_costs(assignment: Assignment, shapes: Shapes) -> tuple[dict[Value, float], dict[Value, float]]:
     """Seconds to quantize and to dequantize each value of the units, from its elements and this machine's rates."""
     into, out = conversion_rates()
-    counts = {v: math.prod(shapes.get(v, ())) for unit in plan.units for v in (*unit.inputs, *unit.outputs)}
-    scaled = {v for v, grid in plan.channels.items() if not grid.is_long}  # by a Mul and an Add
+    counts = {v: math.prod(shapes.get(v, ())) for unit in assignment.units for v in (*unit.inputs, *unit.outputs)}
+    scaled = {v for v, grid in assignment.channels.items() if not grid.is_long}  # by a Mul and an Add
     calls = {value: 3 * CALL if value in scaled else CALL for value in counts}
     return (
         {value: calls[value] + count * into for value, count in counts.items()},
@@ -84,7 +72,7 @@ def conversion_costs(plan: Plan, shapes: Shapes) -> tuple[dict[Value, float], di
 
 @cache
 def conversion_rates() -> tuple[float, float]:
-    """Seconds an element takes in QuantizeLinear and DequantizeLinear, measured once per process."""
+    """Seconds per element of QuantizeLinear and of DequantizeLinear, measured once per process."""
     size = 1 << 16
     codes = np.zeros(size, np.uint8)
     took = []
@@ -101,36 +89,34 @@ def conversion_rates() -> tuple[float, float]:
     return took[0], took[1]
 
 
-def measure_costs(plan: Plan, feed: Mapping[str, Any], shapes: Shapes) -> Costs:
-    """Times of all units as float and on integers, remembered for models of the same shapes on this machine."""
-    units = [u for u in plan.model.graph if u in {x.node for x in plan.units}]
-    by_node = {u.node: u for u in plan.units}
-    ordered = [by_node[node] for node in units]
-    key = structure_digest(plan, feed)
+def measure_costs(assignment: Assignment, feed: Mapping[str, Any], shapes: Shapes) -> Costs:
+    """Times of all units as float and on integers; remembered for models of the same shapes on this machine."""
+    ordered = sorted(assignment.units, key=assignment.order.__getitem__)
+    key = structure_digest(assignment, feed)
     table = Measurements("units")
     measured = table.load()
     keys = [f"{key}:{i}" for i in range(len(ordered))]
     if any(k not in measured for k in keys):
-        codes, floats = profiled(plan, (plan.units, ()), feed)
-        measured = {k: (codes.units[u], floats.units[u]) for k, u in zip(keys, ordered)}
+        codes, floats = profile_units(assignment, (assignment.units, frozenset()), feed)
+        measured = {k: (codes[u], floats[u]) for k, u in zip(keys, ordered)}
         table.add(measured)
     times = [measured[k] for k in keys]
-    if plan.options.mode == "static":
-        quantize, dequantize = conversion_costs(plan, shapes)
+    if assignment.options.mode == "static":
+        quantize, dequantize = conversion_costs(assignment, shapes)
     else:  # each layer converts for itself, and its time includes that
-        quantize = dequantize = {v: 0.0 for u in plan.units for v in (*u.inputs, *u.outputs)}
+        quantize = dequantize = {v: 0.0 for u in assignment.units for v in (*u.inputs, *u.outputs)}
     return Costs(
         {u: t[1] for u, t in zip(ordered, times)}, {u: t[0] for u, t in zip(ordered, times)}, quantize, dequantize
     )
 
 
-def structure_digest(plan: Plan, feed: Mapping[str, Any]) -> str:
-    """What the times depend on: operators, attributes, shapes and how values flow; not the weights' values."""
-    names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(plan.model.graph.inputs)}
-    digest = hashlib.sha256(f"quantize-4 {plan.options.mode} {plan.options.weight_type}".encode())
+def structure_digest(assignment: Assignment, feed: Mapping[str, Any]) -> str:
+    """A digest of all that times depend on: operators, attributes, shapes and the flow of values; not weights."""
+    names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(assignment.model.graph.inputs)}
+    digest = hashlib.sha256(f"quantize-4 {assignment.options.mode} {assignment.options.weight_type}".encode())
     digest.update(repr(sorted((n, np.shape(v)) for n, v in feed.items())).encode())
-    chosen = {u.node for u in plan.units}
-    for i, node in enumerate(plan.model.graph):
+    chosen = {u.node for u in assignment.units}
+    for i, node in enumerate(assignment.model.graph):
         reads = [_read(v, names) for v in node.inputs]
         attrs = sorted((k, v) for k, v in node.attrs.items() if isinstance(v, (int, float, str, tuple)))
         digest.update(f"{node.op}{reads}{attrs!r}{node in chosen}".encode())

@@ -1,101 +1,84 @@
-"""The speed guard: units run on integers where that gains, measured here, and the result is never slower."""
+"""The latency guard: units run on integers where that gains time on this machine; the result is never slower."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....ir import Model, Value
+from ....ir import Model
 from ....kernels import select_level
 from ....kernels.core.object_cache import generation
 from ....machine.measurements import Measurements
 from ....measure import Timing, compare_latency, ort_session, own_clock
-from ..candidates.assignment import Plan
-from ..candidates.calibrated_model import Study
-from ..candidates.units import BINARY, Unit
+from ..candidates.assignment import Assignment
+from ..candidates.calibrated_model import CalibratedModel
+from ..candidates.units import useful
 from ..emit.qdq import build
 from .cost_model import measure_costs, structure_digest
 from .min_cut import cheapest
 
 GAIN = 1.02
-"""A candidate counts as faster from this ratio on; below lies what repeated runs differ by."""
+"""The ratio from which a candidate counts as faster: two standard errors of a ratio that is `CERTAIN`."""
 SECONDS, ATTEMPTS = 0.6, 3
-"""How long each candidate is timed, and how often at most, twice as long each time, until the ratios are certain."""
+"""Seconds for which each candidate is timed, and the most attempts, each twice as long, until the ratios are certain:
+4.2 s at most. `python -m tests.bench.zoo_int8` prints the ratios of fresh runs beside the remembered ones."""
 CERTAIN = 0.01
-"""The standard error of a ratio that is remembered: a verdict that the machine's other work made is not."""
+"""The standard error of a ratio up to which it is remembered: a verdict due to the machine's other work is not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """A plan, and how many times as fast as the float model it ran. plan is None for the float model."""
+class TimedAssignment:
+    """The assignment that ran fastest, and its speed relative to the float model's. None for the float model itself."""
 
-    plan: Plan | None
-    ratio: float
-
-
-def place(studied: Study, plan: Plan) -> list[Plan]:
-    """Plans worth timing: all units, and those that the minimum cut of measured times leaves on integers."""
-    costs = measure_costs(studied.plan, studied.feed, studied.shapes)
-    chosen = useful(cheapest(plan.units, costs))
-    plans = [plan]
-    if chosen and chosen != plan.units:
-        plans.insert(0, plan.with_units(chosen))
-    return plans
+    assignment: Assignment | None
+    speedup: float
 
 
-def useful(units: frozenset[Unit]) -> frozenset[Unit]:
-    """Without units that gain nothing: those that only pass codes on at the border of a region, and arithmetic on what
-    a product gives as floats at no cost (around the sums and norms of transformers that costs accuracy, too)."""
-    while True:
-        made = {value: unit for unit in units for value in unit.outputs}
-        read = {value for unit in units for value in unit.inputs}
-        idle = {u for u in units if _is_idle(u, made, read)}
-        if not idle:
-            return units
-        units = units - idle
-
-
-def _is_idle(unit: Unit, made: Mapping[Value, Unit], read: Set[Value]) -> bool:
-    if unit.linear is not None:
-        return False
-    sources = [v in made and not made[v].may_end_float for v in unit.inputs]
-    if not (any(sources) if unit.node.op in BINARY else all(sources)):
-        return True
-    return unit.moves and not any(v in read for v in unit.outputs)
+def min_cut_candidates(calibrated: CalibratedModel, assignment: Assignment) -> list[Assignment]:
+    """Assignments worth timing: the units that the minimum cut of measured times leaves on integers, then all units."""
+    costs = measure_costs(calibrated.assignment, calibrated.feed, calibrated.shapes)
+    chosen = useful(cheapest(assignment.units, costs))
+    if not chosen or chosen == assignment.units:
+        return [assignment]
+    return [assignment.with_units(chosen), assignment]
 
 
 def model_times() -> Measurements:
-    """Seconds of quantized models and of their float models, by `_key`."""
+    """Seconds of quantized models and of their float models, by `_key`; a table for each level of the kernels."""
     return Measurements("models", (select_level().name, generation()))
 
 
-def fastest(model: Model, plans: list[Plan], feed: Mapping[str, Any], target: str, seconds: float = SECONDS) -> Pace:
-    """The fastest of the float model and the plans, timed interleaved in the target runtime on one thread.
+def fastest(
+    model: Model, assignments: list[Assignment], feed: Mapping[str, Any], target: str, seconds: float = SECONDS
+) -> TimedAssignment:
+    """The fastest of the float model and the assignments, timed interleaved in the target runtime on one thread.
 
-    Remembered for models of the same shapes on this machine, so that the same input gives the same result; unless the
-    machine is too busy to be certain, then the verdict holds for this once.
+    Times are remembered for models of the same shapes on this machine, so that the same input gives the same result;
+    where the machine is too busy to be certain, the verdict holds for this call alone.
     """
-    keys = [_key(plan, feed, target) for plan in plans]
+    keys = [_key(assignment, feed, target) for assignment in assignments]
     measured = model_times().load()
     if any(key not in measured for key in keys):
-        sessions = {"float": runner(model, target)}
-        sessions.update({key: runner(build(plan), target) for key, plan in zip(keys, plans)})
-        timings, certain = raced(sessions, feed, seconds)
+        sessions = {"float": timing_session(model, target)}
+        sessions.update({key: timing_session(build(assignment), target) for key, assignment in zip(keys, assignments)})
+        timings, certain = stable_timings(sessions, feed, seconds)
         measured = {t.label: (t.median, t.median * t.ratio) for t in timings}
         if certain:
             model_times().add(measured)
-    best = Pace(None, 1.0)
-    for key, plan in zip(keys, plans):
+    best = TimedAssignment(None, 1.0)
+    for key, assignment in zip(keys, assignments):
         ratio = measured[key][1] / measured[key][0]
-        if ratio >= (GAIN if plan.options.mode != "weights" else 1.0) and ratio > best.ratio:
-            best = Pace(plan, ratio)
+        if ratio >= (GAIN if assignment.options.mode != "weights" else 1.0) and ratio > best.speedup:
+            best = TimedAssignment(assignment, ratio)
     return best
 
 
-def raced(sessions: Mapping[str, Any], feed: Mapping[str, Any], seconds: float = SECONDS) -> tuple[list[Timing], bool]:
-    """Timings of all sessions but the first beside it, taken anew while uncertain; and whether they are certain."""
+def stable_timings(
+    sessions: Mapping[str, Any], feed: Mapping[str, Any], seconds: float = SECONDS
+) -> tuple[list[Timing], bool]:
+    """Timings of all sessions relative to the first, repeated while uncertain; and whether they are certain."""
     for attempt in range(ATTEMPTS):
         timings = compare_latency(sessions, feed, seconds=seconds * 2**attempt, clock=own_clock())[1:]
         if all(t.error <= CERTAIN or abs(t.ratio - GAIN) > 4 * t.error * t.ratio for t in timings):
@@ -103,17 +86,17 @@ def raced(sessions: Mapping[str, Any], feed: Mapping[str, Any], seconds: float =
     return timings, False
 
 
-def _key(plan: Plan, feed: Mapping[str, Any], target: str) -> str:
-    """What the time of a plan depends on: the model's structure, and what is placed on integers."""
-    order, options = plan.order, plan.options
-    bits = sorted((order[u], plan.codes[u.node].bits) for u in plan.units if u.linear is not None)
-    placed = sorted(order[u] for u in plan.units)
-    kind = f"{options.format} {options.activation_type}{' by channel' * bool(plan.channels)}"
-    text = f"{structure_digest(plan, feed)} {target} {placed} {bits} {kind}"
+def _key(assignment: Assignment, feed: Mapping[str, Any], target: str) -> str:
+    """The key of an assignment's time: the model's structure, and the units on integers."""
+    order, options = assignment.order, assignment.options
+    bits = sorted((order[u], assignment.codes[u.node].bits) for u in assignment.units if u.linear is not None)
+    placed = sorted(order[u] for u in assignment.units)
+    kind = f"{options.format} {options.activation_type}{' by channel' * bool(assignment.channels)}"
+    text = f"{structure_digest(assignment, feed)} {target} {placed} {bits} {kind}"
     return f"whole:{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
-def runner(model: Model, target: str) -> Any:
+def timing_session(model: Model, target: str) -> Any:
     """A session on one thread in the target runtime."""
     if target == "graphopt":
         from ....runtime import session_of

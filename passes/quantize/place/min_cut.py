@@ -1,4 +1,4 @@
-"""Which units run on integers: a minimum cut of measured times.
+"""Place units by a minimum cut of measured times.
 
 Each unit costs its float or its integer time; a value that crosses between the two sides costs a conversion once,
 however many read it. The cheapest assignment is a minimum cut between "integer" and "float" (Picard and Ratliff 1975).
@@ -26,23 +26,32 @@ class Costs:
     def total(self, units: Set[Unit], chosen: Set[Unit]) -> float:
         """Seconds of all units when `chosen` run on integers, conversions included."""
         seconds = sum(self.as_codes[u] if u in chosen else self.as_float[u] for u in units)
-        made = {value: unit for unit in units for value in unit.outputs}
-        readers: dict[Value, list[Unit]] = {}
-        for unit in units:
-            for value in unit.inputs:
-                readers.setdefault(value, []).append(unit)
-        for value in {*made, *readers}:
-            inside = value in made and made[value] in chosen
+        producer, readers = _flow(units)
+        for value in {*producer, *readers}:
+            inside = value in producer and producer[value] in chosen
             reads = {u in chosen for u in readers.get(value, ())}
             if not inside and True in reads:
                 seconds += self.quantize[value]
-            if inside and (False in reads or _leaves(value, readers.get(value, ()))) and not made[value].may_end_float:
+            if (
+                inside
+                and (False in reads or _leaves(value, readers.get(value, ())))
+                and not producer[value].may_end_float
+            ):
                 seconds += self.dequantize[value]
         return seconds
 
 
+def _flow(units: Set[Unit]) -> tuple[dict[Value, Unit], dict[Value, list[Unit]]]:
+    """The producer of each value, and its readers, among units."""
+    readers: dict[Value, list[Unit]] = {}
+    for unit in units:
+        for value in unit.inputs:
+            readers.setdefault(value, []).append(unit)
+    return {value: unit for unit in units for value in unit.outputs}, readers
+
+
 def _leaves(value: Value, readers: Any) -> bool:
-    """Something that is no unit reads the value: its float form is needed whatever the units do."""
+    """A node of no unit reads the value: its float form is needed wherever units run."""
     nodes = {unit.node for unit in readers} | {unit.clamp for unit in readers}
     return any(user not in nodes for user in value.users)
 
@@ -54,15 +63,12 @@ def cheapest(units: Set[Unit], costs: Costs) -> frozenset[Unit]:
     network: Any = nx.DiGraph()
     source, sink = "integer", "float"
     network.add_nodes_from((source, sink))
-    made = {value: unit for unit in units for value in unit.outputs}
-    readers: dict[Value, list[Unit]] = {}
+    producer, readers = _flow(units)
     for unit in units:
         _edge(network, source, unit, costs.as_float[unit])  # cut when the unit is on the float side
         _edge(network, unit, sink, costs.as_codes[unit])
-        for value in unit.inputs:
-            readers.setdefault(value, []).append(unit)
-    for value in dict.fromkeys((*made, *readers)):
-        maker, users = made.get(value), readers.get(value, [])
+    for value in dict.fromkeys((*producer, *readers)):
+        maker, users = producer.get(value), readers.get(value, [])
         into, out = ("quantize", value), ("dequantize", value)
         if users:
             for user in users:

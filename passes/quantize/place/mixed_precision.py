@@ -1,9 +1,9 @@
-"""What accuracy can be had for next to no time: units that harm, but hardly gain, return to float.
+"""Mixed precision: units that cost much accuracy and gain hardly any time return to float.
 
-A guard stops at its floor, and a minimum cut by time alone keeps whatever gains a microsecond. Here a unit's error has
-a price in seconds, the highest at which the cheapest placement takes hardly longer (the Lagrangian of the most faithful
-placement within that time). On basic-pitch four small layers make nearly all of the error: without them 20.5 dB become
-38.8 in the same time.
+The accuracy guard stops at its floor, and a minimum cut by time alone keeps whatever gains a microsecond. Here a unit's
+error has a price in seconds, the highest at which the cheapest placement takes hardly longer (the Lagrangian of the
+most faithful placement within that time). On basic-pitch four small layers cause nearly all of the error: without them
+20.5 dB become 38.8 in the same time (`python -m tests.bench.zoo_int8 basic-pitch`).
 """
 
 from __future__ import annotations
@@ -13,47 +13,53 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ....measure import figures
-from ..candidates.assignment import Plan
-from ..candidates.calibrated_model import Study
-from ..candidates.units import Unit
+from ..candidates.assignment import Assignment
+from ..candidates.calibrated_model import CalibratedModel
+from ..candidates.units import Unit, useful
 from ..emit.qdq import build
 from .cost_model import measure_costs
-from .latency_guard import useful
 from .min_cut import Costs, cheapest
 
 SLOWER = 1.01
-"""What the time may grow to: half of what counts as faster at all."""
+"""The most that the estimated time may grow: half of the gain that counts as faster at all (`GAIN`)."""
 LARGER = 1.02
-"""What the stored constants may grow to: weights are quantized for their size, too."""
+"""The most that stored constants may grow: weights are quantized for their size, too. As small as the time's limit."""
 STEPS, SPAN = 16, 2.0**16
-"""Prices tried, by bisection of their logarithm, and how far they reach around that at which time and error balance."""
+"""Prices tried by bisection of their logarithm, and their reach around the price that balances time and error: the last
+step is a factor of 2^(32 / 2^16), far finer than measured times."""
 
 
-def more_faithful(studied: Study, plan: Plan) -> Plan | None:
-    """The plan with as little error as `SLOWER` times its time buys; None where nothing is to be had.
+def with_mixed_precision(
+    calibrated: CalibratedModel, assignment: Assignment, errors: Mapping[Unit, float]
+) -> Assignment | None:
+    """The assignment with as little error as `SLOWER` times its time buys; None where no unit can return to float.
 
-    Errors are those of each unit alone, in the model's results; where they were not measured there is nothing to go by.
+    errors: of the model's results with one unit alone quantized, as far as they were measured.
     """
-    harm = {unit: studied.alone[unit] ** 2 for unit in plan.units if unit in studied.alone}  # powers of errors add
-    if plan.options.mode != "static" or not any(harm.values()) or math.inf in harm.values():
+    harm = {unit: errors[unit] ** 2 for unit in assignment.units if unit in errors}  # powers of errors add
+    if assignment.options.mode != "static" or not any(harm.values()) or math.inf in harm.values():
         return None
-    costs = measure_costs(studied.plan, studied.feed, studied.shapes)
-    chosen = _within(plan, costs, harm, SLOWER * costs.total(plan.units, plan.units))
-    made = plan.with_units(chosen)
-    if chosen == plan.units or figures(build(made)).constant_bytes > LARGER * figures(build(plan)).constant_bytes:
+    costs = measure_costs(calibrated.assignment, calibrated.feed, calibrated.shapes)
+    chosen = _within(assignment, costs, harm, SLOWER * costs.total(assignment.units, assignment.units))
+    mixed = assignment.with_units(chosen)
+    if chosen == assignment.units or _stored_bytes(mixed) > LARGER * _stored_bytes(assignment):
         return None
-    return made
+    return mixed
 
 
-def _within(plan: Plan, costs: Costs, harm: Mapping[Unit, float], limit: float) -> frozenset[Unit]:
+def _stored_bytes(assignment: Assignment) -> int:
+    return figures(build(assignment)).constant_bytes
+
+
+def _within(assignment: Assignment, costs: Costs, harm: Mapping[Unit, float], limit: float) -> frozenset[Unit]:
     """The units left on integers at the highest price of harm at which all take at most `limit` seconds."""
     balance = limit / sum(harm.values())
-    low, high, best = balance / SPAN, balance * SPAN, plan.units
+    low, high, best = balance / SPAN, balance * SPAN, assignment.units
     for _ in range(STEPS):
         price = math.sqrt(low * high)
         priced = {unit: seconds + price * harm.get(unit, 0.0) for unit, seconds in costs.as_codes.items()}
-        chosen = useful(cheapest(plan.units, replace(costs, as_codes=priced)))
-        if chosen and costs.total(plan.units, chosen) <= limit:
+        chosen = useful(cheapest(assignment.units, replace(costs, as_codes=priced)))
+        if chosen and costs.total(assignment.units, chosen) <= limit:
             low, best = price, chosen
         else:
             high = price

@@ -14,12 +14,17 @@ from graphopt.compress.layers.linear import linear_of
 from graphopt.compress.stages import stage_context
 from graphopt.equivalence.metrics import sqnr_db
 from graphopt.measure import ort_session
-from graphopt.passes.quantize.candidates.calibrated_model import study
+from graphopt.passes.quantize.candidates.calibrated_model import calibrate_model
 from graphopt.passes.quantize.emit.qdq import build
-from graphopt.passes.quantize.numerics.per_channel import between, channel_grid, energy
+from graphopt.passes.quantize.numerics.per_channel import channel_energy, channel_grid, fold_channel_scales
 from graphopt.passes.quantize.place import per_channel_activations
-from graphopt.passes.quantize.place.bias_correction import with_means
-from graphopt.passes.quantize.place.per_channel_activations import eligible, evicted, reach, with_channels
+from graphopt.passes.quantize.place.bias_correction import with_bias_correction
+from graphopt.passes.quantize.place.per_channel_activations import (
+    channel_ranges,
+    convolution_values,
+    with_per_channel_activations,
+    without_float_neighbours,
+)
 from tests.quantize.nets import convnet, images, parse
 
 RNG = np.random.default_rng(0)
@@ -55,11 +60,11 @@ def separable(size=24):
 FEEDS = images(12, size=24)
 
 
-def studied(model, feeds=FEEDS, **options):
+def calibrated(model, feeds=FEEDS, **options):
     given = graphopt.Quantize(speed=False, min_sqnr=-100.0, min_top1=0.0, **options)
     lifted = onnx_io.load(model)
     context = stage_context(lifted, feeds)
-    return study(lifted, given, context), context
+    return calibrate_model(lifted, given, context), context
 
 
 @pytest.mark.parametrize("signed, one_zero, mixed", itertools.product((False, True), repeat=3))
@@ -99,12 +104,12 @@ def test_a_folded_convolution_maps_folded_channels(groups, inner, has_bias):
         )
         for count, mixed in ((6, True), (12, False))
     )  # fmt: skip
-    folded = between(linear, read, made)
+    folded = fold_channel_scales(linear, read, made)
     x = RNG.standard_normal((1, 6, 5, 5))
     y = convolved(x, linear.weight, linear.bias, groups)
     z = convolved((x - along(read.lift)) / along(read.gain), folded.weight, folded.bias, groups)
     np.testing.assert_allclose(z * along(made.gain) + along(made.lift), y, atol=2e-5 * abs(y).max())
-    assert between(linear, None, None) is linear
+    assert fold_channel_scales(linear, None, None) is linear
 
 
 def along(channels):
@@ -128,20 +133,20 @@ def test_energy_is_that_of_the_weights_each_channel_meets():
     assert not isinstance(linear, str)
     squares = linear.weight.astype(np.float64) ** 2
     expected = [squares[2 * g : 2 * g + 2, c].sum() for g in range(2) for c in range(3)]
-    np.testing.assert_allclose(energy(linear), expected)
+    np.testing.assert_allclose(channel_energy(linear), expected)
 
 
 def test_what_convolutions_alone_meet_gets_channels():
-    found, context = studied(separable())
-    made = with_channels(found, context)
+    found, context = calibrated(separable())
+    made = with_per_channel_activations(found, context)
     assert made is not None
-    names = {value.name for value in made.plan.channels}
+    names = {value.name for value in made.assignment.channels}
     assert {"r1", "m2", "c3", "m3", "r4"} <= names  # those of c2 too, unless that is a product's operand as codes
-    for value, grid in made.plan.channels.items():
+    for value, grid in made.assignment.channels.items():
         padded = value.name in ("r1", "m3")
         assert not (padded and grid.lift.any()), "zeros of the padding have to stay zeros"
-    other, _ = studied(convnet(), images(4))
-    found = {value.name for value in eligible(other, list(other.plan.units))}
+    other, _ = calibrated(convnet(), images(4))
+    found = {value.name for value in convolution_values(other, list(other.assignment.units))}
     assert found <= {"x", "r3", "c4"}, "sums and pools take one scale"
 
 
@@ -155,7 +160,7 @@ def test_ranges_leave_room_for_what_few_elements_do_not_show(size, room):
     lifted = onnx_io.load(model)
     (x,) = lifted.graph.inputs
     feeds = [{"x": RNG.standard_normal((1, 3, size, size)).astype(np.float32)} for _ in range(32)]
-    low, high = reach(lifted, [x], feeds)[x]
+    low, high = channel_ranges(lifted, [x], feeds)[x]
     seen = np.concatenate([feed["x"] for feed in feeds]).transpose(1, 0, 2, 3).reshape(3, -1)
     for ratio in (low / seen.min(axis=1), high / seen.max(axis=1)):
         assert ((room[0] <= ratio) & (ratio <= room[1])).all()
@@ -210,16 +215,16 @@ def test_every_runtime_says_the_same(size):
 
 def test_means_are_corrected_in_the_scales_of_channels():
     """A bias off by what a channel's range is comes back to where it was."""
-    found, context = studied(separable(), correct_means=True)
-    made = with_channels(found, context)
+    found, context = calibrated(separable(), correct_means=True)
+    made = with_per_channel_activations(found, context)
     assert made is not None
     codes = {
         node: held if held.bias is None else replace(held, bias=held.bias + np.float32(0.3) * abs(held.bias).max())
-        for node, held in made.plan.codes.items()
+        for node, held in made.assignment.codes.items()
     }
-    spoilt = replace(made, plan=replace(made.plan, codes=codes))
-    mended = with_means(spoilt, context)
-    ratios = [context.quality.fidelity(build(s.plan)).sqnr_db for s in (made, spoilt, mended)]
+    spoilt = replace(made, assignment=replace(made.assignment, codes=codes))
+    mended = with_bias_correction(spoilt, context)
+    ratios = [context.quality.fidelity(build(s.assignment)).sqnr_db for s in (made, spoilt, mended)]
     assert ratios[1] < 15 and ratios[2] > ratios[0] - 1
 
 
@@ -231,13 +236,17 @@ class Turned(frozenset):
 
 
 def test_no_code_depends_on_the_order_of_a_set(monkeypatch):
-    found, context = studied(separable())
-    one = with_channels(found, context)
-    monkeypatch.setattr(per_channel_activations, "evicted", lambda units: Turned(evicted(units)))
-    other = with_channels(found, context)
-    assert one is not None and other is not None and list(one.plan.channels) == list(other.plan.channels)
-    for node, codes in one.plan.codes.items():
-        np.testing.assert_array_equal(codes.rows, other.plan.codes[node].rows)
+    found, context = calibrated(separable())
+    one = with_per_channel_activations(found, context)
+
+    def turned(units):
+        return Turned(without_float_neighbours(units))
+
+    monkeypatch.setattr(per_channel_activations, "without_float_neighbours", turned)
+    other = with_per_channel_activations(found, context)
+    assert one is not None and other is not None and list(one.assignment.channels) == list(other.assignment.channels)
+    for node, codes in one.assignment.codes.items():
+        np.testing.assert_array_equal(codes.rows, other.assignment.codes[node].rows)
 
 
 def test_transposes_cannot_move_over_channels():

@@ -1,4 +1,4 @@
-"""A copy of a model in which every node and value of the original can be found again."""
+"""A copy of a model with the maps from the original's nodes and values to the copy's."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from ....ir import Model, Node, Value, clone_model
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
-    """The copy, and what became of each node and each value that is no constant."""
+class MappedClone:
+    """The copy, and the copies of nodes and of values that are no constants, by their originals."""
 
     model: Model
     nodes: dict[Node, Node]
     values: dict[Value, Value]
 
 
-def twin(model: Model) -> Twin:
+def mapped_clone(model: Model) -> MappedClone:
     """Copy a model; the root graph's nodes and values are mapped."""
     copy = clone_model(model)
     nodes = dict(zip(model.graph.snapshot(), copy.graph.snapshot(), strict=True))
     values = dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
     for old, new in nodes.items():
         values.update(zip(old.outputs, new.outputs, strict=True))
-    return Twin(copy, nodes, values)
+    return MappedClone(copy, nodes, values)

@@ -1,4 +1,4 @@
-"""Chunks of samples as work that any executor can do: threads share one session, processes open their own."""
+"""Chunks of samples as work for any executor: threads share one session, processes open their own."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from .peaks import NAME as PEAKS
 from .ranges import observer_for
 
 CHUNK = 8
-"""Samples that one task of a given executor takes."""
+"""Samples that one task of a given executor takes: results are merged, and the cache is written, once a task."""
 AHEAD = 4
-"""Tasks under way at a time, and the most workers of our own: what is read ahead, and held, stays bounded."""
+"""Tasks under way at a time, and the most workers of our own: samples read ahead, and values held, stay bounded.
+`python -m tests.bench.quantize_time` shows time and peak memory."""
 HELD = 1 << 29
 """Bytes of inner values that all workers of our own may hold; beyond, one takes all cores for itself."""
 
-Seen = tuple[int, list[Extent]]
-"""How many samples, and what each value held in them."""
+ObservedChunk = tuple[int, list[Extent]]
+"""The number of samples of a chunk, and the observer of each value over them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ChunkObserver:
     """Observes the inputs and tapped values called `names`; without a session it opens the model at `path` itself."""
 
     names: tuple[str, ...]
@@ -43,39 +44,41 @@ class Work:
     folder: str = ""
 
     def __call__(self, feeds: Sequence[Feeds]) -> list[Extent]:
-        """What each value held in these samples. ValueError for NaN or infinite values."""
-        seen = [Extent(axis=1) if name == PEAKS else observer_for(self.method) for name in self.names]
+        """The observer of each value over these samples. ValueError for NaN or infinite values."""
+        extents = [Extent(axis=1) if name == PEAKS else observer_for(self.method) for name in self.names]
         taps = tuple(name for name in self.names if name not in self.inputs)
-        session = self.session or _opened(self.path, self.folder, taps)
+        session = self.session or _process_session(self.path, self.folder, taps)
         for feed in feeds:
             results = session.run(feed, taps)
-            for extent, name in zip(seen, self.names):
+            for extent, name in zip(extents, self.names):
                 extent.add(feed[name] if name in self.inputs else results.pop(name))
-        return seen
+        return extents
 
 
 @lru_cache(maxsize=1)
-def _opened(path: str, folder: str, taps: tuple[str, ...]) -> Session:
+def _process_session(path: str, folder: str, taps: tuple[str, ...]) -> Session:
     """The session of this process; its neighbours have the other cores."""
     source = Source(open_source(path).proto, None, Path(folder) if folder else None)
     return source.session(optimize=True, threads=1, taps=taps)
 
 
-def observe_chunks(taps: Taps, method: str, feeds: Iterable[Feeds], executor: Executor | None) -> Iterator[Seen]:
+def observe_chunks(
+    taps: Taps, method: str, feeds: Iterable[Feeds], executor: Executor | None
+) -> Iterator[ObservedChunk]:
     """The observations of each chunk of samples, in order. InputError, one line, where values or workers fail."""
     inputs = frozenset(taps.inputs.values())
     names = (taps.inputs.get(v) or taps.names[v] for v in taps.readable)
-    work = Work((*names, *(() if taps.peaks is None else (PEAKS,))), inputs, method)
+    observer = ChunkObserver((*names, *(() if taps.peaks is None else (PEAKS,))), inputs, method)
     try:
         if executor is None:
-            yield from _by_ourselves(work, taps, iter(feeds))
+            yield from _on_own_threads(observer, taps, iter(feeds))
         elif type(executor) is ThreadPoolExecutor:  # its kin may run work in other interpreters or processes
-            yield from _submitted(replace(work, session=taps.open(1)), iter(feeds), executor, CHUNK)
+            yield from _submitted(replace(observer, session=taps.open(1)), iter(feeds), executor, CHUNK)
         else:
             with TemporaryDirectory(prefix="graphopt-") as scratch:
                 path = Path(scratch, "model.onnx")
                 path.write_bytes(taps.source.whole().proto.SerializeToString())
-                away = replace(work, path=str(path), folder=str(taps.source.folder or ""))
+                away = replace(observer, path=str(path), folder=str(taps.source.folder or ""))
                 yield from _submitted(away, iter(feeds), executor, CHUNK)
     except ValueError as error:
         raise InputError(f"calibration: the model's inner values hold {error}") from error
@@ -83,28 +86,30 @@ def observe_chunks(taps: Taps, method: str, feeds: Iterable[Feeds], executor: Ex
         raise InputError(f"calibration: the executor broke down: {error}") from error
 
 
-def _by_ourselves(work: Work, taps: Taps, feeds: Iterator[Feeds]) -> Iterator[Seen]:
+def _on_own_threads(observer: ChunkObserver, taps: Taps, feeds: Iterator[Feeds]) -> Iterator[ObservedChunk]:
     """Several samples at a time on two cores each, which wastes less than all cores on one; one where it is large."""
     first = list(islice(feeds, 2))
     workers = max(1, min(cpu_count() // 2, AHEAD)) if len(first) > 1 else 1
     threads = max(1, cpu_count() // workers)
-    work = replace(work, session=taps.open(threads))
+    observer = replace(observer, session=taps.open(threads))
     if not first:
         return
-    seen = work(first[:1])
-    yield 1, seen
+    extents = observer(first[:1])
+    yield 1, extents
     rest = chain(first[1:], feeds)
-    if workers > 1 and workers * sum(4 * extent.seen for extent in seen) > HELD:
-        work, workers = replace(work, session=taps.open(None)), 1
+    if workers > 1 and workers * sum(4 * extent.seen for extent in extents) > HELD:
+        observer, workers = replace(observer, session=taps.open(None)), 1
     if workers == 1:
-        yield from ((1, work([feed])) for feed in rest)
+        yield from ((1, observer([feed])) for feed in rest)
         return
     with ThreadPoolExecutor(workers) as pool:
-        yield from _submitted(work, rest, pool, 1)
+        yield from _submitted(observer, rest, pool, 1)
 
 
-def _submitted(work: Work, feeds: Iterator[Feeds], executor: Executor, size: int) -> Iterator[Seen]:
-    """Chunks handed to an executor, results in order; when reading fails, what is under way is still told."""
+def _submitted(
+    observer: ChunkObserver, feeds: Iterator[Feeds], executor: Executor, size: int
+) -> Iterator[ObservedChunk]:
+    """Chunks handed to an executor, results in order; when reading fails, chunks under way are still yielded."""
     under_way: deque[tuple[int, Future[list[Extent]]]] = deque()
     failure: Exception | None = None
     chunk: list[Feeds] = []
@@ -115,7 +120,7 @@ def _submitted(work: Work, feeds: Iterator[Feeds], executor: Executor, size: int
             except Exception as error:  # whatever the source of samples raises, raised again below
                 failure, chunk = error, []
             if chunk:
-                under_way.append((len(chunk), executor.submit(work, chunk)))
+                under_way.append((len(chunk), executor.submit(observer, chunk)))
             if under_way and (not chunk or len(under_way) >= AHEAD):
                 count, future = under_way.popleft()
                 yield count, future.result()

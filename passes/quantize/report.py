@@ -1,0 +1,172 @@
+"""The report of quantization: a row for each layer, and the figures that sum them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, replace
+
+from ...compress.report import Cell, LayerReport, StageFigures, StageReport
+from ...ir import Model, Value
+from ...measure import macs_at
+from .candidates.assignment import Assignment
+from .candidates.units import Unit
+from .decide import Decision
+from .numerics.solve import FLOAT_PRODUCTS, NO_PAIRS, Certificate, pair_certificate
+
+RETURNED_TO_FLOAT = "returned to float for accuracy"
+NO_GAIN = "does not gain on integers here"
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLayer(LayerReport):
+    """One layer with weights.
+
+    runs_on: "int8" or "float". bits: of its codes. objective_nearest, objective_found: J = E‖W x − W_q x‖² of rounding
+    to the nearest and of the codes taken. weight_error: √(J / E‖W x‖²). worst_pair: the largest |sum| of two codes of
+    one sign in a row. certificate: whether 16-bit sums are exact. error_alone: the relative error of the model's
+    results with this layer alone quantized. None where a number was not computed or does not apply.
+    """
+
+    name: str
+    operator: str
+    runs_on: str
+    bits: int | None = None
+    objective_nearest: float | None = None
+    objective_found: float | None = None
+    weight_error: float | None = None
+    worst_pair: int | None = None
+    certificate: Certificate | None = None
+    error_alone: float | None = None
+
+    def cells(self) -> dict[str, Cell]:
+        """A row of the report's table; errors alone are a column where they were measured."""
+        cells: dict[str, Cell] = {
+            "layer": self.name, "operator": self.operator, "runs on": self.runs_on, "bits": self.bits,
+            "J nearest": self.objective_nearest, "J found": self.objective_found, "weight error": self.weight_error,
+            "worst pair": self.worst_pair, "16 bits": None if self.certificate is None else str(self.certificate),
+        }  # fmt: skip
+        if self.error_alone is not None:
+            cells["error alone"] = self.error_alone if math.isfinite(self.error_alone) else None
+        return cells
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeFigures(StageFigures):
+    """layers, layers_float: with weights, on integers and left float. samples: read for calibration. objective_before,
+    objective_after: ΣJ over all layers. pair_safe: 16-bit sums are exact in every layer. per_channel_activations: how
+    many activations have scales a channel.
+    """
+
+    share_of_macs: float = 0.0
+    speed: float | None = None
+    layers: int = 0
+    layers_float: int = 0
+    samples: int | None = None
+    calibrate_method: str | None = None
+    objective_before: float | None = None
+    objective_after: float | None = None
+    pair_safe: bool | None = None
+    per_channel_activations: int | None = None
+
+
+def report_decision(decision: Decision) -> StageReport:
+    """The report of a calibrated model, whether it was quantized or left float."""
+    calibrated, assignment, options = decision.calibrated, decision.assignment, decision.calibrated.options
+    candidates, returned = calibrated.assignment.units, decision.guarded.returned
+    chosen: frozenset[Unit] = frozenset() if assignment is None else assignment.units
+    layers = tuple(_layer(decision, unit) for unit in calibrated.units.layers if unit in candidates)
+    facts, text = _figures(decision, chosen), decision.text
+    refused = [*calibrated.units.refused, *((u.name, RETURNED_TO_FLOAT) for u in returned)]
+    if assignment is not None:
+        refused += [(u.name, NO_GAIN) for u in candidates - chosen if u not in returned and u.linear is not None]
+        integers = "int8" if options.mode != "weights" else f"layers stored as {options.weight_type}"
+        text = f"{facts.share_of_macs:.0%} of MACs in {integers}, {text}"
+        if facts.per_channel_activations:
+            text += f"; {facts.per_channel_activations} activations with scales a channel"
+    name = f"quantize {options.mode}"
+    return StageReport(name, text, layers, facts, tuple(refused), changed=assignment is not None)
+
+
+def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:
+    calibrated, assignment, options = decision.calibrated, decision.assignment, decision.calibrated.options
+    macs = macs_at(calibrated.model, calibrated.shapes)
+    total, inside = sum(macs.values()), sum(macs.get(u.node, 0) for u in chosen)
+    channels: Set[Value] = set() if assignment is None else assignment.channels.keys()
+    pair_safe = None
+    if assignment is not None:
+        pair_safe = all(certificate(u, assignment).is_exact for u in chosen if u.linear is not None)
+    return QuantizeFigures(
+        share_of_macs=inside / total if total else 0.0,
+        speed=decision.speedup,
+        layers=sum(u.linear is not None for u in chosen),
+        layers_float=sum(u.linear is not None for u in calibrated.assignment.units - chosen),
+        samples=calibrated.samples,
+        calibrate_method=options.calibrate_method if options.mode == "static" else None,
+        objective_before=_sum(s.before for s in calibrated.solved.values()),
+        objective_after=_sum(s.after for s in calibrated.solved.values()),
+        pair_safe=pair_safe,
+        per_channel_activations=len({v for u in chosen for v in (*u.inputs, *u.outputs)} & channels),
+    )
+
+
+def _layer(decision: Decision, unit: Unit) -> QuantizedLayer:
+    calibrated, assignment, node = decision.calibrated, decision.assignment, unit.node
+    solved, finer, alone = calibrated.solved[node], calibrated.finer.get(node), decision.errors.get(unit)
+    if assignment is None or unit not in assignment.units:
+        objectives = (solved.before, solved.after, solved.error)
+        return QuantizedLayer(unit.name, node.op, "float", None, *objectives, error_alone=alone)
+    codes = assignment.codes[node]
+    if finer is not None and codes is finer.codes:
+        solved = finer
+    return QuantizedLayer(
+        unit.name, node.op, "int8", codes.bits, solved.before, solved.after, solved.error, codes.worst_pair,
+        certificate(unit, assignment), alone,
+    )  # fmt: skip
+
+
+def certificate(unit: Unit, assignment: Assignment) -> Certificate:
+    """The certificate of a layer on integers."""
+    if assignment.options.mode == "weights" or unit.node.op == "Gather":
+        return FLOAT_PRODUCTS
+    if unit.linear is not None and unit.linear.is_depthwise:
+        return NO_PAIRS
+    return pair_certificate(assignment.codes[unit.node].worst_pair, assignment.options)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedParts:
+    """A model with parts that were quantized on their own, a report and the MACs of each, and (name, reason) of the
+    parts that were not."""
+
+    model: Model
+    reports: tuple[tuple[StageReport, int], ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+def with_parts(report: StageReport, parts: QuantizedParts, total: int | None) -> StageReport:
+    """The report of the root graph with those of its parts; `total`: the MACs of the whole model."""
+    refused = (*report.refused, *parts.refused, *(item for part, _ in parts.reports for item in part.refused))
+    if not parts.reports:
+        return replace(report, refused=refused)
+    facts, more = _figures_of(report), [_figures_of(part) for part, _ in parts.reports]
+    inside = sum(part.share_of_macs * macs for part, (_, macs) in zip(more, parts.reports))
+    facts = replace(
+        facts,
+        layers=facts.layers + sum(part.layers for part in more),
+        layers_float=facts.layers_float + sum(part.layers_float for part in more),
+        share_of_macs=facts.share_of_macs + (inside / total if total else 0.0),
+    )
+    layers = (*report.layers, *(layer for part, _ in parts.reports for layer in part.layers))
+    summaries = [f"{part.name}: {part.summary}" for part, _ in parts.reports]
+    summary = "; ".join([*([report.summary] if report.changed else []), *summaries])
+    return replace(report, summary=summary, layers=layers, facts=facts, refused=refused, changed=True)
+
+
+def _figures_of(report: StageReport) -> QuantizeFigures:
+    return report.facts if isinstance(report.facts, QuantizeFigures) else QuantizeFigures()
