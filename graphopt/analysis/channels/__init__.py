@@ -1,7 +1,6 @@
 """Channel groups of any graph: what can be removed together, and what must change with it."""
 
-from .facts import LAYERS, Channels, Classes, Group, Held, channels
-from .tracker import (
+from .couplings import (
     NEIGHBOURS,
     RANGE,
     STATISTICS,
@@ -14,6 +13,7 @@ from .tracker import (
     Shuffle,
     Statistic,
 )
+from .facts import LAYERS, Channels, Classes, Group, Held, channels
 
 __all__ = [
     "LAYERS",

@@ -8,25 +8,18 @@ an axis holds what is on it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ..sizes import Sizes, derive_sizes, sizes_of_constant
+from .axes import Axis, Folded, Number, Place, Vector
 from .elements import Ids
-from .tracker import Axis, Folded, Number, Place, Tracker, integers
+from .tracker import Tracker, integers
 
 _SERVED = {("Reshape", 1), ("Expand", 1)}
 _ROUTES = frozenset(("Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape"))
 """Operators that pick and move numbers of their first operand, by constants."""
-
-
-@dataclass(frozen=True, slots=True)
-class Vector:
-    """The numbers of an integer vector, or a single one where `scalar`."""
-
-    numbers: tuple[Number, ...]
-    scalar: bool = False
 
 
 def follow(t: Tracker, node: Node) -> bool:

@@ -9,8 +9,10 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ...ops import attr, version_for
+from .axes import Axis
+from .couplings import NEIGHBOURS, STATISTICS, Statistic
 from .elements import Ids
-from .tracker import NEIGHBOURS, STATISTICS, Axis, Statistic, Tracker, integers, transfer
+from .tracker import Tracker, integers, transfer
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos",

@@ -16,8 +16,9 @@ import numpy as np
 from ...errors import Declined
 from ...ir import RETURN, Graph, Model, Node, Value
 from . import counting, elementwise, joining, linear, quantized, reshaping
+from .couplings import Choice, Linear, Partition, Product, Resize, Selection, Shuffle, Statistic
 from .elements import Ids
-from .tracker import TRANSFERS, Choice, Linear, Partition, Product, Resize, Selection, Shuffle, Statistic, Tracker
+from .tracker import TRANSFERS, Tracker
 
 _ = (elementwise, joining, linear, quantized, reshaping)  # importing them fills the table of transfer functions
 

@@ -7,9 +7,10 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Node, Value
 from ...ops import attr
+from .couplings import Choice, Linear, Product, Selection
 from .elements import Ids
 from .elementwise import broadcast, where
-from .tracker import Choice, Linear, Product, Selection, Tracker, integers, transfer
+from .tracker import Tracker, integers, transfer
 
 
 def weight_of(t: Tracker, node: Node, slot: int = 1) -> Value:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from ...errors import Declined
 from ...ir import Node
 from ...ops import attr
+from .couplings import RANGE, Linear
 from .elementwise import where
 from .linear import by_output, convolution, product, reads, weight_of
-from .tracker import RANGE, Linear, Tracker, transfer
+from .tracker import Tracker, transfer
 
 
 @transfer("DynamicQuantizeLinear")

@@ -15,10 +15,12 @@ from ...errors import Declined
 from ...ir import Dim, Node, Value
 from ...ops import attr, version_for
 from .alignment import Block, align
+from .axes import Axes, Axis, Folded, Number
 from .counting import hold, numbers_of, settle, written
+from .couplings import Shuffle
 from .elements import Ids
 from .elementwise import where
-from .tracker import Axes, Axis, Folded, Number, Shuffle, Tracker, integers, transfer
+from .tracker import Tracker, integers, transfer
 
 _LARGEST = 1 << 22
 
