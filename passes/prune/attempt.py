@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...analysis.channels import Channels, channels
+from ...analysis.channels import ChannelFacts, find_channels
 from ...ir import Array, Model, Node, clone_model
 from .cut.remove import remove, unshare
 from .options import MEASURED, Prune
@@ -47,7 +47,7 @@ def attempt(
     first = 0
     steps = options.iterative_steps
     for step in range(steps):
-        facts = channels(model)
+        facts = find_channels(model)
         first = first or sum(group.size for group in facts.groups if options.select or not group.selections)
         kept, shares = _step(model, facts, options, _share_of_step(ratio, step, steps), feeds, seed, scales)
         remove(model, facts, kept)
@@ -65,7 +65,7 @@ def _share_of_step(ratio: float, step: int, steps: int) -> float:
 
 def _step(
     model: Model,
-    facts: Channels,
+    facts: ChannelFacts,
     options: Prune,
     ratio: float,
     feeds: Iterable[Feeds],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ...analysis.channels import Channels
+from ...analysis.channels import ChannelFacts
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Node
 from ...measure import Figures, figures
@@ -79,7 +79,7 @@ class PruneFigures(StageFigures):
 
 
 def stage_report(
-    found: Attempt, before: Figures, facts: Channels, times: PruneFigures, notes: list[str], seconds: float
+    found: Attempt, before: Figures, facts: ChannelFacts, times: PruneFigures, notes: list[str], seconds: float
 ) -> StageReport:
     """The report of a model that was pruned."""
     after = figures(found.model)
@@ -111,8 +111,8 @@ def _row(share: Share) -> PrunedGroup:
     return PrunedGroup(made, group.size * width, share.kept * width, kept, readers, share.why)
 
 
-def _refused(facts: Channels, shares: list[Share]) -> list[tuple[str, str]]:
-    told = [(label(held.node), held.why) for held in facts.held]
+def _refused(facts: ChannelFacts, shares: list[Share]) -> list[tuple[str, str]]:
+    told = [(label(layer.node), layer.reason) for layer in facts.fixed]
     told += [(next(iter(names_of(share.group)), "?"), share.why) for share in shares if share.why]
     return told
 
@@ -153,7 +153,7 @@ def _why(node: Node, seconds: float) -> str:
     return "moving its data takes most of its time"
 
 
-def unchanged(reason: str, facts: Channels, seconds: float, times: PruneFigures | None = None) -> StageReport:
+def unchanged(reason: str, facts: ChannelFacts, seconds: float, times: PruneFigures | None = None) -> StageReport:
     """The report of a model that was handed back as it came."""
-    refused = tuple((label(held.node), held.why) for held in facts.held)
+    refused = tuple((label(layer.node), layer.reason) for layer in facts.fixed)
     return StageReport("prune", reason, facts=times, refused=refused, seconds=seconds, changed=False)

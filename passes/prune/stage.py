@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from ...analysis.channels import channels
+from ...analysis.channels import find_channels
 from ...compress.context import StageContext
 from ...compress.report import StageReport
 from ...ir import Model, clone_model
@@ -31,7 +31,7 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
     options = _resolved(options, context)
     apart = clone_model(model)
     unshare(apart)
-    facts = channels(apart)
+    facts = find_channels(apart)
     if all(refusal(group, options) for group in facts.groups):
         why = next((f": {refusal(group, options)}" for group in facts.groups), "")
         reason = f"no layer has channels that can be removed{why}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...analysis.channels import NEIGHBOURS, RANGE, STATISTICS, Channels, Group, channels
+from ...analysis.channels import NEIGHBOURS, RANGE, STATISTICS, ChannelFacts, ChannelGroup, find_channels
 from ...ir import Model, Node, clone_model
 from .cut.remove import unshare
 from .report import label
@@ -28,7 +28,7 @@ def channel_tables(model: Model) -> Iterator[RenderableType]:
 
     apart = clone_model(model)
     unshare(apart)
-    facts = channels(apart)
+    facts = find_channels(apart)
     groups = Table(title=f"{len(facts.groups)} channel groups", box=None, pad_edge=False, header_style="bold")
     for heading in ("", "channels", "made by", "read by", "remarks"):
         groups.add_column(heading, justify="right" if heading in ("", "channels") else "left", overflow="fold")
@@ -37,11 +37,11 @@ def channel_tables(model: Model) -> Iterator[RenderableType]:
         read = [*(layer.node for layer in group.readers), *(product.node for product in group.products)]
         groups.add_row(str(number), _width(group), _names(made), _names(read), "; ".join(_remarks(group)))
     yield groups
-    if facts.held:
+    if facts.fixed:
         yield _held(facts)
 
 
-def _width(group: Group) -> str:
+def _width(group: ChannelGroup) -> str:
     width = unit(group)
     return str(group.size) if width == 1 else f"{group.size} x {width}"
 
@@ -51,7 +51,7 @@ def _names(nodes: list[Node]) -> str:
     return ", ".join([*names, f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else names)
 
 
-def _remarks(group: Group) -> Iterator[str]:
+def _remarks(group: ChannelGroup) -> Iterator[str]:
     through = [layer.node for layer in group.makers if layer.kind == "depthwise"]
     if through:
         yield f"through {_names(through)}"
@@ -63,13 +63,13 @@ def _remarks(group: Group) -> Iterator[str]:
     yield from (_APPROXIMATE[kind] for kind in group.approximate)
 
 
-def _held(facts: Channels) -> RenderableType:
+def _held(facts: ChannelFacts) -> RenderableType:
     from rich.table import Table
 
     table = Table(title="channels that stay", box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", overflow="fold")
     table.add_column("channels", justify="right")
     table.add_column("why", overflow="fold")
-    for held in facts.held:
-        table.add_row(label(held.node), f"{held.channels} of {held.of}", held.why)
+    for held in facts.fixed:
+        table.add_row(label(held.node), f"{held.channels} of {held.of}", held.reason)
     return table

@@ -17,7 +17,7 @@ import onnxruntime
 import graphopt
 from graphopt import onnx_io
 from graphopt.analysis.channels import LAYERS as channel_layers
-from graphopt.analysis.channels import STATISTICS, channels
+from graphopt.analysis.channels import STATISTICS, find_channels
 from graphopt.ir import RETURN, Model, Node, Value, clone_model
 from graphopt.measure import figures
 from graphopt.passes.prune import Prune
@@ -89,7 +89,7 @@ def halve(model: Model) -> tuple[Model, float]:
     pruned = clone_model(model)
     unshare(pruned)
     start = time.perf_counter()
-    facts = channels(pruned)
+    facts = find_channels(pruned)
     seconds = time.perf_counter() - start
     options = Prune(ratio=0.5, round_to=1, global_ranking=False, importance="l2")
     kept, _ = allocate(facts, weight_scores(facts, "l2", 0), options, 0.5)
@@ -105,9 +105,9 @@ def coverage(model: Model) -> tuple[dict[str, int], dict[str, int]]:
     """The numbers in weights of layers of which an axis can be cut, by kind, and the rest by reason."""
     apart = clone_model(model)
     unshare(apart)
-    facts = channels(apart)
-    held = {h.node: h.why for h in facts.held}
-    layers = {layer.node: layer for layer in facts.linears}
+    facts = find_channels(apart)
+    held = {h.node: h.reason for h in facts.fixed}
+    layers = {layer.node: layer for layer in facts.layers}
     kind_of = np.full(facts.count, len(KINDS))
     for group in facts.groups:
         kind_of[group.classes] = 2 if group.selections else 1 if STATISTICS in group.approximate else 0
@@ -163,7 +163,7 @@ def main() -> None:
         kept = figures(pruned).parameters / figures(model).parameters
         low = f"{floor(model):6.1%}" if name in FLOORS else "      "
         good, rest = coverage(model)
-        groups = len(channels(model).groups)
+        groups = len(find_channels(model).groups)
         print(f"{name:26} {kept:6.1%} {low} {groups:6} {1e3 * seconds:5.0f}  {told(good, rest)}", flush=True)
         for why, size in sorted(rest.items(), key=lambda item: -item[1])[:3]:
             print(f"{'':32} {size:>9} weights stay: {why[:120]}")

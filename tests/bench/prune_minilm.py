@@ -17,7 +17,7 @@ import numpy as np
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import channels
+from graphopt.analysis.channels import find_channels
 from graphopt.calibration import open_calibration
 from graphopt.measure import compare_latency, figures, ort_session
 from graphopt.passes.prune import Prune
@@ -107,7 +107,7 @@ def main() -> None:
     base = graphopt.optimize(path, validate=False).ir
     original = onnx_io.to_proto(base).SerializeToString()
     before = correlation(original, tokenizer)
-    facts = channels(base)
+    facts = find_channels(base)
     wide = [group for group in facts.groups if group.size == 1536]
     print(f"{len(facts.groups)} groups: {sorted({group.size for group in facts.groups})}; WordSim353 {before:.3f}")
     ratios = {layer.node.name: 0.25 for group in wide for layer in group.makers}

@@ -15,7 +15,7 @@ import numpy as np
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import channels
+from graphopt.analysis.channels import find_channels
 from graphopt.calibration import open_calibration
 from graphopt.ir import Model
 from graphopt.measure import compare_latency, geometric_mean, ort_session
@@ -69,10 +69,10 @@ def times(importances: list[str]) -> None:
     path = zoo.path("light-densenet121")
     if path is not None:
         model = onnx_io.load(path)
-        print(f"groups of densenet121 ({len(model.graph)} nodes): {_seconds(lambda: channels(model)):.3f} s")
+        print(f"groups of densenet121 ({len(model.graph)} nodes): {_seconds(lambda: find_channels(model)):.3f} s")
     for count in (1_000, 2_000, 4_000, 8_000):
         chain = onnx_io.load(generators.chain(count))
-        each = _seconds(lambda chain=chain: channels(chain)) / count  # type: ignore[misc]
+        each = _seconds(lambda chain=chain: find_channels(chain)) / count  # type: ignore[misc]
         print(f"groups of a chain of {count} nodes: {1e6 * each:.0f} us a node")
     path = zoo.path("light-resnet50")
     if path is None:

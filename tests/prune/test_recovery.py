@@ -9,7 +9,7 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import channels
+from graphopt.analysis.channels import find_channels
 from graphopt.compress.layers.regression import Moments, fit
 from graphopt.compress.layers.rows import (
     cannot_regress,
@@ -40,7 +40,7 @@ CONVOLUTIONS = (
 
 def layer_and_arrays(text: str, seed: int = 0):
     model = lift(text)
-    (layer,) = channels(model).linears
+    (layer,) = find_channels(model).layers
     x = np.random.default_rng(seed).standard_normal(
         [2 if isinstance(d, str) else d for d in model.graph.inputs[0].type.shape]
     )
@@ -159,7 +159,7 @@ def test_weights_of_codes_are_refitted_on_their_grid(body):
     weights = {"a": np.concatenate([a, a], axis=1), "q": CODES, "s": SCALES, "z": np.zeros(6, np.int8)}
     original = lift(text, **weights)
     pruned = clone_model(original)
-    facts = channels(pruned)
+    facts = find_channels(pruned)
     kept = np.ones(facts.count, bool)
     kept[facts.groups[0].classes[4:]] = False
     remove(pruned, facts, kept)

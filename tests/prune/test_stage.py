@@ -8,7 +8,7 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import channels
+from graphopt.analysis.channels import find_channels
 from graphopt.errors import OptionError
 from graphopt.measure import figures, ort_session
 from models import fashion
@@ -99,7 +99,7 @@ def test_iterative_steps_reach_the_same_size():
 
 def test_layers_can_be_ignored_and_have_ratios_of_their_own():
     model = make(6)
-    names = [group.makers[0].node.name for group in channels(onnx_io.load(model)).groups if group.makers]
+    names = [group.makers[0].node.name for group in find_channels(onnx_io.load(model)).groups if group.makers]
     options = graphopt.Prune(ratio=0.5, round_to=1, ignored_layers=[names[0]], ratios={names[1]: 0.75}, recover=False)
     (stage,) = graphopt.optimize(model, prune=options, validate=False, passes=[]).report.stages
     rows = {row[0].split(",")[0]: row for row in stage.rows}

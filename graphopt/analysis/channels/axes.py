@@ -1,4 +1,4 @@
-"""The elements on the axes of a value, and the sizes that count them."""
+"""Axes of a value as positions that can be removed, and integers that are the sizes of such axes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,13 @@ class Folded:
     ids: Ids
     inner: tuple[Dim, ...]
 
-    @property
-    def factors(self) -> tuple[Dim, ...]:
-        """The sizes that are merged, outermost first."""
-        return (*self.outer, len(self.ids), *self.inner)
-
 
 Axis = Ids | Folded | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """Where a size is written down: entry `index` of the constant `vector` at an input slot or attribute of a node."""
+class SizeLocation:
+    """Where a size is stored: entry `index` of the constant `vector` at an input slot or attribute of a node."""
 
     node: Node
     slot: int | str
@@ -41,11 +36,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Number:
-    """A size: what is known of it, what it counts while the model runs, where it is written down, or its factors."""
+    """One entry of a shape computation.
+
+    size: its value as far as it is known. counts: the axis whose size it is at run time. place: the constant it is
+    stored in. factors: the numbers it is the product of.
+    """
 
     size: Dim
     counts: Ids | Folded | None = None
-    place: Place | None = None
+    place: SizeLocation | None = None
     factors: tuple[Number, ...] = ()
 
 

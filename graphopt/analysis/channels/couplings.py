@@ -1,23 +1,28 @@
-"""Layers, and the operators that must change with the channels that are removed."""
+"""Layers with channels, and the operators that must change when channels are removed.
+
+While a graph is analysed, `outputs`, `inputs` and `elements` hold elements; in the facts they hold classes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ...ir import Node, Value
 from .elements import Ids
 
 NEIGHBOURS, STATISTICS, RANGE = "neighbours", "statistics", "range"
-"""Ways in which removal is not exact: what a channel becomes depends on its neighbours, on a mean or another statistic
-over channels, or (in its last digit) on the range of all that is quantized with it while the model runs."""
+"""Why removal is not exact: the value of a kept channel depends on its neighbours, on a mean or another statistic over
+channels, or (in its last digit) on the range of the tensor it is dynamically quantized with."""
 
 
-@dataclass(slots=True)
-class Linear:
-    """A layer with a weight: what it reads (`inputs`, None where fixed) and makes (`outputs`), one element a channel.
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightedLayer:
+    """A layer with a weight: the channels of its input and of its output, one element each; None where they are fixed.
 
-    kind: "dense", "grouped", "depthwise", "table" (an embedding, which reads no channels) or "recurrent" (whose outputs
-    stay). `in_axis` and `out_axis` are axes of the weight; in a grouped layer one of them counts within a group only.
+    kind: "dense", "grouped", "depthwise", "table" (an embedding, which reads no channels), "recurrent" (whose outputs
+    are fixed) or "norm" (a BatchNormalization that is refitted). `in_axis` and `out_axis` are axes of the weight; in a
+    grouped layer one of them counts within a group only.
     """
 
     node: Node
@@ -31,7 +36,7 @@ class Linear:
 
     @property
     def data(self) -> tuple[int, int]:
-        """The input slot of the data it reads, and the axis of the channels there."""
+        """The input slot of the data, and the axis of the channels there."""
         op = self.node.op.removeprefix("com.microsoft::")
         if "Conv" in op or op in ("Gemm", "QGemm"):
             return 0, 1
@@ -46,23 +51,23 @@ class Linear:
         return self.node.inputs.index(self.weight)
 
 
-@dataclass(slots=True)
-class Resize:
-    """Numbers of a constant or attribute that count elements: entry `i` becomes how many of `counts[i]` are kept.
+@dataclass(frozen=True, slots=True, eq=False)
+class SizeUpdate:
+    """A constant or attribute with sizes of axes: entry `i` becomes the number of kept positions of `counts[i]`.
 
-    slot: the input that holds them; None where they are the attribute `name`. `base` is what they are now.
+    slot: the input that holds the sizes; None where they are the attribute `name`. base: their present values.
     """
 
     node: Node
     slot: int | None
     name: str
     base: tuple[int, ...]
-    counts: dict[int, Ids] = field(default_factory=dict)
+    counts: Mapping[int, Ids]
 
 
-@dataclass(slots=True)
-class Choice:
-    """A Gather by the constant `indices` on `axis` whose positions hold `elements`; what is taken is renumbered."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ConstantGather:
+    """A Gather by the constant `indices` on `axis` whose positions hold `elements`; its indices are renumbered."""
 
     node: Node
     axis: int
@@ -70,7 +75,7 @@ class Choice:
     elements: Ids
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shuffle:
     """Reshape, Transpose, Reshape that reorder `axis` by `order`: out[i] = in[order[i]]."""
 
@@ -80,7 +85,7 @@ class Shuffle:
     elements: Ids
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Partition:
     """Positions in equal parts [parts, size], of which an equal number must be kept in every part (grouped layers)."""
 
@@ -88,17 +93,17 @@ class Partition:
     parts: Ids
 
 
-@dataclass(slots=True)
-class Product:
-    """A MatMul of two computed values, which sums over `elements`: without some of them it is that of the others."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ActivationProduct:
+    """A MatMul of two activations, which sums over `elements`; those that are removed leave the sum."""
 
     node: Node
     elements: Ids
 
 
-@dataclass(slots=True)
-class Selection:
-    """A layer whose inputs stay for others reads only some of them: a Gather on `axis` of input `slot` picks them."""
+@dataclass(frozen=True, slots=True, eq=False)
+class InputSelection:
+    """A layer that can read fewer of its inputs while they stay for others: a Gather on `axis` of input `slot`."""
 
     node: Node
     slot: int
@@ -106,9 +111,9 @@ class Selection:
     elements: Ids
 
 
-@dataclass(slots=True)
-class Statistic:
-    """A reduction over `elements` whose result grows with their number."""
+@dataclass(frozen=True, slots=True, eq=False)
+class GrowingReduction:
+    """A reduction over `elements` whose result grows with their number, such as a sum."""
 
     node: Node
     elements: Ids

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ...analysis.channels import Linear
+from ...analysis.channels import WeightedLayer
 from ...ir import Array, Node
 from ...ops import attr
 from .weights import coded, shape_of
@@ -32,7 +32,7 @@ class Places:
         return (batch, slice(None), *space)
 
 
-def sample_places(layer: Linear, out_shape: Sequence[int], count: int, rng: np.random.Generator) -> Places:
+def sample_places(layer: WeightedLayer, out_shape: Sequence[int], count: int, rng: np.random.Generator) -> Places:
     """At most `count` positions of an output of `out_shape`, without repetition, in order."""
     free = _free(layer.node, out_shape)
     total = math.prod(free)
@@ -49,14 +49,14 @@ def _is_planar(node: Node) -> bool:
     return node.op in ("Conv", "ConvTranspose", "BatchNormalization")
 
 
-def outputs_at(layer: Linear, y: Array, places: Places) -> Array:
+def outputs_at(layer: WeightedLayer, y: Array, places: Places) -> Array:
     """f[R, M]: the outputs at the places."""
     if _is_planar(layer.node):
         return np.asarray(y[places.planar])
     return np.asarray(y[places.index])
 
 
-def inputs_at(layer: Linear, x: Array, places: Places) -> Array:
+def inputs_at(layer: WeightedLayer, x: Array, places: Places) -> Array:
     """f[R, g, K]: for each place what each group of the layer multiplies with its weight, in the weight's order."""
     node = layer.node
     if node.op == "Conv":
@@ -118,7 +118,7 @@ def _padding(
     return pads[:rank], pads[rank:]
 
 
-def weight_matrix(layer: Linear, weight: Array) -> Array:
+def weight_matrix(layer: WeightedLayer, weight: Array) -> Array:
     """f[g, K, M / g]: the weight as `inputs_at` multiplies it."""
     if layer.node.op == "Conv":
         groups = weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
@@ -130,7 +130,7 @@ def weight_matrix(layer: Linear, weight: Array) -> Array:
     return matrix[None]
 
 
-def weight_tensor(layer: Linear, matrix: Array, shape: Sequence[int]) -> Array:
+def weight_tensor(layer: WeightedLayer, matrix: Array, shape: Sequence[int]) -> Array:
     """The inverse of `weight_matrix`."""
     if layer.node.op == "Conv":
         return np.ascontiguousarray(matrix.transpose(0, 2, 1)).reshape(shape)
@@ -140,7 +140,7 @@ def weight_tensor(layer: Linear, matrix: Array, shape: Sequence[int]) -> Array:
     return np.ascontiguousarray(matrix[0] if layer.out_axis == len(shape) - 1 else matrix[0].T)
 
 
-def cannot_read(layer: Linear) -> str:
+def cannot_read(layer: WeightedLayer) -> str:
     """Why rows of a layer cannot be taken; "" where they can."""
     node = layer.node
     if node.graph is None or node.graph.owner is not None:
@@ -156,7 +156,7 @@ def cannot_read(layer: Linear) -> str:
     return "" if shape_of(layer) else "the size of its weight is not known"
 
 
-def cannot_regress(layer: Linear) -> str:
+def cannot_regress(layer: WeightedLayer) -> str:
     """Why a layer cannot be refitted; "" where rows of it can be taken and its weight can be set."""
     constant = layer.weight.constant
     if constant is None:

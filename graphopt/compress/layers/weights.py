@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...analysis.channels import Linear
+from ...analysis.channels import WeightedLayer
 from ...analysis.evaluation import evaluate
 from ...ir import Array, Constant, DType, Node, TensorType, Value
 from ...ops import attr
@@ -41,7 +41,7 @@ class Coded:
         return constant.array().astype(np.float64).reshape(self.along)
 
 
-def shape_of(layer: Linear) -> tuple[int, ...]:
+def shape_of(layer: WeightedLayer) -> tuple[int, ...]:
     """The sizes of a layer's weight; () where they are not known."""
     type = layer.weight.type
     if not isinstance(type, TensorType) or type.shape is None or not all(isinstance(d, int) for d in type.shape):
@@ -49,7 +49,7 @@ def shape_of(layer: Linear) -> tuple[int, ...]:
     return tuple(d for d in type.shape if isinstance(d, int))
 
 
-def floats_of(layer: Linear) -> Array | None:
+def floats_of(layer: WeightedLayer) -> Array | None:
     """The weight as floats (for layers of integers, up to a factor); None where it cannot be computed."""
     made = _computed(layer.weight)
     if made is None or layer.node.op.removeprefix("com.microsoft::") not in _OF_INTEGERS:
@@ -91,7 +91,7 @@ def _computed(value: Value) -> Array | None:
     return evaluate(graph, [(list(nodes)[::-1], [value])], {}).get(value)
 
 
-def coded(layer: Linear) -> Coded | None:
+def coded(layer: WeightedLayer) -> Coded | None:
     """How a weight is made of codes, where new codes can be put in their place: stored once, for this layer alone."""
     last = layer.weight.producer
     if last is None or not layer.weight.has_one_use or last.graph is not layer.node.graph:
@@ -133,7 +133,7 @@ def _is_free(node: Node, slot: int, codes: Constant) -> bool:
     return value is not None and value.has_one_use and codes.dtype in _CODES
 
 
-def store(layer: Linear, weight: Array) -> Array:
+def store(layer: WeightedLayer, weight: Array) -> Array:
     """Put `weight` in place of a layer's, in place; returns what was stored. Codes are rounded to the nearest, on a
     scale that is as large as they need."""
     node, constant = layer.node, layer.weight.constant

@@ -11,11 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ....analysis.channels import Channels, Choice, Classes, Linear, Resize, Selection, Shuffle, Statistic
+from ....analysis.channels import (
+    ChannelFacts,
+    Classes,
+    ConstantGather,
+    GrowingReduction,
+    InputSelection,
+    Shuffle,
+    SizeUpdate,
+    WeightedLayer,
+)
 from ....ir import Constant, DType, Model, Node, TensorType, Value
 
 Kept = np.ndarray[Any, np.dtype[np.bool_]]
-"""For each class whether it is kept, bool[Channels.count]."""
+"""For each class whether it is kept, bool[ChannelFacts.count]."""
 
 _MOST = 1
 """Axes along which a constant used in several places may extend and still be given to each of them apart."""
@@ -39,12 +48,12 @@ def unshare(model: Model) -> int:
     return copied
 
 
-def remove(model: Model, facts: Channels, kept: Kept) -> int:
+def remove(model: Model, facts: ChannelFacts, kept: Kept) -> int:
     """Remove every class that is not kept, in place; returns how many constants became smaller.
 
     `facts` are those of this very model. Equal numbers must be kept in the parts of every partition.
     """
-    grouped = {layer.weight: layer for layer in facts.linears if layer.kind == "grouped"}
+    grouped = {layer.weight: layer for layer in facts.layers if layer.kind == "grouped"}
     changes = 0
     for value, axes in facts.axes.items():
         if value.constant is None:
@@ -54,21 +63,21 @@ def remove(model: Model, facts: Channels, kept: Kept) -> int:
         if array is not None:
             _replace(model, value, array)
             changes += 1
-    for resize in facts.resizes:
+    for resize in facts.size_updates:
         _resize(model, resize, kept)
-    for choice in facts.choices:
+    for choice in facts.gathers:
         _choose(model, choice, kept)
     for shuffle in facts.shuffles:
         _shuffle(model, shuffle, kept)
     for selection in facts.selections:
         _select(selection, kept)
-    for statistic in facts.statistics:
+    for statistic in facts.reductions:
         _estimate(statistic, kept)
     return changes
 
 
 def _cut(
-    value: Value, axes: tuple[Classes | None, ...], kept: Kept, grouped: Linear | None
+    value: Value, axes: tuple[Classes | None, ...], kept: Kept, grouped: WeightedLayer | None
 ) -> np.ndarray[Any, Any] | None:
     """The constant without what is removed; None where nothing is."""
     assert value.constant is not None
@@ -85,11 +94,11 @@ def _cut(
     return np.ascontiguousarray(array)
 
 
-def _touched(layer: Linear, kept: Kept) -> bool:
+def _touched(layer: WeightedLayer, kept: Kept) -> bool:
     return any(c is not None and not kept[c].all() for c in (layer.inputs, layer.outputs))
 
 
-def cut_groups(array: np.ndarray[Any, Any], layer: Linear, kept: Kept) -> np.ndarray[Any, Any]:
+def cut_groups(array: np.ndarray[Any, Any], layer: WeightedLayer, kept: Kept) -> np.ndarray[Any, Any]:
     """A grouped layer's weight, group by group: [M, C / g, ...] of Conv, [C, M / g, ...] of ConvTranspose."""
     first, second = (layer.outputs, layer.inputs) if layer.out_axis == 0 else (layer.inputs, layer.outputs)
     rows = _flags(first, array.shape[0], kept).reshape(layer.groups, -1)
@@ -121,7 +130,7 @@ def _retype(value: Value, axes: tuple[Classes | None, ...], kept: Kept) -> None:
     value.type = TensorType(value.type.dtype, tuple(shape))
 
 
-def _resize(model: Model, resize: Resize, kept: Kept) -> None:
+def _resize(model: Model, resize: SizeUpdate, kept: Kept) -> None:
     if all(kept[classes].all() for classes in resize.counts.values()):
         return
     numbers = list(resize.base)
@@ -147,7 +156,7 @@ def _resize(model: Model, resize: Resize, kept: Kept) -> None:
         graph.set_input(node, resize.slot, made)
 
 
-def _choose(model: Model, choice: Choice, kept: Kept) -> None:
+def _choose(model: Model, choice: ConstantGather, kept: Kept) -> None:
     flags = kept[choice.elements]
     if flags.all():
         return
@@ -177,7 +186,7 @@ def _shuffle(model: Model, shuffle: Shuffle, kept: Kept) -> None:
     graph.erase_unused(last)
 
 
-def _select(selection: Selection, kept: Kept) -> None:
+def _select(selection: InputSelection, kept: Kept) -> None:
     """Give a layer only the inputs that it still reads; a selection of a selection is one."""
     flags = kept[selection.elements]
     if flags.all():
@@ -202,7 +211,7 @@ def _select(selection: Selection, kept: Kept) -> None:
         before.graph.erase_unused(before)
 
 
-def _estimate(statistic: Statistic, kept: Kept) -> None:
+def _estimate(statistic: GrowingReduction, kept: Kept) -> None:
     """Make up for the values that a sum lacks: it is that of the kept ones times how many there were for each."""
     flags = kept[statistic.elements]
     if flags.all():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....analysis.channels import Channels, Linear, channels
+from ....analysis.channels import ChannelFacts, WeightedLayer, find_channels
 from ....calibration import Taps
 from ....compress.layers.regression import Moments, fit
 from ....compress.layers.rows import (
@@ -68,7 +68,7 @@ class Recovery:
 class _Site:
     """A layer of the pruned model, its twin in the original, and which of the twin's outputs are left."""
 
-    layer: Linear
+    layer: WeightedLayer
     twin: Node
     left: Array
     places: list[Places]
@@ -76,7 +76,7 @@ class _Site:
 
 
 def recover(
-    original: Model, pruned: Model, facts: Channels, feeds: Iterable[Feeds], twins: dict[Node, Node], kept: Array,
+    original: Model, pruned: Model, facts: ChannelFacts, feeds: Iterable[Feeds], twins: dict[Node, Node], kept: Array,
     *, ridge: float = RIDGE, seed: int = 0, tell: Callable[[float], None] = lambda share: None,
 ) -> Recovery:  # fmt: skip
     """Refit the layers of `pruned`, in place. `facts` and `kept` say what was removed from it; `twins` maps its nodes
@@ -110,11 +110,13 @@ def _is_scarce(site: _Site) -> bool:
     return site.layer.kind != "norm" and bool(shape) and rows < _ENOUGH * _unknowns(site.layer, shape)
 
 
-def _sites(pruned: Model, facts: Channels, twins: dict[Node, Node], kept: Array) -> tuple[list[_Site], list[Unfitted]]:
-    before = {layer.node: layer for layer in facts.linears}
+def _sites(
+    pruned: Model, facts: ChannelFacts, twins: dict[Node, Node], kept: Array
+) -> tuple[list[_Site], list[Unfitted]]:
+    before = {layer.node: layer for layer in facts.layers}
     refused = {}
     layers = {}
-    for layer in channels(pruned).linears:
+    for layer in find_channels(pruned).layers:
         why = cannot_regress(layer) if layer.node in before else "it is new"
         layers.update({layer.node: layer} if not why else {})
         old = before.get(layer.node)
@@ -123,7 +125,7 @@ def _sites(pruned: Model, facts: Channels, twins: dict[Node, Node], kept: Array)
     for node in pruned.graph:
         if node.op == "BatchNormalization" and _is_plain_norm(node):
             classes = facts.axes[node.output][1]
-            layers[node] = Linear(node, node.inputs[1], "norm", 1, 0, None, classes, classes)  # type: ignore[arg-type]
+            layers[node] = WeightedLayer(node, node.inputs[1], "norm", 1, 0, None, classes, classes)  # type: ignore[arg-type]
             before[node] = layers[node]
     drifted: set[Value] = set()
     sites: list[_Site] = []
@@ -161,12 +163,12 @@ def _read_targets(original: Model, sites: list[_Site], feeds: Iterable[Feeds], s
             site.targets.append(outputs_at(site.layer, y, places)[:, site.left])
 
 
-def _wanted_rows(layer: Linear) -> int:
+def _wanted_rows(layer: WeightedLayer) -> int:
     unknowns = _unknowns(layer, shape_of(layer) or (1,))
     return min(_MOST_ROWS, max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns))
 
 
-def _unknowns(layer: Linear, shape: tuple[int, ...]) -> int:
+def _unknowns(layer: WeightedLayer, shape: tuple[int, ...]) -> int:
     """Weights of one output."""
     if layer.node.op == "ConvTranspose":
         return math.prod(shape[2:]) * shape[0] // layer.groups

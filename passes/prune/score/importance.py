@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....analysis.channels import Channels, Linear
+from ....analysis.channels import ChannelFacts, WeightedLayer
 from ....compress.layers.weights import floats_of
 from ....ir import Array, Model
 from ..options import Importance
 
 
 def weight_scores(
-    facts: Channels, importance: str | Importance, seed: int, scales: dict[str, Array] | None = None
+    facts: ChannelFacts, importance: str | Importance, seed: int, scales: dict[str, Array] | None = None
 ) -> Array:
     """Scores by the weights that make a channel; f64[classes]. `scales`: of BatchNormalization, by node name."""
     scores = np.zeros(facts.count)
     if importance == "random":
         return np.random.default_rng(seed).random(facts.count)
-    for layer in facts.linears:
+    for layer in facts.layers:
         weight = by_output(layer)
         if weight is None or layer.outputs is None:
             continue
@@ -36,16 +36,16 @@ def weight_scores(
     return np.sqrt(scores) if importance == "l2" else scores
 
 
-def _by_input(facts: Channels, scores: Array) -> None:
+def _by_input(facts: ChannelFacts, scores: Array) -> None:
     """What a layer selects is made by nobody: it is worth the weights that read it."""
     selecting = {selection.node for selection in facts.selections}
-    for layer in facts.linears:
+    for layer in facts.layers:
         weight = floats_of(layer) if layer.node in selecting and layer.inputs is not None else None
         if weight is not None and layer.inputs is not None and layer.in_axis is not None:
             np.add.at(scores, layer.inputs, _squares(np.moveaxis(weight, layer.in_axis, 0)))
 
 
-def by_output(layer: Linear) -> Array | None:
+def by_output(layer: WeightedLayer) -> Array | None:
     """The weight with its outputs first, [channels, ...]; None where it is not stored as numbers."""
     stored = None if layer.outputs is None else floats_of(layer)
     if stored is None or layer.outputs is None:
@@ -61,7 +61,7 @@ def _squares(weight: Array) -> Array:
     return np.asarray(np.square(weight, dtype=np.float64).reshape(len(weight), -1).sum(axis=1))
 
 
-def _scale_of(layer: Linear, scales: dict[str, Array]) -> Array | None:
+def _scale_of(layer: WeightedLayer, scales: dict[str, Array]) -> Array | None:
     for name in layer.node.origins:
         found = scales.get(name)
         if found is not None and layer.outputs is not None and len(found) == len(layer.outputs):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ....analysis.channels import Channels, Linear, Product
+from ....analysis.channels import ActivationProduct, ChannelFacts, WeightedLayer
 from ....calibration import Taps, portions
 from ....compress.layers.regression import Moments
 from ....compress.layers.rows import cannot_read, inputs_at, sample_places, weight_matrix
@@ -21,7 +21,7 @@ BUDGET = 1 << 29
 _MOST_ROWS, _DAMPING = 20_000, 1e-2
 
 
-def measured_scores(model: Model, facts: Channels, importance: str, feeds: Iterable[Feeds], seed: int) -> Array:
+def measured_scores(model: Model, facts: ChannelFacts, importance: str, feeds: Iterable[Feeds], seed: int) -> Array:
     """f64[classes]: the energy of a channel ("activation"), or the error that its loss makes in every layer that reads
     it, as a share of the layer's energy: as it is ("reconstruction"), or after the layer has been refitted ("hessian",
     the optimal brain surgeon of Hassibi and Stork 1993 for blocks of weights).
@@ -30,7 +30,7 @@ def measured_scores(model: Model, facts: Channels, importance: str, feeds: Itera
     over is worth the energy of both.
     """
     scores = np.zeros(facts.count)
-    readers = [r for r in facts.linears if r.inputs is not None and r.kind != "depthwise"]
+    readers = [r for r in facts.layers if r.inputs is not None and r.kind != "depthwise"]
     seen = [r for r in readers if r.kind != "recurrent" and not cannot_read(r) and floats_of(r) is not None]
     samples = sum(1 for _ in feeds)
     for part in portions(seen, _sum_bytes, BUDGET):
@@ -43,7 +43,7 @@ def measured_scores(model: Model, facts: Channels, importance: str, feeds: Itera
     return scores
 
 
-def _assume(layer: Linear, scores: Array) -> None:
+def _assume(layer: WeightedLayer, scores: Array) -> None:
     """The share of a layer's weights that read a channel; equal shares where they are not known."""
     assert layer.inputs is not None
     weight = floats_of(layer)
@@ -54,7 +54,7 @@ def _assume(layer: Linear, scores: Array) -> None:
     np.add.at(scores, layer.inputs, own / max(float(own.sum()), 1e-30))
 
 
-def _multiplied(model: Model, products: list[Product], feeds: Iterable[Feeds], scores: Array) -> None:
+def _multiplied(model: Model, products: list[ActivationProduct], feeds: Iterable[Feeds], scores: Array) -> None:
     """Channel c of a product of two computed values carries E[a_c²] E[b_c²] of their sum over channels."""
     if not products:
         return
@@ -71,20 +71,20 @@ def _multiplied(model: Model, products: list[Product], feeds: Iterable[Feeds], s
         np.add.at(scores, product.elements, a * b / max(float((a * b).sum()), 1e-30))
 
 
-def _sum_bytes(layer: Linear) -> int:
+def _sum_bytes(layer: WeightedLayer) -> int:
     groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
     return 8 * int(groups) * (int(inputs) + 1) ** 2
 
 
-def _weight(layer: Linear) -> Array:
+def _weight(layer: WeightedLayer) -> Array:
     weight = floats_of(layer)
     assert weight is not None
     return weight
 
 
 def _sums(
-    model: Model, layers: list[Linear], feeds: Iterable[Feeds], samples: int, seed: int
-) -> Iterator[tuple[Linear, Moments]]:
+    model: Model, layers: list[WeightedLayer], feeds: Iterable[Feeds], samples: int, seed: int
+) -> Iterator[tuple[WeightedLayer, Moments]]:
     rng = np.random.default_rng(seed)
     data = [layer.node.inputs[0] for layer in layers]
     outs = [layer.node.output for layer in layers]
@@ -106,7 +106,7 @@ def _sums(
     yield from zip(layers, sums)
 
 
-def _score(layer: Linear, moments: Moments, importance: str, scores: Array) -> None:
+def _score(layer: WeightedLayer, moments: Moments, importance: str, scores: Array) -> None:
     assert layer.inputs is not None
     weight = weight_matrix(layer, _weight(layer)).astype(np.float64)
     groups, inputs, _ = weight.shape

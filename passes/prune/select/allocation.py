@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....analysis.channels import STATISTICS, Channels, Group
+from ....analysis.channels import STATISTICS, ChannelFacts, ChannelGroup
 from ....ir import Array, Node
 from ..options import MEASURED, Prune
 from .selection import choose, rounded, unit
@@ -17,12 +17,12 @@ from .selection import choose, rounded, unit
 class Share:
     """What one group keeps: `kept` of its classes; `why` it lost none where it might have."""
 
-    group: Group
+    group: ChannelGroup
     kept: int
     why: str = ""
 
 
-def allocate(facts: Channels, scores: Array, options: Prune, ratio: float) -> tuple[Array, list[Share]]:
+def allocate(facts: ChannelFacts, scores: Array, options: Prune, ratio: float) -> tuple[Array, list[Share]]:
     """bool[classes] of what stays when `ratio` of the channels goes, and what each group keeps."""
     wanted = _wanted(facts, scores, options, ratio)
     kept = np.ones(facts.count, bool)
@@ -43,10 +43,10 @@ def allocate(facts: Channels, scores: Array, options: Prune, ratio: float) -> tu
     return kept, shares
 
 
-def _wanted(facts: Channels, scores: Array, options: Prune, ratio: float) -> list[tuple[Group, float | str]]:
+def _wanted(facts: ChannelFacts, scores: Array, options: Prune, ratio: float) -> list[tuple[ChannelGroup, float | str]]:
     """For each group how many classes should stay, or why all do."""
-    wanted: list[tuple[Group, float | str]] = []
-    open_groups: list[Group] = []
+    wanted: list[tuple[ChannelGroup, float | str]] = []
+    open_groups: list[ChannelGroup] = []
     for group in facts.groups:
         reason = refusal(group, options)
         own = next((options.ratios[n] for n in names_of(group) if n in options.ratios), None)
@@ -61,7 +61,7 @@ def _wanted(facts: Channels, scores: Array, options: Prune, ratio: float) -> lis
     return [*wanted, *_global(open_groups, scores, options, ratio)]
 
 
-def refusal(group: Group, options: Prune) -> str:
+def refusal(group: ChannelGroup, options: Prune) -> str:
     """Why a group is not touched; "" if it may be."""
     if any(name in options.ignored_layers for name in names_of(group)):
         return "to be ignored"
@@ -72,7 +72,7 @@ def refusal(group: Group, options: Prune) -> str:
     return ""
 
 
-def names_of(group: Group) -> Iterable[str]:
+def names_of(group: ChannelGroup) -> Iterable[str]:
     """The names of the layers that make a group's channels, or pick them, those of the original included."""
     nodes = [*(layer.node for layer in group.makers), *(selection.node for selection in group.selections)]
     return [name for node in nodes for name in names_of_node(node)]
@@ -83,7 +83,9 @@ def names_of_node(node: Node) -> list[str]:
     return [name for name in (node.name, node.output.name, *node.origins) if name]
 
 
-def _global(groups: list[Group], scores: Array, options: Prune, ratio: float) -> list[tuple[Group, float | str]]:
+def _global(
+    groups: list[ChannelGroup], scores: Array, options: Prune, ratio: float
+) -> list[tuple[ChannelGroup, float | str]]:
     """The channels worth least of all groups go, but for the best of each group, of which `least` stay."""
     if not groups:
         return []

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ....analysis.channels import Classes, Group
+from ....analysis.channels import ChannelGroup, Classes
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 _SECONDS = 10.0
 
 
-def unit(group: Group) -> int:
+def unit(group: ChannelGroup) -> int:
     """Positions of the first layer's output that one class takes: 1 for a channel, the head's size for a head."""
     for layer in group.makers:
         if layer.kind != "depthwise" and layer.outputs is not None:
@@ -24,13 +24,13 @@ def unit(group: Group) -> int:
     return 1
 
 
-def rounded(group: Group, keep: float, round_to: int) -> int:
+def rounded(group: ChannelGroup, keep: float, round_to: int) -> int:
     """How many classes stay: at least `keep`, so that the layer's width is a multiple of `round_to` where it can be."""
     step = max(1, math.ceil(round_to / unit(group)))
     return min(group.size, max(1, math.ceil(max(keep, 1) / step - 1e-9) * step))
 
 
-def choose(group: Group, scores: Scores, keep: int) -> Classes | None:
+def choose(group: ChannelGroup, scores: Scores, keep: int) -> Classes | None:
     """The classes that stay, about `keep` of them with the largest scores; `scores` are those of `group.classes`.
 
     Where layers have groups, equally many stay in every part of each: an integer program, solved by HiGHS. None when
@@ -42,7 +42,7 @@ def choose(group: Group, scores: Scores, keep: int) -> Classes | None:
     return _solve(group, scores, keep)
 
 
-def _solve(group: Group, scores: Scores, keep: int) -> Classes | None:
+def _solve(group: ChannelGroup, scores: Scores, keep: int) -> Classes | None:
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import coo_array
 
