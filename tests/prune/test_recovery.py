@@ -10,12 +10,12 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.analysis.channels import find_channels
-from graphopt.compress.layers.regression import Moments, fit
+from graphopt.compress.layers.regression import NormalEquations, fit
 from graphopt.compress.layers.rows import (
-    cannot_regress,
+    check_refittable,
     inputs_at,
     outputs_at,
-    sample_places,
+    sample_positions,
     weight_matrix,
     weight_tensor,
 )
@@ -50,8 +50,8 @@ def layer_and_arrays(text: str, seed: int = 0):
 
 def assert_rows_make_outputs(text: str) -> None:
     layer, x, y = layer_and_arrays(text)
-    assert not cannot_regress(layer)
-    places = sample_places(layer, y.shape, 11, np.random.default_rng(1))
+    check_refittable(layer)
+    places = sample_positions(layer, y.shape, 11, np.random.default_rng(1))
     rows, targets = inputs_at(layer, x, places), outputs_at(layer, y, places)
     weight = layer.weight.constant.array()
     matrix = weight_matrix(layer, weight)
@@ -97,7 +97,7 @@ def test_rows_of_products():
 def test_moments_find_the_weights_that_made_the_rows():
     rng = np.random.default_rng(0)
     weight, bias = rng.standard_normal((2, 5, 3)), rng.standard_normal((2, 3))
-    moments = Moments(2, 5, 6)
+    moments = NormalEquations(2, 5, 6)
     for _ in range(7):
         x = rng.standard_normal((400, 2, 5)).astype(np.float32)
         moments.add(x, (np.einsum("rgk,gkm->rgm", x, weight) + bias).reshape(400, 6).astype(np.float32))
@@ -108,7 +108,7 @@ def test_moments_find_the_weights_that_made_the_rows():
 
 
 def test_a_ridge_holds_on_to_the_old_weights_where_the_data_say_nothing():
-    moments = Moments(1, 3, 1)
+    moments = NormalEquations(1, 3, 1)
     x = np.zeros((500, 1, 3), np.float32)
     x[:, 0, 0] = np.random.default_rng(0).standard_normal(500)
     moments.add(x, 2 * x[:, 0, :1])
@@ -120,7 +120,7 @@ def test_few_rows_are_not_learned_by_heart():
     """12 noisy rows for 40 inputs, and old weights that are right: nothing fits the rows held back better."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((1, 40, 1))
-    seen, held = Moments(1, 40, 1), Moments(1, 40, 1)
+    seen, held = NormalEquations(1, 40, 1), NormalEquations(1, 40, 1)
     for moments, rows in ((seen, 12), (held, 500)):
         x = rng.standard_normal((rows, 1, 40)).astype(np.float32)
         moments.add(x, (x[:, 0] @ weight[0] + 0.5 * rng.standard_normal((rows, 1))).astype(np.float32))

@@ -16,17 +16,18 @@ import numpy as np
 
 from ....analysis.channels import ChannelFacts, WeightedLayer, find_channels
 from ....calibration import Taps
-from ....compress.layers.regression import Moments, fit
+from ....compress.layers.regression import NormalEquations, fit
 from ....compress.layers.rows import (
-    Places,
-    cannot_regress,
+    check_refittable,
     inputs_at,
     outputs_at,
-    sample_places,
+    sample_positions,
     weight_matrix,
     weight_tensor,
 )
-from ....compress.layers.weights import coded, floats_of, rounded, shape_of, store
+from ....compress.layers.weights import dequantize, floats_of, quantized_weight, round_to_codes, shape_of, store_weight
+from ....compress.layers.windows import Positions
+from ....errors import Declined
 from ....ir import Array, Constant, Model, Node, Value
 from ....ops import attr
 from .frontier import Feeds, Frontier
@@ -71,7 +72,7 @@ class _Site:
     layer: WeightedLayer
     twin: Node
     left: Array
-    places: list[Places]
+    places: list[Positions]
     targets: list[Array]
 
 
@@ -117,11 +118,15 @@ def _sites(
     refused = {}
     layers = {}
     for layer in find_channels(pruned).layers:
-        why = cannot_regress(layer) if layer.node in before else "it is new"
-        layers.update({layer.node: layer} if not why else {})
         old = before.get(layer.node)
-        if why and old is not None and old.inputs is not None and not kept[old.inputs].all():
-            refused[layer.node] = why
+        if old is None:
+            continue
+        try:
+            check_refittable(layer)
+            layers[layer.node] = layer
+        except Declined as declined:
+            if old.inputs is not None and not kept[old.inputs].all():
+                refused[layer.node] = declined.reason
     for node in pruned.graph:
         if node.op == "BatchNormalization" and _is_plain_norm(node):
             classes = facts.axes[node.output][1]
@@ -158,7 +163,7 @@ def _read_targets(original: Model, sites: list[_Site], feeds: Iterable[Feeds], s
         for site in sites:
             y = values[site.twin.output]
             count = -(-_wanted_rows(site.layer) // samples)
-            places = sample_places(site.layer, y.shape, count, rng)
+            places = sample_positions(site.layer, y.shape, count, rng)
             site.places.append(places)
             site.targets.append(outputs_at(site.layer, y, places)[:, site.left])
 
@@ -185,7 +190,7 @@ def _refit(site: _Site, frontier: Frontier, ridge: float, apart: frozenset[int])
     holder, slot = _bias_place(node)
     outputs = matrix.shape[0] * matrix.shape[2]
     bias = _bias(holder, slot, outputs) if holder is node else np.zeros(outputs)
-    seen, held = (Moments(matrix.shape[0], matrix.shape[1], outputs) for _ in range(2))
+    seen, held = (NormalEquations(matrix.shape[0], matrix.shape[1], outputs) for _ in range(2))
     data = node.inputs[0]
     assert data is not None
     for number, (x, places, y) in enumerate(zip(frontier.values(data), site.places, site.targets)):
@@ -202,14 +207,14 @@ def _refit(site: _Site, frontier: Frontier, ridge: float, apart: frozenset[int])
         return Refit(node, before, before)
     made, shift = found
     tensor = weight_tensor(layer, made, weight.shape)
-    form = None if layer.weight.constant is not None else coded(layer)
+    form = None if layer.weight.constant is not None else quantized_weight(layer)
     if form is not None:  # rounding may cost more than the refit gains
-        codes, scale = rounded(form, tensor)
-        tensor = (codes - form.zero) * scale.reshape(form.along)
+        codes, scale = round_to_codes(form, tensor)
+        tensor = dequantize(form, codes, scale)
     after = moments.error(weight_matrix(layer, tensor), shift)
     if after >= before:
         return Refit(node, before, before)
-    store(layer, tensor)
+    store_weight(layer, tensor)
     if holder is not None:
         whole = shift.reshape(-1) + (0 if holder is node else _bias(holder, slot, outputs))
         _set_bias(holder, slot, whole.astype(np.float32 if form is not None else weight.dtype))

@@ -9,9 +9,10 @@ import numpy as np
 
 from ....analysis.channels import ActivationProduct, ChannelFacts, WeightedLayer
 from ....calibration import Taps, portions
-from ....compress.layers.regression import Moments
-from ....compress.layers.rows import cannot_read, inputs_at, sample_places, weight_matrix
+from ....compress.layers.regression import NormalEquations
+from ....compress.layers.rows import check_readable, inputs_at, sample_positions, weight_matrix
 from ....compress.layers.weights import floats_of
+from ....errors import Declined
 from ....ir import Array, Model, Value
 
 Feeds = dict[str, Any]
@@ -31,7 +32,7 @@ def measured_scores(model: Model, facts: ChannelFacts, importance: str, feeds: I
     """
     scores = np.zeros(facts.count)
     readers = [r for r in facts.layers if r.inputs is not None and r.kind != "depthwise"]
-    seen = [r for r in readers if r.kind != "recurrent" and not cannot_read(r) and floats_of(r) is not None]
+    seen = [r for r in readers if _is_measurable(r)]
     samples = sum(1 for _ in feeds)
     for part in portions(seen, _sum_bytes, BUDGET):
         for layer, moments in _sums(model, part, feeds, samples, seed):
@@ -41,6 +42,15 @@ def measured_scores(model: Model, facts: ChannelFacts, importance: str, feeds: I
             _assume(layer, scores)
     _multiplied(model, [p for p in facts.products if p.node.graph is model.graph], feeds, scores)
     return scores
+
+
+def _is_measurable(layer: WeightedLayer) -> bool:
+    """Rows of its inputs can be taken, and its weight is known."""
+    try:
+        check_readable(layer)
+    except Declined:
+        return False
+    return layer.kind != "recurrent" and floats_of(layer) is not None
 
 
 def _assume(layer: WeightedLayer, scores: Array) -> None:
@@ -84,7 +94,7 @@ def _weight(layer: WeightedLayer) -> Array:
 
 def _sums(
     model: Model, layers: list[WeightedLayer], feeds: Iterable[Feeds], samples: int, seed: int
-) -> Iterator[tuple[WeightedLayer, Moments]]:
+) -> Iterator[tuple[WeightedLayer, NormalEquations]]:
     rng = np.random.default_rng(seed)
     data = [layer.node.inputs[0] for layer in layers]
     outs = [layer.node.output for layer in layers]
@@ -92,21 +102,21 @@ def _sums(
     sums = []
     for layer in layers:
         groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
-        sums.append(Moments(groups, inputs, 0))
+        sums.append(NormalEquations(groups, inputs, 0))
     for feed in feeds:
         values = taps.run(feed)
         for layer, moments in zip(layers, sums):
             x = layer.node.inputs[0]
             assert x is not None
             wanted = min(_MOST_ROWS, max(4_000, 4 * moments.gram.shape[1]))
-            places = sample_places(layer, values[layer.node.output].shape, -(-wanted // samples), rng)
+            places = sample_positions(layer, values[layer.node.output].shape, -(-wanted // samples), rng)
             moments.add(inputs_at(layer, values[x], places), np.zeros((len(places), 0), np.float32))
     for moments in sums:
         moments.flush()
     yield from zip(layers, sums)
 
 
-def _score(layer: WeightedLayer, moments: Moments, importance: str, scores: Array) -> None:
+def _score(layer: WeightedLayer, moments: NormalEquations, importance: str, scores: Array) -> None:
     assert layer.inputs is not None
     weight = weight_matrix(layer, _weight(layer)).astype(np.float64)
     groups, inputs, _ = weight.shape
