@@ -10,7 +10,7 @@ from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Node
 from ...measure import Figures, figures
 from ...measure.figures import node_macs
-from .attempt import Attempt
+from .pruned_model import Attempt
 from .select.allocation import Share, names_of, names_of_node
 from .select.selection import unit
 

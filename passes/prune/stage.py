@@ -11,9 +11,9 @@ from ...compress.report import StageReport
 from ...ir import Model, clone_model
 from ...measure import compare_latency, figures
 from ...measure.layers import node_seconds
-from .attempt import Attempt, attempt
 from .cut.remove import unshare
 from .options import Prune
+from .pruned_model import Attempt, attempt
 from .report import PruneFigures, stage_report, stalled, unchanged
 from .select.allocation import refusal
 

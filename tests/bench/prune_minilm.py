@@ -21,7 +21,7 @@ from graphopt.analysis.channels import find_channels
 from graphopt.calibration import open_calibration
 from graphopt.measure import compare_latency, figures, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.attempt import attempt
+from graphopt.passes.prune.pruned_model import attempt
 from tests import zoo
 
 SAMPLES, LENGTH = 64, 48

@@ -20,7 +20,7 @@ from graphopt.calibration import open_calibration
 from graphopt.ir import Model
 from graphopt.measure import compare_latency, geometric_mean, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.attempt import attempt
+from graphopt.passes.prune.pruned_model import attempt
 from models import fashion
 from tests import generators, zoo
 from tests.bench.prune_fashion import MODEL, Judge, stored

@@ -22,11 +22,11 @@ from graphopt.compress.layers.rows import (
 from graphopt.ir import clone_model
 from graphopt.measure import ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.attempt import attempt
 from graphopt.passes.prune.cut.remove import remove
+from graphopt.passes.prune.pruned_model import attempt
 from graphopt.passes.prune.refit import frontier as frontiers
 from graphopt.passes.prune.refit.frontier import Frontier
-from graphopt.passes.prune.refit.outcome import Judge
+from graphopt.passes.prune.refit.held_out import Judge
 from graphopt.passes.prune.refit.recover import recover
 from tests import nets
 from tests.passes.harness import lift, parse

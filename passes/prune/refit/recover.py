@@ -31,7 +31,7 @@ from ....errors import Declined
 from ....ir import Array, Constant, Model, Node, Value
 from ....ops import attr
 from .frontier import Feeds, Frontier
-from .outcome import Judge, inputs_of, restore
+from .held_out import Judge, inputs_of, restore
 
 RIDGE = 1e-3
 """Default weight of staying near the old weights, as a share of the mean energy of an input."""

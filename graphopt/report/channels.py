@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...analysis.channels import NEIGHBOURS, RANGE, STATISTICS, ChannelFacts, ChannelGroup, find_channels
-from ...ir import Model, Node, clone_model
-from .cut.remove import unshare
-from .report import label
-from .select.selection import unit
+from ..analysis.channels import NEIGHBOURS, RANGE, STATISTICS, ChannelFacts, ChannelGroup, find_channels
+from ..ir import Model, Node, clone_model
+from ..passes.prune.cut.remove import unshare
+from ..passes.prune.report import label
+from ..passes.prune.select.selection import unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
