@@ -103,17 +103,17 @@ KINDS = ("exact", "statistics", "select")
 
 def coverage(model: Model) -> tuple[dict[str, int], dict[str, int]]:
     """The numbers in weights of layers of which an axis can be cut, by kind, and the rest by reason."""
-    apart = clone_model(model)
-    unshare(apart)
-    facts = find_channels(apart)
-    held = {h.node: h.reason for h in facts.fixed}
+    unshared = clone_model(model)
+    unshare(unshared)
+    facts = find_channels(unshared)
+    reasons_of = {h.node: h.reason for h in facts.fixed}
     layers = {layer.node: layer for layer in facts.layers}
     kind_of = np.full(facts.count, len(KINDS))
     for group in facts.groups:
         kind_of[group.classes] = 2 if group.selections else 1 if STATISTICS in group.approximate else 0
     best: dict[Value, int] = {}  # a weight that several layers share counts once
     reasons: dict[Value, str] = {}
-    for node in apart.graph.walk():
+    for node in unshared.graph.walk():
         weight = _weight(node, facts.static) if node.op.removeprefix("com.microsoft::") in channel_layers else None
         if weight is None:
             continue
@@ -121,7 +121,7 @@ def coverage(model: Model) -> tuple[dict[str, int], dict[str, int]]:
         ends = [c for c in (layer.inputs, layer.outputs) if c is not None] if layer is not None else []
         kind = min((int(kind_of[classes].min(initial=len(KINDS))) for classes in ends), default=len(KINDS))
         best[weight] = min(kind, best.get(weight, len(KINDS)))
-        reasons.setdefault(weight, held.get(node, "what it reads stays"))
+        reasons.setdefault(weight, reasons_of.get(node, "what it reads stays"))
     good: dict[str, int] = {}
     rest: dict[str, int] = {}
     for weight, kind in best.items():
@@ -139,7 +139,7 @@ def _weight(node: Node, static: frozenset[Value]) -> Value | None:
     return None
 
 
-def told(good: dict[str, int], rest: dict[str, int]) -> str:
+def reached(good: dict[str, int], rest: dict[str, int]) -> str:
     """The share of weights that can be cut, and how much of it only with an option."""
     total = sum(good.values()) + sum(rest.values())
     optional = [f"{good[kind] / total:.1%} with {kind}=True" for kind in KINDS[1:] if kind in good]
@@ -164,7 +164,7 @@ def main() -> None:
         low = f"{floor(model):6.1%}" if name in FLOORS else "      "
         good, rest = coverage(model)
         groups = len(find_channels(model).groups)
-        print(f"{name:26} {kept:6.1%} {low} {groups:6} {1e3 * seconds:5.0f}  {told(good, rest)}", flush=True)
+        print(f"{name:26} {kept:6.1%} {low} {groups:6} {1e3 * seconds:5.0f}  {reached(good, rest)}", flush=True)
         for why, size in sorted(rest.items(), key=lambda item: -item[1])[:3]:
             print(f"{'':32} {size:>9} weights stay: {why[:120]}")
 

@@ -9,7 +9,7 @@ from graphopt import compare, onnx_io
 from graphopt.analysis.channels import RANGE, ChannelFacts, find_channels
 from graphopt.ir import Constant, Model, Node, TensorType, Value, verify
 from graphopt.passes.prune.cut.remove import remove, unshare
-from graphopt.passes.prune.select.selection import choose
+from graphopt.passes.prune.select.selection import choose_classes
 
 Kept = np.ndarray
 ZERO_POINT = {
@@ -25,7 +25,7 @@ def draw(facts: ChannelFacts, seed: int, ratio: float, approximate: bool = False
     for group in facts.groups:
         keep = max(1, round(group.size * (1 - ratio)))
         exact = all(kind == RANGE for kind in group.approximate)
-        stay = choose(group, rng.random(group.size), keep) if approximate or exact else None
+        stay = choose_classes(group, rng.random(group.size), keep) if approximate or exact else None
         if stay is not None:
             kept[group.classes] = False
             kept[stay] = True

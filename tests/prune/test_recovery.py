@@ -23,10 +23,10 @@ from graphopt.ir import clone_model
 from graphopt.measure import ort_session
 from graphopt.passes.prune import Prune
 from graphopt.passes.prune.cut.remove import remove
-from graphopt.passes.prune.pruned_model import attempt
+from graphopt.passes.prune.pruned_model import prune_model
 from graphopt.passes.prune.refit import frontier as frontiers
 from graphopt.passes.prune.refit.frontier import Frontier
-from graphopt.passes.prune.refit.held_out import Judge
+from graphopt.passes.prune.refit.held_out import HeldOutError
 from graphopt.passes.prune.refit.recover import recover
 from tests import nets
 from tests.passes.harness import lift, parse
@@ -186,13 +186,15 @@ def test_what_is_not_refitted_is_told():
 
 
 def test_a_refit_that_makes_results_worse_is_undone():
-    judge = Judge(onnx_io.load(nets.load("residual")), [nets.feeds(nets.load("residual"), seed) for seed in range(12)])
-    assert len(judge.apart) == len(judge.feeds) == 3
-    assert judge.finds_worse(np.array([0.1, 0.1, 0.1]), np.array([0.2, 0.05, 0.3])).startswith("refitting was undone")
-    assert not judge.finds_worse(np.array([0.1, 0.1, 0.1]), np.array([0.05, 0.05, 0.9]))
-    assert judge.errors(onnx_io.load(nets.load("residual"))).max() < 1e-9
-    few = Judge(onnx_io.load(nets.load("residual")), [])
-    assert not few.apart and not few.finds_worse(np.zeros(0), np.zeros(0))
+    held_out = HeldOutError(
+        onnx_io.load(nets.load("residual")), [nets.feeds(nets.load("residual"), seed) for seed in range(12)]
+    )
+    assert len(held_out.samples) == len(held_out.feeds) == 3
+    assert held_out.why_worse(np.array([0.1, 0.1, 0.1]), np.array([0.2, 0.05, 0.3])).startswith("refitting was undone")
+    assert not held_out.why_worse(np.array([0.1, 0.1, 0.1]), np.array([0.05, 0.05, 0.9]))
+    assert held_out.errors(onnx_io.load(nets.load("residual"))).max() < 1e-9
+    few = HeldOutError(onnx_io.load(nets.load("residual")), [])
+    assert not few.samples and not few.why_worse(np.zeros(0), np.zeros(0))
 
 
 def test_results_come_back_where_learning_was_by_heart():
@@ -205,6 +207,6 @@ def test_results_come_back_where_learning_was_by_heart():
     model = lift(text)
     feeds = [{"x": rng.standard_normal((2, 20)).astype("f")} for _ in range(16)]
     options = Prune(ratio=0.4, round_to=1, importance="random", global_ranking=False)
-    plain, full = (attempt(model, replace(options, recover=recover), 0.4, feeds).model for recover in (False, True))
-    judge = Judge(model, feeds)
-    assert judge.errors(full).mean() <= judge.errors(plain).mean() * 1.001
+    plain, full = (prune_model(model, replace(options, recover=recover), 0.4, feeds).model for recover in (False, True))
+    held_out = HeldOutError(model, feeds)
+    assert held_out.errors(full).mean() <= held_out.errors(plain).mean() * 1.001
