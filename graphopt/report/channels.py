@@ -56,7 +56,7 @@ def _remarks(group: ChannelGroup) -> Iterator[str]:
     through = [layer.node for layer in group.makers if layer.kind == "depthwise"]
     if through:
         yield f"through {_names(through)}"
-    parts = sorted({len(partition.parts) for partition in group.partitions})
+    parts = sorted({len(partition) for partition in group.partitions})
     if parts:
         yield f"equally many in each of {' and '.join(map(str, parts))} parts"
     if group.selections:

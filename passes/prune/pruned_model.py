@@ -50,7 +50,7 @@ def prune_model(
         total = total or sum(group.size for group in facts.groups if options.select or not group.selections)
         scores = _scores(model, facts, options, feeds, seed, scales)
         kept, allocations = allocate(facts, scores, options, _step_ratio(ratio, step, steps))
-        remove(model, facts, kept)
+        remove(facts, kept)
         if options.recover:
             recovery = recover(original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed)
         progress((step + 1) / steps)

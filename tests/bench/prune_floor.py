@@ -93,7 +93,7 @@ def halve(model: Model) -> tuple[Model, float]:
     seconds = time.perf_counter() - start
     options = Prune(ratio=0.5, round_to=1, global_ranking=False, importance="l2")
     kept, _ = allocate(facts, weight_scores(facts, "l2", 0), options, 0.5)
-    remove(pruned, facts, kept)
+    remove(facts, kept)
     return pruned, seconds
 
 

@@ -90,7 +90,7 @@ def both(proto: onnx.ModelProto, seed: int, ratio: float = 0.4) -> tuple[Model, 
     facts = find_channels(pruned)
     kept = draw(facts, seed, ratio)
     masked(masked_model, find_channels(masked_model), kept)
-    remove(pruned, facts, kept)
+    remove(facts, kept)
     verify(pruned)
     return masked_model, pruned, int((~kept).sum())
 

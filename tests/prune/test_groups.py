@@ -81,7 +81,7 @@ def test_heads_go_whole():
 def test_groups_of_layers_lose_equally_many():
     facts = find_channels(onnx_io.load(nets.load("shuffle")))
     (group,) = facts.groups
-    assert {partition.parts.shape for partition in group.partitions} == {(3, 8)}
+    assert {partition.shape for partition in group.partitions} == {(3, 8)}
 
 
 def test_neighbours_and_statistics_are_stated():

@@ -162,7 +162,7 @@ def test_weights_of_codes_are_refitted_on_their_grid(body):
     facts = find_channels(pruned)
     kept = np.ones(facts.count, bool)
     kept[facts.groups[0].classes[4:]] = False
-    remove(pruned, facts, kept)
+    remove(facts, kept)
     feeds = [{"x": np.random.default_rng(k).standard_normal((16, 4)).astype("f")} for k in range(20)]
     twins = dict(zip(pruned.graph.walk(), original.graph.walk()))
     found = recover(original, pruned, facts, feeds, twins, kept)

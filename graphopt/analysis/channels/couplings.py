@@ -86,14 +86,6 @@ class Shuffle:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Partition:
-    """Positions in equal parts [parts, size], of which an equal number must be kept in every part (grouped layers)."""
-
-    node: Node
-    parts: Ids
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class ActivationProduct:
     """A MatMul of two activations, which sums over `elements`; those that are removed leave the sum."""
 

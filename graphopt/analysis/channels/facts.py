@@ -21,7 +21,6 @@ from .couplings import (
     ConstantGather,
     GrowingReduction,
     InputSelection,
-    Partition,
     Shuffle,
     SizeUpdate,
     WeightedLayer,
@@ -55,6 +54,7 @@ class ChannelGroup:
 
     makers, readers: the layers whose outputs, and whose inputs, the classes are. products: MatMuls of two activations
     that sum over the classes. selections: layers that can read fewer of channels that stay; such a group has no makers.
+    partitions: classes [parts, size], of which equally many must be kept in every part.
     approximate: why removal changes what stays (NEIGHBOURS, STATISTICS, RANGE).
     """
 
@@ -62,7 +62,7 @@ class ChannelGroup:
     makers: tuple[WeightedLayer, ...]
     readers: tuple[WeightedLayer, ...]
     products: tuple[ActivationProduct, ...]
-    partitions: tuple[Partition, ...]
+    partitions: tuple[Classes, ...]
     selections: tuple[InputSelection, ...]
     approximate: tuple[str, ...]
 
@@ -178,6 +178,15 @@ class _Collector:
         roots = t.elements.roots()
         _, self.class_of = np.unique(roots, return_inverse=True)
         self.count = int(self.class_of.max(initial=-1)) + 1
+        self.layers = tuple(
+            replace(
+                layer,
+                outputs=None if layer.outputs is None else self.class_of[layer.outputs],
+                inputs=None if layer.inputs is None else self.class_of[layer.inputs],
+            )
+            for layer in t.layers
+        )
+        self.products, self.selections = self.renumbered(t.products), self.renumbered(t.selections)
 
     def classes(self, ids: Ids | None) -> Classes:
         """The classes of elements; none for a fixed axis."""
@@ -195,26 +204,16 @@ class _Collector:
         t = self.t
         outputs = [*t.outputs, *(selection.elements for selection in t.selections)]
         removable = self.mark(outputs) & self.mark(t.inputs) & ~self.mark(ids for ids, _ in t.fixed)
-        layers = tuple(
-            replace(
-                layer,
-                outputs=None if layer.outputs is None else self.class_of[layer.outputs],
-                inputs=None if layer.inputs is None else self.class_of[layer.inputs],
-            )
-            for layer in t.layers
-        )
-        products, selections = self.renumbered(t.products), self.renumbered(t.selections)
         axes = {v: tuple(self.class_of[ids] if isinstance(ids, np.ndarray) else None for ids in own)
                 for v, own in t.known.items()}  # fmt: skip
         size_updates = tuple(
             replace(update, counts={index: self.class_of[ids] for index, ids in update.counts.items()})
             for update in t.size_updates.values()
         )
-        groups = self.groups(removable, layers, products, selections)
         return ChannelFacts(
-            self.count, groups, tuple(self.fixed(removable)), axes, layers, size_updates, self.renumbered(t.gathers),
-            self.renumbered(t.shuffles), products, selections, self.renumbered(t.reductions), removable,
-            frozenset(t.static),
+            self.count, self.groups(removable), tuple(self.fixed(removable)), axes, self.layers, size_updates,
+            self.renumbered(t.gathers), self.renumbered(t.shuffles), self.products, self.selections,
+            self.renumbered(t.reductions), removable, frozenset(t.static),
         )  # fmt: skip
 
     def renumbered(self, couplings: Sequence[_Coupling]) -> tuple[_Coupling, ...]:
@@ -242,10 +241,7 @@ class _Collector:
             if node.op.removeprefix("com.microsoft::") in LAYERS:
                 yield FixedLayer(node, 1, 1, reason)
 
-    def groups(
-        self, removable: Flags, layers: Sequence[WeightedLayer], products: Sequence[ActivationProduct],
-        selections: Sequence[InputSelection],
-    ) -> tuple[ChannelGroup, ...]:  # fmt: skip
+    def groups(self, removable: Flags) -> tuple[ChannelGroup, ...]:
         """Removable classes by where they occur: the sum of one random number for each place identifies the places."""
         rng = np.random.default_rng(0)
         signature = np.zeros(self.count, np.uint64)
@@ -258,7 +254,7 @@ class _Collector:
         _, number = np.unique(signature[wanted], return_inverse=True)
         group_of = np.full(self.count, -1, np.int64)
         group_of[wanted] = self.joined(number, wanted)
-        return self.make_groups(group_of, layers, products, selections)
+        return self.make_groups(group_of)
 
     def places(self) -> Iterable[Ids]:
         """The axes of constants, the ends of layers, and the sums of products."""
@@ -278,7 +274,7 @@ class _Collector:
         network: nx.Graph[int] = nx.Graph()
         network.add_nodes_from(range(int(number.max()) + 1))
         for partition in self.t.partitions:
-            own = np.unique(group_of[self.classes(partition.parts.reshape(-1))])
+            own = np.unique(group_of[self.classes(partition.reshape(-1))])
             own = own[own >= 0]
             network.add_edges_from((int(own[0]), int(other)) for other in own[1:])
         leader = np.zeros(network.number_of_nodes(), np.int64)
@@ -286,50 +282,44 @@ class _Collector:
             leader[list(component)] = min(component)
         return leader[number]
 
-    def make_groups(
-        self, group_of: Classes, layers: Sequence[WeightedLayer], products: Sequence[ActivationProduct],
-        selections: Sequence[InputSelection],
-    ) -> tuple[ChannelGroup, ...]:  # fmt: skip
+    def make_groups(self, group_of: Classes) -> tuple[ChannelGroup, ...]:
         """The groups, given the number of each class's group, −1 for none."""
-        ids, first = np.unique(group_of[group_of >= 0], return_index=True)
-        order = ids[np.argsort(first, kind="stable")]  # by the first class, which is about the order of the graph
+        numbers, first = np.unique(group_of[group_of >= 0], return_index=True)
+        order = numbers[np.argsort(first, kind="stable")]  # by the first class, which is about the order of the graph
         place = {int(g): k for k, g in enumerate(order)}
         makers: list[list[WeightedLayer]] = [[] for _ in place]
         readers: list[list[WeightedLayer]] = [[] for _ in place]
-        summed: list[list[ActivationProduct]] = [[] for _ in place]
-        selected: list[list[InputSelection]] = [[] for _ in place]
-        partitions: list[list[Partition]] = [[] for _ in place]
+        products: list[list[ActivationProduct]] = [[] for _ in place]
+        selections: list[list[InputSelection]] = [[] for _ in place]
+        partitions: list[list[Classes]] = [[] for _ in place]
         kinds: list[set[str]] = [set() for _ in place]
 
         def touched(classes: Classes | None) -> list[int]:
-            if classes is None:
-                return []
-            return [place[int(g)] for g in np.unique(group_of[classes]) if g >= 0]
+            return [] if classes is None else [place[int(g)] for g in np.unique(group_of[classes]) if g >= 0]
 
-        for layer in layers:
+        for layer in self.layers:
             for k in touched(layer.outputs):
                 makers[k].append(layer)
             for k in touched(layer.inputs) if layer.kind != "depthwise" else ():
                 readers[k].append(layer)
-        for product in products:
+        for product in self.products:
             for k in touched(product.elements):
-                summed[k].append(product)
-        for selection in selections:
+                products[k].append(product)
+        for selection in self.selections:
             for k in touched(selection.elements):
-                selected[k].append(selection)
+                selections[k].append(selection)
         for partition in self.t.partitions:
-            parts = self.class_of[partition.parts]
-            for k in touched(parts):
-                partitions[k].append(Partition(partition.node, parts))
-        for approximated, kind in self.t.approximate:
-            for k in touched(self.classes(approximated)):
+            for k in touched(self.class_of[partition]):
+                partitions[k].append(self.class_of[partition])
+        for ids, kind in self.t.approximate:
+            for k in touched(self.class_of[ids]):
                 kinds[k].add(kind)
         members = np.argsort(group_of, kind="stable")
         bounds = np.searchsorted(group_of[members], [*order, *(order + 1)])
         return tuple(
             ChannelGroup(
                 np.sort(members[bounds[k] : bounds[k + len(order)]]), tuple(makers[k]), tuple(readers[k]),
-                tuple(summed[k]), tuple(partitions[k]), tuple(selected[k]), tuple(sorted(kinds[k])),
+                tuple(products[k]), tuple(partitions[k]), tuple(selections[k]), tuple(sorted(kinds[k])),
             )
             for k in range(len(order))
         )  # fmt: skip

@@ -81,8 +81,8 @@ def _grouped(t: Tracker, node: Node, w: Value, out_axis: int, in_axis: int, grou
         raise Declined("the weight of its groups is computed or used elsewhere")
     data = t.axes(node.inputs[0])[1]
     outputs = t.axes(node.output)[1]
-    t.partition(node, data, group)
-    t.partition(node, outputs, group)
+    t.partition(data, group)
+    t.partition(outputs, group)
     t.layer(WeightedLayer(node, w, "grouped", group, out_axis, in_axis, outputs, data))
 
 

@@ -15,7 +15,6 @@ from .couplings import (
     ConstantGather,
     GrowingReduction,
     InputSelection,
-    Partition,
     Shuffle,
     SizeUpdate,
     WeightedLayer,
@@ -42,7 +41,7 @@ class Tracker:
         self.size_updates: dict[tuple[Node, int | str], SizeUpdate] = {}
         self.gathers: list[ConstantGather] = []
         self.shuffles: list[Shuffle] = []
-        self.partitions: list[Partition] = []
+        self.partitions: list[Ids] = []  # [parts, size]
         self.products: list[ActivationProduct] = []
         self.selections: list[InputSelection] = []
         self.reductions: list[GrowingReduction] = []
@@ -176,10 +175,10 @@ class Tracker:
         if layer.inputs is not None:
             self.inputs.append(layer.inputs)
 
-    def partition(self, node: Node, ids: Ids | None, parts: int) -> None:
-        """Record that equal numbers must be kept in each of `parts` runs of an axis."""
+    def partition(self, ids: Ids | None, parts: int) -> None:
+        """Record that equal numbers must be kept in each of `parts` runs of an axis (grouped layers)."""
         if ids is not None and parts > 1:
-            self.partitions.append(Partition(node, ids.reshape(parts, -1)))
+            self.partitions.append(ids.reshape(parts, -1))
 
     def update_size(self, node: Node, place: int | str, base: Sequence[int], index: int, ids: Ids | None) -> None:
         """Record that number `index` at an input slot or attribute counts `ids`."""

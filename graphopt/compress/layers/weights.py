@@ -132,21 +132,20 @@ def _is_replaceable(node: Node, slot: int, codes: Constant) -> bool:
     return value is not None and value.has_one_use and codes.dtype in _CODES
 
 
-def store_weight(layer: WeightedLayer, weight: Array) -> Array:
-    """Replace a layer's weight, in place; returns the weight as stored: codes are rounded to the nearest."""
+def store_weight(layer: WeightedLayer, weight: Array) -> None:
+    """Replace a layer's weight, in place; codes are rounded to the nearest."""
     node, constant = layer.node, layer.weight.constant
     graph = node.graph
     assert graph is not None
     if constant is not None:
         replacement = Constant.of(weight.astype(constant.array().dtype), constant.dtype)
         graph.set_input(node, layer.weight_slot, Value(name=layer.weight.name, constant=replacement))
-        return replacement.array()
+        return
     quantized = quantized_weight(layer)
     assert quantized is not None
     codes, scale = round_to_codes(quantized, weight)
     _replace(quantized.reader, 0, codes.astype(quantized.codes.array().dtype))
     _replace(quantized.scaler, quantized.slot, scale)
-    return dequantize(quantized, codes, scale)
 
 
 def dequantize(quantized: QuantizedWeight, codes: Array, scale: Array) -> Array:

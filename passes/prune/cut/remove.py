@@ -45,13 +45,12 @@ def unshare(model: Model) -> int:
     return copied
 
 
-def remove(model: Model, facts: ChannelFacts, kept: Kept) -> int:
-    """Remove every class that is not kept, in place; returns how many constants became smaller.
+def remove(facts: ChannelFacts, kept: Kept) -> None:
+    """Remove every class that is not kept from the model of `facts`, in place.
 
-    `facts` are those of this very model. Equal numbers must be kept in the parts of every partition.
+    Equal numbers must be kept in the parts of every partition.
     """
     grouped = {layer.weight: layer for layer in facts.layers if layer.kind == "grouped"}
-    changes = 0
     for value, axes in facts.axes.items():
         if value.constant is None:
             _retype(value, axes, kept)
@@ -59,7 +58,6 @@ def remove(model: Model, facts: ChannelFacts, kept: Kept) -> int:
         array = _cut(value, axes, kept, grouped.get(value))
         if array is not None:
             _replace(value, array)
-            changes += 1
     for update in facts.size_updates:
         _update_sizes(update, kept)
     for gather in facts.gathers:
@@ -70,7 +68,6 @@ def remove(model: Model, facts: ChannelFacts, kept: Kept) -> int:
         _select(selection, kept)
     for reduction in facts.reductions:
         _scale(reduction, kept)
-    return changes
 
 
 def _cut(

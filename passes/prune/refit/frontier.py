@@ -24,8 +24,8 @@ BUDGET = 1 << 29
 class Frontier:
     """The activations of all samples at one point of the root graph's order. The model may change beyond it."""
 
-    def __init__(self, model: Model, feeds: Iterable[Feeds], threads: int = 0) -> None:
-        self.model, self.threads = model, threads
+    def __init__(self, model: Model, feeds: Iterable[Feeds]) -> None:
+        self.model = model
         self.order = model.graph.snapshot()
         self.place = {node: k for k, node in enumerate(self.order)}
         self.at = 0
@@ -50,7 +50,7 @@ class Frontier:
         waiting = [v for n in nodes for v in n.outputs if self.last.get(v, -1) >= end]
         inner = {v for n in nodes for v in n.outputs}
         read = list(dict.fromkeys(v for n in nodes for v in _reads(n) if v not in inner))
-        run = _runner(self.model, nodes, read, waiting, self.threads)
+        run = _runner(self.model, nodes, read, waiting)
         for k, sample in enumerate(self.samples):
             results = run([sample[v] for v in read])
             kept = {v: a for v, a in sample.items() if self.last.get(v, -1) >= end}
@@ -89,7 +89,7 @@ def _reads(node: Node) -> Iterator[Value]:
 Run = Callable[[list[Array]], Sequence[Any]]
 
 
-def _runner(model: Model, nodes: list[Node], read: list[Value], results: list[Value], threads: int) -> Run:
+def _runner(model: Model, nodes: list[Node], read: list[Value], results: list[Value]) -> Run:
     values = {v: Value(v.type, f"i{k}") for k, v in enumerate(read)}
     piece = Graph("piece", values.values())
     for node in nodes:
@@ -101,5 +101,5 @@ def _runner(model: Model, nodes: list[Node], read: list[Value], results: list[Va
     names = [f"i{k}" for k in range(len(read))]
     if not results:
         return lambda arrays: []
-    session = ort_session(small, threads=threads)
+    session = ort_session(small, threads=0)
     return lambda arrays: session.run(None, dict(zip(names, arrays)))

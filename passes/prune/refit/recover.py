@@ -9,7 +9,7 @@ shift a channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,7 @@ class _Target:
 
 def recover(
     original: Model, pruned: Model, facts: ChannelFacts, feeds: Iterable[Feeds], originals: dict[Node, Node],
-    kept: Array, *, ridge: float = RIDGE, seed: int = 0, progress: Callable[[float], None] = lambda share: None,
+    kept: Array, *, ridge: float = RIDGE, seed: int = 0,
 ) -> Recovery:  # fmt: skip
     """Refit the layers of `pruned`, in place. `facts` and `kept` say which channels were removed from it; `originals`
     maps its nodes to the original's; `feeds` are read several times.
@@ -104,11 +104,10 @@ def recover(
     inputs, before = inputs_of(pruned), held_out.errors(pruned)
     frontier = Frontier(pruned, feeds)
     refits: list[Refit] = []
-    for number, target in enumerate(targets):
+    for target in targets:
         frontier.advance(target.layer.node)
         refits.append(_refit(target, frontier, ridge, held_out.samples))
         target.outputs.clear()
-        progress((number + 1) / len(targets))
     undone = held_out.why_worse(before, held_out.errors(pruned))
     if undone:
         restore(pruned, inputs)

@@ -49,7 +49,7 @@ def _solve(group: ChannelGroup, scores: Scores, keep: int) -> Classes | None:
 
     n, share = group.size, keep / group.size
     place = {int(c): k for k, c in enumerate(group.classes)}
-    distinct = {partition.parts.tobytes(): partition.parts for partition in group.partitions}
+    distinct = {parts.tobytes(): parts for parts in group.partitions}
     rows: list[int] = []
     columns: list[int] = []
     values: list[float] = []
