@@ -211,7 +211,7 @@ def inspect(
     lifted = onnx_io.load(model)
     out.print(model_table(figures(lifted, onnx_io.file_bytes(lifted)), lifted.opsets))
     if channels:
-        from .passes.prune.tables import channel_tables
+        from .report.channels import channel_tables
 
         for table in channel_tables(lifted):
             out.print(table)

@@ -1,4 +1,4 @@
-"""Structured pruning: whole channels go, and what remains is recovered."""
+"""Structured pruning: whole channels are removed, and the remaining weights refitted."""
 
 from .options import IMPORTANCES, Prune, check_prune
 from .stage import prune

@@ -1,4 +1,4 @@
-"""What the caller may ask of pruning, in the field's words."""
+"""Options of pruning, in the field's words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Importance = Callable[[Array], Array]
 
 IMPORTANCES = ("auto", "l1", "l2", "bn_scale", "activation", "reconstruction", "hessian", "random")
 MEASURED = ("activation", "reconstruction", "hessian")
-"""Those that look at calibration data."""
+"""Importances that are measured on calibration data."""
+RIDGE = 1e-3
+"""Default weight of staying near the old weights in a refit, as a share of the mean energy of an input. A refit also
+tries larger multiples; `python -m tests.bench.prune_fashion` shows the accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +25,19 @@ class Prune:
     """Options of `prune=`.
 
     ratio: share of the channels that are removed; ratios: other shares for the layers with these names (a node's
-    name), which then are pruned by themselves. importance: what a channel is worth: "auto" (what suits the ranking,
-    measured on calibration data where there are some, else "l2"), "l1", "l2" (size of its weights),
-    "bn_scale" (of its BatchNormalization), "activation" (energy of what it carries), "reconstruction" (error its loss
-    makes in the layers that read it), "hessian" (the same after these have adapted), "random", or a callable from a
-    layer's weight [channels, ...] to scores. round_to: widths stay multiples of it where they can. global_ranking:
-    channels of all layers compete, instead of each layer losing the same share. ignored_layers: names of layers whose
-    channels stay. iterative_steps: remove in this many steps, recovering after each. recover: refit what is left on
+    name), which then are pruned by themselves. importance: how channels are scored: "auto" (the measure that suits the
+    ranking on calibration data, "l2" without data), "l1", "l2" (size of a channel's weights), "bn_scale" (of its
+    BatchNormalization), "activation" (its energy), "reconstruction" (the error in the layers that read it when it is
+    removed), "hessian" (the same after these have adapted), "random", or a callable from a layer's weight
+    [channels, ...] to scores. round_to: widths stay multiples of it where they can. global_ranking: channels of all
+    layers compete, instead of each layer losing the same share. ignored_layers: names of layers whose channels stay.
+    iterative_steps: remove in this many steps, refitting after each. recover: refit the remaining weights on
     calibration data. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels
-    that always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which then
-    is that of the others. select: let layers whose channels all stay, because of what else they are tied to, read only
-    some of them, picked by a Gather. speed: hand the model back when it did not become faster on this machine (the
-    result then depends on the machine, not on the model and options alone). evaluations: the budget of metric
-    evaluations.
+    that always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which is
+    then taken over the others. select: a layer none of whose inputs can be removed, because other nodes need them,
+    reads only some of them, picked by a Gather. speed: hand the model back when it did not become faster on this
+    machine (the result then depends on the machine, not on the model and options alone). evaluations: the budget of
+    metric evaluations.
     """
 
     ratio: float = 0.5
@@ -45,7 +48,7 @@ class Prune:
     ignored_layers: tuple[str, ...] = ()
     iterative_steps: int = 1
     recover: bool = True
-    ridge: float = 1e-3
+    ridge: float = RIDGE
     least: float = 0.1
     statistics: bool = False
     select: bool = False

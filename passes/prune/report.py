@@ -1,29 +1,34 @@
-"""What pruning tells: one row a group, sizes and times before and after, layers that shrank but did not speed up."""
+"""The report of pruning: one row a group, sizes and times before and after, layers that shrank but are no faster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ...analysis.channels import Channels
+from ...analysis.channels import ChannelFacts, WeightedLayer
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Node
 from ...measure import Figures, figures
 from ...measure.figures import node_macs
-from .attempt import Attempt
-from .select.allocation import Share, names_of, names_of_node
-from .select.selection import unit
+from .pruned_model import PrunedModel
+from .select.allocation import Allocation, names_of, names_of_node
+from .select.selection import positions_per_class
 
-_STALLED, _CHANNELS = 0.95, 8
-"""A layer has stalled when it still takes this share of its time; vectors hold this many channels."""
+_STALLED = 0.95
+"""The share of its time from which on a layer counts as no faster: 5 % are granted to noise, a choice. Only reported;
+`python -m tests.bench.prune_speed speed` shows whole models."""
+_VECTOR = 8
+"""Floats in a vector of AVX2, which onnxruntime's kernels fill with channels."""
+_CALL_SECONDS = 20e-6
+"""Time below which calling a node outweighs its work. An estimate, for the words of the report only."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrunedGroup(LayerReport):
-    """Channels that layers share.
+    """A channel group.
 
-    makers, readers: names of the layers that make and that read them. before, after: how many there are. kept: the
-    share of them in words. reason: why no more were removed, "" where nothing stood against it.
+    makers, readers: names of layers whose outputs and whose inputs the channels are. before, after: the number of
+    channels. kept: after / before as text. reason: why no more were removed, "" for none.
     """
 
     makers: str
@@ -43,7 +48,7 @@ class PrunedGroup(LayerReport):
 
 @dataclass(frozen=True, slots=True)
 class StalledLayer:
-    """A layer with fewer multiply-accumulates that takes as long as ever; both are shares of what they were."""
+    """A layer with fewer multiply-accumulates that is no faster: its MACs and time as shares of those before."""
 
     layer: str
     macs: float
@@ -53,7 +58,7 @@ class StalledLayer:
 
 @dataclass(frozen=True, slots=True)
 class RefittedLayer:
-    """A layer whose weights were fitted anew, with its relative error before and after."""
+    """A refitted layer, with its error relative to the energy of its outputs before and after."""
 
     layer: str
     error_before: float
@@ -62,7 +67,7 @@ class RefittedLayer:
 
 @dataclass(frozen=True, slots=True)
 class PruneFigures(StageFigures):
-    """Seconds of one run before and after, and where channels went their number and the model's size."""
+    """Seconds of one run before and after; the other figures only of a model that was pruned."""
 
     seconds_before: float
     seconds_after: float
@@ -79,81 +84,82 @@ class PruneFigures(StageFigures):
 
 
 def stage_report(
-    found: Attempt, before: Figures, facts: Channels, times: PruneFigures, notes: list[str], seconds: float
+    pruned: PrunedModel, before: Figures, facts: ChannelFacts, times: PruneFigures, notes: list[str], seconds: float
 ) -> StageReport:
     """The report of a model that was pruned."""
-    after = figures(found.model)
-    removed = found.removed / max(found.of, 1)
+    after = figures(pruned.model)
     parts = [
-        f"{removed:.0%} of {found.of} channels removed",
+        f"{pruned.removed / max(pruned.total, 1):.0%} of {pruned.total} channels removed",
         f"{after.parameters / max(before.parameters, 1):.0%} of the parameters and "
         f"{after.macs / max(before.macs, 1):.0%} of the multiply-accumulates left",
+        f"{times.speedup:.2f}x as fast",
     ]
-    parts.append(f"{times.speedup:.2f}x as fast")
-    told = replace(
-        times, channels=found.of, removed=found.removed, parameters_before=before.parameters,
+    stage_figures = replace(
+        times, channels=pruned.total, removed=pruned.removed, parameters_before=before.parameters,
         parameters_after=after.parameters, macs_before=before.macs, macs_after=after.macs,
-        refitted=tuple(RefittedLayer(label(r.node), r.before, r.after) for r in found.recovery.refits),
+        refitted=tuple(RefittedLayer(label(r.node), r.before, r.after) for r in pruned.recovery.refits),
         notes=tuple(notes),
     )  # fmt: skip
     return StageReport(
-        "prune", ", ".join([*parts, *notes]), tuple(_row(share) for share in found.shares), told,
-        (*_refused(facts, found.shares), *_not_refitted(found)), seconds,
+        "prune", ", ".join([*parts, *notes]), tuple(_row(one) for one in pruned.allocations), stage_figures,
+        tuple(_refused(facts, pruned)), seconds,
     )  # fmt: skip
 
 
-def _row(share: Share) -> PrunedGroup:
-    group, width = share.group, unit(share.group)
-    readers = ", ".join(label(layer.node) for layer in group.readers[:3]) + (" …" if len(group.readers) > 3 else "")
-    makers = [layer for layer in group.makers if layer.kind != "depthwise"] or list(group.makers)
-    made = ", ".join(label(layer.node) for layer in makers[:3]) + (" …" if len(makers) > 3 else "")
-    kept = f"{share.kept / group.size:.0%}"
-    return PrunedGroup(made, group.size * width, share.kept * width, kept, readers, share.why)
+def _row(allocation: Allocation) -> PrunedGroup:
+    group = allocation.group
+    width, kept = positions_per_class(group), f"{allocation.kept / group.size:.0%}"
+    makers = [layer for layer in group.makers if layer.kind != "depthwise"] or group.makers
+    return PrunedGroup(
+        _labels(makers), group.size * width, allocation.kept * width, kept, _labels(group.readers), allocation.reason
+    )
 
 
-def _refused(facts: Channels, shares: list[Share]) -> list[tuple[str, str]]:
-    told = [(label(held.node), held.why) for held in facts.held]
-    told += [(next(iter(names_of(share.group)), "?"), share.why) for share in shares if share.why]
-    return told
+def _labels(layers: Sequence[WeightedLayer]) -> str:
+    return ", ".join(label(layer.node) for layer in layers[:3]) + (" …" if len(layers) > 3 else "")
 
 
-def _not_refitted(found: Attempt) -> Iterator[tuple[str, str]]:
-    for one in found.recovery.unfitted:
-        yield label(one.node), f"not refitted: {one.why}"
+def _refused(facts: ChannelFacts, pruned: PrunedModel) -> Iterator[tuple[str, str]]:
+    for layer in facts.fixed:
+        yield label(layer.node), layer.reason
+    for one in pruned.allocations:
+        if one.reason:
+            yield next(iter(names_of(one.group)), "?"), one.reason
+    for unfitted in pruned.recovery.unfitted:
+        yield label(unfitted.node), f"not refitted: {unfitted.reason}"
 
 
 def label(node: Node) -> str:
-    """The name a node is told by."""
+    """The name by which reports call a node."""
     return next(iter(names_of_node(node)), node.op)
 
 
 def stalled(
-    before: Mapping[Node, float], after: Mapping[Node, float], twins: Mapping[Node, Node]
+    before: Mapping[Node, float], after: Mapping[Node, float], originals: Mapping[Node, Node]
 ) -> tuple[StalledLayer, ...]:
-    """Layers with fewer multiply-accumulates that take as long as ever, and what can be said of why."""
-    found = []
+    """Layers with fewer multiply-accumulates that are no faster, and the likely reason."""
+    layers = []
     for node, seconds in after.items():
-        twin = twins.get(node)
-        if twin is None or twin not in before or not node_macs(twin) or node_macs(node) >= node_macs(twin):
+        original = originals.get(node)
+        if original is None or original not in before or not node_macs(original):
             continue
-        if seconds < _STALLED * before[twin]:
-            continue
-        macs, time = node_macs(node) / node_macs(twin), seconds / before[twin]
-        found.append(StalledLayer(label(node), macs, time, _why(node, seconds)))
-    return tuple(found)
+        if node_macs(node) < node_macs(original) and seconds >= _STALLED * before[original]:
+            macs, time = node_macs(node) / node_macs(original), seconds / before[original]
+            layers.append(StalledLayer(label(node), macs, time, _why(node, seconds)))
+    return tuple(layers)
 
 
 def _why(node: Node, seconds: float) -> str:
     weight = node.constant(1)
     widths = () if weight is None else weight.shape[:2]
-    if any(width > 1 and width % _CHANNELS for width in widths):
-        return f"a width of {' or '.join(map(str, widths))} does not fill vectors of {_CHANNELS}"
-    if seconds < 20e-6:
+    if any(width > 1 and width % _VECTOR for width in widths):
+        return f"a width of {' or '.join(map(str, widths))} does not fill vectors of {_VECTOR}"
+    if seconds < _CALL_SECONDS:
         return "it is so small that calling it takes most of its time"
     return "moving its data takes most of its time"
 
 
-def unchanged(reason: str, facts: Channels, seconds: float, times: PruneFigures | None = None) -> StageReport:
+def unchanged(reason: str, facts: ChannelFacts, seconds: float, times: PruneFigures | None = None) -> StageReport:
     """The report of a model that was handed back as it came."""
-    refused = tuple((label(held.node), held.why) for held in facts.held)
+    refused = tuple((label(layer.node), layer.reason) for layer in facts.fixed)
     return StageReport("prune", reason, facts=times, refused=refused, seconds=seconds, changed=False)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from ...analysis.channels import channels
+from ...analysis.channels import ChannelFacts, find_channels
 from ...compress.context import StageContext
 from ...compress.report import StageReport
+from ...errors import Declined
 from ...ir import Model, clone_model
 from ...measure import compare_latency, figures
 from ...measure.layers import node_seconds
-from .attempt import Attempt, attempt
 from .cut.remove import unshare
 from .options import Prune
+from .pruned_model import PrunedModel, prune_model
 from .report import PruneFigures, stage_report, stalled, unchanged
-from .select.allocation import refusal
+from .select.allocation import check_prunable
 
 _HALVINGS = 4
-"""How often the share that is removed is halved towards what the metric allows."""
+"""Bisection steps towards the largest ratio that the metric allows: to a sixteenth of the ratio asked for, each at the
+cost of one pruning and one evaluation (`python -m tests.bench.prune_speed time` gives the seconds of one)."""
+_LEAST_SPEEDUP = 0.99
+"""With `speed`, a model below this ratio is handed back: 1 % is granted to noise, a choice.
+`python -m tests.bench.prune_speed speed` shows the ratios of the zoo."""
 
 
 def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, StageReport]:
@@ -28,32 +33,30 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
     handed back as it came when no share does, when there is nothing to remove, or when it did not become faster.
     """
     start = time.perf_counter()
-    options = _resolved(options, context)
-    apart = clone_model(model)
-    unshare(apart)
-    facts = channels(apart)
-    if all(refusal(group, options) for group in facts.groups):
-        why = next((f": {refusal(group, options)}" for group in facts.groups), "")
-        reason = f"no layer has channels that can be removed{why}"
-        return model, unchanged(reason, facts, time.perf_counter() - start)
-    notes: list[str] = []
-    found = _search(model, options, context, notes)
-    if found is None or not found.removed:
-        reason = notes[-1] if notes else "no group loses a channel: the ratio is too small for round_to"
-        return model, unchanged(reason, facts, time.perf_counter() - start)
-    notes += [found.recovery.undone] if found.recovery.undone else []
-    times = _times(model, found, context)
-    if options.speed and times.speedup < 0.99:
+    options = _with_importance(options, context)
+    unshared = clone_model(model)
+    unshare(unshared)
+    facts = find_channels(unshared)
+    try:
+        _check_any_prunable(facts, options)
+        pruned, note = _search(model, options, context)
+        if not pruned.removed:
+            raise Declined(note)
+    except Declined as declined:
+        return model, unchanged(declined.reason, facts, time.perf_counter() - start)
+    notes = [note, *([pruned.recovery.undone] if pruned.recovery.undone else [])]
+    times = _times(model, pruned, context)
+    if options.speed and times.speedup < _LEAST_SPEEDUP:
         reason = f"the pruned model runs at {times.speedup:.2f}x the speed here: nothing is removed"
         return model, unchanged(reason, facts, time.perf_counter() - start, times)
-    return found.model, stage_report(found, figures(model), facts, times, notes, time.perf_counter() - start)
+    return pruned.model, stage_report(pruned, figures(model), facts, times, notes, time.perf_counter() - start)
 
 
-def _resolved(options: Prune, context: StageContext) -> Prune:
-    """Where the importance is left open: measured on data, if there are any.
+def _with_importance(options: Prune, context: StageContext) -> Prune:
+    """Resolve importance "auto": measured on calibration data, if there are any.
 
-    What the loss of a channel costs at once can be compared across layers; after each layer has adapted to the loss of
-    one channel, only within it.
+    The immediate error of removing a channel compares across layers; the error left after each layer has adapted to
+    the removal of one channel compares only within a layer.
     """
     if options.importance != "auto":
         return options
@@ -61,51 +64,60 @@ def _resolved(options: Prune, context: StageContext) -> Prune:
     return replace(options, importance="l2" if context.calibration.note else measured)
 
 
-def _search(model: Model, options: Prune, context: StageContext, notes: list[str]) -> Attempt | None:
-    """The attempt with the largest share of the ratio that the metric allows; all of it without a metric."""
-    found = _try(model, options, context, 1.0)
-    guarded = context.max_drop is not None and context.quality.metric is not None
-    if not guarded:
-        notes.append(str(context.quality.fidelity(found.model)))
-        return found
-    assert context.max_drop is not None
-    drop = context.quality.drop(found.model)
+def _check_any_prunable(facts: ChannelFacts, options: Prune) -> None:
+    """Declined, with the first group's reason, where no group may lose channels."""
+    reasons: list[str] = []
+    for group in facts.groups:
+        try:
+            check_prunable(group, options)
+        except Declined as declined:
+            reasons.append(declined.reason)
+        else:
+            return
+    raise Declined(": ".join(["no layer has channels that can be removed", *reasons[:1]]))
+
+
+def _search(model: Model, options: Prune, context: StageContext) -> tuple[PrunedModel, str]:
+    """The model pruned by the largest share of the ratio that the metric allows, and its quality in words.
+
+    Without a metric it is all of the ratio. Declined where no share tried keeps the metric.
+    """
+    pruned = _pruned(model, options, context, 1.0)
+    if context.max_drop is None or context.quality.metric is None:
+        return pruned, str(context.quality.fidelity(pruned.model))
+    drop = context.quality.drop(pruned.model)
     if drop <= context.max_drop:
-        notes.append(f"the metric falls by {drop:.4g}")
-        return found
-    best: Attempt | None = None
-    told = drop
+        return pruned, f"the metric falls by {drop:.4g}"
+    asked = f"{options.ratio:.0%} would cost {drop:.4g} of the metric, {context.max_drop:.4g} is allowed"
+    best: PrunedModel | None = None
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         if not context.quality.left:
             break
         share = (low + high) / 2
-        tried = _try(model, options, context, share)
-        now = context.quality.drop(tried.model)
-        if now <= context.max_drop:
-            best, low, told = tried, share, now
+        pruned = _pruned(model, options, context, share)
+        share_drop = context.quality.drop(pruned.model)
+        if share_drop <= context.max_drop:
+            best, low, drop = pruned, share, share_drop
         else:
             high = share
-    asked = f"{options.ratio:.0%} would cost {drop:.4g} of the metric, {context.max_drop:.4g} is allowed"
     if best is None:
-        notes.append(f"{asked}: nothing is removed")
-        return None
-    notes.append(f"{asked}: taken back to {options.ratio * low:.0%}, which costs {told:.4g}")
-    return best
+        raise Declined(f"{asked}: nothing is removed")
+    return best, f"{asked}: reduced to {options.ratio * low:.0%}, which costs {drop:.4g}"
 
 
-def _try(model: Model, options: Prune, context: StageContext, share: float) -> Attempt:
+def _pruned(model: Model, options: Prune, context: StageContext, share: float) -> PrunedModel:
     scaled = replace(options, ratios={name: ratio * share for name, ratio in options.ratios.items()})
-    return attempt(
+    return prune_model(
         model, scaled, options.ratio * share, context.calibration, seed=context.seed,
-        reference=context.quality.reference, tell=lambda done: context.tell("prune", done),
+        reference=context.quality.reference, progress=lambda done: context.tell("prune", done),
     )  # fmt: skip
 
 
-def _times(model: Model, found: Attempt, context: StageContext) -> PruneFigures:
-    """Measured latency before and after, interleaved, and the layers that shrank in vain."""
+def _times(model: Model, pruned: PrunedModel, context: StageContext) -> PruneFigures:
+    """Measured latency before and after, interleaved, and the layers that shrank without becoming faster."""
     feeds = context.calibration.first(1)[0]
-    sessions = {"before": context.quality.session(model), "after": context.quality.session(found.model)}
+    sessions = {"before": context.quality.session(model), "after": context.quality.session(pruned.model)}
     before, after = compare_latency(sessions, feeds, seconds=0.5)
-    in_vain = stalled(node_seconds(model, feeds), node_seconds(found.model, feeds), found.twins)
-    return PruneFigures(before.median, after.median, after.ratio, in_vain)
+    without_gain = stalled(node_seconds(model, feeds), node_seconds(pruned.model, feeds), pruned.originals)
+    return PruneFigures(before.median, after.median, after.ratio, without_gain)

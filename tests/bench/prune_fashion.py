@@ -20,7 +20,7 @@ from graphopt.calibration import Calibration, open_calibration
 from graphopt.ir import Model
 from graphopt.measure import figures, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.attempt import attempt
+from graphopt.passes.prune.pruned_model import prune_model
 from models import fashion
 
 MODEL = fashion.FOLDER / "fashion_cnn.onnx"
@@ -41,8 +41,8 @@ def test_data() -> tuple[np.ndarray, np.ndarray]:
     return fashion.normalise(images.reshape(-1, 28, 28)), labels.astype(np.int64)
 
 
-class Judge:
-    """Accuracy in points beside the original's."""
+class Accuracy:
+    """Top-1 in points beside the original's."""
 
     def __init__(self) -> None:
         self.images, self.labels = test_data()
@@ -56,51 +56,50 @@ class Judge:
 
 
 def stored(model: Model) -> bytes:
-    made: bytes = onnx_io.to_proto(model).SerializeToString()
-    return made
+    return bytes(onnx_io.to_proto(model).SerializeToString())
 
 
-def onnxsim_row(base: Model, ratio: float, judge: Judge) -> str:
+def onnxsim_row(base: Model, ratio: float, accuracy: Accuracy) -> str:
     """What onnxsim's own structured pruning of the same model (BatchNormalization folded) gives; it has no recovery of
     convolutions."""
     try:
         from onnxsim import apply_structured_pruning
     except ImportError:
         return f"{ratio:5.0%} onnxsim  absent"
-    made = apply_structured_pruning(onnx_io.to_proto(base), sparsity=ratio)
-    now, before = figures(onnx_io.load(made)), figures(base)
+    pruned = apply_structured_pruning(onnx_io.to_proto(base), sparsity=ratio)
+    now, before = figures(onnx_io.load(pruned)), figures(base)
     return (
-        f"{ratio:5.0%} onnxsim  {'l2':15} {judge.change(made.SerializeToString()):+8.2f} {'':8}  {'':7} "
+        f"{ratio:5.0%} onnxsim  {'l2':15} {accuracy.change(pruned.SerializeToString()):+8.2f} {'':8}  {'':7} "
         f"{now.parameters / before.parameters:7.0%} {now.macs / before.macs:5.0%}"
     )
 
 
-def row(base: Model, options: Prune, ratio: float, feeds: Calibration, judge: Judge) -> str:
-    plain = attempt(base, replace(options, recover=False), ratio, feeds)
-    full = attempt(base, options, ratio, feeds)
+def row(base: Model, options: Prune, ratio: float, feeds: Calibration, accuracy: Accuracy) -> str:
+    plain = prune_model(base, replace(options, recover=False), ratio, feeds)
+    full = prune_model(base, options, ratio, feeds)
     now, before = figures(full.model), figures(base)
     ranking = "global" if options.global_ranking else "uniform"
     return (
-        f"{ratio:5.0%} {ranking:8} {options.importance!s:15} {judge.change(stored(plain.model)):+8.2f} "
-        f"{judge.change(stored(full.model)):+8.2f}  {full.removed / full.of:7.0%} "
+        f"{ratio:5.0%} {ranking:8} {options.importance!s:15} {accuracy.change(stored(plain.model)):+8.2f} "
+        f"{accuracy.change(stored(full.model)):+8.2f}  {full.removed / full.total:7.0%} "
         f"{now.parameters / before.parameters:7.0%} {now.macs / before.macs:5.0%}"
     )
 
 
 def main() -> None:
-    judge = Judge()
+    accuracy = Accuracy()
     base = graphopt.optimize(MODEL, validate=False).ir
     with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
         feeds = open_calibration({"image": archive["image"]}, base)
-    print(f"original {judge.base:.2f} % of {len(judge.labels)} images; changes in points")
+    print(f"original {accuracy.base:.2f} % of {len(accuracy.labels)} images; changes in points")
     print("ratio ranking  importance         alone recovered removed params  MACs")
     ratios = [float(text) for text in sys.argv[1:]] or RATIOS
     for ratio in ratios:
-        print(onnxsim_row(base, ratio, judge), flush=True)
+        print(onnxsim_row(base, ratio, accuracy), flush=True)
         for ranking in (False, True):
             for importance in STRATEGIES:
                 options = Prune(ratio=ratio, round_to=1, importance=importance, global_ranking=ranking)
-                print(row(base, options, ratio, feeds, judge), flush=True)
+                print(row(base, options, ratio, feeds, accuracy), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import onnxruntime
 import graphopt
 from graphopt import onnx_io
 from graphopt.analysis.channels import LAYERS as channel_layers
-from graphopt.analysis.channels import STATISTICS, channels
+from graphopt.analysis.channels import STATISTICS, find_channels
 from graphopt.ir import RETURN, Model, Node, Value, clone_model
 from graphopt.measure import figures
 from graphopt.passes.prune import Prune
@@ -89,11 +89,11 @@ def halve(model: Model) -> tuple[Model, float]:
     pruned = clone_model(model)
     unshare(pruned)
     start = time.perf_counter()
-    facts = channels(pruned)
+    facts = find_channels(pruned)
     seconds = time.perf_counter() - start
     options = Prune(ratio=0.5, round_to=1, global_ranking=False, importance="l2")
     kept, _ = allocate(facts, weight_scores(facts, "l2", 0), options, 0.5)
-    remove(pruned, facts, kept)
+    remove(facts, kept)
     return pruned, seconds
 
 
@@ -103,17 +103,17 @@ KINDS = ("exact", "statistics", "select")
 
 def coverage(model: Model) -> tuple[dict[str, int], dict[str, int]]:
     """The numbers in weights of layers of which an axis can be cut, by kind, and the rest by reason."""
-    apart = clone_model(model)
-    unshare(apart)
-    facts = channels(apart)
-    held = {h.node: h.why for h in facts.held}
-    layers = {layer.node: layer for layer in facts.linears}
+    unshared = clone_model(model)
+    unshare(unshared)
+    facts = find_channels(unshared)
+    reasons_of = {h.node: h.reason for h in facts.fixed}
+    layers = {layer.node: layer for layer in facts.layers}
     kind_of = np.full(facts.count, len(KINDS))
     for group in facts.groups:
         kind_of[group.classes] = 2 if group.selections else 1 if STATISTICS in group.approximate else 0
     best: dict[Value, int] = {}  # a weight that several layers share counts once
     reasons: dict[Value, str] = {}
-    for node in apart.graph.walk():
+    for node in unshared.graph.walk():
         weight = _weight(node, facts.static) if node.op.removeprefix("com.microsoft::") in channel_layers else None
         if weight is None:
             continue
@@ -121,7 +121,7 @@ def coverage(model: Model) -> tuple[dict[str, int], dict[str, int]]:
         ends = [c for c in (layer.inputs, layer.outputs) if c is not None] if layer is not None else []
         kind = min((int(kind_of[classes].min(initial=len(KINDS))) for classes in ends), default=len(KINDS))
         best[weight] = min(kind, best.get(weight, len(KINDS)))
-        reasons.setdefault(weight, held.get(node, "what it reads stays"))
+        reasons.setdefault(weight, reasons_of.get(node, "what it reads stays"))
     good: dict[str, int] = {}
     rest: dict[str, int] = {}
     for weight, kind in best.items():
@@ -139,7 +139,7 @@ def _weight(node: Node, static: frozenset[Value]) -> Value | None:
     return None
 
 
-def told(good: dict[str, int], rest: dict[str, int]) -> str:
+def reached(good: dict[str, int], rest: dict[str, int]) -> str:
     """The share of weights that can be cut, and how much of it only with an option."""
     total = sum(good.values()) + sum(rest.values())
     optional = [f"{good[kind] / total:.1%} with {kind}=True" for kind in KINDS[1:] if kind in good]
@@ -163,8 +163,8 @@ def main() -> None:
         kept = figures(pruned).parameters / figures(model).parameters
         low = f"{floor(model):6.1%}" if name in FLOORS else "      "
         good, rest = coverage(model)
-        groups = len(channels(model).groups)
-        print(f"{name:26} {kept:6.1%} {low} {groups:6} {1e3 * seconds:5.0f}  {told(good, rest)}", flush=True)
+        groups = len(find_channels(model).groups)
+        print(f"{name:26} {kept:6.1%} {low} {groups:6} {1e3 * seconds:5.0f}  {reached(good, rest)}", flush=True)
         for why, size in sorted(rest.items(), key=lambda item: -item[1])[:3]:
             print(f"{'':32} {size:>9} weights stay: {why[:120]}")
 

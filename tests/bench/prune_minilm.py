@@ -17,11 +17,11 @@ import numpy as np
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import channels
+from graphopt.analysis.channels import find_channels
 from graphopt.calibration import open_calibration
 from graphopt.measure import compare_latency, figures, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.attempt import attempt
+from graphopt.passes.prune.pruned_model import prune_model
 from tests import zoo
 
 SAMPLES, LENGTH = 64, 48
@@ -65,8 +65,8 @@ def exported() -> tuple[Path, Any]:
 
 def feeds(tokenizer: Any, texts: Iterable[str], length: int) -> dict[str, np.ndarray]:
     """The inputs for a batch of texts."""
-    found = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="np")
-    return {name: found[name].astype(np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="np")
+    return {name: tokens[name].astype(np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
 
 
 def calibration(tokenizer: Any) -> list[dict[str, np.ndarray]]:
@@ -90,8 +90,8 @@ def correlation(model: bytes, tokenizer: Any) -> float:
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     session = ort_session(model, threads=0)
     vectors = [_embedded(session, tokenizer, [row[k] for row in rows]) for k in (0, 1)]
-    found = spearmanr((vectors[0] * vectors[1]).sum(axis=1), [float(row[2]) for row in rows])
-    return float(found.statistic)
+    correlation = spearmanr((vectors[0] * vectors[1]).sum(axis=1), [float(row[2]) for row in rows])
+    return float(correlation.statistic)
 
 
 def _embedded(session: Any, tokenizer: Any, words: list[str]) -> np.ndarray:
@@ -107,7 +107,7 @@ def main() -> None:
     base = graphopt.optimize(path, validate=False).ir
     original = onnx_io.to_proto(base).SerializeToString()
     before = correlation(original, tokenizer)
-    facts = channels(base)
+    facts = find_channels(base)
     wide = [group for group in facts.groups if group.size == 1536]
     print(f"{len(facts.groups)} groups: {sorted({group.size for group in facts.groups})}; WordSim353 {before:.3f}")
     ratios = {layer.node.name: 0.25 for group in wide for layer in group.makers}
@@ -117,15 +117,16 @@ def main() -> None:
         for recover in (False, True):
             options = Prune(ratio=0.0, ratios=ratios, round_to=1, importance=importance, recover=recover)
             start = time.perf_counter()
-            found = attempt(base, options, 0.0, data)
+            pruned = prune_model(base, options, 0.0, data)
             seconds = time.perf_counter() - start
-            model = onnx_io.to_proto(found.model).SerializeToString()
+            model = onnx_io.to_proto(pruned.model).SerializeToString()
             after = correlation(model, tokenizer)
-            share = figures(found.model).macs / figures(base).macs
+            share = figures(pruned.model).macs / figures(base).macs
             speed = compare_latency({"a": ort_session(original), "b": ort_session(model)}, given, seconds=0.5)[1].ratio
             print(
                 f"{importance:15} recover={recover!s:5} WordSim353 {after:.3f} ({after - before:+.3f}), "
-                f"{found.removed} of {found.of} classes, MACs {share:.0%}, {speed:.2f}x, {seconds:.0f} s", flush=True,
+                f"{pruned.removed} of {pruned.total} classes, MACs {share:.0%}, {speed:.2f}x, {seconds:.0f} s",
+                flush=True,
             )  # fmt: skip
 
 

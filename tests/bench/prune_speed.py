@@ -15,15 +15,15 @@ import numpy as np
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import channels
+from graphopt.analysis.channels import find_channels
 from graphopt.calibration import open_calibration
 from graphopt.ir import Model
 from graphopt.measure import compare_latency, geometric_mean, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.attempt import attempt
+from graphopt.passes.prune.pruned_model import prune_model
 from models import fashion
 from tests import generators, zoo
-from tests.bench.prune_fashion import MODEL, Judge, stored
+from tests.bench.prune_fashion import MODEL, Accuracy, stored
 from tests.feeds import images
 
 
@@ -36,8 +36,8 @@ def speed(names: list[str]) -> None:
             continue
         base = graphopt.optimize(path, validate=False).ir
         options = Prune(ratio=0.5, importance="l2", global_ranking=False, recover=False)
-        found = attempt(base, options, 0.5, [])
-        pruned = graphopt.optimize(onnx_io.to_proto(found.model), validate=False).ir
+        halved = prune_model(base, options, 0.5, [])
+        pruned = graphopt.optimize(onnx_io.to_proto(halved.model), validate=False).ir
         sessions = {"original": ort_session(stored(base)), "pruned": ort_session(stored(pruned))}
         ratio = compare_latency(sessions, zoo.feeds(name), seconds=2.0)[1].ratio
         ratios.append(ratio)
@@ -46,33 +46,35 @@ def speed(names: list[str]) -> None:
 
 
 def compare_fashion() -> None:
-    judge = Judge()
+    accuracy = Accuracy()
     with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
         data = {"image": archive["image"]}
-    wishes = {
+    variants = {
         "float": {},
         "pruned 30 %": {"prune": Prune(ratio=0.3, global_ranking=False)},
         "int8": {"quantize": "static"},
         "pruned and int8": {"prune": Prune(ratio=0.3, global_ranking=False), "quantize": "static"},
     }
-    made = {}
-    for name, wish in wishes.items():
-        made[name] = graphopt.optimize(MODEL, calibration=data, **wish).model.SerializeToString()
-    sessions = {name: ort_session(model) for name, model in made.items()}
+    models = {}
+    for name, compression in variants.items():
+        models[name] = graphopt.optimize(MODEL, calibration=data, **compression).model.SerializeToString()
+    sessions = {name: ort_session(model) for name, model in models.items()}
     timings = compare_latency(sessions, {"image": data["image"][:1]}, seconds=3.0)
     for timing in timings:
-        model = made[timing.label]
-        print(f"{timing.label:16} {timing.ratio:5.2f}x  {judge.change(model):+6.2f} points  {len(model) / 1e3:6.0f} KB")
+        model = models[timing.label]
+        print(
+            f"{timing.label:16} {timing.ratio:5.2f}x  {accuracy.change(model):+6.2f} points  {len(model) / 1e3:6.0f} KB"
+        )
 
 
 def times(importances: list[str]) -> None:
     path = zoo.path("light-densenet121")
     if path is not None:
         model = onnx_io.load(path)
-        print(f"groups of densenet121 ({len(model.graph)} nodes): {_seconds(lambda: channels(model)):.3f} s")
+        print(f"groups of densenet121 ({len(model.graph)} nodes): {_seconds(lambda: find_channels(model)):.3f} s")
     for count in (1_000, 2_000, 4_000, 8_000):
         chain = onnx_io.load(generators.chain(count))
-        each = _seconds(lambda chain=chain: channels(chain)) / count  # type: ignore[misc]
+        each = _seconds(lambda chain=chain: find_channels(chain)) / count  # type: ignore[misc]
         print(f"groups of a chain of {count} nodes: {1e6 * each:.0f} us a node")
     path = zoo.path("light-resnet50")
     if path is None:
@@ -83,12 +85,12 @@ def times(importances: list[str]) -> None:
     for importance in importances or ("l2", "reconstruction", "hessian"):
         options = Prune(ratio=0.5, importance=importance, global_ranking=False)
         start, busy = time.perf_counter(), time.process_time()
-        found = attempt(base, options, 0.5, feeds)
+        halved = prune_model(base, options, 0.5, feeds)
         taken, busy = time.perf_counter() - start, time.process_time() - busy
-        worst = max((refit.after for refit in found.recovery.refits), default=0.0)
-        told = f"{taken:.1f} s ({busy:.1f} s of processor time)"
-        layers = f"{len(found.recovery.refits)} layers, error {worst:.3f}"
-        print(f"ResNet50, {importance}, refit on 64 samples: {told}, {layers}")
+        worst = max((refit.after for refit in halved.recovery.refits), default=0.0)
+        cost = f"{taken:.1f} s ({busy:.1f} s of processor time)"
+        layers = f"{len(halved.recovery.refits)} layers, error {worst:.3f}"
+        print(f"ResNet50, {importance}, refit on 64 samples: {cost}, {layers}")
 
 
 def _seconds(run) -> float:  # type: ignore[no-untyped-def]

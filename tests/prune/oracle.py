@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 
 from graphopt import compare, onnx_io
-from graphopt.analysis.channels import RANGE, Channels, channels
+from graphopt.analysis.channels import RANGE, ChannelFacts, find_channels
 from graphopt.ir import Constant, Model, Node, TensorType, Value, verify
 from graphopt.passes.prune.cut.remove import remove, unshare
-from graphopt.passes.prune.select.selection import choose
+from graphopt.passes.prune.select.selection import choose_classes
 
 Kept = np.ndarray
 ZERO_POINT = {
@@ -18,28 +18,28 @@ ZERO_POINT = {
 }  # fmt: skip
 
 
-def draw(facts: Channels, seed: int, ratio: float, approximate: bool = False) -> Kept:
+def draw(facts: ChannelFacts, seed: int, ratio: float, approximate: bool = False) -> Kept:
     """Random channels of every group; those whose removal is not exact stay."""
     rng = np.random.default_rng(seed)
     kept = np.ones(facts.count, bool)
     for group in facts.groups:
         keep = max(1, round(group.size * (1 - ratio)))
         exact = all(kind == RANGE for kind in group.approximate)
-        stay = choose(group, rng.random(group.size), keep) if approximate or exact else None
+        stay = choose_classes(group, rng.random(group.size), keep) if approximate or exact else None
         if stay is not None:
             kept[group.classes] = False
             kept[stay] = True
     return kept
 
 
-def masked(model: Model, facts: Channels, kept: Kept) -> None:
+def masked(model: Model, facts: ChannelFacts, kept: Kept) -> None:
     """Give every layer zeros for what it reads where it is removed, in place: the same as zeros in its weight.
 
     What is quantized on its way to a layer is zero before, unless all of it stays and the layer reads a selection. A
     statistic is taken over what is kept.
     """
     selecting = {selection.node for selection in facts.selections}
-    for reduction in facts.statistics:
+    for reduction in facts.reductions:
         if not kept[reduction.elements].all():
             raise NotImplementedError("an estimated sum")
     done: set[Value] = set()
@@ -57,9 +57,9 @@ def masked(model: Model, facts: Channels, kept: Kept) -> None:
         done.add(made)
 
 
-def _reads(facts: Channels):
+def _reads(facts: ChannelFacts):
     """Node, slot and axis of everything that is read with a weight, or summed over, and the classes there."""
-    for layer in facts.linears:
+    for layer in facts.layers:
         if layer.kind != "depthwise" and layer.inputs is not None:
             yield layer.node, *layer.data, layer.inputs
     for product in facts.products:
@@ -87,10 +87,10 @@ def both(proto: onnx.ModelProto, seed: int, ratio: float = 0.4) -> tuple[Model, 
     masked_model, pruned = onnx_io.load(proto), onnx_io.load(proto)
     unshare(masked_model)
     unshare(pruned)
-    facts = channels(pruned)
+    facts = find_channels(pruned)
     kept = draw(facts, seed, ratio)
-    masked(masked_model, channels(masked_model), kept)
-    remove(pruned, facts, kept)
+    masked(masked_model, find_channels(masked_model), kept)
+    remove(facts, kept)
     verify(pruned)
     return masked_model, pruned, int((~kept).sum())
 

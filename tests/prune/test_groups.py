@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from graphopt import cli, onnx_io
-from graphopt.analysis.channels import NEIGHBOURS, STATISTICS, channels
+from graphopt.analysis.channels import NEIGHBOURS, STATISTICS, find_channels
 from graphopt.analysis.channels.alignment import Block, align
 from graphopt.analysis.channels.elements import Elements
 from graphopt.passes.prune.cut.remove import unshare
@@ -17,14 +17,14 @@ from tests.passes.harness import lift
 
 def groups(text: str, opset: int = 17, **weights: np.ndarray) -> list[tuple[int, list[str], list[str]]]:
     """Size, makers and readers of each group; layers by the name of what they make."""
-    facts = channels(lift(text, opset, **weights))
+    facts = find_channels(lift(text, opset, **weights))
     return [
         (g.size, [m.node.output.name for m in g.makers], [r.node.output.name for r in g.readers]) for g in facts.groups
     ]
 
 
 def held(text: str, opset: int = 17, **weights: np.ndarray) -> dict[str, str]:
-    return {h.node.output.name: h.why for h in channels(lift(text, opset, **weights)).held}
+    return {h.node.output.name: h.reason for h in find_channels(lift(text, opset, **weights)).fixed}
 
 
 def test_a_chain_has_one_group_a_layer():
@@ -46,7 +46,7 @@ def test_a_shortcut_ties_and_results_hold():
 
 
 def test_flattening_repeats_a_channel_for_every_pixel():
-    facts = channels(
+    facts = find_channels(
         lift("""
         m (float[N,3,4,4] x) => (float[N,5] z) <float[6,3,1,1] a, float[5,96] c>
         { h = Conv(x, a)
@@ -72,20 +72,20 @@ def test_halves_of_a_split_are_groups_of_their_own():
 
 
 def test_heads_go_whole():
-    facts = channels(onnx_io.load(nets.load("attention")))
+    facts = find_channels(onnx_io.load(nets.load("attention")))
     (group,) = facts.groups
     assert group.size == 2
     assert len(group.makers) == 3
 
 
 def test_groups_of_layers_lose_equally_many():
-    facts = channels(onnx_io.load(nets.load("shuffle")))
+    facts = find_channels(onnx_io.load(nets.load("shuffle")))
     (group,) = facts.groups
-    assert {partition.parts.shape for partition in group.partitions} == {(3, 8)}
+    assert {partition.shape for partition in group.partitions} == {(3, 8)}
 
 
 def test_neighbours_and_statistics_are_stated():
-    (lrn,) = channels(
+    (lrn,) = find_channels(
         lift("""
         m (float[N,3,4,4] x) => (float[N,5,4,4] z) <float[6,3,1,1] a, float[5,6,1,1] c>
         { h = Conv(x, a)
@@ -93,7 +93,7 @@ def test_neighbours_and_statistics_are_stated():
           z = Conv(n, c) }""")
     ).groups
     assert lrn.approximate == (NEIGHBOURS,)
-    (norm,) = channels(
+    (norm,) = find_channels(
         lift("""
         m (float[N,4] x) => (float[N,5] z) <float[4,6] a, float[6] s, float[6] t, float[6,5] c>
         { h = MatMul(x, a)
@@ -127,13 +127,13 @@ def test_shared_vectors_do_not_tie_layers():
         { h = Conv(x, a, b)
           g = Conv(h, c, b)
           z = Conv(g, d) }""")
-    assert [g.size for g in channels(model).groups] == [6]
+    assert [g.size for g in find_channels(model).groups] == [6]
     assert unshare(model) == 1
-    assert [g.size for g in channels(model).groups] == [6, 6]
+    assert [g.size for g in find_channels(model).groups] == [6, 6]
 
 
 def test_linear_in_the_nodes():
-    sizes = [len(channels(onnx_io.load(generators.chain(count))).held) for count in (300, 600)]
+    sizes = [len(find_channels(onnx_io.load(generators.chain(count))).fixed) for count in (300, 600)]
     assert sizes[1] == 2 * sizes[0]
 
 

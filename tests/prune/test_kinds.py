@@ -7,7 +7,7 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import RANGE, STATISTICS, channels
+from graphopt.analysis.channels import RANGE, STATISTICS, find_channels
 from graphopt.ir import Model
 from graphopt.measure import ort_session
 from graphopt.passes.prune.cut.remove import remove
@@ -67,7 +67,7 @@ INTEGERS = {
 def test_products_of_integers(name):
     body, weights = INTEGERS[name]
     model = lift(f"m (float[N,6] x) => (float[N,5] y) {body}", 17, **weights)
-    facts = channels(model)
+    facts = find_channels(model)
     assert [group.size for group in facts.groups] == [8, 10]
     assert facts.groups[0].approximate == ((RANGE,) if name == "dynamic" else ())
     assert assert_exact(onnx_io.to_proto(model), 0, 0.5) == 9
@@ -86,7 +86,7 @@ def test_convolutions_of_integers():
           g = QLinearConv <group = 8> (h, xs, xz, d, ds, dz, xs, xz)
           y = ConvInteger(g, b, xz) }"""
     model = lift(text, 17, **weights)
-    assert [group.size for group in channels(model).groups] == [8]
+    assert [group.size for group in find_channels(model).groups] == [8]
     assert assert_exact(onnx_io.to_proto(model), 0, 0.5) == 4
 
 
@@ -97,7 +97,7 @@ def test_channels_that_are_normalised_together_go_together():
           y = Conv(n, c) }"""
     weights = {"a": floats(12, 3, 1, 1), "s": floats(12), "b": floats(12), "c": floats(5, 12, 1, 1)}
     model = lift(text, 21, **weights)
-    (group,) = channels(model).groups
+    (group,) = find_channels(model).groups
     assert group.size == 4 and not group.approximate
     assert assert_exact(onnx_io.to_proto(model), 0, 0.5) == 2
 
@@ -128,13 +128,13 @@ def test_statistics_are_those_of_the_kept_channels(name):
     weights = {"a": a, "c": c, "one": np.ones(12, "f"), "axis": np.array([1])}
     used = {k: v for k, v in weights.items() if k in ("a", "c") or k in middle}
     model = lift(text, 17, **used)
-    facts = channels(model)
+    facts = find_channels(model)
     (group,) = facts.groups
     assert group.approximate == (STATISTICS,)
     kept = np.ones(facts.count, bool)
     kept[group.classes[[1, 4, 5, 9, 11]]] = False
     left = kept[group.classes]
-    remove(model, facts, kept)
+    remove(facts, kept)
     x = RNG.uniform(0.1, 1, (3, 4)).astype("f")
     (y,) = ort_session(onnx_io.to_proto(model).SerializeToString()).run(None, {"x": x})
     np.testing.assert_allclose(y, reference(x @ a[:, left]) @ c[left], rtol=2e-4, atol=1e-4)
@@ -160,7 +160,7 @@ def test_a_layer_between_channels_that_stay_reads_a_selection():
           g = MatMul(h, b)
           y = Add(g, x) }"""
     proto = onnx_io.to_proto(lift(text, 17, a=floats(16, 16), b=floats(16, 16)))
-    facts = channels(onnx_io.load(proto))
+    facts = find_channels(onnx_io.load(proto))
     assert [(group.size, len(group.selections)) for group in facts.groups] == [(16, 1), (16, 1)]
     assert assert_exact(proto, 0, 0.5) == 16
     options = graphopt.Prune(ratio=0.5, round_to=1, select=True, iterative_steps=2)
@@ -181,9 +181,9 @@ SHARED_SIZE = """m (float[N,6] x, float[N,8] p) => (float[N,5] y, float[N,4,2] w
 
 def test_a_number_that_two_reshapes_share_stays():
     model = lift(SHARED_SIZE, 17, a=floats(6, 8), c=floats(8, 5), numbers=np.array([4, 2]))
-    facts = channels(model)
+    facts = find_channels(model)
     assert [len(group.makers) for group in facts.groups] == [0]
-    assert any("reads its size" in held.why for held in facts.held)
+    assert any("reads its size" in held.reason for held in facts.fixed)
 
 
 def test_who_else_reads_a_size_holds_its_channels():
@@ -192,7 +192,7 @@ def test_who_else_reads_a_size_holds_its_channels():
           k = Shape <start = 1> (h)
           y = MatMul(h, c) }"""
     model = lift(text, 17, a=floats(6, 7), c=floats(7, 5))
-    assert channels(model).groups == ()
+    assert find_channels(model).groups == ()
 
 
 def test_the_hidden_dimension_of_an_embedding_goes():
@@ -203,7 +203,7 @@ def test_the_hidden_dimension_of_an_embedding_goes():
           y = MatMul(r, c) }"""
     weights = {"table": floats(30, 12), "places": floats(4, 12), "slope": floats(12), "c": floats(12, 5)}
     proto = onnx_io.to_proto(lift(text, 17, **weights))
-    (group,) = channels(onnx_io.load(proto)).groups
+    (group,) = find_channels(onnx_io.load(proto)).groups
     assert group.size == 12 and [layer.kind for layer in group.makers] == ["table"]
     x = {"x": np.arange(8).reshape(2, 4)}
     assert assert_exact(proto, 0, 0.5, [x]) == 6
@@ -219,7 +219,7 @@ def test_scores_reach_readers_that_hold_no_floats(importance):
     weights["b"][small] = 1
     weights["a"][:, small] *= 0.01
     model = lift(f"m (float[N,6] x) => (float[N,5] y) {body}", 17, **weights)
-    facts = channels(model)
+    facts = find_channels(model)
     feeds = [{"x": RNG.uniform(0.1, 1, (4, 6)).astype("f")} for _ in range(3)]
     first = facts.groups[0].classes
     measured = importance != "l2"

@@ -9,24 +9,24 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.analysis.channels import channels
-from graphopt.compress.layers.regression import Moments, fit
+from graphopt.analysis.channels import find_channels
+from graphopt.compress.layers.regression import NormalEquations, fit
 from graphopt.compress.layers.rows import (
-    cannot_regress,
+    check_refittable,
     inputs_at,
     outputs_at,
-    sample_places,
+    sample_positions,
     weight_matrix,
     weight_tensor,
 )
 from graphopt.ir import clone_model
 from graphopt.measure import ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.attempt import attempt
 from graphopt.passes.prune.cut.remove import remove
+from graphopt.passes.prune.pruned_model import prune_model
 from graphopt.passes.prune.refit import frontier as frontiers
 from graphopt.passes.prune.refit.frontier import Frontier
-from graphopt.passes.prune.refit.outcome import Judge
+from graphopt.passes.prune.refit.held_out import HeldOutError
 from graphopt.passes.prune.refit.recover import recover
 from tests import nets
 from tests.passes.harness import lift, parse
@@ -40,7 +40,7 @@ CONVOLUTIONS = (
 
 def layer_and_arrays(text: str, seed: int = 0):
     model = lift(text)
-    (layer,) = channels(model).linears
+    (layer,) = find_channels(model).layers
     x = np.random.default_rng(seed).standard_normal(
         [2 if isinstance(d, str) else d for d in model.graph.inputs[0].type.shape]
     )
@@ -50,8 +50,8 @@ def layer_and_arrays(text: str, seed: int = 0):
 
 def assert_rows_make_outputs(text: str) -> None:
     layer, x, y = layer_and_arrays(text)
-    assert not cannot_regress(layer)
-    places = sample_places(layer, y.shape, 11, np.random.default_rng(1))
+    check_refittable(layer)
+    places = sample_positions(layer, y.shape, 11, np.random.default_rng(1))
     rows, targets = inputs_at(layer, x, places), outputs_at(layer, y, places)
     weight = layer.weight.constant.array()
     matrix = weight_matrix(layer, weight)
@@ -97,7 +97,7 @@ def test_rows_of_products():
 def test_moments_find_the_weights_that_made_the_rows():
     rng = np.random.default_rng(0)
     weight, bias = rng.standard_normal((2, 5, 3)), rng.standard_normal((2, 3))
-    moments = Moments(2, 5, 6)
+    moments = NormalEquations(2, 5, 6)
     for _ in range(7):
         x = rng.standard_normal((400, 2, 5)).astype(np.float32)
         moments.add(x, (np.einsum("rgk,gkm->rgm", x, weight) + bias).reshape(400, 6).astype(np.float32))
@@ -108,7 +108,7 @@ def test_moments_find_the_weights_that_made_the_rows():
 
 
 def test_a_ridge_holds_on_to_the_old_weights_where_the_data_say_nothing():
-    moments = Moments(1, 3, 1)
+    moments = NormalEquations(1, 3, 1)
     x = np.zeros((500, 1, 3), np.float32)
     x[:, 0, 0] = np.random.default_rng(0).standard_normal(500)
     moments.add(x, 2 * x[:, 0, :1])
@@ -120,7 +120,7 @@ def test_few_rows_are_not_learned_by_heart():
     """12 noisy rows for 40 inputs, and old weights that are right: nothing fits the rows held back better."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((1, 40, 1))
-    seen, held = Moments(1, 40, 1), Moments(1, 40, 1)
+    seen, held = NormalEquations(1, 40, 1), NormalEquations(1, 40, 1)
     for moments, rows in ((seen, 12), (held, 500)):
         x = rng.standard_normal((rows, 1, 40)).astype(np.float32)
         moments.add(x, (x[:, 0] @ weight[0] + 0.5 * rng.standard_normal((rows, 1))).astype(np.float32))
@@ -159,10 +159,10 @@ def test_weights_of_codes_are_refitted_on_their_grid(body):
     weights = {"a": np.concatenate([a, a], axis=1), "q": CODES, "s": SCALES, "z": np.zeros(6, np.int8)}
     original = lift(text, **weights)
     pruned = clone_model(original)
-    facts = channels(pruned)
+    facts = find_channels(pruned)
     kept = np.ones(facts.count, bool)
     kept[facts.groups[0].classes[4:]] = False
-    remove(pruned, facts, kept)
+    remove(facts, kept)
     feeds = [{"x": np.random.default_rng(k).standard_normal((16, 4)).astype("f")} for k in range(20)]
     twins = dict(zip(pruned.graph.walk(), original.graph.walk()))
     found = recover(original, pruned, facts, feeds, twins, kept)
@@ -186,13 +186,15 @@ def test_what_is_not_refitted_is_told():
 
 
 def test_a_refit_that_makes_results_worse_is_undone():
-    judge = Judge(onnx_io.load(nets.load("residual")), [nets.feeds(nets.load("residual"), seed) for seed in range(12)])
-    assert len(judge.apart) == len(judge.feeds) == 3
-    assert judge.finds_worse(np.array([0.1, 0.1, 0.1]), np.array([0.2, 0.05, 0.3])).startswith("refitting was undone")
-    assert not judge.finds_worse(np.array([0.1, 0.1, 0.1]), np.array([0.05, 0.05, 0.9]))
-    assert judge.errors(onnx_io.load(nets.load("residual"))).max() < 1e-9
-    few = Judge(onnx_io.load(nets.load("residual")), [])
-    assert not few.apart and not few.finds_worse(np.zeros(0), np.zeros(0))
+    held_out = HeldOutError(
+        onnx_io.load(nets.load("residual")), [nets.feeds(nets.load("residual"), seed) for seed in range(12)]
+    )
+    assert len(held_out.samples) == len(held_out.feeds) == 3
+    assert held_out.why_worse(np.array([0.1, 0.1, 0.1]), np.array([0.2, 0.05, 0.3])).startswith("refitting was undone")
+    assert not held_out.why_worse(np.array([0.1, 0.1, 0.1]), np.array([0.05, 0.05, 0.9]))
+    assert held_out.errors(onnx_io.load(nets.load("residual"))).max() < 1e-9
+    few = HeldOutError(onnx_io.load(nets.load("residual")), [])
+    assert not few.samples and not few.why_worse(np.zeros(0), np.zeros(0))
 
 
 def test_results_come_back_where_learning_was_by_heart():
@@ -205,6 +207,6 @@ def test_results_come_back_where_learning_was_by_heart():
     model = lift(text)
     feeds = [{"x": rng.standard_normal((2, 20)).astype("f")} for _ in range(16)]
     options = Prune(ratio=0.4, round_to=1, importance="random", global_ranking=False)
-    plain, full = (attempt(model, replace(options, recover=recover), 0.4, feeds).model for recover in (False, True))
-    judge = Judge(model, feeds)
-    assert judge.errors(full).mean() <= judge.errors(plain).mean() * 1.001
+    plain, full = (prune_model(model, replace(options, recover=recover), 0.4, feeds).model for recover in (False, True))
+    held_out = HeldOutError(model, feeds)
+    assert held_out.errors(full).mean() <= held_out.errors(plain).mean() * 1.001

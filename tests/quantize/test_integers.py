@@ -8,8 +8,8 @@ from onnx import numpy_helper
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.compress.layers.linear import Linear, linear_of
-from graphopt.compress.layers.moments import Moments
+from graphopt.compress.layers.linear import linear_of
+from graphopt.compress.layers.moments import InputMoments
 from graphopt.ir import clone_model
 from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.units import find_units
@@ -34,7 +34,6 @@ def test_patches_times_rows_are_the_convolution(attributes):
     )
     lifted = onnx_io.load(model)
     linear = linear_of(next(iter(lifted.graph)))
-    assert isinstance(linear, Linear)
     x = np.random.default_rng(0).standard_normal((2, 4, 9, 9)).astype(np.float32)
     expected = ort_session(model.SerializeToString()).run(None, {"x": x})[0]
     patches = linear.patches(x, 10**6, np.random.default_rng(0))  # [G, R, K]
@@ -52,7 +51,7 @@ def test_rows_of_products(op):
         net (float[N,7] x) => (float[N,5] y) <float[{shape}] w> {{ y = {op}(x, w) }}"""
     )
     linear = linear_of(next(iter(onnx_io.load(model).graph)))
-    assert isinstance(linear, Linear) and linear.channels == 5 and linear.depth == 7
+    assert linear.channels == 5 and linear.depth == 7
     x = np.random.default_rng(0).standard_normal((3, 7)).astype(np.float32)
     expected = ort_session(model.SerializeToString()).run(None, {"x": x})[0]
     assert np.allclose(linear.patches(x, 10, np.random.default_rng(0))[0] @ linear.rows()[0].T, expected, atol=1e-5)
@@ -84,7 +83,7 @@ def test_no_error_costs_less_than_none():
 def test_moments_keep_what_varies_little_beside_a_large_mean(centred):
     rng = np.random.default_rng(0)
     data = (30.0 + rng.normal(0, 0.01, (2, 5000, 6))).astype(np.float32)
-    moments = Moments(0, np.zeros((2, 6), np.float32), np.zeros((2, 6, 6), np.float32))
+    moments = InputMoments(0, np.zeros((2, 6), np.float32), np.zeros((2, 6, 6), np.float32))
     for start in range(0, 5000, 700):
         moments.add(data[:, start : start + 700])
     for group, rows in enumerate(data.astype(np.float64)):

@@ -1,36 +1,34 @@
 """Channel groups of any graph: what can be removed together, and what must change with it."""
 
-from .facts import LAYERS, Channels, Classes, Group, Held, channels
-from .tracker import (
+from .couplings import (
     NEIGHBOURS,
     RANGE,
     STATISTICS,
-    Choice,
-    Linear,
-    Partition,
-    Product,
-    Resize,
-    Selection,
+    ActivationProduct,
+    ConstantGather,
+    GrowingReduction,
+    InputSelection,
     Shuffle,
-    Statistic,
+    SizeUpdate,
+    WeightedLayer,
 )
+from .facts import LAYERS, ChannelFacts, ChannelGroup, Classes, FixedLayer, find_channels
 
 __all__ = [
     "LAYERS",
     "NEIGHBOURS",
     "RANGE",
     "STATISTICS",
-    "Channels",
-    "Choice",
+    "ActivationProduct",
+    "ChannelFacts",
+    "ChannelGroup",
     "Classes",
-    "Group",
-    "Held",
-    "Linear",
-    "Partition",
-    "Product",
-    "Resize",
-    "Selection",
+    "ConstantGather",
+    "FixedLayer",
+    "GrowingReduction",
+    "InputSelection",
     "Shuffle",
-    "Statistic",
-    "channels",
+    "SizeUpdate",
+    "WeightedLayer",
+    "find_channels",
 ]

@@ -23,7 +23,7 @@ class Block:
 
 
 def align(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
-    """Blocks of axes with equal products, in order; what lies between sizes that are not known is one unknown block."""
+    """Blocks of axes with equal products, in order; all axes between the first and last unknown size are one block."""
     head = _blocks(list(a), list(b))
     i = sum(len(block.before) for block in head)
     j = sum(len(block.after) for block in head)
@@ -44,7 +44,7 @@ def align(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
 
 
 def _between(a: Sequence[Dim], b: Sequence[Dim], before: range, after: range) -> Block:
-    """A block in which sizes are not known: what becomes one axis is merged, one size may follow from the others."""
+    """The block of axes with unknown sizes: merged where it becomes one axis; one size may follow from the others."""
     if len(after) == 1:
         return Block(tuple(before), tuple(after))
     whole = [a[axis] for axis in before]
@@ -61,11 +61,11 @@ def _blocks(a: list[Dim], b: list[Dim]) -> list[Block]:
     blocks: list[Block] = []
     i = j = 0
     while i < len(a) and j < len(b):
-        found = _block(a, b, i, j)
-        if found is None:
+        ends = _block(a, b, i, j)
+        if ends is None:
             return blocks
-        blocks.append(Block(tuple(range(i, found[0])), tuple(range(j, found[1]))))
-        i, j = found
+        blocks.append(Block(tuple(range(i, ends[0])), tuple(range(j, ends[1]))))
+        i, j = ends
     rest = (*range(i, len(a)), *range(j, len(b)))
     if rest and blocks and all(a[k] == 1 for k in range(i, len(a))) and all(b[k] == 1 for k in range(j, len(b))):
         last = blocks.pop()

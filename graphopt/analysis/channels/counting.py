@@ -1,90 +1,85 @@
-"""Sizes that are read and computed while the model runs: which of them count channels, and which are written down.
+"""Sizes that are read and computed while the model runs: which of them count channels, and which are constants.
 
-An integer vector is followed from Shape to the Reshape or Expand that it serves: a size that counts channels is right
-by itself when they go, if it ends where they are; one that is written down is corrected. Whoever else reads the size of
-an axis holds what is on it.
+An integer vector is followed from Shape to the Reshape or Expand whose shape it is: a size that counts channels stays
+right when they are removed, if it ends where they are; one that is a constant is corrected. Any other reader of the
+size of an axis fixes the channels on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ..sizes import Sizes, derive_sizes, sizes_of_constant
+from .axes import Axis, Folded, Number, SizeLocation, Vector
 from .elements import Ids
-from .tracker import Axis, Folded, Number, Place, Tracker, integers
+from .tracker import Tracker, integers
 
-_SERVED = {("Reshape", 1), ("Expand", 1)}
-_ROUTES = frozenset(("Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape"))
+_SHAPE_OPERANDS = {("Reshape", 1), ("Expand", 1)}
+_CARRIERS = frozenset(("Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape"))
 """Operators that pick and move numbers of their first operand, by constants."""
 
 
-@dataclass(frozen=True, slots=True)
-class Vector:
-    """The numbers of an integer vector, or a single one where `scalar`."""
+def follow_sizes(t: Tracker, node: Node) -> bool:
+    """Whether `node` only computes sizes from sizes; then its result is recorded.
 
-    numbers: tuple[Number, ...]
-    scalar: bool = False
-
-
-def follow(t: Tracker, node: Node) -> bool:
-    """Whether `node` only computes sizes from sizes; what it makes is then known. Any other reader of sizes holds what
-    they count, but for those that `serve` as a shape, which look themselves."""
+    Any other reader of a size fixes the channels it counts, except where it is a shape operand (see `reconcile`).
+    """
     if node.op == "Shape":
         t.vectors[node.output] = _shape(t, node)
         return True
-    if not any(v in t.vectors for v in node.inputs if v is not None) and not _begins(node):
+    if not any(v in t.vectors for v in node.inputs if v is not None) and not _joins_constant_sizes(node):
         return False
-    made = _computed(t, node)
-    if made is not None:
-        t.vectors[node.output] = made
+    vector = _computed(t, node)
+    if vector is not None:
+        t.vectors[node.output] = vector
         return True
     for slot, value in enumerate(node.inputs):
-        if value is not None and (node.op, slot) not in _SERVED:
-            hold(t, value, f"{node.op} {node.name} reads its size".replace("  ", " "))
+        if value is not None and (node.op, slot) not in _SHAPE_OPERANDS:
+            fix_sizes(t, value, f"{node.op} {node.name} reads its size".replace("  ", " "))
     return False
 
 
-def _begins(node: Node) -> bool:
-    """Whether sizes that are written down meet computed ones here."""
+def _joins_constant_sizes(node: Node) -> bool:
+    """A Concat of vectors, some of them integer constants: sizes, as far as can be seen here."""
     type = node.outputs[0].type if node.op == "Concat" else None
     return isinstance(type, TensorType) and type.rank == 1 and any(integers(v) is not None for v in node.inputs)
 
 
-def hold(t: Tracker, value: Value, reason: str) -> None:
-    """What the numbers of a vector count stays."""
+def fix_sizes(t: Tracker, value: Value, reason: str) -> None:
+    """Fix the channels that the numbers of a vector count."""
     vector = t.vectors.get(value)
     for number in () if vector is None else vector.numbers:
-        t.hold_number(number, reason)
+        t.fix_number(number, reason)
 
 
 def numbers_of(t: Tracker, value: Value | None, node: Node, slot: int) -> tuple[Number, ...] | None:
-    """The numbers at an input slot; None where nothing is known of them. Constants are written down there."""
+    """The numbers at an input slot, None where they are unknown; those of a constant are stored there."""
     if value is None:
         return None
     vector = t.vectors.get(value)
     if vector is not None:
         return vector.numbers
     known = integers(value)
-    return None if known is None else written(node, slot, known)
+    return None if known is None else stored(node, slot, known)
 
 
-def written(node: Node, slot: int | str, numbers: Sequence[int]) -> tuple[Number, ...]:
-    """Numbers that are written down at an input slot or attribute."""
-    whole = tuple(int(n) for n in numbers)
-    return tuple(Number(size, place=Place(node, slot, k, whole)) for k, size in enumerate(whole))
+def stored(node: Node, slot: int | str, numbers: Sequence[int]) -> tuple[Number, ...]:
+    """Numbers that are stored at an input slot or attribute."""
+    vector = tuple(int(n) for n in numbers)
+    return tuple(Number(size, place=SizeLocation(node, slot, k, vector)) for k, size in enumerate(vector))
 
 
-def settle(t: Tracker, number: Number | None, axis: Axis, stays: bool) -> None:
-    """A size that is asked for has what is on `axis` to count: correct it, or see that it is right by itself.
+def reconcile(t: Tracker, number: Number | None, axis: Axis, stays: bool) -> None:
+    """Reconcile a shape operand with the channels on `axis`: correct a constant, accept a size that counts them.
 
     `stays`: the axis is that of the operand at the same place, which a zero copies. Declined where neither can be.
     """
     if axis is None:
         if number is not None:
-            t.hold_number(number, "a size that is read is that of an axis which stays")
+            t.fix_number(number, "a size that is read is that of an axis which stays")
         return
     if number is None:
         raise Declined("a size that would change is computed")
@@ -93,67 +88,70 @@ def settle(t: Tracker, number: Number | None, axis: Axis, stays: bool) -> None:
     if number.place is not None and number.size is not None:
         _correct(t, number.place, int(number.size), axis, stays)
         return
-    parts = [p for p in number.factors if p.place is not None and p.size == len(t.ids_of(axis))]
-    others = [p for p in number.factors if p not in parts]
-    if len(parts) != 1 or any(p.counts is not None for p in others):
-        t.hold_number(number, "a size that is read is that of another axis")
+    constants = [p for p in number.factors if p.place is not None and p.size == len(t.ids_of(axis))]
+    others = [p for p in number.factors if p not in constants]
+    if len(constants) != 1 or any(p.counts is not None for p in others):
+        t.fix_number(number, "a size that is read is that of another axis")
         raise Declined("a size that would change is computed")
-    place = parts[0].place
+    place = constants[0].place
     assert place is not None
-    t.resize(place.node, place.slot, place.vector, place.index, t.ids_of(axis))
+    t.update_size(place.node, place.slot, place.vector, place.index, t.ids_of(axis))
 
 
-def _correct(t: Tracker, place: Place, size: int, axis: Ids | Folded, stays: bool) -> None:
+def _correct(t: Tracker, place: SizeLocation, size: int, axis: Ids | Folded, stays: bool) -> None:
     if size < 0 or (size == 0 and stays):
         return
     if isinstance(axis, Folded):
         raise Declined("a size that would change is computed")
-    t.resize(place.node, place.slot, place.vector, place.index, axis)
+    t.update_size(place.node, place.slot, place.vector, place.index, axis)
 
 
 def _shape(t: Tracker, node: Node) -> Vector:
     x = node.inputs[0]
     assert x is not None
-    axes = t.whole(x)
-    numbers = tuple(Number(t.size(x, k), axis) for k, axis in enumerate(axes))
+    numbers = tuple(Number(t.size(x, k), axis) for k, axis in enumerate(t.raw_axes(x)))
     return Vector(numbers[slice(node.attrs.get("start"), node.attrs.get("end"))])
 
 
 def _computed(t: Tracker, node: Node) -> Vector | None:
-    """What `node` makes of followed vectors; None where that is more than picking, joining and multiplying."""
+    """The result of picking, joining or multiplying followed vectors; None for any other computation.
+
+    `derive_sizes` moves the numbers, each as a symbol. Concat and Mul are worked out here: Concat also joins vectors
+    of unknown numbers, and of a product the factors matter, not the value.
+    """
     if len(node.outputs) != 1 or node.domain:
         return None
     if node.op == "Concat":
         return _joined(t, node)
     if node.op == "Mul":
         return _product(t, node)
-    if node.op not in _ROUTES or node.inputs[0] not in t.vectors:
+    if node.op not in _CARRIERS or node.inputs[0] not in t.vectors:
         return None
     data = t.vectors[node.inputs[0]]
-    tokens = tuple(str(k) for k in range(len(data.numbers)))
+    symbols = tuple(str(k) for k in range(len(data.numbers)))
 
-    def of(value: Value | None) -> Sizes | None:
+    def sizes_of(value: Value | None) -> Sizes | None:
         if value is node.inputs[0]:
-            return Sizes(tokens, data.scalar)
+            return Sizes(symbols, data.scalar)
         return None if value is None or value.constant is None else sizes_of_constant(value.constant)
 
-    made = derive_sizes(node, of)
-    if made is None or not all(isinstance(d, str) for d in made.dims):
+    moved = derive_sizes(node, sizes_of)
+    if moved is None or not all(isinstance(d, str) for d in moved.dims):
         return None
-    return Vector(tuple(data.numbers[int(d)] for d in made.dims if isinstance(d, str)), made.scalar)
+    return Vector(tuple(data.numbers[int(d)] for d in moved.dims if isinstance(d, str)), moved.scalar)
 
 
 def _joined(t: Tracker, node: Node) -> Vector | None:
-    numbers: list[Number] = []
+    joined: list[Number] = []
     for slot, value in enumerate(node.inputs):
-        found = numbers_of(t, value, node, slot)
-        if found is None:
+        numbers = numbers_of(t, value, node, slot)
+        if numbers is None:
             count = t.sizes(value)[0] if value is not None and len(t.axes(value)) == 1 else None
             if not isinstance(count, int):
                 return None
-            found = (Number(None),) * count
-        numbers.extend(found)
-    return Vector(tuple(numbers))
+            numbers = (Number(None),) * count
+        joined.extend(numbers)
+    return Vector(tuple(joined))
 
 
 def _product(t: Tracker, node: Node) -> Vector | None:

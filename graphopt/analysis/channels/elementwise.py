@@ -9,8 +9,10 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ...ops import attr, version_for
+from .axes import Axis
+from .couplings import NEIGHBOURS, STATISTICS, GrowingReduction
 from .elements import Ids
-from .tracker import NEIGHBOURS, STATISTICS, Axis, Statistic, Tracker, integers, transfer
+from .tracker import Tracker, integers, transfer
 
 UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos",
@@ -28,7 +30,7 @@ NARY = (
 @transfer(*UNARY)
 def unary(t: Tracker, node: Node) -> None:
     """y[i] = f(x[i])"""
-    t.set(node.output, t.whole(node.inputs[0]))
+    t.set(node.output, t.raw_axes(node.inputs[0]))
 
 
 @transfer("Dropout")
@@ -47,18 +49,18 @@ def nary(t: Tracker, node: Node) -> None:
 
 
 def broadcast(t: Tracker, node: Node, values: Sequence[Value], drop: int = 0) -> tuple[Axis, ...]:
-    """What is on the axes where `values` meet, but for the last `drop` axes of each."""
-    operands = [(v, t.whole(v)[: len(t.whole(v)) - drop]) for v in values]
+    """The axes of `values` broadcast against each other, without the last `drop` axes of each."""
+    operands = [(v, t.raw_axes(v)[: len(t.raw_axes(v)) - drop]) for v in values]
     rank = max(len(axes) for _, axes in operands)
-    made: list[Axis] = []
+    joined: list[Axis] = []
     for axis in range(rank):
         parts = []
         for value, axes in operands:
             own = axis - (rank - len(axes))
             if own >= 0 and t.size(value, own) != 1:
                 parts.append(axes[own])
-        made.append(t.meet(parts, f"{where(node)} joins it with values that stay"))
-    return tuple(made)
+        joined.append(t.join_folded(parts, f"{where(node)} joins it with values that stay"))
+    return tuple(joined)
 
 
 def where(node: Node) -> str:
@@ -79,10 +81,10 @@ def by_channel(t: Tracker, node: Node) -> None:
 
 @transfer("LayerNormalization", "com.microsoft::SkipLayerNormalization", "RMSNormalization")
 def layer_norm(t: Tracker, node: Node) -> None:
-    """The statistics run over the last axes: without some channels they are those of the kept ones."""
+    """Mean and variance over the last axes; after removal they are taken over the kept channels."""
     if node.domain or any(not out.is_unused for out in node.outputs[1:]):
         raise Declined("more than the normalised value is used")
-    axes = t.whole(node.inputs[0])
+    axes = t.raw_axes(node.inputs[0])
     first = int(attr(node, "axis", -1)) % len(axes)
     for axis in axes[first:]:
         t.approximates(t.plain(axis), STATISTICS)
@@ -91,12 +93,12 @@ def layer_norm(t: Tracker, node: Node) -> None:
 
 @transfer("GroupNormalization")
 def group_norm(t: Tracker, node: Node) -> None:
-    """Channels that are normalised together go together: then the statistics of the others are what they were."""
+    """Channels that are normalised together are removed together: the statistics of the others stay the same."""
     axes = list(t.axes(node.inputs[0]))
     groups = int(attr(node, "num_groups", 1))
     parameters = [ids for v in node.inputs[1:] if v is not None for ids in t.axes(v)]
     if axes[1] is None:
-        t.fix(parameters, f"{where(node)} normalises values that stay")
+        t.fix_all(parameters, f"{where(node)} normalises values that stay")
         return
     parts = axes[1].reshape(groups, -1)
     for column in range(1, parts.shape[1]):
@@ -106,13 +108,13 @@ def group_norm(t: Tracker, node: Node) -> None:
         t.join(
             [axes[1] if ids is not None and len(ids) == len(axes[1]) else each, ids], f"{where(node)} has one number"
         )
-    t.resize(node, "num_groups", (groups,), 0, each)
+    t.update_size(node, "num_groups", (groups,), 0, each)
     t.set(node.output, axes)
 
 
 @transfer("LRN")
 def local_response(t: Tracker, node: Node) -> None:
-    """Each channel is divided by the energy of its neighbours: which ones they are changes with removal."""
+    """Each channel is divided by the energy of its neighbours, and removal changes its neighbours."""
     axes = t.axes(node.inputs[0])
     t.approximates(axes[1], NEIGHBOURS)
     t.set(node.output, axes)
@@ -120,12 +122,12 @@ def local_response(t: Tracker, node: Node) -> None:
 
 @transfer("Softmax", "LogSoftmax", "Hardmax")
 def normalised(t: Tracker, node: Node) -> None:
-    """What is normalised over stays: the rest would grow. Before opset 13 that is every axis from `axis`."""
-    axes = t.whole(node.inputs[0])
+    """The axes of the sum are fixed: shares of fewer terms grow. Before opset 13 all axes from `axis` on."""
+    axes = t.raw_axes(node.inputs[0])
     old = version_for(node) < 13
     axis = int(attr(node, "axis", 1 if old else -1)) % len(axes)
     over = axes[axis:] if old else axes[axis : axis + 1]
-    t.fix([None if ids is None else t.ids_of(ids) for ids in over], f"{where(node)} runs over it")
+    t.fix_all([None if ids is None else t.ids_of(ids) for ids in over], f"{where(node)} runs over it")
     t.set(node.output, axes)
 
 
@@ -133,16 +135,16 @@ def normalised(t: Tracker, node: Node) -> None:
     "AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"
 )  # fmt: skip
 def pool(t: Tracker, node: Node) -> None:
-    """Positions of axes 0 and 1 stay apart; the others are mixed."""
+    """Positions of axes 0 and 1 are not mixed; those of the spatial axes are."""
     if any(not out.is_unused for out in node.outputs[1:]):
         raise Declined("its indices are used")
     axes = t.axes(node.inputs[0])
-    t.fix(axes[2:], f"{where(node)} mixes it")
+    t.fix_all(axes[2:], f"{where(node)} mixes it")
     t.set(node.output, (*axes[:2], *(None for _ in axes[2:])))
 
 
 GROWING = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSum", "ReduceSumSquare")
-"""Reductions that grow with the number of values."""
+"""Reductions whose result grows with the number of values."""
 _ESTIMATED = (*GROWING, "ReduceMax", "ReduceMean", "ReduceMin")
 
 
@@ -151,26 +153,26 @@ _ESTIMATED = (*GROWING, "ReduceMax", "ReduceMean", "ReduceMin")
     "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",
 )  # fmt: skip
 def reduce(t: Tracker, node: Node) -> None:
-    """A statistic over channels is estimated from the kept ones, which is stated; where it cannot be, they stay."""
+    """A statistic over channels is estimated from the kept ones (STATISTICS); where it cannot be, they are fixed."""
     axes = t.axes(node.inputs[0])
     over = _reduced(node, len(axes))
     keep = bool(attr(node, "keepdims", 1))
     type = node.output.type
     estimated = node.op in _ESTIMATED and isinstance(type, TensorType) and type.dtype.is_float
-    made: list[Ids | None] = []
+    left: list[Ids | None] = []
     for axis, ids in enumerate(axes):
         if axis not in over:
-            made.append(ids)
+            left.append(ids)
             continue
         if ids is not None and estimated:
             t.approximates(ids, STATISTICS)
             if node.op in GROWING:
-                t.statistics.append(Statistic(node, ids))
+                t.reductions.append(GrowingReduction(node, ids))
         else:
-            t.block(ids, f"{where(node)} runs over it")
+            t.fix(ids, f"{where(node)} runs over it")
         if keep:
-            made.append(None)
-    t.set(node.output, made)
+            left.append(None)
+    t.set(node.output, left)
 
 
 def _reduced(node: Node, rank: int) -> set[int]:
@@ -188,7 +190,7 @@ def _reduced(node: Node, rank: int) -> set[int]:
 
 @transfer("QuantizeLinear", "DequantizeLinear")
 def quantize(t: Tracker, node: Node) -> None:
-    """The scale and zero point are one number, or one a position of `axis`."""
+    """Scale and zero point are one number a tensor, or one a position of `axis`."""
     axes = list(t.axes(node.inputs[0]))
     parameters = [v for v in node.inputs[1:] if v is not None]
     ranks = {len(t.axes(v)) for v in parameters}

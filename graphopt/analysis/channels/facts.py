@@ -1,23 +1,32 @@
 """Channel groups: which positions of which axes are removed together, in any graph.
 
-Every axis of every value carries one element a position. Operators make elements equal, move them, or hold them; a
-class is a set of elements that are kept or removed together, and a group the classes that the same weights hold, which
-are ranked against each other. Linear in the nodes and in the sizes of axes.
+Every axis of every value carries one element a position. Operators unite elements, move them, or fix them; a class is a
+set of elements that are kept or removed together, and a group the classes with the same weights, which are ranked
+against each other. Linear in the nodes and in the sizes of axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ...errors import Declined
 from ...ir import RETURN, Graph, Model, Node, Value
 from . import counting, elementwise, joining, linear, quantized, reshaping
+from .couplings import (
+    ActivationProduct,
+    ConstantGather,
+    GrowingReduction,
+    InputSelection,
+    Shuffle,
+    SizeUpdate,
+    WeightedLayer,
+)
 from .elements import Ids
-from .tracker import TRANSFERS, Choice, Linear, Partition, Product, Resize, Selection, Shuffle, Statistic, Tracker
+from .tracker import TRANSFERS, Tracker
 
 _ = (elementwise, joining, linear, quantized, reshaping)  # importing them fills the table of transfer functions
 
@@ -27,28 +36,34 @@ LAYERS = (
 )  # fmt: skip
 """Operators with weights that have channels."""
 
-_LEAST = 8
-"""Inputs of which a selection is worth a Gather."""
+_LEAST_SELECTED = 8
+"""Inputs from which on a layer may read a selection: below one vector of floats, a Gather costs more than it saves.
+Reasoned, not measured; `python -m tests.bench.prune_floor` shows how many weights selections reach."""
 
 Classes = np.ndarray[Any, np.dtype[np.int64]]
 """For each position of an axis its class, int64[n]."""
 
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+_Coupling = TypeVar("_Coupling", ConstantGather, Shuffle, ActivationProduct, InputSelection, GrowingReduction)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
-    """Classes that can be removed, one by one but for partitions, and that the same layers make and read.
+class ChannelGroup:
+    """Classes that can be removed, one by one but for partitions, with the same layers before and behind them.
 
-    products: MatMuls of two computed values that sum over the classes. selections: layers that would read fewer of
-    channels that stay; then nothing makes the classes.
-    approximate: how what stays is changed by removal, beyond the loss of what goes ("neighbours", "statistics").
+    makers, readers: the layers whose outputs, and whose inputs, the classes are. products: MatMuls of two activations
+    that sum over the classes. selections: layers that can read fewer of channels that stay; such a group has no makers.
+    partitions: classes [parts, size], of which equally many must be kept in every part.
+    approximate: why removal changes what stays (NEIGHBOURS, STATISTICS, RANGE).
     """
 
     classes: Classes
-    makers: tuple[Linear, ...]
-    readers: tuple[Linear, ...]
-    products: tuple[Product, ...]
-    partitions: tuple[Partition, ...]
-    selections: tuple[Selection, ...]
+    makers: tuple[WeightedLayer, ...]
+    readers: tuple[WeightedLayer, ...]
+    products: tuple[ActivationProduct, ...]
+    partitions: tuple[Classes, ...]
+    selections: tuple[InputSelection, ...]
     approximate: tuple[str, ...]
 
     @property
@@ -58,80 +73,85 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
-    """Channels that a layer makes and that stay: how many, and why."""
+class FixedLayer:
+    """A layer with output channels that cannot be removed: `channels` out of `of`, and the reason."""
 
     node: Node
     channels: int
     of: int
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Channels:
-    """The facts. All element arrays hold classes, numbered 0 to `count` − 1."""
+class ChannelFacts:
+    """Result of the analysis. All arrays of elements hold classes, numbered 0 to `count` − 1.
+
+    axes: for each value the classes on its axes, None where nothing can be removed. removable: bool[count]. static:
+    values computed from constants alone.
+    """
 
     count: int
-    groups: tuple[Group, ...]
-    held: tuple[Held, ...]
+    groups: tuple[ChannelGroup, ...]
+    fixed: tuple[FixedLayer, ...]
     axes: dict[Value, tuple[Classes | None, ...]]
-    linears: tuple[Linear, ...]
-    resizes: tuple[Resize, ...]
-    choices: tuple[Choice, ...]
+    layers: tuple[WeightedLayer, ...]
+    size_updates: tuple[SizeUpdate, ...]
+    gathers: tuple[ConstantGather, ...]
     shuffles: tuple[Shuffle, ...]
-    products: tuple[Product, ...]
-    selections: tuple[Selection, ...]
-    statistics: tuple[Statistic, ...]
-    removable: np.ndarray[Any, np.dtype[np.bool_]]
+    products: tuple[ActivationProduct, ...]
+    selections: tuple[InputSelection, ...]
+    reductions: tuple[GrowingReduction, ...]
+    removable: Flags
     static: frozenset[Value]
 
 
-def channels(model: Model | Graph) -> Channels:
-    """Find the channel groups of a model, nested graphs included. Edits nothing."""
+def find_channels(model: Model | Graph) -> ChannelFacts:
+    """The channel groups of a model, nested graphs included. Edits nothing."""
     graph = model.graph if isinstance(model, Model) else model
-    facts = _channels(graph, frozenset())
-    apart = frozenset(_untouched(facts))
-    return _channels(graph, apart) if apart else facts
+    facts = _analyse(graph, frozenset())
+    selected = frozenset(_fixed_layers(facts))
+    return _analyse(graph, selected) if selected else facts
 
 
-def _channels(graph: Graph, selected: frozenset[Node]) -> Channels:
+def _analyse(graph: Graph, selected: frozenset[Node]) -> ChannelFacts:
     tracker = Tracker(selected)
     _walk(tracker, graph)
-    tracker.settle_pinned()
-    return _Facts(tracker).collect()
+    tracker.fix_shared_sizes()
+    return _Collector(tracker).collect()
 
 
-def _untouched(facts: Channels) -> Iterable[Node]:
-    """Layers all of whose channels stay: they may still read a selection of their inputs."""
-    for layer in facts.linears:
+def _fixed_layers(facts: ChannelFacts) -> Iterable[Node]:
+    """Layers none of whose channels can be removed: they may still read a selection of their inputs."""
+    for layer in facts.layers:
         ends = [classes for classes in (layer.inputs, layer.outputs) if classes is not None]
         if layer.kind != "dense" or any(facts.removable[classes].any() for classes in ends):
             continue
-        if layer.inputs is not None and len(layer.inputs) >= _LEAST:
+        if layer.inputs is not None and len(layer.inputs) >= _LEAST_SELECTED:
             yield layer.node
 
 
 def _walk(t: Tracker, graph: Graph) -> None:
     for node in (*graph.snapshot(), graph.return_node):
-        if node in t.skip:
+        if node in t.done:
             continue
-        t.at = elementwise.where(node) if node.outputs else node.op
+        t.location = elementwise.where(node) if node.outputs else node.op
         try:
-            _step(t, node)
-        except Declined as reason:
-            _hold(t, node, f"{t.at}: {reason}")
-            t.unclear.append((node, f"{t.at}: {reason}"))
+            _transfer(t, node)
+        except Declined as declined:
+            reason = f"{t.location}: {declined.reason}"
+            _fix_operands(t, node, reason)
+            t.declined.append((node, reason))
         for nested in node.subgraphs:
             _walk(t, nested)
 
 
-def _step(t: Tracker, node: Node) -> None:
+def _transfer(t: Tracker, node: Node) -> None:
     if node.op == RETURN:
-        _hold(t, node, "a result of the graph")
+        _fix_operands(t, node, "a result of the graph")
         return
     if all(t.is_static(v) for v in node.inputs if v is not None) and node.inputs and not node.subgraphs:
         t.static.update(node.outputs)
-    if counting.follow(t, node):
+    if counting.follow_sizes(t, node):
         return
     function = TRANSFERS.get(node.op)
     if function is None:
@@ -139,77 +159,90 @@ def _step(t: Tracker, node: Node) -> None:
     function(t, node)
 
 
-def _hold(t: Tracker, node: Node, reason: str) -> None:
+def _fix_operands(t: Tracker, node: Node, reason: str) -> None:
     for value in node.inputs:
         if value is not None and (value in t.known or value.constant is not None):
-            t.fix(t.axes(value), reason)
+            t.fix_all(t.axes(value), reason)
         if value is not None:
-            counting.hold(t, value, reason)
+            counting.fix_sizes(t, value, reason)
     for out in node.outputs:
-        t.fix([None if axis is None else t.ids_of(axis) for axis in t.known.pop(out, ())], reason)
+        t.fix_all([None if axis is None else t.ids_of(axis) for axis in t.known.pop(out, ())], reason)
         t.vectors.pop(out, None)
 
 
-class _Facts:
+class _Collector:
+    """Turns the elements of a tracker into classes and groups."""
+
     def __init__(self, t: Tracker) -> None:
         self.t = t
         roots = t.elements.roots()
-        _, self.of = np.unique(roots, return_inverse=True)
-        self.count = int(self.of.max(initial=-1)) + 1
+        _, self.class_of = np.unique(roots, return_inverse=True)
+        self.count = int(self.class_of.max(initial=-1)) + 1
+        self.layers = tuple(
+            replace(
+                layer,
+                outputs=None if layer.outputs is None else self.class_of[layer.outputs],
+                inputs=None if layer.inputs is None else self.class_of[layer.inputs],
+            )
+            for layer in t.layers
+        )
+        self.products, self.selections = self.renumbered(t.products), self.renumbered(t.selections)
 
     def classes(self, ids: Ids | None) -> Classes:
-        return self.of[ids] if ids is not None else self.of[:0]
+        """The classes of elements; none for a fixed axis."""
+        return self.class_of[:0] if ids is None else self.class_of[ids]
 
-    def mark(self, arrays: Iterable[Ids | None]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        found = np.zeros(self.count, bool)
+    def mark(self, arrays: Iterable[Ids | None]) -> Flags:
+        """bool[count]: the classes of these elements."""
+        flags = np.zeros(self.count, bool)
         for ids in arrays:
-            found[self.classes(ids)] = True
-        return found
+            flags[self.classes(ids)] = True
+        return flags
 
-    def collect(self) -> Channels:
+    def collect(self) -> ChannelFacts:
+        """The facts, with classes in place of elements."""
         t = self.t
-        made = [*t.made, *(selection.elements for selection in t.selections)]
-        removable = self.mark(made) & self.mark(t.read) & ~self.mark(ids for ids, _ in t.blocked)
-        groups = self.groups(removable)
-        held = tuple(self.held(removable))
-        axes = {v: tuple(self.of[ids] if isinstance(ids, np.ndarray) else None for ids in own)
+        outputs = [*t.outputs, *(selection.elements for selection in t.selections)]
+        removable = self.mark(outputs) & self.mark(t.inputs) & ~self.mark(ids for ids, _ in t.fixed)
+        axes = {v: tuple(self.class_of[ids] if isinstance(ids, np.ndarray) else None for ids in own)
                 for v, own in t.known.items()}  # fmt: skip
-        for layer in t.linears:
-            layer.outputs = None if layer.outputs is None else self.of[layer.outputs]
-            layer.inputs = None if layer.inputs is None else self.of[layer.inputs]
-        for resize in t.resizes.values():
-            resize.counts = {index: self.of[ids] for index, ids in resize.counts.items()}
-        for choice in t.choices:
-            choice.elements = self.of[choice.elements]
-        held_apart = (t.shuffles, t.products, t.selections, t.statistics)
-        for holder in (one for kind in held_apart for one in kind):
-            holder.elements = self.of[holder.elements]
-        return Channels(
-            self.count, groups, held, axes, tuple(t.linears), tuple(t.resizes.values()), tuple(t.choices),
-            tuple(t.shuffles), tuple(t.products), tuple(t.selections), tuple(t.statistics), removable,
-            frozenset(t.static),
+        size_updates = tuple(
+            replace(update, counts={index: self.class_of[ids] for index, ids in update.counts.items()})
+            for update in t.size_updates.values()
+        )
+        return ChannelFacts(
+            self.count, self.groups(removable), tuple(self.fixed(removable)), axes, self.layers, size_updates,
+            self.renumbered(t.gathers), self.renumbered(t.shuffles), self.products, self.selections,
+            self.renumbered(t.reductions), removable, frozenset(t.static),
         )  # fmt: skip
 
-    def held(self, removable: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterable[Held]:
-        reason = np.full(self.count, len(self.t.blocked), np.int64)
-        for index in range(len(self.t.blocked) - 1, -1, -1):
-            reason[self.classes(self.t.blocked[index][0])] = index
-        for layer in self.t.linears:
+    def renumbered(self, couplings: Sequence[_Coupling]) -> tuple[_Coupling, ...]:
+        """The couplings with classes in place of elements."""
+        return tuple(replace(coupling, elements=self.class_of[coupling.elements]) for coupling in couplings)
+
+    def fixed(self, removable: Flags) -> Iterable[FixedLayer]:
+        """Layers with outputs that cannot be removed, each with the first reason for one of them."""
+        fixed = self.t.fixed
+        reason_of = np.full(self.count, len(fixed), np.int64)
+        for index in range(len(fixed) - 1, -1, -1):
+            reason_of[self.classes(fixed[index][0])] = index
+        for layer in self.t.layers:
             own = self.classes(layer.outputs)
             stay = own[~removable[own]]
             if layer.kind in ("depthwise", "recurrent") or (layer.outputs is not None and not stay.size):
                 continue
-            first = int(reason[stay].min(initial=len(self.t.blocked)))
-            why = self.t.blocked[first][1] if first < len(self.t.blocked) else "no layer reads it"
-            why = why if layer.outputs is not None else "it makes a single channel"
-            total = len(own) if layer.outputs is not None else 1
-            yield Held(layer.node, len(stay) if layer.outputs is not None else 1, total, why)
-        for node, why in self.t.unclear:
+            first = int(reason_of[stay].min(initial=len(fixed)))
+            reason = fixed[first][1] if first < len(fixed) else "no layer reads it"
+            if layer.outputs is None:
+                yield FixedLayer(layer.node, 1, 1, "it makes a single channel")
+            else:
+                yield FixedLayer(layer.node, len(stay), len(own), reason)
+        for node, reason in self.t.declined:
             if node.op.removeprefix("com.microsoft::") in LAYERS:
-                yield Held(node, 1, 1, why)
+                yield FixedLayer(node, 1, 1, reason)
 
-    def groups(self, removable: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[Group, ...]:
-        """Classes by what holds them: the sum of one random number for each place says which they are."""
+    def groups(self, removable: Flags) -> tuple[ChannelGroup, ...]:
+        """Removable classes by where they occur: the sum of one random number for each place identifies the places."""
         rng = np.random.default_rng(0)
         signature = np.zeros(self.count, np.uint64)
         for ids in self.places():
@@ -224,10 +257,11 @@ class _Facts:
         return self.make_groups(group_of)
 
     def places(self) -> Iterable[Ids]:
+        """The axes of constants, the ends of layers, and the sums of products."""
         for value, axes in self.t.known.items():
             if value.constant is not None:
                 yield from (ids for ids in axes if isinstance(ids, np.ndarray))
-        for layer in self.t.linears:
+        for layer in self.t.layers:
             yield from (ids for ids in (layer.inputs, layer.outputs) if ids is not None)
         yield from (product.elements for product in self.t.products)
 
@@ -240,7 +274,7 @@ class _Facts:
         network: nx.Graph[int] = nx.Graph()
         network.add_nodes_from(range(int(number.max()) + 1))
         for partition in self.t.partitions:
-            own = np.unique(group_of[self.classes(partition.parts.reshape(-1))])
+            own = np.unique(group_of[self.classes(partition.reshape(-1))])
             own = own[own >= 0]
             network.add_edges_from((int(own[0]), int(other)) for other in own[1:])
         leader = np.zeros(network.number_of_nodes(), np.int64)
@@ -248,42 +282,42 @@ class _Facts:
             leader[list(component)] = min(component)
         return leader[number]
 
-    def make_groups(self, group_of: Classes) -> tuple[Group, ...]:
-        ids, first = np.unique(group_of[group_of >= 0], return_index=True)
-        order = ids[np.argsort(first, kind="stable")]  # by the first class, which is about the order of the graph
+    def make_groups(self, group_of: Classes) -> tuple[ChannelGroup, ...]:
+        """The groups, given the number of each class's group, −1 for none."""
+        numbers, first = np.unique(group_of[group_of >= 0], return_index=True)
+        order = numbers[np.argsort(first, kind="stable")]  # by the first class, which is about the order of the graph
         place = {int(g): k for k, g in enumerate(order)}
-        makers: list[list[Linear]] = [[] for _ in place]
-        readers: list[list[Linear]] = [[] for _ in place]
-        products: list[list[Product]] = [[] for _ in place]
-        selections: list[list[Selection]] = [[] for _ in place]
-        partitions: list[list[Partition]] = [[] for _ in place]
+        makers: list[list[WeightedLayer]] = [[] for _ in place]
+        readers: list[list[WeightedLayer]] = [[] for _ in place]
+        products: list[list[ActivationProduct]] = [[] for _ in place]
+        selections: list[list[InputSelection]] = [[] for _ in place]
+        partitions: list[list[Classes]] = [[] for _ in place]
         kinds: list[set[str]] = [set() for _ in place]
 
-        def touched(ids: Ids | None) -> list[int]:
-            found = np.unique(group_of[self.classes(ids)])
-            return [place[int(g)] for g in found if g >= 0]
+        def touched(classes: Classes | None) -> list[int]:
+            return [] if classes is None else [place[int(g)] for g in np.unique(group_of[classes]) if g >= 0]
 
-        for layer in self.t.linears:
+        for layer in self.layers:
             for k in touched(layer.outputs):
                 makers[k].append(layer)
             for k in touched(layer.inputs) if layer.kind != "depthwise" else ():
                 readers[k].append(layer)
-        for product in self.t.products:
+        for product in self.products:
             for k in touched(product.elements):
                 products[k].append(product)
-        for selection in self.t.selections:
+        for selection in self.selections:
             for k in touched(selection.elements):
                 selections[k].append(selection)
         for partition in self.t.partitions:
-            for k in touched(partition.parts.reshape(-1)):
-                partitions[k].append(Partition(partition.node, self.of[partition.parts]))
-        for approximated, kind in self.t.approximate:
-            for k in touched(approximated):
+            for k in touched(self.class_of[partition]):
+                partitions[k].append(self.class_of[partition])
+        for ids, kind in self.t.approximate:
+            for k in touched(self.class_of[ids]):
                 kinds[k].add(kind)
         members = np.argsort(group_of, kind="stable")
         bounds = np.searchsorted(group_of[members], [*order, *(order + 1)])
         return tuple(
-            Group(
+            ChannelGroup(
                 np.sort(members[bounds[k] : bounds[k + len(order)]]), tuple(makers[k]), tuple(readers[k]),
                 tuple(products[k]), tuple(partitions[k]), tuple(selections[k]), tuple(sorted(kinds[k])),
             )

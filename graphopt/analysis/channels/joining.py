@@ -1,4 +1,4 @@
-"""Operators that join, cut and extend axes: Concat, Split, Slice, Pad, Resize; and those that read sizes."""
+"""Operators that join, cut and extend axes: Concat, Split, Slice, Pad, Resize; and operators that read sizes."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from .tracker import Tracker, integers, transfer
 
 @transfer("Concat")
 def concat(t: Tracker, node: Node) -> None:
-    """Channels follow each other on `axis`; on the other axes they meet."""
+    """Channels are concatenated on `axis` and united on the other axes."""
     operands = [v for v in node.inputs if v is not None]
     axes = [t.axes(v) for v in operands]
     axis = int(attr(node, "axis", 1)) % len(axes[0])
-    made: list[Ids | None] = [
+    joined: list[Ids | None] = [
         t.join([own[k] for own in axes], f"{where(node)} joins it with values that stay") if k != axis else None
         for k in range(len(axes[0]))
     ]
     if any(own[axis] is not None for own in axes):
-        made[axis] = np.concatenate([_whole(t, v, axis) for v in operands])
-    t.set(node.output, made)
+        joined[axis] = np.concatenate([_positions(t, v, axis) for v in operands])
+    t.set(node.output, joined)
 
 
-def _whole(t: Tracker, value: Value, axis: int) -> Ids:
-    """The elements of an axis; an axis that stays gets new ones that stay."""
+def _positions(t: Tracker, value: Value, axis: int) -> Ids:
+    """The elements of an axis; a fixed axis gets new ones, which are fixed."""
     ids = t.axes(value)[axis]
     if ids is not None:
         return ids
     size = t.size(value, axis)
     if not isinstance(size, int):
         raise Declined("a size is not known")
-    made = t.elements.fresh(size)
-    t.block(made, "it is joined from values that stay")
-    return made
+    fixed = t.elements.fresh(size)
+    t.fix(fixed, "it is joined from values that stay")
+    return fixed
 
 
 @transfer("Split")
 def split(t: Tracker, node: Node) -> None:
-    """Runs of `axis` go to the results."""
+    """Each result is a run of `axis`; the stored sizes are corrected."""
     x = node.inputs[0]
     assert x is not None
     axes = t.axes(x)
@@ -60,7 +60,7 @@ def split(t: Tracker, node: Node) -> None:
     for index, (out, size, end) in enumerate(zip(node.outputs, sizes, ends)):
         part = ids[end - size : end]
         t.set(out, (*axes[:axis], part, *axes[axis + 1 :]))
-        t.resize(node, place, sizes, index, part)
+        t.update_size(node, place, sizes, index, part)
 
 
 def _split_sizes(t: Tracker, node: Node, axis: int, total: int) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ def _split_sizes(t: Tracker, node: Node, axis: int, total: int) -> tuple[int, ..
 
 @transfer("Slice")
 def slice_(t: Tracker, node: Node) -> None:
-    """A run of positions, in order; any other step leaves the axis whole."""
+    """A run of consecutive positions; Declined for other steps on an axis with channels."""
     x = node.inputs[0]
     assert x is not None
     axes = list(t.axes(x))
@@ -103,8 +103,8 @@ def slice_(t: Tracker, node: Node) -> None:
         if end <= start:
             raise Declined("it is empty")
         axes[axis] = ids[start:end]
-        t.resize(node, "starts" if old else 1, starts, index, ids[:start])
-        t.resize(node, "ends" if old else 2, ends, index, ids[:end])
+        t.update_size(node, "starts" if old else 1, starts, index, ids[:start])
+        t.update_size(node, "ends" if old else 2, ends, index, ids[:end])
     t.set(node.output, axes)
 
 
@@ -114,12 +114,12 @@ def _ints(node: Node, name: str, slot: int, old: bool) -> tuple[int, ...] | None
 
 @transfer("Pad")
 def pad(t: Tracker, node: Node) -> None:
-    """Channels of zeros come before and after: they can go too. Padding by copies holds the channels."""
+    """Padded channels of zeros can be removed too. Declined for channels padded by copies."""
     x = node.inputs[0]
     assert x is not None
     axes = list(t.axes(x))
-    held = [k for k, ids in enumerate(axes) if ids is not None]
-    if not held:
+    cuttable = [k for k, ids in enumerate(axes) if ids is not None]
+    if not cuttable:
         return
     if node.input(3) is not None:
         raise Declined("it pads chosen axes")
@@ -128,7 +128,7 @@ def pad(t: Tracker, node: Node) -> None:
     if pads is None:
         raise Declined("its widths are computed")
     rank = len(axes)
-    for axis in held:
+    for axis in cuttable:
         before, after = int(pads[axis]), int(pads[axis + rank])
         if not before and not after:
             continue
@@ -137,7 +137,7 @@ def pad(t: Tracker, node: Node) -> None:
         new = [t.elements.fresh(before), t.elements.fresh(after)]
         for ids, index in zip(new, (axis, axis + rank)):
             if ids.size:
-                t.resize(node, place, pads, index, ids)
+                t.update_size(node, place, pads, index, ids)
         own = axes[axis]
         assert own is not None
         axes[axis] = np.concatenate([new[0], own, new[1]])
@@ -146,7 +146,7 @@ def pad(t: Tracker, node: Node) -> None:
 
 @transfer("Resize", "Upsample")
 def resize(t: Tracker, node: Node) -> None:
-    """Axes of one size stay apart; sizes that are written for them are corrected."""
+    """Axes that keep their size are not mixed; their stored sizes are corrected."""
     x = node.inputs[0]
     assert x is not None
     axes = t.axes(x)
@@ -157,8 +157,8 @@ def resize(t: Tracker, node: Node) -> None:
         if sizes is None:
             raise Declined("its sizes are computed")
         for axis, ids in enumerate(axes):
-            t.resize(node, 3, sizes, axis, ids)
-        t.fix(
+            t.update_size(node, 3, sizes, axis, ids)
+        t.fix_all(
             [ids for ids, size in zip(axes, sizes) if ids is not None and len(ids) != size], f"{where(node)} mixes it"
         )
         t.set(node.output, axes)
@@ -166,7 +166,7 @@ def resize(t: Tracker, node: Node) -> None:
     scales = _scales(node)
     if scales is None or len(scales) != len(axes):
         raise Declined("its scales are computed")
-    t.fix([ids for ids, scale in zip(axes, scales) if scale != 1], f"{where(node)} mixes it")
+    t.fix_all([ids for ids, scale in zip(axes, scales) if scale != 1], f"{where(node)} mixes it")
     t.set(node.output, [ids if scale == 1 else None for ids, scale in zip(axes, scales)])
 
 
@@ -180,5 +180,5 @@ def _scales(node: Node) -> Sequence[float] | None:
 
 @transfer("Size", "ConstantOfShape", "NonZero")
 def sizes(t: Tracker, node: Node) -> None:
-    """The number of positions is read."""
-    t.fix(t.axes(node.inputs[0]), f"{where(node)} reads its size")
+    """The number of positions is read: all axes are fixed."""
+    t.fix_all(t.axes(node.inputs[0]), f"{where(node)} reads its size")

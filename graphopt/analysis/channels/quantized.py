@@ -1,18 +1,19 @@
-"""Layers of integers: their scales and zero points go with the channels that they belong to."""
+"""Integer layers: scales and zero points of a channel are removed with it."""
 
 from __future__ import annotations
 
 from ...errors import Declined
 from ...ir import Node
 from ...ops import attr
+from .couplings import RANGE, WeightedLayer
 from .elementwise import where
 from .linear import by_output, convolution, product, reads, weight_of
-from .tracker import RANGE, Linear, Tracker, transfer
+from .tracker import Tracker, transfer
 
 
 @transfer("DynamicQuantizeLinear")
 def dynamic(t: Tracker, node: Node) -> None:
-    """The scale is that of the range of all that is there, which is smaller without some of it."""
+    """The scale comes from the range of the whole tensor, which shrinks with removal."""
     axes = t.axes(node.inputs[0])
     for ids in axes:
         t.approximates(ids, RANGE)
@@ -56,7 +57,7 @@ def matmul_to_float(t: Tracker, node: Node) -> None:
 
 @transfer("com.microsoft::DynamicQuantizeMatMul")
 def dynamic_matmul(t: Tracker, node: Node) -> None:
-    """A, which is quantized as it comes, B, b_scale, b_zero_point, bias"""
+    """A, quantized dynamically, B, b_scale, b_zero_point, bias"""
     for ids in t.axes(node.inputs[0]):
         t.approximates(ids, RANGE)
     _product(t, node, 1, rows=(), columns=(2, 3, 4))
@@ -73,13 +74,13 @@ def qgemm(t: Tracker, node: Node) -> None:
     out_axis, in_axis = (0, 1) if attr(node, "transB", 0) else (1, 0)
     t.set(node.output, (data[0], weight[out_axis]))
     inputs = reads(t, node, 0, 1, data[1], weight[in_axis])
-    t.linear(Linear(node, w, "dense", 1, out_axis, in_axis, weight[out_axis], inputs))
+    t.layer(WeightedLayer(node, w, "dense", 1, out_axis, in_axis, weight[out_axis], inputs))
     for slot in (4, 5, 6):
         by_output(t, node, slot, weight[out_axis])
 
 
 def _product(t: Tracker, node: Node, second: int, rows: tuple[int, ...], columns: tuple[int, ...]) -> None:
-    """Numbers of the left side are one for all; those of the right side may be one a column."""
+    """Scales and zero points of the left side are per tensor; those of the right side may be per column."""
     _one_number(t, node, *rows)
     right = node.inputs[second]
     if right is None or not t.is_static(right):

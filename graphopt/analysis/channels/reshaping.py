@@ -1,7 +1,7 @@
-"""Operators that rename positions: Reshape, Transpose, Flatten, Squeeze, Unsqueeze, Expand, blocks to space.
+"""Operators that regroup positions: Reshape, Transpose, Flatten, Squeeze, Unsqueeze, Expand, blocks to space.
 
-A merged axis repeats the elements of the one axis in it that can be cut. Of an axis that is split, one factor is cut:
-the outermost (heads, not what is within a head), which ties the positions along the others.
+A merged axis repeats the elements of the one axis in it that has any. Of an axis that is split, one factor keeps its
+elements, the outermost (heads, not positions within a head), and the positions along the other factors are united.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from ...errors import Declined
 from ...ir import Dim, Node, Value
 from ...ops import attr, version_for
 from .alignment import Block, align
-from .counting import hold, numbers_of, settle, written
+from .axes import Axes, Axis, Folded, Number
+from .counting import fix_sizes, numbers_of, reconcile, stored
+from .couplings import Shuffle
 from .elements import Ids
 from .elementwise import where
-from .tracker import Axes, Axis, Folded, Number, Shuffle, Tracker, integers, transfer
+from .tracker import Tracker, integers, transfer
 
 _LARGEST = 1 << 22
+"""Positions up to which a merged axis is written out, 32 MB of elements: a bound on memory, not tuned."""
 
 
 @transfer("Transpose")
 def transpose(t: Tracker, node: Node) -> None:
     """y.axes[k] = x.axes[perm[k]]"""
-    axes = t.whole(node.inputs[0])
+    axes = t.raw_axes(node.inputs[0])
     t.set(node.output, [axes[k] for k in _perm(node, len(axes))])
 
 
@@ -36,53 +39,53 @@ def _perm(node: Node, rank: int) -> tuple[int, ...]:
 
 @transfer("Reshape")
 def reshape(t: Tracker, node: Node) -> None:
-    """Axes are merged and split; sizes written in the shape are corrected."""
+    """Axes are merged and split; sizes stored in the shape are corrected."""
     x = node.inputs[0]
     assert x is not None
-    if all(axis is None for axis in t.whole(x)):
-        _ignore(t, node)
+    if all(axis is None for axis in t.raw_axes(x)):
+        _fix_shape(t, node)
         return
     shuffled = _shuffle(t, node)
     if shuffled is not None:
-        t.skip.update(shuffled.nodes[1:])
+        t.done.update(shuffled.nodes[1:])
         t.shuffles.append(shuffled)
-        made = list(t.axes(x))
-        made[shuffled.axis] = shuffled.elements[shuffled.order]
-        t.set(shuffled.nodes[2].output, made)
+        axes = list(t.axes(x))
+        axes[shuffled.axis] = shuffled.elements[shuffled.order]
+        t.set(shuffled.nodes[2].output, axes)
         return
-    regroup(t, x, node.output, Shape.of(t, node))
+    regroup(t, x, node.output, RequestedShape.of(t, node))
 
 
-def _ignore(t: Tracker, node: Node) -> None:
-    """A shape for a value all of which stays."""
+def _fix_shape(t: Tracker, node: Node) -> None:
+    """The shape operand of a value without channels."""
     shape = node.input(1)
     if shape is not None:
-        hold(t, shape, f"{where(node)} reads its size")
+        fix_sizes(t, shape, f"{where(node)} reads its size")
 
 
-class Shape:
-    """The sizes a Reshape or Expand asks for."""
+class RequestedShape:
+    """The shape operand of a Reshape or Expand."""
 
     def __init__(self, numbers: Sequence[Number]) -> None:
         self.numbers, self.count = numbers, len(numbers)
 
     @classmethod
-    def of(cls, t: Tracker, node: Node) -> Shape:
-        """From a constant, an attribute, or a vector that is followed. Declined for anything else."""
+    def of(cls, t: Tracker, node: Node) -> RequestedShape:
+        """From a constant, an attribute, or a followed vector. Declined for any other shape."""
         if "shape" in node.attrs:
-            return cls(written(node, "shape", node.attrs["shape"]))
+            return cls(stored(node, "shape", node.attrs["shape"]))
         numbers = numbers_of(t, node.input(1), node, 1)
         if numbers is None:
             raise Declined("its shape is computed")
         return cls(numbers)
 
     def literal(self, axis: int) -> int | None:
-        """The number written for an axis of the result; None where it is computed."""
+        """The constant size of an axis of the result; None where it is computed."""
         number = self.numbers[axis] if axis < self.count else None
         return number.size if number is not None and number.place is not None and isinstance(number.size, int) else None
 
     def sizes(self, t: Tracker, x: Value, out: Value) -> list[Dim]:
-        """The sizes of the result, as far as its type, the literals and what is read tell."""
+        """The sizes of the result, as far as its type, constant sizes and sizes read at run time say."""
         given = t.sizes(x)
         sizes: list[Dim] = []
         for axis, size in enumerate(t.sizes(out)):
@@ -98,32 +101,32 @@ class Shape:
         return sizes
 
 
-def regroup(t: Tracker, x: Value, out: Value, shape: Shape) -> None:
-    """Set the axes of `out`, which holds x's positions in row-major order."""
-    given = t.whole(x)
+def regroup(t: Tracker, x: Value, out: Value, shape: RequestedShape) -> None:
+    """Set the axes of `out`, which has the positions of `x` in row-major order."""
+    given = t.raw_axes(x)
     flat = _unfolded(t, x)
     sizes = shape.sizes(t, x, out)
-    made: dict[int, Axis] = {}
+    regrouped: dict[int, Axis] = {}
     for block in align([size for size, _ in flat], sizes):
-        held = any(flat[axis][1] is not None for axis in block.before)
-        if held and not block.known:
+        cuttable = any(flat[axis][1] is not None for axis in block.before)
+        if cuttable and not block.known:
             raise Declined("how it regroups axes is not known")
-        made.update(_regroup_block(t, flat, block, sizes, len(given)) if held else dict.fromkeys(block.after))
-    final = [made.get(axis) for axis in range(len(made))]
+        regrouped.update(_regroup_block(t, flat, block, sizes) if cuttable else dict.fromkeys(block.after))
+    final = [regrouped.get(axis) for axis in range(len(regrouped))]
     for k, axis in enumerate(final):
         stays = axis is not None and k < len(given) and given[k] is axis
-        settle(t, shape.numbers[k] if k < shape.count else None, axis, stays)
+        reconcile(t, shape.numbers[k] if k < shape.count else None, axis, stays)
     t.set(out, final)
 
 
 Factor = tuple[Dim, "Ids | None"]
-"""An axis, or what was merged into one: its size and elements."""
+"""Size and elements of an axis, or of one of the axes merged into it."""
 
 
 def _unfolded(t: Tracker, x: Value) -> list[Factor]:
-    """The axes of a value, folded ones as the axes that they merge."""
+    """The axes of a value; a folded one as the axes that it merges."""
     flat: list[Factor] = []
-    for size, axis in zip(t.sizes(x), t.whole(x)):
+    for size, axis in zip(t.sizes(x), t.raw_axes(x)):
         if isinstance(axis, Folded):
             before: list[Factor] = [(s, None) for s in axis.outer]
             flat += [*before, (len(axis.ids), axis.ids), *((s, None) for s in axis.inner)]
@@ -138,31 +141,31 @@ def _int(size: Dim) -> int:
     return size
 
 
-def _regroup_block(t: Tracker, flat: list[Factor], block: Block, sizes: Sequence[Dim], rank: int) -> dict[int, Axis]:
+def _regroup_block(t: Tracker, flat: list[Factor], block: Block, sizes: Sequence[Dim]) -> dict[int, Axis]:
     merged = _merge([flat[axis] for axis in block.before])
     if len(block.after) == 1:
         return {block.after[0]: merged}
     ids = t.plain(merged)
     if ids is None or not block.after:
-        t.block(ids, f"{t.at} drops it")
+        t.fix(ids, f"{t.location} drops it")
         return dict.fromkeys(block.after)
     solved = {} if block.solved is None else {block.solved[0]: block.solved[1]}
     after = [_int(solved.get(axis, sizes[axis])) for axis in block.after]
     factor = _factor(ids, after, block, len(flat))
-    tied = np.moveaxis(ids.reshape(after), factor, 0).reshape(after[factor], -1)
-    for column in range(1, tied.shape[1]):
-        if not np.array_equal(tied[:, 0], tied[:, column]):
-            t.elements.unite(tied[:, 0], tied[:, column])
-    made: dict[int, Axis] = dict.fromkeys(block.after)
-    made[block.after[factor]] = tied[:, 0]
-    return made
+    united = np.moveaxis(ids.reshape(after), factor, 0).reshape(after[factor], -1)
+    for column in range(1, united.shape[1]):
+        if not np.array_equal(united[:, 0], united[:, column]):
+            t.elements.unite(united[:, 0], united[:, column])
+    axes: dict[int, Axis] = dict.fromkeys(block.after)
+    axes[block.after[factor]] = united[:, 0]
+    return axes
 
 
 def _merge(factors: Sequence[Factor]) -> Axis:
-    held = [k for k, (_, ids) in enumerate(factors) if ids is not None]
-    if len(held) > 1:
+    cuttable = [k for k, (_, ids) in enumerate(factors) if ids is not None]
+    if len(cuttable) > 1:
         raise Declined("it merges axes that can both be cut")
-    at = held[0]
+    at = cuttable[0]
     ids, sizes = factors[at][1], [size for size, _ in factors]
     assert ids is not None
     if len(factors) == 1:
@@ -177,10 +180,10 @@ def _merge(factors: Sequence[Factor]) -> Axis:
 
 
 def _factor(ids: Ids, sizes: list[int], block: Block, rank: int) -> int:
-    """Which factor of a split axis is cut: one along which all differ that are the same along the others, where there
-    is one; else the first of several positions.
+    """The factor of a split axis that keeps its elements: one whose elements differ along it and repeat along all
+    others, where there is one; else the first of several positions.
 
-    Of the last axis split in three (query, key and value; heads; within a head) it is the second.
+    Of a last axis split in three (query, key and value; heads; positions within a head) it is the second.
     """
     several = [k for k, size in enumerate(sizes) if size > 1]
     if not several:
@@ -196,44 +199,43 @@ def _factor(ids: Ids, sizes: list[int], block: Block, rank: int) -> int:
 
 
 def _shuffle(t: Tracker, first: Node) -> Shuffle | None:
-    """Reshape, Transpose, Reshape that only reorder one axis."""
+    """The Shuffle that begins at a Reshape, where Reshape, Transpose, Reshape only reorder one axis."""
     middle = _sole_user(first, "Transpose")
     last = None if middle is None else _sole_user(middle, "Reshape")
     if middle is None or last is None:
         return None
     x = first.inputs[0]
     assert x is not None
-    if any(isinstance(axis, Folded) for axis in t.whole(x)):
+    if any(isinstance(axis, Folded) for axis in t.raw_axes(x)):
         return None
     axes = t.axes(x)
-    held = [axis for axis, ids in enumerate(axes) if ids is not None]
-    if len(held) != 1 or len(t.whole(last.output)) != len(axes):
+    cuttable = [axis for axis, ids in enumerate(axes) if ids is not None]
+    if len(cuttable) != 1 or len(t.raw_axes(last.output)) != len(axes):
         return None
-    split = align(t.sizes(x), Shape.of(t, first).sizes(t, x, first.output))
-    factors = next((b for b in split if b.before == (held[0],)), None)
+    (axis,) = cuttable
+    split = align(t.sizes(x), RequestedShape.of(t, first).sizes(t, x, first.output))
+    factors = next((b for b in split if b.before == (axis,)), None)
     if factors is None or len(factors.after) < 2 or any(len(b.after) != 1 for b in split if b is not factors):
         return None
-    perm = _perm(middle, len(t.whole(first.output)))
+    perm = _perm(middle, len(t.raw_axes(first.output)))
     sizes = [_int(t.size(first.output, k)) for k in factors.after]
     order = [k for k in perm if k in factors.after]
     place = perm.index(order[0])
     if perm[place : place + len(order)] != tuple(order):
         return None
     rest = [k for k in perm if k not in factors.after]
-    if rest != sorted(rest) or place != held[0] or t.size(last.output, held[0]) != len(axes[held[0]]):  # type: ignore[arg-type]
+    if rest != sorted(rest) or place != axis or t.size(last.output, axis) != len(axes[axis]):  # type: ignore[arg-type]
         return None
-    merged = align([_at(t, first.output, k) for k in perm], Shape.of(t, last).sizes(t, middle.output, last.output))
-    if not any(b.before == tuple(range(place, place + len(order))) and b.after == (held[0],) for b in merged):
+    merged = align(
+        [t.size(first.output, k) for k in perm], RequestedShape.of(t, last).sizes(t, middle.output, last.output)
+    )
+    if not any(b.before == tuple(range(place, place + len(order))) and b.after == (axis,) for b in merged):
         return None
     index = np.arange(math.prod(sizes)).reshape(sizes)
     index = index.transpose([factors.after.index(k) for k in order]).reshape(-1)
-    ids = axes[held[0]]
+    ids = axes[axis]
     assert ids is not None
-    return Shuffle((first, middle, last), held[0], index, ids)
-
-
-def _at(t: Tracker, value: Value, axis: int) -> Dim:
-    return t.sizes(value)[axis]
+    return Shuffle((first, middle, last), axis, index, ids)
 
 
 def _sole_user(node: Node, op: str) -> Node | None:
@@ -251,16 +253,16 @@ def flatten(t: Tracker, node: Node) -> None:
     axes = t.axes(x)
     axis = int(attr(node, "axis", 1))
     axis = axis + len(axes) if axis < 0 else axis
-    made: list[Axis] = []
+    merged: list[Axis] = []
     for part in (range(axis), range(axis, len(axes))):
         factors = [(t.size(x, k), axes[k]) for k in part]
-        made.append(_merge(factors) if any(ids is not None for _, ids in factors) else None)
-    t.set(node.output, made)
+        merged.append(_merge(factors) if any(ids is not None for _, ids in factors) else None)
+    t.set(node.output, merged)
 
 
 @transfer("Squeeze", "Unsqueeze")
 def squeeze(t: Tracker, node: Node) -> None:
-    """Axes of one position go, or come."""
+    """Axes of one position are dropped, or inserted."""
     axes = t.axes(node.inputs[0])
     given = node.attrs.get("axes") if version_for(node) < 13 else integers(node.input(1))
     if given is None:
@@ -277,28 +279,28 @@ def squeeze(t: Tracker, node: Node) -> None:
 
 @transfer("Expand")
 def expand(t: Tracker, node: Node) -> None:
-    """Axes of one position are repeated; the others stay, and a size written for them is corrected."""
+    """Axes of one position are repeated; a constant size of any other axis is corrected."""
     x = node.inputs[0]
     assert x is not None
     axes = t.axes(x)
     if all(ids is None for ids in axes):
-        _ignore(t, node)
+        _fix_shape(t, node)
         return
-    shape = Shape.of(t, node)
+    shape = RequestedShape.of(t, node)
     rank = max(len(axes), shape.count)
-    made: Axes = (*(None for _ in range(rank - len(axes))), *axes)
-    for k, ids in enumerate(made):
+    expanded: Axes = (*(None for _ in range(rank - len(axes))), *axes)
+    for k, ids in enumerate(expanded):
         own = k - (rank - shape.count)
         if own >= 0 and shape.literal(own) != 1:
-            settle(t, shape.numbers[own], ids, False)
-    t.set(node.output, made)
+            reconcile(t, shape.numbers[own], ids, False)
+    t.set(node.output, expanded)
 
 
 @transfer("DepthToSpace", "SpaceToDepth")
 def blocks(t: Tracker, node: Node) -> None:
-    """A channel of the image is b² channels of the stack: they go together."""
+    """A channel of the image is b² channels of the stack, which are removed together."""
     axes = t.axes(node.inputs[0])
-    t.fix(axes[2:], f"{where(node)} mixes it")
+    t.fix_all(axes[2:], f"{where(node)} mixes it")
     ids, square = axes[1], int(attr(node, "blocksize", 1)) ** 2
     if ids is None:
         return
@@ -306,7 +308,7 @@ def blocks(t: Tracker, node: Node) -> None:
         t.set(node.output, (axes[0], np.tile(ids, square), None, None))
         return
     column_row = attr(node, "mode", "DCR") == "CRD"
-    tied = ids.reshape(-1, square) if column_row else ids.reshape(square, -1).T
+    united = ids.reshape(-1, square) if column_row else ids.reshape(square, -1).T
     for column in range(1, square):
-        t.elements.unite(tied[:, 0], tied[:, column])
-    t.set(node.output, (axes[0], np.ascontiguousarray(tied[:, 0]), None, None))
+        t.elements.unite(united[:, 0], united[:, column])
+    t.set(node.output, (axes[0], np.ascontiguousarray(united[:, 0]), None, None))

@@ -1,229 +1,87 @@
-"""What an analysis of channels collects on its way through a graph: the elements on every axis, and what binds them."""
+"""The state of the channel analysis on its way through a graph: elements on every axis, couplings, fixed positions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 
 from ...errors import Declined
 from ...ir import Dim, Node, TensorType, Value
+from .axes import Axes, Axis, Folded, Number, Vector
+from .couplings import (
+    ActivationProduct,
+    ConstantGather,
+    GrowingReduction,
+    InputSelection,
+    Shuffle,
+    SizeUpdate,
+    WeightedLayer,
+)
 from .elements import Elements, Ids
-
-if TYPE_CHECKING:
-    from .counting import Vector
-
-Axes = tuple["Ids | None", ...]
-"""For each axis of a value the elements at its positions; None for an axis from which nothing can be removed."""
-
-NEIGHBOURS, STATISTICS, RANGE = "neighbours", "statistics", "range"
-"""Ways in which removal is not exact: what a channel becomes depends on its neighbours, on a mean or another statistic
-over channels, or (in its last digit) on the range of all that is quantized with it while the model runs."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Folded:
-    """An axis that merges `outer`, the axis of `ids` and `inner`, some of whose sizes are not known: position p holds
-    element (p // product of inner) % len(ids)."""
-
-    outer: tuple[Dim, ...]
-    ids: Ids
-    inner: tuple[Dim, ...]
-
-    @property
-    def factors(self) -> tuple[Dim, ...]:
-        """The sizes that are merged, outermost first."""
-        return (*self.outer, len(self.ids), *self.inner)
-
-
-Axis = Ids | Folded | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """Where a size is written down: entry `index` of the constant `vector` at an input slot or attribute of a node."""
-
-    node: Node
-    slot: int | str
-    index: int
-    vector: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Number:
-    """A size: what is known of it, what it counts while the model runs, where it is written down, or its factors."""
-
-    size: Dim
-    counts: Ids | Folded | None = None
-    place: Place | None = None
-    factors: tuple[Number, ...] = ()
-
-
-@dataclass(slots=True)
-class Linear:
-    """A layer with a weight: what it reads (`inputs`, None where fixed) and makes (`outputs`), one element a channel.
-
-    kind: "dense", "grouped", "depthwise", "table" (an embedding, which reads no channels) or "recurrent" (whose outputs
-    stay). `in_axis` and `out_axis` are axes of the weight; in a grouped layer one of them counts within a group only.
-    """
-
-    node: Node
-    weight: Value
-    kind: str
-    groups: int
-    out_axis: int
-    in_axis: int | None
-    outputs: Ids | None
-    inputs: Ids | None
-
-    @property
-    def data(self) -> tuple[int, int]:
-        """The input slot of the data it reads, and the axis of the channels there."""
-        op = self.node.op.removeprefix("com.microsoft::")
-        if "Conv" in op or op in ("Gemm", "QGemm"):
-            return 0, 1
-        second = 3 if op == "QLinearMatMul" else 1
-        if "MatMul" in op and self.node.inputs[second] is not self.weight:
-            return second, -2
-        return 0, -1
-
-    @property
-    def weight_slot(self) -> int:
-        """The input slot of the weight."""
-        return self.node.inputs.index(self.weight)
-
-
-@dataclass(slots=True)
-class Resize:
-    """Numbers of a constant or attribute that count elements: entry `i` becomes how many of `counts[i]` are kept.
-
-    slot: the input that holds them; None where they are the attribute `name`. `base` is what they are now.
-    """
-
-    node: Node
-    slot: int | None
-    name: str
-    base: tuple[int, ...]
-    counts: dict[int, Ids] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Choice:
-    """A Gather by the constant `indices` on `axis` whose positions hold `elements`; what is taken is renumbered."""
-
-    node: Node
-    axis: int
-    indices: tuple[int, ...]
-    elements: Ids
-
-
-@dataclass(slots=True)
-class Shuffle:
-    """Reshape, Transpose, Reshape that reorder `axis` by `order`: out[i] = in[order[i]]."""
-
-    nodes: tuple[Node, Node, Node]
-    axis: int
-    order: Ids
-    elements: Ids
-
-
-@dataclass(slots=True)
-class Partition:
-    """Positions in equal parts [parts, size], of which an equal number must be kept in every part (grouped layers)."""
-
-    node: Node
-    parts: Ids
-
-
-@dataclass(slots=True)
-class Product:
-    """A MatMul of two computed values, which sums over `elements`: without some of them it is that of the others."""
-
-    node: Node
-    elements: Ids
-
-
-@dataclass(slots=True)
-class Selection:
-    """A layer whose inputs stay for others reads only some of them: a Gather on `axis` of input `slot` picks them."""
-
-    node: Node
-    slot: int
-    axis: int
-    elements: Ids
-
-
-@dataclass(slots=True)
-class Statistic:
-    """A reduction over `elements` whose result grows with their number."""
-
-    node: Node
-    elements: Ids
 
 
 class Tracker:
     """The state of the analysis. Transfer functions read `axes` of operands and `set` those of results."""
 
     def __init__(self, selected: frozenset[Node] = frozenset()) -> None:
-        self.selected = selected  # layers that read a selection of channels that stay
+        self.selected = selected  # layers that read a selection of their inputs
         self.elements = Elements()
         self.known: dict[Value, tuple[Axis, ...]] = {}
-        self.vectors: dict[Value, Vector] = {}  # of integers that are followed
-        self.pinned: dict[tuple[Node, int | str, int], str] = {}
-        self.at = ""  # the node that is looked at, as reasons name it
+        self.vectors: dict[Value, Vector] = {}  # integer vectors computed from shapes
+        self.pinned: dict[tuple[Node, int | str, int], str] = {}  # stored sizes with a second reader, and which
+        self.location = ""  # the present node, as reasons name it
         self.static: set[Value] = set()
-        self.blocked: list[tuple[Ids, str]] = []
+        self.fixed: list[tuple[Ids, str]] = []
         self.approximate: list[tuple[Ids, str]] = []
-        self.made: list[Ids] = []
-        self.read: list[Ids] = []
-        self.linears: list[Linear] = []
-        self.resizes: dict[tuple[Node, int | str], Resize] = {}
-        self.choices: list[Choice] = []
+        self.outputs: list[Ids] = []
+        self.inputs: list[Ids] = []
+        self.layers: list[WeightedLayer] = []
+        self.size_updates: dict[tuple[Node, int | str], SizeUpdate] = {}
+        self.gathers: list[ConstantGather] = []
         self.shuffles: list[Shuffle] = []
-        self.partitions: list[Partition] = []
-        self.products: list[Product] = []
-        self.selections: list[Selection] = []
-        self.statistics: list[Statistic] = []
-        self.unclear: list[tuple[Node, str]] = []
-        self.skip: set[Node] = set()  # nodes that an earlier one has dealt with
+        self.partitions: list[Ids] = []  # [parts, size]
+        self.products: list[ActivationProduct] = []
+        self.selections: list[InputSelection] = []
+        self.reductions: list[GrowingReduction] = []
+        self.declined: list[tuple[Node, str]] = []
+        self.done: set[Node] = set()  # nodes that were handled together with an earlier one
 
     # -- axes
 
     def axes(self, value: Value | None) -> Axes:
-        """The elements on each axis; a constant gets new ones when it is first asked. Declined if the rank is.
-
-        Folded axes are given as such by `whole` only: who does not know of them holds what is on them.
-        """
-        return tuple(self.plain(axis) for axis in self.whole(value))
+        """The elements on each axis; those on folded axes are fixed. Declined where the rank is unknown."""
+        return tuple(self.plain(axis) for axis in self.raw_axes(value))
 
     def plain(self, axis: Axis) -> Ids | None:
-        """The elements of an axis; those of a folded one stay."""
+        """The elements of an axis, for operators that know no folded axes: the elements on one are fixed."""
         if not isinstance(axis, Folded):
             return axis
-        self.block(axis.ids, f"{self.at} takes an axis whole that channels are merged into")
+        self.fix(axis.ids, f"{self.location} takes an axis whole that channels are merged into")
         return None
 
-    def whole(self, value: Value | None) -> tuple[Axis, ...]:
-        """The elements on each axis, folded ones included."""
+    def raw_axes(self, value: Value | None) -> tuple[Axis, ...]:
+        """The elements on each axis, folded axes as such; a constant gets elements at its first use.
+
+        Declined where the rank is unknown.
+        """
         if value is None:
             raise Declined("an operand is missing")
-        found = self.known.get(value)
-        if found is not None:
-            return found
+        if value not in self.known:
+            self.known[value] = self._first_axes(value)
+        return self.known[value]
+
+    def _first_axes(self, value: Value) -> tuple[Axis, ...]:
         if value.constant is not None:
-            made: tuple[Axis, ...] = tuple(self.fresh(size) for size in value.constant.shape)
-        elif isinstance(value.type, TensorType) and value.type.rank is not None:
-            made = (None,) * value.type.rank
-        else:
-            raise Declined("the number of axes of an operand is not known")
-        self.known[value] = made
-        return made
+            return tuple(self.fresh(size) for size in value.constant.shape)
+        if isinstance(value.type, TensorType) and value.type.rank is not None:
+            return (None,) * value.type.rank
+        raise Declined("the number of axes of an operand is not known")
 
     def size(self, value: Value, axis: int) -> Dim:
         """The size of an axis; axes that hold elements have as many positions."""
-        own = self.whole(value)[axis]
+        own = self.raw_axes(value)[axis]
         if isinstance(own, np.ndarray):
             return len(own)
         shape = value.type.shape if isinstance(value.type, TensorType) else None
@@ -231,10 +89,10 @@ class Tracker:
 
     def sizes(self, value: Value) -> tuple[Dim, ...]:
         """The sizes of all axes."""
-        return tuple(self.size(value, axis) for axis in range(len(self.whole(value))))
+        return tuple(self.size(value, axis) for axis in range(len(self.raw_axes(value))))
 
     def set(self, value: Value, axes: Sequence[Axis]) -> None:
-        """Say what is on the axes of a result."""
+        """Record the elements on the axes of a result."""
         self.known[value] = tuple(axes)
 
     def fresh(self, size: int) -> Ids | None:
@@ -260,77 +118,77 @@ class Tracker:
     # -- facts
 
     def join(self, parts: Sequence[Ids | None], reason: str) -> Ids | None:
-        """What is on an axis where several meet position by position: they become one; a fixed one fixes the rest."""
-        made = self.meet(parts, reason)
-        return None if made is None else self.ids_of(made)
+        """Unite axes position by position, and return the elements; one fixed axis (None) fixes the rest."""
+        joined = self.join_folded(parts, reason)
+        return None if joined is None else self.ids_of(joined)
 
-    def meet(self, parts: Sequence[Axis], reason: str) -> Axis:
-        """`join` of axes some of which are folded, all alike."""
-        held = [axis for axis in parts if axis is not None]
-        if not held:
+    def join_folded(self, parts: Sequence[Axis], reason: str) -> Axis:
+        """`join` of axes that may be folded, all alike."""
+        free = [axis for axis in parts if axis is not None]
+        if not free:
             return None
-        first = held[0]
-        for other in held[1:]:
+        first = free[0]
+        for other in free[1:]:
             if not _fit(first, other):
                 raise Declined("sizes do not fit")
             if other is not first:
                 self.elements.unite(self.ids_of(first), self.ids_of(other))
-        if len(held) < len(parts):
-            self.block(self.ids_of(first), reason)
+        if len(free) < len(parts):
+            self.fix(self.ids_of(first), reason)
         return first
 
-    def block(self, ids: Ids | None, reason: str) -> None:
-        """These positions stay."""
+    def fix(self, ids: Ids | None, reason: str) -> None:
+        """Forbid the removal of these positions."""
         if ids is not None and ids.size:
-            self.blocked.append((ids, reason))
+            self.fixed.append((ids, reason))
 
-    def fix(self, axes: Sequence[Ids | None], reason: str) -> None:
-        """All positions on these axes stay."""
+    def fix_all(self, axes: Sequence[Ids | None], reason: str) -> None:
+        """Forbid the removal of every position on these axes."""
         for ids in axes:
-            self.block(ids, reason)
+            self.fix(ids, reason)
 
-    def hold_number(self, number: Number, reason: str) -> None:
-        """What a size counts stays, and so does what is written down."""
+    def fix_number(self, number: Number, reason: str) -> None:
+        """Forbid that this size changes: fix the channels it counts, and pin the constants it is stored in."""
         for part in (number, *number.factors):
             if part.counts is not None:
-                self.block(self.ids_of(part.counts), reason)
+                self.fix(self.ids_of(part.counts), reason)
             if part.place is not None:
                 self.pinned[part.place.node, part.place.slot, part.place.index] = reason
 
-    def settle_pinned(self) -> None:
-        """Numbers that serve in one place and must stay for another hold what they count."""
+    def fix_shared_sizes(self) -> None:
+        """A shape constant also read elsewhere makes its channels non-removable."""
         for (node, slot, index), reason in self.pinned.items():
-            found = self.resizes.get((node, slot))
-            if found is not None and index in found.counts:
-                self.block(found.counts[index], reason)
+            update = self.size_updates.get((node, slot))
+            if update is not None and index in update.counts:
+                self.fix(update.counts[index], reason)
 
     def approximates(self, ids: Ids | None, kind: str) -> None:
-        """Removing these changes what others become."""
+        """Removing these positions changes the values of others: NEIGHBOURS, STATISTICS or RANGE."""
         if ids is not None:
             self.approximate.append((ids, kind))
 
-    def linear(self, linear: Linear) -> None:
-        """Record a layer: its outputs can be cut out of its weight, and so can its inputs."""
-        self.linears.append(linear)
-        if linear.outputs is not None:
-            self.made.append(linear.outputs)
-        if linear.inputs is not None:
-            self.read.append(linear.inputs)
+    def layer(self, layer: WeightedLayer) -> None:
+        """Record a layer whose outputs and inputs can be cut out of its weight."""
+        self.layers.append(layer)
+        if layer.outputs is not None:
+            self.outputs.append(layer.outputs)
+        if layer.inputs is not None:
+            self.inputs.append(layer.inputs)
 
-    def partition(self, node: Node, ids: Ids | None, parts: int) -> None:
-        """Say that equal numbers must be kept in each of `parts` runs of an axis."""
+    def partition(self, ids: Ids | None, parts: int) -> None:
+        """Record that equal numbers must be kept in each of `parts` runs of an axis (grouped layers)."""
         if ids is not None and parts > 1:
-            self.partitions.append(Partition(node, ids.reshape(parts, -1)))
+            self.partitions.append(ids.reshape(parts, -1))
 
-    def resize(self, node: Node, place: int | str, base: Sequence[int], index: int, ids: Ids | None) -> None:
-        """Say that number `index` at an input slot or attribute counts `ids`."""
+    def update_size(self, node: Node, place: int | str, base: Sequence[int], index: int, ids: Ids | None) -> None:
+        """Record that number `index` at an input slot or attribute counts `ids`."""
         if ids is None:
             return
         slot, name = (place, "") if isinstance(place, int) else (None, place)
-        found = self.resizes.setdefault((node, place), Resize(node, slot, name, tuple(base)))
-        before = found.counts.get(index)
+        update = self.size_updates.get((node, place)) or SizeUpdate(node, slot, name, tuple(base), {})
+        before = update.counts.get(index)
         if before is None:
-            found.counts[index] = ids
+            self.size_updates[node, place] = replace(update, counts={**update.counts, index: ids})
         elif len(before) != len(ids):
             raise Declined("one constant gives different sizes")
         else:
@@ -345,7 +203,7 @@ def _fit(a: Axis, b: Axis) -> bool:
 
 Transfer = Callable[[Tracker, Node], None]
 TRANSFERS: dict[str, Transfer] = {}
-"""How each operator moves channels from its operands to its results."""
+"""For each operator, how channels move from its operands to its results."""
 
 
 def transfer(*ops: str) -> Callable[[Transfer], Transfer]:

@@ -1,4 +1,4 @@
-"""First and second moments of what each linear operator multiplies: all that its rounding needs to know of the data."""
+"""First and second moments of the input of each linear operator, from which its weights are rounded."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from ...ir import Array, Model, Value
 from .linear import Linear
 
 BUDGET = 3 << 28
-"""Bytes of second moments gathered in one pass over the data; more layers take more passes."""
+"""Bytes of second moments gathered in one pass over the data; more layers take more passes. A bound on memory, not
+tuned; `python -m tests.bench.quantize_time` shows what passes cost."""
 ENOUGH = 2
-"""Patches gathered for each unknown of a layer."""
+"""Patches gathered for each unknown of a layer: with fewer than one, second moments are singular. The factor is a
+choice; `python -m tests.bench.zoo_int8` shows its effect on accuracy, `tests.bench.quantize_time` on time."""
 
 
 @dataclass(slots=True)
-class Moments:
+class InputMoments:
     """Of the patches x of one layer: their number, Σ (x − c) [G, K] and Σ (x − c)(x − c)ᵀ [G, K, K], in float32.
 
-    The centre c [G, K] is the mean of the first patches: far from it, float32 would lose what varies little beside what
-    is large, and with that the positive definiteness that rounding needs.
+    The centre c [G, K] is the mean of the first patches: without it, float32 would lose small variations beside a large
+    mean, and with them the positive definiteness that rounding needs. `NormalEquations` sums about
+    zero, in float64: another rounding gives other weights, so the two share patches and `gram`, not their sums.
     """
 
     count: int
@@ -32,13 +35,13 @@ class Moments:
     centre: Array | None = None
 
     @classmethod
-    def empty(cls, linear: Linear) -> Moments:
-        """Nothing seen yet."""
+    def empty(cls, linear: Linear) -> InputMoments:
+        """Sums over no patches."""
         shape = (linear.groups, linear.depth)
         return cls(0, np.zeros(shape, np.float32), np.zeros((*shape, linear.depth), np.float32))
 
     def add(self, patches: Array) -> None:
-        """Take in patches [G, R, K]."""
+        """Add patches [G, R, K] to the sums."""
         if not patches.shape[1]:
             return
         if self.centre is None:
@@ -46,7 +49,7 @@ class Moments:
         patches = patches - self.centre[:, None]
         self.count += patches.shape[1]
         self.first += patches.sum(axis=1)
-        self.second += np.matmul(patches.transpose(0, 2, 1), patches)
+        self.second += gram(patches)
 
     @property
     def mean(self) -> Array:
@@ -55,44 +58,50 @@ class Moments:
         return offset if self.centre is None else self.centre + offset
 
     def covariance_of(self, group: int, centred: bool) -> Array:
-        """E[x xᵀ] − E[x] E[x]ᵀ of one group, [K, K]: what rounding errors cost once a bias takes up their mean.
+        """E[x xᵀ] − E[x] E[x]ᵀ of one group, [K, K]: the metric of rounding errors whose mean a bias corrects.
 
-        centred: False where nothing takes it up; then E[x xᵀ].
+        centred: False where no bias can correct it; then E[x xᵀ].
         """
-        made: Array = self.second[group] / np.float32(max(self.count, 1))
+        covariance: Array = self.second[group] / np.float32(max(self.count, 1))
         offset = self.first[group] / np.float32(max(self.count, 1))
-        made -= offset[:, None] * offset
+        covariance -= offset[:, None] * offset
         if not centred:
             mean = self.mean[group]
-            made += mean[:, None] * mean
-        return made
+            covariance += mean[:, None] * mean
+        return covariance
+
+
+def gram(patches: Array) -> Array:
+    """XᵀX of patches [G, R, K]: [G, K, K]."""
+    product: Array = np.matmul(patches.transpose(0, 2, 1), patches)
+    return product
 
 
 def moment_bytes(linear: Linear) -> int:
-    """What the second moments of a layer take."""
+    """Bytes of the second moments of a layer."""
     return 4 * linear.groups * linear.depth**2
 
 
 def fits_memory(linear: Linear) -> bool:
-    """Up to 14,000 inputs or so, the weights may be rounded by second moments."""
+    """Whether the second moments of a layer may be gathered: those of up to √(BUDGET / 4), 14,000 inputs."""
     return moment_bytes(linear) <= BUDGET
 
 
 def gather(
     model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[dict[str, Any]]], seed: int
-) -> Iterator[tuple[Linear, Moments]]:
-    """The moments of each layer's input, given with it, over the calibration data; a few layers in memory at a time."""
+) -> Iterator[tuple[Linear, InputMoments]]:
+    """Each layer with the moments of its input value over the calibration data; a few layers in memory at a time."""
     for part in portions(layers, lambda item: moment_bytes(item[1]), BUDGET):
-        found = {linear.node: Moments.empty(linear) for _, linear in part}
+        moments_of = {linear.node: InputMoments.empty(linear) for _, linear in part}
         needs = {linear.node: max(2048, ENOUGH * linear.depth) for _, linear in part}
         rng = np.random.default_rng(seed)
         values = list(dict.fromkeys(value for value, _ in part))
         for arrays in stream(model, values, feeds()):
             for value, linear in part:
-                moments = found[linear.node]
+                moments = moments_of[linear.node]
                 if value in arrays and moments.count < needs[linear.node]:
                     moments.add(linear.patches(arrays[value], max(256, linear.depth // 4), rng))
-            if all(moments.count >= needs[node] for node, moments in found.items()):
+            if all(moments.count >= needs[node] for node, moments in moments_of.items()):
                 break
         for _, linear in part:
-            yield linear, found.pop(linear.node)
+            yield linear, moments_of.pop(linear.node)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir import Array
+from .moments import gram
 
-_ROWS = 2048  # gathered before they are multiplied: large products are fast, and memory stays bounded
-_STIFFNESS = (1.0, 10.0, 100.0)  # of the ridge, that are tried
-_LONG = 2048  # inputs beyond which fewer are tried
+_ROWS = 2048
+"""Rows gathered before they are multiplied: large products are fast, and memory stays bounded. A choice;
+`python -m tests.bench.prune_speed time` shows its effect."""
+_STIFFNESS = (1.0, 10.0, 100.0)
+"""Multiples of the ridge that are tried on held-out rows, a decade apart: the grid of a cross-validation.
+`python -m tests.bench.prune_fashion` shows the accuracy, with fewer images where refits overfit."""
+_LONG = 2048
+"""Inputs beyond which every other multiple is tried: a solution costs K³. `python -m tests.bench.prune_speed time`."""
 
 
-class Moments:
-    """Sums of x xᵀ and x yᵀ over rows [R, g, K] and [R, M], with a one appended to x for the bias; one set a group."""
+class NormalEquations:
+    """Sums of x xᵀ and x yᵀ over rows [R, g, K] and [R, M], with a one appended to x for the bias; one set a group.
+
+    In float64, from float32 products of a few thousand rows each (`InputMoments` says why the two differ).
+    """
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.gram = np.zeros((groups, inputs + 1, inputs + 1))
@@ -20,27 +29,27 @@ class Moments:
         self.energy = 0.0
         self.rows = 0
         self._pending: list[tuple[Array, Array]] = []
-        self._held = 0
+        self._pending_rows = 0
 
     def add(self, x: Array, y: Array) -> None:
-        """Add rows."""
+        """Add rows x [R, g, K] and y [R, M]."""
         self._pending.append((x, y))
-        self._held += len(x)
-        if self._held >= _ROWS:
+        self._pending_rows += len(x)
+        if self._pending_rows >= _ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Multiply what was gathered."""
+        """Multiply the rows gathered so far into the sums."""
         if not self._pending:
             return
         x = np.concatenate([a for a, _ in self._pending]).astype(np.float32, copy=False)
         y = np.concatenate([b for _, b in self._pending]).astype(np.float32, copy=False)
-        self._pending, self._held = [], 0
+        self._pending, self._pending_rows = [], 0
         rows, groups, _ = x.shape
         ones = np.ones((rows, groups, 1), np.float32)
         wide = np.ascontiguousarray(np.concatenate([x, ones], axis=2).transpose(1, 0, 2))
         target = y.reshape(rows, groups, y.shape[1] // groups).transpose(1, 0, 2)
-        self.gram += wide.transpose(0, 2, 1) @ wide
+        self.gram += gram(wide)
         self.cross += wide.transpose(0, 2, 1) @ target
         self.energy += float(np.square(y, dtype=np.float64).sum())
         self.rows += rows
@@ -51,18 +60,18 @@ class Moments:
         self.flush()
         size = self.gram.shape[1] - 1
         before = np.concatenate([start, bias[:, None, :]], axis=1).astype(np.float64)
-        found = np.empty_like(before)
-        for group, gram in enumerate(self.gram):
-            penalty = np.full(size + 1, ridge * np.trace(gram[:size, :size]) / max(size, 1) + 1e-12)
+        solved = np.empty_like(before)
+        for group, left in enumerate(self.gram):
+            penalty = np.full(size + 1, ridge * np.trace(left[:size, :size]) / max(size, 1) + 1e-12)
             penalty[size] = (1e-9 if free_bias else 1e9) * max(self.rows, 1)
-            found[group] = _solve(gram, self.cross[group], penalty, before[group])
-        return found[:, :size], found[:, size]
+            solved[group] = _solve(left, self.cross[group], penalty, before[group])
+        return solved[:, :size], solved[:, size]
 
-    def joined(self, other: Moments) -> Moments:
+    def joined(self, other: NormalEquations) -> NormalEquations:
         """The sums over the rows of both."""
         self.flush()
         other.flush()
-        both = Moments(0, 0, 0)
+        both = NormalEquations(0, 0, 0)
         both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
         both.energy, both.rows = self.energy + other.energy, self.rows + other.rows
         return both
@@ -76,28 +85,29 @@ class Moments:
 
 
 def fit(
-    seen: Moments, held: Moments, start: Array, bias: Array, ridge: float, free_bias: bool
+    train: NormalEquations, holdout: NormalEquations, start: Array, bias: Array, ridge: float, free_bias: bool
 ) -> tuple[Array, Array] | None:
-    """The solution on all rows, as stiff as predicts the `held` rows best from the `seen` ones; None where the old
-    weights predict them better than any. Few rows for many inputs would else be learned by heart."""
-    before = held.error(start, bias)
-    best, chosen = before, None
+    """The solution on all rows, with the multiple of the ridge whose solution on `train` predicts `holdout` best.
+
+    None where the old weights predict it better than any: a few rows for many inputs would be overfitted.
+    """
+    best, chosen = holdout.error(start, bias), None
     for stiffness in _STIFFNESS if start.shape[1] <= _LONG else _STIFFNESS[::2]:
-        error = held.error(*seen.solve(start, bias, ridge * stiffness, free_bias))
+        error = holdout.error(*train.solve(start, bias, ridge * stiffness, free_bias))
         if error < best:
             best, chosen = error, ridge * stiffness
-    return None if chosen is None else seen.joined(held).solve(start, bias, chosen, free_bias)
+    return None if chosen is None else train.joined(holdout).solve(start, bias, chosen, free_bias)
 
 
-def _solve(gram: Array, cross: Array, penalty: Array, before: Array) -> Array:
+def _solve(left: Array, cross: Array, penalty: Array, before: Array) -> Array:
     from scipy.linalg import LinAlgError, solve
 
-    left = gram.copy()
+    left = left.copy()
     left[np.diag_indices_from(left)] += penalty
     try:
-        made: Array = solve(
+        solution: Array = solve(
             left, cross + penalty[:, None] * before, assume_a="pos", overwrite_a=True, check_finite=False
         )
     except LinAlgError:  # inputs that never vary, or values beyond what single precision sums hold
         return before
-    return made if np.isfinite(made).all() else before
+    return solution if np.isfinite(solution).all() else before

@@ -1,1 +1,1 @@
-"""Channels removed from a model: constants sliced, sizes corrected, types inferred anew."""
+"""Removal of channels from a model: constants sliced, sizes corrected, types inferred anew."""

@@ -1,7 +1,7 @@
-"""Remove channels: slice constants, correct the sizes that are written in the graph, retype.
+"""Remove channels: slice constants, correct sizes stored in the graph, retype.
 
-What is left computes, exactly, what the original computes when the layers that read the removed channels have zeros for
-them (but for channels whose group is approximate).
+The result equals, exactly, the original with zero weights for the removed channels in the layers that read them, except
+for channels of approximate groups.
 """
 
 from __future__ import annotations
@@ -11,20 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from ....analysis.channels import Channels, Choice, Classes, Linear, Resize, Selection, Shuffle, Statistic
+from ....analysis.channels import (
+    ChannelFacts,
+    Classes,
+    ConstantGather,
+    GrowingReduction,
+    InputSelection,
+    Shuffle,
+    SizeUpdate,
+    WeightedLayer,
+)
 from ....ir import Constant, DType, Model, Node, TensorType, Value
 
 Kept = np.ndarray[Any, np.dtype[np.bool_]]
-"""For each class whether it is kept, bool[Channels.count]."""
-
-_MOST = 1
-"""Axes along which a constant used in several places may extend and still be given to each of them apart."""
+"""For each class whether it is kept, bool[ChannelFacts.count]."""
 
 
 def unshare(model: Model) -> int:
-    """Give every use of a shared vector its own: that two layers have equal biases must not tie their channels.
+    """Give every use of a shared vector its own: equal biases of two layers must not couple their channels.
 
-    Edits in place; returns how many constants were copied. Matrices stay shared: there the tie is meant.
+    Edits in place; returns how many constants were copied. Matrices stay shared: tied weights are meant to be.
     """
     copied = 0
     for graph in model.graph.graphs():
@@ -32,45 +38,42 @@ def unshare(model: Model) -> int:
             for slot, value in enumerate(node.inputs):
                 if value is None or value.constant is None or len(value.uses) < 2:
                     continue
-                if sum(size > 1 for size in value.constant.shape) != _MOST:
+                if sum(size > 1 for size in value.constant.shape) != 1:
                     continue
                 graph.set_input(node, slot, Value(value.type, value.name, constant=value.constant))
                 copied += 1
     return copied
 
 
-def remove(model: Model, facts: Channels, kept: Kept) -> int:
-    """Remove every class that is not kept, in place; returns how many constants became smaller.
+def remove(facts: ChannelFacts, kept: Kept) -> None:
+    """Remove every class that is not kept from the model of `facts`, in place.
 
-    `facts` are those of this very model. Equal numbers must be kept in the parts of every partition.
+    Equal numbers must be kept in the parts of every partition.
     """
-    grouped = {layer.weight: layer for layer in facts.linears if layer.kind == "grouped"}
-    changes = 0
+    grouped = {layer.weight: layer for layer in facts.layers if layer.kind == "grouped"}
     for value, axes in facts.axes.items():
         if value.constant is None:
             _retype(value, axes, kept)
             continue
         array = _cut(value, axes, kept, grouped.get(value))
         if array is not None:
-            _replace(model, value, array)
-            changes += 1
-    for resize in facts.resizes:
-        _resize(model, resize, kept)
-    for choice in facts.choices:
-        _choose(model, choice, kept)
+            _replace(value, array)
+    for update in facts.size_updates:
+        _update_sizes(update, kept)
+    for gather in facts.gathers:
+        _renumber(gather, kept)
     for shuffle in facts.shuffles:
-        _shuffle(model, shuffle, kept)
+        _shuffle(shuffle, kept)
     for selection in facts.selections:
         _select(selection, kept)
-    for statistic in facts.statistics:
-        _estimate(statistic, kept)
-    return changes
+    for reduction in facts.reductions:
+        _scale(reduction, kept)
 
 
 def _cut(
-    value: Value, axes: tuple[Classes | None, ...], kept: Kept, grouped: Linear | None
+    value: Value, axes: tuple[Classes | None, ...], kept: Kept, grouped: WeightedLayer | None
 ) -> np.ndarray[Any, Any] | None:
-    """The constant without what is removed; None where nothing is."""
+    """The constant without removed positions; None where none are removed."""
     assert value.constant is not None
     whole = [classes is None or bool(kept[classes].all()) for classes in axes]
     local = grouped is not None and _touched(grouped, kept)
@@ -85,11 +88,11 @@ def _cut(
     return np.ascontiguousarray(array)
 
 
-def _touched(layer: Linear, kept: Kept) -> bool:
+def _touched(layer: WeightedLayer, kept: Kept) -> bool:
     return any(c is not None and not kept[c].all() for c in (layer.inputs, layer.outputs))
 
 
-def cut_groups(array: np.ndarray[Any, Any], layer: Linear, kept: Kept) -> np.ndarray[Any, Any]:
+def cut_groups(array: np.ndarray[Any, Any], layer: WeightedLayer, kept: Kept) -> np.ndarray[Any, Any]:
     """A grouped layer's weight, group by group: [M, C / g, ...] of Conv, [C, M / g, ...] of ConvTranspose."""
     first, second = (layer.outputs, layer.inputs) if layer.out_axis == 0 else (layer.inputs, layer.outputs)
     rows = _flags(first, array.shape[0], kept).reshape(layer.groups, -1)
@@ -102,7 +105,7 @@ def _flags(classes: Classes | None, size: int, kept: Kept) -> Kept:
     return np.ones(size, bool) if classes is None else kept[classes]
 
 
-def _replace(model: Model, value: Value, array: np.ndarray[Any, Any]) -> None:
+def _replace(value: Value, array: np.ndarray[Any, Any]) -> None:
     assert value.constant is not None
     smaller = Value(name=value.name, constant=Constant.of(array, value.constant.dtype))
     smaller.doc = value.doc
@@ -121,45 +124,45 @@ def _retype(value: Value, axes: tuple[Classes | None, ...], kept: Kept) -> None:
     value.type = TensorType(value.type.dtype, tuple(shape))
 
 
-def _resize(model: Model, resize: Resize, kept: Kept) -> None:
-    if all(kept[classes].all() for classes in resize.counts.values()):
+def _update_sizes(update: SizeUpdate, kept: Kept) -> None:
+    if all(kept[classes].all() for classes in update.counts.values()):
         return
-    numbers = list(resize.base)
-    for index, classes in resize.counts.items():
+    numbers = list(update.base)
+    for index, classes in update.counts.items():
         numbers[index] = int(kept[classes].sum())
-    graph, node = resize.node.graph, resize.node
+    graph, node = update.node.graph, update.node
     assert graph is not None
-    if resize.slot is None:
-        scalar = resize.name in ("group", "num_groups")
-        graph.set_attr(node, resize.name, numbers[0] if scalar else tuple(numbers))
+    if update.slot is None:
+        scalar = update.name in ("group", "num_groups")
+        graph.set_attr(node, update.name, numbers[0] if scalar else tuple(numbers))
         return
-    before = node.input(resize.slot)
+    before = node.input(update.slot)
     shape = before.constant.shape if before is not None and before.constant is not None else (len(numbers),)
     dtype = before.constant.dtype if before is not None and before.constant is not None else DType.INT64
-    made = Value(
+    sizes = Value(
         name=before.name if before is not None else "",
         constant=Constant.of(np.array(numbers, dtype.numpy).reshape(shape)),
     )
-    if resize.slot == len(node.inputs):
-        graph.set_inputs(node, (*node.inputs, made))
+    if update.slot == len(node.inputs):
+        graph.set_inputs(node, (*node.inputs, sizes))
         graph.set_attr(node, "num_outputs", None)
     else:
-        graph.set_input(node, resize.slot, made)
+        graph.set_input(node, update.slot, sizes)
 
 
-def _choose(model: Model, choice: Choice, kept: Kept) -> None:
-    flags = kept[choice.elements]
+def _renumber(gather: ConstantGather, kept: Kept) -> None:
+    flags = kept[gather.elements]
     if flags.all():
         return
     rank = np.cumsum(flags) - 1
-    indices = np.array(choice.indices, np.int64) % len(flags)
-    graph = choice.node.graph
+    indices = np.array(gather.indices, np.int64) % len(flags)
+    graph = gather.node.graph
     assert graph is not None
-    graph.set_input(choice.node, 1, Value(constant=Constant.of(rank[indices[flags[indices]]])))
+    graph.set_input(gather.node, 1, Value(constant=Constant.of(rank[indices[flags[indices]]])))
 
 
-def _shuffle(model: Model, shuffle: Shuffle, kept: Kept) -> None:
-    """The kept channels stay in the order they had, which a Reshape cannot give: a Gather does."""
+def _shuffle(shuffle: Shuffle, kept: Kept) -> None:
+    """The kept channels keep their order, which a Reshape cannot give: a Gather does."""
     flags = kept[shuffle.elements]
     if flags.all():
         return
@@ -177,8 +180,8 @@ def _shuffle(model: Model, shuffle: Shuffle, kept: Kept) -> None:
     graph.erase_unused(last)
 
 
-def _select(selection: Selection, kept: Kept) -> None:
-    """Give a layer only the inputs that it still reads; a selection of a selection is one."""
+def _select(selection: InputSelection, kept: Kept) -> None:
+    """Give a layer only the kept inputs, by a Gather; two successive Gathers become one."""
     flags = kept[selection.elements]
     if flags.all():
         return
@@ -190,11 +193,11 @@ def _select(selection: Selection, kept: Kept) -> None:
         earlier = before.constant(1)
         if before.attrs.get("axis") == selection.axis and earlier is not None:
             data, picked = before.inputs[0], earlier.array()[picked]
-    made = None if data is None else data.type
-    if isinstance(made, TensorType) and made.shape is not None:
-        shape = (*made.shape[: selection.axis], len(picked), *made.shape[selection.axis + 1 :])
-        made = TensorType(made.dtype, shape)
-    gather = Node("Gather", (data, Value(constant=Constant.of(picked))), {"axis": selection.axis}, (made,))
+    type = None if data is None else data.type
+    if isinstance(type, TensorType) and type.shape is not None:
+        shape = (*type.shape[: selection.axis], len(picked), *type.shape[selection.axis + 1 :])
+        type = TensorType(type.dtype, shape)
+    gather = Node("Gather", (data, Value(constant=Constant.of(picked))), {"axis": selection.axis}, (type,))
     gather.origins, gather.made_by = node.origins, "prune"
     graph.insert_before(node, gather)
     graph.set_input(node, selection.slot, gather.output)
@@ -202,19 +205,19 @@ def _select(selection: Selection, kept: Kept) -> None:
         before.graph.erase_unused(before)
 
 
-def _estimate(statistic: Statistic, kept: Kept) -> None:
-    """Make up for the values that a sum lacks: it is that of the kept ones times how many there were for each."""
-    flags = kept[statistic.elements]
+def _scale(reduction: GrowingReduction, kept: Kept) -> None:
+    """Estimate a sum over all values from the kept ones: times the number of values for each kept one."""
+    flags = kept[reduction.elements]
     if flags.all():
         return
-    node, grown = statistic.node, len(flags) / max(int(flags.sum()), 1)
+    node, growth = reduction.node, len(flags) / max(int(flags.sum()), 1)
     graph, type = node.graph, node.output.type
     assert graph is not None and isinstance(type, TensorType)
     logarithmic = node.op in ("ReduceLogSum", "ReduceLogSumExp")
-    number = math.log(grown) if logarithmic else math.sqrt(grown) if node.op == "ReduceL2" else grown
+    number = math.log(growth) if logarithmic else math.sqrt(growth) if node.op == "ReduceL2" else growth
     constant = Value(constant=Constant.of(np.array(number, type.dtype.numpy), type.dtype))
-    made = Node("Add" if logarithmic else "Mul", (node.output, constant), None, (type,))
-    made.origins, made.made_by = node.origins, "prune"
-    graph.insert_after(node, made)
-    graph.replace_uses(node.output, made.output)
-    graph.set_input(made, 0, node.output)
+    scaled = Node("Add" if logarithmic else "Mul", (node.output, constant), None, (type,))
+    scaled.origins, scaled.made_by = node.origins, "prune"
+    graph.insert_after(node, scaled)
+    graph.replace_uses(node.output, scaled.output)
+    graph.set_input(scaled, 0, node.output)

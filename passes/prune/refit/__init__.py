@@ -1,1 +1,1 @@
-"""Recovery without training: layers refitted to what the original computed."""
+"""Recovery without training: layers refitted by least squares to the outputs of the original."""

@@ -1,42 +1,42 @@
-"""Carries the inner values of a model forward over all samples, layer by layer, while its weights change.
+"""Carries the activations of a model forward over all samples, layer by layer, while its weights change.
 
-Every node runs once a sample: what later nodes read waits at the frontier, in memory or, beyond a budget, on disk.
+Every node runs once a sample: activations that later nodes read wait at the frontier, in memory or, beyond a budget, on
+disk.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ....equivalence.inputs import Feeds
 from ....ir import Array, Graph, Model, Node, Value, captures, clone_node
 from ....measure import ort_session
 
-Feeds = dict[str, Any]
-
 BUDGET = 1 << 29
-"""Bytes of waiting values that are held in memory."""
+"""Bytes of waiting activations that are kept in memory: a bound, not tuned."""
 
 
 class Frontier:
-    """The samples at some point of the root graph's order. The model may change beyond it."""
+    """The activations of all samples at one point of the root graph's order. The model may change beyond it."""
 
-    def __init__(self, model: Model, feeds: Iterable[Feeds], threads: int = 0) -> None:
-        self.model, self.threads = model, threads
+    def __init__(self, model: Model, feeds: Iterable[Feeds]) -> None:
+        self.model = model
         self.order = model.graph.snapshot()
         self.place = {node: k for k, node in enumerate(self.order)}
         self.at = 0
         self.last = self._last_uses()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._held = self._written = 0
+        self._in_memory = self._written = 0
         names = {value.name: value for value in model.graph.inputs}
         self.samples = [{names[n]: self._keep(np.asarray(v)) for n, v in f.items() if n in names} for f in feeds]
 
     def values(self, value: Value) -> Iterator[Array]:
-        """A value that waits at the frontier, on each sample."""
+        """A value waiting at the frontier, on each sample."""
         for sample in self.samples:
             yield sample[value]
 
@@ -47,15 +47,17 @@ class Frontier:
             return
         nodes = self.order[self.at : end]
         self.at = end
-        made = [v for n in nodes for v in n.outputs if self.last.get(v, -1) >= end]
+        waiting = [v for n in nodes for v in n.outputs if self.last.get(v, -1) >= end]
         inner = {v for n in nodes for v in n.outputs}
         read = list(dict.fromkeys(v for n in nodes for v in _reads(n) if v not in inner))
-        run = _runner(self.model, nodes, read, made, self.threads)
+        run = _runner(self.model, nodes, read, waiting)
         for k, sample in enumerate(self.samples):
             results = run([sample[v] for v in read])
             kept = {v: a for v, a in sample.items() if self.last.get(v, -1) >= end}
-            self._held -= sum(a.nbytes for v, a in sample.items() if v not in kept and not isinstance(a, np.memmap))
-            kept.update((v, self._keep(np.asarray(a))) for v, a in zip(made, results))
+            self._in_memory -= sum(
+                a.nbytes for v, a in sample.items() if v not in kept and not isinstance(a, np.memmap)
+            )
+            kept.update((v, self._keep(np.asarray(a))) for v, a in zip(waiting, results))
             self.samples[k] = kept
 
     def _last_uses(self) -> dict[Value, int]:
@@ -66,8 +68,8 @@ class Frontier:
         return last
 
     def _keep(self, array: Array) -> Array:
-        if self._held + array.nbytes <= BUDGET or array.dtype.kind not in "fiub":
-            self._held += array.nbytes
+        if self._in_memory + array.nbytes <= BUDGET or array.dtype.kind not in "fiub":
+            self._in_memory += array.nbytes
             return array
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="graphopt-")
@@ -84,17 +86,20 @@ def _reads(node: Node) -> Iterator[Value]:
             yield value
 
 
-def _runner(model: Model, nodes: list[Node], read: list[Value], made: list[Value], threads: int) -> Any:
+Run = Callable[[list[Array]], Sequence[Any]]
+
+
+def _runner(model: Model, nodes: list[Node], read: list[Value], results: list[Value]) -> Run:
     values = {v: Value(v.type, f"i{k}") for k, v in enumerate(read)}
     piece = Graph("piece", values.values())
     for node in nodes:
         piece.append(clone_node(node, values))
-    for k, v in enumerate(made):
+    for k, v in enumerate(results):
         values[v].name = f"o{k}"
-    piece.set_outputs([values[v] for v in made])
+    piece.set_outputs([values[v] for v in results])
     small = Model(piece, dict(model.opsets), dict(model.functions), model.ir_version, folder=model.folder)
     names = [f"i{k}" for k in range(len(read))]
-    if not made:
+    if not results:
         return lambda arrays: []
-    session = ort_session(small, threads=threads)
+    session = ort_session(small, threads=0)
     return lambda arrays: session.run(None, dict(zip(names, arrays)))

@@ -1,1 +1,1 @@
-"""What each channel is worth."""
+"""Importance of channels: from weights, or from calibration data."""

@@ -1,29 +1,29 @@
-"""What each channel is worth, from weights: one score a class, larger is more important."""
+"""Importance of channels from weights: one score a class, larger is more important."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ....analysis.channels import Channels, Linear
+from ....analysis.channels import ChannelFacts, WeightedLayer
 from ....compress.layers.weights import floats_of
 from ....ir import Array, Model
 from ..options import Importance
 
 
 def weight_scores(
-    facts: Channels, importance: str | Importance, seed: int, scales: dict[str, Array] | None = None
+    facts: ChannelFacts, importance: str | Importance, seed: int, scales: dict[str, Array] | None = None
 ) -> Array:
-    """Scores by the weights that make a channel; f64[classes]. `scales`: of BatchNormalization, by node name."""
+    """f64[classes]: scores from the weights of a channel's makers. `scales`: of BatchNormalization, by node name."""
     scores = np.zeros(facts.count)
     if importance == "random":
         return np.random.default_rng(seed).random(facts.count)
-    for layer in facts.linears:
-        weight = by_output(layer)
+    for layer in facts.layers:
+        weight = outputs_first(layer)
         if weight is None or layer.outputs is None:
             continue
         if importance == "bn_scale":
-            found = _scale_of(layer, scales or {})
-            own = np.sqrt(_squares(weight)) if found is None else np.abs(found)
+            scale = _scale_of(layer, scales or {})
+            own = np.sqrt(_squares(weight)) if scale is None else np.abs(scale)
         elif importance == "l1":
             own = np.abs(weight.reshape(len(weight), -1)).sum(axis=1)
         elif importance == "l2":
@@ -32,21 +32,21 @@ def weight_scores(
             assert callable(importance)
             own = np.asarray(importance(weight), np.float64).reshape(len(weight))
         np.add.at(scores, layer.outputs, own)
-    _by_input(facts, scores)
+    _add_selections(facts, scores)
     return np.sqrt(scores) if importance == "l2" else scores
 
 
-def _by_input(facts: Channels, scores: Array) -> None:
-    """What a layer selects is made by nobody: it is worth the weights that read it."""
+def _add_selections(facts: ChannelFacts, scores: Array) -> None:
+    """Inputs that a layer may select have no maker in their group: they score the weights of that layer."""
     selecting = {selection.node for selection in facts.selections}
-    for layer in facts.linears:
+    for layer in facts.layers:
         weight = floats_of(layer) if layer.node in selecting and layer.inputs is not None else None
         if weight is not None and layer.inputs is not None and layer.in_axis is not None:
             np.add.at(scores, layer.inputs, _squares(np.moveaxis(weight, layer.in_axis, 0)))
 
 
-def by_output(layer: Linear) -> Array | None:
-    """The weight with its outputs first, [channels, ...]; None where it is not stored as numbers."""
+def outputs_first(layer: WeightedLayer) -> Array | None:
+    """The weight with its outputs first, f32[channels, ...]; None where it is unknown."""
     stored = None if layer.outputs is None else floats_of(layer)
     if stored is None or layer.outputs is None:
         return None
@@ -61,11 +61,11 @@ def _squares(weight: Array) -> Array:
     return np.asarray(np.square(weight, dtype=np.float64).reshape(len(weight), -1).sum(axis=1))
 
 
-def _scale_of(layer: Linear, scales: dict[str, Array]) -> Array | None:
+def _scale_of(layer: WeightedLayer, scales: dict[str, Array]) -> Array | None:
     for name in layer.node.origins:
-        found = scales.get(name)
-        if found is not None and layer.outputs is not None and len(found) == len(layer.outputs):
-            return found
+        scale = scales.get(name)
+        if scale is not None and layer.outputs is not None and len(scale) == len(layer.outputs):
+            return scale
     use = layer.node.output.uses[0] if layer.node.output.has_one_use else None
     if use is not None and use.node.op == "BatchNormalization":
         constant = use.node.constant(1)
@@ -74,10 +74,10 @@ def _scale_of(layer: Linear, scales: dict[str, Array]) -> Array | None:
 
 
 def norm_scales(model: Model) -> dict[str, Array]:
-    """The scale of every BatchNormalization, by the node's name: folding them away leaves only the name."""
-    found = {}
+    """The scale of every BatchNormalization by the node's name, which is all that folding it away leaves of it."""
+    scales = {}
     for node in model.graph.walk():
         constant = node.constant(1) if node.op == "BatchNormalization" else None
         if constant is not None and node.name:
-            found[node.name] = constant.array().astype(np.float64)
-    return found
+            scales[node.name] = constant.array().astype(np.float64)
+    return scales

@@ -1,50 +1,65 @@
-"""What each channel is worth, from calibration data: what the layers that read it would lose."""
+"""Importance of channels from calibration data: the loss of the layers that read them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
-from ....analysis.channels import Channels, Linear, Product
+from ....analysis.channels import ActivationProduct, ChannelFacts, WeightedLayer
 from ....calibration import Taps, portions
-from ....compress.layers.regression import Moments
-from ....compress.layers.rows import cannot_read, inputs_at, sample_places, weight_matrix
+from ....compress.layers.regression import NormalEquations
+from ....compress.layers.rows import check_readable, inputs_at, sample_positions, weight_matrix
 from ....compress.layers.weights import floats_of
+from ....equivalence.inputs import Feeds
+from ....errors import Declined
 from ....ir import Array, Model, Value
-
-Feeds = dict[str, Any]
 
 BUDGET = 1 << 29
 """Bytes of sums held at once; where more are needed, the data are read again."""
-_MOST_ROWS, _DAMPING = 20_000, 1e-2
+_MOST_ROWS, _LEAST_ROWS, _ROWS_PER_INPUT = 20_000, 4_000, 4
+"""Rows of a layer that are summed: some for each of its inputs, within bounds, a choice between noise and time.
+`python -m tests.bench.prune_fashion` shows the accuracy, `tests.bench.prune_speed time` the seconds."""
+_DAMPING = 1e-2
+"""Added to the diagonal of a Hessian, as a share of its mean, before inversion: as in GPTQ (Frantar et al.
+2022). `python -m tests.bench.prune_fashion` shows the accuracy."""
 
 
-def measured_scores(model: Model, facts: Channels, importance: str, feeds: Iterable[Feeds], seed: int) -> Array:
-    """f64[classes]: the energy of a channel ("activation"), or the error that its loss makes in every layer that reads
-    it, as a share of the layer's energy: as it is ("reconstruction"), or after the layer has been refitted ("hessian",
-    the optimal brain surgeon of Hassibi and Stork 1993 for blocks of weights).
+def measured_scores(model: Model, facts: ChannelFacts, importance: str, feeds: Iterable[Feeds], seed: int) -> Array:
+    """f64[classes]: one score a class, of these:
 
-    Where a layer's rows cannot be taken, inputs of equal energy are assumed; what two computed values are multiplied
-    over is worth the energy of both.
+    "activation": the mean energy of the channel. "reconstruction": the error in every layer that reads it when it is
+    removed, as a share of the energy of the layer's output. "hessian": the same after the layer has been refitted, the
+    optimal brain surgeon of Hassibi and Stork 1993 for blocks of weights.
+
+    Where no rows of a layer can be taken, inputs of equal energy are assumed; a channel that two activations are
+    multiplied over scores the energy of both.
     """
     scores = np.zeros(facts.count)
-    readers = [r for r in facts.linears if r.inputs is not None and r.kind != "depthwise"]
-    seen = [r for r in readers if r.kind != "recurrent" and not cannot_read(r) and floats_of(r) is not None]
+    readers = [r for r in facts.layers if r.inputs is not None and r.kind != "depthwise"]
+    measurable = [r for r in readers if _is_measurable(r)]
     samples = sum(1 for _ in feeds)
-    for part in portions(seen, _sum_bytes, BUDGET):
-        for layer, moments in _sums(model, part, feeds, samples, seed):
-            _score(layer, moments, importance, scores)
+    for part in portions(measurable, _sum_bytes, BUDGET):
+        for layer, equations in _sums(model, part, feeds, samples, seed):
+            _score(layer, equations, importance, scores)
     for layer in readers:
-        if layer not in seen:
-            _assume(layer, scores)
-    _multiplied(model, [p for p in facts.products if p.node.graph is model.graph], feeds, scores)
+        if layer not in measurable:
+            _add_assumed(layer, scores)
+    _add_products(model, [p for p in facts.products if p.node.graph is model.graph], feeds, scores)
     return scores
 
 
-def _assume(layer: Linear, scores: Array) -> None:
-    """The share of a layer's weights that read a channel; equal shares where they are not known."""
+def _is_measurable(layer: WeightedLayer) -> bool:
+    """Rows of its inputs can be taken, and its weight is known."""
+    try:
+        check_readable(layer)
+    except Declined:
+        return False
+    return layer.kind != "recurrent" and floats_of(layer) is not None
+
+
+def _add_assumed(layer: WeightedLayer, scores: Array) -> None:
+    """The energy of a channel's weights as a share of the layer's; equal shares where the weights are unknown."""
     assert layer.inputs is not None
     weight = floats_of(layer)
     if weight is None or layer.in_axis is None or layer.kind == "grouped":
@@ -54,7 +69,7 @@ def _assume(layer: Linear, scores: Array) -> None:
     np.add.at(scores, layer.inputs, own / max(float(own.sum()), 1e-30))
 
 
-def _multiplied(model: Model, products: list[Product], feeds: Iterable[Feeds], scores: Array) -> None:
+def _add_products(model: Model, products: list[ActivationProduct], feeds: Iterable[Feeds], scores: Array) -> None:
     """Channel c of a product of two computed values carries E[a_c²] E[b_c²] of their sum over channels."""
     if not products:
         return
@@ -71,50 +86,50 @@ def _multiplied(model: Model, products: list[Product], feeds: Iterable[Feeds], s
         np.add.at(scores, product.elements, a * b / max(float((a * b).sum()), 1e-30))
 
 
-def _sum_bytes(layer: Linear) -> int:
+def _sum_bytes(layer: WeightedLayer) -> int:
     groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
     return 8 * int(groups) * (int(inputs) + 1) ** 2
 
 
-def _weight(layer: Linear) -> Array:
+def _weight(layer: WeightedLayer) -> Array:
     weight = floats_of(layer)
     assert weight is not None
     return weight
 
 
 def _sums(
-    model: Model, layers: list[Linear], feeds: Iterable[Feeds], samples: int, seed: int
-) -> Iterator[tuple[Linear, Moments]]:
+    model: Model, layers: list[WeightedLayer], feeds: Iterable[Feeds], samples: int, seed: int
+) -> Iterator[tuple[WeightedLayer, NormalEquations]]:
     rng = np.random.default_rng(seed)
     data = [layer.node.inputs[0] for layer in layers]
-    outs = [layer.node.output for layer in layers]
-    taps = Taps(model, [*data, *outs])  # type: ignore[list-item]
+    outputs = [layer.node.output for layer in layers]
+    taps = Taps(model, [*data, *outputs])  # type: ignore[list-item]
     sums = []
     for layer in layers:
         groups, inputs, _ = weight_matrix(layer, _weight(layer)).shape
-        sums.append(Moments(groups, inputs, 0))
+        sums.append(NormalEquations(groups, inputs, 0))
     for feed in feeds:
         values = taps.run(feed)
-        for layer, moments in zip(layers, sums):
+        for layer, equations in zip(layers, sums):
             x = layer.node.inputs[0]
             assert x is not None
-            wanted = min(_MOST_ROWS, max(4_000, 4 * moments.gram.shape[1]))
-            places = sample_places(layer, values[layer.node.output].shape, -(-wanted // samples), rng)
-            moments.add(inputs_at(layer, values[x], places), np.zeros((len(places), 0), np.float32))
-    for moments in sums:
-        moments.flush()
+            wanted = min(_MOST_ROWS, max(_LEAST_ROWS, _ROWS_PER_INPUT * equations.gram.shape[1]))
+            positions = sample_positions(layer, values[layer.node.output].shape, -(-wanted // samples), rng)
+            equations.add(inputs_at(layer, values[x], positions), np.zeros((len(positions), 0), np.float32))
+    for equations in sums:
+        equations.flush()
     yield from zip(layers, sums)
 
 
-def _score(layer: Linear, moments: Moments, importance: str, scores: Array) -> None:
+def _score(layer: WeightedLayer, equations: NormalEquations, importance: str, scores: Array) -> None:
     assert layer.inputs is not None
     weight = weight_matrix(layer, _weight(layer)).astype(np.float64)
     groups, inputs, _ = weight.shape
     per_channel = inputs * groups // len(layer.inputs)
     classes = layer.inputs.reshape(groups, -1)
-    rows = max(moments.rows, 1)
+    rows = max(equations.rows, 1)
     for group in range(groups):
-        gram = moments.gram[group] / rows
+        gram = equations.gram[group] / rows
         w = weight[group]
         energy = float(np.einsum("km,km->", w, gram[:inputs, :inputs] @ w)) + 1e-30
         blocks = w.reshape(-1, per_channel, w.shape[1])
@@ -131,7 +146,7 @@ def _score(layer: Linear, moments: Moments, importance: str, scores: Array) -> N
 
 
 def _surgeon(gram: Array, blocks: Array, index: Array) -> Array:
-    """tr(W_cᵀ (H⁻¹_cc)⁻¹ W_c): the error left after all other weights and the bias have adapted to the loss of c."""
+    """tr(W_cᵀ (H⁻¹_cc)⁻¹ W_c): the error after all other weights and the bias have adapted to the removal of c."""
     from scipy.linalg import inv
 
     size = len(gram) - 1

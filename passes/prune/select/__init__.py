@@ -1,1 +1,1 @@
-"""How many channels each group loses, and which."""
+"""Selection: how many channels each group keeps, and which."""

@@ -1,106 +1,109 @@
-"""How many channels each group loses: the same share of each, or those that are worth least anywhere."""
+"""How many channels each group loses: the same share of each, or those with the lowest scores anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ....analysis.channels import STATISTICS, Channels, Group
+from ....analysis.channels import STATISTICS, ChannelFacts, ChannelGroup
+from ....errors import Declined
 from ....ir import Array, Node
 from ..options import MEASURED, Prune
-from .selection import choose, rounded, unit
+from .selection import choose_classes, positions_per_class, rounded_width
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Share:
-    """What one group keeps: `kept` of its classes; `why` it lost none where it might have."""
+class Allocation:
+    """How many classes a group keeps, and the reason where it lost fewer than its share, else ""."""
 
-    group: Group
+    group: ChannelGroup
     kept: int
-    why: str = ""
+    reason: str = ""
 
 
-def allocate(facts: Channels, scores: Array, options: Prune, ratio: float) -> tuple[Array, list[Share]]:
-    """bool[classes] of what stays when `ratio` of the channels goes, and what each group keeps."""
-    wanted = _wanted(facts, scores, options, ratio)
+def allocate(facts: ChannelFacts, scores: Array, options: Prune, ratio: float) -> tuple[Array, list[Allocation]]:
+    """bool[classes] of the kept ones when `ratio` of the channels is removed, and how many each group keeps."""
     kept = np.ones(facts.count, bool)
-    shares: list[Share] = []
-    for group, keep in wanted:
-        if isinstance(keep, str):
-            shares.append(Share(group, group.size, keep))
+    allocations: list[Allocation] = []
+    for group, target in _targets(facts, scores, options, ratio):
+        if isinstance(target, Declined):
+            allocations.append(Allocation(group, group.size, target.reason))
             continue
-        count = rounded(group, keep, options.round_to)
-        stay = choose(group, scores[group.classes], count) if count < group.size else group.classes
+        count = rounded_width(group, target, options.round_to)
+        stay = choose_classes(group, scores[group.classes], count) if count < group.size else group.classes
         if stay is None:
-            shares.append(Share(group, group.size, "no choice keeps the parts of its layers equal"))
+            allocations.append(Allocation(group, group.size, "no choice keeps the parts of its layers equal"))
             continue
         kept[group.classes] = False
         kept[stay] = True
-        why = "" if len(stay) < group.size else f"no smaller multiple of {options.round_to}"
-        shares.append(Share(group, len(stay), why if keep < group.size - 0.5 else ""))
-    return kept, shares
+        is_rounded_up = len(stay) == group.size and target < group.size - 0.5
+        reason = f"no smaller multiple of {options.round_to}" if is_rounded_up else ""
+        allocations.append(Allocation(group, len(stay), reason))
+    return kept, allocations
 
 
-def _wanted(facts: Channels, scores: Array, options: Prune, ratio: float) -> list[tuple[Group, float | str]]:
-    """For each group how many classes should stay, or why all do."""
-    wanted: list[tuple[Group, float | str]] = []
-    open_groups: list[Group] = []
+def _targets(
+    facts: ChannelFacts, scores: Array, options: Prune, ratio: float
+) -> list[tuple[ChannelGroup, float | Declined]]:
+    """For each group how many classes to keep, before rounding to a width."""
+    targets: list[tuple[ChannelGroup, float | Declined]] = []
+    competing: list[ChannelGroup] = []
     for group in facts.groups:
-        reason = refusal(group, options)
-        own = next((options.ratios[n] for n in names_of(group) if n in options.ratios), None)
-        if reason:
-            wanted.append((group, reason))
-        elif own is not None:
-            wanted.append((group, np.floor(group.size * (1 - own) + 0.5)))
-        elif not options.global_ranking:
-            wanted.append((group, np.floor(group.size * (1 - ratio) + 0.5)))
+        own = next((options.ratios[name] for name in names_of(group) if name in options.ratios), None)
+        try:
+            check_prunable(group, options)
+        except Declined as declined:
+            targets.append((group, declined))
+            continue
+        if own is None and options.global_ranking:
+            competing.append(group)
         else:
-            open_groups.append(group)
-    return [*wanted, *_global(open_groups, scores, options, ratio)]
+            targets.append((group, np.floor(group.size * (1 - (ratio if own is None else own)) + 0.5)))
+    return [*targets, *_global_targets(competing, scores, options, ratio)]
 
 
-def refusal(group: Group, options: Prune) -> str:
-    """Why a group is not touched; "" if it may be."""
+def check_prunable(group: ChannelGroup, options: Prune) -> None:
+    """Declined where the options leave a group as it is."""
     if any(name in options.ignored_layers for name in names_of(group)):
-        return "to be ignored"
+        raise Declined("to be ignored")
     if group.selections and not options.select:
-        return "its layers read what stays for others (select=True lets them read fewer of it)"
+        raise Declined("its layers read what stays for others (select=True lets them read fewer of it)")
     if STATISTICS in group.approximate and not options.statistics:
-        return "a normalisation takes statistics over it (statistics=True removes them all the same)"
-    return ""
+        raise Declined("a normalisation takes statistics over it (statistics=True removes them all the same)")
 
 
-def names_of(group: Group) -> Iterable[str]:
-    """The names of the layers that make a group's channels, or pick them, those of the original included."""
+def names_of(group: ChannelGroup) -> list[str]:
+    """The names by which options and reports may call a group: those of its makers, or of layers with selections."""
     nodes = [*(layer.node for layer in group.makers), *(selection.node for selection in group.selections)]
     return [name for node in nodes for name in names_of_node(node)]
 
 
 def names_of_node(node: Node) -> list[str]:
-    """How a user may name a node: its name, its first output's, those of the nodes it came from."""
+    """The names of a node: its own, its first output's, those of the original nodes it came from."""
     return [name for name in (node.name, node.output.name, *node.origins) if name]
 
 
-def _global(groups: list[Group], scores: Array, options: Prune, ratio: float) -> list[tuple[Group, float | str]]:
-    """The channels worth least of all groups go, but for the best of each group, of which `least` stay."""
+def _global_targets(
+    groups: list[ChannelGroup], scores: Array, options: Prune, ratio: float
+) -> list[tuple[ChannelGroup, float]]:
+    """Remove the channels with the lowest scores of all groups, except the best of each, the share `least`."""
     if not groups:
         return []
-    worth, width, owner, spared = [], [], [], []
+    all_scores, widths_of, owner, protected = [], [], [], []
     for number, group in enumerate(groups):
         own = scores[group.classes]
-        if options.importance not in MEASURED:  # sizes of weights mean something within a layer only
+        if options.importance not in MEASURED:  # sizes of weights compare within a layer only
             own = own / max(float(own.mean()), 1e-30)
         least = max(1, int(np.ceil(options.least * group.size)))
         rank = np.argsort(np.argsort(-own, kind="stable"), kind="stable")
-        worth.append(own)
-        width.append(np.full(group.size, float(unit(group))))
+        all_scores.append(own)
+        widths_of.append(np.full(group.size, float(positions_per_class(group))))
         owner.append(np.full(group.size, number))
-        spared.append(rank < least)
-    widths, owners = np.concatenate(width), np.concatenate(owner)
-    order = np.argsort(np.where(np.concatenate(spared), np.inf, np.concatenate(worth)), kind="stable")
-    removable = order[~np.concatenate(spared)[order]]
+        protected.append(rank < least)
+    widths, owners = np.concatenate(widths_of), np.concatenate(owner)
+    order = np.argsort(np.where(np.concatenate(protected), np.inf, np.concatenate(all_scores)), kind="stable")
+    removable = order[~np.concatenate(protected)[order]]
     until = int(np.searchsorted(np.cumsum(widths[removable]), ratio * widths.sum() + 1e-9, side="right"))
-    gone = np.bincount(owners[removable[:until]], minlength=len(groups))
-    return [(group, float(group.size - gone[number])) for number, group in enumerate(groups)]
+    removed = np.bincount(owners[removable[:until]], minlength=len(groups))
+    return [(group, float(group.size - removed[number])) for number, group in enumerate(groups)]

@@ -1,4 +1,4 @@
-"""Which channels of a group stay, given their scores and how many should: the best, equally many in every part."""
+"""Which channels of a group are kept: those with the best scores, equally many in every part."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from typing import Any
 
 import numpy as np
 
-from ....analysis.channels import Classes, Group
+from ....analysis.channels import ChannelGroup, Classes
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 _SECONDS = 10.0
+"""The time limit of the integer program, at which HiGHS returns its best choice so far: a bound, not tuned."""
 
 
-def unit(group: Group) -> int:
-    """Positions of the first layer's output that one class takes: 1 for a channel, the head's size for a head."""
+def positions_per_class(group: ChannelGroup) -> int:
+    """Positions of the first maker's output in one class: 1 for a channel, the head's size for an attention head."""
     for layer in group.makers:
         if layer.kind != "depthwise" and layer.outputs is not None:
             inside = np.isin(layer.outputs, group.classes)
-            held = np.unique(layer.outputs[inside]).size
-            return max(1, int(inside.sum()) // held) if held else 1
+            classes = np.unique(layer.outputs[inside]).size
+            return max(1, int(inside.sum()) // classes) if classes else 1
     return 1
 
 
-def rounded(group: Group, keep: float, round_to: int) -> int:
-    """How many classes stay: at least `keep`, so that the layer's width is a multiple of `round_to` where it can be."""
-    step = max(1, math.ceil(round_to / unit(group)))
+def rounded_width(group: ChannelGroup, keep: float, round_to: int) -> int:
+    """How many classes to keep: at least `keep`, so that the layer's width is a multiple of `round_to` if it can be."""
+    step = max(1, math.ceil(round_to / positions_per_class(group)))
     return min(group.size, max(1, math.ceil(max(keep, 1) / step - 1e-9) * step))
 
 
-def choose(group: Group, scores: Scores, keep: int) -> Classes | None:
-    """The classes that stay, about `keep` of them with the largest scores; `scores` are those of `group.classes`.
+def choose_classes(group: ChannelGroup, scores: Scores, keep: int) -> Classes | None:
+    """About `keep` classes of a group, those with the largest scores; `scores` are those of `group.classes`.
 
-    Where layers have groups, equally many stay in every part of each: an integer program, solved by HiGHS. None when
-    no such choice exists.
+    Where layers have groups, equally many are kept in every part of each: an integer program, solved by HiGHS. None
+    when no such choice exists.
     """
     if not group.partitions:
         order = np.argsort(-scores, kind="stable")
@@ -42,13 +43,13 @@ def choose(group: Group, scores: Scores, keep: int) -> Classes | None:
     return _solve(group, scores, keep)
 
 
-def _solve(group: Group, scores: Scores, keep: int) -> Classes | None:
+def _solve(group: ChannelGroup, scores: Scores, keep: int) -> Classes | None:
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import coo_array
 
     n, share = group.size, keep / group.size
     place = {int(c): k for k, c in enumerate(group.classes)}
-    distinct = {partition.parts.tobytes(): partition.parts for partition in group.partitions}
+    distinct = {parts.tobytes(): parts for parts in group.partitions}
     rows: list[int] = []
     columns: list[int] = []
     values: list[float] = []
@@ -62,7 +63,7 @@ def _solve(group: Group, scores: Scores, keep: int) -> Classes | None:
             rows += [row] * (len(free) + 1)
             columns += [*free, n + number]
             values += [1.0] * len(free) + [-1.0]
-            bounds.append(float(len(free) - len(part)))  # those that cannot go are kept
+            bounds.append(float(len(free) - len(part)))  # positions that cannot be removed are kept
             most[number] = max(most[number], len(part) - len(free))
             row += 1
     span = float(scores.max() - scores.min()) or 1.0
@@ -71,12 +72,12 @@ def _solve(group: Group, scores: Scores, keep: int) -> Classes | None:
     equal = coo_array((values, (rows, columns)), (row, n + len(distinct)))
     upper = np.concatenate([np.ones(n), most])
     lower = np.concatenate([np.zeros(n), np.ones(len(distinct))])
-    found = milp(
+    solution = milp(
         -gain, integrality=np.ones(n + len(distinct)), bounds=Bounds(lower, upper),
         constraints=[LinearConstraint(equal, bounds, bounds), LinearConstraint(total, 1, max(keep, 1))],
         options={"time_limit": _SECONDS, "mip_rel_gap": 0.0},
     )  # fmt: skip
-    if found.x is None:
+    if solution.x is None:
         return None
-    kept: Classes = group.classes[np.round(found.x[:n]).astype(bool)]
-    return kept
+    chosen: Classes = group.classes[np.round(solution.x[:n]).astype(bool)]
+    return chosen

@@ -13,7 +13,7 @@ from typing import Any
 from ....calibration import BATCH, METHODS, Extent, Shapes, observe, shapes_at
 from ....compress.context import StageContext
 from ....compress.layers.linear import Linear
-from ....compress.layers.moments import Moments, fits_memory, gather
+from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
 from ....measure import macs_values
@@ -130,7 +130,7 @@ class _Solver:
     options: Quantize
     safe: bool
 
-    def __call__(self, unit: Unit, moments: Moments | None, step: float, bits: int) -> Solved:
+    def __call__(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> Solved:
         linear = unit.layer
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
         block = _block(self.model, linear, self.options) if is_stored_in_blocks else None
@@ -155,7 +155,7 @@ def _wants_moments(options: Quantize) -> bool:
 
 def _with_moments(
     model: Model, layers: list[Unit], options: Quantize, context: StageContext, feeds: _CountedFeeds
-) -> Iterator[tuple[Unit, Moments | None]]:
+) -> Iterator[tuple[Unit, InputMoments | None]]:
     """Each layer with the moments of its inputs, by which it is rounded. None where the data are made up, and where the
     moments of very many inputs do not fit in memory."""
     if not _wants_moments(options) or (context.calibration.note and options.mode != "static"):

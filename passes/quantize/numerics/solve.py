@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....compress.layers.linear import Linear
-from ....compress.layers.moments import Moments
+from ....compress.layers.moments import InputMoments
 from ....ir import Array
 from ..options import Quantize
 from .grids import PAIR_LIMIT, Codes, bias_room, nonzero_scales, weight_scale, worst_pair
@@ -40,7 +40,7 @@ class Solved:
 
 def solve(
     linear: Linear,
-    moments: Moments | None,
+    moments: InputMoments | None,
     options: Quantize,
     safe: bool,
     step: float = 1.0,
