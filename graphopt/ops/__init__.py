@@ -1,6 +1,7 @@
 """What the compiler must know about an operator; as much as possible is asked of ONNX's own schemas."""
 
 from .inference import attribute_proto, infer, tensor_proto, type_of, type_proto, update_types
+from .padding import resolve_pads
 from .schemas import attr, is_deterministic, schema, schema_of, version_for
 from .sizes import quotient, reshaped, same_by_count, same_sizes
 from .support import is_implemented
@@ -13,6 +14,7 @@ __all__ = [
     "is_implemented",
     "quotient",
     "reshaped",
+    "resolve_pads",
     "same_by_count",
     "same_sizes",
     "schema",

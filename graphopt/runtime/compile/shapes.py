@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir import Value
 from ...kernels.windows import Window
+from ...ops import resolve_pads
 from ..lower.operations import (
     ActivationMatMul,
     AveragePool,
@@ -49,17 +50,7 @@ def window_of(
     if len(spatial) != rank:
         raise ValueError(f"a window of {rank} axes over {len(spatial)}")
     strides, dilations = strides or (1,) * rank, dilations or (1,) * rank
-    pads = pads or (0,) * 2 * rank
-    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        begins, ends = [], []
-        for size, k, s, d in zip(spatial, kernel, strides, dilations):
-            total = max(0, (-(-size // s) - 1) * s + d * (k - 1) + 1 - size)
-            begin = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
-            begins.append(begin)
-            ends.append(total - begin)
-        pads = (*begins, *ends)
-    elif auto_pad == "VALID":
-        pads = (0,) * 2 * rank
+    pads = resolve_pads(auto_pad, pads, spatial, kernel, strides, dilations)
     if rank == 1:
         kernel, strides, dilations = (1, *kernel), (1, *strides), (1, *dilations)
         pads = (0, pads[0], 0, pads[1])
