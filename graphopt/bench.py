@@ -55,7 +55,7 @@ def profile_table(model: Path, *, inputs: Path | None) -> Table:
     from .kernels import select_level
     from .kernels.peak import peak_rate
     from .runtime import Session
-    from .runtime.execute.profile import profile
+    from .runtime.profile import profile
 
     steps = profile(Session(model, 1, kernels=True), _feeds(model, inputs))
     if not steps:

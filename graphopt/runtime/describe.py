@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..ir import TensorType, Type
-from .lower.types import ORT_NAMES
+from .lower.ort_types import ORT_NAMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from ..ir import DType, Model, TensorType
 from ..machine.cpu import cpu_count
 from ..machine.sessions import open_session, session_options
 from .cache.manifest import Input, Output, Part, Recipe, recipe_of
-from .cache.store import Store
-from .compile.emission import Memory
+from .cache.plan_cache import Store
+from .compile.emitter import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
 from .execute.ort_segment import StockSegment, abandon
 from .execute.region import Region
 from .execute.workers import Team
-from .place.lowered import Lowered, digest_of
+from .place.lowered_model import Lowered, digest_of
 from .place.measured import slower_regions
 
 

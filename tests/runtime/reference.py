@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.kernels.special import erf
 from graphopt.runtime import Session
 from graphopt.runtime.compile.executable import hidden_addresses
-from graphopt.runtime.compile.plan import Plan
+from graphopt.runtime.compile.region_compiler import Plan
 from graphopt.runtime.compile.shapes import operation_window, output_shape, permutation_of
 from graphopt.runtime.execute.context import Instance
 from graphopt.runtime.lower import operations as o

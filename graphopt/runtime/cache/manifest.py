@@ -12,7 +12,7 @@ from ..compile.layouts import Shape
 from ..execute.ort_segment import extract
 from ..lower.operands import constant_array
 from ..lower.operations import PRODUCTS, Operation
-from ..place.lowered import Lowered
+from ..place.lowered_model import Lowered
 from ..place.partition import Segment
 
 

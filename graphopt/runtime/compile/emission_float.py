@@ -41,7 +41,7 @@ from .layouts import Shape, channels_last, natural, physical_shape
 from .shapes import operation_window
 
 if TYPE_CHECKING:
-    from .emission import Emitter, Tensor
+    from .emitter import Emitter, Tensor
 
 
 @singledispatch

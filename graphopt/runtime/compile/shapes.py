@@ -10,6 +10,7 @@ import numpy as np
 from ...ir import Value
 from ...kernels.windows import Window
 from ...ops import resolve_pads
+from ..lower.computed_shapes import integers, resolved
 from ..lower.operations import (
     ActivationMatMul,
     AveragePool,
@@ -30,7 +31,6 @@ from ..lower.operations import (
     Resize,
     Transpose,
 )
-from ..lower.targets import integers, resolved
 
 Shape = tuple[int, ...]
 Windowed = Conv | DynamicConv | MaxPool | AveragePool | FloatPool

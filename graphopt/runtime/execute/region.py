@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...ir import Array
-from ..cache.store import Store
-from ..compile.emission import Memory
+from ..cache.plan_cache import Store
+from ..compile.emitter import Memory
 from ..compile.executable import Blueprint, hidden_addresses
 from ..compile.layouts import Shape
-from ..compile.plan import Plan
-from ..place.lowered import Lowered
+from ..compile.region_compiler import Plan
+from ..place.lowered_model import Lowered
 from ..place.partition import Segment
 from .context import Instance
 from .ort_segment import StockSegment, extract

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from ...errors import Declined
 from ...ir import Node, Value
 from ...ops import attr
+from .computed_shapes import leaves
 from .operands import constant_array
 from .operations import Dequantize, Operation, Reshape, Transpose, is_float, is_glue
-from .targets import leaves
 
 _MOVES = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..compile.executable import Blueprint
-from ..session import Session
-from .context import Instance
-from .region import Region
+from .compile.executable import Blueprint
+from .execute.context import Instance
+from .execute.region import Region
+from .session import Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,13 @@ import graphopt
 from graphopt.kernels import Buffer, Library, Step
 from graphopt.kernels.layout import COPY_ROWS
 from graphopt.runtime import Session
-from graphopt.runtime.cache import store
 from graphopt.runtime.compile.executable import Blueprint, PlannedStep, hidden_addresses
-from graphopt.runtime.place.lowered import Lowered
+from graphopt.runtime.place.lowered_model import Lowered
 from tests.runtime.forms import FORMS, feed
 
 _CHILD = """
 import sys, numpy as np
-import graphopt.runtime.place.lowered as lowered
+import graphopt.runtime.place.lowered_model as lowered
 def refuse(self):
     raise AssertionError("the graph was read")
 if sys.argv[4] == "refuse":
@@ -127,10 +126,10 @@ def test_the_least_used_models_are_forgotten(
     made: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Session(made["qdq"], 1, kernels=True).run(None, feed(2))
-    monkeypatch.setattr(store, "_MOST", 1)
+    monkeypatch.setattr(plan_cache, "_MOST", 1)
     Session(made["qoperator"], 1, kernels=True).run(None, feed(29))
     assert len({file.parent for file in plans(cache)}) == 1
-    monkeypatch.setattr(store, "_LARGEST", 1)
+    monkeypatch.setattr(plan_cache, "_LARGEST", 1)
     Session(made["qoperator"], 1, kernels=True).run(None, feed(30))
     assert len({file.parent for file in plans(cache)}) == 1
 

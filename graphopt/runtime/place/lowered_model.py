@@ -11,7 +11,7 @@ from ...errors import ModelError
 from ...ir import Model
 from ..lower.lowering import lower
 from ..lower.operations import Coverage
-from ..lower.types import complete_types
+from ..lower.ort_types import complete_types
 from .measured import region_digest
 from .partition import Segment, partition
 

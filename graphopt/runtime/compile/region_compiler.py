@@ -14,7 +14,7 @@ from ...kernels.quantization import Quantization
 from ..lower.operands import constant_array
 from ..lower.operations import Concat, Conv, MatMul, Operation, data_inputs, is_float, reads_float
 from .arena import Interval, assign
-from .emission import Emitter, Memory, Tensor
+from .emitter import Emitter, Memory, Tensor
 from .executable import Blueprint, Border, PlannedStep
 from .fusion import fuse
 from .layouts import Shape, natural
