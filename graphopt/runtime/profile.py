@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .compile.executable import Blueprint
-from .execute.context import Instance
+from .compile.executable import Executable
+from .execute.context import ExecutionContext
 from .execute.region import Region
 from .session import Session
 
@@ -47,8 +47,8 @@ def profile(session: Session, feeds: Mapping[str, Any], runs: int = 20) -> list[
     return found
 
 
-def _region(index: int, plan: Blueprint, arrays: list[Any], runs: int) -> list[StepTime]:
-    instance = Instance(plan, 1, profile=True)
+def _region(index: int, plan: Executable, arrays: list[Any], runs: int) -> list[StepTime]:
+    instance = ExecutionContext(plan, 1, profile=True)
     instance.load(arrays)
     instance.program.run_worker(0)
     cycles, rates = [], []

@@ -12,14 +12,14 @@ from ..errors import InputError, ModelError, OptionError
 from ..ir import DType, Model, TensorType
 from ..machine.cpu import cpu_count
 from ..machine.sessions import open_session, session_options
-from .cache.manifest import Input, Output, Part, Recipe, recipe_of
-from .cache.plan_cache import Store
+from .cache.manifest import Input, Manifest, Output, Part, manifest_of
+from .cache.plan_cache import PlanCache
 from .compile.emitter import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
-from .execute.ort_segment import StockSegment, abandon
+from .execute.ort_segment import OrtSegment, abandon
 from .execute.region import Region
 from .execute.workers import Team
-from .place.lowered_model import Lowered, digest_of
+from .place.lowered_model import LoweredModel, digest_of
 from .place.measured import slower_regions
 
 
@@ -45,20 +45,20 @@ class Session:
         self._team, self._pid = Team(self.threads), os.getpid()
         slower = slower_regions(self.threads) if kernels is None else frozenset[str]()
         digest = digest_of(model)
-        store = None if digest is None else Store(digest, memory, kernels, sorted(slower))
-        self._lowered = Lowered(model, digest, kernels=kernels is not False, slower=slower)
+        store = None if digest is None else PlanCache(digest, memory, kernels, sorted(slower))
+        self._lowered = LoweredModel(model, digest, kernels=kernels is not False, slower=slower)
         recipe = None if store is None else store.load("recipe")
         if recipe is None:
-            recipe = recipe_of(self._lowered)
+            recipe = manifest_of(self._lowered)
             if store is not None and not self._keep(store, recipe):
                 store = None
-        self._recipe: Recipe = recipe
+        self._recipe: Manifest = recipe
         self._whole: Any = self._open_whole() if recipe.whole else None
         self._runners = [] if recipe.whole else [
             self._runner(index, part, memory, store) for index, part in enumerate(recipe.parts)
         ]  # fmt: skip
 
-    def _keep(self, store: Store, recipe: Recipe) -> bool:
+    def _keep(self, store: PlanCache, recipe: Manifest) -> bool:
         """Keep the recipe on disk, unless weights lie in files of their own, of which the model's digest is silent."""
         from ..onnx_io import external_bytes
 
@@ -67,9 +67,9 @@ class Session:
         store.save("recipe", recipe)
         return True
 
-    def _runner(self, index: int, part: Part, memory: Memory, store: Store | None) -> Region | StockSegment:
+    def _runner(self, index: int, part: Part, memory: Memory, store: PlanCache | None) -> Region | OrtSegment:
         if part.model is not None:
-            return StockSegment(part.model, len(part.reads), len(part.writes), self.threads, self._folder)
+            return OrtSegment(part.model, len(part.reads), len(part.writes), self.threads, self._folder)
         region = Region(self._lowered, index, self._team, memory, store)
         if part.shapes is not None:  # planned now, so that the first run is like the others
             region.prepare(part.shapes)

@@ -16,7 +16,7 @@ from .session import Session
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RegionTiming:
     """One region, or the whole model: seconds on kernels and in onnxruntime (medians of interleaved runs)."""
 
     what: str
@@ -31,7 +31,7 @@ def warmup(
     threads: int | None = None,
     seconds: float = 0.5,
     progress: Callable[[str], None] | None = None,
-) -> list[Verdict]:
+) -> list[RegionTiming]:
     """Compile and measure; what onnxruntime runs faster is left to it by sessions made from now on.
 
     Regions are measured one by one, then the model as a whole, whose regions all go back where the parts do not pay for
@@ -54,7 +54,7 @@ def warmup(
         kernels_time, stock_time = _race(
             lambda r=region, g=given: r.run(g), lambda s=stock, g=given: s.run(g), seconds  # type: ignore[misc]
         )  # fmt: skip
-        verdicts.append(Verdict(f"region {index}", kernels_time, stock_time))
+        verdicts.append(RegionTiming(f"region {index}", kernels_time, stock_time))
         measured[region_digest(region.segment)] = (kernels_time, stock_time)
     times = region_times(session.threads)
     times.add(measured)
@@ -62,7 +62,7 @@ def warmup(
     if mixed.regions:
         whole = Session(model, threads, kernels=False)
         kernels_time, stock_time = _race(lambda: mixed.run(None, feeds), lambda: whole.run(None, feeds), seconds)
-        verdicts.append(Verdict("whole model", kernels_time, stock_time))
+        verdicts.append(RegionTiming("whole model", kernels_time, stock_time))
         if kernels_time > stock_time:
             times.add({region_digest(region.segment): (kernels_time, stock_time) for region in mixed.regions})
     return verdicts

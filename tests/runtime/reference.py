@@ -13,7 +13,7 @@ from graphopt.runtime import Session
 from graphopt.runtime.compile.executable import hidden_addresses
 from graphopt.runtime.compile.region_compiler import Plan
 from graphopt.runtime.compile.shapes import operation_window, output_shape, permutation_of
-from graphopt.runtime.execute.context import Instance
+from graphopt.runtime.execute.context import ExecutionContext
 from graphopt.runtime.lower import operations as o
 from graphopt.runtime.lower.operands import constant_array
 from tests.kernels.naive import conv_sums, requantize
@@ -60,7 +60,7 @@ def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
 def _run(operations: Any, sources: Any, shapes: Any, arrays: list[Array]) -> dict[Any, Array]:
     """All values that kernels compute, none fused away."""
     values = tuple(operation.output for operation in operations)
-    instance = Instance(Plan(operations, sources, values, shapes).blueprint, 2)
+    instance = ExecutionContext(Plan(operations, sources, values, shapes).blueprint, 2)
     instance.load(arrays)
     instance.program.run()
     return dict(zip(values, instance.results()))
@@ -107,7 +107,7 @@ def _(operation: o.Table, x: Array) -> Array:
     return _map(operation.table, x)
 
 
-def _finished(operation: o.Linear, sums: Array) -> Array:
+def _finished(operation: o.LinearOperation, sums: Array) -> Array:
     assert operation.residual is None, "the reference takes operations before fusion"
     if operation.y is None:
         return np.clip(sums.astype(np.float32) * operation.scale, *operation.float_limits)

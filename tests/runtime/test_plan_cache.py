@@ -14,8 +14,9 @@ import graphopt
 from graphopt.kernels import Buffer, Library, Step
 from graphopt.kernels.layout import COPY_ROWS
 from graphopt.runtime import Session
-from graphopt.runtime.compile.executable import Blueprint, PlannedStep, hidden_addresses
-from graphopt.runtime.place.lowered_model import Lowered
+from graphopt.runtime.cache import plan_cache
+from graphopt.runtime.compile.executable import Executable, ProgramStep, hidden_addresses
+from graphopt.runtime.place.lowered_model import LoweredModel
 from tests.runtime.forms import FORMS, feed
 
 _CHILD = """
@@ -24,8 +25,9 @@ import graphopt.runtime.place.lowered_model as lowered
 def refuse(self):
     raise AssertionError("the graph was read")
 if sys.argv[4] == "refuse":
-    lowered.Lowered._make = refuse
+    lowered.LoweredModel._make = refuse
 from graphopt.runtime import Session
+from graphopt.runtime.cache import plan_cache
 session = Session(sys.argv[1], int(sys.argv[3]), kernels=True)
 x = np.random.default_rng(1).normal(size=(2, 3, 16, 16)).astype(np.float32)
 np.save(sys.argv[2], session.run(None, {"x": x})[0])
@@ -59,10 +61,10 @@ def test_another_process_runs_the_stored_plan(made: dict[str, Path], form: str, 
 
 
 def forbid_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Lowered) -> None:
+    def refuse(self: LoweredModel) -> None:
         raise AssertionError("the graph was read")
 
-    monkeypatch.setattr(Lowered, "_make", refuse)
+    monkeypatch.setattr(LoweredModel, "_make", refuse)
 
 
 def test_damaged_files_are_made_anew(made: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +146,6 @@ def test_a_hidden_address_is_seen() -> None:
             Step(COPY_ROWS, {"x": x, "y": Buffer("y"), **sizes}, 1),
             Step(COPY_ROWS, {"x": kept, "y": kept, **sizes}, 1),
         ]
-        planned = tuple(PlannedStep(step, {"y": 0}, "") for step in steps)
-        plans.append(Blueprint(Library([COPY_ROWS]), planned, (0,), 64, {}, (), (), 0))
+        planned = tuple(ProgramStep(step, {"y": 0}, "") for step in steps)
+        plans.append(Executable(Library([COPY_ROWS]), planned, (0,), 64, {}, (), (), 0))
     assert hidden_addresses(plans[0]) == [] and hidden_addresses(plans[1]) == ["copy_rows: x"]

@@ -12,7 +12,7 @@ from ..compile.layouts import Shape
 from ..execute.ort_segment import extract
 from ..lower.operands import constant_array
 from ..lower.operations import PRODUCTS, Operation
-from ..place.lowered_model import Lowered
+from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
 
 
@@ -57,7 +57,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Manifest:
     """The model's face and its parts in order; `values` are numbered, inputs first. `whole`: all is onnxruntime's."""
 
     inputs: tuple[Input, ...]
@@ -67,14 +67,14 @@ class Recipe:
     whole: bool
 
 
-def recipe_of(lowered: Lowered) -> Recipe:
+def manifest_of(lowered: LoweredModel) -> Manifest:
     """The recipe of a lowered model."""
     graph, segments = lowered.model.graph, lowered.segments
     places: dict[Value, int] = {}
     for value in (*graph.inputs, *(v for segment in segments for v in segment.outputs)):
         places.setdefault(value, len(places))
     whole = not any(segment.is_region for segment in segments)
-    return Recipe(
+    return Manifest(
         tuple(_input(value) for value in graph.inputs),
         tuple(
             Output(port.name, value.type, places.get(value, -1), None if value in places else constant_array(value))
@@ -90,7 +90,7 @@ def _input(value: Value) -> Input:
     return Input(value.name, value.type, None if value.default is None else np.array(value.default.array()))
 
 
-def _part(lowered: Lowered, segment: Segment, places: Mapping[Value, int], whole: bool) -> Part:
+def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], whole: bool) -> Part:
     refusals = lowered.coverage.refusals
     operators: dict[str, int] = {}
     for unit in segment.units:

@@ -45,7 +45,7 @@ def _sources() -> bytes:
     return digest.digest()
 
 
-class Store:
+class PlanCache:
     """The files of one model, told by its content, and by the options that its plans depend on."""
 
     def __init__(self, digest: str, *options: object) -> None:

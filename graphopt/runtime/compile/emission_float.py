@@ -41,17 +41,17 @@ from .layouts import Shape, channels_last, natural, physical_shape
 from .shapes import operation_window
 
 if TYPE_CHECKING:
-    from .emitter import Emitter, Tensor
+    from .emitter import RoutineEmitter, Tensor
 
 
 @singledispatch
-def emit_float(operation: Operation, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def emit_float(operation: Operation, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     """Append what computes the operation; where its result is. Raises ValueError where no kernel takes it."""
     raise ValueError(f"no kernel for {type(operation).__name__}")
 
 
 @emit_float.register(ChannelTable)
-def _(operation: ChannelTable, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: ChannelTable, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     (x,) = inputs
     if operation.tables is not None:
         y = emitter.new(x.shape, x.order)
@@ -69,14 +69,14 @@ def _(operation: ChannelTable, emitter: Emitter, inputs: tuple[Tensor, ...], sha
 
 
 @emit_float.register(FloatTable)
-def _(operation: FloatTable, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: FloatTable, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     y = emitter.new(shape, inputs[0].order, 4)
     emitter.add(prepare_float_table(y.size, operation.table), x=inputs[0], y=y)
     return y
 
 
 @emit_float.register(FloatBinary)
-def _(operation: FloatBinary, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: FloatBinary, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     a, kind = inputs[0], operation.kind
     if operation.constant is not None:
         if a.shape != shape:
@@ -101,7 +101,7 @@ def _(operation: FloatBinary, emitter: Emitter, inputs: tuple[Tensor, ...], shap
 
 
 @emit_float.register(LayerNorm)
-def _(operation: LayerNorm, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: LayerNorm, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     order = natural(len(shape))
     x = emitter.ordered(inputs[0], order)
     y = emitter.new(shape, order, 4 if operation.y is None else 1)
@@ -112,7 +112,7 @@ def _(operation: LayerNorm, emitter: Emitter, inputs: tuple[Tensor, ...], shape:
 
 
 @emit_float.register(Softmax)
-def _(operation: Softmax, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: Softmax, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     order = natural(len(shape))
     x, y = emitter.ordered(inputs[0], order), emitter.new(shape, order)
     emitter.add(prepare_softmax(prod(shape[:-1]), shape[-1], operation.x, operation.y), x=x, y=y)
@@ -120,7 +120,7 @@ def _(operation: Softmax, emitter: Emitter, inputs: tuple[Tensor, ...], shape: S
 
 
 @emit_float.register(FloatClamp)
-def _(operation: FloatClamp, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: FloatClamp, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     y = emitter.new(shape, inputs[0].order, 4)
     numbers = operation.slope, operation.shift, operation.low, operation.high
     emitter.add(prepare_clamp(y.size, *numbers), x=inputs[0], y=y)
@@ -128,7 +128,7 @@ def _(operation: FloatClamp, emitter: Emitter, inputs: tuple[Tensor, ...], shape
 
 
 @emit_float.register(FloatPool)
-def _(operation: FloatPool, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: FloatPool, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     x, image = emitter.image(inputs[0])
     y = emitter.new(shape, channels_last(len(shape)), 4)
     window, include = operation_window(operation, x.shape[2:]), operation.count_include_pad
@@ -137,7 +137,7 @@ def _(operation: FloatPool, emitter: Emitter, inputs: tuple[Tensor, ...], shape:
 
 
 @emit_float.register(DynamicConv)
-def _(operation: DynamicConv, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: DynamicConv, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     x, image = emitter.image(inputs[0])
     y = emitter.new(shape, channels_last(len(shape)), 4)
     weights = operation.weights if operation.weights.ndim == 4 else operation.weights[:, :, None, :]
@@ -150,7 +150,7 @@ def _(operation: DynamicConv, emitter: Emitter, inputs: tuple[Tensor, ...], shap
 
 
 @emit_float.register(Lrn)
-def _(operation: Lrn, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: Lrn, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     order = channels_last(len(shape))
     x = emitter.ordered(inputs[0], order)
     y = emitter.new(x.shape, order)
@@ -162,7 +162,7 @@ def _(operation: Lrn, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape
 
 
 @emit_float.register(FloatSoftmax)
-def _(operation: FloatSoftmax, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: FloatSoftmax, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     order = natural(len(shape))
     x, y = emitter.ordered(inputs[0], order), emitter.new(shape, order, 4)
     emitter.add(prepare_float_softmax(prod(shape[:-1]), shape[-1]), x=x, y=y)
@@ -170,14 +170,14 @@ def _(operation: FloatSoftmax, emitter: Emitter, inputs: tuple[Tensor, ...], sha
 
 
 @emit_float.register(Gelu)
-def _(operation: Gelu, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: Gelu, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     y = emitter.new(shape, inputs[0].order, 4)
     emitter.add(prepare_gelu(y.size, operation.inner, operation.plain, operation.bent), x=inputs[0], y=y)
     return y
 
 
 @emit_float.register(FloatMatMul)
-def _(operation: FloatMatMul, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: FloatMatMul, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     a, b = (_in_rows(emitter, x, columns_too=slot == 1) for slot, x in enumerate(inputs))
     y = _product(operation, emitter, shape, 4)
     places = _strides(a), _strides(b), _strides(y)
@@ -186,7 +186,7 @@ def _(operation: FloatMatMul, emitter: Emitter, inputs: tuple[Tensor, ...], shap
 
 
 @emit_float.register(ActivationMatMul)
-def _(operation: ActivationMatMul, emitter: Emitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def _(operation: ActivationMatMul, emitter: RoutineEmitter, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
     a, b = (_in_rows(emitter, x, columns_too=slot == 1) for slot, x in enumerate(inputs))
     y = _product(operation, emitter, shape, 4 if operation.y is None else 1)
     scale = np.asarray(np.float32(operation.a.scale) * np.float32(operation.b.scale))
@@ -204,7 +204,7 @@ def _(operation: ActivationMatMul, emitter: Emitter, inputs: tuple[Tensor, ...],
     return y
 
 
-def _product(operation: Operation, emitter: Emitter, shape: Shape, itemsize: int) -> Tensor:
+def _product(operation: Operation, emitter: RoutineEmitter, shape: Shape, itemsize: int) -> Tensor:
     """The result of a product, in the order its readers like best if rows stay in one piece."""
     order = emitter.wanted.get(operation.output, natural(len(shape)))
     return emitter.new(shape, order if order[-1] == len(shape) - 1 else natural(len(shape)), itemsize)
@@ -215,7 +215,7 @@ def _batch(shape: Shape) -> tuple[int, int]:
     return outer, inner
 
 
-def _in_rows(emitter: Emitter, x: Tensor, *, columns_too: bool) -> Tensor:
+def _in_rows(emitter: RoutineEmitter, x: Tensor, *, columns_too: bool) -> Tensor:
     """The tensor with the elements of a row side by side, or those of a column where that will do."""
     last = [axis for axis in x.order if x.shape[axis] != 1][-1:]
     rank = len(x.shape)

@@ -37,7 +37,7 @@ from ..lower.operations import (
     Conv,
     Dequantize,
     DynamicMatMul,
-    Linear,
+    LinearOperation,
     MatMul,
     MaxPool,
     Operation,
@@ -72,7 +72,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class BoundRoutine:
     """A routine with the buffers its names stand for, and the operation it came from."""
 
     routine: Routine
@@ -80,7 +80,7 @@ class Bound:
     operation: Operation | None
 
 
-class Emitter:
+class RoutineEmitter:
     """Emits one region for known shapes. Raises ValueError where a kernel does not take a shape."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Emitter:
         self.flattened = flattened  # values whose readers are products that can take their rows in any order
         self.sizes: list[int] = []  # bytes of each buffer
         self.constants: dict[int, npt.NDArray[Any]] = {}  # buffers filled once
-        self.bound: list[Bound] = []
+        self.bound: list[BoundRoutine] = []
         self.tensors: dict[Value, Tensor] = {}
         self.current: Operation | None = None
         self.unflattened: dict[Value, Tensor] = {}
@@ -108,7 +108,7 @@ class Emitter:
         for name, size in routine.temporaries.items():
             self.sizes.append(size)
             buffers[name] = len(self.sizes) - 1
-        self.bound.append(Bound(routine, buffers, self.current))
+        self.bound.append(BoundRoutine(routine, buffers, self.current))
 
     def emit(self, operation: Operation) -> None:
         """Append what computes the operation, and remember where its result is."""
@@ -329,7 +329,13 @@ class Emitter:
         return self._product(operation, self._conv(operation, x, image), x, inputs, shape, channels_last(len(shape)))
 
     def _product(
-        self, operation: Linear, routine: Routine, x: Tensor, inputs: tuple[Tensor, ...], shape: Shape, order: Order
+        self,
+        operation: LinearOperation,
+        routine: Routine,
+        x: Tensor,
+        inputs: tuple[Tensor, ...],
+        shape: Shape,
+        order: Order,
     ) -> Tensor:
         y = self.new(shape, order, 4 if operation.y is None else 1)
         if operation.residual is None:
@@ -379,11 +385,11 @@ class Emitter:
         return None
 
 
-def _activations(operation: Linear) -> Activations:
+def _activations(operation: LinearOperation) -> Activations:
     return Activations(operation.x.dtype, operation.x.zero_point)
 
 
-def _output(operation: Linear) -> Output:
+def _output(operation: LinearOperation) -> Output:
     y = operation.y
     if y is None:
         return FloatOutput(operation.scale, None, *operation.float_limits)

@@ -16,7 +16,7 @@ from .layouts import Order, Shape
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedStep:
+class ProgramStep:
     """One row of the program, the buffers its names stand for, and what it computes in words."""
 
     step: Step
@@ -40,7 +40,7 @@ class Border:
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
+class Executable:
     """A region's program for one set of input shapes. Runs happen in instances with memory of their own.
 
     `library` stands first, to be linked before tables that point at its kernels are read. `offsets` place the buffers
@@ -49,7 +49,7 @@ class Blueprint:
     """
 
     library: Library
-    steps: tuple[PlannedStep, ...]
+    steps: tuple[ProgramStep, ...]
     offsets: tuple[int, ...]
     arena_bytes: int
     constants: Mapping[int, Array]
@@ -70,7 +70,7 @@ class Blueprint:
                     yield index, place, argument.offset
 
 
-def hidden_addresses(plan: Blueprint) -> list[str]:
+def hidden_addresses(plan: Executable) -> list[str]:
     """Arguments that are addresses of this process as plain numbers: a plan with any is not for another process."""
     arrays = [array for planned in plan.steps for array in _arrays(planned.step)]
     begins = np.sort(np.array([array.ctypes.data for array in arrays if array.size], np.int64))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...ir import Array, Value
 from ...kernels.quantization import Quantization
-from ..lower.operations import Binary, Clamp, Conv, Linear, Operation, Residual, Table
+from ..lower.operations import Binary, Clamp, Conv, LinearOperation, Operation, Residual, Table
 from .tabulate import tabulate
 
 
@@ -45,7 +45,7 @@ def _fused(
         fused: Operation | None = None
         if isinstance(operation, Table):
             fused = _with_table(before, operation)
-        elif isinstance(before, Linear):
+        elif isinstance(before, LinearOperation):
             fused = _with_residual(before, operation, slot, shapes)
         if fused is not None:
             made[position[value]] = None
@@ -55,7 +55,7 @@ def _fused(
 
 def _with_table(before: Operation | None, after: Table) -> Operation | None:
     nodes = () if before is None else (*before.nodes, *after.nodes)
-    if isinstance(before, Linear) and before.y is not None:
+    if isinstance(before, LinearOperation) and before.y is not None:
         if before.table is not None:
             return replace(before, output=after.output, nodes=nodes, table=_through(before.table, after.table))
         limits = limits_of(after.table, before.y)
@@ -92,7 +92,7 @@ def is_depthwise(conv: Conv) -> bool:
 
 
 def _with_residual(
-    before: Linear, after: Binary, slot: int, shapes: Mapping[Value, tuple[int, ...]]
+    before: LinearOperation, after: Binary, slot: int, shapes: Mapping[Value, tuple[int, ...]]
 ) -> Operation | None:
     other = after.inputs[1 - slot]
     inner, residual = (after.a, after.b) if slot == 0 else (after.b, after.a)

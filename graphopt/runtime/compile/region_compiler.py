@@ -14,8 +14,8 @@ from ...kernels.quantization import Quantization
 from ..lower.operands import constant_array
 from ..lower.operations import Concat, Conv, MatMul, Operation, data_inputs, is_float, reads_float
 from .arena import Interval, assign
-from .emitter import Emitter, Memory, Tensor
-from .executable import Blueprint, Border, PlannedStep
+from .emitter import Memory, RoutineEmitter, Tensor
+from .executable import Border, Executable, ProgramStep
 from .fusion import fuse
 from .layouts import Shape, natural
 from .orders import wanted_orders
@@ -42,16 +42,16 @@ class Plan:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.is_empty = all(prod(known[value]) == 0 for value in outputs)
         self.operations = fuse(operations, known, outputs)
-        emitter = Emitter(known, memory, flattened=_flattened(self.operations, outputs))
+        emitter = RoutineEmitter(known, memory, flattened=_flattened(self.operations, outputs))
         self._emit(emitter)
         sources, results = [emitter.tensors.get(v) for v in inputs], [emitter.tensors[v] for v in outputs]
         offsets, arena_bytes = _place(emitter, [tensor for tensor in sources if tensor is not None], results)
         steps = tuple(
-            PlannedStep(step, bound.buffers, _title(bound.operation, emitter.tensors))
+            ProgramStep(step, bound.buffers, _title(bound.operation, emitter.tensors))
             for bound in emitter.bound
             for step in bound.routine.steps
         )
-        self.blueprint = Blueprint(
+        self.blueprint = Executable(
             Library(function for planned in steps for function in planned.step.functions),
             steps,
             tuple(offsets),
@@ -62,7 +62,7 @@ class Plan:
             sum(b.routine.packed_bytes for b in emitter.bound),
         )
 
-    def _emit(self, emitter: Emitter) -> None:
+    def _emit(self, emitter: RoutineEmitter) -> None:
         results = [o.output for o in self.operations if is_float(o) and o.output in self.outputs]
         emitter.wanted = wanted_orders(self.operations, self.shapes, results)
         floats = {v for operation in self.operations if reads_float(operation) for v in data_inputs(operation)}
@@ -137,7 +137,7 @@ def _flattened(operations: Sequence[Operation], outputs: Sequence[Value]) -> set
     }
 
 
-def _place(emitter: Emitter, sources: Sequence[Tensor], results: Sequence[Tensor]) -> tuple[list[int], int]:
+def _place(emitter: RoutineEmitter, sources: Sequence[Tensor], results: Sequence[Tensor]) -> tuple[list[int], int]:
     end = len(emitter.bound)
     intervals = [Interval(size, end, -1) for size in emitter.sizes]
     for index, bound in enumerate(emitter.bound):

@@ -9,18 +9,18 @@ import numpy as np
 
 from ...ir import Array
 from ...kernels import Program, aligned_empty
-from ..compile.executable import Blueprint, Border
+from ..compile.executable import Border, Executable
 from ..compile.layouts import natural, physical_shape, same_place
 
 
-class Instance:
+class ExecutionContext:
     """One arena and one program of a blueprint: what a single run needs for itself.
 
     float32 tensors at the region's border are read and written where the caller has them: the kernels that touch them
     keep to their bounds. Codes are copied, because tiles read a little beyond.
     """
 
-    def __init__(self, plan: Blueprint, workers: int, *, profile: bool = False) -> None:
+    def __init__(self, plan: Executable, workers: int, *, profile: bool = False) -> None:
         self.plan = plan
         self.arena = aligned_empty(plan.arena_bytes)
         self.scratch = aligned_empty(max((s.step.scratch for s in plan.steps), default=0) * workers)
@@ -61,7 +61,7 @@ class Instance:
 class _Place:
     """An input or output of a region: its place in the arena, and where it is instead in the present run."""
 
-    def __init__(self, instance: Instance, border: Border) -> None:
+    def __init__(self, instance: ExecutionContext, border: Border) -> None:
         plan = instance.plan
         self.program, self.shape, self.dtype = instance.program, border.shape, border.dtype
         begin = plan.offsets[border.buffer]

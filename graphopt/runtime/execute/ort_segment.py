@@ -57,7 +57,7 @@ def abandon(session: Any) -> None:
     _abandoned.append(session)
 
 
-class StockSegment:
+class OrtSegment:
     """A segment that onnxruntime runs: the bytes of a model that `extract` made, with so many inputs and outputs.
 
     A forked child makes its session anew: threads do not survive a fork.

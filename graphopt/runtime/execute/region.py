@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...ir import Array
-from ..cache.plan_cache import Store
+from ..cache.plan_cache import PlanCache
 from ..compile.emitter import Memory
-from ..compile.executable import Blueprint, hidden_addresses
+from ..compile.executable import Executable, hidden_addresses
 from ..compile.layouts import Shape
 from ..compile.region_compiler import Plan
-from ..place.lowered_model import Lowered
+from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
-from .context import Instance
-from .ort_segment import StockSegment, extract
+from .context import ExecutionContext
+from .ort_segment import OrtSegment, extract
 from .workers import Team
 
 _PLANS = 8  # shapes kept
@@ -27,13 +27,13 @@ _SPARE = 4  # instances kept for each plan and number of workers
 class Region:
     """One region: segment `index` of a lowered model. Safe to run from several threads: each run has its own arena."""
 
-    def __init__(self, lowered: Lowered, index: int, team: Team, memory: Memory, store: Store | None) -> None:
+    def __init__(self, lowered: LoweredModel, index: int, team: Team, memory: Memory, store: PlanCache | None) -> None:
         self.index, self.team, self.memory = index, team, memory
         self._lowered, self._store = lowered, store
         self._lock = threading.Lock()
-        self._plans: OrderedDict[tuple[Shape, ...], Blueprint | None] = OrderedDict()
-        self._spare: dict[tuple[tuple[Shape, ...], int], list[Instance]] = {}
-        self._stock: StockSegment | None = None
+        self._plans: OrderedDict[tuple[Shape, ...], Executable | None] = OrderedDict()
+        self._spare: dict[tuple[tuple[Shape, ...], int], list[ExecutionContext]] = {}
+        self._stock: OrtSegment | None = None
         self.refusals: dict[tuple[Shape, ...], str] = {}
 
     @property
@@ -51,9 +51,9 @@ class Region:
         """Make now what the first run on these shapes needs."""
         plan = self.plan(shapes)
         if plan is not None and not plan.is_empty:
-            self._return(Instance(plan, self.team.size), shapes)
+            self._return(ExecutionContext(plan, self.team.size), shapes)
 
-    def plan(self, shapes: tuple[Shape, ...]) -> Blueprint | None:
+    def plan(self, shapes: tuple[Shape, ...]) -> Executable | None:
         """The plan for these input shapes; None where kernels do not take them (`refusals` says why)."""
         with self._lock:
             if shapes in self._plans:
@@ -62,7 +62,7 @@ class Region:
             made = self._stored(shapes)
             if isinstance(made, str):
                 self.refusals[shapes] = made
-            self._plans[shapes] = made if isinstance(made, Blueprint) else None
+            self._plans[shapes] = made if isinstance(made, Executable) else None
             while len(self._plans) > _PLANS:
                 gone, _ = self._plans.popitem(last=False)
                 self.refusals.pop(gone, None)
@@ -75,14 +75,14 @@ class Region:
         segment = self.segment
         return Plan(segment.operations, segment.inputs, segment.outputs, shapes, self.memory)
 
-    def _stored(self, shapes: tuple[Shape, ...]) -> Blueprint | str:
+    def _stored(self, shapes: tuple[Shape, ...]) -> Executable | str:
         """The plan for these shapes from the disk, else made and kept there; or why there is none."""
         name = (self.index, shapes)
-        found: Blueprint | str | None = None if self._store is None else self._store.load(name)
+        found: Executable | str | None = None if self._store is None else self._store.load(name)
         if found is not None:
             return found
         try:
-            made: Blueprint | str = self.draft(shapes).blueprint
+            made: Executable | str = self.draft(shapes).blueprint
         except ValueError as reason:
             made = str(reason)
         if self._store is not None and (isinstance(made, str) or not hidden_addresses(made)):
@@ -112,23 +112,23 @@ class Region:
         self._return(instance, shapes)
         return results
 
-    def stock(self) -> StockSegment:
+    def stock(self) -> OrtSegment:
         """The same nodes in onnxruntime, made when first needed."""
         with self._lock:
             if self._stock is None:
                 model, segment = self._lowered.model, self.segment
                 sizes = len(segment.inputs), len(segment.outputs)
-                self._stock = StockSegment(extract(model, segment), *sizes, self.team.size, model.folder)
+                self._stock = OrtSegment(extract(model, segment), *sizes, self.team.size, model.folder)
             return self._stock
 
-    def _borrow(self, plan: Blueprint, shapes: tuple[Shape, ...], workers: int) -> Instance:
+    def _borrow(self, plan: Executable, shapes: tuple[Shape, ...], workers: int) -> ExecutionContext:
         with self._lock:
             spare = self._spare.get((shapes, workers))
             if spare:
                 return spare.pop()
-        return Instance(plan, workers)
+        return ExecutionContext(plan, workers)
 
-    def _return(self, instance: Instance, shapes: tuple[Shape, ...]) -> None:
+    def _return(self, instance: ExecutionContext, shapes: tuple[Shape, ...]) -> None:
         with self._lock:
             if self._plans.get(shapes) is not instance.plan:
                 return

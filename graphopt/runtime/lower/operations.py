@@ -51,7 +51,7 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Linear(Operation):
+class LinearOperation(Operation):
     """A product with constant weights, then y = clamp(requantize(Σ + bias)), then an optional table.
 
     `scale` is float32 per output channel, x scale · weight scale; with `y` None the result is float32: Σ · scale,
@@ -79,7 +79,7 @@ class Linear(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Conv(Linear):
+class Conv(LinearOperation):
     """Convolution, weights [O, C / groups, kernel …] with one or two spatial axes; pads as ONNX orders them."""
 
     strides: tuple[int, ...]
@@ -90,7 +90,7 @@ class Conv(Linear):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class MatMul(Linear):
+class MatMul(LinearOperation):
     """x [..., K] · weights [K, N]."""
 
 
@@ -132,7 +132,7 @@ class ActivationMatMul(Operation):
     y: Quantization | None
 
 
-PRODUCTS = (Linear, DynamicMatMul, DynamicConv, ActivationMatMul)
+PRODUCTS = (LinearOperation, DynamicMatMul, DynamicConv, ActivationMatMul)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -330,7 +330,7 @@ _DYNAMIC = (DynamicMatMul, DynamicConv)
 
 def is_float(operation: Operation) -> bool:
     """Whether the result is float32 and not codes."""
-    if isinstance(operation, (Linear, LayerNorm, ActivationMatMul)):
+    if isinstance(operation, (LinearOperation, LayerNorm, ActivationMatMul)):
         return operation.y is None
     if isinstance(operation, (Transpose, Reshape, Concat)):
         return operation.floats

@@ -13,7 +13,7 @@ ORT_NAMES = {dtype: name for name, dtype in _FROM_ORT.items()}
 """Element types in onnxruntime's words."""
 
 
-def complete_types(model: Model) -> None:
+def add_types_from_ort(model: Model) -> None:
     """Ask onnxruntime for the types that the model's values lack; what it cannot tell stays unknown.
 
     Costs nothing where all are known, else one session that is not optimised.

@@ -36,9 +36,9 @@ def _conv(node: Node) -> Operation:
 def _with_bias(made: Operation, bias: np.ndarray) -> Operation:
     from dataclasses import replace
 
-    from .operations import Linear
+    from .operations import LinearOperation
 
-    assert isinstance(made, Linear)
+    assert isinstance(made, LinearOperation)
     if bias.size not in (1, len(made.scale)):
         raise Declined("a bias that does not fit the output channels")
     return replace(made, bias=np.broadcast_to(bias.reshape(-1), made.scale.shape))

@@ -11,7 +11,7 @@ from ...errors import ModelError
 from ...ir import Model
 from ..lower.lowering import lower
 from ..lower.operations import Coverage
-from ..lower.ort_types import complete_types
+from ..lower.ort_types import add_types_from_ort
 from .measured import region_digest
 from .partition import Segment, partition
 
@@ -35,7 +35,7 @@ def digest_of(source: Any) -> str | None:
     return digest.hexdigest()
 
 
-class Lowered:
+class LoweredModel:
     """`segments` in the order they run, out of `model` by `coverage`; made once, and only when asked for.
 
     Regions whose digest is in `slower` are left to onnxruntime. With
@@ -75,7 +75,7 @@ class Lowered:
     def _make(self) -> _Parts:
         model = self._lifted()
         if self._kernels:
-            complete_types(model)
+            add_types_from_ort(model)
         coverage = lower(model.graph) if self._kernels else Coverage()
         segments = partition(model.graph, coverage)
         slower = [s for s in segments if s.is_region and region_digest(s) in self._slower]

@@ -2,7 +2,7 @@
 
 Demand decides what is computed: from the results backwards, a value is computed by its integer operation where there
 is one, else by its node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so
-the units of one level are convex and as few changes are made as any order allows. Linear in the graph.
+the units of one level are convex and as few changes are made as any order allows. LinearOperation in the graph.
 """
 
 from __future__ import annotations
