@@ -1,4 +1,4 @@
-"""Where a region's time goes: each step's share, by the time-stamp counter around it."""
+"""Profiles of a session's regions: the seconds of each step, by the time-stamp counter around it."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ def profile(session: Session, feeds: Mapping[str, Any], runs: int = 20) -> list[
         seen[region] = [np.array(array) for array in arrays]
 
     session.run_watched(feeds, watch)
-    found: list[StepTime] = []
+    times: list[StepTime] = []
     for index, (region, arrays) in enumerate(seen.items()):
-        plan = region.plan(tuple(array.shape for array in arrays))
-        if plan is not None and not plan.is_empty:
-            found += _region(index, plan, arrays, runs)
-    return found
+        executable = region.executable(tuple(array.shape for array in arrays))
+        if executable is not None and not executable.is_empty:
+            times += _step_times(index, executable, arrays, runs)
+    return times
 
 
-def _region(index: int, plan: Executable, arrays: list[Any], runs: int) -> list[StepTime]:
-    instance = ExecutionContext(plan, 1, profile=True)
-    instance.load(arrays)
-    instance.program.run_worker(0)
+def _step_times(index: int, executable: Executable, arrays: list[Any], runs: int) -> list[StepTime]:
+    context = ExecutionContext(executable, 1, profile=True)
+    context.load(arrays)
+    context.program.run_worker(0)
     cycles, rates = [], []
     for _ in range(runs):
         start = time.perf_counter()
-        instance.program.run_worker(0)
+        context.program.run_worker(0)
         elapsed = time.perf_counter() - start
-        stamps = np.diff(instance.program.cycles)
+        stamps = np.diff(context.program.cycles)
         cycles.append(stamps)
         rates.append(elapsed / max(1, int(stamps.sum())))
     seconds = np.median(np.array(cycles), axis=0) * float(np.median(rates))
     return [
         StepTime(index, planned.step.kernel.name, planned.title, float(taken), planned.step.macs)
-        for planned, taken in zip(plan.steps, seconds)
+        for planned, taken in zip(executable.steps, seconds)
     ]

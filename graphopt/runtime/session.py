@@ -184,7 +184,7 @@ class Session:
             reasons = set(part.refusals)
             runner = self._runners[index] if self._runners else None
             if isinstance(runner, Region):
-                reasons.update(runner.refusals.values())
+                reasons.update(runner.refusals)
             where = "kernels" if part.model is None else "onnxruntime"
             parts.append(DescribedPart(where, part.operators, "; ".join(sorted(reasons))))
         return Description(tuple(parts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,14 @@ from .session import Session
 class RegionTiming:
     """One region, or the whole model: seconds on kernels and in onnxruntime (medians of interleaved runs)."""
 
-    what: str
+    part: str
     kernels: float
-    stock: float
+    onnxruntime: float
+
+    @property
+    def runs_on(self) -> str:
+        """The faster of the two: "kernels" or "onnxruntime"."""
+        return "kernels" if self.kernels <= self.onnxruntime else "onnxruntime"
 
 
 def warmup(
@@ -32,10 +38,11 @@ def warmup(
     seconds: float = 0.5,
     progress: Callable[[str], None] | None = None,
 ) -> list[RegionTiming]:
-    """Compile and measure; what onnxruntime runs faster is left to it by sessions made from now on.
+    """Compile and measure; later sessions leave to onnxruntime the regions that it runs faster.
 
-    Regions are measured one by one, then the model as a whole, whose regions all go back where the parts do not pay for
-    the borders between them. Nothing is stored where the cache cannot be written: then sessions use the kernels.
+    Regions are measured one by one, each for about `seconds` in either runtime, then the model as a whole: all its
+    regions go back to onnxruntime where they do not pay for the borders between them. Where the cache cannot be
+    written, nothing is remembered and sessions use the kernels. `progress` is told the kernels that are compiled.
     """
     remove = on_compile(progress) if progress is not None else None
     try:
@@ -48,26 +55,23 @@ def warmup(
     if not arrays:
         return []
     measured: dict[str, tuple[float, float]] = {}
-    verdicts = []
+    timings = []
     for index, (region, given) in enumerate(arrays.items()):
-        stock = region.stock()
-        kernels_time, stock_time = _race(
-            lambda r=region, g=given: r.run(g), lambda s=stock, g=given: s.run(g), seconds  # type: ignore[misc]
-        )  # fmt: skip
-        verdicts.append(RegionTiming(f"region {index}", kernels_time, stock_time))
-        measured[region_digest(region.segment)] = (kernels_time, stock_time)
+        pair = _race(partial(region.run, given), partial(region.in_onnxruntime().run, given), seconds)
+        timings.append(RegionTiming(f"region {index}", *pair))
+        measured[region_digest(region.segment)] = pair
     times = region_times(session.threads)
     times.add(measured)
     mixed = Session(model, threads)
     if mixed.regions:
         whole = Session(model, threads, kernels=False)
-        kernels_time, stock_time = _race(lambda: mixed.run(None, feeds), lambda: whole.run(None, feeds), seconds)
-        verdicts.append(RegionTiming("whole model", kernels_time, stock_time))
-        if kernels_time > stock_time:
-            times.add({region_digest(region.segment): (kernels_time, stock_time) for region in mixed.regions})
-    return verdicts
+        pair = _race(partial(mixed.run, None, feeds), partial(whole.run, None, feeds), seconds)
+        timings.append(RegionTiming("whole model", *pair))
+        if pair[0] > pair[1]:
+            times.add({region_digest(region.segment): pair for region in mixed.regions})
+    return timings
 
 
-def _race(kernels: Callable[[], object], stock: Callable[[], object], seconds: float) -> tuple[float, float]:
-    first, second = interleaved({"kernels": kernels, "onnxruntime": stock}, seconds=seconds)
+def _race(kernels: Callable[[], object], ort: Callable[[], object], seconds: float) -> tuple[float, float]:
+    first, second = interleaved({"kernels": kernels, "onnxruntime": ort}, seconds=seconds)
     return first.median, second.median

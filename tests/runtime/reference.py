@@ -11,11 +11,14 @@ import numpy as np
 from graphopt.kernels.special import erf
 from graphopt.runtime import Session
 from graphopt.runtime.compile.executable import hidden_addresses
-from graphopt.runtime.compile.region_compiler import Plan
-from graphopt.runtime.compile.shapes import operation_window, output_shape, permutation_of
+from graphopt.runtime.compile.fusion import fuse
+from graphopt.runtime.compile.legality import output_shape
+from graphopt.runtime.compile.region_compiler import compile_region, infer_shapes
+from graphopt.runtime.compile.shapes import operation_window, permutation_of
 from graphopt.runtime.execute.context import ExecutionContext
 from graphopt.runtime.lower import operations as o
 from graphopt.runtime.lower.operands import constant_array
+from graphopt.runtime.lower.traits import Operation
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]
@@ -35,10 +38,9 @@ def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
 
     def watch(region: Any, arrays: list[Any]) -> None:
         segment, shapes = region.segment, tuple(array.shape for array in arrays)
-        made = region.plan(shapes)
-        assert made is not None, region.refusals
-        assert not hidden_addresses(made)
-        plan = region.draft(shapes)
+        executable = region.executable(shapes)
+        assert executable is not None, region.refusals
+        assert not hidden_addresses(executable)
         found = dict(zip(segment.inputs, arrays))
         found |= _run(segment.operations, segment.inputs, shapes, arrays)
         for operation in segment.operations:
@@ -47,7 +49,7 @@ def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
             assert want.shape == output_shape(operation, tuple(x.shape for x in inputs)), operation
             _compare(operation, found[operation.output], want)
             kinds[type(operation).__name__] += 1
-        for value, made in _run(plan.operations, segment.inputs, shapes, arrays).items():
+        for value, made in _run(fused_operations(segment, shapes), segment.inputs, shapes, arrays).items():
             np.testing.assert_array_equal(made, found[value])
             assert made.dtype == found[value].dtype
         for value, made in zip(segment.outputs, region.run(arrays)):
@@ -57,16 +59,21 @@ def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
     return kinds
 
 
+def fused_operations(segment: Any, shapes: Any) -> list[Operation]:
+    """The operations that a region is compiled from, once fused."""
+    return fuse(segment.operations, infer_shapes(segment.operations, segment.inputs, shapes), segment.outputs)
+
+
 def _run(operations: Any, sources: Any, shapes: Any, arrays: list[Array]) -> dict[Any, Array]:
     """All values that kernels compute, none fused away."""
     values = tuple(operation.output for operation in operations)
-    instance = ExecutionContext(Plan(operations, sources, values, shapes).blueprint, 2)
-    instance.load(arrays)
-    instance.program.run()
-    return dict(zip(values, instance.results()))
+    context = ExecutionContext(compile_region(operations, sources, values, shapes), 2)
+    context.load(arrays)
+    context.program.run()
+    return dict(zip(values, context.results()))
 
 
-def _compare(operation: o.Operation, found: Array, want: Array) -> None:
+def _compare(operation: Operation, found: Array, want: Array) -> None:
     assert found.shape == want.shape and found.dtype == want.dtype, operation
     if not isinstance(operation, NEARLY):
         np.testing.assert_array_equal(found, want)
@@ -80,7 +87,7 @@ def _compare(operation: o.Operation, found: Array, want: Array) -> None:
 
 
 @singledispatch
-def compute(operation: o.Operation, *inputs: Array) -> Array:
+def compute(operation: Operation, *inputs: Array) -> Array:
     raise NotImplementedError(type(operation).__name__)
 
 

@@ -1,4 +1,4 @@
-"""Blueprints: all that a region's runs at known shapes need, and nothing of the graph. They can be kept on disk."""
+"""Executables: all that runs of a region at known shapes need, and nothing of the graph. They can be kept on disk."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from ...ir import Array
 from ...kernels import Buffer, Library, Step
 from ...kernels.links import LinkedTable
-from .layouts import Order, Shape
+from ..lower.traits import Shape
+from .layouts import Order
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramStep:
-    """One row of the program, the buffers its names stand for, and what it computes in words."""
+    """One row of the program, the buffers its names stand for, and its operation in words."""
 
     step: Step
     buffers: Mapping[str, int]
@@ -41,11 +42,11 @@ class Border:
 
 @dataclass(frozen=True, slots=True)
 class Executable:
-    """A region's program for one set of input shapes. Runs happen in instances with memory of their own.
+    """A region's program for one set of input shapes. Each run has memory of its own, an `ExecutionContext`.
 
-    `library` stands first, to be linked before tables that point at its kernels are read. `offsets` place the buffers
-    in an arena of `arena_bytes`; `constants` are the buffers filled once. A source is None where its shape was all that
-    was needed.
+    `library` stands first, so that a copy read from disk links the kernels before the tables that point at them.
+    `offsets` place the buffers in an arena of `arena_bytes`; `constants` are the buffers filled once. A source is None
+    where only its shape was needed. `packed_bytes`: the weights'.
     """
 
     library: Library
@@ -63,18 +64,25 @@ class Executable:
         return any(prod(border.shape) == 0 for border in self.results)
 
     def uses(self, buffer: int) -> Iterator[tuple[int, int, int]]:
-        """Where the program has a buffer's address: step, argument, offset."""
+        """The step, the argument and the offset of each place where the program has a buffer's address."""
         for index, planned in enumerate(self.steps):
             for place, argument in enumerate(planned.step.arguments.values()):
                 if isinstance(argument, Buffer) and planned.buffers.get(argument.name) == buffer:
                     yield index, place, argument.offset
 
 
-def hidden_addresses(plan: Executable) -> list[str]:
-    """Arguments that are addresses of this process as plain numbers: a plan with any is not for another process."""
-    arrays = [array for planned in plan.steps for array in _arrays(planned.step)]
+@dataclass(frozen=True, slots=True)
+class NoExecutable:
+    """Why kernels do not take a region at some input shapes. It can be kept on disk as an executable is."""
+
+    reason: str
+
+
+def hidden_addresses(executable: Executable) -> list[str]:
+    """Arguments that are addresses of this process as plain numbers; with any, another process could not run it."""
+    arrays = [array for planned in executable.steps for array in _arrays(planned.step)]
     begins = np.sort(np.array([array.ctypes.data for array in arrays if array.size], np.int64))
-    functions = np.array([unit.address() for unit in plan.library.units], np.int64)
+    functions = np.array([unit.address() for unit in executable.library.units], np.int64)
 
     def hides(value: Any) -> bool:
         if isinstance(value, np.ndarray) and value.dtype != np.int64:
@@ -86,7 +94,7 @@ def hidden_addresses(plan: Executable) -> list[str]:
 
     return [
         f"{planned.step.kernel.name}: {name}"
-        for planned in plan.steps
+        for planned in executable.steps
         for name, value in planned.step.arguments.items()
         if hides(value)
     ]

@@ -1,4 +1,4 @@
-"""Plans: a region at known shapes becomes the blueprint of one compiled program over one arena, its weights packed."""
+"""The region compiler: a region at known shapes becomes one executable program over one arena, its weights packed."""
 
 from __future__ import annotations
 
@@ -8,83 +8,100 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array, Value
 from ...kernels import SLACK, Library
 from ...kernels.quantization import Quantization
 from ..lower.operands import constant_array
-from ..lower.operations import Concat, Conv, MatMul, Operation, data_inputs, is_float, reads_float
+from ..lower.operations import Concat, Conv, MatMul
+from ..lower.traits import Operation, Shape
 from .arena import Interval, assign
 from .emitter import Memory, RoutineEmitter, Tensor
 from .executable import Border, Executable, ProgramStep
 from .fusion import fuse
-from .layouts import Shape, natural
-from .orders import wanted_orders
-from .shapes import output_shape
+from .layouts import natural
+from .legality import emit, output_shape, wanted_orders
 
 
-class Plan:
-    """How a region is done for one set of input shapes: fused `operations`, and the `blueprint` of their program."""
+def compile_region(
+    operations: Sequence[Operation], inputs: Sequence[Value], outputs: Sequence[Value], shapes: Sequence[Shape],
+    memory: Memory = "fast",
+) -> Executable:  # fmt: skip
+    """The program that computes `outputs` from `inputs` of these shapes, once operations are fused.
 
-    def __init__(
-        self, operations: Sequence[Operation], inputs: Sequence[Value], outputs: Sequence[Value],
-        shapes: Sequence[Shape], memory: Memory = "fast",
-    ) -> None:  # fmt: skip
-        """`shapes` are those of `inputs`. Raises ValueError where a shape does not fit or has no kernel."""
-        known = dict(zip(inputs, shapes, strict=True))
-        self.dtypes: dict[Value, np.dtype[Any]] = {}
-        for operation in operations:
-            for value in operation.inputs:
-                if value not in known:
-                    known[value] = _constant_shape(value)
-            known[operation.output] = output_shape(operation, tuple(known[v] for v in operation.inputs))
-            self.dtypes[operation.output] = _dtype(operation, self.dtypes)
-        self.shapes = known
-        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
-        self.is_empty = all(prod(known[value]) == 0 for value in outputs)
-        self.operations = fuse(operations, known, outputs)
-        emitter = RoutineEmitter(known, memory, flattened=_flattened(self.operations, outputs))
-        self._emit(emitter)
-        sources, results = [emitter.tensors.get(v) for v in inputs], [emitter.tensors[v] for v in outputs]
-        offsets, arena_bytes = _place(emitter, [tensor for tensor in sources if tensor is not None], results)
-        steps = tuple(
-            ProgramStep(step, bound.buffers, _title(bound.operation, emitter.tensors))
-            for bound in emitter.bound
-            for step in bound.routine.steps
-        )
-        self.blueprint = Executable(
-            Library(function for planned in steps for function in planned.step.functions),
-            steps,
-            tuple(offsets),
-            arena_bytes,
-            emitter.constants,
-            tuple(None if tensor is None else _border(tensor, np.dtype(np.uint8)) for tensor in sources),
-            tuple(_border(tensor, self.dtypes[v]) for tensor, v in zip(results, outputs)),
-            sum(b.routine.packed_bytes for b in emitter.bound),
-        )
+    Declined where a shape does not fit or has no kernel.
+    """
+    known = infer_shapes(operations, inputs, shapes)
+    dtypes: dict[Value, np.dtype[Any]] = {}
+    for operation in operations:
+        dtypes[operation.output] = _dtype(operation, dtypes)
+    emitter = _emitted(fuse(operations, known, outputs), inputs, outputs, known, memory)
+    sources, results = [emitter.tensors.get(v) for v in inputs], [emitter.tensors[v] for v in outputs]
+    offsets, arena_bytes = _assign_buffers(emitter, [tensor for tensor in sources if tensor is not None], results)
+    steps = tuple(
+        ProgramStep(step, bound.buffers, _title(bound.operation, emitter.tensors))
+        for bound in emitter.bound
+        for step in bound.routine.steps
+    )
+    return Executable(
+        Library(function for planned in steps for function in planned.step.functions),
+        steps,
+        tuple(offsets),
+        arena_bytes,
+        emitter.constants,
+        tuple(None if tensor is None else _border(tensor, np.dtype(np.uint8)) for tensor in sources),
+        tuple(_border(tensor, dtypes[v]) for tensor, v in zip(results, outputs)),
+        sum(b.routine.packed_bytes for b in emitter.bound),
+    )
 
-    def _emit(self, emitter: RoutineEmitter) -> None:
-        results = [o.output for o in self.operations if is_float(o) and o.output in self.outputs]
-        emitter.wanted = wanted_orders(self.operations, self.shapes, results)
-        floats = {v for operation in self.operations if reads_float(operation) for v in data_inputs(operation)}
-        read = {v for operation in self.operations for v in data_inputs(operation)}
-        for value in self.inputs:
-            if value not in read:
-                continue
-            shape = self.shapes[value]
-            order = natural(len(shape))
-            if value not in floats:
-                order = emitter.wanted.get(value, order)
-            emitter.tensors[value] = emitter.new(shape, order, 4 if value in floats else 1)
-        if self.is_empty:
-            for value in self.outputs:
-                emitter.tensors[value] = emitter.new(self.shapes[value], natural(len(self.shapes[value])))
-            return
-        for operation in self.operations:
-            emitter.emit(operation)
+
+def infer_shapes(
+    operations: Sequence[Operation], inputs: Sequence[Value], shapes: Sequence[Shape]
+) -> dict[Value, Shape]:  # fmt: skip
+    """The shapes of all values of a region, given those of its inputs. Declined where one does not fit."""
+    known = dict(zip(inputs, shapes, strict=True))
+    for operation in operations:
+        for value in operation.inputs:
+            if value not in known:
+                array = constant_array(value)
+                if array is None:
+                    raise Declined(f"{value.name or 'a value'} is not available to the region", value)
+                known[value] = array.shape
+        known[operation.output] = output_shape(operation, tuple([known[v] for v in operation.inputs]))
+    return known
+
+
+def _emitted(
+    operations: Sequence[Operation], inputs: Sequence[Value], outputs: Sequence[Value], shapes: Mapping[Value, Shape],
+    memory: Memory,
+) -> RoutineEmitter:  # fmt: skip
+    """The emitter after all operations; after none where every output is empty."""
+    float_results = [o.output for o in operations if o.writes_float and o.output in outputs]
+    emitter = RoutineEmitter(
+        shapes, memory, wanted=wanted_orders(operations, shapes, float_results),
+        flattened=_flattened(operations, outputs),
+    )  # fmt: skip
+    floats = {v for operation in operations if operation.reads_float for v in operation.data_inputs}
+    read = {v for operation in operations for v in operation.data_inputs}
+    for value in inputs:
+        if value not in read:
+            continue
+        shape = shapes[value]
+        order = natural(len(shape))
+        if value not in floats:
+            order = emitter.wanted.get(value, order)
+        emitter.tensors[value] = emitter.new(shape, order, 4 if value in floats else 1)
+    if all(prod(shapes[value]) == 0 for value in outputs):
+        for value in outputs:
+            emitter.tensors[value] = emitter.new(shapes[value], natural(len(shapes[value])))
+        return emitter
+    for operation in operations:
+        emit(emitter, operation)
+    return emitter
 
 
 def _border(tensor: Tensor, dtype: np.dtype[Any]) -> Border:
-    """Codes that enter are bytes, whichever their sign; float32 is told by its size."""
+    """The border of a tensor of codes of `dtype`, or of float32, whose elements have 4 bytes."""
     return Border(tensor.buffer, tensor.shape, tensor.order, np.dtype(np.float32) if tensor.itemsize == 4 else dtype)
 
 
@@ -100,16 +117,9 @@ def _title(operation: Operation | None, tensors: Mapping[Value, Tensor]) -> str:
     return f"{type(operation).__name__} {shape}"
 
 
-def _constant_shape(value: Value) -> Shape:
-    array = constant_array(value)
-    if array is None:
-        raise ValueError(f"{value.name or 'a value'} is not available to the region")
-    return array.shape
-
-
 def _dtype(operation: Operation, known: Mapping[Value, np.dtype[Any]]) -> np.dtype[Any]:
     """The numpy type of an operation's result."""
-    if is_float(operation):
+    if operation.writes_float:
         return np.dtype(np.float32)
     table: Array | None = getattr(operation, "table", None)
     if table is not None:
@@ -118,9 +128,9 @@ def _dtype(operation: Operation, known: Mapping[Value, np.dtype[Any]]) -> np.dty
     if target is not None:
         return np.dtype(target.dtype)
     if isinstance(operation, Concat):
-        for value, made in zip(operation.inputs, operation.tables):
-            if made is not None or value in known:
-                return np.dtype(made.dtype) if made is not None else known[value]
+        for value, own in zip(operation.inputs, operation.tables):
+            if own is not None or value in known:
+                return own.dtype if own is not None else known[value]
     return known.get(operation.inputs[0], np.dtype(np.uint8))
 
 
@@ -132,12 +142,14 @@ def _flattened(operations: Sequence[Operation], outputs: Sequence[Value]) -> set
             readers.setdefault(value, []).append(operation)
     return {
         value
-        for value, found in readers.items()
-        if value not in outputs and all(isinstance(o, MatMul) and o.inputs[0] is value for o in found)
+        for value, reading in readers.items()
+        if value not in outputs and all(isinstance(o, MatMul) and o.inputs[0] is value for o in reading)
     }
 
 
-def _place(emitter: RoutineEmitter, sources: Sequence[Tensor], results: Sequence[Tensor]) -> tuple[list[int], int]:
+def _assign_buffers(
+    emitter: RoutineEmitter, sources: Sequence[Tensor], results: Sequence[Tensor]
+) -> tuple[list[int], int]:
     end = len(emitter.bound)
     intervals = [Interval(size, end, -1) for size in emitter.sizes]
     for index, bound in enumerate(emitter.bound):
