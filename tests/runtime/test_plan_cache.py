@@ -17,6 +17,7 @@ from graphopt.runtime import Session
 from graphopt.runtime.cache import plan_cache
 from graphopt.runtime.compile.executable import Executable, ProgramStep, hidden_addresses
 from graphopt.runtime.place.lowered_model import LoweredModel
+from graphopt.runtime.place.measured import region_digest, region_times
 from tests.runtime.forms import FORMS, feed
 
 _CHILD = """
@@ -25,7 +26,7 @@ import graphopt.runtime.place.lowered_model as lowered
 def refuse(self):
     raise AssertionError("the graph was read")
 if sys.argv[4] == "refuse":
-    lowered.LoweredModel._make = refuse
+    lowered.LoweredModel._lower = refuse
 from graphopt.runtime import Session
 from graphopt.runtime.cache import plan_cache
 session = Session(sys.argv[1], int(sys.argv[3]), kernels=True)
@@ -64,7 +65,7 @@ def forbid_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: LoweredModel) -> None:
         raise AssertionError("the graph was read")
 
-    monkeypatch.setattr(LoweredModel, "_make", refuse)
+    monkeypatch.setattr(LoweredModel, "_lower", refuse)
 
 
 def test_damaged_files_are_made_anew(made: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +115,31 @@ def test_options_tell_plans_apart(made: dict[str, Path], cache: Path, monkeypatc
         np.testing.assert_array_equal(session.run(None, feed(2))[0], want)
         folders += 1
         assert len({file.parent for file in plans(cache)}) == folders
+
+
+def test_only_measurements_of_its_own_regions_change_a_model(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    first, other = Session(made["qdq"], 1), Session(made["dynamic"], 1)
+    want = first.run(None, feed())[0]
+    other.run(None, feed())
+    own, foreign = (region_digest(session.regions[0].segment) for session in (first, other))
+    region_times(1).add({foreign: (2.0, 1.0), own: (1.0, 2.0)})
+    with monkeypatch.context() as patch:
+        forbid_the_graph(patch)
+        np.testing.assert_array_equal(Session(made["qdq"], 1).run(None, feed())[0], want)
+    region_times(1).add({own: (2.0, 1.0)})
+    for graph in ("read", "not read"):
+        with monkeypatch.context() as patch:
+            if graph == "not read":
+                forbid_the_graph(patch)
+            banned = Session(made["qdq"], 1)
+            assert not banned.regions and "measured slower" in str(banned.describe())
+            np.testing.assert_array_equal(Session(made["qdq"], 1, kernels=True).run(None, feed())[0], want)
+    region_times(1).add({own: (1.0, 2.0)})
+    forbid_the_graph(monkeypatch)
+    np.testing.assert_array_equal(Session(made["qdq"], 1).run(None, feed())[0], want)
 
 
 def test_whole_models_are_kept_too(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

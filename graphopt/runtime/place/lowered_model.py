@@ -1,10 +1,11 @@
-"""The model behind a session, lifted, lowered and cut into segments when somebody asks for it."""
+"""The model behind a session, lifted, lowered and cut into segments when a session first asks for any of these."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ModelError
@@ -15,8 +16,8 @@ from ..lower.ort_types import add_types_from_ort
 from .measured import region_digest
 from .partition import Segment, partition
 
-_PIECE = 1 << 20  # bytes of a file that are read at a time
-_Parts = tuple[Model, Coverage, list[Segment]]
+_PIECE = 1 << 20
+"""Bytes of a file that are read at a time: enough that calls cost nothing beside hashing."""
 
 
 def digest_of(source: Any) -> str | None:
@@ -35,16 +36,24 @@ def digest_of(source: Any) -> str | None:
     return digest.hexdigest()
 
 
-class LoweredModel:
-    """`segments` in the order they run, out of `model` by `coverage`; made once, and only when asked for.
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    model: Model
+    coverage: Coverage
+    candidates: tuple[str, ...]
+    segments: list[Segment]
 
-    Regions whose digest is in `slower` are left to onnxruntime. With
-    a `digest` the source must still be what it was.
+
+class LoweredModel:
+    """`segments` in the order they run, out of `model` by its `coverage`; computed once, and only when asked for.
+
+    `candidates`: the digests of the regions there would be if nothing were known to be slower on kernels. Those of them
+    in `slower` are left to onnxruntime. With a `digest` the source must still be what it was: ModelError if not.
     """
 
     def __init__(self, source: Any, digest: str | None, *, kernels: bool, slower: frozenset[str]) -> None:
         self._source, self._digest, self._kernels, self._slower = source, digest, kernels, slower
-        self._made: _Parts | None = None
+        self._parts: _Parts | None = None
         self.renew()
 
     def renew(self) -> None:
@@ -54,38 +63,45 @@ class LoweredModel:
     @property
     def model(self) -> Model:
         """The model in the IR."""
-        return self._get()[0]
+        return self._get().model
 
     @property
     def coverage(self) -> Coverage:
-        """What kernels can compute, and why not the rest."""
-        return self._get()[1]
+        """The operations that kernels can compute, and why there are none for other nodes."""
+        return self._get().coverage
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The digests of all regions that kernels could run."""
+        return self._get().candidates
 
     @property
     def segments(self) -> list[Segment]:
-        """What runs where, in order."""
-        return self._get()[2]
+        """The parts of the model in the order they run."""
+        return self._get().segments
 
     def _get(self) -> _Parts:
         with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+            if self._parts is None:
+                self._parts = self._lower()
+            return self._parts
 
-    def _make(self) -> _Parts:
+    def _lower(self) -> _Parts:
         model = self._lifted()
         if self._kernels:
             add_types_from_ort(model)
         coverage = lower(model.graph) if self._kernels else Coverage()
         segments = partition(model.graph, coverage)
-        slower = [s for s in segments if s.is_region and region_digest(s) in self._slower]
+        regions = {segment: region_digest(segment) for segment in segments if segment.is_region}
+        candidates = tuple(dict.fromkeys(regions.values()))
+        slower = [segment for segment, digest in regions.items() if digest in self._slower]
         if not slower:
-            return model, coverage, segments
+            return _Parts(model, coverage, candidates, segments)
         banned = {operation for segment in slower for operation in segment.operations}
         for operation in banned:
             for node in operation.nodes:
                 coverage.refusals.setdefault(node, "measured slower than onnxruntime here")
-        return model, coverage, partition(model.graph, coverage, banned)
+        return _Parts(model, coverage, candidates, partition(model.graph, coverage, banned))
 
     def _lifted(self) -> Model:
         if isinstance(self._source, Model):
