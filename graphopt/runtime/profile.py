@@ -11,7 +11,6 @@ import numpy as np
 
 from .compile.executable import Executable
 from .execute.context import ExecutionContext
-from .execute.region import Region
 from .session import Session
 
 
@@ -33,14 +32,8 @@ class StepTime:
 
 def profile(session: Session, feeds: Mapping[str, Any], runs: int = 20) -> list[StepTime]:
     """Times of all steps of the session's regions on one thread, for these feeds."""
-    seen: dict[Region, list[Any]] = {}
-
-    def watch(region: Region, arrays: list[Any]) -> None:
-        seen[region] = [np.array(array) for array in arrays]
-
-    session.run_watched(feeds, watch)
     times: list[StepTime] = []
-    for index, (region, arrays) in enumerate(seen.items()):
+    for index, (region, arrays) in enumerate(session.region_inputs(feeds).items()):
         executable = region.executable(tuple(array.shape for array in arrays))
         if executable is not None and not executable.is_empty:
             times += _step_times(index, executable, arrays, runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,11 +142,11 @@ class Session:
         self._execute(values)
         return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
 
-    def _execute(self, values: list[Any], watch: Callable[[Region, list[Any]], None] | None = None) -> None:
+    def _execute(self, values: list[Any], seen: dict[Region, list[Any]] | None = None) -> None:
         for part, runner in zip(self._manifest.parts, self._runners):
             arrays = [values[place] for place in part.reads]
-            if watch is not None and isinstance(runner, Region):
-                watch(runner, arrays)
+            if seen is not None and isinstance(runner, Region):
+                seen[runner] = [np.array(array) for array in arrays]
             try:
                 results = runner.run(arrays)
             except RuntimeError as error:  # onnxruntime's own, where a segment does not take its inputs
@@ -154,9 +154,11 @@ class Session:
             for place, array in zip(part.writes, results):
                 values[place] = array
 
-    def run_watched(self, feeds: Mapping[str, Any], watch: Callable[[Region, list[Any]], None]) -> None:
-        """Run once and show `watch` each region with the arrays it is about to read."""
-        self._execute(self._feed(feeds), watch)
+    def region_inputs(self, feeds: Mapping[str, Any]) -> dict[Region, list[Any]]:
+        """The arrays that each region reads in one run on these feeds, copied."""
+        seen: dict[Region, list[Any]] = {}
+        self._execute(self._feed(feeds), seen)
+        return seen
 
     def _run_whole(self, outputs: Sequence[Output], values: list[Any]) -> list[Any]:
         feeds = {given.name: array for given, array in zip(self._manifest.inputs, values)}

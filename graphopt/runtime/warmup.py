@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ..kernels import on_compile
 from ..measure import interleaved
-from .execute.region import Region
 from .place.measured import region_digest, region_times
 from .session import Session
 
@@ -47,8 +44,7 @@ def warmup(
     remove = on_compile(progress) if progress is not None else None
     try:
         session = Session(model, threads, kernels=True)
-        arrays: dict[Region, list[Any]] = {}
-        session.run_watched(feeds, lambda region, given: arrays.update({region: [np.array(a) for a in given]}))
+        arrays = session.region_inputs(feeds)
     finally:
         if remove is not None:
             remove()

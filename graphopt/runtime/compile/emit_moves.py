@@ -12,22 +12,20 @@ from ...kernels import Buffer, Routine
 from ...kernels.channel_table import prepare_channel_table
 from ...kernels.elementwise import prepare_table
 from ...kernels.layout import copy_rows_step, map_rows_step
-from ..lower.operations import ChannelTable, Concat, Reshape, Transpose
+from ..lower import operations as op
 from ..lower.traits import Shape
-from .emitter import RoutineEmitter, Tensor
+from .emitter import Inputs, RoutineEmitter, Tensor
 from .layouts import Order, natural, physical_shape, reshaped, transposed
 from .shapes import move_shape, permutation_of
 
 
-def emit_transpose(
-    emitter: RoutineEmitter, operation: Transpose, inputs: tuple[Tensor, ...], shape: Shape
-) -> Tensor:  # fmt: skip
+def emit_transpose(emitter: RoutineEmitter, operation: op.Transpose, inputs: Inputs, shape: Shape) -> Tensor:
     """The same elements under another order: free."""
     (x,) = inputs
     return replace(x, shape=shape, order=transposed(x.order, permutation_of(operation, len(shape))))
 
 
-def emit_reshape(emitter: RoutineEmitter, operation: Reshape, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def emit_reshape(emitter: RoutineEmitter, operation: op.Reshape, inputs: Inputs, shape: Shape) -> Tensor:
     """Free where the order allows; else columns left to the product behind, or two neighbours or all moved."""
     (x,) = inputs
     order = reshaped(x.shape, x.order, shape)
@@ -55,7 +53,7 @@ def _neighbours_swapped(order: Order) -> list[Order]:
     return orders
 
 
-def emit_concat(emitter: RoutineEmitter, operation: Concat, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def emit_concat(emitter: RoutineEmitter, operation: op.Concat, inputs: Inputs, shape: Shape) -> Tensor:
     """Runs of each input copied, through its table if it has one, into rows of the result."""
     axis = operation.axis % len(shape)
     order = inputs[0].order
@@ -78,24 +76,19 @@ def emit_concat(emitter: RoutineEmitter, operation: Concat, inputs: tuple[Tensor
     return y
 
 
-def emit_channel_table(
-    emitter: RoutineEmitter, operation: ChannelTable, inputs: tuple[Tensor, ...], shape: Shape
-) -> Tensor:  # fmt: skip
+def emit_channel_table(emitter: RoutineEmitter, operation: op.ChannelTable, inputs: Inputs, shape: Shape) -> Tensor:
     """The tables where the codes lie, then the moves."""
     (x,) = inputs
     if operation.tables is not None:
-        y = emitter.new(x.shape, x.order)
+        place, sizes = x.order.index(operation.axis % len(x.shape)), physical_shape(x.shape, x.order)
         if len(operation.tables) == 1:
-            emitter.add(prepare_table(y.size, operation.tables), x=x, y=y)
+            routine = prepare_table(x.size, operation.tables)
         else:
-            place = x.order.index(operation.axis % len(x.shape))
-            sizes = physical_shape(x.shape, x.order)
             routine = prepare_channel_table(prod(sizes[:place]), operation.tables, prod(sizes[place + 1 :]))
-            emitter.add(routine, x=x, y=y)
-        x = y
+        x = emitter.result(routine, x.shape, x.order, x=x)
     for move in operation.moves:
         target = move_shape(move, (x.shape, *(emitter.shapes[value] for value in move.inputs[1:])))
-        if isinstance(move, Transpose):
+        if isinstance(move, op.Transpose):
             x = emit_transpose(emitter, move, (x,), target)
         else:
             x = emit_reshape(emitter, move, (x,), target)

@@ -25,29 +25,21 @@ from ...kernels.windows import Image
 from ...kernels.winograd import prepare_winograd
 from ...kernels.winograd_algebra import F2, F4
 from ...kernels.winograd_choice import choose
-from ..lower.operations import (
-    ActivationMatMul,
-    Conv,
-    DynamicConv,
-    DynamicMatMul,
-    FloatMatMul,
-    LinearOperation,
-    MatMul,
-)
+from ..lower import operations as op
 from ..lower.traits import Operation, Shape
-from .emitter import Memory, RoutineEmitter, Tensor
+from .emitter import Inputs, Memory, RoutineEmitter, Tensor
 from .layouts import Order, channels_last, natural
 from .shapes import operation_window
 
 
-def emit_conv(emitter: RoutineEmitter, operation: Conv, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def emit_conv(emitter: RoutineEmitter, operation: op.Conv, inputs: Inputs, shape: Shape) -> Tensor:
     """Depthwise, Winograd or direct, channels last."""
     x, image = emitter.image(inputs[0])
     routine = _conv(operation, x, image, emitter.memory)
     return _finished(emitter, operation, routine, x, inputs, shape, channels_last(len(shape)))
 
 
-def emit_matmul(emitter: RoutineEmitter, operation: MatMul, inputs: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def emit_matmul(emitter: RoutineEmitter, operation: op.MatMul, inputs: Inputs, shape: Shape) -> Tensor:
     """Rows of ONNX's order; behind a Flatten that moved nothing, the weights' rows take the order of the columns."""
     x, weights = inputs[0], operation.weights
     before = emitter.unflattened.get(operation.inputs[0])
@@ -65,18 +57,16 @@ def emit_matmul(emitter: RoutineEmitter, operation: MatMul, inputs: tuple[Tensor
 
 
 def _finished(
-    emitter: RoutineEmitter, operation: LinearOperation, routine: Routine, x: Tensor, inputs: tuple[Tensor, ...],
+    emitter: RoutineEmitter, operation: op.LinearOperation, routine: Routine, x: Tensor, inputs: Inputs,
     shape: Shape, order: Order,
 ) -> Tensor:  # fmt: skip
     y = emitter.new(shape, order, 4 if operation.y is None else 1)
-    if operation.residual is None:
-        emitter.add(routine, x=x, y=y)
-    else:
-        emitter.add(routine, x=x, y=y, residual=emitter.ordered(inputs[1], order))
+    added = {} if operation.residual is None else {"residual": emitter.ordered(inputs[1], order)}
+    emitter.add(routine, x=x, y=y, **added)
     return y
 
 
-def _conv(operation: Conv, x: Tensor, image: Image, memory: Memory) -> Routine:
+def _conv(operation: op.Conv, x: Tensor, image: Image, memory: Memory) -> Routine:
     window = operation_window(operation, x.shape[2:])
     weights = _as_image_weights(operation.weights)
     if operation.is_depthwise and operation.y is not None:
@@ -99,7 +89,7 @@ def _conv(operation: Conv, x: Tensor, image: Image, memory: Memory) -> Routine:
 
 
 def _winograd(
-    operation: Conv, weights: npt.NDArray[Any], image: Image, pads: tuple[int, int, int, int], memory: Memory
+    operation: op.Conv, weights: npt.NDArray[Any], image: Image, pads: tuple[int, int, int, int], memory: Memory
 ) -> Routine | None:
     """The variant of F(4×4) and F(2×2) that is expected to be faster and is exact; None where direct is better."""
     variants = [F4, F2]
@@ -122,11 +112,11 @@ def _as_image_weights(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return weights if weights.ndim == 4 else weights[:, :, None, :]
 
 
-def _activations(operation: LinearOperation) -> Activations:
+def _activations(operation: op.LinearOperation) -> Activations:
     return Activations(operation.x.dtype, operation.x.zero_point)
 
 
-def _output(operation: LinearOperation) -> Output:
+def _output(operation: op.LinearOperation) -> Output:
     y = operation.y
     if y is None:
         return Dequantize(operation.scale, None, *operation.float_limits)
@@ -142,37 +132,30 @@ def _output(operation: LinearOperation) -> Output:
     )
 
 
-def emit_dynamic_matmul(
-    emitter: RoutineEmitter, operation: DynamicMatMul, inputs: tuple[Tensor, ...], shape: Shape
-) -> Tensor:  # fmt: skip
+def emit_dynamic_matmul(emitter: RoutineEmitter, operation: op.DynamicMatMul, inputs: Inputs, shape: Shape) -> Tensor:
     """Rows of ONNX's order, quantized while running."""
-    x, y = emitter.ordered(inputs[0], natural(len(inputs[0].shape))), emitter.new(shape, natural(len(shape)), 4)
+    x = emitter.ordered(inputs[0], natural(len(inputs[0].shape)))
     routine = prepare_dynamic_matmul(
         prod(shape[:-1]), operation.weights, operation.scale, bias=operation.bias,
         weight_zero_point=operation.weight_zero_point,
     )  # fmt: skip
-    emitter.add(routine, x=x, y=y)
-    return y
+    return emitter.result(routine, shape, natural(len(shape)), 4, x=x)
 
 
-def emit_dynamic_conv(
-    emitter: RoutineEmitter, operation: DynamicConv, inputs: tuple[Tensor, ...], shape: Shape
-) -> Tensor:  # fmt: skip
+def emit_dynamic_conv(emitter: RoutineEmitter, operation: op.DynamicConv, inputs: Inputs, shape: Shape) -> Tensor:
     """An image with channels last, quantized while running."""
     x, image = emitter.image(inputs[0])
-    y = emitter.new(shape, channels_last(len(shape)), 4)
     routine = prepare_dynamic_conv(
         image, operation_window(operation, x.shape[2:]), _as_image_weights(operation.weights), operation.scale,
         bias=operation.bias, weight_zero_point=operation.weight_zero_point, groups=operation.groups,
         limits=operation.limits,
     )  # fmt: skip
-    emitter.add(routine, floats=x, y=y)
-    return y
+    return emitter.result(routine, shape, channels_last(len(shape)), 4, floats=x)
 
 
 def emit_activation_matmul(
-    emitter: RoutineEmitter, operation: ActivationMatMul, inputs: tuple[Tensor, ...], shape: Shape
-) -> Tensor:  # fmt: skip
+    emitter: RoutineEmitter, operation: op.ActivationMatMul, inputs: Inputs, shape: Shape
+) -> Tensor:
     """Any order with rows of `a` and rows or columns of `b` in one piece."""
     a, b = (_in_rows(emitter, x, columns_too=slot == 1) for slot, x in enumerate(inputs))
     y = _new_in_rows(emitter, operation, shape, 4 if operation.y is None else 1)
@@ -191,9 +174,7 @@ def emit_activation_matmul(
     return y
 
 
-def emit_float_matmul(
-    emitter: RoutineEmitter, operation: FloatMatMul, inputs: tuple[Tensor, ...], shape: Shape
-) -> Tensor:  # fmt: skip
+def emit_float_matmul(emitter: RoutineEmitter, operation: op.FloatMatMul, inputs: Inputs, shape: Shape) -> Tensor:
     """Any order with rows of `a` and rows or columns of `b` in one piece."""
     a, b = (_in_rows(emitter, x, columns_too=slot == 1) for slot, x in enumerate(inputs))
     y = _new_in_rows(emitter, operation, shape, 4)

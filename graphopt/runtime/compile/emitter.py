@@ -38,13 +38,17 @@ class Tensor:
         return prod(self.shape)
 
 
+Inputs = tuple[Tensor, ...]
+"""Where the data inputs of an operation lie."""
+
+
 @dataclass(frozen=True, slots=True)
 class BoundRoutine:
     """A routine with the buffers its names stand for, and the operation it came from."""
 
     routine: Routine
     buffers: Mapping[str, int]
-    operation: Operation | None
+    operation: Operation
 
 
 class RoutineEmitter:
@@ -64,7 +68,7 @@ class RoutineEmitter:
         self.bound: list[BoundRoutine] = []
         self.tensors: dict[Value, Tensor] = {}
         self.unflattened: dict[Value, Tensor] = {}
-        self.current: Operation | None = None
+        self.operation: Operation  # whose routines are added
 
     def new(self, shape: Shape, order: Order, itemsize: int = 1) -> Tensor:
         """A tensor in a buffer of its own."""
@@ -77,7 +81,13 @@ class RoutineEmitter:
         for name, size in routine.temporaries.items():
             self.sizes.append(size)
             buffers[name] = len(self.sizes) - 1
-        self.bound.append(BoundRoutine(routine, buffers, self.current))
+        self.bound.append(BoundRoutine(routine, buffers, self.operation))
+
+    def result(self, routine: Routine, shape: Shape, order: Order, itemsize: int = 1, **tensors: Tensor) -> Tensor:
+        """Append a routine that writes a tensor of its own, `y`; returns that."""
+        y = self.new(shape, order, itemsize)
+        self.add(routine, **tensors, y=y)
+        return y
 
     def tensor_of(self, value: Value) -> Tensor:
         """Where the value lies; constants of codes get a buffer that is filled once."""
@@ -93,10 +103,9 @@ class RoutineEmitter:
         """The tensor in this order, its elements moved if they must be."""
         if same_place(x.shape, x.order, order):
             return replace(x, order=order)
-        y = self.new(x.shape, order, x.itemsize)
         permutation = tuple(x.order.index(axis) for axis in order)
-        self.add(prepare_permute(physical_shape(x.shape, x.order), permutation, x.itemsize), x=x, y=y)
-        return y
+        routine = prepare_permute(physical_shape(x.shape, x.order), permutation, x.itemsize)
+        return self.result(routine, x.shape, order, x.itemsize, x=x)
 
     def broadcastable(self, x: Tensor, rank: int, order: Order) -> Tensor:
         """The tensor with axes of size 1 in front up to `rank`, in this order."""

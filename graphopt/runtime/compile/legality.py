@@ -19,10 +19,15 @@ from . import emit_images as images
 from . import emit_moves as moves
 from . import emit_products as products
 from . import orders, shapes
-from .emitter import RoutineEmitter, Tensor
+from .emitter import Inputs, RoutineEmitter, Tensor
 from .layouts import Order, natural
 
 _Op = TypeVar("_Op", bound=Operation)
+
+
+_ShapeOf = Callable[[_Op, tuple[Shape, ...]], Shape]
+_Emit = Callable[[RoutineEmitter, _Op, Inputs, Shape], Tensor]
+_OrderOf = Callable[[_Op, Mapping[Value, Shape], Value, Order | None], Order | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +38,14 @@ class Legality(Generic[_Op]):
     emitter, the operation, the tensors of its data inputs, the output shape. order: a wish as `orders` has them.
     """
 
-    shape: Callable[[_Op, tuple[Shape, ...]], Shape]
-    emit: Callable[[RoutineEmitter, _Op, tuple[Tensor, ...], Shape], Tensor]
-    order: Callable[[_Op, Mapping[Value, Shape], Value, Order | None], Order | None]
+    shape: _ShapeOf[_Op]
+    emit: _Emit[_Op]
+    order: _OrderOf[_Op]
 
 
 def _row(
-    kind: type[_Op],
-    shape: Callable[[_Op, tuple[Shape, ...]], Shape],
-    emit: Callable[[RoutineEmitter, _Op, tuple[Tensor, ...], Shape], Tensor],
-    order: Callable[[_Op, Mapping[Value, Shape], Value, Order | None], Order | None],
-) -> tuple[type[Operation], Legality[Any]]:
+    kind: type[_Op], shape: _ShapeOf[_Op], emit: _Emit[_Op], order: _OrderOf[_Op]
+) -> tuple[type[Operation], Legality[Any]]:  # fmt: skip
     return kind, Legality(shape, emit, order)
 
 
@@ -87,7 +89,7 @@ def output_shape(operation: Operation, shapes: tuple[Shape, ...]) -> Shape:
 
 def emit(emitter: RoutineEmitter, operation: Operation) -> None:
     """Append the operation's routines to the emitter. Declined where no kernel takes the shapes."""
-    emitter.current = operation
+    emitter.operation = operation
     inputs = tuple([emitter.tensor_of(value) for value in operation.data_inputs])
     try:
         result = LEGALITY[type(operation)].emit(emitter, operation, inputs, emitter.shapes[operation.output])

@@ -43,16 +43,12 @@ def compile_region(
         for bound in emitter.bound
         for step in bound.routine.steps
     )
+    borders = tuple(None if tensor is None else _border(tensor, np.dtype(np.uint8)) for tensor in sources)
     return Executable(
-        Library(function for planned in steps for function in planned.step.functions),
-        steps,
-        tuple(offsets),
-        arena_bytes,
-        emitter.constants,
-        tuple(None if tensor is None else _border(tensor, np.dtype(np.uint8)) for tensor in sources),
-        tuple(_border(tensor, dtypes[v]) for tensor, v in zip(results, outputs)),
-        sum(b.routine.packed_bytes for b in emitter.bound),
-    )
+        Library(function for planned in steps for function in planned.step.functions), steps, tuple(offsets),
+        arena_bytes, emitter.constants, borders, tuple(_border(t, dtypes[v]) for t, v in zip(results, outputs)),
+        sum(bound.routine.packed_bytes for bound in emitter.bound),
+    )  # fmt: skip
 
 
 def infer_shapes(
@@ -105,9 +101,7 @@ def _border(tensor: Tensor, dtype: np.dtype[Any]) -> Border:
     return Border(tensor.buffer, tensor.shape, tensor.order, np.dtype(np.float32) if tensor.itemsize == 4 else dtype)
 
 
-def _title(operation: Operation | None, tensors: Mapping[Value, Tensor]) -> str:
-    if operation is None:
-        return ""
+def _title(operation: Operation, tensors: Mapping[Value, Tensor]) -> str:
     shape = "×".join(str(size) for size in tensors[operation.output].shape)
     if isinstance(operation, Conv):
         kernel = "×".join(str(size) for size in operation.weights.shape[2:])

@@ -11,27 +11,8 @@ from ...errors import Declined
 from ...ir import Value
 from ...kernels.windows import Window
 from ...ops import resolve_pads
+from ..lower import operations as op
 from ..lower.computed_shapes import broadcast, computed_sizes, reshaped
-from ..lower.operations import (
-    ActivationMatMul,
-    AveragePool,
-    Binary,
-    ChannelTable,
-    Concat,
-    Conv,
-    DynamicConv,
-    DynamicMatMul,
-    FloatBinary,
-    FloatMatMul,
-    FloatPool,
-    Lrn,
-    MatMul,
-    MaxPool,
-    Pool,
-    Reshape,
-    Resize,
-    Transpose,
-)
 from ..lower.traits import Operation, Shape
 
 Shapes = tuple[Shape, ...]
@@ -42,9 +23,9 @@ def first_shape(operation: Operation, shapes: Shapes) -> Shape:
     return shapes[0]
 
 
-def operation_window(operation: Conv | DynamicConv | Pool, spatial: Shape) -> Window:
+def operation_window(operation: op.Conv | op.DynamicConv | op.Pool, spatial: Shape) -> Window:
     """The window of an operation over an image of these spatial sizes, one axis taken as the width of two."""
-    if isinstance(operation, Pool):
+    if isinstance(operation, op.Pool):
         kernel, ceil = operation.kernel or spatial, operation.ceil_mode
     else:
         kernel, ceil = operation.weights.shape[2:], False
@@ -62,14 +43,14 @@ def operation_window(operation: Conv | DynamicConv | Pool, spatial: Shape) -> Wi
     )  # fmt: skip
 
 
-def _windowed(operation: Conv | DynamicConv | Pool, x: Shape, channels: int) -> Shape:
+def _windowed(operation: op.Conv | op.DynamicConv | op.Pool, x: Shape, channels: int) -> Shape:
     window = operation_window(operation, x[2:])
     spatial = x[2:] if len(x) == 4 else (1, *x[2:])
     sizes = tuple(window.output_size(axis, size) for axis, size in enumerate(spatial))
     return (x[0], channels, *sizes[4 - len(x) :])
 
 
-def conv_shape(operation: Conv | DynamicConv, shapes: Shapes) -> Shape:
+def conv_shape(operation: op.Conv | op.DynamicConv, shapes: Shapes) -> Shape:
     """[N, O, spatial axes]."""
     x = shapes[0]
     if len(x) != operation.weights.ndim or x[1] != operation.weights.shape[1] * operation.groups:
@@ -77,26 +58,26 @@ def conv_shape(operation: Conv | DynamicConv, shapes: Shapes) -> Shape:
     return _windowed(operation, x, operation.weights.shape[0])
 
 
-def max_pool_shape(operation: MaxPool, shapes: Shapes) -> Shape:
+def max_pool_shape(operation: op.MaxPool, shapes: Shapes) -> Shape:
     """[N, C, spatial axes]."""
     return _windowed(operation, shapes[0], shapes[0][1])
 
 
-def mean_pool_shape(operation: AveragePool | FloatPool, shapes: Shapes) -> Shape:
+def mean_pool_shape(operation: op.AveragePool | op.FloatPool, shapes: Shapes) -> Shape:
     """[N, C, spatial axes], which are 1 for a global pool."""
     if operation.kernel:
         return _windowed(operation, shapes[0], shapes[0][1])
     return (*shapes[0][:2], *(1,) * (len(shapes[0]) - 2))
 
 
-def lrn_shape(operation: Lrn, shapes: Shapes) -> Shape:
+def lrn_shape(operation: op.Lrn, shapes: Shapes) -> Shape:
     """That of the input, or of the pool behind."""
     if len(shapes[0]) not in (3, 4):
         raise Declined(f"LRN of {len(shapes[0])} axes")
     return shapes[0] if operation.pool is None else max_pool_shape(operation.pool, shapes)
 
 
-def matmul_shape(operation: MatMul | DynamicMatMul, shapes: Shapes) -> Shape:
+def matmul_shape(operation: op.MatMul | op.DynamicMatMul, shapes: Shapes) -> Shape:
     """[..., N]."""
     x = shapes[0]
     if not x or x[-1] != operation.weights.shape[0]:
@@ -104,7 +85,7 @@ def matmul_shape(operation: MatMul | DynamicMatMul, shapes: Shapes) -> Shape:
     return (*x[:-1], operation.weights.shape[1])
 
 
-def activation_matmul_shape(operation: FloatMatMul | ActivationMatMul, shapes: Shapes) -> Shape:
+def activation_matmul_shape(operation: op.FloatMatMul | op.ActivationMatMul, shapes: Shapes) -> Shape:
     """[batch axes, M, N]."""
     a, b = shapes
     if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
@@ -112,17 +93,17 @@ def activation_matmul_shape(operation: FloatMatMul | ActivationMatMul, shapes: S
     return (*broadcast(a[:-2], b[:-2]), a[-2], b[-1])
 
 
-def binary_shape(operation: Binary, shapes: Shapes) -> Shape:
+def binary_shape(operation: op.Binary, shapes: Shapes) -> Shape:
     """As numpy broadcasts."""
     return broadcast(*shapes)
 
 
-def float_binary_shape(operation: FloatBinary, shapes: Shapes) -> Shape:
+def float_binary_shape(operation: op.FloatBinary, shapes: Shapes) -> Shape:
     """As numpy broadcasts, the constant included."""
     return broadcast(*shapes, *(() if operation.constant is None else (operation.constant.shape,)))
 
 
-def concat_shape(operation: Concat, shapes: Shapes) -> Shape:
+def concat_shape(operation: op.Concat, shapes: Shapes) -> Shape:
     """The sum of the sizes along the axis; the others are alike."""
     axis = operation.axis % len(shapes[0])
     if any(s[:axis] != shapes[0][:axis] or s[axis + 1 :] != shapes[0][axis + 1 :] for s in shapes):
@@ -130,7 +111,7 @@ def concat_shape(operation: Concat, shapes: Shapes) -> Shape:
     return (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
 
 
-def resize_shape(operation: Resize, shapes: Shapes) -> Shape:
+def resize_shape(operation: op.Resize, shapes: Shapes) -> Shape:
     """Whole multiples of the input's sizes."""
     sizes = operation.sizes or tuple(size * factor for size, factor in zip(shapes[0], operation.factors))
     if len(sizes) != len(shapes[0]) or any(size == 0 or to % size for size, to in zip(shapes[0], sizes)):
@@ -138,17 +119,17 @@ def resize_shape(operation: Resize, shapes: Shapes) -> Shape:
     return sizes
 
 
-def permutation_of(operation: Transpose, rank: int) -> Shape:
+def permutation_of(operation: op.Transpose, rank: int) -> Shape:
     """The axes in their new order; () means as they are."""
     if operation.permutation is None:
         return tuple(reversed(range(rank)))
     return operation.permutation or tuple(range(rank))
 
 
-def move_shape(operation: Transpose | Reshape, shapes: Shapes) -> Shape:
+def move_shape(operation: op.Transpose | op.Reshape, shapes: Shapes) -> Shape:
     """The shape of the first input after a move; those of others determine a target that is computed."""
     x = shapes[0]
-    if isinstance(operation, Transpose):
+    if isinstance(operation, op.Transpose):
         return tuple(x[axis] for axis in permutation_of(operation, len(x)))
     target = operation.target
     if isinstance(target, Value):
@@ -167,7 +148,7 @@ def move_shape(operation: Transpose | Reshape, shapes: Shapes) -> Shape:
     return reshaped(target, x, allow_zero=operation.allow_zero)
 
 
-def channel_table_shape(operation: ChannelTable, shapes: Shapes) -> Shape:
+def channel_table_shape(operation: op.ChannelTable, shapes: Shapes) -> Shape:
     """That of the input after its moves."""
     shape, known = shapes[0], dict(zip(operation.inputs[1:], shapes[1:]))
     if operation.tables is not None and len(operation.tables) > 1 and shape[operation.axis] != len(operation.tables):

@@ -81,37 +81,49 @@ def _matmul(
     node: Node, nodes: tuple[Node, ...], x: Value, weights: Value | None, scale: Value | None, zero: Value | None,
     bias: Value | None,
 ) -> DynamicMatMul:  # fmt: skip
-    codes, factor, zeros, added = (constant_array(v) for v in (weights, scale, zero, bias))
-    if codes is None or factor is None or (zero is not None and zeros is None) or (bias is not None and added is None):
+    codes, factor, zeros = _weights(weights, scale, zero)
+    if codes.ndim != 2:
+        raise Declined(f"weights of {codes.ndim} axes")
+    channels, added = codes.shape[1], constant_array(bias)
+    if bias is not None and added is None:
         raise Declined("weights that are not constant")
-    if codes.ndim != 2 or codes.dtype not in (np.uint8, np.int8) or factor.dtype != np.float32:
-        raise Declined(f"weights of {codes.dtype} with {codes.ndim} axes")
-    channels = codes.shape[1]
     if any(a is not None and a.size not in (1, channels) for a in (factor, zeros, added)):
         raise Declined("scales, zero points or a bias that do not fit the output channels")
-    flat: Array = np.broadcast_to(factor.reshape(-1), (channels,))
     return DynamicMatMul(
-        inputs=(x,), output=node.output, nodes=nodes, weights=codes, scale=flat,
-        weight_zero_point=zeros.reshape(-1).astype(np.int32) if zeros is not None and zeros.any() else 0,
+        inputs=(x,), output=node.output, nodes=nodes, weights=codes, weight_zero_point=_one_zero_point(zeros),
+        scale=np.broadcast_to(factor.reshape(-1), (channels,)),
         bias=None if added is None else np.broadcast_to(added.reshape(-1), (channels,)),
     )  # fmt: skip
 
 
-def _conv(node: Node, nodes: tuple[Node, ...], product: Node, x: Value, weight_scale: Value | None) -> DynamicConv:
-    codes, factor, zeros = (constant_array(v) for v in (product.input(1), weight_scale, product.input(3)))
-    if codes is None or factor is None or (product.input(3) is not None and zeros is None):
-        raise Declined("weights that are not constant")
+def _conv(
+    node: Node, nodes: tuple[Node, ...], product: Node, x: Value, weight_scale: Value | None
+) -> DynamicConv:  # fmt: skip
+    codes, factor, zeros = _weights(product.input(1), weight_scale, product.input(3))
     rank, channels = codes.ndim - 2, len(codes)
-    if rank not in (1, 2) or codes.dtype not in (np.uint8, np.int8) or factor.dtype != np.float32:
-        raise Declined(f"a convolution over {rank} axes with weights of {codes.dtype}")
-    along = _by_channel(factor, channels, rank)
-    if along is None or (zeros is not None and zeros.size not in (1, channels)):
+    if rank not in (1, 2):
+        raise Declined(f"a convolution over {rank} axes")
+    scale = _by_channel(factor, channels, rank)
+    if scale is None or (zeros is not None and zeros.size not in (1, channels)):
         raise Declined("scales or zero points that do not fit the output channels")
     return DynamicConv(
-        inputs=(x,), output=node.output, nodes=nodes, weights=codes, scale=along,
-        weight_zero_point=zeros.reshape(-1).astype(np.int32) if zeros is not None and zeros.any() else 0,
-        groups=int(attr(product, "group", 1)), **window_attributes(product, rank),
+        inputs=(x,), output=node.output, nodes=nodes, weights=codes, weight_zero_point=_one_zero_point(zeros),
+        scale=scale, groups=int(attr(product, "group", 1)), **window_attributes(product, rank),
     )  # fmt: skip
+
+
+def _weights(weights: Value | None, scale: Value | None, zero: Value | None) -> tuple[Array, Array, Array | None]:
+    """Codes, float32 scales and zero points as stored. Declined where one is not constant or of another type."""
+    codes, factor, zeros = (constant_array(value) for value in (weights, scale, zero))
+    if codes is None or factor is None or (zero is not None and zeros is None):
+        raise Declined("weights that are not constant")
+    if codes.dtype not in (np.uint8, np.int8) or factor.dtype != np.float32:
+        raise Declined(f"weights of {codes.dtype} with scales of {factor.dtype}")
+    return codes, factor, zeros
+
+
+def _one_zero_point(zeros: Array | None) -> int | Array:
+    return zeros.reshape(-1).astype(np.int32) if zeros is not None and zeros.any() else 0
 
 
 def _by_channel(constant: Array, channels: int, rank: int) -> Array | None:

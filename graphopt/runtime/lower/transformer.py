@@ -16,22 +16,9 @@ from ...kernels.broadcasting import broadcast
 from ...kernels.floats import SWAPPED, FloatOp
 from ...kernels.quantization import Quantization
 from ...ops import attr, version_for
+from . import operations as op
 from .moves import moved
 from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32
-from .operations import (
-    ActivationMatMul,
-    ChannelTable,
-    FloatBinary,
-    FloatMatMul,
-    FloatSoftmax,
-    FloatTable,
-    Gelu,
-    LayerNorm,
-    Reshape,
-    Softmax,
-    Table,
-    Transpose,
-)
 from .tables import Island
 from .traits import Operation
 
@@ -50,7 +37,7 @@ _DEPTH = 6
 _Terms = tuple[float, float, float, float]  # factors of 1, x, erf, x · erf
 
 
-def float_binary(node: Node, known: Mapping[Value, Operation]) -> FloatBinary | None:
+def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | None:
     """Add, Sub, Mul or Div of float32; None where kernels compute no operand. Declined where they cannot broadcast."""
     kind = _KINDS[node.op]
     if not are_floats(node, known):
@@ -62,13 +49,13 @@ def float_binary(node: Node, known: Mapping[Value, Operation]) -> FloatBinary | 
             constant = constant_array(other)
             assert constant is not None
             _fits(x, other)
-            return FloatBinary(inputs=(x,), output=node.output, nodes=(node,), kind=how, constant=constant)
+            return op.FloatBinary(inputs=(x,), output=node.output, nodes=(node,), kind=how, constant=constant)
     try:
         _fits(left, right)
     except Declined:
         _fits(right, left)
-        return FloatBinary(inputs=(right, left), output=node.output, nodes=(node,), kind=SWAPPED[kind])
-    return FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
+        return op.FloatBinary(inputs=(right, left), output=node.output, nodes=(node,), kind=SWAPPED[kind])
+    return op.FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
 
 
 def _fits(x: Value, other: Value) -> None:
@@ -89,7 +76,7 @@ def _fits(x: Value, other: Value) -> None:
 
 def layer_norm(
     node: Node, output: Value, y: Quantization | None, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
-) -> LayerNorm:
+) -> op.LayerNorm:
     """LayerNormalization over the last axis, to codes of `y` or to float32 where that is None."""
     x = node.inputs[0]
     scale, bias = constant_array(node.input(1)), constant_array(node.input(2))
@@ -107,15 +94,15 @@ def layer_norm(
     if y is None and not (x in known and known[x].writes_float):
         raise Declined("an input that kernels do not make")
     epsilon = float(attr(node, "epsilon", 1e-5))
-    return LayerNorm(inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y)
+    return op.LayerNorm(inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y)
 
 
 def softmax(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization
-) -> Softmax:
+) -> op.Softmax:
     """Softmax of codes over the last axis."""
     _check_last_axis(node, source)
-    return Softmax(inputs=(source,), output=output, nodes=nodes, x=x, y=y)
+    return op.Softmax(inputs=(source,), output=output, nodes=nodes, x=x, y=y)
 
 
 def _check_last_axis(node: Node, x: Value) -> None:
@@ -127,10 +114,10 @@ def _check_last_axis(node: Node, x: Value) -> None:
 def activation_matmul(
     left: tuple[Value, Quantization], right: tuple[Value, Quantization], output: Value, nodes: tuple[Node, ...],
     y: Quantization | None,
-) -> ActivationMatMul:  # fmt: skip
+) -> op.ActivationMatMul:  # fmt: skip
     """MatMul of two tensors of codes."""
     _check_ranks(left[0], right[0])
-    return ActivationMatMul(
+    return op.ActivationMatMul(
         inputs=(left[0], right[0]), output=output, nodes=nodes, a=left[1], b=right[1], y=y
     )  # fmt: skip
 
@@ -141,51 +128,51 @@ def _check_ranks(a: Value, b: Value) -> None:
         raise Declined(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
 
 
-def float_matmul(node: Node, known: Mapping[Value, Operation]) -> FloatMatMul | None:
+def float_matmul(node: Node, known: Mapping[Value, Operation]) -> op.FloatMatMul | None:
     """MatMul of two float32 activations; None where kernels compute neither."""
     a, b = node.inputs
     if a is None or b is None or is_constant(a) or is_constant(b) or not are_floats(node, known):
         return None
     _check_ranks(a, b)
-    return FloatMatMul(inputs=(a, b), output=node.output, nodes=(node,))
+    return op.FloatMatMul(inputs=(a, b), output=node.output, nodes=(node,))
 
 
-def float_softmax(node: Node, known: Mapping[Value, Operation]) -> FloatSoftmax | None:
+def float_softmax(node: Node, known: Mapping[Value, Operation]) -> op.FloatSoftmax | None:
     """Softmax over the last axis of float32; None where kernels do not compute its input."""
     x = node.inputs[0]
     if x is None or not are_floats(node, known):
         return None
     _check_last_axis(node, x)
-    return FloatSoftmax(inputs=(x,), output=node.output, nodes=(node,))
+    return op.FloatSoftmax(inputs=(x,), output=node.output, nodes=(node,))
 
 
 def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[Value, Operation]) -> Operation:
     """The operation of QuantizeLinear `node` behind an island. Declined where the target of a move is not known."""
     codes, nodes = y.quantize(island.values), (*island.nodes, node)
     if island.axis is None and not island.moves:
-        return Table(inputs=(island.source,), output=node.output, nodes=nodes, table=codes)
+        return op.Table(inputs=(island.source,), output=node.output, nodes=nodes, table=codes)
     same = island.axis is None and np.array_equal(codes, y.codes())
-    moves: list[Transpose | Reshape] = []
+    moves: list[op.Transpose | op.Reshape] = []
     for move in island.moves:
         before = moves[-1].output if moves else island.source
         moves.append(moved(move, before, move.output, (move,), known))
     if same and len(moves) == 1:
         return moved(island.moves[0], island.source, node.output, nodes, known)
     read = dict.fromkeys(value for move in moves for value in move.inputs[1:])
-    return ChannelTable(
+    return op.ChannelTable(
         inputs=(island.source, *read), output=node.output, nodes=nodes, y=y, moves=tuple(moves),
         tables=None if same else codes.reshape(-1, 256), axis=-1 if island.axis is None else island.axis,
     )  # fmt: skip
 
 
-def float_table(island: Island, node: Node) -> FloatTable | None:
+def float_table(island: Island, node: Node) -> op.FloatTable | None:
     """The float32 result of an island as a table; None where it only scales and clips, which is cheaper computed."""
     if island.axis is not None or island.moves or all(n.op in _AFFINE for n in island.nodes[1:]):
         return None
-    return FloatTable(inputs=(island.source,), output=node.output, nodes=island.nodes, table=island.values)
+    return op.FloatTable(inputs=(island.source,), output=node.output, nodes=island.nodes, table=island.values)
 
 
-def gelu(node: Node, known: Mapping[Value, Operation]) -> Gelu | None:
+def gelu(node: Node, known: Mapping[Value, Operation]) -> op.Gelu | None:
     """The Gelu of float32 that ends in `node`; None for other nodes, and where kernels do not compute its input.
 
     In any spelling: 0.5 · x · (1 + erf(x / √2)), x · (0.5 + 0.5 · erf(…)), (x · 0.5) · … all multiply out to
@@ -216,10 +203,10 @@ def gelu(node: Node, known: Mapping[Value, Operation]) -> Gelu | None:
 
 def _gelu(
     node: Node, x: Value | None, inner: float, terms: _Terms, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
-) -> Gelu | None:
+) -> op.Gelu | None:
     if x is None or x not in known or not known[x].writes_float or terms[0] or terms[2]:
         return None
-    return Gelu(inputs=(x,), output=node.output, nodes=nodes, inner=inner, plain=terms[1], bent=terms[3])
+    return op.Gelu(inputs=(x,), output=node.output, nodes=nodes, inner=inner, plain=terms[1], bent=terms[3])
 
 
 def _erf_behind(value: Value | None, depth: int) -> Node | None:
