@@ -54,6 +54,6 @@ def _step_times(index: int, executable: Executable, arrays: list[Any], runs: int
         rates.append(elapsed / max(1, int(stamps.sum())))
     seconds = np.median(np.array(cycles), axis=0) * float(np.median(rates))
     return [
-        StepTime(index, planned.step.kernel.name, planned.title, float(taken), planned.step.macs)
-        for planned, taken in zip(executable.steps, seconds)
+        StepTime(index, row.step.kernel.name, row.title, float(taken), row.step.macs)
+        for row, taken in zip(executable.steps, seconds)
     ]

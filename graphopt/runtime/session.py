@@ -14,7 +14,7 @@ from ..machine.cpu import cpu_count
 from ..machine.sessions import open_session, session_options
 from .cache.manifest import Input, Manifest, Output, Part, manifest_of
 from .cache.plan_cache import PlanCache
-from .compile.emitter import Memory
+from .compile.executable import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
 from .execute.ort_segment import OrtSegment, abandon
 from .execute.region import Region
@@ -27,7 +27,7 @@ _MANIFEST, _CANDIDATES = "manifest", "candidates"
 
 
 class Session:
-    """Runs a model: what the kernels cover as compiled programs, the rest in onnxruntime.
+    """Runs a model: the regions that kernels cover as compiled programs, the rest in onnxruntime.
 
     `model` is a path, bytes, an `onnx.ModelProto`, an `onnx_ir.Model` or graphopt's own IR, in float32, QDQ, QOperator
     or dynamically quantized form. `threads` share each step (the machine's CPUs by default). `memory="small"` keeps
@@ -201,7 +201,7 @@ class Session:
         for runner in self._runners:
             runner.after_fork()
 
-    # -- what runs where
+    # -- the runtime of each part
 
     def describe(self) -> Description:
         """The segments in the order they run, with the reasons why nodes are left to onnxruntime."""
@@ -246,7 +246,7 @@ def _checked(given: Input, fed: Any) -> Any:
 
 
 def session_of(model: Model, threads: int | None = None) -> Session:
-    """A Session on a model of the IR as it is emitted, whose external weights are found where they lie."""
+    """A Session on the model as it is emitted; external weights are read from the model's folder."""
     from ..onnx_io import load, to_proto
 
     return Session(load(to_proto(model), folder=model.folder), threads)

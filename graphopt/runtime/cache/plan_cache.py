@@ -44,7 +44,7 @@ def _sources() -> bytes:
     """Digest of all that turns a model into executables: kernels, their compilers, the folders above, libraries."""
     digest = hashlib.sha256(generation().encode())
     package = Path(__file__).parents[2]
-    for folder in ("ir", "ops", "onnx_io", "runtime"):
+    for folder in ("ir", "ops", "onnx_io", "analysis", "runtime"):
         digest_sources(digest, package / folder)
     for library in ("onnx", "onnxruntime"):  # whose inference gave the types
         digest.update(version(library).encode())
@@ -116,12 +116,12 @@ def _read(file: Any) -> Any:
 
 
 def _padded(size: int) -> int:
-    """Room of an array: what kernels may read behind it, up to the next cache line."""
+    """Bytes that an array takes: itself and the slack that kernels may read behind it, up to the next cache line."""
     return -(-(size + SLACK) // _LINE) * _LINE
 
 
 def _forget(own: Path) -> None:
-    """Remove the models that nobody has used for the longest time until the rest fits."""
+    """Remove the least recently used models until the rest fits."""
     folders = []
     for folder in own.parent.iterdir():
         with suppress(OSError):

@@ -27,7 +27,8 @@ from ...kernels.winograd_algebra import F2, F4
 from ...kernels.winograd_choice import choose
 from ..lower import operations as op
 from ..lower.traits import Operation, Shape
-from .emitter import Inputs, Memory, RoutineEmitter, Tensor
+from .emitter import Inputs, RoutineEmitter, Tensor
+from .executable import Memory
 from .layouts import Order, channels_last, natural
 from .shapes import operation_window
 

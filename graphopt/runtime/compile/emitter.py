@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,8 @@ from ...kernels.permute import prepare_permute
 from ...kernels.windows import Image
 from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
+from .executable import Memory
 from .layouts import Order, channels_last, natural, physical_shape, same_place
-
-Memory = Literal["fast", "small"]
-"""Whether Winograd weights are stored transformed ("fast") or transformed during each run ("small")."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from ...kernels import Buffer, Library, Step
 from ...kernels.links import LinkedTable
 from ..lower.traits import Shape
 from .layouts import Order
+
+Memory = Literal["fast", "small"]
+"""Whether Winograd weights are stored transformed ("fast") or transformed during each run ("small")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,9 @@ class Executable:
 
     def uses(self, buffer: int) -> Iterator[tuple[int, int, int]]:
         """The step, the argument and the offset of each place where the program has a buffer's address."""
-        for index, planned in enumerate(self.steps):
-            for place, argument in enumerate(planned.step.arguments.values()):
-                if isinstance(argument, Buffer) and planned.buffers.get(argument.name) == buffer:
+        for index, row in enumerate(self.steps):
+            for place, argument in enumerate(row.step.arguments.values()):
+                if isinstance(argument, Buffer) and row.buffers.get(argument.name) == buffer:
                     yield index, place, argument.offset
 
 
@@ -80,7 +83,7 @@ class NoExecutable:
 
 def hidden_addresses(executable: Executable) -> list[str]:
     """Arguments that are addresses of this process as plain numbers; with any, another process could not run it."""
-    arrays = [array for planned in executable.steps for array in _arrays(planned.step)]
+    arrays = [array for row in executable.steps for array in _arrays(row.step)]
     begins = np.sort(np.array([array.ctypes.data for array in arrays if array.size], np.int64))
     functions = np.array([unit.address() for unit in executable.library.units], np.int64)
 
@@ -93,9 +96,9 @@ def hidden_addresses(executable: Executable) -> list[str]:
         return bool(np.isin(words, begins).any() or np.isin(words, functions).any())
 
     return [
-        f"{planned.step.kernel.name}: {name}"
-        for planned in executable.steps
-        for name, value in planned.step.arguments.items()
+        f"{row.step.kernel.name}: {name}"
+        for row in executable.steps
+        for name, value in row.step.arguments.items()
         if hides(value)
     ]
 

@@ -16,8 +16,8 @@ from ..lower.operands import constant_array
 from ..lower.operations import Concat, Conv, MatMul
 from ..lower.traits import Operation, Shape
 from .arena import Interval, assign
-from .emitter import Memory, RoutineEmitter, Tensor
-from .executable import Border, Executable, ProgramStep
+from .emitter import RoutineEmitter, Tensor
+from .executable import Border, Executable, Memory, ProgramStep
 from .fusion import fuse
 from .layouts import natural
 from .legality import emit, output_shape, wanted_orders
@@ -45,7 +45,7 @@ def compile_region(
     )
     borders = tuple(None if tensor is None else _border(tensor, np.dtype(np.uint8)) for tensor in sources)
     return Executable(
-        Library(function for planned in steps for function in planned.step.functions), steps, tuple(offsets),
+        Library(function for row in steps for function in row.step.functions), steps, tuple(offsets),
         arena_bytes, emitter.constants, borders, tuple(_border(t, dtypes[v]) for t, v in zip(results, outputs)),
         sum(bound.routine.packed_bytes for bound in emitter.bound),
     )  # fmt: skip

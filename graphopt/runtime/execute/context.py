@@ -30,10 +30,10 @@ class ExecutionContext:
             self.arena[begin : begin + array.nbytes] = array.reshape(-1).view(np.uint8)
         scratch = int(self.scratch.ctypes.data)
         bound = []
-        for planned in executable.steps:
-            addresses = {name: base + executable.offsets[buffer] for name, buffer in planned.buffers.items()}
+        for row in executable.steps:
+            addresses = {name: base + executable.offsets[buffer] for name, buffer in row.buffers.items()}
             addresses["scratch"] = scratch
-            bound.append((planned.step, addresses))
+            bound.append((row.step, addresses))
         self.program = Program(bound, workers=workers, profile=profile)
         self._sources = [None if border is None else _Place(self, border) for border in executable.sources]
         self._results = [_Place(self, border) for border in executable.results]

@@ -11,9 +11,7 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Array
 from ..cache.plan_cache import PlanCache
-from ..compile.emitter import Memory
-from ..compile.executable import Executable, NoExecutable, hidden_addresses
-from ..compile.region_compiler import compile_region
+from ..compile.executable import Executable, Memory, NoExecutable, hidden_addresses
 from ..lower.traits import Shape
 from ..place.extract import extract
 from ..place.lowered_model import LoweredModel
@@ -84,6 +82,8 @@ class Region:
         stored: Executable | NoExecutable | None = None if self._cache is None else self._cache.load(name)
         if stored is not None:
             return stored
+        from ..compile.region_compiler import compile_region  # here, as a session all from the disk compiles nothing
+
         segment = self.segment
         compiled: Executable | NoExecutable
         try:

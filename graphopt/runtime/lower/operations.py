@@ -152,7 +152,7 @@ class ChannelTable(Operation):
     """A table for each index of one axis of the input, then `moves`; None moves codes as they are.
 
     tables: one-byte [channels, 256], or [1, 256] for all alike; `axis` counts from the end. Each of `moves` reads the
-    one before in place of its first input; what else they read follows the input.
+    one before in place of its first input; their other inputs follow the operation's first.
     """
 
     traits: ClassVar[Traits] = Traits(reads_first=True)

@@ -30,7 +30,7 @@ def add_types_from_ort(model: Model) -> None:
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
     try:
         session = open_session(proto.SerializeToString(), session_options(optimize=False, folder=model.folder))
-    except Exception:  # onnxruntime raises its own classes; whoever opens the model itself says what it cannot load
+    except Exception:  # onnxruntime raises its own classes; the Session reports it when it opens the model
         return
     for output in session.get_outputs():
         inferred = _type(output.type, output.shape)

@@ -40,7 +40,7 @@ def _nodes(segment: Segment) -> list[Node]:
 
 
 def _append(graph: Graph, node: Node, values: dict[Value, Value]) -> None:
-    """A copy of the node at the end, after what it reads and nobody has copied yet."""
+    """A copy of the node at the end of the graph, after copies of the producers that are missing there."""
     if node.outputs[0] in values:
         return
     for value in sources(node):

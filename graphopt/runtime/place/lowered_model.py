@@ -45,10 +45,10 @@ class _Parts:
 
 
 class LoweredModel:
-    """`segments` in the order they run, out of `model` by its `coverage`; computed once, and only when asked for.
+    """`segments` in the order they run, out of `model` by its `coverage`; computed once, when first asked for.
 
     `candidates`: the digests of the regions there would be if nothing were known to be slower on kernels. Those of them
-    in `slower` are left to onnxruntime. With a `digest` the source must still be what it was: ModelError if not.
+    in `slower` are left to onnxruntime. Raises ModelError where the source has another `digest` by then.
     """
 
     def __init__(self, source: Any, digest: str | None, *, kernels: bool, slower: frozenset[str]) -> None:

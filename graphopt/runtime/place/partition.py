@@ -1,8 +1,8 @@
-"""Partition: what runs on kernels and what in onnxruntime, as convex sets in an order that can be executed.
+"""Partition of a graph into segments, on kernels or in onnxruntime: convex sets in an order that can be executed.
 
-Demand decides what is computed: from the results backwards, a value is computed by its integer operation where there
-is one, else by its node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so
-the units of one level are convex and as few changes are made as any order allows. LinearOperation in the graph.
+Demand decides which units run: from the results backwards, a value is computed by its operation where there is one,
+else by its node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so the
+units of one level are convex, and the kind changes as rarely as any order allows. Linear in the graph.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Segment:
 
     @property
     def is_region(self) -> bool:
-        """Whether kernels run it."""
+        """The segment runs on kernels."""
         return isinstance(self.units[0], Operation)
 
     @property
@@ -74,7 +74,7 @@ def results(unit: Unit) -> tuple[Value, ...]:
     return (unit.output,) if isinstance(unit, Operation) else unit.outputs
 
 
-def constant_nodes(graph: Graph) -> set[Node]:
+def _constant_nodes(graph: Graph) -> set[Node]:
     """Nodes that read constants only: copied to wherever they are needed, never carried between segments."""
     constant: set[Node] = set()
     for node in graph:
@@ -87,7 +87,7 @@ def constant_nodes(graph: Graph) -> set[Node]:
 
 
 def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[Unit]:
-    constants = constant_nodes(graph)
+    constants = _constant_nodes(graph)
     place = {node: index for index, node in enumerate(graph)}
     demanded: dict[Unit, int] = {}
     stack = list(graph.outputs)
