@@ -5,6 +5,7 @@ Lowering looks backwards from a node, so one walk in the graph's order is enough
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -30,7 +31,12 @@ from .operations import AveragePool, Binary, Clamp, Concat, Coverage, Quantize
 from .tables import Island, island
 from .traits import Operation
 
-_POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
+_OF_CODES: dict[str, Callable[[Node, Value, Value, tuple[Node, ...], Quantization, Quantization], Operation]] = {
+    "AveragePool": average_pool, "GlobalAveragePool": average_pool, "Resize": vision.resize, "LRN": vision.lrn,
+    "Softmax": transformer.softmax,
+}  # fmt: skip
+"""Operators of one quantized tensor, by their operation from codes to codes."""
+
 _BINARY: dict[str, Literal["add", "subtract", "multiply"]] = {
     "Add": "add", "Sum": "add", "Sub": "subtract", "Mul": "multiply",
 }  # fmt: skip
@@ -90,8 +96,7 @@ def _code_limits(limits: list[tuple[float, float]], y: Quantization) -> Clamp | 
 
 
 def _between(
-    node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None,
-    coverage: Coverage,
+    node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None, coverage: Coverage
 ) -> Operation | None:  # fmt: skip
     """The operation of `node` and the QuantizeLinear behind it, clipped to `clamp`; None where there is none."""
     if node.op in ("Conv", "Gemm", "MatMul"):
@@ -100,23 +105,17 @@ def _between(
         return _binary(node, output, y, nodes, clamp)
     if clamp is not None:
         return None
-    if node.op in _POOLS:
-        return _pool(node, output, y, nodes)
-    if node.op == "Resize":
+    if node.op in _OF_CODES:
         source, x = dequantized_source(node.inputs[0])
-        return vision.resize(node, source, output, (node, *nodes), x, y)
+        return _OF_CODES[node.op](node, source, output, (node, *nodes), x, y)
+    if node.op == "MaxPool":
+        return _max_pool(node, output, y, nodes)
     if node.op == "Concat":
         return _concat(node, output, y, nodes)
     if node.op == "ReduceMean":
         return _reduce_mean(node, output, y, nodes)
     if node.op == "LayerNormalization":
         return transformer.layer_norm(node, output, y, (node, *nodes), coverage.providers)
-    if node.op == "LRN":
-        source, x = dequantized_source(node.inputs[0])
-        return vision.lrn(node, source, output, (node, *nodes), x, y, None)
-    if node.op == "Softmax":
-        source, x = dequantized_source(node.inputs[0])
-        return transformer.softmax(node, source, output, (node, *nodes), x, y)
     return None
 
 
@@ -125,21 +124,21 @@ def linear(
 ) -> Operation:
     """Conv, Gemm or MatMul of dequantized operands, to codes of `y` or to float32 where that is None."""
     source, x = dequantized_source(node.inputs[0])
-    whole = (node, *nodes)
+    covered = (node, *nodes)
     if node.op == "MatMul" and not is_constant(node.input(1)):
         if clamp is not None:
             raise Declined("a product of activations that is clipped")
-        return transformer.activation_matmul((source, x), dequantized_source(node.input(1)), output, whole, y)
+        return transformer.activation_matmul((source, x), dequantized_source(node.input(1)), output, covered, y)
     weights = quantized_weights(node.input(1))
     if node.op == "Conv":
-        return conv(node, source, output, whole, x, weights, node.input(2), y, clamp)
+        return conv(node, source, output, covered, x, weights, node.input(2), y, clamp)
     if node.op == "MatMul":
-        return matmul(source, output, whole, x, weights, None, y, clamp)
+        return matmul(source, output, covered, x, weights, None, y, clamp)
     if attr(node, "alpha", 1.0) != 1.0 or attr(node, "transA", 0) or (node.input(2) and attr(node, "beta", 1.0) != 1.0):
         raise Declined("Gemm with factors or a transposed input")
     if attr(node, "transB", 0):
         weights = weights.transpose()
-    return matmul(source, output, whole, x, weights, node.input(2), y, clamp)
+    return matmul(source, output, covered, x, weights, node.input(2), y, clamp)
 
 
 def _binary(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None) -> Operation:
@@ -150,20 +149,19 @@ def _binary(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...],
     )  # fmt: skip
 
 
-def _pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:
-    whole = (node, *nodes)
+def _max_pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:
+    """MaxPool that keeps its input's scale, or one behind LRN, which then does both."""
+    covered = (node, *nodes)
     inner = None if node.inputs[0] is None else node.inputs[0].producer
-    if node.op == "MaxPool" and inner is not None and inner.op == "LRN":
+    if inner is not None and inner.op == "LRN":
         assert node.inputs[0] is not None
-        pool = max_pool(node, node.inputs[0], output, whole, y.signed)
+        pool = max_pool(node, node.inputs[0], output, covered, y.signed)
         source, x = dequantized_source(inner.inputs[0])
-        return vision.lrn(inner, source, output, (inner, *whole), x, y, pool)
+        return vision.lrn(inner, source, output, (inner, *covered), x, y, pool)
     source, x = dequantized_source(node.inputs[0])
-    if node.op == "MaxPool":
-        if x != y:
-            raise Declined("MaxPool between different scales")
-        return max_pool(node, source, output, whole, x.signed)
-    return average_pool(node, source, output, whole, x, y)
+    if x != y:
+        raise Declined("MaxPool between different scales")
+    return max_pool(node, source, output, covered, x.signed)
 
 
 def _reduce_mean(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:

@@ -57,7 +57,7 @@ def _flat_constant(node: Node, slot: int) -> Array | None:
 
 def lrn(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization,
-    pool: MaxPool | None,
+    pool: MaxPool | None = None,
 ) -> Lrn:  # fmt: skip
     """LRN of codes, and `pool` where a MaxPool stands between it and QuantizeLinear."""
     if len(declared_shape(source)) not in (3, 4) or not 0 < int(node.attrs["size"]) <= MAX_SIZE:
