@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from .execute.workers import Team
 from .place.lowered_model import LoweredModel, digest_of
 from .place.measured import slower_regions
 
+if TYPE_CHECKING:
+    from ..onnx_io.source import Source
+
 _MANIFEST, _CANDIDATES = "manifest", "candidates"
 """Names in the plan cache: of the manifest, and of the digests of the regions that kernels could run."""
 
@@ -37,7 +40,7 @@ class Session:
     """
 
     def __init__(
-        self, model: Any, threads: int | None = None, *, memory: Memory = "fast", kernels: bool | None = None
+        self, model: Source | Model, threads: int | None = None, *, memory: Memory = "fast", kernels: bool | None = None
     ) -> None:
         """`kernels` True runs every region on kernels, False none, None where no measurement speaks against it."""
         if threads is not None and (not isinstance(threads, int) or threads < 1):

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..ir import Model
 from ..kernels import on_compile
 from ..measure import interleaved
 from .place.measured import region_digest, region_times
 from .session import Session
+
+if TYPE_CHECKING:
+    from ..onnx_io.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class RegionTiming:
 
 
 def warmup(
-    model: Any,
+    model: Source | Model,
     feeds: Mapping[str, Any],
     *,
     threads: int | None = None,

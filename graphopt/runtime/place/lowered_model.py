@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...errors import ModelError
 from ...ir import Model
@@ -16,11 +16,14 @@ from ..lower.ort_types import add_types_from_ort
 from .measured import region_digest
 from .partition import Segment, partition
 
+if TYPE_CHECKING:
+    from ...onnx_io.source import Source
+
 _PIECE = 1 << 20
 """Bytes of a file that are read at a time: enough that calls cost nothing beside hashing."""
 
 
-def digest_of(source: Any) -> str | None:
+def digest_of(source: Source | Model) -> str | None:
     """SHA-256 of a model given as bytes or as a path; None for other sources and for files that cannot be read."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
@@ -51,7 +54,7 @@ class LoweredModel:
     in `slower` are left to onnxruntime. Raises ModelError where the source has another `digest` by then.
     """
 
-    def __init__(self, source: Any, digest: str | None, *, kernels: bool, slower: frozenset[str]) -> None:
+    def __init__(self, source: Source | Model, digest: str | None, *, kernels: bool, slower: frozenset[str]) -> None:
         self._source, self._digest, self._kernels, self._slower = source, digest, kernels, slower
         self._parts: _Parts | None = None
         self.renew()
@@ -109,5 +112,5 @@ class LoweredModel:
         from ...onnx_io import load
 
         if self._digest is not None and digest_of(self._source) != self._digest:
-            raise ModelError(f"{os.fspath(self._source)!r} has changed since the session was made")
+            raise ModelError(f"{str(self._source)!r} has changed since the session was made")
         return load(self._source)
