@@ -42,7 +42,7 @@ def bench_table(models: Sequence[Path], *, threads: int, seconds: float, inputs:
 
 
 def _feeds(model: Path, inputs: Path | None) -> dict[str, Any]:
-    """The first of the caller's feeds, or feeds the model was seen to run on."""
+    """The first of the caller's feeds, or synthesised ones that the model runs on."""
     from .equivalence import read_feeds, synthesise
 
     return synthesise(model, 1)[0] if inputs is None else read_feeds(inputs, model)[0]
@@ -55,7 +55,7 @@ def profile_table(model: Path, *, inputs: Path | None) -> Table:
     from .kernels import select_level
     from .kernels.products.dot_ceiling import peak_rate
     from .runtime import Session
-    from .runtime.execute.profile import profile
+    from .runtime.profile import profile
 
     steps = profile(Session(model, 1, kernels=True), _feeds(model, inputs))
     if not steps:
@@ -74,7 +74,7 @@ def profile_table(model: Path, *, inputs: Path | None) -> Table:
 
 
 def warmup_table(model: Path, *, threads: int, seconds: float, inputs: Path | None) -> Table:
-    """Compile the model's kernels, measure its regions, remember the verdicts."""
+    """Compile the model's kernels, time its regions in both runtimes, remember the times for later sessions."""
     from rich.table import Table
 
     from .runtime.warmup import warmup
@@ -83,7 +83,7 @@ def warmup_table(model: Path, *, threads: int, seconds: float, inputs: Path | No
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("part", "kernels ms", "onnxruntime ms", "runs on"):
         table.add_column(heading, justify="left" if heading in ("part", "runs on") else "right")
-    for verdict in warmup(str(model), feeds, threads=threads, seconds=seconds):
-        chosen = "kernels" if verdict.kernels <= verdict.stock else "onnxruntime"
-        table.add_row(verdict.what, f"{verdict.kernels * 1e3:.3f}", f"{verdict.stock * 1e3:.3f}", chosen)
+    for timing in warmup(str(model), feeds, threads=threads, seconds=seconds):
+        milliseconds = f"{timing.kernels * 1e3:.3f}", f"{timing.onnxruntime * 1e3:.3f}"
+        table.add_row(timing.part, *milliseconds, timing.runs_on)
     return table

@@ -1,6 +1,7 @@
 """Facts about operators, from ONNX's own schemas and shape inference wherever those have them."""
 
 from .inference import infer, update_types
+from .padding import resolve_pads
 from .protos import attribute_proto, tensor_proto, type_of, type_proto
 from .schemas import attr, is_deterministic, schema, schema_of, version_for
 from .sizes import quotient, reshaped, same_by_count, same_sizes
@@ -14,6 +15,7 @@ __all__ = [
     "is_implemented",
     "quotient",
     "reshaped",
+    "resolve_pads",
     "same_by_count",
     "same_sizes",
     "schema",

@@ -1,6 +1,9 @@
-"""The runtime: lowering to integer operations, partition, plans over one arena, and the Session that runs them."""
+"""The runtime: models lowered to operations on codes, cut into regions, compiled over one arena, run by a Session."""
 
 from .describe import Description, NodeArg
 from .session import Session, session_of
+
+ROOMS = ("lower", "place", "compile", "cache", "execute", "describe", "session", "profile", "warmup")
+"""Rooms and files from the lowest up; imports go down only."""
 
 __all__ = ["Description", "NodeArg", "Session", "session_of"]

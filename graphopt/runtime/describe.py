@@ -1,4 +1,4 @@
-"""What a session says of itself: its face, as onnxruntime shows it, and what runs where."""
+"""Descriptions of a session: inputs and outputs in onnxruntime's words, and the runtime of each of its parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..ir import TensorType, Type
-from .lower.types import ORT_NAMES
+from .lower.ort_types import ORT_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class NodeArg:
 
 @dataclass(frozen=True, slots=True)
 class DescribedPart:
-    """One line of `Session.describe`: where units run, how many, and why not on kernels."""
+    """One line of `Session.describe`: the runtime, how many of each operator, and why they are not on kernels."""
 
     where: str
     operators: Mapping[str, int]
@@ -29,7 +29,7 @@ class DescribedPart:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What runs where. `str()` makes it a table."""
+    """The parts of a session in the order they run; `str()` gives a table."""
 
     parts: tuple[DescribedPart, ...]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,19 +12,25 @@ from ..errors import InputError, ModelError, OptionError
 from ..ir import DType, Model, TensorType
 from ..machine.cpu import cpu_count
 from ..machine.sessions import open_session, session_options
-from .cache.manifest import Input, Output, Part, Recipe, recipe_of
-from .cache.store import Store
-from .compile.emission import Memory
+from .cache.manifest import Input, Manifest, Output, Part, manifest_of
+from .cache.plan_cache import PlanCache
+from .compile.executable import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
-from .execute.ort_segment import StockSegment, abandon
+from .execute.ort_segment import OrtSegment, abandon
 from .execute.region import Region
 from .execute.workers import Team
-from .place.lowered import Lowered, digest_of
+from .place.lowered_model import LoweredModel, digest_of
 from .place.measured import slower_regions
+
+if TYPE_CHECKING:
+    from ..onnx_io.source import ModelSource
+
+_MANIFEST, _CANDIDATES = "manifest", "candidates"
+"""Names in the plan cache: of the manifest, and of the digests of the regions that kernels could run."""
 
 
 class Session:
-    """Runs a model: what the kernels cover as compiled programs, the rest in onnxruntime.
+    """Runs a model: the regions that kernels cover as compiled programs, the rest in onnxruntime.
 
     `model` is a path, bytes, an `onnx.ModelProto`, an `onnx_ir.Model` or graphopt's own IR, in float32, QDQ, QOperator
     or dynamically quantized form. `threads` share each step (the machine's CPUs by default). `memory="small"` keeps
@@ -34,8 +40,13 @@ class Session:
     """
 
     def __init__(
-        self, model: Any, threads: int | None = None, *, memory: Memory = "fast", kernels: bool | None = None
-    ) -> None:
+        self,
+        model: ModelSource | Model,
+        threads: int | None = None,
+        *,
+        memory: Memory = "fast",
+        kernels: bool | None = None,
+    ) -> None:  # fmt: skip
         """`kernels` True runs every region on kernels, False none, None where no measurement speaks against it."""
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise OptionError(f"threads must be a positive number, got {threads!r}")
@@ -45,35 +56,57 @@ class Session:
         self._team, self._pid = Team(self.threads), os.getpid()
         slower = slower_regions(self.threads) if kernels is None else frozenset[str]()
         digest = digest_of(model)
-        store = None if digest is None else Store(digest, memory, kernels, sorted(slower))
-        self._lowered = Lowered(model, digest, kernels=kernels is not False, slower=slower)
-        recipe = None if store is None else store.load("recipe")
-        if recipe is None:
-            recipe = recipe_of(self._lowered)
-            if store is not None and not self._keep(store, recipe):
-                store = None
-        self._recipe: Recipe = recipe
-        self._whole: Any = self._open_whole() if recipe.whole else None
-        self._runners = [] if recipe.whole else [
-            self._runner(index, part, memory, store) for index, part in enumerate(recipe.parts)
+        self._lowered = LoweredModel(model, digest, kernels=kernels is not False, slower=slower)
+        cache, manifest = None, None
+        if digest is not None:
+            cache = self._cache(digest, memory, kernels, slower)
+            manifest = cache.load(_MANIFEST)
+        if manifest is None:
+            manifest = manifest_of(self._lowered)
+            if cache is not None and not self._keep(cache, manifest):
+                cache = None
+        self._manifest: Manifest = manifest
+        self._whole: Any = self._open_whole() if manifest.whole else None
+        self._runners = [] if manifest.whole else [
+            self._runner(index, part, memory, cache) for index, part in enumerate(manifest.parts)
         ]  # fmt: skip
 
-    def _keep(self, store: Store, recipe: Recipe) -> bool:
-        """Keep the recipe on disk, unless weights lie in files of their own, of which the model's digest is silent."""
-        from ..onnx_io import external_bytes
+    def _cache(self, digest: str, memory: Memory, kernels: bool | None, slower: frozenset[str]) -> PlanCache:
+        """The plans of the partition that leaves the model's own regions in `slower`, but no others, to onnxruntime."""
+        if kernels is False:
+            return PlanCache(digest, memory, kernels)
+        cache = PlanCache(digest, memory)
+        if not slower:
+            return cache
+        candidates: tuple[str, ...] | None = cache.load(_CANDIDATES)
+        if candidates is None:
+            candidates = self._lowered.candidates
+            if not self._has_external_weights:
+                cache.save(_CANDIDATES, candidates)
+        banned = sorted(slower.intersection(candidates))
+        return PlanCache(digest, memory, *banned) if banned else cache
 
-        if external_bytes(self._lowered.model):
+    def _keep(self, cache: PlanCache, manifest: Manifest) -> bool:
+        """Keep the manifest on disk, unless weights lie in files of their own, of which the digest says nothing."""
+        if self._has_external_weights:
             return False
-        store.save("recipe", recipe)
+        cache.save(_CANDIDATES, self._lowered.candidates)
+        cache.save(_MANIFEST, manifest)
         return True
 
-    def _runner(self, index: int, part: Part, memory: Memory, store: Store | None) -> Region | StockSegment:
+    def _runner(self, index: int, part: Part, memory: Memory, cache: PlanCache | None) -> Region | OrtSegment:
         if part.model is not None:
-            return StockSegment(part.model, len(part.reads), len(part.writes), self.threads, self._folder)
-        region = Region(self._lowered, index, self._team, memory, store)
-        if part.shapes is not None:  # planned now, so that the first run is like the others
+            return OrtSegment(part.model, len(part.reads), len(part.writes), self.threads, self._folder)
+        region = Region(self._lowered, index, self._team, memory, cache)
+        if part.shapes is not None:
             region.prepare(part.shapes)
         return region
+
+    @property
+    def _has_external_weights(self) -> bool:
+        from ..onnx_io import external_bytes
+
+        return external_bytes(self._lowered.model) > 0
 
     @property
     def _folder(self) -> str:
@@ -100,11 +133,11 @@ class Session:
 
     def get_inputs(self) -> list[NodeArg]:
         """The model's inputs that a caller must feed."""
-        return [node_arg(given.name, given.type) for given in self._recipe.inputs if given.default is None]
+        return [node_arg(given.name, given.type) for given in self._manifest.inputs if given.default is None]
 
     def get_outputs(self) -> list[NodeArg]:
         """The model's outputs."""
-        return [node_arg(output.name, output.type) for output in self._recipe.outputs]
+        return [node_arg(output.name, output.type) for output in self._manifest.outputs]
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any = None) -> list[Any]:
         """The named outputs (all by default) for arrays by input name. Raises InputError where the feeds do not fit."""
@@ -117,34 +150,35 @@ class Session:
         self._execute(values)
         return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
 
-    def _execute(self, values: list[Any], watch: Callable[[Region, list[Any]], None] | None = None) -> None:
-        for part, runner in zip(self._recipe.parts, self._runners):
+    def _execute(self, values: list[Any], seen: dict[Region, list[Any]] | None = None) -> None:
+        for part, runner in zip(self._manifest.parts, self._runners):
             arrays = [values[place] for place in part.reads]
-            if watch is not None and isinstance(runner, Region):
-                watch(runner, arrays)
+            if seen is not None and isinstance(runner, Region):
+                seen[runner] = [np.array(array) for array in arrays]
             try:
-                found = runner.run(arrays)
+                results = runner.run(arrays)
             except RuntimeError as error:  # onnxruntime's own, where a segment does not take its inputs
                 raise InputError(str(error).splitlines()[0]) from error
-            for place, array in zip(part.writes, found):
+            for place, array in zip(part.writes, results):
                 values[place] = array
 
-    def run_watched(self, feeds: Mapping[str, Any], watch: Callable[[Region, list[Any]], None]) -> None:
-        """Run once and show `watch` each region with the arrays it is about to read."""
-        self._execute(self._feed(feeds), watch)
+    def region_inputs(self, feeds: Mapping[str, Any]) -> dict[Region, list[Any]]:
+        """The arrays that each region reads in one run on these feeds, copied."""
+        seen: dict[Region, list[Any]] = {}
+        self._execute(self._feed(feeds), seen)
+        return seen
 
     def _run_whole(self, outputs: Sequence[Output], values: list[Any]) -> list[Any]:
-        feeds = {given.name: array for given, array in zip(self._recipe.inputs, values)}
+        feeds = {given.name: array for given, array in zip(self._manifest.inputs, values)}
         try:
-            found: list[Any] = self._whole.run([output.name for output in outputs], feeds)
+            return list(self._whole.run([output.name for output in outputs], feeds))
         except Exception as error:  # onnxruntime raises its own classes for feeds that do not fit
             raise InputError(str(error).splitlines()[0]) from error
-        return found
 
     def _named(self, names: Sequence[str] | None) -> Sequence[Output]:
-        known = {output.name: output for output in self._recipe.outputs}
+        known = {output.name: output for output in self._manifest.outputs}
         if names is None:
-            return self._recipe.outputs
+            return self._manifest.outputs
         for name in names:
             if name not in known:
                 raise InputError(f"no output {name!r}; the model has {', '.join(known)}")
@@ -152,11 +186,11 @@ class Session:
 
     def _feed(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The model's values by number, those of its inputs filled in."""
-        inputs = self._recipe.inputs
+        inputs = self._manifest.inputs
         for name in feeds:
             if all(name != given.name for given in inputs):
                 raise InputError(f"no input {name!r}; the model has {', '.join(given.name for given in inputs)}")
-        values: list[Any] = [None] * self._recipe.values
+        values: list[Any] = [None] * self._manifest.values
         for place, given in enumerate(inputs):
             if given.name in feeds:
                 values[place] = _checked(given, feeds[given.name])
@@ -175,16 +209,16 @@ class Session:
         for runner in self._runners:
             runner.after_fork()
 
-    # -- what runs where
+    # -- the runtime of each part
 
     def describe(self) -> Description:
         """The segments in the order they run, with the reasons why nodes are left to onnxruntime."""
         parts: list[DescribedPart] = []
-        for index, part in enumerate(self._recipe.parts):
+        for index, part in enumerate(self._manifest.parts):
             reasons = set(part.refusals)
             runner = self._runners[index] if self._runners else None
             if isinstance(runner, Region):
-                reasons.update(runner.refusals.values())
+                reasons.update(runner.refusals)
             where = "kernels" if part.model is None else "onnxruntime"
             parts.append(DescribedPart(where, part.operators, "; ".join(sorted(reasons))))
         return Description(tuple(parts))
@@ -197,7 +231,7 @@ class Session:
     @property
     def covered(self) -> int:
         """Products (Conv, Gemm, MatMul) that run on kernels."""
-        return sum(part.products for part in self._recipe.parts if part.model is None)
+        return sum(part.products for part in self._manifest.parts if part.model is None)
 
 
 def _checked(given: Input, fed: Any) -> Any:
@@ -220,7 +254,7 @@ def _checked(given: Input, fed: Any) -> Any:
 
 
 def session_of(model: Model, threads: int | None = None) -> Session:
-    """A Session on a model of the IR as it is emitted, whose external weights are found where they lie."""
+    """A Session on the model as it is emitted; external weights are read from the model's folder."""
     from ..onnx_io import load, to_proto
 
     return Session(load(to_proto(model), folder=model.folder), threads)

@@ -4,70 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..ir import Model
 from ..kernels import on_compile
 from ..measure import interleaved
-from .execute.region import Region
 from .place.measured import region_digest, region_times
 from .session import Session
 
+if TYPE_CHECKING:
+    from ..onnx_io.source import ModelSource
+
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RegionTiming:
     """One region, or the whole model: seconds on kernels and in onnxruntime (medians of interleaved runs)."""
 
-    what: str
+    part: str
     kernels: float
-    stock: float
+    onnxruntime: float
+
+    @property
+    def runs_on(self) -> str:
+        """The faster of the two: "kernels" or "onnxruntime"."""
+        return "kernels" if self.kernels <= self.onnxruntime else "onnxruntime"
 
 
 def warmup(
-    model: Any,
+    model: ModelSource | Model,
     feeds: Mapping[str, Any],
     *,
     threads: int | None = None,
     seconds: float = 0.5,
     progress: Callable[[str], None] | None = None,
-) -> list[Verdict]:
-    """Compile and measure; what onnxruntime runs faster is left to it by sessions made from now on.
+) -> list[RegionTiming]:
+    """Compile and measure; later sessions leave to onnxruntime the regions that it runs faster.
 
-    Regions are measured one by one, then the model as a whole, whose regions all go back where the parts do not pay for
-    the borders between them. Nothing is stored where the cache cannot be written: then sessions use the kernels.
+    Regions are measured one by one, each for about `seconds` in either runtime, then the model as a whole: all its
+    regions go back to onnxruntime where they do not pay for the borders between them. Where the cache cannot be
+    written, nothing is remembered and sessions use the kernels. `progress` is told the kernels that are compiled.
     """
     remove = on_compile(progress) if progress is not None else None
     try:
         session = Session(model, threads, kernels=True)
-        arrays: dict[Region, list[Any]] = {}
-        session.run_watched(feeds, lambda region, given: arrays.update({region: [np.array(a) for a in given]}))
+        arrays = session.region_inputs(feeds)
     finally:
         if remove is not None:
             remove()
     if not arrays:
         return []
     measured: dict[str, tuple[float, float]] = {}
-    verdicts = []
+    timings = []
     for index, (region, given) in enumerate(arrays.items()):
-        stock = region.stock()
-        kernels_time, stock_time = _race(
-            lambda r=region, g=given: r.run(g), lambda s=stock, g=given: s.run(g), seconds  # type: ignore[misc]
-        )  # fmt: skip
-        verdicts.append(Verdict(f"region {index}", kernels_time, stock_time))
-        measured[region_digest(region.segment)] = (kernels_time, stock_time)
+        pair = _race(partial(region.run, given), partial(region.in_onnxruntime().run, given), seconds)
+        timings.append(RegionTiming(f"region {index}", *pair))
+        measured[region_digest(region.segment)] = pair
     times = region_times(session.threads)
     times.add(measured)
     mixed = Session(model, threads)
     if mixed.regions:
         whole = Session(model, threads, kernels=False)
-        kernels_time, stock_time = _race(lambda: mixed.run(None, feeds), lambda: whole.run(None, feeds), seconds)
-        verdicts.append(Verdict("whole model", kernels_time, stock_time))
-        if kernels_time > stock_time:
-            times.add({region_digest(region.segment): (kernels_time, stock_time) for region in mixed.regions})
-    return verdicts
+        pair = _race(partial(mixed.run, None, feeds), partial(whole.run, None, feeds), seconds)
+        timings.append(RegionTiming("whole model", *pair))
+        if pair[0] > pair[1]:
+            times.add({region_digest(region.segment): pair for region in mixed.regions})
+    return timings
 
 
-def _race(kernels: Callable[[], object], stock: Callable[[], object], seconds: float) -> tuple[float, float]:
-    first, second = interleaved({"kernels": kernels, "onnxruntime": stock}, seconds=seconds)
+def _race(kernels: Callable[[], object], ort: Callable[[], object], seconds: float) -> tuple[float, float]:
+    first, second = interleaved({"kernels": kernels, "onnxruntime": ort}, seconds=seconds)
     return first.median, second.median

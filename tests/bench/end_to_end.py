@@ -118,15 +118,11 @@ def resident(runtime: str, path: Path, feeds: Feeds) -> float:
 def planned(session: Any, feeds: Feeds) -> float:
     """Megabytes of packed weights, arenas and scratch that the Session's regions need for these feeds."""
     total = 0
-
-    def watch(region: Any, arrays: list[Any]) -> None:
-        nonlocal total
-        plan = region.plan(tuple(array.shape for array in arrays))
-        if plan is not None:
-            scratch = max((step.step.scratch for step in plan.steps), default=0) * session.threads
-            total += plan.packed_bytes + plan.arena_bytes + scratch
-
-    session.run_watched(feeds, watch)
+    for region, arrays in session.region_inputs(feeds).items():
+        executable = region.executable(tuple(array.shape for array in arrays))
+        if executable is not None:
+            scratch = max((step.step.scratch for step in executable.steps), default=0) * session.threads
+            total += executable.packed_bytes + executable.arena_bytes + scratch
     return total / 1e6
 
 

@@ -11,11 +11,14 @@ import numpy as np
 from graphopt.kernels.elementwise.error_function import erf
 from graphopt.runtime import Session
 from graphopt.runtime.compile.executable import hidden_addresses
-from graphopt.runtime.compile.plan import Plan
-from graphopt.runtime.compile.shapes import operation_window, output_shape, permutation_of
-from graphopt.runtime.execute.context import Instance
+from graphopt.runtime.compile.fusion import fuse
+from graphopt.runtime.compile.legality import output_shape
+from graphopt.runtime.compile.region_compiler import compile_region, infer_shapes
+from graphopt.runtime.compile.shapes import operation_window, permutation_of
+from graphopt.runtime.execute.context import ExecutionContext
 from graphopt.runtime.lower import operations as o
 from graphopt.runtime.lower.operands import constant_array
+from graphopt.runtime.lower.traits import Operation
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]
@@ -33,12 +36,11 @@ def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
     """
     kinds: Counter[str] = Counter()
 
-    def watch(region: Any, arrays: list[Any]) -> None:
+    for region, arrays in session.region_inputs(feeds).items():
         segment, shapes = region.segment, tuple(array.shape for array in arrays)
-        made = region.plan(shapes)
-        assert made is not None, region.refusals
-        assert not hidden_addresses(made)
-        plan = region.draft(shapes)
+        executable = region.executable(shapes)
+        assert executable is not None, region.refusals
+        assert not hidden_addresses(executable)
         found = dict(zip(segment.inputs, arrays))
         found |= _run(segment.operations, segment.inputs, shapes, arrays)
         for operation in segment.operations:
@@ -47,26 +49,29 @@ def check_regions(session: Session, feeds: dict[str, Any]) -> Counter[str]:
             assert want.shape == output_shape(operation, tuple(x.shape for x in inputs)), operation
             _compare(operation, found[operation.output], want)
             kinds[type(operation).__name__] += 1
-        for value, made in _run(plan.operations, segment.inputs, shapes, arrays).items():
+        for value, made in _run(fused_operations(segment, shapes), segment.inputs, shapes, arrays).items():
             np.testing.assert_array_equal(made, found[value])
             assert made.dtype == found[value].dtype
         for value, made in zip(segment.outputs, region.run(arrays)):
             np.testing.assert_array_equal(made, found[value])
-
-    session.run_watched(feeds, watch)
     return kinds
+
+
+def fused_operations(segment: Any, shapes: Any) -> list[Operation]:
+    """The operations that a region is compiled from, once fused."""
+    return fuse(segment.operations, infer_shapes(segment.operations, segment.inputs, shapes), segment.outputs)
 
 
 def _run(operations: Any, sources: Any, shapes: Any, arrays: list[Array]) -> dict[Any, Array]:
     """All values that kernels compute, none fused away."""
     values = tuple(operation.output for operation in operations)
-    instance = Instance(Plan(operations, sources, values, shapes).blueprint, 2)
-    instance.load(arrays)
-    instance.program.run()
-    return dict(zip(values, instance.results()))
+    context = ExecutionContext(compile_region(operations, sources, values, shapes), 2)
+    context.load(arrays)
+    context.program.run()
+    return dict(zip(values, context.results()))
 
 
-def _compare(operation: o.Operation, found: Array, want: Array) -> None:
+def _compare(operation: Operation, found: Array, want: Array) -> None:
     assert found.shape == want.shape and found.dtype == want.dtype, operation
     if not isinstance(operation, NEARLY):
         np.testing.assert_array_equal(found, want)
@@ -80,7 +85,7 @@ def _compare(operation: o.Operation, found: Array, want: Array) -> None:
 
 
 @singledispatch
-def compute(operation: o.Operation, *inputs: Array) -> Array:
+def compute(operation: Operation, *inputs: Array) -> Array:
     raise NotImplementedError(type(operation).__name__)
 
 
@@ -107,7 +112,7 @@ def _(operation: o.Table, x: Array) -> Array:
     return _map(operation.table, x)
 
 
-def _finished(operation: o.Linear, sums: Array) -> Array:
+def _finished(operation: o.LinearOperation, sums: Array) -> Array:
     assert operation.residual is None, "the reference takes operations before fusion"
     if operation.y is None:
         return np.clip(sums.astype(np.float32) * operation.scale, *operation.float_limits)

@@ -1,1 +1,1 @@
-"""What is kept on disk of a model, so that its next session opens at once."""
+"""The manifest of a model and its executables, kept on disk so that the next session opens at once."""

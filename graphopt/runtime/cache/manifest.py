@@ -1,24 +1,24 @@
-"""Recipes: what a session must know of its model in order to run it. They can be kept on disk."""
+"""Manifests: all that a session must know of its model in order to run it. They can be kept on disk."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...ir import Array, Node, TensorType, Type, Value
-from ..compile.layouts import Shape
-from ..execute.ort_segment import extract
 from ..lower.operands import constant_array
-from ..lower.operations import PRODUCTS, Operation
-from ..place.lowered import Lowered
+from ..lower.traits import Operation, Shape
+from ..place.extract import extract
+from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input of the model; `default` is what it is where nothing is fed."""
+    """An input of the model; `default` is its value where nothing is fed."""
 
     name: str
     type: Type | None
@@ -27,7 +27,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output of the model: the value with this number, or a constant."""
+    """An output of the model: the value with the number `place`, or where that is −1 a constant."""
 
     name: str
     type: Type | None
@@ -37,9 +37,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One segment: it reads and writes values by number. `model` is its ONNX file where onnxruntime runs it.
+    """One segment: it reads and writes values by number. `model` is its ONNX file, None for a region of kernels.
 
-    `shapes` are a region's input shapes where the model fixes them.
+    `operators` are counted by name; `products` are those that multiply and accumulate, on kernels. `refusals`: why
+    nodes are left to onnxruntime. `shapes`: a region's input shapes where the model fixes them.
     """
 
     reads: tuple[int, ...]
@@ -50,15 +51,13 @@ class Part:
     shapes: tuple[Shape, ...] | None
     model: bytes | None
 
-    @property
-    def is_region(self) -> bool:
-        """Whether kernels run it."""
-        return self.model is None
-
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """The model's face and its parts in order; `values` are numbered, inputs first. `whole`: all is onnxruntime's."""
+class Manifest:
+    """The model's inputs and outputs, and its parts in order. `values` are numbered, inputs first.
+
+    `whole`: onnxruntime runs all of the model, from its own file.
+    """
 
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
@@ -67,14 +66,14 @@ class Recipe:
     whole: bool
 
 
-def recipe_of(lowered: Lowered) -> Recipe:
-    """The recipe of a lowered model."""
+def manifest_of(lowered: LoweredModel) -> Manifest:
+    """The manifest of a lowered model."""
     graph, segments = lowered.model.graph, lowered.segments
     places: dict[Value, int] = {}
     for value in (*graph.inputs, *(v for segment in segments for v in segment.outputs)):
         places.setdefault(value, len(places))
     whole = not any(segment.is_region for segment in segments)
-    return Recipe(
+    return Manifest(
         tuple(_input(value) for value in graph.inputs),
         tuple(
             Output(port.name, value.type, places.get(value, -1), None if value in places else constant_array(value))
@@ -90,21 +89,17 @@ def _input(value: Value) -> Input:
     return Input(value.name, value.type, None if value.default is None else np.array(value.default.array()))
 
 
-def _part(lowered: Lowered, segment: Segment, places: Mapping[Value, int], whole: bool) -> Part:
+def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], whole: bool) -> Part:
     refusals = lowered.coverage.refusals
-    operators: dict[str, int] = {}
-    for unit in segment.units:
-        name = type(unit).__name__ if isinstance(unit, Operation) else unit.op
-        operators[name] = operators.get(name, 0) + 1
     model: bytes | None = None
     if not segment.is_region:
         model = b"" if whole else extract(lowered.model, segment)
     return Part(
         tuple(places[value] for value in segment.inputs),
         tuple(places[value] for value in segment.outputs),
-        operators,
+        dict(Counter(type(unit).__name__ if isinstance(unit, Operation) else unit.op for unit in segment.units)),
         tuple(sorted({refusals[u] for u in segment.units if isinstance(u, Node) and u in refusals})),
-        sum(isinstance(operation, PRODUCTS) for operation in segment.operations),
+        sum(operation.is_product for operation in segment.operations),
         _fixed_shapes(segment) if segment.is_region else None,
         model,
     )

@@ -1,1 +1,1 @@
-"""From a region at known shapes to one compiled program over one arena."""
+"""Compilation: a region at known shapes becomes one program of kernels over one arena, its weights packed."""

@@ -1,23 +1,27 @@
-"""Blueprints: all that a region's runs at known shapes need, and nothing of the graph. They can be kept on disk."""
+"""Executables: all that runs of a region at known shapes need, and nothing of the graph. They can be kept on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...ir import Array
 from ...kernels import Buffer, Library, Step
 from ...kernels.core.linked_table import LinkedTable
-from .layouts import Order, Shape
+from ..lower.traits import Shape
+from .layouts import Order
+
+Memory = Literal["fast", "small"]
+"""Whether Winograd weights are stored transformed ("fast") or transformed during each run ("small")."""
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedStep:
-    """One row of the program, the buffers its names stand for, and what it computes in words."""
+class ProgramStep:
+    """One row of the program, the buffers its names stand for, and its operation in words."""
 
     step: Step
     buffers: Mapping[str, int]
@@ -40,16 +44,16 @@ class Border:
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
-    """A region's program for one set of input shapes. Runs happen in instances with memory of their own.
+class Executable:
+    """A region's program for one set of input shapes. Each run has memory of its own, an `ExecutionContext`.
 
-    `library` stands first, to be linked before tables that point at its kernels are read. `offsets` place the buffers
-    in an arena of `arena_bytes`; `constants` are the buffers filled once. A source is None where its shape was all that
-    was needed.
+    `library` stands first, so that a copy read from disk links the kernels before the tables that point at them.
+    `offsets` place the buffers in an arena of `arena_bytes`; `constants` are the buffers filled once. A source is None
+    where only its shape was needed. `packed_bytes`: the weights'.
     """
 
     library: Library
-    steps: tuple[PlannedStep, ...]
+    steps: tuple[ProgramStep, ...]
     offsets: tuple[int, ...]
     arena_bytes: int
     constants: Mapping[int, Array]
@@ -63,18 +67,25 @@ class Blueprint:
         return any(prod(border.shape) == 0 for border in self.results)
 
     def uses(self, buffer: int) -> Iterator[tuple[int, int, int]]:
-        """Where the program has a buffer's address: step, argument, offset."""
-        for index, planned in enumerate(self.steps):
-            for place, argument in enumerate(planned.step.arguments.values()):
-                if isinstance(argument, Buffer) and planned.buffers.get(argument.name) == buffer:
+        """The step, the argument and the offset of each place where the program has a buffer's address."""
+        for index, row in enumerate(self.steps):
+            for place, argument in enumerate(row.step.arguments.values()):
+                if isinstance(argument, Buffer) and row.buffers.get(argument.name) == buffer:
                     yield index, place, argument.offset
 
 
-def hidden_addresses(plan: Blueprint) -> list[str]:
-    """Arguments that are addresses of this process as plain numbers: a plan with any is not for another process."""
-    arrays = [array for planned in plan.steps for array in _arrays(planned.step)]
+@dataclass(frozen=True, slots=True)
+class NoExecutable:
+    """Why kernels do not take a region at some input shapes. It can be kept on disk as an executable is."""
+
+    reason: str
+
+
+def hidden_addresses(executable: Executable) -> list[str]:
+    """Arguments that are addresses of this process as plain numbers; with any, another process could not run it."""
+    arrays = [array for row in executable.steps for array in _arrays(row.step)]
     begins = np.sort(np.array([array.ctypes.data for array in arrays if array.size], np.int64))
-    functions = np.array([unit.address() for unit in plan.library.units], np.int64)
+    functions = np.array([unit.address() for unit in executable.library.units], np.int64)
 
     def hides(value: Any) -> bool:
         if isinstance(value, np.ndarray) and value.dtype != np.int64:
@@ -85,9 +96,9 @@ def hidden_addresses(plan: Blueprint) -> list[str]:
         return bool(np.isin(words, begins).any() or np.isin(words, functions).any())
 
     return [
-        f"{planned.step.kernel.name}: {name}"
-        for planned in plan.steps
-        for name, value in planned.step.arguments.items()
+        f"{row.step.kernel.name}: {name}"
+        for row in executable.steps
+        for name, value in row.step.arguments.items()
         if hides(value)
     ]
 

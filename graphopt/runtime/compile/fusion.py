@@ -1,6 +1,6 @@
-"""Fusion in a region whose shapes are known: tables and additions move into the epilogue of the product before them.
+"""Fusion in a region of known shapes: tables and additions move into the epilogue of the product before them.
 
-Exact: the product is requantized first to what stood between, then the addition or table is applied to those codes.
+Exact: the product is requantized first to the codes that stood between, then the addition or table is applied to them.
 """
 
 from __future__ import annotations
@@ -13,49 +13,51 @@ import numpy as np
 
 from ...ir import Array, Value
 from ...kernels.tensors.quantization import Quantization
-from ..lower.operations import Binary, Clamp, Conv, Linear, Operation, Residual, Table
+from ..lower.operations import Binary, Clamp, Conv, LinearOperation, Residual, Table
+from ..lower.traits import Operation
 from .tabulate import tabulate
 
 
 def fuse(
     operations: Sequence[Operation], shapes: Mapping[Value, tuple[int, ...]], exported: Collection[Value]
 ) -> list[Operation]:
-    """The same results from fewer operations; values in `exported` stay."""
+    """Operations with the same results, fewer of them; values in `exported` are still computed."""
     operations = tabulate(operations, exported)
     uses = Counter(value for operation in operations for value in operation.inputs)
     position: dict[Value, int] = {}
-    made: list[Operation | None] = []
+    fused: list[Operation | None] = []
     for operation in operations:
-        fused = _fused(operation, made, position, uses, shapes, exported)
-        position[operation.output] = len(made)
-        made.append(fused)
-    return [operation for operation in made if operation is not None]
+        joined = _fused(operation, fused, position, uses, shapes, exported)
+        position[operation.output] = len(fused)
+        fused.append(joined)
+    return [operation for operation in fused if operation is not None]
 
 
 def _fused(
-    operation: Operation, made: list[Operation | None], position: dict[Value, int], uses: Counter[Value],
+    operation: Operation, earlier: list[Operation | None], position: dict[Value, int], uses: Counter[Value],
     shapes: Mapping[Value, tuple[int, ...]], exported: Collection[Value],
 ) -> Operation:  # fmt: skip
+    """The operation joined with the one before it, which is dropped from `earlier`; else the operation itself."""
     if not isinstance(operation, (Table, Binary)):
         return operation
     for slot, value in enumerate(operation.inputs):
         if value in exported or uses[value] != 1 or value not in position:
             continue
-        before = made[position[value]]
+        before = earlier[position[value]]
         fused: Operation | None = None
         if isinstance(operation, Table):
             fused = _with_table(before, operation)
-        elif isinstance(before, Linear):
+        elif isinstance(before, LinearOperation):
             fused = _with_residual(before, operation, slot, shapes)
         if fused is not None:
-            made[position[value]] = None
+            earlier[position[value]] = None
             return fused
     return operation
 
 
 def _with_table(before: Operation | None, after: Table) -> Operation | None:
     nodes = () if before is None else (*before.nodes, *after.nodes)
-    if isinstance(before, Linear) and before.y is not None:
+    if isinstance(before, LinearOperation) and before.y is not None:
         if before.table is not None:
             return replace(before, output=after.output, nodes=nodes, table=_through(before.table, after.table))
         limits = limits_of(after.table, before.y)
@@ -73,9 +75,8 @@ def _with_table(before: Operation | None, after: Table) -> Operation | None:
 
 
 def _through(first: Array, second: Array) -> Array:
-    """The table of one after the other."""
-    made: Array = second[first.reshape(-1).view(np.uint8)]
-    return made
+    """The table of `first`, then `second`."""
+    return np.take(second, first.reshape(-1).view(np.uint8))
 
 
 def limits_of(table: Array, x: Quantization) -> Clamp | None:
@@ -86,13 +87,8 @@ def limits_of(table: Array, x: Quantization) -> Clamp | None:
     return (low, high) if np.array_equal(np.clip(x.codes(), low, high), table) else None
 
 
-def is_depthwise(conv: Conv) -> bool:
-    """One input channel for each output channel."""
-    return conv.groups > 1 and conv.weights.shape[1] == 1
-
-
 def _with_residual(
-    before: Linear, after: Binary, slot: int, shapes: Mapping[Value, tuple[int, ...]]
+    before: LinearOperation, after: Binary, slot: int, shapes: Mapping[Value, tuple[int, ...]]
 ) -> Operation | None:
     other = after.inputs[1 - slot]
     inner, residual = (after.a, after.b) if slot == 0 else (after.b, after.a)
@@ -100,7 +96,7 @@ def _with_residual(
         return None
     if before.residual is not None or before.table is not None or before.clamp is not None or before.y != inner:
         return None
-    if isinstance(before, Conv) and is_depthwise(before):
+    if isinstance(before, Conv) and before.is_depthwise:
         return None
     nodes = (*before.nodes, *after.nodes)
     clamp = None if after.table is None else limits_of(after.table, after.y)

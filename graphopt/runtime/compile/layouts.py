@@ -1,4 +1,4 @@
-"""Where the elements of a tensor lie: an order of its logical axes, outermost first. Transposing is then free.
+"""Layouts: where a tensor's elements lie, an order of its logical axes, outermost first. Transposing is then free.
 
 `order[i]` is the logical axis at physical place i: (0, 1, 2, 3) is as ONNX writes it, (0, 2, 3, 1) is NHWC. Axes of
 size 1 may stand anywhere.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from math import prod
 
+from ..lower.traits import Shape
+
 Order = tuple[int, ...]
-Shape = tuple[int, ...]
 
 
 def natural(rank: int) -> Order:
@@ -58,11 +59,11 @@ def reshaped(shape: Shape, order: Order, target: Shape) -> Order | None:
         if block not in places:
             sequence.append(block)
         places.setdefault(block, []).append(axis)
-    if any(found != sorted(found) for found in places.values()):
+    if any(axes != sorted(axes) for axes in places.values()):
         return None
-    made = [axis for block in sequence for axis in blocks[block][1]]
-    rest = [axis for axis in range(len(target)) if axis not in made]
-    return (*rest, *made) if rest else tuple(made)
+    axes = [axis for block in sequence for axis in blocks[block][1]]
+    rest = [axis for axis in range(len(target)) if axis not in axes]
+    return (*rest, *axes) if rest else tuple(axes)
 
 
 def _blocks(shape: Shape, target: Shape) -> list[tuple[list[int], list[int]]]:

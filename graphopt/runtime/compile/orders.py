@@ -1,70 +1,59 @@
-"""Which order of axes each value is best made in, told by its readers."""
+"""The order of axes that an operation would like its inputs in; a wish for each operation's row in the legality table.
+
+A wish is a function of the operation, the shapes by value, the input it reads, and the order in which the readers of
+the operation's own result want that; None says that any order will do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import permutations
 
 from ...ir import Value
-from ..lower.operations import (
-    ActivationMatMul,
-    AveragePool,
-    ChannelTable,
-    Conv,
-    DynamicConv,
-    DynamicMatMul,
-    FloatMatMul,
-    FloatPool,
-    FloatSoftmax,
-    LayerNorm,
-    Lrn,
-    MatMul,
-    MaxPool,
-    Operation,
-    Reshape,
-    Resize,
-    Softmax,
-    Transpose,
-    data_inputs,
-)
-from .layouts import Order, Shape, channels_last, natural, reshaped, same_place, transposed
-from .shapes import output_shape, permutation_of
+from ..lower.operations import ChannelTable, Reshape, Transpose
+from ..lower.traits import Operation, Shape
+from .layouts import Order, channels_last, natural, reshaped, same_place, transposed
+from .shapes import move_shape, permutation_of
+
+Shapes = Mapping[Value, Shape]
 
 _MOST_AXES = 4
-_IMAGES = (Conv, DynamicConv, MaxPool, AveragePool, FloatPool, Resize, Lrn)
+"""Axes of the largest tensor whose orders are all tried: 3! of them, as the innermost stays."""
 
 
-def wanted_orders(
-    operations: Sequence[Operation], shapes: Mapping[Value, Shape], natural_results: Collection[Value] = ()
-) -> dict[Value, Order]:
-    """The order each value is best made in, from its readers; values without a wish are left out."""
-    wanted: dict[Value, Order] = {value: natural(len(shapes[value])) for value in natural_results}
-    for operation in reversed(operations):
-        for value in data_inputs(operation):
-            rank = len(shapes[value])
-            if isinstance(operation, _IMAGES):
-                wanted.setdefault(value, channels_last(rank))
-            elif isinstance(operation, (MatMul, DynamicMatMul, LayerNorm, Softmax, FloatSoftmax)):
-                wanted.setdefault(value, natural(rank))
-            elif isinstance(operation, Transpose) and operation.output in wanted:
-                permutation = permutation_of(operation, rank)
-                wanted.setdefault(value, tuple(permutation[axis] for axis in wanted[operation.output]))
-            elif isinstance(operation, (ChannelTable, Reshape)):
-                order = _order_before(operation, shapes, wanted.get(operation.output))
-                if order is not None:
-                    wanted.setdefault(value, order)
-            elif isinstance(operation, (ActivationMatMul, FloatMatMul)):
-                continue  # any order with its rows or columns side by side will do
-            elif operation.output in wanted and len(shapes[operation.output]) == rank:
-                wanted.setdefault(value, wanted[operation.output])
-    return wanted
+def wants_channels_last(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
+    """Images."""
+    return channels_last(len(shapes[value]))
 
 
-def _order_before(
-    operation: ChannelTable | Reshape, shapes: Mapping[Value, Shape], wanted: Order | None
-) -> Order | None:
-    """The order in which moves end in the one wanted without moving anything; the last axis stays innermost."""
-    shape = shapes[operation.inputs[0]]
+def wants_natural(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
+    """Rows over the last axis."""
+    return natural(len(shapes[value]))
+
+
+def takes_any(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
+    """Products of activations: any order with rows or columns side by side will do."""
+    return None
+
+
+def wants_as_result(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
+    """Elementwise operations: the result lies as the input does."""
+    return wanted if len(shapes[operation.output]) == len(shapes[value]) else None
+
+
+def wants_transposed(operation: Transpose, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
+    """The order that is wanted of the result, before the axes are renamed."""
+    if wanted is None:
+        return None
+    permutation = permutation_of(operation, len(shapes[value]))
+    return tuple(permutation[axis] for axis in wanted)
+
+
+def wants_moved(
+    operation: ChannelTable | Reshape, shapes: Shapes, value: Value, wanted: Order | None
+) -> Order | None:  # fmt: skip
+    """The order from which the moves end in the one wanted and no element moves; the last axis stays innermost."""
+    shape = shapes[value]
     if wanted is None or len(shape) > _MOST_AXES or len(shape) < 2:
         return None
     moves = (operation,) if isinstance(operation, Reshape) else operation.moves
@@ -72,7 +61,7 @@ def _order_before(
         candidate: Order | None = (*outer, len(shape) - 1)
         order, at = candidate, shape
         for move in moves:
-            target = output_shape(move, (at, *(shapes[value] for value in move.inputs[1:])))
+            target = move_shape(move, (at, *(shapes[other] for other in move.inputs[1:])))
             if order is None:
                 break
             if isinstance(move, Transpose):

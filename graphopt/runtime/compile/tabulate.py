@@ -1,7 +1,7 @@
 """Binary operations whose two sides are functions of the same codes are functions of one code: tables.
 
-x · HardSigmoid(x), spelled out with a QuantizeLinear behind every operator, costs a multiplication of two tensors where
-256 multiplications say it all; as a table it also moves into the epilogue of the product that made x.
+x · HardSigmoid(x) with a QuantizeLinear behind every operator multiplies two tensors; a table takes 256 multiplications
+once, and moves into the epilogue of the product that computes x.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import numpy as np
 
 from ...ir import Array, Node, Value
 from ...kernels.tensors.quantization import Quantization
-from ..lower.operations import Binary, Operation, Table
+from ..lower.operations import Binary, Table
+from ..lower.traits import Operation
 
 _FUNCTIONS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}
 
 
 def tabulate(operations: Sequence[Operation], exported: Collection[Value]) -> list[Operation]:
-    """The same results with such binary operations replaced, and without tables that nobody reads any more."""
-    makers: dict[Value, Operation] = {}
-    made: list[Operation] = []
+    """Operations with the same results, such binary ones replaced by tables, without tables that nobody reads."""
+    providers: dict[Value, Operation] = {}
     for operation in operations:
-        found = _as_table(operation, makers) if isinstance(operation, Binary) else None
-        makers[operation.output] = found or operation
-        made.append(makers[operation.output])
+        table = _as_table(operation, providers) if isinstance(operation, Binary) else None
+        providers[operation.output] = table or operation
     read = {*exported}
     kept: list[Operation] = []
-    for operation in reversed(made):
+    for operation in reversed(providers.values()):
         if isinstance(operation, Table) and operation.output not in read:
             continue
         read.update(operation.inputs)
@@ -35,8 +34,8 @@ def tabulate(operations: Sequence[Operation], exported: Collection[Value]) -> li
     return kept[::-1]
 
 
-def _as_table(operation: Binary, makers: dict[Value, Operation]) -> Table | None:
-    first, second = (_ancestry(value, makers) for value in operation.inputs)
+def _as_table(operation: Binary, providers: dict[Value, Operation]) -> Table | None:
+    first, second = (_ancestry(value, providers) for value in operation.inputs)
     for source, left in first.items():
         if source not in second:
             continue
@@ -46,7 +45,7 @@ def _as_table(operation: Binary, makers: dict[Value, Operation]) -> Table | None
         table: Array = operation.y.quantize(values)
         if operation.table is not None:
             table = operation.table[table.view(np.uint8)]
-        between = tuple(node for value in operation.inputs for node in _nodes(value, source, makers))
+        between = tuple(node for value in operation.inputs for node in _nodes(value, source, providers))
         return Table(
             inputs=(source,),
             output=operation.output,
@@ -60,24 +59,24 @@ def _codes(table: Array | None, x: Quantization) -> Array:
     return x.codes() if table is None else table.reshape(-1).view(x.dtype)
 
 
-def _ancestry(value: Value, makers: dict[Value, Operation]) -> dict[Value, Array | None]:
-    """The value and all it is a function of, the nearest first, with the table from there (None: the value itself)."""
-    found: dict[Value, Array | None] = {value: None}
+def _ancestry(value: Value, providers: dict[Value, Operation]) -> dict[Value, Array | None]:
+    """The values that `value` is a table of, itself first, each with the table from there (None for itself)."""
+    tables: dict[Value, Array | None] = {value: None}
     table: Array | None = None
-    maker = makers.get(value)
-    while isinstance(maker, Table):
-        own = maker.table.reshape(-1)
+    provider = providers.get(value)
+    while isinstance(provider, Table):
+        own = provider.table.reshape(-1)
         table = own if table is None else table[own.view(np.uint8)]
-        (value,) = maker.inputs
-        found[value] = table
-        maker = makers.get(value)
-    return found
+        (value,) = provider.inputs
+        tables[value] = table
+        provider = providers.get(value)
+    return tables
 
 
-def _nodes(value: Value, source: Value, makers: dict[Value, Operation]) -> list[Node]:
-    found: list[Node] = []
+def _nodes(value: Value, source: Value, providers: dict[Value, Operation]) -> list[Node]:
+    nodes: list[Node] = []
     while value is not source:
-        maker = makers[value]
-        found.extend(maker.nodes)
-        (value,) = maker.inputs
-    return found
+        provider = providers[value]
+        nodes.extend(provider.nodes)
+        (value,) = provider.inputs
+    return nodes

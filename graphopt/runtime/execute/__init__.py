@@ -1,1 +1,1 @@
-"""Programs and onnxruntime segments at run time: memory, threads, borders."""
+"""Execution: regions and onnxruntime segments at run time; their memory, threads and borders."""

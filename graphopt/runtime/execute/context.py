@@ -1,4 +1,4 @@
-"""Instances: the memory of a blueprint's single run, and the arrays that enter and leave it."""
+"""Execution contexts: the memory of one run of an executable, and the arrays that enter and leave it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import numpy as np
 
 from ...ir import Array
 from ...kernels import Program, aligned_empty
-from ..compile.executable import Blueprint, Border
+from ..compile.executable import Border, Executable
 from ..compile.layouts import natural, physical_shape, same_place
 
 
-class Instance:
-    """One arena and one program of a blueprint: what a single run needs for itself.
+class ExecutionContext:
+    """One arena and one program of an executable: the memory that a single run needs for itself.
 
     float32 tensors at the region's border are read and written where the caller has them: the kernels that touch them
     keep to their bounds. Codes are copied, because tiles read a little beyond.
     """
 
-    def __init__(self, plan: Blueprint, workers: int, *, profile: bool = False) -> None:
-        self.plan = plan
-        self.arena = aligned_empty(plan.arena_bytes)
-        self.scratch = aligned_empty(max((s.step.scratch for s in plan.steps), default=0) * workers)
+    def __init__(self, executable: Executable, workers: int, *, profile: bool = False) -> None:
+        self.executable = executable
+        self.arena = aligned_empty(executable.arena_bytes)
+        self.scratch = aligned_empty(max((s.step.scratch for s in executable.steps), default=0) * workers)
         base = int(self.arena.ctypes.data)
-        for buffer, array in plan.constants.items():
-            begin = plan.offsets[buffer]
+        for buffer, array in executable.constants.items():
+            begin = executable.offsets[buffer]
             self.arena[begin : begin + array.nbytes] = array.reshape(-1).view(np.uint8)
         scratch = int(self.scratch.ctypes.data)
         bound = []
-        for planned in plan.steps:
-            addresses = {name: base + plan.offsets[buffer] for name, buffer in planned.buffers.items()}
+        for row in executable.steps:
+            addresses = {name: base + executable.offsets[buffer] for name, buffer in row.buffers.items()}
             addresses["scratch"] = scratch
-            bound.append((planned.step, addresses))
+            bound.append((row.step, addresses))
         self.program = Program(bound, workers=workers, profile=profile)
-        self._sources = [None if border is None else _Place(self, border) for border in plan.sources]
-        self._results = [_Place(self, border) for border in plan.results]
+        self._sources = [None if border is None else _Place(self, border) for border in executable.sources]
+        self._results = [_Place(self, border) for border in executable.results]
         used = [*filter(None, self._sources), *self._results]
         homes = Counter(place.home for place in used)
         for place in used:
@@ -49,7 +49,7 @@ class Instance:
             if place is not None:
                 place.give(array)
         for place in self._results:
-            place.make()
+            place.allocate()
 
     def results(self) -> list[Array]:
         """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
@@ -59,28 +59,28 @@ class Instance:
 
 
 class _Place:
-    """An input or output of a region: its place in the arena, and where it is instead in the present run."""
+    """An input or output of a region: its home in the arena, and the array used in its stead in the present run."""
 
-    def __init__(self, instance: Instance, border: Border) -> None:
-        plan = instance.plan
-        self.program, self.shape, self.dtype = instance.program, border.shape, border.dtype
-        begin = plan.offsets[border.buffer]
-        raw = instance.arena[begin : begin + border.nbytes].view(self.dtype)
-        there = raw.reshape(physical_shape(border.shape, border.order))
-        self.view = there.transpose([border.order.index(axis) for axis in range(len(border.order))])
-        self.home = int(instance.arena.ctypes.data) + begin
+    def __init__(self, context: ExecutionContext, border: Border) -> None:
+        executable = context.executable
+        self.program, self.shape, self.dtype = context.program, border.shape, border.dtype
+        begin = executable.offsets[border.buffer]
+        raw = context.arena[begin : begin + border.nbytes].view(self.dtype)
+        physical = raw.reshape(physical_shape(border.shape, border.order))
+        self.view = physical.transpose([border.order.index(axis) for axis in range(len(border.order))])
+        self.home = int(context.arena.ctypes.data) + begin
         self.uses: list[tuple[int, int, int]] = []  # step, argument, bytes from the tensor's start
         self.array: Array | None = None
         in_order = same_place(border.shape, border.order, natural(len(border.shape)))
         if self.dtype == np.float32 and in_order:
-            self.uses = list(plan.uses(border.buffer))
+            self.uses = list(executable.uses(border.buffer))
 
     def _point(self, address: int) -> None:
         for step, argument, offset in self.uses:
             self.program.rebind(step, argument, address + offset)
 
     def give(self, array: Array) -> None:
-        """Let the program read this array, or a copy."""
+        """Let the program read this array where it lies, or else a copy."""
         if self.uses and array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
             self.array = array  # kept alive during the run
             self._point(int(array.ctypes.data))
@@ -88,16 +88,16 @@ class _Place:
         self._point(self.home)
         np.copyto(self.view, array.view(self.view.dtype) if array.dtype.itemsize == 1 else array)
 
-    def make(self) -> None:
-        """Let the program write a new array."""
+    def allocate(self) -> None:
+        """Let the program write to a new array where it can; else `take` copies."""
         if self.uses:
             self.array = np.empty(self.shape, self.dtype)
             self._point(int(self.array.ctypes.data))
 
     def take(self) -> Array:
         """The result, which nothing else refers to."""
-        made, self.array = self.array, None
-        if made is None:
-            made = np.empty(self.shape, self.dtype)
-            np.copyto(made, self.view)
-        return made
+        result, self.array = self.array, None
+        if result is None:
+            result = np.empty(self.shape, self.dtype)
+            np.copyto(result, self.view)
+        return result

@@ -1,4 +1,4 @@
-"""Regions at run time: plans cached by shape, instances lent to concurrent runs, onnxruntime where there is no plan."""
+"""Regions at run time: an executable for each set of input shapes, a context for each run, onnxruntime as fall-back."""
 
 from __future__ import annotations
 
@@ -8,130 +8,135 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...errors import Declined
 from ...ir import Array
-from ..cache.store import Store
-from ..compile.emission import Memory
-from ..compile.executable import Blueprint, hidden_addresses
-from ..compile.layouts import Shape
-from ..compile.plan import Plan
-from ..place.lowered import Lowered
+from ..cache.plan_cache import PlanCache
+from ..compile.executable import Executable, Memory, NoExecutable, hidden_addresses
+from ..lower.traits import Shape
+from ..place.extract import extract
+from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
-from .context import Instance
-from .ort_segment import StockSegment, extract
+from .context import ExecutionContext
+from .ort_segment import OrtSegment
 from .workers import Team
 
-_PLANS = 8  # shapes kept
-_SPARE = 4  # instances kept for each plan and number of workers
+Shapes = tuple[Shape, ...]
+
+_EXECUTABLES = 8
+"""Sets of input shapes whose executables a region keeps in memory, the least recently used forgotten first."""
+
+_IDLE_CONTEXTS = 4
+"""Contexts kept for each executable and number of workers: as many runs at once take no new memory."""
 
 
 class Region:
-    """One region: segment `index` of a lowered model. Safe to run from several threads: each run has its own arena."""
+    """One region: segment `index` of a lowered model. Several threads may run it at once, each in its own arena."""
 
-    def __init__(self, lowered: Lowered, index: int, team: Team, memory: Memory, store: Store | None) -> None:
+    def __init__(self, lowered: LoweredModel, index: int, team: Team, memory: Memory, cache: PlanCache | None) -> None:
         self.index, self.team, self.memory = index, team, memory
-        self._lowered, self._store = lowered, store
+        self._lowered, self._cache = lowered, cache
         self._lock = threading.Lock()
-        self._plans: OrderedDict[tuple[Shape, ...], Blueprint | None] = OrderedDict()
-        self._spare: dict[tuple[tuple[Shape, ...], int], list[Instance]] = {}
-        self._stock: StockSegment | None = None
-        self.refusals: dict[tuple[Shape, ...], str] = {}
+        self._compiled: OrderedDict[Shapes, Executable | NoExecutable] = OrderedDict()
+        self._idle: dict[tuple[Shapes, int], list[ExecutionContext]] = {}
+        self._ort: OrtSegment | None = None
 
     @property
     def segment(self) -> Segment:
-        """What it computes."""
+        """The operations, inputs and outputs of the region."""
         return self._lowered.segments[self.index]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why kernels do not take some of the shapes seen lately."""
+        with self._lock:
+            return [one.reason for one in self._compiled.values() if isinstance(one, NoExecutable)]
 
     def after_fork(self) -> None:
         """Locks may have been held by threads that the child does not have."""
         self._lock = threading.Lock()
-        if self._stock is not None:
-            self._stock.after_fork()
+        if self._ort is not None:
+            self._ort.after_fork()
 
-    def prepare(self, shapes: tuple[Shape, ...]) -> None:
-        """Make now what the first run on these shapes needs."""
-        plan = self.plan(shapes)
-        if plan is not None and not plan.is_empty:
-            self._return(Instance(plan, self.team.size), shapes)
+    def prepare(self, shapes: Shapes) -> None:
+        """Compile and allocate now for these shapes, so that the first run is like the others."""
+        executable = self.executable(shapes)
+        if executable is not None and not executable.is_empty:
+            self._put_back(ExecutionContext(executable, self.team.size), shapes)
 
-    def plan(self, shapes: tuple[Shape, ...]) -> Blueprint | None:
-        """The plan for these input shapes; None where kernels do not take them (`refusals` says why)."""
+    def executable(self, shapes: Shapes) -> Executable | None:
+        """The executable for these input shapes; None where kernels do not take them (`refusals` says why)."""
         with self._lock:
-            if shapes in self._plans:
-                self._plans.move_to_end(shapes)
-                return self._plans[shapes]
-            made = self._stored(shapes)
-            if isinstance(made, str):
-                self.refusals[shapes] = made
-            self._plans[shapes] = made if isinstance(made, Blueprint) else None
-            while len(self._plans) > _PLANS:
-                gone, _ = self._plans.popitem(last=False)
-                self.refusals.pop(gone, None)
-                for key in [key for key in self._spare if key[0] == gone]:
-                    del self._spare[key]
-            return self._plans[shapes]
+            compiled = self._compiled.get(shapes)
+            if compiled is None:
+                compiled = self._compiled[shapes] = self._load_or_compile(shapes)
+                while len(self._compiled) > _EXECUTABLES:
+                    oldest, _ = self._compiled.popitem(last=False)
+                    for key in [key for key in self._idle if key[0] == oldest]:
+                        del self._idle[key]
+            else:
+                self._compiled.move_to_end(shapes)
+        return compiled if isinstance(compiled, Executable) else None
 
-    def draft(self, shapes: tuple[Shape, ...]) -> Plan:
-        """A plan with its operations, made anew. Raises ValueError where kernels do not take the shapes."""
-        segment = self.segment
-        return Plan(segment.operations, segment.inputs, segment.outputs, shapes, self.memory)
-
-    def _stored(self, shapes: tuple[Shape, ...]) -> Blueprint | str:
-        """The plan for these shapes from the disk, else made and kept there; or why there is none."""
+    def _load_or_compile(self, shapes: Shapes) -> Executable | NoExecutable:
         name = (self.index, shapes)
-        found: Blueprint | str | None = None if self._store is None else self._store.load(name)
-        if found is not None:
-            return found
+        stored: Executable | NoExecutable | None = None if self._cache is None else self._cache.load(name)
+        if stored is not None:
+            return stored
+        from ..compile.region_compiler import compile_region  # here, as a session all from the disk compiles nothing
+
+        segment = self.segment
+        compiled: Executable | NoExecutable
         try:
-            made: Blueprint | str = self.draft(shapes).blueprint
-        except ValueError as reason:
-            made = str(reason)
-        if self._store is not None and (isinstance(made, str) or not hidden_addresses(made)):
-            self._store.save(name, made)
-        return made
+            compiled = compile_region(segment.operations, segment.inputs, segment.outputs, shapes, self.memory)
+        except Declined as declined:
+            compiled = NoExecutable(declined.reason)
+        if self._cache is not None and (isinstance(compiled, NoExecutable) or not hidden_addresses(compiled)):
+            self._cache.save(name, compiled)
+        return compiled
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The region's outputs for arrays in the order of its inputs."""
         shapes = tuple(array.shape for array in arrays)
-        plan = self.plan(shapes)
-        if plan is None:
-            return self.stock().run(arrays)
-        if plan.is_empty:
-            return [np.empty(border.shape, border.dtype) for border in plan.results]
+        executable = self.executable(shapes)
+        if executable is None:
+            return self.in_onnxruntime().run(arrays)
+        if executable.is_empty:
+            return [np.empty(border.shape, border.dtype) for border in executable.results]
         whole = self.team.size > 1 and self.team.acquire()
         try:
-            instance = self._borrow(plan, shapes, self.team.size if whole else 1)
-            instance.load(arrays)
+            context = self._take(executable, shapes, self.team.size if whole else 1)
+            context.load(arrays)
             if whole:
-                self.team.run(instance.program)
+                self.team.run(context.program)
             else:
-                instance.program.run_worker(0)
+                context.program.run_worker(0)
         finally:
             if whole:
                 self.team.release()
-        results = instance.results()
-        self._return(instance, shapes)
+        results = context.results()
+        self._put_back(context, shapes)
         return results
 
-    def stock(self) -> StockSegment:
-        """The same nodes in onnxruntime, made when first needed."""
+    def in_onnxruntime(self) -> OrtSegment:
+        """The same nodes in onnxruntime, opened when first needed."""
         with self._lock:
-            if self._stock is None:
+            if self._ort is None:
                 model, segment = self._lowered.model, self.segment
                 sizes = len(segment.inputs), len(segment.outputs)
-                self._stock = StockSegment(extract(model, segment), *sizes, self.team.size, model.folder)
-            return self._stock
+                self._ort = OrtSegment(extract(model, segment), *sizes, self.team.size, model.folder)
+            return self._ort
 
-    def _borrow(self, plan: Blueprint, shapes: tuple[Shape, ...], workers: int) -> Instance:
+    def _take(self, executable: Executable, shapes: Shapes, workers: int) -> ExecutionContext:
         with self._lock:
-            spare = self._spare.get((shapes, workers))
-            if spare:
-                return spare.pop()
-        return Instance(plan, workers)
+            idle = self._idle.get((shapes, workers))
+            if idle:
+                return idle.pop()
+        return ExecutionContext(executable, workers)
 
-    def _return(self, instance: Instance, shapes: tuple[Shape, ...]) -> None:
+    def _put_back(self, context: ExecutionContext, shapes: Shapes) -> None:
         with self._lock:
-            if self._plans.get(shapes) is not instance.plan:
+            if self._compiled.get(shapes) is not context.executable:
                 return
-            spare = self._spare.setdefault((shapes, instance.program.workers), [])
-            if len(spare) < _SPARE:
-                spare.append(instance)
+            idle = self._idle.setdefault((shapes, context.program.workers), [])
+            if len(idle) < _IDLE_CONTEXTS:
+                idle.append(context)

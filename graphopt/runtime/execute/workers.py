@@ -1,4 +1,4 @@
-"""Persistent threads that run programs together with the thread that asks. Made when first needed, per process."""
+"""Persistent threads that run programs together with the calling thread. Started when first needed, per process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...kernels import Program
 
 
 class Team:
-    """`size` workers: the calling thread and size − 1 threads of its own. A forked child makes new ones.
+    """`size` workers: the calling thread and size − 1 threads of the team. A forked child starts new ones.
 
-    One program runs at a time. Nobody waits for a thread that the system keeps from running: it finds the program over
-    when it comes.
+    One program runs at a time. Nobody waits for a thread that the system keeps from running: when that comes at last,
+    it sees that the program is over.
     """
 
     def __init__(self, size: int) -> None:

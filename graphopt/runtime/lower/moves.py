@@ -1,31 +1,36 @@
-"""Operators that move elements and compute nothing: Reshape and its kind, Transpose."""
+"""Lowering of operators that only move elements: Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Identity."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from ...errors import Declined
 from ...ir import Node, Value
 from ...ops import attr
+from .computed_shapes import shape_sources
 from .operands import constant_array
-from .operations import Dequantize, Operation, Reshape, Transpose, is_float, is_glue
-from .targets import leaves
+from .operations import Dequantize, Reshape, Transpose
+from .traits import Operation
 
+_KINDS: dict[str, Literal["reshape", "squeeze", "unsqueeze"]] = {
+    "Reshape": "reshape", "Squeeze": "squeeze", "Unsqueeze": "unsqueeze",
+}  # fmt: skip
 _MOVES = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"))
 
 
 def is_move(node: Node) -> bool:
-    """The node moves elements of its first input."""
+    """Whether the operator only moves the elements of its first input."""
     return node.op in _MOVES
 
 
 def moved(
     node: Node, source: Value | None, output: Value, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
 ) -> Transpose | Reshape:
-    """The operation for codes or floats; Declined where nothing that kernels know determines the target."""
+    """`node` applied to `source`, codes or floats. Declined where its target is not determined by known shapes."""
     assert source is not None
     provider = known.get(source)
-    floats = provider is not None and is_float(provider)
+    floats = provider is not None and provider.writes_float
     if node.op in ("Identity", "Transpose"):
         permutation = () if node.op == "Identity" else node.attrs.get("perm")
         permutation = None if permutation is None else tuple(permutation)
@@ -33,27 +38,28 @@ def moved(
     if node.op == "Flatten":
         axis = int(attr(node, "axis", 1))
         return Reshape(inputs=(source,), output=output, nodes=nodes, kind="flatten", target=(axis,), floats=floats)
-    given = node.input(1)
-    array = constant_array(given)
-    if given is not None and array is None:
+    target_value = node.input(1)
+    array = constant_array(target_value)
+    if target_value is not None and array is None:
         if node.op != "Reshape":
             raise Declined(f"{node.op} of axes that are not constant")
+        shaped = shape_sources(target_value, lambda value: _stays_on_kernels(value, known))
         return Reshape(
-            inputs=(source, *leaves(given, lambda value: _is_made(value, known))), output=output, nodes=nodes,
-            kind="reshape", target=given, allow_zero=bool(node.attrs.get("allowzero", 0)), floats=floats,
+            inputs=(source, *shaped), output=output, nodes=nodes, kind="reshape", target=target_value,
+            allow_zero=bool(node.attrs.get("allowzero", 0)), floats=floats,
         )  # fmt: skip
     if array is None:
         named = node.attrs.get("axes", node.attrs.get("shape"))
         target = () if named is None else tuple(int(v) for v in named)
     else:
         target = tuple(int(v) for v in array.reshape(-1).tolist())
-    kind = {"Reshape": "reshape", "Squeeze": "squeeze", "Unsqueeze": "unsqueeze"}[node.op]
     return Reshape(
-        inputs=(source,), output=output, nodes=nodes, kind=kind, target=target,  # type: ignore[arg-type]
+        inputs=(source,), output=output, nodes=nodes, kind=_KINDS[node.op], target=target,
         allow_zero=bool(node.attrs.get("allowzero", 0)), floats=floats,
     )  # fmt: skip
 
 
-def _is_made(value: Value, known: Mapping[Value, Operation]) -> bool:
-    """Kernels make the value for sure; of float arithmetic on the way the shape is computed instead."""
-    return value in known and not isinstance(known[value], Dequantize) and not is_glue(known[value])
+def _stays_on_kernels(value: Value, known: Mapping[Value, Operation]) -> bool:
+    """Partition will not hand the value to onnxruntime, as it may float arithmetic: its shape will be at hand."""
+    operation = known.get(value)
+    return operation is not None and not isinstance(operation, Dequantize) and not operation.is_float_glue

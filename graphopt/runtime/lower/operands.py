@@ -1,7 +1,8 @@
-"""Reading quantized operands: constants through DequantizeLinear and casts, scales and zero points of tensors."""
+"""Reading operands: constants behind quantization and casts, scales and zero points, stored weights, attributes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,22 +12,34 @@ from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
+from .traits import Operation
 
 _BYTES = (DType.UINT8, DType.INT8)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A constant operand as stored: codes, and scale and zero point along `axis` (None: one for all)."""
+    """Constant weights as stored: 8-bit codes, and scale and zero point along `axis` (None: one for all)."""
 
     codes: Array
     scale: npt.NDArray[np.float32]
     zero_point: npt.NDArray[np.int32]
     axis: int | None
 
+    def transpose(self, permutation: tuple[int, ...] | None = None) -> Weights:
+        """The weights with their axes in this order, reversed by default."""
+        order = permutation or tuple(reversed(range(self.codes.ndim)))
+        axis = None if self.axis is None else order.index(self.axis)
+        return Weights(self.codes.transpose(order), self.scale, self.zero_point, axis)
+
+    @property
+    def one_zero_point(self) -> int | npt.NDArray[np.int32]:
+        """The zero points, 0 where all are."""
+        return self.zero_point if self.zero_point.any() else 0
+
 
 def constant_array(value: Value | None) -> Array | None:
-    """The value of a constant, seen through Identity, Cast, Transpose, Reshape and quantization; None otherwise."""
+    """The array of a value that constants alone determine, by the operators of `_EVALUATED`; None for other values."""
     if value is None:
         return None
     if value.constant is not None:
@@ -40,12 +53,11 @@ def constant_array(value: Value | None) -> Array | None:
     operands = [constant_array(v) for v in node.inputs]
     if any(o is None and v is not None for o, v in zip(operands, node.inputs)):
         return None
-    found: Array | None = evaluate(node, operands)
-    return found
+    return evaluate(node, operands)
 
 
 def is_constant(value: Value | None) -> bool:
-    """Whether the value depends on constants alone, by operators that `constant_array` sees through; reads nothing."""
+    """Whether `constant_array` could compute the value from constants; reads no array."""
     if value is None:
         return False
     if value.constant is not None:
@@ -72,8 +84,7 @@ def _dequantized(node: Node, operands: list[Array | None]) -> Array | None:
     axis = int(attr(node, "axis", 1))
     zero = operands[2] if len(operands) > 2 and operands[2] is not None else np.zeros((), np.int32)
     centred = codes.astype(np.int32) - _along(codes, zero.astype(np.int32), axis)
-    made: Array = centred.astype(np.float32) * _along(codes, scale.astype(np.float32), axis)
-    return made
+    return np.multiply(centred.astype(np.float32), _along(codes, scale.astype(np.float32), axis))
 
 
 def _quantized(node: Node, operands: list[Array | None]) -> Array | None:
@@ -86,8 +97,7 @@ def _quantized(node: Node, operands: list[Array | None]) -> Array | None:
     zeros = np.zeros((), np.int32) if zero is None else zero.astype(np.int32)
     info = np.iinfo(dtype)
     steps = np.rint(x.astype(np.float32) / _along(x, scale.astype(np.float32), axis)) + _along(x, zeros, axis)
-    made: Array = np.clip(steps, info.min, info.max).astype(dtype)
-    return made
+    return np.asarray(np.clip(steps, info.min, info.max), dtype)
 
 
 def _cast(node: Node, operands: list[Array | None]) -> Array | None:
@@ -112,7 +122,7 @@ def _transposed(node: Node, operands: list[Array | None]) -> Array | None:
     return None if x is None else x.transpose(node.attrs.get("perm"))
 
 
-_EVALUATED = {
+_EVALUATED: dict[str, Callable[[Node, list[Array | None]], Array | None]] = {
     "Identity": lambda node, operands: operands[0],
     "Cast": _cast,
     "Transpose": _transposed,
@@ -144,8 +154,13 @@ def quantization_of(scale: Value | None, zero_point: Value | None, dtype: DType 
         raise Declined(str(error)) from error
 
 
+def requantization_table(x: Quantization, y: Quantization) -> Array | None:
+    """y's code of each of x's 256 codes, by their bits; None where the two are the same."""
+    return None if x == y else y.quantize(x.dequantize(x.codes()))
+
+
 def quantized_weights(value: Value | None) -> Weights:
-    """A constant that DequantizeLinear makes float, as stored. Declined where it is not one of 8-bit codes."""
+    """The stored weights behind DequantizeLinear, transposed or not. Declined where they are no constant codes."""
     node = None if value is None else value.producer
     transposed: tuple[int, ...] | None = None
     if node is not None and node.op == "Transpose" and node.inputs[0] is not None:
@@ -155,16 +170,12 @@ def quantized_weights(value: Value | None) -> Weights:
             node = inner
     if node is None or not is_dequantize(node):
         raise Declined("weights that are not quantized constants")
-    made = stored_weights(node.inputs[0], node.input(1), node.input(2), int(attr(node, "axis", 1)))
-    if transposed is None:
-        return made
-    order = transposed or tuple(reversed(range(made.codes.ndim)))
-    axis = None if made.axis is None else order.index(made.axis)
-    return Weights(made.codes.transpose(order), made.scale, made.zero_point, axis)
+    weights = stored_weights(node.inputs[0], node.input(1), node.input(2), int(attr(node, "axis", 1)))
+    return weights if transposed is None else weights.transpose(transposed or None)
 
 
 def stored_weights(codes: Value | None, scale: Value | None, zero_point: Value | None, axis: int) -> Weights:
-    """Constant codes with their scale and zero point. Declined where one of them is not constant."""
+    """Weights of constant codes, scale and zero point. Declined where one is not constant or of another type."""
     array, factor, zero = constant_array(codes), constant_array(scale), constant_array(zero_point)
     if array is None or factor is None or (zero_point is not None and zero is None):
         raise Declined("weights that are not constant")
@@ -179,10 +190,20 @@ def stored_weights(codes: Value | None, scale: Value | None, zero_point: Value |
     return Weights(array, factor.reshape(-1), zeros, axis % array.ndim if per_axis else None)
 
 
-def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: int) -> Array | None:
-    """A constant bias in units of `scale`, as int32; DequantizeLinear of just that scale gives its own codes back.
+def dequantized_source(value: Value | None) -> tuple[Value, Quantization]:
+    """The codes that DequantizeLinear turns into `value`, and their quantization. Declined for other values."""
+    node = None if value is None else value.producer
+    if node is None or not is_dequantize(node) or is_constant(node.inputs[0]):
+        raise Declined("an input that is not quantized")
+    assert node.inputs[0] is not None
+    return node.inputs[0], quantization_of(node.input(1), node.input(2))
 
-    A bias of another scale, or a float one, is rounded to the nearest unit: half a unit of the accumulator at most.
+
+def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: int) -> Array | None:
+    """A constant bias as int32[channels] in units of `scale`.
+
+    A bias that DequantizeLinear makes with that very scale keeps its codes. Any other is rounded to the nearest unit,
+    an error of half a unit of the accumulator at most. Declined where it is not constant or beyond 2³⁰ units.
     """
     if value is None:
         return None
@@ -201,6 +222,26 @@ def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: 
     return np.broadcast_to(units, (channels,)).astype(np.int32)
 
 
+def declared_shape(value: Value) -> tuple[int | str | None, ...]:
+    """The declared shape of a tensor. Declined where its rank is not known."""
+    if not isinstance(value.type, TensorType) or value.type.shape is None:
+        raise Declined("a value of unknown rank")
+    return value.type.shape
+
+
+def is_float32(value: Value | None) -> bool:
+    """Whether the value is declared to be a float32 tensor."""
+    return value is not None and isinstance(value.type, TensorType) and value.type.dtype is DType.FLOAT
+
+
+def are_floats(node: Node, known: Mapping[Value, Operation]) -> bool:
+    """Whether all operands and the result are float32, and kernels compute one of the operands."""
+    operands = [value for value in node.inputs if value is not None]
+    if not all(is_float32(value) for value in (*operands, node.output)):
+        return False
+    return any(value in known and known[value].writes_float for value in operands)
+
+
 def is_dequantize(node: Node) -> bool:
     """DequantizeLinear, of ONNX or of com.microsoft."""
     return node.op_type == "DequantizeLinear" and node.domain in ("", "com.microsoft")
@@ -212,17 +253,12 @@ def is_quantize(node: Node) -> bool:
 
 
 def output_dtype(node: Node) -> DType | None:
-    """What QuantizeLinear without a zero point writes."""
+    """The type that QuantizeLinear names for its result, where it has no zero point to say it."""
     named = node.attrs.get("output_dtype", 0)
     return DType(int(named)) if named else None
 
 
-def is_byte_type(value: Value) -> bool:
-    """Known to hold u8 or s8."""
-    return isinstance(value.type, TensorType) and value.type.dtype in _BYTES
-
-
 def ints(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """A list attribute."""
+    """An attribute that is a list of integers; `default` where it is absent or empty."""
     value = attr(node, name)
     return default if not value else tuple(int(v) for v in value)

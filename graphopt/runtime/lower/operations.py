@@ -1,13 +1,14 @@
-"""The step-level IR: integer operations on 8-bit tensors, the same whoever quantized the model and in whichever form.
+"""The region IR: operations on 8-bit codes and on float32, the same for every form in which a model is quantized.
 
 An operation reads and writes values of the graph IR: 8-bit codes inside a region, float32 at its borders. Shapes are
-logical (ONNX's axis order); where the elements really lie is decided when a plan is made.
+logical (ONNX's order of axes); the order in memory is chosen when a region is compiled. A new operation is a class here
+and a row in `compile/legality.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +16,16 @@ import numpy.typing as npt
 from ...ir import Array, Node, Value
 from ...kernels.elementwise.floats import FloatOp
 from ...kernels.tensors.quantization import Quantization
+from .traits import Element, FloatOperation, Operation, Rearrangement, Traits
 
 Clamp = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Operation:
-    """What every operation has; `nodes` are the graph's nodes it does the work of."""
-
-    inputs: tuple[Value, ...]
-    output: Value
-    nodes: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Quantize(Operation):
     """QuantizeLinear of float32, per tensor."""
+
+    traits: ClassVar[Traits] = Traits(reads=Element.FLOAT)
 
     y: Quantization
 
@@ -38,6 +33,8 @@ class Quantize(Operation):
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Dequantize(Operation):
     """DequantizeLinear to float32, per tensor."""
+
+    traits: ClassVar[Traits] = Traits(writes=Element.FLOAT)
 
     x: Quantization
 
@@ -51,12 +48,14 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Linear(Operation):
+class LinearOperation(Operation):
     """A product with constant weights, then y = clamp(requantize(Σ + bias)), then an optional table.
 
     `scale` is float32 per output channel, x scale · weight scale; with `y` None the result is float32: Σ · scale,
     between `float_limits`. bias: int32 per channel in units of `scale`. With a residual, input 1 is the tensor added.
     """
+
+    traits: ClassVar[Traits] = Traits(writes=Element.BY_Y, is_product=True)
 
     x: Quantization
     weights: Array
@@ -74,12 +73,11 @@ class Linear(Operation):
         """float32 per channel: x scale · weight scale / the scale that the sums are requantized to."""
         target = self.y if self.residual is None else self.residual.inner
         assert target is not None
-        made: npt.NDArray[np.float32] = np.asarray(self.scale / np.float32(target.scale), np.float32)
-        return made
+        return np.asarray(self.scale / np.float32(target.scale), np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Conv(Linear):
+class Conv(LinearOperation):
     """Convolution, weights [O, C / groups, kernel …] with one or two spatial axes; pads as ONNX orders them."""
 
     strides: tuple[int, ...]
@@ -88,18 +86,25 @@ class Conv(Linear):
     groups: int = 1
     auto_pad: str = "NOTSET"
 
+    @property
+    def is_depthwise(self) -> bool:
+        """One input channel for each output channel."""
+        return self.groups > 1 and self.weights.shape[1] == 1
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class MatMul(Linear):
+class MatMul(LinearOperation):
     """x [..., K] · weights [K, N]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class DynamicMatMul(Operation):
-    """float32 x [..., K], quantized by DynamicQuantizeLinear, · weights [K, N]: Σ · (x scale · scale) + bias, float32.
+class DynamicProduct(Operation):
+    """float32 x, quantized by DynamicQuantizeLinear, times weights: Σ · (x scale · scale) + bias in float32.
 
     `scale` and `bias` are float32 per output channel.
     """
+
+    traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.FLOAT, is_product=True)
 
     weights: Array
     weight_zero_point: int | Array = 0
@@ -108,13 +113,14 @@ class DynamicMatMul(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class DynamicConv(Operation):
-    """Convolution of float32 images quantized by DynamicQuantizeLinear; as DynamicMatMul, then between `limits`."""
+class DynamicMatMul(DynamicProduct):
+    """x [..., K] · weights [K, N]."""
 
-    weights: Array
-    weight_zero_point: int | Array = 0
-    scale: Array
-    bias: Array | None = None
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class DynamicConv(DynamicProduct):
+    """Convolution, weights and attributes as those of Conv; the result is kept between `limits`."""
+
     strides: tuple[int, ...]
     pads: tuple[int, ...]
     dilations: tuple[int, ...]
@@ -127,12 +133,11 @@ class DynamicConv(Operation):
 class ActivationMatMul(Operation):
     """a [..., M, K] · b [..., K, N] of codes, batches as numpy broadcasts them; float32 if `y` is None."""
 
+    traits: ClassVar[Traits] = Traits(writes=Element.BY_Y, is_product=True)
+
     a: Quantization
     b: Quantization
     y: Quantization | None
-
-
-PRODUCTS = (Linear, DynamicMatMul, DynamicConv, ActivationMatMul)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -147,8 +152,10 @@ class ChannelTable(Operation):
     """A table for each index of one axis of the input, then `moves`; None moves codes as they are.
 
     tables: one-byte [channels, 256], or [1, 256] for all alike; `axis` counts from the end. Each of `moves` reads the
-    one before in place of its first input; what else they read follows the input.
+    one before in place of its first input; their other inputs follow the operation's first.
     """
+
+    traits: ClassVar[Traits] = Traits(reads_first=True)
 
     tables: Array | None
     axis: int
@@ -160,11 +167,13 @@ class ChannelTable(Operation):
 class FloatTable(Operation):
     """Any float32 function of one code: 256 values by the code's bits read as unsigned."""
 
+    traits: ClassVar[Traits] = Traits(writes=Element.FLOAT, is_glue=True)
+
     table: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class FloatBinary(Operation):
+class FloatBinary(FloatOperation):
     """input ∘ other in float32, `other` the second input or a constant; `kind` tells which comes first."""
 
     kind: FloatOp
@@ -174,6 +183,8 @@ class FloatBinary(Operation):
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LayerNorm(Operation):
     """LayerNormalization over the last axis of float32, then QuantizeLinear unless `y` is None."""
+
+    traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.BY_Y, is_glue=True)
 
     scale: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32] | None
@@ -190,17 +201,17 @@ class Softmax(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class FloatMatMul(Operation):
+class FloatMatMul(FloatOperation):
     """a [..., M, K] · b [..., K, N] of float32 activations, batches as numpy broadcasts them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class FloatSoftmax(Operation):
+class FloatSoftmax(FloatOperation):
     """Softmax over the last axis of float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Gelu(Operation):
+class Gelu(FloatOperation):
     """x · (plain + bent · erf(inner · x)) of float32."""
 
     inner: float
@@ -209,27 +220,13 @@ class Gelu(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class FloatClamp(Operation):
+class FloatClamp(FloatOperation):
     """min(max(slope · x + shift, low), high) of float32: Relu, Clip, HardSigmoid."""
 
     slope: float = 1.0
     shift: float = 0.0
     low: float = -np.inf
     high: float = np.inf
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class FloatPool(Operation):
-    """MaxPool or (`mean`) AveragePool of float32; with `kernel` empty over all spatial axes."""
-
-    mean: bool
-    kernel: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
-    pads: tuple[int, ...] = ()
-    dilations: tuple[int, ...] = ()
-    count_include_pad: bool = False
-    ceil_mode: bool = False
-    auto_pad: str = "NOTSET"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -244,16 +241,41 @@ class Binary(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class MaxPool(Operation):
-    """MaxPool of codes; kernel, strides, dilations and pads as ONNX orders them, one or two spatial axes."""
+class Pool(Operation):
+    """A window over one or two spatial axes, attributes as ONNX orders them; `kernel` empty is all of the image."""
 
-    signed: bool
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    pads: tuple[int, ...]
-    dilations: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
     ceil_mode: bool = False
     auto_pad: str = "NOTSET"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class MaxPool(Pool):
+    """MaxPool of codes, `signed` or not."""
+
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class AveragePool(Pool):
+    """QLinearAveragePool, and QLinearGlobalAveragePool where `kernel` is empty."""
+
+    x: Quantization
+    y: Quantization
+    count_include_pad: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatPool(Pool):
+    """MaxPool or (`mean`) AveragePool of float32."""
+
+    traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.FLOAT, is_glue=True)
+
+    mean: bool
+    count_include_pad: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -270,26 +292,11 @@ class Lrn(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class AveragePool(Operation):
-    """QLinearAveragePool; with `kernel` empty the mean over all spatial axes (QLinearGlobalAveragePool)."""
-
-    x: Quantization
-    y: Quantization
-    kernel: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
-    pads: tuple[int, ...] = ()
-    count_include_pad: bool = False
-    ceil_mode: bool = False
-    auto_pad: str = "NOTSET"
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Concat(Operation):
+class Concat(Rearrangement):
     """Concatenation; `tables` requantize each input (None where it has the output's scale already)."""
 
     axis: int
     tables: tuple[Array | None, ...]
-    floats: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -303,62 +310,30 @@ class Resize(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Transpose(Operation):
+class Transpose(Rearrangement):
     """Axes in a new order; `permutation` None reverses them."""
 
     permutation: tuple[int, ...] | None = None
-    floats: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Reshape(Operation):
+class Reshape(Rearrangement):
     """Another shape over the same elements: Reshape, Flatten, Squeeze, Unsqueeze.
 
     `kind` says how `target` is read: Reshape's shape (0 copies, −1 is inferred), Flatten's axis, or the axes. A Value
     is computed from the shapes of the inputs after the first, which are read for nothing else.
     """
 
+    traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
+
     kind: Literal["reshape", "flatten", "squeeze", "unsqueeze"]
     target: tuple[int, ...] | Value
     allow_zero: bool = False
-    floats: bool = False
-
-
-_ON_FLOATS = (FloatBinary, FloatClamp, FloatMatMul, FloatPool, FloatSoftmax, Gelu)
-_DYNAMIC = (DynamicMatMul, DynamicConv)
-
-
-def is_float(operation: Operation) -> bool:
-    """Whether the result is float32 and not codes."""
-    if isinstance(operation, (Linear, LayerNorm, ActivationMatMul)):
-        return operation.y is None
-    if isinstance(operation, (Transpose, Reshape, Concat)):
-        return operation.floats
-    return isinstance(operation, (Dequantize, FloatTable, *_DYNAMIC, *_ON_FLOATS))
-
-
-def is_glue(operation: Operation) -> bool:
-    """Float arithmetic that is worth a kernel only between others."""
-    return is_float(operation) and isinstance(
-        operation, (FloatTable, LayerNorm, Transpose, Reshape, Concat, *_ON_FLOATS)
-    )
-
-
-def reads_float(operation: Operation) -> bool:
-    """Whether the inputs are float32 and not codes."""
-    if isinstance(operation, (Transpose, Reshape, Concat)):
-        return operation.floats
-    return isinstance(operation, (Quantize, LayerNorm, *_DYNAMIC, *_ON_FLOATS))
-
-
-def data_inputs(operation: Operation) -> tuple[Value, ...]:
-    """The inputs whose elements are read; of others the shape alone is."""
-    return operation.inputs[:1] if isinstance(operation, (Reshape, ChannelTable)) else operation.inputs
 
 
 @dataclass(slots=True)
 class Coverage:
-    """What the lowering found: for each value it can compute, how; for each node it must leave, why."""
+    """The result of lowering: the operation of each value that kernels can compute, and why a node has none."""
 
     providers: dict[Value, Operation] = field(default_factory=dict)
     refusals: dict[Node, str] = field(default_factory=dict)

@@ -1,9 +1,8 @@
-"""Elementwise float islands between DequantizeLinear and QuantizeLinear: functions of one code, hence tables.
+"""Islands of float operators between DequantizeLinear and QuantizeLinear that are functions of one code: tables.
 
-Whatever chain of elementwise operators reads a single quantized tensor (and scalar constants), its result depends on
-one of 256 codes: it is evaluated for all of them, operator by operator in float32, as the model says. A constant along
-one axis, such as a bias, makes a table for each index of that axis. Elements that are moved on the way (heads split and
-transposed) are moved as codes behind the table.
+A chain of elementwise operators that reads one quantized tensor and scalar constants depends on one of 256 codes: it
+is evaluated for all of them, operator by operator in float32. A constant along one axis, such as a bias, gives a table
+for each index of that axis. Elements moved on the way (heads split and transposed) are moved as codes behind the table.
 """
 
 from __future__ import annotations
@@ -24,6 +23,9 @@ from .operands import constant_array, is_constant, is_dequantize, quantization_o
 
 Floats = npt.NDArray[np.float32]
 _DEPTH = 24
+"""Bounds the recursion: operators of the longest chain that is followed."""
+
+_HALF_ROOT = np.float32(0.7071067811865476)  # √½
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Island:
 
 
 def island(value: Value, known: dict[Value, Island | None], depth: int = 0) -> Island | None:
-    """The island that computes `value`, None if it is not a function of one quantized tensor."""
+    """The island that ends in `value`; None where that is no function of one quantized tensor. `known` remembers."""
     if value not in known:
         known[value] = None if depth > _DEPTH else _island(value, known, depth)
     return known[value]
@@ -77,13 +79,13 @@ def _combined(node: Node, evaluate: Callable[..., Any], known: dict[Value, Islan
         None if operand is None or constant is not None else island(operand, known, depth + 1)
         for operand, constant in zip(node.inputs, constants)
     ]
-    found = [part for part in parts if part is not None]
-    if len(found) != sum(o is not None and c is None for o, c in zip(node.inputs, constants)) or not found:
+    islands = [part for part in parts if part is not None]
+    if len(islands) != sum(o is not None and c is None for o, c in zip(node.inputs, constants)) or not islands:
         return None
-    source, moves = found[0].source, found[0].moves
-    if any(part.source is not source or part.moves != moves for part in found):
+    source, moves = islands[0].source, islands[0].moves
+    if any(part.source is not source or part.moves != moves for part in islands):
         return None
-    axes = {part.axis for part in found if part.axis is not None}
+    axes = {part.axis for part in islands if part.axis is not None}
     operands: list[Any] = [None if part is None else part.values for part in parts]
     for slot, constant in enumerate(constants):
         if constant is None:
@@ -102,7 +104,7 @@ def _combined(node: Node, evaluate: Callable[..., Any], known: dict[Value, Islan
         return None
     with np.errstate(all="ignore"):
         values = np.asarray(evaluate(node, *operands), np.float32)
-    nodes = (*tuple(dict.fromkeys(n for part in found for n in part.nodes)), node)
+    nodes = (*tuple(dict.fromkeys(n for part in islands for n in part.nodes)), node)
     values = np.broadcast_to(values, (*values.shape[:-1], 256))
     return Island(source, values, nodes, axes.pop() if axes else None, moves)
 
@@ -122,24 +124,25 @@ def _clip(node: Node, x: Floats, low: Any = None, high: Any = None) -> Floats:
         low, high = np.float32(attr(node, "min", -np.inf)), np.float32(attr(node, "max", np.inf))
     low = np.float32(-np.inf) if low is None else low
     high = np.float32(np.inf) if high is None else high
-    made: Floats = np.minimum(np.maximum(x, low), high)
-    return made
+    return np.asarray(np.minimum(np.maximum(x, low), high))
 
 
 def _sigmoid(node: Node | None, x: Floats) -> Floats:
-    made: Floats = np.float32(1) / (np.float32(1) + np.exp(-x))
-    return made
+    return np.divide(np.float32(1), np.float32(1) + np.exp(-x))
 
 
 def _hard_sigmoid(node: Node, x: Floats) -> Floats:
     alpha, beta = np.float32(attr(node, "alpha", 0.2)), np.float32(attr(node, "beta", 0.5))
-    made: Floats = np.maximum(np.float32(0), np.minimum(np.float32(1), alpha * x + beta))
-    return made
+    return _unit(alpha * x + beta)
 
 
 def _hard_swish(node: Node, x: Floats) -> Floats:
-    made: Floats = x * np.maximum(np.float32(0), np.minimum(np.float32(1), x / np.float32(6) + np.float32(0.5)))
-    return made
+    return x * _unit(x / np.float32(6) + np.float32(0.5))
+
+
+def _unit(x: Floats) -> Floats:
+    """x clipped to 0 … 1."""
+    return np.maximum(np.float32(0), np.minimum(np.float32(1), x))
 
 
 def _elu(node: Node, x: Floats) -> Floats:
@@ -151,7 +154,7 @@ def _gelu(node: Node, x: Floats) -> Floats:
     if attr(node, "approximate", "none") == "tanh":
         inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
         return (np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))).astype(np.float32)
-    return np.float32(0.5) * x * (np.float32(1) + _erf(None, x * np.float32(0.7071067811865476)))
+    return np.float32(0.5) * x * (np.float32(1) + _erf(None, x * _HALF_ROOT))
 
 
 def _erf(node: Node | None, x: Floats) -> Floats:
@@ -173,9 +176,7 @@ _UNARY: dict[str, Callable[..., Any]] = {
     "Tanh": lambda n, x: np.tanh(x),
     "Erf": _erf,
     "Gelu": _gelu,
-    "com.microsoft::Gelu": lambda n, x: (
-        np.float32(0.5) * x * (np.float32(1) + _erf(None, x * np.float32(0.7071067811865476)))
-    ),
+    "com.microsoft::Gelu": lambda n, x: np.float32(0.5) * x * (np.float32(1) + _erf(None, x * _HALF_ROOT)),
     "com.microsoft::QuickGelu": lambda n, x: x * _sigmoid(None, np.float32(attr(n, "alpha", 1.702)) * x),
     "Softplus": lambda n, x: np.log1p(np.exp(x)),
     "Exp": lambda n, x: np.exp(x),

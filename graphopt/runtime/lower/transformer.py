@@ -1,65 +1,44 @@
-"""Matchers of what stands between a transformer's products: float arithmetic, LayerNormalization, Softmax, attention.
+"""Lowering of transformer operators: LayerNormalization, Softmax, Gelu, activation products, float arithmetic, tables.
 
-Float operations are covered where kernels make one of their operands; `partition` keeps them where kernels also read
-the result, so that a region is not cut, and leaves the rest to onnxruntime.
+A float32 operator is lowered where kernels compute one of its operands; `partition` keeps it on kernels where they also
+read its result, so that it does not cut a region, and leaves it to onnxruntime elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from ...errors import Declined
-from ...ir import DType, Node, TensorType, Value
+from ...ir import Node, Value
 from ...kernels.elementwise.floats import SWAPPED, FloatOp
-from ...kernels.normalization.lrn import MAX_SIZE
 from ...kernels.tensors.broadcasting import broadcast
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
+from . import operations as op
 from .moves import moved
-from .operands import constant_array, is_constant
-from .operations import (
-    ActivationMatMul,
-    ChannelTable,
-    FloatBinary,
-    FloatMatMul,
-    FloatSoftmax,
-    FloatTable,
-    LayerNorm,
-    Lrn,
-    MaxPool,
-    Operation,
-    Reshape,
-    Softmax,
-    Table,
-    Transpose,
-    is_float,
-)
+from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32
 from .tables import Island
-from .vision import are_floats, float_concat, float_pool, hard_sigmoid
+from .traits import Operation
 
 _KINDS: dict[str, FloatOp] = {"Add": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}
 _AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Identity"))
 TABULATED = frozenset(("Mul", "Tanh", "Sigmoid", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"))
-_OPEN = 7  # stands for a size that is not known
-_RANK = 4  # axes of an activation product: two of batch
+_OPEN = 7
+"""Stands for a size that is not declared, in both operands alike; any number above 1 would do."""
+
+_RANK = 4
+"""Axes that the kernels of activation products take: two of batch, rows, columns."""
+
+_ROOT = 0.7071067811865476  # √½
+_DEPTH = 6
+"""Bounds the recursion: operators between Gelu's result and its Erf."""
+_Terms = tuple[float, float, float, float]  # factors of 1, x, erf, x · erf
 
 
-def shape_of(value: Value) -> tuple[int | str | None, ...]:
-    """The declared shape of a float32 value or codes. Declined where rank or type are not known."""
-    declared = value.type
-    if not isinstance(declared, TensorType) or declared.shape is None:
-        raise Declined("a value of unknown rank")
-    return declared.shape
-
-
-def _is_float32(value: Value | None) -> bool:
-    return value is not None and isinstance(value.type, TensorType) and value.type.dtype is DType.FLOAT
-
-
-def float_binary(node: Node, known: Mapping[Value, Operation]) -> FloatBinary | None:
-    """Add, Sub, Mul or Div in float32 of which kernels make an operand; None where they make none."""
+def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | None:
+    """Add, Sub, Mul or Div of float32; None where kernels compute no operand. Declined where they cannot broadcast."""
     kind = _KINDS[node.op]
     if not are_floats(node, known):
         return None
@@ -70,18 +49,18 @@ def float_binary(node: Node, known: Mapping[Value, Operation]) -> FloatBinary | 
             constant = constant_array(other)
             assert constant is not None
             _fits(x, other)
-            return FloatBinary(inputs=(x,), output=node.output, nodes=(node,), kind=how, constant=constant)
+            return op.FloatBinary(inputs=(x,), output=node.output, nodes=(node,), kind=how, constant=constant)
     try:
         _fits(left, right)
     except Declined:
         _fits(right, left)
-        return FloatBinary(inputs=(right, left), output=node.output, nodes=(node,), kind=SWAPPED[kind])
-    return FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
+        return op.FloatBinary(inputs=(right, left), output=node.output, nodes=(node,), kind=SWAPPED[kind])
+    return op.FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
 
 
 def _fits(x: Value, other: Value) -> None:
-    """Declined where `other` cannot broadcast to x. Sizes that are open are taken to be equal; a plan knows better."""
-    left, right = shape_of(x), shape_of(other)
+    """Declined where kernels cannot broadcast `other` to x. Open sizes are taken to be equal until shapes are known."""
+    left, right = declared_shape(x), declared_shape(other)
     sizes = [
         tuple(dim if isinstance(dim, int) else against if isinstance(against, int) else _OPEN for dim, against in pairs)
         for pairs in (
@@ -97,118 +76,187 @@ def _fits(x: Value, other: Value) -> None:
 
 def layer_norm(
     node: Node, output: Value, y: Quantization | None, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
-) -> LayerNorm:
-    """LayerNormalization over the last axis, quantized behind or not."""
+) -> op.LayerNorm:
+    """LayerNormalization over the last axis, to codes of `y` or to float32 where that is None."""
     x = node.inputs[0]
     scale, bias = constant_array(node.input(1)), constant_array(node.input(2))
-    if x is None or not _is_float32(x) or scale is None or scale.dtype != np.float32:
+    if x is None or not is_float32(x) or scale is None or scale.dtype != np.float32:
         raise Declined("LayerNormalization of other than float32 by constants")
     if any(not out.is_unused for out in node.outputs[1:]) or int(attr(node, "stash_type", 1)) != 1:
         raise Declined("LayerNormalization whose mean or deviation is used")
-    shape, axis = shape_of(x), int(attr(node, "axis", -1))
+    shape, axis = declared_shape(x), int(attr(node, "axis", -1))
     if axis not in (-1, len(shape) - 1) or not isinstance(shape[-1], int):
         raise Declined("LayerNormalization over other than the last axis")
     if (node.input(2) is not None and bias is None) or any(
         a is not None and (a.size not in (1, shape[-1]) or a.shape[-1:] != a.reshape(-1).shape) for a in (scale, bias)
     ):
         raise Declined("LayerNormalization by other than one factor a channel")
-    if y is None and not (x in known and is_float(known[x])):
+    if y is None and not (x in known and known[x].writes_float):
         raise Declined("an input that kernels do not make")
     epsilon = float(attr(node, "epsilon", 1e-5))
-    return LayerNorm(inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y)
+    return op.LayerNorm(inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y)
 
 
 def softmax(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization
-) -> Softmax:
+) -> op.Softmax:
     """Softmax of codes over the last axis."""
-    shape = shape_of(source)
-    axis = int(attr(node, "axis", -1 if version_for(node) >= 13 else 1))
-    if axis not in (-1, len(shape) - 1):
+    _check_last_axis(node, source)
+    return op.Softmax(inputs=(source,), output=output, nodes=nodes, x=x, y=y)
+
+
+def _check_last_axis(node: Node, x: Value) -> None:
+    rank = len(declared_shape(x))
+    if int(attr(node, "axis", -1 if version_for(node) >= 13 else 1)) not in (-1, rank - 1):
         raise Declined("Softmax over other than the last axis")
-    return Softmax(inputs=(source,), output=output, nodes=nodes, x=x, y=y)
-
-
-def lrn(
-    node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization,
-    pool: MaxPool | None,
-) -> Lrn:  # fmt: skip
-    """LRN of codes, perhaps with a MaxPool between it and QuantizeLinear."""
-    if len(shape_of(source)) not in (3, 4) or not 0 < int(node.attrs["size"]) <= MAX_SIZE:
-        raise Declined("LRN of other than an image, or over too many channels")
-    return Lrn(
-        inputs=(source,), output=output, nodes=nodes, x=x, y=y, size=int(node.attrs["size"]),
-        alpha=float(attr(node, "alpha", 1e-4)), beta=float(attr(node, "beta", 0.75)),
-        bias=float(attr(node, "bias", 1.0)), pool=pool,
-    )  # fmt: skip
 
 
 def activation_matmul(
     left: tuple[Value, Quantization], right: tuple[Value, Quantization], output: Value, nodes: tuple[Node, ...],
     y: Quantization | None,
-) -> ActivationMatMul:  # fmt: skip
+) -> op.ActivationMatMul:  # fmt: skip
     """MatMul of two tensors of codes."""
-    ranks = [len(shape_of(value)) for value, _ in (left, right)]
-    if min(ranks) < 2 or max(ranks) > _RANK:
-        raise Declined(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
-    return ActivationMatMul(
+    _check_ranks(left[0], right[0])
+    return op.ActivationMatMul(
         inputs=(left[0], right[0]), output=output, nodes=nodes, a=left[1], b=right[1], y=y
     )  # fmt: skip
 
 
-def float_matmul(node: Node, known: Mapping[Value, Operation]) -> FloatMatMul | None:
-    """MatMul of two float32 activations of which kernels make one; None elsewhere."""
+def _check_ranks(a: Value, b: Value) -> None:
+    ranks = [len(declared_shape(value)) for value in (a, b)]
+    if min(ranks) < 2 or max(ranks) > _RANK:
+        raise Declined(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
+
+
+def float_matmul(node: Node, known: Mapping[Value, Operation]) -> op.FloatMatMul | None:
+    """MatMul of two float32 activations; None where kernels compute neither."""
     a, b = node.inputs
     if a is None or b is None or is_constant(a) or is_constant(b) or not are_floats(node, known):
         return None
-    ranks = [len(shape_of(value)) for value in (a, b)]
-    if min(ranks) < 2 or max(ranks) > _RANK:
-        raise Declined(f"a product of tensors of {ranks[0]} and {ranks[1]} axes")
-    return FloatMatMul(inputs=(a, b), output=node.output, nodes=(node,))
+    _check_ranks(a, b)
+    return op.FloatMatMul(inputs=(a, b), output=node.output, nodes=(node,))
 
 
-def float_softmax(node: Node, known: Mapping[Value, Operation]) -> FloatSoftmax | None:
-    """Softmax over the last axis of float32 that kernels make; None elsewhere."""
+def float_softmax(node: Node, known: Mapping[Value, Operation]) -> op.FloatSoftmax | None:
+    """Softmax over the last axis of float32; None where kernels do not compute its input."""
     x = node.inputs[0]
     if x is None or not are_floats(node, known):
         return None
-    if int(attr(node, "axis", -1 if version_for(node) >= 13 else 1)) not in (-1, len(shape_of(x)) - 1):
-        raise Declined("Softmax over other than the last axis")
-    return FloatSoftmax(inputs=(x,), output=node.output, nodes=(node,))
+    _check_last_axis(node, x)
+    return op.FloatSoftmax(inputs=(x,), output=node.output, nodes=(node,))
 
 
-def table_of(found: Island, node: Node, y: Quantization, known: Mapping[Value, Operation]) -> Operation:
-    """The operation of QuantizeLinear `node` behind an island. Declined where a move's target is not known."""
-    codes, nodes = y.quantize(found.values), (*found.nodes, node)
-    if found.axis is None and not found.moves:
-        return Table(inputs=(found.source,), output=node.output, nodes=nodes, table=codes)
-    same = found.axis is None and np.array_equal(codes, y.codes())
-    moves: list[Transpose | Reshape] = []
-    for move in found.moves:
-        before = moves[-1].output if moves else found.source
-        made = moved(move, before, move.output, (move,), known)
-        moves.append(made)
+def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[Value, Operation]) -> Operation:
+    """The operation of QuantizeLinear `node` behind an island. Declined where the target of a move is not known."""
+    codes, nodes = y.quantize(island.values), (*island.nodes, node)
+    if island.axis is None and not island.moves:
+        return op.Table(inputs=(island.source,), output=node.output, nodes=nodes, table=codes)
+    same = island.axis is None and np.array_equal(codes, y.codes())
+    moves: list[op.Transpose | op.Reshape] = []
+    for move in island.moves:
+        before = moves[-1].output if moves else island.source
+        moves.append(moved(move, before, move.output, (move,), known))
     if same and len(moves) == 1:
-        return moved(found.moves[0], found.source, node.output, nodes, known)
+        return moved(island.moves[0], island.source, node.output, nodes, known)
     read = dict.fromkeys(value for move in moves for value in move.inputs[1:])
-    return ChannelTable(
-        inputs=(found.source, *read), output=node.output, nodes=nodes, tables=None if same else codes.reshape(-1, 256),
-        axis=-1 if found.axis is None else found.axis, y=y, moves=tuple(moves),
+    return op.ChannelTable(
+        inputs=(island.source, *read), output=node.output, nodes=nodes, y=y, moves=tuple(moves),
+        tables=None if same else codes.reshape(-1, 256), axis=-1 if island.axis is None else island.axis,
     )  # fmt: skip
 
 
-def float_table(found: Island, node: Node) -> FloatTable | None:
-    """The float result of an island that does more than scale: cheaper looked up than computed."""
-    if found.axis is not None or found.moves or all(n.op in _AFFINE for n in found.nodes[1:]):
+def float_table(island: Island, node: Node) -> op.FloatTable | None:
+    """The float32 result of an island as a table; None where it only scales and clips, which is cheaper computed."""
+    if island.axis is not None or island.moves or all(n.op in _AFFINE for n in island.nodes[1:]):
         return None
-    return FloatTable(inputs=(found.source,), output=node.output, nodes=found.nodes, table=found.values)
+    return op.FloatTable(inputs=(island.source,), output=node.output, nodes=island.nodes, table=island.values)
 
 
-MATCHERS: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]] = {
-    "Softmax": float_softmax,
-    "MaxPool": float_pool,
-    "AveragePool": float_pool,
-    "GlobalAveragePool": float_pool,
-    "HardSigmoid": hard_sigmoid,
-    "Concat": float_concat,
-}
+def gelu(node: Node, known: Mapping[Value, Operation]) -> op.Gelu | None:
+    """The Gelu of float32 that ends in `node`; None for other nodes, and where kernels do not compute its input.
+
+    In any spelling: 0.5 · x · (1 + erf(x / √2)), x · (0.5 + 0.5 · erf(…)), (x · 0.5) · … all multiply out to
+    plain · x + bent · x · erf(inner · x).
+    """
+    if node.op in ("Gelu", "com.microsoft::Gelu"):
+        x = node.inputs[0]
+        if attr(node, "approximate", "none") != "none":
+            return None
+        return _gelu(node, x, _ROOT, (0.0, 0.5, 0.0, 0.5), (node,), known)
+    inner = _erf_behind(node.output, 0)
+    if inner is None:
+        return None
+    factor, x = 1.0, inner.inputs[0]
+    nodes = [inner]
+    while x is not None and x.producer is not None and x.producer.op in ("Mul", "Div"):
+        scaled = _scaled(x.producer)
+        if scaled is None:
+            break
+        nodes.append(x.producer)
+        x, by = scaled
+        factor *= by
+    if x is None:
+        return None
+    terms = _gelu_terms(node.output, x, inner.output, nodes, 0)
+    return None if terms is None else _gelu(node, x, factor, terms, tuple(dict.fromkeys(reversed(nodes))), known)
+
+
+def _gelu(
+    node: Node, x: Value | None, inner: float, terms: _Terms, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
+) -> op.Gelu | None:
+    if x is None or x not in known or not known[x].writes_float or terms[0] or terms[2]:
+        return None
+    return op.Gelu(inputs=(x,), output=node.output, nodes=nodes, inner=inner, plain=terms[1], bent=terms[3])
+
+
+def _erf_behind(value: Value | None, depth: int) -> Node | None:
+    """The nearest Erf that the value is computed from by arithmetic."""
+    node = None if value is None else value.producer
+    if node is None or depth > _DEPTH:
+        return None
+    if node.op == "Erf":
+        return node
+    if node.op not in ("Mul", "Add", "Sub", "Div"):
+        return None
+    return _erf_behind(node.inputs[0], depth + 1) or _erf_behind(node.inputs[1], depth + 1)
+
+
+def _scalar(value: Value | None) -> float | None:
+    array = constant_array(value)
+    return float(array.reshape(())) if array is not None and array.size == 1 and array.ndim <= 1 else None
+
+
+def _scaled(node: Node) -> tuple[Value | None, float] | None:
+    """The value and the constant factor of a Mul or Div."""
+    right = _scalar(node.inputs[1])
+    if right:
+        return node.inputs[0], right if node.op == "Mul" else 1 / right
+    left = _scalar(node.inputs[0])
+    return (node.inputs[1], left) if left is not None and node.op == "Mul" else None
+
+
+def _gelu_terms(value: Value | None, x: Value, erf: Value, nodes: list[Node], depth: int) -> _Terms | None:
+    """The factors of the value as a sum of 1, x, erf and x · erf; None where it is no sum of these."""
+    if value is x:
+        return 0.0, 1.0, 0.0, 0.0
+    if value is erf:
+        return 0.0, 0.0, 1.0, 0.0
+    scalar = _scalar(value)
+    if scalar is not None:
+        return scalar, 0.0, 0.0, 0.0
+    node = None if value is None else value.producer
+    if node is None or node.op not in ("Mul", "Add", "Sub", "Div") or depth > _DEPTH:
+        return None
+    a, b = (_gelu_terms(operand, x, erf, nodes, depth + 1) for operand in node.inputs)
+    if a is None or b is None:
+        return None
+    nodes.insert(0, node)
+    if node.op in ("Add", "Sub"):
+        sign = 1.0 if node.op == "Add" else -1.0
+        return a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2], a[3] + sign * b[3]
+    if node.op == "Div":
+        return None if not b[0] or any(b[1:]) else (a[0] / b[0], a[1] / b[0], a[2] / b[0], a[3] / b[0])
+    if a[1] * b[1] or a[2] * b[2] or a[3] * (b[1] or b[2] or b[3]) or b[3] * (a[1] or a[2]):
+        return None
+    mixed = a[0] * b[3] + a[3] * b[0] + a[1] * b[2] + a[2] * b[1]
+    return a[0] * b[0], a[0] * b[1] + a[1] * b[0], a[0] * b[2] + a[2] * b[0], mixed

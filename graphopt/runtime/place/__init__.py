@@ -1,1 +1,1 @@
-"""What runs on kernels and what in onnxruntime: convex regions, and what was measured of them."""
+"""Placement: convex regions on kernels, the rest in onnxruntime, by measurements on this machine."""

@@ -1,4 +1,4 @@
-"""What was measured of regions on this machine: those that onnxruntime runs faster are left to it."""
+"""Measured seconds of regions on this machine: those that onnxruntime runs faster are left to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...ir import TensorType
 from ...kernels import select_level
 from ...kernels.core.object_cache import generation
 from ...machine.measurements import Measurements
-from ..lower.operations import Operation
+from ..lower.traits import Operation
 from .partition import Segment
 
 
@@ -23,11 +23,11 @@ def region_times(threads: int) -> Measurements:
 
 def slower_regions(threads: int) -> frozenset[str]:
     """The regions that were measured to be slower on kernels."""
-    return frozenset(digest for digest, (kernels, stock) in region_times(threads).load().items() if kernels > stock)
+    return frozenset(digest for digest, (kernels, ort) in region_times(threads).load().items() if kernels > ort)
 
 
 def region_digest(segment: Segment) -> str:
-    """What a region does, without its weights' values: kinds, shapes, how values flow, declared sizes of its inputs."""
+    """A name for the work of a region: operations, shapes, flow and declared input sizes, but no weight's value."""
     names = {value: f"i{index}" for index, value in enumerate(segment.inputs)}
     digest = hashlib.sha256()
     for value in segment.inputs:
@@ -40,13 +40,13 @@ def region_digest(segment: Segment) -> str:
 
 
 def _facts(operation: Operation) -> list[Any]:
-    found: list[Any] = []
+    facts: list[Any] = []
     for field in fields(operation):
         value = getattr(operation, field.name)
         if field.name == "moves":
-            found.append([(type(move).__name__, _facts(move)) for move in value])
+            facts.append([(type(move).__name__, _facts(move)) for move in value])
         elif isinstance(value, np.ndarray):
-            found.append((field.name, value.shape, value.dtype.str))
+            facts.append((field.name, value.shape, value.dtype.str))
         elif isinstance(value, (int, str, tuple)) and field.name not in ("inputs", "nodes", "tables"):
-            found.append((field.name, value))
-    return found
+            facts.append((field.name, value))
+    return facts

@@ -1,8 +1,8 @@
-"""Partition: what runs on kernels and what in onnxruntime, as convex sets in an order that can be executed.
+"""Partition of a graph into segments, on kernels or in onnxruntime: convex sets in an order that can be executed.
 
-Demand decides what is computed: from the results backwards, a value is computed by its integer operation where there
-is one, else by its node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so
-the units of one level are convex and as few changes are made as any order allows. Linear in the graph.
+Demand decides which units run: from the results backwards, a value is computed by its operation where there is one,
+else by its node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so the
+units of one level are convex, and the kind changes as rarely as any order allows. Linear in the graph.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...ir import Graph, Node, Value, captures
-from ..lower.operations import PRODUCTS, Coverage, Operation, data_inputs, is_glue
+from ..lower.operations import Coverage
+from ..lower.traits import Operation
 
 Unit = Operation | Node
+"""An operation on kernels, or a node in onnxruntime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Segment:
 
     @property
     def is_region(self) -> bool:
-        """Whether kernels run it."""
+        """The segment runs on kernels."""
         return isinstance(self.units[0], Operation)
 
     @property
@@ -36,10 +38,10 @@ class Segment:
 
 
 def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
-    """Segments in the order they run.
+    """Segments in the order they run; operations in `banned` are left to their nodes.
 
-    Float arithmetic stays only where other operations read its result. Regions without any product are not worth their
-    borders and dissolve.
+    Float arithmetic stays on kernels only where other operations read its result. Regions without any product are not
+    worth their borders and dissolve.
     """
     left = set(banned)
     while True:
@@ -52,7 +54,7 @@ def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = 
         dissolved = [
             operation
             for segment in segments
-            if segment.is_region and not any(isinstance(operation, PRODUCTS) for operation in segment.operations)
+            if segment.is_region and not any(operation.is_product for operation in segment.operations)
             for operation in segment.operations
         ]
         if not dissolved:
@@ -72,22 +74,22 @@ def results(unit: Unit) -> tuple[Value, ...]:
     return (unit.output,) if isinstance(unit, Operation) else unit.outputs
 
 
-def constant_nodes(graph: Graph) -> set[Node]:
+def _constant_nodes(graph: Graph) -> set[Node]:
     """Nodes that read constants only: copied to wherever they are needed, never carried between segments."""
-    found: set[Node] = set()
+    constant: set[Node] = set()
     for node in graph:
         values = [value for value in node.inputs if value is not None]
         if node.subgraphs or not values:
             continue
-        if all(value.constant is not None or value.producer in found for value in values):
-            found.add(node)
-    return found
+        if all(value.constant is not None or value.producer in constant for value in values):
+            constant.add(node)
+    return constant
 
 
 def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[Unit]:
-    constants = constant_nodes(graph)
+    constants = _constant_nodes(graph)
     place = {node: index for index, node in enumerate(graph)}
-    found: dict[Unit, int] = {}
+    demanded: dict[Unit, int] = {}
     stack = list(graph.outputs)
     seen: set[Value] = set()
     results_wanted = set(graph.outputs)
@@ -100,25 +102,25 @@ def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[
             continue
         operation = coverage.providers.get(value)
         unit: Unit = value.producer if operation is None or operation in banned else operation
-        if unit not in found:
-            found[unit] = place[value.producer]
+        if unit not in demanded:
+            demanded[unit] = place[value.producer]
             stack.extend(sources(unit))
-    return sorted(found, key=lambda unit: found[unit])
+    return sorted(demanded, key=lambda unit: demanded[unit])
 
 
 def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation]:
     """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
     elsewhere = {value for unit in units if not isinstance(unit, Operation) for value in sources(unit)}
     read: set[Value] = {value for value in outputs if value not in elsewhere}
-    found: list[Operation] = []
+    loose: list[Operation] = []
     for unit in reversed(units):
         if not isinstance(unit, Operation):
             continue
-        if is_glue(unit) and unit.output not in read:
-            found.append(unit)
+        if unit.is_float_glue and unit.output not in read:
+            loose.append(unit)
             continue
-        read.update(data_inputs(unit))
-    return found
+        read.update(unit.data_inputs)
+    return loose
 
 
 def _segments(graph: Graph, units: list[Unit]) -> list[Segment]:
@@ -143,9 +145,9 @@ def _segments(graph: Graph, units: list[Unit]) -> list[Segment]:
     segments = []
     for level in sorted(grouped):
         inside = grouped[level]
-        made = dict.fromkeys(value for unit in inside for value in results(unit))
+        written = dict.fromkeys(value for unit in inside for value in results(unit))
         read = dict.fromkeys(value for unit in inside for value in sources(unit))
-        inputs = tuple(v for v in read if v not in made and (v in home or v.owner is graph))
-        outputs = tuple(v for v in made if v in wanted or readers.get(v, set()) - {level})
+        inputs = tuple(v for v in read if v not in written and (v in home or v.owner is graph))
+        outputs = tuple(v for v in written if v in wanted or readers.get(v, set()) - {level})
         segments.append(Segment(tuple(inside), inputs, outputs))
     return segments

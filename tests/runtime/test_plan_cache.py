@@ -14,19 +14,21 @@ import graphopt
 from graphopt.kernels import Buffer, Library, Step
 from graphopt.kernels.layout.moves import COPY_ROWS
 from graphopt.runtime import Session
-from graphopt.runtime.cache import store
-from graphopt.runtime.compile.executable import Blueprint, PlannedStep, hidden_addresses
-from graphopt.runtime.place.lowered import Lowered
+from graphopt.runtime.cache import plan_cache
+from graphopt.runtime.compile.executable import Executable, ProgramStep, hidden_addresses
+from graphopt.runtime.place.lowered_model import LoweredModel
+from graphopt.runtime.place.measured import region_digest, region_times
 from tests.runtime.forms import FORMS, feed
 
 _CHILD = """
 import sys, numpy as np
-import graphopt.runtime.place.lowered as lowered
+import graphopt.runtime.place.lowered_model as lowered
 def refuse(self):
     raise AssertionError("the graph was read")
 if sys.argv[4] == "refuse":
-    lowered.Lowered._make = refuse
+    lowered.LoweredModel._lower = refuse
 from graphopt.runtime import Session
+from graphopt.runtime.cache import plan_cache
 session = Session(sys.argv[1], int(sys.argv[3]), kernels=True)
 x = np.random.default_rng(1).normal(size=(2, 3, 16, 16)).astype(np.float32)
 np.save(sys.argv[2], session.run(None, {"x": x})[0])
@@ -60,10 +62,10 @@ def test_another_process_runs_the_stored_plan(made: dict[str, Path], form: str, 
 
 
 def forbid_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Lowered) -> None:
+    def refuse(self: LoweredModel) -> None:
         raise AssertionError("the graph was read")
 
-    monkeypatch.setattr(Lowered, "_make", refuse)
+    monkeypatch.setattr(LoweredModel, "_lower", refuse)
 
 
 def test_damaged_files_are_made_anew(made: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +117,31 @@ def test_options_tell_plans_apart(made: dict[str, Path], cache: Path, monkeypatc
         assert len({file.parent for file in plans(cache)}) == folders
 
 
+def test_only_measurements_of_its_own_regions_change_a_model(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    first, other = Session(made["qdq"], 1), Session(made["dynamic"], 1)
+    want = first.run(None, feed())[0]
+    other.run(None, feed())
+    own, foreign = (region_digest(session.regions[0].segment) for session in (first, other))
+    region_times(1).add({foreign: (2.0, 1.0), own: (1.0, 2.0)})
+    with monkeypatch.context() as patch:
+        forbid_the_graph(patch)
+        np.testing.assert_array_equal(Session(made["qdq"], 1).run(None, feed())[0], want)
+    region_times(1).add({own: (2.0, 1.0)})
+    for graph in ("read", "not read"):
+        with monkeypatch.context() as patch:
+            if graph == "not read":
+                forbid_the_graph(patch)
+            banned = Session(made["qdq"], 1)
+            assert not banned.regions and "measured slower" in str(banned.describe())
+            np.testing.assert_array_equal(Session(made["qdq"], 1, kernels=True).run(None, feed())[0], want)
+    region_times(1).add({own: (1.0, 2.0)})
+    forbid_the_graph(monkeypatch)
+    np.testing.assert_array_equal(Session(made["qdq"], 1).run(None, feed())[0], want)
+
+
 def test_whole_models_are_kept_too(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     want = Session(made["float"], 1).run(None, feed())[0]
     forbid_the_graph(monkeypatch)
@@ -127,10 +154,10 @@ def test_the_least_used_models_are_forgotten(
     made: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Session(made["qdq"], 1, kernels=True).run(None, feed(2))
-    monkeypatch.setattr(store, "_MOST", 1)
+    monkeypatch.setattr(plan_cache, "_MOST", 1)
     Session(made["qoperator"], 1, kernels=True).run(None, feed(29))
     assert len({file.parent for file in plans(cache)}) == 1
-    monkeypatch.setattr(store, "_LARGEST", 1)
+    monkeypatch.setattr(plan_cache, "_LARGEST", 1)
     Session(made["qoperator"], 1, kernels=True).run(None, feed(30))
     assert len({file.parent for file in plans(cache)}) == 1
 
@@ -145,6 +172,6 @@ def test_a_hidden_address_is_seen() -> None:
             Step(COPY_ROWS, {"x": x, "y": Buffer("y"), **sizes}, 1),
             Step(COPY_ROWS, {"x": kept, "y": kept, **sizes}, 1),
         ]
-        planned = tuple(PlannedStep(step, {"y": 0}, "") for step in steps)
-        plans.append(Blueprint(Library([COPY_ROWS]), planned, (0,), 64, {}, (), (), 0))
+        planned = tuple(ProgramStep(step, {"y": 0}, "") for step in steps)
+        plans.append(Executable(Library([COPY_ROWS]), planned, (0,), 64, {}, (), (), 0))
     assert hidden_addresses(plans[0]) == [] and hidden_addresses(plans[1]) == ["copy_rows: x"]

@@ -1,8 +1,8 @@
-"""What was prepared for a model, kept on disk beside the kernels: its recipe and its plans, weights packed.
+"""The plans of a model on disk, beside the kernels: its manifest and its executables, weights packed.
 
 A file is a pickle whose arrays lie behind it, each on a cache line as kernels want them, read in one piece and used
-where they are. The folder holds machine code that is run, too, so a pickle asks for no more trust than is given. Files
-are written beside, then renamed; what cannot be read, written or understood only costs the time to make it anew.
+where they are. The folder also holds machine code that is run, so a pickle asks for no more trust than is given. Files
+are written beside, then renamed; one that cannot be read or written costs only the time to compile again.
 """
 
 from __future__ import annotations
@@ -27,26 +27,32 @@ from ...machine.files import cache_folder, replace_file
 
 _MAGIC = b"graphopt-plans-1\n"
 _LINE = 64
-_LARGEST = 1 << 29  # bytes of one file
-_MOST = 2 << 30  # bytes of all files
-_FILES = 64  # of one model, which with open shapes could have any number of plans
+_LARGEST = 1 << 29
+"""Bytes of the largest file, packed weights of some 500 million parameters; a bound, not tuned."""
+
+_MOST = 2 << 30
+"""Bytes of all files, the least recently used models forgotten first; a bound on the user's disk, not tuned."""
+
+_FILES = 64
+"""Files of one model, which with open shapes could have any number of executables; a bound, not tuned."""
+
 _HEAD = struct.Struct("<32sQQ")  # digest of the pickle and of the sizes, length of the pickle, number of arrays
 
 
 @cache
 def _sources() -> bytes:
-    """Digest of all that turns a model into plans: kernels and their compilers, the folders above them, libraries."""
+    """Digest of all that turns a model into executables: kernels, their compilers, the folders above, libraries."""
     digest = hashlib.sha256(generation().encode())
     package = Path(__file__).parents[2]
-    for folder in ("ir", "ops", "onnx_io", "runtime"):
+    for folder in ("ir", "ops", "onnx_io", "analysis", "runtime"):
         digest_sources(digest, package / folder)
     for library in ("onnx", "onnxruntime"):  # whose inference gave the types
         digest.update(version(library).encode())
     return digest.digest()
 
 
-class Store:
-    """The files of one model, told by its content, and by the options that its plans depend on."""
+class PlanCache:
+    """The files of one model, known by its digest, under the options that its executables depend on."""
 
     def __init__(self, digest: str, *options: object) -> None:
         facts = hashlib.sha256(_MAGIC + _sources() + repr((digest, select_level().name, *options)).encode())
@@ -56,19 +62,19 @@ class Store:
         return self._folder / hashlib.sha256(repr(name).encode()).hexdigest()[:32]
 
     def load(self, name: object) -> Any:
-        """What was saved under this name; None where there is nothing, or nothing that can be used."""
+        """The object that was saved under this name; None where there is none, or none that can be read."""
         try:
             with open(self._path(name), "rb") as file:
-                made = _read(file)
+                plan = _read(file)
             os.utime(self._folder)
         except (OSError, ValueError, EOFError, AttributeError, ImportError, TypeError, pickle.UnpicklingError):
             return None
-        return made
+        return plan
 
-    def save(self, name: object, made: Any) -> bool:
-        """Keep `made`, which pickles; False where it is too large or the folder cannot be written."""
+    def save(self, name: object, plan: object) -> bool:
+        """Keep an object that pickles; False where it is too large or the folder cannot be written."""
         arrays: list[memoryview] = []
-        text = pickle.dumps(made, protocol=5, buffer_callback=lambda b: arrays.append(b.raw()))
+        text = pickle.dumps(plan, protocol=5, buffer_callback=lambda b: arrays.append(b.raw()))
         if len(text) + sum(array.nbytes for array in arrays) > _LARGEST:
             return False
         path = self._path(name)
@@ -110,18 +116,18 @@ def _read(file: Any) -> Any:
 
 
 def _padded(size: int) -> int:
-    """Room of an array: what kernels may read behind it, up to the next cache line."""
+    """Bytes that an array takes: itself and the slack that kernels may read behind it, up to the next cache line."""
     return -(-(size + SLACK) // _LINE) * _LINE
 
 
 def _forget(own: Path) -> None:
-    """Remove the models that nobody has used for the longest time until the rest fits."""
-    found = []
+    """Remove the least recently used models until the rest fits."""
+    folders = []
     for folder in own.parent.iterdir():
         with suppress(OSError):
-            found.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
-    total = sum(size for _, size, _ in found)
-    for _, size, folder in sorted(found):
+            folders.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
+    total = sum(size for _, size, _ in folders)
+    for _, size, folder in sorted(folders):
         if total <= _MOST:
             return
         if folder != own:

@@ -1,4 +1,4 @@
-"""Types that only onnxruntime knows: of its own operators' results, which ONNX's shape inference has no schema for."""
+"""Types asked of onnxruntime: of its own operators' results, for which ONNX's shape inference has no schema."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ORT_NAMES = {dtype: name for name, dtype in _FROM_ORT.items()}
 """Element types in onnxruntime's words."""
 
 
-def complete_types(model: Model) -> None:
-    """Ask onnxruntime for the types that the model's values lack; what it cannot tell stays unknown.
+def add_types_from_ort(model: Model) -> None:
+    """Ask onnxruntime for the types that the model's values lack; those it does not know either stay unknown.
 
-    Costs nothing where all are known, else one session that is not optimised.
+    Costs nothing where all are known, else one session without optimizations.
     """
     if not any(value.type is None for node in model.graph for value in node.outputs):
         return
@@ -30,12 +30,12 @@ def complete_types(model: Model) -> None:
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
     try:
         session = open_session(proto.SerializeToString(), session_options(optimize=False, folder=model.folder))
-    except Exception:  # onnxruntime raises its own classes; whoever opens the model itself says what it cannot load
+    except Exception:  # onnxruntime raises its own classes; the Session reports it when it opens the model
         return
-    for told in session.get_outputs():
-        found = _type(told.type, told.shape)
-        if told.name in unknown and found is not None:
-            unknown[told.name].type = found
+    for output in session.get_outputs():
+        inferred = _type(output.type, output.shape)
+        if output.name in unknown and inferred is not None:
+            unknown[output.name].type = inferred
 
 
 def _is_unknown(value: Value, model: Model) -> bool:

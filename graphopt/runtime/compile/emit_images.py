@@ -1,0 +1,64 @@
+"""Routines of operations on images, channels last: resizing, pools, LRN. Functions as in `emit_elementwise`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...errors import Declined
+from ...kernels.elementwise.codes import prepare_table
+from ...kernels.layout.moves import prepare_resize_nearest
+from ...kernels.normalization.lrn import prepare_lrn
+from ...kernels.pooling.codes import prepare_average_pool, prepare_max_pool
+from ...kernels.pooling.floats import prepare_float_pool
+from ..lower import operations as op
+from ..lower.traits import Shape
+from .emitter import Inputs, RoutineEmitter, Tensor
+from .layouts import channels_last
+from .shapes import max_pool_shape, operation_window
+
+
+def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, shape: Shape) -> Tensor:
+    """Every element repeated, mapped by the table before that."""
+    x, image = emitter.image(inputs[0])
+    if shape[:2] != x.shape[:2]:
+        raise Declined(f"Resize of {x.shape} to {shape}, batch or channels too")
+    if operation.table is not None:
+        x = emitter.result(prepare_table(x.size, operation.table), x.shape, x.order, x=x)
+    height, width = shape[2:] if len(shape) == 4 else (1, shape[2])
+    rows = np.arange(height) // (height // image.height)
+    columns = np.arange(width) // (width // image.width)
+    return emitter.result(prepare_resize_nearest(image, rows, columns), shape, channels_last(len(shape)), x=x)
+
+
+def emit_max_pool(emitter: RoutineEmitter, operation: op.MaxPool, inputs: Inputs, shape: Shape) -> Tensor:
+    """A maximum of codes."""
+    x, image = emitter.image(inputs[0])
+    routine = prepare_max_pool(image, operation_window(operation, x.shape[2:]), signed=operation.signed)
+    return emitter.result(routine, shape, channels_last(len(shape)), x=x)
+
+
+def emit_average_pool(emitter: RoutineEmitter, operation: op.AveragePool, inputs: Inputs, shape: Shape) -> Tensor:
+    """A mean of codes, requantized."""
+    x, image = emitter.image(inputs[0])
+    window, include = operation_window(operation, x.shape[2:]), operation.count_include_pad
+    routine = prepare_average_pool(image, window, operation.x, operation.y, count_include_pad=include)
+    return emitter.result(routine, shape, channels_last(len(shape)), x=x)
+
+
+def emit_float_pool(emitter: RoutineEmitter, operation: op.FloatPool, inputs: Inputs, shape: Shape) -> Tensor:
+    """A maximum or mean of float32."""
+    x, image = emitter.image(inputs[0])
+    window, include = operation_window(operation, x.shape[2:]), operation.count_include_pad
+    routine = prepare_float_pool(image, window, mean=operation.mean, count_include_pad=include)
+    return emitter.result(routine, shape, channels_last(len(shape)), 4, x=x)
+
+
+def emit_lrn(emitter: RoutineEmitter, operation: op.Lrn, inputs: Inputs, shape: Shape) -> Tensor:
+    """Each pixel's channels at once, then the pool if there is one."""
+    order = channels_last(len(inputs[0].shape))
+    x = emitter.ordered(inputs[0], order)
+    sizes = x.size // max(1, x.shape[1]), x.shape[1], operation.size
+    numbers = operation.alpha, operation.beta, operation.bias
+    y = emitter.result(prepare_lrn(*sizes, *numbers, operation.x, operation.y), x.shape, order, x=x)
+    pool = operation.pool
+    return y if pool is None else emit_max_pool(emitter, pool, (y,), max_pool_shape(pool, (y.shape,)))

@@ -1,0 +1,120 @@
+"""The emitter of one region: routines of kernels over numbered buffers, and where each value's elements lie."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import Declined
+from ...ir import Value
+from ...kernels import Routine
+from ...kernels.layout.permute import prepare_permute
+from ...kernels.tensors.windows import Image
+from ..lower.operands import constant_array
+from ..lower.traits import Operation, Shape
+from .executable import Memory
+from .layouts import Order, channels_last, natural, physical_shape, same_place
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Elements in a buffer: logical shape, order of axes in memory, bytes of an element."""
+
+    buffer: int
+    shape: Shape
+    order: Order
+    itemsize: int = 1
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+
+Inputs = tuple[Tensor, ...]
+"""Where the data inputs of an operation lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundRoutine:
+    """A routine with the buffers its names stand for, and the operation it came from."""
+
+    routine: Routine
+    buffers: Mapping[str, int]
+    operation: Operation
+
+
+class RoutineEmitter:
+    """Collects the routines of one region for known shapes. Its methods raise Declined where kernels lack a shape."""
+
+    def __init__(
+        self, shapes: Mapping[Value, Shape], memory: Memory = "fast", *, wanted: Mapping[Value, Order],
+        flattened: Collection[Value] = (),
+    ) -> None:  # fmt: skip
+        """`shapes` and `wanted`: by value, its shape and the order that its readers like best.
+
+        `flattened`: values that only products read which can take their columns in any order.
+        """
+        self.shapes, self.memory, self.wanted, self.flattened = shapes, memory, wanted, flattened
+        self.sizes: list[int] = []  # bytes of each buffer
+        self.constants: dict[int, npt.NDArray[Any]] = {}  # buffers filled once
+        self.bound: list[BoundRoutine] = []
+        self.tensors: dict[Value, Tensor] = {}
+        self.unflattened: dict[Value, Tensor] = {}
+        self.operation: Operation  # whose routines are added
+
+    def new(self, shape: Shape, order: Order, itemsize: int = 1) -> Tensor:
+        """A tensor in a buffer of its own."""
+        self.sizes.append(prod(shape) * itemsize)
+        return Tensor(len(self.sizes) - 1, shape, order, itemsize)
+
+    def add(self, routine: Routine, **tensors: Tensor) -> None:
+        """Append a routine; its temporaries get buffers that live only as long as it runs."""
+        buffers = {name: tensor.buffer for name, tensor in tensors.items()}
+        for name, size in routine.temporaries.items():
+            self.sizes.append(size)
+            buffers[name] = len(self.sizes) - 1
+        self.bound.append(BoundRoutine(routine, buffers, self.operation))
+
+    def result(self, routine: Routine, shape: Shape, order: Order, itemsize: int = 1, **tensors: Tensor) -> Tensor:
+        """Append a routine that writes a tensor of its own, `y`; returns that."""
+        y = self.new(shape, order, itemsize)
+        self.add(routine, **tensors, y=y)
+        return y
+
+    def tensor_of(self, value: Value) -> Tensor:
+        """Where the value lies; constants of codes get a buffer that is filled once."""
+        if value not in self.tensors:
+            array = constant_array(value)
+            if array is None or array.dtype.itemsize != 1:
+                raise Declined(f"{value.name or 'a value'} is not available to the region", value)
+            self.tensors[value] = self.new(array.shape, natural(array.ndim))
+            self.constants[self.tensors[value].buffer] = np.ascontiguousarray(array)
+        return self.tensors[value]
+
+    def ordered(self, x: Tensor, order: Order) -> Tensor:
+        """The tensor in this order, its elements moved if they must be."""
+        if same_place(x.shape, x.order, order):
+            return replace(x, order=order)
+        permutation = tuple(x.order.index(axis) for axis in order)
+        routine = prepare_permute(physical_shape(x.shape, x.order), permutation, x.itemsize)
+        return self.result(routine, x.shape, order, x.itemsize, x=x)
+
+    def broadcastable(self, x: Tensor, rank: int, order: Order) -> Tensor:
+        """The tensor with axes of size 1 in front up to `rank`, in this order."""
+        missing = rank - len(x.shape)
+        padded = (*range(missing), *(axis + missing for axis in x.order))
+        return self.ordered(replace(x, shape=(1,) * missing + x.shape, order=padded), order)
+
+    def image(self, x: Tensor) -> tuple[Tensor, Image]:
+        """The tensor with channels last, and its sizes as an image."""
+        if len(x.shape) not in (3, 4):
+            raise Declined(f"an image of {len(x.shape)} axes")
+        x = self.ordered(x, channels_last(len(x.shape)))
+        height, width = x.shape[2:] if len(x.shape) == 4 else (1, x.shape[2])
+        return x, Image(x.shape[0], height, width, x.shape[1])

@@ -1,0 +1,170 @@
+"""Reshape's targets that a model computes from shapes: the values they depend on, and their sizes for known shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from math import prod
+
+import numpy as np
+
+from ...analysis.sizes import LONGEST, Sizes, derive_sizes
+from ...errors import Declined
+from ...ir import Node, TensorType, Value
+from ...ops import attr
+from .operands import constant_array, is_constant
+from .traits import Shape
+
+_SAME_SHAPE = frozenset((
+    "QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Relu", "Clip", "Erf", "Tanh", "Sigmoid", "Softmax",
+    "LayerNormalization", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu", "HardSwish", "Sqrt", "Exp", "Neg",
+))  # fmt: skip
+_BROADCAST = frozenset(("Add", "Sub", "Mul", "Div"))
+_ONE_INPUT = _SAME_SHAPE | {"Transpose"}
+_ON_INTEGERS = frozenset((
+    "Shape", "Identity", "Cast", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Add", "Sub", "Mul",
+    "Div",
+))  # fmt: skip
+
+
+def shape_sources(value: Value, is_at_hand: Callable[[Value], bool]) -> tuple[Value, ...]:
+    """The values whose shapes determine the integer vector `value`, those `is_at_hand` holds for where possible.
+
+    Declined where anything else than shapes and constants enters.
+    """
+    sources: dict[Value, None] = {}
+    seen: set[tuple[Value, bool]] = set()
+    stack = [(value, True)]
+    while stack:
+        one, is_integer = stack.pop()
+        if (one, is_integer) in seen or is_constant(one):
+            continue
+        seen.add((one, is_integer))
+        node = one.producer
+        if is_integer:
+            if node is None or node.op not in _ON_INTEGERS:
+                raise Declined("a shape that is computed from other values")
+            stack += [(v, node.op != "Shape") for v in node.inputs if v is not None]
+        elif node is None or is_at_hand(one) or node.op not in (*_SAME_SHAPE, *_SHAPES):
+            sources[one] = None
+        elif node.op == "Reshape":
+            stack += [(v, slot == 1) for slot, v in enumerate(node.inputs[:2]) if v is not None]
+        else:
+            alike = _operands_of_same_shape(node)
+            nearest = [v for v in alike if is_at_hand(v)][:1] or alike[:1] or node.inputs
+            stack += [(v, False) for v in (node.inputs[:1] if node.op in _ONE_INPUT else nearest) if v is not None]
+    try:
+        computed_sizes(value, {source: _assumed_shape(source) for source in sources})
+    except Declined as reason:
+        raise Declined("a shape that cannot be computed") from reason
+    return tuple(sources)
+
+
+def _operands_of_same_shape(node: Node) -> list[Value]:
+    """Operands whose declared sizes, numbers and names, are those of the result."""
+    declared = _declared(node.output)
+    if declared is None or any(dim is None for dim in declared):
+        return []
+    return [v for v in node.inputs if v is not None and _declared(v) == declared]
+
+
+def _declared(value: Value) -> tuple[int | str | None, ...] | None:
+    return value.type.shape if isinstance(value.type, TensorType) else None
+
+
+def _assumed_shape(value: Value) -> Shape:
+    """The declared shape, with 1 for sizes that are open."""
+    declared = _declared(value)
+    if declared is None:
+        raise Declined("a value of unknown rank")
+    return tuple(d if isinstance(d, int) else 1 for d in declared)
+
+
+def computed_sizes(value: Value, known: Mapping[Value, Shape]) -> Shape:
+    """The elements of an integer vector or scalar, given shapes by value. Declined where they do not determine it."""
+    sizes = _sizes(value, known)
+    if sizes is None or not sizes.known:
+        raise Declined("a shape that is computed from other values")
+    return tuple(int(d) for d in sizes.dims if isinstance(d, int))
+
+
+def _sizes(value: Value | None, known: Mapping[Value, Shape]) -> Sizes | None:
+    if value is None:
+        return None
+    array = constant_array(value)
+    if array is not None:
+        fits = array.ndim <= 1 and array.size <= LONGEST and array.dtype.kind == "i"
+        return Sizes(tuple(array.reshape(-1).tolist()), array.ndim == 0) if fits else None
+    node = value.producer
+    if node is None or node.op not in _ON_INTEGERS:
+        return None
+    if node.op == "Shape":
+        source = node.inputs[0]
+        assert source is not None
+        return Sizes(shape_of(source, known)[slice(attr(node, "start", 0), attr(node, "end"))])
+    return derive_sizes(node, lambda operand: _sizes(operand, known))
+
+
+def shape_of(value: Value, known: Mapping[Value, Shape]) -> Shape:
+    """The shape of a value, given those of others. Declined where they do not determine it."""
+    if value in known:
+        return known[value]
+    array = constant_array(value)
+    if array is not None:
+        return array.shape
+    node = value.producer
+    if node is None or value.index:
+        raise Declined("a shape that is not known")
+    source = node.inputs[0]
+    assert source is not None
+    if node.op in _SAME_SHAPE:
+        return shape_of(source, known)
+    for operand in _operands_of_same_shape(node) if node.op in _BROADCAST else ():
+        with suppress(Declined):
+            return shape_of(operand, known)
+    if node.op in _SHAPES:
+        return _SHAPES[node.op](node, shape_of(source, known), known)
+    raise Declined(f"the shape that {node.op} gives")
+
+
+def reshaped(target: Shape, x: Shape, *, allow_zero: bool) -> Shape:
+    """Reshape's target, zeros copied and −1 inferred, which is 0 for an empty x. Declined where elements do not fit."""
+    if not allow_zero and 0 in target[len(x) :]:
+        raise Declined(f"Reshape of {x} to {target}, which copies a size that is not there")
+    sizes = [x[axis] if size == 0 and not allow_zero else size for axis, size in enumerate(target)]
+    if -1 in sizes:
+        rest = prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = prod(x) // rest if rest else 0
+    if prod(sizes) != prod(x):
+        raise Declined(f"Reshape of {x} to {target}")
+    return tuple(sizes)
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The shape that numpy broadcasts these to. Declined where it cannot."""
+    try:
+        return tuple(np.broadcast_shapes(*shapes))
+    except ValueError as error:
+        raise Declined(f"operands of shapes {', '.join(map(str, shapes))}") from error
+
+
+def _reshape(node: Node, x: Shape, known: Mapping[Value, Shape]) -> Shape:
+    target = node.input(1)
+    if target is None:
+        raise Declined("Reshape without a shape")
+    return reshaped(computed_sizes(target, known), x, allow_zero=bool(attr(node, "allowzero", 0)))
+
+
+def _transpose(node: Node, x: Shape, known: Mapping[Value, Shape]) -> Shape:
+    return tuple(x[axis] for axis in node.attrs.get("perm") or reversed(range(len(x))))
+
+
+def _broadcast(node: Node, x: Shape, known: Mapping[Value, Shape]) -> Shape:
+    other = node.inputs[1]
+    assert other is not None
+    return broadcast(x, shape_of(other, known))
+
+
+_SHAPES: dict[str, Callable[[Node, Shape, Mapping[Value, Shape]], Shape]] = {
+    "Reshape": _reshape, "Transpose": _transpose, **dict.fromkeys(_BROADCAST, _broadcast),
+}  # fmt: skip
