@@ -41,9 +41,9 @@ def logits(model: Any, x: Array, options: dict[str, str] | None = None) -> Array
 
 def figures(model: Any, reference: Array, x: Array, labels: Array) -> list[float]:
     """Drop in points, agreement with fp32 in %, SQNR in dB, agreement of stock and exact arithmetic in %."""
-    found, exact = logits(model, x), logits(model, x, EXACT)
-    best, base = found.argmax(1), reference.argmax(1)
-    noise = float(((reference - found) ** 2).sum())
+    given, exact = logits(model, x), logits(model, x, EXACT)
+    best, base = given.argmax(1), reference.argmax(1)
+    noise = float(((reference - given) ** 2).sum())
     return [
         100 * float((base == labels).mean() - (best == labels).mean()),
         100 * float((best == base).mean()),

@@ -2,7 +2,7 @@
 
 `python -m tests.bench.light_int8 [names]`: the whole table, or the models named; rows come as they are measured, each
 figure as the mean over calibration seeds with the worst seed in brackets (see `side_by_side`). Weights are random, so
-that quality says little here and the floor on fidelity is off: speed is what is looked at.
+that quality says little here and the floor on fidelity is off: the table is about speed.
 """
 
 from __future__ import annotations

@@ -83,13 +83,13 @@ def texts(encode: Encoder, seed: int, count: int = 32) -> list[dict[str, np.ndar
     from gensim.test.utils import datapath
 
     documents = Path(datapath("lee_background.cor")).read_text().splitlines()
-    rng, found = np.random.default_rng(seed), []
+    rng, sentences = np.random.default_rng(seed), []
     for _ in range(count):
         words = documents[int(rng.integers(len(documents)))].split()
         length = int(rng.integers(1, 40))
         start = int(rng.integers(max(1, len(words) - length)))
-        found.append(encode(" ".join(words[start : start + length])))
-    return found
+        sentences.append(encode(" ".join(words[start : start + length])))
+    return sentences
 
 
 def main() -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from tests import zoo
-from tests.bench.quantized import _optimise, _upgrade
+from tests.bench.quantized import prepare
 
 Feeds = dict[str, np.ndarray]
 SETTINGS = ("u8s8", "u8s8-7bit", "s8s8", "qoperator", "dynamic", "per-tensor")
@@ -20,21 +19,13 @@ LIMIT = 150.0
 
 
 class Reader:
-    """Feeds as the quantizer reads them."""
+    """A CalibrationDataReader of feeds."""
 
     def __init__(self, feeds: Sequence[Feeds]) -> None:
         self.feeds = iter(feeds)
 
     def get_next(self) -> Feeds | None:
         return next(self.feeds, None)
-
-
-def prepare(source: Path, target: Path) -> None:
-    """Raised to opset 13 and folded, as every user of the quantizer is told to do first."""
-    model = onnx.load(source)
-    _upgrade(model)
-    onnx.save(model, target)
-    _optimise(target)
 
 
 def quantize(source: Path, target: Path, setting: str, feeds: Sequence[Feeds]) -> None:
@@ -56,13 +47,13 @@ def variants(
     name: str, source: Path, feeds: Sequence[Feeds], settings: Sequence[str] = SETTINGS, seed: int = 0,
     limit: float = LIMIT,
 ) -> dict[str, Path]:  # fmt: skip
-    """The settings that give a model within the limit, each made once for a calibration seed."""
+    """The quantized file of each setting that gives one within the limit, written once for a calibration seed."""
     folder = zoo.cache() / "ort_int8"
     folder.mkdir(parents=True, exist_ok=True)
     prepared = folder / f"{name}-prepared.onnx"
     if not prepared.is_file():
         prepare(source, prepared)
-    found = {}
+    files = {}
     for setting in settings:
         calibrated = seed and setting != "dynamic"
         stem = folder / (f"{name}-{setting}-seed{seed}" if calibrated else f"{name}-{setting}")
@@ -81,8 +72,8 @@ def variants(
             else:
                 failed.write_text(f"exit code {worker.exitcode} within {limit} s")
         if target.is_file():
-            found[setting] = target
-    return found
+            files[setting] = target
+    return files
 
 
 def _quietly(*arguments: Any) -> None:

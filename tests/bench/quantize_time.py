@@ -2,8 +2,8 @@
 
 Plain min-max without rounding beside onnxruntime's quantize_static, whole calls on the same samples and with all cores,
 each in a process of its own, in wall time and in processor time; then the peak memory of 8 and of 512 samples that a
-generator makes one by one. With `--slope`, what of each is fixed and what a sample adds, beside the float model alone:
-to open it and to run it once, which no calibration can do without.
+generator makes one by one. With `--slope`, the fixed time of each and the time a sample adds, beside the float model
+alone: to open it and to run it once, which no calibration can do without.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def main() -> None:
             prepare(source, prepared)
             if arguments.slope:
                 options = (name, prepared, arguments.samples, arguments.times)
-                found = slope(FLOAT, *options), slope(OURS, *options, False, True), slope(THEIRS, *options)
-                shares = (a / b for a, b in zip(found[1], found[2]))
-                parts.add_row(name, *(f"{v:.1f}" for part in found for v in part), *(f"{v:.2f}" for v in shares))
+                slopes = slope(FLOAT, *options), slope(OURS, *options, False, True), slope(THEIRS, *options)
+                shares = (a / b for a, b in zip(slopes[1], slopes[2]))
+                parts.add_row(name, *(f"{v:.1f}" for part in slopes for v in part), *(f"{v:.2f}" for v in shares))
                 Console(width=120).print(parts)
                 continue
             ours, theirs = [], []

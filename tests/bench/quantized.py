@@ -1,4 +1,4 @@
-"""QDQ files for the end-to-end benchmark, made once by onnxruntime.quantization and kept in the zoo's cache."""
+"""QDQ files for the end-to-end benchmark, written once by onnxruntime.quantization and kept in the zoo's cache."""
 
 from __future__ import annotations
 
@@ -30,15 +30,11 @@ def quantized(name: str, variant: str = "7bit", *, samples: int = 2) -> Path:
     target = zoo.cache() / "quantized" / f"{name}-{variant}.onnx"
     if target.is_file():
         return target
-    import onnx
     from onnxruntime import quantization as q
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    model = onnx.load(source)
-    _upgrade(model)
     prepared, beside = target.with_suffix(".prepared"), target.with_suffix(".part")
-    onnx.save(model, prepared)
-    _optimise(prepared)
+    prepare(source, prepared)
     try:
         q.quantize_static(
             prepared, beside, _Reader(name, samples), quant_format=q.QuantFormat.QDQ, per_channel=True,
@@ -57,39 +53,32 @@ def dynamic(name: str) -> Path:
         raise FileNotFoundError(f"{source.name} is not in {zoo.cache()}: python -m tests.bench.minilm_int8 exports it")
     target = zoo.cache() / "quantized" / f"{name}-dynamic.onnx"
     if not target.is_file():
-        import onnx
         from onnxruntime import quantization as q
 
         target.parent.mkdir(parents=True, exist_ok=True)
         prepared, beside = target.with_suffix(".prepared"), target.with_suffix(".part")
-        model = onnx.load(source)
-        _upgrade(model)
-        onnx.save(model, prepared)
-        _optimise(prepared)
+        prepare(source, prepared)
         q.quantize_dynamic(prepared, beside, per_channel=True, weight_type=q.QuantType.QUInt8)
         prepared.unlink()
         beside.replace(target)
     return target
 
 
-def _optimise(path: Path) -> None:
-    """BatchNormalization folded, as every user of the quantizer is told to do first."""
+def prepare(source: Path, target: Path) -> None:
+    """Write a model as onnxruntime's quantizer should get it: at opset 13 or later, BatchNormalization folded, Add in
+    place of Sum of two, which it does not quantize."""
+    import onnx
     import onnxruntime as ort
 
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    settings.optimized_model_filepath = str(path)
-    settings.log_severity_level = 3
-    ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-
-
-def _upgrade(model: object) -> None:
-    """Per-channel DequantizeLinear exists from opset 13, and only Add of two is quantized, not Sum."""
-    import onnx
-
-    assert isinstance(model, onnx.ModelProto)
+    model = onnx.load(source)
     if model.opset_import[0].version < 13:
         model.CopyFrom(onnx.version_converter.convert_version(model, 13))
     for node in model.graph.node:
         if node.op_type == "Sum" and len(node.input) == 2:
             node.op_type = "Add"
+    onnx.save(model, target)
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.optimized_model_filepath = str(target)
+    settings.log_severity_level = 3
+    ort.InferenceSession(str(target), settings, providers=["CPUExecutionProvider"])

@@ -34,7 +34,7 @@ HEAD = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One model: calibration feeds by seed, unseen feeds, what a user decides by the results, how to quantize it."""
+    """One model: calibration feeds by seed, unseen feeds, a user's decisions by the results, options to quantize by."""
 
     name: str
     known: Callable[[int], list[Feeds]]
@@ -46,7 +46,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Measured:
     """One int8 model. macs: share in int8; size, speed: beside float; sqnr: dB of the worst output; same: share of
     decisions that are the float model's."""
 
@@ -57,12 +57,12 @@ class Found:
     same: float
 
 
-def compare(case: Case, seeds: int, seconds: float, every: bool = False) -> tuple[dict[str, list[Found]], str]:
-    """What was found by side, a figure a seed, and graphopt's own words. every: all of onnxruntime's settings."""
+def compare(case: Case, seeds: int, seconds: float, every: bool = False) -> tuple[dict[str, list[Measured]], str]:
+    """The measurements of each side, one a seed, and graphopt's own summary. every: all of onnxruntime's settings."""
     path = zoo.path(case.name)
     if path is None:
         raise FileNotFoundError("not in the zoo's cache: run python -m tests.zoo")
-    found: dict[str, list[Found]] = {}
+    by_side: dict[str, list[Measured]] = {}
     settings: Sequence[str] = SETTINGS
     words = ""
     for seed in range(seeds):
@@ -78,11 +78,11 @@ def compare(case: Case, seeds: int, seconds: float, every: bool = False) -> tupl
             settings = tuple(k for k in measured if k != OURS) if every else best(measured)
         for side in (OURS, *settings):
             if side in measured:
-                found.setdefault(side, []).append(measured[side])
-    return found, words
+                by_side.setdefault(side, []).append(measured[side])
+    return by_side, words
 
 
-def best(measured: dict[str, Found]) -> tuple[str, ...]:
+def best(measured: dict[str, Measured]) -> tuple[str, ...]:
     """onnxruntime's best setting, if any ran."""
     rivals = {k: v for k, v in measured.items() if k != OURS}
     faster = {k: v for k, v in rivals.items() if v.speed > 1.0}
@@ -91,7 +91,7 @@ def best(measured: dict[str, Found]) -> tuple[str, ...]:
     return (max(rivals, key=lambda k: (rivals[k].same, rivals[k].sqnr)),) if rivals else ()
 
 
-def _measure(path: Path, blobs: dict[str, bytes], case: Case, seconds: float) -> dict[str, Found]:
+def _measure(path: Path, blobs: dict[str, bytes], case: Case, seconds: float) -> dict[str, Measured]:
     sessions = {FLOAT: ort_session(str(path))}
     for side, blob in blobs.items():
         try:
@@ -104,7 +104,7 @@ def _measure(path: Path, blobs: dict[str, bytes], case: Case, seconds: float) ->
     ratios = {t.label: t.ratio for t in compare_latency(sessions, case.unseen[0], seconds=seconds)}
     size = path.stat().st_size
     return {
-        side: Found(integer_share(blobs[side], case.unseen[0]), len(blobs[side]) / size, ratios[side],
+        side: Measured(integer_share(blobs[side], case.unseen[0]), len(blobs[side]) / size, ratios[side],
                     *quality(case.decide, sessions[FLOAT], session, case.unseen))
         for side, session in sessions.items() if side != FLOAT
     }  # fmt: skip
@@ -140,12 +140,12 @@ def _reads_codes(value: Value | None) -> bool:
     return value is not None and value.producer is not None and value.producer.op == "DequantizeLinear"
 
 
-def rows(name: str, found: dict[str, list[Found]]) -> list[str]:
+def rows(name: str, by_side: dict[str, list[Measured]]) -> list[str]:
     """A line a side: means over seeds, and the worst seed's in brackets."""
     lines = []
-    for side, figures in found.items():
+    for side, figures in by_side.items():
         by = OURS if side == OURS else f"onnxruntime {side}"
-        means = [float(np.mean([getattr(f, column) for f in figures])) for column in Found.__dataclass_fields__]
+        means = [float(np.mean([getattr(f, column) for f in figures])) for column in Measured.__dataclass_fields__]
         worst = [min(getattr(f, column) for f in figures) for column in ("speed", "sqnr", "same")]
         speed, sqnr, same = f"{means[2]:.3f} ({worst[0]:.3f})", f"{means[3]:.1f} ({worst[1]:.1f})", (
             f"{means[4]:.2%} ({worst[2]:.2%})"
@@ -162,10 +162,10 @@ def table(cases: Iterable[tuple[str, Callable[[], Case]]], seeds: int, seconds: 
     failed = 0
     for name, make in cases:
         try:
-            found, words = compare(make(), seeds, seconds, every)
-            print("\n".join([*rows(name, found), f"{'':18}{words}"]), flush=True)
+            by_side, words = compare(make(), seeds, seconds, every)
+            print("\n".join([*rows(name, by_side), f"{'':18}{words}"]), flush=True)
         except Exception as error:
             failed += 1
-            told = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
-            print(f"{name:18}failed: {told[:100]}", flush=True)
+            reason = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
+            print(f"{name:18}failed: {reason[:100]}", flush=True)
     return failed

@@ -2,7 +2,7 @@
 
 The whole table, or the models named; rows come as they are measured, each figure as the mean over calibration seeds
 with the worst seed in brackets (see `side_by_side`). Decisions are text lines, classes, values above a threshold. The
-recogniser is guarded by what its users want, equal lines on a third set of inputs; silero, of which onnxruntime's
+recogniser is guarded by its users' metric, equal lines on a third set of inputs; silero, of which onnxruntime's
 quantizer leaves everything float, by a higher floor.
 """
 
@@ -40,7 +40,7 @@ def decisions(name: str, results: list[Array]) -> list[object]:
 
 
 def guards(name: str, path: str) -> dict[str, Any]:
-    """A metric that may not fall, where decisions are what matters: the share that equals the float model's."""
+    """A metric that may not fall, where decisions matter: the share of them that equals the float model's."""
     if name != "rapidocr-rec":
         return {}
     held = zoo_data.feeds(name, 48, 3)
@@ -48,8 +48,8 @@ def guards(name: str, path: str) -> dict[str, Any]:
     expected = [decisions(name, reference.run(None, feed)) for feed in held]
 
     def equal(session: Any) -> float:
-        found = [decisions(name, session.run(None, feed)) for feed in held]
-        return float(np.mean([a == b for rows in zip(found, expected) for a, b in zip(*rows)]))
+        decided = [decisions(name, session.run(None, feed)) for feed in held]
+        return float(np.mean([a == b for rows in zip(decided, expected) for a, b in zip(*rows)]))
 
     return {"metric": equal, "max_drop": 0.0}
 
