@@ -72,7 +72,7 @@ class _Search:
         """Keep an assignment that is accurate enough, or one much like it, if it is also fast."""
         calibrated, options = self.calibrated, self.calibrated.options
         if options.sensitivity:
-            self.errors.measure(u for u, _ in calibrated.units.linear() if u in calibrated.assignment.units)
+            self.errors.measure(u for u in calibrated.units.layers if u in calibrated.assignment.units)
         if not guarded.assignment.units:
             return self._decision(
                 guarded, None, f"left float: {guarded.verdict}, {describe_limit(options, self.context)}"

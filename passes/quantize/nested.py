@@ -19,6 +19,7 @@ from ...equivalence.source import open_source
 from ...errors import Declined
 from ...ir import Graph, Model, Node, Port, TensorType, Value, clone_model, clone_node, outer_values
 from ...measure import Quality, figures
+from .emit.mapped_clone import mapped_clone
 from .options import Quantize
 from .place.accuracy_guard import is_good_enough
 from .report import RETURNED_TO_FLOAT, QuantizedParts
@@ -32,8 +33,9 @@ def quantize_branches(
     model: Model, options: Quantize, context: StageContext, quantize: QuantizeModel
 ) -> QuantizedParts:
     """Quantize the branches of each If of the root graph, in a copy. Reports come with the branch's MACs."""
-    copy, reports, refused = clone_model(model), list[tuple[StageReport, int]](), list[tuple[str, str]]()
-    for node, original in zip(copy.graph.snapshot(), model.graph.snapshot(), strict=True):
+    clone, reports, refused = mapped_clone(model), list[tuple[StageReport, int]](), list[tuple[str, str]]()
+    copy = clone.model
+    for original, node in clone.nodes.items():
         name = node.name or node.output.name or node.op
         if node.op != "If":
             if _has_products(node):
@@ -51,7 +53,7 @@ def quantize_branches(
                 continue
             for domain, version in quantized.opsets.items():
                 copy.opsets.setdefault(domain, version)
-            copy.graph.set_attr(node, slot, _nested_again(quantized, part, dict(_pairs(model, copy))))
+            copy.graph.set_attr(node, slot, _nested_again(quantized, part, clone.values))
             reports.append((replace(report, name=label), figures(part.model).macs or 0))
     if reports and not is_good_enough(copy, options, context):
         reason = f"in branches, {RETURNED_TO_FLOAT}"
@@ -113,12 +115,6 @@ def _quantized(
     if quantized.opset != model.opset:
         raise Declined(f"it would need opset {quantized.opset}", node)
     return quantized, report
-
-
-def _pairs(model: Model, copy: Model) -> Iterator[tuple[Value, Value]]:
-    yield from zip(model.graph.inputs, copy.graph.inputs)
-    for old, new in zip(model.graph.snapshot(), copy.graph.snapshot()):
-        yield from zip(old.outputs, new.outputs)
 
 
 def _nested_again(quantized: Model, part: _Part, outside: dict[Value, Value]) -> Graph:

@@ -75,7 +75,7 @@ def report_decision(decision: Decision) -> StageReport:
     calibrated, assignment, options = decision.calibrated, decision.assignment, decision.calibrated.options
     candidates, returned = calibrated.assignment.units, decision.guarded.returned
     chosen: frozenset[Unit] = frozenset() if assignment is None else assignment.units
-    layers = tuple(_layer(decision, unit) for unit, _ in calibrated.units.linear() if unit in candidates)
+    layers = tuple(_layer(decision, unit) for unit in calibrated.units.layers if unit in candidates)
     facts, text = _figures(decision, chosen), decision.text
     refused = [*calibrated.units.refused, *((u.name, RETURNED_TO_FLOAT) for u in returned)]
     if assignment is not None:
@@ -112,16 +112,17 @@ def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:
 
 def _layer(decision: Decision, unit: Unit) -> QuantizedLayer:
     calibrated, assignment, node = decision.calibrated, decision.assignment, unit.node
-    codes = None if assignment is None or unit not in assignment.units else assignment.codes[node]
-    finer = calibrated.finer.get(node)
-    solved = finer if finer is not None and codes is finer.codes else calibrated.solved[node]
-    row = QuantizedLayer(
-        unit.name, node.op, "float" if codes is None else "int8", None if codes is None else codes.bits,
-        solved.before, solved.after, solved.error, error_alone=decision.errors.get(unit),
+    solved, finer, alone = calibrated.solved[node], calibrated.finer.get(node), decision.errors.get(unit)
+    if assignment is None or unit not in assignment.units:
+        objectives = (solved.before, solved.after, solved.error)
+        return QuantizedLayer(unit.name, node.op, "float", None, *objectives, error_alone=alone)
+    codes = assignment.codes[node]
+    if finer is not None and codes is finer.codes:
+        solved = finer
+    return QuantizedLayer(
+        unit.name, node.op, "int8", codes.bits, solved.before, solved.after, solved.error, codes.worst_pair,
+        certificate(unit, assignment), alone,
     )  # fmt: skip
-    if codes is None or assignment is None:
-        return row
-    return replace(row, worst_pair=codes.worst_pair, certificate=certificate(unit, assignment))
 
 
 def certificate(unit: Unit, assignment: Assignment) -> Certificate:

@@ -93,7 +93,7 @@ def test_noise_of_stored_weights_is_told_in_decibels():
     options = graphopt.Quantize(mode="weights", speed=False)
     context = stage_context(made, FEEDS)
     calibrated = calibrate_model(made, options, context)
-    for unit, _ in calibrated.units.linear():
+    for unit in calibrated.units.layers:
         assert accuracy_guard._estimated_noise(calibrated, unit) == pytest.approx(
             20 * math.log10(calibrated.solved[unit.node].error)
         )

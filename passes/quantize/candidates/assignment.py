@@ -53,7 +53,7 @@ class Assignment:
 def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quantize) -> dict[Value, Quantization]:
     """A grid for every activation of the units; those that codes pass through unchanged share one."""
     units = [u for u in units if all(v in seen for v in (*u.inputs, *u.outputs))]
-    limits = _limits(units)
+    limits = {unit.output: unit.limits for unit in units if unit.clamp is not None}
     parent: dict[Value, Value] = {}
 
     def root(value: Value) -> Value:
@@ -68,25 +68,17 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
             for value in unit.outputs:
                 parent[root(value)] = root(unit.inputs[0])
     for unit in units:
-        if (
-            unit.node.op == "Concat"
-            and unit.clamp is None
-            and _alike([_width(seen[v]) for v in (*unit.inputs, unit.output)])
-        ):
+        if unit.node.op == "Concat" and unit.clamp is None and _alike(seen[v] for v in (*unit.inputs, unit.output)):
             for value in unit.inputs:
                 parent[root(value)] = root(unit.output)
     members: dict[Value, list[Value]] = {}
     for value in parent:
         members.setdefault(root(value), []).append(value)
-    signed = options.activation_type == "int8"
+    signed, method = options.activation_type == "int8", options.calibrate_method
     grids: dict[Value, Quantization] = {}
     for values in members.values():
-        low, high = choose_range(
-            merged_extent([seen[v] for v in values]),
-            options.calibrate_method,
-            symmetric=signed,
-            percentile=options.percentile,
-        )
+        extent = merged_extent([seen[v] for v in values])
+        low, high = choose_range(extent, method, symmetric=signed, percentile=options.percentile)
         ends = [limits[v] for v in values if v in limits]
         if len(ends) == len(values):  # a clamp's own limits bound the range: codes then clamp exactly
             low, high = max(low, min(e[0] for e in ends)), min(high, max(e[1] for e in ends))
@@ -95,17 +87,9 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
     return grids
 
 
-def _limits(units: Iterable[Unit]) -> dict[Value, tuple[float, float]]:
-    return {unit.output: unit.limits for unit in units if unit.clamp is not None}
-
-
-def _width(seen: Extent) -> float:
-    return float(seen.high) - float(seen.low)
-
-
-def _alike(widths: list[float]) -> bool:
-    least = min(widths)
-    return least > 0 and max(widths) <= ALIKE * least
+def _alike(extents: Iterable[Extent]) -> bool:
+    widths = [float(extent.high) - float(extent.low) for extent in extents]
+    return min(widths) > 0 and max(widths) <= ALIKE * min(widths)
 
 
 def implied(unit: Unit, grid: Quantization) -> bool:

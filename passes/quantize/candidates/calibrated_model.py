@@ -131,8 +131,7 @@ class _Solver:
     safe: bool
 
     def __call__(self, unit: Unit, moments: Moments | None, step: float, bits: int) -> Solved:
-        linear = unit.linear
-        assert linear is not None
+        linear = unit.layer
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
         block = _block(self.model, linear, self.options) if is_stored_in_blocks else None
         return solve(linear, moments, self.options, self.safe, step, bits, block)
@@ -162,12 +161,11 @@ def _with_moments(
     if not _wants_moments(options) or (context.calibration.note and options.mode != "static"):
         yield from ((unit, None) for unit in layers)
         return
-    by_node = {unit.node: unit for unit in layers}
-    given = [(u.inputs[0], u.linear) for u in layers if u.inputs and u.linear is not None and fits_memory(u.linear)]
+    left = {unit.node: unit for unit in layers}
+    given = [(u.inputs[0], u.layer) for u in layers if u.inputs and fits_memory(u.layer)]
     for linear, moments in gather(model, given, feeds.__iter__, context.seed):
-        yield by_node[linear.node], moments
-    known = {linear.node for _, linear in given}
-    yield from ((unit, None) for unit in layers if unit.node not in known)
+        yield left.pop(linear.node), moments
+    yield from ((unit, None) for unit in left.values())
 
 
 def _block(model: Model, linear: Linear, options: Quantize) -> int | None:
@@ -175,15 +173,6 @@ def _block(model: Model, linear: Linear, options: Quantize) -> int | None:
     size = options.block_size or (32 if options.weight_type == "int4" else None)
     fits = linear.node.op != "Conv" and size is not None and linear.depth % size == 0
     return size if options.mode == "weights" and model.opset >= BLOCKED and fits else None
-
-
-def with_finer_codes(
-    calibrated: CalibratedModel, assignment: Assignment, nodes: Iterator[Node] | frozenset[Node]
-) -> Assignment:
-    """The assignment with 8-bit codes for some layers."""
-    codes = dict(assignment.codes)
-    codes.update({node: calibrated.finer[node].codes for node in nodes if node in calibrated.finer})
-    return replace(assignment, codes=codes)
 
 
 class _CountedFeeds:
@@ -211,4 +200,4 @@ def timing_feed(context: StageContext) -> dict[str, Any]:
 
 def _is_open(value: Value) -> bool:
     shape = value.type.shape if isinstance(value.type, TensorType) else None
-    return bool(shape) and not isinstance(shape[0], int) if shape else False
+    return shape is not None and len(shape) > 0 and not isinstance(shape[0], int)

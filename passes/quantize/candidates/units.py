@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,12 @@ class Unit:
         return self.outputs[0]
 
     @property
+    def layer(self) -> Linear:
+        """The weights of a unit that has some."""
+        assert self.linear is not None
+        return self.linear
+
+    @property
     def name(self) -> str:
         """The name in reports."""
         return self.node.name or self.node.output.name or self.node.op
@@ -71,11 +77,10 @@ class Units:
     members: tuple[Unit, ...]
     refused: tuple[tuple[str, str], ...]
 
-    def linear(self) -> Iterator[tuple[Unit, Linear]]:
-        """Those with weights."""
-        for unit in self.members:
-            if unit.linear is not None:
-                yield unit, unit.linear
+    @property
+    def layers(self) -> tuple[Unit, ...]:
+        """The units with weights."""
+        return tuple(unit for unit in self.members if unit.linear is not None)
 
 
 def find_units(model: Model, options: Quantize) -> Units:

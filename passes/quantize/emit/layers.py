@@ -23,7 +23,7 @@ def store_weights(clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | N
 
     dtype: UINT8 where 8-bit codes are stored as bytes without a sign; None for int8.
     """
-    linear, graph = _linear(unit), clone.model.graph
+    linear, graph = unit.layer, clone.model.graph
     node, name = clone.nodes[unit.node], _weight_name(unit)
     if unit.node.op == "Gather":
         _store_table(graph, node, linear, codes, name)
@@ -71,7 +71,7 @@ def quantize_dynamically(clone: MappedClone, unit: Unit, codes: Codes, dtype: DT
     if unit.node.op == "Gather":
         store_weights(clone, unit, codes)
         return
-    linear, graph = _linear(unit), clone.model.graph
+    linear, graph = unit.layer, clone.model.graph
     node, name = clone.nodes[unit.node], _weight_name(unit)
     x = node.inputs[0]
     assert x is not None
@@ -122,7 +122,7 @@ def _dynamic_input(graph: Graph, x: Value, node: Node) -> Node:
 
 
 def _set_bias(clone: MappedClone, unit: Unit, codes: Codes) -> None:
-    linear, graph = _linear(unit), clone.model.graph
+    linear, graph = unit.layer, clone.model.graph
     if codes.bias is None or not linear.takes_bias:
         return
     bias = constant(codes.bias, _weight_name(unit), "bias")
@@ -132,11 +132,6 @@ def _set_bias(clone: MappedClone, unit: Unit, codes: Codes) -> None:
         return
     node = clone.nodes[unit.node]
     graph.set_inputs(node, (*node.inputs[:2], bias))
-
-
-def _linear(unit: Unit) -> Linear:
-    assert unit.linear is not None
-    return unit.linear
 
 
 def _weight_name(unit: Unit) -> str:

@@ -165,8 +165,7 @@ class _QdqBuilder:
         return known
 
     def _weights(self, unit: Unit, copy: Node) -> None:
-        linear = unit.linear
-        assert linear is not None
+        linear = unit.layer
         codes = self.assignment.codes[unit.node]
         name = unit.node.inputs[1].name if unit.node.inputs[1] is not None else ""
         scale = codes.scale.reshape(-1)

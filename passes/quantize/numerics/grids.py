@@ -129,8 +129,3 @@ def merged_extent(extents: list[Extent]) -> Extent:
     for other in extents[1:]:
         first.merge(other)
     return first
-
-
-def per_tensor(scale: Array) -> Array:
-    """The largest scale, for all rows."""
-    return np.full_like(scale, scale.max())

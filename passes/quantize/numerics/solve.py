@@ -11,7 +11,7 @@ from ....compress.layers.linear import Linear
 from ....compress.layers.moments import Moments
 from ....ir import Array
 from ..options import Quantize
-from .grids import PAIR_LIMIT, Codes, bias_room, nonzero_scales, per_tensor, weight_scale, worst_pair
+from .grids import PAIR_LIMIT, Codes, bias_room, nonzero_scales, weight_scale, worst_pair
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
 BITS = {"int8": 8, "uint8": 8, "int4": 4}
@@ -88,7 +88,7 @@ def _scales(
     if linear.bias is not None:
         scale = np.maximum(scale, bias_room(linear.bias, step).reshape(scale.shape))
     if not options.per_channel:
-        scale = per_tensor(scale)
+        scale = np.full_like(scale, scale.max())
     if block is None or block >= rows.shape[2]:
         return scale[..., None], low, high
     peaks = np.abs(rows.reshape(*rows.shape[:2], -1, block)).max(axis=-1) / np.float32((1 << (width - 1)) - 1)

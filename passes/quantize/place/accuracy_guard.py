@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ....compress.context import StageContext
 from ....ir import Model
 from ..candidates.assignment import Assignment
-from ..candidates.calibrated_model import CalibratedModel, with_finer_codes
+from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit
 from ..emit.qdq import build
 from ..options import Quantize
@@ -125,8 +125,10 @@ def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> Gua
     return GuardResult(rest, refined_units, tuple(returned), judge.describe(rest))
 
 
-def _refine(calibrated: CalibratedModel, assignment: Assignment, units: Sequence[Unit]) -> Assignment:
-    return with_finer_codes(calibrated, assignment, frozenset(u.node for u in units))
+def _refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[Unit]) -> Assignment:
+    """The assignment with the finer codes of some units."""
+    finer = {u.node: calibrated.finer[u.node].codes for u in units if u.node in calibrated.finer}
+    return replace(assignment, codes={**assignment.codes, **finer})
 
 
 def _needed(changed: Sequence[Unit], accepts: Callable[[list[Unit]], bool], judge: Judge) -> list[Unit]:

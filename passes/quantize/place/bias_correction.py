@@ -65,8 +65,7 @@ def correct_biases(assignment: Assignment, context: StageContext) -> Assignment:
 
 def _last(unit: Unit) -> Node:
     """The node that adds the bias."""
-    assert unit.linear is not None
-    return unit.node if unit.linear.addition is None else unit.linear.addition[0]
+    return unit.node if unit.layer.addition is None else unit.layer.addition[0]
 
 
 def _means(

@@ -6,7 +6,6 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -29,44 +28,28 @@ CALL = 1.5e-6
 float (a chain of one-element nodes takes 0.2 µs each). `python -m tests.bench.zoo_int8` shows the effect."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnitTimes:
-    """Seconds by unit, from one profile; `rest`: of nodes that belong to no unit."""
-
-    units: Mapping[Unit, float]
-    rest: float
-
-
 def profile_units(
-    assignment: Assignment, choices: Iterable[Iterable[Unit]], feed: Mapping[str, Any]
-) -> list[UnitTimes]:
-    """Profile the assignment's model once for each choice of units on integers, all in turn.
+    assignment: Assignment, choices: Iterable[frozenset[Unit]], feed: Mapping[str, Any]
+) -> list[dict[Unit, float]]:
+    """Seconds of each unit, from one profile of the model for each choice of units on integers, all in turn.
 
-    Time goes to the unit whose node or clamp it came from.
+    Time goes to the unit whose node or clamp it came from; conversions, and nodes of no unit, are left out.
     """
     nodes = list(assignment.model.graph)
     labels = {node: f"n{i}_" for i, node in enumerate(nodes)}
     owner = {node: unit for unit in assignment.units for node in (unit.node, unit.clamp) if node is not None}
-    models = []
-    for chosen in choices:
-        placed = frozenset(chosen)
-        model = build(replace(assignment, units=placed), labels) if placed else _labelled(assignment.model, labels)
-        models.append(model)
-    return [_by_unit(times, assignment, nodes, owner) for times in profile_nodes(models, feed)]
-
-
-def _by_unit(
-    times: Mapping[str, float], assignment: Assignment, nodes: list[Node], owner: Mapping[Node, Unit]
-) -> UnitTimes:
-    seconds, rest = dict.fromkeys(assignment.units, 0.0), 0.0
-    for name, took in times.items():
-        label = _LABEL.search(name)
-        unit = None if label is None or _CONVERSION.search(name) else owner.get(nodes[int(label.group(1))])
-        if unit is None:
-            rest += took
-        else:
-            seconds[unit] += took
-    return UnitTimes(seconds, rest)
+    models = [build(assignment.with_units(chosen), labels) if chosen else _labelled(assignment.model, labels)
+              for chosen in choices]  # fmt: skip
+    profiles = []
+    for times in profile_nodes(models, feed):
+        seconds = dict.fromkeys(assignment.units, 0.0)
+        for name, time in times.items():
+            label = _LABEL.search(name)
+            unit = None if label is None or _CONVERSION.search(name) else owner.get(nodes[int(label.group(1))])
+            if unit is not None:
+                seconds[unit] += time
+        profiles.append(seconds)
+    return profiles
 
 
 def _labelled(model: Model, labels: dict[Node, str]) -> Model:
@@ -108,16 +91,14 @@ def conversion_rates() -> tuple[float, float]:
 
 def measure_costs(assignment: Assignment, feed: Mapping[str, Any], shapes: Shapes) -> Costs:
     """Times of all units as float and on integers; remembered for models of the same shapes on this machine."""
-    units = [u for u in assignment.model.graph if u in {x.node for x in assignment.units}]
-    by_node = {u.node: u for u in assignment.units}
-    ordered = [by_node[node] for node in units]
+    ordered = sorted(assignment.units, key=assignment.order.__getitem__)
     key = structure_digest(assignment, feed)
     table = Measurements("units")
     measured = table.load()
     keys = [f"{key}:{i}" for i in range(len(ordered))]
     if any(k not in measured for k in keys):
-        codes, floats = profile_units(assignment, (assignment.units, ()), feed)
-        measured = {k: (codes.units[u], floats.units[u]) for k, u in zip(keys, ordered)}
+        codes, floats = profile_units(assignment, (assignment.units, frozenset()), feed)
+        measured = {k: (codes[u], floats[u]) for k, u in zip(keys, ordered)}
         table.add(measured)
     times = [measured[k] for k in keys]
     if assignment.options.mode == "static":

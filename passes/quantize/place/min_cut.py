@@ -26,11 +26,7 @@ class Costs:
     def total(self, units: Set[Unit], chosen: Set[Unit]) -> float:
         """Seconds of all units when `chosen` run on integers, conversions included."""
         seconds = sum(self.as_codes[u] if u in chosen else self.as_float[u] for u in units)
-        producer = {value: unit for unit in units for value in unit.outputs}
-        readers: dict[Value, list[Unit]] = {}
-        for unit in units:
-            for value in unit.inputs:
-                readers.setdefault(value, []).append(unit)
+        producer, readers = _flow(units)
         for value in {*producer, *readers}:
             inside = value in producer and producer[value] in chosen
             reads = {u in chosen for u in readers.get(value, ())}
@@ -43,6 +39,15 @@ class Costs:
             ):
                 seconds += self.dequantize[value]
         return seconds
+
+
+def _flow(units: Set[Unit]) -> tuple[dict[Value, Unit], dict[Value, list[Unit]]]:
+    """The producer of each value, and its readers, among units."""
+    readers: dict[Value, list[Unit]] = {}
+    for unit in units:
+        for value in unit.inputs:
+            readers.setdefault(value, []).append(unit)
+    return {value: unit for unit in units for value in unit.outputs}, readers
 
 
 def _leaves(value: Value, readers: Any) -> bool:
@@ -58,13 +63,10 @@ def cheapest(units: Set[Unit], costs: Costs) -> frozenset[Unit]:
     network: Any = nx.DiGraph()
     source, sink = "integer", "float"
     network.add_nodes_from((source, sink))
-    producer = {value: unit for unit in units for value in unit.outputs}
-    readers: dict[Value, list[Unit]] = {}
+    producer, readers = _flow(units)
     for unit in units:
         _edge(network, source, unit, costs.as_float[unit])  # cut when the unit is on the float side
         _edge(network, unit, sink, costs.as_codes[unit])
-        for value in unit.inputs:
-            readers.setdefault(value, []).append(unit)
     for value in dict.fromkeys((*producer, *readers)):
         maker, users = producer.get(value), readers.get(value, [])
         into, out = ("quantize", value), ("dequantize", value)
