@@ -5,12 +5,12 @@ import pytest
 
 import graphopt
 from tests.bench import side_by_side
-from tests.bench.side_by_side import OURS, Found, best, integer_share, quality, rows, table
+from tests.bench.side_by_side import OURS, Measured, best, integer_share, quality, rows, table
 from tests.quantize.nets import convnet, images
 
 
 def test_a_row_that_fails_costs_no_other_row(capsys, monkeypatch):
-    found = {OURS: [Found(0.9, 0.3, 2.0, 30.0, 1.0), Found(0.9, 0.3, 1.0, 20.0, 0.5)]}
+    found = {OURS: [Measured(0.9, 0.3, 2.0, 30.0, 1.0), Measured(0.9, 0.3, 1.0, 20.0, 0.5)]}
     monkeypatch.setattr(side_by_side, "compare", lambda case, *_: (found, "words"))
 
     def fails():
@@ -35,10 +35,10 @@ def test_a_row_that_fails_costs_no_other_row(capsys, monkeypatch):
 
 
 def test_the_best_setting_is_the_fastest_or_else_the_most_faithful():
-    slow, exact = Found(1, 1, 0.5, 40.0, 0.9), Found(1, 1, 0.2, 10.0, 1.0)
-    ours = {OURS: Found(1, 1, 9.0, 99.0, 1.0)}
+    slow, exact = Measured(1, 1, 0.5, 40.0, 0.9), Measured(1, 1, 0.2, 10.0, 1.0)
+    ours = {OURS: Measured(1, 1, 9.0, 99.0, 1.0)}
     assert best({**ours, "a": slow, "b": exact}) == ("b",)
-    assert best({**ours, "a": slow, "b": exact, "c": Found(0, 1, 1.01, 1.0, 0.0)}) == ("c",)
+    assert best({**ours, "a": slow, "b": exact, "c": Measured(0, 1, 1.01, 1.0, 0.0)}) == ("c",)
     assert best(ours) == ()
 
 
