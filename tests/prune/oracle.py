@@ -1,4 +1,4 @@
-"""What removal must equal: the original whose readers have zeros for the removed channels."""
+"""The oracle of removal: the original with zeros for the removed channels where layers read them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def draw(facts: ChannelFacts, seed: int, ratio: float, approximate: bool = False
 
 
 def masked(model: Model, facts: ChannelFacts, kept: Kept) -> None:
-    """Give every layer zeros for what it reads where it is removed, in place: the same as zeros in its weight.
+    """Give every layer zeros for the removed channels of its inputs, in place: the same as zeros in its weight.
 
-    What is quantized on its way to a layer is zero before, unless all of it stays and the layer reads a selection. A
-    statistic is taken over what is kept.
+    Channels that are quantized on their way to a layer are zero before, unless all stay and the layer reads a
+    selection.
     """
     selecting = {selection.node for selection in facts.selections}
     for reduction in facts.reductions:
@@ -52,9 +52,9 @@ def masked(model: Model, facts: ChannelFacts, kept: Kept) -> None:
             node, slot, data = data.producer, 0, data.producer.inputs[0]
             if data in done:
                 continue
-        made = _zeroed(node, data, len(facts.axes[data]), axis, kept[classes])
-        node.graph.set_input(node, slot, made)
-        done.add(made)
+        zeroed = _zeroed(node, data, len(facts.axes[data]), axis, kept[classes])
+        node.graph.set_input(node, slot, zeroed)
+        done.add(zeroed)
 
 
 def _reads(facts: ChannelFacts):
@@ -77,9 +77,9 @@ def _zeroed(node: Node, data: Value, rank: int, axis: int, flags: np.ndarray) ->
     if zero is None:
         dtype = data.type.dtype.numpy if isinstance(data.type, TensorType) else np.dtype(np.float32)
         zero = Value(constant=Constant.of(np.zeros((), dtype)))
-    made = Node("Where", (mask, data, zero), None, (data.type,))
-    node.graph.insert_before(node, made)
-    return made.output
+    where = Node("Where", (mask, data, zero), None, (data.type,))
+    node.graph.insert_before(node, where)
+    return where.output
 
 
 def both(proto: onnx.ModelProto, seed: int, ratio: float = 0.4) -> tuple[Model, Model, int]:
@@ -102,8 +102,10 @@ def assert_exact(
     expected, pruned, removed = both(proto, seed, ratio)
     if not removed:
         return 0
-    made = onnx_io.to_proto(pruned)
-    onnx.checker.check_model(made, full_check=True)
-    found = compare(onnx_io.to_proto(expected), made, inputs, samples=2, power=False, intermediates=False, threads=1)
-    assert found.status in status, f"{found}\n{pruned}"
+    proto = onnx_io.to_proto(pruned)
+    onnx.checker.check_model(proto, full_check=True)
+    comparison = compare(
+        onnx_io.to_proto(expected), proto, inputs, samples=2, power=False, intermediates=False, threads=1
+    )
+    assert comparison.status in status, f"{comparison}\n{pruned}"
     return removed

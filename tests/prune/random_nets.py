@@ -1,4 +1,4 @@
-"""Random networks of what couples channels: shortcuts, Concat, Split, shuffles, gates, groups, attention, and more."""
+"""Random networks of operators that couple channels: shortcuts, Concat, Split, shuffles, gates, groups, attention …"""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ BLOCKS: tuple[Callable[[Net], None], ...] = (
 
 
 def make(seed: int) -> onnx.ModelProto:
-    """The network of a seed: a stem, one to four blocks, a head on what is pooled or flattened; opset 17."""
+    """The network of a seed: a stem, one to four blocks, a head behind a pooling or a Flatten; opset 17."""
     net = Net(seed)
     plain(net)
     for block in net.rng.choices(BLOCKS, k=net.rng.randint(1, 4)):

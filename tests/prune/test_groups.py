@@ -1,4 +1,4 @@
-"""Channel groups: what is found, what is held and why, on graphs small enough to know the answer."""
+"""Channel groups, and fixed layers with their reasons, on graphs small enough to know the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.passes.harness import lift
 
 
 def groups(text: str, opset: int = 17, **weights: np.ndarray) -> list[tuple[int, list[str], list[str]]]:
-    """Size, makers and readers of each group; layers by the name of what they make."""
+    """Size, makers and readers of each group; layers by the name of their output."""
     facts = find_channels(lift(text, opset, **weights))
     return [
         (g.size, [m.node.output.name for m in g.makers], [r.node.output.name for r in g.readers]) for g in facts.groups
@@ -159,6 +159,6 @@ def test_inspect_lists_groups(tmp_path):
 
     path = tmp_path / "shuffle.onnx"
     onnx.save(nets.load("shuffle"), path)
-    told = CliRunner().invoke(cli.app, ["inspect", "--channels", str(path)])
-    assert told.exit_code == 0
-    assert "1 channel groups" in told.stdout and "equally many in each of 3 parts" in told.stdout
+    shown = CliRunner().invoke(cli.app, ["inspect", "--channels", str(path)])
+    assert shown.exit_code == 0
+    assert "1 channel groups" in shown.stdout and "equally many in each of 3 parts" in shown.stdout

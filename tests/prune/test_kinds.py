@@ -22,11 +22,11 @@ RNG = np.random.default_rng(0)
 def lift(text: str, opset: int, **weights: np.ndarray) -> Model:
     """A model as text whose weights are those given."""
     arrays = {name: np.asarray(array) for name, array in weights.items()}
-    told = ", ".join(
+    declared = ", ".join(
         f"{'float' if a.dtype == np.float32 else a.dtype}{list(a.shape) if a.shape else ''} {name}"
         for name, a in arrays.items()
     )
-    return harness.lift(text.replace("{ ", f"<{told}> {{ ", 1), opset, **arrays)
+    return harness.lift(text.replace("{ ", f"<{declared}> {{ ", 1), opset, **arrays)
 
 
 def codes(*shape: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Recovery: rows are what a layer multiplies, moments solve the regression, the frontier carries inner values."""
+"""Recovery: rows of a layer, the normal equations that refit it, and the frontier that carries activations."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def layer_and_arrays(text: str, seed: int = 0):
 def assert_rows_make_outputs(text: str) -> None:
     layer, x, y = layer_and_arrays(text)
     check_refittable(layer)
-    places = sample_positions(layer, y.shape, 11, np.random.default_rng(1))
-    rows, targets = inputs_at(layer, x, places), outputs_at(layer, y, places)
+    positions = sample_positions(layer, y.shape, 11, np.random.default_rng(1))
+    rows, targets = inputs_at(layer, x, positions), outputs_at(layer, y, positions)
     weight = layer.weight.constant.array()
     matrix = weight_matrix(layer, weight)
-    made = np.einsum("rgk,gkm->rgm", rows, matrix).reshape(len(places), -1)
+    made = np.einsum("rgk,gkm->rgm", rows, matrix).reshape(len(positions), -1)
     np.testing.assert_allclose(made, targets, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(weight_tensor(layer, matrix, weight.shape), weight)
 
@@ -97,35 +97,35 @@ def test_rows_of_products():
 def test_moments_find_the_weights_that_made_the_rows():
     rng = np.random.default_rng(0)
     weight, bias = rng.standard_normal((2, 5, 3)), rng.standard_normal((2, 3))
-    moments = NormalEquations(2, 5, 6)
+    equations = NormalEquations(2, 5, 6)
     for _ in range(7):
         x = rng.standard_normal((400, 2, 5)).astype(np.float32)
-        moments.add(x, (np.einsum("rgk,gkm->rgm", x, weight) + bias).reshape(400, 6).astype(np.float32))
-    found, shift = moments.solve(np.zeros_like(weight), np.zeros_like(bias), 1e-9)
+        equations.add(x, (np.einsum("rgk,gkm->rgm", x, weight) + bias).reshape(400, 6).astype(np.float32))
+    found, shift = equations.solve(np.zeros_like(weight), np.zeros_like(bias), 1e-9)
     np.testing.assert_allclose(found, weight, atol=1e-3)
     np.testing.assert_allclose(shift, bias, atol=1e-3)
-    assert moments.error(found, shift) < 1e-6 < moments.error(np.zeros_like(weight), np.zeros_like(bias))
+    assert equations.error(found, shift) < 1e-6 < equations.error(np.zeros_like(weight), np.zeros_like(bias))
 
 
 def test_a_ridge_holds_on_to_the_old_weights_where_the_data_say_nothing():
-    moments = NormalEquations(1, 3, 1)
+    equations = NormalEquations(1, 3, 1)
     x = np.zeros((500, 1, 3), np.float32)
     x[:, 0, 0] = np.random.default_rng(0).standard_normal(500)
-    moments.add(x, 2 * x[:, 0, :1])
-    found, _ = moments.solve(np.full((1, 3, 1), 5.0), np.zeros((1, 1)), 1e-4)
+    equations.add(x, 2 * x[:, 0, :1])
+    found, _ = equations.solve(np.full((1, 3, 1), 5.0), np.zeros((1, 1)), 1e-4)
     np.testing.assert_allclose(found[0, :, 0], [2, 5, 5], atol=1e-2)
 
 
 def test_few_rows_are_not_learned_by_heart():
-    """12 noisy rows for 40 inputs, and old weights that are right: nothing fits the rows held back better."""
+    """12 noisy rows for 40 inputs, and old weights that are right: nothing fits the held-out rows better."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((1, 40, 1))
-    seen, held = NormalEquations(1, 40, 1), NormalEquations(1, 40, 1)
-    for moments, rows in ((seen, 12), (held, 500)):
+    train, holdout = NormalEquations(1, 40, 1), NormalEquations(1, 40, 1)
+    for equations, rows in ((train, 12), (holdout, 500)):
         x = rng.standard_normal((rows, 1, 40)).astype(np.float32)
-        moments.add(x, (x[:, 0] @ weight[0] + 0.5 * rng.standard_normal((rows, 1))).astype(np.float32))
-    assert fit(seen, held, weight, np.zeros((1, 1)), 1e-3, False) is None
-    assert fit(held, held, 0 * weight, np.zeros((1, 1)), 1e-3, False) is not None
+        equations.add(x, (x[:, 0] @ weight[0] + 0.5 * rng.standard_normal((rows, 1))).astype(np.float32))
+    assert fit(train, holdout, weight, np.zeros((1, 1)), 1e-3, False) is None
+    assert fit(holdout, holdout, 0 * weight, np.zeros((1, 1)), 1e-3, False) is not None
 
 
 @pytest.mark.parametrize("budget", [1 << 29, 0])
@@ -165,9 +165,9 @@ def test_weights_of_codes_are_refitted_on_their_grid(body):
     remove(facts, kept)
     feeds = [{"x": np.random.default_rng(k).standard_normal((16, 4)).astype("f")} for k in range(20)]
     twins = dict(zip(pruned.graph.walk(), original.graph.walk()))
-    found = recover(original, pruned, facts, feeds, twins, kept)
-    (refit,) = found.refits
-    assert not found.unfitted and not found.undone and refit.before > 0.1 and refit.after < 1e-3
+    recovery = recover(original, pruned, facts, feeds, twins, kept)
+    (refit,) = recovery.refits
+    assert not recovery.unfitted and not recovery.undone and refit.before > 0.1 and refit.after < 1e-3
     before, after = (
         ort_session(onnx_io.to_proto(m).SerializeToString()).run(None, feeds[0])[0] for m in (original, pruned)
     )

@@ -1,4 +1,4 @@
-"""Pruning through `graphopt.optimize`: what is removed, how it recovers, what is taken back, what is told."""
+"""Pruning through `graphopt.optimize`: what is removed, how the model recovers, and what the report says."""
 
 from __future__ import annotations
 
