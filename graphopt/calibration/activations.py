@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import TypeVar
 
-from ..equivalence.inputs import Feeds
-from ..equivalence.source import Session, Source, folder_of
+from ..equivalence.runnable import Session, Source, folder_of
+from ..equivalence.synthesis import Feeds
 from ..ir import Array, Model, Value
 from ..onnx_io.emit import Emitter
 from ..onnx_io.lend import Lender

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..equivalence.inputs import Feeds, checked_feed, read_arrays, synthesise, unstacked
-from ..equivalence.source import Signature, one_line, signature_of
+from ..equivalence.runnable import Signature, one_line, signature_of
+from ..equivalence.synthesis import Feeds, checked_feed, read_arrays, synthesise, unstacked
 from ..errors import InputError
 from ..ir import Array
 

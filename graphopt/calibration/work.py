@@ -11,8 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..equivalence.inputs import Feeds
-from ..equivalence.source import Session, Source, open_source
+from ..equivalence.runnable import Session, Source, open_source
+from ..equivalence.synthesis import Feeds
 from ..errors import InputError
 from ..machine.cpu import cpu_count
 from .activations import Taps

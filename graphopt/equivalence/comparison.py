@@ -14,14 +14,14 @@ import numpy as np
 
 from ..errors import InputError, ModelError
 from ..ir import Array
-from .inputs import Feeds, given_feeds
-from .judge import Verdict, exceeds, judge_exact, judge_floats, leaves, noise_of
+from .equality import Verdict, exceeds, judge_exact, judge_floats, leaves, noise_of
 from .metrics import magnitude
+from .reference import Plan, Reference, agreed_taps, run_reference
 from .result import Comparison, OutputComparison
-from .runner import Plan, Reference, agreed_taps, run_reference
-from .selection import Selection, find_selection, random_outputs, same_rows, tied
+from .runnable import Source, open_source
 from .semantics import Index
-from .source import Source, open_source
+from .synthesis import Feeds, given_feeds
+from .ties import Selection, find_selection, random_outputs, same_rows, tied
 
 Suspects = dict[str, tuple[int, Array, str]]
 """Inner values that seem to differ: in which sample, the candidate's array, and by how much."""

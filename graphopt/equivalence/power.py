@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from ..ir import Array
-from .source import Source, nested_graphs
+from .runnable import Source, nested_graphs
 
 _MAX_BYTES = 1 << 28
 _AT_LEAST = 8

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .source import Source, nested_graphs
+from .runnable import Source, nested_graphs
 
 _SMALL = 4096
 

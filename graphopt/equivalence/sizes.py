@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .source import Port
+from .runnable import Port
 
 _FLOATS = (1, 10, 11, 16)
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..ir import Array
 from ..ir.types import DType
+from .runnable import Port
 from .semantics import Facts
-from .source import Port
 
 _MASK = re.compile(r"mask|padding|valid", re.IGNORECASE)
 _LENGTH = re.compile(r"len(gth|s)?(_|$|\d)|_lens?$|seqlen", re.IGNORECASE)

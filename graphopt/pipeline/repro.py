@@ -167,7 +167,7 @@ def _inner_values(
     """The tensors that `nodes` read and make, by name, for each sample, as onnxruntime computes them unoptimized."""
     import numpy as np
 
-    from ..equivalence.source import open_source
+    from ..equivalence.runnable import open_source
     from ..onnx_io.emit import Emitter
 
     emitter = Emitter(model)

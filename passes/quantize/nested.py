@@ -15,7 +15,7 @@ from ...calibration import Calibration, Taps
 from ...compress.context import StageContext
 from ...compress.layers.linear import LINEAR
 from ...compress.report import StageReport
-from ...equivalence.source import open_source
+from ...equivalence.runnable import open_source
 from ...ir import Graph, Model, Node, Port, TensorType, Value, clone_model, clone_node, outer_values
 from ...measure import Quality
 from .options import Quantize

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from graphopt import onnx_io
-from graphopt.equivalence.source import Source, open_source, signature_of
+from graphopt.equivalence.runnable import Source, open_source, signature_of
 from graphopt.onnx_io.emit import Emitter
 from graphopt.onnx_io.lend import LEAST, Lender, with_lent
 from tests.generators import chain

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...ir import Graph, Node, TensorType, captures, node_lines
 from ...provenance import Provenance, Step, Trail
-from ...provenance.story import gone_line, origin_line
-from ...provenance.trace import file_names
+from ...provenance.derive import file_names
+from ...provenance.explain import gone_line, origin_line
 from .layout import Layout, arrange
 
 MOST = 2500

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..errors import ModelError
 from ..ir import Array
-from .inputs import Feeds, Sample, find_samples, one_ulp
-from .judge import exceeds, leaves, noise_of
+from .equality import exceeds, leaves, noise_of
 from .power import Perturbable, make_perturbable, measure_power
+from .runnable import Session, Source, walk_nodes
 from .semantics import Index, read_facts
-from .source import Session, Source, walk_nodes
+from .synthesis import Feeds, Sample, find_samples, one_ulp
 
 _TAPS = 160
 _TAP_BYTES = 32 << 20

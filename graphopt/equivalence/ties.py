@@ -10,8 +10,8 @@ import onnx
 
 from ..ir import Array
 from .metrics import magnitude, max_error
+from .runnable import nested_graphs
 from .semantics import Index
-from .source import nested_graphs
 
 _KEEPS_ORDER = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")

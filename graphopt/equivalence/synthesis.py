@@ -16,9 +16,9 @@ import numpy as np
 
 from ..errors import InputError, ModelError
 from ..ir.types import DType
+from .runnable import Port, Session, Signature, Source, open_source
 from .semantics import Facts, Index, read_facts
 from .sizes import attempts, preferred, read_symbols
-from .source import Port, Session, Signature, Source, open_source
 from .values import Style, draw
 
 Feeds = dict[str, Any]
