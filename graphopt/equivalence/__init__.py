@@ -1,12 +1,16 @@
-"""Proof by running: does one model compute what another does, and would the comparison have noticed if not?"""
+"""Validation by running: does one model compute another's results, and would the comparison have noticed if not?"""
 
 from .comparison import compare
+from .feeds import FeedData, FeedReader, Feeds, read_feeds
 from .metrics import cosine, sqnr_db, top1_agreement
 from .result import Comparison, OutputComparison
-from .synthesis import read_feeds, synthesise
+from .synthesis import synthesise
 
 __all__ = [
     "Comparison",
+    "FeedData",
+    "FeedReader",
+    "Feeds",
     "OutputComparison",
     "compare",
     "cosine",

@@ -1,9 +1,9 @@
-"""Run the original in all its variants: what it answers, how much that wavers, and what would be noticed."""
+"""Runs of the original in all its variants: its results, their spread, and the power of comparing with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,22 @@ import numpy as np
 from ..errors import ModelError
 from ..ir import Array
 from .equality import exceeds, leaves, noise_of
+from .feeds import Feeds, one_ulp
+from .onnx_graph import GraphIndex, walk_nodes
 from .power import Perturbable, make_perturbable, measure_power
-from .runnable import Session, Source, walk_nodes
-from .semantics import Index, read_facts
-from .synthesis import Feeds, Sample, find_samples, one_ulp
+from .runnable import RunnableModel
+from .synthesis import Sample, find_samples, read_facts
+from .tapped import TappedSession
 
+# Budgets that keep a comparison at a small multiple of the runs it needs anyway; `python -m tests.mutants` shows the
+# wrong rewrites that are noticed within them, `graphopt verify` prints the power.
 _TAPS = 160
 _TAP_BYTES = 32 << 20
 _TAPPED_SAMPLES = 2
 _PERTURBATIONS = 24
 _POWER_SECONDS = 2.0
-_CAUTIOUS = 1 << 18
+_PROBED_BYTES = 1 << 18
+"""Bytes of feeds from which a run of five taps tells how many fit into `_TAP_BYTES`; smaller models hold all."""
 
 _NOT_FLOAT = frozenset((
     "Shape", "Size", "ArgMax", "ArgMin", "NonZero", "Constant", "ConstantOfShape", "Range", "Equal", "Less", "Greater",
@@ -32,11 +37,12 @@ _NOT_FLOAT = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Everything the candidate is judged by; lists run over the samples.
+    """Everything the candidate is compared with; lists run over the samples.
 
-    `samples` hold the answers with optimizations (without, for quantized arithmetic), `plain` those without;
-    `variants` are all the original's answers to be told from `base`; `inner` and `inner_noise` are the tapped values
-    of the first samples; `scores` are what integer outputs are decided by, as they are and after a one-ulp change.
+    `samples` hold the results with optimizations (without, for quantized arithmetic), `plain` those without;
+    `variants` are all of the original's results whose spread is its noise; `inner` and `inner_noise` are the tapped
+    values of the first samples; `scores` are the floats that decide integer outputs, as they are and after a one-ulp
+    change of the inputs.
     """
 
     samples: list[Sample]
@@ -46,13 +52,17 @@ class Reference:
     inner: list[dict[str, Array]]
     inner_noise: list[dict[str, float]]
     scores: list[tuple[dict[str, Array], dict[str, Array]]]
-    power: float | None
-    perturbations: int
+    power: float | None = None
+    perturbations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How to run: `exact` switches optimizations off throughout, `lock_step` keeps seeded random numbers in step."""
+class ReferenceOptions:
+    """How to run the original.
+
+    exact: without optimizations throughout. lock_step: random operators with a seed are in it, whose numbers stay in
+    step only while every session runs equally often. power: also measure it. taps, scores: inner values to read.
+    """
 
     rtol: float
     seed: int
@@ -64,92 +74,90 @@ class Plan:
     scores: tuple[str, ...]
 
 
-def agreed_taps(a: Source, b: Source) -> tuple[str, ...]:
+def agreed_taps(a: RunnableModel, b: RunnableModel) -> tuple[str, ...]:
     """Inner values that both models have: equal names that feed equal operators.
 
     A name alone proves nothing: a tool may hand the name of a Conv to the Conv that absorbed its BatchNormalization.
     """
     ours, theirs = _consumers(a), _consumers(b)
     outputs = {p.name for p in a.outputs}
-    made = [o for n in a.proto.graph.node if n.op_type not in _NOT_FLOAT for o in n.output if o and o not in outputs]
+    inner = [o for n in a.proto.graph.node if n.op_type not in _NOT_FLOAT for o in n.output if o and o not in outputs]
     produced = {o for n in b.proto.graph.node for o in n.output}
-    return tuple(n for n in made if n in produced and ours.get(n, frozenset()) == theirs.get(n, frozenset()))
+    return tuple(n for n in inner if n in produced and ours.get(n, frozenset()) == theirs.get(n, frozenset()))
 
 
-def _consumers(source: Source) -> dict[str, frozenset[str]]:
-    found: dict[str, set[str]] = {}
-    for node in walk_nodes(source.proto):
+def _consumers(model: RunnableModel) -> dict[str, frozenset[str]]:
+    ops: dict[str, set[str]] = {}
+    for node in walk_nodes(model.proto):
         for name in node.input:
-            found.setdefault(name, set()).add(node.op_type)
-    return {name: frozenset(ops) for name, ops in found.items()}
+            ops.setdefault(name, set()).add(node.op_type)
+    return {name: frozenset(op_types) for name, op_types in ops.items()}
 
 
 def run_reference(
-    a: Source, plan: Plan, feeds: list[Feeds] | None, count: int, fits: Callable[[Feeds], bool] | None, index: Index
-) -> Reference:
+    a: RunnableModel, options: ReferenceOptions, feeds: list[Feeds] | None, count: int,
+    fits: Callable[[Feeds], bool] | None, index: GraphIndex,
+) -> Reference:  # fmt: skip
     """Run the original. Raises ModelError or InputError when it cannot be run at all."""
     samples = None
-    if not plan.exact:
-        fast = a.session(optimize=True, threads=plan.threads)
-        samples = _samples(a, fast, plan, feeds, count, fits)
-        del fast
-    wanted = (*plan.taps, *(s for s in plan.scores if s not in plan.taps))
-    perturbable = make_perturbable(a, _PERTURBATIONS) if plan.power else None
-    session, perturbable = _plain_session(a, plan, wanted, perturbable)
-    floats = set(session.float_taps(wanted))
-    scores = [s for s in plan.scores if s in floats]
+    if not options.exact:
+        optimized = a.session(optimize=True, threads=options.threads)
+        samples = _samples(a, optimized, options, feeds, count, fits)
+        del optimized  # before the next session takes its memory
+    tapped = (*options.taps, *(s for s in options.scores if s not in options.taps))
+    perturbable = make_perturbable(a, _PERTURBATIONS) if options.power else None
+    session, perturbable = _plain_session(a, options, tapped, perturbable)
+    floats = set(session.float_taps(tapped))
+    scores = [s for s in options.scores if s in floats]
     if samples is None:
-        samples = _samples(a, session, plan, feeds, count, fits)
-    taps = _affordable(session, samples[0], [t for t in plan.taps if t in floats])
+        samples = _samples(a, session, options, feeds, count, fits)
+    taps = _affordable(session, samples[0], [t for t in options.taps if t in floats])
     keep = frozenset(n for n, f in read_facts(a, index).items() if f.roles & {"index", "size", "length", "mask"})
-    rng = np.random.default_rng(plan.seed)
-    plain: list[dict[str, Any]] = []
-    variants: list[list[dict[str, Any]]] = []
-    inner: list[dict[str, Array]] = []
-    noise: list[dict[str, float]] = []
-    both: list[tuple[dict[str, Array], dict[str, Array]]] = []
+    rng = np.random.default_rng(options.seed)
+    reference = Reference(samples, [], [], tuple(taps), [], [], [])
     for number, sample in enumerate(samples):
         fetch = [*(taps if number < _TAPPED_SAMPLES else ()), *scores]
-        here = session.run(sample.feeds, fetch) if fetch or not plan.exact else sample.results
-        moved = here if plan.lock_step else session.run(one_ulp(sample.feeds, rng, keep), fetch)
-        plain.append(here)
-        variants.append([sample.results, here, moved])
-        both.append(({s: here[s] for s in scores}, {s: moved[s] for s in scores}))
+        plain = session.run(sample.feeds, fetch) if fetch or not options.exact else sample.results
+        moved = plain if options.lock_step else session.run(one_ulp(sample.feeds, rng, keep), fetch)
+        reference.plain.append(plain)
+        reference.variants.append([sample.results, plain, moved])
+        reference.scores.append(({s: plain[s] for s in scores}, {s: moved[s] for s in scores}))
         if number < _TAPPED_SAMPLES:
-            inner.append({t: here[t] for t in taps})
-            noise.append({t: noise_of(here[t], [moved[t]]) for t in taps})
-    reference = Reference(samples, plain, variants, tuple(taps), inner, noise, both, None, 0)
-    if perturbable is None or plan.lock_step:
+            reference.inner.append({t: plain[t] for t in taps})
+            reference.inner_noise.append({t: noise_of(plain[t], [moved[t]]) for t in taps})
+    if perturbable is None or options.lock_step:
         return reference
-    power, made = _power(a, session, perturbable, reference, plan)
-    return Reference(samples, plain, variants, tuple(taps), inner, noise, both, power, made)
+    power, perturbations = _power(a, session, perturbable, reference, options)
+    return replace(reference, power=power, perturbations=perturbations)
 
 
 def _samples(
-    a: Source, session: Session, plan: Plan, feeds: list[Feeds] | None, count: int, fits: Callable[[Feeds], bool] | None
-) -> list[Sample]:
+    a: RunnableModel, session: TappedSession, options: ReferenceOptions, feeds: list[Feeds] | None, count: int,
+    fits: Callable[[Feeds], bool] | None,
+) -> list[Sample]:  # fmt: skip
     if feeds is None:
-        return find_samples(a, session, count, plan.seed, fits)
+        return find_samples(a, session, count, options.seed, fits)
     return [Sample(f, session.run(f)) for f in feeds]
 
 
 def _plain_session(
-    a: Source, plan: Plan, wanted: Sequence[str], perturbable: Perturbable | None
-) -> tuple[Session, Perturbable | None]:
+    a: RunnableModel, options: ReferenceOptions, taps: Sequence[str], perturbable: Perturbable | None
+) -> tuple[TappedSession, Perturbable | None]:
     """The session without optimizations; without overridable weights where an operator insists on constants."""
     if perturbable is not None:
         try:
-            session = a.session(optimize=False, threads=plan.threads, taps=wanted, edited=perturbable.proto)
+            session = a.session(optimize=False, threads=options.threads, taps=taps, edited=perturbable.proto)
             return session, perturbable
         except ModelError:
             pass  # power stays unmeasured, which the comparison shows; the model itself is tried next
-    return a.session(optimize=False, threads=plan.threads, taps=wanted), None
+    return a.session(optimize=False, threads=options.threads, taps=taps), None
 
 
-def _affordable(session: Session, sample: Sample, taps: Sequence[str]) -> list[str]:
+def _affordable(session: TappedSession, sample: Sample, taps: Sequence[str]) -> list[str]:
     """Taps evenly spread over the model that fit the memory budget."""
     taps = _spread(taps, _TAPS)
-    if sum(np.asarray(v).nbytes for v in sample.feeds.values() if isinstance(v, np.ndarray)) < _CAUTIOUS or not taps:
+    feed_bytes = sum(np.asarray(v).nbytes for v in sample.feeds.values() if isinstance(v, np.ndarray))
+    if feed_bytes < _PROBED_BYTES or not taps:
         return list(taps)
     probe = _spread(taps, 5)
     results = session.run(sample.feeds, probe)
@@ -164,40 +172,43 @@ def _spread(items: Sequence[str], count: int) -> list[str]:
 
 
 def _power(
-    a: Source, session: Session, perturbable: Perturbable, reference: Reference, plan: Plan
+    a: RunnableModel, session: TappedSession, perturbable: Perturbable, reference: Reference, options: ReferenceOptions
 ) -> tuple[float | None, int]:
     """Perturb weights in the plain session as often as the time allows.
 
-    What the first sample does not show is tried on the others, as the comparison itself uses them all.
+    A perturbation that the first sample does not show is tried on the others, as the comparison itself uses them all.
     """
     thresholds = [_thresholds(a, reference, number) for number in range(len(reference.samples))]
 
     def notices(weights: dict[str, Array]) -> bool:
-        return any(sees(number, weights) for number in range(len(reference.samples)))
+        return any(shows(number, weights) for number in range(len(reference.samples)))
 
-    def sees(number: int, weights: dict[str, Array]) -> bool:
+    def shows(number: int, weights: dict[str, Array]) -> bool:
         taps = list(reference.taps) if number < len(reference.inner) else []
         base = reference.plain[number]
         try:
-            got = session.run({**reference.samples[number].feeds, **weights}, taps)
+            results = session.run({**reference.samples[number].feeds, **weights}, taps)
         except ModelError:
             return True  # such as a Resize that refuses the scale: a candidate that does not run is different
-        if any(exceeds(base[t], got[t], reference.inner_noise[number][t], plan.rtol) > 1 for t in reversed(taps)):
+        if any(
+            exceeds(base[t], results[t], reference.inner_noise[number][t], options.rtol) > 1 for t in reversed(taps)
+        ):
             return True
-        for port in a.outputs:
-            theirs = dict(leaves(port.name, got[port.name]))
-            for name, array in leaves(port.name, base[port.name]):
-                if name not in theirs or _differs(array, theirs[name], thresholds[number].get(name, 0.0), plan.rtol):
+        for output in a.outputs:
+            theirs = dict(leaves(output.name, results[output.name]))
+            for name, array in leaves(output.name, base[output.name]):
+                noise = thresholds[number].get(name, 0.0)
+                if name not in theirs or _differs(array, theirs[name], noise, options.rtol):
                     return True
         return False
 
-    return measure_power(perturbable, a, notices, _PERTURBATIONS, plan.seed, _POWER_SECONDS)
+    return measure_power(perturbable, a, notices, _PERTURBATIONS, options.seed, _POWER_SECONDS)
 
 
-def _thresholds(a: Source, reference: Reference, number: int) -> dict[str, float]:
+def _thresholds(a: RunnableModel, reference: Reference, number: int) -> dict[str, float]:
     """The noise of every float output of a sample."""
     variants = [
-        {leaf: array for port in a.outputs for leaf, array in leaves(port.name, v[port.name])}
+        {leaf: array for output in a.outputs for leaf, array in leaves(output.name, v[output.name])}
         for v in reference.variants[number]
     ]
     return {

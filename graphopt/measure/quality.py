@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..equivalence.runnable import one_line
+from ..equivalence.tapped import one_line
 from ..errors import OptionError
 from ..ir import Array, Model
 from ..onnx_io import to_proto
