@@ -1,9 +1,9 @@
-"""Measurement: what a model costs on paper, and how long it takes on this machine."""
+"""Measurement: static figures of a model, its latency on this machine, the quality of a lossy one."""
 
-from .figures import Figures, figures, node_macs, peak_activation_bytes, value_bytes
+from .figures import Figures, figures, peak_activation_bytes, value_bytes
 from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session, own_clock
-from .macs import macs_at, macs_values
-from .profile import profile_nodes
+from .macs import macs_at, macs_values, node_macs
+from .profile import node_seconds, profile_nodes
 from .quality import Fidelity, MakeSession, Metric, Quality
 from .units import show_bytes, show_change, show_count
 
@@ -21,6 +21,7 @@ __all__ = [
     "macs_at",
     "macs_values",
     "node_macs",
+    "node_seconds",
     "ort_session",
     "own_clock",
     "peak_activation_bytes",

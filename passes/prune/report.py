@@ -8,8 +8,7 @@ from typing import Any
 from ...analysis.channels import Channels
 from ...compress.report import StageReport
 from ...ir import Node
-from ...measure import Figures, figures
-from ...measure.figures import node_macs
+from ...measure import Figures, figures, node_macs
 from .attempt import Attempt
 from .select.allocation import Share, names_of, names_of_node
 from .select.selection import unit

@@ -10,8 +10,7 @@ from ...analysis.channels import channels
 from ...compress.context import StageContext
 from ...compress.report import StageReport
 from ...ir import Model, clone_model
-from ...measure import compare_latency, figures
-from ...measure.layers import node_seconds
+from ...measure import compare_latency, figures, node_seconds
 from .attempt import Attempt, attempt
 from .cut.remove import unshare
 from .options import Prune
