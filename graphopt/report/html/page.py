@@ -8,17 +8,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...compress.report import StageReport
 from ...measure import show_bytes, show_change, show_count
-from ...provenance import Trail
+from ..data import ReportData
 from .cost import Layer, layers
 from .drawing import drawings
 from .latency import Latency, measure
-
-if TYPE_CHECKING:
-    from ...compress.report import StageReport
-    from ..report import Report
 
 _LAYERS = 400
 _SIZED = ("multiply-accumulates", "peak activations")
@@ -36,7 +33,7 @@ class Row:
     better: bool | None = None
 
 
-def page(report: Report, title: str = "", *, seconds: float = 0.5) -> str:
+def page(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
     """The report as HTML. `seconds` of latency measurement a candidate (0 for none); needs `report.trail`."""
     from jinja2 import Environment, StrictUndefined
 
@@ -69,7 +66,7 @@ def page(report: Report, title: str = "", *, seconds: float = 0.5) -> str:
     )
 
 
-def _figures(report: Report) -> list[Row]:
+def _figures(report: ReportData) -> list[Row]:
     before, after = report.before, report.after
     rows = (
         ("file size", before.file_bytes, after.file_bytes, show_bytes),
@@ -93,7 +90,7 @@ def _figure(label: str, old: int, new: int, show: Callable[[float], str], *, siz
     return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, not worse)
 
 
-def _quality(report: Report) -> list[Row]:
+def _quality(report: ReportData) -> list[Row]:
     """The caller's metric before and after; higher is better."""
     if report.metric is None:
         return []
@@ -114,14 +111,14 @@ def _latency_rows(found: Latency | None) -> list[Row]:
     ]  # fmt: skip
 
 
-def _operators(report: Report) -> list[tuple[str, int, int]]:
+def _operators(report: ReportData) -> list[tuple[str, int, int]]:
     """Operators with their numbers before and after, the largest change first."""
     before, after = Counter(report.before.operators), Counter(report.after.operators)
     ops = sorted({*before, *after}, key=lambda op: (-abs(after[op] - before[op]), -before[op], op))
     return [(op, before[op], after[op]) for op in ops]
 
 
-def _refused(report: Report) -> list[tuple[str, str, str]]:
+def _refused(report: ReportData) -> list[tuple[str, str, str]]:
     """What was not done: by whom it was wanted, where, and the check that it failed."""
     found = []
     for item in report.rolled_back:
@@ -178,6 +175,3 @@ def _cell(value: Any) -> str:
 
 def _machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
-
-
-__all__ = ["Trail", "page"]
