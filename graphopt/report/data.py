@@ -47,7 +47,7 @@ class ReportData:
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "effects": [asdict(effect) for effect in self.effects],
-            "rolled_back": [asdict(item) for item in self.rolled_back],
+            "rolled_back": [item.to_dict() for item in self.rolled_back],
             "status": self.status,
             "reason": self.reason,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),

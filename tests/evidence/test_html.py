@@ -81,8 +81,11 @@ def test_what_was_refused_is_told():
         def bad_pass(graph):
             raise RuntimeError("on purpose")
 
-        text = graphopt.optimize(conv_bn_model()).report.to_html(seconds=0)
+        report = graphopt.optimize(conv_bn_model()).report
+    text = report.to_html(seconds=0)
     assert "bad-pass" in text and "on purpose" in text
+    (rolled_back,) = json.loads(report.to_json())["rolled_back"]
+    assert rolled_back["what"] == "bad-pass" and "on purpose" in rolled_back["reason"]
 
 
 def test_stages_are_shown_whatever_they_tell():
