@@ -217,7 +217,7 @@ def diff(
     a, b = onnx_io.load(original), onnx_io.load(changed)
     out.print(figures_table(figures(a, onnx_io.file_bytes(a)), figures(b, onnx_io.file_bytes(b))))
     found = read(changed, b.metadata)
-    if found is not None and found.tells_of(a.graph):
+    if found is not None and found.is_of(a.graph):
         out.print(overview(found))
     if not text:
         return
