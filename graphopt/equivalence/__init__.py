@@ -7,15 +7,6 @@ from .result import Comparison, OutputComparison
 from .synthesis import synthesise
 
 __all__ = [
-    "Comparison",
-    "FeedData",
-    "FeedReader",
-    "Feeds",
-    "OutputComparison",
-    "compare",
-    "cosine",
-    "read_feeds",
-    "sqnr_db",
-    "synthesise",
-    "top1_agreement",
-]
+    "Comparison", "FeedData", "FeedReader", "Feeds", "OutputComparison", "compare", "cosine", "read_feeds",
+    "sqnr_db", "synthesise", "top1_agreement",
+]  # fmt: skip

@@ -8,26 +8,7 @@ from .quality import Fidelity, MakeSession, Metric, Quality
 from .units import show_bytes, show_change, show_count
 
 __all__ = [
-    "Fidelity",
-    "Figures",
-    "MakeSession",
-    "Metric",
-    "Quality",
-    "Timing",
-    "compare_latency",
-    "figures",
-    "geometric_mean",
-    "interleaved",
-    "macs_at",
-    "macs_values",
-    "node_macs",
-    "node_seconds",
-    "ort_session",
-    "own_clock",
-    "peak_activation_bytes",
-    "profile_nodes",
-    "show_bytes",
-    "show_change",
-    "show_count",
-    "value_bytes",
-]
+    "Fidelity", "Figures", "MakeSession", "Metric", "Quality", "Timing", "compare_latency", "figures",
+    "geometric_mean", "interleaved", "macs_at", "macs_values", "node_macs", "node_seconds", "ort_session",
+    "own_clock", "peak_activation_bytes", "profile_nodes", "show_bytes", "show_change", "show_count", "value_bytes",
+]  # fmt: skip

@@ -44,21 +44,15 @@ class ReportData:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
+            "before": self.before.to_dict(), "after": self.after.to_dict(),
             "effects": [asdict(effect) for effect in self.effects],
             "rolled_back": [item.to_dict() for item in self.rolled_back],
-            "status": self.status,
-            "reason": self.reason,
+            "status": self.status, "reason": self.reason,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
-            "notes": list(self.notes),
-            "seconds": self.seconds,
-            "seconds_checking": self.seconds_checking,
-            "target": self.target,
-            "seed": self.seed,
-            "metric": None if self.metric is None else list(self.metric),
+            "notes": list(self.notes), "seconds": self.seconds, "seconds_checking": self.seconds_checking,
+            "target": self.target, "seed": self.seed, "metric": None if self.metric is None else list(self.metric),
             "stages": [stage.to_dict() for stage in self.stages],
-        }
+        }  # fmt: skip
 
     def to_json(self, indent: int | None = 2) -> str:
         """The report as JSON text."""
