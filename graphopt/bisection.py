@@ -10,7 +10,7 @@ from .api import optimize_as
 from .options import Options, Runtime, Schedule, Target, Validation
 from .pipeline import Blame, PassLike
 from .pipeline.repro import Repro, make_repro, runnable_feeds
-from .report.report import Report
+from .report import Report
 
 if TYPE_CHECKING:
     from .onnx_io.source import ModelSource

@@ -206,7 +206,7 @@ def inspect(
     from . import onnx_io
     from .ir import to_text
     from .measure import figures
-    from .report.report import model_table
+    from .report.tables import model_table
 
     lifted = onnx_io.load(model)
     out.print(model_table(figures(lifted, onnx_io.file_bytes(lifted)), lifted.opsets))
@@ -230,12 +230,12 @@ def diff(
     from .ir import to_text
     from .measure import figures
     from .provenance import overview, read
-    from .report.report import figures_table
+    from .report.tables import figures_table
 
     a, b = onnx_io.load(original), onnx_io.load(changed)
     out.print(figures_table(figures(a, onnx_io.file_bytes(a)), figures(b, onnx_io.file_bytes(b))))
     found = read(changed, b.metadata)
-    if found is not None and found.tells_of(a.graph):
+    if found is not None and found.is_of(a.graph):
         out.print(overview(found))
     if not text:
         return
@@ -313,12 +313,12 @@ def list_passes(
     target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
 ) -> None:
     """List the passes in the order they run, and those that run only when named; or trace a rule on a model."""
-    from .report.report import passes_table
+    from .report.tables import passes_table
     from .report.tracing import trace_rule, trace_table
 
     if (model is None) != (trace is None):
         raise OptionError("passes: give both a rule to --trace and the MODEL to trace it on, or neither")
-    if trace is None:
+    if model is None or trace is None:
         out.print(passes_table())
         return
     out.print(trace_table(trace_rule(model, trace, target)))

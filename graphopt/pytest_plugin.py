@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures for those who test models and passes. It loads nothing heavy before a fixture is used.
+"""The pytest plugin: fixtures to test models and passes with. It loads nothing heavy before a fixture is used.
 
 def test_my_pass(model, assert_equivalent, golden):
     result = graphopt.optimize(model, passes=["my-pass"])
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from .equivalence import Comparison
     from .ir import Graph
 
 
@@ -32,29 +33,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Offer the `model` fixture over the models that the options name."""
-    given: list[str] = [*config.getoption("--graphopt-models"), *config.getini("graphopt_models")]
-    paths = _expand(given, Path(config.rootpath))
+    """Register the `model` fixture over the models that the options name."""
+    patterns: list[str] = [*config.getoption("--graphopt-models"), *config.getini("graphopt_models")]
+    paths = _expand(patterns, Path(config.rootpath))
     config.pluginmanager.register(_offer_models(paths), "graphopt-models")
 
 
-def _expand(given: list[str], root: Path) -> list[Path]:
-    """The files that paths and patterns mean, relative to `root`. UsageError for what is not there."""
-    found: dict[Path, None] = {}
-    for text in given:
-        matches = sorted(Path(p) for p in glob.glob(str(root / text), recursive=True))
+def _expand(patterns: list[str], root: Path) -> list[Path]:
+    """The files of paths and patterns relative to `root`. UsageError for a pattern without a file."""
+    paths: dict[Path, None] = {}
+    for pattern in patterns:
+        matches = sorted(Path(p) for p in glob.glob(str(root / pattern), recursive=True))
         if not matches:
-            raise pytest.UsageError(f"--graphopt-models {text!r}: there is no such file")
-        found.update(dict.fromkeys(matches))
-    return list(found)
+            raise pytest.UsageError(f"--graphopt-models {pattern!r}: there is no such file")
+        paths.update(dict.fromkeys(matches))
+    return list(paths)
 
 
 def _offer_models(paths: list[Path]) -> ModuleType:
-    """A plugin that holds the `model` fixture, whose parameters are known only now; a nearer `model` wins over it."""
+    """A plugin with the `model` fixture, as its parameters are known only now; a test's own `model` wins over it."""
     skip = pytest.mark.skip(reason="no models: give --graphopt-models PATH")
-    given = [pytest.param(path, id=path.stem) for path in paths] or [pytest.param(None, id="no-models", marks=skip)]
+    models = [pytest.param(path, id=path.stem) for path in paths] or [pytest.param(None, id="no-models", marks=skip)]
 
-    @pytest.fixture(params=given)
+    @pytest.fixture(params=models)
     def model(request: pytest.FixtureRequest) -> Path:
         """The path of each model that `--graphopt-models` names."""
         path: Path = request.param
@@ -66,8 +67,8 @@ def _offer_models(paths: list[Path]) -> ModuleType:
 
 
 @pytest.fixture
-def assert_equivalent() -> Callable[..., Any]:
-    """`graphopt.testing.assert_equivalent(a, b, …)`: the candidate b computes what the original a does."""
+def assert_equivalent() -> Callable[..., Comparison]:
+    """`graphopt.testing.assert_equivalent(a, b, …)`: the candidate b computes the results of the original a."""
     from .testing.equivalent import assert_equivalent as check
 
     return check
@@ -75,7 +76,7 @@ def assert_equivalent() -> Callable[..., Any]:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`golden(what, name="")`: the IR text of a graph, model, result or file is the one kept beside the test.
+    """`golden(subject, name="")`: the IR text of a graph, model, result or file is the one kept beside the test.
 
     The text lies in `golden/MODULE.TEST.txt`; `--update-golden` writes it anew.
     """
@@ -83,35 +84,35 @@ def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
     stem = re.sub(r"[^\w.-]+", "-", f"{request.path.stem}.{request.node.name}").strip("-")
     update: bool = request.config.getoption("--update-golden")
 
-    def check(what: Any, name: str = "") -> None:
+    def check(subject: Any, name: str = "") -> None:
         __tracebackhide__ = True
         path = folder / (f"{stem}.{name}.txt" if name else f"{stem}.txt")
-        text = what if isinstance(what, str) and "\n" in what else _text(what)
+        text = subject if isinstance(subject, str) and "\n" in subject else _text(subject)
         if update:
             folder.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             return
         if not path.is_file():
             pytest.fail(f"{path} is not there yet: run with --update-golden and read what it wrote")
-        wanted = path.read_text(encoding="utf-8")
-        if text != wanted:
-            lines = difflib.unified_diff(wanted.splitlines(), text.splitlines(), str(path), "now", lineterm="")
+        expected = path.read_text(encoding="utf-8")
+        if text != expected:
+            lines = difflib.unified_diff(expected.splitlines(), text.splitlines(), str(path), "now", lineterm="")
             pytest.fail("the IR text differs (--update-golden accepts it)\n" + "\n".join(lines), pytrace=False)
 
     return check
 
 
-def _text(what: Any) -> str:
+def _text(subject: Any) -> str:
     from .ir import to_text
 
-    return to_text(_graph(what), constants=True)
+    return to_text(_graph(subject), constants=True)
 
 
-def _graph(what: Any) -> Graph:
+def _graph(subject: Any) -> Graph:
     from . import onnx_io
     from .ir import Graph, Model
 
-    inner = getattr(what, "ir", what)  # a Result holds the IR
+    inner = getattr(subject, "ir", subject)  # a Result holds the IR
     if isinstance(inner, Graph):
         return inner
     return (inner if isinstance(inner, Model) else onnx_io.load(inner)).graph

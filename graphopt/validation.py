@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
     from .equivalence import Comparison
-    from .equivalence.inputs import Feeds
+    from .equivalence.feeds import Feeds
     from .onnx_io.source import ModelSource
 
 SLACK_SHARE, SLACK_BYTES = 0.01, 4096

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import TypeVar
 
-from ..equivalence.inputs import Feeds
-from ..equivalence.source import Session, Source, folder_of
+from ..equivalence.feeds import Feeds
+from ..equivalence.runnable import RunnableModel, folder_of
+from ..equivalence.tapped import TappedSession
 from ..ir import Array, Model, Value
 from ..onnx_io.emit import Emitter
 from ..onnx_io.lend import Lender
@@ -43,8 +44,8 @@ class Taps:
         self.peaks = add_peaks(proto.graph, self.names, [v for v in values if v in peaks])
         for value in () if self.peaks is None else self.peaks.channels:
             del self.names[value]
-        self.source, self.threads = Source(proto, None, folder_of(model), lender.lent), threads
-        self._session: Session | None = None
+        self.source, self.threads = RunnableModel(proto, None, folder_of(model), lender.lent), threads
+        self._session: TappedSession | None = None
         self.readable = tuple(v for v in values if v in self.inputs or v in self.names)
 
     @property
@@ -52,12 +53,12 @@ class Taps:
         """The names of the results that sessions have beside the model's own; peaks last."""
         return (*self.names.values(), *(() if self.peaks is None else (PEAKS,)))
 
-    def open(self, threads: int | None) -> Session:
+    def open(self, threads: int | None) -> TappedSession:
         """A new session; ModelError when onnxruntime cannot load the model."""
         return self.source.session(optimize=True, threads=threads, taps=self.results)
 
     @property
-    def session(self) -> Session:
+    def session(self) -> TappedSession:
         """The session that `run` uses, opened when first needed."""
         if self._session is None:
             self._session = self.open(self.threads)

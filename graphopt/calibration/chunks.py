@@ -11,8 +11,9 @@ from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..equivalence.inputs import Feeds
-from ..equivalence.source import Session, Source, open_source
+from ..equivalence.feeds import Feeds
+from ..equivalence.runnable import RunnableModel, open_runnable
+from ..equivalence.tapped import TappedSession
 from ..errors import InputError
 from ..machine.cpu import cpu_count
 from .activations import Taps
@@ -39,7 +40,7 @@ class ChunkObserver:
     names: tuple[str, ...]
     inputs: frozenset[str]
     method: str
-    session: Session | None = None
+    session: TappedSession | None = None
     path: str = ""
     folder: str = ""
 
@@ -56,9 +57,9 @@ class ChunkObserver:
 
 
 @lru_cache(maxsize=1)
-def _process_session(path: str, folder: str, taps: tuple[str, ...]) -> Session:
+def _process_session(path: str, folder: str, taps: tuple[str, ...]) -> TappedSession:
     """The session of this process; its neighbours have the other cores."""
-    source = Source(open_source(path).proto, None, Path(folder) if folder else None)
+    source = RunnableModel(open_runnable(path).proto, None, Path(folder) if folder else None)
     return source.session(optimize=True, threads=1, taps=taps)
 
 

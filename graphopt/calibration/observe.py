@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..equivalence.inputs import Feeds
+from ..equivalence.feeds import Feeds
 from ..errors import InputError, OutputError
 from ..ir import Model, Value
 from ..machine.files import replace_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from ..equivalence.inputs import Feeds
+from ..equivalence.feeds import Feeds
 from ..errors import ModelError
 from ..ir import Model, TensorType, Value
 from .activations import Taps

@@ -10,14 +10,16 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ..equivalence.inputs import Feeds, checked_feed, read_arrays, synthesise, unstacked
-from ..equivalence.source import Signature, one_line, signature_of
+from ..equivalence.feeds import FeedData, FeedReader, Feeds, checked_feed, read_arrays, unstacked
+from ..equivalence.runnable import signature_of
+from ..equivalence.synthesis import synthesise
+from ..equivalence.tapped import one_line
+from ..equivalence.value_info import Signature
 from ..errors import InputError
-from ..ir import Array
 
 BATCH, BATCH_BYTES = 16, 1 << 18
 """The most rows of one sample, and the most bytes of several rows, where an array of an open batch size holds many:
@@ -26,16 +28,10 @@ small rows are read together, since each run has a fixed cost (`python -m tests.
 SYNTHESISED = "no calibration data was given: made-up inputs took its place, give real ones for real accuracy"
 
 
-class CalibrationDataReader(Protocol):
-    """The reader that `onnxruntime.quantization` takes, too; one with `rewind()` is read as often as needed."""
+CalibrationDataReader = FeedReader
+"""One with `rewind()` is read as often as needed."""
 
-    def get_next(self) -> Mapping[str, Any] | None:
-        """The next sample, inputs by name; None after the last."""
-
-
-CalibrationData = (
-    CalibrationDataReader | Iterable[Mapping[str, Any]] | Mapping[str, Any] | Array | str | os.PathLike[str] | None
-)
+CalibrationData = FeedData | None
 """The forms of calibration data: see `open_calibration`."""
 
 
@@ -62,7 +58,7 @@ class Calibration:
 
 
 def open_calibration(data: CalibrationData, model: Any, *, samples: int = 8, seed: int = 0) -> Calibration:
-    """Calibration feeds for `model` (anything that `equivalence.open_source` opens).
+    """Calibration feeds for `model` (anything that `equivalence.open_runnable` opens).
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable of dicts, a dict of arrays
     that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, or None for `samples` made-up feeds.

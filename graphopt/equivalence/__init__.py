@@ -1,17 +1,12 @@
-"""Proof by running: does one model compute what another does, and would the comparison have noticed if not?"""
+"""Validation by running: does one model compute another's results, and would the comparison have noticed if not?"""
 
 from .comparison import compare
-from .inputs import read_feeds, synthesise
+from .feeds import FeedData, FeedReader, Feeds, read_feeds
 from .metrics import cosine, sqnr_db, top1_agreement
 from .result import Comparison, OutputComparison
+from .synthesis import synthesise
 
 __all__ = [
-    "Comparison",
-    "OutputComparison",
-    "compare",
-    "cosine",
-    "read_feeds",
-    "sqnr_db",
-    "synthesise",
-    "top1_agreement",
-]
+    "Comparison", "FeedData", "FeedReader", "Feeds", "OutputComparison", "compare", "cosine", "read_feeds",
+    "sqnr_db", "synthesise", "top1_agreement",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""How far two tensors are apart."""
+"""Distances between two tensors."""
 
 from __future__ import annotations
 
@@ -72,5 +72,5 @@ def top1_agreement(reference: Array, other: Array) -> float | None:
 
 
 def _wide(array: Array) -> Array:
-    """Floats in which differences neither overflow nor round visibly (float32 stays: it is what most outputs are)."""
+    """The array in floats whose differences neither overflow nor round visibly; float32 stays, most outputs have it."""
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)

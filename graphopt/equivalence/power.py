@@ -1,4 +1,4 @@
-"""Power: would the comparison have noticed a small error? 1 % perturbations of single weights tell."""
+"""Power: the share of 1 % perturbations of single weights that a comparison would have noticed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 import onnx
 
 from ..ir import Array
-from .source import Source, nested_graphs
+from .onnx_graph import nested_graphs
+from .runnable import RunnableModel
 
 _MAX_BYTES = 1 << 28
+"""Weights above 256 MiB are not perturbed: each perturbation copies the tensor into the session."""
 _AT_LEAST = 8
-_FLOAT_TYPES = (1, 10, 11)
-_INT_TYPES = (2, 3)
+"""Perturbations whatever the time: fewer would give a share in steps of more than an eighth."""
+_FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+_INT_TYPES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +37,14 @@ class Perturbable:
     weights: tuple[Weight, ...]
 
 
-def make_perturbable(source: Source, count: int) -> Perturbable | None:
+def make_perturbable(model: RunnableModel, count: int) -> Perturbable | None:
     """A copy of the model with up to `count` weight tensors, evenly spread over the file, as overridable inputs.
 
     Weights are float initializers and Constant nodes of more than one element, also of nested graphs, and 8-bit ones of
     at least 16 elements. None if the model has no such weight.
     """
     proto = onnx.ModelProto()
-    proto.CopyFrom(source.proto)
+    proto.CopyFrom(model.proto)
     places = list(_places(proto.graph, True))
     if not places:
         return None
@@ -61,6 +64,8 @@ def make_perturbable(source: Source, count: int) -> Perturbable | None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
+    """Where a weight lies: in a graph, as an initializer or as the value of a Constant `node`."""
+
     graph: onnx.GraphProto
     tensor: onnx.TensorProto
     node: onnx.NodeProto | None
@@ -118,13 +123,13 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 def measure_power(
     perturbable: Perturbable,
-    source: Source,
+    model: RunnableModel,
     notices: Callable[[dict[str, Array]], bool],
     count: int,
     seed: int,
     seconds: float,
 ) -> tuple[float | None, int]:
-    """The share of perturbations that `notices` (told the overriding weights) saw, and how many were made.
+    """The share of perturbations that `notices(weights)` returned True for (None if there were none), and their number.
 
     At most `count` are made, and no more than eight once `seconds` have passed.
 
@@ -132,20 +137,20 @@ def measure_power(
     and the element is drawn with a probability proportional to its magnitude.
     """
     rng = np.random.default_rng(seed)
-    base = str(source.folder) if source.folder is not None else ""
-    seen = made = 0
+    base = str(model.folder) if model.folder is not None else ""
+    noticed = perturbed = 0
     until = time.perf_counter() + seconds
     for turn in rng.permutation(count):
-        if made >= _AT_LEAST and time.perf_counter() > until:
+        if perturbed >= _AT_LEAST and time.perf_counter() > until:
             break
         weight = perturbable.weights[turn % len(perturbable.weights)]
         values = onnx.numpy_helper.to_array(weight.tensor, base)
         changed = _perturbed(values, rng)
         if changed is None:
             continue
-        made += 1
-        seen += notices({weight.name: changed})
-    return (seen / made if made else None), made
+        perturbed += 1
+        noticed += notices({weight.name: changed})
+    return (noticed / perturbed if perturbed else None), perturbed
 
 
 def _perturbed(values: Array, rng: np.random.Generator) -> Array | None:

@@ -1,4 +1,4 @@
-"""What a comparison found."""
+"""The result of a comparison."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 class OutputComparison:
     """One output over all samples; the figures are those of the worst sample.
 
-    `error` = max|a − b|, `allowed` what equality permits, `noise` the original's own spread, all in the output's units;
-    `sqnr` in dB, `cosine` and `top1` in 0..1 are the lowest of any sample (`top1` None without rows of classes).
+    `error` = max|a − b|, `allowed` the error that equality permits, `noise` the original's own spread, all three in the
+    output's units; `sqnr` in dB, `cosine` and `top1` in 0..1 are the lowest of any sample (`top1` None without rows of
+    classes).
     """
 
     name: str
@@ -56,12 +57,12 @@ class Comparison:
 
     @property
     def is_equal(self) -> bool:
-        """The two models were proved equal within tolerance on every sample."""
+        """The two models were equal within tolerance on every sample."""
         return self.status == "equal"
 
     @property
     def worst_error(self) -> float:
-        """The largest error of an output, as a share of what is allowed."""
+        """The largest error of an output, as a share of the allowed error."""
         return max((o.error / o.allowed for o in self.outputs if o.allowed), default=0.0)
 
     def to_dict(self) -> dict[str, Any]:

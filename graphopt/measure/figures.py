@@ -1,21 +1,22 @@
-"""What a model costs on paper: nodes, bytes, parameters, multiply-accumulates, peak activation memory."""
+"""Static figures of a model: nodes, bytes, parameters, multiply-accumulates, peak activation memory."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..ir import Graph, Model, Node, TensorType, Value, captures
+from ..ir import Graph, Model, TensorType, Value, captures
+from .macs import declared_sizes, node_macs
 
-_PARAMETER_SIZE = 2  # a scalar is a setting, not a parameter
+_PARAMETER_SIZE = 2
+"""Elements from which a constant counts as parameters: a scalar is a setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures of one model. Symbolic and unknown sizes count as 1; `symbolic` says that there are some.
+    """Figures of one model. Symbolic and unknown sizes count as 1; `symbolic` is True where there are any.
 
     nodes: recursive through nested graphs, constants not counted. operators: nodes by operator. parameters: elements
     of constants with at least two elements. constant_bytes: bytes of all constants. macs: multiply-accumulates of Conv,
@@ -60,79 +61,19 @@ def figures(model: Model, file_bytes: int | None = None) -> Figures:
 
 
 def _constants(model: Model) -> list[Value]:
-    found: dict[Value, None] = {}
+    constants: dict[Value, None] = {}
     for body in (model, *(f.body for f in model.functions.values())):
         for graph in body.graph.graphs():
             for node in (*graph.snapshot(), graph.return_node):
-                found.update((v, None) for v in node.inputs if v is not None and v.constant is not None)
-    return list(found)
-
-
-Sizes = Callable[[Value | None], Sequence[int]]
-
-
-def node_macs(node: Node, shapes: Mapping[Value, Sequence[int]] | None = None) -> int:
-    """Multiply-accumulates of one node; 0 for operators that are not linear maps.
-
-    shapes: of values, where they are known better than declared. Unknown sizes count as 1.
-    """
-    count, known = _MACS.get(node.op), shapes or {}
-    return 0 if count is None else count(node, lambda v: known[v] if v is not None and v in known else _declared(v))
-
-
-def _declared(value: Value | None) -> list[int]:
-    if value is None or not isinstance(value.type, TensorType) or value.type.shape is None:
-        return []
-    return [d if isinstance(d, int) else 1 for d in value.type.shape]
-
-
-def _conv(node: Node, sizes: Sizes, weight_slot: int = 1) -> int:
-    weight, out = sizes(node.input(weight_slot)), sizes(node.output)
-    return math.prod(out) * math.prod(weight[1:]) if weight and out else 0
-
-
-def _conv_transpose(node: Node, sizes: Sizes) -> int:
-    weight, data = sizes(node.input(1)), sizes(node.input(0))
-    return math.prod(data) * math.prod(weight[1:]) if weight and data else 0
-
-
-def _matmul(node: Node, sizes: Sizes) -> int:
-    left, out = sizes(node.input(0)), sizes(node.output)
-    return math.prod(out) * left[-1] if left and out else 0
-
-
-def _gemm(node: Node, sizes: Sizes) -> int:
-    left, out = sizes(node.input(0)), sizes(node.output)
-    if len(left) != 2 or not out:
-        return 0
-    return math.prod(out) * (left[0] if node.attrs.get("transA") else left[1])
-
-
-_MACS: dict[str, Callable[[Node, Sizes], int]] = {
-    "Conv": _conv,
-    "ConvInteger": _conv,
-    "QLinearConv": lambda node, sizes: _conv(node, sizes, 3),
-    "com.microsoft::FusedConv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "MatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "QLinearMatMul": _matmul,
-    "com.microsoft::FusedMatMul": _matmul,
-    "com.microsoft::MatMulIntegerToFloat": _matmul,
-    "com.microsoft::DynamicQuantizeMatMul": _matmul,
-    "Gemm": _gemm,
-    "com.microsoft::FusedGemm": _gemm,
-    "com.microsoft::QGemm": _gemm,
-}
-LINEAR_MAPS = frozenset(_MACS)
-"""Operators that multiply and accumulate."""
+                constants.update((v, None) for v in node.inputs if v is not None and v.constant is not None)
+    return list(constants)
 
 
 def value_bytes(value: Value) -> int:
     """Bytes of a value in memory, unknown sizes counted as 1."""
     if not isinstance(value.type, TensorType):
         return 0
-    return (math.prod(_declared(value)) * value.type.dtype.bits + 7) // 8
+    return (math.prod(declared_sizes(value)) * value.type.dtype.bits + 7) // 8
 
 
 def peak_activation_bytes(graph: Graph) -> int:

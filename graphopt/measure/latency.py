@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..ir import Model
+from ..ir import Array, Model
 from ..machine.sessions import EXTERNAL_FOLDER, open_session, session_options
 
-Feeds = Mapping[str, np.ndarray[Any, Any]]
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Times of one candidate. `ratio` is the median of (first candidate's time / this one's) over paired runs.
+    """Seconds of one candidate. `ratio` is the median of (first candidate's time / this one's) over paired runs.
 
     error: the standard error of that median, as a share of it; other work on the machine shows here.
     """
 
     label: str
-    median: float  # seconds
-    best: float  # seconds
+    median: float
+    best: float
     ratio: float
     runs: int
     error: float = 0.0
@@ -35,10 +35,10 @@ def interleaved(
     candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_runs: int = 5, max_runs: int = 1000,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:  # fmt: skip
-    """Time callables in turn, A B C A B C …, after two untimed turns; so that drift of the machine hits all alike.
+    """Time callables in turn, A B C A B C …, after two untimed turns, so that drift of the machine hits all alike.
 
     Short calls are repeated within a turn until the turn takes about a millisecond. `clock` gives seconds; with
-    time.process_time, what other processes take does not count.
+    time.process_time, the time of other processes does not count.
     """
     repeats = {label: _repeats(run) for label, run in candidates.items()}
     times: dict[str, list[float]] = {label: [] for label in candidates}
@@ -63,8 +63,8 @@ def _timing(label: str, times: Sequence[float], ratios: Sequence[float]) -> Timi
 
 
 def own_clock() -> Callable[[], float]:
-    """Seconds that this thread has computed, which other work on the machine hardly changes; wall time where the system
-    counts them too coarsely. Right for what computes in the calling thread: sessions of one thread do."""
+    """A clock of the seconds that this thread has computed, which other work on the machine hardly changes; of wall
+    time where the system counts those too coarsely. For work in the calling thread, as in sessions of one thread."""
     return time.thread_time if time.get_clock_info("thread_time").resolution <= 1e-6 else time.perf_counter
 
 
@@ -76,26 +76,30 @@ def _repeats(run: Callable[[], object]) -> int:
 
 
 def ort_session(
-    model: Any, *, threads: int = 1, optimize: bool = True, options: Mapping[str, str] | None = None
-) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU from a path, serialized bytes, or a model of the IR."""
-    return open_model(model, session_options(threads=threads, optimize=optimize, entries=options))
+    model: str | os.PathLike[str] | bytes | Model, *, threads: int = 1, optimize: bool = True,
+    options: Mapping[str, str] | None = None,
+) -> onnxruntime.InferenceSession:  # fmt: skip
+    """An `onnxruntime.InferenceSession` on the CPU. options: further entries of its configuration."""
+    return open_ort_session(model, session_options(threads=threads, optimize=optimize, entries=options))
 
 
-def open_model(model: Any, settings: Any) -> Any:
-    """The same with `onnxruntime.SessionOptions`; external weights of a model of the IR are found where they lie."""
+def open_ort_session(
+    model: str | os.PathLike[str] | bytes | Model, settings: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """`ort_session` with all settings; external weights of a model of the IR are found where they lie."""
     if isinstance(model, Model):
         from ..onnx_io import to_proto
 
         if model.folder:
             settings.add_session_config_entry(EXTERNAL_FOLDER, model.folder)
-        model = to_proto(model).SerializeToString()
-    return open_session(model, settings)
+        return open_session(to_proto(model).SerializeToString(), settings)
+    return open_session(model if isinstance(model, bytes) else os.fspath(model), settings)
 
 
 def compare_latency(
-    sessions: Mapping[str, Any], feeds: Feeds, *, seconds: float = 2.0, clock: Callable[[], float] = time.perf_counter
-) -> list[Timing]:
+    sessions: Mapping[str, Any], feeds: Mapping[str, Array], *, seconds: float = 2.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing]:  # fmt: skip
     """Latency of sessions (anything with `run(names, feeds)`) on the same feeds, interleaved."""
     runs: dict[str, Callable[[], object]] = {
         label: (lambda s=session: s.run(None, feeds))  # type: ignore[misc]

@@ -1,21 +1,85 @@
-"""Multiply-accumulates of a model's nodes at the sizes of one sample."""
+"""Multiply-accumulates of linear maps, at declared sizes or at those of a sample."""
 
 from __future__ import annotations
 
-from ..calibration import Shapes
-from ..ir import Model, Node, Value
-from .figures import LINEAR_MAPS, node_macs
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from ..ir import Model, Node, TensorType, Value
+
+Sizes = Callable[[Value | None], Sequence[int]]
+"""The shape of a value with numbers for all sizes; empty where the rank is unknown."""
+
+
+def node_macs(node: Node, shapes: Mapping[Value, Sequence[int]] | None = None) -> int:
+    """Multiply-accumulates of one node; 0 for operators that are not linear maps.
+
+    shapes: of values, where they are known better than declared. Unknown sizes count as 1.
+    """
+    count, known = _MACS.get(node.op), shapes or {}
+    if count is None:
+        return 0
+    return count(node, lambda v: known[v] if v is not None and v in known else declared_sizes(v))
 
 
 def macs_values(model: Model) -> list[Value]:
-    """The values of the root graph whose shapes tell its multiply-accumulates."""
+    """The values of the root graph from whose shapes its multiply-accumulates follow."""
     nodes = [node for node in model.graph if node.op in LINEAR_MAPS]
     return [value for node in nodes for value in (*node.inputs, *node.outputs) if value is not None]
 
 
-def macs_at(model: Model, shapes: Shapes) -> dict[Node, int]:
+def macs_at(model: Model, shapes: Mapping[Value, Sequence[int]]) -> dict[Node, int]:
     """Multiply-accumulates of each linear map, nested graphs included, at these shapes of `macs_values`.
 
-    Sizes that they do not tell, and those of nested graphs, are the declared ones, where open ones count as 1.
+    Values without a shape here, and those of nested graphs, have their declared sizes, where open ones count as 1.
     """
     return {node: node_macs(node, shapes) for node in model.graph.walk() if node.op in LINEAR_MAPS}
+
+
+def declared_sizes(value: Value | None) -> list[int]:
+    """The declared shape with 1 for open sizes; empty where the rank is unknown."""
+    if value is None or not isinstance(value.type, TensorType) or value.type.shape is None:
+        return []
+    return [d if isinstance(d, int) else 1 for d in value.type.shape]
+
+
+def _conv(node: Node, sizes: Sizes, weight_slot: int = 1) -> int:
+    weight, out = sizes(node.input(weight_slot)), sizes(node.output)
+    return math.prod(out) * math.prod(weight[1:]) if weight and out else 0
+
+
+def _conv_transpose(node: Node, sizes: Sizes) -> int:
+    weight, data = sizes(node.input(1)), sizes(node.input(0))
+    return math.prod(data) * math.prod(weight[1:]) if weight and data else 0
+
+
+def _matmul(node: Node, sizes: Sizes) -> int:
+    left, out = sizes(node.input(0)), sizes(node.output)
+    return math.prod(out) * left[-1] if left and out else 0
+
+
+def _gemm(node: Node, sizes: Sizes) -> int:
+    left, out = sizes(node.input(0)), sizes(node.output)
+    if len(left) != 2 or not out:
+        return 0
+    return math.prod(out) * (left[0] if node.attrs.get("transA") else left[1])
+
+
+_MACS: dict[str, Callable[[Node, Sizes], int]] = {
+    "Conv": _conv,
+    "ConvInteger": _conv,
+    "QLinearConv": lambda node, sizes: _conv(node, sizes, 3),
+    "com.microsoft::FusedConv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearMatMul": _matmul,
+    "com.microsoft::FusedMatMul": _matmul,
+    "com.microsoft::MatMulIntegerToFloat": _matmul,
+    "com.microsoft::DynamicQuantizeMatMul": _matmul,
+    "Gemm": _gemm,
+    "com.microsoft::FusedGemm": _gemm,
+    "com.microsoft::QGemm": _gemm,
+}
+LINEAR_MAPS = frozenset(_MACS)
+"""Operators that multiply and accumulate."""

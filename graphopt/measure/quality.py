@@ -1,4 +1,4 @@
-"""How good a lossy model is: the caller's metric within a budget of evaluations, and fidelity to the reference."""
+"""Quality of a lossy model: the caller's metric within a budget of evaluations, and fidelity to the reference."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ..equivalence.source import one_line
+from ..equivalence.tapped import one_line
 from ..errors import OptionError
 from ..ir import Array, Model
 from ..onnx_io import to_proto
 
 Metric = Callable[[Any], float]
 MakeSession = Callable[[Model], Any]
-"""What runs a candidate: an `onnxruntime.InferenceSession`, or a `graphopt.Session` for target "graphopt"."""
+"""Opens the session of a candidate: `onnxruntime.InferenceSession`, or `graphopt.Session` for target "graphopt"."""
 
 SAMPLES, HELD = 32, 1 << 26
-"""Samples that fidelity is judged by, and the bytes of reference results held for it."""
+"""Budgets of time and memory: the samples that fidelity is measured on, and the bytes of feeds and reference results
+held for them (64 MiB), whichever comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Quality:
     """Judges candidates against one reference model.
 
     metric: called with a session; higher is better. Scores are cached by the model's bytes, and `left` counts the
-    evaluations that the budget still allows. feeds: what fidelity is measured on.
+    evaluations that the budget still allows. feeds: the samples that fidelity is measured on.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Quality:
         self._scores: dict[str, float] = {}
         self._results: list[tuple[dict[str, Any], list[_Expected]]] | None = None
         self._base: float | None = None
-        self._last: tuple[Model, int | None, Fidelity] | None = None  # a model is judged, then described
+        self._last: tuple[Model, int | None, Fidelity] | None = (
+            None  # guards ask for the fidelity of a model, then its report does
+        )
 
     @property
     def left(self) -> int:
@@ -99,20 +102,20 @@ class Quality:
                 tally.add(reference, np.asarray(result))
         ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
         shares = [t.same / t.rows for t in tallies if t.rows]
-        found = Fidelity(min(ratios, default=math.inf), min(shares, default=None))
-        self._last = (model, samples, found)
-        return found
+        fidelity = Fidelity(min(ratios, default=math.inf), min(shares, default=None))
+        self._last = (model, samples, fidelity)
+        return fidelity
 
     def _run_reference(self) -> list[tuple[dict[str, Any], list[_Expected]]]:
         session, held = self.session(self.reference), 0
-        found: list[tuple[dict[str, Any], list[_Expected]]] = []
+        expected: list[tuple[dict[str, Any], list[_Expected]]] = []
         for feed in self.feeds:
             results = [np.asarray(r) for r in session.run(None, feed)]
-            found.append((feed, [_Expected.of(result) for result in results]))
+            expected.append((feed, [_Expected.of(result) for result in results]))
             held += sum(r.nbytes for r in results) + sum(np.asarray(v).nbytes for v in feed.values())
-            if len(found) >= self.samples or held > HELD:
+            if len(expected) >= self.samples or held > HELD:
                 break
-        return found
+        return expected
 
     def _evaluate(self, model: Model) -> float:
         if self.metric is None:
@@ -133,9 +136,10 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """One result of the reference, with what every comparison needs of it. finite: None where all of it is.
+    """One result of the reference, with the parts of a comparison that depend on it alone.
 
-    best: where each row's largest element is, of what looks like scores of classes; maps have more axes.
+    signal: the sum of squares. finite: the mask of finite elements, None if all are. best: the index of each row's
+    largest element, if the result looks like scores of classes ([N, C] or [N, S, C]; maps have more axes).
     """
 
     array: Array
@@ -174,7 +178,7 @@ class _Tally:
         if reference.shape != result.shape:
             self.signal, self.noise = 1.0, math.inf
             return
-        with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite, which the mask drops
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite: the mask drops it
             wrong = reference.astype(np.promote_types(reference.dtype, np.float32), copy=False) - result
             noise = _energy(wrong if expected.finite is None else wrong[expected.finite])
         self.signal += expected.signal

@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Numbers with units, as text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def show_count(value: float) -> str:
 
 
 def show_change(old: float, new: float) -> str:
-    """How far `new` is from `old`, in percent; "=" where it is the same, "≈" below 0.05 %."""
+    """The change from `old` to `new` in percent; "=" where there is none, "≈" below 0.05 %."""
     if old == new:
         return "="
     if not old:

@@ -16,7 +16,7 @@ from .shrink import extract, name_values, neighbours, shrink
 if TYPE_CHECKING:
     import onnx
 
-    from ..equivalence.inputs import Feeds
+    from ..equivalence.feeds import Feeds
     from ..onnx_io.source import ModelSource
 
 _SAMPLES = 2  # inputs on which each piece is compared
@@ -169,12 +169,11 @@ def _inner_values(
     """The operands and results of `nodes`, by name, for each sample, as onnxruntime computes them unoptimized."""
     import numpy as np
 
-    from ..equivalence.source import open_source
+    from ..equivalence.runnable import folder_of, open_runnable
     from ..onnx_io.emit import Emitter
 
     emitter = Emitter(model)
-    source = open_source(emitter.model())
-    source.folder = Path(model.folder) if model.folder else None
+    source = open_runnable(emitter.model(), folder=folder_of(model))
     wanted = {v for node in nodes for v in (*node.inputs, *captures(node), *node.outputs) if v is not None}
     taps = {
         name: value.name for name, value in emitter.values.items() if value in wanted and value.producer is not None

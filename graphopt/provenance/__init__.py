@@ -1,10 +1,10 @@
-"""Provenance: where each node of an optimised model comes from, and what became of each node of the original."""
+"""Provenance: the origin of each node of an optimised model, and the end of each node of the original."""
 
-from .record import KEY, Gone, Kept, Provenance, Step, read, sidecar, write_sidecar
-from .story import explanation, overview
-from .trace import Trail, trace
+from .derive import Trail, derive_provenance
+from .explain import explanation, overview
+from .record import KEY, Origin, Provenance, Removal, Step, read, sidecar, write_sidecar
 
 __all__ = [
-    "KEY", "Gone", "Kept", "Provenance", "Step", "Trail", "explanation", "overview", "read", "sidecar", "trace",
-    "write_sidecar",
+    "KEY", "Origin", "Provenance", "Removal", "Step", "Trail", "derive_provenance", "explanation", "overview", "read",
+    "sidecar", "write_sidecar",
 ]  # fmt: skip

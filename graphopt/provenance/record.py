@@ -1,4 +1,4 @@
-"""The record: plain data that lies in the file's metadata, or beside the file as JSON."""
+"""The record: plain data, kept in the file's metadata or beside the file as JSON."""
 
 from __future__ import annotations
 
@@ -20,18 +20,24 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rewrite that was made: the pass, the rule or kind of change within it, the original nodes it began at."""
+    """One rewrite: the pass, the rule or kind of change within the pass, the original nodes it began at."""
 
     by: str
     rewrite: str
     nodes: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        """The pass, and the rule where it has another name."""
+        return self.by if self.rewrite in ("", self.by) else f"{self.by} · {self.rewrite}"
+
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A node of the optimised model: its operator, the original nodes it came from, the pass that made it.
+class Origin:
+    """The origin of a node of the optimised model: its operator, the original nodes it came from, its maker.
 
-    `by` is "" for a node that is as it came, and "emit" for one that only gives a result its name.
+    `by` is the pass that made the node, "" for a node of the original, and "emit" for an Identity that only gives a
+    result its name.
     """
 
     op: str
@@ -40,8 +46,8 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """How a node of the original went: in which pass, and in the course of which step (None if it is not known)."""
+class Removal:
+    """The end of a node of the original: the pass that removed it, and the number of the step (None if unknown)."""
 
     by: str
     step: int | None
@@ -49,30 +55,34 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Everything that `explain` tells.
+    """The data behind `graphopt explain`.
 
     original: operator by the name of each node of the original; an unnamed node is called `Op_position`.
-    nodes: what the optimised model has, by the name of a node's first output. gone: what it no longer has.
-    steps: every rewrite, in order. notes: what passes and rewrites do, in one line each, by name.
+    nodes: the origin of each node of the optimised model, by the name of its first output. gone: original nodes that
+    were removed. steps: every rewrite, in order. notes: the effect of passes and rewrites, in one line each, by name.
     """
 
     original: Mapping[str, str]
-    nodes: Mapping[str, Kept]
-    gone: Mapping[str, Gone]
+    nodes: Mapping[str, Origin]
+    gone: Mapping[str, Removal]
     steps: tuple[Step, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def heirs(self, name: str) -> tuple[str, ...]:
         """The outputs of the nodes that an original node lives on in."""
-        return tuple(output for output, kept in self.nodes.items() if name in kept.sources)
+        return tuple(output for output, origin in self.nodes.items() if name in origin.sources)
+
+    def note_on(self, step: Step) -> str:
+        """The effect of a step in one line, "" if its maker says nothing."""
+        return self.notes.get(step.rewrite) or self.notes.get(step.by, "")
 
     def history(self, sources: tuple[str, ...]) -> tuple[Step, ...]:
         """The steps that began at any of these original nodes."""
         wanted = set(sources)
         return tuple(step for step in self.steps if not wanted.isdisjoint(step.nodes))
 
-    def tells_of(self, graph: Graph) -> bool:
-        """Whether `graph` is the original this tells of."""
+    def is_of(self, graph: Graph) -> bool:
+        """Whether `graph` is the original of this provenance, by names and operators of its nodes."""
         return dict(self.original) == {node.origins[0]: node.op for node in graph.walk() if node.origins}
 
     def to_json(self) -> str:
@@ -80,12 +90,12 @@ class Provenance:
         return json.dumps({"version": _VERSION, **asdict(self)}, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str, what: str) -> Provenance:
-        """Read it back; InputError names `what` if it is something else."""
+    def from_json(cls, text: str, place: str) -> Provenance:
+        """Read `to_json` back; InputError names `place` for any other text."""
         try:
             return _from_dict(json.loads(text))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{what} holds no provenance that this version reads") from error
+            raise InputError(f"{place} holds no provenance that this version reads") from error
 
 
 def _from_dict(data: dict[str, Any]) -> Provenance:
@@ -93,15 +103,15 @@ def _from_dict(data: dict[str, Any]) -> Provenance:
         raise ValueError(data["version"])
     return Provenance(
         original=dict(data["original"]),
-        nodes={k: Kept(v["op"], tuple(v["sources"]), v["by"]) for k, v in data["nodes"].items()},
-        gone={k: Gone(v["by"], v["step"]) for k, v in data["gone"].items()},
+        nodes={k: Origin(v["op"], tuple(v["sources"]), v["by"]) for k, v in data["nodes"].items()},
+        gone={k: Removal(v["by"], v["step"]) for k, v in data["gone"].items()},
         steps=tuple(Step(s["by"], s["rewrite"], tuple(s["nodes"])) for s in data["steps"]),
         notes=dict(data["notes"]),
     )
 
 
 def sidecar(model: str | Path) -> Path:
-    """Where the provenance of a model lies if it is not in the file: `out.onnx` has `out.provenance.json`."""
+    """The file beside a model that may hold its provenance: `out.onnx` has `out.provenance.json`."""
     return Path(model).with_suffix(".provenance.json")
 
 
@@ -121,9 +131,9 @@ def read(model: str | Path, metadata: Mapping[str, str], beside: str | Path | No
     return Provenance.from_json(text, repr(str(path)))
 
 
-def write_sidecar(found: Provenance, path: str | Path) -> None:
+def write_sidecar(provenance: Provenance, path: str | Path) -> None:
     """Write the provenance as JSON. OutputError if it cannot be written."""
     try:
-        Path(path).write_text(found.to_json(), encoding="utf-8")
+        Path(path).write_text(provenance.to_json(), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{os.fspath(path)!r} cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""What an optimisation did: as data, as tables for the terminal, as one HTML page."""
+"""The report of an optimisation: data, tables for the terminal, one HTML page; and the trace of a rule."""
 
 from .report import Report
 

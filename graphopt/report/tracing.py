@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import onnx_io
 from ..errors import OptionError
-from ..ir import Model, Node
+from ..ir import Node
 from ..pipeline import Pass, current, listed, run_pass
 from ..rewrite import Attempt, Context, Rule, explain
+from .tables import plain_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..onnx_io.source import ModelSource
+
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """A node at which a rule was tried: how many nodes of its pattern fitted, of how many, and why it declined."""
+    """A node at which a rule was tried: the nodes of its pattern that fitted, of how many, and the failed condition."""
 
     rule: str
     node: str
@@ -30,20 +33,20 @@ class Miss:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """How often the rules fired, what they were tried at in vain (the nearest first), and the pass they belong to."""
+    """The pass `by`, how often each of its rules fired, and the nodes where they declined, the nearest miss first."""
 
     by: str
     fired: dict[str, int]
     misses: tuple[Miss, ...]
 
 
-def trace_rule(model: Any, name: str, target: str = "portable") -> Traced:
-    """Run the schedule up to and with the pass that holds rule `name` (or is called so), and ask where it declined.
+def trace_rule(model: ModelSource, name: str, target: str = "portable") -> Traced:
+    """Run the schedule up to and with the pass called `name`, or that holds the rule called so; list the misses.
 
     OptionError for a name that no rule and no pass made of rules has.
     """
     item, rules = _find(name)
-    lifted: Model = onnx_io.load(model)
+    lifted = onnx_io.load(model)
     context = Context(target)
     for before in _up_to(item):
         run_pass(lifted, before, context)
@@ -74,7 +77,7 @@ def _find(name: str) -> tuple[Pass, list[Rule]]:
 
 
 def _up_to(item: Pass) -> Iterator[Pass]:
-    """What the schedule runs before `item`; nothing if it is not in there."""
+    """The passes that the schedule runs before `item`; none if it is not in the schedule."""
     schedule = current().schedule()
     names = [other.name for other in schedule]
     yield from schedule[: names.index(item.name)] if item.name in names else ()
@@ -89,16 +92,13 @@ def _place(tried: Attempt) -> str:
     return _label(place) if isinstance(place, Node) and place is not tried.node else ""
 
 
-def trace_table(found: Traced, most: int = 40) -> Table:
+def trace_table(traced: Traced, most: int = 40) -> Table:
     """Misses with the same reason share a row."""
-    from rich.table import Table
-
-    fired = ", ".join(f"{name} ×{n}" for name, n in found.fired.items()) or "nothing"
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=f"fired in {found.by}: {fired}")
-    for heading in ("rule", "fitted", "at", "why not"):
-        table.add_column(heading, justify="right" if heading == "fitted" else "left")
-    groups: dict[tuple[Any, ...], list[Miss]] = {}
-    for miss in found.misses:
+    fired = ", ".join(f"{name} ×{n}" for name, n in traced.fired.items()) or "nothing"
+    headings = ("rule", "fitted", "at", "why not")
+    table = plain_table(headings, right=("fitted",), caption=f"fired in {traced.by}: {fired}")
+    groups: dict[tuple[str, int, int, str], list[Miss]] = {}
+    for miss in traced.misses:
         key = (miss.rule, miss.fitted, miss.wanted, miss.reason)
         groups.setdefault(key, []).append(miss)
     for (rule, fitted, wanted, _), alike in list(groups.items())[:most]:

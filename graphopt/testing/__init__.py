@@ -1,4 +1,4 @@
-"""Helpers for the tests of those who use graphopt: an assertion, and random models to try passes on."""
+"""Helpers for tests: an assertion that models are equivalent, and random models to try passes on."""
 
 from .equivalent import assert_equivalent
 from .shrinking import shrink

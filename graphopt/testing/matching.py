@@ -1,4 +1,4 @@
-"""Graphs for a rule: what its pattern describes, with the operands, constants and attributes that it leaves open."""
+"""Graphs that match a rule: nodes for its pattern, with the operands, constants and attributes that it leaves open."""
 
 from __future__ import annotations
 
@@ -11,69 +11,68 @@ from ..errors import Declined
 from ..ir import DType, Value
 from ..rewrite import Leaf, OpPattern, Rule
 from .blocks.elementwise import partner
-from .blocks.operands import ON_CODES, RANKS, SINGLE, codes, default_attrs, operand
+from .blocks.operands import ON_CODES, RANKS, SINGLE, codes, default_attrs, operand_for
 from .sketch import WIDE, Sketch
 
 _BY_NAME: dict[str, tuple[float, ...]] = {
     "eps": (1e-5, 1e-3), "epsilon": (1e-5, 1e-3), "low": (0.0, -1.0), "high": (6.0, 1.0), "slope": (0.1, 0.25),
 }  # fmt: skip
-"""Numbers that constants of these names usually are."""
-_CANDIDATES = (0, 1, -1, 2, 3, -2, (1,), (-1,), (0,), (2, 3), (1, 1), 0.5, 1.0, "constant", "linear", "NOTSET")
+"""The usual values of constants of these names."""
+_ATTRIBUTES = (0, 1, -1, 2, 3, -2, (1,), (-1,), (0,), (2, 3), (1, 1), 0.5, 1.0, "constant", "linear", "NOTSET")
 
 
 def block_for(rule: Rule) -> Callable[[Sketch], Value]:
-    """A block that makes what the pattern of `rule` matches; whether its handler accepts is another matter."""
+    """A block that appends nodes which the pattern of `rule` matches; the rule's function may still decline them."""
 
     def block(s: Sketch) -> Value:
         if not rule.min_opset <= s.opset <= rule.max_opset:
             raise Declined("not at this opset")
-        return _Instance(s).node(rule.pattern, ())
+        return _Occurrence(s).node(rule.pattern, ())
 
     return block
 
 
-class _Instance:
-    """One pattern made into nodes."""
+class _Occurrence:
+    """One occurrence of a pattern: the nodes appended for it and the operands bound so far."""
 
     def __init__(self, sketch: Sketch) -> None:
         self.s = sketch
         self.bound: dict[str, Value | None] = {}
-        self.made: dict[int | str, tuple[Value, ...]] = {}
+        self.outputs: dict[int | str, tuple[Value, ...]] = {}
         self.dtype: DType | None = None
         self.axes: tuple[int, ...] = ()
 
     def node(self, pattern: OpPattern, ranks: Sequence[int]) -> Value:
-        """The value that a pattern describes; the same pattern stands for the same node."""
+        """The output that a pattern stands for; the same pattern stands for the same node."""
         key = pattern.name or id(pattern)
-        made = self.made.get(key)
-        if made is None:
-            made = self.made[key] = self._make(pattern, ranks)
-        return made[pattern.index or 0]
+        if key not in self.outputs:
+            self.outputs[key] = self._append(pattern, ranks)
+        return self.outputs[key][pattern.index or 0]
 
-    def _make(self, pattern: OpPattern, ranks: Sequence[int]) -> tuple[Value, ...]:
+    def _append(self, pattern: OpPattern, ranks: Sequence[int]) -> tuple[Value, ...]:
         s, op = self.s, self.s.choose(pattern.ops)
         ranks = RANKS.get(op, ranks)
         slots: list[Value | None] = [None] * len(pattern.inputs)
-        for i, wanted in enumerate(pattern.inputs):
-            if isinstance(wanted, OpPattern):
-                slots[i] = self.node(wanted, ranks)
-        for i, wanted in enumerate(pattern.inputs):
-            if isinstance(wanted, Leaf) and wanted.name and wanted.name in self.bound:
-                slots[i] = self.bound[wanted.name]
+        for i, operand in enumerate(pattern.inputs):
+            if isinstance(operand, OpPattern):
+                slots[i] = self.node(operand, ranks)
+        for i, operand in enumerate(pattern.inputs):
+            if isinstance(operand, Leaf) and operand.name and operand.name in self.bound:
+                slots[i] = self.bound[operand.name]
         data = next((v for v in slots if v is not None and v.constant is None), None)
-        for i, wanted in enumerate(pattern.inputs):
-            if data is None and isinstance(wanted, Leaf) and wanted.kind == "value" and slots[i] is None:
-                data = slots[i] = self.bound[wanted.name] = self._data(op, ranks)
+        for i, operand in enumerate(pattern.inputs):
+            if data is None and isinstance(operand, Leaf) and operand.kind == "value" and slots[i] is None:
+                data = slots[i] = self.bound[operand.name] = self._data(op, ranks)
         if data is None:
             raise Declined("no operand is computed")
         attrs = self._attrs(pattern, op, data)
-        for i, wanted in enumerate(pattern.inputs):
-            if slots[i] is not None or not isinstance(wanted, Leaf):
+        for i, operand in enumerate(pattern.inputs):
+            if slots[i] is not None or not isinstance(operand, Leaf):
                 continue
-            if wanted.name not in self.bound or not wanted.name:
-                self.bound[wanted.name] = self._leaf(op, i, wanted, data, slots, attrs)
-            slots[i] = self.bound[wanted.name]
-        if len(slots) == 2 and op in _EITHER and s.chance(0.4):
+            if operand.name not in self.bound or not operand.name:
+                self.bound[operand.name] = self._leaf(op, i, operand, data, slots, attrs)
+            slots[i] = self.bound[operand.name]
+        if len(slots) == 2 and op in _COMMUTATIVE and s.chance(0.4):
             slots.reverse()
         if op == "Exp" and s.facts[data].bound > 20:
             raise Declined("the exponential would be too large")
@@ -95,11 +94,11 @@ class _Instance:
 
     def _attrs(self, pattern: OpPattern, op: str, data: Value) -> dict[str, Any]:
         attrs = default_attrs(self.s, op, data)
-        for name, wanted in pattern.attrs:
-            if not callable(wanted):
-                attrs[name] = wanted
+        for name, condition in pattern.attrs:
+            if not callable(condition):
+                attrs[name] = condition
                 continue
-            fits = [c for c in (attrs.get(name), *_CANDIDATES) if _accepts(wanted, c)]
+            fits = [c for c in (attrs.get(name), *_ATTRIBUTES) if _accepts(condition, c)]
             attrs[name] = self.s.choose(fits)
         return attrs
 
@@ -117,9 +116,9 @@ class _Instance:
             shape = s.choose(((), (1,)) if op != "Clip" else ((),))
             number = 1e-12 if leaf.name == "eps" and op in ("Clip", "Max") else s.choose(_BY_NAME[leaf.name])
             return s.constant(np.full(shape, number), s.dtype(data))
-        special = operand(s, op, slot, data, slots, attrs)
-        if special is not None:
-            return special
+        chosen = operand_for(s, op, slot, data, slots, attrs)
+        if chosen is not None:
+            return chosen
         if leaf.kind != "value":
             return partner(s, data, low=0.5 if op == "Div" else -1.0, constant=True)
         return partner(s, data, low=0.5 if op == "Div" else -1.0)
@@ -136,7 +135,7 @@ class _Instance:
 
 
 _OUTPUTS = {"Split": 2, "DynamicQuantizeLinear": 3}
-_EITHER = frozenset(("Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal"))
+_COMMUTATIVE = frozenset(("Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal"))
 
 
 def _accepts(predicate: Callable[[Any], bool], candidate: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..ir import Model
 from ..pipeline.shrink import name_values
@@ -12,19 +12,21 @@ from ..pipeline.shrink import shrink as shrink_nodes
 if TYPE_CHECKING:
     import onnx
 
+    from ..onnx_io.source import ModelSource
 
-def shrink(model: Any, fails: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto:
+
+def shrink(model: ModelSource, fails: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto:
     """A piece of a model on which `fails` is still true, minimal in that no single node of it can go.
 
-    model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. What the piece reads from the rest of the model becomes an
-    input. ValueError if the whole model does not fail.
+    model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. Values that the piece reads from the rest of the model
+    become inputs. ValueError if the whole model does not fail.
     """
     from .. import onnx_io
 
     def holds(piece: Model) -> bool:
         try:
             proto = onnx_io.to_proto(piece)
-        except Exception:  # a piece that cannot be written shows nothing
+        except Exception:  # a piece that cannot be written is no smaller example
             return False
         return fails(proto)
 

@@ -1,4 +1,4 @@
-"""A graph in the making: typed values to build on, with what a generator must know of each to stay valid."""
+"""A random graph under construction: typed values to build on, with the bounds that keep it valid and comparable."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ T = TypeVar("T")
 FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
 INTEGERS = (DType.INT64, DType.INT32)
 WIDE = (DType.FLOAT, DType.DOUBLE)
-HOT = {DType.FLOAT16: 60.0}
-"""Magnitudes beyond which a value is not computed on, so that results neither overflow nor drown in noise."""
+LIMITS = {DType.FLOAT16: 60.0}
+"""Magnitudes (1e4 by default) beyond which a value is no operand, so that results neither overflow nor drown in
+noise: 60 squared, summed over a few terms, stays within half precision."""
 
 
 @dataclass(slots=True)
-class Fact:
-    """What is known of a value beside its type.
+class ValueFacts:
+    """Facts of a value beside its type.
 
-    `bound` is a magnitude it hardly exceeds. `steady` means that no rewrite may move it by even a rounding: only such
-    values go into operators that jump (Floor, ArgMax, a Cast to integers, QuantizeLinear).
+    bound: a magnitude that it hardly exceeds. steady: no rewrite moves it by even a rounding. Only steady values go
+    into operators that jump (Floor, ArgMax, a Cast to integers, QuantizeLinear).
     """
 
     bound: float
@@ -36,13 +37,16 @@ class Fact:
 
 @dataclass(slots=True)
 class Sketch:
-    """Grows one graph. Every `node` is appended at once; `pool` holds the values that later blocks may read."""
+    """Grows one graph. Every `node` is appended at once; `pool` holds the values that later blocks may read.
+
+    weights: constants that a later `weight` may share. depth: of nested graphs.
+    """
 
     rng: random.Random
     graph: Graph
     arrays: np.random.Generator
     pool: list[Value] = field(default_factory=list)
-    facts: dict[Value, Fact] = field(default_factory=dict)
+    facts: dict[Value, ValueFacts] = field(default_factory=dict)
     weights: list[Value] = field(default_factory=list)
     depth: int = 0
     context: Context = field(default_factory=Context)
@@ -55,11 +59,11 @@ class Sketch:
     # -- chance
 
     def chance(self, share: float) -> bool:
-        """True in about `share` of all cases; False is the simpler outcome."""
+        """True with this probability; hypothesis shrinks to False."""
         return self.rng.randint(0, 99) >= 100 - round(share * 100)
 
     def choose(self, items: Sequence[T]) -> T:
-        """One of `items`, the first being the simplest; Declined if there are none."""
+        """One of `items`; hypothesis shrinks to the first. Declined if there are none."""
         if not items:
             raise Declined("nothing to choose from")
         return items[self.rng.randint(0, len(items) - 1)]
@@ -74,16 +78,16 @@ class Sketch:
         """A new input of the graph."""
         value = Value(TensorType(dtype, tuple(shape)), name)
         self.graph.add_input(value)
-        self.facts[value] = Fact(6.0 if dtype.is_float else 8.0, True)
+        self.facts[value] = ValueFacts(6.0 if dtype.is_float else 8.0, True)
         self.pool.append(value)
         return value
 
     def constant(self, array: Any, dtype: DType | None = None) -> Value:
         """A new constant; a Python number takes the element type `dtype`."""
-        held = np.asarray(array) if dtype is None else np.asarray(array).astype(dtype.numpy)
-        value = Value(constant=Constant.of(held))
-        bound = float(np.abs(held.astype(np.float64)).max(initial=0)) if held.dtype.kind in "fiu" else 1.0
-        self.facts[value] = Fact(bound, True)
+        numbers = np.asarray(array) if dtype is None else np.asarray(array).astype(dtype.numpy)
+        value = Value(constant=Constant.of(numbers))
+        bound = float(np.abs(numbers.astype(np.float64)).max(initial=0)) if numbers.dtype.kind in "fiu" else 1.0
+        self.facts[value] = ValueFacts(bound, True)
         return value
 
     def ints(self, *numbers: int) -> Value:
@@ -91,7 +95,7 @@ class Sketch:
         return self.constant(np.array(numbers, np.int64))
 
     def weight(self, shape: Sequence[int], dtype: DType = DType.FLOAT, low: float = -1.0, high: float = 1.0) -> Value:
-        """A constant of numbers between `low` and `high`; now and then one that other nodes use too."""
+        """A constant of numbers between `low` and `high`; sometimes one that other nodes read as well."""
         shared = [
             v for v in self.weights
             if v.constant is not None and v.constant.shape == tuple(shape) and v.constant.dtype == dtype
@@ -99,9 +103,9 @@ class Sketch:
         ]  # fmt: skip
         if shared and self.chance(0.3):
             return self.choose(shared)
-        made = self.constant(self.arrays.uniform(low, high, tuple(shape)), dtype)
-        self.weights.append(made)
-        return made
+        weight = self.constant(self.arrays.uniform(low, high, tuple(shape)), dtype)
+        self.weights.append(weight)
+        return weight
 
     def shape(self, value: Value) -> tuple[Dim, ...]:
         """The sizes of a value; Declined where the rank is not known."""
@@ -136,8 +140,11 @@ class Sketch:
         where: Callable[[Value], bool] | None = None,
     ) -> Value:
         """A value of the pool, more often a late one, of these element types, ranks and at most this magnitude."""
-        wanted = dtypes or FLOATS
-        fits = [v for v in self.pool if self._fits(v, wanted, ranks, steady, bound) and (where is None or where(v))]
+        fits = [
+            v
+            for v in self.pool
+            if self._fits(v, dtypes or FLOATS, ranks, steady, bound) and (where is None or where(v))
+        ]
         return self.choose(fits[-3:][::-1] if self.chance(0.6) else fits)
 
     def _fits(self, v: Value, dtypes: Sequence[DType], ranks: Sequence[int], steady: bool, bound: float) -> bool:
@@ -152,7 +159,7 @@ class Sketch:
             return False
         if (ranks and len(type.shape) not in ranks) or (steady and not fact.steady):
             return False
-        return not type.dtype.is_float or fact.bound <= (bound or HOT.get(type.dtype, 1e4))
+        return not type.dtype.is_float or fact.bound <= (bound or LIMITS.get(type.dtype, 1e4))
 
     # -- nodes
 
@@ -182,20 +189,20 @@ class Sketch:
         return self.append(node, bound)
 
     def append(self, node: Node, bound: float | None = None) -> tuple[Value, ...]:
-        """Append a finished node; its results inherit what is known of its operands."""
-        given = [self.facts[v] for v in node.inputs if v is not None]
-        steady = node.op in STEADY and all(f.steady for f in given)
+        """Append a finished node; the facts of its outputs follow from those of its operands."""
+        operands = [self.facts[v] for v in node.inputs if v is not None]
+        steady = node.op in STEADY and all(f.steady for f in operands)
         if bound is None:
-            bound = default_bound(node, [f.bound for f in given])
+            bound = default_bound(node, [f.bound for f in operands])
         self.graph.append(node)
         for value in node.outputs:
             exact = steady or (isinstance(value.type, TensorType) and value.type.dtype is DType.BOOL)
             value.name = f"{node.op.lower()}{len(self.facts)}"
-            self.facts[value] = Fact(bound, exact)
+            self.facts[value] = ValueFacts(bound, exact)
             self.pool.append(value)
         return node.outputs
 
-    def over(self, op: str, x: Value, axes: Sequence[int], since: int, **attrs: Any) -> Value:
+    def with_axes(self, op: str, x: Value, axes: Sequence[int], since: int, **attrs: Any) -> Value:
         """A node whose axes are an attribute before opset `since`, an operand from then on."""
         if self.opset < since:
             return self.node(op, x, axes=tuple(axes), **attrs)
@@ -208,7 +215,7 @@ class Sketch:
         return replace(self, graph=graph, pool=list(self.pool), depth=self.depth + 1)
 
     def attempt(self, block: Callable[[Sketch], Any]) -> bool:
-        """Run a block; what it made goes again if it turns out not to fit."""
+        """Run a block. False if it declined; the nodes it had appended are erased."""
         before, pooled = self.graph.snapshot(), len(self.pool)
         try:
             block(self)
@@ -229,7 +236,7 @@ STEADY = frozenset((
     "GlobalMaxPool", "Not", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
     "ConstantOfShape", "Range", "Resize", "Trilu", "GatherElements", "ScatterND", "CumSum",
 ))  # fmt: skip
-"""Operators whose results have no rounding that a rewrite could move."""
+"""Operators whose results are steady where their operands are: they round nothing that a rewrite could move."""
 
 BROADCASTS = frozenset((
     "Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Sum", "Mean", "Where", "PRelu", "Less", "Greater",
@@ -241,7 +248,7 @@ _KEEPS_TYPE = frozenset(f"com.microsoft::{op}" for op in ("Gelu", "FastGelu", "Q
 
 
 def _broadcast(shapes: Sequence[Sequence[Dim]]) -> bool:
-    """Shapes broadcast whatever the symbolic sizes are; inference takes a name beside a number for that number."""
+    """Whether shapes broadcast for any symbolic sizes; inference would take a symbol beside a number for the number."""
     for axis in range(1, max(map(len, shapes)) + 1):
         if len({shape[-axis] for shape in shapes if axis <= len(shape)} - {1}) > 1:
             return False
@@ -269,6 +276,6 @@ def default_bound(node: Node, bounds: Sequence[float]) -> float:
 
 
 def new_model(opset: int) -> Model:
-    """An empty model."""
+    """An empty model, in the first IR version that allows the opset."""
     ir_version = 8 if opset < 19 else 10 if opset < 23 else 11
     return Model(Graph("random"), {"": opset}, ir_version=ir_version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,8 +32,8 @@ def graphs(
     simplifiers look for, the ways exporters spell activations and normalizations, shape arithmetic, nested graphs and
     quantization (`families`: elementwise, layout, linear, idioms, sizes, control, quantized), with symbolic sizes, all
     of f32, f16, f64, i64, i32, bool, u8 and i8, shared weights, dead ends, results taken from the middle, at one of
-    `opsets`. `matching` adds what the patterns of these rules describe to two blocks in five, so that they fire often;
-    with the `target` onnxruntime also operators that only its CPU provider has.
+    `opsets`. two blocks in five match the pattern of a rule in `matching`, so that these fire often; with the `target`
+    onnxruntime there are also operators that only its CPU provider has.
     `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few blocks; `shrink` goes on
     to single nodes.
 
@@ -42,9 +43,8 @@ def graphs(
     """
     from hypothesis import strategies
 
-    source = strategies.randoms(use_true_random=False)
-    options = {"blocks": blocks, "opsets": opsets, "families": families, "matching": matching, "target": target}
-    return source.map(lambda rng: random_graph(rng, **options))  # type: ignore[arg-type]
+    draw = partial(random_graph, blocks=blocks, opsets=opsets, families=families, matching=matching, target=target)
+    return strategies.randoms(use_true_random=False).map(draw)
 
 
 def random_graph(
@@ -52,18 +52,18 @@ def random_graph(
     families: Sequence[str] = tuple(FAMILIES), matching: Sequence[Rule] = (),
     target: str = "portable",
 ) -> onnx.ModelProto:  # fmt: skip
-    """The model that a seed stands for, or that a source of chance draws; see `graphs`. About 4 ms."""
+    """The random model of a seed, or drawn by a `random.Random`; see `graphs`."""
     from .. import onnx_io
 
     rng = random.Random(seed) if isinstance(seed, int) else seed
     model = new_model(opsets[rng.randint(0, len(opsets) - 1)])
     sketch = Sketch(rng, model.graph, np.random.default_rng(rng.randint(0, 255)), context=Context(target))
     _add_inputs(sketch)
-    weighted: list[Block] = [b for name in families for b, times in FAMILIES[name] for _ in range(times)]
-    wanted = [block_for(rule) for rule in matching]
+    drawable: list[Block] = [b for name in families for b, times in FAMILIES[name] for _ in range(times)]
+    matched = [block_for(rule) for rule in matching]
     for _ in range(rng.randint(1, blocks)):
         for _ in range(4):
-            if sketch.attempt(sketch.choose(wanted if wanted and sketch.chance(0.4) else weighted)):
+            if sketch.attempt(sketch.choose(matched if matched and sketch.chance(0.4) else drawable)):
                 break
     _set_outputs(sketch)
     proto = onnx_io.to_proto(model)
@@ -89,12 +89,12 @@ def _add_inputs(s: Sketch) -> None:
 
 
 def _set_outputs(s: Sketch) -> None:
-    """Ends become results but for some that stay dead; now and then a value from the middle is one as well."""
+    """Most unread values become outputs, some stay dead; sometimes a value that other nodes read is one as well."""
     graph = s.graph
-    made = [v for node in graph for v in node.outputs]
-    ends = [v for v in made if v.is_unused]
+    computed = [v for node in graph for v in node.outputs]
+    ends = [v for v in computed if v.is_unused]
     results = [v for v in ends if s.chance(0.8)] or ends[-1:]
-    middle = [v for v in made if not v.is_unused]
+    middle = [v for v in computed if not v.is_unused]
     results += [v for v in middle if s.chance(0.06)]
     if not results:
         results = [s.node("Identity", s.pool[0])]
@@ -102,8 +102,8 @@ def _set_outputs(s: Sketch) -> None:
 
 
 def _respell(s: Sketch, proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Some constants become Constant nodes, or initializers that are also inputs; a node becomes a call of a function;
-    inner types may go.
+    """Other spellings of the same graph: constants as Constant nodes or as initializers that are also inputs, a node as
+    a call of a function, inner types left out.
     """
     import onnx
 
@@ -128,13 +128,13 @@ def _respell(s: Sketch, proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _call(s: Sketch, proto: onnx.ModelProto) -> None:
-    """Put a node into a function of the model, with a Relu or Neg there and back around its first operand."""
+    """Replace a node by a call of a function that holds it, behind an Identity or two Neg of its first operand."""
     import onnx
 
-    plain = [n for n in proto.graph.node if len(n.input) and not n.domain and n.op_type in _CALLED]
-    if not plain:
+    callable_nodes = [n for n in proto.graph.node if len(n.input) and not n.domain and n.op_type in _CALLED]
+    if not callable_nodes:
         return
-    node = s.choose(plain)
+    node = s.choose(callable_nodes)
     inputs = [f"a{i}" for i in range(len(node.input))]
     body = [onnx.helper.make_node("Identity", ["a0"], ["b"])]
     if s.chance(0.5):

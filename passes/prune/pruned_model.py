@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...analysis.channels import ChannelFacts, find_channels
-from ...equivalence.inputs import Feeds
+from ...equivalence.feeds import Feeds
 from ...ir import Array, Model, Node, clone_model
 from .cut.remove import remove, unshare
 from .options import MEASURED, Prune

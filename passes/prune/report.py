@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from ...analysis.channels import ChannelFacts, WeightedLayer
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Node
-from ...measure import Figures, figures
-from ...measure.figures import node_macs
+from ...measure import Figures, figures, node_macs
 from .pruned_model import PrunedModel
 from .select.allocation import Allocation, names_of, names_of_node
 from .select.selection import positions_per_class

@@ -10,8 +10,7 @@ from ...compress.context import StageContext
 from ...compress.report import StageReport
 from ...errors import Declined
 from ...ir import Model, clone_model
-from ...measure import compare_latency, figures
-from ...measure.layers import node_seconds
+from ...measure import compare_latency, figures, node_seconds
 from .cut.remove import unshare
 from .options import Prune
 from .pruned_model import PrunedModel, prune_model

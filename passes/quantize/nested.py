@@ -15,7 +15,7 @@ from ...calibration import Calibration, Taps
 from ...compress.context import StageContext
 from ...compress.layers.linear import LINEAR
 from ...compress.report import StageReport
-from ...equivalence.source import open_source
+from ...equivalence.runnable import open_runnable
 from ...errors import Declined
 from ...ir import Graph, Model, Node, Port, TensorType, Value, clone_model, clone_node, outer_values
 from ...measure import Quality, figures
@@ -105,7 +105,7 @@ def _quantized(
 
     if next(taken(), None) is None:
         raise Declined("no sample of the calibration data takes this branch", node)
-    calibration = Calibration(taken, open_source(part.model), context.calibration.note)
+    calibration = Calibration(taken, open_runnable(part.model), context.calibration.note)
     quality = Quality(clone_model(part.model), context.quality.session, calibration, evaluations=options.evaluations)
     cache = None if options.cache is None else f"{options.cache}.{node.name or node.output.name}.{slot}"
     inner = replace(context, calibration=calibration, quality=quality, max_drop=None)

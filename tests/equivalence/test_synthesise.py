@@ -46,7 +46,7 @@ def test_ids_stay_below_their_table_and_masks_are_binary():
 
 def test_symbolic_dims_agree_by_name_and_vary():
     shapes = [{n: v.shape for n, v in f.items()} for f in synthesise(embedding(), 4)]
-    assert all(len(set(s.values())) == 1 for s in shapes)
+    assert len(shapes) == 4 and all(set(s) == {"ids", "types", "mask"} and len(set(s.values())) == 1 for s in shapes)
     assert {s["ids"][0] for s in shapes} >= {1, 2, 3}
     lengths = {s["ids"][1] for s in shapes}
     assert 1 in lengths and any(n > 1 and n % 2 for n in lengths)
@@ -54,7 +54,8 @@ def test_symbolic_dims_agree_by_name_and_vary():
 
 def test_the_same_seed_gives_the_same_feeds():
     first, second, other = synthesise(embedding(), 2), synthesise(embedding(), 2), synthesise(embedding(), 2, seed=1)
-    assert all(np.array_equal(a[n], b[n]) for a, b in zip(first, second) for n in a)
+    assert len(first) == 2 and len(first[0]) == 3
+    assert all(np.array_equal(a[n], b[n]) for a, b in zip(first, second, strict=True) for n in a)
     assert not np.array_equal(first[0]["ids"], other[0]["ids"])
 
 
@@ -84,7 +85,9 @@ def test_past_and_total_lengths_are_related():
         ],
         [("y", T.FLOAT, None)],
     )  # fmt: skip
-    for feed in synthesise(net, 3):
+    feeds = synthesise(net, 3)
+    assert len(feeds) == 3
+    for feed in feeds:
         assert feed["m"].shape[1] == feed["x"].shape[1] + feed["past"].shape[1]
 
 
@@ -105,7 +108,9 @@ def test_graph_indexes_stay_below_the_number_of_nodes():
         nodes, [("x", T.FLOAT, ["num_nodes", 5]), ("edges", T.INT64, [2, "num_edges"])], [("y", T.FLOAT, None)],
         {"w": f32(5, 3), "zero": np.int64(0)},
     )  # fmt: skip
-    for feed in synthesise(net):
+    feeds = synthesise(net)
+    assert len(feeds) == 4 and all(feed["edges"].size for feed in feeds)
+    for feed in feeds:
         assert feed["edges"].max() < feed["x"].shape[0]
 
 

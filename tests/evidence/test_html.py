@@ -40,6 +40,9 @@ class Checker(HTMLParser):
         self.open.pop()
 
 
+EDGES = [(0, 1), (1, 2), (0, 2), (2, 3), (4, 3), (0, 3), *((i, i + 1) for i in range(6, 60)), (6, 40)]
+
+
 def drawn(text: str) -> dict:
     return json.loads(re.search(r'id="drawings">(.*?)</script>', text, re.S).group(1))
 
@@ -81,8 +84,11 @@ def test_what_was_refused_is_told():
         def bad_pass(graph):
             raise RuntimeError("on purpose")
 
-        text = graphopt.optimize(conv_bn_model()).report.to_html(seconds=0)
+        report = graphopt.optimize(conv_bn_model()).report
+    text = report.to_html(seconds=0)
     assert "bad-pass" in text and "on purpose" in text
+    (rolled_back,) = json.loads(report.to_json())["rolled_back"]
+    assert rolled_back["what"] == "bad-pass" and "on purpose" in rolled_back["reason"]
 
 
 def test_stages_are_shown_whatever_they_tell():
@@ -154,21 +160,24 @@ def test_layers_read_precision_through_dequantization():
     assert convs and {layer.precision for layer in convs} == {"i8"} and all(layer.macs for layer in convs)
 
 
+def test_layout_by_networkx_is_the_same_each_time(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fast_sugiyama", None)
+    assert layout.arrange(62, EDGES) == layout.arrange(62, EDGES)
+
+
 @pytest.mark.parametrize("engine", ["fast-sugiyama", "networkx"])
 def test_layout_keeps_boxes_apart_and_edges_downwards(engine, monkeypatch):
     if engine == "networkx":
         monkeypatch.setitem(sys.modules, "fast_sugiyama", None)
     else:
         pytest.importorskip("fast_sugiyama", reason="the extra `report` is not installed")
-    edges = [(0, 1), (1, 2), (0, 2), (2, 3), (4, 3), (0, 3), *((i, i + 1) for i in range(6, 60)), (6, 40)]
-    made = layout.arrange(62, edges)
-    assert engine != "networkx" or made == layout.arrange(62, edges)
-    assert len(made.points) == 62 and set(made.routes) == set(edges)
+    made = layout.arrange(62, EDGES)
+    assert len(made.points) == 62 and set(made.routes) == set(EDGES)
     boxes = sorted(made.points)
     for i, (x, y) in enumerate(boxes):
         for u, v in boxes[i + 1 :]:
             assert abs(x - u) >= layout.WIDTH or abs(y - v) >= layout.HEIGHT, ((x, y), (u, v))
-    columns = sum(made.points[b][1] <= made.points[a][1] for a, b in edges)
+    columns = sum(made.points[b][1] <= made.points[a][1] for a, b in EDGES)
     assert columns <= 8, "edges go down but for those into the next column"
 
 

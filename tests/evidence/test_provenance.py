@@ -24,6 +24,7 @@ def proto_nodes(graph: onnx.GraphProto):
 def assert_explained(source, result: graphopt.Result) -> None:
     found = result.report.trail.provenance
     lifted = onnx_io.load(result.model, infer=False)
+    assert found.original and found.nodes
     given = {node.name for node in proto_nodes(source.graph)}
     unnamed = {name for name in found.original if name not in given}
     assert len(unnamed) <= sum(node.name == "" for node in proto_nodes(source.graph)) + len(given)

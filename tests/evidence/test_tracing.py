@@ -1,6 +1,5 @@
 """Where a rule almost matched, and the condition that failed."""
 
-import numpy as np
 import onnx
 import pytest
 
@@ -71,8 +70,11 @@ def test_on_the_command_line(tmp_path):
     one_line(cli("passes", "--trace", "fold_norm_into_conv"), "MODEL")
 
 
-@pytest.mark.parametrize("name", ["fold-batchnorm", "fold-affine", "join-steps"])
-def test_a_real_model(name):
-    found = trace_rule(ROOT / "models" / "transformer_block.onnx", name)
-    assert all(miss.reason and 0 <= miss.fitted <= miss.wanted for miss in found.misses)
-    assert np.array([miss.wanted for miss in found.misses]).all()
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("fold-batchnorm", "fashion_cnn"), ("fold-affine", "transformer_block"), ("join-steps", "transformer_block")],
+)
+def test_a_real_model(name, model):
+    found = trace_rule(ROOT / "models" / f"{model}.onnx", name)
+    assert found.misses
+    assert all(miss.reason and 0 <= miss.fitted <= miss.wanted and miss.wanted for miss in found.misses)

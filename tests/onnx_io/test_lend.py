@@ -8,7 +8,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from graphopt import onnx_io
-from graphopt.equivalence.source import Source, open_source, signature_of
+from graphopt.equivalence.runnable import RunnableModel, open_runnable, signature_of
 from graphopt.onnx_io.emit import Emitter
 from graphopt.onnx_io.lend import LEAST, Lender, with_lent
 from tests.generators import chain
@@ -36,9 +36,9 @@ def test_large_weights_are_left_out_and_put_back():
 
 def test_sessions_read_what_was_lent_and_keep_it():
     model, feed = onnx_io.load(convnet()), images(1)[0]
-    expected = open_source(model).session(optimize=True).run(feed)["y"]
+    expected = open_runnable(model).session(optimize=True).run(feed)["y"]
     proto, weights = lent(model)
-    session = Source(proto, None, None, weights).session(optimize=True)
+    session = RunnableModel(proto, None, None, weights).session(optimize=True)
     del weights
     gc.collect()
     assert np.array_equal(session.run(feed)["y"], expected)
@@ -51,8 +51,8 @@ def test_where_onnxruntime_takes_none_they_are_put_back(monkeypatch):
     monkeypatch.setattr(ort.SessionOptions, "add_external_initializers", refuse)
     model, feed = onnx_io.load(convnet()), images(1)[0]
     proto, weights = lent(model)
-    session = Source(proto, None, None, weights).session(optimize=True)
-    assert np.array_equal(session.run(feed)["y"], open_source(model).session(optimize=True).run(feed)["y"])
+    session = RunnableModel(proto, None, None, weights).session(optimize=True)
+    assert np.array_equal(session.run(feed)["y"], open_runnable(model).session(optimize=True).run(feed)["y"])
 
 
 def test_tensors_that_numpy_or_shape_inference_need_stay():
@@ -78,7 +78,7 @@ def test_an_array_that_somebody_holds_is_not_read_again():
 
 def test_inputs_are_told_without_emitting(monkeypatch):
     protos = [convnet(), chain(50)]
-    expected = [open_source(proto).inputs for proto in protos]
+    expected = [open_runnable(proto).inputs for proto in protos]
     models = [onnx_io.load(proto) for proto in protos]
     monkeypatch.setattr(Emitter, "model", None)
     for model, ports in zip(models, expected):

@@ -39,7 +39,7 @@ def stranger(tmp_path, monkeypatch):
 def test_found_and_listed_unloaded(stranger):
     assert {"relu-as-max", "broken"} <= {offered.name for offered in entry_points()}
     assert stranger not in sys.modules
-    from graphopt.report.report import passes_table
+    from graphopt.report.tables import passes_table
 
     assert "relu-as-max" in list(passes_table().columns[0].cells)
     assert stranger not in sys.modules

@@ -1,4 +1,4 @@
-"""What each layer costs: multiply-accumulates, bytes of weights and of results, precision, channels."""
+"""The cost of each layer: multiply-accumulates, bytes of weights and of results, precision, shapes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Layer:
 
 def layers(model: Model) -> list[Layer]:
     """The layers of a model, nested graphs included, in execution order. Unknown sizes count as 1."""
-    found = []
+    rows = []
     for node in model.graph.walk():
-        held = [stored for value in node.inputs if value is not None and (stored := _stored(value)) is not None]
-        held = [v for v in held if v.constant is not None and v.constant.size > 1]
+        stored = [_stored(value) for value in node.inputs if value is not None]
+        held = [v for v in stored if v is not None and v.constant is not None and v.constant.size > 1]
         macs = node_macs(node)
         if not macs and (node.op in _SCALING or not any(_is_weight(v) for v in held)):
             continue
         largest = max(held, key=lambda v: v.constant.nbytes if v.constant else 0, default=None)
-        found.append(
+        rows.append(
             Layer(
                 name=node.name or (node.origins[0] if node.origins else node.output.name),
                 op=node.op_type,
@@ -46,16 +46,16 @@ def layers(model: Model) -> list[Layer]:
                 result=_sizes(node.output) if node.outputs else "",
             )
         )
-    return found
+    return rows
 
 
 def _is_weight(value: Value) -> bool:
-    """Numbers that are learned, not sizes or axes."""
+    """Whether a constant holds learned numbers, not sizes or axes."""
     return isinstance(value.type, TensorType) and value.type.dtype not in (DType.INT64, DType.BOOL, DType.STRING)
 
 
 def _stored(value: Value) -> Value | None:
-    """The constant behind an input: itself, or what is dequantized, cast or reshaped on the way."""
+    """The constant behind an input, through dequantization, casts, reshapes and transposes."""
     for _ in range(4):
         if value.constant is not None:
             return value

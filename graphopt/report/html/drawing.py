@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...ir import Graph, Node, TensorType, captures, node_lines
-from ...provenance import Provenance, Step, Trail
-from ...provenance.story import gone_line, origin_line
-from ...provenance.trace import file_names
+from ...provenance import Provenance, Trail
+from ...provenance.derive import file_names
+from ...provenance.explain import origin_line, removal_line
 from .layout import Layout, arrange
 
 MOST = 2500
-"""Nodes of one model that are drawn, so that the page stays small; what exceeds it is said."""
+"""Nodes of one model that are drawn, so that a page stays below 3 MB: `python -m tests.bench.report` prints sizes."""
 
 _TEXT, _STEPS, _SYMBOL = 300, 12, 3
+"""Characters of a node's IR text, entries of a list in its history, characters of a symbolic size in its box."""
 
-Told = dict[str, Any]
-"""w: the line that says where a node comes from or went; s: numbers of steps; c: number of the pass that colours it."""
+History = dict[str, Any]
+"""A node's history for the viewer. w: its origin or end in one line; s: numbers of steps; c: number of the pass whose
+colour it has, -1 for none; r: names of the nodes of the other graph that it came from or went into."""
 
 
 def drawings(trail: Trail) -> dict[str, Any]:
@@ -26,64 +28,61 @@ def drawings(trail: Trail) -> dict[str, Any]:
     passes: names, in the order of their colours. steps: title and explanation of each rewrite. before, after: graphs,
     the root first, each with its nodes; omitted: how many were left out on each side.
     """
-    told = trail.provenance
-    index = _Index(told)
+    provenance = trail.provenance
+    index = _HistoryIndex(provenance)
     names = file_names(trail.result)
     before, left = _side(trail.original.graph, lambda n: n.origins[0] if n.origins else n.name, index.of_original)
     after, right = _side(trail.result.graph, lambda n: names.get(n, n.name), index.of_result)
-    steps = [_step(told, step) for step in told.steps]
+    steps = [(step.title, provenance.note_on(step)) for step in provenance.steps]
     return {"passes": index.passes, "steps": steps, "before": before, "after": after, "omitted": [left, right]}
 
 
-def _step(told: Provenance, step: Step) -> tuple[str, str]:
-    title = step.by if step.rewrite in ("", step.by) else f"{step.by} · {step.rewrite}"
-    return title, told.notes.get(step.rewrite) or told.notes.get(step.by, "")
+class _HistoryIndex:
+    """Histories by node, looked up without a search of the provenance for each."""
 
-
-class _Index:
-    """Looks up what the provenance tells, without searching it for each node."""
-
-    def __init__(self, told: Provenance) -> None:
-        self.told = told
+    def __init__(self, provenance: Provenance) -> None:
+        self.provenance = provenance
         self.heirs: dict[str, list[str]] = {}
         self.steps: dict[str, list[int]] = {}
-        for output, kept in told.nodes.items():
+        for output, kept in provenance.nodes.items():
             for source in kept.sources:
                 self.heirs.setdefault(source, []).append(output)
-        for i, step in enumerate(told.steps):
+        for i, step in enumerate(provenance.steps):
             for name in step.nodes:
                 self.steps.setdefault(name, []).append(i)
-        used = dict.fromkeys([k.by for k in told.nodes.values()] + [g.by for g in told.gone.values()])
+        used = dict.fromkeys([k.by for k in provenance.nodes.values()] + [g.by for g in provenance.gone.values()])
         self.passes = [name for name in used if name not in ("", "emit")]
         self.colours = {name: i for i, name in enumerate(self.passes)}
 
-    def of_original(self, name: str) -> Told:
-        """What became of a node of the original."""
-        how = self.told.gone.get(name)
+    def of_original(self, name: str) -> History:
+        """The end of a node of the original: removed, kept, or living on in others."""
+        how = self.provenance.gone.get(name)
         if how is not None:
             return {
-                "w": gone_line(self.told, name, how), "s": [] if how.step is None else [how.step],
+                "w": removal_line(self.provenance, name, how), "s": [] if how.step is None else [how.step],
                 "c": self.colours.get(how.by, -1), "gone": 1,
             }  # fmt: skip
         heirs = self.heirs.get(name, [])
-        makers = [kept.by for heir in heirs if (kept := self.told.nodes[heir]).by]
+        makers = [kept.by for heir in heirs if (kept := self.provenance.nodes[heir]).by]
         same = "lives on" if makers else "kept"
         colour = self.colours.get(makers[0], -1) if makers else -1
         return {"w": same, "s": self.steps.get(name, [])[:_STEPS], "c": colour, "r": heirs[:_STEPS]}
 
-    def of_result(self, name: str) -> Told:
-        """Where a node of the result comes from."""
-        kept = self.told.nodes.get(name)
+    def of_result(self, name: str) -> History:
+        """The origin of a node of the result."""
+        kept = self.provenance.nodes.get(name)
         if kept is None:
             return {"w": "", "s": [], "c": -1}
         steps = sorted({i for source in kept.sources for i in self.steps.get(source, ())})
         return {
-            "w": origin_line(self.told, kept), "s": steps[:_STEPS], "c": self.colours.get(kept.by, -1),
+            "w": origin_line(self.provenance, kept), "s": steps[:_STEPS], "c": self.colours.get(kept.by, -1),
             "r": list(kept.sources[:_STEPS]),
         }  # fmt: skip
 
 
-def _side(root: Graph, name_of: Callable[[Node], str], tell: Callable[[str], Told]) -> tuple[list[dict[str, Any]], int]:
+def _side(
+    root: Graph, name_of: Callable[[Node], str], history_of: Callable[[str], History]
+) -> tuple[list[dict[str, Any]], int]:
     """The graphs of one model, and how many nodes were left out."""
     drawn: list[dict[str, Any]] = []
     room, omitted = MOST, 0
@@ -93,7 +92,7 @@ def _side(root: Graph, name_of: Callable[[Node], str], tell: Callable[[str], Tol
         room -= len(shown)
         omitted += len(nodes) - len(shown)
         if shown:
-            drawn.append(_graph(title, graph, shown, name_of, tell))
+            drawn.append(_graph(title, graph, shown, name_of, history_of))
     return drawn, omitted
 
 
@@ -107,7 +106,7 @@ def _titled(graph: Graph, title: str) -> Iterator[tuple[str, Graph]]:
 
 
 def _graph(
-    title: str, graph: Graph, nodes: list[Node], name_of: Callable[[Node], str], tell: Callable[[str], Told]
+    title: str, graph: Graph, nodes: list[Node], name_of: Callable[[Node], str], history_of: Callable[[str], History]
 ) -> dict[str, Any]:
     number = {node: i for i, node in enumerate(nodes)}
     edges = []
@@ -120,10 +119,9 @@ def _graph(
     boxes = []
     for i, node in enumerate(nodes):
         name, text = name_of(node), lines[node]
-        told = tell(name)
         boxes.append({
             "k": name, "o": node.op_type, "l": _result(node), "t": text if len(text) <= _TEXT else text[:_TEXT] + "…",
-            "x": round(layout.points[i][0]), "y": round(layout.points[i][1]), **told,
+            "x": round(layout.points[i][0]), "y": round(layout.points[i][1]), **history_of(name),
         })  # fmt: skip
     return {
         "title": title,

@@ -1,18 +1,21 @@
-"""How long the model takes before and after, in both runtimes, on this machine."""
+"""Latency before and after, in both runtimes, on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...ir import Model
 from ...measure import compare_latency, ort_session
 from ...provenance import Trail
 
+if TYPE_CHECKING:
+    from ...runtime import Session
+
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RuntimeLatency:
     """Seconds of both models in one runtime, medians of interleaved runs; `ratio` is the median of before / after."""
 
     runtime: str
@@ -23,14 +26,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Measured latencies on one thread, and the input shapes they hold for; `note` says what could not be measured."""
+    """Measured latencies on one thread, and the input shapes they hold for; `note` says why there are none."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[RuntimeLatency, ...]
     shapes: Mapping[str, tuple[int, ...]]
     note: str = ""
 
 
-def measure(trail: Trail, seconds: float) -> Latency:
+def measure_latency(trail: Trail, seconds: float) -> Latency:
     """Time the original in onnxruntime beside the result in onnxruntime and, where kernels cover it, in the Session."""
     from ...equivalence import synthesise
 
@@ -44,12 +47,12 @@ def measure(trail: Trail, seconds: float) -> Latency:
         first, *others = compare_latency(candidates, feeds, seconds=seconds)
     except Exception as error:  # a model that cannot run has a report all the same
         return Latency((), {}, f"not measured: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-    runs = tuple(Run(other.label, first.median, other.median, other.ratio) for other in others)
+    runs = tuple(RuntimeLatency(other.label, first.median, other.median, other.ratio) for other in others)
     return Latency(runs, {name: array.shape for name, array in feeds.items()})
 
 
-def _session(model: Model) -> Any:
-    """graphopt's Session if any part of the model runs on its kernels."""
+def _session(model: Model) -> Session | None:
+    """graphopt's Session if any region of the model runs on its kernels."""
     from ...runtime import session_of
 
     session = session_of(model, 1)

@@ -1,4 +1,4 @@
-"""Where the nodes of a drawing go: layers from top to bottom, cut into columns side by side.
+"""Positions of the nodes of a drawing: layers from top to bottom, cut into columns side by side.
 
 fast-sugiyama does the layers and the order within them (extra `report`); without it networkx does, less neatly.
 Deep networks are ribbons; they are cut where few edges cross and the pieces put side by side, as a text is into lines.
@@ -17,11 +17,14 @@ Edge = tuple[int, int]
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 132.0, 34.0
-"""Of the box of a node, in pixels."""
+"""The size of a node's box, in pixels."""
 
 STEP_X, STEP_Y, GAP = 150.0, 58.0, 90.0
+"""Pixels from box to box, from layer to layer, and between columns."""
 _ASPECT = 1.7
-_SPACING = 72.0  # between neighbours, in the units of fast-sugiyama
+"""Width over height that columns aim at: a wide screen's."""
+_SPACING = 72.0
+"""The distance of neighbours in the units of fast-sugiyama."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ def _routes(chains: Iterable[Edge], place: dict[int, Any], bent: int) -> dict[Ed
 
 
 def _by_generations(edges: Sequence[Edge]) -> _Layers:
-    """Longest-path layers; within a layer, by the mean place of what a node reads."""
+    """Longest-path layers; within a layer, ordered by the mean position of a node's predecessors."""
     graph = nx.DiGraph(list(edges))
     layers, mean = _Layers(), dict.fromkeys(graph, 0.0)
     for level, generation in enumerate(nx.topological_generations(graph)):

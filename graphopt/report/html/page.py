@@ -1,4 +1,4 @@
-"""Puts the page together: figures, passes, stages, costs, drawings; Jinja2 fills the template."""
+"""The page: figures, passes, stages, costs and drawings, which Jinja2 puts into the template."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...compress.report import StageReport
 from ...measure import show_bytes, show_change, show_count
-from ...provenance import Trail
+from ..data import ReportData
 from .cost import Layer, layers
 from .drawing import drawings
-from .latency import Latency, measure
-
-if TYPE_CHECKING:
-    from ...compress.report import StageReport
-    from ..report import Report
+from .latency import Latency, measure_latency
 
 _LAYERS = 400
+"""Rows of the table of layers; the rest is counted. A reader scrolls no further, and the page stays small."""
 _SIZED = ("multiply-accumulates", "peak activations")
 
 
@@ -36,7 +34,7 @@ class Row:
     better: bool | None = None
 
 
-def page(report: Report, title: str = "", *, seconds: float = 0.5) -> str:
+def page(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
     """The report as HTML. `seconds` of latency measurement a candidate (0 for none); needs `report.trail`."""
     from jinja2 import Environment, StrictUndefined
 
@@ -45,7 +43,7 @@ def page(report: Report, title: str = "", *, seconds: float = 0.5) -> str:
     environment.filters.update(bytes=show_bytes, count=show_count, cell=_cell)
     trail = report.trail
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
-    timings = measure(trail, seconds) if trail is not None and seconds > 0 else None
+    timings = measure_latency(trail, seconds) if trail is not None and seconds > 0 else None
     costs = [] if trail is None else layers(trail.result)
     return template.render(
         title=title or (trail.original.graph.name if trail else "") or "model",
@@ -69,7 +67,7 @@ def page(report: Report, title: str = "", *, seconds: float = 0.5) -> str:
     )
 
 
-def _figures(report: Report) -> list[Row]:
+def _figures(report: ReportData) -> list[Row]:
     before, after = report.before, report.after
     rows = (
         ("file size", before.file_bytes, after.file_bytes, show_bytes),
@@ -89,11 +87,11 @@ def _figure(label: str, old: int, new: int, show: Callable[[float], str], *, siz
     """A figure that grew only because more sizes became known (`sized`) is not called worse."""
     if sized and new > old:
         return Row(label, show(old), show(new), "sizes")
-    worse = new > 1.005 * old and label != "nodes"  # more nodes are no harm by themselves: int8 spells its scales out
+    worse = new > 1.005 * old and label != "nodes"  # more nodes are no loss: int8 spells its scales out
     return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, not worse)
 
 
-def _quality(report: Report) -> list[Row]:
+def _quality(report: ReportData) -> list[Row]:
     """The caller's metric before and after; higher is better."""
     if report.metric is None:
         return []
@@ -101,38 +99,38 @@ def _quality(report: Report) -> list[Row]:
     return [Row("metric", f"{old:.4g}", f"{new:.4g}", f"{new - old:+.4g}", None, new >= old)]
 
 
-def _latency_rows(found: Latency | None) -> list[Row]:
+def _latency_rows(latency: Latency | None) -> list[Row]:
     """A row a runtime: before, after, and how many times as fast, from paired runs."""
-    if found is None:
+    if latency is None:
         return []
     return [
         Row(
             f"latency, {run.runtime}", f"{run.before * 1e3:.3g} ms", f"{run.after * 1e3:.3g} ms", f"{run.ratio:.2f}×",
             1 / run.ratio, run.ratio >= 0.98,
         )
-        for run in found.runs
+        for run in latency.runs
     ]  # fmt: skip
 
 
-def _operators(report: Report) -> list[tuple[str, int, int]]:
+def _operators(report: ReportData) -> list[tuple[str, int, int]]:
     """Operators with their numbers before and after, the largest change first."""
     before, after = Counter(report.before.operators), Counter(report.after.operators)
     ops = sorted({*before, *after}, key=lambda op: (-abs(after[op] - before[op]), -before[op], op))
     return [(op, before[op], after[op]) for op in ops]
 
 
-def _refused(report: Report) -> list[tuple[str, str, str]]:
-    """What was not done: by whom it was wanted, where, and the check that it failed."""
-    found = []
+def _refused(report: ReportData) -> list[tuple[str, str, str]]:
+    """Rewrites that were rolled back and layers that stages refused: by whom, where, the failed check."""
+    rows = []
     for item in report.rolled_back:
-        what = item.what if item.rewrite in ("", item.what) else f"{item.what} · {item.rewrite}"
-        found.append((what, ", ".join(item.nodes[:6]), item.reason))
-    found += [(stage.name, what, why) for stage in report.stages for what, why in stage.refused]
-    return found
+        who = item.what if item.rewrite in ("", item.what) else f"{item.what} · {item.rewrite}"
+        rows.append((who, ", ".join(item.nodes[:6]), item.reason))
+    rows += [(stage.name, what, why) for stage in report.stages for what, why in stage.refused]
+    return rows
 
 
 def _stage(stage: StageReport) -> dict[str, Any]:
-    """A stage's rows with what the bars in its cells are scaled by, and its figures as tiles and as tables."""
+    """A stage for the template: its report, columns with the scale of their bars, figures as tiles and as tables."""
     columns: list[dict[str, Any]] = []
     for i, heading in enumerate(stage.columns):
         values = [row[i] for row in stage.rows if i < len(row) and row[i] is not None]
@@ -143,10 +141,10 @@ def _stage(stage: StageReport) -> dict[str, Any]:
     pair = [column for column in columns if column["name"] in ("before", "after") and column["most"]]
     for column in pair:
         column["most"] = max(other["most"] for other in pair)
-    known = {name: value for name, value in (stage.figures or {}).items() if value not in (None, "", [], (), {})}
-    tables = {name: value for name, value in known.items() if _is_table(value)}
-    tiles = {name: value for name, value in known.items() if name not in tables}
-    return {"told": stage, "columns": columns, "tiles": tiles, "tables": tables}
+    figures = {name: value for name, value in (stage.figures or {}).items() if value not in (None, "", [], (), {})}
+    tables = {name: value for name, value in figures.items() if _is_table(value)}
+    tiles = {name: value for name, value in figures.items() if name not in tables}
+    return {"report": stage, "columns": columns, "tiles": tiles, "tables": tables}
 
 
 def _is_table(value: Any) -> bool:
@@ -179,6 +177,3 @@ def _cell(value: Any) -> str:
 
 def _machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
-
-
-__all__ = ["Trail", "page"]

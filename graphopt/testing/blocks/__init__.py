@@ -1,4 +1,4 @@
-"""What random graphs are made of: blocks of one to a dozen nodes, each with the weight it is drawn by."""
+"""The parts of random graphs: blocks of one to a dozen nodes, each with the weight it is drawn by."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ FAMILIES: dict[str, tuple[tuple[Block, int], ...]] = {
     "control": control.BLOCKS,
     "quantized": quantized.BLOCKS,
 }
-"""Blocks by family."""
+"""Blocks and their weights, by family."""

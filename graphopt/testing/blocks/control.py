@@ -1,4 +1,4 @@
-"""Nested graphs: If with constant, computed and given conditions, and Loop, both reading values from outside."""
+"""Nested graphs: If with constant, computed or input conditions, and Loop, both with captured values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import DType, Graph, Node, Port, TensorType, Value
-from ..sketch import WIDE, Fact, Sketch
+from ..sketch import WIDE, Sketch, ValueFacts
 from . import elementwise, idioms, linear
 
 _INNER = (elementwise.unary, elementwise.binary, elementwise.chain, elementwise.clip, idioms.swish, linear.product,
@@ -16,7 +16,7 @@ _INNER = (elementwise.unary, elementwise.binary, elementwise.chain, elementwise.
 
 
 def branches(s: Sketch) -> None:
-    """If(condition) of two ways to compute from the same outer value"""
+    """If(condition), both branches computing from the same captured value"""
     if s.depth > 1:
         raise Declined("deep enough")
     x = s.pick(*WIDE, bound=50.0)
@@ -48,7 +48,7 @@ def _body(s: Sketch, name: str, x: Value) -> Graph:
 
 
 def _grow(inner: Sketch, x: Value, count: int) -> Value:
-    """Blocks on x; the last value of x's own type is the result."""
+    """Append up to `count` blocks; the last value of x's own type, with Tanh where it grew large, is the result."""
     result = x
     for _ in range(count):
         inner.attempt(inner.choose(_INNER))
@@ -61,7 +61,7 @@ def _grow(inner: Sketch, x: Value, count: int) -> Value:
 
 
 def loop(s: Sketch) -> None:
-    """Loop a few times over one carried value, with or without results that pile up"""
+    """Loop a few times over one carried value, with or without a scan output"""
     if s.depth > 0:
         raise Declined("deep enough")
     x = s.pick(DType.FLOAT, bound=20.0)
@@ -71,15 +71,15 @@ def loop(s: Sketch) -> None:
     carried = Value(x.type, "carried")
     for value, bound in ((number, 3.0), (going, 1.0), (carried, 20.0)):
         inner.graph.add_input(value)
-        inner.facts[value] = Fact(bound, value is not carried)
+        inner.facts[value] = ValueFacts(bound, value is not carried)
     inner.pool.append(carried)
     result = inner.node("Tanh", _grow(inner, carried, s.integer(1, 2)))
-    still = inner.node("Identity", going)
-    piled = s.chance(0.4)
-    results = [still, result, *([inner.node("Neg", carried)] if piled else [])]
+    go_on = inner.node("Identity", going)
+    scanned = s.chance(0.4)
+    results = [go_on, result, *([inner.node("Neg", carried)] if scanned else [])]
     inner.graph.set_outputs(results, [Port("", v.type) for v in results])
     trips = s.constant(np.array(s.choose((1, 2, 0)), np.int64))
-    types = [x.type, *([TensorType(DType.FLOAT, (None, *s.shape(x)))] if piled else [])]
+    types = [x.type, *([TensorType(DType.FLOAT, (None, *s.shape(x)))] if scanned else [])]
     s.append(Node("Loop", [trips, s.constant(np.array(True)), x], {"body": inner.graph}, types), bound=20.0)
 
 

@@ -1,4 +1,4 @@
-"""Operators that work element by element, with the operands that simplifiers look for: zeros, ones, repeats."""
+"""Element-wise operators, with the operands that simplifiers look for: zeros, ones, repeated operators."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unary_twice(s: Sketch) -> None:
 
 
 def guarded(s: Sketch) -> None:
-    """Functions that need their operand kept where they are defined and tame"""
+    """Functions whose operand is first brought into their domain, away from large results"""
     op = s.choose(("Sqrt", "Log", "Exp", "Reciprocal"))
     if op == "Exp":
         s.node("Exp", s.pick(*WIDE, bound=6.0), bound=60.0)
@@ -43,14 +43,14 @@ def guarded(s: Sketch) -> None:
     s.node(op, positive)
 
 
-def jumps(s: Sketch) -> None:
-    """Rounding and its like, of values that no rewrite may move"""
+def rounding(s: Sketch) -> None:
+    """Rounding and Sign, of steady values"""
     op = s.choose(("Floor", "Ceil", "Round", "Sign"))
     s.node(op, s.pick(*WIDE, steady=True))
 
 
 def partner(s: Sketch, x: Value, *, low: float = -1.0, wide: bool = True, constant: bool = False) -> Value:
-    """A value that broadcasts with `x`: one of the pool, or a constant of a shape that simplifiers tell apart."""
+    """A value that broadcasts with `x`: one of the pool, or a constant in a shape that simplifiers distinguish."""
     dtype, shape = s.dtype(x), s.shape(x)
     fits = [v for v in s.pool if _same_type(v, x) and s.facts[v].bound <= 1e4 and low < 0]
     if fits and not constant and s.chance(0.4):
@@ -100,7 +100,7 @@ def _power(s: Sketch, x: Value) -> None:
 
 
 def chain(s: Sketch) -> None:
-    """(x op c) op d: constants that can be joined"""
+    """(x op c) op d: constants that can be merged"""
     ops = ("Add", "Sub", "Mul", "Div")
     x = s.pick(*WIDE, bound=200.0)
     for op in (s.choose(ops), s.choose(ops)):
@@ -118,7 +118,7 @@ def variadic(s: Sketch) -> None:
 
 
 def clip(s: Sketch) -> None:
-    """Clip, once or twice, with bounds that may be missing; or Min and Max that say the same"""
+    """Clip, once or twice, with bounds that may be missing; or Min and Max in place of it"""
     x = s.pick(*(WIDE if s.opset >= 12 else (DType.FLOAT,)))
     for _ in range(s.integer(1, 2)):
         low = s.constant(s.choose((0.0, -1.0, -3.0)), s.dtype(x)) if s.chance(0.8) else None
@@ -134,14 +134,14 @@ def clip(s: Sketch) -> None:
 
 
 def squash(s: Sketch) -> None:
-    """Bring a value that grew large back to where it can be computed on"""
-    hot = [v for v in s.pool if isinstance(v.type, TensorType) and v.type.dtype in WIDE and s.facts[v].bound > 1e3]
-    x = s.choose(hot)
+    """Tanh or Sigmoid of a value above 1e3, which few blocks accept"""
+    large = [v for v in s.pool if isinstance(v.type, TensorType) and v.type.dtype in WIDE and s.facts[v].bound > 1e3]
+    x = s.choose(large)
     s.node(s.choose(("Tanh", "Sigmoid")), x)
 
 
 def cast(s: Sketch) -> None:
-    """Casts there and back, narrowing and widening, and to what the value is already"""
+    """Casts there and back, narrowing and widening, and to the value's own type"""
     x = s.pick(DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.INT64, DType.INT32, DType.BOOL)
     first = s.choose((DType.FLOAT, s.dtype(x), DType.DOUBLE, DType.FLOAT16, DType.INT64, DType.INT32, DType.BOOL))
     y = _cast(s, x, first)
@@ -161,20 +161,22 @@ def _cast(s: Sketch, x: Value, to: DType) -> Value:
 
 
 def compare(s: Sketch) -> None:
-    """Comparisons and logic on values that no rewrite may move, and Where"""
+    """Comparisons and logic on steady values, and Where"""
     x = s.pick(*WIDE, DType.INT64, DType.INT32, steady=True)
     y = partner(s, x, wide=False)
     if not s.facts[y].steady:
-        raise Declined("a rounding could turn the comparison")
-    told = s.node(s.choose(("Less", "Greater", "Equal")), x, y)
+        raise Declined("a rounding could flip the comparison")
+    condition = s.node(s.choose(("Less", "Greater", "Equal")), x, y)
     if s.chance(0.5):
-        told = s.node("Not", told)
+        condition = s.node("Not", condition)
     if s.chance(0.3):
         other = s.node("Equal", x, x)
-        told = s.node(s.choose(("And", "Or", "Xor")), told, other)
+        condition = s.node(s.choose(("And", "Or", "Xor")), condition, other)
     if s.chance(0.7):
         a = s.pick(*WIDE, where=lambda v: v.type == x.type) if s.dtype(x) in WIDE else x
-        s.node("Where", told, *((a, partner(s, a, wide=False)) if s.chance(0.5) else (partner(s, a, wide=False), a)))
+        s.node(
+            "Where", condition, *((a, partner(s, a, wide=False)) if s.chance(0.5) else (partner(s, a, wide=False), a))
+        )
 
 
 def where_constant(s: Sketch) -> None:
@@ -194,6 +196,6 @@ def logic(s: Sketch) -> None:
 
 
 BLOCKS = (
-    (unary, 6), (binary, 10), (unary_twice, 3), (guarded, 2), (jumps, 1), (chain, 5), (variadic, 2), (clip, 3),
+    (unary, 6), (binary, 10), (unary_twice, 3), (guarded, 2), (rounding, 1), (chain, 5), (variadic, 2), (clip, 3),
     (squash, 2), (cast, 4), (compare, 3), (where_constant, 1), (logic, 1),
 )  # fmt: skip

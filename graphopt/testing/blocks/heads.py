@@ -7,8 +7,8 @@ from ...ir import DType, Value
 from ..sketch import Sketch
 
 
-def parts(s: Sketch) -> tuple[Value, ...]:
-    """Queries, keys and values of one product, reached through an axis of their own; the picked parts, f32[S,B,E]"""
+def _projections(s: Sketch) -> tuple[Value, ...]:
+    """Queries, keys and values f32[S,B,E] of one product f32[S,B,3E], by Split or by Gather from an axis of three."""
     x = s.pick(DType.FLOAT, ranks=(3,), bound=10.0, where=lambda v: all(isinstance(d, int) for d in s.shape(v)[1:]))
     length, width = s.size(x, 1), s.size(x, 2)
     time_first = s.node("Transpose", x, perm=(1, 0, 2))
@@ -16,14 +16,14 @@ def parts(s: Sketch) -> tuple[Value, ...]:
     if s.opset >= 13 and s.chance(0.5):
         return s.nodes("Split", h, s.ints(width, width, width), outputs=3, axis=2)
     h = s.node("Reshape", h, s.ints(length, -1, 3, width))
-    h = s.node("Transpose", s.over("Unsqueeze", h, (0,), 13), perm=(3, 1, 2, 0, 4))
-    h = s.over("Squeeze", h, (s.choose((-2, 3)),), 13)
+    h = s.node("Transpose", s.with_axes("Unsqueeze", h, (0,), 13), perm=(3, 1, 2, 0, 4))
+    h = s.with_axes("Squeeze", h, (s.choose((-2, 3)),), 13)
     return tuple(s.node("Gather", h, s.constant(i, DType.INT64), axis=0) for i in range(3))
 
 
 def time_first(s: Sketch) -> None:
-    """Attention of time-first parts"""
-    q, k, v = parts(s)
+    """softmax(q kT / sqrt d) v over heads that lie in the axis of the batch"""
+    q, k, v = _projections(s)
     length, width = s.size(q, 0), s.size(q, 2)
     if width % 2:
         raise Declined("no heads")

@@ -1,4 +1,4 @@
-"""What exporters write out in small operators: activations, normalizations, attention, rotary embeddings."""
+"""Compound functions as exporters spell them in small operators: activations, normalizations, attention, rotary."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def mish(s: Sketch) -> None:
 
 
 def small_activations(s: Sketch) -> None:
-    """LeakyRelu, PRelu, Elu and Relu in pieces"""
+    """LeakyRelu as Max, PRelu, Relu as Max or as x (x > 0), |x| as sqrt(x x)"""
     x = s.pick(DType.FLOAT, bound=8.0)
     dtype = s.dtype(x)
     kind = s.choose(("leaky", "max", "prelu", "relu", "abs"))
@@ -108,11 +108,11 @@ def layer_norm(s: Sketch) -> None:
     if width < 2:
         raise Declined("nothing to normalise over")
     axis, centred = (-1,) if s.chance(0.6) else (s.rank(x) - 1,), s.chance(0.6)
-    h = s.node("Sub", x, s.over("ReduceMean", x, axis, 18, keepdims=1)) if centred else x
+    h = s.node("Sub", x, s.with_axes("ReduceMean", x, axis, 18, keepdims=1)) if centred else x
     square = (
         s.node("Pow", h, s.constant(2.0, dtype), bound=s.facts[h].bound ** 2) if s.chance(0.6) else s.node("Mul", h, h)
     )
-    variance = s.over("ReduceMean", square, axis, 18, keepdims=1)
+    variance = s.with_axes("ReduceMean", square, axis, 18, keepdims=1)
     root = s.node("Sqrt", _both(s, "Add", variance, s.constant(s.choose((1e-5, 1e-3)), dtype)))
     if s.chance(0.6):
         y = s.node("Div", h, root, bound=6.0)
@@ -128,9 +128,9 @@ def softmax(s: Sketch) -> None:
     """exp(x - max x) / sum(exp(x - max x)), and its logarithm"""
     x = s.pick(DType.FLOAT, ranks=(2, 3), bound=20.0)
     axis = (s.choose((-1, s.rank(x) - 1)),)
-    lowered = s.node("Sub", x, s.over("ReduceMax", x, axis, 18, keepdims=1))
+    lowered = s.node("Sub", x, s.with_axes("ReduceMax", x, axis, 18, keepdims=1))
     grown = s.node("Exp", lowered, bound=1.0)
-    y = s.node("Div", grown, s.over("ReduceSum", grown, axis, 13, keepdims=1), bound=1.0)
+    y = s.node("Div", grown, s.with_axes("ReduceSum", grown, axis, 13, keepdims=1), bound=1.0)
     if s.chance(0.3):
         s.node("Log", _both(s, "Add", y, s.constant(0.01, DType.FLOAT)), bound=5.0)
 
@@ -141,7 +141,7 @@ def l2_normalised(s: Sketch) -> None:
     dtype = s.dtype(x)
     if s.size(x, -1) < 2:
         raise Declined("nothing to normalise over")
-    length = s.over("ReduceL2", x, (-1,), 18, keepdims=1)
+    length = s.with_axes("ReduceL2", x, (-1,), 18, keepdims=1)
     low = s.constant(s.choose((1e-12, 1e-2)), dtype)
     length = s.node("Clip", length, low) if s.chance(0.5) else s.node("Max", length, low)
     s.node("Div", x, length, bound=1.0)
@@ -160,9 +160,9 @@ def instance_norm(s: Sketch) -> None:
         batch = s.shape(x)[0]
         y = s.node("Reshape", y, s.ints(batch if isinstance(batch, int) else -1, channels, height, width))
     else:
-        h = s.node("Sub", x, s.over("ReduceMean", x, (2, 3), 18, keepdims=1))
+        h = s.node("Sub", x, s.with_axes("ReduceMean", x, (2, 3), 18, keepdims=1))
         square = s.node("Mul", h, h)
-        variance = s.over("ReduceMean", square, (2, 3), 18, keepdims=1)
+        variance = s.with_axes("ReduceMean", square, (2, 3), 18, keepdims=1)
         y = s.node("Div", h, s.node("Sqrt", s.node("Add", variance, s.constant(1e-5, DType.FLOAT))), bound=8.0)
     y = _both(s, "Mul", y, s.weight((channels, 1, 1)))
     _both(s, "Add", y, s.weight((channels, 1, 1)))
@@ -227,7 +227,7 @@ def rotary(s: Sketch) -> None:
 
 
 def rotary_heads(s: Sketch) -> None:
-    """The same over heads f32[N,H,S,D], with cosines and sines whose halves agree"""
+    """`rotary` over heads f32[N,H,S,D], with cosines and sines whose halves are equal"""
     x = s.pick(DType.FLOAT, ranks=(4,), bound=20.0)
     length, width = s.size(x, 2), s.size(x, 3)
     if width % 2:
@@ -261,7 +261,7 @@ def squeeze_excite(s: Sketch) -> None:
     """x sigmoid(f(mean x)) over channels"""
     x = s.pick(DType.FLOAT, ranks=(4,), bound=50.0)
     channels = s.size(x, 1)
-    h = s.node("GlobalAveragePool", x) if s.chance(0.5) else s.over("ReduceMean", x, (2, 3), 18, keepdims=1)
+    h = s.node("GlobalAveragePool", x) if s.chance(0.5) else s.with_axes("ReduceMean", x, (2, 3), 18, keepdims=1)
     h = s.node("Relu", s.node("Conv", h, s.weight((2, channels, 1, 1)), s.weight((2,))))
     gate = s.node(s.choose(("Sigmoid", "HardSigmoid")), s.node("Conv", h, s.weight((channels, 2, 1, 1))))
     _both(s, "Mul", x, gate)

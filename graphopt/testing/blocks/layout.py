@@ -15,7 +15,7 @@ _END = (1 << 63) - 1
 
 
 def transpose(s: Sketch) -> None:
-    """Transpose, once, twice, or there and back around something elementwise"""
+    """Transpose, once, twice, or there and back around an element-wise operator"""
     x = s.pick(*ANY, ranks=(1, 2, 3, 4))
     rank = s.rank(x)
     perm = _permutation(s, rank)
@@ -53,31 +53,31 @@ def target_sizes(s: Sketch, shape: Sequence[Dim]) -> list[Dim]:
     return sizes
 
 
-def written(s: Sketch, before: Sequence[Dim], sizes: Sequence[Dim]) -> tuple[int, ...]:
-    """Sizes as Reshape takes them: 0 to copy, -1 for what is left; Declined where that cannot be said."""
-    made: list[int] = []
+def reshape_operand(s: Sketch, before: Sequence[Dim], sizes: Sequence[Dim]) -> tuple[int, ...]:
+    """Sizes as Reshape takes them: 0 to copy, -1 for one to infer; Declined if two sizes would have to be inferred."""
+    operand: list[int] = []
     for i, d in enumerate(sizes):
         copied = i < len(before) and before[i] == d
         if copied and (not isinstance(d, int) or s.chance(0.3)):
-            made.append(0)
+            operand.append(0)
         elif isinstance(d, int):
-            made.append(d)
-        elif -1 not in made:
-            made.append(-1)
+            operand.append(d)
+        elif -1 not in operand:
+            operand.append(-1)
         else:
             raise Declined("two sizes would be left to infer")
-    if -1 not in made and made and s.chance(0.4):
-        made[s.integer(0, len(made) - 1)] = -1
-    return tuple(made)
+    if -1 not in operand and operand and s.chance(0.4):
+        operand[s.integer(0, len(operand) - 1)] = -1
+    return tuple(operand)
 
 
 def reshape(s: Sketch) -> None:
-    """Reshape, once or twice in a row, or to what the shape is already"""
+    """Reshape, once or twice in a row, or to the shape that the value has"""
     x = s.pick(*ANY, ranks=(1, 2, 3, 4, 5))
     for _ in range(s.integer(1, 2)):
         before = s.shape(x)
         sizes = target_sizes(s, before) if s.chance(0.8) else list(before)
-        x = s.node("Reshape", x, s.ints(*written(s, before, sizes)))
+        x = s.node("Reshape", x, s.ints(*reshape_operand(s, before, sizes)))
         x.type = TensorType(s.dtype(x), tuple(sizes))
 
 
@@ -89,42 +89,42 @@ def flatten(s: Sketch) -> None:
 
 
 def squeeze(s: Sketch) -> None:
-    """Unsqueeze, Squeeze, and one after the other"""
+    """Unsqueeze, alone, before a Squeeze or before another Unsqueeze"""
     x = s.pick(*ANY, ranks=(0, 1, 2, 3))
     rank = s.rank(x)
     axes = (s.integer(0, rank),) if s.chance(0.6) else (0, rank + 1)
-    y = s.over("Unsqueeze", x, axes if s.chance(0.7) else tuple(a - rank - len(axes) for a in axes), 13)
+    y = s.with_axes("Unsqueeze", x, axes if s.chance(0.7) else tuple(a - rank - len(axes) for a in axes), 13)
     if s.chance(0.3):
         y = s.node("Relu", y) if s.dtype(y) in WIDE else y
     if s.chance(0.5):
         ones = [i for i, d in enumerate(s.shape(y)) if d == 1]
-        s.over("Squeeze", y, axes if s.chance(0.6) else (s.choose(ones),), 13)
+        s.with_axes("Squeeze", y, axes if s.chance(0.6) else (s.choose(ones),), 13)
     elif s.chance(0.3):
-        s.over("Unsqueeze", y, (0,), 13)
+        s.with_axes("Unsqueeze", y, (0,), 13)
 
 
-def ones(s: Sketch) -> None:
-    """An axis of size 1 put in, something moved or padded around it, and the axis taken out or put elsewhere"""
+def unit_axis(s: Sketch) -> None:
+    """An axis of size 1 inserted, the axes permuted or padded, and the axis removed or moved elsewhere"""
     x = s.pick(*WIDE, ranks=(2, 3))
     place = s.integer(0, s.rank(x))
-    y = s.over("Unsqueeze", x, (place,), 13)
+    y = s.with_axes("Unsqueeze", x, (place,), 13)
     if s.chance(0.4):
         amounts = [0] * (2 * s.rank(y))
         axis = s.choose([i for i, d in enumerate(s.shape(y)) if isinstance(d, int) and i != place])
         amounts[axis] = amounts[axis + s.rank(y)] = 1
-        s.over("Squeeze", s.node("Pad", y, s.ints(*amounts)), (place,), 13)
+        s.with_axes("Squeeze", s.node("Pad", y, s.ints(*amounts)), (place,), 13)
         return
     perm = _permutation(s, s.rank(y))
     y = s.node("Transpose", y, perm=perm)
     sizes = [d for i, d in enumerate(s.shape(y)) if i != perm.index(place)]
     if s.chance(0.6):
         sizes.insert(s.integer(0, len(sizes)), 1)
-    z = s.node("Reshape", y, s.ints(*written(s, s.shape(y), sizes)))
+    z = s.node("Reshape", y, s.ints(*reshape_operand(s, s.shape(y), sizes)))
     z.type = TensorType(s.dtype(x), tuple(sizes))
 
 
 def open_reshapes(s: Sketch) -> None:
-    """Reshapes in a row between which nobody knows the sizes"""
+    """Two Reshapes in a row, the size between them unknown"""
     x = s.pick(*WIDE, ranks=(2, 3, 4), where=lambda v: isinstance(s.shape(v)[0], str))
     size = s.size(x, -1)
     y = s.node("Reshape", x, s.ints(-1, size))
@@ -134,7 +134,7 @@ def open_reshapes(s: Sketch) -> None:
 
 
 def slices(s: Sketch) -> None:
-    """Slice along one or two axes, in steps forwards or backwards, of all or of nothing; and slices of slices"""
+    """Slice along an axis, in steps forwards or backwards, also of the whole axis; and slices of slices"""
     x = s.pick(*ANY, ranks=(1, 2, 3, 4))
     for _ in range(s.integer(1, 2)):
         axis = s.integer(0, s.rank(x) - 1)
@@ -180,7 +180,7 @@ def split(s: Sketch) -> None:
 
 
 def hand_split(s: Sketch) -> None:
-    """Slices, or Gathers, that take a value apart without a gap"""
+    """Slices or Gathers that together cover an axis, as a Split would"""
     x = s.pick(*WIDE, ranks=(2, 3, 4))
     axis = s.integer(0, s.rank(x) - 1)
     size = s.size(x, axis)
@@ -222,14 +222,14 @@ def gather(s: Sketch) -> None:
 
 
 def embed(s: Sketch) -> None:
-    """A table looked up by integers of the pool, kept within it"""
+    """Gather rows of a table by integers of the pool modulo its size"""
     i = s.pick(DType.INT64, DType.INT32, ranks=(1, 2), where=lambda v: v.producer is None)
     rows = s.constant(8, s.dtype(i))
     s.node("Gather", s.weight((8, 4)), s.node("Mod", i, rows))
 
 
 def pad(s: Sketch) -> None:
-    """Pad with zeros, a number, reflected or edge values; before a convolution, or with nothing"""
+    """Pad with zeros, a number, reflected or edge values, perhaps by nothing; and Pad of Pad"""
     x = s.pick(*WIDE, ranks=(2, 3, 4))
     rank = s.rank(x)
     amounts = [0] * (2 * rank)
@@ -268,9 +268,9 @@ def reduce(s: Sketch) -> None:
     axes: tuple[int, ...] = (s.integer(0, rank - 1),) if rank < 3 or s.chance(0.6) else (rank - 2, rank - 1)
     axes = axes if s.chance(0.7) else tuple(a - rank for a in axes)
     since = 13 if op == "ReduceSum" else 18
-    y = s.over(op, x, axes, since, keepdims=int(s.chance(0.6)), bound=_reduced(s, op, x, axes))
+    y = s.with_axes(op, x, axes, since, keepdims=int(s.chance(0.6)), bound=_reduced(s, op, x, axes))
     if s.chance(0.25) and s.rank(y):
-        s.over(op, y, (0,), since, keepdims=int(s.chance(0.5)))
+        s.with_axes(op, y, (0,), since, keepdims=int(s.chance(0.5)))
 
 
 def _reduced(s: Sketch, op: str, x: Value, axes: Sequence[int]) -> float:
@@ -286,13 +286,13 @@ def _reduced(s: Sketch, op: str, x: Value, axes: Sequence[int]) -> float:
 
 
 def argmax(s: Sketch) -> None:
-    """ArgMax of values that no rewrite may move"""
+    """ArgMax of steady values"""
     x = s.pick(*WIDE, ranks=(1, 2, 3), steady=True)
     y = s.node("ArgMax", x, axis=s.rank(x) - 1, keepdims=int(s.chance(0.5)))
     s.facts[y].bound = 8.0
 
 
-def blocks_of_space(s: Sketch) -> None:
+def depth_and_space(s: Sketch) -> None:
     """DepthToSpace, SpaceToDepth, and Resize by whole numbers"""
     x = s.pick(DType.FLOAT, ranks=(4,))
     kind = s.choose(("DepthToSpace", "SpaceToDepth", "Resize"))
@@ -311,7 +311,7 @@ def blocks_of_space(s: Sketch) -> None:
 
 
 BLOCKS = (
-    (transpose, 6), (reshape, 6), (ones, 4), (open_reshapes, 2), (flatten, 2), (squeeze, 4), (slices, 5), (split, 3),
-    (hand_split, 2), (concat, 4), (gather, 3), (embed, 1), (pad, 3), (expand, 3), (reduce, 5), (argmax, 1),
-    (blocks_of_space, 2),
+    (transpose, 6), (reshape, 6), (unit_axis, 4), (open_reshapes, 2), (flatten, 2), (squeeze, 4), (slices, 5),
+    (split, 3), (hand_split, 2), (concat, 4), (gather, 3), (embed, 1), (pad, 3), (expand, 3), (reduce, 5), (argmax, 1),
+    (depth_and_space, 2),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Convolutions, products, pools and normalizations, with the constants that follow or precede them."""
+"""Convolutions, products, pools and normalizations, with the operators that fold into them before and after."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .elementwise import partner
 
 
 def conv(s: Sketch) -> None:
-    """Conv or ConvTranspose in one or two dimensions, grouped or not, padded or not, then perhaps what folds into it"""
+    """Conv or ConvTranspose in one or two dimensions, grouped or padded or neither, then operators that fold into it"""
     x = s.pick(DType.FLOAT, ranks=(4, 3), where=lambda v: _fits_window(s, v))
     y = convolve(s, x)
     for _ in range(s.integer(0, 2)):
@@ -50,7 +50,7 @@ def convolve(s: Sketch, x: Value) -> Value:
 
 
 def after_linear(s: Sketch, y: Value) -> Value:
-    """BatchNormalization, a constant or an activation."""
+    """BatchNormalization, a constant operand or an activation: all of them fold into a linear operator."""
     kind = s.choose(("norm", "Mul", "Add", "Relu", "Sub", "Div", "Clip"))
     if kind == "norm":
         return batch_norm(s, y)
@@ -109,7 +109,7 @@ def other_norms(s: Sketch) -> None:
 
 
 def product(s: Sketch) -> None:
-    """MatMul or Gemm with a weight, then perhaps what folds into it"""
+    """MatMul or Gemm with a weight, then operators that fold into it"""
     x = s.pick(*WIDE, ranks=(2, 3))
     inner, width = s.size(x, -1), s.choose((4, 2, 6))
     dtype = s.dtype(x)
@@ -156,7 +156,7 @@ def two_products(s: Sketch) -> None:
 
 
 def pools(s: Sketch) -> None:
-    """MaxPool and AveragePool, padded or not, after a Pad, or over single elements; and over everything"""
+    """MaxPool and AveragePool, padded or not, after a Pad, or over single elements; and global pools"""
     x = s.pick(DType.FLOAT, ranks=(4, 3), where=lambda v: _fits_window(s, v))
     dims = s.rank(x) - 2
     kind = s.choose(("MaxPool", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"))
@@ -190,7 +190,7 @@ def softmax(s: Sketch) -> None:
 
 
 def recurrent(s: Sketch) -> None:
-    """LSTM, GRU and RNN over f32[S,N,D], from zero states written out in several ways, or from none"""
+    """LSTM, GRU and RNN over f32[S,N,D], from zero states spelled in several ways, or without an initial state"""
     x = s.pick(DType.FLOAT, ranks=(3,), bound=20.0)
     width, hidden = s.size(x, 2), 2
     op, gates = s.choose((("LSTM", 4), ("GRU", 3), ("RNN", 1)))
@@ -200,7 +200,7 @@ def recurrent(s: Sketch) -> None:
     cell = (state,) if op == "LSTM" and s.chance(0.7) else ()
     y = s.nodes(op, x, w, r, bias, None, state, *cell, outputs=2, hidden_size=hidden, bound=1.0)[0]
     if s.chance(0.6):
-        s.over("Squeeze", y, (1,), 13)
+        s.with_axes("Squeeze", y, (1,), 13)
 
 
 def _zeros(s: Sketch, x: Value, hidden: int) -> Value:

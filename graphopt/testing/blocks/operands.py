@@ -1,4 +1,4 @@
-"""Operands and attributes that an operator needs beside its data, where any constant would not do."""
+"""Attributes, and operands beside the data, of operators that not any constant fits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import Declined
 from ...ir import DType, Value
 from ..sketch import Sketch
-from .layout import target_sizes, written
+from .layout import reshape_operand, target_sizes
 
 RANKS: dict[str, tuple[int, ...]] = {
     "Conv": (4, 3), "ConvTranspose": (4,), "MaxPool": (4,), "AveragePool": (4,), "GlobalAveragePool": (4,),
@@ -27,20 +27,20 @@ SINGLE = frozenset((
 """Operators that onnxruntime computes in single precision only."""
 
 ON_CODES = frozenset(("MatMulInteger", "com.microsoft::MatMulIntegerToFloat"))
-"""Operators whose data are codes."""
+"""Operators whose data are quantized codes."""
 
 Attrs = dict[str, Any]
 Slots = Sequence[Value | None]
 
 
 def default_attrs(s: Sketch, op: str, x: Value) -> Attrs:
-    """Attributes that the operator must have, or is dull without."""
+    """Attributes that the operator must have, or whose defaults exercise little of it."""
     make = _ATTRS.get(op) or (_reduction if op.startswith("Reduce") else None)
     return {} if make is None else make(s, x)
 
 
-def operand(s: Sketch, op: str, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
-    """The operand at `slot` of an operator on `x`; None where one that broadcasts will do."""
+def operand_for(s: Sketch, op: str, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
+    """The operand at `slot` of an operator on `x`; None where any value that broadcasts with `x` fits."""
     make = _OPERANDS.get(op)
     return None if make is None else make(s, slot, x, slots, attrs)
 
@@ -148,7 +148,7 @@ def _statistics(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> V
     return s.weight((s.size(x, 1),), s.dtype(x), 0.3 if slot == 4 else -1.0, 1.5)
 
 
-def _of_instance(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
+def _instance_parameters(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
     if all(d == 1 for d in s.shape(x)[2:]):
         raise Declined("nothing to normalise over")
     return _statistics(s, slot, x, slots, attrs)
@@ -161,7 +161,7 @@ def _last(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value |
 
 
 def _reshape(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
-    return s.ints(*written(s, s.shape(x), target_sizes(s, s.shape(x))))
+    return s.ints(*reshape_operand(s, s.shape(x), target_sizes(s, s.shape(x))))
 
 
 def _expand(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
@@ -248,7 +248,7 @@ def _given(slots: Slots, slot: int) -> Value:
 
 
 def codes(s: Sketch) -> Value:
-    """A matrix of codes"""
+    """A matrix of quantized codes u8[N,D]."""
     x = s.pick(DType.FLOAT, ranks=(2,), steady=True)
     return s.node("QuantizeLinear", x, s.constant(np.float32(0.0625)), s.constant(np.uint8(3)), bound=255.0)
 
@@ -271,7 +271,7 @@ _OPERANDS: dict[str, Callable[[Sketch, int, Value, Slots, Attrs], Value | None]]
     "MatMul": _matmul,
     "Gemm": _gemm,
     "BatchNormalization": _statistics,
-    "InstanceNormalization": _of_instance,
+    "InstanceNormalization": _instance_parameters,
     "LayerNormalization": _last,
     "RMSNormalization": _last,
     "Reshape": _reshape,

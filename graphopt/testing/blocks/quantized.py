@@ -14,7 +14,7 @@ def _scale(s: Sketch) -> Value:
 
 
 def round_trip(s: Sketch) -> Value:
-    """Quantize and dequantize a value that no rewrite may move; perhaps twice, perhaps with a move in between"""
+    """QuantizeLinear and DequantizeLinear of a steady value; perhaps twice, perhaps with a Transpose in between"""
     x = s.pick(DType.FLOAT, steady=True)
     scale, zero = _scale(s), s.constant(np.array(s.choose((0, 3)), s.choose((np.uint8, np.int8))))
     q = s.node("QuantizeLinear", x, scale, zero)
@@ -30,8 +30,8 @@ def round_trip(s: Sketch) -> Value:
     return y
 
 
-def moved(s: Sketch) -> Value:
-    """Codes made float to be moved, limited, or joined with others, and made codes again"""
+def requantized(s: Sketch) -> Value:
+    """Codes dequantized, moved, clipped or concatenated, and quantized again with the same scale"""
     x = s.pick(DType.FLOAT, steady=True, ranks=(2, 3, 4))
     scale, zero = _scale(s), s.constant(np.array(s.choose((0, 3, 100)), s.choose((np.uint8, np.int8))))
     bound = s.facts[x].bound + 1
@@ -64,7 +64,7 @@ def moved(s: Sketch) -> Value:
     return z
 
 
-def weight(s: Sketch) -> None:
+def quantized_weight(s: Sketch) -> None:
     """A Conv or MatMul whose weight is stored in 8 bits"""
     x = s.pick(DType.FLOAT, ranks=(2, 3, 4), bound=50.0)
     channelwise = s.opset >= 13 and s.chance(0.5)
@@ -85,7 +85,7 @@ def weight(s: Sketch) -> None:
 
 
 def dynamic(s: Sketch) -> None:
-    """DynamicQuantizeLinear and an integer product, perhaps as onnxruntime joins it with its scale"""
+    """DynamicQuantizeLinear and an integer product, perhaps as onnxruntime fuses it with its scales"""
     x = s.pick(DType.FLOAT, ranks=(2,), steady=True, bound=50.0)
     inner = s.size(x, -1)
     if s.opset < 11:
@@ -102,4 +102,4 @@ def dynamic(s: Sketch) -> None:
         s.node("Add", y, s.weight((4,)))
 
 
-BLOCKS = ((round_trip, 2), (moved, 2), (weight, 2), (dynamic, 2))
+BLOCKS = ((round_trip, 2), (requantized, 2), (quantized_weight, 2), (dynamic, 2))

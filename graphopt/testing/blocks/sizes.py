@@ -1,4 +1,4 @@
-"""Arithmetic on shapes, as exporters write it: Shape, Gather, Unsqueeze, Concat, Reshape and their like."""
+"""Arithmetic on shapes as exporters spell it: Shape, Gather, Unsqueeze, Concat, then Reshape, Expand or Slice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def size_of(s: Sketch, x: Value, axis: int) -> Value:
     if s.chance(0.2):
         return s.node("Gather", shape, s.ints(axis))
     size = s.node("Gather", shape, s.constant(np.array(axis, np.int64)))
-    return s.over("Unsqueeze", size, (0,), 13)
+    return s.with_axes("Unsqueeze", size, (0,), 13)
 
 
 def sizes_vector(s: Sketch, x: Value, sizes: Sequence[Dim]) -> Value:
@@ -73,29 +73,29 @@ def expand(s: Sketch) -> None:
     else:
         y = s.node("ConstantOfShape", shape, value=np.full(1, s.choose((0.0, 1.0)), s.dtype(x).numpy), bound=1.0)
     y.type = TensorType(s.dtype(x), s.shape(x))
-    s.pool.remove(y)  # nothing is to be normalised that is the same everywhere
+    s.pool.remove(y)  # a normalization of equal elements divides by zero
     if s.chance(0.7):
         s.node(s.choose(("Add", "Mul")), x, y)
 
 
-def count(s: Sketch) -> None:
+def positions(s: Sketch) -> None:
     """Range over a size, as positions to add or to gather by"""
     x = s.pick(DType.FLOAT, ranks=(2, 3))
     axis = s.integer(0, s.rank(x) - 1)
     size = s.node("Gather", s.node("Shape", x), s.constant(np.array(axis, np.int64)))
     zero, one = s.constant(np.array(0, np.int64)), s.constant(np.array(1, np.int64))
-    positions = s.node("Range", zero, size, one, bound=16.0)
-    positions.type = TensorType(DType.INT64, (s.shape(x)[axis],))
+    steps = s.node("Range", zero, size, one, bound=16.0)
+    steps.type = TensorType(DType.INT64, (s.shape(x)[axis],))
     if s.chance(0.5):
-        y = s.node("Gather", x, positions, axis=axis)
+        y = s.node("Gather", x, steps, axis=axis)
         y.type = x.type
         return
-    numbers = s.node("Cast", positions, to=int(DType.FLOAT))
+    numbers = s.node("Cast", steps, to=int(DType.FLOAT))
     if axis == s.rank(x) - 1:
         s.node("Add", x, numbers)
 
 
-def numbers(s: Sketch) -> None:
+def scale_by_size(s: Sketch) -> None:
     """A size, or the number of elements, as a float that scales"""
     x = s.pick(DType.FLOAT, ranks=(1, 2, 3))
     if s.chance(0.3):
@@ -120,4 +120,4 @@ def slice_by_size(s: Sketch) -> None:
     y.type = TensorType(s.dtype(x), tuple(sizes))
 
 
-BLOCKS = ((reshape, 6), (expand, 2), (count, 2), (numbers, 1), (slice_by_size, 2))
+BLOCKS = ((reshape, 6), (expand, 2), (positions, 2), (scale_by_size, 1), (slice_by_size, 2))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ....equivalence.inputs import Feeds
+from ....equivalence.feeds import Feeds
 from ....ir import Array, Graph, Model, Node, Value, captures, clone_node
 from ....measure import ort_session
 

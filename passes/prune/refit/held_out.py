@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ....equivalence.inputs import Feeds
+from ....equivalence.feeds import Feeds
 from ....ir import Array, Model, Node, Value
 from ....measure import ort_session
 

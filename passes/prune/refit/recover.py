@@ -27,7 +27,7 @@ from ....compress.layers.rows import (
 )
 from ....compress.layers.weights import dequantize, floats_of, quantized_weight, round_to_codes, shape_of, store_weight
 from ....compress.layers.windows import Positions
-from ....equivalence.inputs import Feeds
+from ....equivalence.feeds import Feeds
 from ....errors import Declined
 from ....ir import Array, Constant, Model, Node, Value
 from ....ops import attr

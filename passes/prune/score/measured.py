@@ -11,7 +11,7 @@ from ....calibration import Taps, portions
 from ....compress.layers.regression import NormalEquations
 from ....compress.layers.rows import check_readable, inputs_at, sample_positions, weight_matrix
 from ....compress.layers.weights import floats_of
-from ....equivalence.inputs import Feeds
+from ....equivalence.feeds import Feeds
 from ....errors import Declined
 from ....ir import Array, Model, Value
 

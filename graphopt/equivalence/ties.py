@@ -1,4 +1,4 @@
-"""Integer and bool outputs: where the number that decides them is tied, either answer is right."""
+"""Outputs that may differ: integers and booleans decided by tied scores, and results of unseeded random operators."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import onnx
 
 from ..ir import Array
 from .metrics import magnitude, max_error
-from .semantics import Index
-from .source import nested_graphs
+from .onnx_graph import GraphIndex, nested_graphs
 
 _KEEPS_ORDER = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
@@ -22,7 +21,7 @@ _RANDOM = frozenset((
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class DecidingOperator:
     """The operator that decides an integer output and the float values it decides by (`scores`: names to tap)."""
 
     op: str
@@ -32,8 +31,8 @@ class Selection:
     step: Array | None = None
 
 
-def find_selection(output: str, index: Index) -> Selection | None:
-    """What decides an integer output, looked up through operators that keep the order of elements."""
+def find_decider(output: str, index: GraphIndex) -> DecidingOperator | None:
+    """The operator that decides an integer output, looked up through operators that keep the order of elements."""
     name = output
     for _ in range(12):
         node = index.producer.get(name)
@@ -42,43 +41,43 @@ def find_selection(output: str, index: Index) -> Selection | None:
         attrs = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
         op = node.op_type
         if op in ("ArgMax", "ArgMin"):
-            return Selection(op, (node.input[0],), attrs.get("axis", 0))
+            return DecidingOperator(op, (node.input[0],), attrs.get("axis", 0))
         if op == "TopK" and name == node.output[1]:
-            return Selection(op, (node.input[0],), attrs.get("axis", -1))
+            return DecidingOperator(op, (node.input[0],), attrs.get("axis", -1))
         if op == "NonMaxSuppression":
-            return Selection(op, ())
+            return DecidingOperator(op, ())
         if op in _COMPARES:
-            live = tuple(n for n in node.input if n not in index.constants)
-            fixed = next((index.array(n) for n in node.input if n in index.constants), None)
-            return Selection(op, live, constant=fixed)
+            computed = tuple(n for n in node.input if n not in index.constants)
+            constant = next((index.array(n) for n in node.input if n in index.constants), None)
+            return DecidingOperator(op, computed, constant=constant)
         if op == "QuantizeLinear":
             scale = index.array(node.input[1])
-            return None if scale is None or scale.size != 1 else Selection(op, (node.input[0],), step=scale)
+            return None if scale is None or scale.size != 1 else DecidingOperator(op, (node.input[0],), step=scale)
         if op not in _KEEPS_ORDER:
             return None
-        if op == "Cast" and find_selection(node.input[0], index) is None:
-            return Selection(op, (node.input[0],))  # where the score is no float, `tied` will not judge by it
+        if op == "Cast" and find_decider(node.input[0], index) is None:
+            return DecidingOperator(op, (node.input[0],))  # `tied` looks at float scores only
         name = node.input[0]
     return None
 
 
 def tied(
-    selection: Selection, a: Array, b: Array, scores: Mapping[str, Array], moved: Mapping[str, Array], rtol: float
+    decider: DecidingOperator, a: Array, b: Array, scores: Mapping[str, Array], moved: Mapping[str, Array], rtol: float
 ) -> Array | None:
-    """Where the original's own scores allow b's answer in place of a's; None when the scores do not tell.
+    """Where the original's own scores allow b's answer in place of a's (bool array of a's shape); None without scores.
 
     `scores` and `moved` hold the original's scores, and the same under a one-ulp change of the inputs.
     """
-    if any(n not in scores or scores[n].dtype.kind != "f" for n in selection.scores) or not selection.scores:
+    if any(n not in scores or scores[n].dtype.kind != "f" for n in decider.scores) or not decider.scores:
         return None
-    first = scores[selection.scores[0]]
-    noise = max((max_error(scores[n], moved[n]) for n in selection.scores if _alike(scores, moved, n)), default=0.0)
+    first = scores[decider.scores[0]]
+    noise = max((max_error(scores[n], moved[n]) for n in decider.scores if _alike(scores, moved, n)), default=0.0)
     tolerance = max(rtol * magnitude(first), 3 * noise)
-    if selection.op in _COMPARES:
-        return _tied_comparison(selection, a, first, scores, tolerance)
-    if selection.op in _ROUNDS:
-        return _tied_rounding(selection, a, b, first, tolerance)
-    axis = selection.axis % max(first.ndim, 1)
+    if decider.op in _COMPARES:
+        return _tied_comparison(decider, a, first, scores, tolerance)
+    if decider.op in _ROUNDS:
+        return _tied_rounding(decider, a, b, first, tolerance)
+    axis = decider.axis % max(first.ndim, 1)
     shape = (*first.shape[:axis], -1, *first.shape[axis + 1 :])
     if a.size == 0 or a.size * first.shape[axis] % first.size:
         return None
@@ -95,18 +94,18 @@ def _alike(scores: Mapping[str, Array], moved: Mapping[str, Array], name: str) -
 
 
 def _tied_comparison(
-    selection: Selection, a: Array, first: Array, scores: Mapping[str, Array], tolerance: float
+    decider: DecidingOperator, a: Array, first: Array, scores: Mapping[str, Array], tolerance: float
 ) -> Array | None:
-    second = selection.constant if selection.constant is not None else scores[selection.scores[-1]]
+    second = decider.constant if decider.constant is not None else scores[decider.scores[-1]]
     gap = np.abs(np.subtract(first, second, dtype=np.float64))
     return np.asarray(gap <= tolerance).reshape(a.shape) if gap.size == a.size else None
 
 
-def _tied_rounding(selection: Selection, a: Array, b: Array, x: Array, tolerance: float) -> Array | None:
+def _tied_rounding(decider: DecidingOperator, a: Array, b: Array, x: Array, tolerance: float) -> Array | None:
     if x.size != a.size:
         return None
-    step = 1.0 if selection.step is None else float(selection.step.item())
-    position = x.astype(np.float64).reshape(a.shape) / step + (0.5 if selection.op == "QuantizeLinear" else 0.0)
+    step = 1.0 if decider.step is None else float(decider.step.item())
+    position = x.astype(np.float64).reshape(a.shape) / step + (0.5 if decider.op == "QuantizeLinear" else 0.0)
     near = np.abs(position - np.round(position)) <= tolerance / step
     return np.asarray(near & (np.abs(a.astype(np.int64) - b.astype(np.int64)) <= 1))
 
@@ -118,23 +117,23 @@ def same_rows(a: Array, b: Array) -> bool:
     return sorted(map(tuple, a.tolist())) == sorted(map(tuple, b.tolist()))
 
 
-def random_outputs(index: Index, outputs: list[str]) -> tuple[dict[str, str], bool]:
+def random_outputs(index: GraphIndex, outputs: list[str]) -> tuple[dict[str, str], bool]:
     """Outputs that depend on a random operator without a seed, with its name; and whether any operator is random."""
     tainted: dict[str, str] = {}
-    found = False
+    has_random = False
     for node in index.order:
         op = _random_op(node, index)
-        found = found or op is not None
+        has_random = has_random or op is not None
         if op is not None and _is_seeded(node):
             op = None
         if op is None:
             op = next((tainted[n] for n in node.input if n in tainted), None)
         if op is not None:
             tainted.update(dict.fromkeys((o for o in node.output if o), op))
-    return {o: tainted[o] for o in outputs if o in tainted}, found
+    return {o: tainted[o] for o in outputs if o in tainted}, has_random
 
 
-def _random_op(node: onnx.NodeProto, index: Index) -> str | None:
+def _random_op(node: onnx.NodeProto, index: GraphIndex) -> str | None:
     if node.op_type in _RANDOM:
         return node.op_type
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:

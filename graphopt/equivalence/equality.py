@@ -1,4 +1,7 @@
-"""The rule of equality, applied to one output of one sample."""
+"""The rule of equality, applied to one output of one sample.
+
+max|a − b| ≤ max(rtol max|b|, 3 noise)
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,12 @@ from ..ir import Array
 from .metrics import cosine, magnitude, max_error, same_specials, sqnr_db, top1_agreement
 
 NOISY = 0.01
-"""Noise above this share of an output's scale makes the output unverified."""
-
-_FLOAT_KINDS = "f"
+"""Noise above this share of an output's scale makes the output unverified: part of the definition of equality, in
+docs/testing.md."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SampleComparison:
     """One output of one sample: `status` is equal, different or unverified."""
 
     status: str
@@ -33,7 +35,7 @@ class Verdict:
 
     @property
     def badness(self) -> float:
-        """For finding the worst sample: how often the error holds what is allowed."""
+        """Error over allowed error, by which the worst sample is found; any difference outranks any unverified one."""
         rank = {"equal": 0.0, "unverified": 1e30, "different": 1e60}[self.status]
         return rank + (self.error / self.allowed if self.allowed > 0 else min(self.error, 1e20))
 
@@ -55,7 +57,7 @@ def leaves(name: str, value: Any) -> Iterator[tuple[str, Array]]:
 
 def tolerance_of(dtype: np.dtype[Any], rtol: float) -> float:
     """The relative tolerance for a dtype: never below four of its own epsilons (3.9e-3 for float16)."""
-    return max(rtol, 4.0 * float(np.finfo(dtype).eps)) if dtype.kind == _FLOAT_KINDS else rtol
+    return max(rtol, 4.0 * float(np.finfo(dtype).eps)) if dtype.kind == "f" else rtol
 
 
 def noise_of(base: Array, variants: list[Array]) -> float:
@@ -69,7 +71,7 @@ def noise_of(base: Array, variants: list[Array]) -> float:
 
 
 def exceeds(a: Array, b: Array, noise: float, rtol: float) -> float:
-    """How often the error holds what is allowed (inf where shapes, NaN or Inf differ): above 1 the two differ."""
+    """Error over allowed error, inf where shapes, NaN or Inf differ: above 1 the two differ."""
     if a.shape != b.shape:
         return math.inf
     if a.size == 0:
@@ -86,18 +88,18 @@ def exceeds(a: Array, b: Array, noise: float, rtol: float) -> float:
     return error / allowed if allowed > 0 else math.inf
 
 
-def judge_floats(
+def compare_floats(
     a: Array, b: Array, noise: float, rtol: float, min_sqnr: float | None = None, scale: float = 0.0
-) -> Verdict:
-    """max|a − b| ≤ max(rtol max|b|, 3 noise), the same NaN and Inf; or SQNR ≥ min_sqnr where that is asked for.
+) -> SampleComparison:
+    """max|a − b| ≤ max(rtol max|b|, 3 noise), the same NaN and Inf; or, with `min_sqnr`, SQNR ≥ min_sqnr.
 
-    `scale` is the output's scale where more than max|a| of this sample is known of it.
+    `scale` is the output's scale if it is known to be larger than max|a| of this sample.
     """
     if a.shape != b.shape:
         if math.isinf(noise):
-            return Verdict("unverified", "the original's own shape depends on rounding", noise=noise)
-        told = f"shape {list(a.shape)} became {list(b.shape)}"
-        return Verdict("different", told, math.inf, 0.0, noise, -math.inf, 0.0)
+            return SampleComparison("unverified", "the original's own shape depends on rounding", noise=noise)
+        reason = f"shape {list(a.shape)} became {list(b.shape)}"
+        return SampleComparison("different", reason, math.inf, 0.0, noise, -math.inf, 0.0)
     error, scale = max_error(a, b), max(scale, magnitude(a))
     allowed = max(tolerance_of(a.dtype, rtol) * magnitude(b), 3 * noise)
     if error == 0.0:
@@ -106,40 +108,42 @@ def judge_floats(
         figures = (error, allowed, noise, sqnr_db(a, b), cosine(a, b), top1_agreement(a, b))
     if not same_specials(a, b):
         status = "unverified" if math.isinf(noise) else "different"
-        return Verdict(status, "NaN or Inf stand at other positions", *figures)
+        return SampleComparison(status, "NaN or Inf stand at other positions", *figures)
     if min_sqnr is not None:
         if figures[3] >= min_sqnr:
-            return Verdict("equal", "", *figures)
-        return Verdict("different", f"SQNR {figures[3]:.1f} dB is below {min_sqnr:g} dB", *figures)
+            return SampleComparison("equal", "", *figures)
+        return SampleComparison("different", f"SQNR {figures[3]:.1f} dB is below {min_sqnr:g} dB", *figures)
     if error > allowed and not (noise > NOISY * scale and error <= 10 * allowed):
-        return Verdict("different", f"error {error:.3g} exceeds {allowed:.3g}", *figures)
+        return SampleComparison("different", f"error {error:.3g} exceeds {allowed:.3g}", *figures)
     if noise > NOISY * scale:
-        told = f"the original's own noise {noise:.3g} exceeds 1 % of scale {scale:.3g}"
-        return Verdict("unverified", told, *figures)
-    return Verdict("equal", "", *figures)
+        reason = f"the original's own noise {noise:.3g} exceeds 1 % of scale {scale:.3g}"
+        return SampleComparison("unverified", reason, *figures)
+    return SampleComparison("equal", "", *figures)
 
 
-def judge_exact(a: Array, b: Array, variants: list[Array], excused: Array | None) -> Verdict:
+def compare_exact(a: Array, b: Array, variants: list[Array], excused: Array | None) -> SampleComparison:
     """Integer, bool and string outputs: equal wherever the original's own variants agree and no tie excuses."""
     if a.shape != b.shape:
         if any(v.shape != a.shape for v in variants):
-            return Verdict("unverified", "the original's own shape depends on rounding", math.inf)
-        return Verdict("different", f"shape {list(a.shape)} became {list(b.shape)}", math.inf)
+            return SampleComparison("unverified", "the original's own shape depends on rounding", math.inf)
+        return SampleComparison("different", f"shape {list(a.shape)} became {list(b.shape)}", math.inf)
     wrong = np.asarray(a != b)
     error = _integer_error(a, b) if wrong.any() else 0.0
     unstable = np.zeros(a.shape, np.bool_)
     for other in variants:
         if other.shape != a.shape:
-            return Verdict("unverified", "the original's own shape depends on rounding", error)
+            return SampleComparison("unverified", "the original's own shape depends on rounding", error)
         unstable |= other != a
     top1 = float(1.0 - wrong.mean()) if wrong.size else None
     unexcused = wrong & ~unstable if excused is None else wrong & ~unstable & ~excused
     if unexcused.any():
-        told = f"{int(wrong.sum())} of {wrong.size} elements differ without a tie"
-        return Verdict("different", told, error, top1=top1)
+        reason = f"{int(wrong.sum())} of {wrong.size} elements differ without a tie"
+        return SampleComparison("different", reason, error, top1=top1)
     if unstable.any() and unstable.mean() > NOISY:
-        return Verdict("unverified", "the original's own noise flips more than 1 % of the elements", error, top1=top1)
-    return Verdict("equal", "", error, error, top1=top1)
+        return SampleComparison(
+            "unverified", "the original's own noise flips more than 1 % of the elements", error, top1=top1
+        )
+    return SampleComparison("equal", "", error, error, top1=top1)
 
 
 def _integer_error(a: Array, b: Array) -> float:

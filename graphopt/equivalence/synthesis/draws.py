@@ -1,4 +1,4 @@
-"""Values for one input, given what it means and which sizes the sample has."""
+"""Values for one input, drawn by the meaning of the input and the sizes of the sample."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Array
-from ..ir.types import DType
-from .semantics import Facts
-from .source import Port
+from ...ir import Array, DType
+from ..value_info import ValueInfo
+from .semantics import InputFacts
 
 _MASK = re.compile(r"mask|padding|valid", re.IGNORECASE)
 _LENGTH = re.compile(r"len(gth|s)?(_|$|\d)|_lens?$|seqlen", re.IGNORECASE)
@@ -25,7 +24,7 @@ _WORDS = ("alpha", "beta", "gamma", "a longer piece of text", "", "42")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How values are drawn: `spread` of the floats, `limit` on every index, `size` for inputs that are sizes."""
+    """How values are drawn: the distribution of `floats`, `limit` on every index, `size` for inputs that are sizes."""
 
     floats: str = "normal"  # normal | unit | wide | small
     limit: int | None = None
@@ -34,62 +33,64 @@ class Style:
 
 
 def draw(
-    port: Port,
-    facts: Facts,
+    info: ValueInfo,
+    facts: InputFacts,
     shape: tuple[int, ...],
     context: Mapping[str, int],
     style: Style,
     sample: int,
     rng: np.random.Generator,
 ) -> Any:
-    """An array of the port's dtype and `shape`; `context` holds the sizes that indexes and lengths must respect:
+    """An array of the input's dtype and `shape`; `context` holds the sizes that indexes and lengths must respect:
     `tables` (the smallest table of unknown size it indexes, 0 if none) and `time` (the longest length)."""
-    dtype = DType(port.elem)
+    dtype = DType(info.elem)
     if dtype is DType.STRING:
         texts = [c for c in facts.choices if isinstance(c, str)] or list(_WORDS)
         return np.asarray([texts[i] for i in rng.integers(len(texts), size=shape).ravel()], object).reshape(shape)
     if dtype is DType.BOOL:
-        return _booleans(port, facts, shape, sample, rng)
+        return _booleans(info, facts, shape, sample, rng)
     if dtype.is_float:
-        return np.asarray(_floats(port, facts, shape, context, style, sample, rng)).astype(dtype.numpy)
+        return np.asarray(_floats(info, facts, shape, context, style, sample, rng)).astype(dtype.numpy)
     if dtype in (DType.COMPLEX64, DType.COMPLEX128):
         return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype.numpy)
     low, high = _range(dtype)
-    integers = _integers(port, facts, shape, context, style, sample, rng, dtype)
+    integers = _integers(info, facts, shape, context, style, sample, rng, dtype)
     return np.asarray(np.clip(integers, low, high), dtype.numpy)
 
 
-def _booleans(port: Port, facts: Facts, shape: tuple[int, ...], sample: int, rng: np.random.Generator) -> Array:
+def _booleans(
+    info: ValueInfo, facts: InputFacts, shape: tuple[int, ...], sample: int, rng: np.random.Generator
+) -> Array:
     if int(np.prod(shape)) <= 1:  # a switch, such as use_cache_branch
         return np.full(shape, sample % 2 == 1)
-    if _MASK.search(port.name):
+    if _MASK.search(info.name):
         return _mask(shape, sample, rng) > 0
     return np.asarray(rng.random(shape) < 0.5)
 
 
 def _integers(
-    port: Port, facts: Facts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, sample: int,
+    info: ValueInfo, facts: InputFacts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, sample: int,
     rng: np.random.Generator, dtype: DType,
 ) -> Array:  # fmt: skip
     if facts.limit is not None or facts.tables or "index" in facts.roles:
-        return _indices(port, facts, shape, context, style, rng)
+        return _indices(info, facts, shape, context, style, rng)
     numbers = sorted(c for c in facts.choices if not isinstance(c, str))
     few = int(np.prod(shape)) <= 4
     if few and numbers and not set(numbers) <= {0, 1}:
         rates = {n for n in numbers if n in (8000, 16000)}
         plausible = sorted(rates | {8000, 16000}) if rates else numbers
         return np.full(shape, plausible[-1 - sample % len(plausible)])
-    if _RATE.search(port.name):
+    if _RATE.search(info.name):
         return np.full(shape, (16000, 8000)[sample % 2])
-    if "length" in facts.roles or (_LENGTH.search(port.name) and len(shape) <= 1):
+    if "length" in facts.roles or (_LENGTH.search(info.name) and len(shape) <= 1):
         longest = max(context.get("time", style.size), 1)
         lengths = rng.integers(max(longest // 2, 1), longest + 1, size=shape)
         return np.where(np.arange(lengths.size).reshape(shape) == 0, longest, lengths)
     if "size" in facts.roles and (few or len(shape) <= 1):
         return np.full(shape, style.size)
-    if _MASK.search(port.name) or "mask" in facts.roles or set(numbers) == {0, 1} or numbers == [0]:
+    if _MASK.search(info.name) or "mask" in facts.roles or set(numbers) == {0, 1} or numbers == [0]:
         return _mask(shape, sample, rng)
-    if _POSITION.search(port.name) and shape:
+    if _POSITION.search(info.name) and shape:
         return np.broadcast_to(np.arange(shape[-1]), shape)
     if dtype in (DType.UINT8, DType.INT8):
         low, high = _range(dtype)
@@ -98,15 +99,20 @@ def _integers(
 
 
 def _indices(
-    port: Port, facts: Facts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, rng: np.random.Generator
+    info: ValueInfo,
+    facts: InputFacts,
+    shape: tuple[int, ...],
+    context: Mapping[str, int],
+    style: Style,
+    rng: np.random.Generator,
 ) -> Array:
     limits = [n for n in (facts.limit, style.limit, context.get("tables") or None) if n is not None]
     high = max(min(limits, default=2), 1)
     low = min(max(facts.low, 0), high - 1)
-    if _POSITION.search(port.name) and shape:
+    if _POSITION.search(info.name) and shape:
         return np.broadcast_to(np.clip(np.arange(shape[-1]) + low, low, high - 1), shape)
     if facts.low == 0 and facts.choices and 0 in facts.choices and high > 1 and low == 0:
-        low = 1  # zero is often what marks padding; a sample of padding alone would tell nothing
+        low = 1  # zero is often what marks padding; with padding alone, a sample compares nothing
     return rng.integers(low, high, size=shape)
 
 
@@ -120,22 +126,22 @@ def _mask(shape: tuple[int, ...], sample: int, rng: np.random.Generator) -> Arra
 
 
 def _floats(
-    port: Port, facts: Facts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, sample: int,
+    info: ValueInfo, facts: InputFacts, shape: tuple[int, ...], context: Mapping[str, int], style: Style, sample: int,
     rng: np.random.Generator,
 ) -> Array:  # fmt: skip
     if facts.limit is not None or (facts.tables and "index" in facts.roles):
-        return _indices(port, facts, shape, context, style, rng).astype(np.float64)
+        return _indices(info, facts, shape, context, style, rng).astype(np.float64)
     if "size" in facts.roles:
         return np.full(shape, float(style.size))
     if "threshold" in facts.roles:
         return np.full(shape, 0.1 * (1 + sample % 4))
-    if _MASK.search(port.name) or "mask" in facts.roles:
+    if _MASK.search(info.name) or "mask" in facts.roles:
         return _mask(shape, sample, rng).astype(np.float64)
-    if _LENGTH.search(port.name) and len(shape) <= 1:
+    if _LENGTH.search(info.name) and len(shape) <= 1:
         return np.ones(shape) if sample % 2 == 0 else rng.uniform(0.5, 1.0, shape)
-    if int(np.prod(shape)) <= 4 and (len(shape) <= 1 or _SCALE.search(port.name)):
+    if int(np.prod(shape)) <= 4 and (len(shape) <= 1 or _SCALE.search(info.name)):
         return rng.uniform(0.5, 1.5, shape)
-    if _STATE.search(port.name):
+    if _STATE.search(info.name):
         return np.zeros(shape) if sample == 1 else rng.standard_normal(shape) * 0.3
     if style.floats == "unit" or "positive" in facts.roles:
         return rng.uniform(0.05, 1.0, shape)

@@ -1,4 +1,4 @@
-"""Sizes for symbolic dimensions: one size per name, chosen by what the dimension seems to be."""
+"""Sizes for symbolic dimensions: one size per name, chosen by the kind its name and place suggest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .source import Port
+from ..value_info import ValueInfo
 
 _FLOATS = (1, 10, 11, 16)
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
@@ -20,12 +20,14 @@ PREFERRED = {
     "batch": (1, 2, 3, 1), "image": (64, 96, 32, 160), "time": (8, 5, 16, 1), "past": (4, 3, 1, 7),
     "node": (6, 9, 3, 1), "volume": (16, 24, 8, 32), "channel": (3, 3, 3, 3),
 }  # fmt: skip
-"""Sizes by kind: the first is tried first, the others vary the samples (1, several, odd)."""
+"""Sizes by kind: the first is tried first, the others vary the samples (1, several, odd). Small, so that a comparison
+is quick; models that insist on larger ones are fed from `_LADDER`."""
 
 _LADDER = (
     32, 64, 1, 2, 3, 4, 16, 48, 96, 128, 224, 256, 320, 512, 576, 640, 7, 10, 20, 100, 160, 1024, 1536, 2048, 4096,
     16000, 5, 6, 9, 12, 40, 80, 192, 384, 400, 768, 8000, 32000, 48000,
 )  # fmt: skip
+"""Sizes that models often fix inside (strides, image sides, sequence lengths, sampling rates), the likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +42,20 @@ class Symbols:
         return tuple(d if isinstance(d, int) else max(evaluate(d, sizes), 0) for d in self.dims[name])
 
 
-def read_symbols(ports: Sequence[Port], ranks: Mapping[str, int]) -> Symbols:
+def read_symbols(inputs: Sequence[ValueInfo], ranks: Mapping[str, int]) -> Symbols:
     """Name every free dimension. Unnamed ones on the same axis are one dimension; `ranks` fills unknown ranks in."""
     dims: dict[str, tuple[int | str, ...]] = {}
     kinds: dict[str, str] = {}
-    for port in ports:
-        if not port.elem:
+    for info in inputs:
+        if not info.elem:
             continue
-        declared = port.dims if port.dims is not None else (None,) * ranks.get(port.name, 1)
+        declared = info.dims if info.dims is not None else (None,) * ranks.get(info.name, 1)
         named = [_named(d, i, declared) for i, d in enumerate(declared)]
-        dims[port.name] = tuple(named)
+        dims[info.name] = tuple(named)
         for axis, dim in enumerate(named):
             if isinstance(dim, str):
                 for symbol in free_symbols(dim):
-                    kind = _kind(symbol, axis, port, declared)
+                    kind = _kind(symbol, axis, info, declared)
                     if kinds.get(symbol, "time") == "time":
                         kinds[symbol] = kind
     return Symbols(kinds, dims)
@@ -70,7 +72,7 @@ def _named(dim: int | str | None, axis: int, dims: tuple[int | str | None, ...])
     return f"axis{axis}?"
 
 
-def _kind(symbol: str, axis: int, port: Port, dims: tuple[int | str | None, ...]) -> str:
+def _kind(symbol: str, axis: int, info: ValueInfo, dims: tuple[int | str | None, ...]) -> str:
     lower, rank = symbol.lower(), len(dims)
     if "past" in lower or "cache" in lower:
         return "past"
@@ -80,7 +82,7 @@ def _kind(symbol: str, axis: int, port: Port, dims: tuple[int | str | None, ...]
         return "node"
     if (axis == 0 and (rank > 1 or _BATCH.search(symbol))) or "batch" in lower:
         return "batch"
-    pictured = port.elem in _FLOATS or port.elem == 2
+    pictured = info.elem in _FLOATS or info.elem == 2
     if pictured and rank == 4 and axis > 0:
         is_last = dims[-1] in (1, 3, 4)
         if (
@@ -93,7 +95,7 @@ def _kind(symbol: str, axis: int, port: Port, dims: tuple[int | str | None, ...]
 
 
 def free_symbols(dim: str) -> list[str]:
-    """The names in a dimension's expression; the whole text where it is none we understand."""
+    """The names in a dimension's expression; the whole text where it is no arithmetic of names and numbers."""
     tree = _parse(dim)
     return [dim] if tree is None else sorted({n.id for n in ast.walk(tree) if isinstance(n, ast.Name)})
 
@@ -127,7 +129,7 @@ def _evaluate(tree: ast.expr, sizes: Mapping[str, int]) -> int:
 
 
 def preferred(symbols: Symbols, sample: int) -> dict[str, int]:
-    """Sizes of sample number `sample`."""
+    """The preferred sizes of sample number `sample`."""
     sizes = {s: PREFERRED[kind][sample % len(PREFERRED[kind])] for s, kind in symbols.kinds.items()}
     return _with_totals(symbols, sizes)
 

@@ -1,7 +1,7 @@
-"""What the inputs of a model mean, read off the operators that consume them.
+"""The meaning of a model's inputs, read off the operators that consume them.
 
-A token id is what indexes a table, a mask is what selects, a sampling rate is what is compared with 16000: each input
-is followed forward through operators that keep its elements until an operator says what it wants.
+A token id indexes a table, a mask selects, a sampling rate is compared with 16000: each input is followed forward
+through operators that keep its elements to the operators whose slot tells its meaning.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 
-from .source import Source, nested_graphs
-
-_SMALL = 4096
+from ..onnx_graph import GraphIndex
+from ..value_info import Signature
 
 # Operators whose output holds elements of input 0 (or of any input, where listed with None).
 _CARRIES: dict[str, tuple[int, ...] | None] = {
@@ -34,7 +32,7 @@ _INDEXES = {
 }  # fmt: skip
 _INDEXES_ND = {"GatherND": {1: 0}, "ScatterND": {1: 0}}
 
-# Slots that take a size, a count or a place.
+# Slots that take a size, a count or a position.
 _SIZES = {
     "Reshape": (1,), "Expand": (1,), "Tile": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Slice": (1, 2, 4),
     "Pad": (1,), "Resize": (3,), "Upsample": (1,), "TopK": (1,), "Split": (1,), "Trilu": (1,), "Loop": (0,),
@@ -49,12 +47,12 @@ _LOGIC = frozenset(("And", "Or", "Not", "Xor", "If"))
 
 
 @dataclass(slots=True)
-class Facts:
-    """What is known of one input.
+class InputFacts:
+    """The meaning of one input.
 
     `limit` is the smallest table its elements index (after undoing constant shifts), `low` the smallest element that is
     not negative there; `tables` are indexed values of unknown size, with the axis; `choices` are constants its elements
-    are compared with; `roles` are words: mask, size, length, index, positive, threshold, compared.
+    are compared with; `roles` are among mask, size, length, index, positive, threshold, compared.
     """
 
     limit: int | None = None
@@ -64,94 +62,13 @@ class Facts:
     roles: set[str] = field(default_factory=set)
 
 
-class Index:
-    """Producers, consumers and constants of a model by name, nested graphs included, functions inlined."""
-
-    def __init__(self, source: Source) -> None:
-        proto = source.proto if not source.proto.functions else _inlined(source.proto)
-        self.consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-        self.producer: dict[str, onnx.NodeProto] = {}
-        self.constants: dict[str, onnx.TensorProto] = {}
-        self.rename: dict[str, list[str]] = {}
-        self.order: list[onnx.NodeProto] = list(proto.graph.node)
-        self._graph(proto.graph)
-
-    def _graph(self, graph: onnx.GraphProto) -> None:
-        for tensor in graph.initializer:
-            self.constants.setdefault(tensor.name, tensor)
-        for node in graph.node:
-            for slot, name in enumerate(node.input):
-                if name:
-                    self.consumers.setdefault(name, []).append((node, slot))
-            for name in node.output:
-                self.producer.setdefault(name, node)
-            if node.op_type == "Constant":
-                for attr in node.attribute:
-                    if attr.name == "value":
-                        self.constants.setdefault(node.output[0], attr.t)
-                    elif attr.name in ("value_int", "value_ints", "value_float", "value_floats"):
-                        self.constants.setdefault(node.output[0], _plain_constant(attr))
-            for nested in nested_graphs(node):
-                self._bind(node, nested)
-                self._graph(nested)
-
-    def _bind(self, node: onnx.NodeProto, nested: onnx.GraphProto) -> None:
-        """Loop and Scan hand their inputs to the inputs of their body; every body hands its results out."""
-        given = list(node.input)
-        if node.op_type == "Loop":
-            given = ["", *given[1:]]
-        for outer, inner in zip(given, nested.input):
-            if outer:
-                self.rename.setdefault(outer, []).append(inner.name)
-        results = [o.name for o in nested.output]
-        if node.op_type == "Loop":
-            results = results[1:]
-        for inner_name, outer in zip(results, node.output):
-            if outer:
-                self.rename.setdefault(inner_name, []).append(outer)
-
-    def array(self, name: str) -> np.ndarray[Any, Any] | None:
-        """A small constant's values; None for what is large, external or not constant."""
-        tensor = self.constants.get(name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or np.prod(tensor.dims) > _SMALL:
-            return None
-        values: np.ndarray[Any, Any] = onnx.numpy_helper.to_array(tensor)
-        return values
-
-    def table_dims(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a constant, looked up through operators that keep it."""
-        for _ in range(8):
-            tensor = self.constants.get(name)
-            if tensor is not None:
-                return tuple(tensor.dims)
-            node = self.producer.get(name)
-            if node is None or node.op_type not in ("Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Mul"):
-                return None
-            name = node.input[0]
-        return None
-
-    def origin(self, name: str, inputs: frozenset[str]) -> str | None:
-        """The model input a value comes from along first inputs that are not constant."""
-        seen = set()
-        while name not in inputs:
-            node = self.producer.get(name)
-            if node is None or name in seen:
-                return None
-            seen.add(name)
-            live = [n for n in node.input if n and n not in self.constants]
-            if not live:
-                return None
-            name = live[0]
-        return name
-
-
-def read_facts(source: Source, index: Index) -> dict[str, Facts]:
+def read_facts(model: Signature, index: GraphIndex) -> dict[str, InputFacts]:
     """The facts of every input of the model."""
-    return {port.name: _follow(port.name, index) for port in source.inputs}
+    return {info.name: _follow(info.name, index) for info in model.inputs}
 
 
-def _follow(name: str, index: Index) -> Facts:
-    facts = Facts()
+def _follow(name: str, index: GraphIndex) -> InputFacts:
+    facts = InputFacts()
     queue: list[tuple[str, int, int]] = [(name, 1, 0)]  # the value holds factor * element + shift
     seen = {name}
     while queue and len(seen) < 400:
@@ -169,9 +86,9 @@ def _follow(name: str, index: Index) -> Facts:
 
 
 def _step(
-    facts: Facts, index: Index, node: onnx.NodeProto, slot: int, factor: int, shift: int
+    facts: InputFacts, index: GraphIndex, node: onnx.NodeProto, slot: int, factor: int, shift: int
 ) -> Iterator[tuple[str, int, int]]:
-    """Note what `node` wants of its input `slot`; yield the outputs that still hold the elements."""
+    """Record the meaning of slot `slot` of `node`; yield the outputs that still hold the elements."""
     op = node.op_type
     if slot in _INDEXES.get(op, {}) or slot in _INDEXES_ND.get(op, {}):
         _note_index(facts, index, node, slot, factor, shift)
@@ -216,7 +133,7 @@ def _step(
 
 
 def _arithmetic(
-    facts: Facts, index: Index, node: onnx.NodeProto, slot: int, factor: int, shift: int
+    facts: InputFacts, index: GraphIndex, node: onnx.NodeProto, slot: int, factor: int, shift: int
 ) -> Iterator[tuple[str, int, int]]:
     op, out = node.op_type, node.output[0]
     if op in ("Mod", "Clip"):
@@ -241,7 +158,7 @@ def _arithmetic(
         yield out, factor * int(constant), shift * int(constant)
 
 
-def _note_index(facts: Facts, index: Index, node: onnx.NodeProto, slot: int, factor: int, shift: int) -> None:
+def _note_index(facts: InputFacts, index: GraphIndex, node: onnx.NodeProto, slot: int, factor: int, shift: int) -> None:
     facts.roles.add("index")
     data = node.input[{**_INDEXES.get(node.op_type, {}), **_INDEXES_ND.get(node.op_type, {})}[slot]]
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
@@ -254,7 +171,7 @@ def _note_index(facts: Facts, index: Index, node: onnx.NodeProto, slot: int, fac
         _note_limit(facts, dims[axis], factor, shift)
 
 
-def _note_limit(facts: Facts, limit: int | None, factor: int, shift: int) -> None:
+def _note_limit(facts: InputFacts, limit: int | None, factor: int, shift: int) -> None:
     if limit is None:
         return
     # 0 <= factor * element + shift < limit
@@ -265,24 +182,3 @@ def _note_limit(facts: Facts, limit: int | None, factor: int, shift: int) -> Non
 
 def _scalar(value: Any) -> int | float:
     return int(value) if float(value).is_integer() else float(value)
-
-
-def _plain_constant(attr: onnx.AttributeProto) -> onnx.TensorProto:
-    value = onnx.helper.get_attribute_value(attr)
-    dtype = np.int64 if attr.name.startswith("value_int") else np.float32
-    return onnx.numpy_helper.from_array(np.asarray(value, dtype))
-
-
-def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its functions inlined and the values of its large weights left out."""
-    import onnx.inliner
-
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    for tensor in bare.graph.initializer:
-        if np.prod(tensor.dims) > _SMALL:
-            for name in ("raw_data", "float_data", "int32_data", "int64_data"):
-                tensor.ClearField(name)
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-    result: onnx.ModelProto = onnx.inliner.inline_local_functions(bare)
-    return result

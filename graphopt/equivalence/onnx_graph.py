@@ -1,0 +1,140 @@
+"""An ONNX protobuf read by name: nodes with those of nested graphs, producers, consumers, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import onnx
+
+from ..ir import Array
+
+SMALL = 4096
+"""Elements of the largest constant whose values are read: shapes, bounds and scales, but no weights."""
+
+
+def walk_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph, of graphs nested in it and of the model's functions."""
+    yield from _walk(proto.graph.node)
+    for function in proto.functions:
+        yield from _walk(function.node)
+
+
+def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in nested_graphs(node):
+            yield from _walk(graph.node)
+
+
+def nested_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs among a node's attributes."""
+    graphs = []
+    for attr in node.attribute:
+        if attr.type == onnx.AttributeProto.GRAPH:
+            graphs.append(attr.g)
+        elif attr.type == onnx.AttributeProto.GRAPHS:
+            graphs.extend(attr.graphs)
+    return graphs
+
+
+class GraphIndex:
+    """Producers, consumers and constants of a model by name, nested graphs included, functions inlined."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        proto = _inlined(model) if model.functions else model
+        self.consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        self.producer: dict[str, onnx.NodeProto] = {}
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.rename: dict[str, list[str]] = {}
+        self.order: list[onnx.NodeProto] = list(proto.graph.node)
+        self._add_graph(proto.graph)
+
+    def _add_graph(self, graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            self.constants.setdefault(tensor.name, tensor)
+        for node in graph.node:
+            for slot, name in enumerate(node.input):
+                if name:
+                    self.consumers.setdefault(name, []).append((node, slot))
+            for name in node.output:
+                self.producer.setdefault(name, node)
+            if node.op_type == "Constant":
+                for attr in node.attribute:
+                    if attr.name == "value":
+                        self.constants.setdefault(node.output[0], attr.t)
+                    elif attr.name in ("value_int", "value_ints", "value_float", "value_floats"):
+                        self.constants.setdefault(node.output[0], _tensor_of(attr))
+            for nested in nested_graphs(node):
+                self._bind(node, nested)
+                self._add_graph(nested)
+
+    def _bind(self, node: onnx.NodeProto, nested: onnx.GraphProto) -> None:
+        """Loop and Scan hand their inputs to the inputs of their body; every body hands its results out."""
+        operands = list(node.input)
+        if node.op_type == "Loop":
+            operands = ["", *operands[1:]]
+        for outer, inner in zip(operands, nested.input):
+            if outer:
+                self.rename.setdefault(outer, []).append(inner.name)
+        results = [o.name for o in nested.output]
+        if node.op_type == "Loop":
+            results = results[1:]
+        for inner_name, outer in zip(results, node.output):
+            if outer:
+                self.rename.setdefault(inner_name, []).append(outer)
+
+    def array(self, name: str) -> Array | None:
+        """A small constant's values; None for a large or external constant and for a computed value."""
+        tensor = self.constants.get(name)
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or np.prod(tensor.dims) > SMALL:
+            return None
+        values: Array = onnx.numpy_helper.to_array(tensor)
+        return values
+
+    def table_dims(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a constant, looked up through operators that keep it."""
+        for _ in range(8):
+            tensor = self.constants.get(name)
+            if tensor is not None:
+                return tuple(tensor.dims)
+            node = self.producer.get(name)
+            if node is None or node.op_type not in ("Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Mul"):
+                return None
+            name = node.input[0]
+        return None
+
+    def origin(self, name: str, inputs: frozenset[str]) -> str | None:
+        """The model input a value comes from along first inputs that are not constant."""
+        seen = set()
+        while name not in inputs:
+            node = self.producer.get(name)
+            if node is None or name in seen:
+                return None
+            seen.add(name)
+            live = [n for n in node.input if n and n not in self.constants]
+            if not live:
+                return None
+            name = live[0]
+        return name
+
+
+def _tensor_of(attr: onnx.AttributeProto) -> onnx.TensorProto:
+    value = onnx.helper.get_attribute_value(attr)
+    dtype = np.int64 if attr.name.startswith("value_int") else np.float32
+    return onnx.numpy_helper.from_array(np.asarray(value, dtype))
+
+
+def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its functions inlined and the values of its large weights left out."""
+    import onnx.inliner
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    for tensor in bare.graph.initializer:
+        if np.prod(tensor.dims) > SMALL:
+            for name in ("raw_data", "float_data", "int32_data", "int64_data"):
+                tensor.ClearField(name)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(bare)
+    return inlined

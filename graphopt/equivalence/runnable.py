@@ -1,0 +1,211 @@
+"""A model that can be run: its protobuf, where its external weights lie, and onnxruntime sessions on it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import onnxruntime as ort
+
+from ..errors import ModelError
+from ..ir import Array
+from ..ir import Model as IRModel
+from ..machine.sessions import open_session, session_options
+from ..ops import type_proto
+from .onnx_graph import walk_nodes
+from .tapped import TappedSession, one_line
+from .value_info import Inputs, Signature, ValueInfo
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from ..onnx_io.source import ModelSource
+
+_LARGE = 1 << 30
+"""Bytes: 1 GiB of weights is half of the 2 GiB that a protobuf may have, so that copies of the model still fit."""
+
+_WIDENED = {
+    onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E4M3FNUZ,
+    onnx.TensorProto.FLOAT8E5M2, onnx.TensorProto.FLOAT8E5M2FNUZ, onnx.TensorProto.INT4, onnx.TensorProto.UINT4,
+    onnx.TensorProto.FLOAT4E2M1,
+}  # fmt: skip
+"""Element types numpy lacks: outputs of these types are read through a Cast to float, which holds every value."""
+
+QUANTIZED_OPS = frozenset((
+    "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul",
+    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "QGemm", "QEmbedLayerNormalization",
+))  # fmt: skip
+
+
+class RunnableModel:
+    """A model opened to be run. The protobuf is never edited; edited copies are run from bytes.
+
+    folder: where external weights lie. lent: weights, by name, that the protobuf describes but does not hold
+    (`onnx_io.lend`). scratch: a temporary folder that lives as long as the model does.
+    """
+
+    def __init__(
+        self, proto: onnx.ModelProto, path: Path | None, folder: Path | None, lent: Mapping[str, Array] | None = None,
+        scratch: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.proto, self.path, self.folder, self.lent, self._scratch = proto, path, folder, lent or {}, scratch
+        initializers = {t.name for t in proto.graph.initializer} | {
+            t.values.name for t in proto.graph.sparse_initializer
+        }
+        self.inputs = tuple(ValueInfo.of(v) for v in proto.graph.input if v.name not in initializers)
+        self.outputs = tuple(map(ValueInfo.of, proto.graph.output))
+        self.is_quantized = any(_is_quantized(node) for node in walk_nodes(proto))
+
+    @property
+    def external_bytes(self) -> int:
+        """Bytes of weights that lie outside the file."""
+        return sum(_external_length(t) for t in self.proto.graph.initializer if t.name not in self.lent)
+
+    def whole(self) -> RunnableModel:
+        """The same with all weights in the protobuf."""
+        from ..onnx_io.lend import with_lent
+
+        return RunnableModel(with_lent(self.proto, self.lent), self.path, self.folder) if self.lent else self
+
+    def session(
+        self,
+        *,
+        optimize: bool,
+        threads: int | None = None,
+        taps: Iterable[str] = (),
+        edited: onnx.ModelProto | None = None,
+    ) -> TappedSession:
+        """An onnxruntime CPU session with all optimizations or with none.
+
+        `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
+        Raises ModelError, one line, when onnxruntime refuses the model.
+        """
+        folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
+        exact = {"session.x64quantprecision": "1"}
+        options = session_options(threads=threads, optimize=optimize, folder=folder, entries=exact)
+        if self.external_bytes > _LARGE:
+            # Packed copies and arenas of weights this large would not fit beside the mapped file.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False
+            options.enable_mem_pattern = False
+        addition = onnx.ModelProto()
+        outputs = {p.name for p in self.outputs}
+        addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps if name not in outputs)
+        if addition.graph.output:  # results that leave are in no pattern: a second arena would be touched for nothing
+            options.enable_mem_pattern = False
+        casts = {}
+        for output in self.outputs:
+            if output.elem in _WIDENED:
+                casts[output.name] = name = f"{output.name}::float"
+                addition.graph.node.append(onnx.helper.make_node("Cast", [output.name], [name], to=1))
+                addition.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+        lent = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.lent.items()}
+        try:
+            if lent:
+                options.add_external_initializers([*lent], [*lent.values()])
+            if edited is None and self.path is not None and not addition.ByteSize():
+                session = open_session(str(self.path), options)
+            else:
+                # Serialized messages merge when concatenated: outputs and nodes are appended without copying weights.
+                blob = (self.proto if edited is None else edited).SerializeToString() + addition.SerializeToString()
+                session = open_session(blob, options)
+        except Exception as error:
+            if lent:
+                return self.whole().session(optimize=optimize, threads=threads, taps=taps, edited=edited)
+            if optimize and self.is_quantized:  # x64quantprecision fails where weights share a zero point
+                return self.session(optimize=False, threads=threads, taps=taps, edited=edited)
+            raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error
+        return TappedSession(session, self.outputs, casts, lent)
+
+
+def open_runnable(model: ModelSource | IRModel, label: str = "model", folder: Path | None = None) -> RunnableModel:
+    """Open a model to be run. Raises ModelError, one line that begins with `label`.
+
+    folder: where the external weights of a model lie that does not say so itself (bytes, a ModelProto).
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return _open_path(Path(model), label)
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return RunnableModel(_parse(bytes(model), label), None, folder)
+    if isinstance(model, onnx.ModelProto):
+        return RunnableModel(model, None, folder)
+    if isinstance(model, IRModel):
+        from ..onnx_io import to_proto
+
+        return RunnableModel(to_proto(model), None, folder_of(model) or folder)
+    import onnx_ir  # a second to load
+
+    if isinstance(model, onnx_ir.Model):
+        return _open_onnx_ir(model, folder)
+    raise ModelError(f"{label}: expected a path, bytes, onnx.ModelProto or onnx_ir.Model, got {type(model).__name__}")
+
+
+def signature_of(model: ModelSource | IRModel, label: str = "model") -> Signature:
+    """The inputs of a model; unlike `open_runnable` it emits no graphopt.ir.Model. Raises ModelError, one line."""
+    if not isinstance(model, IRModel):
+        return open_runnable(model, label)
+    infos = (
+        onnx.ValueInfoProto(name=v.name, type=None if v.type is None else type_proto(v.type))
+        for v in model.graph.inputs
+        if v.default is None
+    )
+    return Inputs(tuple(map(ValueInfo.of, infos)))
+
+
+def folder_of(model: IRModel) -> Path | None:
+    """Where the external weights of an IR model lie."""
+    return Path(model.folder) if model.folder else None
+
+
+def _open_path(path: Path, label: str) -> RunnableModel:
+    if not path.is_file():
+        raise ModelError(f"{label}: {path} is {'a directory' if path.is_dir() else 'not there'}")
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{label}: {path} cannot be read: {one_line(error)}") from error
+    return RunnableModel(_parse(blob, f"{label}: {path}"), path, path.resolve().parent)
+
+
+def _parse(blob: bytes, label: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(blob)
+    except Exception as error:
+        raise ModelError(f"{label} is no ONNX model, or is truncated") from error
+    if not proto.HasField("graph"):
+        raise ModelError(f"{label} is no ONNX model: it has no graph")
+    return proto
+
+
+def _open_onnx_ir(model: onnx_ir.Model, folder: Path | None) -> RunnableModel:
+    """The model as a protobuf; saved to a temporary folder where its weights are too large for one, or scattered."""
+    import onnx_ir
+
+    tensors = [v.const_value for v in model.graph.initializers.values()]
+    folders = [str(t.base_dir) for t in tensors if isinstance(t, onnx_ir.ExternalTensor)]
+    inside = sum(t.nbytes for t in tensors if t is not None and not isinstance(t, onnx_ir.ExternalTensor))
+    if inside < _LARGE and len(set(folders)) <= 1:
+        return RunnableModel(onnx_ir.to_proto(model), None, Path(folders[0]).resolve() if folders else folder)
+    scratch = tempfile.TemporaryDirectory(prefix="graphopt-")
+    path = Path(scratch.name, "model.onnx")
+    onnx_ir.save(model, path, external_data="model.onnx.data")
+    saved = _open_path(path, "model")
+    return RunnableModel(saved.proto, saved.path, saved.folder, scratch=scratch)
+
+
+def _is_quantized(node: onnx.NodeProto) -> bool:
+    return node.op_type in QUANTIZED_OPS or node.op_type.startswith("QLinear")
+
+
+def _external_length(tensor: onnx.TensorProto) -> int:
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return 0
+    for entry in tensor.external_data:
+        if entry.key == "length":
+            return int(entry.value)
+    return 1

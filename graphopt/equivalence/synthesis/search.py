@@ -1,0 +1,246 @@
+"""Search for feeds that a model really runs on."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import InputError, ModelError
+from ...ir import Model
+from ..feeds import Feeds
+from ..onnx_graph import GraphIndex
+from ..runnable import RunnableModel, open_runnable
+from ..tapped import TappedSession
+from ..value_info import ValueInfo
+from .draws import Style, draw
+from .semantics import InputFacts, read_facts
+from .sizes import attempts, preferred, read_symbols
+
+if TYPE_CHECKING:
+    from ...onnx_io.source import ModelSource
+
+_MAX_TRIES = 120
+_MAX_SECONDS = 30.0
+"""What a search may spend. `sizes.attempts` proposes about a hundred assignments; a model that fails on all of them is
+unverified."""
+
+# onnxruntime tells the sizes and bounds it expects nowhere but in the text of its errors. They only propose the next
+# try: a text that reads otherwise ends the search sooner, and no feed counts before the model ran on it.
+_BOUNDS = re.compile(r"idx=(-?\d+) must be within the inclusive range \[(-?\d+),\s*(-?\d+)\]")
+_EXPECTED = re.compile(r"for input: (\S+) for the following indices(.*?)Please fix", re.DOTALL)
+_AXIS = re.compile(r"index: (\d+) Got: (\d+) Expected: (\d+)")
+_RANK = re.compile(r"Invalid rank for input: (\S+) Got: (\d+) Expected: (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Feeds that a model ran on, and its results."""
+
+    feeds: Feeds
+    results: dict[str, Any]
+
+
+def synthesise(model: ModelSource | Model, samples: int = 4, seed: int = 0) -> list[Feeds]:
+    """Up to `samples` feeds that the model was seen to run on, by input name; at least one.
+
+    Sizes of symbolic dimensions agree wherever their names agree and vary from sample to sample. The same model,
+    number and seed give the same feeds. Raises ModelError when onnxruntime cannot load the model, InputError when no
+    feeds were found that it runs on.
+    """
+    runnable = open_runnable(model)
+    return [s.feeds for s in find_samples(runnable, runnable.session(optimize=True), samples, seed)]
+
+
+def find_samples(
+    model: RunnableModel, session: TappedSession, samples: int, seed: int, fits: Callable[[Feeds], bool] | None = None
+) -> list[Sample]:
+    """`synthesise` on an open session, with the results of the runs; `fits` may refuse feeds."""
+    return _Search(model, session, seed, fits).find(samples)
+
+
+class _Search:
+    """Tries sizes and styles of values in turn, and remembers what the model's errors told of them."""
+
+    def __init__(
+        self, model: RunnableModel, session: TappedSession, seed: int, fits: Callable[[Feeds], bool] | None
+    ) -> None:
+        self.model, self.session, self.seed, self.fits = model, session, seed, fits
+        self.index = GraphIndex(model.proto)
+        self.facts = read_facts(model, self.index)
+        self.ranks: dict[str, int] = {}
+        self.pinned = {p.name: self._channels(p.name) for p in model.inputs}
+        self.symbols = read_symbols(model.inputs, self.ranks)
+        self.style = Style()
+        self.tries = 0
+        self.start = time.monotonic()
+        self.failure, self.not_finite = "no inputs were tried", False
+        self.tables = {p.name: self._tables(self.facts[p.name]) for p in model.inputs}
+
+    def find(self, count: int) -> list[Sample]:
+        first, sizes = self._first()
+        samples = [first]
+        for number in range(1, count):
+            samples.append(self._next(number, sizes, samples))
+        return samples
+
+    def _first(self) -> tuple[Sample, dict[str, int]]:
+        rng = np.random.default_rng(self.seed)
+        fallback: tuple[Sample, dict[str, int]] | None = None  # it runs, but gives no finite number
+        for sizes in attempts(self.symbols, rng):
+            for style in self._styles():
+                sample = self._try(sizes, style, 0)
+                if sample is not None and _is_finite(sample.results):
+                    return sample, sizes
+                if sample is not None and fallback is None:
+                    fallback = sample, sizes
+                if self._spent():
+                    break
+            if self._spent() or (fallback is not None and self.tries > 12):
+                break
+        if fallback is None:
+            tried = f"{self.tries} tried); the last: {self.failure}"
+            raise InputError(f"no inputs were found that the model runs on ({tried}")
+        return fallback
+
+    def _styles(self) -> list[Style]:
+        """Draw floats anew only where they are the likely culprit: after a run that gave no finite number."""
+        base = self.style
+        if self.not_finite:
+            return [base, replace(base, floats="unit"), replace(base, floats="small")]
+        sized = any("size" in f.roles for f in self.facts.values())
+        return [base, *(replace(base, size=n) for n in (1, 2, 8, 32))] if sized else [base]
+
+    def _next(self, number: int, sizes: dict[str, int], samples: Sequence[Sample]) -> Sample:
+        """Another sample, with other sizes if the model takes them."""
+        varied = preferred(self.symbols, number)
+        is_batch = {s: self.symbols.kinds[s] == "batch" for s in sizes}
+        scaled = {s: varied[s] if is_batch[s] else n * 2 for s, n in sizes.items()}
+        batched = {s: varied[s] if is_batch[s] else n for s, n in sizes.items()}
+        for choice in (varied, scaled, batched, sizes):
+            sample = self._try(choice, self.style, number)
+            if sample is not None and (_is_finite(sample.results) or not _is_finite(samples[0].results)):
+                return sample
+        return samples[0]
+
+    def _channels(self, name: str) -> dict[int, int]:
+        """The channels that a convolution asks of an input it reads directly."""
+        for node, slot in self.index.consumers.get(name, ()):
+            kernel = self.index.table_dims(node.input[1]) if node.op_type == "Conv" and slot == 0 else None
+            if kernel is not None:
+                return {1: kernel[1] * next((a.i for a in node.attribute if a.name == "group"), 1)}
+        return {}
+
+    def _spent(self) -> bool:
+        return self.tries >= _MAX_TRIES or time.monotonic() - self.start > _MAX_SECONDS
+
+    def _fail(self, reason: str) -> None:
+        self.failure, self.not_finite = reason, False
+
+    def _try(self, sizes: Mapping[str, int], style: Style, number: int) -> Sample | None:
+        """Run on these sizes; after an error that names a size or a bound, try again with it a few times."""
+        for _ in range(4):
+            self.tries += 1
+            feeds = self._feeds(sizes, style, number)
+            if feeds is None:
+                return None
+            if self.fits is not None and not self.fits(feeds):
+                self._fail("the sizes do not fit the other model")
+                return None
+            try:
+                results = self.session.run(feeds)
+            except ModelError as error:
+                self._fail(str(error))
+                learned = self._learn(self.failure, style)
+                if learned is None or self._spent():
+                    return None
+                style = learned
+                continue
+            self.not_finite = not _is_finite(results)
+            if self.not_finite:
+                self.failure = "not finite"
+            else:
+                self.style = style
+            return Sample(feeds, results)
+        return None
+
+    def _learn(self, message: str, style: Style) -> Style | None:
+        """The style to try next, after an error of onnxruntime that names a bound, rank or size; None after others."""
+        bounds = _BOUNDS.search(message)
+        if bounds:
+            limit = int(bounds.group(3)) + 1
+            return None if style.limit is not None and style.limit <= limit else replace(style, limit=max(limit, 1))
+        rank = _RANK.search(message)
+        if rank:
+            self.ranks[rank.group(1)] = int(rank.group(3))
+            self.symbols = read_symbols(self.model.inputs, self.ranks)
+            return style
+        expected = _EXPECTED.search(message)
+        if expected:
+            pinned = self.pinned.setdefault(expected.group(1), {})
+            sizes = {int(axis): int(size) for axis, _, size in _AXIS.findall(expected.group(2))}
+            if all(pinned.get(axis) == size for axis, size in sizes.items()):
+                return None
+            pinned.update(sizes)
+            return style
+        return None
+
+    def _feeds(self, sizes: Mapping[str, int], style: Style, number: int) -> Feeds | None:
+        rng = np.random.default_rng((self.seed, number))
+        shapes = {}
+        for name in self.symbols.dims:
+            shape = self.symbols.shape(name, sizes)
+            pinned = self.pinned.get(name, {})
+            shapes[name] = tuple(pinned.get(i, n) for i, n in enumerate(shape))
+        longest = max((s[1] for s in shapes.values() if len(s) >= 2), default=style.size)
+        feeds: Feeds = {}
+        for info in self.model.inputs:
+            value = self._value(info, self.facts[info.name], shapes, longest, style, number, rng)
+            if value is None:
+                return None
+            feeds[info.name] = value
+        return feeds
+
+    def _value(
+        self, info: ValueInfo, facts: InputFacts, shapes: Mapping[str, tuple[int, ...]], longest: int, style: Style,
+        number: int, rng: np.random.Generator,
+    ) -> Any:  # fmt: skip
+        if info.elem:
+            context = {"time": longest, "tables": self._table_size(info.name, shapes)}
+            return draw(info, facts, shapes[info.name], context, style, number, rng)
+        kind = info.type.WhichOneof("value")
+        inner = info.type.sequence_type.elem_type if kind == "sequence_type" else info.type.optional_type.elem_type
+        if kind not in ("sequence_type", "optional_type") or inner.WhichOneof("value") != "tensor_type":
+            self._fail(f"input {info.name} is a {kind}, for which no values are made up")
+            return None
+        tensor = inner.tensor_type
+        dims = tuple(d.dim_value or 3 for d in tensor.shape.dim) if tensor.HasField("shape") else (3,)
+        element = ValueInfo(info.name, tensor.elem_type, dims, inner)
+        draws = [draw(element, facts, dims, {"time": longest}, style, number, rng) for _ in range(3)]
+        return draws if kind == "sequence_type" else draws[0]
+
+    def _tables(self, facts: InputFacts) -> list[tuple[str, int]]:
+        """The model inputs, with the axis, whose size bounds the indexes of an input."""
+        inputs = frozenset(p.name for p in self.model.inputs)
+        origins = [(self.index.origin(name, inputs), axis) for name, axis in facts.tables]
+        return [(origin, axis) for origin, axis in origins if origin is not None]
+
+    def _table_size(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        sizes = [
+            shapes[origin][axis]
+            for origin, axis in self.tables[name]
+            if origin in shapes and -len(shapes[origin]) <= axis < len(shapes[origin])
+        ]
+        return max(min(sizes), 1) if sizes else 0
+
+
+def _is_finite(results: Mapping[str, Any]) -> bool:
+    """Every float output has at least one finite element, or is empty by nature."""
+    floats = [r for r in results.values() if isinstance(r, np.ndarray) and r.dtype.kind == "f"]
+    return all(r.size == 0 or bool(np.isfinite(r).any()) for r in floats) and not (
+        floats and all(r.size == 0 for r in floats)
+    )

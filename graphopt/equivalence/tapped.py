@@ -1,0 +1,75 @@
+"""An onnxruntime session that also returns inner values, and takes and gives element types numpy lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from ..errors import ModelError
+from .value_info import ValueInfo
+
+_ONNX_OF = {
+    "bfloat16": onnx.TensorProto.BFLOAT16, "float8_e4m3fn": onnx.TensorProto.FLOAT8E4M3FN,
+    "float8_e4m3fnuz": onnx.TensorProto.FLOAT8E4M3FNUZ, "float8_e5m2": onnx.TensorProto.FLOAT8E5M2,
+    "float8_e5m2fnuz": onnx.TensorProto.FLOAT8E5M2FNUZ,
+}  # fmt: skip
+"""Element types that onnxruntime takes from their bits, by the name of their dtype in ml_dtypes."""
+
+_PREFIXES = (
+    "Status Message: ", " : FAIL : ", " : INVALID_ARGUMENT : ", " : NOT_IMPLEMENTED : ", " : INVALID_GRAPH : ",
+)  # fmt: skip
+
+
+class TappedSession:
+    """An onnxruntime session whose results include inner values on request.
+
+    casts: outputs that are read through a Cast, with the name of its result. lent: weights that must live as long as
+    the session does.
+    """
+
+    def __init__(
+        self, session: Any, outputs: Sequence[ValueInfo], casts: Mapping[str, str], lent: Mapping[str, Any]
+    ) -> None:
+        self.session, self._lent = session, lent
+        self.names = [p.name for p in outputs]
+        self._casts = casts
+
+    def float_taps(self, names: Iterable[str]) -> list[str]:
+        """Those of the tapped values that are float tensors numpy can hold, in order."""
+        types = {o.name: o.type for o in self.session.get_outputs()}
+        floats = ("tensor(float)", "tensor(double)", "tensor(float16)")
+        return [name for name in names if types.get(name) in floats]
+
+    def run(self, feeds: dict[str, Any], taps: Sequence[str] = ()) -> dict[str, Any]:
+        """Outputs and taps by name. Raises ModelError, one line, when the model cannot run on the feeds."""
+        fetch = [*(self._casts.get(n, n) for n in self.names), *taps]
+        try:
+            results = self._run(fetch, feeds)
+        except Exception as error:
+            raise ModelError(one_line(error)) from error
+        return dict(zip((*self.names, *taps), results))
+
+    def _run(self, fetch: list[str], feeds: dict[str, Any]) -> list[Any]:
+        if not any(isinstance(v, np.ndarray) and v.dtype.name in _ONNX_OF for v in feeds.values()):
+            return list(self.session.run(fetch, feeds))
+        values = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                value.view(np.uint16 if value.dtype.itemsize == 2 else np.uint8), _ONNX_OF[value.dtype.name]
+            )
+            if value.dtype.name in _ONNX_OF
+            else ort.OrtValue.ortvalue_from_numpy(value)
+            for name, value in feeds.items()
+        }
+        return [v.numpy() for v in self.session.run_with_ort_values(fetch, values)]
+
+
+def one_line(error: BaseException | str) -> str:
+    """An error's text for display, at most 300 characters, without onnxruntime's prefix of codes and source places."""
+    text = " ".join(str(error).split())
+    for prefix in _PREFIXES:
+        text = text.rpartition(prefix)[2] if prefix in text else text
+    return text[:300] or type(error).__name__

@@ -1,0 +1,53 @@
+"""The inputs and outputs of a model: name, element type, sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx
+
+
+@dataclass(frozen=True, slots=True)
+class ValueInfo:
+    """An input or output of a model. `dims` is None when the rank is unknown; `elem` is 0 for all but tensors."""
+
+    name: str
+    elem: int
+    dims: tuple[int | str | None, ...] | None
+    type: onnx.TypeProto
+
+    def __str__(self) -> str:
+        shape = "*" if self.dims is None else ",".join("?" if d is None else str(d) for d in self.dims)
+        kind = onnx.TensorProto.DataType.Name(self.elem).lower() if self.elem else str(self.type.WhichOneof("value"))
+        return f"{self.name}: {kind}[{shape}]"
+
+    @classmethod
+    def of(cls, proto: onnx.ValueInfoProto) -> ValueInfo:
+        """Read the protobuf form."""
+        if proto.type.WhichOneof("value") != "tensor_type":
+            return cls(proto.name, 0, None, proto.type)
+        tensor = proto.type.tensor_type
+        dims: tuple[int | str | None, ...] | None = None
+        if tensor.HasField("shape"):
+            dims = tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim)
+        return cls(proto.name, tensor.elem_type, dims, proto.type)
+
+    def has_sizes_of(self, shape: tuple[int, ...]) -> bool:
+        """Whether no fixed size differs from an array's of this shape; the ranks are not compared."""
+        return self.dims is None or not any(isinstance(d, int) and d > 0 and d != n for d, n in zip(self.dims, shape))
+
+
+class Signature(Protocol):
+    """A model of which no more than the inputs need be known."""
+
+    @property
+    def inputs(self) -> tuple[ValueInfo, ...]:
+        """The inputs that must be fed, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The signature of a model of the IR, read without emitting the model."""
+
+    inputs: tuple[ValueInfo, ...]

@@ -1,0 +1,65 @@
+"""The data of a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..compress.report import StageReport
+from ..measure import Figures
+from ..pipeline import Effect, RolledBack
+
+if TYPE_CHECKING:
+    from ..equivalence import Comparison
+    from ..provenance import Trail
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Figures before and after, the effect of each pass, the validation of the result, the refused rewrites.
+
+    status: "equal", "unverified" (the model cannot be run or its results are noise), "not checked", "original" when
+    the model was returned as it came, or "lossy" when a stage such as pruning or quantization changed results; then
+    `reason` gives the result of the exact passes and the cost of each stage. stages: a report of each, in order.
+    metric: the caller's, of the original and of the result, where a lossy stage was judged by one.
+    """
+
+    before: Figures
+    after: Figures
+    effects: tuple[Effect, ...]
+    rolled_back: tuple[RolledBack, ...]
+    status: str
+    reason: str
+    comparison: Comparison | None
+    notes: tuple[str, ...]
+    seconds: float
+    seconds_checking: float
+    target: str
+    seed: int
+    stages: tuple[StageReport, ...] = ()
+    metric: tuple[float, float] | None = None
+    trail: Trail | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "before": self.before.to_dict(), "after": self.after.to_dict(),
+            "effects": [asdict(effect) for effect in self.effects],
+            "rolled_back": [item.to_dict() for item in self.rolled_back],
+            "status": self.status, "reason": self.reason,
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "notes": list(self.notes), "seconds": self.seconds, "seconds_checking": self.seconds_checking,
+            "target": self.target, "seed": self.seed, "metric": None if self.metric is None else list(self.metric),
+            "stages": [stage.to_dict() for stage in self.stages],
+        }  # fmt: skip
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The report as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
