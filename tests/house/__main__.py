@@ -1,6 +1,7 @@
 """`python -m tests.house`: floors, rooms, and what is against the rules; exit code 1 where anything is.
 
-With --constants, the numbers that have no source instead.
+With --constants, the numbers that have no source instead. With --write, the table of rooms in CONTRIBUTING.md is
+written anew from their docstrings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from rich.table import Table
 from .declared import MOST_FILES
 from .numbers import unexplained
 from .rules import RULES, House
-from .tree import Tree
+from .tree import ROOT, Tree
 
 WIDTH = 160  # of tables in a file or a pipe
 
@@ -22,7 +23,13 @@ WIDTH = 160  # of tables in a file or a pipe
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--constants", action="store_true", help="list numeric constants that nothing explains")
-    if parser.parse_args(arguments).constants:
+    parser.add_argument("--write", action="store_true", help="write the table of rooms in CONTRIBUTING.md")
+    options = parser.parse_args(arguments)
+    if options.write:
+        page = ROOT / "CONTRIBUTING.md"
+        page.write_text(contributing(page.read_text(encoding="utf-8"), Tree()), encoding="utf-8")
+        return 0
+    if options.constants:
         numbers = unexplained(Tree())
         print(*numbers, f"numbers without a source: {len(numbers) or 'none'}", sep="\n")
         return 1 if numbers else 0
@@ -66,6 +73,22 @@ def floor_table(house: House) -> Table:
         inside = [f"{p}: {' < '.join(order)}" for p, order in house.rooms.items() if p.partition("/")[0] in names]
         table.add_row(str(number), ", ".join(names), "\n".join(inside))
     return table
+
+
+BEGIN, END = (
+    "<!-- rooms: written by `python -m tests.house --write` from the docstrings -->\n",
+    "<!-- end of rooms -->\n",
+)
+DEEPEST = 2  # folders of a path that the table shows: packages of graphopt, rooms of passes and kernels
+
+
+def contributing(text: str, tree: Tree) -> str:
+    """The text of CONTRIBUTING.md with the table of rooms as the tree is now."""
+    before, _, rest = text.partition(BEGIN)
+    rooms = [room for room in tree.rooms if room.folder != "graphopt" and room.folder.count("/") < DEEPEST]
+    rows = [f"| `{room.folder}` | {room.summary.replace('|', chr(92) + '|')} |" for room in rooms]
+    table = "\n".join(["| room | what it is |", "| --- | --- |", *rows])
+    return f"{before}{BEGIN}\n{table}\n\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
