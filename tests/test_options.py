@@ -72,8 +72,8 @@ class Asked(Exception):
 def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Options]:
     """The options behind a call of `optimize`, or behind words of the command line."""
 
-    def ask(**groups: Any) -> None:
-        raise Asked(Options(**groups))
+    def ask(model: Any, options: Options, progress: Any = None) -> None:
+        raise Asked(options)
 
     def asked(*words: str, **keywords: Any) -> Options:
         with pytest.raises(Asked) as caught:
@@ -85,7 +85,7 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Op
         assert isinstance(found, Options)
         return found
 
-    monkeypatch.setattr(api, "Options", ask)
+    monkeypatch.setattr(api, "optimize_as", ask)
     return asked
 
 
