@@ -130,7 +130,8 @@ def test_undeclared_crowded_long_and_needless_are_seen(tmp_path):
 def test_numbers_without_a_source_are_seen(tmp_path):
     lines = [
         "A = 1", "", "B = 2", '"""Said."""', "C = -3 * K  # said", "# said", "D = (1, 2.5)", "E = {'x': 1}", "",
-        "F: int = 1 << 20", "G = 7", '"""Said of G alone."""', "NAME = 'x'", "lower = 3", "FLAG = True", "H = f(1)",
+        "F: int = 1 << 20", "G = 7", '"""Said of G alone."""', "NAME = 'x'", "lower = 3", "FLAG = True",
+        "H = np.float32(1)", "I = Size(4, 6)",
     ]  # fmt: skip
     house = build(tmp_path, **{"graphopt/low/a": "\n".join(lines)})
     assert [number.name for number in unexplained(house.tree)] == ["A", "F", "H"]

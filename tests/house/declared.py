@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ROOMS: dict[str, tuple[str, ...]] = {
     "analysis": ("sizes", "channels"),
     "compress": ("layers",),
+    "equivalence": ("value_info", "tapped", "onnx_graph", "runnable", "feeds", "synthesis"),
     "kernels": (
         "core",
         "micro",
@@ -40,7 +41,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "passes/fuse": ("guards", "evidence", "products", "attention", "onnxruntime"),
     "passes/prune": ("options", "score", "select", "cut", "refit"),
     "passes/quantize": ("options", "numerics", "candidates", "emit", "place"),
-    "report": ("html",),
+    "report": ("data", "html"),
     "runtime": ("lower", "place", "compile", "cache", "execute"),
     "testing": ("sketch", "blocks"),
 }

@@ -49,6 +49,9 @@ def _unexplained(module: Module) -> Iterator[Number]:
                 yield Number(module.file, statement.lineno, name)
 
 
+NUMERIC = ("np", "math", "float", "int", "pow", "round")
+"""Modules and functions whose results are numbers. A record of numbers, as `Size(4, 6)`, is explained by its class."""
+
 Assignment = ast.Assign | ast.AnnAssign
 
 
@@ -80,7 +83,7 @@ def _number(statement: Assignment) -> str:
 
 
 def _is_numeric(value: ast.expr) -> bool:
-    """A number, arithmetic with one, a call of nothing but numbers, or a container of these."""
+    """A number, arithmetic with one, a number that NUMERIC makes of numbers, or a container of these."""
     if isinstance(value, ast.Constant):
         return isinstance(value.value, (int, float)) and not isinstance(value.value, bool)
     if isinstance(value, ast.UnaryOp):
@@ -89,10 +92,8 @@ def _is_numeric(value: ast.expr) -> bool:
         sides = (value.left, value.right)
         is_known = all(_is_numeric(side) or isinstance(side, (ast.Name, ast.Attribute)) for side in sides)
         return is_known and any(map(_is_numeric, sides))
-    parts = (
-        value.args if isinstance(value, ast.Call)
-        else value.values if isinstance(value, ast.Dict)
-        else value.elts if isinstance(value, (ast.Tuple, ast.List, ast.Set))
-        else []
-    )  # fmt: skip
+    if isinstance(value, ast.Call):
+        maker = ast.unparse(value.func)
+        return maker.partition(".")[0] in NUMERIC and bool(value.args) and all(map(_is_numeric, value.args))
+    parts = value.values if isinstance(value, ast.Dict) else getattr(value, "elts", [])
     return bool(parts) and all(map(_is_numeric, parts))
