@@ -22,7 +22,6 @@ from graphopt.onnx_io import load, to_proto
 from .onnx_io.same import assert_same_model
 
 CHUNKS = 8
-UNDEFINED: frozenset[str] = frozenset()  # cases whose results the specification leaves open
 Case = tuple[str, onnx.ModelProto, list[list[Any]]]
 Transform = Callable[[onnx.ModelProto], onnx.ModelProto]
 
@@ -134,14 +133,17 @@ def _valid(model: onnx.ModelProto) -> bool:
     return True
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_round_trip(chunk):
-    chosen = cases()[chunk::CHUNKS]
-    outcomes = list(outcomes_of(chosen, round_trip))
+def assert_right(outcomes: list[tuple[str, str]], share: float) -> None:
+    """No case goes wrong, and at least this share of them ran in onnxruntime: those that did not show little."""
     wrong = [f"{name}: {what}" for name, what in outcomes if what not in ("ran", "kept")]
     assert not wrong, "\n".join(wrong)
     ran = sum(what == "ran" for _, what in outcomes)
-    assert ran >= 0.75 * len(chosen), f"only {ran} of {len(chosen)} cases run in onnxruntime"
+    assert outcomes and ran >= share * len(outcomes), f"only {ran} of {len(outcomes)} cases run in onnxruntime"
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_round_trip(chunk):
+    assert_right(list(outcomes_of(cases()[chunk::CHUNKS], round_trip)), 0.75)
 
 
 def unproved(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -151,9 +153,7 @@ def unproved(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_optimised(chunk):
-    outcomes = list(outcomes_of(cases()[chunk::CHUNKS], unproved, close))
-    wrong = [f"{name}: {what}" for name, what in outcomes if what not in ("ran", "kept") and name not in UNDEFINED]
-    assert not wrong, "\n".join(wrong)
+    assert_right(list(outcomes_of(cases()[chunk::CHUNKS], unproved, close)), 0.75)
 
 
 def with_constants(model: onnx.ModelProto, inputs: list[Any], kept: int) -> tuple[onnx.ModelProto, list[list[Any]]]:
@@ -196,8 +196,7 @@ def test_optimised_where_inputs_are_constant(chunk):
         for kept in range(-1, min(len(feeds[0]), 4)) if feeds and feeds[0] else ():
             changed, left = with_constants(model, feeds[0], kept)
             harder.append((f"{name}, input {kept}", with_open_sizes(changed) if is_open else changed, left))
-    wrong = [f"{name}: {what}" for name, what in outcomes_of(harder, tolerant, close) if what not in ("ran", "kept")]
-    assert not wrong, "\n".join(wrong)
+    assert_right(list(outcomes_of(harder, tolerant, close)), 0.5)
 
 
 def tolerant(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ def session(model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 def assert_runs(running: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     outputs = running.run(None, feeds)
+    assert outputs
     for output in outputs:
         assert output.size
         assert np.isfinite(output).all()
@@ -38,7 +42,7 @@ def test_committed_models_pass_the_checker(name: str) -> None:
 
 
 def test_committed_files_are_small() -> None:
-    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.suffix != ".pyc") < 6_000_000
+    assert 1_000_000 < sum(file.stat().st_size for file in FOLDER.rglob("*") if file.suffix != ".pyc") < 6_000_000
 
 
 @pytest.mark.parametrize("name", ["fashion_cnn", "fashion_qdq"])
@@ -149,3 +153,33 @@ def test_generated_weights_let_the_input_choose_the_class(name: str) -> None:
     outputs = [running.run(None, zoo.feeds(name, seed))[0].ravel() for seed in range(100, 106)]
     assert len({int(output.argmax()) for output in outputs}) >= 3
     assert all(0 < np.abs(output).max() < 100 for output in outputs)
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", "failed"), ("", "skipped")])
+def test_an_absent_model_is_skipped_with_a_reason_and_fails_in_ci(ci: str, outcome: str, tmp_path: Path) -> None:
+    test = "from tests import zoo\n\n@zoo.parametrize('magika')\ndef test_it(name): assert zoo.path(name).is_file()\n"
+    (tmp_path / "test_absent.py").write_text(test)
+    environment = {**os.environ, "CI": ci, "GRAPHOPT_ZOO": str(tmp_path), "PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-p", "no:xdist", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert f"1 {outcome}" in done.stdout and "python -m tests.zoo" in done.stdout, done.stdout
+
+
+def test_an_incomplete_zoo_is_named_and_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_ZOO", str(tmp_path))
+    monkeypatch.setenv("CI", "true")
+    for name in set(zoo.names()) - {"magika"}:
+        (tmp_path / f"{name}.onnx").touch()
+    assert zoo.main(["--list"]) == 1
+    assert capsys.readouterr().err == "missing: magika of magika==1.0.3: not fetched\n"
+    monkeypatch.setattr(zoo, "_obtain_package", refuse)
+    assert zoo.main([]) == 1
+    assert "missing: magika of magika==1.0.3: OSError: no network" in capsys.readouterr().err
+    (tmp_path / "magika.onnx").touch()
+    assert zoo.main(["--list"]) == 0
+
+
+def refuse(source: str, entries: list[zoo.Entry]) -> None:
+    raise OSError("no network")

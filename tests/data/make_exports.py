@@ -1,6 +1,6 @@
 """Makes tests/data/exports: what torch's two exporters write of small transformers, activations and norms.
 
-`python tests/data/make_exports.py` with torch 2.13 and transformers 5; neither is needed to test or use graphopt. Names
+`python -m tests.data.make_exports` with torch 2.13 and transformers 5; neither is needed to test or use graphopt. Names
 are MODEL-ATTENTION-EXPORTER-OPSET.onnx: attention as arithmetic ("eager") or as torch's own function ("sdpa"), exporter
 "script" (TorchScript, `dynamo=False`) or "dynamo". Weights are random. Where a node came from in torch's source is left
 out, which keeps every file below 100 KB.
@@ -225,7 +225,7 @@ def strip(file: Path) -> None:
     onnx.save(model, file)
 
 
-if __name__ == "__main__":
+def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
@@ -235,3 +235,7 @@ if __name__ == "__main__":
     for name, (model, inputs, names) in fixed().items():
         export_fixed(name, model, inputs, names)
     export_cached()
+
+
+if __name__ == "__main__":
+    main()

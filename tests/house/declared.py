@@ -1,0 +1,71 @@
+"""What the tree cannot say of itself: which package stands on which floor, which room before which, and exceptions."""
+
+from __future__ import annotations
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("ir", "machine"),
+    ("ops",),
+    ("rewrite", "onnx_io", "analysis"),
+    ("equivalence", "calibration", "measure"),
+    ("pipeline", "kernels"),
+    ("runtime",),
+    ("compress",),
+    ("passes",),
+    ("provenance",),
+    ("options", "validation", "report", "testing", "pytest_plugin"),
+    ("api", "bench", "bisection"),
+    ("cli", "__main__"),
+)
+"""Packages and modules of graphopt, lowest first: a floor imports from those below it, never from one above."""
+
+ROOMS: dict[str, tuple[str, ...]] = {
+    "analysis": ("sizes", "channels"),
+    "compress": ("layers",),
+    "equivalence": ("value_info", "tapped", "onnx_graph", "runnable", "feeds", "synthesis"),
+    "kernels": (
+        "core",
+        "micro",
+        "loops",
+        "tensors",
+        "layout",
+        "elementwise",
+        "pooling",
+        "normalization",
+        "products",
+        "winograd",
+    ),
+    "kernels/loops": ("core", "layout", "elementwise", "pooling", "normalization", "products", "winograd"),
+    "onnx_io": ("parts",),
+    "passes": ("clean", "fold", "control", "shapes", "layout", "codes", "convert", "fuse", "prune", "quantize"),
+    "passes/fuse": ("guards", "evidence", "products", "attention", "onnxruntime"),
+    "passes/prune": ("options", "score", "select", "cut", "refit"),
+    "passes/quantize": ("options", "numerics", "candidates", "emit", "place"),
+    "report": ("data", "html"),
+    "runtime": ("lower", "place", "compile", "cache", "execute"),
+    "testing": ("sketch", "blocks"),
+}
+"""Rooms of each package that has some, lowest first: a room imports from those before it, never from one after it.
+
+A package's other modules stand above its rooms; a module that is named here stands where it is named. Kernels name the
+functions of loops/ and micro/ that they are compiled from as text: these are no imports.
+"""
+
+ALLOWED: dict[tuple[str, str], str] = {
+    ("pipeline/registry", "passes"): "the registry reads the schedule, when it is first asked for",
+}
+"""Imports that go up or close a circle, (importer, imported), a package standing for all in it; and why each may."""
+
+MOST_FILES = 14
+"""Modules in a room, `__init__` not counted: what a listing shows at a glance."""
+
+MOST_LINES = 400
+"""Lines in a file: about what one reads in one sitting."""
+
+LONG: dict[str, str] = {
+    "graphopt/ir/graph.py": "the graph and every edit of it: use-lists are exact because only this file changes them",
+}
+"""Files that may be longer, and why each is one subject."""
+
+MOST_LONG = 2
+"""Entries that LONG may have: a third exception would be a habit."""
