@@ -37,8 +37,7 @@ def join_transposes(build: Builder, x: Value, first: Node, second: Node) -> Valu
     joined = tuple(p[i] for i in q)
     if joined == tuple(range(len(p))) and not second.output.is_result:
         return x
-    made: Value = build.Transpose(x, perm=joined)
-    return made
+    return build.Transpose(x, perm=joined)
 
 
 @rule(op.Cast(op.Cast(any_value("x"), name="first", shared=True), name="second"), min_opset=9)
@@ -49,8 +48,7 @@ def join_casts(build: Builder, x: Value, first: Node, second: Node) -> Value:
         raise Declined("the type between may round")
     if x.type.dtype == target and not second.output.is_result:
         return x
-    made: Value = build.Cast(x, to=target)
-    return made
+    return build.Cast(x, to=target)
 
 
 @rule(op.Unsqueeze(op.Unsqueeze(any_value("x"), constant("inner"), shared=True), constant("outer")), min_opset=13)
@@ -69,15 +67,13 @@ def join_unsqueezes(build: Builder, x: Value, inner: Array, outer: Array) -> Val
                 target = next(wanted, None)
             free += 1
         position += 1
-    made: Value = build.Unsqueeze(x, np.array(sorted((*second, *moved)), np.int64))
-    return made
+    return build.Unsqueeze(x, np.array(sorted((*second, *moved)), np.int64))
 
 
 @rule(op.Relu(op.Relu(any_value("x"))))
 def join_relus(build: Builder, x: Value) -> Value:
     """max(max(x, 0), 0) = max(x, 0)"""
-    made: Value = build.Relu(x)
-    return made
+    return build.Relu(x)
 
 
 @rule(op.Clip(op.Clip(any_value("x"), constant("a", optional=True), constant("b", optional=True)),
@@ -88,8 +84,7 @@ def join_clips(build: Builder, x: Value, a: Any, b: Any, c: Any, d: Any) -> Valu
     high = b if d is None else d if b is None else np.minimum(b, d)
     if low is not None and high is not None and not (low <= high).all():
         raise Declined("the limits do not overlap")
-    made: Value = build.Clip(x, low, high)
-    return made
+    return build.Clip(x, low, high)
 
 
 @graph_pass("drop-zero-states")

@@ -184,10 +184,9 @@ def _convolved(build: Builder, x: Value, codes: Array, read: Node, kernel: Node,
     """The convolution of other codes with other weights, on the same scales."""
     old = kernel.inputs[0]
     stored = build.constant(np.ascontiguousarray(codes), "" if old is None else old.name)
-    floats = build.node(read.op, x, *read.inputs[1:], **read.attrs)
-    weights = build.node(kernel.op, stored, *kernel.inputs[1:], **kernel.attrs)
-    made: Value = build.copy(conv, [floats, weights, conv.input(2)], **attrs)
-    return made
+    floats = build.node(read.op, x, *read.inputs[1:], attrs=read.attrs)
+    weights = build.node(kernel.op, stored, *kernel.inputs[1:], attrs=kernel.attrs)
+    return build.copy(conv, [floats, weights, conv.input(2)], **attrs)
 
 
 widen_channels = rule_pass("widen-channels", stack_strides, pad_channels)

@@ -93,13 +93,12 @@ class _Region:
         """Move codes in place of floats; 0 where the runtime does not move them."""
         build, codes = Builder(self.graph, context), dict(self.sources)
         order = [node for node in self.graph if node in self.moves]
-        made: list[tuple[Node, Value | tuple[Value, ...]]] = []
         try:
             for node in order:
-                made.append((node, self._moved(build, node, codes)))
+                self._move(build, node, codes)
         except Declined:
             return 0
-        for (node, _), new in zip(made, build.nodes):
+        for node, new in zip(order, build.nodes):
             new.origins = node.origins
             self.graph.insert_before(node, new)
         for node in order:
@@ -109,15 +108,15 @@ class _Region:
             self.graph.erase_unused(node)
         return 1
 
-    def _moved(self, build: Builder, node: Node, codes: dict[Value, Value]) -> Value | tuple[Value, ...]:
+    def _move(self, build: Builder, node: Node, codes: dict[Value, Value]) -> None:
+        """Build `node` on codes, and enter the codes of its results."""
         inputs = [codes.get(v, v) if v is not None else None for v in node.inputs]
         if node.op == "Pad":
             fill = node.constant(2)
             number = self.grid.code(0.0 if fill is None else float(fill.array().reshape(())))
             inputs = [*inputs[:2], build.constant(np.array(number, self.grid.dtype)), *inputs[3:]]
-        moved: Value | tuple[Value, ...] = build.copy(node, inputs)
-        codes.update(zip(node.outputs, (moved,) if isinstance(moved, Value) else moved))
-        return moved
+        build.copy(node, inputs)
+        codes.update(zip(node.outputs, build.nodes[-1].outputs))
 
     def _hand_over(self, node: Node, value: Value, code: Value) -> None:
         """Give the users of a moved value its codes, or floats read from them."""

@@ -122,20 +122,17 @@ _Maker = Callable[[Builder, Node, list["Value | None"], "tuple[Value, Value]"], 
 
 
 def _plain(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
-    made: Value = build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, **node.attrs)
-    return made
+    return build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, attrs=node.attrs)
 
 
 def _average(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
     if any(step != 1 for step in node.attrs.get("dilations", ())):
         raise Declined("a window with holes")
-    made: Value = build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, channels_last=0, **node.attrs)
-    return made
+    return build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, channels_last=0, attrs=node.attrs)
 
 
 def _concat(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
-    made: Value = build.node("com.microsoft::QLinearConcat", *result, *operands, axis=node.attrs["axis"])
-    return made
+    return build.node("com.microsoft::QLinearConcat", *result, *operands, axis=node.attrs["axis"])
 
 
 _MAKERS: dict[str, _Maker] = {

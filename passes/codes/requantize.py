@@ -68,7 +68,7 @@ def limit_codes(
     if grid is None or (limit.op == "Clip" and low is not None and low.dtype != np.float32):
         raise Declined("not one scale in single precision")
     bottom, top = (grid.code(end) for end in _limits(limit, low, high))
-    codes: Value = build.copy(write, [x, *write.inputs[1:]])
+    codes = build.copy(write, [x, *write.inputs[1:]])
     if bottom == grid.lowest and top == grid.highest:
         return codes
     node = x.producer
@@ -77,8 +77,7 @@ def limit_codes(
     if node is None or node.op not in _ON_CODES or not x.has_one_use or not all(map(_is_read, node.inputs[:2])):
         raise Declined("what is limited is not computed on codes")
     ends = [None if end in (grid.lowest, grid.highest) else np.array(end, grid.dtype) for end in (bottom, top)]
-    made: Value = build.Clip(codes, *ends)
-    return made
+    return build.Clip(codes, *ends)
 
 
 def _is_read(value: Value | None) -> bool:
@@ -92,8 +91,7 @@ def use_standard_codes(build: Builder, x: Value, s: Array, z: Array, node: Node)
     if s.size != 1 or s.dtype != np.float32 or z.size != 1 or not (z.dtype.itemsize == 1 or build.opset >= 21):
         raise Declined("ONNX has no such codes at this opset")
     scale, zero = s.reshape(()), z.reshape(())
-    made: Value = build.node(node.op_type, x, scale, zero, name=node.name)
-    return made
+    return build.node(node.op_type, x, scale, zero, name=node.name)
 
 
 drop_requantization = rule_pass("drop-requantization", keep_codes, limit_codes, use_standard_codes, doc=__doc__)

@@ -37,8 +37,7 @@ def spell_lrn(build: Builder, x: Value, norm: Node) -> Value:
     planes = build.Unsqueeze(build.Mul(x, x), axis)  # channels as an axis to pool over
     means = build.AveragePool(planes, kernel_shape=(size, *one), pads=pads, count_include_pad=1)
     total = build.Add(build.Mul(build.Squeeze(means, axis), np.float32(alpha)), np.float32(bias))
-    made: Value = build.Div(x, _power(build, total, float(attr(norm, "beta", 0.75))))
-    return made
+    return build.Div(x, _power(build, total, float(attr(norm, "beta", 0.75))))
 
 
 def _power(build: Builder, t: Value, exponent: float) -> Value:
@@ -46,12 +45,11 @@ def _power(build: Builder, t: Value, exponent: float) -> Value:
         raise Declined("no few square roots make this power")
     if exponent == 1.0:
         return t
-    root: Value = build.Sqrt(t)
+    root = build.Sqrt(t)
     if exponent == 0.5:
         return root
-    fourth: Value = build.Sqrt(root)
-    made: Value = fourth if exponent == 0.25 else build.Mul(root, fourth)
-    return made
+    fourth = build.Sqrt(root)
+    return fourth if exponent == 0.25 else build.Mul(root, fourth)
 
 
 spell_powers = rule_pass("spell-powers", spell_lrn)

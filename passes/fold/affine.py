@@ -78,8 +78,7 @@ def add_into_conv(build: Builder, x: Value, w: Value, b: Array | None, c: Array,
     channels = _conv_channels(conv, w)
     assert w.constant is not None
     moved = spread(shift_of(sum, c), len(w.constant.shape), 1, channels)
-    made: Value = build.copy(conv, [x, w, rounded(channel_bias(b, channels) + moved, w)])
-    return made
+    return build.copy(conv, [x, w, rounded(channel_bias(b, channels) + moved, w)])
 
 
 @rule(op("Mul", "Div")(_conv(constant("b", optional=True)), constant("c"), name="product"), min_opset=7)
@@ -93,8 +92,7 @@ def multiply_into_conv(
     factor = spread(factor_of(product, c), len(w.constant.shape), 1, channels)
     scaled = build.constant(scale_conv_outputs(build, conv, w, factor), w.name)
     bias = None if b is None else rounded(channel_bias(b, channels) * factor, w)
-    made: Value = build.copy(conv, [x, scaled, bias])
-    return made
+    return build.copy(conv, [x, scaled, bias])
 
 
 @rule(op("Add", "Sub")(_gemm(constant("b", optional=True)), constant("c"), name="sum"), min_opset=7)
@@ -103,8 +101,7 @@ def add_into_gemm(build: Builder, x: Value, w: Value, b: Array | None, c: Array,
     constant_second(sum, gemm.output)
     columns = _columns(w, attr(gemm, "transB", 0))
     bias = float(attr(gemm, "beta", 1.0)) * channel_bias(b, columns) + spread(shift_of(sum, c), 2, 1, columns)
-    made: Value = build.copy(gemm, [x, w, rounded(bias, w)], beta=1.0)
-    return made
+    return build.copy(gemm, [x, w, rounded(bias, w)], beta=1.0)
 
 
 @rule(op("Mul", "Div")(_gemm(constant("b", optional=True)), constant("c"), name="product"), min_opset=7)
@@ -119,8 +116,7 @@ def multiply_into_gemm(
     bias = None if b is None else rounded(channel_bias(b, factor.size) * factor, w)
     if b is None and build.opset < 11:
         raise Declined("Gemm needs a bias before opset 11")
-    made: Value = build.copy(gemm, [x, build.constant(scaled, w.name), bias])
-    return made
+    return build.copy(gemm, [x, build.constant(scaled, w.name), bias])
 
 
 @rule(op("Mul", "Div")(op.MatMul(any_value("x"), weight("w"), name="matmul"), constant("c"), name="product"),
@@ -133,8 +129,7 @@ def multiply_into_matmul(build: Builder, x: Value, w: Value, c: Array, matmul: N
     if rank is None or rank < 2:
         raise Declined("the rank is not known to be 2 or more")
     factor = spread(factor_of(product, c), rank, rank - 1, columns)
-    made: Value = build.MatMul(x, build.constant(scaled_weight(build, w, factor), w.name))
-    return made
+    return build.MatMul(x, build.constant(scaled_weight(build, w, factor), w.name))
 
 
 @rule(op.Add(op.MatMul(any_value("x"), any_value("w")), any_value("c")), min_opset=7)
@@ -149,8 +144,7 @@ def join_product_and_sum(build: Builder, x: Value, w: Value, c: Value) -> Value:
     wide = (1,) * (2 - len(d)) + d
     if any(size != 1 and not (isinstance(size, int) and size == whole) for size, whole in zip(wide, (a[0], b[1]))):
         raise Declined("the sum may widen the product")
-    made: Value = build.Gemm(x, w, c)
-    return made
+    return build.Gemm(x, w, c)
 
 
 fold_affine = rule_pass(

@@ -75,8 +75,7 @@ def multiply_before_conv(
     _same_channels(x, _channels(w, conv))
     scale = _per_channel(x, factor_of(product, c), w, conv)
     scaled = rounded(scale_conv_inputs(conv, read_weight(build, w), scale), w)
-    made: Value = build.copy(conv, [x, build.constant(scaled, w.name), b])
-    return made
+    return build.copy(conv, [x, build.constant(scaled, w.name), b])
 
 
 @rule(_conv(_add(any_value("x"), "c", "sum")), min_opset=7)
@@ -90,8 +89,7 @@ def add_before_conv(build: Builder, x: Value, c: Array, w: Value, b: Array | Non
     assert w.constant is not None
     kernel = w.constant.array().astype(np.float64)
     moved = scale_conv_inputs(conv, kernel, shift).sum(axis=tuple(range(1, kernel.ndim)))
-    made: Value = build.copy(conv, [x, w, rounded(channel_bias(b, kernel.shape[0]) + moved, w)])
-    return made
+    return build.copy(conv, [x, w, rounded(channel_bias(b, kernel.shape[0]) + moved, w)])
 
 
 @rule(_conv(_add(_mul(any_value("x"), "a", "product"), "c", "sum")), min_opset=7)
@@ -113,8 +111,7 @@ def multiply_before_padded_conv(
     single = a.size == 1 and c.size == 1
     moved = (shift / scale)[0] if single else (shift / scale).reshape(-1, *(1,) * (scaled.ndim - 2))
     shifted = build.Add(x, rounded(np.asarray(moved), w))
-    made: Value = build.copy(conv, [shifted, build.constant(scaled, w.name), b])
-    return made
+    return build.copy(conv, [shifted, build.constant(scaled, w.name), b])
 
 
 fold_affine_before = rule_pass(

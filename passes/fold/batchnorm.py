@@ -141,8 +141,7 @@ def fold_norm_into_conv(
     scale, shift = affine(norm, gamma, beta, mean, var)
     scaled = scale_conv_outputs(build, conv, w, scale)
     bias = rounded(channel_bias(b, scale.size) * scale + shift, w)
-    made: Value = build.copy(conv, [x, build.constant(scaled, w.name), bias])
-    return made
+    return build.copy(conv, [x, build.constant(scaled, w.name), bias])
 
 
 @rule(_norm(op.Gemm(any_value("x"), weight("w"), constant("c", optional=True), name="gemm")), min_opset=7)
@@ -154,8 +153,7 @@ def fold_norm_into_gemm(
     scale, shift = affine(norm, gamma, beta, mean, var)
     scaled = scaled_weight(build, w, scale[:, None] if attr(gemm, "transB", 0) else scale)
     bias = float(attr(gemm, "beta", 1.0)) * channel_bias(c, scale.size) * scale + shift
-    made: Value = build.copy(gemm, [x, build.constant(scaled, w.name), rounded(bias, w)], beta=1.0)
-    return made
+    return build.copy(gemm, [x, build.constant(scaled, w.name), rounded(bias, w)], beta=1.0)
 
 
 @rule(_norm(op.MatMul(any_value("x"), weight("w"))), min_opset=7)
@@ -166,8 +164,7 @@ def fold_norm_into_matmul(
     scale, shift = affine(norm, gamma, beta, mean, var)
     if not isinstance(x.type, TensorType) or x.type.rank != 2 or w.constant is None or len(w.constant.shape) != 2:
         raise Declined("the product is not one of matrices")
-    made: Value = build.Gemm(x, build.constant(scaled_weight(build, w, scale), w.name), rounded(shift, w))
-    return made
+    return build.Gemm(x, build.constant(scaled_weight(build, w, scale), w.name), rounded(shift, w))
 
 
 @rule(op.Conv(_norm(any_value("x")), weight("w"), constant("b", optional=True), name="conv"))
@@ -189,8 +186,7 @@ def fold_norm_into_next_conv(
     moved = (per_group * shift.reshape(groups, 1, kernel.shape[1], *ones)).sum(axis=tuple(range(2, kernel.ndim + 1)))
     bias = channel_bias(b, kernel.shape[0]) + moved.reshape(-1)
     inputs = [x, build.constant(rounded(scaled.reshape(kernel.shape), w), w.name), rounded(bias, w)]
-    made: Value = build.copy(conv, inputs)
-    return made
+    return build.copy(conv, inputs)
 
 
 @rule(op.Gemm(_norm(any_value("x")), weight("w"), constant("c", optional=True), transA=0, name="gemm"), min_opset=7)
@@ -204,8 +200,7 @@ def fold_norm_into_next_gemm(
     scaled = matrix * (scale if transposed else scale[:, None])
     moved = float(attr(gemm, "alpha", 1.0)) * (matrix @ shift if transposed else shift @ matrix)
     bias = moved + float(attr(gemm, "beta", 1.0)) * channel_bias(c, moved.size)
-    made: Value = build.copy(gemm, [x, build.constant(rounded(scaled, w), w.name), rounded(bias, w)], beta=1.0)
-    return made
+    return build.copy(gemm, [x, build.constant(rounded(scaled, w), w.name), rounded(bias, w)], beta=1.0)
 
 
 fold_batchnorm = rule_pass(

@@ -57,8 +57,7 @@ def join_products(build: Builder, x: Value, a: Array, b: Array, first: Node, sec
     _float_type(x)
     constant_second(first, x)
     constant_second(second, first.output)
-    made: Value = build.Mul(x, _stored(x, _product(factor_of(first, a), factor_of(second, b)), a, b))
-    return made
+    return build.Mul(x, _stored(x, _product(factor_of(first, a), factor_of(second, b)), a, b))
 
 
 @rule(op("Add", "Sub")(op("Add", "Sub")(any_value("x"), constant("a"), name="first"), constant("b"), name="second"),
@@ -68,8 +67,7 @@ def join_sums(build: Builder, x: Value, a: Array, b: Array, first: Node, second:
     _float_type(x)
     constant_second(first, x)
     constant_second(second, first.output)
-    made: Value = build.Add(x, _stored(x, _sum(shift_of(first, a), shift_of(second, b)), a, b))
-    return made
+    return build.Add(x, _stored(x, _sum(shift_of(first, a), shift_of(second, b)), a, b))
 
 
 @rule(op("Add", "Sub")(op("Mul", "Div")(op("Add", "Sub")(any_value("x"), constant("a"), name="first"), constant("b"),
@@ -83,8 +81,7 @@ def join_sum_product_sum(
         constant_second(node, before)
     scale = factor_of(middle, b)
     shift = _sum(_product(np.asarray(shift_of(first, a)), scale), shift_of(last, c))
-    made: Value = build.Add(build.Mul(x, _stored(x, scale, b)), _stored(x, shift, a, b, c))
-    return made
+    return build.Add(build.Mul(x, _stored(x, scale, b)), _stored(x, shift, a, b, c))
 
 
 @rule(op("Mul", "Div")(op("Add", "Sub")(op("Mul", "Div")(any_value("x"), constant("a"), name="first"), constant("b"),
@@ -99,8 +96,7 @@ def join_product_sum_product(
     scale = factor_of(last, c)
     product = _product(factor_of(first, a), scale)
     shift = _product(np.asarray(shift_of(middle, b)), scale)
-    made: Value = build.Add(build.Mul(x, _stored(x, product, a, c)), _stored(x, shift, b, c))
-    return made
+    return build.Add(build.Mul(x, _stored(x, product, a, c)), _stored(x, shift, b, c))
 
 
 fold_chains = rule_pass(

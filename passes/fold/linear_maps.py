@@ -43,8 +43,7 @@ _FIRST = op.MatMul(any_value("x"), weight("a"), name="first")
 @rule(op.MatMul(_FIRST, weight("b")))
 def compose_products(build: Builder, x: Value, a: Value, b: Value) -> Value:
     """(x A) B = x (A B), where A B is not dearer than both: K N <= K R + R N for A of K x R and B of R x N"""
-    made: Value = build.MatMul(x, build.constant(rounded(_composed(_matrix(a), _matrix(b)), a), b.name))
-    return made
+    return build.MatMul(x, build.constant(rounded(_composed(_matrix(a), _matrix(b)), a), b.name))
 
 
 @rule(op.MatMul(op.Add(_FIRST, constant("shift")), weight("b")), min_opset=7)
@@ -56,8 +55,7 @@ def compose_shifted_products(build: Builder, x: Value, a: Value, b: Value, shift
         raise Declined("the shift differs from row to row")
     moved = np.broadcast_to(shift.reshape(-1), second.shape[:1]).astype(np.float64) @ second.astype(np.float64)
     result = build.MatMul(x, build.constant(rounded(product, a), b.name))
-    made: Value = build.Add(result, build.constant(rounded(moved, a)))
-    return made
+    return build.Add(result, build.constant(rounded(moved, a)))
 
 
 @rule(
@@ -82,8 +80,7 @@ def compose_gemms(
     if d is not None:
         shift = shift + d.reshape(-1)
     bias = None if c is None and d is None else build.constant(rounded(shift, a))
-    made: Value = build.Gemm(x, build.constant(rounded(product, a), b.name), bias)
-    return made
+    return build.Gemm(x, build.constant(rounded(product, a), b.name), bias)
 
 
 compose_linear_maps = rule_pass(

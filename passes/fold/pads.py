@@ -45,8 +45,7 @@ def pad_into_conv(
     if not _is_zero(fill):
         raise Declined("the pads are not zeros")
     joined = _spatial(conv, pads, _rank(x))
-    made: Value = build.copy(conv, [x, w, b], pads=joined, auto_pad=None)
-    return made
+    return build.copy(conv, [x, w, b], pads=joined, auto_pad=None)
 
 
 @rule(op.AveragePool(op.Pad(any_value("x"), constant("pads"), constant("fill", optional=True), mode="constant",
@@ -59,8 +58,7 @@ def pad_into_average(build: Builder, x: Value, pads: Array, fill: Array | None, 
         raise Declined("the pool pads by itself")
     joined = _spatial(pool, pads, _rank(x))
     _inside(pool, joined)
-    made: Value = build.copy(pool, [x], pads=joined, auto_pad=None, count_include_pad=1)
-    return made
+    return build.copy(pool, [x], pads=joined, auto_pad=None, count_include_pad=1)
 
 
 @rule(op.MaxPool(op.Pad(any_value("x"), constant("pads"), constant("fill", optional=True), mode="constant",
@@ -75,8 +73,7 @@ def pad_into_maximum(build: Builder, x: Value, pads: Array, fill: Array | None, 
         raise Declined("the pool pads by itself")
     joined = _spatial(pool, pads, _rank(x))
     _inside(pool, joined)
-    made: Value = build.copy(pool, [x], pads=joined, auto_pad=None)
-    return made
+    return build.copy(pool, [x], pads=joined, auto_pad=None)
 
 
 def _inside(pool: Node, pads: list[int]) -> None:

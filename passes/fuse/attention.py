@@ -123,7 +123,7 @@ def _four_axes(build: Builder, found: Attention) -> tuple[Node, Value, _Caches]:
     if fewer is not None and few is not None and shape_of(fewer)[:2] == shape_of(few)[:2]:
         k, v = fewer, few
     bias = None if found.bias is None else _checked(found.bias, (*whole[0][:3], whole[1][2]))
-    made: Value = build.Attention(q, k, v, bias, scale=found.scale)
+    made = build.Attention(q, k, v, bias, scale=found.scale)
     last = found.out.producer
     assert last is not None
     return last, made, ()
@@ -165,8 +165,8 @@ def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool, masks
     operands = [None, None, bias] if for_onnxruntime else [bias]
     attrs: dict[str, Any] = {"num_heads": heads} if for_onnxruntime else {"q_num_heads": heads, "kv_num_heads": heads}
     kind = "com.microsoft::MultiHeadAttention" if for_onnxruntime else "Attention"
-    results = build.node(kind, q, k, v, *operands, *pasts, outputs=3 if pasts else 1, scale=found.scale, **attrs)
-    made, *presents = results if pasts else (results,)
+    build.node(kind, q, k, v, *operands, *pasts, outputs=3 if pasts else 1, scale=found.scale, **attrs)
+    made, *presents = build.nodes[-1].outputs
     made.type = TensorType(_dtype(q), (*queries[:2], size))
     handed = tuple((cache, present) for cache, present in zip(caches, presents) if cache is not None)
     for cache, present in handed:
@@ -243,8 +243,7 @@ def projections_into_attention(
         raise Declined("the bias is computed")
     columns = w.constant.shape[-1]
     biases = np.zeros(columns, np.float32) if shift is None else shift
-    made: Value = build.node(
+    return build.node(
         "com.microsoft::Attention", x, w, biases, None, None, bias,
         num_heads=attention.attrs["num_heads"], scale=attention.attrs.get("scale"),
     )  # fmt: skip
-    return made

@@ -29,8 +29,7 @@ def _norm(build: Builder, x: Value, scale: Array, shift: Array, dtype: np.dtype[
     operands = [v.astype(dtype) for v in (scale, shift, 0 * ones, ones)]
     if not all(np.isfinite(v).all() for v in operands):
         raise Declined("a scale leaves the range of its type")
-    made: Value = build.BatchNormalization(x, *operands, epsilon=0.0)
-    return made
+    return build.BatchNormalization(x, *operands, epsilon=0.0)
 
 
 @rule(op("Mul", "Div", "Add", "Sub")(_NORM, constant("c"), name="result"), min_opset=7)

@@ -48,8 +48,7 @@ def _types(*values: Value) -> list[TensorType]:
 
 
 def _permuted(build: Builder, x: Value, now: str, wanted: str) -> Value:
-    made: Value = x if now == wanted else build.Transpose(x, perm=[now.index(letter) for letter in wanted])
-    return made
+    return x if now == wanted else build.Transpose(x, perm=[now.index(letter) for letter in wanted])
 
 
 def _plans(first: str, second: str, wanted: str) -> list[_Plan]:
@@ -82,17 +81,15 @@ def einsum_as_product(build: Builder, x: Value, z: Value, einsum: Node) -> Value
         raise Declined("the equation has other axes")
     if any(sizes[0][letter] is None or sizes[0][letter] != sizes[1][letter] for letter in set(first) & set(second)):
         raise Declined("an axis may be broadcast")
-    made: Value
     if first == second == wanted:
-        made = build.Mul(x, z)
-        return made
+        return build.Mul(x, z)
     plans = _plans(first, second, wanted)
     if not plans:
         raise Declined("not one product of matrices")
     plan = min(plans, key=lambda plan: plan.turns(first, second, wanted))
     (a, now), (b, then) = ((z, second), (x, first)) if plan.swapped else ((x, first), (z, second))
-    made = build.MatMul(_permuted(build, a, now, plan.left), _permuted(build, b, then, plan.right))
-    return _permuted(build, made, plan.made, wanted)
+    product = build.MatMul(_permuted(build, a, now, plan.left), _permuted(build, b, then, plan.right))
+    return _permuted(build, product, plan.made, wanted)
 
 
 @rule(op.Einsum(any_value("x"), name="einsum"), min_opset=13)
@@ -106,6 +103,5 @@ def einsum_of_one(build: Builder, x: Value, einsum: Node) -> Value:
     total = x if not gone else build.ReduceSum(x, np.array(gone, np.int64), keepdims=0)
     left = "".join(letter for letter in first if letter in wanted)
     if left == wanted and not gone:
-        made: Value = build.Identity(x)
-        return made
+        return build.Identity(x)
     return _permuted(build, total, left, wanted)

@@ -57,8 +57,7 @@ def clip_into_conv(
 
 def _fused_conv(build: Builder, x: Value, w: Value, b: Value | None, conv: Node, activation: dict[str, Any]) -> Value:
     _single(x, w, b)
-    made: Value = build.node("com.microsoft::FusedConv", x, w, b, **conv.attrs, **activation)
-    return made
+    return build.node("com.microsoft::FusedConv", x, w, b, attrs={**conv.attrs, **activation})
 
 
 @rule(
@@ -74,10 +73,9 @@ def activation_into_gemm(build: Builder, x: Value, w: Value, b: Value | None, ge
         raise Declined("Gemm does not broadcast by itself before opset 7")
     written = _activation(end, None, None)
     numbers = dict(zip(("activation_alpha", "activation_beta"), written.get("activation_params", ())))
-    made: Value = build.node(
-        "com.microsoft::FusedGemm", x, w, b, **gemm.attrs, activation=written["activation"], **numbers
+    return build.node(
+        "com.microsoft::FusedGemm", x, w, b, attrs={**gemm.attrs, **numbers}, activation=written["activation"]
     )  # fmt: skip
-    return made
 
 
 def _product() -> OpPattern:
@@ -86,8 +84,7 @@ def _product() -> OpPattern:
 
 def _fused_product(build: Builder, x: Value, w: Value, product: Node, **changed: Any) -> Value:
     _single(x, w)
-    made: Value = build.node("com.microsoft::FusedMatMul", x, w, **{**product.attrs, **changed})
-    return made
+    return build.node("com.microsoft::FusedMatMul", x, w, attrs={**product.attrs, **changed})
 
 
 @rule(op("Mul", "Div")(_product(), constant("c"), name="result"), min_opset=9, targets=ONNXRUNTIME)

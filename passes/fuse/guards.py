@@ -51,13 +51,10 @@ def clip_limits(clip: Node, low: Array | None, high: Array | None) -> tuple[floa
 def clip(build: Builder, x: Value, low: float, high: float) -> Value:
     """Clip with constant limits, as the opset writes it."""
     limits = [None if np.isinf(v) else v for v in (low, high)]
-    made: Value
     if build.opset < 11:
-        made = build.Clip(x, min=limits[0], max=limits[1])
-        return made
+        return build.Clip(x, min=limits[0], max=limits[1])
     dtype = floating(x).dtype.numpy
-    made = build.Clip(x, *(None if v is None else np.array(v, dtype) for v in limits))
-    return made
+    return build.Clip(x, *(None if v is None else np.array(v, dtype) for v in limits))
 
 
 def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:

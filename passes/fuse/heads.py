@@ -47,10 +47,10 @@ def _rows(build: Builder, flat: Value, heads: tuple[Dim, ...]) -> Value:
     if rows is None or not isinstance(width, int) or not isinstance(length, int) or length < 1:
         raise Declined("the sizes are not known")
     batch = rows // length if isinstance(rows, int) else f"{rows}/{length}"  # alike for what has as many rows
-    made: Value = build.Reshape(flat, np.array([-1, length, width], np.int64))
+    split = build.Reshape(flat, np.array([-1, length, width], np.int64))
     dtype = flat.type.dtype if isinstance(flat.type, TensorType) else DType.UNDEFINED
-    made.type = TensorType(dtype, (batch, length, width))
-    return made
+    split.type = TensorType(dtype, (batch, length, width))
+    return split
 
 
 def keys_of(value: Value, build: Builder | None = None) -> tuple[Value, int]:
@@ -104,8 +104,7 @@ def straight_keys(build: Builder, value: Value) -> Value:
         return _turned_flat(node)
     if inner is None or perm not in ((0, 1, 3, 2), KEYS):
         raise Declined("the keys are not transposed")
-    made: Value = inner if perm != KEYS else build.Transpose(inner, perm=SPLIT)
-    return made
+    return inner if perm != KEYS else build.Transpose(inner, perm=SPLIT)
 
 
 def repeated_heads(value: Value) -> Value | None:

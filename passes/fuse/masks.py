@@ -30,9 +30,9 @@ class Masks:
         build = Builder(self.graph, self.context)
         if shape_of(allowed)[1] != 1 or build.opset < 13:
             raise Declined("heads have masks of their own")
-        bias: Value = build.Where(allowed, np.float32(0), np.finfo(np.float32).min)
+        bias = build.Where(allowed, np.float32(0), np.finfo(np.float32).min)
         count = build.ReduceSum(build.Cast(allowed, to=int(DType.FLOAT)), np.array([3], np.int64), keepdims=1)
-        rows: Value = build.Cast(build.Squeeze(count, np.array([1], np.int64)), to=int(DType.BOOL))
+        rows = build.Cast(build.Squeeze(count, np.array([1], np.int64)), to=int(DType.BOOL))
         self._new[allowed] = (bias, rows), build.nodes
         return bias, rows
 

@@ -72,16 +72,13 @@ def fuse_layer_norm(build: Builder, x: Value, mean: Node, variance: Node, eps: A
     shape = type.shape or ()
     axes = same_axes(len(shape), mean, variance)
     epsilon = number(eps, 0.0)
-    made: Value
     channels = shape[1] if axes == tuple(range(2, len(shape))) else None
     known = all(isinstance(size, int) for size in shape[axes[0] :])
     if isinstance(channels, int) and (len(axes) > 1 or not known):
         ones = np.ones(channels, type.dtype.numpy)
-        made = build.InstanceNormalization(x, ones, np.zeros_like(ones), epsilon=epsilon)
-    else:
-        scale = np.ones(_trailing(axes, type), type.dtype.numpy)
-        made = build.LayerNormalization(x, scale, axis=axes[0], epsilon=epsilon)
-    return made
+        return build.InstanceNormalization(x, ones, np.zeros_like(ones), epsilon=epsilon)
+    scale = np.ones(_trailing(axes, type), type.dtype.numpy)
+    return build.LayerNormalization(x, scale, axis=axes[0], epsilon=epsilon)
 
 
 @spellings(*_root_mean_square(), min_opset=23)
@@ -90,10 +87,9 @@ def fuse_rms_norm(build: Builder, x: Value, variance: Node, eps: Array, result: 
     type = elementwise(x, result)
     axes = same_axes(len(type.shape or ()), variance)
     sizes = _trailing(axes, type)
-    made: Value = build.RMSNormalization(
+    return build.RMSNormalization(
         x, np.ones(sizes, type.dtype.numpy), axis=axes[0], epsilon=number(eps, 0.0)
     )  # fmt: skip
-    return made
 
 
 def _normalised(*operands: Leaf) -> OpPattern:
@@ -124,12 +120,10 @@ def scale_into_norm(build: Builder, x: Value, scale: Array, gamma: Value, norm: 
         raise Declined("the scale is not one number a normalised position")
     if gamma.constant is not None:
         product = gamma.constant.array().reshape(scale.shape) * scale
-        made: Value = build.copy(norm, [x, build.constant(product.astype(scale.dtype), gamma.name)])
-        return made
+        return build.copy(norm, [x, build.constant(product.astype(scale.dtype), gamma.name)])
     if not (scale == 1).all():
         raise Declined("the scale is not 1")
-    made = build.copy(norm, [x, _flat(build, gamma, scale.shape)])
-    return made
+    return build.copy(norm, [x, _flat(build, gamma, scale.shape)])
 
 
 @rule(op.Add(op.LayerNormalization(any_value("x"), any_value("scale"), name="norm"), any_value("beta")), min_opset=17)
@@ -141,8 +135,7 @@ def shift_into_norm(build: Builder, x: Value, scale: Value, beta: Value, norm: N
     known = tuple(size for size in sizes if isinstance(size, int))
     if not _fits(beta, known, x):
         raise Declined("the shift is not one number a normalised position")
-    made: Value = build.copy(norm, [x, scale, _flat(build, beta, known)])
-    return made
+    return build.copy(norm, [x, scale, _flat(build, beta, known)])
 
 
 @rule(
@@ -163,8 +156,7 @@ def affine_into_instance_norm(
         raise Declined("the constant is not one number a channel")
     c = c.reshape(-1)
     operands = [scale * c, shift * c] if result.op == "Mul" else [scale, shift + c]
-    made: Value = build.copy(norm, [x, *(v.astype(scale.dtype) for v in operands)])
-    return made
+    return build.copy(norm, [x, *(v.astype(scale.dtype) for v in operands)])
 
 
 _L2 = op.ReduceL2(any_value("x"), _AXES, name="length")
@@ -184,5 +176,4 @@ def fuse_l2_norm(build: Builder, x: Value, eps: Array, length: Node, result: Nod
         raise Declined("not over the last axis alone")  # over others, onnxruntime's kernel is slower than the chain
     if not 0 < number(eps, 0.0) <= 1e-10:
         raise Declined("the bound is no guard against division by zero")
-    made: Value = build.LpNormalization(x, axis=axes[0], p=2)
-    return made
+    return build.LpNormalization(x, axis=axes[0], p=2)

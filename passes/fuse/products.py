@@ -104,9 +104,6 @@ def split_columns(build: Builder, value: Value, sizes: list[int]) -> tuple[Value
     """The last axis of a value of known rank in parts, as the opset writes it."""
     assert isinstance(value.type, TensorType) and value.type.rank is not None
     axis, count = value.type.rank - 1, len(sizes)
-    parts: tuple[Value, ...]
     if build.opset < 13:
-        parts = build.node("Split", value, outputs=count, axis=axis, split=tuple(sizes))
-    else:
-        parts = build.node("Split", value, np.array(sizes, np.int64), outputs=count, axis=axis)
-    return parts
+        return build.node("Split", value, outputs=count, axis=axis, split=tuple(sizes))
+    return build.node("Split", value, np.array(sizes, np.int64), outputs=count, axis=axis)

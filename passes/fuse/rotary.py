@@ -83,8 +83,7 @@ def _rotary(build: Builder, x: Value, c: Value, s: Value, width: int) -> Value:
     if indices[0] is not indices[1]:
         raise Declined("cosine and sine are of other positions")
     positions = np.zeros(1, np.int64) if indices[0] is None else indices[0]
-    made: Value = build.node("com.microsoft::RotaryEmbedding", x, positions, *caches)
-    return made
+    return build.node("com.microsoft::RotaryEmbedding", x, positions, *caches)
 
 
 def _cache(build: Builder, x: Value, value: Value, width: int) -> tuple[Value, Value | None]:
@@ -128,8 +127,7 @@ def _table(build: Builder, value: Value, width: int) -> tuple[Value, Value | Non
     if shape is None or len(shape) != 3 or shape[0] != 1:
         raise Declined("the positions may differ from row to row")
     half = _half(build, value)
-    made: Value = build.Reshape(half, np.array([-1, width // 2], np.int64))
-    return made, None
+    return build.Reshape(half, np.array([-1, width // 2], np.int64)), None
 
 
 def _half(build: Builder, value: Value) -> Value:
@@ -141,5 +139,4 @@ def _half(build: Builder, value: Value) -> Value:
             return node.inputs[0]
     if node is None or node.op not in _KEEPS_HALVES or node.inputs[0] is None:
         raise Declined("the halves of cosine or sine may differ")
-    made: Value = build.copy(node, [_half(build, node.inputs[0]), *node.inputs[1:]])
-    return made
+    return build.copy(node, [_half(build, node.inputs[0]), *node.inputs[1:]])

@@ -32,15 +32,13 @@ def keep_sums_apart(
     made = total.output.type
     if b.constant is None or not isinstance(made, TensorType) or x.type != made:
         raise Declined("not a bias on what has the shape of the sum")
-    result: Value = build.copy(norm, [build.Sum(x, b, skip), gamma, beta])
-    return result
+    return build.copy(norm, [build.Sum(x, b, skip), gamma, beta])
 
 
 @rule(_norm(op.Add(any_value("x"), any_value("skip"))), min_opset=17, targets=ONNXRUNTIME)
 def keep_sum_apart(build: Builder, x: Value, skip: Value, gamma: Value, beta: Value | None, norm: Node) -> Value:
     """layer_norm(x + skip) = layer_norm(sum(x, skip)), which onnxruntime leaves as they are"""
-    result: Value = build.copy(norm, [build.Sum(x, skip), gamma, beta])
-    return result
+    return build.copy(norm, [build.Sum(x, skip), gamma, beta])
 
 
 def _takes(x: Value, b: Value) -> None:
@@ -55,8 +53,7 @@ def bias_into_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value:
     _takes(x, b)
     if attr(gelu, "approximate", "none") != "none":
         raise Declined("not the exact Gelu")
-    made: Value = build.node("com.microsoft::BiasGelu", x, b)
-    return made
+    return build.node("com.microsoft::BiasGelu", x, b)
 
 
 @rule(op("com.microsoft::FastGelu", "Gelu")(op.Add(any_value("x"), any_value("b")), name="gelu"), targets=ONNXRUNTIME)
@@ -65,5 +62,4 @@ def bias_into_fast_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value
     _takes(x, b)
     if attr(gelu, "approximate", "tanh") != "tanh":
         raise Declined("not the approximate Gelu")
-    made: Value = build.node("com.microsoft::FastGelu", x, b)
-    return made
+    return build.node("com.microsoft::FastGelu", x, b)

@@ -33,12 +33,10 @@ def _axis(x: Value, largest: Node, total: Node, result: Node) -> int:
 @spellings(*_softmaxes(), min_opset=13)
 def fuse_softmax(build: Builder, x: Value, largest: Node, total: Node, result: Node) -> Value:
     """exp(x - max x) / sum(exp(x - max x)) = softmax(x)"""
-    made: Value = build.Softmax(x, axis=_axis(x, largest, total, result))
-    return made
+    return build.Softmax(x, axis=_axis(x, largest, total, result))
 
 
 @spellings(op.Sub(_CENTRED, op.Log(_total(op.Exp(_CENTRED))), name="result"), min_opset=13)
 def fuse_log_softmax(build: Builder, x: Value, largest: Node, total: Node, result: Node) -> Value:
     """(x - max x) - log(sum(exp(x - max x))) = log_softmax(x)"""
-    made: Value = build.LogSoftmax(x, axis=_axis(x, largest, total, result))
-    return made
+    return build.LogSoftmax(x, axis=_axis(x, largest, total, result))

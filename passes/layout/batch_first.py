@@ -51,8 +51,7 @@ def _split(build: Builder, x: Value, first: Node, last: Node, perm: tuple[int, .
     if not _comes_from_swap(x):
         raise Declined("time comes first before it, too")
     split = build.Reshape(build.Transpose(x, perm=SWAP), np.array([0, 0, heads, width], np.int64))
-    made: Value = build.Transpose(split, perm=(0, 2, 1, 3) if perm == SWAP else (0, 2, 3, 1))
-    return made
+    return build.Transpose(split, perm=(0, 2, 1, 3) if perm == SWAP else (0, 2, 3, 1))
 
 
 def _heads(
@@ -97,8 +96,7 @@ def join_heads_time_first(build: Builder, x: Value, turn: Node, last: Node) -> V
     if not isinstance(width, int) or 0 in source or not _leads_to_swap(last.output):
         raise Declined("time comes first after it, too")
     joined = build.Reshape(build.Transpose(x, perm=(0, 2, 1, 3)), np.array([0, 0, width], np.int64))
-    made: Value = build.Transpose(joined, perm=SWAP)
-    return made
+    return build.Transpose(joined, perm=SWAP)
 
 
 def _leads_to_swap(value: Value) -> bool:

@@ -38,8 +38,7 @@ def permute_in_place(build: Builder, x: Value, first: Node, turn: Node, last: No
     axis = _one_axis(first, rank)
     if perm[_one_axis(last, rank)] != axis:
         raise Declined("another axis is taken out")
-    made: Value = build.Transpose(x, perm=[p - (p > axis) for p in perm if p != axis])
-    return made
+    return build.Transpose(x, perm=[p - (p > axis) for p in perm if p != axis])
 
 
 @rule(op.Gather(op.Transpose(any_value("x"), name="turn", shared=True), constant("i"), name="gather"))
@@ -52,8 +51,7 @@ def pick_before_transpose(build: Builder, x: Value, i: Array, turn: Node, gather
     rest = [p for p in perm if p != perm[axis]]
     if rest != sorted(rest):
         raise Declined("the other axes are permuted")
-    made: Value = build.Gather(x, i, axis=perm[axis])
-    return made
+    return build.Gather(x, i, axis=perm[axis])
 
 
 @rule(
@@ -72,8 +70,7 @@ def pick_part(build: Builder, x: Value, i: Array, split: Node, gather: Node) -> 
         raise Declined("the sizes are not known")
     place = int(i) % parts
     bounds = (np.array([n], np.int64) for n in (place * size, (place + 1) * size, last))
-    made: Value = build.Slice(x, *bounds)
-    return made
+    return build.Slice(x, *bounds)
 
 
 @rule(
@@ -107,8 +104,8 @@ def product_of_rows(build: Builder, x: Value, w: Value, b: Array | None, first: 
     wide = (
         x if len(inner) == 1 else build.Reshape(x, np.array(sizes_for((*source[: len(lead)], rows), source), np.int64))
     )
-    made: Value = build.MatMul(wide, matrix)
-    return made if b is None else build.Add(made, b.reshape(b.shape[-1:]))
+    product = build.MatMul(wide, matrix)
+    return product if b is None else build.Add(product, b.reshape(b.shape[-1:]))
 
 
 take_parts = rule_pass("take-parts", permute_in_place, pick_before_transpose, pick_part, product_of_rows, doc=__doc__)

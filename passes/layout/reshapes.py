@@ -52,8 +52,7 @@ def _remake(build: Builder, x: Value, target: Sequence[Dim] | None, last: Node) 
     if same_sizes(source, target) and not last.output.is_result:
         return x
     sizes = sizes_for(target, source)
-    made: Value = build.Reshape(x, np.array(sizes, np.int64))
-    return made
+    return build.Reshape(x, np.array(sizes, np.int64))
 
 
 @rule(_reshape(_reshape(any_value("x"), "a", name="first", shared=True), "b", name="last"), min_opset=5)
@@ -67,15 +66,13 @@ def skip_reshape(build: Builder, x: Value, sizes: Array, last: Node) -> Value:
     """reshape_b(reshape_a(x)) = reshape_b(x), where b copies no size of what a made"""
     if not sizes.all() or attr(last, "allowzero", 0):
         raise Declined("a size is copied from the first reshape")
-    made: Value = build.Reshape(x, sizes)
-    return made
+    return build.Reshape(x, sizes)
 
 
 @rule(_reshape(op(*POINTWISE)(_reshape(any_value("x"), "a", name="first"), name="f"), "b", name="last"), min_opset=5)
 def join_reshapes_around(build: Builder, x: Value, f: Node, last: Node) -> Value:
     """reshape_b(f(reshape_a(x))) = reshape_c(f(x)), for f element by element"""
-    made: Value = build.copy(f, [x])
-    return _remake(build, made, shape_of(last.output), last)
+    return _remake(build, build.copy(f, [x]), shape_of(last.output), last)
 
 
 @rule(_reshape(op.Pad(_reshape(any_value("x"), "a", name="first", shared=True), constant("pads"),
@@ -97,8 +94,7 @@ def join_reshapes_around_pad(
     after = [s if not any(p) else _sum(s, p) for s, p in zip(source, wide.T.tolist())]
     if not same_sizes(after, target):
         raise Declined("the reshapes do not undo each other")
-    made: Value = build.copy(pad, [x, wide.reshape(-1), fill])
-    return made
+    return build.copy(pad, [x, wide.reshape(-1), fill])
 
 
 def _sum(size: Dim, pads: Sequence[int]) -> Dim:
@@ -124,8 +120,7 @@ def absorb_reshape(build: Builder, x: Value, turn: Node, last: Node) -> Value:
     if places is None:
         raise Declined("more than axes of size 1 move")
     ones = iter(axis for axis, size in enumerate(source) if size == 1)
-    made: Value = build.Transpose(x, perm=[perm[places[i]] if i in places else next(ones) for i in range(len(target))])
-    return made
+    return build.Transpose(x, perm=[perm[places[i]] if i in places else next(ones) for i in range(len(target))])
 
 
 @rule(op.Transpose(_reshape(any_value("x"), "how", name="first", shared=True), name="turn"))
@@ -138,8 +133,7 @@ def absorb_into_transpose(build: Builder, x: Value, first: Node, turn: Node) -> 
     if places is None:
         raise Declined("more than axes of size 1 move")
     ones = iter(axis for axis, size in enumerate(source) if size == 1)
-    made: Value = build.Transpose(x, perm=[places[i] if i in places else next(ones) for i in perm])
-    return made
+    return build.Transpose(x, perm=[places[i] if i in places else next(ones) for i in perm])
 
 
 @rule(op.Transpose(any_value("x"), name="turn"), min_opset=5)
@@ -169,8 +163,7 @@ def squeeze_for_reduction(build: Builder, x: Value, reduce: Node) -> Value:
     if any(axis is None or shape[axis] != 1 for axis in gone):
         raise Declined("an axis may be larger than 1")
     if build.opset < 13:
-        made: Value = build.Squeeze(x, axes=sorted(axis for axis in gone if axis is not None))
-        return made
+        return build.Squeeze(x, axes=sorted(axis for axis in gone if axis is not None))
     made = build.Squeeze(x, np.array(sorted(axis for axis in gone if axis is not None), np.int64))
     return made
 
@@ -194,8 +187,7 @@ def gather_with_axis(build: Builder, x: Value, i: Array, gather: Node, last: Nod
         raise Declined("another axis is put in or taken out")
     if index.ndim == i.ndim or i.ndim > 1:
         raise Declined("the index has that form already")
-    made: Value = build.copy(gather, [x, index])
-    return made
+    return build.copy(gather, [x, index])
 
 
 def _axes_are(node: Node, axis: int | None) -> bool:

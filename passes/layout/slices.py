@@ -63,8 +63,7 @@ def _cut(start: int, end: int, size: Dim) -> Cut | None:
 def _slice(build: Builder, x: Value, cuts: dict[int, Cut]) -> Value:
     axes = sorted(cuts)
     bounds = [np.array(list(v), np.int64) for v in ([cuts[a].start for a in axes], [cuts[a].end for a in axes], axes)]
-    made: Value = build.Slice(x, *bounds)
-    return made
+    return build.Slice(x, *bounds)
 
 
 @rule(op.Slice(op.Slice(any_value("x"), any_value("s1"), any_value("e1"), any_value("a1", optional=True),
@@ -107,8 +106,7 @@ def join_slice_and_pad(build: Builder, x: Value, pads: Array, fill: Value | None
         if ((off > 0) & (wide[:, axis] != 0)).any():
             raise Declined("a side is both cut and padded")
         wide[:, axis] -= off
-    made: Value = build.copy(pad, [x, wide.reshape(-1), fill])
-    return made
+    return build.copy(pad, [x, wide.reshape(-1), fill])
 
 
 join_slices_and_pads = rule_pass("join-slices", join_slices, join_slice_and_pad, doc=__doc__)
