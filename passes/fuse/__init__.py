@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .attention import fuse_attention
-from .integers import read_weights
 from .onnxruntime import fuse_for_onnxruntime
+from .onnxruntime.integers import read_weights
 from .operators import fuse_operators
 from .products import merge_products
 

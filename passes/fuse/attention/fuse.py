@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import Declined
-from ...ir import RETURN, DType, Graph, Node, TensorType, Value
-from ...ops import same_by_count
-from ...pipeline.passes import graph_pass
-from ...rewrite import QUANTIZERS, Builder, Context, any_value, apply_rules, op, rule
-from .attention_core import Attention, read_attention, shape_of
-from .evidence import not_slower
+from ....errors import Declined
+from ....ir import RETURN, DType, Graph, Node, TensorType, Value
+from ....ops import same_by_count
+from ....pipeline.passes import graph_pass
+from ....rewrite import QUANTIZERS, Builder, Context, any_value, apply_rules, op, rule
+from ..evidence import not_slower
+from ..products import split_columns
+from .core import Attention, read_attention, shape_of
 from .heads import (
     SPLIT,
     joined_heads,
@@ -27,7 +28,6 @@ from .heads import (
 )  # fmt: skip
 from .masks import Masks
 from .packed import read_packed
-from .products import split_columns
 
 
 @graph_pass("fuse-attention")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import Declined
-from ...ir import DType, Node, TensorType, Value
-from ...ops import attr
+from ....errors import Declined
+from ....ir import DType, Node, TensorType, Value
+from ....ops import attr
 
 _LOWEST = float(np.finfo(np.float32).min)
 

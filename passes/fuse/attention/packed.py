@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...analysis.operands import integers
-from ...ir import Node, Value
-from ...ops import attr
-from .attention_core import Attention, shape_of
+from ....analysis.operands import integers
+from ....ir import Node, Value
+from ....ops import attr
+from .core import Attention, shape_of
 
 _THIRDS_FIRST = (2, 0, 3, 1, 4)
 

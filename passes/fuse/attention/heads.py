@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...errors import Declined
-from ...ir import RETURN, Dim, DType, Node, TensorType, Value
-from ...ops import attr, same_by_count
-from ...rewrite import Builder
-from .attention_core import shape_of
+from ....errors import Declined
+from ....ir import RETURN, Dim, DType, Node, TensorType, Value
+from ....ops import attr, same_by_count
+from ....rewrite import Builder
+from .core import shape_of
 
 SPLIT = (0, 2, 1, 3)
 KEYS = (0, 2, 3, 1)

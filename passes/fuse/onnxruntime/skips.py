@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ...errors import Declined
-from ...ir import DType, Node, TensorType, Value
-from ...ops import attr
-from ...rewrite import Builder, OpPattern, any_value, op, rule
+from ....errors import Declined
+from ....ir import DType, Node, TensorType, Value
+from ....ops import attr
+from ....rewrite import Builder, OpPattern, any_value, op, rule
+from ..guards import floating
 from .epilogues import ONNXRUNTIME
-from .guards import floating
 
 
 def _vector(value: Value, size: object) -> bool:

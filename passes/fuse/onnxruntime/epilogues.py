@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import Declined
-from ...ir import Array, DType, Node, TensorType, Value
-from ...ops import attr
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule
-from .guards import clip_limits, number
+from ....errors import Declined
+from ....ir import Array, DType, Node, TensorType, Value
+from ....ops import attr
+from ....rewrite import Builder, OpPattern, any_value, constant, op, rule
+from ..guards import clip_limits, number
 
 ONNXRUNTIME = ("onnxruntime",)
 _LOWEST, _HIGHEST = -3.4028234663852886e38, 3.4028234663852886e38

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...analysis.operands import shape_of
-from ...errors import Declined
-from ...ir import Array, DType, Node, Value
-from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, any_value, constant, op, rule, weight
+from ....analysis.operands import shape_of
+from ....errors import Declined
+from ....ir import Array, DType, Node, Value
+from ....pipeline.passes import rule_pass
+from ....rewrite import Builder, any_value, constant, op, rule, weight
 from .epilogues import ONNXRUNTIME
 
 _TO_FLOAT, _WHOLE = "com.microsoft::MatMulIntegerToFloat", "com.microsoft::DynamicQuantizeMatMul"

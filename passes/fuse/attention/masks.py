@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...errors import Declined
-from ...ir import DType, Graph, Node, Value
-from ...rewrite import Builder, Context
-from .attention_core import shape_of
+from ....errors import Declined
+from ....ir import DType, Graph, Node, Value
+from ....rewrite import Builder, Context
+from .core import shape_of
 
 _Finite = tuple[Value, Value]
 
