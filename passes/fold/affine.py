@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .batchnorm import channel_bias, rounded, scale_conv_outputs, scaled_weight
+from .channels import channel_bias, constant_second, factor_of, shift_of, spread
+from .weights import rounded, scale_conv_outputs, scaled_weight
 
 _FLOATS = (DType.FLOAT, DType.DOUBLE)
 
@@ -22,18 +21,6 @@ def _conv(bias: Any) -> OpPattern:
 
 def _gemm(bias: Any) -> OpPattern:
     return op.Gemm(any_value("x"), weight("w"), bias, name="gemm")
-
-
-def spread(c: Array, rank: int, axis: int, channels: int) -> Array:
-    """A constant that depends on `axis` alone, as one number for each channel; Declined for any other."""
-    if axis >= rank:
-        raise Declined("there is no axis of channels")
-    if c.ndim > rank:
-        raise Declined("the constant adds an axis")
-    sizes = [1] * (rank - c.ndim) + list(c.shape)
-    if any(size != 1 for i, size in enumerate(sizes) if i != axis) or sizes[axis] not in (1, channels):
-        raise Declined("the constant is not one number a channel")
-    return np.broadcast_to(c.astype(np.float64).reshape(-1), (channels,))
 
 
 def _conv_channels(conv: Node, w: Value) -> int:
@@ -48,27 +35,6 @@ def _columns(w: Value, transposed: Any) -> int:
     if w.constant is None or len(w.constant.shape) != 2 or w.constant.dtype not in _FLOATS:
         raise Declined("the weight is not a matrix in single or double precision")
     return w.constant.shape[0 if transposed else 1]
-
-
-def shift_of(node: Node, c: Array) -> Array:
-    """What an Add or Sub of the constant c adds, in double precision."""
-    return -c.astype(np.float64) if node.op == "Sub" else c.astype(np.float64)
-
-
-def factor_of(node: Node, c: Array) -> Array:
-    """What a Mul or Div by the constant c multiplies with, in double precision."""
-    c = c.astype(np.float64)
-    if node.op == "Mul":
-        return c
-    if not c.all():
-        raise Declined("division by zero")
-    return 1 / c
-
-
-def constant_second(node: Node, first: Value) -> None:
-    """Decline c - x and c / x."""
-    if node.op in ("Sub", "Div") and node.inputs[0] is not first:
-        raise Declined("the constant comes first")
 
 
 @rule(op("Add", "Sub")(_conv(constant("b", optional=True)), constant("c"), name="sum"), min_opset=7)

@@ -11,8 +11,8 @@ from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .affine import constant_second, factor_of, shift_of, spread
-from .batchnorm import channel_bias, read_weight, rounded
+from .channels import channel_bias, constant_second, factor_of, shift_of, spread
+from .weights import is_padded, read_weight, rounded, scale_conv_inputs
 
 _EXTREME = 1e4  # beyond this, the shift in units of the factor loses too much
 
@@ -27,21 +27,6 @@ def _add(x: Any, c: str, name: str) -> OpPattern:
 
 def _conv(x: Any) -> OpPattern:
     return op.Conv(x, weight("w"), constant("b", optional=True), name="conv")
-
-
-def is_padded(conv: Node) -> bool:
-    """The convolution reads zeros beyond the border, or may."""
-    return attr(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(attr(conv, "pads", ()))
-
-
-def scale_conv_inputs(conv: Node, kernel: Array, scale: Array) -> Array:
-    """Scale what a Conv weight (M, C/groups, …) does with each input channel. scale: (C,)."""
-    groups = int(attr(conv, "group", 1))
-    if kernel.shape[1] * groups != scale.size or kernel.shape[0] % groups:
-        raise Declined("the constant does not fit the weight")
-    ones = (1,) * (kernel.ndim - 2)
-    per_group = kernel.reshape(groups, -1, *kernel.shape[1:])
-    return np.asarray(per_group * scale.reshape(groups, 1, kernel.shape[1], *ones)).reshape(kernel.shape)
 
 
 def _channels(w: Value, conv: Node) -> int:

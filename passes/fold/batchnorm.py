@@ -7,19 +7,17 @@ limit allows.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ...errors import Declined, ModelError
-from ...ir import Array, Constant, DType, Node, TensorType, Value
+from ...errors import Declined
+from ...ir import Array, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .constants import room_for_constants
-
-_LARGE = 1 << 16  # elements of a product that is computed when it is read
+from .channels import channel_bias
+from .weights import read_weight, rounded, scale_conv_outputs, scaled_weight
 
 
 def _norm(x: Any) -> OpPattern:
@@ -44,92 +42,6 @@ def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tu
     if scale.ndim != 1 or not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise Declined("the statistics are not finite numbers")
     return scale, shift
-
-
-def read_weight(build: Builder, w: Value) -> Array:
-    """A weight in double precision; Declined for formats too coarse to scale, and where a copy would be too large."""
-    return _scalable(build, w).array().astype(np.float64)
-
-
-def scaled_weight(build: Builder, w: Value, factor: Array) -> Constant:
-    """factor · w in the precision of w: two roundings an element, as many as BatchNormalization itself makes.
-
-    `factor` broadcasts to the shape of w. A large product is computed when it is read, so that it is never held beside
-    the file it is written to. Declined as in `read_weight`, and where a number leaves its type's range; a product that
-    is computed later raises ModelError there, and the check that each result can be written takes the rule back.
-    """
-    known = _scalable(build, w)
-    try:
-        fits = np.broadcast_shapes(known.shape, factor.shape) == known.shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise Declined("the factor does not fit the weight")
-    made = partial(_product, known, factor)
-    if known.size > _LARGE:
-        return Constant(known.dtype, known.shape, made)
-    try:
-        return Constant.of(made())
-    except ModelError:
-        raise Declined("a scaled weight leaves the range of its type") from None
-
-
-def _product(w: Constant, factor: Array) -> Array:
-    array = w.array()
-    try:
-        with np.errstate(over="raise", invalid="ignore"):
-            return np.asarray(np.multiply(array, factor.astype(array.dtype)))
-    except FloatingPointError:
-        raise ModelError("a scaled weight leaves the range of its type") from None
-
-
-def _scalable(build: Builder, w: Value) -> Constant:
-    known = w.constant
-    if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE):
-        raise Declined("the weight is not single or double precision")
-    node = w.users[0]
-    if not w.has_one_use and node.graph is not None:
-        root = node.graph if node.graph.model is None else node.graph.model.graph
-        if known.nbytes > room_for_constants(root, build.context):
-            raise Declined("the weight is shared, and a copy would exceed the size limit")
-    return known
-
-
-def rounded(array: Array, like: Value) -> Array:
-    """Back to the precision of `like`; Declined where a number leaves its range."""
-    assert like.constant is not None
-    with np.errstate(over="ignore"):
-        made = array.astype(like.constant.dtype.numpy)
-    if not np.isfinite(made).all() and np.isfinite(array).all():
-        raise Declined("a scaled weight leaves the range of its type")
-    return made
-
-
-def channel_bias(b: Array | None, channels: int) -> Array:
-    """A bias as one number a channel, in double precision; zeros where there is none. Declined for other shapes."""
-    if b is None:
-        return np.zeros(channels)
-    if b.size == 1:
-        return np.full(channels, float(b.reshape(())))
-    if b.size != channels or b.shape[-1] != channels:
-        raise Declined("the bias is not one number a channel")
-    return b.reshape(-1).astype(np.float64)
-
-
-def scale_conv_outputs(build: Builder, conv: Node, w: Value, scale: Array) -> Constant:
-    """The weight of a Conv or ConvTranspose with its output channels scaled. scale: (M,)."""
-    assert w.constant is not None
-    shape = w.constant.shape
-    ones = (1,) * (len(shape) - 2)
-    if conv.op == "Conv":
-        if shape[0] != scale.size:
-            raise Declined("the statistics do not fit the weight")
-        return scaled_weight(build, w, scale.reshape(-1, 1, *ones))
-    groups = int(attr(conv, "group", 1))
-    if groups * shape[1] != scale.size or shape[0] % groups:
-        raise Declined("the statistics do not fit the weight")
-    each = np.repeat(scale.reshape(groups, shape[1]), shape[0] // groups, axis=0)  # input channels of a group
-    return scaled_weight(build, w, each.reshape(shape[0], shape[1], *ones))
 
 
 @rule(_norm(op("Conv", "ConvTranspose")(any_value("x"), weight("w"), constant("b", optional=True), name="conv")))

@@ -13,8 +13,8 @@ from ...ir import Array, Constant, DType, Node, TensorType, Value
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule
 from ..fuse.batch_norm import affine_into_batch_norm
-from .affine import constant_second, factor_of, shift_of
-from .batchnorm import rounded
+from .channels import constant_second, factor_of, shift_of
+from .weights import rounded
 
 _FLOATS = (DType.FLOAT, DType.DOUBLE)
 _EXTREME = 1e6

@@ -11,7 +11,7 @@ from ...ir import Array, DType, Node, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule, weight
-from .batchnorm import rounded
+from .weights import rounded
 
 _FLOATS = (DType.FLOAT, DType.DOUBLE)
 _DEAREST = 1 << 30  # multiplications that composing two weights may take: a tenth of a second

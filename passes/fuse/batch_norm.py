@@ -7,9 +7,8 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...rewrite import Builder, any_value, constant, op, rule
-from ..fold.affine import constant_second, factor_of, shift_of, spread
 from ..fold.batchnorm import affine
-from .guards import elementwise
+from ..fold.channels import constant_second, elementwise, factor_of, shift_of, spread
 
 _NORM = op.BatchNormalization(
     any_value("x"), constant("gamma"), constant("beta"), constant("mean"), constant("var"), name="norm"

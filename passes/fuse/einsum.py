@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ...rewrite import Builder, any_value, op, rule
-from .guards import FLOATS
+from ..fold.channels import FLOATS
 
 
 @dataclass(frozen=True, slots=True)

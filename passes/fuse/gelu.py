@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, same, spellings
-from .guards import close, elementwise, number
+from ..fold.channels import elementwise
+from .guards import close, number
 
 _ERF = op.Erf(op("Div", "Mul")(any_value("x"), constant("c"), name="scaled"))
 _SLOPE, _CUBIC = 0.7978845608, 0.044715

@@ -5,26 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, DType, Node, TensorType, Value
+from ...ir import Array, Node, Value
 from ...ops import attr, version_for
 from ...rewrite import Builder
-
-FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
-
-
-def floating(x: Value) -> TensorType:
-    """The type of `x`, a tensor in double, single or half precision whose rank is known; Declined otherwise."""
-    if not isinstance(x.type, TensorType) or x.type.dtype not in FLOATS or x.type.shape is None:
-        raise Declined("not a floating-point tensor of known rank")
-    return x.type
-
-
-def elementwise(x: Value, result: Node) -> TensorType:
-    """The type of `x`, where constants broadcast on the way to `result` neither add nor widen an axis of it."""
-    type, made = floating(x), result.output.type
-    if not isinstance(made, TensorType) or made.rank != type.rank:
-        raise Declined("a constant adds an axis")
-    return type
+from ..fold.channels import floating
 
 
 def number(array: Array | None, default: float) -> float:

@@ -14,7 +14,8 @@ from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
 from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, spellings
-from .guards import elementwise, floating, number, reduced_axes, same_axes
+from ..fold.channels import elementwise, floating
+from .guards import number, reduced_axes, same_axes
 
 _AXES = constant("axes", optional=True)
 

@@ -8,7 +8,8 @@ from ...errors import Declined
 from ...ir import Array, DType, Node, Value
 from ...ops import attr
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, same, spellings
-from .guards import clip, clip_limits, close, elementwise, floating, number
+from ..fold.channels import elementwise, floating
+from .guards import clip, clip_limits, close, number
 
 _SHIFTED = op.Add(any_value("x"), constant("a"))
 _CLIPPED = op.Clip(_SHIFTED, constant("low", optional=True), constant("high", optional=True), name="clip")

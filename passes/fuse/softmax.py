@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from ...errors import Declined
 from ...ir import Node, Value
 from ...rewrite import Builder, OpPattern, any_value, constant, op, spellings
-from .guards import elementwise, same_axes
+from ..fold.channels import elementwise
+from .guards import same_axes
 
 _LARGEST = op.ReduceMax(any_value("x"), constant("max_axes", optional=True), name="largest", shared=True)
 _CENTRED = op.Sub(any_value("x"), _LARGEST, name="centred")

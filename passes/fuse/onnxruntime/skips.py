@@ -6,7 +6,7 @@ from ....errors import Declined
 from ....ir import DType, Node, TensorType, Value
 from ....ops import attr
 from ....rewrite import Builder, OpPattern, any_value, op, rule
-from ..guards import floating
+from ...fold.channels import floating
 from .epilogues import ONNXRUNTIME
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ....calibration import stream
 from ....compress.context import StageContext
 from ....ir import Array, Model, Value
-from ...fold.affine_before import is_padded
+from ...fold.weights import is_padded
 from ..candidates.calibrated_model import Study, solve_all
 from ..candidates.units import BINARY, FUNCTIONS, Unit
 from ..numerics.per_channel import ChannelGrid, between, channel_grid, energy
