@@ -16,7 +16,7 @@ from ...ir import Array, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .channels import channel_bias
+from .channels import channel_bias, constant_second, elementwise, factor_of, shift_of, spread
 from .weights import read_weight, rounded, scale_conv_outputs, scaled_weight
 
 
@@ -24,6 +24,9 @@ def _norm(x: Any) -> OpPattern:
     return op.BatchNormalization(
         x, constant("gamma"), constant("beta"), constant("mean"), constant("var"), name="norm"
     )  # fmt: skip
+
+
+_NORM = _norm(any_value("x"))
 
 
 def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tuple[Array, Array]:
@@ -42,6 +45,15 @@ def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tu
     if scale.ndim != 1 or not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise Declined("the statistics are not finite numbers")
     return scale, shift
+
+
+def batch_norm(build: Builder, x: Value, scale: Array, shift: Array, dtype: np.dtype[np.generic]) -> Value:
+    """scale x + shift as BatchNormalization: its mean is 0, its variance 1."""
+    ones = np.ones_like(scale)
+    operands = [v.astype(dtype) for v in (scale, shift, 0 * ones, ones)]
+    if not all(np.isfinite(v).all() for v in operands):
+        raise Declined("a scale leaves the range of its type")
+    return build.BatchNormalization(x, *operands, epsilon=0.0)
 
 
 @rule(_norm(op("Conv", "ConvTranspose")(any_value("x"), weight("w"), constant("b", optional=True), name="conv")))
@@ -79,7 +91,7 @@ def fold_norm_into_matmul(
     return build.Gemm(x, build.constant(scaled_weight(build, w, scale), w.name), rounded(shift, w))
 
 
-@rule(op.Conv(_norm(any_value("x")), weight("w"), constant("b", optional=True), name="conv"))
+@rule(op.Conv(_NORM, weight("w"), constant("b", optional=True), name="conv"))
 def fold_norm_into_next_conv(
     build: Builder, x: Value, w: Value, b: Array | None, conv: Node, norm: Node, gamma: Array, beta: Array,
     mean: Array, var: Array,
@@ -101,7 +113,7 @@ def fold_norm_into_next_conv(
     return build.copy(conv, inputs)
 
 
-@rule(op.Gemm(_norm(any_value("x")), weight("w"), constant("c", optional=True), transA=0, name="gemm"), min_opset=7)
+@rule(op.Gemm(_NORM, weight("w"), constant("c", optional=True), transA=0, name="gemm"), min_opset=7)
 def fold_norm_into_next_gemm(
     build: Builder, x: Value, w: Value, c: Array | None, gemm: Node, norm: Node, gamma: Array, beta: Array,
     mean: Array, var: Array,
@@ -113,6 +125,34 @@ def fold_norm_into_next_gemm(
     moved = float(attr(gemm, "alpha", 1.0)) * (matrix @ shift if transposed else shift @ matrix)
     bias = moved + float(attr(gemm, "beta", 1.0)) * channel_bias(c, moved.size)
     return build.copy(gemm, [x, build.constant(rounded(scaled, w), w.name), rounded(bias, w)], beta=1.0)
+
+
+@rule(op("Mul", "Div", "Add", "Sub")(_NORM, constant("c"), name="result"), min_opset=7)
+def affine_into_batch_norm(
+    build: Builder, x: Value, gamma: Array, beta: Array, mean: Array, var: Array, c: Array, norm: Node, result: Node
+) -> Value:
+    """c (s x + t) = (c s) x + c t and (s x + t) + c = s x + (t + c), for one c a channel"""
+    type = elementwise(x, result)
+    scale, shift = affine(norm, gamma, beta, mean, var)
+    constant_second(result, norm.output)
+    rank = len(type.shape or ())
+    if result.op in ("Mul", "Div"):
+        factor = spread(factor_of(result, c), rank, 1, scale.size)
+        scale, shift = scale * factor, shift * factor
+    else:
+        shift = shift + spread(shift_of(result, c), rank, 1, scale.size)
+    return batch_norm(build, x, scale, shift, gamma.dtype)
+
+
+@rule(op.BatchNormalization(_NORM, constant("g"), constant("b"), constant("m"), constant("v"), name="next"),
+      min_opset=7)  # fmt: skip
+def join_batch_norms(
+    build: Builder, x: Value, gamma: Array, beta: Array, mean: Array, var: Array, norm: Node, g: Array, b: Array,
+    m: Array, v: Array, next: Node,
+) -> Value:  # fmt: skip
+    """c (s x + t) + d = (c s) x + (c t + d)"""
+    (scale, shift), (c, d) = affine(norm, gamma, beta, mean, var), affine(next, g, b, m, v)
+    return batch_norm(build, x, c * scale, c * shift + d, gamma.dtype)
 
 
 fold_batchnorm = rule_pass(

@@ -12,7 +12,7 @@ from ...errors import Declined
 from ...ir import Array, Constant, DType, Node, TensorType, Value
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule
-from ..fuse.batch_norm import affine_into_batch_norm
+from .batchnorm import affine_into_batch_norm
 from .channels import constant_second, factor_of, shift_of
 from .weights import rounded
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from .attention import fuse_attention
 from .onnxruntime import fuse_for_onnxruntime
-from .onnxruntime.integers import read_weights
 from .operators import fuse_operators
 from .products import merge_products
 
-__all__ = ["fuse_attention", "fuse_for_onnxruntime", "fuse_operators", "merge_products", "read_weights"]
+__all__ = ["fuse_attention", "fuse_for_onnxruntime", "fuse_operators", "merge_products"]

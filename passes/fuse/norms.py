@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, Node, TensorType, Value
+from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, spellings
-from ..fold.channels import elementwise, floating
+from ..fold.batchnorm import batch_norm
+from ..fold.channels import elementwise, floating, spread
 from .guards import number, reduced_axes, same_axes
 
 _AXES = constant("axes", optional=True)
@@ -158,6 +159,36 @@ def affine_into_instance_norm(
     c = c.reshape(-1)
     operands = [scale * c, shift * c] if result.op == "Mul" else [scale, shift + c]
     return build.copy(norm, [x, *(v.astype(scale.dtype) for v in operands)])
+
+
+def _channels(type: TensorType) -> int:
+    shape = type.shape or ()
+    if len(shape) < 2 or not isinstance(shape[1], int) or type.dtype not in (DType.FLOAT, DType.DOUBLE):
+        raise Declined("the channels are not known")
+    return shape[1]
+
+
+@rule(
+    op("Add", "Sub")(op("Mul", "Div")(any_value("x"), constant("scale"), name="product"), constant("shift"),
+                     name="result"),
+    min_opset=7,
+)  # fmt: skip
+def fuse_batch_norm(build: Builder, x: Value, scale: Array, shift: Array, product: Node, result: Node) -> Value:
+    """s x + t = batch_norm(x), for an s and a t that differ from channel to channel"""
+    type = elementwise(x, result)
+    channels, rank = _channels(type), len(type.shape or ())
+    if rank < 3 or (scale.size == 1 and shift.size == 1):
+        raise Declined("not one number a channel")
+    if (product.op == "Div" and product.inputs[0] is not x) or (
+        result.op == "Sub" and result.inputs[0] is not product.output
+    ):
+        raise Declined("the constant comes first")
+    s, t = spread(scale, rank, 1, channels), spread(shift, rank, 1, channels)
+    if product.op == "Div":
+        if not s.all():
+            raise Declined("division by zero")
+        s = 1 / s
+    return batch_norm(build, x, s, -t if result.op == "Sub" else t, type.dtype.numpy)
 
 
 _L2 = op.ReduceL2(any_value("x"), _AXES, name="length")
