@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from ...analysis.operands import tensor_of
-from ...ir import DType, Graph, Node, TensorType, Value
+from ...analysis.operands import MOVES, moved, tensor_of
+from ...ir import DType, Graph, Node, TensorType
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
-from .compose import HOLDS
 
-_MOVES = frozenset(
-    (
-        "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Expand", "Gather", "Identity",
-        "Tile", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth",
-    )
-)  # fmt: skip
+HOLDS: dict[DType, tuple[DType, ...]] = {
+    DType.BOOL: (
+        DType.UINT8, DType.INT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
+        DType.FLOAT16, DType.FLOAT, DType.DOUBLE,
+    ),
+    DType.UINT8: (DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
+    DType.INT8: (DType.INT16, DType.INT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
+    DType.INT16: (DType.INT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
+    DType.INT32: (DType.INT64, DType.DOUBLE),
+    DType.FLOAT16: (DType.FLOAT, DType.DOUBLE),
+    DType.BFLOAT16: (DType.FLOAT, DType.DOUBLE),
+    DType.FLOAT: (DType.DOUBLE,),
+}  # fmt: skip
+"""For each element type, those that hold all its values."""
+
 _LARGEST = 32  # operators of an island
 
 
@@ -44,12 +52,12 @@ def _island(last: Node) -> list[Node] | None:
                 return None
             continue
         users = {user for out in node.outputs for user in out.users}
-        if node.op not in _MOVES or any(user is not last and user not in island for user in users):
+        if node.op not in MOVES or any(user is not last and user not in island for user in users):
             return None
         island[node] = None
         if len(island) > _LARGEST:
             return None
-        queue.extend(_moved(node))
+        queue.extend(moved(node))
     return list(island) or None
 
 
@@ -61,17 +69,12 @@ def _undone(cast: Node, target: DType) -> bool:
     return between.dtype in HOLDS.get(target, ())
 
 
-def _moved(node: Node) -> tuple[Value | None, ...]:
-    """The operands whose elements the operator moves; the others steer it."""
-    return node.inputs if node.op == "Concat" else node.inputs[:1]
-
-
 def _drop(graph: Graph, last: Node, island: list[Node]) -> None:
     target = DType(last.attrs["to"])
     for node in island:
-        moved = len(_moved(node))
+        count = len(moved(node))
         inputs = [
-            v.producer.inputs[0] if i < moved and v is not None and v.producer is not None and v.producer.op == "Cast"
+            v.producer.inputs[0] if i < count and v is not None and v.producer is not None and v.producer.op == "Cast"
             else v
             for i, v in enumerate(node.inputs)
         ]  # fmt: skip

@@ -11,21 +11,7 @@ from ...ir import Array, DType, Graph, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import graph_pass, rule_pass
 from ...rewrite import Builder, Context, any_value, constant, op, rule
-
-HOLDS: dict[DType, tuple[DType, ...]] = {
-    DType.BOOL: (
-        DType.UINT8, DType.INT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
-        DType.FLOAT16, DType.FLOAT, DType.DOUBLE,
-    ),
-    DType.UINT8: (DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
-    DType.INT8: (DType.INT16, DType.INT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
-    DType.INT16: (DType.INT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
-    DType.INT32: (DType.INT64, DType.DOUBLE),
-    DType.FLOAT16: (DType.FLOAT, DType.DOUBLE),
-    DType.BFLOAT16: (DType.FLOAT, DType.DOUBLE),
-    DType.FLOAT: (DType.DOUBLE,),
-}  # fmt: skip
-"""For each element type, those that hold all its values."""
+from .casts import HOLDS
 
 
 @rule(op.Transpose(op.Transpose(any_value("x"), name="first", shared=True), name="second"))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...analysis.operands import SMALL, integers, shape_of, small_array, tensor_of
+from ...analysis.operands import SMALL, TO_END, integers, is_replaceable, shape_of, small_array, tensor_of
 from ...ir import Constant, DType, Graph, Node, Value
 from ...ops import attr, is_deterministic, reshaped, same_sizes, version_for
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
-
-_END = 1 << 31  # what exporters write for "to the end" is at least this, less one
 
 
 @graph_pass("drop-identities")
@@ -39,22 +37,8 @@ def same_as(node: Node) -> Value | None:
     return None if slot is None else node.input(slot)
 
 
-def is_replaceable(result: Value, operand: Value) -> bool:
-    """Replacing saves a node: a graph's result needs a node of its own to carry its name."""
-    if not result.is_result:
-        return True
-    computed_here = operand.producer is not None and operand.graph is result.graph
-    return computed_here and not operand.is_result and operand.constant is None
-
-
-# -- what is known of an operand
-
-
 def _first(holds: Callable[[Node], bool]) -> Callable[[Node], int | None]:
     return lambda node: 0 if node.inputs and node.inputs[0] is not None and holds(node) else None
-
-
-# -- one function for each kind
 
 
 def _neutral(number: float, *, either: bool) -> Callable[[Node], int | None]:
@@ -132,13 +116,13 @@ def _takes_all(node: Node) -> bool:
         return False
     if node.input(4) is not None and any(s != 1 for s in integers(node, 4, "steps") or (0,)):
         return False
-    if all(e >= _END - 1 for e in ends):
+    if all(e >= TO_END for e in ends):
         return True
     shape = shape_of(node.inputs[0])
     if shape is None or (node.input(3) is not None and integers(node, 3, "axes") is None):
         return False
     axes = integers(node, 3, "axes") or list(range(len(starts)))
-    return all(e >= _END - 1 or (isinstance(d := shape[a], int) and e >= d) for a, e in zip(axes, ends))
+    return all(e >= TO_END or (isinstance(d := shape[a], int) and e >= d) for a, e in zip(axes, ends))
 
 
 def _pads_nothing(node: Node) -> bool:

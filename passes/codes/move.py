@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...analysis.operands import MOVES, moved
 from ...errors import Declined
 from ...ir import Constant, Graph, Node, Value
 from ...ops import attr, version_for
@@ -14,12 +15,7 @@ from ...rewrite import Builder, Context
 from .grids import Grid, grid_of
 
 _LARGEST = 64  # operators of a region
-_MOVES = frozenset(
-    (
-        "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Gather", "GatherND",
-        "GatherElements", "Expand", "Tile", "Identity", "DepthToSpace", "SpaceToDepth", "Pad", "Resize",
-    )
-)  # fmt: skip
+_MOVES = MOVES | {"Split", "Pad", "Resize"}
 _PICKS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
 """Operators whose results are elements of their operand, chosen by order: codes have the order of their floats."""
 
@@ -152,15 +148,13 @@ def moved_operands(node: Node, grid: Grid) -> list[Value] | None:
     """The operands whose elements `node` moves; None where it does anything else with codes of this grid."""
     if node.domain or node.op not in _MOVES | _PICKS or node.inputs[0] is None:
         return None
-    if node.op == "Concat":
-        return [value for value in node.inputs if value is not None]
     if node.op in _PICKS and (version_for(node) < 12 or any(not v.is_unused for v in node.outputs[1:])):
         return None  # codes from opset 12 on
     if node.op == "Resize" and (attr(node, "mode", "nearest") != "nearest" or _extrapolates(node)):
         return None
     if node.op == "Pad" and not _pads_on_grid(node, grid):
         return None
-    return [node.inputs[0]]
+    return [value for value in moved(node) if value is not None]
 
 
 def _extrapolates(resize: Node) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...analysis.operands import shape_of
+from ...analysis.operands import POINTWISE, shape_of
 from ...ir import Graph, Node, TensorType
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
-from .reshapes import POINTWISE
 
 _WITH_NUMBER = frozenset(("Pow", "Mul", "Add", "Sub", "Div", "Max", "Min", "Clip"))
 """Operators that may take constants beside their first operand, where these are single numbers."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...analysis.operands import axis_of, integers, shape_of
+from ...analysis.operands import POINTWISE, axis_of, integers, shape_of
 from ...errors import Declined
 from ...ir import Array, Dim, Node, Value
 from ...ops import attr, same_sizes
@@ -17,10 +17,6 @@ from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-POINTWISE = (
-    "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Erf", "Cast", "LeakyRelu", "Elu", "HardSigmoid",
-    "HardSwish", "Softplus", "Reciprocal", "Floor", "Ceil", "Round", "Sin", "Cos", "Not", "Sign", "Identity",
-)  # fmt: skip
 _REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin")
 
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ...analysis.operands import axis_of, integers, shape_of
+from ...analysis.operands import TO_END, axis_of, integers, shape_of
 from ...errors import Declined
 from ...ir import Array, Constant, Dim, Graph, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass, rule_pass
 from ...rewrite import Builder, Context, any_value, constant, op, rule
 
-_END = 2**31 - 1  # what exporters write for "to the end" is at least this
 _ROW = 48  # elements of a row above which Pad with negative sizes is faster than Slice and Pad
 _SMALL = 4096  # elements of a tensor for which it does not matter
 
@@ -28,7 +27,7 @@ class Cut:
     """What Slice keeps of one axis in steps of 1: from `start` up to `end`, both counted from the front."""
 
     start: int
-    end: int  # _END where it reaches to the end of an axis of unknown size
+    end: int  # TO_END where it reaches to the end of an axis of unknown size
 
 
 def cuts_of(node: Node) -> dict[int, Cut] | None:
@@ -57,7 +56,7 @@ def _cut(start: int, end: int, size: Dim) -> Cut | None:
         first = min(max(start + size if start < 0 else start, 0), size)
         last = min(max(end + size if end < 0 else end, 0), size)
         return Cut(first, max(first, last))
-    return Cut(start, min(end, _END)) if start >= 0 and end >= start else None
+    return Cut(start, min(end, TO_END)) if start >= 0 and end >= start else None
 
 
 def _slice(build: Builder, x: Value, cuts: dict[int, Cut]) -> Value:
@@ -77,8 +76,8 @@ def join_slices(build: Builder, x: Value, inner: Node, outer: Node) -> Value:
         raise Declined("a step is not 1, or a bound is not known")
     joined = dict(first)
     for axis, cut in second.items():
-        before = first.get(axis, Cut(0, _END))
-        end = before.end if cut.end >= _END else min(before.end, before.start + cut.end)
+        before = first.get(axis, Cut(0, TO_END))
+        end = before.end if cut.end >= TO_END else min(before.end, before.start + cut.end)
         joined[axis] = Cut(before.start + cut.start, end)
     return _slice(build, x, joined)
 
@@ -163,7 +162,7 @@ def _piece(node: Node, value: Value) -> tuple[int, Cut] | None:
 
 
 def _whole(size: Dim) -> int:
-    return size if isinstance(size, int) else _END
+    return size if isinstance(size, int) else TO_END
 
 
 def _chain(parts: Sequence[tuple[Cut, Node]], shape: Sequence[Dim] | None, axis: int) -> list[tuple[Cut, Node]]:

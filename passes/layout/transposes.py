@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...analysis.operands import axis_of, integers, shape_of, small_array
+from ...analysis.operands import POINTWISE, axis_of, integers, shape_of, small_array
 from ...ir import RETURN, Constant, Graph, Node, TensorType, Type, Value
 from ...ops import version_for
 from ...pipeline.passes import graph_pass
@@ -24,13 +24,9 @@ Perm = tuple[int, ...]
 
 _LARGEST = 120  # operators of a region
 _FEW = 1024  # elements of a constant that may be stored in both orders
-_UNARY = frozenset(
-    (
-        "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Erf", "Cast", "LeakyRelu", "Elu", "HardSigmoid",
-        "HardSwish", "Softplus", "Reciprocal", "Floor", "Ceil", "Round", "Sin", "Cos", "Not", "Sign", "Selu", "Gelu",
-        "Softsign", "ThresholdedRelu", "IsNaN", "IsInf", "Swish",
-    )
-)  # fmt: skip
+_UNARY = frozenset(POINTWISE) - {"Identity"} | {
+    "Selu", "Gelu", "Softsign", "ThresholdedRelu", "IsNaN", "IsInf", "Swish",
+}  # fmt: skip
 _BROADCASTING = frozenset(
     (
         "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual",

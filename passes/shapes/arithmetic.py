@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...analysis import LONGEST, Sizes, derive_sizes, sizes_of_constant
+from ...analysis.operands import is_replaceable
 from ...ir import Constant, Dim, Graph, Node, TensorType, Type, Value, refine
 from ...ops import attr, reshaped, same_sizes, update_types
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
-from ..clean.identity import is_replaceable
 
 
 @graph_pass("resolve-shapes")
