@@ -1,7 +1,7 @@
 """Rewriting: patterns, rules, and the driver that runs rules to a fixpoint."""
 
 from ..errors import Declined
-from .builder import Builder
+from .builder import Builder, origins_of
 from .context import Context, RewriteLog
 from .pattern import Leaf, Match, OpPattern, any_value, constant, match, op, same, weight
 from .rule import Decline, Rule, explain, rule, spellings
@@ -25,6 +25,7 @@ __all__ = [
     "explain",
     "match",
     "op",
+    "origins_of",
     "retype",
     "rule",
     "same",

@@ -19,6 +19,11 @@ CONTRIB = {"com.microsoft": 1}
 """Domains that onnxruntime's CPU provider adds, by version; only built for targets other than `portable`."""
 
 
+def origins_of(*nodes: Node) -> tuple[str, ...]:
+    """The original nodes that these nodes come from, each once."""
+    return tuple(dict.fromkeys(origin for node in nodes for origin in node.origins))
+
+
 class Builder:
     """`build.Conv(x, w, group=2)` makes a node and returns its output; numpy arrays become constants.
 
@@ -81,6 +86,15 @@ class Builder:
         """The same operator with other inputs and, where given, other attributes; returns its first output."""
         self.node(node.op, *inputs, outputs=len(node.outputs), name=node.name, attrs={**node.attrs, **attrs})
         return self.nodes[-1].outputs[0]
+
+    def insert_before(self, anchor: Node, sources: Iterable[Node]) -> None:
+        """Put the nodes before `anchor`, with the origins of the nodes they stand for, and import their domains."""
+        origins = origins_of(*sources)
+        for domain, version in self.imports.items():
+            self.graph.opsets.setdefault(domain, version)
+        for node in self.nodes:
+            node.origins = origins
+            self.graph.insert_before(anchor, node)
 
     def _opsets(self, op: str) -> Mapping[str, int]:
         domain = op.rpartition("::")[0]

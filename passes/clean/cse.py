@@ -10,7 +10,7 @@ import numpy as np
 from ...ir import Constant, Graph, Node, Opaque
 from ...ops import is_deterministic
 from ...pipeline.passes import graph_pass
-from ...rewrite import Context
+from ...rewrite import Context, origins_of
 from ...rewrite.pattern import COMMUTATIVE
 
 _LARGEST = 4096  # elements of a tensor attribute that is worth comparing
@@ -31,7 +31,7 @@ def _merge(graph: Graph, seen: dict[Hashable, Node], context: Context) -> int:
         if known is not None and _may_stand_for(known, node) and context.commit("merge-common-subexpression", node):
             for old, new in zip(node.outputs, known.outputs):
                 graph.replace_uses(old, new)
-            known.origins = tuple(dict.fromkeys((*known.origins, *node.origins)))
+            known.origins = origins_of(known, node)
             graph.erase(node)
             changes += 1
             continue

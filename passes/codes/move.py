@@ -11,7 +11,7 @@ from ...errors import Declined
 from ...ir import Constant, Graph, Node, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass
-from ...rewrite import Builder, Context
+from ...rewrite import Builder, Context, origins_of
 from .grids import Grid, grid_of
 
 _LARGEST = 64  # operators of a region
@@ -120,7 +120,7 @@ class _Region:
         for write in writes:
             graph.replace_uses(write.output, code)
             if code.producer is not None:
-                code.producer.origins = tuple(dict.fromkeys((*code.producer.origins, *write.origins)))
+                code.producer.origins = origins_of(code.producer, write)
             graph.erase(write)
         if not outside:
             return

@@ -104,11 +104,8 @@ def _on_codes(graph: Graph, write: Node, context: Context) -> int:
     if not context.commit("use-integer-operator", node):
         return 0
     made.type = write.output.type
-    new = build.nodes[-1]
-    new.name, new.origins = node.name, tuple(dict.fromkeys((*node.origins, *write.origins)))
-    for domain, version in build.imports.items():
-        graph.opsets.setdefault(domain, version)
-    graph.insert_before(write, new)
+    build.nodes[-1].name = node.name
+    build.insert_before(write, (node, write))
     graph.replace_uses(write.output, made)
     graph.erase_unused(write)
     return 1

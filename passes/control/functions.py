@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Value, clone_node
+from ...ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Value
 from ...ops import schema_of
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
+from .splice import splice
 
 _DEPTH = 32  # functions that call functions
 
@@ -52,16 +53,13 @@ def _inline(model: Model, node: Node, context: Context) -> bool:
         return False
     for domain, version in function.body.opsets.items():
         model.opsets.setdefault(domain, version)
-    values = {inner: value for inner, value in zip(body.inputs, node.inputs) if value is not None}
-    for inner in body.snapshot():
-        copy = clone_node(inner, values)
+
+    def adapt(copy: Node, values: dict[Value, Value]) -> None:
         copy.origins, copy.made_by = node.origins, "inline-functions"
-        graph.insert_before(node, copy)
-        for made in (copy, *(n for nested in copy.subgraphs for n in nested.walk())):
-            settled.settle(graph, made, values)
-    for old, result in zip(node.outputs, body.outputs):
-        graph.replace_uses(old, values.get(result, result))
-    graph.erase(node)
+        for inner in (copy, *(n for nested in copy.subgraphs for n in nested.walk())):
+            settled.settle(graph, inner, values)
+
+    splice(graph, node, body, node.inputs, adapt)
     return True
 
 

@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, TensorType, Value, clone_node
+from ...ir import Constant, DType, Graph, Node, TensorType, Value
 from ...ops import version_for
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
+from .splice import insert_body
 
 
 @graph_pass("inline-loops")
@@ -62,13 +63,9 @@ def _carries_all(node: Node) -> bool:
 
 def _once(graph: Graph, node: Node, body: Graph) -> None:
     first = [Value(constant=Constant.of(np.array(0, np.int64))), Value(constant=Constant.of(np.array(True)))]
-    given = [*first, *node.inputs[2:]]
-    values = {inner: value for inner, value in zip(body.inputs, given) if value is not None}
-    for inner in body.snapshot():
-        graph.insert_before(node, clone_node(inner, values))
+    results = insert_body(graph, node, body, [*first, *node.inputs[2:]])
     carried = len(node.inputs) - 2
-    for i, (old, result) in enumerate(zip(node.outputs, body.outputs[1:])):
-        new = values.get(result, result)
+    for i, (old, new) in enumerate(zip(node.outputs, results[1:])):
         graph.replace_uses(old, new if i < carried else _collected(graph, node, old, new))
     graph.erase(node)
 

@@ -17,7 +17,7 @@ from ...ops import attr, version_for
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
 from .channels import channel_bias, constant_second, elementwise, factor_of, shift_of, spread
-from .weights import read_weight, rounded, scale_conv_outputs, scaled_weight
+from .weights import is_padded, read_weight, rounded, scale_conv_inputs, scale_conv_outputs, scaled_weight
 
 
 def _norm(x: Any) -> OpPattern:
@@ -98,19 +98,13 @@ def fold_norm_into_next_conv(
 ) -> Value:  # fmt: skip
     """W (s x + t) + b = (W s) x + (W t + b), where padding does not put zeros in place of t"""
     scale, shift = affine(norm, gamma, beta, mean, var)
-    unpadded = attr(conv, "auto_pad", "NOTSET") in ("NOTSET", "VALID") and not any(attr(conv, "pads", ()))
-    if shift.any() and not unpadded:
+    if shift.any() and is_padded(conv):
         raise Declined("Conv pads with zeros, which the shift would have to move")
-    kernel, groups = read_weight(build, w), int(attr(conv, "group", 1))
-    if kernel.shape[1] * groups != scale.size:
-        raise Declined("the statistics do not fit the weight")
-    per_group = kernel.reshape(groups, -1, *kernel.shape[1:])
-    ones = (1,) * (kernel.ndim - 2)
-    scaled = per_group * scale.reshape(groups, 1, kernel.shape[1], *ones)
-    moved = (per_group * shift.reshape(groups, 1, kernel.shape[1], *ones)).sum(axis=tuple(range(2, kernel.ndim + 1)))
-    bias = channel_bias(b, kernel.shape[0]) + moved.reshape(-1)
-    inputs = [x, build.constant(rounded(scaled.reshape(kernel.shape), w), w.name), rounded(bias, w)]
-    return build.copy(conv, inputs)
+    kernel = read_weight(build, w)
+    scaled = rounded(scale_conv_inputs(conv, kernel, scale), w)
+    moved = scale_conv_inputs(conv, kernel, shift).sum(axis=tuple(range(1, kernel.ndim)))
+    bias = rounded(channel_bias(b, kernel.shape[0]) + moved, w)
+    return build.copy(conv, [x, build.constant(scaled, w.name), bias])
 
 
 @rule(op.Gemm(_NORM, weight("w"), constant("c", optional=True), transA=0, name="gemm"), min_opset=7)

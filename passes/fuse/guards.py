@@ -20,6 +20,16 @@ def number(array: Array | None, default: float) -> float:
     return float(array.reshape(()))
 
 
+def factor(node: Node, c: Array) -> float:
+    """The number that a Mul or Div by the constant `c` multiplies with; Declined for c / x, and for several numbers."""
+    value = number(c, 1.0)
+    if node.op == "Mul":
+        return value
+    if node.constant(1) is None or value == 0:
+        raise Declined("the constant is divided")
+    return 1 / value
+
+
 def close(a: float, b: float, rtol: float = 1e-5) -> bool:
     """Equal but for the digits an exporter writes."""
     return abs(a - b) <= rtol * abs(b)

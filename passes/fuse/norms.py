@@ -15,7 +15,7 @@ from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, spellings
 from ..fold.batchnorm import batch_norm
-from ..fold.channels import elementwise, floating, spread
+from ..fold.channels import constant_second, elementwise, factor_of, floating, shift_of, spread
 from .guards import number, reduced_axes, same_axes
 
 _AXES = constant("axes", optional=True)
@@ -179,16 +179,11 @@ def fuse_batch_norm(build: Builder, x: Value, scale: Array, shift: Array, produc
     channels, rank = _channels(type), len(type.shape or ())
     if rank < 3 or (scale.size == 1 and shift.size == 1):
         raise Declined("not one number a channel")
-    if (product.op == "Div" and product.inputs[0] is not x) or (
-        result.op == "Sub" and result.inputs[0] is not product.output
-    ):
-        raise Declined("the constant comes first")
-    s, t = spread(scale, rank, 1, channels), spread(shift, rank, 1, channels)
-    if product.op == "Div":
-        if not s.all():
-            raise Declined("division by zero")
-        s = 1 / s
-    return batch_norm(build, x, s, -t if result.op == "Sub" else t, type.dtype.numpy)
+    constant_second(product, x)
+    constant_second(result, product.output)
+    s = spread(factor_of(product, scale), rank, 1, channels)
+    t = spread(shift_of(result, shift), rank, 1, channels)
+    return batch_norm(build, x, s, t, type.dtype.numpy)
 
 
 _L2 = op.ReduceL2(any_value("x"), _AXES, name="length")

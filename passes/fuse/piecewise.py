@@ -9,7 +9,7 @@ from ...ir import Array, DType, Node, Value
 from ...ops import attr
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, same, spellings
 from ..fold.channels import elementwise, floating
-from .guards import clip, clip_limits, close, number
+from .guards import clip, clip_limits, close, factor, number
 
 _SHIFTED = op.Add(any_value("x"), constant("a"))
 _CLIPPED = op.Clip(_SHIFTED, constant("low", optional=True), constant("high", optional=True), name="clip")
@@ -23,22 +23,13 @@ def _line(clip: Node, a: Array, low: Array | None, high: Array | None, c: float)
     return c, number(a, 0.0) * c
 
 
-def _factor(node: Node, c: Array) -> float:
-    value = number(c, 1.0)
-    if node.op == "Div":
-        if node.constant(1) is None or value == 0:
-            raise Declined("the constant is divided")
-        return 1 / value
-    return value
-
-
 @rule(op("Mul", "Div")(_CLIPPED, constant("c"), name="result"), min_opset=7)
 def fuse_hard_sigmoid(
     build: Builder, x: Value, a: Array, low: Array | None, high: Array | None, c: Array, clip: Node, result: Node
 ) -> Value:
     """clip(x + a, 0, 1/c) c = hard_sigmoid(x), with alpha = c and beta = a c"""
     elementwise(x, result)
-    alpha, beta = _line(clip, a, low, high, _factor(result, c))
+    alpha, beta = _line(clip, a, low, high, factor(result, c))
     return build.HardSigmoid(x, alpha=alpha, beta=beta)
 
 
@@ -48,7 +39,7 @@ def fuse_hard_gate(
 ) -> Value:
     """x clip(x + a, 0, 1/c) c = x hard_sigmoid(x), with alpha = c and beta = a c"""
     elementwise(x, result)
-    alpha, beta = _line(clip, a, low, high, _factor(result, c))
+    alpha, beta = _line(clip, a, low, high, factor(result, c))
     return build.Mul(x, build.HardSigmoid(x, alpha=alpha, beta=beta))
 
 

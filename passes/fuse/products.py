@@ -90,10 +90,7 @@ def _merge(x: Value, branches: list[_Branch], context: Context) -> int:
         parts = split_columns(build, made, [b.columns for b in branches])
     except Declined:
         return 0
-    origins = dict.fromkeys(o for b in branches for n in (b.product, b.sum) if n is not None for o in n.origins)
-    for node in build.nodes:
-        node.origins = tuple(origins)
-        owner.insert_before(first, node)
+    build.insert_before(first, [n for b in branches for n in (b.product, b.sum) if n is not None])
     for branch, part in zip(branches, parts):
         owner.replace_uses(branch.result, part)
         owner.erase_unused(branch.product if branch.sum is None else branch.sum)

@@ -7,7 +7,7 @@ from typing import Any
 from ...analysis.operands import POINTWISE, shape_of
 from ...ir import Graph, Node, TensorType
 from ...pipeline.passes import graph_pass
-from ...rewrite import Context
+from ...rewrite import Context, origins_of
 
 _WITH_NUMBER = frozenset(("Pow", "Mul", "Add", "Sub", "Div", "Max", "Min", "Clip"))
 """Operators that may take constants beside their first operand, where these are single numbers."""
@@ -64,7 +64,7 @@ def _hoist(graph: Graph, split: Node, users: list[Node]) -> None:
     if isinstance(before, TensorType) and isinstance(after, TensorType):
         type = TensorType(after.dtype, before.shape)
     made = Node(first.op, (x, *first.inputs[1:]), first.attrs, [type], name=first.name)
-    made.origins = tuple(dict.fromkeys(origin for user in users for origin in user.origins))
+    made.origins = origins_of(*users)
     made.made_by = "hoist-over-split"
     graph.insert_before(split, made)
     graph.set_input(split, 0, made.output)

@@ -16,7 +16,7 @@ from ...errors import Declined
 from ...ir import Array, Constant, Dim, Graph, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass, rule_pass
-from ...rewrite import Builder, Context, any_value, constant, op, rule
+from ...rewrite import Builder, Context, any_value, constant, op, origins_of, rule
 
 _ROW = 48  # elements of a row above which Pad with negative sizes is faster than Slice and Pad
 _SMALL = 4096  # elements of a tensor for which it does not matter
@@ -193,7 +193,7 @@ def _replace(graph: Graph, value: Value, axis: int, chain: Sequence[tuple[Cut, N
         outputs.append(out)
     first = next(node for node in graph if any(node is part for _, part in chain))
     split = Node("Split", inputs, attrs, outputs, name=first.name)
-    split.origins = tuple(dict.fromkeys(origin for _, node in chain for origin in node.origins))
+    split.origins = origins_of(*(node for _, node in chain))
     split.made_by = "split-slices"
     graph.insert_before(first, split)
     for (_, node), out in zip(chain, outputs):
@@ -216,7 +216,7 @@ def flatten_concats(graph: Graph, context: Context) -> int:
         owner.set_inputs(node, merged)
         for part in inner:
             if part is not None:
-                node.origins = tuple(dict.fromkeys((*node.origins, *part.origins)))
+                node.origins = origins_of(node, part)
                 owner.erase_unused(part)
         changes += 1
     return changes

@@ -13,7 +13,7 @@ from ...analysis.operands import integers, shape_of
 from ...ir import RETURN, DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context, retype
-from ..control.branches import splice
+from ..control.splice import splice
 
 _DEPTH = 24  # operators through which a rank is followed
 _SWEEPS = 6

@@ -61,12 +61,9 @@ def _fuse(softmax: Node, kept: dict[Graph, Masks], context: Context) -> int:
         masks.forget()
         return 0
     masks.insert()
-    old = [*_between(softmax, last), *(node for node, _ in caches)]
-    origins = dict.fromkeys(origin for node in old for origin in node.origins)
-    owner.opsets.update(build.imports)
     for node in build.nodes:
-        node.origins, node.name = tuple(origins), last.name if node.output is made else ""
-        owner.insert_before(last, node)
+        node.name = last.name if node.output is made else ""
+    build.insert_before(last, [*_between(softmax, last), *(node for node, _ in caches)])
     owner.replace_uses(last.output, made)
     for node, present in caches:
         _hand_on(owner, node, present)

@@ -11,7 +11,7 @@ from ....errors import Declined
 from ....ir import Array, DType, Node, TensorType, Value
 from ....ops import attr
 from ....rewrite import Builder, OpPattern, any_value, constant, op, rule
-from ..guards import clip_limits, number
+from ..guards import clip_limits, factor
 
 ONNXRUNTIME = ("onnxruntime",)
 _LOWEST, _HIGHEST = -3.4028234663852886e38, 3.4028234663852886e38
@@ -90,15 +90,11 @@ def _fused_product(build: Builder, x: Value, w: Value, product: Node, **changed:
 @rule(op("Mul", "Div")(_product(), constant("c"), name="result"), min_opset=9, targets=ONNXRUNTIME)
 def scale_into_product(build: Builder, x: Value, w: Value, c: Array, product: Node, result: Node) -> Value:
     """(A B) c = fused_matmul(A, B; alpha = c), for one number c"""
-    factor = number(c, 1.0)
-    if result.op == "Div":
-        if result.constant(1) is None or factor == 0:
-            raise Declined("the constant is divided")
-        factor = 1 / factor
+    alpha = float(attr(product, "alpha", 1.0)) * factor(result, c)
     type = product.output.type
     if not isinstance(type, TensorType) or type.rank is None or type.rank < max(2, c.ndim):
         raise Declined("the constant may add an axis")
-    return _fused_product(build, x, w, product, alpha=float(attr(product, "alpha", 1.0)) * factor)
+    return _fused_product(build, x, w, product, alpha=alpha)
 
 
 def _swaps_last(transpose: Node) -> bool:
