@@ -33,8 +33,8 @@ def move_codes(graph: Graph, context: Context) -> int:
             continue
         grid = grid_of(node)
         region = None if grid is None else _Region.behind(node, grid)
-        if region is not None and region.gain() > 0 and context.commit("move-codes", node):
-            changes += region.turn(context)
+        if region is not None and region.gain() > 0:
+            changes += region.turn(node, context)
     return changes
 
 
@@ -85,14 +85,16 @@ class _Region:
         freed = sum(all(user in self.moves for user in node.output.users) for node in reads)
         return freed + sum(len(writes) - outside for writes, outside in readers)
 
-    def turn(self, context: Context) -> int:
-        """Move codes in place of floats; 0 where the runtime does not move them."""
+    def turn(self, write: Node, context: Context) -> int:
+        """Move codes in place of the floats before `write`; 0 where onnxruntime does not move them."""
         build, codes = Builder(self.graph, context), dict(self.sources)
         order = [node for node in self.graph if node in self.moves]
         try:
             for node in order:
                 self._move(build, node, codes)
         except Declined:
+            return 0
+        if not context.commit("move-codes", write):
             return 0
         for node, new in zip(order, build.nodes):
             new.origins = node.origins

@@ -19,16 +19,13 @@ from ...rewrite import Builder, Context
 from .grids import Grid, grid_of
 
 
-def to_operators(graph: Graph) -> int:
-    """Q(Conv(DQ(x), DQ(w), DQ(b))) = QLinearConv(x, w, b), and Q(MatMul(DQ(a), DQ(b))) alike; how many were made."""
-    made = 0
-    for node in graph:
-        if node.op == "QuantizeLinear":
-            made += _replace(graph, node)
-    return made
+def to_operators(graph: Graph, context: Context | None = None) -> int:
+    """q(conv(dq(x), dq(w), dq(b))) = qlinear_conv(x, w, b), and MatMul alike; returns the number of operators."""
+    context = context or Context()
+    return sum(_replace(graph, node, context) for node in graph if node.op == "QuantizeLinear")
 
 
-def _replace(graph: Graph, quantize: Node) -> int:
+def _replace(graph: Graph, quantize: Node, context: Context) -> int:
     source = quantize.inputs[0]
     node = None if source is None else source.producer
     if node is None or node.op not in ("Conv", "MatMul") or not node.output.has_one_use or node.graph is not graph:
@@ -46,6 +43,8 @@ def _replace(graph: Graph, quantize: Node) -> int:
     inputs += quantize.inputs[1:3]
     if bias is not None:
         inputs.append(bias.inputs[0])
+    if not context.commit("use-integer-operator", node):
+        return 0
     new = Node(f"QLinear{node.op}", inputs, dict(node.attrs), name=node.name)
     new.origins, new.made_by, new.output.name = node.origins, "quantize", quantize.output.name
     graph.insert_before(quantize, new)
@@ -77,7 +76,7 @@ def use_integer_operators(graph: Graph, context: Context) -> int:
     """
     changes = 0
     for owner in list(graph.graphs()):
-        changes += to_operators(owner)
+        changes += to_operators(owner, context)
         for write in list(owner):
             if write.op == "QuantizeLinear" and write.graph is owner:
                 changes += _on_codes(owner, write, context)

@@ -78,7 +78,7 @@ def _merge(x: Value, branches: list[_Branch], context: Context) -> int:
     owner = first.graph
     constants = [b.weight.constant for b in branches]
     total = sum(c.nbytes for c in constants if c is not None)
-    if owner is None or total > _LARGEST or not context.commit("merge-products", first):
+    if owner is None or total > _LARGEST:
         return 0
     build = Builder(owner, context)
     merged = np.concatenate([c.array() for c in constants if c is not None], axis=1)
@@ -89,6 +89,8 @@ def _merge(x: Value, branches: list[_Branch], context: Context) -> int:
             made = build.Add(made, np.concatenate(biases))
         parts = split_columns(build, made, [b.columns for b in branches])
     except Declined:
+        return 0
+    if not context.commit("merge-products", first):
         return 0
     build.insert_before(first, [n for b in branches for n in (b.product, b.sum) if n is not None])
     for branch, part in zip(branches, parts):
