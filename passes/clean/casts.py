@@ -1,4 +1,4 @@
-"""Islands of another precision that compute nothing: what is only moved about between two Casts keeps its type."""
+"""Two Casts around operators that only move elements: the elements keep the type that they come in."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ HOLDS: dict[DType, tuple[DType, ...]] = {
     DType.BFLOAT16: (DType.FLOAT, DType.DOUBLE),
     DType.FLOAT: (DType.DOUBLE,),
 }  # fmt: skip
-"""For each element type, those that hold all its values."""
+"""For each element type, the types that represent all its values."""
 
-_LARGEST = 32  # operators of an island
+_LARGEST = 32  # operators between the Casts, to bound the search: the time of a pass grows with it, nothing else
 
 
 @graph_pass("drop-cast-islands")
 def drop_cast_islands(graph: Graph, context: Context) -> int:
-    """cast_a(move(cast_b(x))) = move(x), for x of type a, whose values b holds"""
+    """cast_a(move(cast_b(x))) = move(x), for x of type a, all of whose values b represents"""
     changes = 0
     for node in graph.walk():
         island = _island(node) if node.op == "Cast" and not node.domain else None
@@ -38,7 +38,7 @@ def drop_cast_islands(graph: Graph, context: Context) -> int:
 
 
 def _island(last: Node) -> list[Node] | None:
-    """The operators that move data between `last` and the Casts it undoes, each before what it reads."""
+    """The operators that move data between `last` and the Casts that it undoes, None for any others."""
     target, first = DType(last.attrs["to"]), last.inputs[0]
     island: dict[Node, None] = {}
     queue = [first]
@@ -62,7 +62,7 @@ def _island(last: Node) -> list[Node] | None:
 
 
 def _undone(cast: Node, target: DType) -> bool:
-    """The Cast widens from the type that is wanted, so nothing was lost."""
+    """The Cast widens from type `target`, so that casting back loses nothing."""
     before, between = tensor_of(cast.inputs[0]), tensor_of(cast.output)
     if before is None or between is None or before.dtype != target:
         return False

@@ -1,4 +1,4 @@
-"""Two steps that are one: chains of Transpose, Cast, Unsqueeze, Clip; recurrences that start at zero."""
+"""Two operators of a kind in a row become one: Transpose, Cast, Unsqueeze, Relu, Clip; recurrences start at zero."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def join_clips(build: Builder, x: Value, a: Any, b: Any, c: Any, d: Any) -> Valu
 
 @graph_pass("drop-zero-states")
 def drop_zero_states(graph: Graph, context: Context) -> int:
-    """RNN(x, h0 = 0, c0 = 0) = RNN(x): a recurrence starts at zero unless told otherwise."""
+    """RNN(x, h0 = 0, c0 = 0) = RNN(x): without initial states a recurrence starts at zero."""
     changes = 0
     for node in graph.walk():
         owner = node.graph
@@ -92,14 +92,18 @@ def drop_zero_states(graph: Graph, context: Context) -> int:
     return changes
 
 
+_FAR, _LARGEST = (
+    16,
+    1 << 16,
+)  # operators before an initial state, and elements of it, looked at: bounds on time
 _KEEPS_ZERO = frozenset(("Slice", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Tile"))
 
 
 def _is_zero(value: Value) -> bool:
     """All elements are 0, whatever the shape."""
-    for _ in range(16):
+    for _ in range(_FAR):
         if value.constant is not None:
-            return value.constant.size <= 1 << 16 and not value.constant.array().any()
+            return value.constant.size <= _LARGEST and not value.constant.array().any()
         node = value.producer
         if node is None:
             return False

@@ -14,7 +14,7 @@ from ...rewrite import Context
 
 @graph_pass("drop-identities")
 def drop_identities(graph: Graph, context: Context) -> int:
-    """f(x) = x, for operators and operands where that holds whatever x is."""
+    """f(x) = x, for operators that return an operand unchanged whatever its value."""
     changes = 0
     for node in graph.walk():
         operand = same_as(node)
@@ -29,7 +29,7 @@ def drop_identities(graph: Graph, context: Context) -> int:
 
 
 def same_as(node: Node) -> Value | None:
-    """The operand that the node's first output always equals, None if there is none or another output is used."""
+    """The operand that the node's first output always equals; None if there is none or another output is used."""
     slot_of = _TABLE.get(node.op)
     if slot_of is None or any(not out.is_unused for out in node.outputs[1:]):
         return None

@@ -1,4 +1,4 @@
-"""If whose condition is known: the branch that is taken stands in its place."""
+"""An If whose condition is constant is replaced by its branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies of If, Loop and functions are copied to where they are run or called."""
+"""Copies of bodies of If, Loop and functions, put before or in the place of their node."""
 
 from __future__ import annotations
 
