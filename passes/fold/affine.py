@@ -1,18 +1,16 @@
-"""Constants added to or multiplied with the result of a linear operator move into its bias and weight."""
+"""Constants that are added to or multiplied with the result of a linear operator move into its bias and weight."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ...errors import Declined
-from ...ir import Array, DType, Node, TensorType, Value
+from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .channels import channel_bias, constant_second, factor_of, shift_of, spread
+from .channels import WIDE_FLOATS, channel_bias, constant_second, factor_of, shift_of, spread
 from .weights import rounded, scale_conv_outputs, scaled_weight
-
-_FLOATS = (DType.FLOAT, DType.DOUBLE)
 
 
 def _conv(bias: Any) -> OpPattern:
@@ -24,15 +22,17 @@ def _gemm(bias: Any) -> OpPattern:
 
 
 def _conv_channels(conv: Node, w: Value) -> int:
+    """The output channels of a Conv or ConvTranspose."""
     assert w.constant is not None
-    if w.constant.dtype not in _FLOATS:
+    if w.constant.dtype not in WIDE_FLOATS:
         raise Declined("the weight is not single or double precision")
     shape = w.constant.shape
     return shape[0] if conv.op == "Conv" else shape[1] * int(attr(conv, "group", 1))
 
 
 def _columns(w: Value, transposed: Any) -> int:
-    if w.constant is None or len(w.constant.shape) != 2 or w.constant.dtype not in _FLOATS:
+    """The columns of a matrix, or of its transpose."""
+    if w.constant is None or len(w.constant.shape) != 2 or w.constant.dtype not in WIDE_FLOATS:
         raise Declined("the weight is not a matrix in single or double precision")
     return w.constant.shape[0 if transposed else 1]
 
@@ -102,7 +102,7 @@ def multiply_into_matmul(build: Builder, x: Value, w: Value, c: Array, matmul: N
 def join_product_and_sum(build: Builder, x: Value, w: Value, c: Value) -> Value:
     """A B + c = Gemm(A, B, c), for matrices A and B in floating point and a c that does not widen the product"""
     types = [v.type for v in (x, w, c)]
-    if not all(isinstance(t, TensorType) and t.dtype in _FLOATS for t in types):
+    if not all(isinstance(t, TensorType) and t.dtype in WIDE_FLOATS for t in types):
         raise Declined("not in single or double precision")
     a, b, d = (t.shape for t in types if isinstance(t, TensorType))
     if a is None or b is None or d is None or len(a) != 2 or len(b) != 2 or len(d) > 2:

@@ -1,4 +1,4 @@
-"""Constants that multiply or shift what a linear operator reads move into its weight and bias."""
+"""Constants that are multiplied with or added to the input of a Conv move into its weight and bias."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, DType, Node, TensorType, Value
+from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .channels import channel_bias, constant_second, factor_of, shift_of, spread
+from .channels import WIDE_FLOATS, channel_bias, constant_second, factor_of, shift_of, spread
 from .weights import is_padded, read_weight, rounded, scale_conv_inputs
 
-_EXTREME = 1e4  # beyond this, the shift in units of the factor loses too much
+_EXTREME = 1e4
+"""Beyond this ratio x + c / a rounds away too much of x: float32 has seven digits, three of which have to be left."""
 
 
 def _mul(x: Any, c: str, name: str) -> OpPattern:
@@ -30,14 +31,15 @@ def _conv(x: Any) -> OpPattern:
 
 
 def _channels(w: Value, conv: Node) -> int:
+    """The input channels of a Conv."""
     known = w.constant
-    if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE) or len(known.shape) < 3:
+    if known is None or known.dtype not in WIDE_FLOATS or len(known.shape) < 3:
         raise Declined("the weight is not single or double precision")
     return known.shape[1] * int(attr(conv, "group", 1))
 
 
 def _per_channel(x: Value, c: Array, w: Value, conv: Node) -> Array:
-    """One number for each input channel of the convolution, for a constant that does not widen x."""
+    """A constant as one number for each input channel of the convolution; Declined where it widens x."""
     rank = x.type.rank if isinstance(x.type, TensorType) else None
     if rank is None:
         raise Declined("the rank is not known")
@@ -45,7 +47,7 @@ def _per_channel(x: Value, c: Array, w: Value, conv: Node) -> Array:
 
 
 def _same_channels(x: Value, channels: int) -> None:
-    """A constant a channel must not be what makes one channel many."""
+    """Declined unless x has the channels: one channel that broadcasts with a constant would become many."""
     shape = x.type.shape if isinstance(x.type, TensorType) else None
     if shape is None or len(shape) < 2 or shape[1] != channels:
         raise Declined("the number of channels is not known")

@@ -1,8 +1,7 @@
 """BatchNormalization at inference is y = s x + t, with s = gamma / sqrt(var + eps) and t = beta - mean s a channel.
 
-It vanishes into the linear operator before it, or into the one after it where no padding comes between.
-Statistics and biases are combined in double precision; a weight that others read too is copied only if the size
-limit allows.
+It moves into the linear operator before it, or into the one after it if that does not pad. Statistics and biases are
+combined in double precision; a weight with other users is copied only if the size limit allows.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ _NORM = _norm(any_value("x"))
 
 
 def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tuple[Array, Array]:
-    """s and t of BatchNormalization in double precision, shape (C,); Declined where it is not that simple."""
+    """s and t of BatchNormalization, float64[C]; Declined in training mode and for statistics for each position."""
     if len(norm.outputs) > 1 or attr(norm, "training_mode", 0):
         raise Declined("BatchNormalization is in training mode")
     if version_for(norm) < 7 and not attr(norm, "is_test", 0):
         raise Declined("BatchNormalization is in training mode")
     if not attr(norm, "spatial", 1):
         raise Declined("BatchNormalization has statistics for each position")
-    spread = var.astype(np.float64) + float(attr(norm, "epsilon", 1e-5))
-    if not (spread > 0).all():
+    variance = var.astype(np.float64) + float(attr(norm, "epsilon", 1e-5))
+    if not (variance > 0).all():
         raise Declined("a variance is negative")
-    scale = gamma.astype(np.float64) / np.sqrt(spread)
+    scale = gamma.astype(np.float64) / np.sqrt(variance)
     shift = beta.astype(np.float64) - mean.astype(np.float64) * scale
     if scale.ndim != 1 or not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise Declined("the statistics are not finite numbers")
@@ -48,7 +47,7 @@ def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tu
 
 
 def batch_norm(build: Builder, x: Value, scale: Array, shift: Array, dtype: np.dtype[np.generic]) -> Value:
-    """scale x + shift as BatchNormalization: its mean is 0, its variance 1."""
+    """scale x + shift as BatchNormalization with mean 0 and variance 1."""
     ones = np.ones_like(scale)
     operands = [v.astype(dtype) for v in (scale, shift, 0 * ones, ones)]
     if not all(np.isfinite(v).all() for v in operands):
@@ -96,7 +95,7 @@ def fold_norm_into_next_conv(
     build: Builder, x: Value, w: Value, b: Array | None, conv: Node, norm: Node, gamma: Array, beta: Array,
     mean: Array, var: Array,
 ) -> Value:  # fmt: skip
-    """W (s x + t) + b = (W s) x + (W t + b), where padding does not put zeros in place of t"""
+    """W (s x + t) + b = (W s) x + (W t + b), for t = 0 or no padding: zeros beyond the border are not t"""
     scale, shift = affine(norm, gamma, beta, mean, var)
     if shift.any() and is_padded(conv):
         raise Declined("Conv pads with zeros, which the shift would have to move")

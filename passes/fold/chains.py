@@ -1,7 +1,7 @@
-"""Constants that follow one another in sums and products become one; those after BatchNormalization become its own.
+"""Constants in a chain of sums and products become one; those after BatchNormalization move into it.
 
-New constants are computed in double precision. Where terms nearly cancel, or a factor is extreme, the steps round
-otherwise than their sum or product does, and they stay.
+New constants are computed in double precision. A chain stays where its terms nearly cancel or a factor is extreme, for
+there it rounds otherwise than one sum or product does.
 """
 
 from __future__ import annotations
@@ -9,30 +9,32 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, Constant, DType, Node, TensorType, Value
+from ...ir import Array, Constant, Node, TensorType, Value
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule
 from .batchnorm import affine_into_batch_norm
-from .channels import constant_second, factor_of, shift_of
+from .channels import WIDE_FLOATS, constant_second, factor_of, shift_of
 from .weights import rounded
 
-_FLOATS = (DType.FLOAT, DType.DOUBLE)
 _EXTREME = 1e6
-_CANCELS = 0.125  # a sum that is smaller than this share of its larger term
+"""Factors within it, and their products, stay far from the ends of float32, 1e38: no step overflows or is subnormal."""
+
+_CANCELS = 0.125
+"""A sum below this share of its larger term has lost three bits or more, which the chain rounds otherwise."""
 
 
 def _float_type(x: Value) -> TensorType:
-    if not isinstance(x.type, TensorType) or x.type.dtype not in _FLOATS:
+    if not isinstance(x.type, TensorType) or x.type.dtype not in WIDE_FLOATS:
         raise Declined("not in single or double precision")
     return x.type
 
 
-def _stored(x: Value, made: Array, *parts: Array) -> Value:
-    """A constant like `x`; Declined where it would be larger than those it replaces."""
-    if made.size > max(part.size for part in parts):
+def _stored(x: Value, array: Array, *parts: Array) -> Value:
+    """A constant of the type of `x`; Declined where it would be larger than each of the `parts` that it replaces."""
+    if array.size > max(part.size for part in parts):
         raise Declined("the constants do not broadcast to one of them")
     like = Value(constant=Constant.of(np.zeros((), _float_type(x).dtype.numpy)))
-    return Value(constant=Constant.of(rounded(made, like)))
+    return Value(constant=Constant.of(rounded(array, like)))
 
 
 def _product(a: Array, b: Array) -> Array:

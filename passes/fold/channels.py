@@ -1,4 +1,4 @@
-"""Constants that are one number a channel: what Add, Sub, Mul and Div do with them, and which of them broadcast."""
+"""Constants of one number a channel, and the guards under which Add, Sub, Mul and Div apply them channel by channel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 
 FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
+WIDE_FLOATS = (DType.FLOAT, DType.DOUBLE)
+"""Types whose constants are combined in double precision."""
 
 
 def floating(x: Value) -> TensorType:
@@ -26,7 +28,7 @@ def elementwise(x: Value, result: Node) -> TensorType:
 
 
 def spread(c: Array, rank: int, axis: int, channels: int) -> Array:
-    """A constant that depends on `axis` alone, as one number for each channel; Declined for any other."""
+    """A constant that varies along `axis` alone, as float64[channels]; Declined for any other."""
     if axis >= rank:
         raise Declined("there is no axis of channels")
     if c.ndim > rank:
@@ -38,7 +40,7 @@ def spread(c: Array, rank: int, axis: int, channels: int) -> Array:
 
 
 def channel_bias(b: Array | None, channels: int) -> Array:
-    """A bias as one number a channel, in double precision; zeros where there is none. Declined for other shapes."""
+    """A bias as float64[channels], zeros for None; Declined for other shapes."""
     if b is None:
         return np.zeros(channels)
     if b.size == 1:
@@ -49,12 +51,12 @@ def channel_bias(b: Array | None, channels: int) -> Array:
 
 
 def shift_of(node: Node, c: Array) -> Array:
-    """What an Add or Sub of the constant c adds, in double precision."""
+    """The summand of an Add or Sub of the constant c: c or -c, in double precision."""
     return -c.astype(np.float64) if node.op == "Sub" else c.astype(np.float64)
 
 
 def factor_of(node: Node, c: Array) -> Array:
-    """What a Mul or Div by the constant c multiplies with, in double precision."""
+    """The factor of a Mul or Div by the constant c: c or 1 / c, in double precision."""
     c = c.astype(np.float64)
     if node.op == "Mul":
         return c
@@ -64,6 +66,6 @@ def factor_of(node: Node, c: Array) -> Array:
 
 
 def constant_second(node: Node, first: Value) -> None:
-    """Decline c - x and c / x."""
+    """Declined for c - x and c / x."""
     if node.op in ("Sub", "Div") and node.inputs[0] is not first:
         raise Declined("the constant comes first")

@@ -7,16 +7,18 @@ from functools import partial
 import numpy as np
 
 from ...errors import Declined, ModelError
-from ...ir import Array, Constant, DType, Node, Value
+from ...ir import Array, Constant, Node, Value
 from ...ops import attr
 from ...rewrite import Builder
+from .channels import WIDE_FLOATS
 from .constants import room_for_constants
 
-_LARGE = 1 << 16  # elements of a product that is computed when it is read
+_LARGE = 1 << 16
+"""Elements from which a scaled weight is computed when it is read, for memory: see `python -m tests.bench.memory`."""
 
 
 def read_weight(build: Builder, w: Value) -> Array:
-    """A weight in double precision; Declined for formats too coarse to scale, and where a copy would be too large."""
+    """A weight in double precision; Declined for other types than float32 and float64, and above the size limit."""
     return _scalable(build, w).array().astype(np.float64)
 
 
@@ -24,8 +26,8 @@ def scaled_weight(build: Builder, w: Value, factor: Array) -> Constant:
     """factor · w in the precision of w: two roundings an element, as many as BatchNormalization itself makes.
 
     `factor` broadcasts to the shape of w. A large product is computed when it is read, so that it is never held beside
-    the file it is written to. Declined as in `read_weight`, and where a number leaves its type's range; a product that
-    is computed later raises ModelError there, and the check that each result can be written takes the rule back.
+    the file that it is written to. Declined as in `read_weight`, and where a number leaves the range of its type; a
+    product computed later raises ModelError instead, and the check that each result can be written rolls the rule back.
     """
     known = _scalable(build, w)
     try:
@@ -34,11 +36,11 @@ def scaled_weight(build: Builder, w: Value, factor: Array) -> Constant:
         fits = False
     if not fits:
         raise Declined("the factor does not fit the weight")
-    made = partial(_product, known, factor)
+    product = partial(_product, known, factor)
     if known.size > _LARGE:
-        return Constant(known.dtype, known.shape, made)
+        return Constant(known.dtype, known.shape, product)
     try:
-        return Constant.of(made())
+        return Constant.of(product())
     except ModelError:
         raise Declined("a scaled weight leaves the range of its type") from None
 
@@ -53,8 +55,9 @@ def _product(w: Constant, factor: Array) -> Array:
 
 
 def _scalable(build: Builder, w: Value) -> Constant:
+    """The weight, of which the file may hold a scaled copy; Declined otherwise."""
     known = w.constant
-    if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE):
+    if known is None or known.dtype not in WIDE_FLOATS:
         raise Declined("the weight is not single or double precision")
     node = w.users[0]
     if not w.has_one_use and node.graph is not None:
@@ -65,17 +68,17 @@ def _scalable(build: Builder, w: Value) -> Constant:
 
 
 def rounded(array: Array, like: Value) -> Array:
-    """Back to the precision of `like`; Declined where a number leaves its range."""
+    """`array` in the precision of the constant `like`; Declined where a number leaves the range of that type."""
     assert like.constant is not None
     with np.errstate(over="ignore"):
-        made = array.astype(like.constant.dtype.numpy)
-    if not np.isfinite(made).all() and np.isfinite(array).all():
+        narrow = array.astype(like.constant.dtype.numpy)
+    if not np.isfinite(narrow).all() and np.isfinite(array).all():
         raise Declined("a scaled weight leaves the range of its type")
-    return made
+    return narrow
 
 
 def scale_conv_outputs(build: Builder, conv: Node, w: Value, scale: Array) -> Constant:
-    """The weight of a Conv or ConvTranspose with its output channels scaled. scale: (M,)."""
+    """The weight of a Conv or ConvTranspose with its output channels scaled by `scale`, float64[M]."""
     assert w.constant is not None
     shape = w.constant.shape
     ones = (1,) * (len(shape) - 2)
@@ -91,12 +94,12 @@ def scale_conv_outputs(build: Builder, conv: Node, w: Value, scale: Array) -> Co
 
 
 def is_padded(conv: Node) -> bool:
-    """The convolution reads zeros beyond the border, or may."""
+    """The convolution may read zeros beyond the border."""
     return attr(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(attr(conv, "pads", ()))
 
 
 def scale_conv_inputs(conv: Node, kernel: Array, scale: Array) -> Array:
-    """Scale what a Conv weight (M, C/groups, …) does with each input channel. scale: (C,)."""
+    """The weight of a Conv, [M,C/groups,…], with its input channels scaled by `scale`, float64[C]."""
     groups = int(attr(conv, "group", 1))
     if kernel.shape[1] * groups != scale.size or kernel.shape[0] % groups:
         raise Declined("the constant does not fit the weight")
