@@ -52,7 +52,7 @@ def room_for_constants(graph: Graph, context: Context) -> float:
 
 @dataclass(slots=True)
 class _Piece:
-    """A connected part of the constant computations, in execution order. growth: bytes by which it enlarges the file."""
+    """A connected part of the constant nodes, in execution order. growth: bytes by which it enlarges the file."""
 
     nodes: dict[Node, None] = field(default_factory=dict)
     computed: tuple[Node, ...] = ()  # `nodes`, before those that stay were left out

@@ -1,5 +1,5 @@
-"""Chains of operators that keep the order of the elements: Reshape, Flatten, Squeeze, Unsqueeze, and a Transpose that
-only moves axes of size 1. What a chain makes of its source is one Reshape, or nothing.
+"""Chains of operators that keep the order of the elements, Reshape, Flatten, Squeeze, Unsqueeze, and a Transpose that
+only moves axes of size 1: each chain becomes one Reshape, or nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _reshape(x: Any, how: str, *, name: str, shared: bool = False) -> OpPattern:
 
 
 def sizes_for(target: Sequence[Dim] | None, source: Sequence[Dim] | None) -> list[int]:
-    """What Reshape must be told to make `target` of `source`: numbers, 0 for a size that its axis keeps, one -1."""
+    """The second operand of Reshape from `source` to `target`: numbers, 0 for a size that its axis keeps, one -1."""
     if target is None or source is None:
         raise Declined("a rank is unknown")
     open = sum(not isinstance(size, int) for size in target)
@@ -37,13 +37,13 @@ def sizes_for(target: Sequence[Dim] | None, source: Sequence[Dim] | None) -> lis
             sizes.append(0)
         else:
             sizes.append(-1)
-    if sizes.count(-1) > 1 or 0 in target or 0 in source:  # beside a size of 0, -1 could be any
+    if sizes.count(-1) > 1 or 0 in target or 0 in source:  # beside a size of 0, -1 is ambiguous
         raise Declined("more than one size is unknown")
     return sizes
 
 
-def _remake(build: Builder, x: Value, target: Sequence[Dim] | None, last: Node) -> Value:
-    """`x` in the shape `target`; x itself where it has it."""
+def _reshaped(build: Builder, x: Value, target: Sequence[Dim] | None, last: Node) -> Value:
+    """`x` in the shape `target`; x itself if that is its shape."""
     source = shape_of(x)
     if same_sizes(source, target) and not last.output.is_result:
         return x
@@ -54,12 +54,12 @@ def _remake(build: Builder, x: Value, target: Sequence[Dim] | None, last: Node) 
 @rule(_reshape(_reshape(any_value("x"), "a", name="first", shared=True), "b", name="last"), min_opset=5)
 def join_reshapes(build: Builder, x: Value, last: Node) -> Value:
     """reshape_b(reshape_a(x)) = reshape_c(x)"""
-    return _remake(build, x, shape_of(last.output), last)
+    return _reshaped(build, x, shape_of(last.output), last)
 
 
 @rule(op.Reshape(_reshape(any_value("x"), "a", name="first", shared=True), constant("sizes"), name="last"), min_opset=5)
 def skip_reshape(build: Builder, x: Value, sizes: Array, last: Node) -> Value:
-    """reshape_b(reshape_a(x)) = reshape_b(x), where b copies no size of what a made"""
+    """reshape_b(reshape_a(x)) = reshape_b(x), where b copies no size of its operand"""
     if not sizes.all() or attr(last, "allowzero", 0):
         raise Declined("a size is copied from the first reshape")
     return build.Reshape(x, sizes)
@@ -68,7 +68,7 @@ def skip_reshape(build: Builder, x: Value, sizes: Array, last: Node) -> Value:
 @rule(_reshape(op(*POINTWISE)(_reshape(any_value("x"), "a", name="first"), name="f"), "b", name="last"), min_opset=5)
 def join_reshapes_around(build: Builder, x: Value, f: Node, last: Node) -> Value:
     """reshape_b(f(reshape_a(x))) = reshape_c(f(x)), for f element by element"""
-    return _remake(build, build.copy(f, [x]), shape_of(last.output), last)
+    return _reshaped(build, build.copy(f, [x]), shape_of(last.output), last)
 
 
 @rule(_reshape(op.Pad(_reshape(any_value("x"), "a", name="first", shared=True), constant("pads"),
@@ -76,7 +76,7 @@ def join_reshapes_around(build: Builder, x: Value, f: Node, last: Node) -> Value
 def join_reshapes_around_pad(
     build: Builder, x: Value, pads: Array, fill: Value | None, first: Node, pad: Node, last: Node
 ) -> Value:
-    """reshape_b(pad(reshape_a(x))) = pad(x), where both only put in and take out axes of size 1"""
+    """reshape_b(pad(reshape_a(x))) = pad(x), where a and b only add and remove axes of size 1"""
     source, middle, target = shape_of(x), shape_of(first.output), shape_of(last.output)
     if source is None or middle is None or target is None or len(source) != len(target):
         raise Declined("a rank is unknown or changes")
@@ -97,11 +97,11 @@ def _sum(size: Dim, pads: Sequence[int]) -> Dim:
     return size + sum(pads) if isinstance(size, int) else None
 
 
-def _places(source: Sequence[Dim], made: Sequence[Dim]) -> dict[int, int] | None:
-    """For each axis of `made` that is not 1, the axis of `source` that it is; None where more than ones changed."""
+def _places(source: Sequence[Dim], target: Sequence[Dim]) -> dict[int, int] | None:
+    """The axis of `source` for each axis of `target` that is not of size 1; None where these are not the same sizes."""
     olds = [i for i, d in enumerate(source) if d != 1]
-    news = [i for i, d in enumerate(made) if d != 1]
-    same = len(olds) == len(news) and all(source[o] is not None and source[o] == made[n] for o, n in zip(olds, news))
+    news = [i for i, d in enumerate(target) if d != 1]
+    same = len(olds) == len(news) and all(source[o] is not None and source[o] == target[n] for o, n in zip(olds, news))
     return dict(zip(news, olds)) if same else None
 
 
@@ -146,7 +146,7 @@ def reshape_for_transpose(build: Builder, x: Value, turn: Node) -> Value:
     before = x.producer is not None and x.producer.op in _RESHAPES
     if not before and not (users and all(user.op in _RESHAPES for user in users)):
         raise Declined("no reshape is beside it")
-    return _remake(build, x, [source[p] for p in perm], turn)
+    return _reshaped(build, x, [source[p] for p in perm], turn)
 
 
 @rule(op(*_REDUCTIONS)(any_value("x"), any_value("axes", optional=True), keepdims=0, name="reduce"), min_opset=5)
@@ -155,13 +155,12 @@ def squeeze_for_reduction(build: Builder, x: Value, reduce: Node) -> Value:
     shape, axes = shape_of(x), integers(reduce, 1, "axes")
     if shape is None or not axes:
         raise Declined("the axes are not known")
-    gone = [axis_of(axis, len(shape)) for axis in axes]
-    if any(axis is None or shape[axis] != 1 for axis in gone):
+    gone = sorted(axis if axis >= 0 else axis + len(shape) for axis in axes)
+    if any(shape[axis] != 1 for axis in gone):
         raise Declined("an axis may be larger than 1")
     if build.opset < 13:
-        return build.Squeeze(x, axes=sorted(axis for axis in gone if axis is not None))
-    made = build.Squeeze(x, np.array(sorted(axis for axis in gone if axis is not None), np.int64))
-    return made
+        return build.Squeeze(x, axes=gone)
+    return build.Squeeze(x, np.array(gone, np.int64))
 
 
 @rule(_reshape(op.Gather(any_value("x"), constant("i"), name="gather"), "how", name="last"))
@@ -180,7 +179,7 @@ def gather_with_axis(build: Builder, x: Value, i: Array, gather: Node, last: Nod
     elif same_sizes(target, rest) and i.ndim == 1:
         index = i.reshape(())
     else:
-        raise Declined("another axis is put in or taken out")
+        raise Declined("another axis is added or removed")
     if index.ndim == i.ndim or i.ndim > 1:
         raise Declined("the index has that form already")
     return build.copy(gather, [x, index])
