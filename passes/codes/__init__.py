@@ -1,4 +1,4 @@
-"""Models that are quantized already: operators move onto the integer codes, codes into faster forms."""
+"""Models that are quantized already: operators move from floats to their integer codes, or to faster integer forms."""
 
 from .few_channels import widen_channels
 from .move import move_codes

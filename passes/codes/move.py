@@ -1,4 +1,4 @@
-"""What only moves elements moves their codes: a quarter of the bytes, and no rounding on the way."""
+"""Operators that only move elements move their codes instead: a quarter of the bytes, and no rounding between."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ...pipeline.passes import graph_pass
 from ...rewrite import Builder, Context, origins_of
 from .grids import Grid, grid_of
 
-_LARGEST = 64  # operators of a region
+_LARGEST = 64  # operators of a region: a bound on time
 _MOVES = MOVES | {"Split", "Pad", "Resize"}
 _PICKS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
-"""Operators whose results are elements of their operand, chosen by order: codes have the order of their floats."""
+"""Operators that choose elements of their operand by order: codes have the order of their floats."""
 
 
 @graph_pass("move-codes")
 def move_codes(graph: Graph, context: Context) -> int:
     """q(move(dq(x))) = move(x) for one scale and zero point; move also stands for the maximum of elements
 
-    Operands may be several, and constants that are on the grid; what else reads a moved value gets a dq of its own,
-    as long as fewer nodes are left.
+    Operands may be several, or constants that are on the grid; other users of a moved value get a dq of its own,
+    provided that fewer nodes are left.
     """
     changes = 0
     for node in list(graph.walk()):
@@ -40,7 +40,7 @@ def move_codes(graph: Graph, context: Context) -> int:
 
 @dataclass(slots=True)
 class _Region:
-    """Moves between codes and codes. `sources` are the floats that enter, with their codes."""
+    """Operators between DequantizeLinear and QuantizeLinear. sources: the floats that enter, with their codes."""
 
     graph: Graph
     grid: Grid
@@ -49,7 +49,7 @@ class _Region:
 
     @classmethod
     def behind(cls, write: Node, grid: Grid) -> _Region | None:
-        """The moves before a QuantizeLinear, back to floats that are read from codes of its grid."""
+        """The moves before a QuantizeLinear, back to floats that come from codes of its grid; None for others."""
         assert write.graph is not None and write.inputs[0] is not None
         region, open_values = cls(write.graph, grid), [write.inputs[0]]
         while open_values:
@@ -74,12 +74,12 @@ class _Region:
         return node.op == "QuantizeLinear" and grid_of(node) == self.grid and node.graph is self.graph
 
     def _readers(self, value: Value) -> tuple[list[Node], bool]:
-        """The nodes that make codes of a moved value, and whether anything outside reads it as floats."""
+        """The QuantizeLinear nodes that read a moved value, and whether it has other users outside of the region."""
         writes = [user for user, slot in value.uses if slot == 0 and self._is_write(user)]
         return writes, any(user not in self.moves and user not in writes for user in value.users)
 
     def gain(self) -> int:
-        """Nodes that go, less those that come."""
+        """Nodes removed less those added."""
         readers = [self._readers(value) for node in self.moves for value in node.outputs]
         reads = {value.producer for value in self.sources if value.producer is not None}
         freed = sum(all(user in self.moves for user in node.output.users) for node in reads)
@@ -117,7 +117,7 @@ class _Region:
         codes.update(zip(node.outputs, build.nodes[-1].outputs))
 
     def _hand_over(self, node: Node, value: Value, code: Value) -> None:
-        """Give the users of a moved value its codes, or floats read from them."""
+        """Give the users of a moved value its codes, or floats dequantized from them."""
         graph, (writes, outside) = self.graph, self._readers(value)
         for write in writes:
             graph.replace_uses(write.output, code)
@@ -135,7 +135,7 @@ class _Region:
 
 
 def _codes_of(value: Value, grid: Grid) -> Value | None:
-    """The codes that a float is read from, or has as a constant."""
+    """The codes from which a float is dequantized, or those of a constant on the grid; None for others."""
     if value.constant is not None:
         array = value.constant.array()
         held = array.dtype == np.float32 and grid.holds(array)
@@ -147,7 +147,7 @@ def _codes_of(value: Value, grid: Grid) -> Value | None:
 
 
 def moved_operands(node: Node, grid: Grid) -> list[Value] | None:
-    """The operands whose elements `node` moves; None where it does anything else with codes of this grid."""
+    """The operands whose elements `node` moves; None if it would compute other results on codes of this grid."""
     if node.domain or node.op not in _MOVES | _PICKS or node.inputs[0] is None:
         return None
     if node.op in _PICKS and (version_for(node) < 12 or any(not v.is_unused for v in node.outputs[1:])):

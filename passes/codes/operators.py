@@ -1,8 +1,8 @@
-"""The operator form: QLinearConv and its kind in place of an operator between pairs.
+"""QOperator form: QLinearConv and other integer operators in place of an operator between dq and q.
 
 ONNX has QLinearConv and QLinearMatMul, onnxruntime's CPU provider some more. They round once where the pairs round
-several times, so a code may be another by one step. onnxruntime makes them of the pairs by itself when it loads a
-model, with the same kernels: therefore the pairs stay in what `optimize` writes, and this runs on demand.
+several times, so a code may differ by one step. onnxruntime fuses the pairs into the same kernels by itself when it
+loads a model: `optimize` therefore writes pairs, and this pass runs on demand.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _is_byte(value: Value | None) -> bool:
 
 @graph_pass("use-integer-operators", exact=False)
 def use_integer_operators(graph: Graph, context: Context) -> int:
-    """q(f(dq(x), dq(y))) = qlinear_f(x, y), but for one step of a code
+    """q(f(dq(x), dq(y))) = qlinear_f(x, y), up to one step of a code
 
     Conv and MatMul for any target; Sigmoid, LeakyRelu, pools by averages, sums, products and Concat for onnxruntime.
     """
@@ -92,20 +92,20 @@ def _on_codes(graph: Graph, write: Node, context: Context) -> int:
     grids = [None if read is None else grid_of(read) for read in reads]
     build = Builder(graph, context)
     operands: list[Value | None] = []
-    for read, found in zip(reads, grids):
-        if read is None or found is None:
+    for read, source in zip(reads, grids):
+        if read is None or source is None:
             return 0
-        operands += [read.inputs[0], *_scale(build, found)]
+        operands += [read.inputs[0], *_scale(build, source)]
     try:
-        made = make(build, node, operands, _scale(build, grid))
+        codes = make(build, node, operands, _scale(build, grid))
     except Declined:
         return 0
     if not context.commit("use-integer-operator", node):
         return 0
-    made.type = write.output.type
+    codes.type = write.output.type
     build.nodes[-1].name = node.name
     build.insert_before(write, (node, write))
-    graph.replace_uses(write.output, made)
+    graph.replace_uses(write.output, codes)
     graph.erase_unused(write)
     return 1
 
@@ -123,7 +123,7 @@ def _plain(build: Builder, node: Node, operands: list[Value | None], result: tup
 
 def _average(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
     if any(step != 1 for step in node.attrs.get("dilations", ())):
-        raise Declined("a window with holes")
+        raise Declined("the window is dilated")
     return build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, channels_last=0, attrs=node.attrs)
 
 
