@@ -1,4 +1,4 @@
-"""Chains of small operators that are one larger operator: one file a family."""
+"""Chains of small operators become one larger operator: a file or a room for each family."""
 
 from __future__ import annotations
 

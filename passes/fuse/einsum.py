@@ -1,4 +1,4 @@
-"""Einsum as the product, permutation or sum that it is: onnxruntime has faster kernels for those."""
+"""Einsum as a product, permutation or sum: onnxruntime has faster kernels for those."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ..fold.channels import FLOATS
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """A product of matrices: operands in their order (swapped or not), how each is permuted, and how the result is."""
+class _Product:
+    """A product of matrices: whether the operands are swapped, and the letters of the axes of both and of the result."""
 
     swapped: bool
     left: str
     right: str
-    made: str
+    product: str
 
     def turns(self, first: str, second: str, wanted: str) -> int:
-        """Transpositions that it takes."""
+        """The number of transpositions that it takes."""
         a, b = (second, first) if self.swapped else (first, second)
-        return (a != self.left) + (b != self.right) + (self.made != wanted)
+        return (a != self.left) + (b != self.right) + (self.product != wanted)
 
 
 def _terms(node: Node, count: int) -> tuple[tuple[str, ...], str]:
-    """The letters of the operands and of the result; Declined for an ellipsis, a repeated letter and other counts."""
+    """The letters of the operands and of the result; Declined for an ellipsis, a repeated letter, other counts."""
     equation = str(node.attrs.get("equation", "")).replace(" ", "")
     given, arrow, wanted = equation.partition("->")
     terms = tuple(given.split(","))
@@ -51,9 +51,9 @@ def _permuted(build: Builder, x: Value, now: str, wanted: str) -> Value:
     return x if now == wanted else build.Transpose(x, perm=[now.index(letter) for letter in wanted])
 
 
-def _plans(first: str, second: str, wanted: str) -> list[_Plan]:
-    """The ways to write it as one product of matrices; none where more than one axis is on either side."""
-    plans = []
+def _products(first: str, second: str, wanted: str) -> list[_Product]:
+    """The ways to write an Einsum as one product of matrices; none where several axes are summed, or stay apart."""
+    products = []
     for swapped, a, b in ((False, first, second), (True, second, first)):
         inner = [letter for letter in a if letter in b and letter not in wanted]
         batch = [letter for letter in wanted if letter in a and letter in b]
@@ -64,15 +64,15 @@ def _plans(first: str, second: str, wanted: str) -> list[_Plan]:
         if len(columns) > 1 or (batch and (len(rows) != 1 or len(columns) != 1)):
             continue
         left, right = "".join((*batch, *rows, *inner)), "".join((*batch, *inner, *columns))
-        plans.append(_Plan(swapped, left, right, "".join((*batch, *rows, *columns))))
-    return plans
+        products.append(_Product(swapped, left, right, "".join((*batch, *rows, *columns))))
+    return products
 
 
 @rule(op.Einsum(any_value("x"), any_value("z"), name="einsum"), min_opset=12)
 def einsum_as_product(build: Builder, x: Value, z: Value, einsum: Node) -> Value:
     """einsum(a, b) = permute(permute(a) permute(b)), where one axis is summed over
 
-    Where all axes are the same, it is the product element by element.
+    With the same axes on all three it is the product element by element.
     """
     (first, second), wanted = _terms(einsum, 2)
     types = _types(x, z)
@@ -83,18 +83,18 @@ def einsum_as_product(build: Builder, x: Value, z: Value, einsum: Node) -> Value
         raise Declined("an axis may be broadcast")
     if first == second == wanted:
         return build.Mul(x, z)
-    plans = _plans(first, second, wanted)
-    if not plans:
+    products = _products(first, second, wanted)
+    if not products:
         raise Declined("not one product of matrices")
-    plan = min(plans, key=lambda plan: plan.turns(first, second, wanted))
-    (a, now), (b, then) = ((z, second), (x, first)) if plan.swapped else ((x, first), (z, second))
-    product = build.MatMul(_permuted(build, a, now, plan.left), _permuted(build, b, then, plan.right))
-    return _permuted(build, product, plan.made, wanted)
+    chosen = min(products, key=lambda product: product.turns(first, second, wanted))
+    (a, now), (b, then) = ((z, second), (x, first)) if chosen.swapped else ((x, first), (z, second))
+    product = build.MatMul(_permuted(build, a, now, chosen.left), _permuted(build, b, then, chosen.right))
+    return _permuted(build, product, chosen.product, wanted)
 
 
 @rule(op.Einsum(any_value("x"), name="einsum"), min_opset=13)
 def einsum_of_one(build: Builder, x: Value, einsum: Node) -> Value:
-    """einsum(a) = permute(sum(a)), over the axes that the result does not have"""
+    """einsum(a) = permute(sum(a)), summed over the axes that the result lacks"""
     (first,), wanted = _terms(einsum, 1)
     (type,) = _types(x)
     if len(type.shape or ()) != len(first) or not set(wanted) <= set(first):

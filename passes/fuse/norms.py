@@ -1,7 +1,7 @@
-"""Normalizations from their arithmetic: LayerNorm, RMSNorm, InstanceNorm, L2-norm.
+"""Normalizations from their arithmetic: LayerNorm, RMSNorm, InstanceNorm, BatchNorm, L2-norm.
 
-Each is first recognised without scale and shift; what is multiplied and added after moves in by rules of its own, so
-that one rule serves every spelling.
+LayerNorm and its like are first recognised without scale and shift, which move in by rules of their own, so that one
+rule serves every spelling.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _root_mean_square() -> Iterator[OpPattern]:
 
 
 def _trailing(axes: tuple[int, ...], type: TensorType) -> tuple[int, ...]:
-    """The sizes of the trailing axes that are normalised; Declined for other axes and sizes that are not known."""
+    """The sizes of the normalised axes; Declined unless these are the last ones, of known sizes."""
     rank = len(type.shape or ())
     if not axes or axes != tuple(range(rank - len(axes), rank)):
         raise Declined("the axes are not the last ones")
@@ -99,7 +99,7 @@ def _normalised(*operands: Leaf) -> OpPattern:
 
 
 def _fits(value: Value, sizes: tuple[int, ...], x: Value) -> bool:
-    """`value` has these sizes, but for leading ones that do not widen x."""
+    """`value` has these sizes, after leading axes of size 1 that do not widen x."""
     type = value.type
     if not isinstance(type, TensorType) or type.shape is None or len(type.shape) > len(floating(x).shape or ()):
         return False

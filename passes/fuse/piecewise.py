@@ -1,4 +1,4 @@
-"""Activations made of lines: HardSigmoid, HardSwish, LeakyRelu, PRelu, clipping; and Mish, Sigmoid from arithmetic."""
+"""Piecewise linear activations, HardSigmoid, HardSwish, LeakyRelu, PRelu, Clip; Mish and Sigmoid from arithmetic."""
 
 from __future__ import annotations
 

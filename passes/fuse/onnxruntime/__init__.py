@@ -1,4 +1,4 @@
-"""The fusions into what onnxruntime's CPU provider adds to ONNX, as one pass; it runs after everything else."""
+"""The fusions into operators that onnxruntime's CPU provider adds to ONNX, as one pass; it runs after all others."""
 
 from __future__ import annotations
 

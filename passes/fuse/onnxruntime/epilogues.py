@@ -1,4 +1,4 @@
-"""Activations, scales and transpositions that onnxruntime's own operators do on the way out of a product.
+"""Activations, scales and transpositions that move into onnxruntime's own operators for products.
 
 FusedConv, FusedGemm and FusedMatMul of com.microsoft, as the CPU provider implements them.
 """
@@ -24,7 +24,7 @@ def _single(*values: Value | None) -> None:
 
 
 def _activation(node: Node, low: Array | None, high: Array | None) -> dict[str, Any]:
-    """How com.microsoft writes an activation: its name, and its numbers in the order of its attributes."""
+    """The attributes by which com.microsoft operators name an activation: its name and its parameters, in order."""
     if node.op == "Clip":
         bottom, top = clip_limits(node, low, high)
         return {"activation": "Clip", "activation_params": (max(bottom, _LOWEST), min(top, _HIGHEST))}

@@ -1,4 +1,4 @@
-"""Products of integers made float by a scale, and weights that are stored as integers and a scale."""
+"""Products of integers that are scaled to floats, as one operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums before norms and activations in onnxruntime: what it takes in well, and what is better kept from it."""
+"""Sums before norms and activations: onnxruntime's fusions of them are used where faster, and avoided where slower."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def keep_sums_apart(
 ) -> Value:
     """layer_norm((x + b) + skip) = layer_norm(sum(x, b, skip)), for a constant b
 
-    onnxruntime makes SkipLayerNormalization of an Add before a norm, and that is seven times slower than the two.
+    onnxruntime fuses an Add before a norm into SkipLayerNormalization, seven times slower than the two: see `MEASURED`.
     """
     if b.constant is None and x.constant is not None:
         x, b = b, x
-    made = total.output.type
-    if b.constant is None or not isinstance(made, TensorType) or x.type != made:
-        raise Declined("not a bias on what has the shape of the sum")
+    whole = total.output.type
+    if b.constant is None or not isinstance(whole, TensorType) or x.type != whole:
+        raise Declined("not a bias on a value of the shape of the sum")
     return build.copy(norm, [build.Sum(x, b, skip), gamma, beta])
 
 
@@ -41,7 +41,8 @@ def keep_sum_apart(build: Builder, x: Value, skip: Value, gamma: Value, beta: Va
     return build.copy(norm, [build.Sum(x, skip), gamma, beta])
 
 
-def _takes(x: Value, b: Value) -> None:
+def _check_bias(x: Value, b: Value) -> None:
+    """Declined unless b is float32, one number for each size of the last axis of x."""
     type = floating(x)
     if type.dtype is not DType.FLOAT or not type.shape or not _vector(b, type.shape[-1]):
         raise Declined("the bias is not one number a column")
@@ -50,7 +51,7 @@ def _takes(x: Value, b: Value) -> None:
 @rule(op("com.microsoft::Gelu", "Gelu")(op.Add(any_value("x"), any_value("b")), name="gelu"), targets=ONNXRUNTIME)
 def bias_into_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value:
     """gelu(x + b) = bias_gelu(x, b), for one number a column"""
-    _takes(x, b)
+    _check_bias(x, b)
     if attr(gelu, "approximate", "none") != "none":
         raise Declined("not the exact Gelu")
     return build.node("com.microsoft::BiasGelu", x, b)
@@ -59,7 +60,7 @@ def bias_into_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value:
 @rule(op("com.microsoft::FastGelu", "Gelu")(op.Add(any_value("x"), any_value("b")), name="gelu"), targets=ONNXRUNTIME)
 def bias_into_fast_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value:
     """fast_gelu(x + b) = fast_gelu(x, b), for one number a column"""
-    _takes(x, b)
+    _check_bias(x, b)
     if attr(gelu, "approximate", "tanh") != "tanh":
         raise Declined("not the approximate Gelu")
     return build.node("com.microsoft::FastGelu", x, b)
