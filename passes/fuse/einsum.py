@@ -14,7 +14,7 @@ from ..fold.channels import FLOATS
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """A product of matrices: whether the operands are swapped, and the letters of the axes of both and of the result."""
+    """A product of matrices: whether the operands are swapped, and the letters of their axes and of the result."""
 
     swapped: bool
     left: str
