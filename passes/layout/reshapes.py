@@ -1,5 +1,6 @@
-"""Chains of operators that keep the order of the elements, Reshape, Flatten, Squeeze, Unsqueeze, and a Transpose that
-only moves axes of size 1: each chain becomes one Reshape, or nothing.
+"""Chains of operators that keep the order of the elements become one Reshape, or nothing.
+
+These are Reshape, Flatten, Squeeze, Unsqueeze, and a Transpose that only moves axes of size 1.
 """
 
 from __future__ import annotations

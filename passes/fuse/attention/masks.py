@@ -23,7 +23,7 @@ class Masks:
     def of(self, allowed: Value) -> _Finite:
         """The mask bool[B,1,S,L] as a finite bias, and whether each row has an allowed element, bool[B,S,1].
 
-        The lowest number gives masked elements the weight 0, as -inf does, in rows with an allowed one; others become 0.
+        The lowest number gives masked elements the weight 0, as -inf does, in rows with an allowed one; others are 0.
         """
         if allowed in self._known:
             return self._known[allowed]
