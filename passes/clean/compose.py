@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...errors import Declined
@@ -64,7 +62,7 @@ def join_relus(build: Builder, x: Value) -> Value:
 
 @rule(op.Clip(op.Clip(any_value("x"), constant("a", optional=True), constant("b", optional=True)),
               constant("c", optional=True), constant("d", optional=True)), min_opset=11)  # fmt: skip
-def join_clips(build: Builder, x: Value, a: Any, b: Any, c: Any, d: Any) -> Value:
+def join_clips(build: Builder, x: Value, a: Array | None, b: Array | None, c: Array | None, d: Array | None) -> Value:
     """clip(clip(x, a, b), c, d) = clip(x, max(a, c), min(b, d)), where the limits overlap."""
     low = a if c is None else c if a is None else np.maximum(a, c)
     high = b if d is None else d if b is None else np.minimum(b, d)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ...analysis.operands import SMALL, TO_END, integers, is_replaceable, shape_of, small_array, tensor_of
-from ...ir import Constant, DType, Graph, Node, Value
+from ...ir import Constant, Dim, DType, Graph, Node, Value
 from ...ops import attr, is_deterministic, reshaped, same_sizes, version_for
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
@@ -139,7 +138,7 @@ def _squeezes_nothing(node: Node) -> bool:
     return node.input(1) is None and "axes" not in node.attrs and shape is not None and _all_larger(shape)
 
 
-def _all_larger(shape: Sequence[Any]) -> bool:
+def _all_larger(shape: Sequence[Dim]) -> bool:
     return all(isinstance(d, int) and d != 1 for d in shape)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...analysis.operands import axis_of, shape_of
 from ...errors import Declined
-from ...ir import Constant, DType, Graph, Node, Opaque, TensorType, Value
+from ...ir import Array, Constant, DType, Graph, Node, Opaque, TensorType, Value
 
 Adapter = Callable[[Graph, Node], Node]
 
@@ -27,7 +27,7 @@ def _take(graph: Graph, node: Node, name: str) -> Any:
     return value
 
 
-def _give(graph: Graph, node: Node, slot: int, array: np.ndarray[Any, Any]) -> None:
+def _give(graph: Graph, node: Node, slot: int, array: Array) -> None:
     """Set a constant as input `slot`; missing inputs before it stay missing."""
     inputs = (*node.inputs, *(None,) * (slot - len(node.inputs)))
     new = Value(constant=Constant.of(array), name=f"{node.output.name}_{slot}" if node.output.name else "")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, weight
 from .channels import WIDE_FLOATS, channel_bias, constant_second, factor_of, shift_of, spread
 from .weights import rounded, scale_conv_outputs, scaled_weight
 
 
-def _conv(bias: Any) -> OpPattern:
+def _conv(bias: Leaf) -> OpPattern:
     return op("Conv", "ConvTranspose")(any_value("x"), weight("w"), bias, name="conv")
 
 
-def _gemm(bias: Any) -> OpPattern:
+def _gemm(bias: Leaf) -> OpPattern:
     return op.Gemm(any_value("x"), weight("w"), bias, name="gemm")
 
 
@@ -30,7 +28,7 @@ def _conv_channels(conv: Node, w: Value) -> int:
     return shape[0] if conv.op == "Conv" else shape[1] * int(attr(conv, "group", 1))
 
 
-def _columns(w: Value, transposed: Any) -> int:
+def _columns(w: Value, transposed: bool) -> int:
     """The columns of a matrix, or of its transpose."""
     if w.constant is None or len(w.constant.shape) != 2 or w.constant.dtype not in WIDE_FLOATS:
         raise Declined("the weight is not a matrix in single or double precision")
@@ -65,7 +63,7 @@ def multiply_into_conv(
 def add_into_gemm(build: Builder, x: Value, w: Value, b: Array | None, c: Array, gemm: Node, sum: Node) -> Value:
     """(alpha A B + beta b) + c = alpha A B + (beta b + c), for one c a column"""
     constant_second(sum, gemm.output)
-    columns = _columns(w, attr(gemm, "transB", 0))
+    columns = _columns(w, bool(attr(gemm, "transB", 0)))
     bias = float(attr(gemm, "beta", 1.0)) * channel_bias(b, columns) + spread(shift_of(sum, c), 2, 1, columns)
     return build.copy(gemm, [x, w, rounded(bias, w)], beta=1.0)
 
@@ -77,7 +75,7 @@ def multiply_into_gemm(
     """(alpha A B + beta b) c = alpha A (B c) + beta (b c), for one c a column"""
     constant_second(product, gemm.output)
     transposed = attr(gemm, "transB", 0)
-    factor = spread(factor_of(product, c), 2, 1, _columns(w, transposed))
+    factor = spread(factor_of(product, c), 2, 1, _columns(w, bool(transposed)))
     scaled = scaled_weight(build, w, factor[:, None] if transposed else factor)
     bias = None if b is None else rounded(channel_bias(b, factor.size) * factor, w)
     if b is None and build.opset < 11:

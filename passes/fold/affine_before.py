@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, weight
 from .channels import WIDE_FLOATS, channel_bias, constant_second, factor_of, shift_of, spread
 from .weights import is_padded, read_weight, rounded, scale_conv_inputs
 
@@ -18,15 +16,15 @@ _EXTREME = 1e4
 """Beyond this ratio x + c / a rounds away too much of x: float32 has seven digits, three of which have to be left."""
 
 
-def _mul(x: Any, c: str, name: str) -> OpPattern:
+def _mul(x: Leaf | OpPattern, c: str, name: str) -> OpPattern:
     return op("Mul", "Div")(x, constant(c), name=name)
 
 
-def _add(x: Any, c: str, name: str) -> OpPattern:
+def _add(x: Leaf | OpPattern, c: str, name: str) -> OpPattern:
     return op("Add", "Sub")(x, constant(c), name=name)
 
 
-def _conv(x: Any) -> OpPattern:
+def _conv(x: Leaf | OpPattern) -> OpPattern:
     return op.Conv(x, weight("w"), constant("b", optional=True), name="conv")
 
 

@@ -6,20 +6,18 @@ combined in double precision; a weight with other users is copied only if the si
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, weight
 from .channels import channel_bias, constant_second, elementwise, factor_of, shift_of, spread
 from .weights import is_padded, read_weight, rounded, scale_conv_inputs, scale_conv_outputs, scaled_weight
 
 
-def _norm(x: Any) -> OpPattern:
+def _norm(x: Leaf | OpPattern) -> OpPattern:
     return op.BatchNormalization(
         x, constant("gamma"), constant("beta"), constant("mean"), constant("var"), name="norm"
     )  # fmt: skip

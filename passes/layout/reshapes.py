@@ -6,7 +6,6 @@ These are Reshape, Flatten, Squeeze, Unsqueeze, and a Transpose that only moves 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,13 +14,13 @@ from ...errors import Declined
 from ...ir import Array, Dim, Node, Value
 from ...ops import attr, same_sizes
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin")
 
 
-def _reshape(x: Any, how: str, *, name: str, shared: bool = False) -> OpPattern:
+def _reshape(x: Leaf | OpPattern, how: str, *, name: str, shared: bool = False) -> OpPattern:
     return op(*_RESHAPES)(x, any_value(how, optional=True), name=name, shared=shared)
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...analysis.operands import POINTWISE, axis_of, integers, shape_of, small_array
-from ...ir import RETURN, Constant, Graph, Node, TensorType, Type, Value
+from ...ir import RETURN, Array, Constant, Graph, Node, TensorType, Type, Value
 from ...ops import version_for
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
@@ -270,7 +269,7 @@ class _Region:
         else:
             self._give(new, 1, "axes", np.array(sorted(axes), np.int64))
 
-    def _give(self, node: Node, slot: int, name: str, numbers: np.ndarray[Any, Any]) -> None:
+    def _give(self, node: Node, slot: int, name: str, numbers: Array) -> None:
         if name in node.attrs or (slot >= len(node.inputs) and not _takes_input(node, slot)):
             self.graph.set_attr(node, name, tuple(int(n) for n in numbers))
             return
