@@ -18,7 +18,7 @@ from .clean import (
     merge_identical_constants,
     remove_dead_nodes,
 )
-from .codes import drop_requantization, move_codes, use_integer_operators, widen_channels
+from .codes import drop_requantization, move_codes, read_weights, use_integer_operators, widen_channels
 from .control import inline_branches, inline_functions, inline_loops
 from .convert import spell_powers
 from .fold import (
@@ -30,7 +30,7 @@ from .fold import (
     fold_constants,
     fold_pads,
 )
-from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products, read_weights
+from .fuse import fuse_attention, fuse_for_onnxruntime, fuse_operators, merge_products
 from .layout import (
     cancel_transposes,
     flatten_concats,

@@ -1,13 +1,13 @@
-"""Evaluates pieces of a graph on constants in onnxruntime, with its optimizations off."""
+"""Evaluation of constant parts of a graph by onnxruntime, with its optimizations off."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..ir import Constant, DType, Graph, Node, TensorType, Type, Value
+from ..ir import Array, Constant, DType, Graph, Node, TensorType, Type, Value
 from ..machine.sessions import open_session, session_options
 from ..ops import attribute_proto, tensor_proto, type_proto
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import onnx
 
 Piece = tuple[Sequence[Node], Sequence[Value]]
-"""Nodes in execution order, and the values wanted of them."""
+"""Nodes in execution order, and those of their outputs that are to be returned."""
 
-_EMBED = 1024  # constants with more elements are fed, which does not copy them
-_IR_VERSION = 10
+_EMBED = 1024  # elements from which a constant is fed instead of embedded, for then it is not copied
+_IR_VERSION = 10  # of the models that are evaluated here
 _PLAIN = frozenset(
     (
         DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BOOL, DType.INT8, DType.INT16, DType.INT32, DType.INT64,
@@ -32,66 +32,66 @@ def is_plain(type: Type | None) -> bool:
     return isinstance(type, TensorType) and type.dtype in _PLAIN
 
 
-def evaluate(graph: Graph, pieces: Sequence[Piece], known: Mapping[Value, Constant]) -> dict[Value, Any]:
-    """The values that the pieces were asked for, as arrays; `known` values are not computed.
+def evaluate(graph: Graph, pieces: Sequence[Piece], known: Mapping[Value, Constant]) -> dict[Value, Array]:
+    """The outputs of the pieces as arrays; `known` values are not computed.
 
-    A piece that onnxruntime refuses is evaluated node by node, then every value that could be computed is returned.
+    A piece that onnxruntime refuses is evaluated node by node, and all values that it could compute are returned.
     """
-    found: dict[Value, Any] = {}
+    arrays: dict[Value, Array] = {}
     batch: list[Piece] = []
     for nodes, results in pieces:
-        found.update({value: known[value].array() for value in results if value in known})
+        arrays.update({value: known[value].array() for value in results if value in known})
         rest = [value for value in results if value not in known]
         if rest:
             batch.append((nodes, rest))
     if not batch:
-        return found
+        return arrays
     try:
-        return {**found, **_run(graph, [n for p in batch for n in p[0]], [v for p in batch for v in p[1]], known)}
+        return {**arrays, **_run(graph, [n for p in batch for n in p[0]], [v for p in batch for v in p[1]], known)}
     except Exception:  # onnxruntime's exceptions share no base; the pieces are tried one by one
         for nodes, results in batch:
-            found.update(_one(graph, nodes, results, known, alone=len(batch) == 1))
-        return found
+            arrays.update(_one(graph, nodes, results, known, alone=len(batch) == 1))
+        return arrays
 
 
 def _one(
     graph: Graph, nodes: Sequence[Node], results: Sequence[Value], known: Mapping[Value, Constant], alone: bool
-) -> dict[Value, Any]:
+) -> dict[Value, Array]:
     if not alone:
         try:
             return _run(graph, nodes, results, known)
         except Exception:  # as above; the nodes are tried one by one
             pass
     values = dict(known)
-    found: dict[Value, Any] = {}
+    arrays: dict[Value, Array] = {}
     for node in nodes:
         ready = all(v is None or v.constant is not None or v in values for v in node.inputs)
         if not ready or node.output in known:
             continue
         try:
-            made = _run(graph, [node], node.outputs, values)
-        except Exception:  # this node is one that onnxruntime cannot run: it stays
+            outputs = _run(graph, [node], node.outputs, values)
+        except Exception:  # onnxruntime cannot run this node: it stays
             continue
-        found.update(made)
-        values.update({value: Constant.of(array) for value, array in made.items()})
-    return found
+        arrays.update(outputs)
+        values.update({value: Constant.of(array) for value, array in outputs.items()})
+    return arrays
 
 
 def _run(
     graph: Graph, nodes: Iterable[Node], results: Sequence[Value], known: Mapping[Value, Constant]
-) -> dict[Value, Any]:
+) -> dict[Value, Array]:
     model, feeds = _model(graph, nodes, results, known)
-    arrays = open_session(model.SerializeToString(), session_options(optimize=False)).run(None, feeds)
-    return dict(zip(results, arrays))
+    session = open_session(model.SerializeToString(), session_options(optimize=False))
+    return dict(zip(results, session.run(None, feeds)))
 
 
 def _model(
     graph: Graph, nodes: Iterable[Node], results: Sequence[Value], known: Mapping[Value, Constant]
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
     import onnx
 
     names: dict[Value, str] = {}
-    feeds: dict[str, Any] = {}
+    feeds: dict[str, Array] = {}
     proto = onnx.GraphProto(name="constants")
 
     def read(value: Value | None) -> str:
@@ -114,16 +114,16 @@ def _model(
     for node in nodes:
         if node.output in known:
             continue
-        made = proto.node.add(op_type=node.op_type, domain=node.domain)
-        made.input.extend(read(value) for value in node.inputs)
+        added = proto.node.add(op_type=node.op_type, domain=node.domain)
+        added.input.extend(read(value) for value in node.inputs)
         for key, value in node.attrs.items():
             attribute = attribute_proto(key, value)
             if attribute is None:
                 raise ValueError(f"{node!r} has an attribute {key} that cannot be written")
-            made.attribute.append(attribute)
+            added.attribute.append(attribute)
         for out in node.outputs:
             names[out] = f"v{len(names)}"
-            made.output.append(names[out])
+            added.output.append(names[out])
     for value in results:
         proto.output.append(onnx.ValueInfoProto(name=names[value], type=type_proto(TensorType(_dtype(value)))))
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in graph.opsets.items() if domain == ""]

@@ -1,7 +1,7 @@
 """Rewriting: patterns, rules, the context that records rewrites, and the worklist that runs rules to a fixpoint."""
 
 from ..errors import Declined
-from .builder import Builder
+from .builder import Builder, origins_of
 from .context import Context, Erasure, RewriteLog, Rewritten
 from .pattern import Leaf, Match, Mismatch, OpPattern, any_value, constant, match, op, same, weight
 from .rule import Attempt, Decline, Rule, explain, rule, spellings
@@ -29,6 +29,7 @@ __all__ = [
     "explain",
     "match",
     "op",
+    "origins_of",
     "retype",
     "rule",
     "same",

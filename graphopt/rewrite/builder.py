@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -12,16 +13,23 @@ from ..ir import Constant, Graph, Node, Value
 from ..ops import infer, is_implemented, schema_of
 from .context import Context
 
+Attrs = Mapping[str, Any]
+
 CONTRIB = {"com.microsoft": 1}
 """Domains that onnxruntime's CPU provider adds, by version; only built for targets other than `portable`."""
 
 
-class Builder:
-    """`build.Conv(x, w, group=2)` makes a node and returns its first output; numpy arrays become constants.
+def origins_of(*nodes: Node) -> tuple[str, ...]:
+    """The original nodes that these nodes come from, each once."""
+    return tuple(dict.fromkeys(origin for node in nodes for origin in node.origins))
 
-    `build.node("com.microsoft::Gelu", x)` reaches other domains, `outputs=3` returns a tuple of values. Nothing enters
-    the graph until the rewrite is accepted. Declined is raised for what the opset does not have, and for what the
-    runtime does not implement.
+
+class Builder:
+    """`build.Conv(x, w, group=2)` makes a node and returns its output; numpy arrays become constants.
+
+    `build.node("com.microsoft::Gelu", x)` reaches other domains, `build.node("Split", x, outputs=3)` returns a tuple of
+    values. Nothing enters the graph until the rewrite is accepted. Declined is raised for operators that the opset does
+    not have or the runtime does not implement.
     """
 
     def __init__(self, graph: Graph, context: Context | None = None) -> None:
@@ -34,19 +42,34 @@ class Builder:
         """The version of ONNX's operator set in force."""
         return self.graph.opsets.get("", 0)
 
-    def __getattr__(self, op: str) -> Callable[..., Any]:
+    def __getattr__(self, op: str) -> Callable[..., Value]:
         if op.startswith("__"):
             raise AttributeError(op)
-        return lambda *inputs, **attrs: self.node(op, *inputs, **attrs)
+        return partial(self.node, op)
 
     def constant(self, array: Any, name: str = "") -> Value:
         """A new constant."""
         return Value(constant=array if isinstance(array, Constant) else Constant.of(array), name=name)
 
-    def node(self, op: str, *inputs: Any, outputs: int = 1, name: str = "", **attrs: Any) -> Any:
-        """Make a node of a qualified operator; returns its output, or a tuple when `outputs` > 1."""
+    @overload
+    def node(
+        self, op: str, *inputs: Any, outputs: Literal[1] = 1, name: str = "", attrs: Attrs | None = None, **more: Any
+    ) -> Value: ...
+
+    @overload
+    def node(
+        self, op: str, *inputs: Any, outputs: int, name: str = "", attrs: Attrs | None = None, **more: Any
+    ) -> tuple[Value, ...]: ...
+
+    def node(
+        self, op: str, *inputs: Any, outputs: int = 1, name: str = "", attrs: Attrs | None = None, **more: Any
+    ) -> Value | tuple[Value, ...]:
+        """Make a node of a qualified operator; returns its output, or a tuple when `outputs` > 1.
+
+        Attributes are keywords, or those of another node (`attrs`), which keywords override; None leaves one out.
+        """
         opsets = self._opsets(op)
-        kept = {key: _plain(value) for key, value in attrs.items() if value is not None}
+        kept = {key: _plain(value) for key, value in {**(attrs or {}), **more}.items() if value is not None}
         values = [v if v is None or isinstance(v, Value) else self.constant(v) for v in inputs]
         while values and values[-1] is None:
             values.pop()
@@ -59,10 +82,19 @@ class Builder:
         self.nodes.append(made)
         return made.output if outputs == 1 else made.outputs
 
-    def copy(self, node: Node, inputs: Iterable[Any], **attrs: Any) -> Any:
-        """The same operator with other inputs and, where given, other attributes."""
-        plain = {**node.attrs, **attrs}
-        return self.node(node.op, *inputs, outputs=len(node.outputs), name=node.name, **plain)
+    def copy(self, node: Node, inputs: Iterable[Any], **attrs: Any) -> Value:
+        """The same operator with other inputs and, where given, other attributes; returns its first output."""
+        self.node(node.op, *inputs, outputs=len(node.outputs), name=node.name, attrs={**node.attrs, **attrs})
+        return self.nodes[-1].outputs[0]
+
+    def insert_before(self, anchor: Node, sources: Iterable[Node]) -> None:
+        """Put the nodes before `anchor`, with the origins of the nodes they stand for, and import their domains."""
+        origins = origins_of(*sources)
+        for domain, version in self.imports.items():
+            self.graph.opsets.setdefault(domain, version)
+        for node in self.nodes:
+            node.origins = origins
+            self.graph.insert_before(anchor, node)
 
     def _opsets(self, op: str) -> Mapping[str, int]:
         domain = op.rpartition("::")[0]

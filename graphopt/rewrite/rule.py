@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import Declined
 from ..ir import Graph, Node, Value
-from .builder import Builder
+from .builder import Builder, origins_of
 from .context import Context
 from .pattern import Mismatch, OpPattern, match, needed_ops
 
@@ -98,7 +98,7 @@ class Rule:
         self, graph: Graph, matched: list[Node], build: Builder, values: Sequence[Value], made_by: str
     ) -> None:
         root = matched[0]
-        origins = tuple(dict.fromkeys(origin for n in matched for origin in n.origins))
+        origins = origins_of(*matched)
         for domain, version in build.imports.items():
             graph.opsets.setdefault(domain, version)
         for node in build.nodes:

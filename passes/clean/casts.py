@@ -1,25 +1,33 @@
-"""Islands of another precision that compute nothing: what is only moved about between two Casts keeps its type."""
+"""Two Casts around operators that only move elements: the elements keep the type that they come in."""
 
 from __future__ import annotations
 
-from ...analysis.operands import tensor_of
-from ...ir import DType, Graph, Node, TensorType, Value
+from ...analysis.operands import MOVES, moved, tensor_of
+from ...ir import DType, Graph, Node, TensorType
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
-from .compose import HOLDS
 
-_MOVES = frozenset(
-    (
-        "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Expand", "Gather", "Identity",
-        "Tile", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth",
-    )
-)  # fmt: skip
-_LARGEST = 32  # operators of an island
+HOLDS: dict[DType, tuple[DType, ...]] = {
+    DType.BOOL: (
+        DType.UINT8, DType.INT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
+        DType.FLOAT16, DType.FLOAT, DType.DOUBLE,
+    ),
+    DType.UINT8: (DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
+    DType.INT8: (DType.INT16, DType.INT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
+    DType.INT16: (DType.INT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
+    DType.INT32: (DType.INT64, DType.DOUBLE),
+    DType.FLOAT16: (DType.FLOAT, DType.DOUBLE),
+    DType.BFLOAT16: (DType.FLOAT, DType.DOUBLE),
+    DType.FLOAT: (DType.DOUBLE,),
+}  # fmt: skip
+"""For each element type, the types that represent all its values."""
+
+_LARGEST = 32  # operators between the Casts, to bound the search: the time of a pass grows with it, nothing else
 
 
 @graph_pass("drop-cast-islands")
 def drop_cast_islands(graph: Graph, context: Context) -> int:
-    """cast_a(move(cast_b(x))) = move(x), for x of type a, whose values b holds"""
+    """cast_a(move(cast_b(x))) = move(x), for x of type a, all of whose values b represents"""
     changes = 0
     for node in graph.walk():
         island = _island(node) if node.op == "Cast" and not node.domain else None
@@ -30,7 +38,7 @@ def drop_cast_islands(graph: Graph, context: Context) -> int:
 
 
 def _island(last: Node) -> list[Node] | None:
-    """The operators that move data between `last` and the Casts it undoes, each before what it reads."""
+    """The operators that move data between `last` and the Casts that it undoes, None for any others."""
     target, first = DType(last.attrs["to"]), last.inputs[0]
     island: dict[Node, None] = {}
     queue = [first]
@@ -44,34 +52,29 @@ def _island(last: Node) -> list[Node] | None:
                 return None
             continue
         users = {user for out in node.outputs for user in out.users}
-        if node.op not in _MOVES or any(user is not last and user not in island for user in users):
+        if node.op not in MOVES or any(user is not last and user not in island for user in users):
             return None
         island[node] = None
         if len(island) > _LARGEST:
             return None
-        queue.extend(_moved(node))
+        queue.extend(moved(node))
     return list(island) or None
 
 
 def _undone(cast: Node, target: DType) -> bool:
-    """The Cast widens from the type that is wanted, so nothing was lost."""
+    """The Cast widens from type `target`, so that casting back loses nothing."""
     before, between = tensor_of(cast.inputs[0]), tensor_of(cast.output)
     if before is None or between is None or before.dtype != target:
         return False
     return between.dtype in HOLDS.get(target, ())
 
 
-def _moved(node: Node) -> tuple[Value | None, ...]:
-    """The operands whose elements the operator moves; the others steer it."""
-    return node.inputs if node.op == "Concat" else node.inputs[:1]
-
-
 def _drop(graph: Graph, last: Node, island: list[Node]) -> None:
     target = DType(last.attrs["to"])
     for node in island:
-        moved = len(_moved(node))
+        count = len(moved(node))
         inputs = [
-            v.producer.inputs[0] if i < moved and v is not None and v.producer is not None and v.producer.op == "Cast"
+            v.producer.inputs[0] if i < count and v is not None and v.producer is not None and v.producer.op == "Cast"
             else v
             for i, v in enumerate(node.inputs)
         ]  # fmt: skip

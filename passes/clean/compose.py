@@ -1,8 +1,6 @@
-"""Two steps that are one: chains of Transpose, Cast, Unsqueeze, Clip; recurrences that start at zero."""
+"""Two operators of a kind in a row become one: Transpose, Cast, Unsqueeze, Relu, Clip; recurrences start at zero."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -11,21 +9,7 @@ from ...ir import Array, DType, Graph, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import graph_pass, rule_pass
 from ...rewrite import Builder, Context, any_value, constant, op, rule
-
-HOLDS: dict[DType, tuple[DType, ...]] = {
-    DType.BOOL: (
-        DType.UINT8, DType.INT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
-        DType.FLOAT16, DType.FLOAT, DType.DOUBLE,
-    ),
-    DType.UINT8: (DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
-    DType.INT8: (DType.INT16, DType.INT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
-    DType.INT16: (DType.INT32, DType.INT64, DType.FLOAT, DType.DOUBLE),
-    DType.INT32: (DType.INT64, DType.DOUBLE),
-    DType.FLOAT16: (DType.FLOAT, DType.DOUBLE),
-    DType.BFLOAT16: (DType.FLOAT, DType.DOUBLE),
-    DType.FLOAT: (DType.DOUBLE,),
-}  # fmt: skip
-"""For each element type, those that hold all its values."""
+from .casts import HOLDS
 
 
 @rule(op.Transpose(op.Transpose(any_value("x"), name="first", shared=True), name="second"))
@@ -37,8 +21,7 @@ def join_transposes(build: Builder, x: Value, first: Node, second: Node) -> Valu
     joined = tuple(p[i] for i in q)
     if joined == tuple(range(len(p))) and not second.output.is_result:
         return x
-    made: Value = build.Transpose(x, perm=joined)
-    return made
+    return build.Transpose(x, perm=joined)
 
 
 @rule(op.Cast(op.Cast(any_value("x"), name="first", shared=True), name="second"), min_opset=9)
@@ -49,8 +32,7 @@ def join_casts(build: Builder, x: Value, first: Node, second: Node) -> Value:
         raise Declined("the type between may round")
     if x.type.dtype == target and not second.output.is_result:
         return x
-    made: Value = build.Cast(x, to=target)
-    return made
+    return build.Cast(x, to=target)
 
 
 @rule(op.Unsqueeze(op.Unsqueeze(any_value("x"), constant("inner"), shared=True), constant("outer")), min_opset=13)
@@ -69,32 +51,29 @@ def join_unsqueezes(build: Builder, x: Value, inner: Array, outer: Array) -> Val
                 target = next(wanted, None)
             free += 1
         position += 1
-    made: Value = build.Unsqueeze(x, np.array(sorted((*second, *moved)), np.int64))
-    return made
+    return build.Unsqueeze(x, np.array(sorted((*second, *moved)), np.int64))
 
 
 @rule(op.Relu(op.Relu(any_value("x"))))
 def join_relus(build: Builder, x: Value) -> Value:
     """max(max(x, 0), 0) = max(x, 0)"""
-    made: Value = build.Relu(x)
-    return made
+    return build.Relu(x)
 
 
 @rule(op.Clip(op.Clip(any_value("x"), constant("a", optional=True), constant("b", optional=True)),
               constant("c", optional=True), constant("d", optional=True)), min_opset=11)  # fmt: skip
-def join_clips(build: Builder, x: Value, a: Any, b: Any, c: Any, d: Any) -> Value:
+def join_clips(build: Builder, x: Value, a: Array | None, b: Array | None, c: Array | None, d: Array | None) -> Value:
     """clip(clip(x, a, b), c, d) = clip(x, max(a, c), min(b, d)), where the limits overlap."""
     low = a if c is None else c if a is None else np.maximum(a, c)
     high = b if d is None else d if b is None else np.minimum(b, d)
     if low is not None and high is not None and not (low <= high).all():
         raise Declined("the limits do not overlap")
-    made: Value = build.Clip(x, low, high)
-    return made
+    return build.Clip(x, low, high)
 
 
 @graph_pass("drop-zero-states")
 def drop_zero_states(graph: Graph, context: Context) -> int:
-    """RNN(x, h0 = 0, c0 = 0) = RNN(x): a recurrence starts at zero unless told otherwise."""
+    """RNN(x, h0 = 0, c0 = 0) = RNN(x): without initial states a recurrence starts at zero."""
     changes = 0
     for node in graph.walk():
         owner = node.graph
@@ -111,14 +90,18 @@ def drop_zero_states(graph: Graph, context: Context) -> int:
     return changes
 
 
+_FAR, _LARGEST = (
+    16,
+    1 << 16,
+)  # operators before an initial state, and elements of it, looked at: bounds on time
 _KEEPS_ZERO = frozenset(("Slice", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Tile"))
 
 
 def _is_zero(value: Value) -> bool:
     """All elements are 0, whatever the shape."""
-    for _ in range(16):
+    for _ in range(_FAR):
         if value.constant is not None:
-            return value.constant.size <= 1 << 16 and not value.constant.array().any()
+            return value.constant.size <= _LARGEST and not value.constant.array().any()
         node = value.producer
         if node is None:
             return False

@@ -1,18 +1,20 @@
-"""Identical constants become one. Large tensors are read only where another one begins like them."""
+"""Identical constants become one. A large tensor is read in full only where a sample of its bytes equals another's."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, Graph, Value
+from ...ir import Array, Constant, Graph, Value
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 
 _SAMPLE = 4096
+"""Bytes compared first, at the beginning, middle and end: one page of a mapped file each."""
+
 _CHUNK = 1 << 22
+"""Bytes compared at a time, so that temporaries stay in the cache."""
 
 
 @graph_pass("merge-identical-constants")
@@ -32,7 +34,7 @@ def merge_identical_constants(graph: Graph, context: Context) -> int:
 
 
 def _groups(graph: Graph) -> Iterator[list[Value]]:
-    """Constants of one type whose beginning, middle and end agree, where there are several."""
+    """Groups of two or more constants of the same type and sample."""
     by_type: dict[Hashable, list[Value]] = {}
     seen: set[Value] = set()
     for inner in graph.graphs():
@@ -51,6 +53,7 @@ def _groups(graph: Graph) -> Iterator[list[Value]]:
 
 
 def _sample(constant: Constant | None) -> Hashable:
+    """The bytes at the beginning, middle and end of a constant; all of a small one."""
     assert constant is not None
     array = constant.array()
     if array.dtype == object:
@@ -77,5 +80,5 @@ def _equal(a: Constant | None, b: Constant | None) -> bool:
     return all(np.array_equal(left[i : i + _CHUNK], right[i : i + _CHUNK]) for i in steps)
 
 
-def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _bytes(array: Array) -> Array:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -1,4 +1,4 @@
-"""Common subexpressions: two nodes that compute the same from the same become one."""
+"""Common subexpressions: nodes with equal operators, attributes and operands become one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from ...ir import Constant, Graph, Node, Opaque
 from ...ops import is_deterministic
 from ...pipeline.passes import graph_pass
-from ...rewrite import Context
+from ...rewrite import Context, origins_of
 from ...rewrite.pattern import COMMUTATIVE
 
-_LARGEST = 4096  # elements of a tensor attribute that is worth comparing
+_LARGEST = 4096  # elements of a tensor attribute that is compared: a bound on time, exporters repeat small ones
 
 
 @graph_pass("merge-common-subexpressions")
 def merge_common_subexpressions(graph: Graph, context: Context) -> int:
-    """f(x) … f(x) = let y = f(x) in y … y; a nested graph may read what an outer one computed before it."""
+    """f(x) … f(x) = let y = f(x) in y … y, also for an f(x) in a nested graph that the outer one computes before it."""
     return _merge(graph, {}, context)
 
 
@@ -31,7 +31,7 @@ def _merge(graph: Graph, seen: dict[Hashable, Node], context: Context) -> int:
         if known is not None and _may_stand_for(known, node) and context.commit("merge-common-subexpression", node):
             for old, new in zip(node.outputs, known.outputs):
                 graph.replace_uses(old, new)
-            known.origins = tuple(dict.fromkeys((*known.origins, *node.origins)))
+            known.origins = origins_of(known, node)
             graph.erase(node)
             changes += 1
             continue
@@ -46,7 +46,7 @@ def _merge(graph: Graph, seen: dict[Hashable, Node], context: Context) -> int:
 
 
 def _key(node: Node) -> Hashable | None:
-    """Equal for nodes that compute the same; None for those that must not be merged."""
+    """A key that is equal for nodes of equal results; None for nodes that must not be merged."""
     if node.subgraphs or not is_deterministic(node):
         return None
     attrs = []
@@ -76,5 +76,5 @@ def _attribute(value: Any) -> Hashable | None:
 
 
 def _may_stand_for(known: Node, node: Node) -> bool:
-    """Merging two results of one graph saves nothing: the file needs a node to give the second its name."""
+    """Not both are results of a graph: the file needs a node of its own for the name of each."""
     return not any(a.is_result and b.is_result for a, b in zip(known.outputs, node.outputs))

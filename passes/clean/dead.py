@@ -7,12 +7,12 @@ from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 
 PURE = frozenset(("", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"))
-"""Domains whose operators do nothing but compute; a stranger's operator may write, count or print."""
+"""Domains whose operators only compute their outputs; an operator of any other may have side effects."""
 
 
 @graph_pass("remove-dead-nodes")
 def remove_dead_nodes(graph: Graph, context: Context) -> int:
-    """Remove nodes whose results are never used, and results of If that nobody reads."""
+    """Remove nodes whose results are never used, and unused results of If."""
     return _sweep(graph, context)
 
 
@@ -32,7 +32,7 @@ def _sweep(graph: Graph, context: Context) -> int:
 
 
 def is_pure(node: Node) -> bool:
-    """Running the node does nothing but compute its outputs."""
+    """The node has no side effects."""
     model = None if node.graph is None else model_of(node.graph)
     function = None if model is None else model.functions.get(FunctionId(node.domain, node.op_type, node.overload))
     if function is not None:
@@ -41,7 +41,7 @@ def is_pure(node: Node) -> bool:
 
 
 def _narrow(graph: Graph, node: Node, context: Context) -> Node:
-    """If without the results that nobody reads; what computes them in the branches becomes dead."""
+    """An If without its unused results; the nodes that compute them in its branches become dead."""
     kept = [i for i, out in enumerate(node.outputs) if not out.is_unused]
     branches = {name: value for name, value in node.attrs.items() if isinstance(value, Graph)}
     fits = kept and len(branches) == 2 and all(len(b.outputs) == len(node.outputs) for b in branches.values())

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from ...analysis.operands import SMALL, integers, shape_of, small_array, tensor_of
-from ...ir import Constant, DType, Graph, Node, Value
+from ...analysis.operands import SMALL, TO_END, integers, is_replaceable, shape_of, small_array, tensor_of
+from ...ir import Constant, Dim, DType, Graph, Node, Value
 from ...ops import attr, is_deterministic, reshaped, same_sizes, version_for
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 
-_END = 1 << 31  # what exporters write for "to the end" is at least this, less one
-
 
 @graph_pass("drop-identities")
 def drop_identities(graph: Graph, context: Context) -> int:
-    """f(x) = x, for operators and operands where that holds whatever x is."""
+    """f(x) = x, for operators that return an operand unchanged whatever its value."""
     changes = 0
     for node in graph.walk():
         operand = same_as(node)
@@ -31,7 +28,7 @@ def drop_identities(graph: Graph, context: Context) -> int:
 
 
 def same_as(node: Node) -> Value | None:
-    """The operand that the node's first output always equals, None if there is none or another output is used."""
+    """The operand that the node's first output always equals; None if there is none or another output is used."""
     slot_of = _TABLE.get(node.op)
     if slot_of is None or any(not out.is_unused for out in node.outputs[1:]):
         return None
@@ -39,22 +36,8 @@ def same_as(node: Node) -> Value | None:
     return None if slot is None else node.input(slot)
 
 
-def is_replaceable(result: Value, operand: Value) -> bool:
-    """Replacing saves a node: a graph's result needs a node of its own to carry its name."""
-    if not result.is_result:
-        return True
-    computed_here = operand.producer is not None and operand.graph is result.graph
-    return computed_here and not operand.is_result and operand.constant is None
-
-
-# -- what is known of an operand
-
-
 def _first(holds: Callable[[Node], bool]) -> Callable[[Node], int | None]:
     return lambda node: 0 if node.inputs and node.inputs[0] is not None and holds(node) else None
-
-
-# -- one function for each kind
 
 
 def _neutral(number: float, *, either: bool) -> Callable[[Node], int | None]:
@@ -132,13 +115,13 @@ def _takes_all(node: Node) -> bool:
         return False
     if node.input(4) is not None and any(s != 1 for s in integers(node, 4, "steps") or (0,)):
         return False
-    if all(e >= _END - 1 for e in ends):
+    if all(e >= TO_END for e in ends):
         return True
     shape = shape_of(node.inputs[0])
     if shape is None or (node.input(3) is not None and integers(node, 3, "axes") is None):
         return False
     axes = integers(node, 3, "axes") or list(range(len(starts)))
-    return all(e >= _END - 1 or (isinstance(d := shape[a], int) and e >= d) for a, e in zip(axes, ends))
+    return all(e >= TO_END or (isinstance(d := shape[a], int) and e >= d) for a, e in zip(axes, ends))
 
 
 def _pads_nothing(node: Node) -> bool:
@@ -155,7 +138,7 @@ def _squeezes_nothing(node: Node) -> bool:
     return node.input(1) is None and "axes" not in node.attrs and shape is not None and _all_larger(shape)
 
 
-def _all_larger(shape: Sequence[Any]) -> bool:
+def _all_larger(shape: Sequence[Dim]) -> bool:
     return all(isinstance(d, int) and d != 1 for d in shape)
 
 

@@ -1,13 +1,13 @@
 """Integer convolutions over few channels, in a form that onnxruntime multiplies without copying patches.
 
 Its kernel for unsigned codes and signed weights reads the input through pointers, four channels at a time, and rounds
-results at once; it wants input channels (and output channels, at least 16) that are a multiple of four. Any other
-convolution, such as the first of every model of images, copies patches a row of the kernel at a time, multiplies and
-rounds in three goes. Codes that meet weights of zero make any convolution fit; and a stride of s is a stride of one
-over s² times the channels, with a kernel of fewer positions.
+at once; it requires multiples of four as input channels and output channels, and at least 16 of the latter. Any other
+convolution, such as the first of an image model, takes three steps: copy patches a row of the kernel at a time,
+multiply, round. Channels with weights of zero make any convolution fit; and a stride of s is a stride of one over s²
+times the channels, with a kernel of fewer positions.
 
-Both compute the same integers bit for bit. They pay only for integers: quantization applies them to what it makes for
-onnxruntime, else they run on demand.
+Both compute the same integers bit for bit. They gain on integers only: quantization for onnxruntime runs them, else
+they run on demand.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, op, rule, weight
 
 FOUR, LEAST = 4, 16
-"""The pointer kernel's channels: inputs and outputs come in fours, outputs at least so many."""
+"""Channels of the pointer kernel: a multiple of `FOUR`, and at least `LEAST` outputs."""
 MACS, ROW, POSITION = 210.0, 6.5, 0.5
-"""Products a nanosecond; nanoseconds to copy a row of a patch, and to follow the pointer of a kernel's position."""
+"""Products a nanosecond; nanoseconds to copy a row of a patch, and to follow the pointer of a kernel position."""
 APART, AT_ONCE = 0.15, 0.08
-"""Nanoseconds to round one result, in a step of its own or in the kernel."""
+"""Nanoseconds to round one result in a step of its own, and in the kernel."""
 PADDED, STACKED = 0.12, 0.2
-"""Nanoseconds an element of the input takes in Pad and in SpaceToDepth. Fitted to profiles of one core with AVX-512:
-only how they compare matters, and near a tie either form will do. `tests.bench.rules` tells what is gained."""
+"""Nanoseconds of Pad and of SpaceToDepth for an element of the input. These six are fitted to profiles of onnxruntime
+on one core with AVX-512; only their ratios matter, and near a tie either form will do. `python -m tests.bench.rules
+pad_channels stack_strides` prints the gain of each form, `python -m tests.bench.light_int8` that of whole models."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What a convolution's time depends on: channels in and out, and the kernel's height and width."""
+class ConvSize:
+    """Input channels, output channels (`results`), and height and width of the kernel: they determine the time."""
 
     channels: int
     results: int
@@ -47,7 +48,7 @@ class Shape:
 
     @property
     def cost(self) -> float:
-        """Nanoseconds a position of the result takes."""
+        """Nanoseconds for one position of the result."""
         positions = self.height * self.width
         products = positions * self.channels * self.results / MACS
         if self.channels % FOUR or self.results % FOUR or self.results < LEAST:
@@ -56,29 +57,29 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The cheapest form: channels to add, or the stride to stack (1: none)."""
+class Form:
+    """A form of a convolution: channels to add, or the stride to turn into channels (1: none)."""
 
     added: int
     stacked: int
 
 
-def choose(shape: Shape, stride: int, pads: Sequence[int], divides: bool) -> Choice:
-    """Which form is the cheapest. pads: before the first row and column; divides: the stride divides both sizes."""
-    read = shape.channels * stride * stride  # elements of the input that a position of the result stands for
-    costs = {Choice(0, 1): shape.cost}
-    more = -shape.channels % FOUR
+def choose(size: ConvSize, stride: int, pads: Sequence[int], divides: bool) -> Form:
+    """The cheapest form. pads: before the first row and column; divides: the stride divides height and width."""
+    read = size.channels * stride * stride  # elements of the input for each position of the result
+    costs = {Form(0, 1): size.cost}
+    more = -size.channels % FOUR
     if more:
-        costs[Choice(more, 1)] = replace(shape, channels=shape.channels + more).cost + PADDED * read
+        costs[Form(more, 1)] = replace(size, channels=size.channels + more).cost + PADDED * read
     if stride > 1 and divides:
-        rows, columns = _blocks(shape.height, stride, pads[0]), _blocks(shape.width, stride, pads[1])
-        deep = Shape(shape.channels * stride * stride, shape.results, len(rows), len(columns))
-        costs[Choice(0, stride)] = deep.cost + STACKED * read
+        rows, columns = _blocks(size.height, stride, pads[0]), _blocks(size.width, stride, pads[1])
+        deep = ConvSize(size.channels * stride * stride, size.results, len(rows), len(columns))
+        costs[Form(0, stride)] = deep.cost + STACKED * read
     return min(costs, key=costs.__getitem__)
 
 
 def _blocks(size: int, stride: int, pad: int) -> range:
-    """The blocks of `stride` elements that a kernel of `size` elements reads, counted from that of the result."""
+    """The blocks of `stride` elements that a kernel of `size` elements reads, counted from the block of the result."""
     return range(-pad // stride, (size - 1 - pad) // stride + 1)
 
 
@@ -94,9 +95,9 @@ _CONV = op.Conv(
 def pad_channels(build: Builder, read: Node, kernel: Node, conv: Node) -> Value:
     """conv(dq(x), dq(W)) = conv(dq(pad(x)), dq(pad(W))), for channels of zero weights up to a multiple of four"""
     codes = _codes(read, kernel, conv)
-    added = _choice(read, conv, codes).added
+    added = _form(read, conv, codes).added
     if not added:
-        raise Declined("it takes its channels as they are")
+        raise Declined("the channels are a multiple of four, or padding them takes longer")
     ends, fill = np.array([0, 0, 0, 0, 0, added, 0, 0], np.int64), read.input(2)
     padded = build.node("Pad", read.inputs[0], ends, np.uint8(0) if fill is None else fill, name=_named(conv, "pad"))
     return _convolved(build, padded, np.pad(codes, ((0, 0), (0, added), (0, 0), (0, 0))), read, kernel, conv)
@@ -106,9 +107,9 @@ def pad_channels(build: Builder, read: Node, kernel: Node, conv: Node) -> Value:
 def stack_strides(build: Builder, read: Node, kernel: Node, conv: Node) -> Value:
     """conv(dq(x), dq(W), stride n) = conv(dq(space_to_depth(x, n)), dq(V)), where V holds W and zeros"""
     codes = _codes(read, kernel, conv)
-    stride = _choice(read, conv, codes).stacked
+    stride = _form(read, conv, codes).stacked
     if stride == 1:
-        raise Declined("its strides are as good as a deeper input")
+        raise Declined("strides of one over more channels take longer")
     pads, sizes = _pads(conv), _sizes(read)
     before, after = [], []
     for axis, size in enumerate(codes.shape[2:]):
@@ -117,7 +118,7 @@ def stack_strides(build: Builder, read: Node, kernel: Node, conv: Node) -> Value
         before.append(-blocks.start)
         after.append(results - 1 + blocks.stop - sizes[axis] // stride)
     if min(after) < 0:
-        raise Declined("it leaves rows or columns unread")
+        raise Declined("rows or columns are not read")
     stacked = build.node("SpaceToDepth", read.inputs[0], blocksize=stride, name=_named(conv, "stack"))
     deep = _stacked(codes, stride, pads)
     attrs = {"kernel_shape": deep.shape[2:], "strides": (1, 1), "pads": (*before, *after)}
@@ -125,19 +126,19 @@ def stack_strides(build: Builder, read: Node, kernel: Node, conv: Node) -> Value
 
 
 def _stacked(codes: Array, stride: int, pads: Sequence[int]) -> Array:
-    """Weights [N, C, KH, KW] for the input that SpaceToDepth makes: [N, n n C, blocks, blocks]."""
+    """Weights [N, C, KH, KW] for the result of SpaceToDepth: [N, n n C, blocks, blocks]."""
     results, channels, height, width = codes.shape
     rows, columns = _blocks(height, stride, pads[0]), _blocks(width, stride, pads[1])
-    made = np.zeros((results, stride, stride, channels, len(rows), len(columns)), codes.dtype)
+    deep = np.zeros((results, stride, stride, channels, len(rows), len(columns)), codes.dtype)
     for i in range(height):
         for j in range(width):
             (down, y), (right, x) = divmod(i - pads[0], stride), divmod(j - pads[1], stride)
-            made[:, y, x, :, down - rows.start, right - columns.start] = codes[:, :, i, j]
-    return made.reshape(results, stride * stride * channels, len(rows), len(columns))
+            deep[:, y, x, :, down - rows.start, right - columns.start] = codes[:, :, i, j]
+    return deep.reshape(results, stride * stride * channels, len(rows), len(columns))
 
 
 def _codes(read: Node, kernel: Node, conv: Node) -> Array:
-    """The codes of the weights [N, C, KH, KW]; Declined where onnxruntime's kernel is another, or there is none."""
+    """The codes of the weights, int8[N,C,KH,KW]; Declined where onnxruntime uses no kernel, or one for other types."""
     x, stored, scale, zeros = tensor_of(read.inputs[0]), *(kernel.constant(slot) for slot in range(3))
     assert stored is not None and scale is not None
     if x is None or x.dtype is not DType.UINT8 or stored.dtype is not DType.INT8:
@@ -152,7 +153,7 @@ def _codes(read: Node, kernel: Node, conv: Node) -> Array:
         raise Declined("the padding is chosen automatically")
     clamps = [use.node for use in conv.output.uses if use.node.op in ("Relu", "Clip")]
     if not any(use.node.op == "QuantizeLinear" for node in (conv, *clamps) for use in node.output.uses):
-        raise Declined("its result is float")
+        raise Declined("the result is not quantized")
     return stored.array()
 
 
@@ -161,33 +162,32 @@ def _pads(conv: Node) -> tuple[int, ...]:
 
 
 def _sizes(read: Node) -> list[int]:
-    """Height and width of the input, as far as they are known."""
+    """Height and width of the input; fewer numbers where they are unknown."""
     return [size for size in (shape_of(read.inputs[0]) or ())[2:] if isinstance(size, int)]
 
 
-def _choice(read: Node, conv: Node, codes: Array) -> Choice:
-    """The cheapest form of a convolution. Strides that differ, and kernels with holes, are not stacked."""
+def _form(read: Node, conv: Node, codes: Array) -> Form:
+    """The cheapest form of a convolution. Unequal strides and dilated kernels are not stacked."""
     results, channels, height, width = codes.shape
     strides = tuple(attr(conv, "strides", None) or (1, 1))
     whole = strides[0] == strides[1] and all(d == 1 for d in attr(conv, "dilations", None) or ())
     stride, sizes = int(strides[0]) if whole else 1, _sizes(read)
     divides = len(sizes) == 2 and all(size % stride == 0 for size in sizes)
-    return choose(Shape(channels, results, height, width), stride, _pads(conv), divides)
+    return choose(ConvSize(channels, results, height, width), stride, _pads(conv), divides)
 
 
-def _named(conv: Node, what: str) -> str:
-    """A name by which a profile finds the convolution again."""
-    return f"{conv.name}{what}" if conv.name else ""
+def _named(conv: Node, suffix: str) -> str:
+    """A name by which a profile assigns a new node to the convolution."""
+    return f"{conv.name}{suffix}" if conv.name else ""
 
 
 def _convolved(build: Builder, x: Value, codes: Array, read: Node, kernel: Node, conv: Node, **attrs: Any) -> Value:
-    """The convolution of other codes with other weights, on the same scales."""
+    """The convolution of the codes `x` with the weights `codes`, on the same scales."""
     old = kernel.inputs[0]
     stored = build.constant(np.ascontiguousarray(codes), "" if old is None else old.name)
-    floats = build.node(read.op, x, *read.inputs[1:], **read.attrs)
-    weights = build.node(kernel.op, stored, *kernel.inputs[1:], **kernel.attrs)
-    made: Value = build.copy(conv, [floats, weights, conv.input(2)], **attrs)
-    return made
+    floats = build.node(read.op, x, *read.inputs[1:], attrs=read.attrs)
+    weights = build.node(kernel.op, stored, *kernel.inputs[1:], attrs=kernel.attrs)
+    return build.copy(conv, [floats, weights, conv.input(2)], **attrs)
 
 
 widen_channels = rule_pass("widen-channels", stack_strides, pad_channels)

@@ -1,4 +1,4 @@
-"""What QuantizeLinear and DequantizeLinear with one scale compute: a grid of floats, numbered by codes."""
+"""QuantizeLinear and DequantizeLinear with one scale: a grid of floats, whose points are numbered by codes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from ...analysis.operands import tensor_of
 from ...ir import Array, DType, Node
 
-_OWN = ("block_size", "output_dtype", "precision")
+_EXTRA = ("block_size", "output_dtype", "precision")
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """x = (code − zero) scale in float32, codes of 8 bits; the scale is so large that no product is rounded to it."""
+    """x = (code − zero) scale in float32 for codes of 8 bits; the scale is large enough for normal products."""
 
     scale: float
     zero: int
@@ -35,21 +35,19 @@ class Grid:
         """QuantizeLinear: saturate(round_half_even(x / scale) + zero)."""
         with np.errstate(over="ignore"):
             steps = np.rint(np.asarray(x, np.float32) / np.float32(self.scale)) + np.float32(self.zero)
-        made: Array = np.clip(steps, self.lowest, self.highest).astype(self.dtype)
-        return made
+        return np.asarray(np.clip(steps, self.lowest, self.highest).astype(self.dtype))
 
     def code(self, x: float) -> int:
         """The code of one number, which may be infinite."""
         return int(self.codes(np.array(x)))
 
     def holds(self, x: Array) -> bool:
-        """Every number is one that a code stands for."""
+        """Every number is on the grid."""
         return bool(np.array_equal(self.floats(self.codes(x)), np.asarray(x, np.float32)))
 
     def floats(self, codes: Array) -> Array:
         """DequantizeLinear."""
-        made: Array = (codes.astype(np.int32) - self.zero).astype(np.float32) * np.float32(self.scale)
-        return made
+        return np.asarray((codes.astype(np.int32) - self.zero).astype(np.float32) * np.float32(self.scale))
 
 
 def grid_of(node: Node) -> Grid | None:
@@ -57,7 +55,7 @@ def grid_of(node: Node) -> Grid | None:
     scale, zero = node.constant(1), node.constant(2)
     if node.domain or scale is None or scale.size != 1 or scale.dtype is not DType.FLOAT or len(scale.shape) > 1:
         return None
-    if any(node.attrs.get(name) for name in _OWN) or (node.input(2) is not None and (zero is None or zero.size != 1)):
+    if any(node.attrs.get(name) for name in _EXTRA) or (node.input(2) is not None and (zero is None or zero.size != 1)):
         return None
     step = float(scale.array().reshape(()))
     if not np.finfo(np.float32).tiny * 256 < step < np.inf:

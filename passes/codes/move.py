@@ -1,4 +1,4 @@
-"""What only moves elements moves their codes: a quarter of the bytes, and no rounding on the way."""
+"""Operators that only move elements move their codes instead: a quarter of the bytes, and no rounding between."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...analysis.operands import MOVES, moved
 from ...errors import Declined
 from ...ir import Constant, Graph, Node, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass
-from ...rewrite import Builder, Context
+from ...rewrite import Builder, Context, origins_of
 from .grids import Grid, grid_of
 
-_LARGEST = 64  # operators of a region
-_MOVES = frozenset(
-    (
-        "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Gather", "GatherND",
-        "GatherElements", "Expand", "Tile", "Identity", "DepthToSpace", "SpaceToDepth", "Pad", "Resize",
-    )
-)  # fmt: skip
+_LARGEST = 64  # operators of a region: a bound on time
+_MOVES = MOVES | {"Split", "Pad", "Resize"}
 _PICKS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
-"""Operators whose results are elements of their operand, chosen by order: codes have the order of their floats."""
+"""Operators that choose elements of their operand by order: codes have the order of their floats."""
 
 
 @graph_pass("move-codes")
 def move_codes(graph: Graph, context: Context) -> int:
     """q(move(dq(x))) = move(x) for one scale and zero point; move also stands for the maximum of elements
 
-    Operands may be several, and constants that are on the grid; what else reads a moved value gets a dq of its own,
-    as long as fewer nodes are left.
+    Operands may be several, or constants that are on the grid; other users of a moved value get a dq of its own,
+    provided that fewer nodes are left.
     """
     changes = 0
     for node in list(graph.walk()):
@@ -37,14 +33,14 @@ def move_codes(graph: Graph, context: Context) -> int:
             continue
         grid = grid_of(node)
         region = None if grid is None else _Region.behind(node, grid)
-        if region is not None and region.gain() > 0 and context.commit("move-codes", node):
-            changes += region.turn(context)
+        if region is not None and region.gain() > 0:
+            changes += region.turn(node, context)
     return changes
 
 
 @dataclass(slots=True)
 class _Region:
-    """Moves between codes and codes. `sources` are the floats that enter, with their codes."""
+    """Operators between DequantizeLinear and QuantizeLinear. sources: the floats that enter, with their codes."""
 
     graph: Graph
     grid: Grid
@@ -53,7 +49,7 @@ class _Region:
 
     @classmethod
     def behind(cls, write: Node, grid: Grid) -> _Region | None:
-        """The moves before a QuantizeLinear, back to floats that are read from codes of its grid."""
+        """The moves before a QuantizeLinear, back to floats that come from codes of its grid; None for others."""
         assert write.graph is not None and write.inputs[0] is not None
         region, open_values = cls(write.graph, grid), [write.inputs[0]]
         while open_values:
@@ -78,28 +74,29 @@ class _Region:
         return node.op == "QuantizeLinear" and grid_of(node) == self.grid and node.graph is self.graph
 
     def _readers(self, value: Value) -> tuple[list[Node], bool]:
-        """The nodes that make codes of a moved value, and whether anything outside reads it as floats."""
+        """The QuantizeLinear nodes that read a moved value, and whether it has other users outside of the region."""
         writes = [user for user, slot in value.uses if slot == 0 and self._is_write(user)]
         return writes, any(user not in self.moves and user not in writes for user in value.users)
 
     def gain(self) -> int:
-        """Nodes that go, less those that come."""
+        """Nodes removed less those added."""
         readers = [self._readers(value) for node in self.moves for value in node.outputs]
         reads = {value.producer for value in self.sources if value.producer is not None}
         freed = sum(all(user in self.moves for user in node.output.users) for node in reads)
         return freed + sum(len(writes) - outside for writes, outside in readers)
 
-    def turn(self, context: Context) -> int:
-        """Move codes in place of floats; 0 where the runtime does not move them."""
+    def turn(self, write: Node, context: Context) -> int:
+        """Move codes in place of the floats before `write`; 0 where onnxruntime does not move them."""
         build, codes = Builder(self.graph, context), dict(self.sources)
         order = [node for node in self.graph if node in self.moves]
-        made: list[tuple[Node, Value | tuple[Value, ...]]] = []
         try:
             for node in order:
-                made.append((node, self._moved(build, node, codes)))
+                self._move(build, node, codes)
         except Declined:
             return 0
-        for (node, _), new in zip(made, build.nodes):
+        if not context.commit("move-codes", write):
+            return 0
+        for node, new in zip(order, build.nodes):
             new.origins = node.origins
             self.graph.insert_before(node, new)
         for node in order:
@@ -109,23 +106,23 @@ class _Region:
             self.graph.erase_unused(node)
         return 1
 
-    def _moved(self, build: Builder, node: Node, codes: dict[Value, Value]) -> Value | tuple[Value, ...]:
+    def _move(self, build: Builder, node: Node, codes: dict[Value, Value]) -> None:
+        """Build `node` on codes, and enter the codes of its results."""
         inputs = [codes.get(v, v) if v is not None else None for v in node.inputs]
         if node.op == "Pad":
             fill = node.constant(2)
             number = self.grid.code(0.0 if fill is None else float(fill.array().reshape(())))
             inputs = [*inputs[:2], build.constant(np.array(number, self.grid.dtype)), *inputs[3:]]
-        moved: Value | tuple[Value, ...] = build.copy(node, inputs)
-        codes.update(zip(node.outputs, (moved,) if isinstance(moved, Value) else moved))
-        return moved
+        build.copy(node, inputs)
+        codes.update(zip(node.outputs, build.nodes[-1].outputs))
 
     def _hand_over(self, node: Node, value: Value, code: Value) -> None:
-        """Give the users of a moved value its codes, or floats read from them."""
+        """Give the users of a moved value its codes, or floats dequantized from them."""
         graph, (writes, outside) = self.graph, self._readers(value)
         for write in writes:
             graph.replace_uses(write.output, code)
             if code.producer is not None:
-                code.producer.origins = tuple(dict.fromkeys((*code.producer.origins, *write.origins)))
+                code.producer.origins = origins_of(code.producer, write)
             graph.erase(write)
         if not outside:
             return
@@ -138,7 +135,7 @@ class _Region:
 
 
 def _codes_of(value: Value, grid: Grid) -> Value | None:
-    """The codes that a float is read from, or has as a constant."""
+    """The codes from which a float is dequantized, or those of a constant on the grid; None for others."""
     if value.constant is not None:
         array = value.constant.array()
         held = array.dtype == np.float32 and grid.holds(array)
@@ -150,18 +147,16 @@ def _codes_of(value: Value, grid: Grid) -> Value | None:
 
 
 def moved_operands(node: Node, grid: Grid) -> list[Value] | None:
-    """The operands whose elements `node` moves; None where it does anything else with codes of this grid."""
+    """The operands whose elements `node` moves; None if it would compute other results on codes of this grid."""
     if node.domain or node.op not in _MOVES | _PICKS or node.inputs[0] is None:
         return None
-    if node.op == "Concat":
-        return [value for value in node.inputs if value is not None]
     if node.op in _PICKS and (version_for(node) < 12 or any(not v.is_unused for v in node.outputs[1:])):
         return None  # codes from opset 12 on
     if node.op == "Resize" and (attr(node, "mode", "nearest") != "nearest" or _extrapolates(node)):
         return None
     if node.op == "Pad" and not _pads_on_grid(node, grid):
         return None
-    return [node.inputs[0]]
+    return [value for value in moved(node) if value is not None]
 
 
 def _extrapolates(resize: Node) -> bool:

@@ -1,8 +1,8 @@
-"""The operator form: QLinearConv and its kind in place of an operator between pairs.
+"""QOperator form: QLinearConv and other integer operators in place of an operator between dq and q.
 
 ONNX has QLinearConv and QLinearMatMul, onnxruntime's CPU provider some more. They round once where the pairs round
-several times, so a code may be another by one step. onnxruntime makes them of the pairs by itself when it loads a
-model, with the same kernels: therefore the pairs stay in what `optimize` writes, and this runs on demand.
+several times, so a code may differ by one step. onnxruntime fuses the pairs into the same kernels by itself when it
+loads a model: `optimize` therefore writes pairs, and this pass runs on demand.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ from ...rewrite import Builder, Context
 from .grids import Grid, grid_of
 
 
-def to_operators(graph: Graph) -> int:
-    """Q(Conv(DQ(x), DQ(w), DQ(b))) = QLinearConv(x, w, b), and Q(MatMul(DQ(a), DQ(b))) alike; how many were made."""
-    made = 0
-    for node in graph:
-        if node.op == "QuantizeLinear":
-            made += _replace(graph, node)
-    return made
+def to_operators(graph: Graph, context: Context | None = None) -> int:
+    """q(conv(dq(x), dq(w), dq(b))) = qlinear_conv(x, w, b), and MatMul alike; returns the number of operators."""
+    context = context or Context()
+    return sum(_replace(graph, node, context) for node in graph if node.op == "QuantizeLinear")
 
 
-def _replace(graph: Graph, quantize: Node) -> int:
+def _replace(graph: Graph, quantize: Node, context: Context) -> int:
     source = quantize.inputs[0]
     node = None if source is None else source.producer
     if node is None or node.op not in ("Conv", "MatMul") or not node.output.has_one_use or node.graph is not graph:
@@ -46,6 +43,8 @@ def _replace(graph: Graph, quantize: Node) -> int:
     inputs += quantize.inputs[1:3]
     if bias is not None:
         inputs.append(bias.inputs[0])
+    if not context.commit("use-integer-operator", node):
+        return 0
     new = Node(f"QLinear{node.op}", inputs, dict(node.attrs), name=node.name)
     new.origins, new.made_by, new.output.name = node.origins, "quantize", quantize.output.name
     graph.insert_before(quantize, new)
@@ -71,13 +70,13 @@ def _is_byte(value: Value | None) -> bool:
 
 @graph_pass("use-integer-operators", exact=False)
 def use_integer_operators(graph: Graph, context: Context) -> int:
-    """q(f(dq(x), dq(y))) = qlinear_f(x, y), but for one step of a code
+    """q(f(dq(x), dq(y))) = qlinear_f(x, y), up to one step of a code
 
     Conv and MatMul for any target; Sigmoid, LeakyRelu, pools by averages, sums, products and Concat for onnxruntime.
     """
     changes = 0
     for owner in list(graph.graphs()):
-        changes += to_operators(owner)
+        changes += to_operators(owner, context)
         for write in list(owner):
             if write.op == "QuantizeLinear" and write.graph is owner:
                 changes += _on_codes(owner, write, context)
@@ -93,23 +92,20 @@ def _on_codes(graph: Graph, write: Node, context: Context) -> int:
     grids = [None if read is None else grid_of(read) for read in reads]
     build = Builder(graph, context)
     operands: list[Value | None] = []
-    for read, found in zip(reads, grids):
-        if read is None or found is None:
+    for read, source in zip(reads, grids):
+        if read is None or source is None:
             return 0
-        operands += [read.inputs[0], *_scale(build, found)]
+        operands += [read.inputs[0], *_scale(build, source)]
     try:
-        made = make(build, node, operands, _scale(build, grid))
+        codes = make(build, node, operands, _scale(build, grid))
     except Declined:
         return 0
     if not context.commit("use-integer-operator", node):
         return 0
-    made.type = write.output.type
-    new = build.nodes[-1]
-    new.name, new.origins = node.name, tuple(dict.fromkeys((*node.origins, *write.origins)))
-    for domain, version in build.imports.items():
-        graph.opsets.setdefault(domain, version)
-    graph.insert_before(write, new)
-    graph.replace_uses(write.output, made)
+    codes.type = write.output.type
+    build.nodes[-1].name = node.name
+    build.insert_before(write, (node, write))
+    graph.replace_uses(write.output, codes)
     graph.erase_unused(write)
     return 1
 
@@ -122,20 +118,17 @@ _Maker = Callable[[Builder, Node, list["Value | None"], "tuple[Value, Value]"], 
 
 
 def _plain(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
-    made: Value = build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, **node.attrs)
-    return made
+    return build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, attrs=node.attrs)
 
 
 def _average(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
     if any(step != 1 for step in node.attrs.get("dilations", ())):
-        raise Declined("a window with holes")
-    made: Value = build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, channels_last=0, **node.attrs)
-    return made
+        raise Declined("the window is dilated")
+    return build.node(f"com.microsoft::QLinear{node.op}", *operands, *result, channels_last=0, attrs=node.attrs)
 
 
 def _concat(build: Builder, node: Node, operands: list[Value | None], result: tuple[Value, Value]) -> Value:
-    made: Value = build.node("com.microsoft::QLinearConcat", *result, *operands, axis=node.attrs["axis"])
-    return made
+    return build.node("com.microsoft::QLinearConcat", *result, *operands, axis=node.attrs["axis"])
 
 
 _MAKERS: dict[str, _Maker] = {

@@ -1,4 +1,4 @@
-"""Codes stay codes: what is made float only to be moved or limited and made codes again is done on the codes."""
+"""Codes that are dequantized only to be quantized again stay codes; limits between are limits on codes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _limits(limit: Node, low: Array | None, high: Array | None) -> tuple[float, 
         raise Declined("a limit is not one number")
     bottom, top = (float(np.reshape(end, ())) for end in given)
     if not bottom <= top:
-        raise Declined("the limits are apart")
+        raise Declined("the limits are in the wrong order")
     return bottom, top
 
 
@@ -62,23 +62,23 @@ def limit_codes(
 ) -> Value:  # fmt: skip
     """q(clip(x, a, b)) = clip(q(x), q(a), q(b)): q never falls, so it commutes with minimum and maximum
 
-    Where saturation does it, no Clip is left. Otherwise only what onnxruntime then computes on codes altogether gains.
+    No Clip is left where saturation has the same effect. Otherwise the rule gains only where x comes from an operator
+    that onnxruntime then runs on codes.
     """
     grid = grid_of(write)
     if grid is None or (limit.op == "Clip" and low is not None and low.dtype != np.float32):
         raise Declined("not one scale in single precision")
     bottom, top = (grid.code(end) for end in _limits(limit, low, high))
-    codes: Value = build.copy(write, [x, *write.inputs[1:]])
+    codes = build.copy(write, [x, *write.inputs[1:]])
     if bottom == grid.lowest and top == grid.highest:
         return codes
     node = x.producer
     if build.context.target != "onnxruntime" or build.opset < 12:
-        raise Declined("the target does no better on limited codes")
+        raise Declined("a Clip of codes is no faster for the target")
     if node is None or node.op not in _ON_CODES or not x.has_one_use or not all(map(_is_read, node.inputs[:2])):
-        raise Declined("what is limited is not computed on codes")
+        raise Declined("the limited value is not computed on codes")
     ends = [None if end in (grid.lowest, grid.highest) else np.array(end, grid.dtype) for end in (bottom, top)]
-    made: Value = build.Clip(codes, *ends)
-    return made
+    return build.Clip(codes, *ends)
 
 
 def _is_read(value: Value | None) -> bool:
@@ -92,8 +92,7 @@ def use_standard_codes(build: Builder, x: Value, s: Array, z: Array, node: Node)
     if s.size != 1 or s.dtype != np.float32 or z.size != 1 or not (z.dtype.itemsize == 1 or build.opset >= 21):
         raise Declined("ONNX has no such codes at this opset")
     scale, zero = s.reshape(()), z.reshape(())
-    made: Value = build.node(node.op_type, x, scale, zero, name=node.name)
-    return made
+    return build.node(node.op_type, x, scale, zero, name=node.name)
 
 
 drop_requantization = rule_pass("drop-requantization", keep_codes, limit_codes, use_standard_codes, doc=__doc__)

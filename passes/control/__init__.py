@@ -1,4 +1,4 @@
-"""Control flow that is decided before the model runs: branches, loops and calls stand in line."""
+"""Control flow that is known before the model runs: bodies of If, Loop and functions take the place of their node."""
 
 from .branches import inline_branches
 from .functions import inline_functions

@@ -1,10 +1,11 @@
-"""If whose condition is known: the branch that is taken stands in its place."""
+"""An If whose condition is constant is replaced by its branch."""
 
 from __future__ import annotations
 
-from ...ir import Graph, Node, Value, clone_node
+from ...ir import Graph, Node
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
+from .splice import splice
 
 
 @graph_pass("inline-branches")
@@ -34,13 +35,3 @@ def _taken(node: Node) -> Graph | None:
         return None
     branch = node.attrs.get("then_branch" if bool(condition.array().reshape(())) else "else_branch")
     return branch if isinstance(branch, Graph) and len(branch.outputs) == len(node.outputs) else None
-
-
-def splice(graph: Graph, node: Node, branch: Graph) -> None:
-    """Move the nodes of `branch` before `node`, which then goes. Captured values are visible here as they were."""
-    values: dict[Value, Value] = {}
-    for inner in branch.snapshot():
-        graph.insert_before(node, clone_node(inner, values))
-    for old, result in zip(node.outputs, branch.outputs):
-        graph.replace_uses(old, values.get(result, result))
-    graph.erase(node)

@@ -1,4 +1,4 @@
-"""Functions of the model stand in the place of their calls."""
+"""Calls of the model's functions are replaced by their bodies."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Value, clone_node, model_of
+from ...ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Value, model_of
 from ...ops import schema_of
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
+from .splice import splice
 
-_DEPTH = 32  # functions that call functions
+_DEPTH = 32  # rounds, one for each level of functions that call functions; ONNX forbids recursion
 
 
 @graph_pass("inline-functions")
 def inline_functions(graph: Graph, context: Context) -> int:
-    """f(x) where f(a) = g(a) is g(x); functions that nothing calls any more go."""
+    """f(x) where f(a) = g(a) is g(x); functions that are no longer called are removed."""
     model = model_of(graph)
     if model is None or not model.functions:
         return 0
     changes = 0
     for _ in range(_DEPTH):
-        made = sum(_inline(model, node, context) for node in list(graph.walk()))
-        changes += made
-        if not made:
+        inlined = sum(_inline(model, node, context) for node in list(graph.walk()))
+        changes += inlined
+        if not inlined:
             break
-    while gone := [key for key in model.functions if not _is_called(model, key)]:
-        for key in gone:
+    while unused := [key for key in model.functions if not _is_called(model, key)]:
+        for key in unused:
             del model.functions[key]
     return changes
 
@@ -45,28 +46,25 @@ def _inline(model: Model, node: Node, context: Context) -> bool:
     function, graph = model.functions.get(_key(node)), node.graph
     if function is None or graph is None or not _fits(model, function, node):
         return False
-    given = {} if function.raw is None else {p.name: p for p in function.raw.defaults}
-    settled = _Attributes(node, given)
+    defaults = {} if function.raw is None else {p.name: p for p in function.raw.defaults}
+    attributes = _Attributes(node, defaults)
     body = function.body.graph
-    if not all(settled.can(inner) for inner in body.walk()) or not context.commit("inline-function", node):
+    if not all(attributes.can_resolve(inner) for inner in body.walk()) or not context.commit("inline-function", node):
         return False
     for domain, version in function.body.opsets.items():
         model.opsets.setdefault(domain, version)
-    values = {inner: value for inner, value in zip(body.inputs, node.inputs) if value is not None}
-    for inner in body.snapshot():
-        copy = clone_node(inner, values)
+
+    def adapt(copy: Node, values: dict[Value, Value]) -> None:
         copy.origins, copy.made_by = node.origins, "inline-functions"
-        graph.insert_before(node, copy)
-        for made in (copy, *(n for nested in copy.subgraphs for n in nested.walk())):
-            settled.settle(graph, made, values)
-    for old, result in zip(node.outputs, body.outputs):
-        graph.replace_uses(old, values.get(result, result))
-    graph.erase(node)
+        for inner in (copy, *(n for nested in copy.subgraphs for n in nested.walk())):
+            attributes.resolve(graph, inner, values)
+
+    splice(graph, node, body, node.inputs, adapt)
     return True
 
 
 def _fits(model: Model, function: Function, node: Node) -> bool:
-    """Every input is given, and every operator means in the model what it means in the function."""
+    """Every input is given, and no operator has another version in the model's opset than in the function's."""
     body = function.body
     missing = any(value is None for value in node.inputs) or len(node.inputs) != len(body.graph.inputs)
     if missing or len(node.outputs) > len(body.graph.outputs):
@@ -83,16 +81,17 @@ def _means_the_same(model: Model, body: Model, node: Node) -> bool:
 
 
 class _Attributes:
-    """What a call gives for the attributes that a function's nodes refer to."""
+    """Values of the attributes of a function, to which its nodes refer by name: those of the call, or defaults."""
 
     def __init__(self, call: Node, defaults: dict[str, Any]) -> None:
         self.call, self.defaults = call, defaults
 
-    def can(self, node: Node) -> bool:
+    def can_resolve(self, node: Node) -> bool:
         """Every reference of the node can be resolved."""
-        return all(self._resolve(v)[0] for v in node.attrs.values() if isinstance(v, Opaque))
+        return all(self._value(v)[0] for v in node.attrs.values() if isinstance(v, Opaque))
 
-    def _resolve(self, value: Opaque) -> tuple[bool, Any]:
+    def _value(self, value: Opaque) -> tuple[bool, Any]:
+        """Whether the value of a reference is known, and the value; None stands for an attribute that is not set."""
         name = getattr(value.raw, "ref_attr_name", "")
         if not name:
             return True, value
@@ -101,11 +100,11 @@ class _Attributes:
         default = self.defaults.get(name)
         return (True, None) if default is None else _plain(default)
 
-    def settle(self, graph: Graph, node: Node, values: dict[Value, Value]) -> None:
-        """Give the node what its references stand for; a Constant becomes the constant it is."""
+    def resolve(self, graph: Graph, node: Node, values: dict[Value, Value]) -> None:
+        """Put values in the place of a node's references; a Constant node that gets one becomes a constant."""
         for name, value in list(node.attrs.items()):
             if isinstance(value, Opaque):
-                graph.set_attr(node, name, self._resolve(value)[1])
+                graph.set_attr(node, name, self._value(value)[1])
         if node.op == "Constant" and len(node.attrs) == 1:
             constant = _constant(*next(iter(node.attrs.items())))
             owner = node.graph
@@ -119,6 +118,7 @@ class _Attributes:
 
 
 def _plain(proto: Any) -> tuple[bool, Any]:
+    """Whether an AttributeProto holds a number, a string, a tensor or a list of numbers, and that value."""
     import onnx
 
     value = onnx.helper.get_attribute_value(proto)
@@ -134,7 +134,7 @@ def _plain(proto: Any) -> tuple[bool, Any]:
 
 
 def _constant(name: str, value: Any) -> Constant | None:
-    """The constant that a Constant node's attribute holds."""
+    """The constant in an attribute of a Constant node; None for strings and sparse tensors."""
     if isinstance(value, Constant):
         return value
     dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}

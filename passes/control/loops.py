@@ -1,4 +1,4 @@
-"""Loop that runs exactly once, or never: its body stands in its place, or its first values do."""
+"""A Loop that runs exactly once is replaced by its body, one that never runs by its initial values."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from ...ir import Constant, DType, Graph, Node, TensorType, Value, clone_node
+from ...ir import Constant, DType, Graph, Node, TensorType, Value
 from ...ops import version_for
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
+from .splice import insert_body
 
 
 @graph_pass("inline-loops")
@@ -35,7 +36,7 @@ def inline_loops(graph: Graph, context: Context) -> int:
 
 
 def trips_of(node: Node, body: Graph) -> Literal[0, 1] | None:
-    """How often a Loop runs, where that is never or once; None where it is more or unknown."""
+    """The number of iterations of a Loop, if it is known to be 0 or 1; else None."""
     limit, starts = _number(node.input(0)), _number(node.input(1))
     if (limit is not None and limit <= 0) or starts == 0:
         return 0
@@ -54,7 +55,7 @@ def _number(value: Value | None) -> int | None:
 
 
 def _carries_all(node: Node) -> bool:
-    """Only results that a first value stands for are used; what a Loop collects would be empty."""
+    """Only carried values are used, of which all have initial values; scan outputs would be empty."""
     carried = len(node.inputs) - 2
     plain = all(v is not None for v in node.inputs[2:]) and not any(out.is_result for out in node.outputs)
     return plain and all(out.is_unused for out in node.outputs[carried:])
@@ -62,19 +63,15 @@ def _carries_all(node: Node) -> bool:
 
 def _once(graph: Graph, node: Node, body: Graph) -> None:
     first = [Value(constant=Constant.of(np.array(0, np.int64))), Value(constant=Constant.of(np.array(True)))]
-    given = [*first, *node.inputs[2:]]
-    values = {inner: value for inner, value in zip(body.inputs, given) if value is not None}
-    for inner in body.snapshot():
-        graph.insert_before(node, clone_node(inner, values))
+    results = insert_body(graph, node, body, [*first, *node.inputs[2:]])
     carried = len(node.inputs) - 2
-    for i, (old, result) in enumerate(zip(node.outputs, body.outputs[1:])):
-        new = values.get(result, result)
-        graph.replace_uses(old, new if i < carried else _collected(graph, node, old, new))
+    for i, (old, new) in enumerate(zip(node.outputs, results[1:])):
+        graph.replace_uses(old, new if i < carried else _scanned(graph, node, old, new))
     graph.erase(node)
 
 
-def _collected(graph: Graph, node: Node, old: Value, one: Value) -> Value:
-    """What a Loop collects of one trip: the value with an axis in front."""
+def _scanned(graph: Graph, node: Node, old: Value, one: Value) -> Value:
+    """The scan output of one iteration: the value with an axis in front."""
     known = one.type
     type = TensorType(known.dtype, None if known.shape is None else (1, *known.shape)) if isinstance(
         known, TensorType) else old.type  # fmt: skip
@@ -82,6 +79,6 @@ def _collected(graph: Graph, node: Node, old: Value, one: Value) -> Value:
     attrs = {}
     if version_for(node) < 13:
         front, attrs = (), {"axes": (0,)}
-    made = Node("Unsqueeze", (one, *front), attrs, [type], name=node.name)
-    made.origins, made.made_by = node.origins, "inline-loops"
-    return graph.insert_before(node, made).output
+    unsqueeze = Node("Unsqueeze", (one, *front), attrs, [type], name=node.name)
+    unsqueeze.origins, unsqueeze.made_by = node.origins, "inline-loops"
+    return graph.insert_before(node, unsqueeze).output

@@ -1,7 +1,7 @@
 """Conversion to a later operator set: each node takes the form that its operator has there, with the same results.
 
-A node passes through every version of its operator between the two sets. Most changes only add element types or
-options; what changed more has an adapter (`opset_adapters`), and what neither covers refuses the conversion.
+A node passes through every version of its operator between the two sets. Most versions only add element types or
+options; for others there is an adapter (`opset_adapters`), and an operator without one refuses the conversion.
 Operators of other domains stay as they are.
 """
 
@@ -17,7 +17,7 @@ from ...rewrite import Context
 from .opset_adapters import ADAPTERS, CHANGED
 
 OLDEST = 7
-"""Before this opset, broadcasting was another."""
+"""Before this opset, operators broadcast only as an attribute says."""
 
 
 def convert_opset(to: int) -> Pass:
@@ -79,16 +79,16 @@ def _step_up(node: Node, start: int, to: int) -> int:
     changes = 0
     for version in _versions(node.op, start, to):
         try:
-            made = _adapt(node, version)
+            adapted = _adapt(node, version)
         except Declined as error:
             raise OptionError(f"opset {to}: node {node.name or node.op!r}: {error}") from error
-        changes += made is not None
-        node = made or node
+        changes += adapted is not None
+        node = adapted or node
     return changes
 
 
 def _adapt(node: Node, version: int) -> Node | None:
-    """The node in the form of that opset, None where it has it already."""
+    """The node in its form of that opset; None if it has that form already."""
     adapter = ADAPTERS.get((node.op, version))
     if adapter is not None and node.graph is not None:
         return adapter(node.graph, node)
@@ -109,12 +109,12 @@ def _adapt(node: Node, version: int) -> Node | None:
 @lru_cache(maxsize=4096)
 def _versions(op: str, start: int, to: int) -> tuple[int, ...]:
     """The opsets above `start` up to `to` in which the operator changed."""
-    found: list[int] = []
+    versions: list[int] = []
     top = to
     while top > start:
         known = schema_of(op, top)
         if known is None or known.since_version <= start:
             break
-        found.append(known.since_version)
+        versions.append(known.since_version)
         top = known.since_version - 1
-    return tuple(reversed(found))
+    return tuple(reversed(versions))

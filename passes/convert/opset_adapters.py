@@ -1,4 +1,4 @@
-"""What changed in operators beyond added types and options, and how a node of the old form becomes one of the new.
+"""Changes of operators beyond added types and options, each with the function that adapts a node of the old form.
 
 Source: ONNX's Changelog.md. An adapter edits the node in place, or puts other nodes in its place.
 """
@@ -12,13 +12,13 @@ import numpy as np
 
 from ...analysis.operands import axis_of, shape_of
 from ...errors import Declined
-from ...ir import Constant, DType, Graph, Node, Opaque, TensorType, Value
+from ...ir import Array, Constant, DType, Graph, Node, Opaque, TensorType, Value
 
 Adapter = Callable[[Graph, Node], Node]
 
 
 def _take(graph: Graph, node: Node, name: str) -> Any:
-    """An attribute, which the node loses."""
+    """Remove an attribute from the node; returns its value."""
     value = node.attrs.get(name)
     if isinstance(value, Opaque):
         raise Declined(f"attribute {name} is given by a function's caller")
@@ -27,8 +27,8 @@ def _take(graph: Graph, node: Node, name: str) -> Any:
     return value
 
 
-def _give(graph: Graph, node: Node, slot: int, array: np.ndarray[Any, Any]) -> None:
-    """A constant as input `slot`; inputs before it that are missing stay missing."""
+def _give(graph: Graph, node: Node, slot: int, array: Array) -> None:
+    """Set a constant as input `slot`; missing inputs before it stay missing."""
     inputs = (*node.inputs, *(None,) * (slot - len(node.inputs)))
     new = Value(constant=Constant.of(array), name=f"{node.output.name}_{slot}" if node.output.name else "")
     graph.set_inputs(node, (*inputs[:slot], new, *inputs[slot + 1 :]))
@@ -54,7 +54,7 @@ def _to_input(name: str, slot: int) -> Adapter:
 
 
 def _set(name: str, value: Any) -> Adapter:
-    """An option whose default changed, or that fixes what was the only choice."""
+    """Write out an option whose default changed, or that names what used to be the only choice."""
 
     def adapt(graph: Graph, node: Node) -> Node:
         if name not in node.attrs:
@@ -65,7 +65,7 @@ def _set(name: str, value: Any) -> Adapter:
 
 
 def _drop_only(name: str, allowed: Any, why: str) -> Adapter:
-    """An option that is gone, and may only have been `allowed`."""
+    """Remove an option that the new form lacks; Declined, with the reason `why`, unless it was `allowed`."""
 
     def adapt(graph: Graph, node: Node) -> Node:
         if node.attrs.get(name, allowed) != allowed:
@@ -84,14 +84,14 @@ def _only_first_output(graph: Graph, node: Node) -> Node:
     return _replace(graph, node, Node(node.op, node.inputs, node.attrs, [node.output.type], name=node.name))
 
 
-def _replace(graph: Graph, node: Node, made: Node) -> Node:
-    made.origins, made.made_by = node.origins, node.made_by or "convert-opset"
-    made.doc, made.metadata = node.doc, node.metadata
-    graph.insert_before(node, made)
-    made.output.name = node.output.name
-    graph.replace_uses(node.output, made.output)
+def _replace(graph: Graph, node: Node, new: Node) -> Node:
+    new.origins, new.made_by = node.origins, node.made_by or "convert-opset"
+    new.doc, new.metadata = node.doc, node.metadata
+    graph.insert_before(node, new)
+    new.output.name = node.output.name
+    graph.replace_uses(node.output, new.output)
     graph.erase(node)
-    return made
+    return new
 
 
 def _dropout(graph: Graph, node: Node) -> Node:
@@ -103,10 +103,10 @@ def _dropout(graph: Graph, node: Node) -> Node:
 
 
 def _clip(graph: Graph, node: Node) -> Node:
-    """Limits that are not given are the largest numbers, not infinity."""
+    """Missing limits are the largest finite numbers, not infinity."""
     dtype = _dtype(node)
     if dtype.kind != "f" or dtype.itemsize < 4:
-        raise Declined("the limits of Clip in half precision are not told")
+        raise Declined("the default limits of Clip in half precision are not specified")
     widest = float(np.finfo(np.float32).max)
     low, high = _take(graph, node, "min"), _take(graph, node, "max")
     _give(graph, node, 1, np.array(-widest if low is None else low, dtype))
@@ -141,13 +141,13 @@ def _softmax(graph: Graph, node: Node) -> Node:
         return node
     x = node.inputs[0]
     if x is None or (axis is None and given < 0):
-        raise Declined(f"the rank that {node.op} works on is not known")
+        raise Declined(f"the rank of the input of {node.op} is not known")
     kept = Node("Shape", (x,), None, 1, name=node.name)
     flat = Node("Flatten", (x,), {"axis": given if axis is None else axis}, 1, name=node.name)
     rows = Node(node.op, (flat.output,), {"axis": -1}, 1, name=node.name)
-    for made in (kept, flat, rows):
-        made.origins, made.made_by = node.origins, "convert-opset"
-        graph.insert_before(node, made)
+    for new in (kept, flat, rows):
+        new.origins, new.made_by = node.origins, "convert-opset"
+        graph.insert_before(node, new)
     last = Node("Reshape", (rows.output, kept.output), None, [node.output.type], name=node.name)
     return _replace(graph, node, last)
 
@@ -159,15 +159,15 @@ def _split_count(graph: Graph, node: Node) -> Node:
 
 
 def _upsample(graph: Graph, node: Node) -> Node:
-    made = Node("Resize", node.inputs, node.attrs, [node.output.type], name=node.name)
-    return _resize(graph, _replace(graph, node, made))
+    resize = Node("Resize", node.inputs, node.attrs, [node.output.type], name=node.name)
+    return _resize(graph, _replace(graph, node, resize))
 
 
 def _resize(graph: Graph, node: Node) -> Node:
-    """Resize of opset 10 counts from the corner and takes the element before; so does this, where it enlarges."""
+    """Resize of opset 10 is that of 11 with asymmetric coordinates and rounding down, if it enlarges."""
     scales = node.constant(1)
     if str(node.attrs.get("mode", "nearest")) == "nearest" and (scales is None or (scales.array() < 1).any()):
-        raise Declined("which elements Resize takes where it makes smaller is another from opset 11 on")
+        raise Declined("Resize takes other elements from opset 11 on where it shrinks")
     empty = Value(constant=Constant.of(np.zeros(0, np.float32)))
     graph.set_inputs(node, (node.inputs[0], empty, node.inputs[1]))
     graph.set_attr(node, "coordinate_transformation_mode", "asymmetric")
@@ -215,7 +215,7 @@ ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("DFT", 20): _dft,
     ("AveragePool", 19): _drop_only("ceil_mode", 0, "how AveragePool counts beyond the end changed in opset 19"),
 }
-"""What makes of a node the form that its operator got in that opset."""
+"""The adapter for each operator and the opset in which its form changed."""
 
 CHANGED = frozenset((("GroupNormalization", 21), ("Scan", 9), ("Upsample", 9)))
 """Changes of meaning that have no adapter."""

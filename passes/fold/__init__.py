@@ -1,4 +1,4 @@
-"""Arithmetic that is done once instead of in each run: constants, and constants that move into weights and biases."""
+"""Constants computed once: folded, composed with each other, or moved into weights and biases."""
 
 from .affine import fold_affine
 from .affine_before import fold_affine_before

@@ -1,74 +1,38 @@
-"""Constants added to or multiplied with the result of a linear operator move into its bias and weight."""
+"""Constants that are added to or multiplied with the result of a linear operator move into its bias and weight."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from ...errors import Declined
-from ...ir import Array, DType, Node, TensorType, Value
+from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .batchnorm import channel_bias, rounded, scale_conv_outputs, scaled_weight
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, weight
+from .channels import WIDE_FLOATS, channel_bias, constant_second, factor_of, shift_of, spread
+from .weights import rounded, scale_conv_outputs, scaled_weight
 
-_FLOATS = (DType.FLOAT, DType.DOUBLE)
 
-
-def _conv(bias: Any) -> OpPattern:
+def _conv(bias: Leaf) -> OpPattern:
     return op("Conv", "ConvTranspose")(any_value("x"), weight("w"), bias, name="conv")
 
 
-def _gemm(bias: Any) -> OpPattern:
+def _gemm(bias: Leaf) -> OpPattern:
     return op.Gemm(any_value("x"), weight("w"), bias, name="gemm")
 
 
-def spread(c: Array, rank: int, axis: int, channels: int) -> Array:
-    """A constant that depends on `axis` alone, as one number for each channel; Declined for any other."""
-    if axis >= rank:
-        raise Declined("there is no axis of channels")
-    if c.ndim > rank:
-        raise Declined("the constant adds an axis")
-    sizes = [1] * (rank - c.ndim) + list(c.shape)
-    if any(size != 1 for i, size in enumerate(sizes) if i != axis) or sizes[axis] not in (1, channels):
-        raise Declined("the constant is not one number a channel")
-    return np.broadcast_to(c.astype(np.float64).reshape(-1), (channels,))
-
-
 def _conv_channels(conv: Node, w: Value) -> int:
+    """The output channels of a Conv or ConvTranspose."""
     assert w.constant is not None
-    if w.constant.dtype not in _FLOATS:
+    if w.constant.dtype not in WIDE_FLOATS:
         raise Declined("the weight is not single or double precision")
     shape = w.constant.shape
     return shape[0] if conv.op == "Conv" else shape[1] * int(attr(conv, "group", 1))
 
 
-def _columns(w: Value, transposed: Any) -> int:
-    if w.constant is None or len(w.constant.shape) != 2 or w.constant.dtype not in _FLOATS:
+def _columns(w: Value, transposed: bool) -> int:
+    """The columns of a matrix, or of its transpose."""
+    if w.constant is None or len(w.constant.shape) != 2 or w.constant.dtype not in WIDE_FLOATS:
         raise Declined("the weight is not a matrix in single or double precision")
     return w.constant.shape[0 if transposed else 1]
-
-
-def shift_of(node: Node, c: Array) -> Array:
-    """What an Add or Sub of the constant c adds, in double precision."""
-    return -c.astype(np.float64) if node.op == "Sub" else c.astype(np.float64)
-
-
-def factor_of(node: Node, c: Array) -> Array:
-    """What a Mul or Div by the constant c multiplies with, in double precision."""
-    c = c.astype(np.float64)
-    if node.op == "Mul":
-        return c
-    if not c.all():
-        raise Declined("division by zero")
-    return 1 / c
-
-
-def constant_second(node: Node, first: Value) -> None:
-    """Decline c - x and c / x."""
-    if node.op in ("Sub", "Div") and node.inputs[0] is not first:
-        raise Declined("the constant comes first")
 
 
 @rule(op("Add", "Sub")(_conv(constant("b", optional=True)), constant("c"), name="sum"), min_opset=7)
@@ -78,8 +42,7 @@ def add_into_conv(build: Builder, x: Value, w: Value, b: Array | None, c: Array,
     channels = _conv_channels(conv, w)
     assert w.constant is not None
     moved = spread(shift_of(sum, c), len(w.constant.shape), 1, channels)
-    made: Value = build.copy(conv, [x, w, rounded(channel_bias(b, channels) + moved, w)])
-    return made
+    return build.copy(conv, [x, w, rounded(channel_bias(b, channels) + moved, w)])
 
 
 @rule(op("Mul", "Div")(_conv(constant("b", optional=True)), constant("c"), name="product"), min_opset=7)
@@ -93,18 +56,16 @@ def multiply_into_conv(
     factor = spread(factor_of(product, c), len(w.constant.shape), 1, channels)
     scaled = build.constant(scale_conv_outputs(build, conv, w, factor), w.name)
     bias = None if b is None else rounded(channel_bias(b, channels) * factor, w)
-    made: Value = build.copy(conv, [x, scaled, bias])
-    return made
+    return build.copy(conv, [x, scaled, bias])
 
 
 @rule(op("Add", "Sub")(_gemm(constant("b", optional=True)), constant("c"), name="sum"), min_opset=7)
 def add_into_gemm(build: Builder, x: Value, w: Value, b: Array | None, c: Array, gemm: Node, sum: Node) -> Value:
     """(alpha A B + beta b) + c = alpha A B + (beta b + c), for one c a column"""
     constant_second(sum, gemm.output)
-    columns = _columns(w, attr(gemm, "transB", 0))
+    columns = _columns(w, bool(attr(gemm, "transB", 0)))
     bias = float(attr(gemm, "beta", 1.0)) * channel_bias(b, columns) + spread(shift_of(sum, c), 2, 1, columns)
-    made: Value = build.copy(gemm, [x, w, rounded(bias, w)], beta=1.0)
-    return made
+    return build.copy(gemm, [x, w, rounded(bias, w)], beta=1.0)
 
 
 @rule(op("Mul", "Div")(_gemm(constant("b", optional=True)), constant("c"), name="product"), min_opset=7)
@@ -114,13 +75,12 @@ def multiply_into_gemm(
     """(alpha A B + beta b) c = alpha A (B c) + beta (b c), for one c a column"""
     constant_second(product, gemm.output)
     transposed = attr(gemm, "transB", 0)
-    factor = spread(factor_of(product, c), 2, 1, _columns(w, transposed))
+    factor = spread(factor_of(product, c), 2, 1, _columns(w, bool(transposed)))
     scaled = scaled_weight(build, w, factor[:, None] if transposed else factor)
     bias = None if b is None else rounded(channel_bias(b, factor.size) * factor, w)
     if b is None and build.opset < 11:
         raise Declined("Gemm needs a bias before opset 11")
-    made: Value = build.copy(gemm, [x, build.constant(scaled, w.name), bias])
-    return made
+    return build.copy(gemm, [x, build.constant(scaled, w.name), bias])
 
 
 @rule(op("Mul", "Div")(op.MatMul(any_value("x"), weight("w"), name="matmul"), constant("c"), name="product"),
@@ -133,15 +93,14 @@ def multiply_into_matmul(build: Builder, x: Value, w: Value, c: Array, matmul: N
     if rank is None or rank < 2:
         raise Declined("the rank is not known to be 2 or more")
     factor = spread(factor_of(product, c), rank, rank - 1, columns)
-    made: Value = build.MatMul(x, build.constant(scaled_weight(build, w, factor), w.name))
-    return made
+    return build.MatMul(x, build.constant(scaled_weight(build, w, factor), w.name))
 
 
 @rule(op.Add(op.MatMul(any_value("x"), any_value("w")), any_value("c")), min_opset=7)
 def join_product_and_sum(build: Builder, x: Value, w: Value, c: Value) -> Value:
     """A B + c = Gemm(A, B, c), for matrices A and B in floating point and a c that does not widen the product"""
     types = [v.type for v in (x, w, c)]
-    if not all(isinstance(t, TensorType) and t.dtype in _FLOATS for t in types):
+    if not all(isinstance(t, TensorType) and t.dtype in WIDE_FLOATS for t in types):
         raise Declined("not in single or double precision")
     a, b, d = (t.shape for t in types if isinstance(t, TensorType))
     if a is None or b is None or d is None or len(a) != 2 or len(b) != 2 or len(d) > 2:
@@ -149,8 +108,7 @@ def join_product_and_sum(build: Builder, x: Value, w: Value, c: Value) -> Value:
     wide = (1,) * (2 - len(d)) + d
     if any(size != 1 and not (isinstance(size, int) and size == whole) for size, whole in zip(wide, (a[0], b[1]))):
         raise Declined("the sum may widen the product")
-    made: Value = build.Gemm(x, w, c)
-    return made
+    return build.Gemm(x, w, c)
 
 
 fold_affine = rule_pass(

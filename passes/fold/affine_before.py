@@ -1,58 +1,43 @@
-"""Constants that multiply or shift what a linear operator reads move into its weight and bias."""
+"""Constants that are multiplied with or added to the input of a Conv move into its weight and bias."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, DType, Node, TensorType, Value
+from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .affine import constant_second, factor_of, shift_of, spread
-from .batchnorm import channel_bias, read_weight, rounded
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, weight
+from .channels import WIDE_FLOATS, channel_bias, constant_second, factor_of, shift_of, spread
+from .weights import is_padded, read_weight, rounded, scale_conv_inputs
 
-_EXTREME = 1e4  # beyond this, the shift in units of the factor loses too much
+_EXTREME = 1e4
+"""Beyond this ratio x + c / a rounds away too much of x: float32 has seven digits, three of which have to be left."""
 
 
-def _mul(x: Any, c: str, name: str) -> OpPattern:
+def _mul(x: Leaf | OpPattern, c: str, name: str) -> OpPattern:
     return op("Mul", "Div")(x, constant(c), name=name)
 
 
-def _add(x: Any, c: str, name: str) -> OpPattern:
+def _add(x: Leaf | OpPattern, c: str, name: str) -> OpPattern:
     return op("Add", "Sub")(x, constant(c), name=name)
 
 
-def _conv(x: Any) -> OpPattern:
+def _conv(x: Leaf | OpPattern) -> OpPattern:
     return op.Conv(x, weight("w"), constant("b", optional=True), name="conv")
 
 
-def is_padded(conv: Node) -> bool:
-    """The convolution reads zeros beyond the border, or may."""
-    return attr(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(attr(conv, "pads", ()))
-
-
-def scale_conv_inputs(conv: Node, kernel: Array, scale: Array) -> Array:
-    """Scale what a Conv weight (M, C/groups, …) does with each input channel. scale: (C,)."""
-    groups = int(attr(conv, "group", 1))
-    if kernel.shape[1] * groups != scale.size or kernel.shape[0] % groups:
-        raise Declined("the constant does not fit the weight")
-    ones = (1,) * (kernel.ndim - 2)
-    per_group = kernel.reshape(groups, -1, *kernel.shape[1:])
-    return np.asarray(per_group * scale.reshape(groups, 1, kernel.shape[1], *ones)).reshape(kernel.shape)
-
-
 def _channels(w: Value, conv: Node) -> int:
+    """The input channels of a Conv."""
     known = w.constant
-    if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE) or len(known.shape) < 3:
+    if known is None or known.dtype not in WIDE_FLOATS or len(known.shape) < 3:
         raise Declined("the weight is not single or double precision")
     return known.shape[1] * int(attr(conv, "group", 1))
 
 
 def _per_channel(x: Value, c: Array, w: Value, conv: Node) -> Array:
-    """One number for each input channel of the convolution, for a constant that does not widen x."""
+    """A constant as one number for each input channel of the convolution; Declined where it widens x."""
     rank = x.type.rank if isinstance(x.type, TensorType) else None
     if rank is None:
         raise Declined("the rank is not known")
@@ -60,7 +45,7 @@ def _per_channel(x: Value, c: Array, w: Value, conv: Node) -> Array:
 
 
 def _same_channels(x: Value, channels: int) -> None:
-    """A constant a channel must not be what makes one channel many."""
+    """Declined unless x has the channels: one channel that broadcasts with a constant would become many."""
     shape = x.type.shape if isinstance(x.type, TensorType) else None
     if shape is None or len(shape) < 2 or shape[1] != channels:
         raise Declined("the number of channels is not known")
@@ -75,8 +60,7 @@ def multiply_before_conv(
     _same_channels(x, _channels(w, conv))
     scale = _per_channel(x, factor_of(product, c), w, conv)
     scaled = rounded(scale_conv_inputs(conv, read_weight(build, w), scale), w)
-    made: Value = build.copy(conv, [x, build.constant(scaled, w.name), b])
-    return made
+    return build.copy(conv, [x, build.constant(scaled, w.name), b])
 
 
 @rule(_conv(_add(any_value("x"), "c", "sum")), min_opset=7)
@@ -90,8 +74,7 @@ def add_before_conv(build: Builder, x: Value, c: Array, w: Value, b: Array | Non
     assert w.constant is not None
     kernel = w.constant.array().astype(np.float64)
     moved = scale_conv_inputs(conv, kernel, shift).sum(axis=tuple(range(1, kernel.ndim)))
-    made: Value = build.copy(conv, [x, w, rounded(channel_bias(b, kernel.shape[0]) + moved, w)])
-    return made
+    return build.copy(conv, [x, w, rounded(channel_bias(b, kernel.shape[0]) + moved, w)])
 
 
 @rule(_conv(_add(_mul(any_value("x"), "a", "product"), "c", "sum")), min_opset=7)
@@ -113,8 +96,7 @@ def multiply_before_padded_conv(
     single = a.size == 1 and c.size == 1
     moved = (shift / scale)[0] if single else (shift / scale).reshape(-1, *(1,) * (scaled.ndim - 2))
     shifted = build.Add(x, rounded(np.asarray(moved), w))
-    made: Value = build.copy(conv, [shifted, build.constant(scaled, w.name), b])
-    return made
+    return build.copy(conv, [shifted, build.constant(scaled, w.name), b])
 
 
 fold_affine_before = rule_pass(

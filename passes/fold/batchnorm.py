@@ -1,133 +1,56 @@
 """BatchNormalization at inference is y = s x + t, with s = gamma / sqrt(var + eps) and t = beta - mean s a channel.
 
-It vanishes into the linear operator before it, or into the one after it where no padding comes between.
-Statistics and biases are combined in double precision; a weight that others read too is copied only if the size
-limit allows.
+It moves into the linear operator before it, or into the one after it if that does not pad. Statistics and biases are
+combined in double precision; a weight with other users is copied only if the size limit allows.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import numpy as np
 
-from ...errors import Declined, ModelError
-from ...ir import Array, Constant, DType, Node, TensorType, Value
+from ...errors import Declined
+from ...ir import Array, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, weight
-from .constants import room_for_constants
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, weight
+from .channels import channel_bias, constant_second, elementwise, factor_of, shift_of, spread
+from .weights import is_padded, read_weight, rounded, scale_conv_inputs, scale_conv_outputs, scaled_weight
 
-_LARGE = 1 << 16  # elements of a product that is computed when it is read
 
-
-def _norm(x: Any) -> OpPattern:
+def _norm(x: Leaf | OpPattern) -> OpPattern:
     return op.BatchNormalization(
         x, constant("gamma"), constant("beta"), constant("mean"), constant("var"), name="norm"
     )  # fmt: skip
 
 
+_NORM = _norm(any_value("x"))
+
+
 def affine(norm: Node, gamma: Array, beta: Array, mean: Array, var: Array) -> tuple[Array, Array]:
-    """s and t of BatchNormalization in double precision, shape (C,); Declined where it is not that simple."""
+    """s and t of BatchNormalization, float64[C]; Declined in training mode and for statistics for each position."""
     if len(norm.outputs) > 1 or attr(norm, "training_mode", 0):
         raise Declined("BatchNormalization is in training mode")
     if version_for(norm) < 7 and not attr(norm, "is_test", 0):
         raise Declined("BatchNormalization is in training mode")
     if not attr(norm, "spatial", 1):
         raise Declined("BatchNormalization has statistics for each position")
-    spread = var.astype(np.float64) + float(attr(norm, "epsilon", 1e-5))
-    if not (spread > 0).all():
+    variance = var.astype(np.float64) + float(attr(norm, "epsilon", 1e-5))
+    if not (variance > 0).all():
         raise Declined("a variance is negative")
-    scale = gamma.astype(np.float64) / np.sqrt(spread)
+    scale = gamma.astype(np.float64) / np.sqrt(variance)
     shift = beta.astype(np.float64) - mean.astype(np.float64) * scale
     if scale.ndim != 1 or not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise Declined("the statistics are not finite numbers")
     return scale, shift
 
 
-def read_weight(build: Builder, w: Value) -> Array:
-    """A weight in double precision; Declined for formats too coarse to scale, and where a copy would be too large."""
-    return _scalable(build, w).array().astype(np.float64)
-
-
-def scaled_weight(build: Builder, w: Value, factor: Array) -> Constant:
-    """factor · w in the precision of w: two roundings an element, as many as BatchNormalization itself makes.
-
-    `factor` broadcasts to the shape of w. A large product is computed when it is read, so that it is never held beside
-    the file it is written to. Declined as in `read_weight`, and where a number leaves its type's range; a product that
-    is computed later raises ModelError there, and the check that each result can be written takes the rule back.
-    """
-    known = _scalable(build, w)
-    try:
-        fits = np.broadcast_shapes(known.shape, factor.shape) == known.shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise Declined("the factor does not fit the weight")
-    made = partial(_product, known, factor)
-    if known.size > _LARGE:
-        return Constant(known.dtype, known.shape, made)
-    try:
-        return Constant.of(made())
-    except ModelError:
-        raise Declined("a scaled weight leaves the range of its type") from None
-
-
-def _product(w: Constant, factor: Array) -> Array:
-    array = w.array()
-    try:
-        with np.errstate(over="raise", invalid="ignore"):
-            return np.asarray(np.multiply(array, factor.astype(array.dtype)))
-    except FloatingPointError:
-        raise ModelError("a scaled weight leaves the range of its type") from None
-
-
-def _scalable(build: Builder, w: Value) -> Constant:
-    known = w.constant
-    if known is None or known.dtype not in (DType.FLOAT, DType.DOUBLE):
-        raise Declined("the weight is not single or double precision")
-    node = w.users[0]
-    if not w.has_one_use and node.graph is not None and known.nbytes > room_for_constants(node.graph, build.context):
-        raise Declined("the weight is shared, and a copy would exceed the size limit")
-    return known
-
-
-def rounded(array: Array, like: Value) -> Array:
-    """Back to the precision of `like`; Declined where a number leaves its range."""
-    assert like.constant is not None
-    with np.errstate(over="ignore"):
-        made = array.astype(like.constant.dtype.numpy)
-    if not np.isfinite(made).all() and np.isfinite(array).all():
-        raise Declined("a scaled weight leaves the range of its type")
-    return made
-
-
-def channel_bias(b: Array | None, channels: int) -> Array:
-    """A bias as one number a channel, in double precision; zeros where there is none. Declined for other shapes."""
-    if b is None:
-        return np.zeros(channels)
-    if b.size == 1:
-        return np.full(channels, float(b.reshape(())))
-    if b.size != channels or b.shape[-1] != channels:
-        raise Declined("the bias is not one number a channel")
-    return b.reshape(-1).astype(np.float64)
-
-
-def scale_conv_outputs(build: Builder, conv: Node, w: Value, scale: Array) -> Constant:
-    """The weight of a Conv or ConvTranspose with its output channels scaled. scale: (M,)."""
-    assert w.constant is not None
-    shape = w.constant.shape
-    ones = (1,) * (len(shape) - 2)
-    if conv.op == "Conv":
-        if shape[0] != scale.size:
-            raise Declined("the statistics do not fit the weight")
-        return scaled_weight(build, w, scale.reshape(-1, 1, *ones))
-    groups = int(attr(conv, "group", 1))
-    if groups * shape[1] != scale.size or shape[0] % groups:
-        raise Declined("the statistics do not fit the weight")
-    each = np.repeat(scale.reshape(groups, shape[1]), shape[0] // groups, axis=0)  # input channels of a group
-    return scaled_weight(build, w, each.reshape(shape[0], shape[1], *ones))
+def batch_norm(build: Builder, x: Value, scale: Array, shift: Array, dtype: np.dtype[np.generic]) -> Value:
+    """scale x + shift as BatchNormalization with mean 0 and variance 1."""
+    ones = np.ones_like(scale)
+    operands = [v.astype(dtype) for v in (scale, shift, 0 * ones, ones)]
+    if not all(np.isfinite(v).all() for v in operands):
+        raise Declined("a scale leaves the range of its type")
+    return build.BatchNormalization(x, *operands, epsilon=0.0)
 
 
 @rule(_norm(op("Conv", "ConvTranspose")(any_value("x"), weight("w"), constant("b", optional=True), name="conv")))
@@ -139,8 +62,7 @@ def fold_norm_into_conv(
     scale, shift = affine(norm, gamma, beta, mean, var)
     scaled = scale_conv_outputs(build, conv, w, scale)
     bias = rounded(channel_bias(b, scale.size) * scale + shift, w)
-    made: Value = build.copy(conv, [x, build.constant(scaled, w.name), bias])
-    return made
+    return build.copy(conv, [x, build.constant(scaled, w.name), bias])
 
 
 @rule(_norm(op.Gemm(any_value("x"), weight("w"), constant("c", optional=True), name="gemm")), min_opset=7)
@@ -152,8 +74,7 @@ def fold_norm_into_gemm(
     scale, shift = affine(norm, gamma, beta, mean, var)
     scaled = scaled_weight(build, w, scale[:, None] if attr(gemm, "transB", 0) else scale)
     bias = float(attr(gemm, "beta", 1.0)) * channel_bias(c, scale.size) * scale + shift
-    made: Value = build.copy(gemm, [x, build.constant(scaled, w.name), rounded(bias, w)], beta=1.0)
-    return made
+    return build.copy(gemm, [x, build.constant(scaled, w.name), rounded(bias, w)], beta=1.0)
 
 
 @rule(_norm(op.MatMul(any_value("x"), weight("w"))), min_opset=7)
@@ -164,34 +85,26 @@ def fold_norm_into_matmul(
     scale, shift = affine(norm, gamma, beta, mean, var)
     if not isinstance(x.type, TensorType) or x.type.rank != 2 or w.constant is None or len(w.constant.shape) != 2:
         raise Declined("the product is not one of matrices")
-    made: Value = build.Gemm(x, build.constant(scaled_weight(build, w, scale), w.name), rounded(shift, w))
-    return made
+    return build.Gemm(x, build.constant(scaled_weight(build, w, scale), w.name), rounded(shift, w))
 
 
-@rule(op.Conv(_norm(any_value("x")), weight("w"), constant("b", optional=True), name="conv"))
+@rule(op.Conv(_NORM, weight("w"), constant("b", optional=True), name="conv"))
 def fold_norm_into_next_conv(
     build: Builder, x: Value, w: Value, b: Array | None, conv: Node, norm: Node, gamma: Array, beta: Array,
     mean: Array, var: Array,
 ) -> Value:  # fmt: skip
-    """W (s x + t) + b = (W s) x + (W t + b), where padding does not put zeros in place of t"""
+    """W (s x + t) + b = (W s) x + (W t + b), for t = 0 or no padding: zeros beyond the border are not t"""
     scale, shift = affine(norm, gamma, beta, mean, var)
-    unpadded = attr(conv, "auto_pad", "NOTSET") in ("NOTSET", "VALID") and not any(attr(conv, "pads", ()))
-    if shift.any() and not unpadded:
+    if shift.any() and is_padded(conv):
         raise Declined("Conv pads with zeros, which the shift would have to move")
-    kernel, groups = read_weight(build, w), int(attr(conv, "group", 1))
-    if kernel.shape[1] * groups != scale.size:
-        raise Declined("the statistics do not fit the weight")
-    per_group = kernel.reshape(groups, -1, *kernel.shape[1:])
-    ones = (1,) * (kernel.ndim - 2)
-    scaled = per_group * scale.reshape(groups, 1, kernel.shape[1], *ones)
-    moved = (per_group * shift.reshape(groups, 1, kernel.shape[1], *ones)).sum(axis=tuple(range(2, kernel.ndim + 1)))
-    bias = channel_bias(b, kernel.shape[0]) + moved.reshape(-1)
-    inputs = [x, build.constant(rounded(scaled.reshape(kernel.shape), w), w.name), rounded(bias, w)]
-    made: Value = build.copy(conv, inputs)
-    return made
+    kernel = read_weight(build, w)
+    scaled = rounded(scale_conv_inputs(conv, kernel, scale), w)
+    moved = scale_conv_inputs(conv, kernel, shift).sum(axis=tuple(range(1, kernel.ndim)))
+    bias = rounded(channel_bias(b, kernel.shape[0]) + moved, w)
+    return build.copy(conv, [x, build.constant(scaled, w.name), bias])
 
 
-@rule(op.Gemm(_norm(any_value("x")), weight("w"), constant("c", optional=True), transA=0, name="gemm"), min_opset=7)
+@rule(op.Gemm(_NORM, weight("w"), constant("c", optional=True), transA=0, name="gemm"), min_opset=7)
 def fold_norm_into_next_gemm(
     build: Builder, x: Value, w: Value, c: Array | None, gemm: Node, norm: Node, gamma: Array, beta: Array,
     mean: Array, var: Array,
@@ -202,8 +115,35 @@ def fold_norm_into_next_gemm(
     scaled = matrix * (scale if transposed else scale[:, None])
     moved = float(attr(gemm, "alpha", 1.0)) * (matrix @ shift if transposed else shift @ matrix)
     bias = moved + float(attr(gemm, "beta", 1.0)) * channel_bias(c, moved.size)
-    made: Value = build.copy(gemm, [x, build.constant(rounded(scaled, w), w.name), rounded(bias, w)], beta=1.0)
-    return made
+    return build.copy(gemm, [x, build.constant(rounded(scaled, w), w.name), rounded(bias, w)], beta=1.0)
+
+
+@rule(op("Mul", "Div", "Add", "Sub")(_NORM, constant("c"), name="result"), min_opset=7)
+def affine_into_batch_norm(
+    build: Builder, x: Value, gamma: Array, beta: Array, mean: Array, var: Array, c: Array, norm: Node, result: Node
+) -> Value:
+    """c (s x + t) = (c s) x + c t and (s x + t) + c = s x + (t + c), for one c a channel"""
+    type = elementwise(x, result)
+    scale, shift = affine(norm, gamma, beta, mean, var)
+    constant_second(result, norm.output)
+    rank = len(type.shape or ())
+    if result.op in ("Mul", "Div"):
+        factor = spread(factor_of(result, c), rank, 1, scale.size)
+        scale, shift = scale * factor, shift * factor
+    else:
+        shift = shift + spread(shift_of(result, c), rank, 1, scale.size)
+    return batch_norm(build, x, scale, shift, gamma.dtype)
+
+
+@rule(op.BatchNormalization(_NORM, constant("g"), constant("b"), constant("m"), constant("v"), name="next"),
+      min_opset=7)  # fmt: skip
+def join_batch_norms(
+    build: Builder, x: Value, gamma: Array, beta: Array, mean: Array, var: Array, norm: Node, g: Array, b: Array,
+    m: Array, v: Array, next: Node,
+) -> Value:  # fmt: skip
+    """c (s x + t) + d = (c s) x + (c t + d)"""
+    (scale, shift), (c, d) = affine(norm, gamma, beta, mean, var), affine(next, g, b, m, v)
+    return batch_norm(build, x, c * scale, c * shift + d, gamma.dtype)
 
 
 fold_batchnorm = rule_pass(

@@ -1,7 +1,7 @@
-"""Constants that follow one another in sums and products become one; those after BatchNormalization become its own.
+"""Constants in a chain of sums and products become one; those after BatchNormalization move into it.
 
-New constants are computed in double precision. Where terms nearly cancel, or a factor is extreme, the steps round
-otherwise than their sum or product does, and they stay.
+New constants are computed in double precision. A chain stays where its terms nearly cancel or a factor is extreme, for
+there it rounds otherwise than one sum or product does.
 """
 
 from __future__ import annotations
@@ -9,30 +9,32 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, Constant, DType, Node, TensorType, Value
+from ...ir import Array, Constant, Node, TensorType, Value
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule
-from ..fuse.batch_norm import affine_into_batch_norm
-from .affine import constant_second, factor_of, shift_of
-from .batchnorm import rounded
+from .batchnorm import affine_into_batch_norm
+from .channels import WIDE_FLOATS, constant_second, factor_of, shift_of
+from .weights import rounded
 
-_FLOATS = (DType.FLOAT, DType.DOUBLE)
 _EXTREME = 1e6
-_CANCELS = 0.125  # a sum that is smaller than this share of its larger term
+"""Factors within it, and their products, stay far from the ends of float32, 1e38: no step overflows or is subnormal."""
+
+_CANCELS = 0.125
+"""A sum below this share of its larger term has lost three bits or more, which the chain rounds otherwise."""
 
 
 def _float_type(x: Value) -> TensorType:
-    if not isinstance(x.type, TensorType) or x.type.dtype not in _FLOATS:
+    if not isinstance(x.type, TensorType) or x.type.dtype not in WIDE_FLOATS:
         raise Declined("not in single or double precision")
     return x.type
 
 
-def _stored(x: Value, made: Array, *parts: Array) -> Value:
-    """A constant like `x`; Declined where it would be larger than those it replaces."""
-    if made.size > max(part.size for part in parts):
+def _stored(x: Value, array: Array, *parts: Array) -> Value:
+    """A constant of the type of `x`; Declined where it would be larger than each of the `parts` that it replaces."""
+    if array.size > max(part.size for part in parts):
         raise Declined("the constants do not broadcast to one of them")
     like = Value(constant=Constant.of(np.zeros((), _float_type(x).dtype.numpy)))
-    return Value(constant=Constant.of(rounded(made, like)))
+    return Value(constant=Constant.of(rounded(array, like)))
 
 
 def _product(a: Array, b: Array) -> Array:
@@ -57,8 +59,7 @@ def join_products(build: Builder, x: Value, a: Array, b: Array, first: Node, sec
     _float_type(x)
     constant_second(first, x)
     constant_second(second, first.output)
-    made: Value = build.Mul(x, _stored(x, _product(factor_of(first, a), factor_of(second, b)), a, b))
-    return made
+    return build.Mul(x, _stored(x, _product(factor_of(first, a), factor_of(second, b)), a, b))
 
 
 @rule(op("Add", "Sub")(op("Add", "Sub")(any_value("x"), constant("a"), name="first"), constant("b"), name="second"),
@@ -68,8 +69,7 @@ def join_sums(build: Builder, x: Value, a: Array, b: Array, first: Node, second:
     _float_type(x)
     constant_second(first, x)
     constant_second(second, first.output)
-    made: Value = build.Add(x, _stored(x, _sum(shift_of(first, a), shift_of(second, b)), a, b))
-    return made
+    return build.Add(x, _stored(x, _sum(shift_of(first, a), shift_of(second, b)), a, b))
 
 
 @rule(op("Add", "Sub")(op("Mul", "Div")(op("Add", "Sub")(any_value("x"), constant("a"), name="first"), constant("b"),
@@ -83,8 +83,7 @@ def join_sum_product_sum(
         constant_second(node, before)
     scale = factor_of(middle, b)
     shift = _sum(_product(np.asarray(shift_of(first, a)), scale), shift_of(last, c))
-    made: Value = build.Add(build.Mul(x, _stored(x, scale, b)), _stored(x, shift, a, b, c))
-    return made
+    return build.Add(build.Mul(x, _stored(x, scale, b)), _stored(x, shift, a, b, c))
 
 
 @rule(op("Mul", "Div")(op("Add", "Sub")(op("Mul", "Div")(any_value("x"), constant("a"), name="first"), constant("b"),
@@ -99,8 +98,7 @@ def join_product_sum_product(
     scale = factor_of(last, c)
     product = _product(factor_of(first, a), scale)
     shift = _product(np.asarray(shift_of(middle, b)), scale)
-    made: Value = build.Add(build.Mul(x, _stored(x, product, a, c)), _stored(x, shift, b, c))
-    return made
+    return build.Add(build.Mul(x, _stored(x, product, a, c)), _stored(x, shift, b, c))
 
 
 fold_chains = rule_pass(

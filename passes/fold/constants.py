@@ -1,9 +1,9 @@
-"""Constant folding: what can be computed from constants alone is computed once, by onnxruntime.
+"""Constant folding: values that depend on constants alone are computed once, by onnxruntime.
 
-Values are collected through the whole model, nested graphs included, and evaluated in a few sessions with
-optimizations off, so a folded result is bit for bit what the runtime would have computed. Constants may take
-`context.size_limit` bytes in all: what would grow the file beyond it stays a computation (ConstantOfShape, Expand, Tile
-and Range are how small files describe large tensors, and DequantizeLinear and Cast(int8) are how weights are stored).
+They are collected through the whole model, nested graphs included, and evaluated in a few sessions with optimizations
+off, so a folded result equals that of the runtime bit for bit. Constants may take `context.size_limit` bytes in all:
+beyond it, values stay computed (ConstantOfShape, Expand, Tile and Range are how small files describe large tensors, and
+DequantizeLinear and Cast(int8) are how weights are stored).
 """
 
 from __future__ import annotations
@@ -14,27 +14,26 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...analysis.evaluation import evaluate, is_plain
-from ...ir import RETURN, Constant, DType, Graph, Node, Opaque, TensorType, Value, model_of
+from ...ir import RETURN, Array, Constant, DType, Graph, Node, Opaque, TensorType, Value, model_of
 from ...ops import is_deterministic, schema, update_types
 from ...pipeline.driver import constant_bytes
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 
 FREE = 64
-"""Bytes that a result may take whatever the limit says: the node it replaces took about as many in the file."""
+"""Bytes that a result may take regardless of the limit: the node that it replaces takes about as many in the file."""
 
 SCRATCH = 1 << 24
-"""Bytes an intermediate result may take while it is evaluated, if it is larger than what it is computed from."""
+"""Bytes that an intermediate result may take during evaluation, if larger than its operands: a bound on memory."""
 
 NEVER = frozenset(("DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"))
 """The stored form of quantized weights, and integer products whose saturation depends on the CPU."""
 
-_VISITS = 8
+_VISITS = 8  # of a node in one round, each after a type of an operand became known: a bound on time
 _STORED = frozenset(t for t in DType if t.bits and t.bits <= 8 and t is not DType.BOOL)
 
 
@@ -54,12 +53,12 @@ def room_for_constants(graph: Graph, context: Context) -> float:
 
 @dataclass(slots=True)
 class _Piece:
-    """A connected part of the constant computations, in execution order, and what it would cost to fold it."""
+    """A connected part of the constant nodes, in execution order. growth: bytes by which it enlarges the file."""
 
     nodes: dict[Node, None] = field(default_factory=dict)
     computed: tuple[Node, ...] = ()  # `nodes`, before those that stay were left out
-    results: dict[Value, None] = field(default_factory=dict)  # values that are read outside of the piece
-    released: set[Value] = field(default_factory=set)  # constants that nobody else reads
+    results: dict[Value, None] = field(default_factory=dict)  # values with users outside of the piece
+    released: set[Value] = field(default_factory=set)  # constants without other users
     growth: int = 0
 
 
@@ -78,16 +77,16 @@ class _Folder:
             if not ready:
                 return self.changes
             pieces = [piece for piece in map(self._trim, self._pieces(ready)) if piece.results]
-            found = evaluate(self.graph, [(_needed(p), list(p.results)) for p in pieces], self.known)
+            arrays = evaluate(self.graph, [(_needed(p), list(p.results)) for p in pieces], self.known)
             self.stay.update(ready)
             reached = []
             for piece in pieces:
-                reached += self._replace(piece, found)
+                reached += self._replace(piece, arrays)
 
-    # -- what is constant
+    # -- finding nodes
 
     def _collect(self, reached: Iterable[Node]) -> dict[Node, None]:
-        """Nodes computable from constants, each after those it reads; follows types that become known on the way."""
+        """Nodes computable from constants, in execution order; types that become known on the way are inferred."""
         ready: dict[Node, None] = {}
         values: set[Value] = set()
         queue, visits = deque(reached), Counter[Node]()
@@ -125,7 +124,7 @@ class _Folder:
         return True
 
     def _fits(self, node: Node) -> bool:
-        """The results' sizes are known, and small enough to be looked at."""
+        """The sizes of the results are known, and small enough to evaluate them."""
         size = _nbytes(node.outputs)
         if size is None and all(v is None or v.constant is not None for v in node.inputs):
             update_types(node)
@@ -136,10 +135,10 @@ class _Folder:
         return size <= max(source, SCRATCH) or size <= self.room
 
     def _refined(self, node: Node) -> bool:
-        """A constant reached this node in an earlier round and made its types more precise."""
+        """The types of the node became more precise by a constant that an earlier round put in."""
         return bool(self.changes) and not node.subgraphs and update_types(node)
 
-    # -- what it costs
+    # -- keeping within the limit
 
     def _pieces(self, ready: dict[Node, None]) -> list[_Piece]:
         parent: dict[Node, Node] = {node: node for node in ready}
@@ -159,7 +158,7 @@ class _Folder:
         return list(pieces.values())
 
     def _trim(self, piece: _Piece) -> _Piece:
-        """Leave out the largest results until what is left fits into the limit."""
+        """Leave out nodes with the largest results until the piece fits into the limit."""
         heap: list[tuple[int, int, Value]] = []
         order = itertools.count()
         piece.computed = tuple(piece.nodes)
@@ -204,21 +203,22 @@ class _Folder:
         size = _nbytes((value,)) or 0
         return 0 if size <= FREE else size
 
-    # -- putting it in
+    # -- replacing values
 
-    def _replace(self, piece: _Piece, found: dict[Value, Any]) -> list[Node]:
+    def _replace(self, piece: _Piece, arrays: dict[Value, Array]) -> list[Node]:
+        """Put constants in the place of the results of a piece; returns the nodes that read them."""
         reached: dict[Node, None] = {}
-        for value in [out for node in piece.nodes for out in node.outputs if out in found]:
+        for value in [out for node in piece.nodes for out in node.outputs if out in arrays]:
             node = value.producer
             if node is None or node.graph is None or value.is_unused:
                 continue
-            if value not in piece.results and found[value].nbytes > max(self.room, FREE):
-                continue  # the piece failed as a whole, so an inner value stands where a smaller result was planned
-            if all(use.node in piece.nodes and use.node.outputs[0] in found for use in value._uses):
+            if value not in piece.results and arrays[value].nbytes > max(self.room, FREE):
+                continue  # evaluated node by node: the limit was checked for smaller results
+            if all(use.node in piece.nodes and use.node.outputs[0] in arrays for use in value._uses):
                 continue
             if not self.context.commit("fold-constant", node):
                 continue
-            constant = self.known.get(value) or Constant.of(found[value])
+            constant = self.known.get(value) or Constant.of(arrays[value])
             for use in value._uses:
                 reached[use.node] = None
             self.graph.replace_uses(value, Value(constant=constant, name=value.name))
@@ -229,8 +229,7 @@ class _Folder:
 
 def _needed(piece: _Piece) -> list[Node]:
     """The nodes that the piece's results depend on, in execution order."""
-    wanted = set(piece.results)
-    needed = []
+    wanted, needed = set(piece.results), []
     for node in reversed(piece.computed):
         if any(out in wanted for out in node.outputs):
             needed.append(node)
@@ -247,7 +246,7 @@ def _may_fold(node: Node) -> bool:
 
 
 def _unpacks(node: Node) -> bool:
-    """A Cast that turns weights stored in 8 bits or fewer into a wider type."""
+    """A Cast of weights that are stored in 8 bits or fewer to a wider type."""
     if node.op not in ("Cast", "CastLike"):
         return False
     value = node.inputs[0]
@@ -259,7 +258,7 @@ def _unpacks(node: Node) -> bool:
 
 
 def _nbytes(values: Iterable[Value]) -> int | None:
-    """Bytes that tensors take in all; None unless every size is known."""
+    """Bytes of all tensors together; None unless every size is known."""
     total = 0
     for value in values:
         type = value.type

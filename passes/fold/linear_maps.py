@@ -1,4 +1,4 @@
-"""Constant linear maps that follow each other are one, where that takes fewer multiplications."""
+"""Constant linear maps in a row become one, where that takes fewer multiplications."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, DType, Node, Value
+from ...ir import Array, Node, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule, weight
-from .batchnorm import rounded
+from .channels import WIDE_FLOATS
+from .weights import rounded
 
-_FLOATS = (DType.FLOAT, DType.DOUBLE)
-_DEAREST = 1 << 30  # multiplications that composing two weights may take: a tenth of a second
+_DEAREST = 1 << 30
+"""Multiplications that composing two weights may take: a bound on time, a tenth of a second at 10 GFLOP/s."""
 
 
 def _matrix(w: Value, transposed: bool = False) -> Array:
-    if w.constant is None or len(w.constant.shape) != 2 or w.constant.dtype not in _FLOATS or not w.has_one_use:
+    """A constant matrix without other users, transposed if so stored; Declined otherwise."""
+    if w.constant is None or len(w.constant.shape) != 2 or w.constant.dtype not in WIDE_FLOATS or not w.has_one_use:
         raise Declined("not a matrix of its own in single or double precision")
     array = w.constant.array()
     return array.T if transposed else array
 
 
 def _composed(first: Array, second: Array) -> Array:
-    """A B in double precision; Declined where it takes more multiplications a row than A and B."""
+    """A B in double precision; Declined where a row takes more multiplications with A B than with A, then B."""
     (inputs, middle), outputs = first.shape, second.shape[1]
     if second.shape[0] != middle:
         raise Declined("the matrices do not follow each other")
@@ -42,22 +44,20 @@ _FIRST = op.MatMul(any_value("x"), weight("a"), name="first")
 
 @rule(op.MatMul(_FIRST, weight("b")))
 def compose_products(build: Builder, x: Value, a: Value, b: Value) -> Value:
-    """(x A) B = x (A B), where A B is not dearer than both: K N <= K R + R N for A of K x R and B of R x N"""
-    made: Value = build.MatMul(x, build.constant(rounded(_composed(_matrix(a), _matrix(b)), a), b.name))
-    return made
+    """(x A) B = x (A B), if A B takes no more multiplications: K N <= K R + R N for A of K x R and B of R x N"""
+    return build.MatMul(x, build.constant(rounded(_composed(_matrix(a), _matrix(b)), a), b.name))
 
 
 @rule(op.MatMul(op.Add(_FIRST, constant("shift")), weight("b")), min_opset=7)
 def compose_shifted_products(build: Builder, x: Value, a: Value, b: Value, shift: Array) -> Value:
-    """(x A + c) B = x (A B) + c B, where A B is not dearer than both"""
+    """(x A + c) B = x (A B) + c B, if A B takes no more multiplications"""
     second = _matrix(b)
     product = _composed(_matrix(a), second)
     if shift.ndim > 1 or shift.size not in (1, second.shape[0]):
         raise Declined("the shift differs from row to row")
     moved = np.broadcast_to(shift.reshape(-1), second.shape[:1]).astype(np.float64) @ second.astype(np.float64)
     result = build.MatMul(x, build.constant(rounded(product, a), b.name))
-    made: Value = build.Add(result, build.constant(rounded(moved, a)))
-    return made
+    return build.Add(result, build.constant(rounded(moved, a)))
 
 
 @rule(
@@ -70,7 +70,7 @@ def compose_shifted_products(build: Builder, x: Value, a: Value, b: Value, shift
 def compose_gemms(
     build: Builder, x: Value, a: Value, b: Value, c: Array | None, d: Array | None, first: Node, second: Node
 ) -> Value:
-    """(x A + c) B + d = x (A B) + (c B + d), where A B is not dearer than both"""
+    """(x A + c) B + d = x (A B) + (c B + d), if A B takes no more multiplications"""
     left, right = _matrix(a, bool(attr(first, "transB", 0))), _matrix(b, bool(attr(second, "transB", 0)))
     product, columns = _composed(left, right), right.shape[1]
     shift = np.zeros(columns)
@@ -82,8 +82,7 @@ def compose_gemms(
     if d is not None:
         shift = shift + d.reshape(-1)
     bias = None if c is None and d is None else build.constant(rounded(shift, a))
-    made: Value = build.Gemm(x, build.constant(rounded(product, a), b.name), bias)
-    return made
+    return build.Gemm(x, build.constant(rounded(product, a), b.name), bias)
 
 
 compose_linear_maps = rule_pass(

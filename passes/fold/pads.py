@@ -1,4 +1,4 @@
-"""Zeros that Pad puts around an image become the padding of the convolution or pool that reads it."""
+"""Zeros that Pad puts around an image become the padding of the Conv or pool that reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOT_NEGATIVE = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Abs", "Softmax", "
 
 
 def _spatial(node: Node, pads: Array, rank: int | None) -> list[int]:
-    """The pads of the spatial axes, joined with those of `node`; Declined where that is not all there is."""
+    """The pads of the spatial axes plus those of `node`; Declined where other axes are padded, or an axis is cut."""
     if attr(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise Declined("the padding is chosen automatically")
     if rank is None or pads.size != 2 * rank or rank < 3:
@@ -45,8 +45,7 @@ def pad_into_conv(
     if not _is_zero(fill):
         raise Declined("the pads are not zeros")
     joined = _spatial(conv, pads, _rank(x))
-    made: Value = build.copy(conv, [x, w, b], pads=joined, auto_pad=None)
-    return made
+    return build.copy(conv, [x, w, b], pads=joined, auto_pad=None)
 
 
 @rule(op.AveragePool(op.Pad(any_value("x"), constant("pads"), constant("fill", optional=True), mode="constant",
@@ -59,28 +58,26 @@ def pad_into_average(build: Builder, x: Value, pads: Array, fill: Array | None, 
         raise Declined("the pool pads by itself")
     joined = _spatial(pool, pads, _rank(x))
     _inside(pool, joined)
-    made: Value = build.copy(pool, [x], pads=joined, auto_pad=None, count_include_pad=1)
-    return made
+    return build.copy(pool, [x], pads=joined, auto_pad=None, count_include_pad=1)
 
 
 @rule(op.MaxPool(op.Pad(any_value("x"), constant("pads"), constant("fill", optional=True), mode="constant",
                         name="pad"), name="pool"), min_opset=11)  # fmt: skip
 def pad_into_maximum(build: Builder, x: Value, pads: Array, fill: Array | None, pool: Node) -> Value:
-    """max(pad(x, p)) = max(x, p), where what Pad puts in is never above what is there"""
+    """max(pad(x, p)) = max(x, p), where no pad is above an element of x"""
     lowest = fill is not None and bool((fill <= np.finfo(np.float32).min).all()) and _is_single(x)
     above_zero = _is_zero(fill) and x.producer is not None and x.producer.op in _NOT_NEGATIVE
     if not (lowest or above_zero) or len(pool.outputs) > 1:
-        raise Declined("what is put in may be the largest")
+        raise Declined("a pad may be the largest element")
     if any(attr(pool, "pads", None) or ()) or attr(pool, "ceil_mode", 0):
         raise Declined("the pool pads by itself")
     joined = _spatial(pool, pads, _rank(x))
     _inside(pool, joined)
-    made: Value = build.copy(pool, [x], pads=joined, auto_pad=None)
-    return made
+    return build.copy(pool, [x], pads=joined, auto_pad=None)
 
 
 def _inside(pool: Node, pads: list[int]) -> None:
-    """Every window reads at least one element that is there; the runtime refuses pads as large as the kernel."""
+    """Declined unless every window reads an element of the image: onnxruntime refuses pads as large as the kernel."""
     kernel = [int(v) for v in attr(pool, "kernel_shape", ())]
     if any(d != 1 for d in attr(pool, "dilations", None) or ()):
         raise Declined("the pool has holes")

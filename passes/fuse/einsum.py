@@ -1,4 +1,4 @@
-"""Einsum as the product, permutation or sum that it is: onnxruntime has faster kernels for those."""
+"""Einsum as a product, permutation or sum: onnxruntime has faster kernels for those."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ...rewrite import Builder, any_value, op, rule
-from .guards import FLOATS
+from ..fold.channels import FLOATS
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """A product of matrices: operands in their order (swapped or not), how each is permuted, and how the result is."""
+class _Product:
+    """A product of matrices: whether the operands are swapped, and the letters of their axes and of the result."""
 
     swapped: bool
     left: str
     right: str
-    made: str
+    product: str
 
     def turns(self, first: str, second: str, wanted: str) -> int:
-        """Transpositions that it takes."""
+        """The number of transpositions that it takes."""
         a, b = (second, first) if self.swapped else (first, second)
-        return (a != self.left) + (b != self.right) + (self.made != wanted)
+        return (a != self.left) + (b != self.right) + (self.product != wanted)
 
 
 def _terms(node: Node, count: int) -> tuple[tuple[str, ...], str]:
-    """The letters of the operands and of the result; Declined for an ellipsis, a repeated letter and other counts."""
+    """The letters of the operands and of the result; Declined for an ellipsis, a repeated letter, other counts."""
     equation = str(node.attrs.get("equation", "")).replace(" ", "")
     given, arrow, wanted = equation.partition("->")
     terms = tuple(given.split(","))
@@ -48,13 +48,12 @@ def _types(*values: Value) -> list[TensorType]:
 
 
 def _permuted(build: Builder, x: Value, now: str, wanted: str) -> Value:
-    made: Value = x if now == wanted else build.Transpose(x, perm=[now.index(letter) for letter in wanted])
-    return made
+    return x if now == wanted else build.Transpose(x, perm=[now.index(letter) for letter in wanted])
 
 
-def _plans(first: str, second: str, wanted: str) -> list[_Plan]:
-    """The ways to write it as one product of matrices; none where more than one axis is on either side."""
-    plans = []
+def _products(first: str, second: str, wanted: str) -> list[_Product]:
+    """The ways to write an Einsum as one product of matrices; none where several axes are summed, or stay apart."""
+    products = []
     for swapped, a, b in ((False, first, second), (True, second, first)):
         inner = [letter for letter in a if letter in b and letter not in wanted]
         batch = [letter for letter in wanted if letter in a and letter in b]
@@ -65,15 +64,15 @@ def _plans(first: str, second: str, wanted: str) -> list[_Plan]:
         if len(columns) > 1 or (batch and (len(rows) != 1 or len(columns) != 1)):
             continue
         left, right = "".join((*batch, *rows, *inner)), "".join((*batch, *inner, *columns))
-        plans.append(_Plan(swapped, left, right, "".join((*batch, *rows, *columns))))
-    return plans
+        products.append(_Product(swapped, left, right, "".join((*batch, *rows, *columns))))
+    return products
 
 
 @rule(op.Einsum(any_value("x"), any_value("z"), name="einsum"), min_opset=12)
 def einsum_as_product(build: Builder, x: Value, z: Value, einsum: Node) -> Value:
     """einsum(a, b) = permute(permute(a) permute(b)), where one axis is summed over
 
-    Where all axes are the same, it is the product element by element.
+    With the same axes on all three it is the product element by element.
     """
     (first, second), wanted = _terms(einsum, 2)
     types = _types(x, z)
@@ -82,22 +81,20 @@ def einsum_as_product(build: Builder, x: Value, z: Value, einsum: Node) -> Value
         raise Declined("the equation has other axes")
     if any(sizes[0][letter] is None or sizes[0][letter] != sizes[1][letter] for letter in set(first) & set(second)):
         raise Declined("an axis may be broadcast")
-    made: Value
     if first == second == wanted:
-        made = build.Mul(x, z)
-        return made
-    plans = _plans(first, second, wanted)
-    if not plans:
+        return build.Mul(x, z)
+    products = _products(first, second, wanted)
+    if not products:
         raise Declined("not one product of matrices")
-    plan = min(plans, key=lambda plan: plan.turns(first, second, wanted))
-    (a, now), (b, then) = ((z, second), (x, first)) if plan.swapped else ((x, first), (z, second))
-    made = build.MatMul(_permuted(build, a, now, plan.left), _permuted(build, b, then, plan.right))
-    return _permuted(build, made, plan.made, wanted)
+    chosen = min(products, key=lambda product: product.turns(first, second, wanted))
+    (a, now), (b, then) = ((z, second), (x, first)) if chosen.swapped else ((x, first), (z, second))
+    product = build.MatMul(_permuted(build, a, now, chosen.left), _permuted(build, b, then, chosen.right))
+    return _permuted(build, product, chosen.product, wanted)
 
 
 @rule(op.Einsum(any_value("x"), name="einsum"), min_opset=13)
 def einsum_of_one(build: Builder, x: Value, einsum: Node) -> Value:
-    """einsum(a) = permute(sum(a)), over the axes that the result does not have"""
+    """einsum(a) = permute(sum(a)), summed over the axes that the result lacks"""
     (first,), wanted = _terms(einsum, 1)
     (type,) = _types(x)
     if len(type.shape or ()) != len(first) or not set(wanted) <= set(first):
@@ -106,6 +103,5 @@ def einsum_of_one(build: Builder, x: Value, einsum: Node) -> Value:
     total = x if not gone else build.ReduceSum(x, np.array(gone, np.int64), keepdims=0)
     left = "".join(letter for letter in first if letter in wanted)
     if left == wanted and not gone:
-        made: Value = build.Identity(x)
-        return made
+        return build.Identity(x)
     return _permuted(build, total, left, wanted)

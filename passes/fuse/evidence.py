@@ -1,7 +1,7 @@
-"""How fast each fusion is, measured: a rule is used for a target only where it is not slower there.
+"""Measured speed of each fusion: a rule is used for a target only where it is not slower.
 
 Ratios of time before / after in onnxruntime 1.32 with all its optimizations, one thread, interleaved, on Zen 4; printed
-by `python -m tests.bench.rules`, the lower one where a rule has several instances. None: the rule has no result there.
+by `python -m tests.bench.rules`, the lowest where a rule has several instances. None: not a rule of that target.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from ...rewrite import Rule
 
 FLOOR = 0.97
+"""The least ratio at which a rule is used, the goal of `python -m tests.bench.fusion` for whole models."""
 
 MEASURED: dict[str, tuple[float | None, float | None]] = {  # portable, onnxruntime
     "fuse_gelu": (1.01, 1.01),
@@ -54,7 +55,10 @@ MEASURED: dict[str, tuple[float | None, float | None]] = {  # portable, onnxrunt
     "bias_into_gelu": (None, 1.02),
     "bias_into_fast_gelu": (None, 2.74),
     "projections_into_attention": (None, 1.01),
-    "keep_sum_apart": (None, 7.15),  # onnxruntime fuses Add and LayerNormalization into what is slower than both
+    "keep_sum_apart": (
+        None,
+        7.15,
+    ),  # onnxruntime's own fusion of Add and LayerNormalization is slower than both
     "keep_sums_apart": (None, 4.98),
     "scale_integer_product": (None, 1.00),
     "scale_integer_product_by_constant": (None, 1.03),
@@ -68,7 +72,7 @@ BITWISE = frozenset(
         "quantize_in_product",
     )
 )  # fmt: skip
-"""Rules that change no bit, so that they are also applied where a quantization follows."""
+"""Rules that change no bit, and are therefore applied before a quantization, too."""
 
 
 def not_slower(rules: Iterable[Rule]) -> Iterator[Rule]:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, same, spellings
-from .guards import close, elementwise, number
+from ..fold.channels import elementwise
+from .guards import close, number
 
 _ERF = op.Erf(op("Div", "Mul")(any_value("x"), constant("c"), name="scaled"))
 _SLOPE, _CUBIC = 0.7978845608, 0.044715
@@ -44,16 +45,13 @@ def _tanhs() -> Iterator[OpPattern]:
 
 def gelu(build: Builder, x: Value, approximate: str = "none") -> Value:
     """Gelu of ONNX from opset 20, of onnxruntime below; Declined where the target has neither."""
-    made: Value
     if build.opset >= 20:
-        made = build.Gelu(x, approximate=approximate)
-    elif approximate == "tanh":
-        if not isinstance(x.type, TensorType) or not x.type.rank:
-            raise Declined("FastGelu takes no scalars")
-        made = build.node("com.microsoft::FastGelu", x)
-    else:
-        made = build.node("com.microsoft::Gelu", x)
-    return made
+        return build.Gelu(x, approximate=approximate)
+    if approximate != "tanh":
+        return build.node("com.microsoft::Gelu", x)
+    if not isinstance(x.type, TensorType) or not x.type.rank:
+        raise Declined("FastGelu takes no scalars")
+    return build.node("com.microsoft::FastGelu", x)
 
 
 @spellings(*_halved(_ERF), min_opset=7)
@@ -91,8 +89,5 @@ def fuse_scaled_swish(build: Builder, x: Value, a: Array, result: Node) -> Value
 def _swish(build: Builder, x: Value, alpha: float) -> Value:
     """QuickGelu of onnxruntime where the target has it, which is faster than Swish of opset 24."""
     if build.context.target == "onnxruntime":
-        made = build.node("com.microsoft::QuickGelu", x, alpha=alpha)
-    else:
-        made = build.Swish(x, alpha=alpha)
-    result: Value = made
-    return result
+        return build.node("com.microsoft::QuickGelu", x, alpha=alpha)
+    return build.Swish(x, alpha=alpha)

@@ -1,34 +1,18 @@
-"""What rules ask of operands before they fuse."""
+"""Guards of fusions: constants that are one number, limits of Clip, axes of reductions. Declined where they fail."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, DType, Node, TensorType, Value
+from ...ir import Array, Node, Value
 from ...ops import attr, version_for
 from ...rewrite import Builder
-
-FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
-
-
-def floating(x: Value) -> TensorType:
-    """The type of `x`, a tensor in double, single or half precision whose rank is known; Declined otherwise."""
-    if not isinstance(x.type, TensorType) or x.type.dtype not in FLOATS or x.type.shape is None:
-        raise Declined("not a floating-point tensor of known rank")
-    return x.type
-
-
-def elementwise(x: Value, result: Node) -> TensorType:
-    """The type of `x`, where constants broadcast on the way to `result` neither add nor widen an axis of it."""
-    type, made = floating(x), result.output.type
-    if not isinstance(made, TensorType) or made.rank != type.rank:
-        raise Declined("a constant adds an axis")
-    return type
+from ..fold.channels import floating
 
 
 def number(array: Array | None, default: float) -> float:
-    """A constant that is one number; Declined for more."""
+    """The number in a constant of one element, `default` for None; Declined for more elements."""
     if array is None:
         return default
     if array.size != 1:
@@ -36,32 +20,39 @@ def number(array: Array | None, default: float) -> float:
     return float(array.reshape(()))
 
 
+def factor(node: Node, c: Array) -> float:
+    """The number that a Mul or Div by the constant `c` multiplies with; Declined for c / x, and for several numbers."""
+    value = number(c, 1.0)
+    if node.op == "Mul":
+        return value
+    if node.constant(1) is None or value == 0:
+        raise Declined("the constant is divided")
+    return 1 / value
+
+
 def close(a: float, b: float, rtol: float = 1e-5) -> bool:
-    """Equal but for the digits an exporter writes."""
+    """Equal up to the number of digits that exporters write."""
     return abs(a - b) <= rtol * abs(b)
 
 
 def clip_limits(clip: Node, low: Array | None, high: Array | None) -> tuple[float, float]:
-    """The limits of a Clip whose operands `low` and `high` are constant, infinite where there are none."""
+    """The limits of a Clip with constant operands `low` and `high`; infinite where one is missing."""
     if version_for(clip) < 11:
         return float(clip.attrs.get("min", -np.inf)), float(clip.attrs.get("max", np.inf))
     return number(low, -np.inf), number(high, np.inf)
 
 
 def clip(build: Builder, x: Value, low: float, high: float) -> Value:
-    """Clip with constant limits, as the opset writes it."""
+    """Clip with constant limits, as attributes or inputs by the opset."""
     limits = [None if np.isinf(v) else v for v in (low, high)]
-    made: Value
     if build.opset < 11:
-        made = build.Clip(x, min=limits[0], max=limits[1])
-        return made
+        return build.Clip(x, min=limits[0], max=limits[1])
     dtype = floating(x).dtype.numpy
-    made = build.Clip(x, *(None if v is None else np.array(v, dtype) for v in limits))
-    return made
+    return build.Clip(x, *(None if v is None else np.array(v, dtype) for v in limits))
 
 
 def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:
-    """The axes a reduction goes over, counted from the front, in order; Declined where they are not known."""
+    """The axes that a reduction goes over, counted from the front, in order; Declined where they are unknown."""
     axes = node.attrs.get("axes")
     if axes is None and node.input(1) is not None:
         known = node.constant(1)
@@ -78,7 +69,7 @@ def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:
 
 
 def same_axes(rank: int, *reductions: Node) -> tuple[int, ...]:
-    """The axes that all reductions go over and keep; Declined where they differ."""
+    """The axes that all `reductions` go over and keep with size 1; Declined where they differ."""
     axes = {reduced_axes(node, rank) for node in reductions}
     if len(axes) != 1:
         raise Declined("the reductions go over different axes")

@@ -1,7 +1,7 @@
-"""Normalizations from their arithmetic: LayerNorm, RMSNorm, InstanceNorm, L2-norm.
+"""Normalizations from their arithmetic: LayerNorm, RMSNorm, InstanceNorm, BatchNorm, L2-norm.
 
-Each is first recognised without scale and shift; what is multiplied and added after moves in by rules of its own, so
-that one rule serves every spelling.
+LayerNorm and its like are first recognised without scale and shift, which move in by rules of their own, so that one
+rule serves every spelling.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...errors import Declined
-from ...ir import Array, Node, TensorType, Value
+from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
 from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, spellings
-from .guards import elementwise, floating, number, reduced_axes, same_axes
+from ..fold.batchnorm import batch_norm
+from ..fold.channels import constant_second, elementwise, factor_of, floating, shift_of, spread
+from .guards import number, reduced_axes, same_axes
 
 _AXES = constant("axes", optional=True)
 
@@ -52,7 +54,7 @@ def _root_mean_square() -> Iterator[OpPattern]:
 
 
 def _trailing(axes: tuple[int, ...], type: TensorType) -> tuple[int, ...]:
-    """The sizes of the trailing axes that are normalised; Declined for other axes and sizes that are not known."""
+    """The sizes of the normalised axes; Declined unless these are the last ones, of known sizes."""
     rank = len(type.shape or ())
     if not axes or axes != tuple(range(rank - len(axes), rank)):
         raise Declined("the axes are not the last ones")
@@ -72,16 +74,13 @@ def fuse_layer_norm(build: Builder, x: Value, mean: Node, variance: Node, eps: A
     shape = type.shape or ()
     axes = same_axes(len(shape), mean, variance)
     epsilon = number(eps, 0.0)
-    made: Value
     channels = shape[1] if axes == tuple(range(2, len(shape))) else None
     known = all(isinstance(size, int) for size in shape[axes[0] :])
     if isinstance(channels, int) and (len(axes) > 1 or not known):
         ones = np.ones(channels, type.dtype.numpy)
-        made = build.InstanceNormalization(x, ones, np.zeros_like(ones), epsilon=epsilon)
-    else:
-        scale = np.ones(_trailing(axes, type), type.dtype.numpy)
-        made = build.LayerNormalization(x, scale, axis=axes[0], epsilon=epsilon)
-    return made
+        return build.InstanceNormalization(x, ones, np.zeros_like(ones), epsilon=epsilon)
+    scale = np.ones(_trailing(axes, type), type.dtype.numpy)
+    return build.LayerNormalization(x, scale, axis=axes[0], epsilon=epsilon)
 
 
 @spellings(*_root_mean_square(), min_opset=23)
@@ -90,10 +89,9 @@ def fuse_rms_norm(build: Builder, x: Value, variance: Node, eps: Array, result: 
     type = elementwise(x, result)
     axes = same_axes(len(type.shape or ()), variance)
     sizes = _trailing(axes, type)
-    made: Value = build.RMSNormalization(
+    return build.RMSNormalization(
         x, np.ones(sizes, type.dtype.numpy), axis=axes[0], epsilon=number(eps, 0.0)
     )  # fmt: skip
-    return made
 
 
 def _normalised(*operands: Leaf) -> OpPattern:
@@ -101,7 +99,7 @@ def _normalised(*operands: Leaf) -> OpPattern:
 
 
 def _fits(value: Value, sizes: tuple[int, ...], x: Value) -> bool:
-    """`value` has these sizes, but for leading ones that do not widen x."""
+    """`value` has these sizes, after leading axes of size 1 that do not widen x."""
     type = value.type
     if not isinstance(type, TensorType) or type.shape is None or len(type.shape) > len(floating(x).shape or ()):
         return False
@@ -124,12 +122,10 @@ def scale_into_norm(build: Builder, x: Value, scale: Array, gamma: Value, norm: 
         raise Declined("the scale is not one number a normalised position")
     if gamma.constant is not None:
         product = gamma.constant.array().reshape(scale.shape) * scale
-        made: Value = build.copy(norm, [x, build.constant(product.astype(scale.dtype), gamma.name)])
-        return made
+        return build.copy(norm, [x, build.constant(product.astype(scale.dtype), gamma.name)])
     if not (scale == 1).all():
         raise Declined("the scale is not 1")
-    made = build.copy(norm, [x, _flat(build, gamma, scale.shape)])
-    return made
+    return build.copy(norm, [x, _flat(build, gamma, scale.shape)])
 
 
 @rule(op.Add(op.LayerNormalization(any_value("x"), any_value("scale"), name="norm"), any_value("beta")), min_opset=17)
@@ -141,8 +137,7 @@ def shift_into_norm(build: Builder, x: Value, scale: Value, beta: Value, norm: N
     known = tuple(size for size in sizes if isinstance(size, int))
     if not _fits(beta, known, x):
         raise Declined("the shift is not one number a normalised position")
-    made: Value = build.copy(norm, [x, scale, _flat(build, beta, known)])
-    return made
+    return build.copy(norm, [x, scale, _flat(build, beta, known)])
 
 
 @rule(
@@ -163,8 +158,32 @@ def affine_into_instance_norm(
         raise Declined("the constant is not one number a channel")
     c = c.reshape(-1)
     operands = [scale * c, shift * c] if result.op == "Mul" else [scale, shift + c]
-    made: Value = build.copy(norm, [x, *(v.astype(scale.dtype) for v in operands)])
-    return made
+    return build.copy(norm, [x, *(v.astype(scale.dtype) for v in operands)])
+
+
+def _channels(type: TensorType) -> int:
+    shape = type.shape or ()
+    if len(shape) < 2 or not isinstance(shape[1], int) or type.dtype not in (DType.FLOAT, DType.DOUBLE):
+        raise Declined("the channels are not known")
+    return shape[1]
+
+
+@rule(
+    op("Add", "Sub")(op("Mul", "Div")(any_value("x"), constant("scale"), name="product"), constant("shift"),
+                     name="result"),
+    min_opset=7,
+)  # fmt: skip
+def fuse_batch_norm(build: Builder, x: Value, scale: Array, shift: Array, product: Node, result: Node) -> Value:
+    """s x + t = batch_norm(x), for an s and a t that differ from channel to channel"""
+    type = elementwise(x, result)
+    channels, rank = _channels(type), len(type.shape or ())
+    if rank < 3 or (scale.size == 1 and shift.size == 1):
+        raise Declined("not one number a channel")
+    constant_second(product, x)
+    constant_second(result, product.output)
+    s = spread(factor_of(product, scale), rank, 1, channels)
+    t = spread(shift_of(result, shift), rank, 1, channels)
+    return batch_norm(build, x, s, t, type.dtype.numpy)
 
 
 _L2 = op.ReduceL2(any_value("x"), _AXES, name="length")
@@ -184,5 +203,4 @@ def fuse_l2_norm(build: Builder, x: Value, eps: Array, length: Node, result: Nod
         raise Declined("not over the last axis alone")  # over others, onnxruntime's kernel is slower than the chain
     if not 0 < number(eps, 0.0) <= 1e-10:
         raise Declined("the bound is no guard against division by zero")
-    made: Value = build.LpNormalization(x, axis=axes[0], p=2)
-    return made
+    return build.LpNormalization(x, axis=axes[0], p=2)

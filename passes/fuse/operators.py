@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ...pipeline.passes import rule_pass
 from ...rewrite import Rule
-from .batch_norm import affine_into_batch_norm, fuse_batch_norm, join_batch_norms
+from ..fold.batchnorm import affine_into_batch_norm, join_batch_norms
 from .einsum import einsum_as_product, einsum_of_one
 from .evidence import not_slower
 from .gelu import fuse_gelu, fuse_scaled_swish, fuse_swish, fuse_tanh_gelu
 from .norms import (
     affine_into_instance_norm,
+    fuse_batch_norm,
     fuse_l2_norm,
     fuse_layer_norm,
     fuse_rms_norm,

@@ -1,4 +1,4 @@
-"""Activations made of lines: HardSigmoid, HardSwish, LeakyRelu, PRelu, clipping; and Mish, Sigmoid from arithmetic."""
+"""Piecewise linear activations, HardSigmoid, HardSwish, LeakyRelu, PRelu, Clip; Mish and Sigmoid from arithmetic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from ...errors import Declined
 from ...ir import Array, DType, Node, Value
 from ...ops import attr
 from ...rewrite import Builder, OpPattern, any_value, constant, op, rule, same, spellings
-from .guards import clip, clip_limits, close, elementwise, floating, number
+from ..fold.channels import elementwise, floating
+from .guards import clip, clip_limits, close, factor, number
 
 _SHIFTED = op.Add(any_value("x"), constant("a"))
 _CLIPPED = op.Clip(_SHIFTED, constant("low", optional=True), constant("high", optional=True), name="clip")
@@ -22,24 +23,14 @@ def _line(clip: Node, a: Array, low: Array | None, high: Array | None, c: float)
     return c, number(a, 0.0) * c
 
 
-def _factor(node: Node, c: Array) -> float:
-    value = number(c, 1.0)
-    if node.op == "Div":
-        if node.constant(1) is None or value == 0:
-            raise Declined("the constant is divided")
-        return 1 / value
-    return value
-
-
 @rule(op("Mul", "Div")(_CLIPPED, constant("c"), name="result"), min_opset=7)
 def fuse_hard_sigmoid(
     build: Builder, x: Value, a: Array, low: Array | None, high: Array | None, c: Array, clip: Node, result: Node
 ) -> Value:
     """clip(x + a, 0, 1/c) c = hard_sigmoid(x), with alpha = c and beta = a c"""
     elementwise(x, result)
-    alpha, beta = _line(clip, a, low, high, _factor(result, c))
-    made: Value = build.HardSigmoid(x, alpha=alpha, beta=beta)
-    return made
+    alpha, beta = _line(clip, a, low, high, factor(result, c))
+    return build.HardSigmoid(x, alpha=alpha, beta=beta)
 
 
 @rule(op("Mul", "Div")(op.Mul(same("x"), _CLIPPED), constant("c"), name="result"), min_opset=7)
@@ -48,9 +39,8 @@ def fuse_hard_gate(
 ) -> Value:
     """x clip(x + a, 0, 1/c) c = x hard_sigmoid(x), with alpha = c and beta = a c"""
     elementwise(x, result)
-    alpha, beta = _line(clip, a, low, high, _factor(result, c))
-    made: Value = build.Mul(x, build.HardSigmoid(x, alpha=alpha, beta=beta))
-    return made
+    alpha, beta = _line(clip, a, low, high, factor(result, c))
+    return build.Mul(x, build.HardSigmoid(x, alpha=alpha, beta=beta))
 
 
 @rule(op.Mul(any_value("x"), op.HardSigmoid(same("x"), name="gate")), min_opset=14)
@@ -58,15 +48,13 @@ def fuse_hard_swish(build: Builder, x: Value, gate: Node) -> Value:
     """x hard_sigmoid(x) = hard_swish(x), for alpha = 1/6 and beta = 1/2 (Howard et al. 2019)"""
     if not close(float(attr(gate, "alpha", 0.2)), 1 / 6) or not close(float(attr(gate, "beta", 0.5)), 0.5):
         raise Declined("not the line of HardSwish")
-    made: Value = build.HardSwish(x)
-    return made
+    return build.HardSwish(x)
 
 
 @rule(op.Mul(any_value("x"), op.Tanh(op.Softplus(same("x")))), min_opset=18)
 def fuse_mish(build: Builder, x: Value) -> Value:
     """x tanh(softplus(x)) = mish(x) (Misra 2019)"""
-    made: Value = build.Mish(x)
-    return made
+    return build.Mish(x)
 
 
 def _negated_exp() -> OpPattern:
@@ -80,8 +68,7 @@ def _negated_exp() -> OpPattern:
 def fuse_sigmoid(build: Builder, x: Value, result: Node) -> Value:
     """1 / (1 + exp(-x)) = sigmoid(x)"""
     elementwise(x, result)
-    made: Value = build.Sigmoid(x)
-    return made
+    return build.Sigmoid(x)
 
 
 def _leaky() -> Iterator[OpPattern]:
@@ -98,8 +85,7 @@ def fuse_leaky_relu(build: Builder, x: Value, slope: Array, result: Node) -> Val
     alpha = number(slope, 0.0)
     if result.op == "Max" and not 0 < alpha <= 1:
         raise Declined("the maximum is not the line of LeakyRelu")
-    made: Value = build.LeakyRelu(x, alpha=alpha)
-    return made
+    return build.LeakyRelu(x, alpha=alpha)
 
 
 def _differences() -> Iterator[OpPattern]:
@@ -112,8 +98,7 @@ def _differences() -> Iterator[OpPattern]:
 def fuse_leaky_difference(build: Builder, x: Value, slope: Array, result: Node) -> Value:
     """max(x, 0) - a max(-x, 0) = leaky_relu(x), for one number a"""
     elementwise(x, result)
-    made: Value = build.LeakyRelu(x, alpha=number(slope, 0.0))
-    return made
+    return build.LeakyRelu(x, alpha=number(slope, 0.0))
 
 
 @spellings(*_differences(), min_opset=9)
@@ -125,8 +110,7 @@ def fuse_prelu(build: Builder, x: Value, slope: Array, result: Node) -> Value:
         raise Declined("the slope does not broadcast to x")
     if any(s != 1 and s != d for s, d in zip(slope.shape, shape[len(shape) - slope.ndim :])):
         raise Declined("the slope does not broadcast to x")
-    made: Value = build.PRelu(x, slope)
-    return made
+    return build.PRelu(x, slope)
 
 
 _LIMITED = op.Clip(op.Relu(any_value("x")), constant("low", optional=True), constant("high", optional=True),

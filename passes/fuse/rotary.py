@@ -78,17 +78,16 @@ def fuse_split_rotary(build: Builder, x: Value, c: Value, s: Value, split: Node,
 
 
 def _rotary(build: Builder, x: Value, c: Value, s: Value, width: int) -> Value:
-    """com.microsoft::RotaryEmbedding with tables of the first halves; positions count from 0, or index the tables."""
+    """com.microsoft::RotaryEmbedding with tables of the first halves; positions count from 0 if the model has none."""
     caches, indices = zip(*(_cache(build, x, value, width) for value in (c, s)))
     if indices[0] is not indices[1]:
         raise Declined("cosine and sine are of other positions")
     positions = np.zeros(1, np.int64) if indices[0] is None else indices[0]
-    made: Value = build.node("com.microsoft::RotaryEmbedding", x, positions, *caches)
-    return made
+    return build.node("com.microsoft::RotaryEmbedding", x, positions, *caches)
 
 
 def _cache(build: Builder, x: Value, value: Value, width: int) -> tuple[Value, Value | None]:
-    """The table of cosines or sines f32[positions, D/2], and what indexes it."""
+    """The table of cosines or sines, f32[positions,D/2], and the positions i64[B,S]; None where these are its rows."""
     if value.constant is None:
         return _table(build, _unlifted(value), width)
     array, length = value.constant.array(), x.type.shape[2] if isinstance(x.type, TensorType) and x.type.shape else None
@@ -104,7 +103,7 @@ def _first_half(build: Builder, table: Array, width: int) -> Value:
 
 
 def _unlifted(value: Value) -> Value:
-    """t f32[…,S,D] of unsqueeze(t, 1) f32[…,1,S,D]."""
+    """The operand of unsqueeze(t, 1), t f32[…,S,D]."""
     node = value.producer
     axes = None if node is None or node.op != "Unsqueeze" else node.constant(1)
     listed = axes.array().tolist() if axes is not None else list(node.attrs.get("axes", ())) if node is not None else []
@@ -114,7 +113,7 @@ def _unlifted(value: Value) -> Value:
 
 
 def _table(build: Builder, value: Value, width: int) -> tuple[Value, Value | None]:
-    """The table f32[positions, D/2], and what indexes it: the rows in their order where that is None."""
+    """As `_cache`, for a table that the model gathers from or computes."""
     node, shape = value.producer, value.type.shape if isinstance(value.type, TensorType) else None
     if node is not None and node.op == "Gather" and node.constant(0) is not None and node.inputs[1] is not None:
         table = node.constant(0)
@@ -128,8 +127,7 @@ def _table(build: Builder, value: Value, width: int) -> tuple[Value, Value | Non
     if shape is None or len(shape) != 3 or shape[0] != 1:
         raise Declined("the positions may differ from row to row")
     half = _half(build, value)
-    made: Value = build.Reshape(half, np.array([-1, width // 2], np.int64))
-    return made, None
+    return build.Reshape(half, np.array([-1, width // 2], np.int64)), None
 
 
 def _half(build: Builder, value: Value) -> Value:
@@ -141,5 +139,4 @@ def _half(build: Builder, value: Value) -> Value:
             return node.inputs[0]
     if node is None or node.op not in _KEEPS_HALVES or node.inputs[0] is None:
         raise Declined("the halves of cosine or sine may differ")
-    made: Value = build.copy(node, [_half(build, node.inputs[0]), *node.inputs[1:]])
-    return made
+    return build.copy(node, [_half(build, node.inputs[0]), *node.inputs[1:]])

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from ...errors import Declined
 from ...ir import Node, Value
 from ...rewrite import Builder, OpPattern, any_value, constant, op, spellings
-from .guards import elementwise, same_axes
+from ..fold.channels import elementwise
+from .guards import same_axes
 
 _LARGEST = op.ReduceMax(any_value("x"), constant("max_axes", optional=True), name="largest", shared=True)
 _CENTRED = op.Sub(any_value("x"), _LARGEST, name="centred")
@@ -33,12 +34,10 @@ def _axis(x: Value, largest: Node, total: Node, result: Node) -> int:
 @spellings(*_softmaxes(), min_opset=13)
 def fuse_softmax(build: Builder, x: Value, largest: Node, total: Node, result: Node) -> Value:
     """exp(x - max x) / sum(exp(x - max x)) = softmax(x)"""
-    made: Value = build.Softmax(x, axis=_axis(x, largest, total, result))
-    return made
+    return build.Softmax(x, axis=_axis(x, largest, total, result))
 
 
 @spellings(op.Sub(_CENTRED, op.Log(_total(op.Exp(_CENTRED))), name="result"), min_opset=13)
 def fuse_log_softmax(build: Builder, x: Value, largest: Node, total: Node, result: Node) -> Value:
     """(x - max x) - log(sum(exp(x - max x))) = log_softmax(x)"""
-    made: Value = build.LogSoftmax(x, axis=_axis(x, largest, total, result))
-    return made
+    return build.LogSoftmax(x, axis=_axis(x, largest, total, result))

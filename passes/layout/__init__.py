@@ -1,4 +1,4 @@
-"""Operators that only move elements: joined, cancelled, or moved to where they are cheaper."""
+"""Operators that only move elements: joined, cancelled, or moved to cheaper places."""
 
 from .batch_first import put_batch_first
 from .hoist import hoist_over_split

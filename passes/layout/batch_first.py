@@ -1,7 +1,7 @@
 """Heads along a flattened batch, as torch's nn.MultiheadAttention splits them: the batch comes first again.
 
 torch computes on f32[S,B,E], time first, and lets batch and heads share an axis. With the batch first the
-transpositions around the whole cancel, and the heads are split as everybody else does.
+transpositions around the attention cancel, and the heads are split as other exporters split them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...rewrite import Builder, OpPattern, any_value, op, rule
 
 SWAP = (1, 0, 2)
 _BETWEEN = frozenset(("MatMul", "Add", "Split", "Slice"))
-_FAR = 6  # operators between the heads and a transposition of the whole
+_FAR = 6  # operators between the heads and the transposition around the attention: product, bias, slices
 
 
 def _merged() -> OpPattern:
@@ -49,18 +49,17 @@ def _split(build: Builder, x: Value, first: Node, last: Node, perm: tuple[int, .
         raise Declined("time and batch do not change places")
     heads, width = _heads(shape_of(x), shape_of(first.output), shape_of(last.output), perm != SWAP)
     if not _comes_from_swap(x):
-        raise Declined("time comes first before it, too")
+        raise Declined("no transposition of time and batch comes before it")
     split = build.Reshape(build.Transpose(x, perm=SWAP), np.array([0, 0, heads, width], np.int64))
-    made: Value = build.Transpose(split, perm=(0, 2, 1, 3) if perm == SWAP else (0, 2, 3, 1))
-    return made
+    return build.Transpose(split, perm=(0, 2, 1, 3) if perm == SWAP else (0, 2, 3, 1))
 
 
 def _heads(
     source: tuple[Dim, ...] | None, flat: tuple[Dim, ...] | None, target: tuple[Dim, ...] | None, transposed: bool
 ) -> tuple[int, int]:
-    """Heads and their width, where the batch is split off a flattened one."""
+    """The number of heads and their width, where f32[S,B H,D] is split into batch and heads; Declined otherwise."""
     if source is None or flat is None or target is None or (len(source), len(flat), len(target)) != (3, 3, 4):
-        raise Declined("not three axes made four")
+        raise Declined("not three axes reshaped to four")
     length, batch, width = source
     heads, size = target[1], flat[2]
     if not isinstance(heads, int) or not isinstance(size, int) or width != heads * size:
@@ -72,7 +71,7 @@ def _heads(
 
 
 def _comes_from_swap(value: Value) -> bool:
-    """A transposition of time and batch lies before it, with nothing but products and sums between."""
+    """A transposition of time and batch comes before `value`, with only products, sums and slices between."""
     for _ in range(_FAR):
         node = value.producer
         if node is None:
@@ -92,16 +91,16 @@ def join_heads_time_first(build: Builder, x: Value, turn: Node, last: Node) -> V
     """reshape(permute(x), [S, B, H D]) = permute(reshape(permute'(x), [B, S, H D])), x f32[B,H,S,D]"""
     source, target = shape_of(turn.output), shape_of(last.output)
     if source is None or target is None or len(target) != 3 or not same_by_count(source[:2], target[:2]):
-        raise Declined("not the heads are joined")
+        raise Declined("the heads are not joined")
     width = target[2]
     if not isinstance(width, int) or 0 in source or not _leads_to_swap(last.output):
-        raise Declined("time comes first after it, too")
+        raise Declined("no transposition of time and batch comes after it")
     joined = build.Reshape(build.Transpose(x, perm=(0, 2, 1, 3)), np.array([0, 0, width], np.int64))
-    made: Value = build.Transpose(joined, perm=SWAP)
-    return made
+    return build.Transpose(joined, perm=SWAP)
 
 
 def _leads_to_swap(value: Value) -> bool:
+    """A transposition of time and batch comes after `value`, with only products, sums and slices between."""
     for _ in range(_FAR):
         node = value.users[0] if value.has_one_use else None
         if node is None:

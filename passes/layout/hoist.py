@@ -1,17 +1,16 @@
-"""The same function of every part of a Split is the function before the Split: one operator in place of several."""
+"""An operator that follows every output of a Split moves before the Split: one operator in place of several."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ...analysis.operands import shape_of
+from ...analysis.operands import POINTWISE, shape_of
 from ...ir import Graph, Node, TensorType
 from ...pipeline.passes import graph_pass
-from ...rewrite import Context
-from .reshapes import POINTWISE
+from ...rewrite import Context, origins_of
 
 _WITH_NUMBER = frozenset(("Pow", "Mul", "Add", "Sub", "Div", "Max", "Min", "Clip"))
-"""Operators that may take constants beside their first operand, where these are single numbers."""
+"""Operators that act element by element on their first operand, if the others are single constant numbers."""
 
 
 @graph_pass("hoist-over-split")
@@ -29,7 +28,7 @@ def hoist_over_split(graph: Graph, context: Context) -> int:
 
 
 def _alike(split: Node) -> list[Node]:
-    """The one user of each part, if all compute the same of it, element by element; else none."""
+    """The only user of each output, if all are the same element-wise operator; else none."""
     users: list[Node] = []
     for out in split.outputs:
         if not out.has_one_use:
@@ -64,11 +63,11 @@ def _hoist(graph: Graph, split: Node, users: list[Node]) -> None:
     type = after
     if isinstance(before, TensorType) and isinstance(after, TensorType):
         type = TensorType(after.dtype, before.shape)
-    made = Node(first.op, (x, *first.inputs[1:]), first.attrs, [type], name=first.name)
-    made.origins = tuple(dict.fromkeys(origin for user in users for origin in user.origins))
-    made.made_by = "hoist-over-split"
-    graph.insert_before(split, made)
-    graph.set_input(split, 0, made.output)
+    whole = Node(first.op, (x, *first.inputs[1:]), first.attrs, [type], name=first.name)
+    whole.origins = origins_of(*users)
+    whole.made_by = "hoist-over-split"
+    graph.insert_before(split, whole)
+    graph.set_input(split, 0, whole.output)
     for part, user in zip(split.outputs, users):
         part.type, part.name = user.output.type, user.output.name
         graph.replace_uses(user.output, part)

@@ -1,4 +1,4 @@
-"""Parts of the last axis that exporters reach through an axis of their own: queries, keys and values made at once."""
+"""Parts of the last axis that exporters take through an axis of their own: queries, keys and values of one product."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .reshapes import sizes_for
 
 
 def _one_axis(node: Node, rank: int) -> int:
+    """The only axis that Squeeze or Unsqueeze names; Declined for others."""
     axes = integers(node, 1, "axes")
     axis = axis_of(axes[0], rank) if axes is not None and len(axes) == 1 else None
     if axis is None:
@@ -38,13 +39,12 @@ def permute_in_place(build: Builder, x: Value, first: Node, turn: Node, last: No
     axis = _one_axis(first, rank)
     if perm[_one_axis(last, rank)] != axis:
         raise Declined("another axis is taken out")
-    made: Value = build.Transpose(x, perm=[p - (p > axis) for p in perm if p != axis])
-    return made
+    return build.Transpose(x, perm=[p - (p > axis) for p in perm if p != axis])
 
 
 @rule(op.Gather(op.Transpose(any_value("x"), name="turn", shared=True), constant("i"), name="gather"))
 def pick_before_transpose(build: Builder, x: Value, i: Array, turn: Node, gather: Node) -> Value:
-    """permute(x)[i] = x[i] on the axis that it comes from, where the others stay in order"""
+    """permute_p(x)[i] on axis a = x[i] on axis p[a], where p keeps the other axes in order"""
     perm = turn.attrs.get("perm")
     axis = None if perm is None else axis_of(int(attr(gather, "axis", 0)), len(perm))
     if perm is None or axis is None or i.ndim:
@@ -52,8 +52,7 @@ def pick_before_transpose(build: Builder, x: Value, i: Array, turn: Node, gather
     rest = [p for p in perm if p != perm[axis]]
     if rest != sorted(rest):
         raise Declined("the other axes are permuted")
-    made: Value = build.Gather(x, i, axis=perm[axis])
-    return made
+    return build.Gather(x, i, axis=perm[axis])
 
 
 @rule(
@@ -72,8 +71,7 @@ def pick_part(build: Builder, x: Value, i: Array, split: Node, gather: Node) -> 
         raise Declined("the sizes are not known")
     place = int(i) % parts
     bounds = (np.array([n], np.int64) for n in (place * size, (place + 1) * size, last))
-    made: Value = build.Slice(x, *bounds)
-    return made
+    return build.Slice(x, *bounds)
 
 
 @rule(
@@ -87,16 +85,16 @@ def pick_part(build: Builder, x: Value, i: Array, split: Node, gather: Node) -> 
     min_opset=7,
 )  # fmt: skip
 def product_of_rows(build: Builder, x: Value, w: Value, b: Array | None, first: Node, gemm: Node, last: Node) -> Value:
-    """reshape(gemm(reshape(x, [-1, K]), W, b), […, N]) = reshape(x, […, K]) W + b, where the rows are the same"""
+    """reshape(gemm(reshape(x, [-1, K]), W, b), […, N]) = reshape(x, […, K]) W + b, for the same leading axes"""
     source, flat, target = shape_of(x), shape_of(first.output), shape_of(last.output)
     if source is None or flat is None or target is None or w.constant is None or len(target) < 3:
         raise Declined("a rank is not known")
     lead, inner = target[:-1], source[len(target) - 1 :]
     if not inner or not same_by_count(source[: len(lead)], lead) or not all(isinstance(d, int) for d in inner):
-        raise Declined("the rows are others")
+        raise Declined("the leading axes differ")
     columns, rows = w.constant.shape[:: -1 if not attr(gemm, "transB", 0) else 1]
     if prod(d for d in inner if isinstance(d, int)) != rows or target[-1] != columns:
-        raise Declined("the rows are others")
+        raise Declined("the leading axes differ")
     if not w.has_one_use:
         raise Declined("the weight would be stored twice")
     if b is not None and b.shape not in ((columns,), (1, columns), (1,), ()):
@@ -107,8 +105,8 @@ def product_of_rows(build: Builder, x: Value, w: Value, b: Array | None, first: 
     wide = (
         x if len(inner) == 1 else build.Reshape(x, np.array(sizes_for((*source[: len(lead)], rows), source), np.int64))
     )
-    made: Value = build.MatMul(wide, matrix)
-    return made if b is None else build.Add(made, b.reshape(b.shape[-1:]))
+    product = build.MatMul(wide, matrix)
+    return product if b is None else build.Add(product, b.reshape(b.shape[-1:]))
 
 
 take_parts = rule_pass("take-parts", permute_in_place, pick_before_transpose, pick_part, product_of_rows, doc=__doc__)

@@ -1,35 +1,31 @@
-"""Chains of operators that keep the order of the elements: Reshape, Flatten, Squeeze, Unsqueeze, and a Transpose that
-only moves axes of size 1. What a chain makes of its source is one Reshape, or nothing.
+"""Chains of operators that keep the order of the elements become one Reshape, or nothing.
+
+These are Reshape, Flatten, Squeeze, Unsqueeze, and a Transpose that only moves axes of size 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from ...analysis.operands import axis_of, integers, shape_of
+from ...analysis.operands import POINTWISE, axis_of, integers, shape_of
 from ...errors import Declined
 from ...ir import Array, Dim, Node, Value
 from ...ops import attr, same_sizes
 from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule
+from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-POINTWISE = (
-    "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Erf", "Cast", "LeakyRelu", "Elu", "HardSigmoid",
-    "HardSwish", "Softplus", "Reciprocal", "Floor", "Ceil", "Round", "Sin", "Cos", "Not", "Sign", "Identity",
-)  # fmt: skip
 _REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin")
 
 
-def _reshape(x: Any, how: str, *, name: str, shared: bool = False) -> OpPattern:
+def _reshape(x: Leaf | OpPattern, how: str, *, name: str, shared: bool = False) -> OpPattern:
     return op(*_RESHAPES)(x, any_value(how, optional=True), name=name, shared=shared)
 
 
 def sizes_for(target: Sequence[Dim] | None, source: Sequence[Dim] | None) -> list[int]:
-    """What Reshape must be told to make `target` of `source`: numbers, 0 for a size that its axis keeps, one -1."""
+    """The second operand of Reshape from `source` to `target`: numbers, 0 for a size that its axis keeps, one -1."""
     if target is None or source is None:
         raise Declined("a rank is unknown")
     open = sum(not isinstance(size, int) for size in target)
@@ -41,41 +37,38 @@ def sizes_for(target: Sequence[Dim] | None, source: Sequence[Dim] | None) -> lis
             sizes.append(0)
         else:
             sizes.append(-1)
-    if sizes.count(-1) > 1 or 0 in target or 0 in source:  # beside a size of 0, -1 could be any
+    if sizes.count(-1) > 1 or 0 in target or 0 in source:  # beside a size of 0, -1 is ambiguous
         raise Declined("more than one size is unknown")
     return sizes
 
 
-def _remake(build: Builder, x: Value, target: Sequence[Dim] | None, last: Node) -> Value:
-    """`x` in the shape `target`; x itself where it has it."""
+def _reshaped(build: Builder, x: Value, target: Sequence[Dim] | None, last: Node) -> Value:
+    """`x` in the shape `target`; x itself if that is its shape."""
     source = shape_of(x)
     if same_sizes(source, target) and not last.output.is_result:
         return x
     sizes = sizes_for(target, source)
-    made: Value = build.Reshape(x, np.array(sizes, np.int64))
-    return made
+    return build.Reshape(x, np.array(sizes, np.int64))
 
 
 @rule(_reshape(_reshape(any_value("x"), "a", name="first", shared=True), "b", name="last"), min_opset=5)
 def join_reshapes(build: Builder, x: Value, last: Node) -> Value:
     """reshape_b(reshape_a(x)) = reshape_c(x)"""
-    return _remake(build, x, shape_of(last.output), last)
+    return _reshaped(build, x, shape_of(last.output), last)
 
 
 @rule(op.Reshape(_reshape(any_value("x"), "a", name="first", shared=True), constant("sizes"), name="last"), min_opset=5)
 def skip_reshape(build: Builder, x: Value, sizes: Array, last: Node) -> Value:
-    """reshape_b(reshape_a(x)) = reshape_b(x), where b copies no size of what a made"""
+    """reshape_b(reshape_a(x)) = reshape_b(x), where b copies no size of its operand"""
     if not sizes.all() or attr(last, "allowzero", 0):
         raise Declined("a size is copied from the first reshape")
-    made: Value = build.Reshape(x, sizes)
-    return made
+    return build.Reshape(x, sizes)
 
 
 @rule(_reshape(op(*POINTWISE)(_reshape(any_value("x"), "a", name="first"), name="f"), "b", name="last"), min_opset=5)
 def join_reshapes_around(build: Builder, x: Value, f: Node, last: Node) -> Value:
     """reshape_b(f(reshape_a(x))) = reshape_c(f(x)), for f element by element"""
-    made: Value = build.copy(f, [x])
-    return _remake(build, made, shape_of(last.output), last)
+    return _reshaped(build, build.copy(f, [x]), shape_of(last.output), last)
 
 
 @rule(_reshape(op.Pad(_reshape(any_value("x"), "a", name="first", shared=True), constant("pads"),
@@ -83,7 +76,7 @@ def join_reshapes_around(build: Builder, x: Value, f: Node, last: Node) -> Value
 def join_reshapes_around_pad(
     build: Builder, x: Value, pads: Array, fill: Value | None, first: Node, pad: Node, last: Node
 ) -> Value:
-    """reshape_b(pad(reshape_a(x))) = pad(x), where both only put in and take out axes of size 1"""
+    """reshape_b(pad(reshape_a(x))) = pad(x), where a and b only add and remove axes of size 1"""
     source, middle, target = shape_of(x), shape_of(first.output), shape_of(last.output)
     if source is None or middle is None or target is None or len(source) != len(target):
         raise Declined("a rank is unknown or changes")
@@ -97,19 +90,18 @@ def join_reshapes_around_pad(
     after = [s if not any(p) else _sum(s, p) for s, p in zip(source, wide.T.tolist())]
     if not same_sizes(after, target):
         raise Declined("the reshapes do not undo each other")
-    made: Value = build.copy(pad, [x, wide.reshape(-1), fill])
-    return made
+    return build.copy(pad, [x, wide.reshape(-1), fill])
 
 
 def _sum(size: Dim, pads: Sequence[int]) -> Dim:
     return size + sum(pads) if isinstance(size, int) else None
 
 
-def _places(source: Sequence[Dim], made: Sequence[Dim]) -> dict[int, int] | None:
-    """For each axis of `made` that is not 1, the axis of `source` that it is; None where more than ones changed."""
+def _places(source: Sequence[Dim], target: Sequence[Dim]) -> dict[int, int] | None:
+    """The axis of `source` for each axis of `target` that is not of size 1; None where these are not the same sizes."""
     olds = [i for i, d in enumerate(source) if d != 1]
-    news = [i for i, d in enumerate(made) if d != 1]
-    same = len(olds) == len(news) and all(source[o] is not None and source[o] == made[n] for o, n in zip(olds, news))
+    news = [i for i, d in enumerate(target) if d != 1]
+    same = len(olds) == len(news) and all(source[o] is not None and source[o] == target[n] for o, n in zip(olds, news))
     return dict(zip(news, olds)) if same else None
 
 
@@ -124,8 +116,7 @@ def absorb_reshape(build: Builder, x: Value, turn: Node, last: Node) -> Value:
     if places is None:
         raise Declined("more than axes of size 1 move")
     ones = iter(axis for axis, size in enumerate(source) if size == 1)
-    made: Value = build.Transpose(x, perm=[perm[places[i]] if i in places else next(ones) for i in range(len(target))])
-    return made
+    return build.Transpose(x, perm=[perm[places[i]] if i in places else next(ones) for i in range(len(target))])
 
 
 @rule(op.Transpose(_reshape(any_value("x"), "how", name="first", shared=True), name="turn"))
@@ -138,8 +129,7 @@ def absorb_into_transpose(build: Builder, x: Value, first: Node, turn: Node) -> 
     if places is None:
         raise Declined("more than axes of size 1 move")
     ones = iter(axis for axis, size in enumerate(source) if size == 1)
-    made: Value = build.Transpose(x, perm=[places[i] if i in places else next(ones) for i in perm])
-    return made
+    return build.Transpose(x, perm=[places[i] if i in places else next(ones) for i in perm])
 
 
 @rule(op.Transpose(any_value("x"), name="turn"), min_opset=5)
@@ -156,7 +146,7 @@ def reshape_for_transpose(build: Builder, x: Value, turn: Node) -> Value:
     before = x.producer is not None and x.producer.op in _RESHAPES
     if not before and not (users and all(user.op in _RESHAPES for user in users)):
         raise Declined("no reshape is beside it")
-    return _remake(build, x, [source[p] for p in perm], turn)
+    return _reshaped(build, x, [source[p] for p in perm], turn)
 
 
 @rule(op(*_REDUCTIONS)(any_value("x"), any_value("axes", optional=True), keepdims=0, name="reduce"), min_opset=5)
@@ -165,14 +155,12 @@ def squeeze_for_reduction(build: Builder, x: Value, reduce: Node) -> Value:
     shape, axes = shape_of(x), integers(reduce, 1, "axes")
     if shape is None or not axes:
         raise Declined("the axes are not known")
-    gone = [axis_of(axis, len(shape)) for axis in axes]
-    if any(axis is None or shape[axis] != 1 for axis in gone):
+    gone = sorted(axis if axis >= 0 else axis + len(shape) for axis in axes)
+    if any(shape[axis] != 1 for axis in gone):
         raise Declined("an axis may be larger than 1")
     if build.opset < 13:
-        made: Value = build.Squeeze(x, axes=sorted(axis for axis in gone if axis is not None))
-        return made
-    made = build.Squeeze(x, np.array(sorted(axis for axis in gone if axis is not None), np.int64))
-    return made
+        return build.Squeeze(x, axes=gone)
+    return build.Squeeze(x, np.array(gone, np.int64))
 
 
 @rule(_reshape(op.Gather(any_value("x"), constant("i"), name="gather"), "how", name="last"))
@@ -191,11 +179,10 @@ def gather_with_axis(build: Builder, x: Value, i: Array, gather: Node, last: Nod
     elif same_sizes(target, rest) and i.ndim == 1:
         index = i.reshape(())
     else:
-        raise Declined("another axis is put in or taken out")
+        raise Declined("another axis is added or removed")
     if index.ndim == i.ndim or i.ndim > 1:
         raise Declined("the index has that form already")
-    made: Value = build.copy(gather, [x, index])
-    return made
+    return build.copy(gather, [x, index])
 
 
 def _axes_are(node: Node, axis: int | None) -> bool:

@@ -1,36 +1,31 @@
-"""Transposes move together through what works the same in any order of axes, where fewer of them are left.
+"""Transposes move together through operators that work the same in any order of axes, if fewer Transposes are left.
 
-A region of such operators is turned as a whole: with v = permute_p(v') for every value in it, a Transpose by p that
-feeds the region goes, and so does one by the inverse of p that reads it; every other value that enters or leaves gets
-one. The region is what the cost, the number of Transposes, is least for, as far as leaving out one operator after
-another finds it; it is turned where the cost falls.
+A region of such operators is permuted as a whole: with v = permute_p(v') for every value in it, a Transpose by p that
+feeds the region vanishes, and so does one by the inverse of p that reads it; every other value that enters or leaves
+gets one. Cost is the number of Transposes: from the largest region, operators are left out greedily while it falls, and
+the region is rewritten if it ends below zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ...analysis.operands import axis_of, integers, shape_of, small_array
-from ...ir import RETURN, Constant, Graph, Node, TensorType, Type, Value
+from ...analysis.operands import POINTWISE, axis_of, integers, shape_of, small_array
+from ...ir import RETURN, Array, Constant, Graph, Node, TensorType, Type, Value
 from ...ops import version_for
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 
 Perm = tuple[int, ...]
 
-_LARGEST = 120  # operators of a region
-_FEW = 1024  # elements of a constant that may be stored in both orders
-_UNARY = frozenset(
-    (
-        "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Erf", "Cast", "LeakyRelu", "Elu", "HardSigmoid",
-        "HardSwish", "Softplus", "Reciprocal", "Floor", "Ceil", "Round", "Sin", "Cos", "Not", "Sign", "Selu", "Gelu",
-        "Softsign", "ThresholdedRelu", "IsNaN", "IsInf", "Swish",
-    )
-)  # fmt: skip
+_LARGEST = 120  # operators of a region: a bound on time (leaving operators out is quadratic), see tests.bench.scaling
+_FEW = 1024  # elements of a constant that may be stored in both orders: 4 KB of float32
+_UNARY = frozenset(POINTWISE) - {"Identity"} | {
+    "Selu", "Gelu", "Softsign", "ThresholdedRelu", "IsNaN", "IsInf", "Swish",
+}  # fmt: skip
 _BROADCASTING = frozenset(
     (
         "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual",
@@ -52,9 +47,9 @@ def cancel_transposes(graph: Graph, context: Context) -> int:
         perm = _perm(node)
         if perm is None or node in tried or node.output.is_unused:
             continue
-        found = _Region.grow(node, perm, tried)
-        if found is not None and found.cost() < 0 and context.commit("cancel-transposes", node):
-            found.turn()
+        region = _Region.grow(node, perm, tried)
+        if region is not None and region.cost() < 0 and context.commit("cancel-transposes", node):
+            region.turn()
             changes += 1
             tried.clear()
     return changes
@@ -72,7 +67,7 @@ def inverse(perm: Perm) -> Perm:
 
 @dataclass(slots=True)
 class _Region:
-    """Operators of one graph that are to be turned by `perm`."""
+    """Operators of one graph that are to work on values permuted by `perm`."""
 
     graph: Graph
     perm: Perm
@@ -80,10 +75,7 @@ class _Region:
 
     @classmethod
     def grow(cls, start: Node, perm: Perm, tried: set[Node]) -> _Region | None:
-        """All that hangs together behind a Transpose, without what makes it dearer; None where there is nothing.
-
-        Transposes that lead to the same region are added to `tried`.
-        """
+        """The cheapest region behind a Transpose; None if there is none. Transposes before the region join `tried`."""
         graph = start.graph
         assert graph is not None
         region = cls(graph, perm, {})
@@ -114,7 +106,7 @@ class _Region:
         return region if region.nodes else None
 
     def peel(self) -> None:
-        """Leave out operators at the border, as long as that does not make the region dearer."""
+        """Leave out operators at the border, as long as the cost does not rise."""
         best, improved = self.cost(), True
         while improved and self.nodes:
             improved = False
@@ -137,18 +129,18 @@ class _Region:
         return any(self.is_source(v) for v in self.operands(node))
 
     def is_source(self, value: Value) -> bool:
-        """A Transpose by `perm` of what is outside of the region makes this value."""
+        """The value is the result of a Transpose by `perm` of a value outside of the region."""
         node = value.producer
         if node is None or _perm(node) != self.perm or node.inputs[0] is None:
             return False
         return node.inputs[0].producer not in self.nodes
 
     def is_sink(self, node: Node) -> bool:
-        """A Transpose by the inverse, which goes if the value it reads is turned."""
+        """A Transpose by the inverse, which vanishes if its operand is permuted."""
         return _perm(node) == inverse(self.perm) and node.graph is self.graph and not node.output.is_result
 
     def takes(self, node: Node) -> bool:
-        """The operator does the same in any order of axes."""
+        """The operator works the same in any order of axes."""
         if node.graph is not self.graph or node.domain or any(not _has_rank(v, self.perm) for v in node.outputs):
             return False
         if node.op in _BROADCASTING:
@@ -169,16 +161,16 @@ class _Region:
         return node.op in _STEERED and _axes(node, len(self.perm)) is not None
 
     def operands(self, node: Node) -> Iterator[Value]:
-        """The values of a node that are turned with it."""
+        """The operands of a node that are permuted with it."""
         for slot, value in enumerate(node.inputs):
             turned = node.op in _BROADCASTING or node.op == "Concat" or slot == 0
             if turned and value is not None and value.constant is None and _has_rank(value, self.perm):
                 yield value
 
-    # -- what it costs
+    # -- cost
 
     def cost(self) -> int:
-        """Transposes put in less those that go."""
+        """Transposes added less those removed."""
         total = 0
         entering = {v: None for node in self.nodes for v in self.operands(node) if v.producer not in self.nodes}
         for value in entering:
@@ -193,21 +185,21 @@ class _Region:
                 total += (len(outside) > sinks) - sinks
         return total
 
-    # -- turning it
+    # -- rewriting
 
     def turn(self) -> None:
-        """Rebuild the region on values in the other order of axes."""
+        """Rebuild the region on permuted values."""
         back = inverse(self.perm)
         turned: dict[Value, Value] = {}
         order = [node for node in self.graph if node in self.nodes]
         for node in order:
             inputs = [v if v is None else self._turned(node, slot, v, turned) for slot, v in enumerate(node.inputs)]
-            made = Node(node.op, inputs, dict(node.attrs), [_turn_type(v.type, back) for v in node.outputs])
-            made.name, made.origins, made.made_by = node.name, node.origins, node.made_by or "cancel-transposes"
-            made.doc, made.metadata, made.raw = node.doc, node.metadata, node.raw
-            self.graph.insert_before(node, made)
-            self._steer(node, made)
-            for old, new in zip(node.outputs, made.outputs):
+            copy = Node(node.op, inputs, dict(node.attrs), [_turn_type(v.type, back) for v in node.outputs])
+            copy.name, copy.origins, copy.made_by = node.name, node.origins, node.made_by or "cancel-transposes"
+            copy.doc, copy.metadata, copy.raw = node.doc, node.metadata, node.raw
+            self.graph.insert_before(node, copy)
+            self._steer(node, copy)
+            for old, new in zip(node.outputs, copy.outputs):
                 new.name = old.name if old.is_unused else ""
                 turned[old] = new
         for node in order:
@@ -239,7 +231,7 @@ class _Region:
         return new
 
     def _leave(self, node: Node, old: Value, new: Value) -> None:
-        """What reads `old` outside of the region gets it as before; a Transpose back is no longer needed."""
+        """Users of `old` outside of the region get it in its order; a Transpose back is replaced by `new`."""
         for user in old.users:
             if user not in self.nodes and self.is_sink(user):
                 self.graph.replace_uses(user.output, new)
@@ -259,25 +251,25 @@ class _Region:
         node.origins, node.made_by = anchor.origins, "cancel-transposes"
         return self.graph.insert_before(anchor, node).output
 
-    def _steer(self, old: Node, made: Node) -> None:
-        """Point the attributes and inputs that name axes at where the axes are now."""
+    def _steer(self, old: Node, new: Node) -> None:
+        """Set the attributes and inputs that name axes to the new places of the axes."""
         rank = len(self.perm)
         if old.op == "Concat" or (old.op == "Split"):
             axis = axis_of(int(old.attrs.get("axis", 0)), rank)
-            self.graph.set_attr(made, "axis", self.perm[0 if axis is None else axis])
+            self.graph.set_attr(new, "axis", self.perm[0 if axis is None else axis])
             return
         if old.op not in _STEERED:
             return
         axes = [self.perm[a] for a in _axes(old, rank) or ()]
         if old.op == "Pad":
             pads = np.array(integers(old, 1, "pads"), np.int64).reshape(2, rank)[:, list(inverse(self.perm))]
-            self._give(made, 1, "pads", pads.reshape(-1))
+            self._give(new, 1, "pads", pads.reshape(-1))
         elif old.op == "Slice":
-            self._give(made, 3, "axes", np.array(axes, np.int64))
+            self._give(new, 3, "axes", np.array(axes, np.int64))
         else:
-            self._give(made, 1, "axes", np.array(sorted(axes), np.int64))
+            self._give(new, 1, "axes", np.array(sorted(axes), np.int64))
 
-    def _give(self, node: Node, slot: int, name: str, numbers: np.ndarray[Any, Any]) -> None:
+    def _give(self, node: Node, slot: int, name: str, numbers: Array) -> None:
         if name in node.attrs or (slot >= len(node.inputs) and not _takes_input(node, slot)):
             self.graph.set_attr(node, name, tuple(int(n) for n in numbers))
             return
@@ -301,18 +293,19 @@ def _axes(node: Node, rank: int) -> list[int] | None:
     if node.op == "Slice":
         starts = integers(node, 1, "starts")
         given = node.input(3) is not None or "axes" in node.attrs
-        found = integers(node, 3, "axes") if given else None if starts is None else list(range(len(starts)))
+        axes = integers(node, 3, "axes") if given else None if starts is None else list(range(len(starts)))
     else:
-        found = integers(node, 1, "axes") if node.attrs.get("keepdims", 1) else None
-        if found == [] or (node.input(1) is not None and small_array(node, 1) is None):
+        axes = integers(node, 1, "axes") if node.attrs.get("keepdims", 1) else None
+        if axes == [] or (node.input(1) is not None and small_array(node, 1) is None):
             return None
-    if found is None:
+    if axes is None:
         return None
-    places = [axis_of(axis, rank) for axis in found]
-    return [place for place in places if place is not None] if len(set(places)) == len(found) else None
+    places = [axis_of(axis, rank) for axis in axes]
+    return [place for place in places if place is not None] if len(set(places)) == len(axes) else None
 
 
 def _takes_input(node: Node, slot: int) -> bool:
+    """At its opset the operator takes pads or axes as an input, not as an attribute."""
     if node.op == "Slice":
         return version_for(node) >= 10
     if node.op == "Pad":
@@ -326,12 +319,12 @@ def _has_rank(value: Value, perm: Perm) -> bool:
 
 
 def _is_shared_weight(value: Value) -> bool:
-    """A large constant that others read too: turned, it would be stored twice."""
+    """A large constant with other users: permuted, it would be stored twice."""
     return value.constant is not None and not value.has_one_use and value.constant.size > _FEW
 
 
 def _spreads(value: Value, perm: Perm) -> bool:
-    """A constant that broadcasts, or a single number."""
+    """A constant that broadcasts to the rank of the region, or a scalar."""
     shape = shape_of(value)
     return shape == () or (shape is not None and len(shape) <= len(perm) and value.constant is not None)
 

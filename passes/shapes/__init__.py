@@ -1,4 +1,4 @@
-"""Sizes: what is computed from shapes, which sizes are equal, what operators demand of them, what a caller fixes."""
+"""Sizes of axes: computed, found equal, implied by the operators that read them, or fixed by the caller."""
 
 from .arithmetic import resolve_shapes
 from .demands import infer_demands

@@ -1,8 +1,8 @@
-"""Shape arithmetic with symbolic sizes: what is computed from shapes is resolved as far as it is known.
+"""Shape arithmetic with symbolic sizes: vectors computed from shapes are evaluated as far as the shapes are known.
 
 Facts (`analysis.sizes`) flow forward, into nested graphs too, and make types more precise on the way. A vector of
-numbers becomes a constant; a Reshape whose sizes are known but for one gets a constant with 0 (copy the size) and -1
-(what is left); what provably keeps the shape goes.
+known numbers becomes a constant; a Reshape with at most one unknown size gets a constant with 0 (copy the size) and -1
+(infer the size); an Expand that provably keeps the shape is removed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...analysis import LONGEST, Sizes, derive_sizes, sizes_of_constant
+from ...analysis.operands import is_replaceable
 from ...ir import Constant, Dim, Graph, Node, TensorType, Type, Value, refine
 from ...ops import attr, reshaped, same_sizes, update_types
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
-from ..clean.identity import is_replaceable
 
 
 @graph_pass("resolve-shapes")
@@ -60,14 +60,14 @@ class _Resolver:
             sizes = self.of(node.inputs[0])
             if sizes is not None and not sizes.scalar:
                 self._sharpen(node, sizes.dims)
-        made = derive_sizes(node, self.of)
-        if made is None:
+        sizes = derive_sizes(node, self.of)
+        if sizes is None:
             return 0
-        self.facts[node.output] = made
-        return self._store(node, made)
+        self.facts[node.output] = sizes
+        return self._store(node, sizes)
 
     def of(self, value: Value | None) -> Sizes | None:
-        """What is known of an operand."""
+        """The numbers of an integer operand, as far as they are known."""
         if value is None:
             return None
         if value.constant is not None:
@@ -75,7 +75,7 @@ class _Resolver:
         return self.facts.get(value)
 
     def _sharpen(self, node: Node, shape: Sequence[Dim]) -> None:
-        """The result has this shape; what is already known as a number stays."""
+        """Refine the type of the result by `shape`; sizes that are already numbers stay."""
         old = node.output.type
         if not isinstance(old, TensorType):
             return
@@ -85,7 +85,7 @@ class _Resolver:
             self.retyped.add(node.output)
 
     def _join_branches(self, node: Node) -> None:
-        """A result of If has the type on which both branches agree."""
+        """Refine the types of If's results by those that both branches agree on."""
         branches = node.subgraphs
         if node.op != "If" or any(len(b.outputs) != len(node.outputs) for b in branches):
             return
@@ -96,12 +96,12 @@ class _Resolver:
                 value.type = new
                 self.retyped.add(value)
 
-    def _store(self, node: Node, made: Sizes) -> int:
-        """Put a constant in the place of a vector that is wholly known."""
+    def _store(self, node: Node, sizes: Sizes) -> int:
+        """Put a constant in the place of a vector whose numbers are all known."""
         type, graph = node.output.type, node.graph
-        if not made.known or graph is None or not isinstance(type, TensorType) or node.output.is_unused:
+        if not sizes.known or graph is None or not isinstance(type, TensorType) or node.output.is_unused:
             return 0
-        constant = Constant.of(made.array(type.dtype))
+        constant = Constant.of(sizes.array(type.dtype))
         new = Value(constant=constant, name=node.output.name)
         if not is_replaceable(node.output, new) or not self.context.commit("store-shape", node):
             return 0
@@ -111,7 +111,7 @@ class _Resolver:
         return 1
 
     def _reshape(self, node: Node) -> int:
-        """Sizes that are known, or copied from the same axis, leave at most one to be inferred."""
+        """Give a Reshape constant sizes, where at most one of them is neither known nor that of the same input axis."""
         graph, wanted, given = node.graph, self.of(node.input(1)), node.inputs[0]
         if graph is None or wanted is None or wanted.scalar or given is None or len(node.inputs) != 2:
             return 0
@@ -136,19 +136,19 @@ class _Resolver:
         return 1
 
     def _same_elements(self, node: Node) -> dict[Value, Sizes]:
-        """A Reshape of a vector of sizes into a vector or a scalar."""
-        made = derive_sizes(node, self.of)
-        return {} if made is None else {node.output: made}
+        """The facts about a Reshape of a vector of sizes into a vector or a scalar."""
+        sizes = derive_sizes(node, self.of)
+        return {} if sizes is None else {node.output: sizes}
 
     def _expand(self, node: Node) -> int:
-        """Expand to what broadcasts to the shape that is there already does nothing."""
+        """Drop an Expand whose sizes broadcast to the shape of its operand."""
         graph, wanted, given = node.graph, self.of(node.input(1)), node.inputs[0]
         shape = given.type.shape if given is not None and isinstance(given.type, TensorType) else None
         if graph is None or given is None or wanted is None or wanted.scalar or shape is None:
             return 0
-        made = _broadcast(shape, wanted.dims)
-        self._sharpen(node, made)
-        if not same_sizes(made, shape) or not is_replaceable(node.output, given):
+        wide = _broadcast(shape, wanted.dims)
+        self._sharpen(node, wide)
+        if not same_sizes(wide, shape) or not is_replaceable(node.output, given):
             return 0
         if not self.context.commit("drop-expand", node):
             return 0
@@ -174,7 +174,7 @@ def _as_numbers(wanted: Sequence[Dim], after: Sequence[Dim] | None, before: Sequ
 
 
 def _join(types: Sequence[Type | None]) -> TensorType | None:
-    """What two tensor types have in common."""
+    """The most precise type that both of two tensor types refine."""
     a, b = types if len(types) == 2 else (None, None)
     if not isinstance(a, TensorType) or not isinstance(b, TensorType) or a.dtype != b.dtype:
         return None
@@ -190,7 +190,7 @@ def _broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
 
 
 def _wider(a: Dim, b: Dim) -> Dim:
-    """One size broadcast with another; a number above 1 decides, whatever the other is called."""
+    """One size broadcast with another; a number above 1 decides, whatever the name of the other."""
     if a == b or b == 1:
         return a
     if a == 1:

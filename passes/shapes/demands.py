@@ -1,8 +1,8 @@
-"""What an operator demands of its operands holds in every run that it completes: LSTM's X has three axes.
+"""Ranks that operators require hold in every run that completes: the X of LSTM has three axes.
 
-Such ranks flow backwards through operators that keep, add or remove axes, up to where ONNX's inference lost them, and
-forwards from there. A branch of If whose result has another rank than is demanded never runs to the end, so the other
-one stands in place of the If. Runs that the original ends with an error are not kept to that error.
+Required ranks flow backwards through operators that keep, add or remove axes, up to values whose rank ONNX's inference
+lost, and forwards from there. A run that takes a branch of If whose result has another rank than is required fails, so
+the other branch replaces the If. The optimised model may complete runs in which the original fails.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from ...analysis.operands import integers, shape_of
 from ...ir import RETURN, DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context, retype
-from ..control.branches import splice
+from ..control.splice import splice
 
-_DEPTH = 24  # operators through which a rank is followed
-_SWEEPS = 6
+_DEPTH = 24  # operators through which a rank is followed back from the result of a branch: a bound on time
+_SWEEPS = 6  # visits of the whole graph, each of which may decide branches for the next: a bound on time
 _KEEPS_RANK = frozenset(
     (
         "Identity", "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Erf", "Cast", "LeakyRelu", "Clip",
@@ -27,20 +27,20 @@ _KEEPS_RANK = frozenset(
 
 @graph_pass("infer-demands")
 def infer_demands(graph: Graph, context: Context) -> int:
-    """if c then f(x) else g(x) = f(x), where what reads it demands a rank that g(x) cannot have."""
+    """if c then f(x) else g(x) = f(x), where a user of the result requires a rank that g(x) cannot have."""
     changes = _visit(graph, {}, context)
     if not any(node.op == "If" for node in graph.walk()):
         return changes
     for _ in range(_SWEEPS):  # ranks found at the start of a graph decide branches after it
-        made = _visit(graph, {}, context)
-        changes += made
-        if not made:
+        decided = _visit(graph, {}, context)
+        changes += decided
+        if not decided:
             break
     return changes
 
 
 def _visit(graph: Graph, results: Mapping[int, int], context: Context) -> int:
-    """Demands in one graph, from its end; `results` are the ranks demanded of what it returns."""
+    """Follow required ranks through one graph, from its end; `results`: those required of its results, by index."""
     changes = 0
     for node in reversed(graph):
         wanted = {i: rank for i, value in enumerate(node.outputs) if (rank := _wanted(value, graph, results))}
@@ -58,7 +58,7 @@ def _visit(graph: Graph, results: Mapping[int, int], context: Context) -> int:
 
 
 def _wanted(value: Value, graph: Graph, results: Mapping[int, int]) -> int | None:
-    """The rank that a user of the same graph demands: it runs whenever the value is computed."""
+    """The rank that a user in the same graph requires: that user runs whenever the value is computed."""
     for node, slot in value.uses:
         if node.graph is not graph:
             continue
@@ -69,7 +69,7 @@ def _wanted(value: Value, graph: Graph, results: Mapping[int, int]) -> int | Non
 
 
 def demanded_rank(node: Node, slot: int) -> int | None:
-    """The rank without which `node` fails for its operand `slot`."""
+    """The rank that operand `slot` of `node` must have; None where several are valid or none is known."""
     if node.domain:
         return None
     if node.op in ("LSTM", "GRU", "RNN"):
@@ -85,13 +85,13 @@ def demanded_rank(node: Node, slot: int) -> int | None:
         return None
     if node.op == "Transpose" and node.attrs.get("perm"):
         return len(node.attrs["perm"])
-    made = shape_of(node.outputs[0]) if node.outputs else None
+    result = shape_of(node.outputs[0]) if node.outputs else None
     change = _change(node)
-    return None if made is None or change is None or len(made) < change else len(made) - change
+    return None if result is None or change is None or len(result) < change else len(result) - change
 
 
 def _change(node: Node) -> int | None:
-    """How many axes the result has more than the first operand; None where that is not fixed."""
+    """The rank of the result less that of the first operand; None where the operator does not fix it."""
     if node.op in _KEEPS_RANK:
         return 0
     axes = integers(node, 1, "axes") if node.op in ("Unsqueeze", "Squeeze") else None
@@ -101,7 +101,7 @@ def _change(node: Node) -> int | None:
 
 
 def _set_rank(value: Value, rank: int) -> None:
-    """Give a value of unknown rank that rank, and tell its users."""
+    """Set the rank of a value whose rank is unknown, and infer the types of its users again."""
     type = value.type
     if not isinstance(type, TensorType) or type.shape is not None or type.dtype is DType.UNDEFINED:
         return
@@ -110,7 +110,7 @@ def _set_rank(value: Value, rank: int) -> None:
 
 
 def _only_branch(node: Node, wanted: Mapping[int, int]) -> Graph | None:
-    """The one branch that can give the ranks that are wanted of the results."""
+    """The only branch whose results can have the ranks `wanted`; None if both or neither can."""
     branches = [b for b in node.subgraphs if len(b.outputs) == len(node.outputs)]
     if len(branches) != 2 or not wanted:
         return None
@@ -133,8 +133,8 @@ def _ranks(value: Value, depth: int) -> frozenset[int] | None:
         return None
     if node.op == "If":
         branches = [b for b in node.subgraphs if len(b.outputs) == len(node.outputs)]
-        found = [_ranks(b.outputs[value.index], depth - 1) for b in branches]
-        return frozenset[int]().union(*(f for f in found if f is not None)) if found and None not in found else None
+        ranks = [_ranks(b.outputs[value.index], depth - 1) for b in branches]
+        return frozenset[int]().union(*(r for r in ranks if r is not None)) if ranks and None not in ranks else None
     change, operand = _change(node), node.input(0)
     before = None if operand is None or change is None else _ranks(operand, depth - 1)
     return None if before is None or change is None else frozenset(rank + change for rank in before)

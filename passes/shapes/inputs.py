@@ -10,8 +10,9 @@ from ...rewrite import retype
 
 
 def specialise_inputs(model: Model, shapes: Mapping[str, Sequence[int | str | None]]) -> None:
-    """Set input shapes in place. None or -1 leaves a size as it is; a symbolic size that is fixed is fixed wherever its
-    name occurs. InputError names the input where a name, a rank or a fixed size does not fit.
+    """Set input shapes in place. None or -1 leaves a size as it is; a name that gets a number gets it everywhere.
+
+    InputError names the input where a name, a rank or a fixed size does not fit.
     """
     by_name = {value.name: value for value in model.graph.inputs}
     fixed: dict[str, Dim] = {}

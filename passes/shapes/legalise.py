@@ -1,4 +1,4 @@
-"""Mend what a rewrite brings to light: a model that was only accepted because nobody knew a shape."""
+"""Operands that onnxruntime accepts only while their shape is unknown, made valid before a rewrite makes it known."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ...rewrite import Context
 def give_range_scalars(graph: Graph, context: Context) -> int:
     """Range(start [1], limit [1], delta [1]) = Range(start, limit, delta) of scalars
 
-    The specification asks for scalars. onnxruntime takes one-element vectors while it cannot see their shape, and
-    refuses the model once folding or inlining lets it.
+    The specification requires scalars. onnxruntime accepts vectors of one element while it does not know their shape,
+    and refuses the model once folding or inlining reveals it.
     """
     changes = 0
     for node in graph.walk():

@@ -1,7 +1,7 @@
 """Sizes that shape inference leaves open get the names of those they are equal to.
 
-Inference gives every size it cannot tell a name of its own. Equal names mean equal sizes, so each equation found here
-lets rules prove what they need: that a Reshape splits the last axis alone, that a mask has the shape of the scores.
+Inference gives every unknown size a name of its own. Equal names mean equal sizes, so each equation lets rules prove
+their conditions: that a Reshape splits the last axis alone, that a mask has the shape of the scores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BROADCASTS = frozenset(
 
 @graph_pass("name-sizes")
 def name_sizes(graph: Graph) -> int:
-    """n = m, for the sizes n that follow from others; types become more precise, no node changes."""
+    """n = m, for sizes n that are computed from others; types become more precise, no node changes."""
     names = _Names()
     for node in graph.snapshot():
         names.learn(node)
@@ -39,7 +39,7 @@ def name_sizes(graph: Graph) -> int:
 
 
 class _Names:
-    """What is known of named sizes: `equal` to another, or the length of a prefix of one."""
+    """Equations between named sizes: `equal` maps a name to a size, `prefixes` the length of x[:n] to n."""
 
     def __init__(self) -> None:
         self.equal: dict[str, int | str] = {}
@@ -47,28 +47,28 @@ class _Names:
         self.prefixes: dict[str, Dim] = {}  # min(L, n) for a constant L > 1: equal to n wherever both broadcast
 
     def learn(self, node: Node) -> None:
-        """Find equations in the result of one node."""
+        """Derive equations from the result of one node."""
         sizes = None if node.domain else derive_sizes(node, self.of)
         if sizes is not None:
             self.facts[node.output] = sizes
         learn = _TABLE.get(node.op)
-        made = self.shape(node.outputs[0]) if len(node.outputs) == 1 else None
-        if made is None or all(isinstance(dim, int) for dim in made):
+        inferred = self.shape(node.outputs[0]) if len(node.outputs) == 1 else None
+        if inferred is None or all(isinstance(dim, int) for dim in inferred):
             return
-        found = _broadcast(node, self) if node.op in _BROADCASTS else None if learn is None else learn(node, self)
-        if found is not None and len(found) == len(made):
-            for dim, known in zip(made, found):
+        derived = _broadcast(node, self) if node.op in _BROADCASTS else None if learn is None else learn(node, self)
+        if derived is not None and len(derived) == len(inferred):
+            for dim, known in zip(inferred, derived):
                 self.equate(dim, known)
 
     def equate(self, dim: Dim, known: Dim) -> None:
-        """`dim`, a name that inference made, is `known`."""
+        """Record that `dim`, a name given by inference, equals `known`."""
         dim, known = self.resolve(dim), self.resolve(known)
         if isinstance(dim, str) and known is not None and dim != known:
             self.equal[dim] = known
 
     def resolve(self, dim: Dim) -> Dim:
-        """The name, or number, that stands for a size."""
-        for _ in range(64):
+        """The name or number at the end of a chain of equations."""
+        for _ in range(64):  # a cycle of names ends here
             if not isinstance(dim, str) or dim not in self.equal:
                 break
             dim = self.equal[dim]
@@ -81,24 +81,24 @@ class _Names:
         return self.facts.get(value) if value.constant is None else sizes_of_constant(value.constant)
 
     def vector(self, value: Value | None) -> Shape | None:
-        """The sizes that a value holds, under the names that are known by now."""
+        """The sizes that a value holds, by their resolved names."""
         sizes = self.of(value)
         return None if sizes is None else tuple(self.resolve(dim) for dim in sizes.dims)
 
     def shape(self, value: Value | None) -> Shape | None:
-        """The sizes of a tensor, as far as they are known by now."""
+        """The shape of a tensor, by the resolved names of its sizes."""
         if value is None or not isinstance(value.type, TensorType) or value.type.shape is None:
             return None
         return tuple(self.resolve(dim) for dim in value.type.shape)
 
     def rename(self, value: Value) -> None:
-        """Write what is known into the type of a value."""
+        """Write resolved names into the type of a value."""
         shape = self.shape(value)
         if shape is not None and isinstance(value.type, TensorType) and shape != value.type.shape:
             value.type = TensorType(value.type.dtype, shape)
 
     def join(self, dims: Sequence[Dim]) -> Dim:
-        """The size that broadcasting gives; None where it cannot be told."""
+        """The size that broadcasting gives; None where it is unknown."""
         wide = {dim for dim in dims if dim != 1}
         if None in wide:
             return None
@@ -133,7 +133,7 @@ def _matmul(node: Node, names: _Names) -> Shape | None:
 
 
 def _reshape(node: Node, names: _Names) -> Shape | None:
-    """One size that follows from the number of elements, the named sizes being the same before and after."""
+    """The one open size, from the number of elements; all other named sizes must occur before and after."""
     before, after = names.shape(node.inputs[0]), names.shape(node.output)
     if before is None or after is None or None in before or before.count(0) or after.count(0):
         return None
@@ -155,7 +155,7 @@ def _reshape(node: Node, names: _Names) -> Shape | None:
 
 
 def _slice(node: Node, names: _Names) -> Shape | None:
-    """Axes that are not sliced keep their size; from 0 to a size n, what is left is a prefix of that length."""
+    """Axes that are not sliced keep their size; a slice from 0 to a size n of a constant length is a prefix."""
     before, after = names.shape(node.inputs[0]), names.shape(node.output)
     axes, starts, steps = (integers(node, slot, name) for slot, name in ((3, "axes"), (1, "starts"), (4, "steps")))
     if before is None or after is None or axes is None or len(before) != len(after):
@@ -163,9 +163,9 @@ def _slice(node: Node, names: _Names) -> Shape | None:
     sliced = {axis % len(before) for axis in axes}
     if len(axes) == 1 and starts == [0] and (node.input(4) is None or steps == [1]):
         (axis,), ends = sliced, names.vector(node.input(2))
-        whole, made = before[axis], after[axis]
-        if ends is not None and len(ends) == 1 and isinstance(made, str) and isinstance(whole, int) and whole > 1:
-            names.prefixes[made] = ends[0]
+        whole, length = before[axis], after[axis]
+        if ends is not None and len(ends) == 1 and isinstance(length, str) and isinstance(whole, int) and whole > 1:
+            names.prefixes[length] = ends[0]
     return tuple(None if axis in sliced else dim for axis, dim in enumerate(before))
 
 
@@ -189,4 +189,4 @@ _TABLE: dict[str, Callable[[Node, _Names], Shape | None]] = {
     "Expand": _expand,
     "Range": _range,
 }
-"""For each operator, the sizes of its result, as far as they follow from names."""
+"""For each operator, the shape of its result by names of the sizes that it is computed from."""

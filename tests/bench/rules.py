@@ -15,7 +15,7 @@ import numpy as np
 
 from graphopt import onnx_io
 from graphopt.measure import compare_latency, ort_session
-from graphopt.passes import drop_requantization, move_codes, name_sizes, spell_powers, widen_channels
+from graphopt.passes import drop_requantization, move_codes, name_sizes, read_weights, spell_powers, widen_channels
 from graphopt.passes.fuse import (
     fuse_attention,
     fuse_for_onnxruntime,
@@ -23,7 +23,6 @@ from graphopt.passes.fuse import (
     merge_products,
     onnxruntime,
     operators,
-    read_weights,
 )
 from graphopt.passes.fuse.attention import projections_into_attention
 from graphopt.pipeline import Pass, as_pass

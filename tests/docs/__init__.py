@@ -1,1 +1,1 @@
-"""What in the documentation is made from the code: `python -m tests.docs` writes it, the tests keep it current."""
+"""Pages of the documentation that are generated: `python -m tests.docs` writes them, the tests keep them current."""

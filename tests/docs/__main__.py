@@ -1,4 +1,4 @@
-"""`python -m tests.docs [--search]`: write docs/passes anew, looking for examples where there are none (or anew)."""
+"""`python -m tests.docs [--search]`: write docs/passes, and search for missing examples (with --search for all)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.docs import examples, pages
 
 
 def main() -> None:
-    """Find missing examples, drop those of passes that are gone, write the pages."""
+    """Find missing examples, drop those of passes that no longer exist, write the pages."""
     kept = {} if "--search" in sys.argv[1:] else examples.load()
     wanted: dict[str, examples.Example] = {}
     for key, item, owner, rules in pages.subjects():

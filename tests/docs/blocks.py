@@ -1,4 +1,4 @@
-"""Runs what a page of the documentation shows, block by block, in a folder of its own."""
+"""Run the code blocks of a documentation page in order, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(page: Path) -> int:
 
 
 def assumed() -> dict[str, Any]:
-    """What pages take for granted in their scripts: the caller's data and metric."""
+    """Names that scripts of pages use without defining them: the caller's data and metric."""
     with np.load("samples.npz") as archive:
         samples = {name: archive[name] for name in archive.files}
     reader = [{name: array[i : i + 1] for name, array in samples.items()} for i in range(8)]
@@ -65,7 +65,7 @@ def assumed() -> dict[str, Any]:
 
 
 def command(line: str) -> bool:
-    """Run one line of a shell; False for what only sets up an environment. A comment `# exit N` expects that code."""
+    """Run one shell line; False for one that only sets up an environment. A comment `# exit N` expects that code."""
     expected = int(found[1]) if (found := re.search(r"# exit (\d)", line)) else 0
     line = line.partition("  #")[0].strip()
     if line.startswith("#") or line.startswith(_INSTALLS):
@@ -106,7 +106,7 @@ def _python(words: list[str]) -> int:
 
 @contextlib.contextmanager
 def workplace(folder: Path) -> Iterator[None]:
-    """Stand in a folder that has what pages speak of: models, samples, a metric in mine.py."""
+    """Change to a folder with the files that pages name: models, samples, a metric in mine.py."""
     (folder / "models").symlink_to(ROOT / "models")
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "model.onnx").write_bytes((ROOT / "models" / "fashion_cnn.onnx").read_bytes())

@@ -1,4 +1,4 @@
-"""When a rule declines, read off its source: the reasons of every `Declined` and `Decline` it and its helpers give."""
+"""The reasons for which a rule declines, read from its source: of every `Declined` in the rule and its helpers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DEPTH = 3
 
 
 def reasons(function: Callable[..., Any]) -> list[str]:
-    """The reasons, in the order of the source; what is filled in when it runs is shown as …"""
+    """The reasons, in the order of the source; parts that are filled in at run time are shown as …"""
     return list(dict.fromkeys(_reasons(function, _DEPTH, set())))
 
 

@@ -1,4 +1,4 @@
-"""One page for each pass, made from the code: equation, pattern, conditions, IR text before and after."""
+"""One page for each pass, generated from the code: equation, pattern, conditions, IR text before and after."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rules_of(item: Pass) -> dict[str, list[Rule]]:
 
 
 def subjects() -> Iterator[tuple[str, Pass, Pass, list[Rule]]]:
-    """What needs an example: its key, the pass that runs on it, the pass it is part of, its rules."""
+    """The passes and rules that need an example: key, pass to run on it, pass that contains it, rules."""
     for item, _ in passes():
         if not item.rules:
             yield item.name, item, item, []

@@ -1,4 +1,4 @@
-"""The pages of the passes are what the code says now."""
+"""The pages of the passes are current."""
 
 import pytest
 

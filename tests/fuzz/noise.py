@@ -1,4 +1,4 @@
-"""How much of a difference is rounding: results of the original when all of its numbers move by their last bit.
+"""The share of a difference that is rounding: results of the original when all its numbers change by their last bit.
 
 `graphopt.compare` moves the inputs alone. Where a result is what is left of numbers that cancel, a rewrite that joins
 two constants moves it by more than that, and so would any other rounding of the same constants.

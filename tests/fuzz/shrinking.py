@@ -1,4 +1,4 @@
-"""The few nodes on which the schedule fails as it does on a whole graph."""
+"""Shrink a failing graph to the few nodes on which the schedule fails alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .trial import attempt
 def smallest(
     model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "portable", seed: int = 0
 ) -> onnx.ModelProto:
-    """A piece of the model on which the schedule ends as it does on the whole; the model where no piece shows it."""
+    """The smallest part of the model on which the schedule fails alike; the model itself if there is none."""
     status = attempt(model, schedule, target, seed).status
     try:
         return shrink(model, lambda piece: attempt(piece, schedule, target, seed).status == status)

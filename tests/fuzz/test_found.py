@@ -1,4 +1,4 @@
-"""What the fuzz found, each shrunk to the few nodes that showed it; all of it stays mended."""
+"""Failures that the fuzz found, each shrunk to a few nodes; none of them comes back."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One model on trial: optimise it, run both, compare. Quick where they agree, thorough where they seem not to.
+"""Optimise one model, run both, compare: quickly where they agree, thoroughly where they seem not to.
 
 The pipeline runs without its own check, so that nothing wrong is rolled back before it is seen. A first comparison with
 plain tolerances in onnxruntime without optimizations costs milliseconds; what fails it is judged by `graphopt.compare`.
@@ -50,7 +50,7 @@ class Trial:
 
 
 def optimised(model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "portable") -> tuple[Model, Trial]:
-    """The model after the schedule, with nothing rolled back, and what fired; a pass that raised is told as crashed."""
+    """The model after the schedule, with nothing rolled back, and the trial so far: crashed if a pass raised."""
     lifted = onnx_io.load(model)
     limit = with_slack(constant_bytes(lifted))
     outcome = run(lifted, schedule, target=target, size_limit=limit, policy="off")
@@ -87,7 +87,7 @@ def attempt(
         return trial
     try:
         candidate = onnx_io.to_proto(after)
-    except Exception as error:  # whatever a wrong rewrite makes of names and types
+    except Exception as error:  # a wrong rewrite may break names and types
         return Trial("crashed", f"the result cannot be written: {error}", trial.fired, trial.nodes)
     reason = _difference(model, candidate, feeds, wanted)
     if not reason:
@@ -118,7 +118,7 @@ def drowns(model: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[F
 
 
 def random_feeds(model: onnx.ModelProto, sizes: dict[str, int], seed: int) -> Feeds:
-    """Normal floats among which are zeros and repeats, small integers of both signs, booleans."""
+    """Normal floats with zeros and repeats among them, small integers of both signs, booleans."""
     rng, feeds = np.random.default_rng(seed), {}
     stored = {tensor.name for tensor in model.graph.initializer}
     for given in model.graph.input:
@@ -147,7 +147,7 @@ def _session(model: onnx.ModelProto) -> Any:
 def _difference(
     model: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[Feeds], wanted: Sequence[Sequence[Array]]
 ) -> str:
-    """In what the candidate visibly differs; "" if in nothing."""
+    """The first visible difference of the candidate; "" if there is none."""
     try:
         onnx.checker.check_model(candidate)
         after = _session(candidate)

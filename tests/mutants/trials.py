@@ -1,4 +1,4 @@
-"""What becomes of a mutant: does it change a result, does bisection name it, how small is the repro?"""
+"""Trials of mutants: whether one changes a result, whether bisection names it, how small the repro is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs passes on models written as text, and proves that results stay the same.
+"""Run passes on models written as text, and check that results stay equal.
 
 Names declared in `<…>` without a value are weights: taken from the keywords, else normal with a seed.
 """
@@ -68,7 +68,7 @@ def random_feeds(model: onnx.ModelProto, seed: int = 0, size: int = 2) -> dict[s
 
 
 def outputs(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
-    """What onnxruntime computes, its optimizations off."""
+    """The outputs of onnxruntime with its optimizations off."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -92,7 +92,7 @@ def assert_same(before: Model, after: Model, rtol: float = 1e-5, sizes: tuple[in
 
 
 def check(text: str, *passes: Pass, opset: int = 17, rtol: float = 1e-5, **weights: Array) -> str:
-    """Run passes on `text`, assert that results stay the same, and return the body of the graph as text."""
+    """Run passes on `text`, assert that results stay equal, and return the body of the graph as text."""
     before = lift(text, opset, **weights)
     after, _ = rewrite(before, *passes)
     assert_same(before, after, rtol)

@@ -7,7 +7,7 @@ import pytest
 
 from graphopt import onnx_io
 from graphopt.measure import ort_session
-from graphopt.passes.codes.few_channels import Choice, Shape, choose, widen_channels
+from graphopt.passes.codes.few_channels import ConvSize, Form, choose, widen_channels
 from tests.passes.harness import body, lift, ops, outputs, rewrite
 
 TEXT = """g (uint8[N,{channels},{size},{size}] x) => (uint8[a,b,c,d] y) <float s = {{0.05}}, uint8 z = {{{zero}}},
@@ -115,9 +115,9 @@ def test_others_stay(name):
 
 
 def test_the_cheapest_form_is_chosen():
-    plain, four = Choice(0, 1), Choice(1, 1)
-    assert choose(Shape(3, 64, 3, 3), 1, (1, 1), True) == four
-    assert choose(Shape(3, 64, 7, 7), 2, (3, 3), True) == Choice(0, 2)
-    assert choose(Shape(3, 64, 7, 7), 2, (3, 3), False) == four  # an odd size
-    assert choose(Shape(24, 64, 3, 3), 2, (1, 1), True) == plain
-    assert choose(Shape(3, 64, 11, 11), 4, (2, 2), True) == plain
+    plain, four = Form(0, 1), Form(1, 1)
+    assert choose(ConvSize(3, 64, 3, 3), 1, (1, 1), True) == four
+    assert choose(ConvSize(3, 64, 7, 7), 2, (3, 3), True) == Form(0, 2)
+    assert choose(ConvSize(3, 64, 7, 7), 2, (3, 3), False) == four  # an odd size
+    assert choose(ConvSize(24, 64, 3, 3), 2, (1, 1), True) == plain
+    assert choose(ConvSize(3, 64, 11, 11), 4, (2, 2), True) == plain

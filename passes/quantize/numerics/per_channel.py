@@ -20,7 +20,7 @@ import numpy as np
 from ....compress.layers.linear import Linear
 from ....ir import Array
 from ....kernels.tensors.quantization import Quantization
-from ...fold.affine_before import scale_conv_inputs
+from ...fold.weights import scale_conv_inputs
 
 LEAST = 0.03
 """The narrowest range of a channel, relative to the widest: unseen samples may exceed the seen range. Found together

@@ -13,7 +13,7 @@ import numpy as np
 from ....calibration import stream
 from ....compress.context import StageContext
 from ....ir import Array, Model, Value
-from ...fold.affine_before import is_padded
+from ...fold.weights import is_padded
 from ..candidates.calibrated_model import CalibratedModel, solve_layers
 from ..candidates.units import BINARY, FUNCTIONS, Unit, useful
 from ..numerics.per_channel import ChannelGrid, channel_energy, channel_grid, fold_channel_scales

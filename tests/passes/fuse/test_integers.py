@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from graphopt import onnx_io
-from graphopt.passes.fuse import fuse_for_onnxruntime, read_weights
+from graphopt.passes.codes import read_weights
+from graphopt.passes.fuse import fuse_for_onnxruntime
 from tests.passes.harness import lift, ops, outputs, rewrite
 
 HEAD = """g (float[M,6] x) => (float[a,b] y) <{codes}[6,5] w, float t = {{0.02}}, float[5] each, {codes} zero = {{0}},

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...analysis.operands import integers
-from ...ir import Node, Value
-from ...ops import attr
-from .attention_core import Attention, shape_of
+from ....analysis.operands import integers
+from ....ir import Node, Value
+from ....ops import attr
+from .core import Attention, dims_of
 
 _THIRDS_FIRST = (2, 0, 3, 1, 4)
 
@@ -24,12 +24,12 @@ class Packed:
     width: int
 
 
-def read_packed(found: Attention) -> Packed | None:
-    """What queries, keys and values are the thirds of; None where they are not."""
-    turned = found.k.producer
+def read_packed(attention: Attention) -> Packed | None:
+    """The value of which queries, keys and values are the thirds; None where there is none."""
+    turned = attention.k.producer
     if turned is None or turned.op != "Transpose" or tuple(turned.attrs.get("perm", ())) != (0, 1, 3, 2):
         return None
-    parts = [_part(value) for value in (found.q, turned.inputs[0], found.v)]
+    parts = [_part(value) for value in (attention.q, turned.inputs[0], attention.v)]
     thirds = {node for node, _ in (part for part in parts if part is not None)}
     if None in parts or len(thirds) != 1 or [part[1] for part in parts if part is not None] != [0, 1, 2]:
         return None
@@ -37,7 +37,7 @@ def read_packed(found: Attention) -> Packed | None:
 
 
 def _part(value: Value | None) -> tuple[Node, int] | None:
-    """The Transpose and the place along its first axis that `value` is."""
+    """The Transpose that `value` is a part of, and the place along its first axis; None for others."""
     node = None if value is None else value.producer
     if node is None or node.domain or value is None:
         return None
@@ -49,7 +49,7 @@ def _part(value: Value | None) -> tuple[Node, int] | None:
     split = node.inputs[0].producer
     if split is None or split.op != "Split" or attr(split, "axis", 0) != 0 or len(split.outputs) != 3:
         return None
-    if any(shape_of(part)[:1] != (1,) for part in split.outputs):
+    if any(dims_of(part)[:1] != (1,) for part in split.outputs):
         return None
     return _of_transpose(split.inputs[0], node.inputs[0].index)
 
@@ -65,15 +65,15 @@ def _source(turned: Node) -> Packed | None:
     node = None if split is None else split.producer
     if split is None or node is None or node.op != "Reshape" or node.inputs[0] is None:
         return None
-    before, after = shape_of(node.inputs[0]), shape_of(split)
+    before, after = dims_of(node.inputs[0]), dims_of(split)
     if len(before) != 3 or len(after) != 5 or after[2] != 3:
         return None
     heads, width = after[3], after[4]
     if not isinstance(heads, int) or not isinstance(width, int) or before[2] != 3 * heads * width:
         return None
     sizes = node.constant(1)
-    told = [] if sizes is None else sizes.array().tolist()
-    kept = told[:1] == [0] and told[1:2] in ([0], [-1]) and not attr(node, "allowzero", 0)
+    numbers = [] if sizes is None else sizes.array().tolist()
+    kept = numbers[:1] == [0] and numbers[1:2] in ([0], [-1]) and not attr(node, "allowzero", 0)
     if not kept and (None in before[:2] or before[:2] != after[:2]):
-        return None  # the rows may be split otherwise
+        return None  # the Reshape may split the rows
     return Packed(node.inputs[0], heads, width)

@@ -1,8 +1,9 @@
-"""The fusions into what onnxruntime's CPU provider adds to ONNX, as one pass; it runs after everything else."""
+"""The fusions into operators that onnxruntime's CPU provider adds to ONNX, as one pass; it runs after all others."""
 
 from __future__ import annotations
 
-from ...pipeline.passes import rule_pass
+from ....pipeline.passes import rule_pass
+from ..evidence import not_slower
 from .epilogues import (
     activation_into_conv,
     activation_into_gemm,
@@ -11,7 +12,6 @@ from .epilogues import (
     transpose_into_first_factor,
     transpose_into_product,
 )
-from .evidence import not_slower
 from .integers import (
     bias_into_integer_product,
     quantize_in_product,

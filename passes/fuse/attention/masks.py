@@ -1,19 +1,19 @@
-"""Masks under which a row may have nothing to attend to, in a form that onnxruntime's attention answers alike."""
+"""Masks that may leave a row nothing to attend to, in a form for which onnxruntime's attention gives equal results."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ...errors import Declined
-from ...ir import DType, Graph, Node, Value
-from ...rewrite import Builder, Context
-from .attention_core import shape_of
+from ....errors import Declined
+from ....ir import DType, Graph, Node, Value
+from ....rewrite import Builder, Context
+from .core import dims_of
 
 _Finite = tuple[Value, Value]
 
 
 class Masks:
-    """Biases of finite numbers in place of the masks of one graph, each made once: layers share their mask."""
+    """Finite biases for the masks of one graph, one a mask: layers share theirs."""
 
     def __init__(self, graph: Graph, context: Context) -> None:
         self.graph, self.context = graph, context
@@ -21,27 +21,27 @@ class Masks:
         self._new: dict[Value, tuple[_Finite, list[Node]]] = {}
 
     def of(self, allowed: Value) -> _Finite:
-        """The mask bool[B,1,S,L] as a bias of finite numbers, and which rows have anything at all, bool[B,S,1].
+        """The mask bool[B,1,S,L] as a finite bias, and whether each row has an allowed element, bool[B,S,1].
 
-        The lowest number leaves what is masked no weight, either, as long as anything is not; other rows become zeros.
+        The lowest number gives masked elements the weight 0, as -inf does, in rows with an allowed one; others are 0.
         """
         if allowed in self._known:
             return self._known[allowed]
         build = Builder(self.graph, self.context)
-        if shape_of(allowed)[1] != 1 or build.opset < 13:
+        if dims_of(allowed)[1] != 1 or build.opset < 13:
             raise Declined("heads have masks of their own")
-        bias: Value = build.Where(allowed, np.float32(0), np.finfo(np.float32).min)
+        bias = build.Where(allowed, np.float32(0), np.finfo(np.float32).min)
         count = build.ReduceSum(build.Cast(allowed, to=int(DType.FLOAT)), np.array([3], np.int64), keepdims=1)
-        rows: Value = build.Cast(build.Squeeze(count, np.array([1], np.int64)), to=int(DType.BOOL))
+        rows = build.Cast(build.Squeeze(count, np.array([1], np.int64)), to=int(DType.BOOL))
         self._new[allowed] = (bias, rows), build.nodes
         return bias, rows
 
     def forget(self) -> None:
-        """What was made since the last insertion is not wanted."""
+        """Drop the biases built since the last insertion."""
         self._new.clear()
 
     def insert(self) -> None:
-        """Put what was made behind the mask, so that every layer finds it before itself."""
+        """Put the new biases right after their masks, so that they are computed before each layer."""
         for allowed, (finite, nodes) in self._new.items():
             anchor = allowed.producer if allowed.producer is not None and allowed.producer.graph is self.graph else None
             first = next(iter(self.graph))

@@ -1,14 +1,13 @@
-"""Products of integers made float by a scale, and weights that are stored as integers and a scale."""
+"""Products of integers that are scaled to floats, as one operator."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ...analysis.operands import shape_of
-from ...errors import Declined
-from ...ir import Array, DType, Node, Value
-from ...pipeline.passes import rule_pass
-from ...rewrite import Builder, any_value, constant, op, rule, weight
+from ....analysis.operands import shape_of
+from ....errors import Declined
+from ....ir import DType, Node, Value
+from ....rewrite import Builder, any_value, op, rule, weight
 from .epilogues import ONNXRUNTIME
 
 _TO_FLOAT, _WHOLE = "com.microsoft::MatMulIntegerToFloat", "com.microsoft::DynamicQuantizeMatMul"
@@ -30,9 +29,9 @@ def _float_product(
 ) -> Value:  # fmt: skip
     if not _is_number(scales[0]) or not _is_scale(scales[1], b):
         raise Declined("the scales are not one number for the left factor and one a column for the right one")
-    made: Value = build.node(_TO_FLOAT, a, b, *scales, *zeros)
-    made.type = result.output.type
-    return made
+    product = build.node(_TO_FLOAT, a, b, *scales, *zeros)
+    product.type = result.output.type
+    return product
 
 
 _PRODUCT = op.Cast(
@@ -75,9 +74,9 @@ def bias_into_integer_product(build: Builder, bias: Value, product: Node, result
     if columns is None or len(columns) != 2 or shape_of(bias) != columns[1:] or product.input(slot) is not None:
         raise Declined("the bias is not one number a column, or not the first")
     operands = [product.input(i) for i in range(slot)]
-    made: Value = build.node(product.op, *operands, bias)
-    made.type = result.output.type
-    return made
+    shifted = build.node(product.op, *operands, bias)
+    shifted.type = result.output.type
+    return shifted
 
 
 _CODES = op.DynamicQuantizeLinear(any_value("x"), name="codes")
@@ -96,33 +95,6 @@ def quantize_in_product(
     """matmul_integer_to_float(q(x), B, s(x), t, z(x)) = dynamic_quantize_matmul(x, B, t), where q(x) is used once"""
     if len(shape_of(b) or ()) != 2:
         raise Declined("the weights are not a matrix")
-    made: Value = build.node(_WHOLE, x, b, t, zb, bias)
-    made.type = product.output.type
-    return made
-
-
-@rule(op.Mul(op.Cast(weight("w"), to=int(DType.FLOAT)), constant("s"), name="result"), min_opset=10)
-def read_weight_codes(build: Builder, w: Value, s: Array, result: Node) -> Value:
-    """float(W) s = dequantize(W, s) for codes W of 8 bits, bit for bit: weight-only quantization as ONNX writes it
-
-    On demand only. onnxruntime folds the first form, and turns the second before a MatMul into a product with
-    activations rounded to 8 bits (1.3 to 2 times as fast, wrong by 0.5 %); elsewhere it dequantizes in every run.
-    """
-    codes = w.constant
-    assert codes is not None
-    if codes.dtype not in (DType.INT8, DType.UINT8) or s.dtype != np.float32:
-        raise Declined("not codes of 8 bits and a scale in single precision")
-    if shape_of(result.output) != codes.shape or s.ndim > len(codes.shape):
-        raise Declined("the scale widens the weights")
-    if s.size == 1:
-        made: Value = build.DequantizeLinear(w, s.reshape(()))
-        return made
-    sizes = (1,) * (len(codes.shape) - s.ndim) + s.shape
-    wide = [axis for axis, size in enumerate(sizes) if size != 1]
-    if len(wide) != 1 or build.opset < 13:
-        raise Declined("the scale is along more than one axis")
-    made = build.DequantizeLinear(w, s.reshape(-1), axis=wide[0])
-    return made
-
-
-read_weights = rule_pass("read-weight-codes", read_weight_codes)
+    whole = build.node(_WHOLE, x, b, t, zb, bias)
+    whole.type = product.output.type
+    return whole

@@ -1,13 +1,13 @@
-"""Sums before norms and activations in onnxruntime: what it takes in well, and what is better kept from it."""
+"""Sums before norms and activations: onnxruntime's fusions of them are used where faster, and avoided where slower."""
 
 from __future__ import annotations
 
-from ...errors import Declined
-from ...ir import DType, Node, TensorType, Value
-from ...ops import attr
-from ...rewrite import Builder, OpPattern, any_value, op, rule
+from ....errors import Declined
+from ....ir import DType, Node, TensorType, Value
+from ....ops import attr
+from ....rewrite import Builder, OpPattern, any_value, op, rule
+from ...fold.channels import floating
 from .epilogues import ONNXRUNTIME
-from .guards import floating
 
 
 def _vector(value: Value, size: object) -> bool:
@@ -25,25 +25,24 @@ def keep_sums_apart(
 ) -> Value:
     """layer_norm((x + b) + skip) = layer_norm(sum(x, b, skip)), for a constant b
 
-    onnxruntime makes SkipLayerNormalization of an Add before a norm, and that is seven times slower than the two.
+    onnxruntime fuses an Add before a norm into SkipLayerNormalization, seven times slower than the two: see `MEASURED`.
     """
     if b.constant is None and x.constant is not None:
         x, b = b, x
-    made = total.output.type
-    if b.constant is None or not isinstance(made, TensorType) or x.type != made:
-        raise Declined("not a bias on what has the shape of the sum")
-    result: Value = build.copy(norm, [build.Sum(x, b, skip), gamma, beta])
-    return result
+    whole = total.output.type
+    if b.constant is None or not isinstance(whole, TensorType) or x.type != whole:
+        raise Declined("not a bias on a value of the shape of the sum")
+    return build.copy(norm, [build.Sum(x, b, skip), gamma, beta])
 
 
 @rule(_norm(op.Add(any_value("x"), any_value("skip"))), min_opset=17, targets=ONNXRUNTIME)
 def keep_sum_apart(build: Builder, x: Value, skip: Value, gamma: Value, beta: Value | None, norm: Node) -> Value:
     """layer_norm(x + skip) = layer_norm(sum(x, skip)), which onnxruntime leaves as they are"""
-    result: Value = build.copy(norm, [build.Sum(x, skip), gamma, beta])
-    return result
+    return build.copy(norm, [build.Sum(x, skip), gamma, beta])
 
 
-def _takes(x: Value, b: Value) -> None:
+def _check_bias(x: Value, b: Value) -> None:
+    """Declined unless b is float32, one number for each size of the last axis of x."""
     type = floating(x)
     if type.dtype is not DType.FLOAT or not type.shape or not _vector(b, type.shape[-1]):
         raise Declined("the bias is not one number a column")
@@ -52,18 +51,16 @@ def _takes(x: Value, b: Value) -> None:
 @rule(op("com.microsoft::Gelu", "Gelu")(op.Add(any_value("x"), any_value("b")), name="gelu"), targets=ONNXRUNTIME)
 def bias_into_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value:
     """gelu(x + b) = bias_gelu(x, b), for one number a column"""
-    _takes(x, b)
+    _check_bias(x, b)
     if attr(gelu, "approximate", "none") != "none":
         raise Declined("not the exact Gelu")
-    made: Value = build.node("com.microsoft::BiasGelu", x, b)
-    return made
+    return build.node("com.microsoft::BiasGelu", x, b)
 
 
 @rule(op("com.microsoft::FastGelu", "Gelu")(op.Add(any_value("x"), any_value("b")), name="gelu"), targets=ONNXRUNTIME)
 def bias_into_fast_gelu(build: Builder, x: Value, b: Value, gelu: Node) -> Value:
     """fast_gelu(x + b) = fast_gelu(x, b), for one number a column"""
-    _takes(x, b)
+    _check_bias(x, b)
     if attr(gelu, "approximate", "tanh") != "tanh":
         raise Declined("not the approximate Gelu")
-    made: Value = build.node("com.microsoft::FastGelu", x, b)
-    return made
+    return build.node("com.microsoft::FastGelu", x, b)

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import Declined
-from ...ir import RETURN, DType, Graph, Node, TensorType, Value, model_of
-from ...ops import same_by_count
-from ...pipeline.passes import graph_pass
-from ...rewrite import QUANTIZERS, Builder, Context, any_value, apply_rules, op, rule
-from .attention_core import Attention, read_attention, shape_of
-from .evidence import not_slower
+from ....errors import Declined
+from ....ir import RETURN, DType, Graph, Node, TensorType, Value, model_of
+from ....ops import same_by_count
+from ....pipeline.passes import graph_pass
+from ....rewrite import QUANTIZERS, Builder, Context, any_value, apply_rules, op, rule
+from ..evidence import not_slower
+from ..products import split_columns
+from .core import Attention, dims_of, read_attention
 from .heads import (
     SPLIT,
     joined_heads,
@@ -27,12 +28,11 @@ from .heads import (
 )  # fmt: skip
 from .masks import Masks
 from .packed import read_packed
-from .products import split_columns
 
 
 @graph_pass("fuse-attention")
 def fuse_attention(graph: Graph, context: Context) -> int:
-    """join(softmax(scale split(q) split(k)T + bias) split(v)) = attention(q, k, v, bias), heads side by side."""
+    """join(softmax(scale split(q) split(k)T + bias) split(v)) = attention(q, k, v, bias), heads on the last axis."""
     model = model_of(graph)
     if model is None or (model.opset < 23 and context.target != "onnxruntime"):
         return 0
@@ -51,9 +51,9 @@ def _fuse(softmax: Node, kept: dict[Graph, Masks], context: Context) -> int:
     for_onnxruntime = context.target == "onnxruntime"
     masks = kept.setdefault(owner, Masks(owner, context))
     try:
-        found = read_attention(softmax)
+        attention = read_attention(softmax)
         build = Builder(owner, context)
-        last, made, caches = _build(build, found, for_onnxruntime, masks)
+        last, result, caches = _build(build, attention, for_onnxruntime, masks)
     except Declined:
         masks.forget()
         return 0
@@ -61,28 +61,25 @@ def _fuse(softmax: Node, kept: dict[Graph, Masks], context: Context) -> int:
         masks.forget()
         return 0
     masks.insert()
-    old = [*_between(softmax, last), *(node for node, _ in caches)]
-    origins = dict.fromkeys(origin for node in old for origin in node.origins)
-    owner.opsets.update(build.imports)
     for node in build.nodes:
-        node.origins, node.name = tuple(origins), last.name if node.output is made else ""
-        owner.insert_before(last, node)
-    owner.replace_uses(last.output, made)
+        node.name = last.name if node.output is result else ""
+    build.insert_before(last, [*_between(softmax, last), *(node for node, _ in caches)])
+    owner.replace_uses(last.output, result)
     for node, present in caches:
-        _hand_on(owner, node, present)
+        _return(owner, node, present)
     owner.erase_unused(last)
     return 1
 
 
-def _hand_on(graph: Graph, cache: Node, present: Value) -> None:
-    """The model returns what the operator hands on in place of the Concat."""
+def _return(graph: Graph, cache: Node, present: Value) -> None:
+    """Return `present`, an output of the operator, from the graph in place of the result of the Concat."""
     for node, slot in cache.output.uses:
         if node.op == RETURN and node.graph is not None:
             node.graph.set_input(node, slot, present)
 
 
 def _between(softmax: Node, last: Node) -> list[Node]:
-    """The nodes from the softmax to the end; those before it are named by the operands."""
+    """The nodes from the Softmax to `last`; those before it give their names to the operands."""
     nodes, node = [softmax], softmax
     while node is not last and len(nodes) < 8:
         node = node.output.users[-1]
@@ -91,91 +88,92 @@ def _between(softmax: Node, last: Node) -> list[Node]:
 
 
 _Caches = tuple[tuple[Node, Value], ...]
-"""What makes the keys and values that a model returns, and the values that take their place."""
+"""The Concats of earlier and new keys and values, and the outputs of the operator that replace them."""
 
 
-def _build(build: Builder, found: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
-    """The node whose result is replaced, the value that takes its place, and the same of caches."""
-    if _dtype(found.q) is not DType.FLOAT:
+def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
+    """The node whose result is replaced, the value that replaces it, and the caches with theirs."""
+    if _dtype(core.q) is not DType.FLOAT:
         if build.opset < 23:
             raise Declined("onnxruntime's own operator is measured in single precision only")
         for_onnxruntime = False
     if build.opset < 23:
-        return _side_by_side(build, found, for_onnxruntime, masks)
+        return _side_by_side(build, core, for_onnxruntime, masks)
     try:
-        return _side_by_side(build, found, for_onnxruntime, masks)
+        return _side_by_side(build, core, for_onnxruntime, masks)
     except Declined:
         build.nodes.clear()
-        return _four_axes(build, found)
+        return _four_axes(build, core)
 
 
-def _four_axes(build: Builder, found: Attention) -> tuple[Node, Value, _Caches]:
-    """Attention of ONNX on f32[B,H,S,D] as they are, keys and values with fewer heads where they are repeated."""
-    if found.allowed is not None:
+def _four_axes(build: Builder, core: Attention) -> tuple[Node, Value, _Caches]:
+    """Attention of ONNX on f32[B,H,S,D]; repeated keys and values enter with their fewer heads."""
+    if core.allowed is not None:
         raise Declined("a row may be masked altogether")
-    q, k, v = found.q, straight_keys(build, found.k), found.v
-    whole = [shape_of(x) for x in (q, k, v)]
+    q, k, v = core.q, straight_keys(build, core.k), core.v
+    whole = [dims_of(x) for x in (q, k, v)]
     if any(len(shape) != 4 or None in shape for shape in whole):
         raise Declined("the shapes are not known")
     if whole[0][:2] != whole[1][:2] or whole[1][:3] != whole[2][:3]:
         raise Declined("queries, keys and values may be broadcast")
     fewer, few = repeated_heads(k), repeated_heads(v)
-    if fewer is not None and few is not None and shape_of(fewer)[:2] == shape_of(few)[:2]:
+    if fewer is not None and few is not None and dims_of(fewer)[:2] == dims_of(few)[:2]:
         k, v = fewer, few
-    bias = None if found.bias is None else _checked(found.bias, (*whole[0][:3], whole[1][2]))
-    made: Value = build.Attention(q, k, v, bias, scale=found.scale)
-    last = found.out.producer
+    bias = None if core.bias is None else _checked(core.bias, (*whole[0][:3], whole[1][2]))
+    result = build.Attention(q, k, v, bias, scale=core.scale)
+    last = core.out.producer
     assert last is not None
-    return last, made, ()
+    return last, result, ()
 
 
-def _side_by_side(build: Builder, found: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
-    caches = key_cache(found.k), value_cache(found.v)
-    packed, pasts = read_packed(found), tuple[Value | None, ...]()
+def _side_by_side(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
+    """Attention on f32[B,S,H D], with the heads side by side on the last axis."""
+    caches = key_cache(core.k), value_cache(core.v)
+    packed, pasts = read_packed(core), tuple[Value | None, ...]()
     if packed is not None:
         (q, k, v), heads = split_columns(build, packed.source, [packed.heads * packed.width] * 3), packed.heads
         key_heads = value_heads = heads
     elif caches[0] is None or caches[1] is None:
         (q, heads), (k, key_heads), (v, value_heads) = (
-            split_heads(found.q, SPLIT, build), keys_of(found.k, build), split_heads(found.v, SPLIT, build)
+            split_heads(core.q, SPLIT, build), keys_of(core.k, build), split_heads(core.v, SPLIT, build)
         )  # fmt: skip
     else:
-        q, heads = split_heads(found.q, SPLIT)
+        q, heads = split_heads(core.q, SPLIT)
         (k, key_heads), (v, value_heads) = (split_heads(last_input(cache), SPLIT) for cache in caches if cache)
         pasts = caches[0].inputs[0], caches[1].inputs[0]
     if len({heads, key_heads, value_heads}) != 1:
         raise Declined("keys and values have other heads")
-    queries, keys, values = shape_of(q), shape_of(k), shape_of(v)
+    queries, keys, values = dims_of(q), dims_of(k), dims_of(v)
     if queries[0] != keys[0] or keys[:2] != values[:2]:
         raise Declined("queries, keys and values may be broadcast")
     size = values[2]
     assert isinstance(size, int)
     _check_pasts(pasts, keys[0], heads, (keys[2], size))
-    last = joined_heads(found.out, size)
-    joined = shape_of(last.output)
+    last = joined_heads(core.out, size)
+    joined = dims_of(last.output)
     if len(joined) == 3 and not keeps_rows(last) and not same_by_count(joined[:2], queries[:2]):
         raise Declined("the heads are joined with another axis")
-    scores = (queries[0], heads, queries[1], shape_of(found.k)[3] if pasts else keys[1])
-    bias = None if found.bias is None else _checked(found.bias, scores)
+    scores = (queries[0], heads, queries[1], dims_of(core.k)[3] if pasts else keys[1])
+    bias = None if core.bias is None else _checked(core.bias, scores)
     any_allowed = None
-    if found.allowed is not None:
+    if core.allowed is not None:
         if _dtype(q) is not DType.FLOAT:
             raise Declined("a mask that may leave a row empty, in half precision")
-        bias, any_allowed = masks.of(found.allowed)
+        bias, any_allowed = masks.of(core.allowed)
     operands = [None, None, bias] if for_onnxruntime else [bias]
     attrs: dict[str, Any] = {"num_heads": heads} if for_onnxruntime else {"q_num_heads": heads, "kv_num_heads": heads}
     kind = "com.microsoft::MultiHeadAttention" if for_onnxruntime else "Attention"
-    results = build.node(kind, q, k, v, *operands, *pasts, outputs=3 if pasts else 1, scale=found.scale, **attrs)
-    made, *presents = results if pasts else (results,)
-    made.type = TensorType(_dtype(q), (*queries[:2], size))
-    handed = tuple((cache, present) for cache, present in zip(caches, presents) if cache is not None)
-    for cache, present in handed:
+    build.node(kind, q, k, v, *operands, *pasts, outputs=3 if pasts else 1, scale=core.scale, **attrs)
+    result, *presents = build.nodes[-1].outputs
+    result.type = TensorType(_dtype(q), (*queries[:2], size))
+    replaced = tuple((cache, present) for cache, present in zip(caches, presents) if cache is not None)
+    for cache, present in replaced:
         present.type = cache.output.type
     if any_allowed is not None:
-        made = build.Where(any_allowed, made, np.float32(0))
+        result = build.Where(any_allowed, result, np.float32(0))
     if len(joined) == 2:
-        made = build.Reshape(made, np.array([-1, size], np.int64))
-    return last, made, handed
+        result = build.Reshape(result, np.array([-1, size], np.int64))
+    return last, result, replaced
 
 
 def _dtype(value: Value) -> DType:
@@ -185,7 +183,7 @@ def _dtype(value: Value) -> DType:
 def _check_pasts(
     pasts: tuple[Value | None, ...], batch: object, heads: int, widths: tuple[object, object]
 ) -> None:  # fmt: skip
-    shapes = [shape_of(value) for value in pasts if value is not None]
+    shapes = [dims_of(value) for value in pasts if value is not None]
     for shape, width in zip(shapes, widths):
         if not isinstance(width, int) or shape[:2] != (batch, heads) or shape[3] != width // heads:
             raise Declined("earlier keys or values have another shape")
@@ -194,8 +192,8 @@ def _check_pasts(
 
 
 def _checked(bias: Value, scores: tuple[int | str | None, ...]) -> Value:
-    """The bias, where it broadcasts over batch and heads alone: the operators take no other."""
-    shape = shape_of(bias)
+    """The bias, if it broadcasts over batch and heads alone, as the operators require; Declined otherwise."""
+    shape = dims_of(bias)
     if (
         len(shape) != 4
         or None in scores
@@ -229,12 +227,12 @@ def projections_into_attention(
     if product is None or product.op != "MatMul" or qkv_bias is not None or padding is not None:
         raise Declined("not a product with a bias")
     x, w = product.inputs
-    sizes = {shape_of(v)[-1:] for v in parts.outputs}
+    sizes = {dims_of(v)[-1:] for v in parts.outputs}
     if (
         w is None
         or w.constant is None
         or x is None
-        or len(shape_of(x)) != 3
+        or len(dims_of(x)) != 3
         or len(sizes) != 1
         or len(parts.outputs) != 3
     ):
@@ -243,8 +241,7 @@ def projections_into_attention(
         raise Declined("the bias is computed")
     columns = w.constant.shape[-1]
     biases = np.zeros(columns, np.float32) if shift is None else shift
-    made: Value = build.node(
+    return build.node(
         "com.microsoft::Attention", x, w, biases, None, None, bias,
         num_heads=attention.attrs["num_heads"], scale=attention.attrs.get("scale"),
     )  # fmt: skip
-    return made

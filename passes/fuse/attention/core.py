@@ -1,4 +1,4 @@
-"""Reading attention (Vaswani et al. 2017) off a Softmax: softmax(scale q kT + bias) v, however exporters spell it."""
+"""Recognise attention (Vaswani et al. 2017) around a Softmax, softmax(scale q kT + bias) v, in exporters' spellings."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import Declined
-from ...ir import DType, Node, TensorType, Value
-from ...ops import attr
+from ....errors import Declined
+from ....ir import DType, Node, TensorType, Value
+from ....ops import attr
 
 _LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """softmax(scale q kT + bias) v; q f32[B,H,S,D], keys k f32[B,H,D,L] (transposed), v f32[B,H,L,E]; `out` is what
-    the last product computes, f32[B,H,S,E]. Where `allowed` is given, a row of the mask without a single True gives
-    zeros, and the bias is infinite where it is False."""
+    """softmax(scale q kT + bias) v; q f32[B,H,S,D], keys k f32[B,H,D,L] (transposed), v f32[B,H,L,E].
+
+    out: the result of the last product, f32[B,H,S,E]. allowed: a mask, bool[B,1,S,L], where a row may be all False and
+    then gives zeros; the bias is -inf where it is False.
+    """
 
     q: Value
     k: Value
@@ -29,8 +31,8 @@ class Attention:
 
 
 def read_attention(softmax: Node) -> Attention:
-    """The attention around a Softmax over its last axis; Declined where it is no attention, or its parts are in use."""
-    shape = shape_of(softmax.output)
+    """The attention around a Softmax over its last axis; Declined where there is none, or a part has other users."""
+    shape = dims_of(softmax.output)
     if len(shape) != 4 or int(attr(softmax, "axis", -1)) not in (-1, 3):
         raise Declined("the softmax is not over the last of four axes")
     product = _sole_user(_without_guard(softmax))
@@ -56,18 +58,18 @@ def read_attention(softmax: Node) -> Attention:
 
 
 def _mask_of(bias: Value | None) -> Value:
-    """The mask of where(mask, 0, -inf), by which a row may be masked altogether: the guard turns it into zeros."""
+    """The mask of where(mask, 0, -inf). It may mask a whole row, whose NaN the guard turns into zeros."""
     node = None if bias is None else bias.producer
     kept, gone = (None, None) if node is None or node.op != "Where" else (node.constant(1), node.constant(2))
     if node is None or node.inputs[0] is None or kept is None or gone is None or kept.size != 1 or gone.size != 1:
         raise Declined("a row may be masked altogether, which the guard against NaN turns into zeros")
-    if kept.array().any() or not np.isneginf(gone.array()).all() or shape_of(node.inputs[0]) != shape_of(node.output):
+    if kept.array().any() or not np.isneginf(gone.array()).all() or dims_of(node.inputs[0]) != dims_of(node.output):
         raise Declined("the mask is not 0 and -inf")
     return node.inputs[0]
 
 
-def shape_of(value: Value) -> tuple[int | str | None, ...]:
-    """The sizes of a tensor; empty where they are not known."""
+def dims_of(value: Value) -> tuple[int | str | None, ...]:
+    """The sizes of a tensor; empty where even the rank is unknown."""
     return (value.type.shape or ()) if isinstance(value.type, TensorType) else ()
 
 
@@ -119,7 +121,7 @@ def _is_product(value: Value) -> bool:
 
 
 def _without_scale(value: Value) -> tuple[Value, float]:
-    """x and c of x c or x / (1/c), for one number c; the value itself and 1 for any other."""
+    """x and c, if `value` is x c or x / (1/c) for one number c; else the value and 1."""
     node = value.producer
     if node is None or node.op not in ("Mul", "Div"):
         return value, 1.0
@@ -128,13 +130,13 @@ def _without_scale(value: Value) -> tuple[Value, float]:
         if constant is None or constant.size != 1 or other is None or other.constant is not None:
             continue
         number = float(constant.array().reshape(()))
-        if len(shape_of(other)) == len(shape_of(value)) and number != 0:
+        if len(dims_of(other)) == len(dims_of(value)) and number != 0:
             return other, number if node.op == "Mul" else 1 / number
     return value, 1.0
 
 
 def _is_bounded(bias: Value | None) -> bool:
-    """Every element is finite, so that no row of finite scores becomes NaN: a choice between finite numbers."""
+    """Every element is finite, as those of a choice between finite numbers: no row of finite scores becomes NaN."""
     for _ in range(4):
         if bias is None:
             return True

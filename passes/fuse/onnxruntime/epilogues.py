@@ -1,4 +1,4 @@
-"""Activations, scales and transpositions that onnxruntime's own operators do on the way out of a product.
+"""Activations, scales and transpositions that move into onnxruntime's own operators for products.
 
 FusedConv, FusedGemm and FusedMatMul of com.microsoft, as the CPU provider implements them.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import Declined
-from ...ir import Array, DType, Node, TensorType, Value
-from ...ops import attr
-from ...rewrite import Builder, OpPattern, any_value, constant, op, rule
-from .guards import clip_limits, number
+from ....errors import Declined
+from ....ir import Array, DType, Node, TensorType, Value
+from ....ops import attr
+from ....rewrite import Builder, OpPattern, any_value, constant, op, rule
+from ..guards import clip_limits, factor
 
 ONNXRUNTIME = ("onnxruntime",)
 _LOWEST, _HIGHEST = -3.4028234663852886e38, 3.4028234663852886e38
@@ -24,7 +24,7 @@ def _single(*values: Value | None) -> None:
 
 
 def _activation(node: Node, low: Array | None, high: Array | None) -> dict[str, Any]:
-    """How com.microsoft writes an activation: its name, and its numbers in the order of its attributes."""
+    """The attributes by which com.microsoft operators name an activation: its name and its parameters, in order."""
     if node.op == "Clip":
         bottom, top = clip_limits(node, low, high)
         return {"activation": "Clip", "activation_params": (max(bottom, _LOWEST), min(top, _HIGHEST))}
@@ -57,8 +57,7 @@ def clip_into_conv(
 
 def _fused_conv(build: Builder, x: Value, w: Value, b: Value | None, conv: Node, activation: dict[str, Any]) -> Value:
     _single(x, w, b)
-    made: Value = build.node("com.microsoft::FusedConv", x, w, b, **conv.attrs, **activation)
-    return made
+    return build.node("com.microsoft::FusedConv", x, w, b, attrs={**conv.attrs, **activation})
 
 
 @rule(
@@ -74,10 +73,9 @@ def activation_into_gemm(build: Builder, x: Value, w: Value, b: Value | None, ge
         raise Declined("Gemm does not broadcast by itself before opset 7")
     written = _activation(end, None, None)
     numbers = dict(zip(("activation_alpha", "activation_beta"), written.get("activation_params", ())))
-    made: Value = build.node(
-        "com.microsoft::FusedGemm", x, w, b, **gemm.attrs, activation=written["activation"], **numbers
+    return build.node(
+        "com.microsoft::FusedGemm", x, w, b, attrs={**gemm.attrs, **numbers}, activation=written["activation"]
     )  # fmt: skip
-    return made
 
 
 def _product() -> OpPattern:
@@ -86,22 +84,17 @@ def _product() -> OpPattern:
 
 def _fused_product(build: Builder, x: Value, w: Value, product: Node, **changed: Any) -> Value:
     _single(x, w)
-    made: Value = build.node("com.microsoft::FusedMatMul", x, w, **{**product.attrs, **changed})
-    return made
+    return build.node("com.microsoft::FusedMatMul", x, w, attrs={**product.attrs, **changed})
 
 
 @rule(op("Mul", "Div")(_product(), constant("c"), name="result"), min_opset=9, targets=ONNXRUNTIME)
 def scale_into_product(build: Builder, x: Value, w: Value, c: Array, product: Node, result: Node) -> Value:
     """(A B) c = fused_matmul(A, B; alpha = c), for one number c"""
-    factor = number(c, 1.0)
-    if result.op == "Div":
-        if result.constant(1) is None or factor == 0:
-            raise Declined("the constant is divided")
-        factor = 1 / factor
+    alpha = float(attr(product, "alpha", 1.0)) * factor(result, c)
     type = product.output.type
     if not isinstance(type, TensorType) or type.rank is None or type.rank < max(2, c.ndim):
         raise Declined("the constant may add an axis")
-    return _fused_product(build, x, w, product, alpha=float(attr(product, "alpha", 1.0)) * factor)
+    return _fused_product(build, x, w, product, alpha=alpha)
 
 
 def _swaps_last(transpose: Node) -> bool:

@@ -1,0 +1,71 @@
+"""Constants of one number a channel, and the guards under which Add, Sub, Mul and Div apply them channel by channel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...errors import Declined
+from ...ir import Array, DType, Node, TensorType, Value
+
+FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
+WIDE_FLOATS = (DType.FLOAT, DType.DOUBLE)
+"""Types whose constants are combined in double precision."""
+
+
+def floating(x: Value) -> TensorType:
+    """The type of `x`, a tensor in double, single or half precision whose rank is known; Declined otherwise."""
+    if not isinstance(x.type, TensorType) or x.type.dtype not in FLOATS or x.type.shape is None:
+        raise Declined("not a floating-point tensor of known rank")
+    return x.type
+
+
+def elementwise(x: Value, result: Node) -> TensorType:
+    """The type of `x`, where constants broadcast on the way to `result` neither add nor widen an axis of it."""
+    type, made = floating(x), result.output.type
+    if not isinstance(made, TensorType) or made.rank != type.rank:
+        raise Declined("a constant adds an axis")
+    return type
+
+
+def spread(c: Array, rank: int, axis: int, channels: int) -> Array:
+    """A constant that varies along `axis` alone, as float64[channels]; Declined for any other."""
+    if axis >= rank:
+        raise Declined("there is no axis of channels")
+    if c.ndim > rank:
+        raise Declined("the constant adds an axis")
+    sizes = [1] * (rank - c.ndim) + list(c.shape)
+    if any(size != 1 for i, size in enumerate(sizes) if i != axis) or sizes[axis] not in (1, channels):
+        raise Declined("the constant is not one number a channel")
+    return np.broadcast_to(c.astype(np.float64).reshape(-1), (channels,))
+
+
+def channel_bias(b: Array | None, channels: int) -> Array:
+    """A bias as float64[channels], zeros for None; Declined for other shapes."""
+    if b is None:
+        return np.zeros(channels)
+    if b.size == 1:
+        return np.full(channels, float(b.reshape(())))
+    if b.size != channels or b.shape[-1] != channels:
+        raise Declined("the bias is not one number a channel")
+    return b.reshape(-1).astype(np.float64)
+
+
+def shift_of(node: Node, c: Array) -> Array:
+    """The summand of an Add or Sub of the constant c: c or -c, in double precision."""
+    return -c.astype(np.float64) if node.op == "Sub" else c.astype(np.float64)
+
+
+def factor_of(node: Node, c: Array) -> Array:
+    """The factor of a Mul or Div by the constant c: c or 1 / c, in double precision."""
+    c = c.astype(np.float64)
+    if node.op == "Mul":
+        return c
+    if not c.all():
+        raise Declined("division by zero")
+    return 1 / c
+
+
+def constant_second(node: Node, first: Value) -> None:
+    """Declined for c - x and c / x."""
+    if node.op in ("Sub", "Div") and node.inputs[0] is not first:
+        raise Declined("the constant comes first")
