@@ -435,8 +435,9 @@ class Graph:
             value._uses.pop(use, None)
 
     def _touch(self, node: Node) -> None:
-        if self.model is not None and self.model.listener is not None:
-            self.model.listener.touched[node] = None
+        listener = None if self.model is None else self.model.listener
+        if listener is not None:
+            listener.touched[node] = None
 
     def __repr__(self) -> str:
         return f"<graph {self.name}: {self._size} nodes>"

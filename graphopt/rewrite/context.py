@@ -48,7 +48,7 @@ class RewriteLog:
 
     def permits(self, what: str) -> bool:
         """Whether a rewrite of this name is permitted now."""
-        return not self.is_spent and what not in self.banned
+        return what not in self.banned and not self.is_spent
 
     def record(self, what: str, origins: tuple[str, ...]) -> None:
         """Add a rewrite."""
@@ -82,8 +82,10 @@ class Context:
     def erased(self, node: Node) -> None:
         """A node is about to be erased, with all that is nested in it."""
         log = self.log
-        for gone in (node, *(inner for nested in node.subgraphs for inner in nested.walk())):
-            log.erased.append(Erasure(gone.origins, log.scope, len(log.entries) - 1))
+        log.erased.append(Erasure(node.origins, log.scope, len(log.entries) - 1))
+        for nested in node.subgraphs:
+            for inner in nested.walk():
+                log.erased.append(Erasure(inner.origins, log.scope, len(log.entries) - 1))
 
     @contextmanager
     def watching(self, model: Owner) -> Iterator[None]:
