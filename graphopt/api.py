@@ -134,7 +134,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     lifted = onnx_io.load(model)
     _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
-    lifted.metadata.pop(KEY, None)  # it told of another run
+    lifted.metadata.pop(KEY, None)  # it describes another run
     reference: ModelSource | Model = _specialised(lifted, options.target) or model
     exact, last = _schedules(lifted, options)
     context = _stage_context(lifted, options, progress)

@@ -14,7 +14,7 @@ from .parts.attributes import write_attribute
 from .parts.extras import GraphExtras, ModelExtras, NodeExtras
 from .parts.tensors import describe, external_source, write_tensor
 
-_FIRST_WITH_CONSTANT_INITIALIZERS = 4
+_FIRST_WITH_CONSTANT_INITIALIZERS = 4  # the IR version from which initializers need not be inputs (IR.md)
 SKELETON_ELEMENTS = 1024
 """Elements of the largest constant that a skeleton keeps: the operands that shapes depend on are far shorter."""
 

@@ -20,7 +20,7 @@ from .parts.tensors import DataFiles, read_constant, read_sparse
 from .source import ModelSource, read_proto
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4  # before that IR version every initializer had to be listed as an input
-_FIRST_WITH_OPSETS = 3
+_FIRST_WITH_OPSETS = 3  # the IR version from which models import operator sets (IR.md)
 
 
 def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:

@@ -13,7 +13,7 @@ from .schemas import schema_of, version_for
 _ESTABLISHED = 17
 """onnxruntime implements ONNX's own operators up to this opset in single precision; later ones are tested."""
 
-_IR_VERSION = 10
+_IR_VERSION = 10  # what every supported onnxruntime reads; single nodes need nothing newer
 _TESTED: dict[tuple[Any, ...], bool] = {}
 
 

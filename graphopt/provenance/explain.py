@@ -14,7 +14,7 @@ from .record import Origin, Provenance, Removal, Step
 if TYPE_CHECKING:
     from rich.table import Table
 
-_LISTED = 12
+_LISTED = 12  # names in a line of the terminal; more are counted
 
 
 def explanation(provenance: Provenance, graph: Graph, name: str) -> list[str]:

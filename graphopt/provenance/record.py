@@ -15,7 +15,7 @@ from ..ir import Graph
 KEY = "graphopt.provenance"
 """The metadata entry of a model that carries its provenance."""
 
-_VERSION = 1
+_VERSION = 1  # of the JSON below, for readers to come
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ class _Occurrence:
         return s.ints(*self.axes)
 
 
-_OUTPUTS = {"Split": 2, "DynamicQuantizeLinear": 3}
+_OUTPUTS = {"Split": 2, "DynamicQuantizeLinear": 3}  # of operators with more than one
 _COMMUTATIVE = frozenset(("Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal"))
 
 

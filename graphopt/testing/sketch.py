@@ -256,6 +256,7 @@ def _broadcast(shapes: Sequence[Sequence[Dim]]) -> bool:
 
 
 _UNIT = frozenset(("Sigmoid", "Tanh", "Softmax", "HardSigmoid", "Softsign", "Erf", "Sin", "Cos", "Sign"))
+# By how much results may exceed the operand, beside a factor of 2.
 _GROWS = {"Softplus": 1.0, "Celu": 1.0, "Selu": 2.0, "LogSoftmax": 12.0, "Floor": 1.0, "Ceil": 1.0, "Round": 1.0}
 
 

@@ -23,7 +23,7 @@ class Digest(Protocol):
 
 
 _MAGIC = b"graphopt-object-1\n"
-_DIGEST_BYTES = 32
+_DIGEST_BYTES = 32  # of SHA-256
 _GENERATIONS_KEPT = 8  # of sources and compilers: a few checkouts side by side
 
 

@@ -17,7 +17,7 @@ from graphopt.kernels.core.linked_table import LinkedTable
 from graphopt.kernels.core.memory import LINE, Array, Words, aligned_empty, float_bits
 from graphopt.kernels.core.struct_layouts import Control, Record, Row, record_words
 
-_WORDS = LINE // 8
+_WORDS = LINE // 8  # of 8 bytes in a cache line
 _SPINS = 2000  # pauses before a waiting worker yields its time slice (effect: `python -m tests.bench.threads`)
 _EXECUTE = Function(
     "graphopt.kernels.loops.core.execute:execute",

@@ -10,7 +10,7 @@ from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.lookup import table_look_up
 
 _LOOPS = "graphopt.kernels.loops.elementwise.tables:"
-_BLOCK = 64
+_BLOCK = 64  # codes a step: a cache line
 MAP_CHANNELS = Kernel(
     _LOOPS + "map_channels", {"x": "u8*", "y": "u8*", "rows": "i64", "channels": "i64", "tables": "u8*"}
 )

@@ -20,7 +20,7 @@ from graphopt.kernels.micro.vectors import (
     vector,
 )
 
-_UNROLL = 8
+_UNROLL = 8  # independent look-ups in flight (effect: `python -m tests.bench.glue`)
 
 
 def emit(module: ir.Module, symbol: str, form: str) -> None:

@@ -10,7 +10,7 @@ from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.micro.vectors import F32, I8, I32, const, intrinsic, load, splat, vector, word
 
 MAGIC = 12582912.0  # 1.5 · 2^23: adding it rounds |v| < 2^22 half to even into the low mantissa bits
-MAGIC_BITS = 0x4B400000
+MAGIC_BITS = 0x4B400000  # of MAGIC as float32
 
 
 def panel_floats(b: ir.IRBuilder, record: ir.Value, lanes: int) -> dict[str, ir.Value]:

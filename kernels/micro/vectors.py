@@ -10,7 +10,7 @@ from llvmlite import ir
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32 = ir.FloatType()
 VOID = ir.VoidType()
-_BYTES = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "float": 4}
+_BYTES = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "float": 4}  # of an LLVM type
 
 
 def vector(element: ir.Type, count: int) -> ir.VectorType:

@@ -38,7 +38,7 @@ from graphopt.kernels.micro.vectors import (
 
 Values = Sequence[ir.Value]
 Finish = Callable[[int, Values, Values, Values], None]  # vector of channels, values, places in y, places in r
-_INVERSE_OF_9 = pow(9, -1, 1 << 32)
+_INVERSE_OF_9 = pow(9, -1, 1 << 32)  # 9 · this = 1 modulo 2^32: exact division of multiples of 9
 _BITS = {4: "128", 8: "256", 16: "512"}
 
 

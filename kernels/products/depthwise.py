@@ -39,7 +39,7 @@ DEPTHWISE = Kernel(
     },
 )  # fmt: skip
 
-_GROUP = {"quads": 4, "pairs": 2, "single": 1}
+_GROUP = {"quads": 4, "pairs": 2, "single": 1}  # taps that one instruction sums
 _NARROWEST = 16  # channels a micro-kernel computes at least
 
 

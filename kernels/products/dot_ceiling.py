@@ -16,7 +16,7 @@ _PEAK = Kernel(
 )
 _SUMS = 12  # independent, more than a dot product's latency times its throughput
 _UNROLL = 32  # beginning a round anew takes two to three cycles
-_COUNT = 4000
+_COUNT = 4000  # rounds: long beside the resolution of the clock, short beside a time slice
 
 
 @cache

@@ -19,7 +19,7 @@ from ...errors import Declined
 
 _G2 = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int16)
 _G4 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 8]], np.int16)
-_INT16 = 32767
+_INT16 = 32767  # the largest int16
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.winograd.algebra import F2, F4, Variant
 from graphopt.kernels.winograd.blocks import choose_blocks
 
-_CHANNELS = (32, 64, 128, 256)
+_CHANNELS = (32, 64, 128, 256)  # the columns of the table of rates
 _FEWEST_CHANNELS = 16  # below, the transforms cost more than the products they save
 _CACHE = 1 << 20  # bytes of transformed weights that stay near the core
 _STREAM = 60.0  # bytes a nanosecond at which larger ones arrive: 43 in the first block, more in later ones

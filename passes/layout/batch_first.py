@@ -15,7 +15,7 @@ from ...ops import same_by_count
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, OpPattern, any_value, op, rule
 
-SWAP = (1, 0, 2)
+SWAP = (1, 0, 2)  # [length, batch · heads, size] to batch first
 _BETWEEN = frozenset(("MatMul", "Add", "Split", "Slice"))
 _FAR = 6  # operators between the heads and the transposition around the attention: product, bias, slices
 

@@ -24,6 +24,7 @@ from .sizes import attempts, preferred, read_symbols
 if TYPE_CHECKING:
     from ...onnx_io.source import ModelSource
 
+# A bound, not a tuned number: a try costs one run, a comparison many.
 _MAX_TRIES = 120
 _MAX_SECONDS = 30.0
 """What a search may spend. `sizes.attempts` proposes about a hundred assignments; a model that fails on all of them is

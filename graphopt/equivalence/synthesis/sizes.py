@@ -12,7 +12,7 @@ import numpy as np
 
 from ..value_info import ValueInfo
 
-_FLOATS = (1, 10, 11, 16)
+_FLOATS = (1, 10, 11, 16)  # TensorProto: FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
 _BATCH = re.compile(r"(^|_|\b)(n|b|bs|batch)(_?size|_?dim)?($|\b|_)|batch|DynamicDimension\.0$", re.IGNORECASE)
 

@@ -26,7 +26,7 @@ from ...kernels.core.object_cache import digest_sources, generation
 from ...machine.files import cache_folder, replace_file
 
 _MAGIC = b"graphopt-plans-1\n"
-_LINE = 64
+_LINE = 64  # bytes of a cache line
 _LARGEST = 1 << 29
 """Bytes of the largest file, packed weights of some 500 million parameters; a bound, not tuned."""
 

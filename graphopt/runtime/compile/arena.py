@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LINE = 64
+_LINE = 64  # bytes of a cache line
 
 
 @dataclass(slots=True)

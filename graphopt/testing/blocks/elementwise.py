@@ -11,7 +11,7 @@ from .operands import SINGLE
 
 _UNARY = ("Relu", "Identity", "Sigmoid", "Tanh", "Abs", "Neg", "Dropout", "Softplus", "Softsign", "Elu", "Selu",
           "LeakyRelu", "HardSigmoid", "HardSwish", "Sin", "Celu", "ThresholdedRelu")  # fmt: skip
-_NUMBERS = (0.0, 1.0, 2.0, -1.0, 0.5, 3.0)
+_NUMBERS = (0.0, 1.0, 2.0, -1.0, 0.5, 3.0)  # operands that simplifiers look for, and others
 
 
 def unary(s: Sketch) -> None:

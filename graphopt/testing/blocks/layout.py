@@ -11,7 +11,7 @@ from ...ir import Dim, DType, TensorType, Value
 from ..sketch import FLOATS, INTEGERS, WIDE, Sketch
 
 ANY = (*FLOATS, *INTEGERS, DType.BOOL)
-_END = (1 << 63) - 1
+_END = (1 << 63) - 1  # Slice's end beyond every axis
 
 
 def transpose(s: Sketch) -> None:

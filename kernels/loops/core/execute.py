@@ -20,7 +20,7 @@ from graphopt.kernels.loops.core.memory import (
 
 ROW, DESCRIPTOR, TILES, GRAIN = Row.WORDS, Row.DESCRIPTOR, Row.TILES, Row.GRAIN
 WORKERS, YIELD, SPINS, STAMPS = Control.WORKERS, Control.YIELD, Control.SPINS, Control.STAMPS
-_MASK = (1 << 32) - 1
+_MASK = (1 << 32) - 1  # the lower half of a word of 64 bits
 
 
 def execute(program, steps, worker, workers, control):

@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic, register_jitable
 
 LEAST = np.float32(-87.0)  # below it the result is exp(−87), about 1.6e-38
-GREATEST = np.float32(88.0)
+GREATEST = np.float32(88.0)  # above it the result is exp(88), about 1.7e38
 
 
 @intrinsic

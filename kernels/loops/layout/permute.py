@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-BLOCK = 32
+BLOCK = 32  # elements a side of a tile: its rows and columns fit the first-level cache together
 
 
 def permute(lo, hi, worker, x, y, n1, n2, n3, s0, s1, s2, s3):

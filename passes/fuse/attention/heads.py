@@ -10,8 +10,8 @@ from ....ops import attr, same_by_count
 from ....rewrite import Builder
 from .core import dims_of
 
-SPLIT = (0, 2, 1, 3)
-KEYS = (0, 2, 3, 1)
+SPLIT = (0, 2, 1, 3)  # [batch, length, heads, size] to [batch, heads, length, size]
+KEYS = (0, 2, 3, 1)  # the same, transposed for the product with queries
 
 
 def split_heads(value: Value, perm: tuple[int, ...], build: Builder | None = None) -> tuple[Value, int]:

@@ -12,7 +12,7 @@ from ....ir import Node, Value
 from ....ops import attr
 from .core import Attention, dims_of
 
-_THIRDS_FIRST = (2, 0, 3, 1, 4)
+_THIRDS_FIRST = (2, 0, 3, 1, 4)  # [batch, length, 3, heads, size] to [3, batch, heads, length, size]
 
 
 @dataclass(frozen=True, slots=True)

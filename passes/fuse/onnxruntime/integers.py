@@ -61,7 +61,7 @@ def scale_integer_product_by_constant(
 _SCALED = op(_TO_FLOAT, _WHOLE)(
     any_value("a"), any_value("b"), *(any_value(f"o{slot}", optional=True) for slot in range(2, 6)), name="product"
 )
-_BIAS_SLOT = {_TO_FLOAT: 6, _WHOLE: 4}
+_BIAS_SLOT = {_TO_FLOAT: 6, _WHOLE: 4}  # inputs of the operators of com.microsoft
 
 
 @rule(op.Add(_SCALED, weight("bias"), name="result"), targets=ONNXRUNTIME)

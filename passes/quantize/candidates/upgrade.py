@@ -10,7 +10,7 @@ from ....ir import Model
 from ....measure import ort_session
 from ....onnx_io import load, to_proto
 
-NEEDED = 13
+NEEDED = 13  # the operator set that gave QuantizeLinear and DequantizeLinear an axis
 
 
 def upgraded(model: Model, context: StageContext, needed: int = NEEDED) -> Model:

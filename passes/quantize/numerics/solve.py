@@ -14,7 +14,7 @@ from ..options import Quantize
 from .grids import PAIR_LIMIT, Codes, bias_room, nonzero_scales, weight_scale, worst_pair
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
-BITS = {"int8": 8, "uint8": 8, "int4": 4}
+BITS = {"int8": 8, "uint8": 8, "int4": 4}  # of a code
 
 
 @dataclass(frozen=True, slots=True)
