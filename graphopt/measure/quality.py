@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..equivalence.tapped import one_line
-from ..errors import OptionError
+from ..errors import OptionError, one_line
 from ..ir import Array, Model
 from ..onnx_io import to_proto
 
