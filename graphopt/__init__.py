@@ -41,28 +41,10 @@ _HOME = {
 _MODULES = ("rewrite", "testing")
 
 __all__ = [
-    "Bisection",
-    "Comparison",
-    "GraphoptError",
-    "InputError",
-    "ModelError",
-    "OptionError",
-    "OutputError",
-    "Pass",
-    "Prune",
-    "Quantize",
-    "Registry",
-    "Report",
-    "Result",
-    "Session",
-    "bisect",
-    "compare",
-    "optimize",
-    "register_pass",
-    "rewrite",
-    "rule",
-    "testing",
-]
+    "Bisection", "Comparison", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
+    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "optimize",
+    "register_pass", "rewrite", "rule", "testing",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
