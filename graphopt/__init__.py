@@ -23,21 +23,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Bisection": "bisection",
-    "Comparison": "equivalence",
-    "Pass": "pipeline",
-    "Prune": "passes.prune",
-    "Quantize": "passes.quantize",
-    "Registry": "pipeline",
-    "Report": "report",
-    "Result": "api",
-    "Session": "runtime",
-    "bisect": "bisection",
-    "compare": "equivalence",
-    "optimize": "api",
-    "register_pass": "pipeline",
+    "Bisection": "bisection", "Comparison": "equivalence", "Pass": "pipeline", "Prune": "passes.prune",
+    "Quantize": "passes.quantize", "Registry": "pipeline", "Report": "report", "Result": "api", "Session": "runtime",
+    "bisect": "bisection", "compare": "equivalence", "optimize": "api", "register_pass": "pipeline",
     "rule": "pipeline",
-}
+}  # fmt: skip
 _MODULES = ("rewrite", "testing")
 
 __all__ = [
