@@ -23,46 +23,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Bisection": "bisection",
-    "Comparison": "equivalence",
-    "Pass": "pipeline",
-    "Prune": "passes.prune",
-    "Quantize": "passes.quantize",
-    "Registry": "pipeline",
-    "Report": "report",
-    "Result": "api",
-    "Session": "runtime",
-    "bisect": "bisection",
-    "compare": "equivalence",
-    "optimize": "api",
-    "register_pass": "pipeline",
+    "Bisection": "bisection", "Comparison": "equivalence", "Pass": "pipeline", "Prune": "passes.prune",
+    "Quantize": "passes.quantize", "Registry": "pipeline", "Report": "report", "Result": "api", "Session": "runtime",
+    "bisect": "bisection", "compare": "equivalence", "optimize": "api", "register_pass": "pipeline",
     "rule": "pipeline",
-}
+}  # fmt: skip
 _MODULES = ("rewrite", "testing")
 
 __all__ = [
-    "Bisection",
-    "Comparison",
-    "GraphoptError",
-    "InputError",
-    "ModelError",
-    "OptionError",
-    "OutputError",
-    "Pass",
-    "Prune",
-    "Quantize",
-    "Registry",
-    "Report",
-    "Result",
-    "Session",
-    "bisect",
-    "compare",
-    "optimize",
-    "register_pass",
-    "rewrite",
-    "rule",
-    "testing",
-]
+    "Bisection", "Comparison", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
+    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "optimize",
+    "register_pass", "rewrite", "rule", "testing",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

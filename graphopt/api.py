@@ -331,20 +331,10 @@ def _report(
     else:
         status, reason = "not checked", "validation was off"
     return Report(
-        before=before,
-        after=after,
-        effects=tuple(outcome.effects),
-        rolled_back=tuple(outcome.rolled_back),
-        status=status,
-        reason=reason,
-        comparison=comparison,
-        notes=(),
-        seconds=seconds - checking,
-        seconds_checking=checking,
-        target=options.target.runtime,
-        seed=options.seed,
-        trail=trail,
-    )
+        before=before, after=after, effects=tuple(outcome.effects), rolled_back=tuple(outcome.rolled_back),
+        status=status, reason=reason, comparison=comparison, notes=(), seconds=seconds - checking,
+        seconds_checking=checking, target=options.target.runtime, seed=options.seed, trail=trail,
+    )  # fmt: skip
 
 
 def _with_stages(report: Report, stages: Sequence[StageReport], context: StageContext, model: Model) -> Report:

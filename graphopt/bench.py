@@ -24,8 +24,8 @@ def bench_table(models: Sequence[Path], *, threads: int, seconds: float, inputs:
     for path in models:
         try:
             sessions[f"{path} · onnxruntime"] = ort_session(str(path), threads=threads)
-        except Exception as error:  # onnxruntime raises its own classes for every kind of unusable model
-            raise ModelError(f"{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}") from error
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
         session = Session(path, threads)
         if session.regions:
             sessions[f"{path} · Session"] = session

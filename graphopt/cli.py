@@ -12,16 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .errors import GraphoptError, InputError, OptionError
-from .options import (
-    Compression,
-    Options,
-    Output,
-    Schedule,
-    Target,
-    Validation,
-    check_named,
-    runtime_named,
-)
+from .options import Compression, Options, Output, Schedule, Target, Validation, check_named, runtime_named
 
 if TYPE_CHECKING:
     from .measure import Metric
@@ -221,9 +212,7 @@ def inspect(
 
 @app.command()
 def diff(
-    original: Model,
-    changed: Model,
-    text: Annotated[bool, typer.Option(help="show the IR texts line by line")] = True,
+    original: Model, changed: Model, text: Annotated[bool, typer.Option(help="show the IR texts line by line")] = True
 ) -> None:
     """Show how two models differ: figures, what became of the nodes where CHANGED tells, IR texts line by line."""
     from . import onnx_io

@@ -4,6 +4,19 @@
 
 from __future__ import annotations
 
+import re
+
+_CODES = re.compile(r".*(?:\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Status Message: )")
+"""What onnxruntime puts before the text of an error."""
+_PLACE = re.compile(r"[^\s:]+\.(?:cc|h):\d+ \w[^()]*\([^()]*\) ")
+"""A place in onnxruntime's source with the signature of its function."""
+
+
+def one_line(error: BaseException | str) -> str:
+    """An error's text for display, at most 300 characters, without onnxruntime's codes and places in its source."""
+    text = _PLACE.sub("", _CODES.sub("", " ".join(str(error).split())))
+    return text[:300] or type(error).__name__
+
 
 class GraphoptError(Exception):
     """Base of every error a caller can cause; its text is one line."""

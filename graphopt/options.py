@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from .errors import OptionError
@@ -52,6 +52,22 @@ class Target:
 
     def __post_init__(self) -> None:
         runtime_named(self.runtime)
+        if not isinstance(self.dims, Mapping) or not all(map(_is_size, self.dims.values())):
+            raise OptionError(f"dims are numbers by the names of sizes, as {{'batch': 1}}, got {self.dims!r}")
+        if not isinstance(self.input_shapes, Mapping) or not all(map(_is_shape, self.input_shapes.values())):
+            given = f"got {self.input_shapes!r}"
+            raise OptionError(f"input_shapes are lists of sizes by the names of inputs, as {{'x': (1, None)}}, {given}")
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_shape(value: object) -> bool:
+    """A list of sizes, of names (a number in quotes is none) and of None."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return False
+    return all(d is None or _is_size(d) or (isinstance(d, str) and not d.strip("-+. ").isdecimal()) for d in value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,22 +73,7 @@ from graphopt.kernels.core.memory import SLACK, aligned_empty
 from graphopt.kernels.core.steps import SCRATCH, Buffer, Program, Routine, Step, bind_routine, run_routine
 
 __all__ = [
-    "LEVELS",
-    "SCRATCH",
-    "SLACK",
-    "Buffer",
-    "Function",
-    "Kernel",
-    "Level",
-    "Library",
-    "MicroKernel",
-    "Program",
-    "Routine",
-    "Step",
-    "aligned_empty",
-    "available_levels",
-    "bind_routine",
-    "on_compile",
-    "run_routine",
+    "LEVELS", "SCRATCH", "SLACK", "Buffer", "Function", "Kernel", "Level", "Library", "MicroKernel", "Program",
+    "Routine", "Step", "aligned_empty", "available_levels", "bind_routine", "on_compile", "run_routine",
     "select_level",
-]
+]  # fmt: skip

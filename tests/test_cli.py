@@ -182,6 +182,24 @@ def test_bad_options_are_one_line(model, tmp_path):
     assert not out.exists()
 
 
+def test_bench_of_models_with_other_inputs_is_one_line(model, tmp_path):
+    renamed, fixed = small(), small()
+    renamed.graph.input[0].name = renamed.graph.node[0].input[0] = "z"
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 77
+    for name, other, words in (("renamed", renamed, ["'z'"]), ("fixed", fixed, ["x", "Expected: 77"])):
+        onnx.save(other, tmp_path / f"{name}.onnx")
+        one_line(cli("bench", model, tmp_path / f"{name}.onnx", "--seconds", "0.05"), f"{name}.onnx", *words)
+
+
+def test_what_onnxruntime_cannot_load_is_one_line(tmp_path):
+    proto = small()
+    proto.graph.node[0].domain = "strange"
+    proto.opset_import.append(helper.make_opsetid("strange", 1))
+    onnx.save(proto, tmp_path / "m.onnx")
+    for command in ("bench", "warmup"):
+        one_line(cli(command, tmp_path / "m.onnx"), "onnxruntime cannot load", "strange")
+
+
 def test_unwritable_output_is_one_line(model, tmp_path):
     target = tmp_path / "taken"
     target.mkdir()

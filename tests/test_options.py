@@ -6,8 +6,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.main
+from onnx import parser
 
 import graphopt
 from graphopt import api, cli
@@ -162,3 +164,24 @@ def test_what_is_no_word_is_refused_as_one(name, options):
 
 def test_sensitivity_is_a_field_of_quantize(options):
     assert options("--quantize", "static", "--sensitivity").compression.quantize.sensitivity
+
+
+@pytest.mark.parametrize("keywords", [
+    {"dims": {"batch": "12"}}, {"dims": {"batch": 1.5}}, {"dims": {"batch": True}}, {"dims": [("batch", 1)]},
+    {"input_shapes": {"x": "12x3"}}, {"input_shapes": {"x": ("12", 3)}}, {"input_shapes": {"x": (1.0, 3)}},
+    {"input_shapes": {"x": 3}}, {"input_shapes": [("x", (1, 3))]},
+])  # fmt: skip
+def test_sizes_that_are_no_numbers_are_refused(keywords):
+    (name,) = keywords
+    with pytest.raises(OptionError, match=f"^{name} are .*, as {{.*}}, got ") as error:
+        graphopt.optimize("no-such-file.onnx", **keywords)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("keywords", [{"dims": {"N": np.int64(3)}}, {"input_shapes": {"x": np.array([3, 2])}}])
+def test_sizes_of_numpy_are_numbers(keywords):
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, M] x) => (float[N, M] y) {y = Relu(x)}'
+    )
+    graph = graphopt.optimize(model, **keywords).model.graph
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3

@@ -2,9 +2,4 @@
 
 from .sizes import LONGEST, Sizes, derive_sizes, sizes_of_constant
 
-__all__ = [
-    "LONGEST",
-    "Sizes",
-    "derive_sizes",
-    "sizes_of_constant",
-]
+__all__ = ["LONGEST", "Sizes", "derive_sizes", "sizes_of_constant"]

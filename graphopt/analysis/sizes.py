@@ -226,26 +226,12 @@ def _where(node: Node, operands: Operands) -> Sizes | None:
 
 
 _TABLE: dict[str, Derive] = {
-    "Shape": _shape,
-    "Size": _size,
-    "Gather": _gather,
-    "Slice": _slice,
-    "Concat": _concat,
-    "Reshape": _reshape,
-    "Squeeze": _to_scalar,
-    "Unsqueeze": _to_vector,
-    "Cast": _cast,
-    "Identity": lambda node, operands: operands[0],
-    "ConstantOfShape": _fill,
-    "ReduceProd": _product,
-    "Add": _arithmetic(lambda x, y: x + y, 0),
-    "Sub": _arithmetic(lambda x, y: x - y, 0, either=False),
-    "Mul": _arithmetic(lambda x, y: x * y, 1),
-    "Div": _elementwise(_divide),
-    "Equal": _elementwise(_equal),
-    "Max": _arithmetic(max, 0),
-    "Min": _arithmetic(min),
+    "Shape": _shape, "Size": _size, "Gather": _gather, "Slice": _slice, "Concat": _concat, "Reshape": _reshape,
+    "Squeeze": _to_scalar, "Unsqueeze": _to_vector, "Cast": _cast, "Identity": lambda node, operands: operands[0],
+    "ConstantOfShape": _fill, "ReduceProd": _product, "Add": _arithmetic(lambda x, y: x + y, 0),
+    "Sub": _arithmetic(lambda x, y: x - y, 0, either=False), "Mul": _arithmetic(lambda x, y: x * y, 1),
+    "Div": _elementwise(_divide), "Equal": _elementwise(_equal), "Max": _arithmetic(max, 0), "Min": _arithmetic(min),
     "Mod": _elementwise(lambda x, y: x % y if isinstance(x, int) and isinstance(y, int) and x >= 0 and y > 0 else None),
     "Where": _where,
-}
+}  # fmt: skip
 """By operator: derives the elements of the result from those of the operands."""

@@ -8,21 +8,7 @@ from .shapes import Shapes, shapes_at
 from .source import BATCH, Calibration, CalibrationData, CalibrationDataReader, open_calibration
 
 __all__ = [
-    "BATCH",
-    "METHODS",
-    "Calibration",
-    "CalibrationData",
-    "CalibrationDataReader",
-    "Extent",
-    "Histogram",
-    "Observed",
-    "Shapes",
-    "Taps",
-    "choose_range",
-    "observe",
-    "observer_for",
-    "open_calibration",
-    "portions",
-    "shapes_at",
-    "stream",
-]
+    "BATCH", "METHODS", "Calibration", "CalibrationData", "CalibrationDataReader", "Extent", "Histogram",
+    "Observed", "Shapes", "Taps", "choose_range", "observe", "observer_for", "open_calibration", "portions",
+    "shapes_at", "stream",
+]  # fmt: skip

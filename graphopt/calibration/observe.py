@@ -27,16 +27,10 @@ Observed = dict[Value, Extent]
 
 
 def observe(
-    model: Model,
-    values: Sequence[Value],
-    feeds: Iterable[Feeds],
-    method: str = "minmax",
-    *,
-    peaks: Set[Value] = frozenset(),
-    executor: Executor | None = None,
-    cache: str | os.PathLike[str] | None = None,
+    model: Model, values: Sequence[Value], feeds: Iterable[Feeds], method: str = "minmax", *,
+    peaks: Set[Value] = frozenset(), executor: Executor | None = None, cache: str | os.PathLike[str] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Observed:
+) -> Observed:  # fmt: skip
     """The observer of each value of the model's root graph, over all samples; values that cannot be read are absent.
 
     peaks: values [N, C, space…] that are never negative, of which min-max reads each channel's largest element alone.

@@ -17,9 +17,8 @@ import numpy as np
 from ..equivalence.feeds import FeedData, FeedReader, Feeds, checked_feed, read_arrays, unstacked
 from ..equivalence.runnable import signature_of
 from ..equivalence.synthesis import synthesise
-from ..equivalence.tapped import one_line
 from ..equivalence.value_info import Signature
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 BATCH, BATCH_BYTES = 16, 1 << 18
 """The most rows of one sample, and the most bytes of several rows, where an array of an open batch size holds many:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import onnx
 import onnxruntime as ort
 
-from ..errors import ModelError
+from ..errors import ModelError, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
 from ..machine.sessions import open_session, session_options
 from ..ops import type_proto
 from .onnx_graph import walk_nodes
-from .tapped import TappedSession, one_line
+from .tapped import TappedSession
 from .value_info import Inputs, Signature, ValueInfo
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ class RunnableModel:
                 # Serialized messages merge when concatenated: outputs and nodes are appended without copying weights.
                 blob = (self.proto if edited is None else edited).SerializeToString() + addition.SerializeToString()
                 session = open_session(blob, options)
-        except Exception as error:
+        except ModelError:
             if lent:
                 return self.whole().session(optimize=optimize, threads=threads, taps=taps, edited=edited)
             if optimize and self.is_quantized:  # x64quantprecision fails where weights share a zero point
                 return self.session(optimize=False, threads=threads, taps=taps, edited=edited)
-            raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error
+            raise
         return TappedSession(session, self.outputs, casts, lent)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ..errors import ModelError
+from ..errors import ModelError, one_line
 from .value_info import ValueInfo
 
 _ONNX_OF = {
@@ -18,10 +18,6 @@ _ONNX_OF = {
     "float8_e5m2fnuz": onnx.TensorProto.FLOAT8E5M2FNUZ,
 }  # fmt: skip
 """Element types that onnxruntime takes from their bits, by the name of their dtype in ml_dtypes."""
-
-_PREFIXES = (
-    "Status Message: ", " : FAIL : ", " : INVALID_ARGUMENT : ", " : NOT_IMPLEMENTED : ", " : INVALID_GRAPH : ",
-)  # fmt: skip
 
 
 class TappedSession:
@@ -65,11 +61,3 @@ class TappedSession:
             for name, value in feeds.items()
         }
         return [v.numpy() for v in self.session.run_with_ort_values(fetch, values)]
-
-
-def one_line(error: BaseException | str) -> str:
-    """An error's text for display, at most 300 characters, without onnxruntime's prefix of codes and source places."""
-    text = " ".join(str(error).split())
-    for prefix in _PREFIXES:
-        text = text.rpartition(prefix)[2] if prefix in text else text
-    return text[:300] or type(error).__name__

@@ -123,15 +123,9 @@ class Node:
     )  # fmt: skip
 
     def __init__(
-        self,
-        op: str,
-        inputs: Sequence[Value | None] = (),
-        attrs: Mapping[str, Any] | None = None,
-        outputs: int | Sequence[Type | None] | Sequence[Value] = 1,
-        *,
-        name: str = "",
-        overload: str = "",
-    ) -> None:
+        self, op: str, inputs: Sequence[Value | None] = (), attrs: Mapping[str, Any] | None = None,
+        outputs: int | Sequence[Type | None] | Sequence[Value] = 1, *, name: str = "", overload: str = "",
+    ) -> None:  # fmt: skip
         self.op, self.inputs, self.attrs = op, tuple(inputs), dict(attrs or {})
         self.domain, _, self.op_type = op.rpartition("::")  # the domain "" is ONNX's own
         self.name, self.overload, self.doc = name, overload, ""

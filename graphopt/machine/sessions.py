@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..errors import ModelError, one_line
+
 if TYPE_CHECKING:
     import onnxruntime
 
@@ -38,7 +40,10 @@ def session_options(
 
 
 def open_session(source: str | bytes, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session on the CPU from the path of a model or its serialized bytes."""
+    """A session on the CPU from the path of a model or its serialized bytes. ModelError if it cannot be opened."""
     import onnxruntime
 
-    return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error

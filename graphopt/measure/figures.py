@@ -49,15 +49,11 @@ def figures(model: Model, file_bytes: int | None = None) -> Figures:
         symbolic = symbolic or any(isinstance(v.type, TensorType) and not v.type.is_static for v in node.outputs)
     constants = _constants(model)
     return Figures(
-        nodes=len(nodes),
-        operators=dict(operators.most_common()),
+        nodes=len(nodes), operators=dict(operators.most_common()),
         parameters=sum(v.constant.size for v in constants if v.constant and v.constant.size >= _PARAMETER_SIZE),
-        constant_bytes=sum(v.constant.nbytes for v in constants if v.constant),
-        macs=macs,
-        activation_bytes=peak_activation_bytes(model.graph),
-        symbolic=symbolic,
-        file_bytes=file_bytes,
-    )
+        constant_bytes=sum(v.constant.nbytes for v in constants if v.constant), macs=macs,
+        activation_bytes=peak_activation_bytes(model.graph), symbolic=symbolic, file_bytes=file_bytes,
+    )  # fmt: skip
 
 
 def _constants(model: Model) -> list[Value]:

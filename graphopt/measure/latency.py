@@ -7,8 +7,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError, one_line
 from ..ir import Array, Model
 from ..machine.sessions import EXTERNAL_FOLDER, open_session, session_options
 
@@ -100,12 +102,19 @@ def compare_latency(
     sessions: Mapping[str, Any], feeds: Mapping[str, Array], *, seconds: float = 2.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:  # fmt: skip
-    """Latency of sessions (anything with `run(names, feeds)`) on the same feeds, interleaved."""
-    runs: dict[str, Callable[[], object]] = {
-        label: (lambda s=session: s.run(None, feeds))  # type: ignore[misc]
-        for label, session in sessions.items()
-    }
+    """Latency of sessions (anything with `run(names, feeds)`) on the same feeds, interleaved.
+
+    InputError with the label of a session that does not run on them.
+    """
+    runs = {label: partial(_run, label, session, feeds) for label, session in sessions.items()}
     return interleaved(runs, seconds=seconds, clock=clock)
+
+
+def _run(label: str, session: Any, feeds: Mapping[str, Array]) -> None:
+    try:
+        session.run(None, feeds)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError(f"{label}: {one_line(error)}") from error
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -66,20 +66,11 @@ def _gemm(node: Node, sizes: Sizes) -> int:
 
 
 _MACS: dict[str, Callable[[Node, Sizes], int]] = {
-    "Conv": _conv,
-    "ConvInteger": _conv,
-    "QLinearConv": lambda node, sizes: _conv(node, sizes, 3),
-    "com.microsoft::FusedConv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "MatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "QLinearMatMul": _matmul,
-    "com.microsoft::FusedMatMul": _matmul,
-    "com.microsoft::MatMulIntegerToFloat": _matmul,
-    "com.microsoft::DynamicQuantizeMatMul": _matmul,
-    "Gemm": _gemm,
-    "com.microsoft::FusedGemm": _gemm,
+    "Conv": _conv, "ConvInteger": _conv, "QLinearConv": lambda node, sizes: _conv(node, sizes, 3),
+    "com.microsoft::FusedConv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "MatMulInteger": _matmul,
+    "QLinearMatMul": _matmul, "com.microsoft::FusedMatMul": _matmul, "com.microsoft::MatMulIntegerToFloat": _matmul,
+    "com.microsoft::DynamicQuantizeMatMul": _matmul, "Gemm": _gemm, "com.microsoft::FusedGemm": _gemm,
     "com.microsoft::QGemm": _gemm,
-}
+}  # fmt: skip
 LINEAR_MAPS = frozenset(_MACS)
 """Operators that multiply and accumulate."""

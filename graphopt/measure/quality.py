@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..equivalence.tapped import one_line
-from ..errors import OptionError
+from ..errors import OptionError, one_line
 from ..ir import Array, Model
 from ..onnx_io import to_proto
 
@@ -48,15 +47,9 @@ class Quality:
     """
 
     def __init__(
-        self,
-        reference: Model,
-        session: MakeSession,
-        feeds: Iterable[dict[str, Any]],
-        metric: Metric | None = None,
-        *,
-        evaluations: int = 64,
-        samples: int = SAMPLES,
-    ) -> None:
+        self, reference: Model, session: MakeSession, feeds: Iterable[dict[str, Any]], metric: Metric | None = None,
+        *, evaluations: int = 64, samples: int = SAMPLES,
+    ) -> None:  # fmt: skip
         self.reference, self.session, self.feeds, self.metric = reference, session, feeds, metric
         self.evaluations, self.samples = evaluations, samples
         self._scores: dict[str, float] = {}

@@ -12,16 +12,7 @@ if TYPE_CHECKING:
     from .save import save
     from .size import external_bytes, file_bytes
 
-__all__ = [
-    "check",
-    "external_bytes",
-    "file_bytes",
-    "infer_types",
-    "load",
-    "save",
-    "to_onnx",
-    "to_proto",
-]
+__all__ = ["check", "external_bytes", "file_bytes", "infer_types", "load", "save", "to_onnx", "to_proto"]
 
 _HOMES = {
     "external_bytes": "size", "file_bytes": "size",

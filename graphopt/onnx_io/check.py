@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import onnx
 
-from ..errors import ModelError
+from ..errors import ModelError, one_line
 from ..ir import Constant, Model
 from ..ops import type_proto
 from .emit import Emitter
 from .lift import load
 from .size import constants_of
-from .source import one_line
 
 
 def check(model: Model | onnx.ModelProto) -> None:
@@ -28,8 +27,9 @@ def check(model: Model | onnx.ModelProto) -> None:
     for info, port in zip(typed.graph.output, model.graph.ports):
         if port.type is not None:
             info.type.CopyFrom(type_proto(port.type))
-            if info.type.HasField("tensor_type"):
-                info.type.tensor_type.shape.SetInParent()  # the checker wants one, onnxruntime does not
+    for info in (*typed.graph.input, *typed.graph.output):
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.shape.SetInParent()  # the checker wants one, onnxruntime does not
     try:
         onnx.checker.check_model(typed.SerializeToString())
         onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from ..errors import ModelError
+from ..errors import ModelError, one_line
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
 """The forms in which a caller gives a model."""
@@ -51,8 +51,3 @@ def parse(data: bytes, what: str) -> onnx.ModelProto:
     if not proto.HasField("graph") or not (proto.opset_import or proto.ir_version):
         raise ModelError(f"{what} is not an ONNX model: it holds no graph")
     return proto
-
-
-def one_line(error: Exception) -> str:
-    """The text of an error of a C++ library without its line breaks."""
-    return " ".join(str(error).split())

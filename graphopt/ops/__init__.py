@@ -8,21 +8,7 @@ from .sizes import quotient, reshaped, same_by_count, same_sizes
 from .support import is_implemented
 
 __all__ = [
-    "attr",
-    "attribute_proto",
-    "infer",
-    "is_deterministic",
-    "is_implemented",
-    "quotient",
-    "reshaped",
-    "resolve_pads",
-    "same_by_count",
-    "same_sizes",
-    "schema",
-    "schema_of",
-    "tensor_proto",
-    "type_of",
-    "type_proto",
-    "update_types",
-    "version_for",
-]
+    "attr", "attribute_proto", "infer", "is_deterministic", "is_implemented", "quotient", "reshaped",
+    "resolve_pads", "same_by_count", "same_sizes", "schema", "schema_of", "tensor_proto", "type_of",
+    "type_proto", "update_types", "version_for",
+]  # fmt: skip

@@ -100,16 +100,10 @@ class PassError(Exception):
 
 
 def run(
-    model: Model,
-    schedule: Sequence[Pass],
-    *,
-    target: str = "portable",
-    size_limit: int | None = None,
-    check: Check | None = None,
-    policy: CheckPolicy = "end",
-    progress: Progress | None = None,
+    model: Model, schedule: Sequence[Pass], *, target: str = "portable", size_limit: int | None = None,
+    check: Check | None = None, policy: CheckPolicy = "end", progress: Progress | None = None,
     on_blame: OnBlame | None = None,
-) -> Outcome:
+) -> Outcome:  # fmt: skip
     """Run `schedule` on copies of `model`, which stays as it is.
 
     target, size_limit: see `graphopt.rewrite.Context`. A pass that raises or breaks the graph is left out. When `check`

@@ -115,14 +115,9 @@ class Rule:
 
 
 def rule(
-    pattern: OpPattern,
-    *,
-    name: str = "",
-    min_opset: int = 1,
-    max_opset: int = 1000,
-    exact: bool = True,
+    pattern: OpPattern, *, name: str = "", min_opset: int = 1, max_opset: int = 1000, exact: bool = True,
     targets: tuple[str, ...] = (),
-) -> Callable[[Handler], Rule]:
+) -> Callable[[Handler], Rule]:  # fmt: skip
     """Turn a function into a rule. Its docstring is the rule's equation.
 
     TypeError if a parameter of the function (other than `build`, the first) names nothing in the pattern.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, ModelError, OptionError
+from ..errors import InputError, OptionError, one_line
 from ..ir import DType, Model, TensorType
 from ..machine.cpu import cpu_count
 from ..machine.sessions import open_session, session_options
@@ -123,11 +123,8 @@ class Session:
             from ..onnx_io import to_proto
 
             source = to_proto(self._lowered.model).SerializeToString()
-        try:
-            folder = self._folder if isinstance(source, bytes) else ""
-            return open_session(source, session_options(threads=self.threads, folder=folder))
-        except Exception as error:  # onnxruntime raises its own classes for every kind of unusable model
-            raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error
+        folder = self._folder if isinstance(source, bytes) else ""
+        return open_session(source, session_options(threads=self.threads, folder=folder))
 
     # -- the face of onnxruntime
 
@@ -155,11 +152,7 @@ class Session:
             arrays = [values[place] for place in part.reads]
             if seen is not None and isinstance(runner, Region):
                 seen[runner] = [np.array(array) for array in arrays]
-            try:
-                results = runner.run(arrays)
-            except RuntimeError as error:  # onnxruntime's own, where a segment does not take its inputs
-                raise InputError(str(error).splitlines()[0]) from error
-            for place, array in zip(part.writes, results):
+            for place, array in zip(part.writes, runner.run(arrays)):
                 values[place] = array
 
     def region_inputs(self, feeds: Mapping[str, Any]) -> dict[Region, list[Any]]:
@@ -173,7 +166,7 @@ class Session:
         try:
             return list(self._whole.run([output.name for output in outputs], feeds))
         except Exception as error:  # onnxruntime raises its own classes for feeds that do not fit
-            raise InputError(str(error).splitlines()[0]) from error
+            raise InputError(one_line(error)) from error
 
     def _named(self, names: Sequence[str] | None) -> Sequence[Output]:
         known = {output.name: output for output in self._manifest.outputs}

@@ -11,19 +11,10 @@ if TYPE_CHECKING:
 
 
 def assert_equivalent(
-    a: ModelSource | Model,
-    b: ModelSource | Model,
-    inputs: FeedData | None = None,
-    samples: int = 4,
-    rtol: float = 1e-4,
-    *,
-    seed: int = 0,
-    min_sqnr: float | None = None,
-    power: bool = True,
-    intermediates: bool = True,
-    threads: int | None = None,
-    min_power: float | None = None,
-) -> Comparison:
+    a: ModelSource | Model, b: ModelSource | Model, inputs: FeedData | None = None, samples: int = 4,
+    rtol: float = 1e-4, *, seed: int = 0, min_sqnr: float | None = None, power: bool = True,
+    intermediates: bool = True, threads: int | None = None, min_power: float | None = None,
+) -> Comparison:  # fmt: skip
     """Assert that the candidate `b` computes the results of the original `a`; the arguments are `graphopt.compare`'s.
 
     `min_power` also asks that this share of 1 % perturbations of single weights would have been noticed. Returns the

@@ -132,13 +132,9 @@ class Sketch:
         return dim
 
     def pick(
-        self,
-        *dtypes: DType,
-        ranks: Sequence[int] = (),
-        steady: bool = False,
-        bound: float = 0.0,
+        self, *dtypes: DType, ranks: Sequence[int] = (), steady: bool = False, bound: float = 0.0,
         where: Callable[[Value], bool] | None = None,
-    ) -> Value:
+    ) -> Value:  # fmt: skip
         """A value of the pool, more often a late one, of these element types, ranks and at most this magnitude."""
         fits = [
             v

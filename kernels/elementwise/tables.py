@@ -15,8 +15,7 @@ MAP_CHANNELS = Kernel(
     _LOOPS + "map_channels", {"x": "u8*", "y": "u8*", "rows": "i64", "channels": "i64", "tables": "u8*"}
 )
 MAP_PLANES = Kernel(
-    _LOOPS + "map_planes",
-    {"x": "u8*", "y": "u8*", "channels": "i64", "inner": "i64", "tables": "u8*", "lookup": "i64"},
+    _LOOPS + "map_planes", {"x": "u8*", "y": "u8*", "channels": "i64", "inner": "i64", "tables": "u8*", "lookup": "i64"}
 )
 MAP_FLOATS = Kernel(_LOOPS + "map_floats", {"x": "u8*", "y": "f32*", "count": "i64", "table": "f32*"})
 

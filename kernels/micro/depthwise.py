@@ -14,28 +14,9 @@ from llvmlite import ir
 
 from graphopt.kernels.core.struct_layouts import DepthwiseRecord
 from graphopt.kernels.micro import dot
+from graphopt.kernels.micro import vectors as op
 from graphopt.kernels.micro.rounding import MAGIC, MAGIC_BITS, clamp
-from graphopt.kernels.micro.vectors import (
-    F32,
-    I8,
-    I16,
-    I32,
-    I64,
-    advance,
-    at,
-    concatenate,
-    const,
-    function,
-    intrinsic,
-    load,
-    piece,
-    repeat,
-    splat,
-    store_first,
-    variable,
-    vector,
-    word,
-)
+from graphopt.kernels.micro.vectors import F32, I8, I16, I32, I64, vector
 
 _PACK_WORDS = {128: "llvm.x86.sse2.packssdw.128", 256: "llvm.x86.avx2.packssdw", 512: "llvm.x86.avx512.packssdw.512"}
 _PACK_BYTES = {
@@ -60,7 +41,7 @@ def emit(
     group.
     form: quads (vpdpbusd) | pairs (vpmaddwd) | single (generic IR).
     """
-    _, b = function(module, symbol, ("pointers", "record", "y", "pixels"))
+    _, b = op.function(module, symbol, ("pointers", "record", "y", "pixels"))
     pointers, record, y, pixels = b.function.args
     group = GROUP[form]
     groups = rows // group
@@ -68,26 +49,28 @@ def emit(
     lanes = {"quads": width // 4, "pairs": 8, "single": 16}[form]
     parts = width // lanes
 
-    first = word(b, record, DepthwiseRecord.FIRST)
+    first = op.word(b, record, DepthwiseRecord.FIRST)
     starts = [
-        [b.add(load(b, at(b, pointers, 8 * (column * rows + row)), I64, 8), first) for row in range(real)]
+        [b.add(op.load(b, op.at(b, pointers, 8 * (column * rows + row)), I64, 8), first) for row in range(real)]
         for column in range(columns)
     ]
     weights = _weights(b, record, form, width, columns, groups)
     bias, scale = (
         [
-            load(b, at(b, b.add(record, word(b, record, index)), 4 * lanes * part), vector(kind, lanes))
+            op.load(b, op.at(b, b.add(record, op.word(b, record, index)), 4 * lanes * part), vector(kind, lanes))
             for part in range(parts)
         ]
         for index, kind in ((DepthwiseRecord.BIAS, I32), (DepthwiseRecord.SCALE, F32))
     )
-    low, high = (splat(b, word(b, record, index, F32), lanes) for index in (DepthwiseRecord.LOW, DepthwiseRecord.HIGH))
-    zero = b.sub(b.trunc(word(b, record, DepthwiseRecord.ZERO), I32), I32(MAGIC_BITS))
-    zero = splat(b, zero, lanes)
-    x_step, y_step = word(b, record, DepthwiseRecord.X_STEP), word(b, record, DepthwiseRecord.Y_STEP)
+    low, high = (
+        op.splat(b, op.word(b, record, index, F32), lanes) for index in (DepthwiseRecord.LOW, DepthwiseRecord.HIGH)
+    )
+    zero = b.sub(b.trunc(op.word(b, record, DepthwiseRecord.ZERO), I32), I32(MAGIC_BITS))
+    zero = op.splat(b, zero, lanes)
+    x_step, y_step = op.word(b, record, DepthwiseRecord.X_STEP), op.word(b, record, DepthwiseRecord.Y_STEP)
 
     # Sums of the outputs that the columns seen so far take part in, the next pixel's first.
-    pending = [[variable(b, value) for value in bias] for _ in range((columns - 1) // fresh + 1)]
+    pending = [[op.variable(b, value) for value in bias] for _ in range((columns - 1) // fresh + 1)]
 
     def add_column(column: int, offset: ir.Value | None) -> None:
         taps = read(b, starts[column], offset, width, signed_x)
@@ -101,8 +84,8 @@ def emit(
 
     for column in range(columns - fresh):
         add_column(column, None)
-    offset, place = variable(b, I64(0)), variable(b, y)
-    with repeat(b, pixels):
+    offset, place = op.variable(b, I64(0)), op.variable(b, y)
+    with op.repeat(b, pixels):
         here = b.load(offset)
         for column in range(columns - fresh, columns):
             add_column(column, here)
@@ -113,9 +96,9 @@ def emit(
         for target, value in zip(pending[-1], bias):
             b.store(value, target)
         values = [_requantize(b, total, scale[part], low, high, zero) for part, total in enumerate(sums)]
-        store_first(b, _pack(b, form, values, width, signed_y), b.load(place), stored)
-        advance(b, offset, x_step)
-        advance(b, place, y_step)
+        op.store_first(b, _pack(b, form, values, width, signed_y), b.load(place), stored)
+        op.advance(b, offset, x_step)
+        op.advance(b, place, y_step)
     b.ret_void()
 
 
@@ -123,19 +106,19 @@ def _weights(
     b: ir.IRBuilder, record: ir.Value, form: str, width: int, columns: int, groups: int,
 ) -> list[list[list[ir.Value]]]:  # fmt: skip
     """Packed weights, loaded once: [columns][groups][parts] vectors."""
-    address = b.add(record, word(b, record, DepthwiseRecord.WEIGHTS))
+    address = b.add(record, op.word(b, record, DepthwiseRecord.WEIGHTS))
     kind = {"quads": vector(I8, width), "pairs": vector(I16, 16), "single": vector(I16, 16)}[form]
     parts = 4 if form == "quads" else width // (8 if form == "pairs" else 16)
     size = width if form == "quads" else 32
     place = iter(range(columns * groups * parts))
     return [
-        [[load(b, at(b, address, size * next(place)), kind) for _ in range(parts)] for _ in range(groups)]
+        [[op.load(b, op.at(b, address, size * next(place)), kind) for _ in range(parts)] for _ in range(groups)]
         for _ in range(columns)
     ]
 
 
 def _load_row(b: ir.IRBuilder, start: ir.Value, offset: ir.Value | None, count: int) -> ir.Value:
-    return load(b, start if offset is None else b.add(start, offset), vector(I8, count))
+    return op.load(b, start if offset is None else b.add(start, offset), vector(I8, count))
 
 
 def _unpack(b: ir.IRBuilder, first: ir.Value, second: ir.Value, high: bool) -> ir.Value:
@@ -156,9 +139,9 @@ def _read_quads(b: ir.IRBuilder, starts: Sequence[ir.Value], offset: ir.Value | 
     groups = []
     for first in range(0, len(starts), 4):
         rows = [_load_row(b, start, offset, width) for start in starts[first : first + 4]]
-        rows += [const(I8, width, 0)] * (4 - len(rows))
+        rows += [op.const(I8, width, 0)] * (4 - len(rows))
         if signed:  # s8 becomes u8 by + 128, which the bias takes back
-            rows = [b.xor(row, const(I8, width, -128)) for row in rows]
+            rows = [b.xor(row, op.const(I8, width, -128)) for row in rows]
         quads = []
         for high in (False, True):
             above, below = _unpack(b, rows[0], rows[1], high), _unpack(b, rows[2], rows[3], high)
@@ -176,10 +159,10 @@ def _read_pairs(b: ir.IRBuilder, starts: Sequence[ir.Value], offset: ir.Value | 
         pairs = []
         for base in range(0, width, 16):
             rows = [
-                extend(_load_row(b, at(b, start, base), offset, 16), vector(I16, 16))
+                extend(_load_row(b, op.at(b, start, base), offset, 16), vector(I16, 16))
                 for start in starts[first : first + 2]
             ]
-            rows += [const(I16, 16, 0)] * (2 - len(rows))
+            rows += [op.const(I16, 16, 0)] * (2 - len(rows))
             pairs += [_unpack(b, rows[0], rows[1], high) for high in (False, True)]
         groups.append(pairs)
     return groups
@@ -191,7 +174,7 @@ def _read_single(
     """Each row widened to int32, 16 channels a vector."""
     extend = b.sext if signed else b.zext
     return [
-        [extend(_load_row(b, at(b, start, base), offset, 16), vector(I32, 16)) for base in range(0, width, 16)]
+        [extend(_load_row(b, op.at(b, start, base), offset, 16), vector(I32, 16)) for base in range(0, width, 16)]
         for start in starts
     ]
 
@@ -209,21 +192,21 @@ def _requantize(
     """round_half_even(clamp(total · scale)) + zero point as int32; the clamp precedes rounding, which is monotonic."""
     value = b.fmul(b.sitofp(total, scale.type), scale)
     value = clamp(b, value, low, high)
-    rounded = b.bitcast(b.fadd(value, const(F32, scale.type.count, MAGIC)), total.type)
+    rounded = b.bitcast(b.fadd(value, op.const(F32, scale.type.count, MAGIC)), total.type)
     return b.add(rounded, zero)
 
 
 def _pack(b: ir.IRBuilder, form: str, values: Sequence[ir.Value], width: int, signed: bool) -> ir.Value:
     """int32 parts to `width` bytes in the order of channels; nothing saturates, the values are clamped."""
     if form == "single":
-        return concatenate(b, [b.trunc(value, vector(I8, 16)) for value in values])
+        return op.concatenate(b, [b.trunc(value, vector(I8, 16)) for value in values])
     if form == "quads":
         bits = 8 * width
-        words = [intrinsic(b, _PACK_WORDS[bits], vector(I16, width // 2), values[i : i + 2]) for i in (0, 2)]
-        return intrinsic(b, _PACK_BYTES[bits, signed], vector(I8, width), words)
+        words = [op.intrinsic(b, _PACK_WORDS[bits], vector(I16, width // 2), values[i : i + 2]) for i in (0, 2)]
+        return op.intrinsic(b, _PACK_BYTES[bits, signed], vector(I8, width), words)
     packed = []
     for i in range(0, len(values), 2):
-        words = intrinsic(b, _PACK_WORDS[256], vector(I16, 16), values[i : i + 2])
-        halves = [piece(b, words, first, 8) for first in (0, 8)]
-        packed.append(intrinsic(b, _PACK_BYTES[128, signed], vector(I8, 16), halves))
-    return concatenate(b, packed)
+        words = op.intrinsic(b, _PACK_WORDS[256], vector(I16, 16), values[i : i + 2])
+        halves = [op.piece(b, words, first, 8) for first in (0, 8)]
+        packed.append(op.intrinsic(b, _PACK_BYTES[128, signed], vector(I8, 16), halves))
+    return op.concatenate(b, packed)

@@ -6,19 +6,8 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from graphopt.kernels.micro.vectors import (
-    I8,
-    I32,
-    I64,
-    at,
-    const,
-    function,
-    intrinsic,
-    load,
-    repeat,
-    store,
-    vector,
-)
+from graphopt.kernels.micro import vectors as op
+from graphopt.kernels.micro.vectors import I8, I32, I64, vector
 
 _UNROLL = 8  # independent look-ups in flight (effect: `python -m tests.bench.glue`)
 
@@ -28,36 +17,36 @@ def emit(module: ir.Module, symbol: str, form: str) -> None:
 
     form: permute (vpermi2b: 64 look-ups in two instructions) | scalar.
     """
-    _, b = function(module, symbol, ("x", "y", "count", "table"))
+    _, b = op.function(module, symbol, ("x", "y", "count", "table"))
     x, y, count, table = b.function.args
     if form == "permute":
-        quarters = [load(b, at(b, table, 64 * i), vector(I8, 64)) for i in range(4)]
+        quarters = [op.load(b, op.at(b, table, 64 * i), vector(I8, 64)) for i in range(4)]
         step = 64
 
         def block(offset: ir.Value) -> None:
-            store(b, permute(b, quarters, load(b, b.add(x, offset), vector(I8, 64))), b.add(y, offset))
+            op.store(b, permute(b, quarters, op.load(b, b.add(x, offset), vector(I8, 64))), b.add(y, offset))
     else:
         step = _UNROLL
 
         def block(offset: ir.Value) -> None:
-            packed = load(b, b.add(x, offset), I64)
+            packed = op.load(b, b.add(x, offset), I64)
             joined = I64(0)
             for i in range(_UNROLL):
                 index = b.and_(b.lshr(packed, I64(8 * i)), I64(255))
-                joined = b.or_(joined, b.shl(b.zext(load(b, b.add(table, index), I8), I64), I64(8 * i)))
-            store(b, joined, b.add(y, offset))
+                joined = b.or_(joined, b.shl(b.zext(op.load(b, b.add(table, index), I8), I64), I64(8 * i)))
+            op.store(b, joined, b.add(y, offset))
 
     blocks = b.sdiv(count, I64(step))
-    with repeat(b, blocks) as index:
+    with op.repeat(b, blocks) as index:
         block(b.mul(index, I64(step)))
     done = b.mul(blocks, I64(step))
     if form == "permute":
         _finish_masked(b, quarters, b.add(x, done), b.add(y, done), b.sub(count, done))
     else:
-        with repeat(b, b.sub(count, done)) as index:
+        with op.repeat(b, b.sub(count, done)) as index:
             place = b.add(done, index)
-            value = load(b, b.add(table, b.zext(load(b, b.add(x, place), I8), I64)), I8)
-            store(b, value, b.add(y, place))
+            value = op.load(b, b.add(table, b.zext(op.load(b, b.add(x, place), I8), I64)), I8)
+            op.store(b, value, b.add(y, place))
     b.ret_void()
 
 
@@ -68,14 +57,14 @@ def permute(b: ir.IRBuilder, quarters: Sequence[ir.Value], indices: ir.Value) ->
     """
     kind = vector(I8, 64)
     name = "llvm.x86.avx512.vpermi2var.qi.512"
-    low, high = (intrinsic(b, name, kind, [quarters[i], indices, quarters[i + 1]]) for i in (0, 2))
-    return b.select(b.icmp_signed("<", indices, const(I8, 64, 0)), high, low)
+    low, high = (op.intrinsic(b, name, kind, [quarters[i], indices, quarters[i + 1]]) for i in (0, 2))
+    return b.select(b.icmp_signed("<", indices, op.const(I8, 64, 0)), high, low)
 
 
 def _finish_masked(b: ir.IRBuilder, quarters: Sequence[ir.Value], x: ir.Value, y: ir.Value, count: ir.Value) -> None:
     """The last count < 64 bytes: read whole (buffers have slack), written under a mask."""
     kind = vector(I8, 64)
-    mapped = permute(b, quarters, load(b, x, kind))
+    mapped = permute(b, quarters, op.load(b, x, kind))
     mask = b.sub(b.shl(I64(1), count), I64(1))
     mask = b.bitcast(mask, vector(ir.IntType(1), 64))
     pointer = b.inttoptr(y, kind.as_pointer())

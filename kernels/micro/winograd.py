@@ -12,29 +12,9 @@ from llvmlite import ir
 
 from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
+from graphopt.kernels.micro import vectors as op
 from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
-from graphopt.kernels.micro.vectors import (
-    F32,
-    I8,
-    I16,
-    I32,
-    I64,
-    VOID,
-    advance,
-    at,
-    concatenate,
-    const,
-    function,
-    halves,
-    intrinsic,
-    load,
-    repeat,
-    splat,
-    store,
-    variable,
-    vector,
-    word,
-)
+from graphopt.kernels.micro.vectors import F32, I8, I16, I32, I64, VOID, vector
 
 Values = Sequence[ir.Value]
 Finish = Callable[[int, Values, Values, Values], None]  # vector of channels, values, places in y, places in r
@@ -109,24 +89,24 @@ def emit_input(module: ir.Module, symbol: str, level_name: str, m: int, signed: 
     """
     group = 2 * select_level(level_name).lanes
     size, transform = m + 2, _INPUT[m]
-    _, b = function(module, symbol, ("x", "row_bytes", "pixel_bytes", "v", "position_bytes", "groups"))
+    _, b = op.function(module, symbol, ("x", "row_bytes", "pixel_bytes", "v", "position_bytes", "groups"))
     x, row_bytes, pixel_bytes, v, position_bytes, groups = b.function.args
     rows, pixels = _steps(b, row_bytes, size), _steps(b, pixel_bytes, size)
     places = [b.add(row, pixel) for row in rows for pixel in pixels]
     targets = _steps(b, position_bytes, size * size)
     extend = b.sext if signed else b.zext
-    source, target = variable(b, x), variable(b, v)
-    with repeat(b, groups):
+    source, target = op.variable(b, x), op.variable(b, v)
+    with op.repeat(b, groups):
         here, there = b.load(source), b.load(target)
         columns = []
         for j in range(size):
-            pixels = [load(b, b.add(here, places[i * size + j]), vector(I8, group)) for i in range(size)]
+            pixels = [op.load(b, b.add(here, places[i * size + j]), vector(I8, group)) for i in range(size)]
             columns.append(transform(b, [extend(pixel, vector(I16, group)) for pixel in pixels]))
         for i in range(size):
             for j, value in enumerate(transform(b, [column[i] for column in columns])):
-                store(b, value, b.add(there, targets[i * size + j]), 2 * group)
-        advance(b, source, I64(group))
-        advance(b, target, I64(2 * group))
+                op.store(b, value, b.add(there, targets[i * size + j]), 2 * group)
+        op.advance(b, source, I64(group))
+        op.advance(b, target, I64(2 * group))
     b.ret_void()
 
 
@@ -135,12 +115,12 @@ def _dot(b: ir.IRBuilder, level: Level, acc: ir.Value, activations: ir.Value, we
     bits = _BITS[level.lanes]
     if level.dot == "vpdpbusd":
         kind = [acc, b.bitcast(activations, acc.type), b.bitcast(weights, acc.type)]
-        return intrinsic(b, f"llvm.x86.avx512.vpdpwssd.{bits}", acc.type, kind)
+        return op.intrinsic(b, f"llvm.x86.avx512.vpdpwssd.{bits}", acc.type, kind)
     pairs = b.bitcast(activations, weights.type)
     if level.dot == "vpmaddubsw":
-        return b.add(acc, intrinsic(b, "llvm.x86.avx2.pmadd.wd", acc.type, [pairs, weights]))
+        return b.add(acc, op.intrinsic(b, "llvm.x86.avx2.pmadd.wd", acc.type, [pairs, weights]))
     wide = vector(I32, 2 * level.lanes)
-    even, odd = halves(b, b.mul(b.sext(pairs, wide), b.sext(weights, wide)))
+    even, odd = op.halves(b, b.mul(b.sext(pairs, wide), b.sext(weights, wide)))
     return b.add(acc, b.add(even, odd))
 
 
@@ -154,26 +134,26 @@ def emit_product(
     so that u streams once; it is prefetched `ahead` bytes ahead. record: `WinogradRecord`.
     """
     level = select_level(level_name)
-    _, b = function(module, symbol, ("v", "u", "m", "mains", "tails", "record"))
+    _, b = op.function(module, symbol, ("v", "u", "m", "mains", "tails", "record"))
     v, u, m, mains, tails, record = b.function.args
-    position = [variable(b, start) for start in (v, u, m)]
+    position = [op.variable(b, start) for start in (v, u, m)]
     strides = [
-        word(b, record, index)
+        op.word(b, record, index)
         for index in (WinogradRecord.V_POSITION, WinogradRecord.U_POSITION, WinogradRecord.M_POSITION)
     ]
-    row_bytes, depth = word(b, record, WinogradRecord.V_ROW), word(b, record, WinogradRecord.STEPS)
-    with repeat(b, word(b, record, WinogradRecord.POSITIONS)):
-        source, target = variable(b, b.load(position[0])), variable(b, b.load(position[2]))
+    row_bytes, depth = op.word(b, record, WinogradRecord.V_ROW), op.word(b, record, WinogradRecord.STEPS)
+    with op.repeat(b, op.word(b, record, WinogradRecord.POSITIONS)):
+        source, target = op.variable(b, b.load(position[0])), op.variable(b, b.load(position[2]))
         weights = b.load(position[1])
         for height, count in ((rows, mains), (tail, tails)):
             if not height:
                 continue
-            with repeat(b, count):
+            with op.repeat(b, count):
                 _tile(b, level, height, vectors, ahead, b.load(source), row_bytes, weights, depth, b.load(target))
-                advance(b, source, b.mul(row_bytes, I64(height)))
-                advance(b, target, I64(height * vectors * level.lanes * 4))
+                op.advance(b, source, b.mul(row_bytes, I64(height)))
+                op.advance(b, target, I64(height * vectors * level.lanes * 4))
         for place, stride in zip(position, strides):
-            advance(b, place, stride)
+            op.advance(b, place, stride)
     b.ret_void()
 
 
@@ -183,24 +163,24 @@ def _tile(
 ) -> None:  # fmt: skip
     lanes, width = level.lanes, 4 * level.lanes
     starts = [b.add(source, offset) for offset in _steps(b, row_bytes, rows)]
-    sums = [[variable(b, const(I32, lanes, 0)) for _ in range(vectors)] for _ in range(rows)]
-    stream, offset = variable(b, weights), variable(b, I64(0))
-    with repeat(b, depth):
+    sums = [[op.variable(b, op.const(I32, lanes, 0)) for _ in range(vectors)] for _ in range(rows)]
+    stream, offset = op.variable(b, weights), op.variable(b, I64(0))
+    with op.repeat(b, depth):
         here, reached = b.load(stream), b.load(offset)
         for k in range(WinogradRecord.UNROLL):
-            places = [at(b, here, (k * vectors + n) * width) for n in range(vectors)]
-            operands = [load(b, place, vector(I16, 2 * lanes)) for place in places]
+            places = [op.at(b, here, (k * vectors + n) * width) for n in range(vectors)]
+            operands = [op.load(b, place, vector(I16, 2 * lanes)) for place in places]
             if ahead and (k * vectors * width) % 64 == 0:
                 for line in range(0, max(64, vectors * width), 64):
-                    _prefetch(b, at(b, places[0], ahead + line))
+                    _prefetch(b, op.at(b, places[0], ahead + line))
             for row, start in enumerate(starts):
-                pair = splat(b, load(b, at(b, b.add(start, reached), 4 * k), I32), lanes)
+                pair = op.splat(b, op.load(b, op.at(b, b.add(start, reached), 4 * k), I32), lanes)
                 for n, operand in enumerate(operands):
                     b.store(_dot(b, level, b.load(sums[row][n]), pair, operand), sums[row][n])
-        advance(b, stream, I64(WinogradRecord.UNROLL * vectors * width))
-        advance(b, offset, I64(4 * WinogradRecord.UNROLL))
+        op.advance(b, stream, I64(WinogradRecord.UNROLL * vectors * width))
+        op.advance(b, offset, I64(4 * WinogradRecord.UNROLL))
     for index, place in enumerate(place for row in sums for place in row):
-        store(b, b.load(place), at(b, target, index * width), width)
+        op.store(b, b.load(place), op.at(b, target, index * width), width)
 
 
 def _prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
@@ -220,23 +200,23 @@ def emit_weights(module: ir.Module, symbol: str, level_name: str, m: int, vector
     level = select_level(level_name)
     group, transform = 2 * level.lanes, _WEIGHTS[m]
     kind = vector(I16, group)
-    _, b = function(module, symbol, ("w", "u", "position_bytes", "pairs", "row", "unused"))
+    _, b = op.function(module, symbol, ("w", "u", "position_bytes", "pairs", "row", "unused"))
     w, u, position_bytes, pairs, row, _ = b.function.args
-    factors = [splat(b, load(b, at(b, row, 2 * i), I16), group) for i in range(3)]
+    factors = [op.splat(b, op.load(b, op.at(b, row, 2 * i), I16), group) for i in range(3)]
     targets = _steps(b, position_bytes, m + 2)
-    source, target = variable(b, w), variable(b, u)
-    with repeat(b, pairs):
+    source, target = op.variable(b, w), op.variable(b, u)
+    with op.repeat(b, pairs):
         for n in range(vectors):
-            here, there = at(b, b.load(source), n * group), at(b, b.load(target), 2 * n * group)
+            here, there = op.at(b, b.load(source), n * group), op.at(b, b.load(target), 2 * n * group)
             columns = []
             for j in range(3):
-                taps = [load(b, at(b, here, (3 * i + j) * vectors * group), vector(I8, group)) for i in range(3)]
+                taps = [op.load(b, op.at(b, here, (3 * i + j) * vectors * group), vector(I8, group)) for i in range(3)]
                 first, second, third = (b.mul(b.sext(tap, kind), f) for tap, f in zip(taps, factors))
                 columns.append(b.add(b.add(first, second), third))
             for value, offset in zip(transform(b, columns), targets):
-                store(b, value, b.add(there, offset), 2 * group)
-        advance(b, source, I64(9 * vectors * group))
-        advance(b, target, I64(2 * vectors * group))
+                op.store(b, value, b.add(there, offset), 2 * group)
+        op.advance(b, source, I64(9 * vectors * group))
+        op.advance(b, target, I64(2 * vectors * group))
     b.ret_void()
 
 
@@ -253,58 +233,62 @@ def emit_output(
     level = select_level(level_name)
     lanes, size, transform = level.lanes, m + 2, _OUTPUT[m]
     names = ("m", "position_bytes", "tiles", "offsets", "y", "r_offsets", "r", "record")
-    _, b = function(module, symbol, names)
+    _, b = op.function(module, symbol, names)
     sums, position_bytes, tiles, offsets, y, r_offsets, r, record = b.function.args
     positions = _steps(b, position_bytes, size * size)
     kind = vector(I32, lanes)
     item = 1 if output == "q8" else 4
     finish = {"q8": _bytes, "i32": _integers, "f32": _floats}[output](b, record, lanes, m, residual)
-    source, table, r_table = variable(b, sums), variable(b, offsets), variable(b, r_offsets)
-    with repeat(b, tiles):
+    source, table, r_table = op.variable(b, sums), op.variable(b, offsets), op.variable(b, r_offsets)
+    with op.repeat(b, tiles):
         for n in range(vectors):
-            here = at(b, b.load(source), 4 * lanes * n)
-            bias = load(b, at(b, word(b, record, Panel.BIAS), 4 * lanes * n), kind)
+            here = op.at(b, b.load(source), 4 * lanes * n)
+            bias = op.load(b, op.at(b, op.word(b, record, Panel.BIAS), 4 * lanes * n), kind)
             columns = []
             for j in range(size):
-                column = [load(b, b.add(here, positions[i * size + j]), kind, 4 * lanes) for i in range(size)]
+                column = [op.load(b, b.add(here, positions[i * size + j]), kind, 4 * lanes) for i in range(size)]
                 columns.append(transform(b, column))
             for i in range(m):
                 values = transform(b, [column[i] for column in columns])
                 if m == 4:
-                    values = [b.mul(value, const(I32, lanes, _INVERSE_OF_9)) for value in values]
+                    values = [b.mul(value, op.const(I32, lanes, _INVERSE_OF_9)) for value in values]
                 values = [b.add(value, bias) for value in values]
                 reach = [8 * (i * m + j) for j in range(m)]
-                places = [at(b, b.add(y, load(b, at(b, b.load(table), o), I64, 8)), item * lanes * n) for o in reach]
+                places = [
+                    op.at(b, b.add(y, op.load(b, op.at(b, b.load(table), o), I64, 8)), item * lanes * n) for o in reach
+                ]
                 others = []
                 if residual:
-                    others = [at(b, b.add(r, load(b, at(b, b.load(r_table), o), I64, 8)), lanes * n) for o in reach]
+                    others = [
+                        op.at(b, b.add(r, op.load(b, op.at(b, b.load(r_table), o), I64, 8)), lanes * n) for o in reach
+                    ]
                 finish(n, values, places, others)
-        advance(b, source, I64(4 * lanes * vectors))
-        advance(b, table, I64(8 * m * m))
-        advance(b, r_table, I64(8 * m * m))
+        op.advance(b, source, I64(4 * lanes * vectors))
+        op.advance(b, table, I64(8 * m * m))
+        op.advance(b, r_table, I64(8 * m * m))
     b.ret_void()
 
 
 def _integers(b: ir.IRBuilder, record: ir.Value, lanes: int, m: int, residual: str) -> Finish:
-    shift = const(I32, lanes, 6 if m == 4 else 2)
+    shift = op.const(I32, lanes, 6 if m == 4 else 2)
 
     def finish(n: int, values: Values, places: Values, others: Values) -> None:
         for value, place in zip(values, places):
-            store(b, b.ashr(value, shift), place)
+            op.store(b, b.ashr(value, shift), place)
 
     return finish
 
 
 def _floats(b: ir.IRBuilder, record: ir.Value, lanes: int, m: int, residual: str) -> Finish:
     kind = vector(F32, lanes)
-    low, high = (splat(b, word(b, record, index, F32), lanes) for index in (Panel.LOW, Panel.HIGH))
+    low, high = (op.splat(b, op.word(b, record, index, F32), lanes) for index in (Panel.LOW, Panel.HIGH))
 
     def finish(n: int, values: Values, places: Values, others: Values) -> None:
-        scale = load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * n), kind)
-        bias = load(b, at(b, word(b, record, Panel.FLOAT_BIAS), 4 * lanes * n), kind)
+        scale = op.load(b, op.at(b, op.word(b, record, Panel.SCALE), 4 * lanes * n), kind)
+        bias = op.load(b, op.at(b, op.word(b, record, Panel.FLOAT_BIAS), 4 * lanes * n), kind)
         for value, place in zip(values, places):
             value = b.fadd(b.fmul(b.sitofp(value, kind), scale), bias)
-            store(b, clamp(b, value, low, high), place)
+            op.store(b, clamp(b, value, low, high), place)
 
     return finish
 
@@ -313,13 +297,13 @@ def _bytes(b: ir.IRBuilder, record: ir.Value, lanes: int, m: int, residual: str)
     """The requantization of `micro.tile`, value for value."""
     kind = vector(F32, lanes)
     one = panel_floats(b, record, lanes)
-    zero_point = b.trunc(word(b, record, Panel.ZERO), I8)
-    magic = const(F32, lanes, MAGIC)
+    zero_point = b.trunc(op.word(b, record, Panel.ZERO), I8)
+    magic = op.const(F32, lanes, MAGIC)
     together = max(1, 32 // lanes) if lanes < 16 else 1
     together = min(together, m)
 
     def finish(n: int, values: Values, places: Values, others: Values) -> None:
-        scale = load(b, at(b, word(b, record, Panel.SCALE), 4 * lanes * n), kind)
+        scale = op.load(b, op.at(b, op.word(b, record, Panel.SCALE), 4 * lanes * n), kind)
         done = []
         for index, value in enumerate(values):
             value = b.fmul(b.sitofp(value, kind), scale)
@@ -328,11 +312,11 @@ def _bytes(b: ir.IRBuilder, record: ir.Value, lanes: int, m: int, residual: str)
             value = b.fadd(clamp(b, value, one["LOW"], one["HIGH"]), magic)
             done.append(b.bitcast(value, vector(I32, lanes)))
         for first in range(0, m, together):
-            joined = b.trunc(concatenate(b, done[first : first + together]), vector(I8, lanes * together))
-            joined = b.add(joined, splat(b, zero_point, lanes * together))
+            joined = b.trunc(op.concatenate(b, done[first : first + together]), vector(I8, lanes * together))
+            joined = b.add(joined, op.splat(b, zero_point, lanes * together))
             for index in range(together):
                 order = ir.Constant(vector(I32, lanes), [index * lanes + lane for lane in range(lanes)])
                 part = b.shuffle_vector(joined, joined, order) if together > 1 else joined
-                store(b, part, places[first + index])
+                op.store(b, part, places[first + index])
 
     return finish

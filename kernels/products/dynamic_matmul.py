@@ -47,10 +47,7 @@ def prepare_dynamic_quantize(rows: int, columns: int, *, target: str = "y") -> R
         "x": Buffer("x"), "y": Buffer(target), "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"),
         "ranges": Buffer("ranges"), "rows": rows, "columns": columns,
     }  # fmt: skip
-    steps = (
-        extremes_step(Buffer("x"), rows, columns, grain),
-        Step(QUANTIZE_ROWS, quantize, tiles=rows, grain=grain),
-    )
+    steps = (extremes_step(Buffer("x"), rows, columns, grain), Step(QUANTIZE_ROWS, quantize, tiles=rows, grain=grain))
     return Routine(steps, {"ranges": 8 * rows})
 
 

@@ -8,11 +8,6 @@ from .dead import remove_dead_nodes
 from .identity import drop_identities
 
 __all__ = [
-    "drop_cast_islands",
-    "drop_identities",
-    "drop_zero_states",
-    "join_steps",
-    "merge_common_subexpressions",
-    "merge_identical_constants",
-    "remove_dead_nodes",
-]
+    "drop_cast_islands", "drop_identities", "drop_zero_states", "join_steps", "merge_common_subexpressions",
+    "merge_identical_constants", "remove_dead_nodes",
+]  # fmt: skip

@@ -90,10 +90,7 @@ def drop_zero_states(graph: Graph, context: Context) -> int:
     return changes
 
 
-_FAR, _LARGEST = (
-    16,
-    1 << 16,
-)  # operators before an initial state, and elements of it, looked at: bounds on time
+_FAR, _LARGEST = (16, 1 << 16)  # operators before an initial state, and elements of it, looked at: bounds on time
 _KEEPS_ZERO = frozenset(("Slice", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Tile"))
 
 
@@ -114,12 +111,4 @@ def _is_zero(value: Value) -> bool:
     return False
 
 
-join_steps = rule_pass(
-    "join-steps",
-    join_transposes,
-    join_casts,
-    join_unsqueezes,
-    join_relus,
-    join_clips,
-    doc=__doc__,
-)
+join_steps = rule_pass("join-steps", join_transposes, join_casts, join_unsqueezes, join_relus, join_clips, doc=__doc__)

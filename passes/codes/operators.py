@@ -132,11 +132,6 @@ def _concat(build: Builder, node: Node, operands: list[Value | None], result: tu
 
 
 _MAKERS: dict[str, _Maker] = {
-    "Sigmoid": _plain,
-    "LeakyRelu": _plain,
-    "Add": _plain,
-    "Mul": _plain,
-    "AveragePool": _average,
-    "GlobalAveragePool": _average,
-    "Concat": _concat,
-}
+    "Sigmoid": _plain, "LeakyRelu": _plain, "Add": _plain, "Mul": _plain, "AveragePool": _average,
+    "GlobalAveragePool": _average, "Concat": _concat,
+}  # fmt: skip

@@ -136,12 +136,10 @@ def _softmax(graph: Graph, node: Node) -> Node:
     shape = shape_of(node.inputs[0])
     given = int(node.attrs.get("axis", 1))
     axis = axis_of(given, None if shape is None else len(shape))
-    if shape is not None and axis is not None and all(size == 1 for size in shape[axis + 1 :]):
-        graph.set_attr(node, "axis", axis)
+    if given == -1 or (shape is not None and axis is not None and all(size == 1 for size in shape[axis + 1 :])):
+        graph.set_attr(node, "axis", given if axis is None else axis)
         return node
     x = node.inputs[0]
-    if x is None or (axis is None and given < 0):
-        raise Declined(f"the rank of the input of {node.op} is not known")
     kept = Node("Shape", (x,), None, 1, name=node.name)
     flat = Node("Flatten", (x,), {"axis": given if axis is None else axis}, 1, name=node.name)
     rows = Node(node.op, (flat.output,), {"axis": -1}, 1, name=node.name)

@@ -9,11 +9,6 @@ from .linear_maps import compose_linear_maps
 from .pads import fold_pads
 
 __all__ = [
-    "compose_linear_maps",
-    "fold_affine",
-    "fold_affine_before",
-    "fold_batchnorm",
-    "fold_chains",
-    "fold_constants",
-    "fold_pads",
-]
+    "compose_linear_maps", "fold_affine", "fold_affine_before", "fold_batchnorm", "fold_chains",
+    "fold_constants", "fold_pads",
+]  # fmt: skip

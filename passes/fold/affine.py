@@ -112,12 +112,6 @@ def join_product_and_sum(build: Builder, x: Value, w: Value, c: Value) -> Value:
 
 
 fold_affine = rule_pass(
-    "fold-affine",
-    add_into_conv,
-    multiply_into_conv,
-    add_into_gemm,
-    multiply_into_gemm,
-    multiply_into_matmul,
-    join_product_and_sum,
-    doc=__doc__,
-)
+    "fold-affine", add_into_conv, multiply_into_conv, add_into_gemm, multiply_into_gemm, multiply_into_matmul,
+    join_product_and_sum, doc=__doc__,
+)  # fmt: skip

@@ -147,11 +147,6 @@ def join_batch_norms(
 
 
 fold_batchnorm = rule_pass(
-    "fold-batchnorm",
-    fold_norm_into_conv,
-    fold_norm_into_gemm,
-    fold_norm_into_matmul,
-    fold_norm_into_next_conv,
-    fold_norm_into_next_gemm,
-    doc=__doc__,
-)
+    "fold-batchnorm", fold_norm_into_conv, fold_norm_into_gemm, fold_norm_into_matmul, fold_norm_into_next_conv,
+    fold_norm_into_next_gemm, doc=__doc__,
+)  # fmt: skip

@@ -55,10 +55,7 @@ MEASURED: dict[str, tuple[float | None, float | None]] = {  # portable, onnxrunt
     "bias_into_gelu": (None, 1.02),
     "bias_into_fast_gelu": (None, 2.74),
     "projections_into_attention": (None, 1.01),
-    "keep_sum_apart": (
-        None,
-        7.15,
-    ),  # onnxruntime's own fusion of Add and LayerNormalization is slower than both
+    "keep_sum_apart": (None, 7.15),  # onnxruntime's own fusion of Add and LayerNormalization is slower than both
     "keep_sums_apart": (None, 4.98),
     "scale_integer_product": (None, 1.00),
     "scale_integer_product_by_constant": (None, 1.03),

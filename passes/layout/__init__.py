@@ -8,12 +8,6 @@ from .slices import flatten_concats, join_slices_and_pads, split_slices
 from .transposes import cancel_transposes
 
 __all__ = [
-    "cancel_transposes",
-    "flatten_concats",
-    "hoist_over_split",
-    "join_shape_changes",
-    "join_slices_and_pads",
-    "put_batch_first",
-    "split_slices",
-    "take_parts",
-]
+    "cancel_transposes", "flatten_concats", "hoist_over_split", "join_shape_changes", "join_slices_and_pads",
+    "put_batch_first", "split_slices", "take_parts",
+]  # fmt: skip

@@ -191,15 +191,6 @@ def _axes_are(node: Node, axis: int | None) -> bool:
 
 
 join_shape_changes = rule_pass(
-    "join-reshapes",
-    join_reshapes,
-    skip_reshape,
-    join_reshapes_around,
-    join_reshapes_around_pad,
-    absorb_reshape,
-    absorb_into_transpose,
-    reshape_for_transpose,
-    squeeze_for_reduction,
-    gather_with_axis,
-    doc=__doc__,
-)
+    "join-reshapes", join_reshapes, skip_reshape, join_reshapes_around, join_reshapes_around_pad, absorb_reshape,
+    absorb_into_transpose, reshape_for_transpose, squeeze_for_reduction, gather_with_axis, doc=__doc__,
+)  # fmt: skip

@@ -22,7 +22,7 @@ def specialise_inputs(model: Model, shapes: Mapping[str, Sequence[int | str | No
         known = by_name[name].type
         if not isinstance(known, TensorType):
             raise InputError(f"input shape for {name!r}: it is no tensor")
-        wanted = tuple(None if d is None or d == -1 else d for d in shape)
+        wanted = tuple(None if d is None or d == -1 else d if isinstance(d, str) else int(d) for d in shape)
         by_name[name].type = TensorType(known.dtype, _merge(name, known.shape, wanted, fixed))
     for graph in model.graph.graphs():
         _substitute(graph, fixed)
@@ -42,7 +42,7 @@ def fix_dims(model: Model, sizes: Mapping[str, int]) -> None:
         if size < 0:
             raise InputError(f"size {name!r} cannot be {size}")
     for graph in model.graph.graphs():
-        _substitute(graph, dict(sizes))
+        _substitute(graph, {name: int(size) for name, size in sizes.items()})
     retype(list(model.graph.walk()))
 
 

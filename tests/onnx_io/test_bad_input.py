@@ -9,8 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+import graphopt
+from graphopt.bench import bench_table, profile_table
 from graphopt.errors import ModelError
 from graphopt.onnx_io import check, load
+from graphopt.runtime.execute.ort_segment import OrtSegment
+from graphopt.runtime.place.extract import input_name, output_name
+from graphopt.runtime.warmup import warmup
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
 
@@ -179,6 +184,68 @@ def test_external_strings_are_refused(data):
     proto.graph.initializer[0].data_type = TensorProto.STRING
     path.write_bytes(proto.SerializeToString())
     refused(path, "strings")
+
+
+def unloadable(case: str) -> onnx.ModelProto:
+    """A model that can be lifted, and that onnxruntime cannot load or run."""
+    proto = parse("g (float[2] x) => (float[2] y) { h = Exp(x) y = Relu(h) }")
+    if case == "empty":
+        del proto.graph.node[:], proto.graph.input[:], proto.graph.output[:]
+    elif case == "no outputs":
+        del proto.graph.output[:]
+    elif case == "type":
+        proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    elif case == "operands":
+        proto.graph.node[1].input.append("x")
+    elif case == "opset":
+        proto.opset_import[0].version = 99
+    elif case == "ir version":
+        proto.ir_version = 99
+    else:
+        proto.graph.node[1].domain = "strange"
+        proto.opset_import.add(domain="strange", version=1)
+    return proto
+
+
+CALLS = {
+    "optimize": graphopt.optimize,
+    "session": lambda path: graphopt.Session(path).run(None, {"x": np.ones(2, np.float32)}),
+    "compare": lambda path: graphopt.compare(path, path),
+    "warmup": lambda path: warmup(path, {"x": np.ones(2, np.float32)}, seconds=0.01),
+    "bench": lambda path: bench_table([path], threads=1, seconds=0.01, inputs=None),
+    "profile": lambda path: profile_table(path, inputs=None),
+}
+
+
+@pytest.mark.parametrize("case", ["empty", "no outputs", "type", "operands", "opset", "ir version", "domain"])
+def test_no_error_of_onnxruntime_escapes(case, tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(unloadable(case).SerializeToString())
+    refusals = 0
+    for name, call in CALLS.items():
+        try:
+            call(path)
+        except graphopt.GraphoptError as error:
+            assert "\n" not in str(error) and "ONNXRuntimeError" not in str(error) and ".cc:" not in str(error), name
+            refusals += 1
+    assert refusals >= (2 if case == "empty" else 3)
+
+
+def test_a_segment_that_cannot_run_is_one_line():
+    proto = parse("g (float[N, 4] i0) => (float[a, b] o0) <int64[2] s = {7, 3}> { o0 = Reshape(i0, s) }")
+    names = {"i0": input_name(0), "o0": output_name(0)}
+    proto.graph.input[0].name, proto.graph.output[0].name = names.values()
+    proto.graph.node[0].input[0], proto.graph.node[0].output[0] = names.values()
+    with pytest.raises(graphopt.InputError, match="shape") as error:
+        OrtSegment(proto.SerializeToString(), 1, 1, 1).run([np.ones((2, 4), np.float32)])
+    assert "\n" not in str(error.value)
+
+
+def test_a_rank_that_is_not_known_is_valid():
+    proto = parse("g (float[2] x) => (float[2] y) { y = Softmax(x) }")
+    for info in (proto.graph.input[0], proto.graph.output[0]):
+        info.type.tensor_type.ClearField("shape")
+    check(proto)
 
 
 def test_an_attribute_twice_is_refused():

@@ -1,7 +1,9 @@
 """Every operator that changed takes its later form with the same results, and what has none refuses in one line."""
 
+import numpy as np
 import onnx
 import pytest
+from onnx import parser
 
 import graphopt
 from graphopt import onnx_io
@@ -68,6 +70,21 @@ def test_what_has_no_later_form_refuses(name):
         rewrite(lift(text, opset=opset), convert_opset(18))
     with pytest.raises(OptionError, match="opset 18: node"):
         graphopt.optimize(onnx_io.to_proto(lift(text, opset=opset)), opset=18)
+
+
+@pytest.mark.parametrize(("form", "operators"), [
+    ("Softmax<axis = -1>", ["Softmax"]),
+    ("Softmax<axis = -2>", ["Shape", "Flatten", "Softmax", "Reshape"]),
+    ("LogSoftmax<axis = 0>", ["Shape", "Flatten", "LogSoftmax", "Reshape"]),
+])  # fmt: skip
+def test_softmax_of_an_unknown_rank_takes_its_later_form(form, operators):
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 11]> g (float x) => (float y) {{ y = {form}(x) }}')
+    for info in (proto.graph.input[0], proto.graph.output[0]):
+        info.type.tensor_type.ClearField("shape")
+    result = graphopt.optimize(proto, opset=21, validate=False)
+    assert [n.op_type for n in result.model.graph.node] == operators
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    assert graphopt.compare(proto, result.model, [{"x": x}]).status == "equal"
 
 
 def test_conversion_goes_up_only():

@@ -15,20 +15,7 @@ from .couplings import (
 from .facts import LAYERS, ChannelFacts, ChannelGroup, Classes, FixedLayer, find_channels
 
 __all__ = [
-    "LAYERS",
-    "NEIGHBOURS",
-    "RANGE",
-    "STATISTICS",
-    "ActivationProduct",
-    "ChannelFacts",
-    "ChannelGroup",
-    "Classes",
-    "ConstantGather",
-    "FixedLayer",
-    "GrowingReduction",
-    "InputSelection",
-    "Shuffle",
-    "SizeUpdate",
-    "WeightedLayer",
-    "find_channels",
-]
+    "LAYERS", "NEIGHBOURS", "RANGE", "STATISTICS", "ActivationProduct", "ChannelFacts", "ChannelGroup",
+    "Classes", "ConstantGather", "FixedLayer", "GrowingReduction", "InputSelection", "Shuffle", "SizeUpdate",
+    "WeightedLayer", "find_channels",
+]  # fmt: skip

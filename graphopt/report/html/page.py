@@ -48,23 +48,14 @@ def page(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
     return template.render(
         title=title or (trail.original.graph.name if trail else "") or "model",
         style=(assets / "style.css").read_text(encoding="utf-8"),
-        script=(assets / "viewer.js").read_text(encoding="utf-8"),
-        report=report,
-        figures=[*_figures(report), *_quality(report)],
-        latency=timings,
-        latency_rows=_latency_rows(timings),
-        operators=_operators(report),
-        effects=[effect for effect in report.effects if effect.changes],
+        script=(assets / "viewer.js").read_text(encoding="utf-8"), report=report,
+        figures=[*_figures(report), *_quality(report)], latency=timings, latency_rows=_latency_rows(timings),
+        operators=_operators(report), effects=[effect for effect in report.effects if effect.changes],
         idle=len([effect for effect in report.effects if not effect.changes]),
-        stages=[_stage(stage) for stage in report.stages],
-        refused=_refused(report),
-        layers=costs[:_LAYERS],
-        omitted_layers=max(0, len(costs) - _LAYERS),
-        most=_most(costs),
-        drawings=None if trail is None else drawings(trail),
-        machine=_machine(),
-        change=show_change,
-    )
+        stages=[_stage(stage) for stage in report.stages], refused=_refused(report), layers=costs[:_LAYERS],
+        omitted_layers=max(0, len(costs) - _LAYERS), most=_most(costs),
+        drawings=None if trail is None else drawings(trail), machine=_machine(), change=show_change,
+    )  # fmt: skip
 
 
 def _figures(report: ReportData) -> list[Row]:

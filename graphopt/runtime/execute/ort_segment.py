@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...errors import InputError, one_line
 from ...ir import Array
 from ...machine.sessions import open_session, session_options
 from ..place.extract import input_name, output_name
@@ -41,5 +42,8 @@ class OrtSegment:
         self._session = self._open()
 
     def run(self, arrays: Sequence[Array]) -> list[Any]:
-        """The segment's outputs for arrays in the order of its inputs, neither of which are copied."""
-        return list(self._session.run(self._outputs, dict(zip(self._inputs, arrays))))
+        """The segment's outputs for arrays in the order of its inputs, neither copied. InputError if it cannot run."""
+        try:
+            return list(self._session.run(self._outputs, dict(zip(self._inputs, arrays))))
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InputError(one_line(error)) from error

@@ -11,12 +11,8 @@ from . import control, elementwise, heads, idioms, layout, linear, quantized, si
 Block = Callable[[Sketch], Any]
 
 FAMILIES: dict[str, tuple[tuple[Block, int], ...]] = {
-    "elementwise": elementwise.BLOCKS,
-    "layout": layout.BLOCKS,
-    "linear": linear.BLOCKS,
-    "idioms": (*idioms.BLOCKS, *heads.BLOCKS),
-    "sizes": sizes.BLOCKS,
-    "control": control.BLOCKS,
+    "elementwise": elementwise.BLOCKS, "layout": layout.BLOCKS, "linear": linear.BLOCKS,
+    "idioms": (*idioms.BLOCKS, *heads.BLOCKS), "sizes": sizes.BLOCKS, "control": control.BLOCKS,
     "quantized": quantized.BLOCKS,
-}
+}  # fmt: skip
 """Blocks and their weights, by family."""

@@ -88,19 +88,11 @@ def _known_axis(s: Sketch, x: Value) -> Attrs:
 
 
 _ATTRS: dict[str, Callable[[Sketch, Value], Attrs]] = {
-    "Transpose": _perm,
-    "Conv": _conv_attrs,
-    "ConvTranspose": _conv_attrs,
-    "MaxPool": _pool_attrs,
-    "AveragePool": _pool_attrs,
-    "Concat": _known_axis,
-    "Gather": _known_axis,
-    "Split": _known_axis,
+    "Transpose": _perm, "Conv": _conv_attrs, "ConvTranspose": _conv_attrs, "MaxPool": _pool_attrs,
+    "AveragePool": _pool_attrs, "Concat": _known_axis, "Gather": _known_axis, "Split": _known_axis,
     "Flatten": lambda s, x: {"axis": s.integer(0, s.rank(x))},
-    "Softmax": lambda s, x: {"axis": s.choose((-1, s.rank(x) - 1))},
-    "LogSoftmax": lambda s, x: {"axis": -1},
-    "LayerNormalization": lambda s, x: {"axis": -1},
-    "RMSNormalization": lambda s, x: {"axis": -1},
+    "Softmax": lambda s, x: {"axis": s.choose((-1, s.rank(x) - 1))}, "LogSoftmax": lambda s, x: {"axis": -1},
+    "LayerNormalization": lambda s, x: {"axis": -1}, "RMSNormalization": lambda s, x: {"axis": -1},
     "Cast": lambda s, x: {"to": int(s.choose((DType.DOUBLE, DType.FLOAT, s.dtype(x))))},
     "Gemm": lambda s, x: {"transB": s.choose((0, 1)), "alpha": s.choose((1.0, 0.5)), "beta": s.choose((1.0, 0.5))},
     "HardSigmoid": lambda s, x: {"alpha": s.choose((1 / 6, 0.2)), "beta": 0.5},
@@ -108,7 +100,7 @@ _ATTRS: dict[str, Callable[[Sketch, Value], Attrs]] = {
     "Gelu": lambda s, x: {"approximate": s.choose(("none", "tanh"))},
     "DepthToSpace": lambda s, x: {"blocksize": s.choose((1, 2))},
     "SpaceToDepth": lambda s, x: {"blocksize": s.choose((1, 2))},
-}
+}  # fmt: skip
 
 
 # -- operands
@@ -266,30 +258,11 @@ def _scaled_integer_product(s: Sketch, slot: int, x: Value, slots: Slots, attrs:
 
 
 _OPERANDS: dict[str, Callable[[Sketch, int, Value, Slots, Attrs], Value | None]] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "MatMul": _matmul,
-    "Gemm": _gemm,
-    "BatchNormalization": _statistics,
-    "InstanceNormalization": _instance_parameters,
-    "LayerNormalization": _last,
-    "RMSNormalization": _last,
-    "Reshape": _reshape,
-    "Expand": _expand,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Slice": _slice,
-    "Pad": _pad,
-    "Clip": _clip,
-    "Gather": _gather,
-    "Split": _split,
-    "Tile": _tile,
-    "Concat": _concat,
-    "Where": _condition,
-    "QuantizeLinear": _quantization,
-    "DequantizeLinear": _quantization,
-    "com.microsoft::QuantizeLinear": _quantization,
-    "Pow": _exponent,
-    "MatMulInteger": _integer_product,
+    "Conv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Gemm": _gemm,
+    "BatchNormalization": _statistics, "InstanceNormalization": _instance_parameters, "LayerNormalization": _last,
+    "RMSNormalization": _last, "Reshape": _reshape, "Expand": _expand, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze,
+    "Slice": _slice, "Pad": _pad, "Clip": _clip, "Gather": _gather, "Split": _split, "Tile": _tile, "Concat": _concat,
+    "Where": _condition, "QuantizeLinear": _quantization, "DequantizeLinear": _quantization,
+    "com.microsoft::QuantizeLinear": _quantization, "Pow": _exponent, "MatMulInteger": _integer_product,
     "com.microsoft::MatMulIntegerToFloat": _scaled_integer_product,
-}
+}  # fmt: skip

@@ -21,21 +21,10 @@ from .integers import (
 from .skips import bias_into_fast_gelu, bias_into_gelu, keep_sum_apart, keep_sums_apart
 
 RULES = (
-    activation_into_conv,
-    clip_into_conv,
-    activation_into_gemm,
-    scale_into_product,
-    transpose_into_product,
-    transpose_into_first_factor,
-    bias_into_gelu,
-    bias_into_fast_gelu,
-    keep_sums_apart,
-    keep_sum_apart,
-    scale_integer_product,
-    scale_integer_product_by_constant,
-    bias_into_integer_product,
-    quantize_in_product,
-)
+    activation_into_conv, clip_into_conv, activation_into_gemm, scale_into_product, transpose_into_product,
+    transpose_into_first_factor, bias_into_gelu, bias_into_fast_gelu, keep_sums_apart, keep_sum_apart,
+    scale_integer_product, scale_integer_product_by_constant, bias_into_integer_product, quantize_in_product,
+)  # fmt: skip
 """In this order at each node."""
 
 fuse_for_onnxruntime = rule_pass("fuse-for-onnxruntime", *not_slower(RULES), doc=__doc__)
