@@ -84,7 +84,7 @@ def _same_order(node: Node) -> bool:
 
 
 def _same_shape(node: Node) -> bool:
-    """Reshape: every size is kept, but one at most, and that one follows from the number of elements."""
+    """Reshape: every size is kept, but one at most, and that one follows from the number of elements, unless it is 0."""
     before, wanted = shape_of(node.inputs[0]), integers(node, 1, "shape")
     after = shape_of(node.output)
     if before is not None and before == after and all(isinstance(d, int) for d in before):
@@ -93,7 +93,9 @@ def _same_shape(node: Node) -> bool:
         return False
     if 0 in before:
         return False
-    one_left = sum(w != 0 and w != d for w, d in zip(wanted, before)) <= 1
+    changed = [w for w, d in zip(wanted, before) if w not in (0, d)]
+    counted = all(isinstance(d, int) for w, d in zip(wanted, before) if w in (0, d))
+    one_left = not changed or (len(changed) == 1 and (changed == [-1] or counted))
     return one_left or same_sizes(reshaped(before, wanted), before)
 
 

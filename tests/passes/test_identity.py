@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from graphopt import onnx_io
 from graphopt.passes.clean.identity import drop_identities
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, lift, ops, outputs, rewrite
 
 NOTHING = {
     "Identity": "i = Identity(a)",
@@ -110,6 +111,17 @@ def test_same_dims_of_unknown_size_are_kept_only_where_one_may_differ():
     assert rewrite(before, drop_identities)[1] == 0
     before = lift(text.replace("{{", "{").replace("}}", "}"), s=np.array([0, 4, -1]))
     assert rewrite(before, drop_identities)[1] == 0
+
+
+@pytest.mark.parametrize("sizes, changes", [([5, 0, 3], 0), ([0, 5, 3], 0), ([-1, 0, 3], 1), ([0, 0, 3], 1)])
+def test_a_size_that_is_given_follows_from_the_others_only_where_none_of_them_may_be_0(sizes, changes):
+    text = "g (float[A,B,3] x) => (float[a,b,c] y) <int64[3] s> { h = Relu(x)\n i = Reshape(h, s)\n y = Exp(i) }"
+    before = lift(text, s=np.array(sizes))
+    after, made = rewrite(before, drop_identities)
+    assert made == changes
+    if 5 in sizes:
+        empty = {"x": np.zeros([4 if size == 5 else size for size in sizes], np.float32)}
+        assert outputs(onnx_io.to_proto(after), empty)[0].shape == tuple(sizes)
 
 
 def test_old_dropout_trains_unless_told_otherwise():
