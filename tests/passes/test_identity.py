@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt import onnx_io
-from graphopt.passes.clean.identity import drop_identities
+from graphopt.passes import drop_identities, resolve_shapes
 from tests.passes.harness import assert_same, lift, ops, outputs, rewrite
 
 NOTHING = {
@@ -163,3 +163,15 @@ def test_old_dropout_trains_unless_told_otherwise():
     text = "g (float[4] x) => (float[4] y) {{ a = Relu(x)\n b = Dropout{attrs}(a)\n y = Relu(b) }}"
     assert rewrite(lift(text.format(attrs=""), opset=6), drop_identities)[1] == 0
     assert rewrite(lift(text.format(attrs="<is_test = 1>"), opset=6), drop_identities)[1] == 1
+
+
+def test_casts_behind_operators_that_onnx_leaves_untyped_are_dropped():
+    text = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
+    g (float[N,4] x) => (float[a,b] y) {
+      s = ai.onnx.ml.Scaler<offset = [1.0, 2.0, 3.0, 4.0], scale = [2.0, 2.0, 0.5, 1.0]>(x)
+      c = Cast<to = 1>(s)
+      y = Exp(c) }"""
+    before = lift(text)
+    after, _ = rewrite(before, resolve_shapes, drop_identities)
+    assert ops(after) == ["ai.onnx.ml::Scaler", "Exp"]
+    assert_same(before, after, rtol=0)
