@@ -24,6 +24,11 @@ _SAME_TYPE = frozenset(
         "Clip", "HardSigmoid", "HardSwish", "Elu", "Selu", "Softplus", "Floor", "Ceil", "Round", "Reciprocal", "Not",
     )
 )  # fmt: skip
+_SAME_SHAPE: Mapping[str, DType | None] = {
+    "ai.onnx.ml::Scaler": DType.FLOAT, "ai.onnx.ml::Normalizer": DType.FLOAT, "ai.onnx.ml::Imputer": None,
+    "ai.onnx.ml::Binarizer": None,
+}  # fmt: skip
+"""Operators whose results ONNX leaves untyped, by the element type of the result; None for that of the operand."""
 
 
 def infer(node: Node, opsets: Mapping[str, int] | None = None) -> tuple[Type | None, ...]:
@@ -34,6 +39,10 @@ def infer(node: Node, opsets: Mapping[str, int] | None = None) -> tuple[Type | N
     if node.op in _SAME_TYPE and len(node.outputs) == 1 and node.inputs and node.inputs[0] is not None:
         known = node.inputs[0].type
         return (refine(known, node.output.type) if known is not None else node.output.type,)
+    if node.op in _SAME_SHAPE and node.inputs and node.inputs[0] is not None:
+        given = node.inputs[0].type
+        if isinstance(given, TensorType):
+            return (refine(TensorType(_SAME_SHAPE[node.op] or given.dtype, given.shape), node.output.type),)
     inferred = [_reshape_type(node)] if node.op == "Reshape" and len(node.inputs) == 2 else _infer(node, opsets)
     if inferred is None:
         return tuple(value.type for value in node.outputs)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from ...analysis.operands import SMALL, TO_END, integers, is_replaceable, shape_of, small_array, tensor_of
 from ...ir import Constant, Dim, DType, Graph, Node, Value
 from ...ops import attr, is_deterministic, reshaped, same_sizes, version_for
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
+from .zeros import sign_of_zero_tells
 
 
 @graph_pass("drop-identities")
@@ -46,7 +49,7 @@ def _neutral(number: float, *, either: bool) -> Callable[[Node], int | None]:
     def slot(node: Node) -> int | None:
         for i in (0, 1) if either else (0,):
             if len(node.inputs) == 2 and _is_filled(node.constant(1 - i), number) and _keeps_shape(node, i):
-                return i
+                return None if number == 0 and _turns_zeros(node, 1 - i) and sign_of_zero_tells(node.output) else i
         return None
 
     return slot
@@ -56,6 +59,14 @@ def _is_filled(constant: Constant | None, number: float) -> bool:
     if constant is None or constant.size > SMALL or constant.dtype is DType.STRING or not constant.size:
         return False
     return bool((constant.array() == constant.dtype.numpy.type(number)).all())
+
+
+def _turns_zeros(node: Node, slot: int) -> bool:
+    """x + 0 and x - (-0) turn -0 into +0, x + (-0) and x - 0 do not."""
+    constant = node.constant(slot)
+    if constant is None or not constant.dtype.is_float:
+        return False
+    return bool((np.signbit(constant.array()) == (node.op == "Sub")).any())
 
 
 def _keeps_shape(node: Node, slot: int) -> bool:
@@ -84,7 +95,7 @@ def _same_order(node: Node) -> bool:
 
 
 def _same_shape(node: Node) -> bool:
-    """Reshape: every size is kept, but one at most, and that one follows from the number of elements."""
+    """Reshape: every size is kept, but one at most, and the number of elements, if not 0, tells that one."""
     before, wanted = shape_of(node.inputs[0]), integers(node, 1, "shape")
     after = shape_of(node.output)
     if before is not None and before == after and all(isinstance(d, int) for d in before):
@@ -93,7 +104,9 @@ def _same_shape(node: Node) -> bool:
         return False
     if 0 in before:
         return False
-    one_left = sum(w != 0 and w != d for w, d in zip(wanted, before)) <= 1
+    changed = [w for w, d in zip(wanted, before) if w not in (0, d)]
+    counted = all(isinstance(d, int) for w, d in zip(wanted, before) if w in (0, d))
+    one_left = not changed or (len(changed) == 1 and (changed == [-1] or counted))
     return one_left or same_sizes(reshaped(before, wanted), before)
 
 

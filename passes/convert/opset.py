@@ -75,15 +75,16 @@ def _convert_body(body: Model, model: Model, to: int) -> int:
 
 
 def _step_up(node: Node, start: int, to: int) -> int:
-    """Take one node through the versions of its operator above `start`."""
+    """Take one node through the versions of its operator above `start`, which may become another operator there."""
     changes = 0
-    for version in _versions(node.op, start, to):
+    while versions := _versions(node.op, start, to):
+        version = versions[0]
         try:
             adapted = _adapt(node, version)
         except Declined as error:
             raise OptionError(f"opset {to}: node {node.name or node.op!r}: {error}") from error
         changes += adapted is not None
-        node = adapted or node
+        node, start = adapted or node, version
     return changes
 
 

@@ -157,8 +157,8 @@ def _split_count(graph: Graph, node: Node) -> Node:
 
 
 def _upsample(graph: Graph, node: Node) -> Node:
-    resize = Node("Resize", node.inputs, node.attrs, [node.output.type], name=node.name)
-    return _resize(graph, _replace(graph, node, resize))
+    """Upsample of opset 9 is Resize of opset 10."""
+    return _replace(graph, node, Node("Resize", node.inputs, node.attrs, [node.output.type], name=node.name))
 
 
 def _resize(graph: Graph, node: Node) -> Node:

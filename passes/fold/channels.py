@@ -43,6 +43,7 @@ def channel_bias(b: Array | None, channels: int) -> Array:
     """A bias as float64[channels], zeros for None; Declined for other shapes."""
     if b is None:
         return np.zeros(channels)
+    _check_finite(b)
     if b.size == 1:
         return np.full(channels, float(b.reshape(())))
     if b.size != channels or b.shape[-1] != channels:
@@ -51,18 +52,26 @@ def channel_bias(b: Array | None, channels: int) -> Array:
 
 
 def shift_of(node: Node, c: Array) -> Array:
-    """The summand of an Add or Sub of the constant c: c or -c, in double precision."""
+    """The summand of an Add or Sub of the constant c: c or -c, in double precision; Declined if it is not finite."""
+    _check_finite(c)
     return -c.astype(np.float64) if node.op == "Sub" else c.astype(np.float64)
 
 
 def factor_of(node: Node, c: Array) -> Array:
-    """The factor of a Mul or Div by the constant c: c or 1 / c, in double precision."""
+    """The factor of a Mul or Div by the constant c: c or 1 / c, in double precision; Declined if it is not finite."""
+    _check_finite(c)
     c = c.astype(np.float64)
     if node.op == "Mul":
         return c
     if not c.all():
         raise Declined("division by zero")
     return 1 / c
+
+
+def _check_finite(c: Array) -> None:
+    """Declined for infinite numbers and NaN: moved, they would meet zeros that they did not meet before."""
+    if not np.isfinite(c).all():
+        raise Declined("a constant is not finite")
 
 
 def constant_second(node: Node, first: Value) -> None:

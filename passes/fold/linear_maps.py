@@ -11,7 +11,7 @@ from ...ir import Array, Node, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule, weight
-from .channels import WIDE_FLOATS
+from .channels import WIDE_FLOATS, channel_bias
 from .weights import rounded
 
 _DEAREST = 1 << 30
@@ -55,7 +55,7 @@ def compose_shifted_products(build: Builder, x: Value, a: Value, b: Value, shift
     product = _composed(_matrix(a), second)
     if shift.ndim > 1 or shift.size not in (1, second.shape[0]):
         raise Declined("the shift differs from row to row")
-    moved = np.broadcast_to(shift.reshape(-1), second.shape[:1]).astype(np.float64) @ second.astype(np.float64)
+    moved = channel_bias(shift, second.shape[0]) @ second.astype(np.float64)
     result = build.MatMul(x, build.constant(rounded(product, a), b.name))
     return build.Add(result, build.constant(rounded(moved, a)))
 
@@ -78,9 +78,9 @@ def compose_gemms(
         if array is not None and ((array.ndim > 1 and array.shape[0] != 1) or array.size not in (1, size)):
             raise Declined("a shift differs from row to row")
     if c is not None:
-        shift = shift + np.broadcast_to(c.reshape(-1), left.shape[1:]).astype(np.float64) @ right.astype(np.float64)
+        shift = shift + channel_bias(c, left.shape[1]) @ right.astype(np.float64)
     if d is not None:
-        shift = shift + d.reshape(-1)
+        shift = shift + channel_bias(d, columns)
     bias = None if c is None and d is None else build.constant(rounded(shift, a))
     return build.Gemm(x, build.constant(rounded(product, a), b.name), bias)
 

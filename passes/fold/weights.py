@@ -48,7 +48,7 @@ def scaled_weight(build: Builder, w: Value, factor: Array) -> Constant:
 def _product(w: Constant, factor: Array) -> Array:
     array = w.array()
     try:
-        with np.errstate(over="raise", invalid="ignore"):
+        with np.errstate(over="raise", invalid="raise"):
             return np.asarray(np.multiply(array, factor.astype(array.dtype)))
     except FloatingPointError:
         raise ModelError("a scaled weight leaves the range of its type") from None
@@ -66,11 +66,11 @@ def _scalable(build: Builder, w: Value) -> Constant:
 
 
 def rounded(array: Array, like: Value) -> Array:
-    """`array` in the precision of the constant `like`; Declined where a number leaves the range of that type."""
+    """`array` in the precision of the constant `like`; Declined where a number is not finite in that type."""
     assert like.constant is not None
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         narrow = array.astype(like.constant.dtype.numpy)
-    if not np.isfinite(narrow).all() and np.isfinite(array).all():
+    if not np.isfinite(narrow).all():
         raise Declined("a scaled weight leaves the range of its type")
     return narrow
 

@@ -47,9 +47,11 @@ class _Resolver:
         return changes
 
     def _is_open(self, node: Node) -> bool:
-        """A rank is unknown in a nested graph, where ONNX's inference of the whole model sees no outer constants."""
+        """A type is missing, or a rank in a nested graph, for which ONNX infers types without outer constants."""
         nested = node.graph is not None and node.graph.owner is not None
-        return nested and any(isinstance(v.type, TensorType) and v.type.shape is None for v in node.outputs)
+        return any(
+            v.type is None or (nested and isinstance(v.type, TensorType) and v.type.shape is None) for v in node.outputs
+        )
 
     def _visit(self, node: Node) -> int:
         if node.op == "Reshape":

@@ -44,6 +44,25 @@ def test_ids_stay_below_their_table_and_masks_are_binary():
     assert {int(v) for f in feeds for v in f["mask"].ravel()} == {0, 1}
 
 
+def masked(low: float) -> onnx.ModelProto:
+    """Attention weights of x under a mask, which is `low` where an element is masked."""
+    nodes = [node("Where", "mask zero low", "bias"), node("Add", "x bias", "s"), node("Softmax", "s", "y")]
+    return model(
+        nodes, [("x", T.FLOAT, ["batch", "seq"]), ("mask", T.BOOL, ["batch", "seq"])], [("y", T.FLOAT, None)],
+        {"zero": np.float32(0), "low": np.float32(low)},
+    )  # fmt: skip
+
+
+def test_padding_stands_at_either_side_and_fills_a_row():
+    masks = [f["mask"] for f in synthesise(masked(-3e38))]
+    assert masks[0].all() and masks[1].any(-1).all() and not masks[1].all()
+    assert masks[2].shape[0] > 1 and not masks[2][-1].any() and not masks[2][0, 0] and masks[2][0, -1]
+
+
+def test_rows_are_not_masked_altogether_where_that_gives_nan():
+    assert all(f["mask"].any(-1).all() for f in synthesise(masked(-np.inf)))
+
+
 def test_symbolic_dims_agree_by_name_and_vary():
     shapes = [{n: v.shape for n, v in f.items()} for f in synthesise(embedding(), 4)]
     assert len(shapes) == 4 and all(set(s) == {"ids", "types", "mask"} and len(set(s.values())) == 1 for s in shapes)

@@ -44,3 +44,9 @@ def test_what_inference_rejects_keeps_what_was_known():
     node.output.type = TensorType(F32, (5, 5))
     assert infer(node, {"": 17}) == (TensorType(F32, (5, 5)),)
     assert shape_of("Transpose", (2, 6), perm=[1, 0]) is None  # a list is no attribute
+
+
+@pytest.mark.parametrize("op, dtype", [("Scaler", F32), ("Normalizer", F32), ("Imputer", DType.INT64)])
+def test_operators_that_onnx_leaves_untyped_keep_the_shape(op, dtype):
+    node = Node(f"ai.onnx.ml::{op}", [Value(TensorType(DType.INT64, ("N", 30)))])
+    assert infer(node, {"": 17, "ai.onnx.ml": 1}) == (TensorType(dtype, ("N", 30)),)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from graphopt.passes.clean.identity import drop_identities
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from graphopt import onnx_io
+from graphopt.passes import drop_identities, resolve_shapes
+from tests.passes.harness import assert_same, lift, ops, outputs, rewrite
 
 NOTHING = {
     "Identity": "i = Identity(a)",
@@ -112,7 +113,65 @@ def test_same_dims_of_unknown_size_are_kept_only_where_one_may_differ():
     assert rewrite(before, drop_identities)[1] == 0
 
 
+@pytest.mark.parametrize("sizes, changes", [([5, 0, 3], 0), ([0, 5, 3], 0), ([-1, 0, 3], 1), ([0, 0, 3], 1)])
+def test_a_size_that_is_given_follows_from_the_others_only_where_none_of_them_may_be_0(sizes, changes):
+    text = "g (float[A,B,3] x) => (float[a,b,c] y) <int64[3] s> { h = Relu(x)\n i = Reshape(h, s)\n y = Exp(i) }"
+    before = lift(text, s=np.array(sizes))
+    after, made = rewrite(before, drop_identities)
+    assert made == changes
+    if 5 in sizes:
+        empty = {"x": np.zeros([4 if size == 5 else size for size in sizes], np.float32)}
+        assert outputs(onnx_io.to_proto(after), empty)[0].shape == tuple(sizes)
+
+
+ZEROS = """g (float[4] x, float[4] z) => (float[a] y)
+  <float plus = {0.0}, float minus, float one = {1.0}, float two = {2.0}> """
+TELLS = {
+    "a denominator": "s = Add(x, plus)\n y = Div(one, s)",
+    "Reciprocal": "s = Sub(x, minus)\n y = Reciprocal(s)",
+    "behind others": "s = Add(x, plus)\n m = Mul(s, two)\n r = Sqrt(m)\n t = Add(r, z)\n y = Div(one, t)",
+    "an exponent that is fed": "s = Add(x, plus)\n y = Pow(s, z)",
+}
+SILENT = {
+    "the other zero": ("s = Add(x, minus)\n y = Div(one, s)", True),
+    "a zero taken off": ("s = Sub(x, plus)\n y = Div(one, s)", True),
+    "a numerator": ("s = Add(x, plus)\n y = Div(s, two)", False),
+    "a denominator above zero": ("s = Add(x, plus)\n p = Pow(s, two)\n e = Add(p, one)\n y = Div(one, e)", True),
+    "a denominator of exponentials": ("s = Add(x, plus)\n e = Exp(s)\n y = Div(one, e)", True),
+    "the result": ("y = Add(x, plus)\n", False),
+}
+
+
+@pytest.mark.parametrize("nodes", TELLS.values(), ids=TELLS)
+def test_a_zero_is_added_where_the_sign_of_zero_tells(nodes):
+    before = lift(ZEROS + "{ h = Neg(x)\n " + nodes.replace("(x", "(h") + " }", minus=np.array(-0.0))
+    assert rewrite(before, drop_identities)[1] == 0
+
+
+@pytest.mark.parametrize("nodes, bits", SILENT.values(), ids=SILENT)
+def test_a_zero_is_not_added_elsewhere(nodes, bits):
+    text = ZEROS + "{ h = Neg(x)\n " + nodes.replace("(x", "(h").replace("y = ", "q = ") + "\n y = Identity(q) }"
+    before = lift(text, minus=np.array(-0.0))
+    after, changes = rewrite(before, drop_identities)
+    assert changes >= 1 and ops(after)[1:2] not in (["Add"], ["Sub"])
+    feeds = {"x": np.array([0.0, -0.0, 1.0, -2.0], np.float32), "z": np.full(4, -0.0, np.float32)}
+    a, b = (outputs(onnx_io.to_proto(model), feeds)[0] for model in (before, after))
+    assert np.array_equal(a, b) and (not bits or np.array_equal(a.view(np.int32), b.view(np.int32)))
+
+
 def test_old_dropout_trains_unless_told_otherwise():
     text = "g (float[4] x) => (float[4] y) {{ a = Relu(x)\n b = Dropout{attrs}(a)\n y = Relu(b) }}"
     assert rewrite(lift(text.format(attrs=""), opset=6), drop_identities)[1] == 0
     assert rewrite(lift(text.format(attrs="<is_test = 1>"), opset=6), drop_identities)[1] == 1
+
+
+def test_casts_behind_operators_that_onnx_leaves_untyped_are_dropped():
+    text = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
+    g (float[N,4] x) => (float[a,b] y) {
+      s = ai.onnx.ml.Scaler<offset = [1.0, 2.0, 3.0, 4.0], scale = [2.0, 2.0, 0.5, 1.0]>(x)
+      c = Cast<to = 1>(s)
+      y = Exp(c) }"""
+    before = lift(text)
+    after, _ = rewrite(before, resolve_shapes, drop_identities)
+    assert ops(after) == ["ai.onnx.ml::Scaler", "Exp"]
+    assert_same(before, after, rtol=0)

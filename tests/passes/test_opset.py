@@ -63,6 +63,16 @@ def test_operators_take_their_later_form(name, to):
     assert_same(before, after, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_operators_take_their_form_in_each_opset_on_the_way(name):
+    opset, text = FORMS[name]
+    before = lift(text, opset=opset, v=[0.5, 1, 2, 3])
+    for to in range(opset + 1, 14):
+        after, _ = rewrite(before, convert_opset(to))
+        onnx.checker.check_model(onnx_io.to_proto(after), full_check=True)
+        assert_same(before, after, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_later_form_refuses(name):
     opset, text = REFUSED[name]

@@ -24,12 +24,16 @@ _WORDS = ("alpha", "beta", "gamma", "a longer piece of text", "", "42")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How values are drawn: the distribution of `floats`, `limit` on every index, `size` for inputs that are sizes."""
+    """How values are drawn: the distribution of `floats`, `limit` on every index, `size` for inputs that are sizes.
+
+    masked_rows: masks may leave a row nothing, as padding at the left does to the first queries.
+    """
 
     floats: str = "normal"  # normal | unit | wide | small
     limit: int | None = None
     size: int = 4
     integers: int = 10
+    masked_rows: bool = True
 
 
 def draw(
@@ -48,7 +52,7 @@ def draw(
         texts = [c for c in facts.choices if isinstance(c, str)] or list(_WORDS)
         return np.asarray([texts[i] for i in rng.integers(len(texts), size=shape).ravel()], object).reshape(shape)
     if dtype is DType.BOOL:
-        return _booleans(info, facts, shape, sample, rng)
+        return _booleans(info, facts, shape, style, sample, rng)
     if dtype.is_float:
         return np.asarray(_floats(info, facts, shape, context, style, sample, rng)).astype(dtype.numpy)
     if dtype in (DType.COMPLEX64, DType.COMPLEX128):
@@ -59,12 +63,12 @@ def draw(
 
 
 def _booleans(
-    info: ValueInfo, facts: InputFacts, shape: tuple[int, ...], sample: int, rng: np.random.Generator
+    info: ValueInfo, facts: InputFacts, shape: tuple[int, ...], style: Style, sample: int, rng: np.random.Generator
 ) -> Array:
     if int(np.prod(shape)) <= 1:  # a switch, such as use_cache_branch
         return np.full(shape, sample % 2 == 1)
     if _MASK.search(info.name):
-        return _mask(shape, sample, rng) > 0
+        return _mask(shape, style, sample, rng) > 0
     return np.asarray(rng.random(shape) < 0.5)
 
 
@@ -89,7 +93,7 @@ def _integers(
     if "size" in facts.roles and (few or len(shape) <= 1):
         return np.full(shape, style.size)
     if _MASK.search(info.name) or "mask" in facts.roles or set(numbers) == {0, 1} or numbers == [0]:
-        return _mask(shape, sample, rng)
+        return _mask(shape, style, sample, rng)
     if _POSITION.search(info.name) and shape:
         return np.broadcast_to(np.arange(shape[-1]), shape)
     if dtype in (DType.UINT8, DType.INT8):
@@ -116,10 +120,19 @@ def _indices(
     return rng.integers(low, high, size=shape)
 
 
-def _mask(shape: tuple[int, ...], sample: int, rng: np.random.Generator) -> Array:
-    """Ones in the first sample, ones then zeros (at least one of each row is one) in the others."""
+def _mask(shape: tuple[int, ...], style: Style, sample: int, rng: np.random.Generator) -> Array:
+    """Ones in even samples, ones then zeros (at least one of each row is one) in the others.
+
+    With `masked_rows`, each fourth has zeros then ones: more zeros from row to row, and the last of several has no one.
+    """
     mask = np.ones(shape, np.int64)
-    if sample % 2 == 0 or not shape or shape[-1] < 2:
+    if not shape or shape[-1] < 2:
+        return mask
+    if sample % 4 == 2 and style.masked_rows:
+        rows = mask.size // shape[-1]
+        zeros = (np.arange(rows) + 1) * shape[-1] // max(rows, 2)
+        return np.asarray((np.arange(shape[-1]) >= zeros[:, None]).astype(np.int64).reshape(shape))
+    if sample % 2 == 0:
         return mask
     keep = rng.integers(max(shape[-1] // 2, 1), shape[-1] + 1, size=(*shape[:-1], 1))
     return np.where(np.arange(shape[-1]) < keep, mask, 0)
@@ -136,7 +149,7 @@ def _floats(
     if "threshold" in facts.roles:
         return np.full(shape, 0.1 * (1 + sample % 4))
     if _MASK.search(info.name) or "mask" in facts.roles:
-        return _mask(shape, sample, rng).astype(np.float64)
+        return _mask(shape, style, sample, rng).astype(np.float64)
     if _LENGTH.search(info.name) and len(shape) <= 1:
         return np.ones(shape) if sample % 2 == 0 else rng.uniform(0.5, 1.0, shape)
     if int(np.prod(shape)) <= 4 and (len(shape) <= 1 or _SCALE.search(info.name)):

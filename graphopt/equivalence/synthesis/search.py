@@ -124,6 +124,9 @@ class _Search:
         batched = {s: varied[s] if is_batch[s] else n for s, n in sizes.items()}
         for choice in (varied, scaled, batched, sizes):
             sample = self._try(choice, self.style, number)
+            if sample is None or not _is_finite(sample.results, wholly=self.style.masked_rows):
+                # a row that is masked with -inf is NaN: that says nothing of the others
+                sample = self._try(choice, replace(self.style, masked_rows=False), number) or sample
             if sample is not None and (_is_finite(sample.results) or not _is_finite(samples[0].results)):
                 return sample
         return samples[0]
@@ -239,9 +242,10 @@ class _Search:
         return max(min(sizes), 1) if sizes else 0
 
 
-def _is_finite(results: Mapping[str, Any]) -> bool:
-    """Every float output has at least one finite element, or is empty by nature."""
+def _is_finite(results: Mapping[str, Any], wholly: bool = False) -> bool:
+    """Every float output has at least one finite element (`wholly`: no other), or is empty by nature."""
     floats = [r for r in results.values() if isinstance(r, np.ndarray) and r.dtype.kind == "f"]
-    return all(r.size == 0 or bool(np.isfinite(r).any()) for r in floats) and not (
+    known = np.all if wholly else np.any
+    return all(r.size == 0 or bool(known(np.isfinite(r))) for r in floats) and not (
         floats and all(r.size == 0 for r in floats)
     )

@@ -76,14 +76,14 @@ def dims_of(value: Value) -> tuple[int | str | None, ...]:
 def _input(node: Node, slot: int) -> Value:
     value = node.input(slot)
     if value is None:
-        raise Declined(f"{node!r} has no operand {slot}")
+        raise Declined(f"there is no operand {slot}", node)
     return value
 
 
 def _sole_user(value: Value) -> Node:
     users = value.users
     if len(users) != 1 or not value.has_one_use:
-        raise Declined(f"the result of {value.producer!r} is used elsewhere")
+        raise Declined("a result is used elsewhere", value.producer)
     return users[0]
 
 

@@ -26,7 +26,7 @@ from .heads import (
     straight_keys,
     value_cache,
 )  # fmt: skip
-from .masks import Masks
+from .masks import Masks, keeps_scores
 from .packed import read_packed
 
 
@@ -96,6 +96,8 @@ def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks)
     if _dtype(core.q) is not DType.FLOAT:
         if build.opset < 23:
             raise Declined("onnxruntime's own operator is measured in single precision only")
+        if not keeps_scores(core.bias):
+            raise Declined("a row may be masked altogether, in half precision")
         for_onnxruntime = False
     if build.opset < 23:
         return _side_by_side(build, core, for_onnxruntime, masks)
@@ -103,10 +105,10 @@ def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks)
         return _side_by_side(build, core, for_onnxruntime, masks)
     except Declined:
         build.nodes.clear()
-        return _four_axes(build, core)
+        return _four_axes(build, core, masks)
 
 
-def _four_axes(build: Builder, core: Attention) -> tuple[Node, Value, _Caches]:
+def _four_axes(build: Builder, core: Attention, masks: Masks) -> tuple[Node, Value, _Caches]:
     """Attention of ONNX on f32[B,H,S,D]; repeated keys and values enter with their fewer heads."""
     if core.allowed is not None:
         raise Declined("a row may be masked altogether")
@@ -119,7 +121,7 @@ def _four_axes(build: Builder, core: Attention) -> tuple[Node, Value, _Caches]:
     fewer, few = repeated_heads(k), repeated_heads(v)
     if fewer is not None and few is not None and dims_of(fewer)[:2] == dims_of(few)[:2]:
         k, v = fewer, few
-    bias = None if core.bias is None else _checked(core.bias, (*whole[0][:3], whole[1][2]))
+    bias = None if core.bias is None else _above(_checked(core.bias, (*whole[0][:3], whole[1][2])), masks)
     result = build.Attention(q, k, v, bias, scale=core.scale)
     last = core.out.producer
     assert last is not None
@@ -160,6 +162,8 @@ def _side_by_side(build: Builder, core: Attention, for_onnxruntime: bool, masks:
         if _dtype(q) is not DType.FLOAT:
             raise Declined("a mask that may leave a row empty, in half precision")
         bias, any_allowed = masks.of(core.allowed)
+    elif bias is not None and not for_onnxruntime:
+        bias = _above(bias, masks)
     operands = [None, None, bias] if for_onnxruntime else [bias]
     attrs: dict[str, Any] = {"num_heads": heads} if for_onnxruntime else {"q_num_heads": heads, "kv_num_heads": heads}
     kind = "com.microsoft::MultiHeadAttention" if for_onnxruntime else "Attention"
@@ -189,6 +193,10 @@ def _check_pasts(
             raise Declined("earlier keys or values have another shape")
     if len({shape[2] for shape in shapes}) > 1:
         raise Declined("there are not as many earlier keys as values")
+
+
+def _above(bias: Value, masks: Masks) -> Value:
+    return masks.above_lowest(bias) if _dtype(bias) is DType.FLOAT else bias
 
 
 def _checked(bias: Value, scores: tuple[int | str | None, ...]) -> Value:

@@ -91,7 +91,7 @@ def last_input(node: Node) -> Value:
     """The last operand of a Concat."""
     value = node.inputs[-1]
     if value is None:
-        raise Declined(f"{node!r} has no operand")
+        raise Declined("the last operand is missing", node)
     return value
 
 

@@ -9,18 +9,21 @@ from ....ir import DType, Graph, Node, Value
 from ....rewrite import Builder, Context
 from .core import dims_of
 
-_Finite = tuple[Value, Value]
+_LOWEST = np.finfo(np.float32).min
+_ABOVE_LOWEST = np.nextafter(_LOWEST, np.float32(0))
+_AS_SCORES = 8.0
+"""Scores reach this size as well: a bias within it rounds their sum in half precision no more than they do."""
 
 
 class Masks:
-    """Finite biases for the masks of one graph, one a mask: layers share theirs."""
+    """Biases with which the kernel agrees, for the masks and biases of one graph, one for each: layers share theirs."""
 
     def __init__(self, graph: Graph, context: Context) -> None:
         self.graph, self.context = graph, context
-        self._known: dict[Value, _Finite] = {}
-        self._new: dict[Value, tuple[_Finite, list[Node]]] = {}
+        self._known: dict[Value, tuple[Value, ...]] = {}
+        self._new: dict[Value, tuple[tuple[Value, ...], list[Node]]] = {}
 
-    def of(self, allowed: Value) -> _Finite:
+    def of(self, allowed: Value) -> tuple[Value, ...]:
         """The mask bool[B,1,S,L] as a finite bias, and whether each row has an allowed element, bool[B,S,1].
 
         The lowest number gives masked elements the weight 0, as -inf does, in rows with an allowed one; others are 0.
@@ -35,6 +38,20 @@ class Masks:
         rows = build.Cast(build.Squeeze(count, np.array([1], np.int64)), to=int(DType.BOOL))
         self._new[allowed] = (bias, rows), build.nodes
         return bias, rows
+
+    def above_lowest(self, bias: Value) -> Value:
+        """The bias with the lowest number replaced by the next one: softmax weighs a row of either evenly.
+
+        onnxruntime's Attention gives zeros where a row holds nothing but the lowest number or -inf.
+        """
+        if not _may_be_lowest(bias):
+            return bias
+        if bias not in self._known:
+            build = Builder(self.graph, self.context)
+            moved = build.Where(build.Equal(bias, _LOWEST), _ABOVE_LOWEST, bias)
+            self._new[bias] = (moved,), build.nodes
+            return moved
+        return self._known[bias][0]
 
     def forget(self) -> None:
         """Drop the biases built since the last insertion."""
@@ -53,3 +70,22 @@ class Masks:
                     self.graph.insert_after(anchor, node)
             self._known[allowed] = finite
         self._new.clear()
+
+
+def _may_be_lowest(bias: Value) -> bool:
+    """A row of the bias may hold the lowest number throughout."""
+    node = bias.producer
+    if node is not None and node.op == "Where":
+        kept = [value for value in node.inputs[1:] if value is not None]
+        return any(value.constant is None or bool((value.constant.array() <= _LOWEST).any()) for value in kept)
+    return bias.constant is None or bool((bias.constant.array() <= _LOWEST).all(axis=-1).any())
+
+
+def keeps_scores(bias: Value | None) -> bool:
+    """Each row has an element that leaves the scores as they are in half precision, too.
+
+    A row of -3e4 or of the lowest number throughout rounds them to steps, which the kernel does in single precision.
+    """
+    if bias is None:
+        return True
+    return bias.constant is not None and bool((np.abs(bias.constant.array()) <= _AS_SCORES).any(axis=-1).all())

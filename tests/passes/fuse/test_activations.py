@@ -1,5 +1,6 @@
 """Activations are recognised in every spelling, and left alone where the numbers are others."""
 
+import numpy as np
 import pytest
 
 from graphopt.passes.fuse import fuse_for_onnxruntime, fuse_operators, onnxruntime, operators
@@ -100,6 +101,16 @@ def test_an_inner_value_in_use_elsewhere_stays(name):
     text = HEAD.format(nodes=nodes).replace("(float[a,b,c] y)", f"(float[a,b,c] y, ty {inner})")
     text = text.replace("ty ", "bool[d,e,f] " if inner == "c" and "Where" in nodes else "float[d,e,f] ")
     assert first and rewrite(lift(text, opset), fuse_operators)[1] == 0
+
+
+@pytest.mark.parametrize("dtype, fuses", [("float", True), ("float16", False)])
+def test_a_product_that_may_overflow_in_half_precision_stays(dtype, fuses):
+    nodes, opset, wanted = FUSES["hard swish"]
+    text = f"g ({dtype}[N] x) => ({dtype}[a] y) <{dtype} zero, {dtype} three, {dtype} six> {{ {nodes} }}"
+    before = lift(text, opset, zero=np.array(0), three=np.array(3), six=np.array(6))
+    after, _ = rewrite(before, fuse_operators)
+    assert ops(after) == (wanted if fuses else ops(before))
+    assert_same(before, after, rtol=1e-5 if fuses else 1e-3)
 
 
 def test_a_constant_that_adds_an_axis_stays():

@@ -112,6 +112,37 @@ def test_rows_that_are_masked_altogether_stay_zeros():
         np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
 
 
+LOWEST = MASK.replace("less", "low") + SPLIT + K + "s = MatMul(q, k)\n b = Add(s, mask)\n p = Softmax(b)\n " + JOIN
+FED = SPLIT + K + "s = MatMul(q, k)\n b = Add(s, bias)\n p = Softmax(b)\n " + JOIN
+
+
+def same_where_masked(before, after, lowest):
+    a, b = onnx_io.to_proto(before), onnx_io.to_proto(after)
+    feeds = random_feeds(a, size=3)
+    feeds["allowed"][:] = [[True, False, True], [False, True, True], [True, True, True]]
+    feeds["allowed"][0, 0, 1] = feeds["allowed"][2] = False
+    feeds["bias"][0, 0, 1] = feeds["bias"][2] = feeds["bias"][1, 0, 0, :2] = lowest
+    for x, y in zip(outputs(a, feeds), outputs(b, feeds)):
+        assert x[0, 1].any() and x[2].any()
+        np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lowest", [np.finfo(np.float32).min, -1e4, -3e38])
+@pytest.mark.parametrize("nodes", [LOWEST, FED])
+@pytest.mark.parametrize("target", FORMS)
+def test_rows_of_the_lowest_number_are_weighed_evenly(target, nodes, lowest):
+    before = model(nodes, target)
+    after, changes = rewrite(before, name_sizes, fuse_attention, target=target)
+    assert changes == 1 and "Softmax" not in ops(after)
+    same_where_masked(before, after, lowest)
+
+
+def test_a_bias_above_the_lowest_number_is_read_as_it_is():
+    before = model(FUSES["guarded"].replace(GUARD, "p = Softmax(b)\n "), "portable")
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 1 and "Equal" not in ops(after)
+
+
 def test_layers_share_their_mask():
     second = EMPTY_ROWS.partition("mask = Where(allowed, zero, down)\n ")[2]
     for name in ("hq", "hk", "hv", "rq", "rk", "rv", "q", "vs", "k", "s", "b", "r", "n", "p", "o", "t"):
@@ -207,14 +238,32 @@ def test_other_thirds_stay(name):
     assert changes == 0 and "Softmax" in ops(after)
 
 
-@pytest.mark.parametrize("name", ["no bias", "bias first", "both scaled"])
-def test_half_precision_is_for_the_operator_of_onnx(name):
-    numbers = {"scale": 0.35355338, "root": 0.59460354, "width": 2.828427, "zero": 0, "low": -6e4, "less": -1e4}
+def half(nodes, **more):
+    numbers = {"scale": 0.35355338, "root": 0.59460354, "width": 2.828427, "zero": 0, "low": -65504, "less": -3e4}
     weights = {key: np.array([number]) for key, number in {**numbers, "down": -np.inf}.items()}
-    half = HEAD.replace("float[", "float16[").replace("float ", "float16 ")
-    half = re.sub(r"float16 (\w+) = \{\{[^}]*\}\}", r"float16[1] \1", half)
-    before = lift(half.format(nodes=FUSES[name].replace("KEYS", "x")), 23, **weights)
-    for target in FORMS:
-        after, changes = rewrite(before, name_sizes, fuse_attention, target=target)
-        assert changes == 1 and "Attention" in ops(after)
-        assert_same(before, after, rtol=2e-2)
+    text = HEAD.replace("float[", "float16[").replace("float ", "float16 ")
+    text = re.sub(r"float16 (\w+) = \{\{[^}]*\}\}", r"float16[1] \1", text)
+    text = text.replace("float16[16,16] u", "float16[1,1,3,3] fixed, float16[16,16] u")
+    if "fixed)" in nodes:
+        text = text.replace("[B,S,16] x", "[B,3,16] x")
+    return lift(text.format(nodes=nodes.replace("KEYS", "x")), 23, **weights, **more)
+
+
+FIXED = FED.replace("KEYS", "x").replace("Add(s, bias)", "Add(s, fixed)")
+CAUSAL = np.where(np.tril(np.ones((1, 1, 3, 3))), 0, -65504)
+
+
+@pytest.mark.parametrize("name", ["no bias", "transposed twice", "causal"])
+@pytest.mark.parametrize("target", FORMS)
+def test_half_precision_is_for_the_operator_of_onnx(name, target):
+    before = half({**FUSES, "causal": FIXED}[name], fixed=CAUSAL)
+    after, changes = rewrite(before, name_sizes, fuse_attention, target=target)
+    assert changes == 1 and "Attention" in ops(after)
+    assert_same(before, after, rtol=2e-2, sizes=(3,) if name == "causal" else (1, 3))
+
+
+@pytest.mark.parametrize("nodes", [LOWEST, LOWEST.replace(", low)", ", less)"), FED, FIXED])
+def test_half_precision_keeps_rows_that_may_be_masked_altogether(nodes):
+    before = half(nodes, fixed=np.full((1, 1, 3, 3), -3e4))
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 0 and "Softmax" in ops(after)
