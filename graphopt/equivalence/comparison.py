@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError, ModelError
 from ..ir import Array, Model
+from .drawn import draw_alike
 from .equality import SampleComparison, compare_exact, compare_floats, exceeds, leaves, noise_of
 from .feeds import FeedData, Feeds, checked_feeds
 from .metrics import magnitude
@@ -65,7 +66,7 @@ def compare(
     if difference:
         return Comparison("different", difference)
     inner = intermediates and min_sqnr is None
-    job = _ComparisonRun(original, candidate, rtol, seed, min_sqnr, power, inner, threads)
+    job = _ComparisonRun(*draw_alike(original, candidate), rtol, seed, min_sqnr, power, inner, threads)
     feeds = None if inputs is None else checked_feeds(inputs, original)
     return job.run(feeds, samples, start)
 

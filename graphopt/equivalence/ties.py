@@ -15,7 +15,7 @@ from .onnx_graph import GraphIndex, nested_graphs
 _KEEPS_ORDER = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 _ROUNDS = ("QuantizeLinear", "Cast")
-_RANDOM = frozenset((
+RANDOM = frozenset((
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 ))  # fmt: skip
 
@@ -122,7 +122,7 @@ def random_outputs(index: GraphIndex, outputs: list[str]) -> tuple[dict[str, str
     tainted: dict[str, str] = {}
     has_random = False
     for node in index.order:
-        op = _random_op(node, index)
+        op = random_op(node, index)
         has_random = has_random or op is not None
         if op is not None and _is_seeded(node):
             op = None
@@ -133,15 +133,16 @@ def random_outputs(index: GraphIndex, outputs: list[str]) -> tuple[dict[str, str
     return {o: tainted[o] for o in outputs if o in tainted}, has_random
 
 
-def _random_op(node: onnx.NodeProto, index: GraphIndex) -> str | None:
-    if node.op_type in _RANDOM:
+def random_op(node: onnx.NodeProto, index: GraphIndex) -> str | None:
+    """The random operator that a node is or holds; None where its results are the same in every run."""
+    if node.op_type in RANDOM:
         return node.op_type
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         training = index.array(node.input[2])
         return "Dropout" if training is None or bool(training.any()) else None
     for graph in nested_graphs(node):
         for inner in graph.node:
-            op = _random_op(inner, index)
+            op = random_op(inner, index)
             if op is not None:
                 return op
     return None
