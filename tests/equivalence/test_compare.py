@@ -107,6 +107,32 @@ def test_topk_indices_may_differ_only_where_the_scores_are_tied():
     assert compare(topk(tied), topk(swapped), power=False).status == "different"
 
 
+def detector(scale: float = 1.0, head: float = 1.0, *, most: int = 4) -> onnx.ModelProto:
+    """The places of the highest sums, and a head on what lies there."""
+    nodes = [
+        node("MatMul", "x w", "h"), node("Mul", "h c", "scores"), node("ReduceSum", "scores last", "s", keepdims=0),
+        node("TopK", "s k", "v i"), node("Unsqueeze", "i last", "j"), node("Expand", "j wide", "e"),
+        node("MatMul", "x u", "f"), node("GatherElements", "f e", "g", axis=1), node("MatMul", "g t", "y"),
+    ]  # fmt: skip
+    weights = {
+        "w": np.ones((8, 6), np.float32), "c": np.float32(scale), "last": np.array([-1]), "k": np.array([most]),
+        "wide": np.array([1, most, 5]),
+        "u": f32(8, 5, seed=1), "t": f32(5, 3, seed=2, scale=head),
+    }  # fmt: skip
+    outputs = [("y", T.FLOAT, None), ("v", T.FLOAT, None)]
+    return model(nodes, [("x", T.FLOAT, [1, 9, 8])], outputs, weights)
+
+
+def test_near_ties_are_decided_as_the_original_decides_them():
+    rng = np.random.default_rng(0)
+    row = rng.standard_normal(8)
+    feeds = {"x": np.stack([row[rng.permutation(8)] for _ in range(9)])[None].astype(np.float32)}  # near, but unlike
+    assert compare(detector(), detector(), feeds).status == "equal"
+    assert compare(detector(), detector(1 + 1e-6), feeds, power=False).status == "equal"
+    for other in (detector(1.01), detector(1.0, 1.01), detector(most=3)):
+        assert compare(detector(), other, feeds, power=False).status == "different"
+
+
 def threshold(at: float) -> onnx.ModelProto:
     return model([node("Greater", "x t", "y")], [("x", T.FLOAT, [4])], [("y", T.BOOL, [4])], {"t": np.float32(at)})
 
