@@ -42,7 +42,7 @@ class GraphIndex:
     """Producers, consumers and constants of a model by name, nested graphs included, functions inlined."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        proto = _inlined(model) if model.functions else model
+        proto = without_weights(model) if model.functions else model
         self.consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self.producer: dict[str, onnx.NodeProto] = {}
         self.constants: dict[str, onnx.TensorProto] = {}
@@ -125,16 +125,21 @@ def _tensor_of(attr: onnx.AttributeProto) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(value, dtype))
 
 
-def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its functions inlined and the values of its large weights left out."""
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with functions inlined and the values of large initializers left out."""
     import onnx.inliner
 
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    for tensor in bare.graph.initializer:
+    bare = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    bare.graph.name = proto.graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(bare.graph, field).extend(getattr(proto.graph, field))
+    for tensor in proto.graph.initializer:
         if np.prod(tensor.dims) > SMALL:
-            for name in ("raw_data", "float_data", "int32_data", "int64_data"):
-                tensor.ClearField(name)
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(bare)
+            bare.graph.initializer.add(
+                name=tensor.name, dims=tensor.dims, data_type=tensor.data_type,
+                data_location=onnx.TensorProto.EXTERNAL,
+            )  # fmt: skip
+        else:
+            bare.graph.initializer.add().CopyFrom(tensor)
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(bare) if proto.functions else bare
     return inlined

@@ -25,9 +25,6 @@ _TAP_BYTES = 32 << 20
 _TAPPED_SAMPLES = 2
 _PERTURBATIONS = 24
 _POWER_SECONDS = 2.0
-_PROBED_BYTES = 1 << 18
-"""Bytes of feeds from which a run of five taps tells how many fit into `_TAP_BYTES`; smaller models hold all."""
-
 _NOT_FLOAT = frozenset((
     "Shape", "Size", "ArgMax", "ArgMin", "NonZero", "Constant", "ConstantOfShape", "Range", "Equal", "Less", "Greater",
     "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not", "QuantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppression",
@@ -111,7 +108,7 @@ def run_reference(
     scores = [s for s in options.scores if s in floats]
     if samples is None:
         samples = _samples(a, session, options, feeds, count, fits)
-    taps = _affordable(session, samples[0], [t for t in options.taps if t in floats])
+    taps = _affordable(session, samples[0], [t for t in options.taps if t in floats], options)
     keep = frozenset(n for n, f in read_facts(a, index).items() if f.roles & {"index", "size", "length", "mask"})
     rng = np.random.default_rng(options.seed)
     reference = Reference(samples, [], [], tuple(taps), [], [], [])
@@ -153,13 +150,12 @@ def _plain_session(
     return a.session(optimize=False, threads=options.threads, taps=taps), None
 
 
-def _affordable(session: TappedSession, sample: Sample, taps: Sequence[str]) -> list[str]:
+def _affordable(session: TappedSession, sample: Sample, taps: Sequence[str], options: ReferenceOptions) -> list[str]:
     """Taps evenly spread over the model that fit the memory budget."""
     taps = _spread(taps, _TAPS)
-    feed_bytes = sum(np.asarray(v).nbytes for v in sample.feeds.values() if isinstance(v, np.ndarray))
-    if feed_bytes < _PROBED_BYTES or not taps:
+    if not taps or options.lock_step:
         return list(taps)
-    probe = _spread(taps, 5)
+    probe = _spread(taps, 5)  # small inputs tell nothing: attention makes the square of them
     results = session.run(sample.feeds, probe)
     mean = max(sum(results[p].nbytes for p in probe) / len(probe), 1.0)
     return _spread(taps, max(int(_TAP_BYTES / mean), 1))

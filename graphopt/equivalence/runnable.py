@@ -52,7 +52,7 @@ class RunnableModel:
         self, proto: onnx.ModelProto, path: Path | None, folder: Path | None, lent: Mapping[str, Array] | None = None,
         scratch: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:  # fmt: skip
-        self.proto, self.path, self.folder, self.lent, self._scratch = proto, path, folder, lent or {}, scratch
+        self.proto, self.path, self.folder, self.lent, self.scratch = proto, path, folder, lent or {}, scratch
         initializers = {t.name for t in proto.graph.initializer} | {
             t.values.name for t in proto.graph.sparse_initializer
         }

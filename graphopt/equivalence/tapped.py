@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from ..errors import ModelError, one_line
+from .budget import Budget
 from .value_info import ValueInfo
 
 _ONNX_OF = {
@@ -40,18 +42,24 @@ class TappedSession:
         floats = ("tensor(float)", "tensor(double)", "tensor(float16)")
         return [name for name in names if types.get(name) in floats]
 
-    def run(self, feeds: dict[str, Any], taps: Sequence[str] = ()) -> dict[str, Any]:
-        """Outputs and taps by name. Raises ModelError, one line, when the model cannot run on the feeds."""
+    def run(self, feeds: dict[str, Any], taps: Sequence[str] = (), budget: Budget | None = None) -> dict[str, Any]:
+        """Outputs and taps by name.
+
+        Raises ModelError, one line, when the model cannot run on the feeds, memory runs out, or the budget does.
+        """
         fetch = [*(self._casts.get(n, n) for n in self.names), *taps]
+        options = ort.RunOptions()
         try:
-            results = self._run(fetch, feeds)
+            with budget.watching(options) if budget is not None else nullcontext():
+                results = self._run(fetch, feeds, options)
         except Exception as error:
-            raise ModelError(one_line(error)) from error
+            over = budget.reason if budget is not None else ""
+            raise ModelError(over or one_line(error)) from error
         return dict(zip((*self.names, *taps), results))
 
-    def _run(self, fetch: list[str], feeds: dict[str, Any]) -> list[Any]:
+    def _run(self, fetch: list[str], feeds: dict[str, Any], options: ort.RunOptions) -> list[Any]:
         if not any(isinstance(v, np.ndarray) and v.dtype.name in _ONNX_OF for v in feeds.values()):
-            return list(self.session.run(fetch, feeds))
+            return list(self.session.run(fetch, feeds, options))
         values = {
             name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
                 value.view(np.uint16 if value.dtype.itemsize == 2 else np.uint8), _ONNX_OF[value.dtype.name]
@@ -60,4 +68,4 @@ class TappedSession:
             else ort.OrtValue.ortvalue_from_numpy(value)
             for name, value in feeds.items()
         }
-        return [v.numpy() for v in self.session.run_with_ort_values(fetch, values)]
+        return [v.numpy() for v in self.session.run_with_ort_values(fetch, values, options)]

@@ -1,4 +1,4 @@
-"""Outputs that may differ: integers and booleans decided by tied scores, and results of unseeded random operators."""
+"""Results that may differ: decided by tied scores, or random without a seed; and one model's selections replayed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from .onnx_graph import GraphIndex, nested_graphs
 _KEEPS_ORDER = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 _ROUNDS = ("QuantizeLinear", "Cast")
-_RANDOM = frozenset((
+RANDOM = frozenset((
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 ))  # fmt: skip
+
+
+_SELECTS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ def random_outputs(index: GraphIndex, outputs: list[str]) -> tuple[dict[str, str
     tainted: dict[str, str] = {}
     has_random = False
     for node in index.order:
-        op = _random_op(node, index)
+        op = random_op(node, index)
         has_random = has_random or op is not None
         if op is not None and _is_seeded(node):
             op = None
@@ -133,15 +136,16 @@ def random_outputs(index: GraphIndex, outputs: list[str]) -> tuple[dict[str, str
     return {o: tainted[o] for o in outputs if o in tainted}, has_random
 
 
-def _random_op(node: onnx.NodeProto, index: GraphIndex) -> str | None:
-    if node.op_type in _RANDOM:
+def random_op(node: onnx.NodeProto, index: GraphIndex) -> str | None:
+    """The random operator that a node is or holds; None where its results are the same in every run."""
+    if node.op_type in RANDOM:
         return node.op_type
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         training = index.array(node.input[2])
         return "Dropout" if training is None or bool(training.any()) else None
     for graph in nested_graphs(node):
         for inner in graph.node:
-            op = _random_op(inner, index)
+            op = random_op(inner, index)
             if op is not None:
                 return op
     return None
@@ -149,3 +153,63 @@ def _random_op(node: onnx.NodeProto, index: GraphIndex) -> str | None:
 
 def _is_seeded(node: onnx.NodeProto) -> bool:
     return any(a.name == "seed" for a in node.attribute)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Copies of two models that take what the original selects as inputs.
+
+    selected: the names of the original's selections, by those inputs. What a selector reads is an output of both
+    copies besides: where these agree, the models select alike but for ties.
+    """
+
+    a: onnx.ModelProto
+    b: onnx.ModelProto
+    selected: Mapping[str, str]
+
+
+def replay_selections(a: onnx.ModelProto, b: onnx.ModelProto) -> Replay | None:
+    """The models with the original's selections fed; None without any, or where they do not belong together."""
+    ours, theirs = _selectors(a), _selectors(b)
+    if not ours or sorted(ours) != sorted(theirs):
+        theirs = dict(zip(ours, theirs.values())) if len(ours) == len(theirs) else {}
+    if not theirs or any(_kind(ours[n]) != _kind(theirs[n]) for n in ours):
+        return None
+    first, second = (_replaying(proto, [nodes[n] for n in ours]) for proto, nodes in ((a, ours), (b, theirs)))
+    return Replay(first, second, {f"selection::{number}": name for number, name in enumerate(ours)})
+
+
+def _selectors(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The operators that select, by the name of the indexes they give."""
+    return {_indexes(node): node for node in proto.graph.node if node.op_type in _SELECTS and _indexes(node)}
+
+
+def _indexes(node: onnx.NodeProto) -> str:
+    return str(node.output[1] if node.op_type == "TopK" else node.output[0])
+
+
+def _kind(node: onnx.NodeProto) -> tuple[str, list[bytes]]:
+    return node.op_type, sorted(a.SerializeToString() for a in node.attribute)
+
+
+def _replaying(proto: onnx.ModelProto, selectors: list[onnx.NodeProto]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    numbers = {_indexes(node): number for number, node in enumerate(selectors)}
+    del copy.graph.node[:]
+    for node in proto.graph.node:
+        if node.op_type not in _SELECTS or _indexes(node) not in numbers:
+            copy.graph.node.add().CopyFrom(node)
+            continue
+        fed = f"selection::{numbers[_indexes(node)]}"
+        copy.graph.input.append(onnx.helper.make_tensor_value_info(fed, onnx.TensorProto.INT64, None))
+        copy.graph.node.append(onnx.helper.make_node("Identity", [fed], [_indexes(node)]))
+        if node.op_type == "TopK" and node.output[0]:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+            gather = onnx.helper.make_node("GatherElements", [node.input[0], fed], [node.output[0]], axis=axis)
+            copy.graph.node.append(gather)
+        for slot, name in enumerate(node.input):
+            if name:
+                copy.graph.node.append(onnx.helper.make_node("Identity", [name], [f"{fed}::{slot}"]))
+                copy.graph.output.append(onnx.ValueInfoProto(name=f"{fed}::{slot}"))
+    return copy

@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto as T
 
 from graphopt.equivalence import compare
+from graphopt.equivalence.drawn import draw_alike
+from graphopt.equivalence.runnable import open_runnable
 from graphopt.errors import InputError, ModelError
 from graphopt.testing import assert_equivalent
 from tests.equivalence.nets import cnn, dense, f32, model, node
@@ -103,6 +105,32 @@ def test_topk_indices_may_differ_only_where_the_scores_are_tied():
     swapped = tied.copy()
     swapped[:, [2, 3]] = swapped[:, [3, 2]]
     assert compare(topk(tied), topk(swapped), power=False).status == "different"
+
+
+def detector(scale: float = 1.0, head: float = 1.0, *, most: int = 4) -> onnx.ModelProto:
+    """The places of the highest sums, and a head on what lies there."""
+    nodes = [
+        node("MatMul", "x w", "h"), node("Mul", "h c", "scores"), node("ReduceSum", "scores last", "s", keepdims=0),
+        node("TopK", "s k", "v i"), node("Unsqueeze", "i last", "j"), node("Expand", "j wide", "e"),
+        node("MatMul", "x u", "f"), node("GatherElements", "f e", "g", axis=1), node("MatMul", "g t", "y"),
+    ]  # fmt: skip
+    weights = {
+        "w": np.ones((8, 6), np.float32), "c": np.float32(scale), "last": np.array([-1]), "k": np.array([most]),
+        "wide": np.array([1, most, 5]),
+        "u": f32(8, 5, seed=1), "t": f32(5, 3, seed=2, scale=head),
+    }  # fmt: skip
+    outputs = [("y", T.FLOAT, None), ("v", T.FLOAT, None)]
+    return model(nodes, [("x", T.FLOAT, [1, 9, 8])], outputs, weights)
+
+
+def test_near_ties_are_decided_as_the_original_decides_them():
+    rng = np.random.default_rng(0)
+    row = rng.standard_normal(8)
+    feeds = {"x": np.stack([row[rng.permutation(8)] for _ in range(9)])[None].astype(np.float32)}  # near, but unlike
+    assert compare(detector(), detector(), feeds).status == "equal"
+    assert compare(detector(), detector(1 + 1e-6), feeds, power=False).status == "equal"
+    for other in (detector(1.01), detector(1.0, 1.01), detector(most=3)):
+        assert compare(detector(), other, feeds, power=False).status == "different"
 
 
 def threshold(at: float) -> onnx.ModelProto:
@@ -208,16 +236,60 @@ def test_bfloat16_outputs_are_read():
     assert compare(a, b).status == "different"
 
 
-def random_normal(**attrs: float) -> onnx.ModelProto:
+def random_normal(opset: int = 17, **attrs: float) -> onnx.ModelProto:
     nodes = [node("RandomNormalLike", "x", "r", **attrs), node("Add", "x r", "y"), node("Relu", "x", "z")]
-    return model(nodes, [("x", T.FLOAT, [64])], [("y", T.FLOAT, [64]), ("z", T.FLOAT, [64])])
+    proto = model(nodes, [("x", T.FLOAT, [64])], [("y", T.FLOAT, [64]), ("z", T.FLOAT, [64])])
+    proto.opset_import[0].version = opset
+    return proto
 
 
-def test_random_operators_leave_their_outputs_unverified():
-    found = compare(random_normal(), random_normal())
+def test_random_operators_of_old_opsets_leave_their_outputs_unverified():
+    found = compare(random_normal(14), random_normal(14))
     assert found.status == "unverified"
     assert {o.name: o.status for o in found.outputs} == {"y": "unverified", "z": "equal"}
-    assert compare(random_normal(seed=3.0), random_normal(seed=3.0)).status == "equal"
+    assert compare(random_normal(14, seed=3.0), random_normal(14, seed=3.0)).status == "equal"
+
+
+def speech(scale: float = 0.6, *, fold: bool = False, once: bool = False, name: str = "r") -> onnx.ModelProto:
+    """A prior with noise, as in VITS: mean + noise · scale twice, of a length that is computed."""
+    nodes = [
+        node("MatMul", "x w", "m"),
+        node("RandomNormalLike", "m", name, **({"scale": scale} if fold else {})),
+        node("RandomNormalLike", "m", "s"), node("Identity" if fold else "Mul", name if fold else f"{name} k", "n"),
+        node("Add", "m n", "z"), node("Add", f"z {name if once else 's'}", "y"),
+    ]  # fmt: skip
+    ports = [("x", T.FLOAT, ["n", 8])], [("y", T.FLOAT, ["n", 6])]
+    return model(nodes, *ports, {"w": f32(8, 6), "k": np.float32(scale)})
+
+
+def test_random_operators_draw_alike_on_both_sides():
+    found = assert_equivalent(speech(), speech(), min_power=0.9)
+    assert found.samples == 4
+    assert compare(speech(), speech(fold=True), power=False).status == "equal"
+    assert compare(speech(), speech(name="renamed"), power=False).status == "equal"
+    assert compare(speech(), speech(0.61), power=False).status == "different"
+    assert compare(speech(), speech(once=True), power=False).status == "different"
+    assert compare(random_normal(seed=3.0), random_normal(seed=4.0), power=False).status == "different"
+
+
+@pytest.mark.parametrize(("op", "inputs", "attrs", "elem"), [
+    ("RandomNormal", "", {"shape": [5, 6], "mean": 2.0}, T.FLOAT),
+    ("RandomUniform", "", {"shape": [5, 6], "low": 2.0, "high": 3.0}, T.FLOAT),
+    ("RandomUniformLike", "p", {"dtype": T.DOUBLE}, T.DOUBLE), ("Bernoulli", "p", {}, T.FLOAT),
+    ("Multinomial", "p", {"sample_size": 300}, T.INT32), ("Dropout", "p ratio yes", {}, T.FLOAT),
+    ("RandomNormalLike", "p", {"scale": 3.0}, T.FLOAT),
+])  # fmt: skip
+def test_every_random_operator_is_drawn_from_its_distribution(op: str, inputs: str, attrs: dict, elem: int):
+    nodes = [node("Sigmoid", "x", "p"), node(op, inputs, "y", **attrs), node("Neg", "p", "z")]
+    outputs = [("y", elem, None), ("z", T.FLOAT, None)]
+    net = model(nodes, [("x", T.FLOAT, [5, 60])], outputs, {"ratio": np.float32(0.25), "yes": np.bool_(True)})
+    assert compare(net, net, power=False).status == "equal"
+    feeds = {"x": f32(5, 60)}
+    theirs = open_runnable(net).session(optimize=False).run(feeds)["y"]
+    ours = draw_alike(open_runnable(net), open_runnable(net))[0].session(optimize=False).run(feeds)["y"]
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    spread = float(theirs.std())
+    assert abs(float(ours.mean()) - float(theirs.mean())) < 0.6 * spread and 0.6 < float(ours.std()) / spread < 1.6
 
 
 @pytest.mark.parametrize("b", [

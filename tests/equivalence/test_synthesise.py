@@ -11,7 +11,10 @@ from onnx import TensorProto as T
 
 import graphopt
 from graphopt.equivalence import synthesise
-from graphopt.errors import InputError
+from graphopt.equivalence.budget import Budget
+from graphopt.equivalence.runnable import open_runnable
+from graphopt.equivalence.synthesis.search import _Search
+from graphopt.errors import InputError, ModelError
 from tests.equivalence.nets import f32, model, node
 
 
@@ -162,3 +165,85 @@ def test_a_model_that_never_runs_is_told():
 def test_quantized_models_whose_weights_share_a_zero_point():
     made = graphopt.optimize(Path(__file__).parents[2] / "models" / "fashion_qdq.onnx", validate=False).model
     assert synthesise(made, 1)[0]["image"].shape[1:] == (1, 28, 28)
+
+
+def searching(net: onnx.ModelProto) -> _Search:
+    runnable = open_runnable(net)
+    return _Search(runnable, runnable.session(optimize=True), 0, None)
+
+
+def flattened(size: int, product: str = "Gemm") -> onnx.ModelProto:
+    """A product of `size` inputs with what a Flatten gives, whose sizes no name or shape tells."""
+    nodes = [node("Flatten", "x", "f"), node(product, "f w", "y")]
+    return model(nodes, [("x", T.FLOAT, ["n", 3, "h", "w"])], [("y", T.FLOAT, None)], {"w": f32(size, 2)})
+
+
+def strided(size: int) -> onnx.ModelProto:
+    """Two convolutions of stride 2, a Reshape to one row an image, and a product of `size` inputs."""
+    nodes = [
+        node("Conv", "x k", "c", pads=[1] * 4, strides=[2, 2]), node("Conv", "c l", "d", pads=[1] * 4, strides=[2, 2]),
+        node("Reshape", "d rows", "f"), node("MatMul", "f w", "y"),
+    ]  # fmt: skip
+    weights = {"k": f32(4, 3, 3, 3), "l": f32(4, 4, 3, 3), "rows": np.array([-1, size]), "w": f32(size, 2)}
+    return model(nodes, [("x", T.FLOAT, ["n", 3, "h", "w"])], [("y", T.FLOAT, None)], weights)
+
+
+@pytest.mark.parametrize(("net", "sides"), [
+    (flattened(588), (14, 14)), (flattened(33, "MatMul"), (11, 1)), (strided(4 * 7 * 7), (25, 25)),
+    (flattened(3 * 640 * 640), (640, 640)),
+])  # fmt: skip
+def test_sizes_are_asked_from_weights_before_they_are_guessed(net: onnx.ModelProto, sides: tuple[int, int]):
+    search = searching(net)
+    feeds = [sample.feeds for sample in search.find(2)]
+    assert search.tries <= 12
+    assert sorted(feeds[0]["x"].shape[2:]) == sorted(sides)
+
+
+def test_no_size_is_tried_that_takes_too_much():
+    search = searching(flattened(3 * 16001 * 2 + 1))
+    tried = []
+    run = search.session.run
+    search.session.run = lambda feeds, **options: tried.append(feeds["x"].size) or run(feeds, **options)
+    with pytest.raises(InputError, match="no inputs were found"):
+        search.find(1)
+    assert 20 < len(tried) <= 120 and max(tried) <= 1 << 24
+
+
+def latent_attention() -> onnx.ModelProto:
+    """Attention of every place of a picture to every other: the square of what is fed."""
+    nodes = [
+        node("Shape", "x", "b", start=0, end=1), node("Concat", "b rest", "s", axis=0), node("Reshape", "x s", "q"),
+        node("Transpose", "q", "k", perm=[0, 2, 1]), node("MatMul", "k q", "a"), node("Softmax", "a", "p"),
+        node("MatMul", "q p", "y"),
+    ]  # fmt: skip
+    ports = [("x", T.FLOAT, ["n", 4, "h", "w"])], [("y", T.FLOAT, None)]
+    return model(nodes, *ports, {"rest": np.array([4, -1])})
+
+
+def test_what_a_model_makes_of_its_inputs_counts_too():
+    feeds = synthesise(latent_attention(), 4)
+    assert len(feeds) == 4 and len({f["x"].shape for f in feeds}) > 1
+    for feed in feeds:
+        n, _, h, w = feed["x"].shape
+        assert 2 * n * (h * w) ** 2 <= 1 << 24
+
+
+def test_a_run_beyond_its_budget_is_ended():
+    nodes = [node("MatMul", "x x", "a"), *(node("MatMul", f"{a} x", f"{b}") for a, b in zip("abcdefg", "bcdefgh"))]
+    net = model(nodes, [("x", T.FLOAT, [2000, 2000])], [("h", T.FLOAT, None)])
+    session = open_runnable(net).session(optimize=False, threads=1)
+    budget = Budget(0.05, 1 << 30)
+    with pytest.raises(ModelError, match="more than what was left"):
+        session.run({"x": f32(2000, 2000)}, budget=budget)
+    budget = Budget(60.0, 1 << 20)
+    with pytest.raises(ModelError, match="more than 1 MB"):
+        session.run({"x": f32(2000, 2000)}, budget=budget)
+
+
+def test_memory_that_does_not_suffice_is_an_answer(monkeypatch: pytest.MonkeyPatch):
+    def draw(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("graphopt.equivalence.synthesis.search.draw", draw)
+    with pytest.raises(InputError, match="not enough memory"):
+        synthesise(embedding())

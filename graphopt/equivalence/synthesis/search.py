@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ import numpy as np
 
 from ...errors import InputError, ModelError
 from ...ir import Model
+from ..budget import Budget
 from ..feeds import Feeds
 from ..onnx_graph import GraphIndex
 from ..runnable import RunnableModel, open_runnable
 from ..tapped import TappedSession
 from ..value_info import ValueInfo
 from .draws import Style, draw
+from .probe import Probe
 from .semantics import InputFacts, read_facts
 from .sizes import attempts, preferred, read_symbols
 
@@ -26,9 +28,14 @@ if TYPE_CHECKING:
 
 # A bound, not a tuned number: a try costs one run, a comparison many.
 _MAX_TRIES = 120
+"""`sizes.attempts` proposes about a hundred assignments; a model that fails on all of them is unverified."""
 _MAX_SECONDS = 30.0
-"""What a search may spend. `sizes.attempts` proposes about a hundred assignments; a model that fails on all of them is
-unverified."""
+"""What a user waits for an answer that may be no more than "unverified"."""
+_MAX_BYTES = 1 << 30
+"""What a search may take beyond the model itself: what most machines have beside a model."""
+_MAX_ALIVE = 1 << 24
+"""Elements that a run may hold at once, as its shapes tell: 64 MiB of floats. The sessions that run it later hold
+inner values besides, and arenas that grow by doubling: together they stay within `_MAX_BYTES`."""
 
 # onnxruntime tells the sizes and bounds it expects nowhere but in the text of its errors. They only propose the next
 # try: a text that reads otherwise ends the search sooner, and no feed counts before the model ran on it.
@@ -78,12 +85,14 @@ class _Search:
         self.symbols = read_symbols(model.inputs, self.ranks)
         self.style = Style()
         self.tries = 0
-        self.start = time.monotonic()
+        self.probe: Probe | None = None
+        self.most, self.budget = _MAX_ALIVE, Budget(_MAX_SECONDS, _MAX_BYTES)
         self.failure, self.not_finite = "no inputs were tried", False
         self.tables = {p.name: self._tables(self.facts[p.name]) for p in model.inputs}
 
     def find(self, count: int) -> list[Sample]:
         first, sizes = self._first()
+        self.most = max(self.most, self._alive(sizes))  # sizes that the model fixes may take more
         samples = [first]
         for number in range(1, count):
             samples.append(self._next(number, sizes, samples))
@@ -92,7 +101,7 @@ class _Search:
     def _first(self) -> tuple[Sample, dict[str, int]]:
         rng = np.random.default_rng(self.seed)
         fallback: tuple[Sample, dict[str, int]] | None = None  # it runs, but gives no finite number
-        for sizes in attempts(self.symbols, rng):
+        for sizes in self._attempts(rng):
             for style in self._styles():
                 sample = self._try(sizes, style, 0)
                 if sample is not None and _is_finite(sample.results):
@@ -107,6 +116,35 @@ class _Search:
             tried = f"{self.tries} tried); the last: {self.failure}"
             raise InputError(f"no inputs were found that the model runs on ({tried}")
         return fallback
+
+    def _attempts(self, rng: np.random.Generator) -> Iterator[dict[str, int]]:
+        """Sizes to try: where the preferred ones fail, those that weights demand; none that take too much."""
+        smallest: tuple[int, dict[str, int]] | None = None
+        for number, sizes in enumerate(attempts(self.symbols, rng)):
+            if number == 1:
+                solved = self._shapes().solve(self.symbols, sizes, self._spent)
+                if solved is not None and any(n != sizes[s] for s, n in solved.items()):
+                    yield solved
+            alive = self._alive(sizes)
+            if alive <= self.most:
+                yield sizes
+            elif smallest is None or alive < smallest[0]:
+                smallest = alive, sizes
+        if smallest is not None and not self.tries:
+            yield smallest[1]
+
+    def _shapes(self) -> Probe:
+        if self.probe is None:
+            self.probe = Probe(self.model.proto, self.index)
+        return self.probe
+
+    def _alive(self, sizes: Mapping[str, int]) -> int:
+        """Elements that a run with these sizes would hold at once; 0 where the model fixes all sizes."""
+        if not self.symbols.kinds:
+            return 0
+        shapes = {name: self.symbols.shape(name, sizes) for name in self.symbols.dims}
+        fed = sum(math.prod(shape) for shape in shapes.values())
+        return fed if fed > self.most else max(fed, self._shapes().peak(self._shapes().shapes(shapes)))
 
     def _styles(self) -> list[Style]:
         """Draw floats anew only where they are the likely culprit: after a run that gave no finite number."""
@@ -123,6 +161,8 @@ class _Search:
         scaled = {s: varied[s] if is_batch[s] else n * 2 for s, n in sizes.items()}
         batched = {s: varied[s] if is_batch[s] else n for s, n in sizes.items()}
         for choice in (varied, scaled, batched, sizes):
+            if self._alive(choice) > self.most:
+                continue
             sample = self._try(choice, self.style, number)
             if sample is None or not _is_finite(sample.results, wholly=self.style.masked_rows):
                 # a row that is masked with -inf is NaN: that says nothing of the others
@@ -140,7 +180,7 @@ class _Search:
         return {}
 
     def _spent(self) -> bool:
-        return self.tries >= _MAX_TRIES or time.monotonic() - self.start > _MAX_SECONDS
+        return self.tries >= _MAX_TRIES or self.budget.is_spent
 
     def _fail(self, reason: str) -> None:
         self.failure, self.not_finite = reason, False
@@ -149,14 +189,18 @@ class _Search:
         """Run on these sizes; after an error that names a size or a bound, try again with it a few times."""
         for _ in range(4):
             self.tries += 1
-            feeds = self._feeds(sizes, style, number)
+            try:
+                feeds = self._feeds(sizes, style, number)
+            except MemoryError:
+                self._fail("there is not enough memory for the inputs")
+                return None
             if feeds is None:
                 return None
             if self.fits is not None and not self.fits(feeds):
                 self._fail("the sizes do not fit the other model")
                 return None
             try:
-                results = self.session.run(feeds)
+                results = self.session.run(feeds, budget=self.budget)
             except ModelError as error:
                 self._fail(str(error))
                 learned = self._learn(self.failure, style)
