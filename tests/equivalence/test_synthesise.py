@@ -231,13 +231,11 @@ def test_what_a_model_makes_of_its_inputs_counts_too():
 def test_a_run_beyond_its_budget_is_ended():
     nodes = [node("MatMul", "x x", "a"), *(node("MatMul", f"{a} x", f"{b}") for a, b in zip("abcdefg", "bcdefgh"))]
     net = model(nodes, [("x", T.FLOAT, [2000, 2000])], [("h", T.FLOAT, None)])
-    session = open_runnable(net).session(optimize=False, threads=1)
-    budget = Budget(0.05, 1 << 30)
+    first, fresh = (open_runnable(net).session(optimize=False, threads=1) for _ in range(2))  # each with its own arena
     with pytest.raises(ModelError, match="more than what was left"):
-        session.run({"x": f32(2000, 2000)}, budget=budget)
-    budget = Budget(60.0, 1 << 20)
+        first.run({"x": f32(2000, 2000)}, budget=Budget(0.05, 1 << 30))
     with pytest.raises(ModelError, match="more than 1 MB"):
-        session.run({"x": f32(2000, 2000)}, budget=budget)
+        fresh.run({"x": f32(2000, 2000)}, budget=Budget(60.0, 1 << 20))
 
 
 def test_memory_that_does_not_suffice_is_an_answer(monkeypatch: pytest.MonkeyPatch):
