@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir import Array, Constant, DType, Graph, Node, TensorType, Type, Value
 from ..machine.sessions import open_session, session_options
-from ..ops import attribute_proto, tensor_proto, type_proto
+from ..ops import tensor_proto, type_proto, write_attributes
 
 if TYPE_CHECKING:
     import onnx
@@ -116,11 +116,8 @@ def _model(
             continue
         added = proto.node.add(op_type=node.op_type, domain=node.domain)
         added.input.extend(read(value) for value in node.inputs)
-        for key, value in node.attrs.items():
-            attribute = attribute_proto(key, value)
-            if attribute is None:
-                raise ValueError(f"{node!r} has an attribute {key} that cannot be written")
-            added.attribute.append(attribute)
+        if not write_attributes(added, node):
+            raise ValueError(f"{node!r} has an attribute that cannot be written")
         for out in node.outputs:
             names[out] = f"v{len(names)}"
             added.output.append(names[out])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..equivalence.feeds import FeedData, FeedReader, Feeds, checked_feed, read_arrays, unstacked
+from ..equivalence.feeds import FeedData, FeedReader, Feeds, as_feed, checked_feed, only_input, read_arrays, unstacked
 from ..equivalence.runnable import signature_of
 from ..equivalence.synthesis import synthesise
 from ..equivalence.value_info import Signature
@@ -79,9 +79,7 @@ def _reader(data: Any, source: Signature) -> Callable[[], Iterator[Mapping[str, 
     if isinstance(data, (str, os.PathLike)):
         data = read_arrays(Path(data), source)
     if isinstance(data, np.ndarray):
-        if len(source.inputs) != 1:
-            raise InputError(f"inputs: one array was given, the model takes {'; '.join(map(str, source.inputs))}")
-        data = {source.inputs[0].name: data}
+        data = {only_input(source).name: data}
     if isinstance(data, Mapping):
         rows = _rows(dict(data), source)
         return lambda: iter(rows)
@@ -178,13 +176,7 @@ def _with_one_line_errors(read: Callable[[], Iterator[Any]]) -> Iterator[Any]:
 
 
 def _checked(feed: Any, source: Signature) -> Feeds:
-    return checked_feed(_mapping(feed), source, exact=True)
-
-
-def _mapping(feed: Any) -> dict[str, Any]:
-    if not isinstance(feed, Mapping):
-        raise InputError(f"inputs: each sample is a dict of arrays by input name, got {type(feed).__name__}")
-    return dict(feed)
+    return checked_feed(as_feed(feed), source, exact=True)
 
 
 def _check_values(feed: Feeds, number: int) -> Feeds:

@@ -48,13 +48,13 @@ def checked_feeds(data: FeedData, model: Signature) -> list[Feeds]:
     if isinstance(data, (str, os.PathLike)):
         data = read_arrays(Path(data), model)
     if isinstance(data, np.ndarray):
-        data = {_only_input(model).name: data}
+        data = {only_input(model).name: data}
     if isinstance(data, Mapping):
         feeds = unstacked(dict(data), model)
     elif (get_next := getattr(data, "get_next", None)) is not None:
-        feeds = [_as_feed(sample) for sample in iter(get_next, None)]
+        feeds = [as_feed(sample) for sample in iter(get_next, None)]
     elif isinstance(data, Iterable):
-        feeds = [_as_feed(sample) for sample in data]
+        feeds = [as_feed(sample) for sample in data]
     else:
         raise InputError(f"inputs: expected a dict, an iterable of dicts or an .npz path, got {type(data).__name__}")
     if not feeds:
@@ -62,7 +62,8 @@ def checked_feeds(data: FeedData, model: Signature) -> list[Feeds]:
     return [checked_feed(f, model) for f in feeds]
 
 
-def _as_feed(sample: Any) -> Feeds:
+def as_feed(sample: Any) -> Feeds:
+    """A sample as a dict. InputError for anything but a mapping."""
     if not isinstance(sample, Mapping):
         raise InputError(f"inputs: each sample is a dict of arrays by input name, got {type(sample).__name__}")
     return dict(sample)
@@ -73,14 +74,15 @@ def read_arrays(path: Path, model: Signature) -> Feeds:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return {_only_input(model).name: loaded}
+            return {only_input(model).name: loaded}
         with loaded:
             return {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(f"inputs: {path} is no readable .npz or .npy file of numbers") from error
 
 
-def _only_input(model: Signature) -> ValueInfo:
+def only_input(model: Signature) -> ValueInfo:
+    """The input that one array is for. InputError for models of several inputs."""
     if len(model.inputs) != 1:
         raise InputError(f"inputs: one array was given, the model takes {len(model.inputs)}: {_described(model)}")
     return model.inputs[0]

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from ..ir import Constant, DType, Node, TensorType, Type, refine
-from .protos import attribute_proto, tensor_proto, type_of, type_proto
+from .protos import tensor_proto, type_of, type_proto, write_attributes
 from .schemas import schema
 from .sizes import reshaped
 
@@ -134,11 +134,8 @@ def _infer_uncached(known: onnx.defs.OpSchema, node: Node, opsets: Mapping[str, 
         if value.constant is not None and _decides(value.constant, node):
             data[name] = tensor_proto(value.constant)
     proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
-    for name, attribute in node.attrs.items():
-        written = attribute_proto(name, attribute)
-        if written is None:
-            return None
-        proto.attribute.append(written)
+    if not write_attributes(proto, node):
+        return None
     imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items()]
     try:
         outputs = onnx.shape_inference.infer_node_outputs(known, proto, types, data, opset_imports=imports)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir import Constant, DType, Opaque, OptionalType, OtherType, SequenceType, TensorType, Type
+from ..ir import Constant, DType, Node, Opaque, OptionalType, OtherType, SequenceType, TensorType, Type
 
 if TYPE_CHECKING:
     import onnx
@@ -81,8 +81,17 @@ def tensor_proto(constant: Constant, name: str = "") -> onnx.TensorProto:
     return onnx.helper.make_tensor(name, int(constant.dtype), constant.shape, data, raw=True)
 
 
-def attribute_proto(name: str, value: Any) -> onnx.AttributeProto | None:
-    """The `AttributeProto` of a plain attribute; None for nested graphs and opaque attributes."""
+def write_attributes(proto: onnx.NodeProto, node: Node) -> bool:
+    """Add the node's attributes to the proto; False where one cannot be written: a nested graph, an opaque one."""
+    for name, value in node.attrs.items():
+        attribute = _attribute(name, value)
+        if attribute is None:
+            return False
+        proto.attribute.append(attribute)
+    return True
+
+
+def _attribute(name: str, value: Any) -> onnx.AttributeProto | None:
     import onnx
 
     if isinstance(value, Constant):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..ir import DType, Node, TensorType, Value
 from ..machine.sessions import open_session, session_options
-from .protos import attribute_proto, tensor_proto, type_proto
+from .protos import tensor_proto, type_proto, write_attributes
 from .schemas import schema_of, version_for
 
 _ESTABLISHED = 17
@@ -62,11 +62,8 @@ def _runs(node: Node, opsets: Mapping[str, int]) -> bool:
     for out in node.outputs:
         proto.output.append(f"o{out.index}")
         graph.output.append(onnx.ValueInfoProto(name=f"o{out.index}"))
-    for key, attribute in node.attrs.items():
-        written = attribute_proto(key, attribute)
-        if written is None:
-            return False
-        proto.attribute.append(written)
+    if not write_attributes(proto, node):
+        return False
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.ModelProto(ir_version=_IR_VERSION, graph=graph, opset_import=imports)
     try:

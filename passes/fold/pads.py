@@ -54,11 +54,7 @@ def pad_into_average(build: Builder, x: Value, pads: Array, fill: Array | None, 
     """mean(pad(x, p)) = mean(x, p), for pads of zeros that count"""
     if not _is_zero(fill):
         raise Declined("the pads are not zeros")
-    if any(attr(pool, "pads", None) or ()) or attr(pool, "ceil_mode", 0):
-        raise Declined("the pool pads by itself")
-    joined = _spatial(pool, pads, _rank(x))
-    _inside(pool, joined)
-    return build.copy(pool, [x], pads=joined, auto_pad=None, count_include_pad=1)
+    return build.copy(pool, [x], pads=_pool_pads(pool, pads, x), auto_pad=None, count_include_pad=1)
 
 
 @rule(op.MaxPool(op.Pad(any_value("x"), constant("pads"), constant("fill", optional=True), mode="constant",
@@ -69,11 +65,15 @@ def pad_into_maximum(build: Builder, x: Value, pads: Array, fill: Array | None, 
     above_zero = _is_zero(fill) and x.producer is not None and x.producer.op in _NOT_NEGATIVE
     if not (lowest or above_zero) or len(pool.outputs) > 1:
         raise Declined("a pad may be the largest element")
+    return build.copy(pool, [x], pads=_pool_pads(pool, pads, x), auto_pad=None)
+
+
+def _pool_pads(pool: Node, pads: Array, x: Value) -> list[int]:
     if any(attr(pool, "pads", None) or ()) or attr(pool, "ceil_mode", 0):
         raise Declined("the pool pads by itself")
     joined = _spatial(pool, pads, _rank(x))
     _inside(pool, joined)
-    return build.copy(pool, [x], pads=joined, auto_pad=None)
+    return joined
 
 
 def _inside(pool: Node, pads: list[int]) -> None:

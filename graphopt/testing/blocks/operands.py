@@ -79,10 +79,6 @@ def _pool_attrs(s: Sketch, x: Value) -> Attrs:
     return {"kernel_shape": (2,) * (s.rank(x) - 2), "strides": (s.choose((1, 2)),) * (s.rank(x) - 2)}
 
 
-def _any_axis(s: Sketch, x: Value) -> Attrs:
-    return {"axis": s.integer(0, max(s.rank(x) - 1, 0))}
-
-
 def _known_axis(s: Sketch, x: Value) -> Attrs:
     return {"axis": s.choose([i for i, d in enumerate(s.shape(x)) if isinstance(d, int)])}
 
