@@ -114,6 +114,23 @@ def test_widths_are_multiples():
     assert all(row[2] % 8 == 0 for row in stage.rows) and stage.changed
 
 
+@pytest.mark.parametrize("name", ["attention", "grouped", "shuffle", "residual"])
+@pytest.mark.parametrize("global_ranking", [True, False])
+@pytest.mark.parametrize(("ratio", "round_to"), [(0.1, 1), (0.3, 1), (0.3, 8), (0.6, 4)])
+def test_no_more_is_removed_than_was_asked_for(name, global_ranking, ratio, round_to):
+    """All channels of a head count, and what equal parts of groups cost is bounded."""
+    model = nets.load(name)
+    options = graphopt.Prune(
+        ratio=ratio, round_to=round_to, global_ranking=global_ranking, importance="random", recover=False
+    )
+    (stage,) = graphopt.optimize(model, prune=options, validate=False, passes=[]).report.stages
+    if not stage.changed:
+        return
+    channels, removed = stage.figures["channels"], stage.figures["removed"]
+    assert channels == sum(row[1] for row in stage.rows) and removed == sum(row[1] - row[2] for row in stage.rows)
+    assert removed <= ratio * channels + round_to
+
+
 @pytest.mark.parametrize(
     "value", [1.0, -0.1, "half", {"ratio": 0.3, "importanse": "l2"}, {"importance": "best"}, {"round_to": 0}]
 )
