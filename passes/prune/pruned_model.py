@@ -22,7 +22,8 @@ class PrunedModel:
     """A pruned copy of a model.
 
     allocations, recovery: the channels each group kept, and how layers were refitted, in the last step. removed, total:
-    channels, over all steps; those of an attention head count each. originals: for each node the node of the original that it is a copy of.
+    channels, over all steps; those of an attention head count each. originals: for each node the node of the original
+    that it is a copy of.
     """
 
     model: Model

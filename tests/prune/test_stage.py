@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,8 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.analysis.channels import find_channels
 from graphopt.errors import OptionError
-from graphopt.measure import figures, ort_session
+from graphopt.measure import Timing, figures, ort_session
+from graphopt.passes.prune import stage as stages
 from models import fashion
 from tests import nets
 from tests.prune.random_nets import make
@@ -112,6 +115,26 @@ def test_widths_are_multiples():
     options = graphopt.Prune(ratio=0.3, round_to=8, recover=False, importance="l2")
     (stage,) = graphopt.optimize(FASHION, prune=options, validate=False).report.stages
     assert all(row[2] % 8 == 0 for row in stage.rows) and stage.changed
+
+
+@pytest.mark.parametrize(
+    ("ratio", "error", "clear", "kept"),
+    [(1.3, 0.01, True, True), (0.8, 0.01, True, False), (17.6, 0.5, False, True), (0.8, 0.2, False, True)],
+)
+def test_only_a_clear_speed_is_claimed_or_decides(ratio, error, clear, kept, monkeypatch):
+    """Whatever else the machine does: without a clear interval the pruned model stays, and no speed is claimed."""
+    asked = []
+
+    def measured(sessions, feeds, *, seconds, clock):
+        asked.append((seconds, clock))
+        return [Timing("before", 1.0, 1.0, 1.0, 9), Timing("after", 1 / ratio, 1 / ratio, ratio, 9, error)]
+
+    monkeypatch.setattr(stages, "compare_latency", measured)
+    options = graphopt.Prune(ratio=0.5, round_to=1, global_ranking=False, recover=False, speed=True)
+    (stage,) = graphopt.optimize(nets.load("residual"), prune=options, validate=False).report.stages
+    assert stage.changed == kept and ("x" in stage.summary) == clear
+    assert stage.figures["speedup"] == (ratio if clear else None)
+    assert len(asked) == (1 if clear else 3) and all(clock is time.thread_time for _, clock in asked)
 
 
 @pytest.mark.parametrize("name", ["attention", "grouped", "shuffle", "residual"])
