@@ -45,13 +45,13 @@ def stage_context(
     return StageContext(feeds, quality, max_drop, target, seed, progress)
 
 
-def session_maker(target: str) -> MakeSession:
-    """How candidates are run: in onnxruntime, or in graphopt's Session for its own target."""
+def session_maker(target: str, threads: int | None = None) -> MakeSession:
+    """How candidates are run: in onnxruntime, or in graphopt's Session for its own target. threads: None for all."""
     if target == "graphopt":
         from ..runtime import session_of
 
-        return session_of
-    return lambda model: ort_session(model, threads=0)
+        return lambda model: session_of(model, threads)
+    return lambda model: ort_session(model, threads=threads or 0)
 
 
 def run_stages(

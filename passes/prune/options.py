@@ -35,9 +35,9 @@ class Prune:
     calibration data. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels
     that always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which is
     then taken over the others. select: a layer none of whose inputs can be removed, because other nodes need them,
-    reads only some of them, picked by a Gather. speed: hand the model back when it did not become faster on this
-    machine (the result then depends on the machine, not on the model and options alone). evaluations: the budget of
-    metric evaluations.
+    reads only some of them, picked by a Gather. speed: hand the model back when it clearly did not become faster
+    on this machine (the result then depends on the machine, not on the model and options alone). evaluations: the
+    budget of metric evaluations.
     """
 
     ratio: float = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ...analysis.channels import ChannelFacts, find_channels
+from ...analysis.channels import ChannelFacts, ChannelGroup, find_channels
 from ...equivalence.feeds import Feeds
 from ...ir import Array, Model, Node, clone_model
 from .cut.remove import remove, unshare
@@ -14,6 +14,7 @@ from .refit.recover import Recovery, recover
 from .score.importance import norm_scales, weight_scores
 from .score.measured import measured_scores
 from .select.allocation import Allocation, allocate
+from .select.selection import positions_per_class
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +22,8 @@ class PrunedModel:
     """A pruned copy of a model.
 
     allocations, recovery: the channels each group kept, and how layers were refitted, in the last step. removed, total:
-    classes of channels, over all steps. originals: for each node the node of the original that it is a copy of.
+    channels, over all steps; those of an attention head count each. originals: for each node the node of the original
+    that it is a copy of.
     """
 
     model: Model
@@ -47,15 +49,20 @@ def prune_model(
     steps = options.iterative_steps
     for step in range(steps):
         facts = find_channels(model)
-        total = total or sum(group.size for group in facts.groups if options.select or not group.selections)
+        total = total or sum(_channels(group, group.size, options) for group in facts.groups)
         scores = _scores(model, facts, options, feeds, seed, scales)
         kept, allocations = allocate(facts, scores, options, _step_ratio(ratio, step, steps))
         remove(facts, kept)
         if options.recover:
             recovery = recover(original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed)
         progress((step + 1) / steps)
-    left = sum(one.kept for one in allocations if options.select or not one.group.selections)
+    left = sum(_channels(one.group, one.kept, options) for one in allocations)
     return PrunedModel(model, allocations, recovery, total - left, total, originals)
+
+
+def _channels(group: ChannelGroup, classes: int, options: Prune) -> int:
+    """Channels in some classes of a group; none where the options leave selections alone."""
+    return classes * positions_per_class(group) if options.select or not group.selections else 0
 
 
 def _step_ratio(ratio: float, step: int, steps: int) -> float:

@@ -66,11 +66,12 @@ class RefittedLayer:
 
 @dataclass(frozen=True, slots=True)
 class PruneFigures(StageFigures):
-    """Seconds of one run before and after; the other figures only of a model that was pruned."""
+    """Seconds of one run in one thread before and after, and their ratio, None where it is not clear; the other figures
+    only of a model that was pruned."""
 
     seconds_before: float
     seconds_after: float
-    speedup: float
+    speedup: float | None
     stalled: tuple[StalledLayer, ...] = ()
     channels: int | None = None
     removed: int | None = None
@@ -91,7 +92,7 @@ def stage_report(
         f"{pruned.removed / max(pruned.total, 1):.0%} of {pruned.total} channels removed",
         f"{after.parameters / max(before.parameters, 1):.0%} of the parameters and "
         f"{after.macs / max(before.macs, 1):.0%} of the multiply-accumulates left",
-        f"{times.speedup:.2f}x as fast",
+        "no clear change of speed" if times.speedup is None else f"{times.speedup:.2f}x as fast",
     ]
     stage_figures = replace(
         times, channels=pruned.total, removed=pruned.removed, parameters_before=before.parameters,

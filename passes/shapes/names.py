@@ -104,7 +104,7 @@ class _Names:
             return None
         for dim in tuple(wide):
             whole = self.prefixes.get(dim) if isinstance(dim, str) else None
-            if whole in wide and isinstance(dim, str):
+            if whole in wide and whole != dim and isinstance(dim, str):
                 self.equate(dim, whole)
                 wide.discard(dim)
         numbers = [dim for dim in wide if isinstance(dim, int)]

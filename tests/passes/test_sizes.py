@@ -46,6 +46,17 @@ def test_sizes_get_the_names_of_their_equals(name):
     assert shapes(nodes)[value] == wanted
 
 
+def test_sizes_stay_themselves_when_they_are_named_again():
+    """The second visit finds the prefix of the table named S already, which is no equation."""
+    nodes, value, wanted = NAMED["prefix of a table"]
+    again = nodes.replace("y = Add(x, p)", "v = Add(x, p)\n y = Add(v, p)")
+    before = lift(HEAD.format(nodes=again).replace("float[1,7,12] table", "float[1,7,12] table, float[1,1,12] thin"))
+    once, _ = rewrite(before, name_sizes)
+    twice, _ = rewrite(once, name_sizes)
+    found = {v.name: v.type for node in twice.graph for v in node.outputs}
+    assert found[value].shape == wanted and found["p"].shape == (1, "S", 12)
+
+
 @pytest.mark.parametrize("name", OPEN)
 def test_sizes_that_may_differ_stay_open(name):
     nodes, value, wrong = OPEN[name]

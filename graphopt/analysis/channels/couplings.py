@@ -92,6 +92,11 @@ class ActivationProduct:
     node: Node
     elements: Ids
 
+    @property
+    def operands(self) -> tuple[Value | None, Value | None]:
+        """Both sides: summed over are the last axis of the first and the last but one of the second."""
+        return self.node.inputs[0], self.node.inputs[3 if self.node.op == "QLinearMatMul" else 1]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputSelection:

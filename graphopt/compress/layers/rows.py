@@ -25,6 +25,20 @@ def sample_positions(
     return draw_positions((out_shape[0], *out_shape[2:]) if channels_first else out_shape[:-1], count, rng)
 
 
+def check_same_sizes(layer: WeightedLayer, x: Array, out_shape: Sequence[int]) -> None:
+    """Declined where the output for an input x has other sizes than `out_shape`, channels apart."""
+    node, given = layer.node, x.shape[:-1]
+    wanted: Sequence[int] = out_shape[:-1]
+    if node.op in _CHANNELS_FIRST:
+        given, wanted = (x.shape[0], *x.shape[2:]), (out_shape[0], *out_shape[2:])
+    if node.op in ("Conv", "ConvTranspose"):
+        windows = Windows.of(node, shape_of(layer)[2:])
+        sizes = windows.sizes_of(given[1:]) if node.op == "Conv" else windows.transposed_sizes(node, given[1:])
+        given = (given[0], *sizes)
+    if tuple(given) != tuple(wanted):
+        raise Declined("its input has other sizes than in the original: data or chance decide them", node)
+
+
 def outputs_at(layer: WeightedLayer, y: Array, positions: Positions) -> Array:
     """f[R, M]: the outputs at some positions."""
     channels_first = layer.node.op in _CHANNELS_FIRST
@@ -77,6 +91,9 @@ def check_readable(layer: WeightedLayer) -> None:
         raise Declined("its activations are integers, or it has a state", node)
     if not shape_of(layer):
         raise Declined("the size of its weight is not known", node)
+    data = node.inputs[0]
+    if data is None or data.constant is not None:
+        raise Declined("its input is a constant", node)
 
 
 def check_refittable(layer: WeightedLayer) -> None:

@@ -70,6 +70,19 @@ class Windows:
         rank = len(self.kernel)
         return np.pad(x, ((0, 0), (0, 0), *zip(pads[:rank], pads[rank:]))) if any(pads) else x
 
+    def sizes_of(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The spatial sizes of the output for those of an image without padding."""
+        pads = resolve_pads(self.auto_pad, self.pads, sizes, self.kernel, self.strides, self.dilations)
+        wide = (n + before + after for n, before, after in zip(sizes, pads, pads[len(sizes) :]))
+        return tuple(max(0, (n - r) // s + 1) for n, r, s in zip(wide, self.spans, self.strides))
+
+    def transposed_sizes(self, node: Node, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The spatial sizes of the output of a transposed convolution with stored padding."""
+        extra = tuple(attr(node, "output_padding", None) or (0,) * len(sizes))
+        pads = zip(self.pads, self.pads[len(sizes) :])
+        parts = zip(sizes, self.strides, self.spans, extra, pads)
+        return tuple(s * (n - 1) + e + r - before - after for n, s, r, e, (before, after) in parts)
+
     def output_sizes(self, padded: Array) -> tuple[int, ...]:
         """[B, *sizes]: how many windows fit into a padded image."""
         sizes = (max(0, (n - r) // s + 1) for n, r, s in zip(padded.shape[2:], self.spans, self.strides))

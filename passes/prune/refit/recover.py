@@ -19,6 +19,7 @@ from ....calibration import Taps
 from ....compress.layers.regression import NormalEquations, fit
 from ....compress.layers.rows import (
     check_refittable,
+    check_same_sizes,
     inputs_at,
     outputs_at,
     sample_positions,
@@ -77,12 +78,14 @@ class Recovery:
 
 @dataclass(slots=True, eq=False)
 class _Target:
-    """A layer to refit, the original node, its remaining outputs, and their values at some positions of each sample."""
+    """A layer to refit, the original node, its remaining outputs, and their shapes and values at some positions of each
+    sample."""
 
     layer: WeightedLayer
     original: Node
     remaining: Array | slice
     positions: list[Positions]
+    shapes: list[tuple[int, ...]]
     outputs: list[Array]
 
 
@@ -106,7 +109,10 @@ def recover(
     refits: list[Refit] = []
     for target in targets:
         frontier.advance(target.layer.node)
-        refits.append(_refit(target, frontier, ridge, held_out.samples))
+        try:
+            refits.append(_refit(target, frontier, ridge, held_out.samples))
+        except Declined as reason:
+            unfitted.append(Unfitted(target.layer.node, reason.reason))
         target.outputs.clear()
     undone = held_out.why_worse(before, held_out.errors(pruned))
     if undone:
@@ -152,7 +158,7 @@ def _targets(
         if layer_now is None or old is None or not is_changed:
             continue
         remaining = slice(None) if old.outputs is None else np.flatnonzero(kept[old.outputs])
-        targets.append(_Target(layer_now, originals[node], remaining, [], []))
+        targets.append(_Target(layer_now, originals[node], remaining, [], [], []))
     return targets, [Unfitted(node, reason) for node, reason in declined.items()]
 
 
@@ -175,6 +181,7 @@ def _read_outputs(original: Model, targets: list[_Target], feeds: Iterable[Feeds
             y = values[target.original.output]
             positions = sample_positions(target.layer, y.shape, -(-_wanted_rows(target.layer) // samples), rng)
             target.positions.append(positions)
+            target.shapes.append(y.shape)
             target.outputs.append(outputs_at(target.layer, y, positions)[:, target.remaining])
 
 
@@ -191,6 +198,11 @@ def _unknowns(layer: WeightedLayer, shape: tuple[int, ...]) -> int:
 
 
 def _refit(target: _Target, frontier: Frontier, ridge: float, held_out: frozenset[int]) -> Refit:
+    """The layer refitted. Declined where its input has other sizes than the original's."""
+    read = target.layer.node.inputs[0]
+    assert read is not None
+    for x, shape in zip(frontier.values(read), target.shapes):
+        check_same_sizes(target.layer, x, shape)
     if target.layer.kind == "norm":
         return _refit_norm(target, frontier)
     layer, node = target.layer, target.layer.node

@@ -73,17 +73,22 @@ def _add_products(model: Model, products: list[ActivationProduct], feeds: Iterab
     """Channel c of a product of two computed values carries E[a_c²] E[b_c²] of their sum over channels."""
     if not products:
         return
-    values = [v for product in products for v in product.node.inputs[:2] if v is not None]
-    energy: dict[Value, Array] = {}
-    taps = Taps(model, values)
+    sides = [side for product in products for side in _sides(product)]
+    energy: dict[tuple[Value, int], Array] = {}
+    taps = Taps(model, list(dict.fromkeys(value for value, _ in sides)))
     for feed in feeds:
-        for value, array in taps.run(feed).items():
-            axis = -1 if any(p.node.inputs[0] is value for p in products) else -2
-            rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-            energy[value] = energy.get(value, 0.0) + np.square(rows, dtype=np.float64).mean(axis=1)
+        arrays = taps.run(feed)
+        for value, axis in dict.fromkeys(sides):
+            rows = np.moveaxis(arrays[value], axis, 0).reshape(arrays[value].shape[axis], -1)
+            energy[value, axis] = energy.get((value, axis), 0.0) + np.square(rows, dtype=np.float64).mean(axis=1)
     for product in products:
-        a, b = (energy[v] for v in product.node.inputs[:2] if v is not None)
+        a, b = (energy[side] for side in _sides(product))
         np.add.at(scores, product.elements, a * b / max(float((a * b).sum()), 1e-30))
+
+
+def _sides(product: ActivationProduct) -> list[tuple[Value, int]]:
+    """Both operands of a product, each with the axis that is summed over."""
+    return [(value, axis) for value, axis in zip(product.operands, (-1, -2)) if value is not None]
 
 
 def _sum_bytes(layer: WeightedLayer) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....analysis.channels import STATISTICS, ChannelFacts, ChannelGroup
+from ....analysis.channels import STATISTICS, ChannelFacts, ChannelGroup, Classes
 from ....errors import Declined
 from ....ir import Array, Node
 from ..options import MEASURED, Prune
@@ -22,25 +22,67 @@ class Allocation:
     reason: str = ""
 
 
+@dataclass(slots=True, eq=False)
+class _Choice:
+    """The classes of a group that stay, None where no choice is valid; `target`: how many were asked for."""
+
+    group: ChannelGroup
+    target: float
+    count: int
+    stay: Classes | None = None
+
+    def choose(self, scores: Array, count: int) -> None:
+        """Choose about `count` classes by their scores."""
+        group, self.count = self.group, count
+        self.stay = choose_classes(group, scores[group.classes], count) if count < group.size else group.classes
+
+    @property
+    def kept(self) -> int:
+        """The number of classes that stay."""
+        return self.group.size if self.stay is None else len(self.stay)
+
+    @property
+    def excess(self) -> float:
+        """Channels that were removed beyond those asked for."""
+        return (self.target - self.kept) * positions_per_class(self.group)
+
+
 def allocate(facts: ChannelFacts, scores: Array, options: Prune, ratio: float) -> tuple[Array, list[Allocation]]:
-    """bool[classes] of the kept ones when `ratio` of the channels is removed, and how many each group keeps."""
+    """bool[classes] of the kept ones when `ratio` of the channels is removed, and how many each group keeps.
+
+    Not more than `options.round_to` channels beyond the ratio go, all groups together.
+    """
     kept = np.ones(facts.count, bool)
     allocations: list[Allocation] = []
+    choices: list[_Choice] = []
     for group, target in _targets(facts, scores, options, ratio):
         if isinstance(target, Declined):
             allocations.append(Allocation(group, group.size, target.reason))
             continue
-        count = rounded_width(group, target, options.round_to)
-        stay = choose_classes(group, scores[group.classes], count) if count < group.size else group.classes
+        choice = _Choice(group, target, rounded_width(group, np.floor(target + 0.5), options.round_to))
+        choice.choose(scores, choice.count)
+        choices.append(choice)
+    _give_back(choices, scores, options.round_to)
+    for choice in choices:
+        group, stay = choice.group, choice.stay
         if stay is None:
             allocations.append(Allocation(group, group.size, "no choice keeps the parts of its layers equal"))
             continue
         kept[group.classes] = False
         kept[stay] = True
-        is_rounded_up = len(stay) == group.size and target < group.size - 0.5
+        is_rounded_up = len(stay) == group.size and choice.target < group.size - 0.5
         reason = f"no smaller multiple of {options.round_to}" if is_rounded_up else ""
         allocations.append(Allocation(group, len(stay), reason))
     return kept, allocations
+
+
+def _give_back(choices: list[_Choice], scores: Array, round_to: int) -> None:
+    """Keep more where rounding to whole heads, or equal parts, took most, until one step beyond the ratio is left."""
+    while choices and sum(choice.excess for choice in choices) > round_to:
+        most = max(choices, key=lambda choice: choice.excess)
+        before = most.kept
+        while most.kept <= before and most.count < most.group.size:
+            most.choose(scores, rounded_width(most.group, most.count + 1, round_to))
 
 
 def _targets(
@@ -59,7 +101,7 @@ def _targets(
         if own is None and options.global_ranking:
             competing.append(group)
         else:
-            targets.append((group, np.floor(group.size * (1 - (ratio if own is None else own)) + 0.5)))
+            targets.append((group, group.size * (1 - (ratio if own is None else own))))
     return [*targets, *_global_targets(competing, scores, options, ratio)]
 
 
