@@ -21,13 +21,13 @@ from .execute.region import Region
 from .execute.workers import Team
 from .feeds import Feeds, are_native
 from .place.lowered_model import LoweredModel, digest_of
-from .place.measured import slower_regions
+from .place.measured import left_to_onnxruntime, slower_regions
 
 if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 _MANIFEST, _CANDIDATES = "manifest", "candidates"
-"""Names in the plan cache: of the manifest, and of the digests of the regions that kernels could run."""
+"""Names in the plan cache: of the manifest, and of the digests of the partition and its regions."""
 
 
 class _Forks:
@@ -92,25 +92,29 @@ class Session:
         ]  # fmt: skip
 
     def _cache(self, digest: str, memory: Memory, kernels: bool | None, slower: frozenset[str]) -> PlanCache:
-        """The plans of the partition that leaves the model's own regions in `slower`, but no others, to onnxruntime."""
+        """The plans of the partition that leaves what is in `slower` of this model, and no more, to onnxruntime."""
         if kernels is False:
             return PlanCache(digest, memory, kernels)
-        cache = PlanCache(digest, memory)
-        if not slower:
-            return cache
-        candidates: tuple[str, ...] | None = cache.load(_CANDIDATES)
-        if candidates is None:
-            candidates = self._lowered.candidates
-            if not self._has_external_weights:
-                cache.save(_CANDIDATES, candidates)
-        banned = sorted(slower.intersection(candidates))
-        return PlanCache(digest, memory, *banned) if banned else cache
+        path: tuple[tuple[str, ...], ...] = ()
+        while True:
+            cache = PlanCache(digest, memory, *path)
+            if not slower:
+                return cache
+            candidates: tuple[str, ...] | None = cache.load(_CANDIDATES)
+            if candidates is None:
+                candidates = self._lowered.candidates[len(path)]
+                if not self._has_external_weights:
+                    cache.save(_CANDIDATES, candidates)
+            left = left_to_onnxruntime(candidates, slower)
+            if not left:
+                return cache
+            path = (*path, left)
 
     def _keep(self, cache: PlanCache, manifest: Manifest) -> bool:
         """Keep the manifest on disk, unless weights lie in files of their own, of which the digest says nothing."""
         if self._has_external_weights:
             return False
-        cache.save(_CANDIDATES, self._lowered.candidates)
+        cache.save(_CANDIDATES, self._lowered.candidates[-1])
         cache.save(_MANIFEST, manifest)
         return True
 
@@ -248,6 +252,12 @@ class Session:
     def regions(self) -> tuple[Region, ...]:
         """The regions that run on kernels."""
         return tuple(runner for runner in self._runners if isinstance(runner, Region))
+
+    @property
+    def partition(self) -> str:
+        """What names the measurements of the model with its regions, also where these were found not to pay as a
+        whole; "" where kernels could run none."""
+        return next((candidates[-1] for candidates in reversed(self._lowered.candidates) if candidates), "")
 
     @property
     def covered(self) -> int:
