@@ -9,24 +9,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, OptionError, one_line
-from ..ir import DType, Model, TensorType
+from ..ir import Model
 from ..machine.cpu import cpu_count
 from ..machine.sessions import open_session, session_options
-from .cache.manifest import Input, Manifest, Output, Part, manifest_of
+from .cache.manifest import Manifest, Output, Part, manifest_of
 from .cache.plan_cache import PlanCache
 from .compile.executable import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
 from .execute.ort_segment import OrtSegment, abandon
 from .execute.region import Region
 from .execute.workers import Team
+from .feeds import Feeds, are_native
 from .place.lowered_model import LoweredModel, digest_of
-from .place.measured import slower_regions
+from .place.measured import left_to_onnxruntime, slower_regions
 
 if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 _MANIFEST, _CANDIDATES = "manifest", "candidates"
-"""Names in the plan cache: of the manifest, and of the digests of the regions that kernels could run."""
+"""Names in the plan cache: of the manifest, and of the digests of the partition and its regions."""
+
+
+class _Forks:
+    """How often this process is a child of one that had sessions; asking the system in each run would take longer."""
+
+    count = 0
+
+    def __init__(self) -> None:
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._add)
+
+    def _add(self) -> None:
+        self.count += 1
+
+
+_forks = _Forks()
 
 
 class Session:
@@ -53,7 +70,7 @@ class Session:
         if memory not in ("fast", "small"):
             raise OptionError(f"memory must be 'fast' or 'small', got {memory!r}")
         self.threads, self._source = threads or cpu_count(), model
-        self._team, self._pid = Team(self.threads), os.getpid()
+        self._team, self._forks = Team(self.threads), _forks.count
         slower = slower_regions(self.threads) if kernels is None else frozenset[str]()
         digest = digest_of(model)
         self._lowered = LoweredModel(model, digest, kernels=kernels is not False, slower=slower)
@@ -66,31 +83,38 @@ class Session:
             if cache is not None and not self._keep(cache, manifest):
                 cache = None
         self._manifest: Manifest = manifest
+        self._feeds = Feeds(manifest.inputs)
+        self._outputs = {output.name: output for output in manifest.outputs}
+        self._names = list(self._outputs)
         self._whole: Any = self._open_whole() if manifest.whole else None
         self._runners = [] if manifest.whole else [
             self._runner(index, part, memory, cache) for index, part in enumerate(manifest.parts)
         ]  # fmt: skip
 
     def _cache(self, digest: str, memory: Memory, kernels: bool | None, slower: frozenset[str]) -> PlanCache:
-        """The plans of the partition that leaves the model's own regions in `slower`, but no others, to onnxruntime."""
+        """The plans of the partition that leaves what is in `slower` of this model, and no more, to onnxruntime."""
         if kernels is False:
             return PlanCache(digest, memory, kernels)
-        cache = PlanCache(digest, memory)
-        if not slower:
-            return cache
-        candidates: tuple[str, ...] | None = cache.load(_CANDIDATES)
-        if candidates is None:
-            candidates = self._lowered.candidates
-            if not self._has_external_weights:
-                cache.save(_CANDIDATES, candidates)
-        banned = sorted(slower.intersection(candidates))
-        return PlanCache(digest, memory, *banned) if banned else cache
+        path: tuple[tuple[str, ...], ...] = ()
+        while True:
+            cache = PlanCache(digest, memory, *path)
+            if not slower:
+                return cache
+            candidates: tuple[str, ...] | None = cache.load(_CANDIDATES)
+            if candidates is None:
+                candidates = self._lowered.candidates[len(path)]
+                if not self._has_external_weights:
+                    cache.save(_CANDIDATES, candidates)
+            left = left_to_onnxruntime(candidates, slower)
+            if not left:
+                return cache
+            path = (*path, left)
 
     def _keep(self, cache: PlanCache, manifest: Manifest) -> bool:
         """Keep the manifest on disk, unless weights lie in files of their own, of which the digest says nothing."""
         if self._has_external_weights:
             return False
-        cache.save(_CANDIDATES, self._lowered.candidates)
+        cache.save(_CANDIDATES, self._lowered.candidates[-1])
         cache.save(_MANIFEST, manifest)
         return True
 
@@ -130,20 +154,26 @@ class Session:
 
     def get_inputs(self) -> list[NodeArg]:
         """The model's inputs that a caller must feed."""
+        if self._whole is not None:
+            return [NodeArg(one.name, one.type, one.shape) for one in self._whole.get_inputs()]
         return [node_arg(given.name, given.type) for given in self._manifest.inputs if given.default is None]
 
     def get_outputs(self) -> list[NodeArg]:
-        """The model's outputs."""
+        """The model's outputs, open sizes by the names that the model gives them."""
+        if self._whole is not None:
+            return [NodeArg(one.name, one.type, one.shape) for one in self._whole.get_outputs()]
         return [node_arg(output.name, output.type) for output in self._manifest.outputs]
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any = None) -> list[Any]:
-        """The named outputs (all by default) for arrays by input name. Raises InputError where the feeds do not fit."""
-        outputs = self._named(output_names)
-        values = self._feed(feeds)
-        if os.getpid() != self._pid:
+        """The named outputs, all where none is named, for arrays by input name; lists and numbers become arrays.
+
+        `run_options` are onnxruntime's, for models that it runs whole. Raises InputError where the feeds do not fit.
+        """
+        if self._forks != _forks.count:
             self._after_fork()
         if self._whole is not None:
-            return self._run_whole(outputs, values)
+            return self._run_whole(output_names, feeds, run_options)
+        outputs, values = self._named(output_names), self._values(feeds)
         self._execute(values)
         return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
 
@@ -158,43 +188,38 @@ class Session:
     def region_inputs(self, feeds: Mapping[str, Any]) -> dict[Region, list[Any]]:
         """The arrays that each region reads in one run on these feeds, copied."""
         seen: dict[Region, list[Any]] = {}
-        self._execute(self._feed(feeds), seen)
+        self._execute(self._values(feeds), seen)
         return seen
 
-    def _run_whole(self, outputs: Sequence[Output], values: list[Any]) -> list[Any]:
-        feeds = {given.name: array for given, array in zip(self._manifest.inputs, values)}
+    def _run_whole(self, names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any) -> list[Any]:
+        """Straight to onnxruntime; only what it does not take is looked at."""
         try:
-            return list(self._whole.run([output.name for output in outputs], feeds))
-        except Exception as error:  # onnxruntime raises its own classes for feeds that do not fit
+            if are_native(feeds):
+                return list(self._whole.run(names or self._names, feeds, run_options))
+        except Exception:  # onnxruntime raises its own classes for feeds that do not fit, said in one line below
+            pass
+        outputs, arrays = self._named(names), self._feeds.arrays(feeds)
+        given = {given.name: array for given, array in zip(self._manifest.inputs, arrays)}
+        try:
+            return list(self._whole.run([output.name for output in outputs], given, run_options))
+        except Exception as error:
             raise InputError(one_line(error)) from error
 
     def _named(self, names: Sequence[str] | None) -> Sequence[Output]:
-        known = {output.name: output for output in self._manifest.outputs}
-        if names is None:
+        if not names:
             return self._manifest.outputs
         for name in names:
-            if name not in known:
-                raise InputError(f"no output {name!r}; the model has {', '.join(known)}")
-        return [known[name] for name in names]
+            if name not in self._outputs:
+                raise InputError(f"no output {name!r}; the model has {', '.join(self._outputs)}")
+        return [self._outputs[name] for name in names]
 
-    def _feed(self, feeds: Mapping[str, Any]) -> list[Any]:
+    def _values(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The model's values by number, those of its inputs filled in."""
-        inputs = self._manifest.inputs
-        for name in feeds:
-            if all(name != given.name for given in inputs):
-                raise InputError(f"no input {name!r}; the model has {', '.join(given.name for given in inputs)}")
-        values: list[Any] = [None] * self._manifest.values
-        for place, given in enumerate(inputs):
-            if given.name in feeds:
-                values[place] = _checked(given, feeds[given.name])
-            elif given.default is not None:
-                values[place] = given.default
-            else:
-                raise InputError(f"input {given.name!r} is missing")
-        return values
+        arrays = self._feeds.arrays(feeds)
+        return arrays + [None] * (self._manifest.values - len(arrays))
 
     def _after_fork(self) -> None:
-        self._pid = os.getpid()
+        self._forks = _forks.count
         self._lowered.renew()
         if self._whole is not None:
             abandon(self._whole)
@@ -222,28 +247,15 @@ class Session:
         return tuple(runner for runner in self._runners if isinstance(runner, Region))
 
     @property
+    def partition(self) -> str:
+        """What names the measurements of the model with its regions, also where these were found not to pay as a
+        whole; "" where kernels could run none."""
+        return next((candidates[-1] for candidates in reversed(self._lowered.candidates) if candidates), "")
+
+    @property
     def covered(self) -> int:
         """Products (Conv, Gemm, MatMul) that run on kernels."""
         return sum(part.products for part in self._manifest.parts if part.model is None)
-
-
-def _checked(given: Input, fed: Any) -> Any:
-    """The feed as an array of the input's type and a shape that fits."""
-    name, declared = given.name, given.type
-    if not isinstance(declared, TensorType):
-        return fed
-    array = np.asarray(fed)
-    wanted = declared.dtype.numpy
-    if declared.dtype is not DType.STRING and array.dtype != wanted:
-        raise InputError(f"input {name!r} must be {wanted}, got {array.dtype}")
-    if declared.shape is None:
-        return array
-    fits = len(declared.shape) == array.ndim
-    fits = fits and all(not isinstance(d, int) or d == size for d, size in zip(declared.shape, array.shape))
-    if not fits:
-        shape = ", ".join("?" if d is None else str(d) for d in declared.shape)
-        raise InputError(f"input {name!r} must have shape [{shape}], got {list(array.shape)}")
-    return array
 
 
 def session_of(model: Model, threads: int | None = None) -> Session:

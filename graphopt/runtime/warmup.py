@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir import Model
 from ..kernels import on_compile
-from ..measure import interleaved
+from ..machine.measurements import Measurements
+from ..measure import interleaved, own_clock
 from .place.measured import region_digest, region_times
 from .session import Session
 
 if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
+
+
+ATTEMPTS = 3
+"""The most times that a verdict is sought; derived: seven times the seconds that the caller grants a region."""
+CERTAIN, ERRORS = 0.01, 4
+"""Clear is a ratio whose standard error is at most 1 %, or that lies this many errors from 1; as the speeds of
+quantized models are judged, `python -m tests.bench.zoo_int8`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,37 +50,68 @@ def warmup(
 ) -> list[RegionTiming]:
     """Compile and measure; later sessions leave to onnxruntime the regions that it runs faster.
 
-    Regions are measured one by one, each for about `seconds` in either runtime, then the model as a whole: all its
-    regions go back to onnxruntime where they do not pay for the borders between them. Where the cache cannot be
-    written, nothing is remembered and sessions use the kernels. `progress` is told the kernels that are compiled.
+    Regions are measured one by one, in either runtime for about `seconds` or more until the verdict is clear, and so
+    are those of the partition that results where some go back to onnxruntime, until nothing in it is new. Then the
+    model is measured as a whole: it goes back where its regions do not pay for the borders between them. Where the
+    cache cannot be written, nothing is remembered and sessions use the kernels. `progress` is told the kernels that are
+    compiled.
     """
     remove = on_compile(progress) if progress is not None else None
+    timings: list[RegionTiming] = []
+    measured: dict[str, tuple[float, float]] = {}
     try:
         session = Session(model, threads, kernels=True)
-        arrays = session.region_inputs(feeds)
+        times = region_times(session.threads)
+        while session.regions:
+            new = _measure(session, feeds, seconds, measured)
+            if not new:
+                break
+            timings += [RegionTiming(f"region {len(timings) + i}", *pair) for i, pair in enumerate(new.values())]
+            measured |= new
+            times.add(new)
+            session = _unjudged(model, threads, times)
+        if session.regions:
+            whole = Session(model, threads, kernels=False)
+            pair = _race(partial(session.run, None, feeds), partial(whole.run, None, feeds), seconds, session.threads)
+            timings.append(RegionTiming("whole model", *pair))
+            times.add({session.partition: pair})
     finally:
         if remove is not None:
             remove()
-    if not arrays:
-        return []
-    measured: dict[str, tuple[float, float]] = {}
-    timings = []
-    for index, (region, given) in enumerate(arrays.items()):
-        pair = _race(partial(region.run, given), partial(region.in_onnxruntime().run, given), seconds)
-        timings.append(RegionTiming(f"region {index}", *pair))
-        measured[region_digest(region.segment)] = pair
-    times = region_times(session.threads)
-    times.add(measured)
-    mixed = Session(model, threads)
-    if mixed.regions:
-        whole = Session(model, threads, kernels=False)
-        pair = _race(partial(mixed.run, None, feeds), partial(whole.run, None, feeds), seconds)
-        timings.append(RegionTiming("whole model", *pair))
-        if pair[0] > pair[1]:
-            times.add({region_digest(region.segment): pair for region in mixed.regions})
     return timings
 
 
-def _race(kernels: Callable[[], object], ort: Callable[[], object], seconds: float) -> tuple[float, float]:
-    first, second = interleaved({"kernels": kernels, "onnxruntime": ort}, seconds=seconds)
-    return first.median, second.median
+def _unjudged(model: ModelSource | Model, threads: int | None, times: Measurements) -> Session:
+    """The session with the regions as they are measured, whatever an earlier call found of them as a whole."""
+    session = Session(model, threads)
+    kernels, ort = times.load().get(session.partition, (0.0, 0.0))
+    if kernels <= ort:
+        return session
+    times.add({session.partition: (0.0, 0.0)})
+    return Session(model, threads)
+
+
+def _measure(
+    session: Session, feeds: Mapping[str, Any], seconds: float, known: Mapping[str, object]
+) -> dict[str, tuple[float, float]]:
+    """Times of the session's regions by their digests, but of `known` ones."""
+    measured: dict[str, tuple[float, float]] = {}
+    for region, given in session.region_inputs(feeds).items():
+        digest = region_digest(region.segment)
+        if digest not in known and digest not in measured:
+            kernels, ort = partial(region.run, given), partial(region.in_onnxruntime().run, given)
+            measured[digest] = _race(kernels, ort, seconds, session.threads)
+    return measured
+
+
+def _race(
+    kernels: Callable[[], object], ort: Callable[[], object], seconds: float, threads: int
+) -> tuple[float, float]:  # fmt: skip
+    """Seconds of both, measured again, each time for twice as long, while the ratio's interval holds 1."""
+    clock = own_clock() if threads == 1 else time.perf_counter  # others compute, too
+    for attempt in range(ATTEMPTS):
+        candidates = {"onnxruntime": ort, "kernels": kernels}
+        _, timing = interleaved(candidates, seconds=seconds * 2**attempt, clock=clock)
+        if timing.error <= CERTAIN or abs(timing.ratio - 1) > ERRORS * timing.error * timing.ratio:
+            break
+    return timing.median, timing.median * timing.ratio

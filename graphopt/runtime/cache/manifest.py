@@ -76,13 +76,28 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
     return Manifest(
         tuple(_input(value) for value in graph.inputs),
         tuple(
-            Output(port.name, value.type, places.get(value, -1), None if value in places else constant_array(value))
+            Output(
+                port.name,
+                _declared(port.type, value.type),
+                places.get(value, -1),
+                None if value in places else constant_array(value),
+            )
             for port, value in zip(graph.ports, graph.outputs)
         ),
         tuple(_part(lowered, segment, places, whole) for segment in segments),
         len(places),
         whole,
     )
+
+
+def _declared(declared: Type | None, inferred: Type | None) -> Type | None:
+    """The type with which an output is declared, its open sizes known where inference knows them."""
+    if not isinstance(declared, TensorType) or not isinstance(inferred, TensorType):
+        return declared or inferred
+    if declared.shape is None or inferred.shape is None or len(declared.shape) != len(inferred.shape):
+        return declared
+    shape = tuple(i if d is None or isinstance(i, int) else d for d, i in zip(declared.shape, inferred.shape))
+    return TensorType(declared.dtype, shape)
 
 
 def _input(value: Value) -> Input:

@@ -34,6 +34,8 @@ def operation_window(operation: op.Conv | op.DynamicConv | op.Pool, spatial: Sha
         raise Declined(f"a window of {rank} axes over {len(spatial)}")
     strides, dilations = operation.strides or (1,) * rank, operation.dilations or (1,) * rank
     pads = resolve_pads(operation.auto_pad, operation.pads, spatial, kernel, strides, dilations)
+    padded = tuple(size + pads[axis] + pads[axis + rank] for axis, size in enumerate(spatial))
+    kernel, strides = _within(operation, padded, kernel, strides, dilations)
     if rank == 1:
         kernel, strides, dilations = (1, *kernel), (1, *strides), (1, *dilations)
         pads = (0, pads[0], 0, pads[1])
@@ -41,6 +43,27 @@ def operation_window(operation: op.Conv | op.DynamicConv | op.Pool, spatial: Sha
         (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1]),
         (pads[0], pads[1], pads[2], pads[3]), ceil,
     )  # fmt: skip
+
+
+def _within(
+    operation: op.Conv | op.DynamicConv | op.Pool, padded: Shape, kernel: Shape, strides: Shape, dilations: Shape
+) -> tuple[Shape, Shape]:
+    """Kernel and strides without the taps that are beyond the padded image in each place of the window.
+
+    onnxruntime divides towards zero: a pool's kernel that is larger, by less than a stride, has one place.
+    """
+    beyond = [d * (k - 1) + 1 - size for size, k, d in zip(padded, kernel, dilations)]
+    if max(beyond) <= 0:
+        return kernel, strides
+    if not isinstance(operation, op.Pool) or any(b >= s for b, s in zip(beyond, strides)):
+        raise Declined(f"a kernel of {kernel} over {padded} elements with their padding")
+    if not operation.ceil_mode and getattr(operation, "count_include_pad", False):
+        raise Declined("a mean over more than the padded image, which operator sets divide by different counts")
+    fits = [beyond <= 0 for beyond in beyond]
+    return (
+        tuple(k if f else (size - 1) // d + 1 for f, size, k, d in zip(fits, padded, kernel, dilations)),
+        tuple(s if f else size for f, size, s in zip(fits, padded, strides)),
+    )
 
 
 def _windowed(operation: op.Conv | op.DynamicConv | op.Pool, x: Shape, channels: int) -> Shape:

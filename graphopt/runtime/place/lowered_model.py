@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from ...ir import Model
 from ..lower.lowering import lower
 from ..lower.operations import Coverage
 from ..lower.ort_types import add_types_from_ort
-from .measured import region_digest
+from ..lower.traits import Operation
+from .measured import candidates_of, left_to_onnxruntime, region_digest
 from .partition import Segment, partition
 
 if TYPE_CHECKING:
@@ -43,15 +45,26 @@ def digest_of(source: ModelSource | Model) -> str | None:
 class _Parts:
     model: Model
     coverage: Coverage
-    candidates: tuple[str, ...]
+    candidates: tuple[tuple[str, ...], ...]
     segments: list[Segment]
+
+
+def _with_parts(coverage: Coverage, slow: Sequence[Segment], regions: Sequence[Segment]) -> set[Operation]:
+    """The operations of slow regions, and those that do parts of their work, such as a fused operation's nodes alone:
+    nobody measured these, and other regions do not use them."""
+    left = {operation for region in slow for operation in region.operations}
+    kept = {operation for region in regions for operation in region.operations} - left
+    nodes = {node for operation in left for node in operation.nodes}
+    parts = {operation for operation in coverage.providers.values() if nodes.issuperset(operation.nodes)}
+    return left | (parts - kept)
 
 
 class LoweredModel:
     """`segments` in the order they run, out of `model` by its `coverage`; computed once, when first asked for.
 
-    `candidates`: the digests of the regions there would be if nothing were known to be slower on kernels. Those of them
-    in `slower` are left to onnxruntime. Raises ModelError where the source has another `digest` by then.
+    `candidates`: the digests of each partition on the way, the first where nothing is known to be slower on kernels.
+    What of a partition is in `slower` is left to onnxruntime, which gives the next. Raises ModelError where the source
+    has another `digest` by then.
     """
 
     def __init__(
@@ -76,8 +89,8 @@ class LoweredModel:
         return self._get().coverage
 
     @property
-    def candidates(self) -> tuple[str, ...]:
-        """The digests of all regions that kernels could run."""
+    def candidates(self) -> tuple[tuple[str, ...], ...]:
+        """The digests of each partition on the way to the last, as `candidates_of` gives them."""
         return self._get().candidates
 
     @property
@@ -96,17 +109,20 @@ class LoweredModel:
         if self._kernels:
             add_types_from_ort(model)
         coverage = lower(model.graph) if self._kernels else Coverage()
-        segments = partition(model.graph, coverage)
-        regions = {segment: region_digest(segment) for segment in segments if segment.is_region}
-        candidates = tuple(dict.fromkeys(regions.values()))
-        slower = [segment for segment, digest in regions.items() if digest in self._slower]
-        if not slower:
-            return _Parts(model, coverage, candidates, segments)
-        banned = {operation for segment in slower for operation in segment.operations}
-        for operation in banned:
-            for node in operation.nodes:
+        rounds: list[tuple[str, ...]] = []
+        banned: set[Operation] = set()
+        while True:
+            segments = partition(model.graph, coverage, banned)
+            rounds.append(candidates_of(segments))
+            slower = left_to_onnxruntime(rounds[-1], self._slower)
+            if not slower:
+                return _Parts(model, coverage, tuple(rounds), segments)
+            regions = [segment for segment in segments if segment.is_region]
+            slow = [region for region in regions if region_digest(region) in slower] or regions
+            whole = slower == rounds[-1][-1:]
+            banned |= set(coverage.providers.values()) if whole else _with_parts(coverage, slow, regions)
+            for node in {node for region in slow for operation in region.operations for node in operation.nodes}:
                 coverage.refusals.setdefault(node, "measured slower than onnxruntime here")
-        return _Parts(model, coverage, candidates, partition(model.graph, coverage, banned))
 
     def _lifted(self) -> Model:
         if isinstance(self._source, Model):

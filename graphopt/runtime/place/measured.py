@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from ...ir import TensorType
+from ...ir import Node, TensorType
 from ...kernels import select_level
 from ...kernels.core.object_cache import generation
 from ...machine.measurements import Measurements
@@ -17,13 +18,33 @@ from .partition import Segment
 
 
 def region_times(threads: int) -> Measurements:
-    """Seconds of regions on kernels and in onnxruntime, by `region_digest`, for this level and number of threads."""
+    """Seconds of regions and partitions with kernels and in onnxruntime, by `candidates_of`, for this level and number
+    of threads."""
     return Measurements("regions", (select_level().name, str(threads), generation()))
 
 
 def slower_regions(threads: int) -> frozenset[str]:
-    """The regions that were measured to be slower on kernels."""
+    """The regions, and the partitions as a whole, that were measured to be slower with kernels."""
     return frozenset(digest for digest, (kernels, ort) in region_times(threads).load().items() if kernels > ort)
+
+
+def candidates_of(segments: Iterable[Segment]) -> tuple[str, ...]:
+    """The digests of a partition's regions, and last that of the partition; none where no region is on kernels."""
+    regions: list[str] = []
+    whole = hashlib.sha256()
+    for segment in segments:
+        if segment.is_region:
+            regions.append(region_digest(segment))
+            whole.update(regions[-1].encode())
+        else:
+            whole.update(str([unit.op for unit in segment.units if isinstance(unit, Node)]).encode())
+    return (*regions, f"partition:{whole.hexdigest()[:32]}") if regions else ()
+
+
+def left_to_onnxruntime(candidates: tuple[str, ...], slower: Collection[str]) -> tuple[str, ...]:
+    """The slower regions of a partition; if there is none, the partition where it is slower than onnxruntime alone."""
+    regions = tuple(sorted({digest for digest in candidates[:-1] if digest in slower}))
+    return regions or tuple(digest for digest in candidates[-1:] if digest in slower)
 
 
 def region_digest(segment: Segment) -> str:
