@@ -1,6 +1,7 @@
 """Calibration: the data that flow through a model, read sample by sample, never held at once."""
 
 from .activations import Taps, portions, stream
+from .masks import numbers
 from .observe import Observed, observe
 from .observers import Extent, Histogram
 from .ranges import METHODS, choose_range, observer_for
@@ -19,6 +20,7 @@ __all__ = [
     "Shapes",
     "Taps",
     "choose_range",
+    "numbers",
     "observe",
     "observer_for",
     "open_calibration",

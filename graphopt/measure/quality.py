@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..calibration.masks import numbers
 from ..equivalence.tapped import one_line
 from ..errors import OptionError
 from ..ir import Array, Model
@@ -138,21 +139,21 @@ class Quality:
 class _Expected:
     """One result of the reference, with the parts of a comparison that depend on it alone.
 
-    signal: the sum of squares. finite: the mask of finite elements, None if all are. best: the index of each row's
-    largest element, if the result looks like scores of classes ([N, C] or [N, S, C]; maps have more axes).
+    signal: the sum of squares. kept: which elements count, None if all: NaN, infinite and mask values do not. best: the
+    index of each row's largest element, if the result looks like scores of classes ([N, C] or [N, S, C]; maps have more
+    axes).
     """
 
     array: Array
     signal: float
-    finite: Array | None
+    kept: Array | None
     best: Array | None
 
     @classmethod
     def of(cls, array: Array) -> _Expected:
         if array.dtype.kind != "f" or array.size == 0:
             return cls(array, 0.0, None, None)
-        finite = np.isfinite(array)
-        kept = None if finite.all() else finite
+        kept = numbers(array)
         scores = array.ndim in (2, 3) and array.shape[-1] >= 2
         inside = array if kept is None else array[kept]
         return cls(array, _energy(inside), kept, array.argmax(axis=-1) if scores else None)
@@ -180,7 +181,7 @@ class _Tally:
             return
         with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite: the mask drops it
             wrong = reference.astype(np.promote_types(reference.dtype, np.float32), copy=False) - result
-            noise = _energy(wrong if expected.finite is None else wrong[expected.finite])
+            noise = _energy(wrong if expected.kept is None else wrong[expected.kept])
         self.signal += expected.signal
         self.noise += noise if math.isfinite(noise) else math.inf
         if expected.best is not None:
