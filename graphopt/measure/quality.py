@@ -15,6 +15,7 @@ from ..equivalence.tapped import one_line
 from ..errors import OptionError
 from ..ir import Array, Model
 from ..onnx_io import to_proto
+from .classes import classifications
 
 Metric = Callable[[Any], float]
 MakeSession = Callable[[Model], Any]
@@ -30,11 +31,13 @@ class Fidelity:
     """How close a candidate's results are to the reference's, over samples and all float outputs.
 
     sqnr_db: signal to noise of the worst output. top1: the share of rows whose largest element is the same, of the
-    worst output that looks like scores; None without one.
+    worst output that holds scores of classes (`classifications`); largest: of the worst output [N, C] or [N, S, C],
+    whatever it holds. None without one.
     """
 
     sqnr_db: float
     top1: float | None
+    largest: float | None
 
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.2%}"
@@ -45,7 +48,8 @@ class Quality:
     """Judges candidates against one reference model.
 
     metric: called with a session; higher is better. Scores are cached by the model's bytes, and `left` counts the
-    evaluations that the budget still allows. feeds: the samples that fidelity is measured on.
+    evaluations that the budget still allows. feeds: the samples that fidelity is measured on. classifications: the
+    reference's results that hold scores of classes, with the operators that make them.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Quality:
     ) -> None:
         self.reference, self.session, self.feeds, self.metric = reference, session, feeds, metric
         self.evaluations, self.samples = evaluations, samples
+        self.classifications = classifications(reference)
         self._scores: dict[str, float] = {}
         self._results: list[tuple[dict[str, Any], list[_Expected]]] | None = None
         self._base: float | None = None
@@ -102,8 +107,10 @@ class Quality:
             for tally, reference, result in zip(tallies, expected, session.run(None, feed)):
                 tally.add(reference, np.asarray(result))
         ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
-        shares = [t.same / t.rows for t in tallies if t.rows]
-        fidelity = Fidelity(min(ratios, default=math.inf), min(shares, default=None))
+        shares = {i: t.same / t.rows for i, t in enumerate(tallies) if t.rows}
+        classes = [share for i, share in shares.items() if i in self.classifications]
+        largest = min(shares.values(), default=None)
+        fidelity = Fidelity(min(ratios, default=math.inf), min(classes, default=None), largest)
         self._last = (model, samples, fidelity)
         return fidelity
 
