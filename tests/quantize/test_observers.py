@@ -176,7 +176,7 @@ def test_extents_that_follow_need_not_be_read():
     whole = observe(model, values, feeds)
     seen = observe(model, [v for v in values if v not in known], feeds)
     derive_ranges(seen, known)
-    assert set(seen) == set(whole)
+    assert set(seen) == set(whole) == set(values) and len(known) >= 3
     for value in values:
         assert seen[value].seen == whole[value].seen
         assert seen[value].low <= whole[value].low <= whole[value].high <= seen[value].high
@@ -228,6 +228,7 @@ def test_peaks_of_other_batches_are_read_whole():
     assert {value.name for value in peaks} == {"r1", "r2", "y"}
     feeds = [{"x": np.random.default_rng(i).standard_normal((2, 4, 8, 8)).astype(np.float32)} for i in range(3)]
     whole, seen = observe(model, values, feeds), observe(model, values, feeds, peaks=peaks)
+    assert len(values) == 4
     assert all((seen[v].low, seen[v].high) == (whole[v].low, whole[v].high) for v in values)
     assert {v.name for v in values if seen[v].seen < whole[v].seen} == {"r1", "r2"}
 
