@@ -137,7 +137,7 @@ def test_the_command_sets_what_the_keyword_sets(field, options):
     assert changed(options(*words)) == changed(options(**{given.keyword: given.value}, **needed))
 
 
-TEXTS = ("true", "false", "16", "60", "0.5", "int8", "uint8", "mse", "qoperator", "one,two", "some.file")
+TEXTS = ("true", "false", "16", "60", "0.5", "int8", "uint8", "mse", "qoperator", "sqnr", "one,two", "some.file")
 """One of these is another value than the default for each option of quantization."""
 NO_WORD = {"mode": "--quantize gives it", "executor": "an object that runs calibration, not a value"}
 

@@ -45,7 +45,7 @@ class ChunkObserver:
     folder: str = ""
 
     def __call__(self, feeds: Sequence[Feeds]) -> list[Extent]:
-        """The observer of each value over these samples. ValueError for NaN or infinite values."""
+        """The observer of each value over these samples."""
         extents = [Extent(axis=1) if name == PEAKS else observer_for(self.method) for name in self.names]
         taps = tuple(name for name in self.names if name not in self.inputs)
         session = self.session or _process_session(self.path, self.folder, taps)
@@ -66,7 +66,7 @@ def _process_session(path: str, folder: str, taps: tuple[str, ...]) -> TappedSes
 def observe_chunks(
     taps: Taps, method: str, feeds: Iterable[Feeds], executor: Executor | None
 ) -> Iterator[ObservedChunk]:
-    """The observations of each chunk of samples, in order. InputError, one line, where values or workers fail."""
+    """The observations of each chunk of samples, in order. InputError, one line, where workers fail."""
     inputs = frozenset(taps.inputs.values())
     names = (taps.inputs.get(v) or taps.names[v] for v in taps.readable)
     observer = ChunkObserver((*names, *(() if taps.peaks is None else (PEAKS,))), inputs, method)
@@ -81,8 +81,6 @@ def observe_chunks(
                 path.write_bytes(taps.source.whole().proto.SerializeToString())
                 away = replace(observer, path=str(path), folder=str(taps.source.folder or ""))
                 yield from _submitted(away, iter(feeds), executor, CHUNK)
-    except ValueError as error:
-        raise InputError(f"calibration: the model's inner values hold {error}") from error
     except BrokenExecutor as error:
         raise InputError(f"calibration: the executor broke down: {error}") from error
 

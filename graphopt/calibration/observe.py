@@ -38,8 +38,8 @@ def observe(
     without one, a few samples at a time where cores abound. cache: a file with the state of all observers, to resume
     after an interruption; it is ignored where the model, the values, the method or the samples differ. progress: called
     with the number of samples seen.
-    InputError for NaN or infinite values, and for samples that differ from a cache's but can be read only once;
-    OutputError for a cache that cannot be written.
+    InputError for samples that differ from a cache's but can be read only once; OutputError for a cache that cannot be
+    written.
     """
     taps = Taps(model, values, peaks=peaks if method == "minmax" else frozenset())
     totals = [observer_for(method) for _ in taps.readable]
@@ -69,7 +69,7 @@ class _ObserverCache:
     def __init__(self, path: Path, model: Model, names: Iterable[str], method: str) -> None:
         self.path = path
         digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True))
-        digest.update("\0".join((method, *names)).encode())
+        digest.update("\0".join((method, *Extent.__slots__, *names)).encode())
         self.digest = digest.hexdigest()
         self.samples = _DigestedFeeds(())
 

@@ -5,12 +5,12 @@ Every observer has `add(array)`, `merge(other)`, `low` and `high`; merging in an
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from ..ir import Array
+from .masks import numbers
 
 HALF = 2048
 """Bins on either side of zero: 16 for each code of 8 bits over the same range."""
@@ -21,31 +21,44 @@ _LEAST = -100  # exponents below this would overflow the reciprocal of a bin's w
 
 
 class Extent:
-    """The least and greatest element: numbers, or arrays along `axis`. Zero is always inside: it must have a code."""
+    """The least and greatest element: numbers, or arrays along `axis`. Zero is always inside: it must have a code.
 
-    __slots__ = ("axis", "high", "low", "seen")
+    masked: how many elements were none that a code could stand for (see `numbers`) and are not in the extent; with
+    `axis`, an array of whether each index had one among its least and greatest.
+    """
+
+    __slots__ = ("axis", "high", "low", "masked", "seen")
 
     def __init__(self, axis: int | None = None) -> None:
         self.axis = axis
         self.low: Any = 0.0
         self.high: Any = 0.0
+        self.masked: Any = 0
         self.seen = 0
 
     def add(self, array: Array) -> None:
-        """Take one array in. Raises ValueError for NaN or infinite elements, which have no code."""
-        if array.size == 0:
-            return
-        if self.axis is None:
-            low, high = float(array.min()), float(array.max())
-            is_finite = -math.inf < low and high < math.inf  # NaN is neither
-        else:
-            others = tuple(i for i in range(array.ndim) if i != self.axis % array.ndim)
-            low, high = array.min(axis=others), array.max(axis=others)
-            is_finite = bool(np.isfinite(low).all() and np.isfinite(high).all())
-        if not is_finite:
-            raise ValueError("NaN or infinite values")
-        self._widen(low, high)
+        """Take one array in."""
+        self._numbers_of(array)
+
+    def _numbers_of(self, array: Array) -> Array:
+        """Take one array in; its elements that are numbers to code."""
         self.seen += array.size
+        kept = None if self.axis is not None else numbers(array)
+        if kept is not None:
+            self.masked += int(array.size - np.count_nonzero(kept))
+            array = array[kept]
+        if array.size == 0:
+            return array
+        if self.axis is None:
+            self._widen(float(array.min()), float(array.max()))
+            return array
+        others = tuple(i for i in range(array.ndim) if i != self.axis % array.ndim)
+        ends = np.stack((array.min(axis=others), array.max(axis=others)))
+        kept = numbers(ends)
+        fit = np.full(ends.shape[1], True) if kept is None else kept.all(axis=0)
+        self.masked = self.masked | ~fit
+        self._widen(*np.where(fit, ends, 0.0))
+        return array
 
     def _widen(self, low: Any, high: Any) -> None:
         if self.axis is None:
@@ -56,6 +69,7 @@ class Extent:
     def merge(self, other: Extent) -> None:
         """Take in the elements that another observer saw."""
         self._widen(other.low, other.high)
+        self.masked = self.masked + other.masked if self.axis is None else self.masked | other.masked
         self.seen += other.seen
 
 
@@ -70,8 +84,8 @@ class Histogram(Extent):
         self.exponent = _LEAST
 
     def add(self, array: Array) -> None:
-        """Take one array in. Raises ValueError for NaN or infinite elements."""
-        super().add(array)
+        """Take one array in."""
+        array = self._numbers_of(array)
         if array.size == 0:
             return
         self._grow(_exponent_of(max(-self.low, self.high)))

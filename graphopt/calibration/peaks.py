@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from ..ir import TensorType, Value
@@ -28,6 +29,7 @@ class Peaks:
         for value, part in self.channels.items():
             extent = Extent()
             extent.low, extent.high = float(seen.low[part].min()), float(seen.high[part].max())
+            extent.masked = int(np.any(np.asarray(seen.masked)[part]))
             extent.seen = seen.seen * (part.stop - part.start) // len(seen.high)
             yield value, extent
 

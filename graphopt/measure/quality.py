@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..calibration.masks import numbers
 from ..errors import OptionError, one_line
 from ..ir import Array, Model
 from ..onnx_io import to_proto
+from .classes import classifications
 
 Metric = Callable[[Any], float]
 MakeSession = Callable[[Model], Any]
@@ -28,11 +30,13 @@ class Fidelity:
     """How close a candidate's results are to the reference's, over samples and all float outputs.
 
     sqnr_db: signal to noise of the worst output. top1: the share of rows whose largest element is the same, of the
-    worst output that looks like scores; None without one.
+    worst output that holds scores of classes (`classifications`); largest: of the worst output [N, C] or [N, S, C],
+    whatever it holds. None without one.
     """
 
     sqnr_db: float
     top1: float | None
+    largest: float | None
 
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.2%}"
@@ -43,7 +47,8 @@ class Quality:
     """Judges candidates against one reference model.
 
     metric: called with a session; higher is better. Scores are cached by the model's bytes, and `left` counts the
-    evaluations that the budget still allows. feeds: the samples that fidelity is measured on.
+    evaluations that the budget still allows. feeds: the samples that fidelity is measured on. classifications: the
+    reference's results that hold scores of classes, with the operators that make them.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Quality:
     ) -> None:  # fmt: skip
         self.reference, self.session, self.feeds, self.metric = reference, session, feeds, metric
         self.evaluations, self.samples = evaluations, samples
+        self.classifications = classifications(reference)
         self._scores: dict[str, float] = {}
         self._results: list[tuple[dict[str, Any], list[_Expected]]] | None = None
         self._base: float | None = None
@@ -94,8 +100,10 @@ class Quality:
             for tally, reference, result in zip(tallies, expected, session.run(None, feed)):
                 tally.add(reference, np.asarray(result))
         ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
-        shares = [t.same / t.rows for t in tallies if t.rows]
-        fidelity = Fidelity(min(ratios, default=math.inf), min(shares, default=None))
+        shares = {i: t.same / t.rows for i, t in enumerate(tallies) if t.rows}
+        classes = [share for i, share in shares.items() if i in self.classifications]
+        largest = min(shares.values(), default=None)
+        fidelity = Fidelity(min(ratios, default=math.inf), min(classes, default=None), largest)
         self._last = (model, samples, fidelity)
         return fidelity
 
@@ -131,21 +139,21 @@ class Quality:
 class _Expected:
     """One result of the reference, with the parts of a comparison that depend on it alone.
 
-    signal: the sum of squares. finite: the mask of finite elements, None if all are. best: the index of each row's
-    largest element, if the result looks like scores of classes ([N, C] or [N, S, C]; maps have more axes).
+    signal: the sum of squares. kept: which elements count, None if all: NaN, infinite and mask values do not. best: the
+    index of each row's largest element, if the result looks like scores of classes ([N, C] or [N, S, C]; maps have more
+    axes).
     """
 
     array: Array
     signal: float
-    finite: Array | None
+    kept: Array | None
     best: Array | None
 
     @classmethod
     def of(cls, array: Array) -> _Expected:
         if array.dtype.kind != "f" or array.size == 0:
             return cls(array, 0.0, None, None)
-        finite = np.isfinite(array)
-        kept = None if finite.all() else finite
+        kept = numbers(array)
         scores = array.ndim in (2, 3) and array.shape[-1] >= 2
         inside = array if kept is None else array[kept]
         return cls(array, _energy(inside), kept, array.argmax(axis=-1) if scores else None)
@@ -173,7 +181,7 @@ class _Tally:
             return
         with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite: the mask drops it
             wrong = reference.astype(np.promote_types(reference.dtype, np.float32), copy=False) - result
-            noise = _energy(wrong if expected.finite is None else wrong[expected.finite])
+            noise = _energy(wrong if expected.kept is None else wrong[expected.kept])
         self.signal += expected.signal
         self.noise += noise if math.isfinite(noise) else math.inf
         if expected.best is not None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from ...compress.context import StageContext
 from ...ir import Model
+from ...measure import figures, macs_at
 from .candidates.assignment import Assignment
 from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import Unit, useful
 from .emit.qdq import build
 from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
 from .place.bias_correction import with_bias_correction
-from .place.latency_guard import TimedAssignment, fastest, min_cut_candidates
-from .place.mixed_precision import with_mixed_precision
+from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates
+from .place.mixed_precision import LARGER, stored_bytes, with_mixed_precision
 from .place.per_channel_activations import with_per_channel_activations
 from .place.single_unit_errors import SingleUnitErrors
+
+SLIVER = 0.05
+"""The share of multiply-accumulates below which integers must gain clearly, in time or size: by Amdahl's law a kernel
+four times as fast on 5 % of the work gains 4 %, twice `GAIN` less one."""
+CLEARLY = 1.0 + 2 * (GAIN - 1.0)
+"""The ratio that counts as clearly faster: as far beyond `GAIN` as that is beyond no gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,10 @@ class _Search:
             best = self._fastest(accurate)
         if best.assignment is None:
             return self._decision(guarded, 1.0, "left float: integers are not faster on this machine")
-        chosen = accurate[best.assignment]
+        chosen, share = accurate[best.assignment], share_of_macs(self.calibrated, best.assignment.units)
+        if share < SLIVER and best.speedup < CLEARLY and not self._is_smaller(best.assignment):
+            text = f"left float: {share:.0%} of MACs would gain {best.speedup:.2f}×, which is noise, and no bytes"
+            return self._decision(guarded, 1.0, text)
         text = f"{best.speedup:.2f}× as fast; {chosen.verdict}"
         return self._decision(chosen, best.speedup, text, best.assignment)
 
@@ -94,6 +104,9 @@ class _Search:
         self, guarded: GuardResult, speedup: float | None, text: str, assignment: Assignment | None = None
     ) -> Decision:
         return Decision(self.calibrated, assignment, guarded, speedup, self.errors.known, text)
+
+    def _is_smaller(self, assignment: Assignment) -> bool:
+        return LARGER * stored_bytes(assignment) < figures(self.model).constant_bytes
 
     def _fastest(self, accurate: Mapping[Assignment, GuardResult]) -> TimedAssignment:
         return fastest(self.model, list(accurate), self.calibrated.feed, self.context.target)
@@ -126,3 +139,10 @@ class _Search:
             for other in others
             if self.judge.left and self.judge.accepts(other)
         }
+
+
+def share_of_macs(calibrated: CalibratedModel, units: Set[Unit]) -> float:
+    """The share of the model's multiply-accumulates that are in some of its units."""
+    macs = macs_at(calibrated.model, calibrated.shapes)
+    total = sum(macs.values())
+    return sum(macs.get(u.node, 0) for u in units) / total if total else 0.0

@@ -18,6 +18,7 @@ METHODS = ("minmax", "percentile", "entropy", "mse", "auto")
 ACTIVATIONS = ("uint8", "int8")
 WEIGHTS = ("int8", "uint8", "int4")
 FORMATS = ("qdq", "qoperator")
+JUDGES = ("auto", "top1", "sqnr")
 
 
 def _is_flag(value: Any) -> bool:
@@ -72,6 +73,8 @@ class Quantize:
     weights beside.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
     15 dB is noise of 3 % of the signal's power; `python -m tests.bench.zoo_int8` prints both for trained models.
+    judge: to which results min_top1 applies: "auto" to those that hold scores of classes, "top1" to every result [N, C]
+    or [N, S, C], "sqnr" to none.
     cache: a file with the observers of calibration, to resume after an interruption. executor: a `concurrent.futures`
     executor (threads share one session) that calibrates several samples at a time.
     """
@@ -98,13 +101,14 @@ class Quantize:
     per_channel_activations: bool = True
     min_sqnr: float = 15.0
     min_top1: float = 0.9
+    judge: str = "auto"
     cache: str | os.PathLike[str] | None = None
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (
             ("mode", MODES), ("calibrate_method", METHODS), ("activation_type", ACTIVATIONS), ("weight_type", WEIGHTS),
-            ("format", FORMATS),
+            ("format", FORMATS), ("judge", JUDGES),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise OptionError(f"quantize: {name} {getattr(self, name)!r} is not one of {', '.join(choices)}")

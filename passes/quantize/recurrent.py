@@ -20,7 +20,7 @@ from .numerics.rounding import nearest_codes
 from .numerics.solve import FLOAT_PRODUCTS, pair_certificate, pair_safety
 from .options import Quantize
 from .place.accuracy_guard import is_good_enough
-from .place.latency_guard import GAIN, stable_timings, timing_session
+from .place.latency_guard import needed_gain, stable_timings, timing_session
 from .report import NO_GAIN, RETURNED_TO_FLOAT, QuantizedLayer, QuantizedParts, QuantizeFigures
 
 RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
@@ -54,18 +54,18 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
         layers.append(QuantizedLayer(name, node.op, "int8", 8, worst_pair=worst, certificate=exact))
     if not layers:
         return QuantizedParts(model, (), tuple(refused))
-    speedup, reason = 1.0, ""
+    speedup, reason = None, ""
     if not is_good_enough(copy, options, context):
         reason = RETURNED_TO_FLOAT
-    elif options.speed and options.mode == "dynamic":
+    elif options.speed:
         speedup = _speedup(model, copy, context)
-        reason = "" if speedup >= GAIN else NO_GAIN
+        reason = "" if speedup >= needed_gain(options.mode) else NO_GAIN
     if reason:
         return QuantizedParts(model, (), (*refused, *((layer.name, reason) for layer in layers)))
-    pace = f", {speedup:.2f}× as fast" if speedup > 1.0 else ""
+    pace = "" if speedup is None else f", {speedup:.2f}× as fast with them as without"
     facts = QuantizeFigures(layers=len(layers))
     report = StageReport("recurrent layers", f"{len(layers)} in int8{pace}", tuple(layers), facts)
-    return QuantizedParts(copy, ((report, 0),), tuple(refused))
+    return QuantizedParts(copy, ((report, 0),), tuple(refused), speedup)
 
 
 def _check(node: Node, name: str, options: Quantize, target: str) -> None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Model, Value
-from ...measure import macs_at
 from .candidates.assignment import Assignment
 from .candidates.units import Unit
-from .decide import Decision
+from .decide import Decision, share_of_macs
 from .numerics.solve import FLOAT_PRODUCTS, NO_PAIRS, Certificate, pair_certificate
 
 RETURNED_TO_FLOAT = "returned to float for accuracy"
@@ -90,14 +89,12 @@ def report_decision(decision: Decision) -> StageReport:
 
 def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:
     calibrated, assignment, options = decision.calibrated, decision.assignment, decision.calibrated.options
-    macs = macs_at(calibrated.model, calibrated.shapes)
-    total, inside = sum(macs.values()), sum(macs.get(u.node, 0) for u in chosen)
     channels: Set[Value] = set() if assignment is None else assignment.channels.keys()
     pair_safe = None
     if assignment is not None:
         pair_safe = all(certificate(u, assignment).is_exact for u in chosen if u.linear is not None)
     return QuantizeFigures(
-        share_of_macs=inside / total if total else 0.0,
+        share_of_macs=share_of_macs(calibrated, chosen),
         speed=decision.speedup,
         layers=sum(u.linear is not None for u in chosen),
         layers_float=sum(u.linear is not None for u in calibrated.assignment.units - chosen),
@@ -142,11 +139,12 @@ def _sum(values: Iterable[float | None]) -> float | None:
 @dataclass(frozen=True, slots=True)
 class QuantizedParts:
     """A model with parts that were quantized on their own, a report and the MACs of each, and (name, reason) of the
-    parts that were not."""
+    parts that were not. speed: of the model over the one without these parts, where it was timed."""
 
     model: Model
     reports: tuple[tuple[StageReport, int], ...]
     refused: tuple[tuple[str, str], ...]
+    speed: float | None = None
 
 
 def with_parts(report: StageReport, parts: QuantizedParts, total: int | None) -> StageReport:
@@ -161,6 +159,7 @@ def with_parts(report: StageReport, parts: QuantizedParts, total: int | None) ->
         layers=facts.layers + sum(part.layers for part in more),
         layers_float=facts.layers_float + sum(part.layers_float for part in more),
         share_of_macs=facts.share_of_macs + (inside / total if total else 0.0),
+        speed=facts.speed if parts.speed is None else parts.speed * (facts.speed or 1.0),
     )
     layers = (*report.layers, *(layer for part, _ in parts.reports for layer in part.layers))
     summaries = [f"{part.name}: {part.summary}" for part, _ in parts.reports]

@@ -90,7 +90,8 @@ def test_moments_keep_what_varies_little_beside_a_large_mean(centred):
         expected = np.cov(rows.T, bias=True) if centred else rows.T @ rows / len(rows)
         found = moments.covariance_of(group, centred)
         assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
-        assert not centred or np.linalg.eigvalsh(found).min() > 5e-5
+        least = np.linalg.eigvalsh(found).min()
+        assert least > 5e-5 if centred else abs(np.linalg.eigvalsh(found).max() / (6 * 900) - 1) < 0.01
         np.testing.assert_allclose(moments.mean[group], rows.mean(axis=0), rtol=1e-6)
 
 
@@ -221,9 +222,9 @@ def test_channels_as_good_as_dead_make_no_numbers_that_are_none(tiny):
     options = graphopt.Quantize(speed=False, min_top1=0.0)
     made = graphopt.optimize(model, quantize=options, calibration=images(8))
     assert made.report.stages[0].figures["layers"] == 5
-    for tensor in made.model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
-        assert array.dtype.kind != "f" or np.isfinite(array).all()
+    arrays = [numpy_helper.to_array(tensor) for tensor in made.model.graph.initializer]
+    scales = [array for array in arrays if array.dtype.kind == "f"]
+    assert len(scales) >= 10 and all(np.isfinite(array).all() and (array > 0).all() for array in scales)
 
 
 def test_the_bias_of_a_dead_channel_is_kept():

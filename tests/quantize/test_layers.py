@@ -6,6 +6,8 @@ import pytest
 
 import graphopt
 from graphopt.measure import ort_session
+from graphopt.passes.quantize import decide
+from graphopt.passes.quantize.place.latency_guard import TimedAssignment
 from tests.quantize.nets import parse
 
 TABLE, WIDE = 400, 64
@@ -101,11 +103,14 @@ def test_the_floor_gives_layers_finer_codes():
     assert 8 in {row[3] for row in made.report.stages[0].rows if row[1] != "Gather"}
 
 
-def test_speed_guard_applies_to_every_mode():
+def test_speed_guard_applies_to_every_mode(monkeypatch):
     for mode in ("dynamic", "weights"):
-        made, _ = run(mode, speed=True)
-        stage = made.report.stages[0]
-        assert stage.changed == ((stage.figures["speed"] or 0) > 1.0)
+        for gain in (0.9, 1.5):
+            monkeypatch.setattr(decide, "fastest", lambda model, given, feed, target, gain=gain: (
+                TimedAssignment(given[0], gain) if given and gain > 1 else TimedAssignment(None, 1.0)
+            ))  # fmt: skip
+            stage = run(mode, speed=True)[0].report.stages[0]
+            assert stage.changed == (gain > 1) and stage.figures["speed"] == max(gain, 1.0)
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "weights"])
@@ -131,8 +136,9 @@ def test_only_a_bias_of_one_number_a_channel_is_taken_for_one(mode, shape, fits)
     options = graphopt.Quantize(mode=mode, speed=False, min_sqnr=-np.inf, min_top1=0)
     made = graphopt.optimize(model, quantize=options, calibration=data)
     assert (made.report.status == "lossy") == bool(fits)
-    if not fits:
-        assert made.report.stages[0].refused == (("y", "its bias is not one number a channel"),)
+    refused = () if fits else (("y", "its bias is not one number a channel"),)
+    assert made.report.stages[0].refused == refused
+    assert (made.report.stages[0].figures or {}).get("layers", 0) == fits
     a, b = (ort_session(m.SerializeToString()).run(None, data[0])[0] for m in (model, made.model))
     assert ((a - b) ** 2).sum() < 1e-3 * (a**2).sum()
 

@@ -44,8 +44,13 @@ def test_what_harms_and_hardly_gains_returns_to_float(calibrated, monkeypatch):
 
 def test_what_gains_stays_however_it_harms(calibrated, monkeypatch):
     linear, errors = with_costs(calibrated, monkeypatch, dict.fromkeys(range(5), 0.9), dict.fromkeys(range(5), 0.5))
+    monkeypatch.setattr(mixed_precision, "LARGER", 5.0)  # so that bytes hold nothing
+    assert len(linear) == 5 and errors
     found = with_mixed_precision(calibrated, calibrated.assignment, errors)
-    assert found is None or set(linear) <= found.units
+    assert set(linear) <= (calibrated.assignment if found is None else found).units
+    linear, errors = with_costs(calibrated, monkeypatch, {0: 0.9}, dict.fromkeys(range(5), 0.5))
+    found = with_mixed_precision(calibrated, calibrated.assignment, errors)
+    assert found is not None and found.units & set(linear) == {linear[0]}
 
 
 def test_what_holds_bytes_stays(calibrated, monkeypatch):

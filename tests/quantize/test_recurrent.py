@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.measure import ort_session
+from graphopt.measure import Timing, ort_session
+from graphopt.passes.quantize import recurrent as stage_of_recurrent
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 FEEDS = [{"x": np.random.default_rng(i).standard_normal((6, 1, 24)).astype(np.float32)} for i in range(6)]
@@ -89,3 +90,22 @@ def test_what_stays_float_says_why():
     assert refusals(excluded)["layer"] == "excluded by name"
     strict = quantized(recurrent("LSTM"), "dynamic", min_sqnr=90.0)
     assert refusals(strict)["layer"] == "returned to float for accuracy" and not strict.report.stages[0].changed
+
+
+@pytest.mark.parametrize("ratio, kept", [(0.7, False), (1.3, True)])
+@pytest.mark.parametrize("op, mode", [("LSTM", "dynamic"), ("LSTM", "weights"), ("GRU", "weights")])
+def test_every_mode_is_timed_and_the_report_has_the_time(op, mode, ratio, kept, monkeypatch):
+    asked = []
+
+    def timings(sessions, feed):
+        asked.append(list(sessions))
+        return [Timing("int8", 1e-3, 1e-3, ratio, 20, 0.0)], True
+
+    monkeypatch.setattr(stage_of_recurrent, "stable_timings", timings)
+    made = quantized(recurrent(op), mode, speed=True)
+    stage = made.report.stages[0]
+    assert asked == [["float", "int8"]] and stage.changed == kept
+    if kept:
+        assert stage.figures["speed"] == ratio and "1.30× as fast with them as without" in stage.summary
+    else:
+        assert refusals(made)["layer"] == "does not gain on integers here"

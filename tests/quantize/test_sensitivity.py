@@ -81,9 +81,11 @@ def test_scores_are_compared_before_a_softmax():
 def test_it_is_measured_only_when_asked_for_or_needed():
     _, plain = stage_of(convnet())
     assert "error alone" not in plain.columns and len(plain.columns) == len(plain.rows[0])
-    assert all(0 < v < 0.1 for v in column(plain, "weight error").values())
+    errors = column(plain, "weight error")
+    assert len(errors) == 5 and all(0 < v < 0.1 for v in errors.values())
     _, guarded = stage_of(bad_convnet(), min_sqnr=20.0)
-    assert all(math.isfinite(v) for v in column(guarded, "error alone").values())
+    alone = column(guarded, "error alone")
+    assert len(alone) == 5 and all(math.isfinite(v) for v in alone.values())
     assert column(guarded, "runs on")["node2"] == "float"
 
 
@@ -93,6 +95,7 @@ def test_noise_of_stored_weights_is_told_in_decibels():
     options = graphopt.Quantize(mode="weights", speed=False)
     context = stage_context(made, FEEDS)
     calibrated = calibrate_model(made, options, context)
+    assert len(calibrated.units.layers) == 5
     for unit in calibrated.units.layers:
         assert accuracy_guard._estimated_noise(calibrated, unit) == pytest.approx(
             20 * math.log10(calibrated.solved[unit.node].error)

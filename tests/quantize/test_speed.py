@@ -5,10 +5,11 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.measure import Timing, interleaved
+from graphopt.passes.quantize import decide
 from graphopt.passes.quantize.candidates.assignment import Assignment
 from graphopt.passes.quantize.candidates.units import find_units
 from graphopt.passes.quantize.place import latency_guard
-from tests.quantize.nets import convnet
+from tests.quantize.nets import convnet, images, parse
 
 
 def timing(ratio, error):
@@ -65,3 +66,33 @@ def test_only_certain_verdicts_are_remembered(rounds, asked, kept, monkeypatch, 
     assert best.assignment is assignment and best.speedup == pytest.approx(rounds[asked - 1].ratio)
     assert calls == [latency_guard.SECONDS * 2**i for i in range(asked)]
     assert ("whole:this" in latency_guard.model_times().load()) is kept
+
+
+@pytest.mark.parametrize(
+    ("gain", "kernel", "changed"),
+    [
+        (1.03, 3, False),  # noise, and no bytes
+        (1.3, 3, True),  # clear
+        (1.03, 1, True),  # half of the work
+    ],
+)
+def test_a_sliver_on_integers_must_gain_clearly(gain, kernel, changed, monkeypatch):
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (float[1,3,16,16] x) => (float[1,8,16,16] y)
+        <float[64,3,3,3] w1, float[64,64,{kernel},{kernel}] w2, float[8,64,1,1] w3>
+        {{ a = Conv<pads=[1,1,1,1]>(x, w1)  b = Relu(a)
+           c = Conv<pads=[{kernel // 2},{kernel // 2},{kernel // 2},{kernel // 2}]>(b, w2)  d = Relu(c)
+           y = Conv(d, w3) }}"""
+    )
+    excluded = ["a", "c"] if kernel == 3 else ["y"]
+
+    def fastest(model, assignments, feed, target):
+        return latency_guard.TimedAssignment(assignments[0] if assignments else None, gain)
+
+    monkeypatch.setattr(decide, "fastest", fastest)
+    monkeypatch.setattr(decide, "min_cut_candidates", lambda calibrated, assignment: [assignment])
+    options = graphopt.Quantize(nodes_to_exclude=excluded)
+    stage = graphopt.optimize(model, quantize=options, calibration=images(4)).report.stages[0]
+    assert stage.changed == changed
+    if not changed:
+        assert stage.summary == "left float: 1% of MACs would gain 1.03×, which is noise, and no bytes"

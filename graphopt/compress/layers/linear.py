@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...calibration import numbers
 from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
@@ -103,8 +104,8 @@ def linear_of(node: Node) -> Linear:
     if bias_value is not None and (bias is None or bias.dtype is not DType.FLOAT):
         raise Declined("its bias is not constant", node)
     array = weight.array()
-    if array.size == 0 or not np.isfinite(array).all():
-        raise Declined("its weight is empty or not finite", node)
+    if array.size == 0 or numbers(array) is not None:
+        raise Declined("its weight is empty, or holds NaN, infinite or mask values", node)
     axis, groups = _layout(node, array, bias is not None)
     channels = array.shape[axis]
     values = None if bias is None else bias.array().reshape(-1)
@@ -114,6 +115,8 @@ def linear_of(node: Node) -> Linear:
     if addition is not None:
         constant = addition[0].constant(addition[1])
         values = None if constant is None else constant.array().reshape(-1)
+    if values is not None and numbers(values) is not None:
+        raise Declined("its bias holds NaN, infinite or mask values", node)
     spread = None if values is None else np.broadcast_to(values, (channels,))
     return Linear(node, array, spread, axis, groups, addition)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...calibration import portions, stream
+from ...calibration import numbers, portions, stream
 from ...ir import Array, Model, Value
 from .linear import Linear
 
@@ -41,7 +41,10 @@ class InputMoments:
         return cls(0, np.zeros(shape, np.float32), np.zeros((*shape, linear.depth), np.float32))
 
     def add(self, patches: Array) -> None:
-        """Add patches [G, R, K] to the sums."""
+        """Add patches [G, R, K] to the sums, without those that hold NaN, infinite or mask values."""
+        kept = numbers(patches)
+        if kept is not None:
+            patches = patches[:, kept.all(axis=(0, 2))]
         if not patches.shape[1]:
             return
         if self.centre is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -52,6 +52,10 @@ SLOW = "onnxruntime is slow at convolutions quantized while they run"
 """Why dynamic quantization leaves convolutions alone."""
 
 
+MASKED = "a tensor that holds NaN, infinite or mask values: it stays float"
+"""Why a tensor has no grid: clipped to codes, what is masked would count again."""
+
+
 def calibrate_model(model: Model, options: Quantize, context: StageContext) -> CalibratedModel:
     """Calibrate, choose grids, solve for the codes. `model` is not changed. InputError for data that do not fit."""
     units = find_units(model, options)
@@ -64,7 +68,8 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
             rounded = aside.submit(_nearest, model, units.members, options, context)
             extents, grids = _observed(model, units.members, options, context, feeds)
             nearest = rounded.result()
-        known = next(iter(grids.values()))
+        known, masked = next(iter(grids.values())), {v for v, extent in extents.items() if extent.masked}
+        units = Units(units.members, (*units.refused, *_masked_parts(units, masked)))
         usable = [u for u in units.members if all(v in known for v in (*u.inputs, *u.outputs))]
     else:
         usable = layer_units(units.members, options.mode)
@@ -85,7 +90,7 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
 def _observed(
     model: Model, units: Sequence[Unit], options: Quantize, context: StageContext, feeds: _CountedFeeds
 ) -> tuple[dict[Value, Extent], dict[str, Grids]]:
-    """Extents of the units' activations, and grids by method."""
+    """Extents of the units' activations, and grids by method of those without NaN, infinite or mask values."""
     values = list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs)))
     derived = derivable(units, options)
     extents = observe(
@@ -94,8 +99,18 @@ def _observed(
         progress=lambda count: context.tell(f"calibrate: {count} samples", 0.0),
     )  # fmt: skip
     derive_ranges(extents, derived)
+    fit = {value: extent for value, extent in extents.items() if not extent.masked}
     methods = METHODS if options.calibrate_method == "auto" else (options.calibrate_method,)
-    return extents, {m: choose_grids(units, extents, replace(options, calibrate_method=m)) for m in methods}
+    return extents, {m: choose_grids(units, fit, replace(options, calibrate_method=m)) for m in methods}
+
+
+def _masked_parts(units: Units, masked: Set[Value]) -> Iterator[tuple[str, str]]:
+    """(name, reason) of each tensor that no grid fits, and of each layer that therefore stays float."""
+    yield from ((value.name, MASKED) for value in sorted(masked, key=lambda v: v.name))
+    for unit in units.layers:
+        beside = next((v for v in (*unit.inputs, *unit.outputs) if v in masked), None)
+        if beside is not None:
+            yield unit.name, f"{beside.name} beside it holds NaN, infinite or mask values"
 
 
 def solve_layers(

@@ -10,6 +10,7 @@ import numpy as np
 
 from ....compress.context import StageContext
 from ....ir import Model
+from ....measure import Fidelity
 from ..candidates.assignment import Assignment
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit
@@ -53,10 +54,14 @@ class Judge:
             return "results not compared: the floor is off"
         model, quality, limit = self._built(assignment), self.context.quality, self.context.max_drop
         fidelity = quality.fidelity(model)
-        if quality.metric is None:
-            return f"{fidelity} ({self._floor})"
-        fall = f"metric falls by {quality.drop(model):.4f}"
-        return f"{fall}; {fidelity} ({self._floor})" if limit is None else f"{fall} of {limit:g} allowed; {fidelity}"
+        agreement = agreement_of(fidelity, self.options)
+        close = f"SQNR {fidelity.sqnr_db:.1f} dB"
+        if agreement is not None:
+            close += f", top-1 agreement {agreement:.2%}"
+        if quality.metric is not None and limit is not None:
+            return f"metric falls by {quality.drop(model):.4f} of {limit:g} allowed; {close}"
+        fall = "" if quality.metric is None else f"metric falls by {quality.drop(model):.4f}; "
+        return f"{fall}{close} ({describe_floor(self.options, self.context)})"
 
     @property
     def left(self) -> int:
@@ -64,10 +69,6 @@ class Judge:
         if self.context.quality.metric is not None and self.context.max_drop is not None:
             return self.context.quality.left
         return 1 if _is_free(self.options, self.context) else self.options.evaluations
-
-    @property
-    def _floor(self) -> str:
-        return f"floor {self.options.min_sqnr:g} dB, {self.options.min_top1:.0%}"
 
     def _built(self, assignment: Assignment) -> Model:
         """The model of an assignment; the last one is kept, since it is judged, then described."""
@@ -84,18 +85,37 @@ def is_good_enough(model: Model, options: Quantize, context: StageContext) -> bo
     if _is_free(options, context):
         return True
     fidelity = quality.fidelity(model)
-    return fidelity.sqnr_db >= options.min_sqnr and (fidelity.top1 is None or fidelity.top1 >= options.min_top1)
+    agreement = agreement_of(fidelity, options)
+    return fidelity.sqnr_db >= options.min_sqnr and (agreement is None or agreement >= options.min_top1)
+
+
+def agreement_of(fidelity: Fidelity, options: Quantize) -> float | None:
+    """The agreement of largest elements that the judge asks for; None where it judges by signal to noise alone."""
+    return {"auto": fidelity.top1, "top1": fidelity.largest, "sqnr": None}[options.judge]
+
+
+def describe_floor(options: Quantize, context: StageContext) -> str:
+    """The floor on fidelity, with what the judge looks at and why."""
+    makers = ", ".join(sorted({op.rpartition("::")[2] for op in context.quality.classifications.values()}))
+    why = f"classes by {makers}" if makers else "no result holds scores of classes"
+    why = why if options.judge == "auto" else f"judge {options.judge}"
+    top1 = options.judge == "top1" or (options.judge == "auto" and makers)
+    return f"floor {options.min_sqnr:g} dB{f', {options.min_top1:.0%} of top-1' if top1 else ''}; {why}"
 
 
 def describe_limit(options: Quantize, context: StageContext) -> str:
     """The limit of `is_good_enough` in words."""
     if context.quality.metric is not None and context.max_drop is not None:
         return f"a metric that falls by at most {context.max_drop:g}"
-    return f"a floor of {options.min_sqnr:g} dB and {options.min_top1:.0%} of top-1 agreement"
+    return describe_floor(options, context)
 
 
 def _is_free(options: Quantize, context: StageContext) -> bool:
-    return context.quality.metric is None and options.min_sqnr == -np.inf and options.min_top1 <= 0
+    return (
+        context.quality.metric is None
+        and options.min_sqnr == -np.inf
+        and (options.min_top1 <= 0 or options.judge == "sqnr")
+    )
 
 
 def accept_unchanged(assignment: Assignment, judge: Judge) -> GuardResult | None:

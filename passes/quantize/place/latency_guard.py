@@ -45,6 +45,11 @@ def min_cut_candidates(calibrated: CalibratedModel, assignment: Assignment) -> l
     return [assignment.with_units(chosen), assignment]
 
 
+def needed_gain(mode: str) -> float:
+    """The ratio from which a model counts as fast enough: weights are stored for their size, and need not gain."""
+    return GAIN if mode != "weights" else 1.0
+
+
 def model_times() -> Measurements:
     """Seconds of quantized models and of their float models, by `_key`; a table for each level of the kernels."""
     return Measurements("models", (select_level().name, generation()))
@@ -70,7 +75,7 @@ def fastest(
     best = TimedAssignment(None, 1.0)
     for key, assignment in zip(keys, assignments):
         ratio = measured[key][1] / measured[key][0]
-        if ratio >= (GAIN if assignment.options.mode != "weights" else 1.0) and ratio > best.speedup:
+        if ratio >= needed_gain(assignment.options.mode) and ratio > best.speedup:
             best = TimedAssignment(assignment, ratio)
     return best
 

@@ -42,12 +42,13 @@ def with_mixed_precision(
     costs = measure_costs(calibrated.assignment, calibrated.feed, calibrated.shapes)
     chosen = _within(assignment, costs, harm, SLOWER * costs.total(assignment.units, assignment.units))
     mixed = assignment.with_units(chosen)
-    if chosen == assignment.units or _stored_bytes(mixed) > LARGER * _stored_bytes(assignment):
+    if chosen == assignment.units or stored_bytes(mixed) > LARGER * stored_bytes(assignment):
         return None
     return mixed
 
 
-def _stored_bytes(assignment: Assignment) -> int:
+def stored_bytes(assignment: Assignment) -> int:
+    """Bytes of all constants of its model."""
     return figures(build(assignment)).constant_bytes
 
 
