@@ -18,7 +18,7 @@ from ...errors import Declined
 from ...ir import Array, Constant, Dim, Graph, Node, TensorType, Value
 from ...ops import attr, version_for
 from ...pipeline.passes import graph_pass, rule_pass
-from ...rewrite import Builder, Context, any_value, constant, op, origins_of, rule
+from ...rewrite import Builder, Context, OpPattern, any_value, constant, op, origins_of, rule
 
 _ROW, _SMALL = 48, 4096
 """Elements of a row from which Pad with negative sizes is as fast as Slice and Pad in onnxruntime, and elements of
@@ -69,10 +69,14 @@ def _slice(build: Builder, x: Value, cuts: dict[int, Cut]) -> Value:
     return build.Slice(x, *bounds)
 
 
-@rule(op.Slice(op.Slice(any_value("x"), any_value("s1"), any_value("e1"), any_value("a1", optional=True),
-                        any_value("p1", optional=True), name="inner"),
-               any_value("s2"), any_value("e2"), any_value("a2", optional=True), any_value("p2", optional=True),
-               name="outer"), min_opset=10)  # fmt: skip
+def _two(shared: bool) -> OpPattern:
+    first = op.Slice(any_value("x"), any_value("s1"), any_value("e1"), any_value("a1", optional=True),
+                     any_value("p1", optional=True), name="inner", shared=shared)  # fmt: skip
+    return op.Slice(first, any_value("s2"), any_value("e2"), any_value("a2", optional=True),
+                    any_value("p2", optional=True), name="outer")  # fmt: skip
+
+
+@rule(_two(shared=False), min_opset=10)
 def join_slices(build: Builder, x: Value, inner: Node, outer: Node) -> Value:
     """x[a:b][c:d] = x[a+c : min(b, a+d)]"""
     first, second = cuts_of(inner), cuts_of(outer)
@@ -84,6 +88,29 @@ def join_slices(build: Builder, x: Value, inner: Node, outer: Node) -> Value:
         end = before.end if cut.end >= TO_END else min(before.end, before.start + cut.end)
         joined[axis] = Cut(before.start + cut.start, end)
     return _slice(build, x, joined)
+
+
+@rule(_two(shared=True), min_opset=10)
+def join_slices_in_steps(build: Builder, x: Value, inner: Node, outer: Node) -> Value:
+    """x[a:b:s][:, c:d:t] = x[a:b:s, c:d:t], also for several readers of x[a:b:s], which may not be parts of a Split"""
+    readers = inner.output.users
+    if len(readers) > 1 and any(node.op != "Slice" or cuts_of(node) is not None for node in readers):
+        raise Declined("another node reads the slice, or a Split may")
+    rank = len(shape_of(x) or ())
+    first, second = (_bounds(node, rank) for node in (inner, outer))
+    if set(first[2]) & set(second[2]):
+        raise Declined("the slices are on one axis")
+    return build.Slice(x, *(np.array([*a, *b], np.int64) for a, b in zip(first, second)))
+
+
+def _bounds(node: Node, rank: int) -> tuple[list[int], list[int], list[int], list[int]]:
+    """The starts, ends, axes from the front and steps of a Slice; Declined where one is not constant."""
+    starts, ends = integers(node, 1, "starts"), integers(node, 2, "ends")
+    axes = integers(node, 3, "axes") if node.input(3) is not None else list(range(len(starts or ())))
+    steps = integers(node, 4, "steps") if node.input(4) is not None else [1] * len(starts or ())
+    if starts is None or ends is None or axes is None or steps is None or not rank:
+        raise Declined("a bound is not known")
+    return starts, ends, [axis % rank for axis in axes], steps
 
 
 @rule(op.Pad(op.Slice(any_value("x"), any_value("s"), any_value("e"), any_value("a", optional=True),
@@ -112,7 +139,7 @@ def join_slice_and_pad(build: Builder, x: Value, pads: Array, fill: Value | None
     return build.copy(pad, [x, wide.reshape(-1), fill])
 
 
-join_slices_and_pads = rule_pass("join-slices", join_slices, join_slice_and_pad, doc=__doc__)
+join_slices_and_pads = rule_pass("join-slices", join_slices, join_slices_in_steps, join_slice_and_pad, doc=__doc__)
 
 
 @graph_pass("split-slices")

@@ -62,6 +62,8 @@ class _Resolver:
             sizes = self.of(node.inputs[0])
             if sizes is not None and not sizes.scalar:
                 self._sharpen(node, sizes.dims)
+        if node.op == "Tile" and len(node.inputs) == 2:
+            self._tile(node)
         sizes = derive_sizes(node, self.of)
         if sizes is None:
             return 0
@@ -142,6 +144,13 @@ class _Resolver:
         sizes = derive_sizes(node, self.of)
         return {} if sizes is None else {node.output: sizes}
 
+    def _tile(self, node: Node) -> None:
+        """The sizes of the axes whose number of copies is known, which ONNX infers for all axes or none."""
+        given, repeats = node.inputs[0], self.of(node.inputs[1])
+        shape = given.type.shape if given is not None and isinstance(given.type, TensorType) else None
+        if shape is not None and repeats is not None and len(repeats.dims) == len(shape):
+            self._sharpen(node, [_times(dim, count) for dim, count in zip(shape, repeats.dims)])
+
     def _expand(self, node: Node) -> int:
         """Drop an Expand whose sizes broadcast to the shape of its operand."""
         graph, wanted, given = node.graph, self.of(node.input(1)), node.inputs[0]
@@ -189,6 +198,12 @@ def _broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
     rank = max(len(a), len(b))
     first, second = ((1,) * (rank - len(dims)) + tuple(dims) for dims in (a, b))
     return tuple(_wider(x, y) for x, y in zip(first, second))
+
+
+def _times(dim: Dim, count: Dim) -> Dim:
+    if count == 1:
+        return dim
+    return dim * count if isinstance(dim, int) and isinstance(count, int) else None
 
 
 def _wider(a: Dim, b: Dim) -> Dim:

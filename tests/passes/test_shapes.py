@@ -36,6 +36,22 @@ def test_reshape_gets_constant_sizes(name):
     assert_same(before, after)
 
 
+def test_axes_that_tile_copies_as_often_as_is_known_keep_their_size():
+    before = lift("""g (float[N,3] x) => (float[a,b,c] y, int64[1] z) <float[1,4,6] w,
+      int64[1] one = {1}, int64[1] two = {2}, int64[1] k0 = {0}, int64[1] end = {9}> {
+      s = Shape(x)
+      n = Slice(s, k0, one)
+      c = Concat<axis = 0>(n, two, one)
+      y = Tile(w, c)
+      t = Shape(y)
+      u = Slice(t, one, end)
+      z = ReduceProd(u) }""")
+    after, _ = rewrite(before, resolve_shapes)
+    assert after.graph.outputs[0].type.shape[1:] == (8, 6)
+    assert list(after.graph)[-1].constant(0).array().tolist() == [8, 6]
+    assert_same(before, after)
+
+
 def test_two_sizes_to_infer_are_left_alone():
     nodes = "u = Gather(s, i0)\n v = Unsqueeze(u, k0)\n p = Mul(v, i2)\n c = Concat<axis = 0>(p, p)"
     before = lift(TEXT.format(between=CONSTANTS, nodes=nodes))

@@ -17,11 +17,14 @@ JOINS = {
     "from the end": "t = Slice(s, minus3, end, k1)\n y = Slice(t, k0, minus2, k1)",
     "on two axes": "t = Slice(s, k1, k6, k1)\n y = Slice(t, k0, k4, k2)",
     "of an unknown size": "t = Slice(s, k0, end, k0)\n y = Slice(t, k1, end, k0)",
+    "in steps on two axes": "t = Slice(s, k1, end, k1, k2)\n y = Slice(t, k0, end, k2, k2)",
+    "in steps on one of two axes": "t = Slice(s, k1, end, k1, k2)\n y = Slice(t, k0, k4, k2)",
     "before a pad": "t = Slice(s, k2, end, k1)\n y = Pad(t, pads)",
     "before a pad that fills": "t = Slice(s, k0, minus2, k1)\n y = Pad(t, padded, fill)",
 }
 STAYS = {
     "in steps": "t = Slice(s, k0, end, k1, k2)\n y = Slice(t, k1, end, k1)",
+    "in halves": "t = Slice(s, k0, k4, k1)\n u = Slice(t, k0, k4, k2)\n v = Slice(t, k4, end, k2)\n y = Add(u, v)",
     "from the end of an unknown size": "t = Slice(s, minus2, end, k0)\n y = Slice(t, k0, k1, k0)",
     "in use": "t = Slice(s, k1, k6, k1)\n u = Slice(t, k2, k4, k1)\n e = ReduceSum(t, k1)\n y = Add(u, e)",
     "a side cut and padded": "t = Slice(s, k2, end, k1)\n y = Pad(t, padded)",
@@ -51,6 +54,16 @@ def test_two_become_one(name):
     before = lift(HEAD.format(nodes=JOINS[name]))
     after, changes = rewrite(before, join_slices_and_pads)
     assert (changes, len(ops(after))) == (1, 2)
+    assert_same(before, after, rtol=0)
+
+
+def test_a_patch_is_read_at_once():
+    nodes = ("p = Slice(s, k0, end, k1, k2)\n q = Slice(s, k1, end, k1, k2)\n t = Slice(p, k0, end, k2, k2)\n "
+             "u = Slice(q, k0, end, k2, k2)\n v = Slice(p, k1, end, k2, k2)\n w = Slice(q, k1, end, k2, k2)\n "
+             "y = Concat<axis = 2>(t, u, v, w)")  # fmt: skip
+    before = lift(HEAD.format(nodes=nodes))
+    after, changes = rewrite(before, join_slices_and_pads)
+    assert (changes, ops(after).count("Slice")) == (4, 4)
     assert_same(before, after, rtol=0)
 
 
