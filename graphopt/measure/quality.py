@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..equivalence.metrics import sqnr_text
 from ..equivalence.tapped import one_line
 from ..errors import OptionError
 from ..ir import Array, Model
@@ -37,7 +38,7 @@ class Fidelity:
 
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.2%}"
-        return f"SQNR {self.sqnr_db:.1f} dB{top1}"
+        return f"{sqnr_text(self.sqnr_db)}{top1}"
 
 
 class Quality:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 _MAX_TRIES = 120
 """`sizes.attempts` proposes about a hundred assignments; a model that fails on all of them is unverified."""
-_MAX_SECONDS = 30.0
-"""What a user waits for an answer that may be no more than "unverified"."""
+_MAX_SECONDS = 15.0
+"""Half of what a user waits for an answer that may be no more than "unverified": a comparison searches again without
+optimizations where no inputs run with them."""
 _MAX_BYTES = 1 << 30
 """What a search may take beyond the model itself: what most machines have beside a model."""
 _MAX_ALIVE = 1 << 24
