@@ -12,11 +12,10 @@ import numpy as np
 
 from ...errors import InputError, ModelError
 from ...ir import Model
-from ..budget import Budget
 from ..feeds import Feeds
 from ..onnx_graph import GraphIndex
 from ..runnable import RunnableModel, open_runnable
-from ..tapped import TappedSession
+from ..tapped import Budget, TappedSession
 from ..value_info import ValueInfo
 from .draws import Style, draw
 from .probe import Probe
