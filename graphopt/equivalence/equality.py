@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import Array
-from .metrics import cosine, magnitude, max_error, same_specials, sqnr_db, top1_agreement
+from .metrics import cosine, magnitude, max_error, same_specials, sqnr_db, sqnr_text, top1_agreement
 
 NOISY = 0.01
 """Noise above this share of an output's scale makes the output unverified: part of the definition of equality, in
@@ -112,7 +112,7 @@ def compare_floats(
     if min_sqnr is not None:
         if figures[3] >= min_sqnr:
             return SampleComparison("equal", "", *figures)
-        return SampleComparison("different", f"SQNR {figures[3]:.1f} dB is below {min_sqnr:g} dB", *figures)
+        return SampleComparison("different", f"{sqnr_text(figures[3])}: below {min_sqnr:g} dB", *figures)
     if error > allowed and not (noise > NOISY * scale and error <= 10 * allowed):
         return SampleComparison("different", f"error {error:.3g} exceeds {allowed:.3g}", *figures)
     if noise > NOISY * scale:

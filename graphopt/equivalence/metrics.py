@@ -52,6 +52,13 @@ def sqnr_db(reference: Array, other: Array) -> float:
     return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
 
+def sqnr_text(db: float) -> str:
+    """An SQNR in words, also where no noise or no signal makes it infinite."""
+    if math.isfinite(db):
+        return f"SQNR {db:.1f} dB"
+    return "the same results" if db > 0 else "other results where the reference has only zeros"
+
+
 def cosine(reference: Array, other: Array) -> float:
     """Cosine of the angle between two tensors seen as vectors; 1 for two zero vectors, 0 if only one is zero."""
     a, b = np.asarray(reference, np.float64).ravel(), np.asarray(other, np.float64).ravel()

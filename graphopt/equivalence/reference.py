@@ -98,7 +98,7 @@ def run_reference(
     """Run the original. Raises ModelError or InputError when it cannot be run at all."""
     samples = None
     if not options.exact:
-        optimized = a.session(optimize=True, threads=options.threads)
+        optimized = a.session(optimize=True, threads=options.threads, strict=True)
         samples = _samples(a, optimized, options, feeds, count, fits)
         del optimized  # before the next session takes its memory
     tapped = (*options.taps, *(s for s in options.scores if s not in options.taps))

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from .metrics import sqnr_text
+
 
 @dataclass(frozen=True, slots=True)
 class OutputComparison:
@@ -78,7 +80,7 @@ class Comparison:
         lines = [self.status + (f": {self.reason}" if self.reason else "")]
         for out in self.outputs:
             figures = f"error {out.error:.3g} (allowed {out.allowed:.3g}, noise {out.noise:.3g})"
-            figures += f", SQNR {out.sqnr:.1f} dB, cosine {out.cosine:.6f}"
+            figures += f", {sqnr_text(out.sqnr)}, cosine {out.cosine:.6f}"
             figures += f", top-1 {out.top1:.1%}" if out.top1 is not None else ""
             lines.append(f"  {out.name}: {out.status}, {figures}" + (f"; {out.reason}" if out.reason else ""))
         if self.samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,11 @@ class RunnableModel:
         self.is_quantized = any(_is_quantized(node) for node in walk_nodes(proto))
 
     @property
+    def is_dequantized(self) -> bool:
+        """Whether onnxruntime may refuse precise products: where weights share a DequantizeLinear or a zero point."""
+        return self.is_quantized or any(node.op_type == "DequantizeLinear" for node in walk_nodes(self.proto))
+
+    @property
     def external_bytes(self) -> int:
         """Bytes of weights that lie outside the file."""
         return sum(_external_length(t) for t in self.proto.graph.initializer if t.name not in self.lent)
@@ -78,21 +84,25 @@ class RunnableModel:
         threads: int | None = None,
         taps: Iterable[str] = (),
         edited: onnx.ModelProto | None = None,
+        strict: bool = False,
+        precise: bool = True,
     ) -> TappedSession:
         """An onnxruntime CPU session with all optimizations or with none.
 
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
-        Raises ModelError, one line, when onnxruntime refuses the model.
+        strict: a model that cannot be loaded with optimizations is not loaded without. precise: 8-bit products that
+        never saturate, where onnxruntime can load the model so. Raises ModelError, one line, when onnxruntime refuses
+        the model.
         """
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
-        exact = {"session.x64quantprecision": "1"}
-        options = session_options(threads=threads, optimize=optimize, folder=folder, entries=exact)
+        entries = {"session.x64quantprecision": "1"} if precise else {}
+        options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
         if self.external_bytes > _LARGE:
             # Packed copies and arenas of weights this large would not fit beside the mapped file.
             options.add_session_config_entry("session.disable_prepacking", "1")
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
-        addition = onnx.ModelProto()
+        addition, taps = onnx.ModelProto(), tuple(taps)
         outputs = {p.name for p in self.outputs}
         addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps if name not in outputs)
         if addition.graph.output:  # results that leave are in no pattern: a second arena would be touched for nothing
@@ -114,10 +124,14 @@ class RunnableModel:
                 blob = (self.proto if edited is None else edited).SerializeToString() + addition.SerializeToString()
                 session = open_session(blob, options)
         except ModelError:
+            model = self.whole() if lent else self
+            again = partial(model.session, threads=threads, taps=taps, edited=edited, strict=strict)
             if lent:
-                return self.whole().session(optimize=optimize, threads=threads, taps=taps, edited=edited)
-            if optimize and self.is_quantized:  # x64quantprecision fails where weights share a zero point
-                return self.session(optimize=False, threads=threads, taps=taps, edited=edited)
+                return again(optimize=optimize, precise=precise)
+            if precise and self.is_dequantized and (strict or not (optimize and self.is_quantized)):
+                return again(optimize=optimize, precise=False)
+            if optimize and not strict:
+                return again(optimize=False)
             raise
         return TappedSession(session, self.outputs, casts, lent)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.masks import numbers
+from ..equivalence.metrics import sqnr_text
 from ..errors import OptionError, one_line
 from ..ir import Array, Model
 from ..onnx_io import to_proto
@@ -40,7 +41,7 @@ class Fidelity:
 
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.2%}"
-        return f"SQNR {self.sqnr_db:.1f} dB{top1}"
+        return f"{sqnr_text(self.sqnr_db)}{top1}"
 
 
 class Quality:

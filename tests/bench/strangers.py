@@ -11,6 +11,7 @@ interleaved. Each file is measured in a process of its own, and one that ends it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -101,7 +102,8 @@ def measure(path: Path, form: str, seconds: float) -> Row:
     """One row."""
     feeds, row = samples(path), Row(file=path.stem, form=form)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    path = path.absolute()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # onnxruntime's tools leave files where they run
         made = (
             _by_onnxruntime(form, path, feeds, Path(folder))
             if form.startswith("ort")

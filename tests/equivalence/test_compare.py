@@ -11,7 +11,8 @@ from onnx import TensorProto as T
 
 from graphopt.equivalence import compare
 from graphopt.equivalence.drawn import draw_alike
-from graphopt.equivalence.runnable import open_runnable
+from graphopt.equivalence.runnable import RunnableModel, open_runnable
+from graphopt.equivalence.tapped import TappedSession
 from graphopt.errors import InputError, ModelError
 from graphopt.testing import assert_equivalent
 from tests.equivalence.nets import cnn, dense, f32, model, node
@@ -397,3 +398,62 @@ def test_assert_equivalent_tells_what_differs():
         assert_equivalent(cnn(), cnn(1e-1))
     with pytest.raises(AssertionError, match="power"):
         assert_equivalent(saturating(1.0), saturating(1.0), min_power=0.9, intermediates=False)
+
+
+def test_what_runs_only_without_optimizations_is_compared_there(monkeypatch: pytest.MonkeyPatch):
+    """An optimizer that fails on Neg, when it loads the model or when it runs it."""
+    a, b = dense("Neg"), dense("Neg", weight=f32(8, 6) * np.float32(1.01))
+    session, run = RunnableModel.session, TappedSession.run
+    optimized, fails = [], {"load": True}
+
+    def load(self: RunnableModel, *, optimize: bool, **options: object) -> TappedSession:
+        breaks = optimize and any(n.op_type == "Neg" for n in self.proto.graph.node)
+        if breaks and fails["load"]:
+            raise ModelError("no kernel for what the optimizer made")
+        opened = session(self, optimize=optimize, **options)
+        optimized.extend([opened] * breaks)
+        return opened
+
+    def start(self: TappedSession, *args: object, **options: object) -> dict[str, object]:
+        if self in optimized:
+            raise ModelError("the optimizer's kernel fails")
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(RunnableModel, "session", load)
+    monkeypatch.setattr(TappedSession, "run", start)
+    for at in (True, False):
+        fails["load"] = at
+        for inputs in (None, {"x": f32(3, 8)}):
+            assert compare(a, a, inputs).status == "equal"
+            assert compare(a, b, inputs, power=False).status == "different"
+        assert compare(dense("Relu"), a, power=False).status == "different"
+    assert optimized
+
+
+def shared_weight(scale: float = 0.1) -> onnx.ModelProto:
+    """A lone DequantizeLinear without zero point feeds a Conv and another operator."""
+    nodes = [node("DequantizeLinear", "codes s", "k"), node("Conv", "x k", "c"), node("Relu", "k", "z")]
+    codes = np.random.default_rng(0).integers(-128, 128, (4, 3, 3, 3)).astype(np.int8)
+    outputs = [("c", T.FLOAT, None), ("z", T.FLOAT, None)]
+    return model(nodes, [("x", T.FLOAT, [1, 3, 8, 8])], outputs, {"s": np.float32(scale), "codes": codes})
+
+
+def test_models_that_precise_products_cannot_load_are_compared_as_they_are():
+    assert compare(shared_weight(), shared_weight()).status == "equal"
+    assert compare(shared_weight(), shared_weight(0.11), power=False).status == "different"
+
+
+def test_an_infinite_sqnr_is_never_a_reason():
+    zero = dense("Neg", weight=np.zeros((8, 6), np.float32))
+    found = compare(zero, dense("Neg"), min_sqnr=20, power=False)
+    assert found.status == "different"
+    assert "inf dB" not in found.reason
+
+
+@pytest.mark.parametrize("declared", [T.FLOAT, T.BFLOAT16])
+def test_an_ill_typed_model_is_not_equal(declared: int):
+    """A product of bfloat16 that says it gives float."""
+    nodes = [node("Cast", "x", "b", to=T.BFLOAT16), node("Neg", "b", "y")]
+    net = model(nodes, [("x", T.FLOAT, [4])], [("y", declared, [4])])
+    net.graph.value_info.append(onnx.helper.make_tensor_value_info("b", T.FLOAT, [4]))
+    assert compare(net, net).status == "unverified"

@@ -11,9 +11,9 @@ from onnx import TensorProto as T
 
 import graphopt
 from graphopt.equivalence import synthesise
-from graphopt.equivalence.budget import Budget
 from graphopt.equivalence.runnable import open_runnable
 from graphopt.equivalence.synthesis.search import _Search
+from graphopt.equivalence.tapped import Budget
 from graphopt.errors import InputError, ModelError
 from tests.equivalence.nets import f32, model, node
 
@@ -231,11 +231,10 @@ def test_what_a_model_makes_of_its_inputs_counts_too():
 def test_a_run_beyond_its_budget_is_ended():
     nodes = [node("MatMul", "x x", "a"), *(node("MatMul", f"{a} x", f"{b}") for a, b in zip("abcdefg", "bcdefgh"))]
     net = model(nodes, [("x", T.FLOAT, [2000, 2000])], [("h", T.FLOAT, None)])
-    first, fresh = (open_runnable(net).session(optimize=False, threads=1) for _ in range(2))  # each with its own arena
-    with pytest.raises(ModelError, match="more than what was left"):
-        first.run({"x": f32(2000, 2000)}, budget=Budget(0.05, 1 << 30))
-    with pytest.raises(ModelError, match="more than 1 MB"):
-        fresh.run({"x": f32(2000, 2000)}, budget=Budget(60.0, 1 << 20))
+    for seconds, memory, reason in ((0.05, 1 << 30, "what was left"), (60.0, 1 << 20, "more than 1 MB")):
+        session = open_runnable(net).session(optimize=False, threads=1)
+        with pytest.raises(ModelError, match=reason):
+            session.run({"x": f32(2000, 2000)}, budget=Budget(seconds, memory))
 
 
 def test_memory_that_does_not_suffice_is_an_answer(monkeypatch: pytest.MonkeyPatch):

@@ -12,11 +12,10 @@ import numpy as np
 
 from ...errors import InputError, ModelError
 from ...ir import Model
-from ..budget import Budget
 from ..feeds import Feeds
 from ..onnx_graph import GraphIndex
 from ..runnable import RunnableModel, open_runnable
-from ..tapped import TappedSession
+from ..tapped import Budget, TappedSession
 from ..value_info import ValueInfo
 from .draws import Style, draw
 from .probe import Probe
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
 # A bound, not a tuned number: a try costs one run, a comparison many.
 _MAX_TRIES = 120
 """`sizes.attempts` proposes about a hundred assignments; a model that fails on all of them is unverified."""
-_MAX_SECONDS = 30.0
-"""What a user waits for an answer that may be no more than "unverified"."""
+_MAX_SECONDS = 15.0
+"""Half of what a user waits for an answer that may be no more than "unverified": a comparison searches again without
+optimizations where no inputs run with them."""
 _MAX_BYTES = 1 << 30
 """What a search may take beyond the model itself: what most machines have beside a model."""
 _MAX_ALIVE = 1 << 24
