@@ -2,7 +2,7 @@
 
 from .inference import infer, update_types
 from .padding import resolve_pads
-from .protos import attribute_proto, tensor_proto, type_of, type_proto
+from .protos import attribute_proto, initializers_of, tensor_proto, type_of, type_proto
 from .schemas import attr, is_deterministic, schema, schema_of, version_for
 from .sizes import quotient, reshaped, same_by_count, same_sizes
 from .support import is_implemented
@@ -11,6 +11,7 @@ __all__ = [
     "attr",
     "attribute_proto",
     "infer",
+    "initializers_of",
     "is_deterministic",
     "is_implemented",
     "quotient",
