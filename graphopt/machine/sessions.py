@@ -42,3 +42,8 @@ def open_session(source: str | bytes, settings: onnxruntime.SessionOptions) -> o
     import onnxruntime
 
     return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether onnxruntime raised an error: it could not load or run a model."""
+    return type(error).__module__.startswith("onnxruntime.")

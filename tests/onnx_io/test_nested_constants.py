@@ -9,6 +9,7 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.equivalence.runnable import open_runnable
 from graphopt.machine.sessions import open_session, session_options
+from graphopt.onnx_io.graph_writer import GraphWriter
 
 ROWS, DEPTH, WIDTH = 4, 32, 16
 X, ACC = [ROWS, DEPTH], [ROWS, WIDTH]
@@ -147,3 +148,31 @@ def test_data_beside_the_file_may_belong_to_nested_graphs(make, tmp_path):
     onnx_io.save(onnx.load(first, load_external_data=False), tmp_path / "a/again.onnx", external=True)
     again = open_runnable(tmp_path / "a/again.onnx").session(optimize=True)
     assert np.allclose(again.run(samples[0])["y"], wanted[0], 1e-4, 1e-4)
+
+
+@pytest.fixture
+def constants_outside(monkeypatch):
+    """Emission with the constants of nested graphs outside of them, which onnxruntime refuses for codes."""
+    monkeypatch.setattr(GraphWriter, "_constants_inside", lambda *_: [])
+
+
+@pytest.mark.usefixtures("constants_outside")
+@pytest.mark.parametrize("mode", MODES)
+def test_an_emission_that_does_not_load_gives_way_to_the_original(mode, tmp_path):
+    model, path = branches("int8"), tmp_path / "m.onnx"
+    result = graphopt.optimize(model, path, quantize=mode, calibration=None if mode is None else feeds(model))
+    assert result.model == model == onnx.load(path) and result.is_original
+    assert result.report.status == "equal" and "cannot load the model" in result.report.reason
+    assert "the original is kept" in result.report.rolled_back[-1].reason
+
+
+@pytest.mark.parametrize("mode", ["weights", "dynamic", "static"])
+def test_a_quantized_body_that_does_not_load_leaves_the_model_as_it_was(mode, monkeypatch):
+    model = branches("float")
+    monkeypatch.setattr(GraphWriter, "_constants_inside", lambda *_: [])
+    quantize = graphopt.Quantize(mode=mode, speed=False)
+    result = graphopt.optimize(model, quantize=quantize, calibration=feeds(model))
+    for ours, theirs in zip(results(model, True), results(result.model, True)):
+        assert np.abs(ours - theirs).max() < 0.2
+    if mode == "weights":
+        assert result.report.status == "equal" and "left as it was" in result.report.reason
