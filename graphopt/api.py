@@ -43,15 +43,20 @@ _WARM_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An optimised model, as IR and as ONNX (external data stays external), and the account of what was done."""
+    """An optimised model, as IR and as ONNX (external data stays external), and the account of what was done.
+
+    is_original: `model` is the original's own proto, since the IR, unchanged but written anew, did not pass.
+    """
 
     ir: Model
     report: Report
     model: onnx.ModelProto
+    is_original: bool = False
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
-        onnx_io.save(self.ir, path, external=external)
+        as_it_was = self.is_original and onnx_io.external_bytes(self.ir) == 0
+        onnx_io.save(self.model if as_it_was else self.ir, path, external=external)
 
     def session(self, threads: int | None = None) -> Session:
         """A `graphopt.Session` on the model: int8 kernels where they are faster, onnxruntime elsewhere."""
@@ -137,7 +142,11 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     lifted.metadata.pop(KEY, None)  # it describes another run
     reference: ModelSource | Model = _specialised(lifted, options.target) or model
     exact, last = _schedules(lifted, options)
-    context = _stage_context(lifted, options, progress)
+    refusal: ModelError | None = None
+    try:
+        context = _stage_context(lifted, options, progress)
+    except ModelError as error:
+        context, refusal = None, error
     work = _Work(options, progress, exact, _on_blame(reference, options))
     check = work.check(reference, before)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
@@ -145,27 +154,47 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
     _check_conversion(outcome, options.target.opset)
     finished, stages = outcome.model, tuple[StageReport, ...]()
-    if context is not None:
+    original = _kept_original(model, reference, outcome, check)
+    if refusal is not None and original is None:
+        raise refusal
+    if context is not None and original is None:
         with collector_running():
             finished, stages = run_stages(finished, _stages(options.compression), context, work.clean)
         if last and target == "onnxruntime":
             finished = work.clean(finished, last)
-    emitted = check.emitted(finished)
+    emitted = original or check.emitted(finished)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
     changed = tuple(stage.name.partition(" ")[0] for stage in stages if stage.changed)
     trail = Trail(lifted, finished, tuple(work.logs), (*exact, *last), changed)
     report = _report(outcome, before, after, check, time.perf_counter() - start, options, trail)
-    if context is not None:
+    if original is not None:
+        why = "" if outcome.verdict is None else outcome.verdict.reason
+        report = replace(report, status="equal", reason=f"the original is returned as it was: {why}", comparison=None)
+    elif context is not None:
         report = _with_stages(report, stages, context, finished)
-    if options.output.provenance:
+    if options.output.provenance and original is None:
         finished.metadata[KEY] = trail.provenance.to_json()
         emitted = onnx_io.to_proto(finished)
     if target == "graphopt":
         _warm(finished, reference, seed)
-    result = Result(finished, report, emitted)
+    result = Result(finished, report, emitted, original is not None)
     if options.output.path is not None:
         result.save(Path(options.output.path))
     return result
+
+
+def _kept_original(
+    model: ModelSource, reference: ModelSource | Model, outcome: Outcome, check: SizeCheck
+) -> onnx.ModelProto | None:
+    """The original's own proto where even the unchanged model, written anew, is refused; None where it is not."""
+    if outcome.verdict is None or outcome.verdict.ok or reference is not model:
+        return None
+    comparison = check.comparison if isinstance(check, EquivalenceCheck) else None
+    if comparison is not None and comparison.status == "unverified":
+        return None
+    from .onnx_io.source import read_proto
+
+    return read_proto(model)[0]
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
 from .ir import Model
@@ -81,6 +81,26 @@ class EquivalenceCheck(SizeCheck):
         self.comparison = self._compare(emitted, power=True)
         return Verdict(self.comparison.status == "equal", self.comparison.reason, self.comparison.worst_error)
 
+    def unchanged(self, candidate: Model) -> Verdict:
+        """Whether a model that no pass changed may be written anew: it loads, and gives the same on one sample.
+
+        Only a difference refuses it: what cannot be verified is still what it was. `comparison` stays as it is.
+        """
+        emitted = self._fitting(candidate)
+        if isinstance(emitted, Verdict):
+            return emitted
+        from .equivalence.comparison import emission_fault
+        from .equivalence.runnable import open_runnable
+
+        start = time.perf_counter()
+        original = open_runnable(self.reference)
+        fault = emission_fault(original, open_runnable(emitted, folder=original.folder), self.seed)
+        self.seconds += time.perf_counter() - start
+        if fault is not None:
+            return Verdict(not fault, fault)
+        comparison = self._compare(emitted, power=False, intermediates=False, samples=1)
+        return Verdict(comparison.status != "different", comparison.reason)
+
     def probe(self, candidate: Model) -> Verdict:
         """Whether it fails as the last candidate did, for less: the same inputs each time, no power, inner values only
         where they alone differed.
@@ -95,7 +115,7 @@ class EquivalenceCheck(SizeCheck):
         comparison = self._compare(emitted, self.feeds or None, power=False, intermediates=inner)
         return Verdict(comparison.status == "equal", comparison.reason)
 
-    def _compare(self, emitted: onnx.ModelProto, inputs: Iterable[Feeds] | None = None, **options: bool) -> Comparison:
+    def _compare(self, emitted: onnx.ModelProto, inputs: Iterable[Feeds] | None = None, **options: Any) -> Comparison:
         from .equivalence import compare
 
         start = time.perf_counter()

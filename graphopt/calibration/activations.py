@@ -11,6 +11,7 @@ from ..equivalence.tapped import TappedSession
 from ..ir import Array, Model, Value
 from ..onnx_io.emit import Emitter
 from ..onnx_io.lend import Lender
+from ..onnx_io.parts.tensors import write_tensor
 from .peaks import NAME as PEAKS
 from .peaks import add_peaks
 
@@ -36,7 +37,7 @@ class Taps:
         self, model: Model, values: Sequence[Value], threads: int | None = None, peaks: Set[Value] = frozenset()
     ) -> None:
         lender = Lender()
-        emitter = Emitter(model, store=lender.store)
+        emitter = Emitter(model, store=lender.store, store_inside=write_tensor)
         proto = emitter.model()
         names = {value: name for name, value in emitter.values.items()}
         self.inputs = {v: v.name for v in values if v.owner is model.graph}

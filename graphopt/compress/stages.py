@@ -8,7 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from ..calibration import open_calibration
 from ..calibration.source import CalibrationData
+from ..errors import ModelError
 from ..ir import Model, clone_model
+from ..machine.sessions import is_refusal
 from ..measure import MakeSession, Metric, Quality, ort_session
 from ..pipeline import Progress
 from .context import StageContext
@@ -57,10 +59,21 @@ def session_maker(target: str, threads: int | None = None) -> MakeSession:
 def run_stages(
     model: Model, stages: Sequence[Stage[Any]], context: StageContext, clean: Callable[[Model], Model]
 ) -> tuple[Model, tuple[StageReport, ...]]:
-    """Run the stages in order; `clean` runs the exact passes after those that ask for it, if they changed anything."""
+    """Run the stages in order; `clean` runs the exact passes after those that ask for it, if they changed anything.
+
+    A stage on whose way, or whose result, onnxruntime refuses a model leaves its input as it was, with the reason.
+    """
     reports: list[StageReport] = []
     for stage in stages:
-        model, report = stage(model, context)
+        try:
+            result, report = stage(model, context)
+            if report.changed:
+                context.quality.require_running(result)
+            model = result
+        except Exception as error:
+            if not (isinstance(error, ModelError) or is_refusal(error)):
+                raise
+            report = StageReport(stage.name, f"left as it was: {' '.join(str(error).split())}", changed=False)
         reports.append(report)
         if stage.clean and report.changed:
             model = clean(model)

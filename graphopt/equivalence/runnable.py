@@ -16,7 +16,7 @@ from ..errors import ModelError, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
 from ..machine.sessions import open_session, session_options
-from ..ops import type_proto
+from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes
 from .tapped import TappedSession
 from .value_info import Inputs, Signature, ValueInfo
@@ -69,7 +69,7 @@ class RunnableModel:
     @property
     def external_bytes(self) -> int:
         """Bytes of weights that lie outside the file."""
-        return sum(_external_length(t) for t in self.proto.graph.initializer if t.name not in self.lent)
+        return sum(_external_length(t) for t in initializers_of(self.proto.graph) if t.name not in self.lent)
 
     def whole(self) -> RunnableModel:
         """The same with all weights in the protobuf."""

@@ -47,3 +47,8 @@ def open_session(source: str | bytes, settings: onnxruntime.SessionOptions) -> o
         return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether onnxruntime could not load or run a model."""
+    return isinstance(error, ModelError) or type(error).__module__.startswith("onnxruntime.")

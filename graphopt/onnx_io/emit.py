@@ -33,11 +33,14 @@ class Emitter:
 
     skeleton: replace constants of more than 1024 elements by typed inputs and leave out the declared types of results;
     ONNX's checker and shape inference see the whole structure in a small proto. store: fills the `TensorProto` of an
-    initializer from its constant and name.
+    initializer from its constant and name; store_inside: the same for nested graphs, where it differs.
     """
 
-    def __init__(self, source: Model, *, skeleton: bool = False, store: Store = write_tensor) -> None:
-        self.source, self._form = source, Form(skeleton, store, frozenset(source.functions))
+    def __init__(
+        self, source: Model, *, skeleton: bool = False, store: Store = write_tensor, store_inside: Store | None = None
+    ) -> None:
+        self.source = source
+        self._form = Form(skeleton, store, store_inside or store, frozenset(source.functions))
         self.values: dict[str, Value] = {}  # of the root graph and all nested in it, by emitted name
 
     @collector_paused()

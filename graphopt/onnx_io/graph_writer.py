@@ -24,10 +24,11 @@ Store = Callable[[onnx.TensorProto, Constant, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Options of writing (skeleton and store: see `Emitter`), and the functions of the model, which nodes may call."""
+    """Options of writing (skeleton and stores: see `Emitter`), and the functions of the model, which nodes may call."""
 
     skeleton: bool
     store: Store
+    store_inside: Store
     functions: frozenset[FunctionId]
 
 
@@ -91,14 +92,16 @@ class GraphWriter:
             proto.value_info.extend(infos)
 
     def nested(self, graph: Graph, proto: onnx.GraphProto) -> None:
-        """Write a graph that is an attribute of a node; its constants belong to the outermost graph."""
+        """Write a graph that is an attribute of a node, with the constants that nothing outside of it reads."""
         for value in graph.inputs:
             self.names.define(value, value.name or "input")
+        before = len(self.order)
         body = self._body(graph, proto)
+        body[:0] = self._constants_inside(graph, proto, before)
         for value in graph.inputs:
             self._value_info(proto.input.add(), self.names.of[value], value, graph.raw)
             if value.default is not None:
-                self._initializer(proto, value.default, self.names.of[value])
+                self._initializer(proto, value.default, self.names.of[value], self.form.store_inside)
         if isinstance(graph.raw, GraphExtras) and not self.skeleton:
             self._annotations(graph.raw, proto)
         proto.node.extend(body)
@@ -249,7 +252,29 @@ class GraphWriter:
             self._value_info(proto.value_info.add(), name, value)
         self._initializer(proto, constant, name)
 
-    def _initializer(self, proto: onnx.GraphProto, constant: Constant, name: str) -> None:
+    def _constants_inside(self, graph: Graph, proto: onnx.GraphProto, before: int) -> list[onnx.NodeProto]:
+        """Write the constants met since `before` that only this nested graph reads; returns those that must be nodes.
+
+        onnxruntime looks for some operands, such as codes that are dequantized, in the graph of their reader only.
+        """
+        nodes: list[onnx.NodeProto] = []
+        if self.skeleton:
+            return nodes
+        met, self.order[before:] = self.order[before:], []
+        for value in met:
+            name, constant = self.names.of[value], value.constant
+            assert constant is not None
+            if name in self.as_inputs or not all(_is_inside(user, graph) for user in value.users):
+                self.order.append(value)
+            elif self.old or self.in_function:
+                nodes.append(self._constant_node(constant, name, value))
+            else:
+                if value.doc or value.metadata:
+                    self._value_info(proto.value_info.add(), name, value)
+                self._initializer(proto, constant, name, self.form.store_inside)
+        return nodes
+
+    def _initializer(self, proto: onnx.GraphProto, constant: Constant, name: str, store: Store | None = None) -> None:
         if self.skeleton and constant.size > SKELETON_ELEMENTS:
             return
         if isinstance(constant.source, onnx.SparseTensorProto):
@@ -257,7 +282,7 @@ class GraphWriter:
             sparse.CopyFrom(constant.source)
             sparse.values.name = name
             return
-        self.form.store(proto.initializer.add(), constant, name)
+        (store or self.form.store)(proto.initializer.add(), constant, name)
 
     def _constant_node(self, constant: Constant, name: str, value: Value) -> onnx.NodeProto:
         if self.skeleton and constant.size > SKELETON_ELEMENTS:
@@ -310,6 +335,14 @@ class GraphWriter:
         if port.doc:
             info.doc_string = port.doc
         write_metadata(info.metadata_props, port.metadata)
+
+
+def _is_inside(node: Node, graph: Graph) -> bool:
+    """Whether a node is in a graph or in one nested in it."""
+    place = node.graph
+    while place is not None and place is not graph:
+        place = place.parent
+    return place is graph
 
 
 def _write_type(info: onnx.ValueInfoProto, name: str, type: Type | None, extras: object) -> None:

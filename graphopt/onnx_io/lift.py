@@ -35,10 +35,11 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
     """
     proto, path = read_proto(source)
     if path:
+        path = os.path.abspath(path)  # the current directory may be another when data is read
         folder = os.path.dirname(path)
     elif isinstance(source, onnx_ir.Model):
         folder = folder or _base_folder(source)
-    files = DataFiles(folder, path)
+    files = DataFiles(os.path.abspath(folder) if folder else "", path)
     with collector_paused():
         try:
             model = _lift(proto, files, path, ordered=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from ..errors import ModelError, OutputError
 from ..ir import Constant, DType, Model
 from ..machine.files import beside_name, check_target, replace_file, reported, sync_folder
+from ..ops import initializers_of
 from .digesting import DigestingFile
 from .emit import Emitter
 from .lift import load
@@ -66,7 +66,7 @@ def _save(model: Model, path: str, external: bool | None) -> None:
     canonical = path + ".data"
     if not os.path.lexists(canonical):
         data.write(canonical)
-        data.refer(os.path.basename(canonical))
+        data.refer(proto, os.path.basename(canonical))
         _write_proto(proto, path)
         return
     _replace_pair(model, proto, data, path, canonical)
@@ -81,7 +81,7 @@ def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, 
     name = os.path.basename(canonical)
     is_owned = name in _locations_at(path) and not _is_source(model, path) and name not in _locations(proto)
     unique = data.write(canonical, by_digest=True)
-    data.refer(os.path.basename(unique))
+    data.refer(proto, os.path.basename(unique))
     _write_proto(proto, path)
     if not is_owned:
         return
@@ -92,7 +92,7 @@ def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, 
         return
     os.replace(link, canonical)
     sync_folder(canonical)
-    data.refer(name)
+    data.refer(proto, name)
     _write_proto(proto, path)
     with suppress(FileNotFoundError):
         os.unlink(unique)
@@ -100,11 +100,11 @@ def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, 
 
 @dataclass(slots=True)
 class _Data:
-    """The tensors of the data file and their offsets."""
+    """The tensors of the data file by name, and their offsets; names are unique, also in nested graphs."""
 
     external: bool | None
     in_place: bool  # the model is saved where its external data lies
-    tensors: list[tuple[Constant, onnx.TensorProto, int]] = field(default_factory=list)
+    tensors: dict[str, tuple[Constant, int]] = field(default_factory=dict)
     places: dict[Constant, int] = field(default_factory=dict)
     size: int = 0
 
@@ -117,8 +117,7 @@ class _Data:
             write_tensor(proto, constant, name)
         elif lies_outside or self._is_wanted(constant):
             describe_external(proto, constant, name)
-            offset = self._place(constant)
-            self.tensors.append((constant, proto, offset))
+            self.tensors[name] = constant, self._place(constant)
         else:
             write_tensor(proto, constant, name)
 
@@ -134,12 +133,15 @@ class _Data:
         self.size = offset + constant.nbytes
         return offset
 
-    def refer(self, location: str) -> None:
-        """Point the protos at the data file."""
-        for constant, proto, offset in self.tensors:
-            del proto.external_data[:]
+    def refer(self, proto: onnx.ModelProto, location: str) -> None:
+        """Point the tensors of a model at the data file."""
+        for tensor in initializers_of(proto.graph):
+            if tensor.name not in self.tensors:
+                continue
+            constant, offset = self.tensors[tensor.name]
+            del tensor.external_data[:]
             for key, value in (("location", location), ("offset", offset), ("length", constant.nbytes)):
-                proto.external_data.add(key=key, value=str(value))
+                tensor.external_data.add(key=key, value=str(value))
 
     def write(self, path: str, by_digest: bool = False) -> str:
         """Write the data file; returns its path, which carries the content's digest if `by_digest`."""
@@ -188,8 +190,8 @@ def _has_external(proto: onnx.ModelProto) -> bool:
 
 
 def _locations(proto: onnx.ModelProto) -> set[str]:
-    """The external files a model's root graph refers to."""
-    tensors: Iterable[onnx.TensorProto] = proto.graph.initializer
+    """The external files that the initializers of a model refer to."""
+    tensors = initializers_of(proto.graph)
     return {entry.value for t in tensors if t.external_data for entry in t.external_data if entry.key == "location"}
 
 

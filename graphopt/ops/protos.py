@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -103,3 +104,14 @@ def _attribute(name: str, value: Any) -> onnx.AttributeProto | None:
     if value == ():
         return onnx.helper.make_attribute(name, [], attr_type=onnx.AttributeProto.INTS)
     return onnx.helper.make_attribute(name, value)
+
+
+def initializers_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The initializers of a graph and of all graphs nested in it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from initializers_of(attribute.g)
+            for nested in attribute.graphs:
+                yield from initializers_of(nested)

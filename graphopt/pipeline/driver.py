@@ -159,8 +159,10 @@ class _Driver:
             outcome.effects.append(effect)
             if outcome.verdict is not None and not outcome.verdict.ok:
                 break
-        if self.check is not None and self.policy == "end":
-            outcome.verdict = self.check(copy) if context.log.count else Verdict(True)
+        if self.check is not None and self.policy != "off" and not context.log.count:
+            outcome.verdict = getattr(self.check, "unchanged", _accept)(copy)
+        elif self.check is not None and self.policy == "end":
+            outcome.verdict = self.check(copy)
         return outcome
 
     def _roll_back(self, reason: str, total: int, check: Check) -> bool:
@@ -222,6 +224,11 @@ class _Driver:
 
     def _drop(self, name: str) -> None:
         self.passes = [item for item in self.passes if item.name != name]
+
+
+def _accept(model: Model) -> Verdict:
+    """The verdict on a model that no pass changed, by checks without a method `unchanged` for it."""
+    return Verdict(True)
 
 
 def run_pass(model: Model, item: Pass, context: Context | None = None) -> Effect:

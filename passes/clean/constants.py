@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator
 
 import numpy as np
 
-from ...ir import Array, Constant, Graph, Value
+from ...ir import Array, Constant, Graph, Node, Value
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 
@@ -42,7 +42,8 @@ def _groups(graph: Graph) -> Iterator[list[Value]]:
             for value in node.inputs:
                 if value is not None and value.constant is not None and value not in seen:
                     seen.add(value)
-                    by_type.setdefault((value.constant.dtype, value.constant.shape), []).append(value)
+                    key = value.constant.dtype, value.constant.shape, _place(value, graph)
+                    by_type.setdefault(key, []).append(value)
     for values in by_type.values():
         if len(values) < 2:
             continue
@@ -50,6 +51,22 @@ def _groups(graph: Graph) -> Iterator[list[Value]]:
         for value in values:
             by_sample.setdefault(_sample(value.constant), []).append(value)
         yield from (alike for alike in by_sample.values() if len(alike) > 1)
+
+
+def _place(value: Value, root: Graph) -> object:
+    """The nested graph that a constant must stay in, None if it may be emitted in any.
+
+    onnxruntime finds some operands of integer operators, such as codes of weights, in the graph of their reader only.
+    """
+    users = value.users
+    places = {user.graph for user in users}
+    if places == {root} or not any(_is_quantized(user) for user in users if user.graph is not root):
+        return None
+    return places.pop() if len(places) == 1 else value
+
+
+def _is_quantized(node: Node) -> bool:
+    return bool(node.domain) or "Linear" in node.op or "Integer" in node.op
 
 
 def _sample(constant: Constant | None) -> Hashable:

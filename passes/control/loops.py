@@ -17,7 +17,7 @@ from .splice import insert_body
 def inline_loops(graph: Graph, context: Context) -> int:
     """loop(1, true, x) f = f(0, true, x)"""
     changes = 0
-    for inner in list(graph.graphs()):
+    for inner in reversed(list(graph.graphs())):  # inner ones first: a body that was inlined is read no more
         for node in inner:
             body = node.attrs.get("body") if node.op == "Loop" else None
             if not isinstance(body, Graph) or len(body.inputs) != len(node.inputs):

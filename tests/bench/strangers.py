@@ -103,7 +103,10 @@ def measure(path: Path, form: str, seconds: float) -> Row:
     feeds, row = samples(path), Row(file=path.stem, form=form)
     start = time.perf_counter()
     path = path.absolute()
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # onnxruntime's tools leave files where they run
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+    ):  # onnxruntime's tools leave files where they run
         made = (
             _by_onnxruntime(form, path, feeds, Path(folder))
             if form.startswith("ort")

@@ -13,6 +13,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import graphopt
+from graphopt import onnx_io
 from graphopt.errors import ModelError, OutputError
 from graphopt.ir import Constant, Value
 from graphopt.onnx_io import load, save, to_proto
@@ -265,3 +267,22 @@ def test_to_proto_keeps_external(tmp_path):
     save(linear(), tmp_path / "m.onnx", external=True)
     proto = to_proto(load(tmp_path / "m.onnx"))
     assert all(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer)
+
+
+def test_external_data_is_found_after_a_change_of_directory(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    weights = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    inputs, outputs = ([helper.make_tensor_value_info(name, 1, [1, 64])] for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", inputs, outputs, [weights])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save_model(proto, tmp_path / "in/m.onnx", save_as_external_data=True, location="m.data")
+    for folder, path in ((tmp_path, "in/m.onnx"), (tmp_path / "in", "m.onnx")):
+        monkeypatch.chdir(folder)
+        result = graphopt.optimize(path)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        feed = {"x": np.ones((1, 64), np.float32)}
+        assert result.session().run(None, feed)[0][0, 0] == 64
+        assert graphopt.optimize(onnx_io.to_onnx(result.ir)).report.status == "equal"
+        result.save("copy.onnx")
+        assert graphopt.Session("copy.onnx").run(None, feed)[0][0, 0] == 64

@@ -1,6 +1,8 @@
 """Loops that run once and functions stand in place; what runs more often, or means something else, stays."""
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 import graphopt
@@ -131,3 +133,33 @@ def test_text_of_inlined_functions():
         "%b_3 = Max(%b_2, %m_2)",
         "return %b_3",
     ]
+
+
+LOOPS = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[3] x) => (float[3] y, float[turns, 3] z)
+<int64 n = {TURNS}, int64 one = {1}, bool true = {1}, int64[1] first = {0}>
+{
+  y, z = Loop (n, true, x) <body = outer (int64 i, bool going, float[3] c) => (bool goes, float[3] d, float[3] r) {
+    t = Tanh (c)
+    r, s = Loop (one, true, t) <body = inner (int64 j, bool on, float[3] u) => (bool still, float[3] w, float[3] v) {
+      a = Add (u, c)
+      w = Mul (a, x)
+      v = Neg (w)
+      still = Identity (on)
+    }>
+    sum = ReduceSum <keepdims = 0> (s, first)
+    d = Add (r, sum)
+    goes = Identity (going)
+  }>
+}
+"""
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5])
+def test_a_loop_that_runs_once_inside_of_another(turns):
+    model = onnx.parser.parse_model(LOOPS.replace("TURNS", str(turns)))
+    result = graphopt.optimize(model)
+    assert result.report.status == "equal" and not result.report.rolled_back
+    loops = [node for graph in result.ir.graph.graphs() for node in graph if node.op == "Loop"]
+    assert len(loops) == (0 if turns == 1 else 1)
