@@ -123,7 +123,7 @@ class RunnableModel:
                 # Serialized messages merge when concatenated: outputs and nodes are appended without copying weights.
                 blob = (self.proto if edited is None else edited).SerializeToString() + addition.SerializeToString()
                 session = open_session(blob, options)
-        except ModelError:
+        except Exception:  # also of versions that take no lent weights
             model = self.whole() if lent else self
             again = partial(model.session, threads=threads, taps=taps, edited=edited, strict=strict)
             if lent:
