@@ -11,8 +11,8 @@ interleaved. Each file is measured in a process of its own, and one that ends it
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -103,15 +103,13 @@ def measure(path: Path, form: str, seconds: float) -> Row:
     feeds, row = samples(path), Row(file=path.stem, form=form)
     start = time.perf_counter()
     path = path.absolute()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.chdir(folder),
-    ):  # onnxruntime's tools leave files where they run
-        made = (
-            _by_onnxruntime(form, path, feeds, Path(folder))
-            if form.startswith("ort")
-            else _ours(form, path, feeds, row)
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # onnxruntime's tools leave files where they run
+        if form.startswith("ort"):
+            made = _by_onnxruntime(form, path, feeds, Path(folder))
+        else:
+            made = _ours(form, path, feeds, row)
+        os.chdir(path.parent)
     row["seconds"] = time.perf_counter() - start
     stock = ort_session(made)
     row["gain"] = _ratio({"float": ort_session(str(path)), form: stock}, feeds[0], seconds)

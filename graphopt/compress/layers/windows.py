@@ -93,8 +93,8 @@ class Windows:
         if not len(positions):  # there may be no window at all
             return np.empty((0, padded.shape[1], *self.kernel), padded.dtype)
         windows = sliding_window_view(padded, self.spans, axis=tuple(range(2, padded.ndim)))
-        steps = (slice(None, None, step) for step in (*self.strides, *self.dilations))
-        return np.ascontiguousarray(windows[(slice(None), slice(None), *steps)][positions.channels_first])
+        steps = [slice(None, None, step) for step in (1, 1, *self.strides, *self.dilations)]
+        return np.ascontiguousarray(windows[tuple(steps)][positions.channels_first])
 
     def transposed_patches(self, x: Array, positions: Positions) -> Array:
         """[R, C, *kernel]: the input elements that a transposed convolution multiplies for each output position p.
