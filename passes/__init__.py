@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 if not __name__.startswith("graphopt."):
     raise ImportError("import graphopt.passes, not passes: the top-level folder is a second copy of it")
 
-from ..compress.stages import Stage
 from ..pipeline.passes import Pass
 from .clean import (
     drop_cast_islands,
@@ -44,6 +43,7 @@ from .layout import (
 from .shapes import give_range_scalars, infer_demands, name_sizes, resolve_shapes
 
 if TYPE_CHECKING:
+    from ..compress.stages import Stage
     from .prune import Prune
     from .quantize import Quantize
 
@@ -102,6 +102,8 @@ ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_opera
 
 def stages(prune: Prune | None, quantize: Quantize | None) -> list[Stage[Any]]:
     """The lossy stages that are wanted, in order: pruning first, for it changes what quantization must calibrate."""
+    from ..compress.stages import Stage  # brings onnxruntime, which the exact passes do without
+
     wanted: list[Stage[Any]] = []
     if prune is not None:
         from .prune import prune as run_prune

@@ -156,6 +156,12 @@ def test_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
+def test_exact_passes_do_without_onnxruntime():
+    code = "import sys, graphopt.passes; print(sorted({'onnx', 'onnx_ir', 'onnxruntime'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_one_import_reaches_all_that_users_call():
     """In a fresh interpreter: what other tests imported before would hide a name that only they brought."""
     code = "import graphopt; [getattr(graphopt, name) for name in graphopt.__all__]; graphopt.testing.assert_equivalent"

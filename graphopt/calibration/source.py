@@ -9,12 +9,11 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..equivalence.feeds import FeedData, FeedReader, Feeds, as_feed, checked_feed, only_input, read_arrays, unstacked
+from ..equivalence.feeds import FeedData, FeedReader, Feeds, as_feed, by_name, checked_feed, unstacked
 from ..equivalence.runnable import signature_of
 from ..equivalence.synthesis import synthesise
 from ..equivalence.value_info import Signature
@@ -76,10 +75,7 @@ def open_calibration(data: CalibrationData, model: Any, *, samples: int = 8, see
 
 
 def _reader(data: Any, source: Signature) -> Callable[[], Iterator[Mapping[str, Any]]]:
-    if isinstance(data, (str, os.PathLike)):
-        data = read_arrays(Path(data), source)
-    if isinstance(data, np.ndarray):
-        data = {only_input(source).name: data}
+    data = by_name(data, source)
     if isinstance(data, Mapping):
         rows = _rows(dict(data), source)
         return lambda: iter(rows)

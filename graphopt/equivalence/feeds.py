@@ -45,10 +45,7 @@ def read_feeds(data: FeedData, model: ModelSource | Model) -> list[Feeds]:
 
 def checked_feeds(data: FeedData, model: Signature) -> list[Feeds]:
     """`read_feeds` for a model whose inputs are known."""
-    if isinstance(data, (str, os.PathLike)):
-        data = read_arrays(Path(data), model)
-    if isinstance(data, np.ndarray):
-        data = {only_input(model).name: data}
+    data = by_name(data, model)
     if isinstance(data, Mapping):
         feeds = unstacked(dict(data), model)
     elif (get_next := getattr(data, "get_next", None)) is not None:
@@ -60,6 +57,13 @@ def checked_feeds(data: FeedData, model: Signature) -> list[Feeds]:
     if not feeds:
         raise InputError("inputs: there is not one sample")
     return [checked_feed(f, model) for f in feeds]
+
+
+def by_name(data: FeedData, model: Signature) -> FeedData:
+    """Arrays by the names of inputs where the data are a path or one array; other data as they are. InputError."""
+    if isinstance(data, (str, os.PathLike)):
+        data = read_arrays(Path(data), model)
+    return {only_input(model).name: data} if isinstance(data, np.ndarray) else data
 
 
 def as_feed(sample: Any) -> Feeds:
