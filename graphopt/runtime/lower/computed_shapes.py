@@ -68,6 +68,13 @@ def _operands_of_same_shape(node: Node) -> list[Value]:
     return [v for v in node.inputs if v is not None and _declared(v) == declared]
 
 
+def operands_of_same_shape(node: Node) -> list[Value]:
+    """Operands whose shape is that of the result: by the operator, or of elementwise ones by declared sizes."""
+    if node.op in _SAME_SHAPE and node.inputs[0] is not None:
+        return [node.inputs[0]]
+    return _operands_of_same_shape(node) if node.op in _BROADCAST else []
+
+
 def _declared(value: Value) -> tuple[int | str | None, ...] | None:
     return value.type.shape if isinstance(value.type, TensorType) else None
 
