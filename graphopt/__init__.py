@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .report import Report
     from .runtime import Session
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+"""The only place of the version: pyproject.toml reads it here, as a literal, without importing anything."""
 
 _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Pass": "pipeline", "Prune": "passes.prune",

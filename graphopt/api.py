@@ -18,7 +18,7 @@ from .errors import ModelError, OptionError
 from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
 from .machine.files import check_target
 from .measure import Figures, figures
-from .ops import schema
+from .ops import DEFAULT_DOMAIN, schema
 from .options import Compression, Options, Output, Runtime, Schedule, Target, Validation
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
 from .pipeline.repro import leave_repros, runnable_feeds
@@ -339,10 +339,12 @@ def _warm(model: Model, reference: ModelSource | Model, seed: int) -> None:
 
 
 def _check_operators(model: Model) -> None:
-    """ModelError for an operator that ONNX's own domain does not have at the model's opset."""
+    """ModelError for an operator that ONNX's own domain does not have at the model's opset, nor onnxruntime in it."""
     for body in (model, *(f.body for f in model.functions.values())):
         for node in body.graph.walk():
-            if node.domain or schema(node) is not None or FunctionId("", node.op, node.overload) in model.functions:
+            if node.domain or schema(node) is not None or node.op in DEFAULT_DOMAIN:
+                continue
+            if FunctionId("", node.op, node.overload) in model.functions:
                 continue
             raise ModelError(f"node {node.name or node.op!r}: opset {body.opset} has no operator {node.op}")
 

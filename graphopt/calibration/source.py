@@ -176,10 +176,12 @@ def _checked(feed: Any, source: Signature) -> Feeds:
 
 
 def _check_values(feed: Feeds, number: int) -> Feeds:
+    """The feed. InputError where it has NaN or no element at all: the first step of a decoder has its cache empty."""
+    has_elements = any(not isinstance(value, np.ndarray) or value.size for value in feed.values())
     for name, value in feed.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and np.isnan(value).any():
             raise InputError(f"inputs: sample {number} has NaN in {name}")
-        if isinstance(value, np.ndarray) and value.size == 0:
+        if isinstance(value, np.ndarray) and value.size == 0 and not has_elements:
             raise InputError(f"inputs: sample {number} has an empty {name}, of shape {list(value.shape)}")
     return feed
 

@@ -6,7 +6,7 @@ import onnx
 
 from ..errors import ModelError, one_line
 from ..ir import Constant, Model
-from ..ops import type_proto
+from ..ops import DEFAULT_DOMAIN, type_proto
 from .emit import Emitter
 from .lift import load
 from .size import constants_of
@@ -17,11 +17,12 @@ def check(model: Model | onnx.ModelProto) -> None:
 
     Structure and attributes by `onnx.checker`, types by strict shape inference without the types the file declares for
     intermediate values, each tensor's data by its length. An operator that its (standard) domain does not have is
-    invalid; operators of other domains are not looked into.
+    invalid; operators of other domains, and those that onnxruntime adds to the standard one, are not looked into.
     """
     if not isinstance(model, Model):
         model = load(model, infer=False)
     skeleton = Emitter(model, skeleton=True).model()
+    _set_aside_contrib(skeleton)
     typed = onnx.ModelProto()
     typed.CopyFrom(skeleton)
     for info, port in zip(typed.graph.output, model.graph.ports):
@@ -41,3 +42,12 @@ def check(model: Model | onnx.ModelProto) -> None:
         for attribute in (value for node in graph.walk() for value in node.attrs.values()):
             if isinstance(attribute, Constant):
                 attribute.array()
+
+
+def _set_aside_contrib(proto: onnx.ModelProto) -> None:
+    """Name onnxruntime's operators in ONNX's own domain by onnxruntime's, where the checker lets them be."""
+    found = [node for node in proto.graph.node if not node.domain and node.op_type in DEFAULT_DOMAIN]
+    for node in found:
+        node.domain = "com.microsoft"
+    if found and not any(opset.domain == "com.microsoft" for opset in proto.opset_import):
+        proto.opset_import.add(domain="com.microsoft", version=1)

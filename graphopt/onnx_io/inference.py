@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from ..ir import Model, Value
-from ..ops import type_of, update_types
+from ..ir import Model, TensorType, Value
+from ..ops import has_contrib_types, type_of, update_types
 from .emit import Emitter
 
 
@@ -25,7 +25,18 @@ def infer_types(model: Model) -> bool:
                 update_types(node)
         return False
     _store(inferred.graph, emitter.values)
+    _infer_behind_contrib(model)
     return True
+
+
+def _infer_behind_contrib(model: Model) -> None:
+    """Types from the first of onnxruntime's own operators on, which ONNX's inference leaves untyped."""
+    for graph in model.graph.graphs():
+        is_behind = False
+        for node in graph:
+            is_behind = is_behind or has_contrib_types(node)
+            if is_behind and any(_lacks_shape(value) for value in node.outputs):
+                update_types(node)
 
 
 def _store(graph: onnx.GraphProto, values: dict[str, Value]) -> None:
@@ -41,3 +52,7 @@ def _store(graph: onnx.GraphProto, values: dict[str, Value]) -> None:
             elif attribute.type == onnx.AttributeProto.GRAPHS:
                 for nested in attribute.graphs:
                     _store(nested, values)
+
+
+def _lacks_shape(value: Value) -> bool:
+    return value.type is None or (isinstance(value.type, TensorType) and value.type.shape is None)

@@ -1,5 +1,6 @@
 """Facts about operators, from ONNX's own schemas and shape inference wherever those have them."""
 
+from .contrib import DEFAULT_DOMAIN, has_contrib_types
 from .inference import infer, update_types
 from .padding import resolve_pads
 from .protos import initializers_of, tensor_proto, type_of, type_proto, write_attributes
@@ -8,7 +9,7 @@ from .sizes import quotient, reshaped, same_by_count, same_sizes
 from .support import is_implemented
 
 __all__ = [
-    "attr", "infer", "initializers_of", "is_deterministic", "is_implemented", "quotient", "reshaped", "resolve_pads",
-    "same_by_count", "same_sizes", "schema", "schema_of", "tensor_proto", "type_of", "type_proto",
-    "update_types", "version_for", "write_attributes",
+    "DEFAULT_DOMAIN", "attr", "has_contrib_types", "infer", "initializers_of", "is_deterministic", "is_implemented",
+    "quotient", "reshaped", "resolve_pads", "same_by_count", "same_sizes", "schema", "schema_of", "tensor_proto",
+    "type_of", "type_proto", "update_types", "version_for", "write_attributes",
 ]  # fmt: skip

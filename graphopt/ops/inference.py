@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..ir import Constant, DType, Node, TensorType, Type, refine
+from .contrib import contrib_types, has_contrib_types
 from .protos import tensor_proto, type_of, type_proto, write_attributes
 from .schemas import schema
 from .sizes import reshaped
@@ -43,7 +44,11 @@ def infer(node: Node, opsets: Mapping[str, int] | None = None) -> tuple[Type | N
         given = node.inputs[0].type
         if isinstance(given, TensorType):
             return (refine(TensorType(_SAME_SHAPE[node.op] or given.dtype, given.shape), node.output.type),)
-    inferred = [_reshape_type(node)] if node.op == "Reshape" and len(node.inputs) == 2 else _infer(node, opsets)
+    inferred: Sequence[Type | None] | None
+    if node.op == "Reshape" and len(node.inputs) == 2:
+        inferred = [_reshape_type(node)]
+    else:
+        inferred = contrib_types(node) if has_contrib_types(node) else _infer(node, opsets)
     if inferred is None:
         return tuple(value.type for value in node.outputs)
     return tuple(refine(new, value.type) for new, value in zip(inferred, node.outputs))

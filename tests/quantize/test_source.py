@@ -10,6 +10,7 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import open_calibration, stream
 from graphopt.measure import Quality, ort_session
+from tests.ops import decoders
 from tests.quantize.nets import convnet, images, parse
 
 FEEDS = images(5)
@@ -215,3 +216,9 @@ def test_quality_counts_evaluations_and_measures_fidelity():
     assert perfect.sqnr_db == np.inf and perfect.top1 == 1.0
     changed = onnx_io.load(convnet(seed=1))
     assert quality.fidelity(changed).sqnr_db < 10
+
+
+def test_the_first_step_of_a_decoder_has_an_empty_cache():
+    steps = [decoders.feeds(1, 3, 0), decoders.feeds(1, 1, 3)]
+    read = list(open_calibration(steps, decoders.decoder()))
+    assert [feed["past_k0"].shape[2] for feed in read] == [0, 3]

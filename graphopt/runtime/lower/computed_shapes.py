@@ -68,6 +68,13 @@ def _operands_of_same_shape(node: Node) -> list[Value]:
     return [v for v in node.inputs if v is not None and _declared(v) == declared]
 
 
+def operands_of_same_shape(node: Node) -> list[Value]:
+    """Operands whose shape is that of the result: by the operator, or of elementwise ones by declared sizes."""
+    if node.op in _SAME_SHAPE and node.inputs[0] is not None:
+        return [node.inputs[0]]
+    return _operands_of_same_shape(node) if node.op in _BROADCAST else []
+
+
 def _declared(value: Value) -> tuple[int | str | None, ...] | None:
     return value.type.shape if isinstance(value.type, TensorType) else None
 
@@ -82,49 +89,115 @@ def _assumed_shape(value: Value) -> Shape:
 
 def computed_sizes(value: Value, known: Mapping[Value, Shape]) -> Shape:
     """The elements of an integer vector or scalar, given shapes by value. Declined where they do not determine it."""
-    sizes = _sizes(value, known)
+    return _numbers(_Answers(known).sizes_of(value))
+
+
+def _numbers(sizes: Sizes | None) -> Shape:
     if sizes is None or not sizes.known:
         raise Declined("a shape that is computed from other values")
     return tuple(int(d) for d in sizes.dims if isinstance(d, int))
 
 
-def _sizes(value: Value | None, known: Mapping[Value, Shape]) -> Sizes | None:
-    if value is None:
-        return None
-    array = constant_array(value)
-    if array is not None:
-        fits = array.ndim <= 1 and array.size <= LONGEST and array.dtype.kind == "i"
-        return Sizes(tuple(array.reshape(-1).tolist()), array.ndim == 0) if fits else None
-    node = value.producer
-    if node is None or node.op not in _ON_INTEGERS:
-        return None
-    if node.op == "Shape":
-        source = node.inputs[0]
-        assert source is not None
-        return Sizes(shape_of(source, known)[slice(attr(node, "start", 0), attr(node, "end"))])
-    return derive_sizes(node, lambda operand: _sizes(operand, known))
-
-
 def shape_of(value: Value, known: Mapping[Value, Shape]) -> Shape:
     """The shape of a value, given those of others. Declined where they do not determine it."""
-    if value in known:
-        return known[value]
-    array = constant_array(value)
-    if array is not None:
-        return array.shape
-    node = value.producer
-    if node is None or value.index:
-        raise Declined("a shape that is not known")
-    source = node.inputs[0]
-    assert source is not None
-    if node.op in _SAME_SHAPE:
-        return shape_of(source, known)
-    for operand in _operands_of_same_shape(node) if node.op in _BROADCAST else ():
-        with suppress(Declined):
-            return shape_of(operand, known)
-    if node.op in _SHAPES:
-        return _SHAPES[node.op](node, shape_of(source, known), known)
-    raise Declined(f"the shape that {node.op} gives")
+    return _Answers(known).shape_of(value)
+
+
+class _Pending(Exception):
+    """An answer waits for another one: whether elements are asked for (else the shape), and of which value."""
+
+    def __init__(self, question: tuple[bool, Value]) -> None:
+        self.question = question
+
+
+class _Answers:
+    """Shapes of values and elements of integer vectors, each found once however many results need it.
+
+    Both operands of each residual Add lead to the one before, so that asking them anew takes 2^depth steps. The
+    questions that wait lie on a list, not on Python's stack, which 200 layers exceed: a question whose answer needs
+    another one is given up, and asked again when that one is answered.
+    """
+
+    def __init__(self, known: Mapping[Value, Shape]) -> None:
+        self.known = known
+        self.found: dict[tuple[bool, Value], Sizes | Shape | Declined | None] = {}
+        self.is_running = False
+
+    def shape_of(self, value: Value) -> Shape:
+        """The shape of a value. Declined where the known ones do not determine it."""
+        answer = self._answer((False, value))
+        assert isinstance(answer, tuple)
+        return answer
+
+    def sizes_of(self, value: Value | None) -> Sizes | None:
+        """The elements of an integer vector or scalar, None where they are of another kind. Declined as `shape_of`."""
+        if value is None:
+            return None
+        answer = self._answer((True, value))
+        assert answer is None or isinstance(answer, Sizes)
+        return answer
+
+    def _answer(self, question: tuple[bool, Value]) -> Sizes | Shape | None:
+        if question not in self.found:
+            if self.is_running:
+                raise _Pending(question)
+            self._run(question)
+        answer = self.found[question]
+        if isinstance(answer, Declined):
+            raise answer.with_traceback(None)
+        return answer
+
+    def _run(self, first: tuple[bool, Value]) -> None:
+        self.is_running = True
+        stack = [first]
+        try:
+            while stack:
+                are_elements, value = stack[-1]
+                try:
+                    found = self._find_sizes(value) if are_elements else self._find_shape(value)
+                except _Pending as needed:
+                    stack.append(needed.question)
+                    continue
+                except Declined as reason:
+                    self.found[stack.pop()] = reason
+                    continue
+                self.found[stack.pop()] = found
+        finally:
+            self.is_running = False
+
+    def _find_sizes(self, value: Value) -> Sizes | None:
+        array = constant_array(value)
+        if array is not None:
+            fits = array.ndim <= 1 and array.size <= LONGEST and array.dtype.kind == "i"
+            return Sizes(tuple(array.reshape(-1).tolist()), array.ndim == 0) if fits else None
+        node = value.producer
+        if node is None or node.op not in _ON_INTEGERS:
+            return None
+        if node.op == "Shape":
+            source = node.inputs[0]
+            assert source is not None
+            return Sizes(self.shape_of(source)[slice(attr(node, "start", 0), attr(node, "end"))])
+        return derive_sizes(node, self.sizes_of)
+
+    def _find_shape(self, value: Value) -> Shape:
+        if value in self.known:
+            return self.known[value]
+        array = constant_array(value)
+        if array is not None:
+            return array.shape
+        node = value.producer
+        if node is None or value.index:
+            raise Declined("a shape that is not known")
+        source = node.inputs[0]
+        assert source is not None
+        if node.op in _SAME_SHAPE:
+            return self.shape_of(source)
+        for operand in _operands_of_same_shape(node) if node.op in _BROADCAST else ():
+            with suppress(Declined):
+                return self.shape_of(operand)
+        if node.op in _SHAPES:
+            return _SHAPES[node.op](node, self.shape_of(source), self)
+        raise Declined(f"the shape that {node.op} gives")
 
 
 def reshaped(target: Shape, x: Shape, *, allow_zero: bool) -> Shape:
@@ -148,23 +221,23 @@ def broadcast(*shapes: Shape) -> Shape:
         raise Declined(f"operands of shapes {', '.join(map(str, shapes))}") from error
 
 
-def _reshape(node: Node, x: Shape, known: Mapping[Value, Shape]) -> Shape:
+def _reshape(node: Node, x: Shape, answers: _Answers) -> Shape:
     target = node.input(1)
     if target is None:
         raise Declined("Reshape without a shape")
-    return reshaped(computed_sizes(target, known), x, allow_zero=bool(attr(node, "allowzero", 0)))
+    return reshaped(_numbers(answers.sizes_of(target)), x, allow_zero=bool(attr(node, "allowzero", 0)))
 
 
-def _transpose(node: Node, x: Shape, known: Mapping[Value, Shape]) -> Shape:
+def _transpose(node: Node, x: Shape, answers: _Answers) -> Shape:
     return tuple(x[axis] for axis in node.attrs.get("perm") or reversed(range(len(x))))
 
 
-def _broadcast(node: Node, x: Shape, known: Mapping[Value, Shape]) -> Shape:
+def _broadcast(node: Node, x: Shape, answers: _Answers) -> Shape:
     other = node.inputs[1]
     assert other is not None
-    return broadcast(x, shape_of(other, known))
+    return broadcast(x, answers.shape_of(other))
 
 
-_SHAPES: dict[str, Callable[[Node, Shape, Mapping[Value, Shape]], Shape]] = {
+_SHAPES: dict[str, Callable[[Node, Shape, _Answers], Shape]] = {
     "Reshape": _reshape, "Transpose": _transpose, **dict.fromkeys(_BROADCAST, _broadcast),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...ir import Graph, Model, Node, Port, Value, clone_node
+from ..lower.computed_shapes import operands_of_same_shape
 from ..lower.traits import Operation
 from .partition import Segment, sources
 
@@ -43,8 +44,48 @@ def _append(graph: Graph, node: Node, values: dict[Value, Value]) -> None:
     """A copy of the node at the end of the graph, after copies of the producers that are missing there."""
     if node.outputs[0] in values:
         return
+    operand = node.inputs[0] if node.op == "Shape" else None
+    if operand is not None and operand not in values:
+        alike = _of_same_shape(graph, operand, values)
+        given = {} if alike is None else {operand: alike}
+        graph.append(clone_node(node, given))
+        values[node.output] = given[node.output]
+        return
     for value in sources(node):
         producer = value.producer
         if value not in values and producer is not None and producer.graph is node.graph:
             _append(graph, producer, values)
     graph.append(clone_node(node, values))
+
+
+def _of_same_shape(graph: Graph, value: Value, values: dict[Value, Value]) -> Value | None:
+    """A value of the new graph whose shape and element type are those of `value`; None for one that cannot be had.
+
+    The shape may follow from a value at hand although the elements do not: those of x + y, where only x is.
+    """
+    seen, stack = {value}, [value]
+    while stack:
+        one = stack.pop()
+        if one in values:
+            return values[one]
+        if one.producer is not None:
+            alike = [v for v in operands_of_same_shape(one.producer) if v not in seen and v.type == value.type]
+            seen.update(alike)
+            stack += alike
+    producer = value.producer
+    if producer is None or producer.graph is None:
+        return value if value.constant is not None else None
+    if producer.op not in ("Reshape", "Transpose"):
+        if producer.outputs[0] not in values:
+            _append(graph, producer, values)
+        return values[value]
+    source = producer.inputs[0]
+    moved = None if source is None else _of_same_shape(graph, source, values)
+    for operand in producer.inputs[1:]:
+        if operand is not None and operand not in values and operand.producer is not None:
+            _append(graph, operand.producer, values)
+    if source is None or moved is None:
+        return None
+    given = {**{v: values[v] for v in producer.inputs if v in values}, source: moved}
+    graph.append(clone_node(producer, given))
+    return given[value]
