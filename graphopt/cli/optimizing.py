@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import OptionError
-from ..options import Compression, Options, Output, Schedule, Target, Validation, check_named, runtime_named
+from ..options import Compression, Options, Output, Schedule, Target, Validation, check_named, mode_named, runtime_named
 from .common import Names, dims_of, err, function_of, out, shapes_of, split
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ def optimize(
         Optional[Path],  # noqa: UP045
         typer.Argument(metavar="OUT", help="where to write it; IN with .opt.onnx by default", show_default=False),
     ] = None,
-    quantize: Annotated[Optional[str], typer.Option(help="static, dynamic or weights")] = None,  # noqa: UP045
+    quantize: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="static (or int8), dynamic, weights, or int4 for weights of 4 bits"),
+    ] = None,
     quantize_option: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="a word of graphopt.Quantize, as calibrate_method=mse; repeatable"),
@@ -108,4 +111,5 @@ def _quantize(mode: str | None, words: list[str]) -> Quantize | None:
         return None
     from ..passes.quantize.options import from_words
 
-    return from_words(mode, words)
+    named, weight_type = mode_named(mode)
+    return from_words(named, words if weight_type is None else [f"weight_type={weight_type}", *words])
