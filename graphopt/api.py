@@ -14,12 +14,12 @@ from . import onnx_io
 from .compress.context import StageContext
 from .compress.report import StageReport
 from .compress.stages import Stage, run_stages, stage_context
-from .errors import ModelError, OptionError
+from .errors import ModelError, OptionError, did_you_mean
 from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
 from .machine.files import check_target
 from .measure import Figures, figures
 from .ops import DEFAULT_DOMAIN, schema
-from .options import Compression, Options, Output, Runtime, Schedule, Target, Validation
+from .options import Compression, Options, Output, Runtime, Schedule, Target, Validation, mode_named
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
 from .pipeline.repro import leave_repros, runnable_feeds
 from .provenance import KEY, Trail
@@ -241,8 +241,11 @@ def as_quantize(value: str | Mapping[str, object] | Quantize | None) -> Quantize
     """The options behind `quantize=`. OptionError."""
     if value is None:
         return None
-    from .passes.quantize import check_quantize
+    from .passes.quantize import Quantize, check_quantize
 
+    if isinstance(value, str):
+        mode, weight_type = mode_named(value)
+        return Quantize(mode=mode) if weight_type is None else Quantize(mode=mode, weight_type=weight_type)
     return check_quantize(value)
 
 
@@ -272,8 +275,8 @@ def _schedules(model: Model, options: Options) -> tuple[list[Pass], list[Pass]]:
     schedule = list(registry.schedule()) if asked.passes is None else list(registry.resolve(asked.passes))
     for name in asked.skip:
         if not any(item.name == name for item in schedule):
-            known = ", ".join(dict.fromkeys(item.name for item in schedule))
-            raise OptionError(f"skip {name!r}: the schedule has {known}")
+            known = list(dict.fromkeys(item.name for item in schedule))
+            raise OptionError(f"skip {name!r}{did_you_mean(name, known)}: the schedule has {', '.join(known)}")
     schedule = [*_conversion(model, options.target.opset), *(p for p in schedule if p.name not in asked.skip)]
     if not options.compression.is_wanted:
         return schedule, []

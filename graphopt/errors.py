@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 _CODES = re.compile(r".*(?:\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Status Message: )")
 """What onnxruntime puts before the text of an error."""
@@ -16,6 +18,13 @@ def one_line(error: BaseException | str) -> str:
     """An error's text for display, at most 300 characters, without onnxruntime's codes and places in its source."""
     text = _PLACE.sub("", _CODES.sub("", " ".join(str(error).split())))
     return text[:300] or type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean …?)" with the known word that is closest, whatever the case; "" where none is close."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[close[0]]}?)" if close else ""
 
 
 class GraphoptError(Exception):

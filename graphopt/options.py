@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from .errors import OptionError
+from .errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from .calibration import CalibrationData
@@ -23,17 +23,38 @@ CHECKS = ("end", "each", "off")
 
 
 def runtime_named(name: str) -> Runtime:
-    """The target of that name. OptionError for any other."""
-    if name not in TARGETS:
-        raise OptionError(f"target {name!r} is not one of {', '.join(TARGETS)}")
-    return cast(Runtime, name)
+    """The target of that name, in any case. OptionError for any other."""
+    if name.lower() not in TARGETS:
+        raise OptionError(f"target {name!r} is not one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
+    return cast(Runtime, name.lower())
 
 
 def check_named(name: str) -> CheckPolicy:
-    """The moment of checking of that name. OptionError for any other."""
-    if name not in CHECKS:
-        raise OptionError(f"check {name!r} is not one of {', '.join(CHECKS)}")
-    return cast("CheckPolicy", name)
+    """The moment of checking of that name, in any case. OptionError for any other."""
+    if name.lower() not in CHECKS:
+        raise OptionError(f"check {name!r} is not one of {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
+    return cast("CheckPolicy", name.lower())
+
+
+_MEANT: dict[str, tuple[str, str | None]] = {
+    "static": ("static", None), "dynamic": ("dynamic", None), "weights": ("weights", None), "int8": ("static", None),
+    "int4": ("weights", "int4"), "weight-only": ("weights", None),
+}  # fmt: skip
+"""(mode, weight_type) of each word for quantization."""
+_NO_FLOAT16 = ("fp16", "float16", "half", "bf16", "bfloat16")
+
+
+def mode_named(word: str) -> tuple[str, str | None]:
+    """(mode, weight_type or None for the usual) of a word for quantization, in any case: "int8" is static, "int4" is
+    weights alone. OptionError for any other.
+    """
+    meant = _MEANT.get(word.lower())
+    if meant is not None:
+        return meant
+    if word.lower() in _NO_FLOAT16:
+        raise OptionError(f"quantize: {word} is not there, graphopt converts to int8 and int4 only")
+    close = did_you_mean(word, _MEANT)
+    raise OptionError(f"quantize: mode {word!r} is not one of static (int8), dynamic, weights, int4{close}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -288,3 +288,44 @@ def test_what_cannot_be_written_is_told_before_the_work(where, model, tmp_path):
     with pytest.raises(graphopt.OutputError):
         graphopt.optimize(model, absent / "o.onnx", progress=lambda what, share: calls.append(what))
     assert calls == []
+
+
+def test_words_of_other_cases_and_near_misses(model, tmp_path):
+    from graphopt.api import as_quantize
+
+    assert as_quantize("INT8") == graphopt.Quantize("static")
+    assert as_quantize("int4") == graphopt.Quantize("weights", weight_type="int4")
+    with pytest.raises(graphopt.OptionError, match="fp16 is not there"):
+        as_quantize("fp16")
+    out = tmp_path / "o.onnx"
+    one_line(cli("optimize", model, out, "--quantize", "dinamic"), "did you mean dynamic?")
+    one_line(cli("optimize", model, out, "--target", "onnxruntme"), "did you mean onnxruntime?")
+    one_line(cli("optimize", model, out, "--passes", "fold-constant"), "did you mean fold-constants?")
+    one_line(cli("optimize", model, out, "--skip", "fold-constant"), "did you mean fold-constants?")
+    words = ["--quantize", "Dynamic", "--quantize-option", "sped=no"]
+    one_line(cli("optimize", model, out, *words), "did you mean speed?")
+    assert cli("optimize", model, out, "--target", "ONNXRUNTIME").returncode == 0
+
+
+@pytest.mark.parametrize(("name", "data", "words"), [
+    ("m.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+    ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(90), "TensorFlow Lite"),
+    ("m.pth", b"PK\x03\x04" + bytes(90), "torch.onnx.export"),
+    ("m.safetensors", (40).to_bytes(8, "little") + b'{"w":{}}' + bytes(90), "weights without a graph"),
+    ("m.onnx", b"<!DOCTYPE html><html></html>", "HTML"),
+])  # fmt: skip
+def test_files_of_other_kinds_are_named(name, data, words, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(graphopt.ModelError, match=words) as error:
+        graphopt.optimize(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("https://example.org/m.onnx", "a URL"), ("owner/some-model", "optimum-cli export"),
+    ("no/such.onnx", "cannot be read"), ("absent", "cannot be read"),
+])  # fmt: skip
+def test_names_that_are_no_files_are_named(name, words):
+    with pytest.raises(graphopt.ModelError, match=words):
+        graphopt.optimize(name)

@@ -9,6 +9,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ..errors import ModelError, one_line
+from .foreign import kind_of_data, kind_of_path
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
 """The forms in which a caller gives a model."""
@@ -24,7 +25,7 @@ def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
         return parse(bytes(source), "the model given as bytes"), ""
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        return parse(_read(path), repr(path)), path
+        return parse(_read(path), repr(path), path), path
     raise ModelError(f"a model is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, not {type(source).__name__}")
 
 
@@ -35,19 +36,24 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and (kind := kind_of_path(path)):
+            raise ModelError(f"{path!r} is {kind}") from error
         raise ModelError(f"{path!r} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ModelError(f"{path!r} is no path: {error}") from error
 
 
-def parse(data: bytes, what: str) -> onnx.ModelProto:
-    """Parse a serialized model; ModelError if it is not one."""
+def parse(data: bytes, what: str, path: str = "") -> onnx.ModelProto:
+    """Parse a serialized model; ModelError, which says what else it is, if it is not one."""
     if not data:
         raise ModelError(f"{what} is empty, expected an ONNX model")
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
+        if kind := kind_of_data(data, path):
+            raise ModelError(f"{what} is {kind}") from error
         raise ModelError(f"{what} is not an ONNX model, or is cut off: {one_line(error)}") from error
     if not proto.HasField("graph") or not (proto.opset_import or proto.ir_version):
-        raise ModelError(f"{what} is not an ONNX model: it holds no graph")
+        kind = kind_of_data(data, path)
+        raise ModelError(f"{what} is {kind}" if kind else f"{what} is not an ONNX model: it holds no graph")
     return proto

@@ -7,7 +7,7 @@ from contextvars import ContextVar, Token
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..errors import OptionError
+from ..errors import OptionError, did_you_mean
 from ..rewrite import OpPattern, Rule
 from ..rewrite import rule as make_rule
 from ..rewrite.rule import Handler
@@ -70,8 +70,8 @@ class Registry:
         for offered in entry_points():
             if offered.name == name:
                 return _load(offered)
-        names = ", ".join(sorted({p.name for p in (*self.schedule(), *_optional())}))
-        raise OptionError(f"no pass is named {name!r}; there are: {names}")
+        names = sorted({*(p.name for p in (*self.schedule(), *_optional())), *(p.name for p in entry_points())})
+        raise OptionError(f"no pass is named {name!r}{did_you_mean(name, names)}; there are: {', '.join(names)}")
 
     def added(self) -> tuple[Pass, ...]:
         """The passes registered on top of the built-in ones, in the order of registration."""

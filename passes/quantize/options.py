@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
-from ...errors import OptionError
+from ...errors import OptionError, did_you_mean
 from ...ir import DType
 
 MODES = ("static", "dynamic", "weights")
@@ -111,7 +111,9 @@ class Quantize:
             ("format", FORMATS), ("judge", JUDGES),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
-                raise OptionError(f"quantize: {name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
+                given = getattr(self, name)
+                close = did_you_mean(str(given), choices)
+                raise OptionError(f"quantize: {name} {given!r} is not one of {', '.join(choices)}{close}")
         if (self.mode, self.activation_type, self.weight_type) == ("static", "int8", "uint8"):
             raise OptionError(
                 "quantize: no runtime multiplies activation_type int8 with weight_type uint8: take int8 for both"
@@ -155,7 +157,9 @@ def from_words(mode: str, words: Sequence[str]) -> Quantize:
         name = name.strip().replace("-", "_")
         field = _WORDS.get(name)
         if field is None:
-            raise OptionError(f"quantize: no option is named {name}; there are {', '.join(_WORDS)}")
+            raise OptionError(
+                f"quantize: no option is named {name}{did_you_mean(name, _WORDS)}; there are {', '.join(_WORDS)}"
+            )
         given[name] = _value(name, str(field.type), text.strip() if equals else "true")
     return Quantize(mode=mode, **given)
 

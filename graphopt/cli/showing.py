@@ -1,0 +1,104 @@
+"""Commands that show: `inspect`, `diff`, `explain` and `passes`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..errors import InputError, OptionError
+from .common import Model, out
+
+
+def inspect(
+    model: Model,
+    constants: Annotated[bool, typer.Option(help="show the values of small constants")] = False,
+    text: Annotated[bool, typer.Option(help="show the IR text")] = True,
+    channels: Annotated[bool, typer.Option(help="show which channels can be removed together, not the text")] = False,
+) -> None:
+    """Show a model's figures and its IR text."""
+    from .. import onnx_io
+    from ..ir import to_text
+    from ..measure import figures
+    from ..report.tables import model_table
+
+    lifted = onnx_io.load(model)
+    out.print(model_table(figures(lifted, onnx_io.file_bytes(lifted)), lifted.opsets))
+    if channels:
+        from ..report.channels import channel_tables
+
+        for table in channel_tables(lifted):
+            out.print(table)
+    elif text:
+        out.print(to_text(lifted.graph, constants=constants), markup=False, highlight=False, soft_wrap=True, end="")
+
+
+def diff(
+    original: Model, changed: Model, text: Annotated[bool, typer.Option(help="show the IR texts line by line")] = True
+) -> None:
+    """Show how two models differ: figures, what became of the nodes where CHANGED tells, IR texts line by line."""
+    from .. import onnx_io
+    from ..ir import to_text
+    from ..measure import figures
+    from ..provenance import overview, read
+    from ..report.tables import figures_table
+
+    a, b = onnx_io.load(original), onnx_io.load(changed)
+    out.print(figures_table(figures(a, onnx_io.file_bytes(a)), figures(b, onnx_io.file_bytes(b))))
+    found = read(changed, b.metadata)
+    if found is not None and found.is_of(a.graph):
+        out.print(overview(found))
+    if not text:
+        return
+    before, after = (to_text(m.graph, constants=True).splitlines() for m in (a, b))
+    for line in difflib.unified_diff(before, after, str(original), str(changed), lineterm="", n=1):
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def explain(
+    model: Model,
+    node: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="a node or value of the model, or a node of the original", show_default=False),
+    ] = None,
+    beside: Annotated[Optional[Path], typer.Option(help="the provenance, if neither in nor beside it")] = None,  # noqa: UP045
+) -> None:
+    """Tell where a node of an optimised model comes from, or what became of a node of the original."""
+    from .. import onnx_io
+    from ..provenance import explanation, overview, read
+
+    lifted = onnx_io.load(model, infer=False)
+    found = read(model, lifted.metadata, beside)
+    if found is None:
+        raise InputError(f"{str(model)!r} does not tell where its nodes come from: optimise with --provenance")
+    if node is None:
+        out.print(overview(found))
+        return
+    for line in explanation(found, lifted.graph, node):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def list_passes(
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="the model to trace on", show_default=False),
+    ] = None,
+    trace: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="RULE", help="show where this rule (or all of a pass) almost matched MODEL, and why not"),
+    ] = None,
+    target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
+) -> None:
+    """List the passes in the order they run, and those that run only when named; or trace a rule on a model."""
+    from ..report.tables import passes_table
+    from ..report.tracing import trace_rule, trace_table
+
+    if (model is None) != (trace is None):
+        raise OptionError("passes: give both a rule to --trace and the MODEL to trace it on, or neither")
+    if model is None or trace is None:
+        out.print(passes_table())
+        return
+    out.print(trace_table(trace_rule(model, trace, target)))
