@@ -115,8 +115,8 @@ def _macs(report: ReportData) -> Row | None:
         return _figure(label, report.before.macs, report.after.macs, show_count)
     old, new = macs_by_size(trail.original), macs_by_size(trail.result)
     if any(len(_sum(counts)) > _SUM for counts in (old, new)):
-        shown = (f"{show_count(f.macs)}, open sizes as 1" for f in (report.before, report.after))
-        return Row(label, *shown)
+        counts_at_one = [show_count(figures.macs) for figures in (report.before, report.after)]
+        return Row(f"{label} (open sizes as 1)", counts_at_one[0], counts_at_one[1])
     row = Row(label, _sum(old), _sum(new))
     if len(old) == 1 and old.keys() == new.keys():
         (key,) = old
