@@ -51,7 +51,7 @@ def optimize(
     passes: Names = None,
     skip: Names = None,
     check: Annotated[str, typer.Option(help="when numbers are compared: end, each, off")] = "end",
-    report: Annotated[Optional[Path], typer.Option(help="write the report, OUT.html or OUT.json")] = None,  # noqa: UP045
+    report: Annotated[Optional[Path], typer.Option(help="write the report, OUT.html, OUT.md or OUT.json")] = None,  # noqa: UP045
     provenance: Annotated[bool, typer.Option(help="let OUT tell where its nodes come from")] = False,
     provenance_beside: Annotated[bool, typer.Option(help="the same, in OUT with .provenance.json")] = False,
     save_as_external_data: Annotated[bool, typer.Option(help="weights beside the model in OUT.data")] = False,
@@ -68,8 +68,8 @@ def optimize(
     from ..provenance import sidecar, write_sidecar
 
     destination = destination or source.with_suffix(".opt.onnx")
-    if report is not None and report.suffix not in (".html", ".json"):
-        raise OptionError(f"--report {report.name}: the name ends in .html or .json")
+    if report is not None and report.suffix not in (".html", ".md", ".json"):
+        raise OptionError(f"--report {report.name}: the name ends in .html, .md or .json")
     for path in ([] if dry_run else [destination]) + ([] if report is None else [report]):
         check_target(path)
     words = [*(quantize_option or []), *(["sensitivity"] if sensitivity else [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ..ir import Model, Node, TensorType, Value
 
@@ -74,3 +75,37 @@ _MACS: dict[str, Callable[[Node, Sizes], int]] = {
 }  # fmt: skip
 LINEAR_MAPS = frozenset(_MACS)
 """Operators that multiply and accumulate."""
+
+
+class _Monomial:
+    """A whole number times open sizes, multiplied as numbers are."""
+
+    def __init__(self, factor: int, sizes: tuple[str, ...] = ()) -> None:
+        self.factor, self.sizes = factor, sizes
+
+    def __mul__(self, other: Any) -> _Monomial:
+        more = other if isinstance(other, _Monomial) else _Monomial(other)
+        return _Monomial(self.factor * more.factor, tuple(sorted((*self.sizes, *more.sizes))))
+
+    __rmul__ = __mul__
+
+
+def macs_by_size(model: Model) -> dict[str, int]:
+    """Multiply-accumulates as a sum: the factor of each product of open sizes, "" for what does not depend on any.
+
+    A model that maps [N, 8] by 8 x 4 weights has {"N": 32}. Sizes without a name are "?".
+    """
+
+    def sizes(value: Value | None) -> Any:
+        if value is None or not isinstance(value.type, TensorType) or value.type.shape is None:
+            return []
+        return [_Monomial(d) if isinstance(d, int) else _Monomial(1, (d or "?",)) for d in value.type.shape]
+
+    total: dict[str, int] = {}
+    for body in (model, *(f.body for f in model.functions.values())):
+        for node in body.graph.walk():
+            count = _MACS[node.op](node, sizes) * _Monomial(1) if node.op in _MACS else _Monomial(0)
+            if count.factor:
+                key = "·".join(count.sizes)
+                total[key] = total.get(key, 0) + count.factor
+    return total

@@ -27,12 +27,21 @@ class Report(ReportData):
 
         return page(self, title, seconds=seconds)
 
+    def to_markdown(self, title: str = "", *, seconds: float = 0.5) -> str:
+        """The report as Markdown, for pull requests; `seconds` as for `to_html`."""
+        from .markdown import markdown
+
+        return markdown(self, title, seconds=seconds)
+
     def save(self, path: str | Path, title: str = "", *, seconds: float = 0.5) -> None:
-        """Write the report, as HTML or JSON by the name of `path`. OptionError for other names, OutputError."""
+        """Write the report as HTML, Markdown or JSON, by the name of `path`. OptionError, OutputError."""
         kind = Path(path).suffix
-        if kind not in (".html", ".json"):
-            raise OptionError(f"report {str(path)!r}: the name ends in .html or .json")
-        text = self.to_json() if kind == ".json" else self.to_html(title, seconds=seconds)
+        if kind not in (".html", ".md", ".json"):
+            raise OptionError(f"report {str(path)!r}: the name ends in .html, .md or .json")
+        if kind == ".json":
+            text = self.to_json()
+        else:
+            text = (self.to_html if kind == ".html" else self.to_markdown)(title, seconds=seconds)
         try:
             Path(path).write_text(text, encoding="utf-8")
         except OSError as error:

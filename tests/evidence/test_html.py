@@ -117,9 +117,31 @@ def test_stages_are_shown_whatever_they_tell():
     text = report.to_html(seconds=0)
     checker = Checker()
     checker.feed(re.sub(r"<!doctype[^>]*>", "", text))
-    for words in ("conv &lt;1&gt;", "half went", "8.68 M", "refitted: 1", "it does not gain", "-0.01"):
+    for words in ("conv &lt;1&gt;", "half went", "refitted layers: 1", "it does not gain", "-0.01"):
         assert words in text, words
     assert "nothing</dt>" not in text and "width:50.0%" in text
+
+
+def test_more_nodes_are_not_praised_and_open_sizes_stay_symbols():
+    from graphopt import onnx_io
+    from graphopt.measure import macs_by_size
+
+    path = ROOT / "models" / "fashion_cnn.onnx"
+    result = graphopt.optimize(path, quantize="static", calibration=ROOT / "models" / "fashion_calibration.npz")
+    text = result.report.to_html("fashion", seconds=0)
+    nodes = re.search(r"<tr><th>nodes</th>.*?</tr>", text, re.S).group()
+    assert result.report.after.nodes > result.report.before.nodes and "good" not in nodes and "bad" not in nodes
+    (counted,) = macs_by_size(onnx_io.load(path)).items()
+    assert counted == ("N", 9602144) and "9.60 M·N" in text
+    for field in ("share_of_macs", "share of macs", "objective", "per channel activations"):
+        assert field not in text
+    shown = [n["o"] for n in drawn(text)["after"][0]["nodes"]]
+    assert result.report.after.operators["DequantizeLinear"] > 40
+    assert shown.count("DequantizeLinear") <= 3, "pairs and constants are drawn as plain lines"
+    words = result.report.to_markdown("fashion", seconds=0)
+    assert words.startswith("## fashion\n\n**") and "| nodes | 51 |" in words and "### Quantize static" in words
+    widths = [line.count("|") for line in words.splitlines() if line.startswith("| ") and "J nearest" in line]
+    assert widths == [10]
 
 
 def test_a_model_that_cannot_run_has_a_report():

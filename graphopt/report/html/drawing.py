@@ -108,11 +108,16 @@ def _titled(graph: Graph, title: str) -> Iterator[tuple[str, Graph]]:
 def _graph(
     title: str, graph: Graph, nodes: list[Node], name_of: Callable[[Node], str], history_of: Callable[[str], History]
 ) -> dict[str, Any]:
+    hidden = _conversions(nodes)
+    nodes = [node for node in nodes if node not in hidden]
     number = {node: i for i, node in enumerate(nodes)}
     edges = []
     for node in nodes:
         for value in (*node.inputs, *captures(node)):
-            source = None if value is None or value.producer is None else number.get(value.producer)
+            producer = None if value is None else value.producer
+            while producer is not None and producer in hidden:
+                producer = producer.inputs[0].producer if producer.inputs[0] is not None else None
+            source = None if producer is None else number.get(producer)
             if source is not None:
                 edges.append((source, number[node]))
     layout, lines = arrange(len(nodes), edges), node_lines(graph)
@@ -130,6 +135,18 @@ def _graph(
         "w": round(layout.width),
         "h": round(layout.height),
     }
+
+
+def _conversions(nodes: list[Node]) -> set[Node]:
+    """Pairs of QuantizeLinear and DequantizeLinear, and the DequantizeLinear of constants: drawn as plain lines."""
+    starts = {n for n in nodes if n.op == "QuantizeLinear" and n.output.users}
+    pairs = {n for n in starts if all(user.op == "DequantizeLinear" for user in n.output.users)}
+    found = set(pairs)
+    for node in nodes:
+        read = node.inputs[0] if node.op == "DequantizeLinear" else None
+        if read is not None and (read.constant is not None or read.producer in pairs):
+            found.add(node)
+    return found if len(found) < len(nodes) else set()
 
 
 def _lines(layout: Layout) -> list[list[int]]:

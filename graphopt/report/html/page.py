@@ -6,12 +6,12 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
 from ...compress.report import StageReport
-from ...measure import show_bytes, show_change, show_count
+from ...measure import macs_by_size, show_bytes, show_change, show_count
 from ..data import ReportData
 from .cost import Layer, layers
 from .drawing import drawings
@@ -19,7 +19,18 @@ from .latency import Latency, measure_latency
 
 _LAYERS = 400
 """Rows of the table of layers; the rest is counted. A reader scrolls no further, and the page stays small."""
-_SIZED = ("multiply-accumulates", "peak activations")
+_LABELS = {
+    "share_of_macs": "share of MACs on integers", "layers": "layers on integers", "layers_float": "layers left float",
+    "samples": "calibration samples", "calibrate_method": "ranges chosen by", "pair_safe": "16-bit sums are exact",
+    "objective_before": "squared error, nearest codes", "objective_after": "squared error, codes found",
+    "per_channel_activations": "activations with scales a channel", "channels": "channels",
+    "removed": "channels removed", "stalled": "layers that are no faster", "refitted": "refitted layers",
+}  # fmt: skip
+"""Words for the figures of stages. Others are not shown: sizes and speeds stand in the page's first table."""
+_SUM = 32
+"""Characters of a sum of multiply-accumulates that fit a cell at 390 pixels; a longer one is told at sizes of 1."""
+_REACHED = "the share asked for is reached"
+"""Why no more channels went where nothing else held them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,8 @@ def page(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
         title=title or (trail.original.graph.name if trail else "") or "model",
         style=(assets / "style.css").read_text(encoding="utf-8"),
         script=(assets / "viewer.js").read_text(encoding="utf-8"), report=report,
-        figures=[*_figures(report), *_quality(report)], latency=timings, latency_rows=_latency_rows(timings),
+        headline=headline(report, timings), figures=figure_rows(report), latency=timings,
+        latency_rows=latency_rows(report, timings),
         operators=_operators(report), effects=[effect for effect in report.effects if effect.changes],
         idle=len([effect for effect in report.effects if not effect.changes]),
         stages=[_stage(stage) for stage in report.stages], refused=_refused(report), layers=costs[:_LAYERS],
@@ -58,28 +70,64 @@ def page(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
     )  # fmt: skip
 
 
-def _figures(report: ReportData) -> list[Row]:
+def headline(report: ReportData, latency: Latency | None) -> str:
+    """Size, speed and the caller's metric in one line; speed is that in the target's runtime."""
+    before, after, parts = report.before, report.after, []
+    if before.file_bytes and after.file_bytes:
+        parts.append(f"{before.file_bytes / after.file_bytes:.2f} × smaller")
+    parts += [f"{row.change.removesuffix('×')} × as fast" for row in latency_rows(report, latency)]
+    if report.metric is not None:
+        parts.append(f"metric {report.metric[0]:.4g} → {report.metric[1]:.4g}")
+    return " · ".join([*parts, report.status])
+
+
+def figure_rows(report: ReportData) -> list[Row]:
+    """The figures before and after; multiply-accumulates as a multiple of the sizes that the model leaves open."""
     before, after = report.before, report.after
-    rows = (
-        ("file size", before.file_bytes, after.file_bytes, show_bytes),
-        ("nodes", before.nodes, after.nodes, show_count),
-        ("parameters", before.parameters, after.parameters, show_count),
-        ("multiply-accumulates", before.macs, after.macs, show_count),
-        ("peak activations", before.activation_bytes, after.activation_bytes, show_bytes),
-    )
-    return [
-        _figure(label, old, new, show, sized=label in _SIZED and (before.symbolic or after.symbolic))
-        for label, old, new, show in rows
-        if old is not None and new is not None
+    open_sizes = before.symbolic or after.symbolic
+    rows = [
+        _figure("file size", before.file_bytes, after.file_bytes, show_bytes),
+        _figure("nodes", before.nodes, after.nodes, show_count),
+        _figure("parameters", before.parameters, after.parameters, show_count),
+        _macs(report),
+        _figure("peak activations", before.activation_bytes, after.activation_bytes, show_bytes, sized=open_sizes),
     ]
+    return [*(row for row in rows if row is not None), *_quality(report)]
 
 
-def _figure(label: str, old: int, new: int, show: Callable[[float], str], *, sized: bool) -> Row:
-    """A figure that grew only because more sizes became known (`sized`) is not called worse."""
+def _figure(
+    label: str, old: int | None, new: int | None, show: Callable[[float], str], *, sized: bool = False
+) -> Row | None:
+    """A figure that grew only because more sizes became known (`sized`) is not called worse, nor are more nodes: int8
+    spells its scales out."""
+    if old is None or new is None:
+        return None
     if sized and new > old:
-        return Row(label, show(old), show(new), "sizes")
-    worse = new > 1.005 * old and label != "nodes"  # more nodes are no loss: int8 spells its scales out
-    return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, not worse)
+        return Row(label, show(old), show(new))
+    better = True if new < old else False if new > 1.005 * old and label != "nodes" else None
+    return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, better)
+
+
+def _macs(report: ReportData) -> Row | None:
+    """Multiply-accumulates; a change only where both counts depend on the same open sizes in the same way."""
+    label, trail = "multiply-accumulates", report.trail
+    if trail is None:
+        return _figure(label, report.before.macs, report.after.macs, show_count)
+    old, new = macs_by_size(trail.original), macs_by_size(trail.result)
+    if any(len(_sum(counts)) > _SUM for counts in (old, new)):
+        counts_at_one = [show_count(figures.macs) for figures in (report.before, report.after)]
+        return Row(f"{label} (open sizes as 1)", counts_at_one[0], counts_at_one[1])
+    row = Row(label, _sum(old), _sum(new))
+    if len(old) == 1 and old.keys() == new.keys():
+        (key,) = old
+        row = _figure(label, old[key], new[key], show_count) or row
+        row = replace(row, before=_sum(old), after=_sum(new))
+    return row
+
+
+def _sum(counts: dict[str, int]) -> str:
+    parts = (show_count(count) + (f"·{sizes}" if sizes else "") for sizes, count in sorted(counts.items()))
+    return " + ".join(parts) or "0"
 
 
 def _quality(report: ReportData) -> list[Row]:
@@ -90,16 +138,18 @@ def _quality(report: ReportData) -> list[Row]:
     return [Row("metric", f"{old:.4g}", f"{new:.4g}", f"{new - old:+.4g}", None, new >= old)]
 
 
-def _latency_rows(latency: Latency | None) -> list[Row]:
-    """A row a runtime: before, after, and how many times as fast, from paired runs."""
+def latency_rows(report: ReportData, latency: Latency | None) -> list[Row]:
+    """Latency in the target's runtime: before, after, and how many times as fast, from paired runs."""
     if latency is None:
         return []
+    wanted = "Session" if report.target == "graphopt" else "onnxruntime"
     return [
         Row(
             f"latency, {run.runtime}", f"{run.before * 1e3:.3g} ms", f"{run.after * 1e3:.3g} ms", f"{run.ratio:.2f}×",
-            1 / run.ratio, run.ratio >= 0.98,
+            1 / run.ratio, True if run.ratio > 1.02 else False if run.ratio < 0.98 else None,
         )
         for run in latency.runs
+        if run.runtime == wanted
     ]  # fmt: skip
 
 
@@ -133,9 +183,13 @@ def _stage(stage: StageReport) -> dict[str, Any]:
     for column in pair:
         column["most"] = max(other["most"] for other in pair)
     figures = {name: value for name, value in (stage.figures or {}).items() if value not in (None, "", [], (), {})}
-    tables = {name: value for name, value in figures.items() if _is_table(value)}
-    tiles = {name: value for name, value in figures.items() if name not in tables}
-    return {"report": stage, "columns": columns, "tiles": tiles, "tables": tables}
+    tables = {_LABELS.get(name, name.replace("_", " ")): value for name, value in figures.items() if _is_table(value)}
+    tiles = {_LABELS[name]: value for name, value in figures.items() if name in _LABELS and not _is_table(value)}
+    if "share_of_macs" in figures:
+        tiles[_LABELS["share_of_macs"]] = f"{figures['share_of_macs']:.0%}"
+    last = [column == "why not fewer" for column in stage.columns]
+    rows = [[_REACHED if why and not cell else cell for cell, why in zip(row, last)] for row in stage.rows]
+    return {"report": stage, "columns": columns, "rows": rows, "tiles": tiles, "tables": tables}
 
 
 def _is_table(value: Any) -> bool:

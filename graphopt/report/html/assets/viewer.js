@@ -91,7 +91,21 @@
     select.value = g;
     select.hidden = data[side].length < 2;
     draw();
+    open();
+  }
+  // A graph that fits at a readable size is shown whole; a larger one from its first node of interest on.
+  function open() {
     fit();
+    const told = (node) => (node.s && node.s.length ? 2 : 0) + (node.c >= 0 ? 1 : 0);
+    const all = graph.nodes.map((node, i) => i);
+    if (!all.length) return;
+    const first = all.reduce((a, b) => (told(graph.nodes[b]) > told(graph.nodes[a]) ? b : a));
+    choose(first, false);
+    if (view.k >= 0.6) return;
+    const box = svg.getBoundingClientRect(), node = graph.nodes[first], k = 0.8;
+    whole = false;
+    view = { k, x: box.width / 2 - node.x * k, y: Math.min(24, 90 - node.y * k) };
+    apply();
   }
 
   function choose(i, move) {
