@@ -7,7 +7,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ir", "machine"),
     ("ops",),
     ("rewrite", "onnx_io", "analysis"),
-    ("equivalence", "calibration", "measure"),
+    ("equivalence", "calibration", "measure", "gradient"),
     ("pipeline", "kernels"),
     ("runtime",),
     ("compress",),
@@ -23,6 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "analysis": ("sizes", "channels"),
     "compress": ("layers",),
     "equivalence": ("value_info", "tapped", "onnx_graph", "runnable", "feeds", "synthesis"),
+    "gradient": ("tensor", "call", "rules"),
     "kernels": (
         "core",
         "micro",

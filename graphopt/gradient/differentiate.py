@@ -1,0 +1,89 @@
+"""The public forms of differentiation: an ONNX model becomes one that also returns gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import OptionError
+from ..ir import Model, Port, TensorType, Value
+from ..onnx_io import to_proto
+from .prepare import prepare
+from .reverse import gradients
+from .tensor import Tensor, Writer
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ..onnx_io.source import ModelSource
+
+
+def gradient_model(
+    model: ModelSource | Model, wrt: Sequence[str] | None = None, *, loss: str | None = None,
+    outputs: Sequence[str] | None = None,
+) -> onnx.ModelProto:  # fmt: skip
+    """A model that returns what `model` does and, as `<name>.gradient`, the gradient for each name of `wrt`.
+
+    wrt: float inputs or initializers, by default all float inputs. With `loss`, the name of an output, gradients are
+    those of the sum of its elements. Without, they are vector-Jacobian products Σ ȳ ∂y/∂v: for each of `outputs`, by
+    default every float output, the model has a further input `<output>.cotangent` for ȳ, in the output's shape.
+
+    The result runs in onnxruntime: ONNX's own operators at opset 18 or later. Sizes may be unknown.
+
+    OptionError for names that the model does not have; ModelError, naming node and operator, where a node on the way
+    has no gradient.
+    """
+    ready = prepare(model)
+    graph = ready.graph
+    named = named_values(ready)
+    chosen = [v.name for v in graph.inputs if is_float(v)] if wrt is None else list(wrt)
+    values = [look_up(named, name, "input or initializer") for name in chosen]
+    results = {port.name: value for port, value in zip(graph.ports, graph.outputs)}
+    seeded = [loss] if loss is not None else list(outputs or [n for n, v in results.items() if is_float(v)])
+    writer = Writer(graph)
+    cotangents: dict[Value, Tensor] = {}
+    for name in seeded:
+        y = look_up(results, name, "output")
+        if loss is not None:
+            seed = Tensor(writer, y).filled(1.0)
+        else:
+            seed = Tensor(writer, graph.add_input(Value(y.type, f"{name}.cotangent")))
+        cotangents[y] = cotangents[y] + seed if y in cotangents else seed
+    found = gradients(writer, cotangents, values)
+    kept = [g if g is not None else Tensor(writer, v).zeros() for g, v in zip(found, values)]
+    add_outputs(ready, {f"{name}.gradient": g for name, g in zip(chosen, kept)})
+    return to_proto(ready)
+
+
+def is_float(value: Value) -> bool:
+    """Whether a value is a tensor of floats."""
+    return isinstance(value.type, TensorType) and value.type.dtype.is_float
+
+
+def named_values(model: Model) -> dict[str, Value]:
+    """The inputs and the constants of a model by name."""
+    constants = {
+        v.name: v for node in model.graph.walk() for v in node.inputs if v is not None and v.constant is not None
+    }
+    return {**constants, **{v.name: v for v in model.graph.inputs}}
+
+
+def look_up(named: dict[str, Value], name: str, what: str) -> Value:
+    """The value of a name; OptionError if there is none of floats."""
+    if name not in named:
+        raise OptionError(f"the model has no {what} {name!r}; it has {', '.join(sorted(n for n in named if n)[:8])}")
+    if not is_float(named[name]):
+        raise OptionError(f"{what} {name!r} is {named[name].type}, and only floats have gradients")
+    return named[name]
+
+
+def add_outputs(model: Model, more: dict[str, Tensor]) -> None:
+    """Further results of a model, under the given names; each is a value of its own."""
+    graph = model.graph
+    values, ports = list(graph.outputs), list(graph.ports)
+    for name, t in more.items():
+        own = t if t.value.producer is not None and t.value not in values else t.writer.node("Identity", t)
+        own.value.name = name
+        values.append(own.value)
+        ports.append(Port(name, own.value.type))
+    graph.set_outputs(values, ports)

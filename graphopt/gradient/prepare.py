@@ -1,0 +1,86 @@
+"""A model is brought into the form that rules expect: opset 18 or later, functions inlined, composites expanded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ModelError, one_line
+from ..ir import Constant, Graph, Model, Node, Value, clone_model
+from ..onnx_io import infer_types, load, to_proto
+from ..ops import version_for
+
+if TYPE_CHECKING:
+    from ..onnx_io.source import ModelSource
+
+OPSET = 18
+"""The opset from which reductions take axes as inputs and scatters reduce: what gradients are spelled in."""
+_RELABELLED = 13
+"""From this opset to 18 only reductions, Split and RoiAlign changed how they are written (ONNX's changelog)."""
+_IR_VERSION = 8
+"""The IR version that came with opset 18 (ONNX's table of versions)."""
+_REDUCTIONS = frozenset(
+    f"Reduce{kind}" for kind in ("Max", "Mean", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+)
+EXPANDED = (
+    "Attention", "RotaryEmbedding", "MeanVarianceNormalization", "NegativeLogLikelihoodLoss", "SwiGLU",
+    "SoftmaxCrossEntropyLoss", "AffineGrid", "CenterCropPad", "LinearAttention", "CausalConvWithState", "Bernoulli",
+)  # fmt: skip
+"""Operators that are differentiated through the functions that ONNX defines them by."""
+
+
+def prepare(source: ModelSource | Model) -> Model:
+    """A model of its own, at opset 18 or later, without function calls. ModelError where it cannot be converted."""
+    model = clone_model(source) if isinstance(source, Model) else load(source)
+    if 0 < model.opset < _RELABELLED:
+        model = _converted(model)
+    if model.opset < OPSET:
+        for graph in model.graph.graphs():
+            for node in graph:
+                _raise(graph, node)
+        model.opsets[""] = OPSET
+        model.ir_version = max(model.ir_version, _IR_VERSION)
+    if model.functions or any(node.op in EXPANDED for node in model.graph.walk()):
+        model = _inlined(model)
+    infer_types(model)
+    return model
+
+
+def _raise(graph: Graph, node: Node) -> None:
+    """Write a node of opset 13 to 17 as opset 18 does."""
+    if node.op in _REDUCTIONS and "axes" in node.attrs:
+        axes = Value(constant=Constant.of(np.array(node.attrs["axes"], np.int64)))
+        graph.set_attr(node, "axes", None)
+        graph.set_inputs(node, [node.inputs[0], axes])
+    elif node.op == "Split" and node.input(1) is None:
+        graph.set_attr(node, "num_outputs", len(node.outputs))
+    elif node.op == "RoiAlign" and version_for(node) < 16 and "coordinate_transformation_mode" not in node.attrs:
+        graph.set_attr(node, "coordinate_transformation_mode", "output_half_pixel")
+
+
+def _converted(model: Model) -> Model:
+    """The model at opset 18, by ONNX's own converter."""
+    from onnx import version_converter
+
+    try:
+        proto = version_converter.convert_version(to_proto(model), OPSET)
+    except Exception as error:  # the converter raises RuntimeError, ConvertError and others
+        message = f"opset {model.opset} cannot be converted to {OPSET}, which gradients need: {one_line(error)}"
+        raise ModelError(message) from error
+    return load(proto, folder=model.folder)
+
+
+def _inlined(model: Model) -> Model:
+    """The model with its functions inlined, and the operators of EXPANDED replaced by ONNX's definitions."""
+    from onnx import helper, inliner
+
+    wanted = [("", name) for name in EXPANDED] + [(key.domain, key.name) for key in model.functions]
+    proto = to_proto(model)
+    for t in proto.graph.initializer:  # the inliner asks for the types of operands, and does not look at constants
+        proto.graph.value_info.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    try:
+        inlined = inliner.inline_selected_functions(proto, wanted, inline_schema_functions=True)
+    except Exception as error:
+        raise ModelError(f"functions cannot be inlined: {one_line(error)}") from error
+    return load(inlined, folder=model.folder)

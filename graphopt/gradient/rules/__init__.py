@@ -1,0 +1,34 @@
+"""Rules of differentiation, a file a family; each rule's docstring is its equation, g being the cotangent of y."""
+
+from __future__ import annotations
+
+from ..call import Rule
+from . import (
+    arithmetic,
+    convolution,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    pooling,
+    products,
+    quantization,
+    reductions,
+    resizing,
+)
+
+RULES: dict[str, Rule] = {
+    **elementwise.RULES, **arithmetic.RULES, **reductions.RULES, **products.RULES, **convolution.RULES,
+    **normalization.RULES, **pooling.RULES, **movement.RULES, **indexing.RULES, **resizing.RULES,
+    **quantization.RULES,
+}  # fmt: skip
+"""The rule of each operator that has one."""
+
+CONSTANT = frozenset((
+    "Floor", "Ceil", "Round", "Sign", "Shape", "Size", "ConstantOfShape", "EyeLike", "ArgMax", "ArgMin", "NonZero",
+    "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf", "Hardmax",
+    "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli",
+))  # fmt: skip
+"""Operators whose result is constant almost everywhere, or does not depend on the elements of their operand."""
+
+__all__ = ["CONSTANT", "RULES"]

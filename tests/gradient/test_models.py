@@ -1,0 +1,156 @@
+"""Whole models: gradients of weights, unknown sizes, the two forms of the cotangent, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from graphopt.errors import ModelError, OptionError
+from graphopt.gradient import gradient_model
+
+from .checking import check, session
+
+FASHION = Path(__file__).parents[2] / "models" / "fashion_cnn.onnx"
+
+
+def model(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **constants: Any) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_every_weight_of_the_fashion_cnn() -> None:
+    proto = onnx.load(FASHION)
+    wrt = [t.name for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT and t.dims]
+    image = np.random.default_rng(0).random((1, 1, 28, 28), np.float32)
+    gradient = session(gradient_model(proto, wrt))
+    assert len(wrt) > 8
+    cotangent = np.random.default_rng(1).standard_normal((1, 10)).astype(np.float32)
+    found = gradient.run(None, {"image": image, "logits.cotangent": cotangent})
+    shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
+    assert [g.shape for g in found[1:]] == [shapes[name] for name in wrt]
+    plain = session(proto).run(None, {"image": image})[0]
+    assert np.array_equal(found[0], plain) or np.allclose(found[0], plain, rtol=1e-5, atol=1e-5)
+    for name, g in zip(wrt, found[1:]):
+        moved = onnx.ModelProto.FromString(proto.SerializeToString())
+        tensor = next(t for t in moved.graph.initializer if t.name == name)
+        weights, norm = numpy_helper.to_array(tensor), float(np.sqrt((g * g).sum()))
+        ends = []
+        for sign in (1, -1):
+            tensor.CopyFrom(numpy_helper.from_array(weights + np.float32(sign * 1e-4 / norm) * g, name))
+            ends.append(float((session(moved).run(None, {"image": image})[0] * cotangent).sum()))
+        # along the gradient the slope is its norm; single precision and kinks of Relu leave about a hundredth
+        assert (ends[0] - ends[1]) / 2e-4 == pytest.approx(norm, rel=0.05), name
+
+
+CONVOLUTIONS = {
+    "dense": (6, 4, (3, 3), {"pads": [1, 1, 1, 1]}),
+    "few inputs": (4, 2, (3, 3), {"pads": [1, 0, 1, 2]}),
+    "many inputs": (3, 256, (1, 3), {}),
+    "seven inputs, strided": (4, 7, (3, 2), {"strides": [2, 3], "pads": [1, 1, 0, 1]}),
+    "dilated": (4, 5, (3, 3), {"dilations": [2, 2], "pads": [3, 3, 3, 3]}),
+    "grouped": (6, 4, (3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
+    "depthwise": (4, 4, (3, 3), {"group": 4, "pads": [1, 1, 1, 1]}),
+    "depthwise, strided": (4, 4, (3, 3), {"group": 4, "pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    "depthwise, twice the outputs": (8, 4, (3, 3), {"group": 4}),
+    "pointwise": (6, 5, (1, 1), {}),
+    "pointwise, strided": (6, 5, (1, 1), {"strides": [2, 2]}),
+    "one axis": (6, 5, (3,), {"pads": [1, 1], "strides": [2]}),
+    "wide padding": (3, 5, (2, 2), {"pads": [3, 3, 3, 3]}),
+}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known sizes", "unknown sizes"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name: str, known: bool) -> None:
+    m, c, kernel, attrs = CONVOLUTIONS[name]
+    rng = np.random.default_rng(0)
+    shape = (2, c, *(7, 8)[: len(kernel)])
+    w = rng.standard_normal((m, c // attrs.get("group", 1), *kernel)).astype(np.float32)
+    b = rng.standard_normal(m).astype(np.float32)
+    sizes: Any = shape if known else ("N", c, *("H", "W")[: len(kernel)])
+    proto = model(
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"], **attrs)], {"x": sizes}, {"y": [None] * len(shape)}, w=w, b=b
+    )
+    worst = check(proto, {"x": rng.standard_normal(shape).astype(np.float32)}, ["x", "w", "b"])
+    assert worst.differences < 1e-6
+    assert worst.single < 1e-4
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 7, 8), ("N", 4, "H", "W")], ids=["known sizes", "unknown sizes"])
+def test_grouped_strided_convolution(sizes: Any) -> None:
+    """In single precision, as the reference evaluator has no such ConvTranspose; y is linear in x and in w."""
+    rng = np.random.default_rng(0)
+    x, dx, w, dw = (rng.standard_normal(s).astype(np.float32) for s in 2 * [(2, 4, 7, 8)] + 2 * [(6, 2, 3, 3)])
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], group=2, strides=[2, 2], pads=[1, 0, 1, 0])]
+    proto = model(nodes, {"x": sizes, "w": (6, 2, 3, 3)}, {"y": [None] * 4})
+    plain = session(proto)
+    y = plain.run(None, {"x": x, "w": w})[0]
+    g = rng.standard_normal(y.shape).astype(np.float32)
+    _, gx, gw = session(gradient_model(proto)).run(None, {"x": x, "w": w, "y.cotangent": g})
+    assert (gx * dx).sum() == pytest.approx((g * plain.run(None, {"x": dx, "w": w})[0]).sum(), rel=1e-4)
+    assert (gw * dw).sum() == pytest.approx((g * plain.run(None, {"x": x, "w": dw})[0]).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("other", [("N", 3), (1, 3), ("M", 3), (3,), ()])
+def test_broadcast_over_sizes_that_only_the_feed_tells(other: tuple[Any, ...]) -> None:
+    proto = model([helper.make_node("Mul", ["a", "b"], ["y"])], {"a": ("N", 3), "b": other}, {"y": (None, None)})
+    rng = np.random.default_rng(0)
+    for size in {"M": (1, 4), "N": (4,)}.get(str(other[0]) if other else "", (0,)):
+        b = rng.standard_normal(tuple(size if isinstance(d, str) else d for d in other)).astype(np.float32)
+        feeds = {"a": rng.standard_normal((4, 3)).astype(np.float32), "b": np.asarray(b)}
+        assert check(proto, feeds).differences < 1e-6
+
+
+def test_a_loss_needs_no_cotangent() -> None:
+    nodes = [helper.make_node("Mul", ["x", "x"], ["y"]), helper.make_node("ReduceSum", ["y"], ["loss"], keepdims=0)]
+    proto = gradient_model(model(nodes, {"x": ("N",)}, {"loss": ()}), ["x"], loss="loss")
+    x = np.array([1, -2, 3], np.float32)
+    assert np.array_equal(session(proto).run(["x.gradient"], {"x": x})[0], 2 * x)
+
+
+def test_fake_quantization_passes_gradients_straight_through_and_none_outside_its_range() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    proto = gradient_model(
+        model(nodes, {"x": (4,)}, {"y": (4,)}, s=np.float32(0.1), z=np.int8(0)), ["x", "s"], loss="y"
+    )
+    x = np.array([0.52, -3.04, 100, -100], np.float32)
+    _, dx, ds = session(proto).run(None, {"x": x})
+    assert np.allclose(dx, [1, 1, 0, 0])
+    # of LSQ: round(x/s) − x/s inside, the bound's code outside
+    assert ds == pytest.approx((5 - 5.2) + (-30 + 30.4) + 127 - 128, abs=1e-4)
+
+
+def test_an_operator_without_gradient_is_named() -> None:
+    proto = model([helper.make_node("Det", ["x"], ["y"], name="volume")], {"x": (2, 2)}, {"y": ()})
+    with pytest.raises(ModelError, match=r"no gradient of Det 'volume': the operator has no gradient rule"):
+        gradient_model(proto)
+
+
+def test_floats_in_a_sequence_are_not_lost_in_silence() -> None:
+    nodes = [
+        helper.make_node("SequenceConstruct", ["x"], ["s"]),
+        helper.make_node("SequenceAt", ["s", "i"], ["y"], name="pick"),
+    ]
+    with pytest.raises(ModelError, match="pick"):
+        gradient_model(model(nodes, {"x": (2,)}, {"y": (2,)}, i=np.int64(0)))
+
+
+def test_names_that_the_model_does_not_have() -> None:
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], {"x": (2,)}, {"y": (2,)})
+    with pytest.raises(OptionError, match="no input or initializer 'w'"):
+        gradient_model(proto, ["w"])
+    with pytest.raises(OptionError, match="no output 'z'"):
+        gradient_model(proto, ["x"], loss="z")
