@@ -152,7 +152,7 @@ def test_never_slower_than_the_original():
 
 def test_bad_options_are_told_in_one_line(tmp_path):
     target = tmp_path / "out.onnx"
-    for bad in ("int8", 3, {"bits": 4}, {"mode": "static", "calibrate_method": "best"}):
+    for bad in ("int7", 3, {"bits": 4}, {"mode": "static", "calibrate_method": "best"}):
         with pytest.raises(graphopt.OptionError) as error:
             graphopt.optimize(convnet(), target, quantize=bad)
         assert "\n" not in str(error.value) and not target.exists()
