@@ -233,7 +233,7 @@ class Tensor:
         """Reshape; 0 copies a size and -1 is computed, as in ONNX."""
         wanted = shape if isinstance(shape, Tensor) else self.writer.ints(shape)
         known = wanted.value.constant
-        if known is not None and self.type.sizes is not None and tuple(known.array()) == self.type.sizes:
+        if self._has_shape(wanted):
             return self
         literal = isinstance(shape, Tensor) and (known is None or 0 in known.array())  # sizes, of which 0 is one
         return self.writer.node("Reshape", self, wanted, allowzero=1 if literal else None)
@@ -241,10 +241,14 @@ class Tensor:
     def expand(self, shape: Tensor | Sequence[int | Tensor]) -> Tensor:
         """Broadcast to a shape."""
         wanted = shape if isinstance(shape, Tensor) else self.writer.ints(shape)
-        known = wanted.value.constant
-        if known is not None and self.type.sizes is not None and tuple(known.array()) == self.type.sizes:
+        if self._has_shape(wanted):
             return self
         return self.writer.node("Expand", self, wanted)
+
+    def _has_shape(self, shape: Tensor) -> bool:
+        """Both shapes are known, and the same."""
+        known, sizes = shape.value.constant, self.type.sizes
+        return known is not None and sizes is not None and tuple(known.array()) == sizes
 
     def transpose(self, perm: Sequence[int]) -> Tensor:
         """The axes in another order."""
@@ -299,7 +303,7 @@ class Tensor:
 
     def zeros(self) -> Tensor:
         """Zeros of this shape and element type."""
-        return self.writer.full(self.shape, 0.0, self.dtype)
+        return self.filled(0.0)
 
     def filled(self, number: float) -> Tensor:
         """One number in this shape and element type."""
