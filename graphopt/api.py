@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .runtime import Session
+
+_log = logging.getLogger(__name__)
 
 _WARM_SECONDS = 0.1
 """How long each region is timed in each runtime where the target is the Session; `graphopt warmup` takes 0.5."""
@@ -143,6 +146,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
     lifted.metadata.pop(KEY, None)  # it describes another run
+    _log.info("read %d nodes, %d bytes of constants", before.nodes, before.constant_bytes)
     reference: ModelSource | Model = _specialised(lifted, options.target) or model
     exact, last = _schedules(lifted, options)
     refusal: ModelError | None = None
@@ -180,6 +184,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         emitted = onnx_io.to_proto(finished)
     if target == "graphopt":
         _warm(finished, reference, seed)
+    _log.info("%s %s", report.status, report.reason)
     result = Result(finished, report, emitted, original is not None)
     if options.output.path is not None:
         result.save(Path(options.output.path))
