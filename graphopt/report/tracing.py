@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import onnx_io
-from ..errors import OptionError
+from ..errors import OptionError, did_you_mean
 from ..ir import Node
 from ..pipeline import Pass, current, listed, run_pass
 from ..rewrite import Attempt, Context, Rule, explain
@@ -73,7 +73,8 @@ def _find(name: str) -> tuple[Pass, list[Rule]]:
         if rules:
             return item, rules
     names = sorted({rule.name for item in known for rule in item.rules})
-    raise OptionError(f"no rule is named {name!r}; there are: {', '.join(names)}")
+    close = did_you_mean(name, [*names, *(item.name for item in known)])
+    raise OptionError(f"no rule is named {name!r}{close}; there are: {', '.join(names)}")
 
 
 def _up_to(item: Pass) -> Iterator[Pass]:
