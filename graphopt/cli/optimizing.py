@@ -106,6 +106,7 @@ def optimize(
     from ..api import as_prune, optimize_as
     from ..machine.files import check_target
     from ..provenance import sidecar, write_sidecar
+    from ..report.tables import report_lines
 
     if output is not None and destination not in (None, output):
         raise OptionError(f"OUT {str(destination)!r} and --output {str(output)!r} name two files: give one")
@@ -155,12 +156,10 @@ def optimize(
             account.save(report, source.name)
     if as_json:
         write_json({**account.to_dict(), "input": str(source), "output": None if dry_run else str(written)})
-        return
-    from ..report.tables import report_lines
-
-    out.print(*report_lines(account, manner.verbose), sep="\n")
-    line = "nothing written (dry run)" if dry_run else f"wrote {'to stdout' if to_pipe else written}"
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        out.print(*report_lines(account, manner.verbose), sep="\n")
+        line = "nothing written (dry run)" if dry_run else f"wrote {'to stdout' if to_pipe else written}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _quantize(mode: str | None, words: list[str]) -> Quantize | None:

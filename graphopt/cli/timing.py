@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from .common import JSON, Model, out
-from .console import write_json
+from .console import note, write_json
 from .progress import progress
 
 
@@ -25,6 +25,8 @@ def bench(
     from ..bench import bench_timings, profile_table, timings_table
 
     if profile:
+        if as_json:
+            note("--json: not used with --profile")
         for model in models:
             with progress(f"profile {model}"):
                 table = profile_table(model, inputs=inputs)

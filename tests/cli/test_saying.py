@@ -96,7 +96,7 @@ def test_commands_tell_their_progress(command, monkeypatch, tmp_path):
     except typer.Exit as done:
         assert done.exit_code == 0
     assert told[0] == command
-    steps = {"optimize": "validate", "bisect": "fold-constants", "bench": "open m.onnx"}
+    steps = {"optimize": "validate", "bisect": "validate", "bench": "open m.onnx"}
     assert steps.get(command, command) in told
 
 
@@ -108,3 +108,22 @@ def test_the_log_is_pythons(caplog):
     assert any(text.startswith("fold-batchnorm: 3 changes, -3 nodes") for text in texts)
     assert texts[0].startswith("read 9 nodes") and texts[-1].startswith("equal on 4 samples")
     assert {record.name.partition(".")[0] for record in caplog.records} == {"graphopt"}
+
+
+def test_warming_counts_the_kernels_it_compiles(monkeypatch, tmp_path):
+    from graphopt.bench import warmup_table
+
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
+    told = []
+    calls = []
+
+    def warm(model, feeds, *, threads, seconds, progress):
+        calls.append(model)
+        for key in ("0a1b", "2c3d"):
+            progress(key)
+        return []
+
+    monkeypatch.setattr("graphopt.runtime.warmup.warmup", warm)
+    path = ROOT / "models" / "fashion_cnn.onnx"
+    warmup_table(path, threads=1, seconds=0.01, inputs=None, progress=lambda what, share: told.append(what))
+    assert told == ["compile kernel 1", "compile kernel 2"] and calls == [str(path)]
