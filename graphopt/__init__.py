@@ -4,6 +4,7 @@ A model is lifted into an internal IR, rewritten by ordered passes, emitted as O
 What is named here loads when first used, so that `import graphopt` is instant.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 """The only place of the version: pyproject.toml reads it here, as a literal, without importing anything."""
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants the log gives it a handler
 
 _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Pass": "pipeline", "Prune": "passes.prune",

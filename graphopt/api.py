@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -17,7 +18,7 @@ from .compress.stages import Stage, run_stages, stage_context
 from .errors import ModelError, OptionError, did_you_mean
 from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
 from .machine.files import check_target
-from .measure import Figures, figures
+from .measure import Figures, figures, metric_name
 from .ops import DEFAULT_DOMAIN, schema
 from .options import Compression, Options, Output, Runtime, Schedule, Target, Validation, mode_named
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .runtime import Session
+
+_log = logging.getLogger(__name__)
 
 _WARM_SECONDS = 0.1
 """How long each region is timed in each runtime where the target is the Session; `graphopt warmup` takes 0.5."""
@@ -57,6 +60,9 @@ class Result:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
         as_it_was = self.is_original and onnx_io.external_bytes(self.ir) == 0
         onnx_io.save(self.model if as_it_was else self.ir, path, external=external)
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
 
     def session(self, threads: int | None = None) -> Session:
         """A `graphopt.Session` on the model: int8 kernels where they are faster, onnxruntime elsewhere."""
@@ -140,6 +146,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
     lifted.metadata.pop(KEY, None)  # it describes another run
+    _log.info("read %d nodes, %d bytes of constants", before.nodes, before.constant_bytes)
     reference: ModelSource | Model = _specialised(lifted, options.target) or model
     exact, last = _schedules(lifted, options)
     refusal: ModelError | None = None
@@ -177,6 +184,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         emitted = onnx_io.to_proto(finished)
     if target == "graphopt":
         _warm(finished, reference, seed)
+    _log.info("%s %s", report.status, report.reason)
     result = Result(finished, report, emitted, original is not None)
     if options.output.path is not None:
         result.save(Path(options.output.path))
@@ -378,6 +386,12 @@ def _with_stages(report: Report, stages: Sequence[StageReport], context: StageCo
     if not any(stage.changed for stage in stages):
         return replace(report, stages=tuple(stages), notes=notes, reason=f"{report.reason}; {summaries}")
     reason = f"exact passes {report.status} {report.reason}; {summaries}"
+    report = replace(report, stages=tuple(stages), notes=notes, status="lossy", reason=reason, validation=report.status)
     quality = context.quality
-    metric = None if quality.metric is None else (quality.base, quality.score(model))  # known from the last stage
-    return replace(report, stages=tuple(stages), notes=notes, status="lossy", reason=reason, metric=metric)
+    if quality.metric is not None:
+        scores = quality.base, quality.score(model)  # known from the last stage
+        return replace(report, metric=scores, metric_name=metric_name(quality.metric), metric_samples=quality.rows)
+    if context.calibration.note:  # made-up inputs say nothing of quality
+        return report
+    fidelity = quality.fidelity(model)
+    return replace(report, fidelity=fidelity, fidelity_samples=quality.held)

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
-from .measure import compare_latency, ort_session
+from .measure import Timing, compare_latency, ort_session
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def bench_table(models: Sequence[Path], *, threads: int, seconds: float, inputs: Path | None) -> Table:
-    """Median and best latency of each model in both runtimes, and the ratio to the first, from interleaved runs."""
-    from rich.table import Table
+Tell = Callable[[str, "float | None"], None]
+"""Called with the current step, and the share that is done, None where it is not known."""
 
+
+def _silent(what: str, share: float | None) -> None:
+    pass
+
+
+def bench_timings(
+    models: Sequence[Path], *, threads: int, seconds: float, inputs: Path | None, progress: Tell = _silent
+) -> list[Timing]:
+    """Latency of each model in both runtimes, and the ratio to the first, from interleaved runs."""
     from .runtime import Session
 
     feeds = _feeds(models[0], inputs)
     sessions: dict[str, Any] = {}
     for path in models:
+        progress(f"open {path}", None)
         try:
             sessions[f"{path} · onnxruntime"] = ort_session(str(path), threads=threads)
         except ModelError as error:
@@ -29,13 +39,21 @@ def bench_table(models: Sequence[Path], *, threads: int, seconds: float, inputs:
         session = Session(path, threads)
         if session.regions:
             sessions[f"{path} · Session"] = session
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model")
-    for heading in ("median ms", "best ms", "speed", "runs"):
-        table.add_column(heading, justify="right")
-    for timing in compare_latency(sessions, feeds, seconds=seconds):
+    progress(f"time {len(sessions)} sessions, {seconds:g} s each", None)
+    return compare_latency(sessions, feeds, seconds=seconds)
+
+
+def timings_table(timings: Sequence[Timing]) -> Table:
+    """Median and best latency, and the speed as a multiple of the first."""
+    from rich.markup import escape
+
+    from .report.tables import plain_table
+
+    numbers = ("median ms", "best ms", "speed", "runs")
+    table = plain_table(("model", *numbers), right=numbers)
+    for timing in timings:
         table.add_row(
-            timing.label, f"{timing.median * 1e3:.3f}", f"{timing.best * 1e3:.3f}", f"{timing.ratio:.2f}×",
+            escape(timing.label), f"{timing.median * 1e3:.3f}", f"{timing.best * 1e3:.3f}", f"{timing.ratio:.2f}×",
             str(timing.runs),
         )  # fmt: skip
     return table
@@ -73,7 +91,7 @@ def profile_table(model: Path, *, inputs: Path | None) -> Table:
     return table
 
 
-def warmup_table(model: Path, *, threads: int, seconds: float, inputs: Path | None) -> Table:
+def warmup_table(model: Path, *, threads: int, seconds: float, inputs: Path | None, progress: Tell = _silent) -> Table:
     """Compile the model's kernels, time its regions in both runtimes, remember the times for later sessions."""
     from rich.table import Table
 
@@ -83,7 +101,12 @@ def warmup_table(model: Path, *, threads: int, seconds: float, inputs: Path | No
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("part", "kernels ms", "onnxruntime ms", "runs on"):
         table.add_column(heading, justify="left" if heading in ("part", "runs on") else "right")
-    for timing in warmup(str(model), feeds, threads=threads, seconds=seconds):
+    compiled = itertools.count(1)
+
+    def tell(key: str) -> None:
+        progress(f"compile kernel {next(compiled)}", None)  # a key is a digest, which tells a reader nothing
+
+    for timing in warmup(str(model), feeds, threads=threads, seconds=seconds, progress=tell):
         milliseconds = f"{timing.kernels * 1e3:.3f}", f"{timing.onnxruntime * 1e3:.3f}"
         table.add_row(timing.part, *milliseconds, timing.runs_on)
     return table

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .api import optimize_as
 from .options import Options, Runtime, Schedule, Target, Validation
-from .pipeline import Blame, PassLike
+from .pipeline import Blame, PassLike, Progress
 from .pipeline.repro import Repro, make_repro, runnable_feeds
 from .report import Report
 
@@ -41,7 +41,7 @@ class Bisection:
 def bisect(
     model: ModelSource, *, passes: Sequence[PassLike] | None = None, skip: Sequence[str] = (),
     target: Runtime = "portable",
-    samples: int = 4, seed: int = 0,
+    samples: int = 4, seed: int = 0, progress: Progress | None = None,
 ) -> Bisection:  # fmt: skip
     """Run the schedule on a model and find every rewrite that changes a result, one after the other.
 
@@ -60,5 +60,5 @@ def bisect(
         target=Target(runtime=target), schedule=Schedule(passes=passes, skip=skip),
         validation=Validation(on_blame=on_blame), seed=seed,
     )  # fmt: skip
-    result = optimize_as(model, options)
+    result = optimize_as(model, options, progress)
     return Bisection(tuple(findings), result.report)

@@ -56,6 +56,12 @@ NO_FIELD = {"model": "what is optimised", "progress": "a listener: it changes no
 OF_THE_COMMAND = {
     "source": "what is optimised",
     "destination": "the output's path",
+    "output": "the output's path",
+    "kind": "the name of an exact result, which commands with other defaults give",
+    "force": "what may be replaced",
+    "as_json": "how the result is told",
+    "verbose": "how much is told",
+    "quiet": "how much is told",
     "quantize_option": "a field of graphopt.Quantize",
     "sensitivity": "a field of graphopt.Quantize",
     "report": "what is done with the result",

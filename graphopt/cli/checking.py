@@ -7,8 +7,10 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..options import runtime_named
-from .common import Model, Names, out, split
+from ..options import TARGETS, runtime_named
+from .common import JSON, Model, Names, one_of, out, split
+from .console import write_json
+from .progress import progress
 
 
 def verify(
@@ -19,12 +21,17 @@ def verify(
     rtol: Annotated[float, typer.Option(help="tolerance relative to the largest result")] = 1e-4,
     min_sqnr: Annotated[Optional[float], typer.Option(help="accept by this SQNR in dB instead")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
+    as_json: JSON = False,
 ) -> None:
     """Say whether CANDIDATE computes what ORIGINAL computes: exit 0 equal, 1 different, 3 unverified."""
     from ..equivalence import compare
 
-    comparison = compare(original, candidate, inputs, samples, rtol, seed=seed, min_sqnr=min_sqnr)
-    out.print(str(comparison), markup=False, highlight=False, soft_wrap=True)
+    with progress("verify"):
+        comparison = compare(original, candidate, inputs, samples, rtol, seed=seed, min_sqnr=min_sqnr)
+    if as_json:
+        write_json(comparison.to_dict())
+    else:
+        out.print(str(comparison), markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit({"equal": 0, "different": 1}.get(comparison.status, 3))
 
 
@@ -32,26 +39,40 @@ def bisect(
     model: Model,
     passes: Names = None,
     skip: Names = None,
-    target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
+    target: Annotated[
+        str, typer.Option(help="portable, onnxruntime or graphopt", autocompletion=one_of(*TARGETS))
+    ] = "portable",
     repros: Annotated[Path, typer.Option(help="the folder that repros are written to")] = Path("repros"),
     samples: Annotated[int, typer.Option(help="how many inputs to make up")] = 4,
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
+    as_json: JSON = False,
 ) -> None:
     """Find the rewrites that change MODEL's results, with a small model for each: exit 0 none, 1 some, 3 unverified."""
     from ..bisection import bisect as run
 
-    found = run(
-        model, passes=split(passes), skip=split(skip) or (), target=runtime_named(target), samples=samples, seed=seed
-    )
+    runtime, wanted, unwanted = runtime_named(target), split(passes), split(skip) or ()
+    with progress("bisect") as tell:
+        found = run(model, passes=wanted, skip=unwanted, target=runtime, samples=samples, seed=seed, progress=tell)
+    rows = []
     for number, finding in enumerate(found.findings, 1):
         what = finding.guilty + (f" ({finding.rewrite})" if finding.rewrite else "")
         at = f" at {', '.join(finding.nodes[:3])}" if finding.nodes else ""
-        out.print(f"[red]guilty[/] {what}{at}: {finding.reason}", highlight=False, soft_wrap=True)
+        path = None if finding.repro is None else finding.repro.save(repros / f"{number:02d}-{finding.guilty}")
+        rows.append({
+            "pass": finding.guilty, "rewrite": finding.rewrite, "nodes": finding.nodes, "reason": finding.reason,
+            "repro": None if path is None else str(path),
+        })  # fmt: skip
+        if as_json:
+            continue
+        out.print("guilty ", style="red", end="")
+        out.print(f"{what}{at}: {finding.reason}", markup=False, highlight=False, soft_wrap=True)
         if finding.repro is not None:
-            path = finding.repro.save(repros / f"{number:02d}-{finding.guilty}")
-            out.print(f"  repro of {finding.repro.nodes} nodes: {path}", highlight=False, soft_wrap=True)
+            line = f"  repro of {finding.repro.nodes} nodes: {path}"
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
     left = found.report
-    out.print(
-        f"{'with these rolled back' if found else 'no rewrite is guilty'}: {left.status} {left.reason}", soft_wrap=True
-    )
+    if as_json:
+        write_json({"findings": rows, "status": left.status, "reason": left.reason})
+    else:
+        verdict = "with these rolled back" if found else "no rewrite is guilty"
+        out.print(f"{verdict}: {left.status} {left.reason}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if found else 0 if left.status == "equal" else 3)

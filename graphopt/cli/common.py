@@ -1,22 +1,36 @@
-"""What all commands share: the consoles, kinds of arguments, and texts read as values."""
+"""What all commands share: kinds of arguments, and texts read as values."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
 
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, did_you_mean, one_line
+from .console import err, out
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from ..measure import Metric
 
-out = Console()
-err = Console(stderr=True)
+__all__ = ["JSON", "Model", "Names", "dims_of", "err", "function_of", "one_of", "out", "shapes_of", "split"]
 
+
+def one_of(*words: str) -> Callable[[str], list[str]]:
+    """Completion by one of a few words."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete.lower())]
+
+    return complete
+
+
+JSON = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout")]
+"""The parameter is named `as_json`."""
 Model = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
 Names = Annotated[Optional[str], typer.Option(help="comma-separated names")]  # noqa: UP045 - typer reads it at run time
 
@@ -53,17 +67,40 @@ def dims_of(texts: list[str]) -> dict[str, int]:
 
 
 def function_of(text: str) -> Metric:
-    """The function that `module:function` names. OptionError."""
+    """The function that `module:function` or `file.py:function` names. OptionError."""
     from importlib import import_module
 
-    module, colon, name = text.partition(":")
-    if not colon:
-        raise OptionError(f"--metric {text!r}: write it as module:function")
-    sys.path.insert(0, str(Path.cwd()))
+    module, _, name = text.rpartition(":")
+    if not module or not name:
+        raise OptionError(f"--metric {text!r}: write it as module:function or file.py:function")
+    file = Path(module) if module.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise OptionError(f"--metric {text!r}: there is no file {module}")
+    folder = str(Path.cwd() if file is None else file.resolve().parent)
+    sys.path.insert(0, folder)
     try:
-        metric: Metric = getattr(import_module(module), name)
-        return metric
-    except (ImportError, AttributeError) as error:
-        raise OptionError(f"--metric {text!r}: {error}") from error
+        held = import_module(module) if file is None else _module_of(file)
+    except Exception as error:  # the caller's module may raise anything
+        raise OptionError(f"--metric {text!r}: {type(error).__name__}: {one_line(error)}") from error
     finally:
-        sys.path.pop(0)
+        if folder in sys.path:
+            sys.path.remove(folder)
+    metric: Metric | None = getattr(held, name, None)
+    if metric is None:
+        known = [key for key, value in vars(held).items() if callable(value) and not key.startswith("_")]
+        raise OptionError(f"--metric {text!r}: {module} has no {name}{did_you_mean(name, known)}")
+    return metric
+
+
+def _module_of(file: Path) -> ModuleType:
+    """The module in a file, under a name of its own: it may be called as a package that is installed."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    name = f"graphopt_metric_{file.stem}"
+    spec = spec_from_file_location(name, file.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no module")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles look it up
+    spec.loader.exec_module(module)
+    return module

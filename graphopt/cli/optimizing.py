@@ -1,30 +1,63 @@
-"""`graphopt optimize`."""
+"""`graphopt optimize`, and what it is called with other defaults: `quantize`, `prune` and `simplify`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import OptionError
-from ..options import Compression, Options, Output, Schedule, Target, Validation, check_named, mode_named, runtime_named
-from .common import Names, dims_of, err, function_of, out, shapes_of, split
+from ..options import (
+    CHECKS,
+    TARGETS,
+    Compression,
+    Options,
+    Output,
+    Schedule,
+    Target,
+    Validation,
+    check_named,
+    mode_named,
+    runtime_named,
+)
+from .common import JSON, Names, dims_of, function_of, one_of, out, shapes_of, split
+from .console import leave_stdout, manner, note, write_json
+from .progress import progress
+from .results import PIPE, check_destination, default_name, kind_of, write
+from .routing import variant
 
 if TYPE_CHECKING:
     from ..passes.quantize import Quantize
+    from ..report import Report
+
+_SECONDS = 0.5
+"""How long each candidate is timed for the headline, as `Report.timed` does unless told otherwise."""
+_WORDS = ("int8", "int4", "static", "dynamic", "weights")
+_FASTER_NOT_PLAINER = "merge-products,hoist-over-split"
+"""Passes that a reader does without: they join layers, or move what stands once to several places, for speed alone."""
+_RATIO = 0.3
+"""The share that `graphopt prune` removes unless told otherwise, that of the example in README.md."""
 
 
 def optimize(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="the ONNX file to optimise", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="the ONNX file to optimise, - for stdin", show_default=False)
+    ],
     destination: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(metavar="OUT", help="where to write it; IN with .opt.onnx by default", show_default=False),
+        typer.Argument(metavar="OUT", help="the same as --output", show_default=False),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="where to write it, - for stdout; MODEL with .opt.onnx by default"),
     ] = None,
     quantize: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="static (or int8), dynamic, weights, or int4 for weights of 4 bits"),
+        typer.Option(
+            help="static (or int8), dynamic, weights, or int4 for weights of 4 bits", autocompletion=one_of(*_WORDS)
+        ),
     ] = None,
     quantize_option: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -35,10 +68,12 @@ def optimize(
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
     metric: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="module:function of a session, higher is better"),
+        typer.Option(help="module:function or file.py:function, of a session; higher is better"),
     ] = None,
     max_drop: Annotated[Optional[float], typer.Option(help="allowed fall of the metric")] = None,  # noqa: UP045
-    target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
+    target: Annotated[
+        str, typer.Option(help="portable, onnxruntime or graphopt", autocompletion=one_of(*TARGETS))
+    ] = "portable",
     input_shape: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="fix the sizes of an input, as x:1,3,224,224 (? leaves one open); repeatable"),
@@ -50,7 +85,9 @@ def optimize(
     opset: Annotated[Optional[int], typer.Option(help="convert to this later operator set first")] = None,  # noqa: UP045
     passes: Names = None,
     skip: Names = None,
-    check: Annotated[str, typer.Option(help="when numbers are compared: end, each, off")] = "end",
+    check: Annotated[
+        str, typer.Option(help="when numbers are compared: end, each, off", autocompletion=one_of(*CHECKS))
+    ] = "end",
     report: Annotated[Optional[Path], typer.Option(help="write the report, OUT.html, OUT.md or OUT.json")] = None,  # noqa: UP045
     provenance: Annotated[bool, typer.Option(help="let OUT tell where its nodes come from")] = False,
     provenance_beside: Annotated[bool, typer.Option(help="the same, in OUT with .provenance.json")] = False,
@@ -59,19 +96,22 @@ def optimize(
         Optional[Path],  # noqa: UP045
         typer.Option(help="a folder for small models that show why a rewrite was rolled back"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="show what would be done, write nothing")] = False,
+    dry_run: Annotated[bool, typer.Option(help="show what would be done, write no model")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace MODEL itself, or a file of another kind")] = False,
+    as_json: JSON = False,
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
+    kind: Annotated[str, typer.Option(hidden=True, help="the kind of an exact result")] = "opt",
 ) -> None:
-    """Optimise IN into OUT and show what changed and that it is equal."""
+    """Optimise MODEL into OUT and show what changed and that it is equal. `graphopt MODEL` is the same."""
     from ..api import as_prune, optimize_as
     from ..machine.files import check_target
     from ..provenance import sidecar, write_sidecar
+    from ..report.tables import report_lines
 
-    destination = destination or source.with_suffix(".opt.onnx")
+    if output is not None and destination not in (None, output):
+        raise OptionError(f"OUT {str(destination)!r} and --output {str(output)!r} name two files: give one")
     if report is not None and report.suffix not in (".html", ".md", ".json"):
         raise OptionError(f"--report {report.name}: the name ends in .html, .md or .json")
-    for path in ([] if dry_run else [destination]) + ([] if report is None else [report]):
-        check_target(path)
     words = [*(quantize_option or []), *(["sensitivity"] if sensitivity else [])]
     options = Options(
         target=Target(
@@ -87,20 +127,39 @@ def optimize(
         output=Output(provenance=provenance),
         seed=seed,
     )  # fmt: skip
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True,
-        disable=not err.is_terminal,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("optimise", total=1.0)
-        result = optimize_as(source, options, lambda what, share: bar.update(task, completed=share, description=what))
-    if not dry_run:
-        result.save(destination, external=True if save_as_external_data else None)
-        if provenance_beside and result.report.trail is not None:
-            write_sidecar(result.report.trail.provenance, sidecar(destination))
-    out.print(result.report)
+    kind = kind_of(options.compression.quantize, options.compression.prune, kind)
+    written = output or destination or default_name(source, kind)
+    to_pipe = str(written) == PIPE
     if report is not None:
-        result.report.save(report, source.name)
-    out.print("nothing written (dry run)" if dry_run else f"wrote {destination}", highlight=False, soft_wrap=True)
+        check_target(report)
+    if not dry_run:
+        if to_pipe and as_json:
+            raise OptionError("--json and the model cannot both go to stdout: name a file with --output")
+        check_destination(written, source, kind, force=force)
+        if to_pipe:
+            leave_stdout()
+    for ignored in _ignored(options, dry_run, provenance_beside, save_as_external_data):
+        note(ignored)
+    model = sys.stdin.buffer.read() if str(source) == PIPE else source
+    with progress("optimize") as tell:
+        result = optimize_as(model, options, tell)
+        account: Report = result.report
+        if report is not None or (account.is_lossy and (as_json or not manner.quiet)):
+            tell("measure speed", None)
+            account = account.timed(_SECONDS)
+        if not dry_run:
+            tell("write", None)
+            write(result, written, kind, save_as_external_data)
+            if provenance_beside and account.trail is not None and not to_pipe:
+                write_sidecar(account.trail.provenance, sidecar(written))
+        if report is not None:
+            account.save(report, source.name)
+    if as_json:
+        write_json({**account.to_dict(), "input": str(source), "output": None if dry_run else str(written)})
+    else:
+        out.print(*report_lines(account, manner.verbose), sep="\n")
+        line = "nothing written (dry run)" if dry_run else f"wrote {'to stdout' if to_pipe else written}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _quantize(mode: str | None, words: list[str]) -> Quantize | None:
@@ -113,3 +172,78 @@ def _quantize(mode: str | None, words: list[str]) -> Quantize | None:
 
     named, weight_type = mode_named(mode)
     return from_words(named, words if weight_type is None else [f"weight_type={weight_type}", *words])
+
+
+def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> list[str]:
+    """A line for each group of options that changes nothing beside the others."""
+    lines = []
+    asked = options.compression
+    if not asked.is_wanted:
+        given = {"--calibration": asked.calibration, "--metric": asked.metric, "--max-drop": asked.max_drop}
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            lines.append(f"{', '.join(unused)}: not used, because nothing is quantized or pruned")
+    unwritten = [
+        name for name, given in (("--provenance-beside", beside), ("--save-as-external-data", external)) if given
+    ]
+    if dry_run and unwritten:
+        lines.append(f"{', '.join(unwritten)}: not used, because a dry run writes no model")
+    if options.validation.repros is not None and options.validation.policy == "off":
+        lines.append("--repros: not used, because nothing is compared with --check off")
+    return lines
+
+
+_LOSSY = ("quantize", "quantize_option", "sensitivity", "calibration", "prune", "metric", "max_drop")
+
+quantize = variant(
+    optimize, "quantize",
+    "Quantize MODEL, to int8 unless --mode says otherwise: `optimize --quantize int8`.",
+    quantize=(
+        Annotated[
+            str,
+            typer.Option(
+                "--mode", "--quantize", "-m", autocompletion=one_of(*_WORDS),
+                help="static (or int8), dynamic, weights, or int4 for weights of 4 bits",
+            ),
+        ],
+        "int8",
+    ),
+    output=(
+        Annotated[
+            Optional[Path],  # noqa: UP045
+            typer.Option("--output", "-o", help="where to write it, - for stdout; MODEL with .int8.onnx by default"),
+        ],
+        None,
+    ),
+    without=("kind",),
+)  # fmt: skip
+prune = variant(
+    optimize, "prune",
+    "Remove whole channels of MODEL: `optimize --prune RATIO`.",
+    prune=(
+        Annotated[float, typer.Option("--ratio", "--prune", "-r", help="share of channels to remove, 0 to 1")], _RATIO,
+    ),
+    output=(
+        Annotated[
+            Optional[Path],  # noqa: UP045
+            typer.Option("--output", "-o", help="where to write it, - for stdout; MODEL with .pruned.onnx by default"),
+        ],
+        None,
+    ),
+    without=("kind",),
+)  # fmt: skip
+simplify = variant(
+    optimize, "simplify",
+    "Make MODEL plain to read, its results equal: `optimize` without the passes that only speed up.",
+    skip=_FASTER_NOT_PLAINER, kind="simplified",
+    output=(
+        Annotated[
+            Optional[Path],  # noqa: UP045
+            typer.Option(
+                "--output", "-o", help="where to write it, - for stdout; MODEL with .simplified.onnx by default"
+            ),
+        ],
+        None,
+    ),
+    without=(*_LOSSY, "target", "passes"),
+)  # fmt: skip

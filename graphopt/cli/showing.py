@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from ..errors import InputError, OptionError
-from .common import Model, out
+from ..options import TARGETS
+from .common import JSON, Model, one_of, out
+from .console import write_json
 
 
 def inspect(
@@ -17,6 +20,7 @@ def inspect(
     constants: Annotated[bool, typer.Option(help="show the values of small constants")] = False,
     text: Annotated[bool, typer.Option(help="show the IR text")] = True,
     channels: Annotated[bool, typer.Option(help="show which channels can be removed together, not the text")] = False,
+    as_json: JSON = False,
 ) -> None:
     """Show a model's figures and its IR text."""
     from .. import onnx_io
@@ -25,7 +29,11 @@ def inspect(
     from ..report.tables import model_table
 
     lifted = onnx_io.load(model)
-    out.print(model_table(figures(lifted, onnx_io.file_bytes(lifted)), lifted.opsets))
+    found = figures(lifted, onnx_io.file_bytes(lifted))
+    if as_json:
+        write_json({"opsets": dict(lifted.opsets), **found.to_dict()})
+        return
+    out.print(model_table(found, lifted.opsets))
     if channels:
         from ..report.channels import channel_tables
 
@@ -81,7 +89,7 @@ def explain(
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def list_passes(
+def passes(
     model: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Argument(help="the model to trace on", show_default=False),
@@ -90,15 +98,29 @@ def list_passes(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="RULE", help="show where this rule (or all of a pass) almost matched MODEL, and why not"),
     ] = None,
-    target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
+    target: Annotated[
+        str, typer.Option(help="portable, onnxruntime or graphopt", autocompletion=one_of(*TARGETS))
+    ] = "portable",
+    as_json: JSON = False,
 ) -> None:
     """List the passes in the order they run, and those that run only when named; or trace a rule on a model."""
+    from ..pipeline import listed
     from ..report.tables import passes_table
     from ..report.tracing import trace_rule, trace_table
 
     if (model is None) != (trace is None):
         raise OptionError("passes: give both a rule to --trace and the MODEL to trace it on, or neither")
-    if model is None or trace is None:
+    if model is not None and trace is not None:
+        traced = trace_rule(model, trace, target)
+        if as_json:
+            write_json(asdict(traced))
+        else:
+            out.print(trace_table(traced))
+    elif as_json:
+        rows = [
+            {"name": p.name, "scheduled": s, "exact": p.exact, "from": p.source, "summary": p.summary}
+            for p, s in listed()
+        ]
+        write_json(rows)
+    else:
         out.print(passes_table())
-        return
-    out.print(trace_table(trace_rule(model, trace, target)))

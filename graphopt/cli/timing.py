@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from .common import Model, out
+from .common import JSON, Model, out
+from .console import note, write_json
+from .progress import progress
 
 
 def bench(
@@ -16,15 +19,25 @@ def bench(
     seconds: Annotated[float, typer.Option(help="time for each model")] = 2.0,
     inputs: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
     profile: Annotated[bool, typer.Option(help="show where the kernels' time goes, step by step")] = False,
+    as_json: JSON = False,
 ) -> None:
     """Time models side by side in onnxruntime and graphopt's Session, on the same inputs, interleaved."""
-    from ..bench import bench_table, profile_table
+    from ..bench import bench_timings, profile_table, timings_table
 
     if profile:
+        if as_json:
+            note("--json: not used with --profile")
         for model in models:
-            out.print(profile_table(model, inputs=inputs))
+            with progress(f"profile {model}"):
+                table = profile_table(model, inputs=inputs)
+            out.print(table)
         return
-    out.print(bench_table(models, threads=threads, seconds=seconds, inputs=inputs))
+    with progress("bench") as tell:
+        timings = bench_timings(models, threads=threads, seconds=seconds, inputs=inputs, progress=tell)
+    if as_json:
+        write_json([asdict(timing) for timing in timings])
+    else:
+        out.print(timings_table(timings))
 
 
 def warmup(
@@ -36,4 +49,6 @@ def warmup(
     """Compile a model's kernels and measure what is faster on this machine: kernels or onnxruntime."""
     from ..bench import warmup_table
 
-    out.print(warmup_table(model, threads=threads, seconds=seconds, inputs=inputs))
+    with progress("warmup") as tell:
+        table = warmup_table(model, threads=threads, seconds=seconds, inputs=inputs, progress=tell)
+    out.print(table)

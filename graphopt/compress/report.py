@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 Cell = str | int | float | bool | None
 """One cell of a report's table."""
@@ -12,7 +12,9 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class LayerReport(ABC):
-    """One layer or group of a stage's report: a row of its table."""
+    """One layer or group of a stage's report: a row of its table. DETAILS: headings for those who ask."""
+
+    DETAILS: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def cells(self) -> dict[str, Cell]:
@@ -44,6 +46,11 @@ class StageReport:
     def columns(self) -> tuple[str, ...]:
         """The headings of the layers' table."""
         return tuple(dict.fromkeys(heading for layer in self.layers for heading in layer.cells()))
+
+    @property
+    def details(self) -> frozenset[str]:
+        """The headings that a terminal shows on request only."""
+        return frozenset().union(*{layer.DETAILS for layer in self.layers})
 
     @property
     def rows(self) -> tuple[tuple[Cell, ...], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,8 @@ from .context import StageContext
 from .report import StageReport
 
 Options = TypeVar("Options")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def run_stages(
                 raise
             report = StageReport(stage.name, f"left as it was: {' '.join(str(error).split())}", changed=False)
         reports.append(report)
+        _log.info("%s: %s", report.name, report.summary)
         if stage.clean and report.changed:
             model = clean(model)
     return model, tuple(reports)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from .metrics import sqnr_text
@@ -75,6 +76,19 @@ class Comparison:
             "inner_different": list(self.inner_different), "power": self.power, "perturbations": self.perturbations,
             "seconds": self.seconds, "outputs": [o.to_dict() for o in self.outputs],
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """The status and a row an output, for notebooks."""
+        heads = "".join(f"<th>{text}</th>" for text in ("output", "", "error", "allowed", "SQNR", "cosine", "top-1"))
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in (
+                out.name, out.status, f"{out.error:.3g}", f"{out.allowed:.3g}", sqnr_text(out.sqnr),
+                f"{out.cosine:.6f}", "" if out.top1 is None else f"{out.top1:.1%}",
+            )) + "</tr>"
+            for out in self.outputs
+        )  # fmt: skip
+        status = f"<b>{escape(self.status)}</b> {escape(self.reason)}"
+        return f"<div><p>{status} ({self.samples} samples)</p><table><tr>{heads}</tr>{rows}</table></div>"
 
     def __str__(self) -> str:
         lines = [self.status + (f": {self.reason}" if self.reason else "")]

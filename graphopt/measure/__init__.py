@@ -4,12 +4,12 @@ from .figures import Figures, figures, peak_activation_bytes, value_bytes
 from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session, own_clock
 from .macs import macs_at, macs_by_size, macs_values, node_macs
 from .profile import node_seconds, profile_nodes
-from .quality import Fidelity, MakeSession, Metric, Quality
+from .quality import Fidelity, MakeSession, Metric, Quality, metric_name
 from .units import show_bytes, show_change, show_count
 
 __all__ = [
     "Fidelity", "Figures", "MakeSession", "Metric", "Quality", "Timing", "compare_latency", "figures",
-    "geometric_mean", "interleaved", "macs_at", "macs_by_size", "macs_values", "node_macs", "node_seconds",
-    "ort_session", "own_clock", "peak_activation_bytes", "profile_nodes", "show_bytes", "show_change", "show_count",
-    "value_bytes",
+    "geometric_mean", "interleaved", "macs_at", "macs_by_size", "macs_values", "metric_name", "node_macs",
+    "node_seconds", "ort_session", "own_clock", "peak_activation_bytes", "profile_nodes", "show_bytes", "show_change",
+    "show_count", "value_bytes",
 ]  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,13 @@ SAMPLES, HELD = 32, 1 << 26
 held for them (64 MiB), whichever comes first."""
 
 
+def metric_name(metric: Metric) -> str:
+    """The name of a metric's function as words; "metric" where it has none."""
+    named = metric.func if isinstance(metric, partial) else metric
+    name = str(getattr(named, "__name__", "")).strip("_<>").replace("_", " ")
+    return name if name and name != "lambda" else "metric"
+
+
 @dataclass(frozen=True, slots=True)
 class Fidelity:
     """How close a candidate's results are to the reference's, over samples and all float outputs.
@@ -39,6 +48,11 @@ class Fidelity:
     sqnr_db: float
     top1: float | None
     largest: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain data for JSON; None for an infinite ratio."""
+        finite = self.sqnr_db if math.isfinite(self.sqnr_db) else None
+        return {"sqnr_db": finite, "top1": self.top1, "largest": self.largest}
 
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.2%}"
@@ -63,6 +77,7 @@ class Quality:
         self._scores: dict[str, float] = {}
         self._results: list[tuple[dict[str, Any], list[_Expected]]] | None = None
         self._base: float | None = None
+        self._rows: _Rows | None = None
         self._last: tuple[Model, int | None, Fidelity] | None = (
             None  # guards ask for the fidelity of a model, then its report does
         )
@@ -76,8 +91,19 @@ class Quality:
     def base(self) -> float:
         """The reference's score; not part of the budget. OptionError when the metric gives no number."""
         if self._base is None:
-            self._base = self._evaluate(self.reference)
+            self._rows = _Rows()
+            self._base = self._evaluate(self.reference, self._rows)
         return self._base
+
+    @property
+    def rows(self) -> int:
+        """Rows that the metric ran through the reference; 0 where none were seen."""
+        return 0 if self._rows is None else self._rows.count
+
+    @property
+    def held(self) -> int:
+        """Samples that fidelity is measured on, as far as they were read."""
+        return 0 if self._results is None else len(self._results)
 
     def score(self, model: Model) -> float:
         """The metric of a candidate. OptionError when there is none, or it gives no number."""
@@ -127,10 +153,12 @@ class Quality:
                 break
         return expected
 
-    def _evaluate(self, model: Model) -> float:
+    def _evaluate(self, model: Model, rows: _Rows | None = None) -> float:
         if self.metric is None:
             raise OptionError("max_drop= needs metric=")
         session = self.session(model)
+        if rows is not None:
+            rows.watch(session)
         try:
             value = self.metric(session)
         except Exception as error:  # the caller's function may raise anything
@@ -142,6 +170,28 @@ class Quality:
         if math.isnan(score):
             raise OptionError(f"metric: expected a number, got {value!r}")
         return score
+
+
+class _Rows:
+    """Counts rows that a session runs: the leading size of its inputs where its first result has it, too, else 1."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def watch(self, session: Any) -> None:
+        """Count from now on; nothing where the session's `run` cannot be replaced."""
+        run = session.run
+
+        def counted(*given: Any, **named: Any) -> Any:
+            results = run(*given, **named)
+            feeds = next((value for value in (*given, *named.values()) if isinstance(value, Mapping)), {})
+            sizes = {np.shape(feed)[0] for feed in feeds.values() if np.ndim(feed) > 1}
+            leading = np.shape(results[0])[:1] if results else ()
+            self.count += sizes.pop() if len(sizes) == 1 and (*sizes,) == leading else 1
+            return results
+
+        with suppress(AttributeError):
+            session.run = counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from typing import Any, Literal
 from ..ir import Model, Node, Value, clone_model, collector_paused, verify
 from ..rewrite import Context, RewriteLog, Rewritten, apply_rules, retype
 from .passes import Pass
+
+_log = logging.getLogger(__name__)
 
 CheckPolicy = Literal["end", "each", "off"]
 Progress = Callable[[str, float], None]
@@ -137,6 +140,7 @@ class _Driver:
             except PassError as error:
                 repro = "" if self.on_blame is None else self._blame_raiser(error, self.on_blame)
                 self.rolled_back.append(RolledBack(error.name, "", (), str(error), repro, error.cause))
+                _log.warning("rolled back %s: %s", error.name, error)
                 self._drop(error.name)
                 continue
             outcome.rolled_back = self.rolled_back
@@ -157,11 +161,14 @@ class _Driver:
                 outcome.verdict = self.check(copy)
                 effect = replace(effect, error=outcome.verdict.error)
             outcome.effects.append(effect)
+            _tell(effect)
             if outcome.verdict is not None and not outcome.verdict.ok:
                 break
         if self.check is not None and self.policy != "off" and not context.log.count:
             outcome.verdict = getattr(self.check, "unchanged", _accept)(copy)
         elif self.check is not None and self.policy == "end":
+            if self.progress is not None:
+                self.progress("validate", 1.0)
             outcome.verdict = self.check(copy)
         return outcome
 
@@ -178,6 +185,7 @@ class _Driver:
             guilty = next(item for item in self.passes if item.name == name)
             repro = self.on_blame(Blame(before, guilty, rewrite, nodes, reason, self.target, self.size_limit))
         self.rolled_back.append(RolledBack(name, rewrite, nodes, reason, repro))
+        _log.warning("rolled back %s%s: %s", name, f" ({rewrite})" if rewrite else "", reason)
         if rewrite and rewrite != name and rewrite not in self.banned:
             self.banned.add(rewrite)
         else:
@@ -224,6 +232,13 @@ class _Driver:
 
     def _drop(self, name: str) -> None:
         self.passes = [item for item in self.passes if item.name != name]
+
+
+def _tell(effect: Effect) -> None:
+    """Log a pass: at INFO where it changed something, else at DEBUG."""
+    nodes, milliseconds = effect.nodes_after - effect.nodes_before, effect.seconds * 1e3
+    level = logging.INFO if effect.changes else logging.DEBUG
+    _log.log(level, "%s: %d changes, %+d nodes, %.1f ms", effect.name, effect.changes, nodes, milliseconds)
 
 
 def _accept(model: Model) -> Verdict:

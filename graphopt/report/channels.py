@@ -48,7 +48,9 @@ def _width(group: ChannelGroup) -> str:
 
 
 def _names(nodes: list[Node]) -> str:
-    names = [label(node) for node in nodes[:_SHOWN]]
+    from rich.markup import escape
+
+    names = [escape(label(node)) for node in nodes[:_SHOWN]]
     return ", ".join([*names, f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else names)
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ..compress.report import StageReport
 from ..measure import Figures
 from ..pipeline import Effect, RolledBack
+from .latency import Latency
 
 if TYPE_CHECKING:
     from ..equivalence import Comparison
+    from ..measure import Fidelity
     from ..provenance import Trail
 
 
@@ -22,7 +24,10 @@ class ReportData:
     status: "equal", "unverified" (the model cannot be run or its results are noise), "not checked", "original" when
     the model was returned as it came, or "lossy" when a stage such as pruning or quantization changed results; then
     `reason` gives the result of the exact passes and the cost of each stage. stages: a report of each, in order.
-    metric: the caller's, of the original and of the result, where a lossy stage was judged by one.
+    metric: the caller's, of the original and of the result, where a lossy stage was judged by one; metric_name: its
+    function's; metric_samples: rows that one evaluation ran, 0 where they were not seen. fidelity: of a lossy result
+    to the original without a metric, over `fidelity_samples` of the caller's data; None on made-up inputs.
+    validation: the status of the exact passes, where `status` is "lossy". latency: before and after, where measured.
     """
 
     before: Figures
@@ -39,7 +44,18 @@ class ReportData:
     seed: int
     stages: tuple[StageReport, ...] = ()
     metric: tuple[float, float] | None = None
+    metric_name: str = "metric"
+    metric_samples: int = 0
+    fidelity: Fidelity | None = None
+    fidelity_samples: int = 0
+    validation: str = ""
+    latency: Latency | None = None
     trail: Trail | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_lossy(self) -> bool:
+        """A stage changed results beyond rounding."""
+        return any(stage.changed for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -51,6 +67,10 @@ class ReportData:
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "notes": list(self.notes), "seconds": self.seconds, "seconds_checking": self.seconds_checking,
             "target": self.target, "seed": self.seed, "metric": None if self.metric is None else list(self.metric),
+            "metric_name": self.metric_name, "metric_samples": self.metric_samples,
+            "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
+            "fidelity_samples": self.fidelity_samples, "validation": self.validation or self.status,
+            "latency": None if self.latency is None else self.latency.to_dict(),
             "stages": [stage.to_dict() for stage in self.stages],
         }  # fmt: skip
 

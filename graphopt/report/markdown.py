@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .data import ReportData
-from .html.latency import measure_latency
-from .html.page import figure_rows, headline, latency_rows
+from .headline import headline
+from .html.page import figure_rows, latency_rows
 
 _REFUSED = 20
 """Refusals listed before the rest is counted: a comment of a pull request is read on one screen."""
 
 
-def markdown(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
-    """The report as GitHub's Markdown. `seconds` of latency measurement a candidate, 0 for none."""
-    trail = report.trail
-    latency = measure_latency(trail, seconds) if trail is not None and seconds > 0 else None
-    rows = [*figure_rows(report), *latency_rows(report, latency)]
-    parts = [f"## {_text(title or 'graphopt report')}", f"**{_text(headline(report, latency))}**", _text(report.reason)]
+def markdown(report: ReportData, title: str = "") -> str:
+    """The report as GitHub's Markdown."""
+    rows = [*figure_rows(report), *latency_rows(report)]
+    parts = [f"## {_text(title or 'graphopt report')}", f"**{_text(headline(report))}**", _text(report.reason)]
     parts.append(_table(("", "before", "after", "change"), [(r.label, r.before, r.after, r.change) for r in rows]))
     effects = [(e.name, e.changes, f"{e.nodes_after - e.nodes_before:+d}") for e in report.effects if e.changes]
     if effects:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, OutputError
 from .data import ReportData
-from .tables import report_lines
+from .headline import headline
+from .latency import measure_latency
+from .tables import WIDE, report_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -18,6 +20,23 @@ if TYPE_CHECKING:
 class Report(ReportData):
     """The report of one run of `graphopt.optimize`; `print` and rich show it as tables."""
 
+    @property
+    def headline(self) -> str:
+        """Size, speed, quality and validation in one line; what was not measured is not in it."""
+        return headline(self)
+
+    def timed(self, seconds: float = 0.5) -> Report:
+        """The report with the latency of the original and of the result, measured on this machine for about `seconds`
+        a candidate; as it is where that is known already, cannot be known, or `seconds` is 0.
+        """
+        if self.latency is not None or self.trail is None or seconds <= 0:
+            return self
+        return replace(self, latency=measure_latency(self.trail, seconds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the headline first."""
+        return {"headline": self.headline, **ReportData.to_dict(self)}
+
     def to_html(self, title: str = "", *, seconds: float = 0.5) -> str:
         """The report as one HTML file that opens offline, with both graphs.
 
@@ -25,13 +44,13 @@ class Report(ReportData):
         """
         from .html import page
 
-        return page(self, title, seconds=seconds)
+        return page(self.timed(seconds), title)
 
     def to_markdown(self, title: str = "", *, seconds: float = 0.5) -> str:
         """The report as Markdown, for pull requests; `seconds` as for `to_html`."""
         from .markdown import markdown
 
-        return markdown(self, title, seconds=seconds)
+        return markdown(self.timed(seconds), title)
 
     def save(self, path: str | Path, title: str = "", *, seconds: float = 0.5) -> None:
         """Write the report as HTML, Markdown or JSON, by the name of `path`. OptionError, OutputError."""
@@ -39,7 +58,7 @@ class Report(ReportData):
         if kind not in (".html", ".md", ".json"):
             raise OptionError(f"report {str(path)!r}: the name ends in .html, .md or .json")
         if kind == ".json":
-            text = self.to_json()
+            text = self.timed(seconds).to_json()
         else:
             text = (self.to_html if kind == ".html" else self.to_markdown)(title, seconds=seconds)
         try:
@@ -50,10 +69,15 @@ class Report(ReportData):
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=110, force_terminal=False, no_color=True)
+        console = Console(width=WIDE, force_terminal=False, no_color=True)
         with console.capture() as capture:
             console.print(self)
         return capture.get()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from report_lines(self)
+
+    def _repr_html_(self) -> str:
+        from .html.brief import brief
+
+        return brief(self)

@@ -9,44 +9,53 @@ from ..compress.report import StageReport
 from ..measure import Figures, show_bytes, show_change, show_count
 from ..pipeline import Effect
 from .data import ReportData
+from .headline import headline
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+WIDE = 4096
+"""Columns of a console that is no terminal: more than any row has, so that no line is broken and no name cut."""
+
 
 def plain_table(headings: Iterable[str], right: Container[str] = (), caption: str | None = None) -> Table:
-    """An empty table without lines; the columns in `right` are flush right."""
+    """An empty table without lines; the columns in `right` are flush right. Long cells are folded, never cut."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", caption=caption)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left")
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     return table
 
 
-def report_lines(report: ReportData) -> Iterator[str | Table]:
-    """A report as tables and lines of rich markup."""
-    yield figures_table(report.before, report.after, report.metric)
+def report_lines(report: ReportData, verbose: bool = False) -> Iterator[str | Table]:
+    """A report as tables and lines of rich markup, its headline first; `verbose`: all columns of the stages' tables."""
+    from rich.markup import escape
+
+    yield f"[bold]{escape(headline(report))}[/]"
+    yield figures_table(report.before, report.after, report.metric, report.metric_name)
     changed = [effect for effect in report.effects if effect.changes]
     if changed:
         yield effects_table(changed)
     for item in report.rolled_back:
         where = f" ({item.rewrite})" if item.rewrite and item.rewrite != item.what else ""
         at = f" at {', '.join(item.nodes[:3])}" if item.nodes else ""
-        yield f"[yellow]rolled back[/] {item.what}{where}{at}: {item.reason}"
+        yield f"[yellow]rolled back[/] {escape(f'{item.what}{where}{at}: {item.reason}')}"
     for stage in report.stages:
-        yield f"[bold]{stage.name}[/] {stage.summary}"
+        yield f"[bold]{stage.name}[/] {escape(stage.summary)}"
         if stage.rows:
-            yield stage_table(stage)
+            yield stage_table(stage, verbose)
         for what, why in stage.refused:
-            yield f"[dim]kept {what}: {why}[/]"
+            yield f"[dim]kept {escape(f'{what}: {why}')}[/]"
     for note in report.notes:
-        yield f"[yellow]note[/] {note}"
+        yield f"[yellow]note[/] {escape(note)}"
     colour = {"equal": "green", "original": "yellow"}.get(report.status, "yellow")
-    yield f"[bold {colour}]{report.status}[/] {report.reason}"
+    yield f"[bold {colour}]{report.status}[/] {escape(report.reason)}"
 
 
-def figures_table(before: Figures, after: Figures, metric: tuple[float, float] | None = None) -> Table:
+def figures_table(
+    before: Figures, after: Figures, metric: tuple[float, float] | None = None, metric_name: str = "metric"
+) -> Table:
     """Before and after, a row a figure, then the operators whose number changed."""
     columns = ("before", "after", "change")
     table = plain_table(("", *columns), right=columns)
@@ -61,7 +70,7 @@ def figures_table(before: Figures, after: Figures, metric: tuple[float, float] |
         if old is not None and new is not None:
             table.add_row(label, show(old), show(new), show_change(old, new))
     if metric is not None:
-        table.add_row("metric", *(f"{value:.4g}" for value in metric), f"{metric[1] - metric[0]:+.4g}")
+        table.add_row(metric_name, *(f"{value:.4g}" for value in metric), f"{metric[1] - metric[0]:+.4g}")
     changed = sorted(
         {*before.operators, *after.operators},
         key=lambda op: (after.operators.get(op, 0) - before.operators.get(op, 0), op),
@@ -125,11 +134,15 @@ def effects_table(effects: Iterable[Effect]) -> Table:
     return table
 
 
-def stage_table(stage: StageReport) -> Table:
-    """The rows of a lossy stage: a layer or group each."""
-    table = plain_table(stage.columns, right=stage.columns[1:])
+def stage_table(stage: StageReport, verbose: bool = False) -> Table:
+    """The rows of a lossy stage: a layer or group each; its details where `verbose`."""
+    from rich.text import Text
+
+    shown = [i for i, heading in enumerate(stage.columns) if verbose or heading not in stage.details]
+    headings = [stage.columns[i] for i in shown]
+    table = plain_table(headings, right=headings[1:])
     for row in stage.rows:
-        table.add_row(*map(_cell, row))
+        table.add_row(*(Text(_cell(row[i])) for i in shown))
     return table
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import onnx_io
-from ..errors import OptionError
+from ..errors import OptionError, did_you_mean
 from ..ir import Node
 from ..pipeline import Pass, current, listed, run_pass
 from ..rewrite import Attempt, Context, Rule, explain
@@ -73,7 +73,8 @@ def _find(name: str) -> tuple[Pass, list[Rule]]:
         if rules:
             return item, rules
     names = sorted({rule.name for item in known for rule in item.rules})
-    raise OptionError(f"no rule is named {name!r}; there are: {', '.join(names)}")
+    close = did_you_mean(name, [*names, *(item.name for item in known)])
+    raise OptionError(f"no rule is named {name!r}{close}; there are: {', '.join(names)}")
 
 
 def _up_to(item: Pass) -> Iterator[Pass]:
@@ -94,6 +95,8 @@ def _place(tried: Attempt) -> str:
 
 def trace_table(traced: Traced, most: int = 40) -> Table:
     """Misses with the same reason share a row."""
+    from rich.markup import escape
+
     fired = ", ".join(f"{name} ×{n}" for name, n in traced.fired.items()) or "nothing"
     headings = ("rule", "fitted", "at", "why not")
     table = plain_table(headings, right=("fitted",), caption=f"fired in {traced.by}: {fired}")
@@ -104,7 +107,8 @@ def trace_table(traced: Traced, most: int = 40) -> Table:
     for (rule, fitted, wanted, _), alike in list(groups.items())[:most]:
         more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
         place = f", at {alike[0].place}" if alike[0].place else ""
-        table.add_row(rule, f"{fitted} of {wanted}", alike[0].node + more, alike[0].reason + place)
+        cells = rule, f"{fitted} of {wanted}", alike[0].node + more, alike[0].reason + place
+        table.add_row(*map(escape, cells))
     if len(groups) > most:
         table.add_row("…", "", f"{len(groups) - most} more reasons", "", style="dim")
     return table

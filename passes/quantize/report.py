@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Model, Value
@@ -37,6 +38,8 @@ class QuantizedLayer(LayerReport):
     worst_pair: int | None = None
     certificate: Certificate | None = None
     error_alone: float | None = None
+
+    DETAILS: ClassVar[frozenset[str]] = frozenset(("J nearest", "J found", "worst pair", "16 bits"))
 
     def cells(self) -> dict[str, Cell]:
         """A row of the report's table; errors alone are a column where they were measured."""

@@ -71,6 +71,8 @@ def command_line() -> str:
         parts += [f"## graphopt {name}", "", (command.help or "").replace("\f", "").strip(), ""]
         rows = []
         for parameter in command.params:
+            if getattr(parameter, "hidden", False):
+                continue
             words = ", ".join(f"`{word}`" for word in (*parameter.opts, *parameter.secondary_opts))
             if parameter.param_type_name == "argument":
                 words = f"`{parameter.name.upper()}`"

@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "passes/fuse": ("guards", "evidence", "products", "attention", "onnxruntime"),
     "passes/prune": ("options", "score", "select", "cut", "refit"),
     "passes/quantize": ("options", "numerics", "candidates", "emit", "place"),
-    "report": ("data", "html"),
+    "report": ("latency", "data", "headline", "html"),
     "runtime": ("lower", "place", "compile", "cache", "execute"),
     "testing": ("sketch", "blocks"),
 }

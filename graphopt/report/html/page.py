@@ -13,9 +13,9 @@ from typing import Any
 from ...compress.report import StageReport
 from ...measure import macs_by_size, show_bytes, show_change, show_count
 from ..data import ReportData
+from ..headline import headline
 from .cost import Layer, layers
 from .drawing import drawings
-from .latency import Latency, measure_latency
 
 _LAYERS = 400
 """Rows of the table of layers; the rest is counted. A reader scrolls no further, and the page stays small."""
@@ -45,8 +45,8 @@ class Row:
     better: bool | None = None
 
 
-def page(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
-    """The report as HTML. `seconds` of latency measurement a candidate (0 for none); needs `report.trail`."""
+def page(report: ReportData, title: str = "") -> str:
+    """The report as HTML; both graphs are drawn where it has `report.trail`."""
     from jinja2 import Environment, StrictUndefined
 
     assets = files(__package__) / "assets"
@@ -54,31 +54,19 @@ def page(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
     environment.filters.update(bytes=show_bytes, count=show_count, cell=_cell)
     trail = report.trail
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
-    timings = measure_latency(trail, seconds) if trail is not None and seconds > 0 else None
     costs = [] if trail is None else layers(trail.result)
     return template.render(
         title=title or (trail.original.graph.name if trail else "") or "model",
         style=(assets / "style.css").read_text(encoding="utf-8"),
         script=(assets / "viewer.js").read_text(encoding="utf-8"), report=report,
-        headline=headline(report, timings), figures=figure_rows(report), latency=timings,
-        latency_rows=latency_rows(report, timings),
+        headline=headline(report), figures=figure_rows(report), latency=report.latency,
+        latency_rows=latency_rows(report),
         operators=_operators(report), effects=[effect for effect in report.effects if effect.changes],
         idle=len([effect for effect in report.effects if not effect.changes]),
         stages=[_stage(stage) for stage in report.stages], refused=_refused(report), layers=costs[:_LAYERS],
         omitted_layers=max(0, len(costs) - _LAYERS), most=_most(costs),
         drawings=None if trail is None else drawings(trail), machine=_machine(), change=show_change,
     )  # fmt: skip
-
-
-def headline(report: ReportData, latency: Latency | None) -> str:
-    """Size, speed and the caller's metric in one line; speed is that in the target's runtime."""
-    before, after, parts = report.before, report.after, []
-    if before.file_bytes and after.file_bytes:
-        parts.append(f"{before.file_bytes / after.file_bytes:.2f} × smaller")
-    parts += [f"{row.change.removesuffix('×')} × as fast" for row in latency_rows(report, latency)]
-    if report.metric is not None:
-        parts.append(f"metric {report.metric[0]:.4g} → {report.metric[1]:.4g}")
-    return " · ".join([*parts, report.status])
 
 
 def figure_rows(report: ReportData) -> list[Row]:
@@ -135,22 +123,16 @@ def _quality(report: ReportData) -> list[Row]:
     if report.metric is None:
         return []
     old, new = report.metric
-    return [Row("metric", f"{old:.4g}", f"{new:.4g}", f"{new - old:+.4g}", None, new >= old)]
+    return [Row(report.metric_name, f"{old:.4g}", f"{new:.4g}", f"{new - old:+.4g}", None, new >= old)]
 
 
-def latency_rows(report: ReportData, latency: Latency | None) -> list[Row]:
-    """Latency in the target's runtime: before, after, and how many times as fast, from paired runs."""
-    if latency is None:
+def latency_rows(report: ReportData) -> list[Row]:
+    """Latency in the target's runtime: before, after, and how many times as fast, from paired runs; none unmeasured."""
+    run = None if report.latency is None else report.latency.in_runtime_of(report.target)
+    if run is None:
         return []
-    wanted = "Session" if report.target == "graphopt" else "onnxruntime"
-    return [
-        Row(
-            f"latency, {run.runtime}", f"{run.before * 1e3:.3g} ms", f"{run.after * 1e3:.3g} ms", f"{run.ratio:.2f}×",
-            1 / run.ratio, True if run.ratio > 1.02 else False if run.ratio < 0.98 else None,
-        )
-        for run in latency.runs
-        if run.runtime == wanted
-    ]  # fmt: skip
+    times = f"{run.before * 1e3:.3g} ms", f"{run.after * 1e3:.3g} ms", f"{run.ratio:.2f}×"
+    return [Row(f"latency, {run.runtime}", *times, 1 / run.ratio, run.ratio > 1 if run.is_clear else None)]
 
 
 def _operators(report: ReportData) -> list[tuple[str, int, int]]:
