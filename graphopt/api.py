@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
 from .compress.context import StageContext
-from .compress.report import StageReport
+from .compress.report import StageReport, banner_of
 from .compress.stages import Stage, run_stages, stage_context
 from .errors import ModelError, OptionError, did_you_mean
 from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .passes.quantize import Quantize
     from .runtime import Session
 
+MADE_UP = "graphopt.made_up"
+"""The metadata entry of a model whose numbers come from made-up inputs: the report's banner."""
 _WARM_SECONDS = 0.1
 """How long each region is timed in each runtime where the target is the Session; `graphopt warmup` takes 0.5."""
 
@@ -93,7 +95,8 @@ def optimize(
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. output: where to write the result.
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
-    calibration: data to quantize and prune by; metric: a function of a session, higher is better; max_drop: how far it
+    calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
+    and leaves accuracy unknown. metric: a function of a session, higher is better; max_drop: how far it
     may fall, as an absolute difference, before layers go back to what they were.
     target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:
     its kernels are then compiled and measured beside onnxruntime, see `graphopt warmup`).
@@ -124,14 +127,16 @@ def optimize(
     )
     result = optimize_as(model, options, progress)
     if options.compression.quantize is not None and options.compression.quantize.mode == "static":
-        for note in result.report.notes:
-            warnings.warn(note, stacklevel=2)
+        for note in (result.report.banner, *result.report.notes):
+            if note:
+                warnings.warn(note, stacklevel=2)
     return result
 
 
 @collector_paused()
 def optimize_as(model: ModelSource, options: Options, progress: Progress | None = None) -> Result:
     """`optimize` with its options as one value, for those who keep them: the command line, bisection, recipes."""
+    options.compression.require_data()
     if options.output.path is not None:
         check_target(options.output.path)
     start = time.perf_counter()
@@ -162,6 +167,9 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
             finished, stages = run_stages(finished, _stages(options.compression), context, work.clean)
         if last and target == "onnxruntime":
             finished = work.clean(finished, last)
+    banner = banner_of(stages) if context is not None and context.calibration.is_synthetic else ""
+    if banner:
+        finished.metadata[MADE_UP] = banner
     emitted = original or check.emitted(finished)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
     changed = tuple(stage.name.partition(" ")[0] for stage in stages if stage.changed)
@@ -171,7 +179,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         why = "" if outcome.verdict is None else outcome.verdict.reason
         report = replace(report, status="equal", reason=f"the original is returned as it was: {why}", comparison=None)
     elif context is not None:
-        report = _with_stages(report, stages, context, finished)
+        report = replace(_with_stages(report, stages, context, finished), banner=banner)
     if options.output.provenance and original is None:
         finished.metadata[KEY] = trail.provenance.to_json()
         emitted = onnx_io.to_proto(finished)
@@ -375,9 +383,10 @@ def _with_stages(report: Report, stages: Sequence[StageReport], context: StageCo
     """The report with those of the stages, and the metric of what they left."""
     notes = (*report.notes, context.calibration.note) if context.calibration.note else report.notes
     summaries = "; ".join(f"{stage.name}: {stage.summary}" for stage in stages)
+    report = replace(report, stages=tuple(stages), notes=notes, synthetic=context.calibration.is_synthetic)
     if not any(stage.changed for stage in stages):
-        return replace(report, stages=tuple(stages), notes=notes, reason=f"{report.reason}; {summaries}")
+        return replace(report, reason=f"{report.reason}; {summaries}")
     reason = f"exact passes {report.status} {report.reason}; {summaries}"
     quality = context.quality
     metric = None if quality.metric is None else (quality.base, quality.score(model))  # known from the last stage
-    return replace(report, stages=tuple(stages), notes=notes, status="lossy", reason=reason, metric=metric)
+    return replace(report, status="lossy", reason=reason, metric=metric)

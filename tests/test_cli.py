@@ -256,14 +256,16 @@ def test_sizes_are_fixed_by_place_and_by_name_and_the_opset_is_raised(model, tmp
 
 
 def test_words_of_quantization(tmp_path):
-    source, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    source, out, feeds = tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "x.npz"
     onnx.save(small(), source)
+    np.savez(feeds, x=np.random.default_rng(0).standard_normal((32, 4), np.float32))
     words = ["speed=no", "min_sqnr=-10", "calibrate_method=mse", "nodes-to-exclude=act,nothing", "samples=none"]
     words.append(f"cache={tmp_path / 'seen'}")
     given = [part for word in words for part in ("--quantize-option", word)]
     done = cli(
-        "optimize", source, out, "--quantize", "static", "--sensitivity", *given, "--report", tmp_path / "r.json"
-    )
+        "optimize", source, out, "--quantize", "static", "--sensitivity", *given, "--report", tmp_path / "r.json",
+        "--calibration", feeds,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "error alone" in (tmp_path / "r.json").read_text() and (tmp_path / "seen").exists()
     for wrong, line in (

@@ -31,7 +31,10 @@ def optimize(
         typer.Option(help="a word of graphopt.Quantize, as calibrate_method=mse; repeatable"),
     ] = None,
     sensitivity: Annotated[bool, typer.Option(help="let the report tell what each layer costs alone")] = False,
-    calibration: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="an .npz file of inputs by name; the word synthetic for made-up inputs"),
+    ] = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
     metric: Annotated[
         Optional[str],  # noqa: UP045

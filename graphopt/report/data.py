@@ -22,7 +22,9 @@ class ReportData:
     status: "equal", "unverified" (the model cannot be run or its results are noise), "not checked", "original" when
     the model was returned as it came, or "lossy" when a stage such as pruning or quantization changed results; then
     `reason` gives the result of the exact passes and the cost of each stage. stages: a report of each, in order.
-    metric: the caller's, of the original and of the result, where a lossy stage was judged by one.
+    metric: the caller's, of the original and of the result, where a lossy stage was judged by one. synthetic: lossy
+    stages read made-up inputs, on which no accuracy is measured. banner: the warning above everything, where numbers in
+    the result come from such inputs; "" for none.
     """
 
     before: Figures
@@ -39,11 +41,14 @@ class ReportData:
     seed: int
     stages: tuple[StageReport, ...] = ()
     metric: tuple[float, float] | None = None
+    synthetic: bool = False
+    banner: str = ""
     trail: Trail | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
+            "banner": self.banner, "synthetic": self.synthetic,
             "before": self.before.to_dict(), "after": self.after.to_dict(),
             "effects": [asdict(effect) for effect in self.effects],
             "rolled_back": [item.to_dict() for item in self.rolled_back],

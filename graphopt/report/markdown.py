@@ -17,7 +17,9 @@ def markdown(report: ReportData, title: str = "", *, seconds: float = 0.5) -> st
     trail = report.trail
     latency = measure_latency(trail, seconds) if trail is not None and seconds > 0 else None
     rows = [*figure_rows(report), *latency_rows(report, latency)]
-    parts = [f"## {_text(title or 'graphopt report')}", f"**{_text(headline(report, latency))}**", _text(report.reason)]
+    parts = [f"> [!CAUTION]\n> {_text(report.banner)}"] if report.banner else []
+    parts.append(f"## {_text(title or 'graphopt report')}")
+    parts += [f"**{_text(headline(report, latency))}**", _text(report.reason)]
     parts.append(_table(("", "before", "after", "change"), [(r.label, r.before, r.after, r.change) for r in rows]))
     effects = [(e.name, e.changes, f"{e.nodes_after - e.nodes_before:+d}") for e in report.effects if e.changes]
     if effects:

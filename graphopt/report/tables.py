@@ -26,6 +26,8 @@ def plain_table(headings: Iterable[str], right: Container[str] = (), caption: st
 
 def report_lines(report: ReportData) -> Iterator[str | Table]:
     """A report as tables and lines of rich markup."""
+    if report.banner:
+        yield f"[bold white on red] {report.banner} [/]"
     yield figures_table(report.before, report.after, report.metric)
     changed = [effect for effect in report.effects if effect.changes]
     if changed:
