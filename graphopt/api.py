@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
+from .calibration import doubts
 from .compress.context import StageContext
 from .compress.report import StageReport, banner_of
 from .compress.stages import Stage, run_stages, stage_context
@@ -369,7 +370,7 @@ def _report(
     if comparison is not None:
         status, reason = comparison.status, comparison.reason or evidence(comparison)
     elif isinstance(check, EquivalenceCheck):
-        status, reason = "equal", "nothing was changed"
+        status, reason = "equal", "nothing was changed" + (": all was rolled back" if outcome.rolled_back else "")
     else:
         status, reason = "not checked", "validation was off"
     return Report(
@@ -381,9 +382,11 @@ def _report(
 
 def _with_stages(report: Report, stages: Sequence[StageReport], context: StageContext, model: Model) -> Report:
     """The report with those of the stages, and the metric of what they left."""
-    notes = (*report.notes, context.calibration.note) if context.calibration.note else report.notes
+    made_up = context.calibration.is_synthetic
+    reference = context.quality.reference
+    notes = (context.calibration.note,) if made_up else doubts(reference, context.calibration)
     summaries = "; ".join(f"{stage.name}: {stage.summary}" for stage in stages)
-    report = replace(report, stages=tuple(stages), notes=notes, synthetic=context.calibration.is_synthetic)
+    report = replace(report, stages=tuple(stages), notes=(*report.notes, *notes), synthetic=made_up)
     if not any(stage.changed for stage in stages):
         return replace(report, reason=f"{report.reason}; {summaries}")
     reason = f"exact passes {report.status} {report.reason}; {summaries}"

@@ -74,6 +74,22 @@ def test_verify_tells_different_and_unverified(model, tmp_path):
     onnx.save(proto, custom)
     done = cli("verify", custom, custom)
     assert done.returncode == 3 and "unverified" in done.stdout
+    done = cli("optimize", custom, other)
+    assert done.returncode == 3 and "unverified" in done.stdout and other.read_bytes()
+    done = cli("optimize", custom, other, "--allow-unverified")
+    assert done.returncode == 0, done.stderr
+
+
+def test_verify_of_a_quantized_model_says_what_would_tell_more():
+    pair = (ROOT / "models" / "fashion_cnn.onnx", ROOT / "models" / "fashion_qdq.onnx")
+    done = cli("verify", *pair)
+    assert done.returncode == 1 and "4 made-up samples" in done.stdout
+    assert "hint: the candidate is quantized" in done.stdout
+    assert "--inputs samples.npz" in done.stdout and "--min-sqnr 20" in done.stdout
+    real = ("--inputs", ROOT / "models" / "fashion_calibration.npz", "--min-sqnr", "20")
+    done = cli("verify", *pair, *real)
+    assert done.returncode == 0 and "hint" not in done.stdout and "made-up" not in done.stdout
+    assert "hint" not in cli("verify", pair[1], pair[1]).stdout, "both are quantized: nothing was lost"
 
 
 def test_inspect_diff_passes_and_bench(model, tmp_path):

@@ -1,6 +1,7 @@
 """Calibration: the data that flow through a model, read sample by sample, never held at once."""
 
 from .activations import Taps, portions, stream
+from .doubts import doubts
 from .masks import numbers
 from .observe import Observed, observe
 from .observers import Extent, Histogram
@@ -10,6 +11,6 @@ from .source import BATCH, Calibration, CalibrationData, CalibrationDataReader, 
 
 __all__ = [
     "BATCH", "METHODS", "Calibration", "CalibrationData", "CalibrationDataReader", "Extent", "Histogram",
-    "Observed", "Shapes", "Taps", "choose_range", "is_synthetic", "numbers", "observe", "observer_for",
+    "Observed", "Shapes", "Taps", "choose_range", "doubts", "is_synthetic", "numbers", "observe", "observer_for",
     "open_calibration", "portions", "shapes_at", "stream",
 ]  # fmt: skip

@@ -62,10 +62,13 @@ def optimize(
         Optional[Path],  # noqa: UP045
         typer.Option(help="a folder for small models that show why a rewrite was rolled back"),
     ] = None,
+    allow_unverified: Annotated[
+        bool, typer.Option(help="exit with 0 in place of 3 where nothing could be compared")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="show what would be done, write nothing")] = False,
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
 ) -> None:
-    """Optimise IN into OUT and show what changed and that it is equal."""
+    """Optimise IN into OUT and show what changed and that it is equal: exit 0, 3 where that could not be verified."""
     from ..api import as_prune, optimize_as
     from ..machine.files import check_target
     from ..provenance import sidecar, write_sidecar
@@ -104,6 +107,8 @@ def optimize(
     if report is not None:
         result.report.save(report, source.name)
     out.print("nothing written (dry run)" if dry_run else f"wrote {destination}", highlight=False, soft_wrap=True)
+    if result.report.is_unverified and not allow_unverified:
+        raise typer.Exit(3)
 
 
 def _quantize(mode: str | None, words: list[str]) -> Quantize | None:

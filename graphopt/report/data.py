@@ -45,6 +45,11 @@ class ReportData:
     banner: str = ""
     trail: Trail | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def is_unverified(self) -> bool:
+        """The exact passes' result, on which any lossy one is built, could not be compared with the original's."""
+        return self.status == "unverified" or (self.comparison is not None and self.comparison.status == "unverified")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -52,7 +57,7 @@ class ReportData:
             "before": self.before.to_dict(), "after": self.after.to_dict(),
             "effects": [asdict(effect) for effect in self.effects],
             "rolled_back": [item.to_dict() for item in self.rolled_back],
-            "status": self.status, "reason": self.reason,
+            "status": self.status, "reason": self.reason, "unverified": self.is_unverified,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "notes": list(self.notes), "seconds": self.seconds, "seconds_checking": self.seconds_checking,
             "target": self.target, "seed": self.seed, "metric": None if self.metric is None else list(self.metric),
