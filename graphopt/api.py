@@ -91,7 +91,7 @@ def optimize(
     repros: str | os.PathLike[str] | None = None,
     on_blame: OnBlame | None = None,
 ) -> Result:
-    """Optimise an ONNX model: the same results, fewer nodes, never a larger file.
+    """Optimise an ONNX model: the same results, fewer nodes, a file that grows by 1 % + 4 KB at most.
 
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. output: where to write the result.
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.

@@ -163,7 +163,7 @@ def test_a_large_weight_that_would_overflow_is_not_scaled():
     assert result.report.after.operators["BatchNormalization"] == 3
 
 
-def test_what_cannot_be_written_is_taken_back_unproved_too():
+def test_what_cannot_be_written_is_taken_back_unvalidated_too():
     def fail():
         raise OSError("the disk is gone")
 

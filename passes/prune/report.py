@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ...analysis.channels import ChannelFacts, WeightedLayer
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Node
-from ...measure import Figures, figures, node_macs
+from ...measure import Figures, figures, macs_text, node_macs
 from .pruned_model import PrunedModel
 from .select.allocation import Allocation, names_of, names_of_node
 from .select.selection import positions_per_class
@@ -90,10 +90,11 @@ def stage_report(
 ) -> StageReport:  # fmt: skip
     """The report of a model that was pruned. `is_synthetic`: layers were refitted on made-up inputs."""
     after = figures(pruned.model)
+    macs = macs_text(before, after).counts
+    share = "" if macs is None else f" and {macs[1] / max(macs[0], 1):.0%} of the multiply-accumulates"
     parts = [
         f"{pruned.removed / max(pruned.total, 1):.0%} of {pruned.total} channels removed",
-        f"{after.parameters / max(before.parameters, 1):.0%} of the parameters and "
-        f"{after.macs / max(before.macs, 1):.0%} of the multiply-accumulates left",
+        f"{after.parameters / max(before.parameters, 1):.0%} of the parameters{share} left",
         "no clear change of speed" if times.speedup is None else f"{times.speedup:.2f}x as fast",
     ]
     stage_figures = replace(
