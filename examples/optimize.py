@@ -1,4 +1,4 @@
-"""Optimise a model, prove that it is equal, and say what was done: `python examples/optimize.py [MODEL]`."""
+"""Optimise a model, validate that it is equal, and say what was done: `python examples/optimize.py [MODEL]`."""
 
 import sys
 from pathlib import Path

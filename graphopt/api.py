@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
+from .calibration import doubts
 from .compress.context import StageContext
-from .compress.report import StageReport
+from .compress.report import StageReport, banner_of
 from .compress.stages import Stage, run_stages, stage_context
 from .errors import ModelError, OptionError, did_you_mean
 from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MADE_UP = "graphopt.made_up"
+"""The metadata entry of a model whose numbers come from made-up inputs: the report's banner."""
 _WARM_SECONDS = 0.1
 """How long each region is timed in each runtime where the target is the Session; `graphopt warmup` takes 0.5."""
 
@@ -94,12 +97,13 @@ def optimize(
     repros: str | os.PathLike[str] | None = None,
     on_blame: OnBlame | None = None,
 ) -> Result:
-    """Optimise an ONNX model: the same results, fewer nodes, never a larger file.
+    """Optimise an ONNX model: the same results, fewer nodes, a file that grows by 1 % + 4 KB at most.
 
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. output: where to write the result.
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
-    calibration: data to quantize and prune by; metric: a function of a session, higher is better; max_drop: how far it
+    calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
+    and leaves accuracy unknown. metric: a function of a session, higher is better; max_drop: how far it
     may fall, as an absolute difference, before layers go back to what they were.
     target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:
     its kernels are then compiled and measured beside onnxruntime, see `graphopt warmup`).
@@ -130,14 +134,16 @@ def optimize(
     )
     result = optimize_as(model, options, progress)
     if options.compression.quantize is not None and options.compression.quantize.mode == "static":
-        for note in result.report.notes:
-            warnings.warn(note, stacklevel=2)
+        for note in (result.report.banner, *result.report.notes):
+            if note:
+                warnings.warn(note, stacklevel=2)
     return result
 
 
 @collector_paused()
 def optimize_as(model: ModelSource, options: Options, progress: Progress | None = None) -> Result:
     """`optimize` with its options as one value, for those who keep them: the command line, bisection, recipes."""
+    options.compression.require_data()
     if options.output.path is not None:
         check_target(options.output.path)
     start = time.perf_counter()
@@ -169,6 +175,9 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
             finished, stages = run_stages(finished, _stages(options.compression), context, work.clean)
         if last and target == "onnxruntime":
             finished = work.clean(finished, last)
+    banner = banner_of(stages) if context is not None and context.calibration.is_synthetic else ""
+    if banner:
+        finished.metadata[MADE_UP] = banner
     emitted = original or check.emitted(finished)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
     changed = tuple(stage.name.partition(" ")[0] for stage in stages if stage.changed)
@@ -178,7 +187,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         why = "" if outcome.verdict is None else outcome.verdict.reason
         report = replace(report, status="equal", reason=f"the original is returned as it was: {why}", comparison=None)
     elif context is not None:
-        report = _with_stages(report, stages, context, finished)
+        report = replace(_with_stages(report, stages, context, finished), banner=banner)
     if options.output.provenance and original is None:
         finished.metadata[KEY] = trail.provenance.to_json()
         emitted = onnx_io.to_proto(finished)
@@ -369,7 +378,7 @@ def _report(
     if comparison is not None:
         status, reason = comparison.status, comparison.reason or evidence(comparison)
     elif isinstance(check, EquivalenceCheck):
-        status, reason = "equal", "nothing was changed"
+        status, reason = "equal", "nothing was changed" + (": all was rolled back" if outcome.rolled_back else "")
     else:
         status, reason = "not checked", "validation was off"
     return Report(
@@ -381,17 +390,20 @@ def _report(
 
 def _with_stages(report: Report, stages: Sequence[StageReport], context: StageContext, model: Model) -> Report:
     """The report with those of the stages, and the metric of what they left."""
-    notes = (*report.notes, context.calibration.note) if context.calibration.note else report.notes
+    made_up = context.calibration.is_synthetic
+    reference = context.quality.reference
+    notes = (context.calibration.note,) if made_up else doubts(reference, context.calibration)
     summaries = "; ".join(f"{stage.name}: {stage.summary}" for stage in stages)
+    report = replace(report, stages=tuple(stages), notes=(*report.notes, *notes), synthetic=made_up)
     if not any(stage.changed for stage in stages):
-        return replace(report, stages=tuple(stages), notes=notes, reason=f"{report.reason}; {summaries}")
+        return replace(report, reason=f"{report.reason}; {summaries}")
     reason = f"exact passes {report.status} {report.reason}; {summaries}"
-    report = replace(report, stages=tuple(stages), notes=notes, status="lossy", reason=reason, validation=report.status)
+    report = replace(report, status="lossy", reason=reason, validation=report.status)
     quality = context.quality
     if quality.metric is not None:
         scores = quality.base, quality.score(model)  # known from the last stage
         return replace(report, metric=scores, metric_name=metric_name(quality.metric), metric_samples=quality.rows)
-    if context.calibration.note:  # made-up inputs say nothing of quality
+    if made_up:  # such inputs say nothing of quality
         return report
     fidelity = quality.fidelity(model)
     return replace(report, fidelity=fidelity, fidelity_samples=quality.held)

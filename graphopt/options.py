@@ -105,8 +105,9 @@ class Schedule:
 class Compression:
     """What may change results, and by what the result is judged.
 
-    quantize, prune: the stages, None for none. calibration: data of the kind that the model will see. metric: a
-    function of a session, higher is better. max_drop: how far it may fall, as an absolute difference.
+    quantize, prune: the stages, None for none. calibration: data of the kind that the model will see; "synthetic" asks
+    for made-up inputs. metric: a function of a session, higher is better. max_drop: how far it may fall, as an absolute
+    difference.
     """
 
     quantize: Quantize | None = None
@@ -129,6 +130,15 @@ class Compression:
     def is_wanted(self) -> bool:
         """Any stage is to run."""
         return self.quantize is not None or self.prune is not None
+
+    def require_data(self) -> None:
+        """OptionError for static quantization without data: the ranges of activations would be those of noise."""
+        if self.calibration is None and self.quantize is not None and self.quantize.mode == "static":
+            raise OptionError(
+                "quantize static (int8) takes the ranges of activations from data: give calibration= (--calibration "
+                'samples.npz), or "synthetic" in its place for made-up inputs and unknown accuracy; '
+                "dynamic and weights need no data"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,8 +84,10 @@ class EquivalenceCheck(SizeCheck):
     def unchanged(self, candidate: Model) -> Verdict:
         """Whether a model that no pass changed may be written anew: it loads, and gives the same on one sample.
 
-        Only a difference refuses it: what cannot be verified is still what it was. `comparison` stays as it is.
+        Only a difference refuses it: what cannot be verified is still what it was. `comparison` is None then: that
+        of a result that was rolled back says nothing of this one.
         """
+        self.comparison = None
         emitted = self._fitting(candidate)
         if isinstance(emitted, Verdict):
             return emitted

@@ -74,6 +74,22 @@ def test_verify_tells_different_and_unverified(model, tmp_path):
     onnx.save(proto, custom)
     done = cli("verify", custom, custom)
     assert done.returncode == 3 and "unverified" in done.stdout
+    done = cli("optimize", custom, other)
+    assert done.returncode == 3 and "unverified" in done.stdout and other.read_bytes()
+    done = cli("optimize", custom, other, "--allow-unverified")
+    assert done.returncode == 0, done.stderr
+
+
+def test_verify_of_a_quantized_model_says_what_would_tell_more():
+    pair = (ROOT / "models" / "fashion_cnn.onnx", ROOT / "models" / "fashion_qdq.onnx")
+    done = cli("verify", *pair)
+    assert done.returncode == 1 and "4 made-up samples" in done.stdout
+    assert "hint: the candidate is quantized" in done.stdout
+    assert "--inputs samples.npz" in done.stdout and "--min-sqnr 20" in done.stdout
+    real = ("--inputs", ROOT / "models" / "fashion_calibration.npz", "--min-sqnr", "20")
+    done = cli("verify", *pair, *real)
+    assert done.returncode == 0 and "hint" not in done.stdout and "made-up" not in done.stdout
+    assert "hint" not in cli("verify", pair[1], pair[1]).stdout, "both are quantized: nothing was lost"
 
 
 def test_inspect_diff_passes_and_bench(model, tmp_path):
@@ -256,14 +272,16 @@ def test_sizes_are_fixed_by_place_and_by_name_and_the_opset_is_raised(model, tmp
 
 
 def test_words_of_quantization(tmp_path):
-    source, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    source, out, feeds = tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "x.npz"
     onnx.save(small(), source)
+    np.savez(feeds, x=np.random.default_rng(0).standard_normal((32, 4), np.float32))
     words = ["speed=no", "min_sqnr=-10", "calibrate_method=mse", "nodes-to-exclude=act,nothing", "samples=none"]
     words.append(f"cache={tmp_path / 'seen'}")
     given = [part for word in words for part in ("--quantize-option", word)]
     done = cli(
-        "optimize", source, out, "--quantize", "static", "--sensitivity", *given, "--report", tmp_path / "r.json"
-    )
+        "optimize", source, out, "--quantize", "static", "--sensitivity", *given, "--report", tmp_path / "r.json",
+        "--calibration", feeds,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "error alone" in (tmp_path / "r.json").read_text() and (tmp_path / "seen").exists()
     for wrong, line in (

@@ -146,14 +146,14 @@ def test_round_trip(chunk):
     assert_right(list(outcomes_of(cases()[chunk::CHUNKS], round_trip)), 0.75)
 
 
-def unproved(model: onnx.ModelProto) -> onnx.ModelProto:
+def unvalidated(model: onnx.ModelProto) -> onnx.ModelProto:
     """Every pass, and no check that could take a wrong one back."""
     return graphopt.optimize(model, validate=False).model
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_optimised(chunk):
-    assert_right(list(outcomes_of(cases()[chunk::CHUNKS], unproved, close)), 0.75)
+    assert_right(list(outcomes_of(cases()[chunk::CHUNKS], unvalidated, close)), 0.75)
 
 
 def with_constants(model: onnx.ModelProto, inputs: list[Any], kept: int) -> tuple[onnx.ModelProto, list[list[Any]]]:
@@ -200,9 +200,9 @@ def test_optimised_where_inputs_are_constant(chunk):
 
 
 def tolerant(model: onnx.ModelProto) -> onnx.ModelProto:
-    """As `unproved`, but what making an input constant made invalid may be refused."""
+    """As `unvalidated`, but what making an input constant made invalid may be refused."""
     try:
-        return unproved(model)
+        return unvalidated(model)
     except graphopt.errors.ModelError:
         if run(model, []) is None:
             return model

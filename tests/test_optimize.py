@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 import graphopt
 from graphopt.ir import Constant
@@ -129,6 +129,24 @@ def test_wrong_rule_is_caught_named_and_taken_back(policy):
     assert result.report.after.operators == {"Conv": 3, "Relu": 3}
 
 
+def test_a_result_that_is_the_original_again_is_equal_whatever_was_rolled_back():
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y) {y = Sigmoid(x)}'
+    )
+    for policy in ("end", "each"):
+        with graphopt.Registry():
+
+            @graphopt.rule(op.Sigmoid(any_value("x")))
+            def straighten(build, x):
+                """sigmoid(x) = tanh(x), which is wrong"""
+                return build.Tanh(x)
+
+            report = graphopt.optimize(model, check=policy).report
+        assert [t.rewrite for t in report.rolled_back] == ["straighten"]
+        assert (report.status, report.reason) == ("equal", "nothing was changed: all was rolled back")
+        assert not report.is_unverified and report.comparison is None
+
+
 def test_a_large_weight_that_would_overflow_is_not_scaled():
     proto = conv_bn_model()
     huge = {"w2": np.full((8192, 8, 3, 3), 1e30), "var2": np.full(8192, 1e-30)}
@@ -145,7 +163,7 @@ def test_a_large_weight_that_would_overflow_is_not_scaled():
     assert result.report.after.operators["BatchNormalization"] == 3
 
 
-def test_what_cannot_be_written_is_taken_back_unproved_too():
+def test_what_cannot_be_written_is_taken_back_unvalidated_too():
     def fail():
         raise OSError("the disk is gone")
 

@@ -67,6 +67,7 @@ OF_THE_COMMAND = {
     "report": "what is done with the result",
     "provenance_beside": "what is done with the result",
     "save_as_external_data": "what is done with the result",
+    "allow_unverified": "the exit code",
     "dry_run": "what is done with the result",
 }
 """Parameters of the command that stand for no field of their own."""

@@ -1,15 +1,16 @@
 """Calibration: the data that flow through a model, read sample by sample, never held at once."""
 
 from .activations import Taps, portions, stream
+from .doubts import doubts
 from .masks import numbers
 from .observe import Observed, observe
 from .observers import Extent, Histogram
 from .ranges import METHODS, choose_range, observer_for
 from .shapes import Shapes, shapes_at
-from .source import BATCH, Calibration, CalibrationData, CalibrationDataReader, open_calibration
+from .source import BATCH, Calibration, CalibrationData, CalibrationDataReader, is_synthetic, open_calibration
 
 __all__ = [
     "BATCH", "METHODS", "Calibration", "CalibrationData", "CalibrationDataReader", "Extent", "Histogram",
-    "Observed", "Shapes", "Taps", "choose_range", "numbers", "observe", "observer_for", "open_calibration", "portions",
-    "shapes_at", "stream",
+    "Observed", "Shapes", "Taps", "choose_range", "doubts", "is_synthetic", "numbers", "observe", "observer_for",
+    "open_calibration", "portions", "shapes_at", "stream",
 ]  # fmt: skip

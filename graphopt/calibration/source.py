@@ -23,7 +23,9 @@ BATCH, BATCH_BYTES = 16, 1 << 18
 """The most rows of one sample, and the most bytes of several rows, where an array of an open batch size holds many:
 small rows are read together, since each run has a fixed cost (`python -m tests.bench.quantize_time --slope`)."""
 
-SYNTHESISED = "no calibration data was given: made-up inputs took its place, give real ones for real accuracy"
+SYNTHETIC = "synthetic"
+"""The word in place of data that asks for made-up inputs where they are refused otherwise."""
+SYNTHESISED = "no calibration data was given: made-up inputs took its place, and no accuracy is measured on them"
 
 
 CalibrationDataReader = FeedReader
@@ -31,6 +33,11 @@ CalibrationDataReader = FeedReader
 
 CalibrationData = FeedData | None
 """The forms of calibration data: see `open_calibration`."""
+
+
+def is_synthetic(data: CalibrationData) -> bool:
+    """Whether made-up inputs take the place of data: none are given, or the word "synthetic"."""
+    return data is None or (isinstance(data, (str, os.PathLike)) and os.fspath(data) == SYNTHETIC)
 
 
 class Calibration:
@@ -41,6 +48,11 @@ class Calibration:
 
     def __init__(self, read: Callable[[], Iterator[Mapping[str, Any]]], source: Signature, note: str = "") -> None:
         self._read, self._source, self.note = read, source, note
+
+    @property
+    def is_synthetic(self) -> bool:
+        """The inputs are made up: what is measured on them tells nothing of accuracy."""
+        return bool(self.note)
 
     def __iter__(self) -> Iterator[Feeds]:
         count = 0
@@ -59,12 +71,12 @@ def open_calibration(data: CalibrationData, model: Any, *, samples: int = 8, see
     """Calibration feeds for `model` (anything that `equivalence.open_runnable` opens).
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable of dicts, a dict of arrays
-    that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, or None for `samples` made-up feeds.
-    Data that can be read only once are spooled to a temporary file, as far as they are read. InputError, one line, when
-    the first sample does not fit.
+    that are stacked along a new axis or along the batch, an `.npz` or `.npy` path; None or "synthetic" for `samples`
+    made-up feeds. Data that can be read only once are spooled to a temporary file, as far as they are read. InputError,
+    one line, when the first sample does not fit.
     """
     source = signature_of(model)
-    if data is None:
+    if is_synthetic(data):
         with _calibration_errors():
             feeds = synthesise(model, samples, seed)
         return Calibration(lambda: iter(feeds), source, SYNTHESISED)

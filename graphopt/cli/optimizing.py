@@ -64,7 +64,10 @@ def optimize(
         typer.Option(help="a word of graphopt.Quantize, as calibrate_method=mse; repeatable"),
     ] = None,
     sensitivity: Annotated[bool, typer.Option(help="let the report tell what each layer costs alone")] = False,
-    calibration: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="an .npz file of inputs by name; the word synthetic for made-up inputs"),
+    ] = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
     metric: Annotated[
         Optional[str],  # noqa: UP045
@@ -96,13 +99,19 @@ def optimize(
         Optional[Path],  # noqa: UP045
         typer.Option(help="a folder for small models that show why a rewrite was rolled back"),
     ] = None,
+    allow_unverified: Annotated[
+        bool, typer.Option(help="exit with 0 in place of 3 where nothing could be compared")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="show what would be done, write no model")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace MODEL itself, or a file of another kind")] = False,
     as_json: JSON = False,
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
     kind: Annotated[str, typer.Option(hidden=True, help="the kind of an exact result")] = "opt",
 ) -> None:
-    """Optimise MODEL into OUT and show what changed and that it is equal. `graphopt MODEL` is the same."""
+    """Optimise MODEL into OUT and show what changed and that it is equal: exit 0, 3 where that could not be verified.
+
+    `graphopt MODEL` is the same.
+    """
     from ..api import as_prune, optimize_as
     from ..machine.files import check_target
     from ..provenance import sidecar, write_sidecar
@@ -160,6 +169,8 @@ def optimize(
         out.print(*report_lines(account, manner.verbose), sep="\n")
         line = "nothing written (dry run)" if dry_run else f"wrote {'to stdout' if to_pipe else written}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if account.is_unverified and not allow_unverified:
+        raise typer.Exit(3)
 
 
 def _quantize(mode: str | None, words: list[str]) -> Quantize | None:

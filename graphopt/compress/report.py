@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ class StageReport:
     """What one stage did.
 
     summary: one line. refused: (name, reason) of each part that stayed as it was. changed: False when the stage handed
-    back the model it was given.
+    back the model it was given. fitted: the numbers in the result that are computed from calibration data, "" for none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StageReport:
     refused: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     changed: bool = True
+    fitted: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -68,4 +70,17 @@ class StageReport:
         return {
             "name": self.name, "summary": self.summary, "columns": self.columns, "rows": self.rows,
             "figures": self.figures, "refused": self.refused, "seconds": self.seconds, "changed": self.changed,
+            "fitted": self.fitted,
         }  # fmt: skip
+
+
+def banner_of(stages: Iterable[StageReport]) -> str:
+    """The warning that stands above everything said of a result whose numbers come from made-up inputs; "" for none."""
+    fitted = list(dict.fromkeys(stage.fitted for stage in stages if stage.changed and stage.fitted))
+    if not fitted:
+        return ""
+    return f"MADE-UP INPUTS: {' and '.join(fitted)} come from them; accuracy is unknown. Give calibration data."
+
+
+NOT_MEASURED = "accuracy not measured (made-up inputs)"
+"""In place of any figure of fidelity that was taken on made-up inputs."""

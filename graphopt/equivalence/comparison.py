@@ -72,7 +72,17 @@ def compare(
     job = _ComparisonRun(*draw_alike(original, candidate), rtol, seed, min_sqnr, power, inner, threads)
     found = job.run(None if inputs is None else checked_feeds(inputs, original), samples, start)
     again = None if found.is_equal else job.replayed(start)
-    return again if again is not None and (again.is_equal or found.status == "unverified") else found
+    found = again if again is not None and (again.is_equal or found.status == "unverified") else found
+    is_lossy = candidate.is_dequantized and not original.is_dequantized
+    hint = _hint(inputs is None, min_sqnr is None) if is_lossy else ""
+    return replace(found, made_up=inputs is None, hint=hint)
+
+
+def _hint(made_up: bool, exact: bool) -> str:
+    """What a comparison of a quantized model with its original lacks, "" for nothing."""
+    lacks = ["its accuracy shows on real inputs (--inputs samples.npz, inputs=)"] if made_up else []
+    lacks += ["its noise is accepted by a limit in dB (--min-sqnr 20, min_sqnr=)"] if exact else []
+    return f"the candidate is quantized: {' and '.join(lacks)}" if lacks else ""
 
 
 def interface_difference(a: RunnableModel, b: RunnableModel) -> str:

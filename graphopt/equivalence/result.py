@@ -41,7 +41,8 @@ class Comparison:
     `status` is "equal", "different" or "unverified", with the `reason` in one line. `inner` are the intermediate values
     compared besides the outputs, those that differ listed in `inner_different`. `power` is the share of `perturbations`
     (1 % changes of single weights of the original) that this comparison would have noticed; None if it was not
-    measured. `shapes` are the input shapes of each sample.
+    measured. `shapes` are the input shapes of each sample. `made_up`: the samples are no real data. `hint`: what would
+    make the answer say more.
     """
 
     status: str
@@ -54,6 +55,8 @@ class Comparison:
     power: float | None = None
     perturbations: int = 0
     seconds: float = 0.0
+    made_up: bool = False
+    hint: str = ""
 
     def __bool__(self) -> bool:
         return self.status == "equal"
@@ -74,7 +77,8 @@ class Comparison:
             "status": self.status, "reason": self.reason, "samples": self.samples,
             "shapes": [{k: list(v) for k, v in s.items()} for s in self.shapes], "inner": self.inner,
             "inner_different": list(self.inner_different), "power": self.power, "perturbations": self.perturbations,
-            "seconds": self.seconds, "outputs": [o.to_dict() for o in self.outputs],
+            "seconds": self.seconds, "made_up": self.made_up, "hint": self.hint,
+            "outputs": [o.to_dict() for o in self.outputs],
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -99,8 +103,9 @@ class Comparison:
             lines.append(f"  {out.name}: {out.status}, {figures}" + (f"; {out.reason}" if out.reason else ""))
         if self.samples:
             power = "not measured" if self.power is None else f"{self.power:.0%} of {self.perturbations} perturbations"
-            lines.append(f"  {self.samples} samples, {self.inner} inner values compared, power: {power}")
-        return "\n".join(lines)
+            kind = "made-up samples" if self.made_up else "samples"
+            lines.append(f"  {self.samples} {kind}, {self.inner} inner values compared, power: {power}")
+        return "\n".join([*lines, f"  hint: {self.hint}"] if self.hint else lines)
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Measurement: static figures of a model, its latency on this machine, the quality of a lossy one."""
 
-from .figures import Figures, figures, peak_activation_bytes, value_bytes
+from .figures import AT_ONE, Figures, figures, macs_text, peak_activation_bytes, value_bytes
 from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session, own_clock
 from .macs import macs_at, macs_by_size, macs_values, node_macs
 from .profile import node_seconds, profile_nodes
@@ -8,8 +8,8 @@ from .quality import Fidelity, MakeSession, Metric, Quality, metric_name
 from .units import show_bytes, show_change, show_count
 
 __all__ = [
-    "Fidelity", "Figures", "MakeSession", "Metric", "Quality", "Timing", "compare_latency", "figures",
-    "geometric_mean", "interleaved", "macs_at", "macs_by_size", "macs_values", "metric_name", "node_macs",
+    "AT_ONE", "Fidelity", "Figures", "MakeSession", "Metric", "Quality", "Timing", "compare_latency", "figures",
+    "geometric_mean", "interleaved", "macs_at", "macs_by_size", "macs_text", "macs_values", "metric_name", "node_macs",
     "node_seconds", "ort_session", "own_clock", "peak_activation_bytes", "profile_nodes", "show_bytes", "show_change",
     "show_count", "value_bytes",
 ]  # fmt: skip

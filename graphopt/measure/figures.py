@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..ir import Graph, Model, TensorType, Value, captures
-from .macs import declared_sizes, node_macs
+from .macs import declared_sizes, macs_by_size, node_macs
+from .units import show_count
 
 _PARAMETER_SIZE = 2
 """Elements from which a constant counts as parameters: a scalar is a setting."""
@@ -20,7 +21,8 @@ class Figures:
 
     nodes: recursive through nested graphs, constants not counted. operators: nodes by operator. parameters: elements
     of constants with at least two elements. constant_bytes: bytes of all constants. macs: multiply-accumulates of Conv,
-    ConvTranspose, MatMul, Gemm and their integer forms. activation_bytes: the most bytes alive at once in file order.
+    ConvTranspose, MatMul, Gemm and their integer forms; macs_by_size: the same as a sum over open sizes, as
+    `measure.macs_by_size` gives it. activation_bytes: the most bytes alive at once in file order.
     """
 
     nodes: int
@@ -31,10 +33,46 @@ class Figures:
     activation_bytes: int
     symbolic: bool
     file_bytes: int | None = None
+    macs_by_size: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
+
+
+_SUM = 32
+"""Characters of a sum of multiply-accumulates that fit a cell at 390 pixels; a longer one is told at sizes of 1."""
+AT_ONE = " (open sizes as 1)"
+"""What a figure is called that counts the sizes a model leaves open as 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class MacsText:
+    """Multiply-accumulates of models as text, `label` saying what is counted. counts: of the first and the last model,
+    as multiples of the same open sizes; None where the two cannot be compared."""
+
+    label: str
+    texts: tuple[str, ...]
+    counts: tuple[int, int] | None
+
+
+def macs_text(*models: Figures) -> MacsText:
+    """Multiply-accumulates as multiples of open sizes (9.60 M·N); at sizes of 1 where that is too long."""
+    sums, keys = [_sum(model.macs_by_size) for model in models], [model.macs_by_size.keys() for model in models]
+    label, first, last = "multiply-accumulates", models[0].macs_by_size, models[-1].macs_by_size
+    if any(len(text) > _SUM for text in sums):
+        label, sums = label + AT_ONE, [show_count(model.macs) for model in models]
+    if first == last:
+        return MacsText(label, tuple(sums), (models[0].macs, models[0].macs))
+    if len(first) == 1 and keys[0] == keys[-1]:
+        (key,) = first
+        return MacsText(label, tuple(sums), (first[key], last[key]))
+    return MacsText(label, tuple(sums), None)
+
+
+def _sum(counts: dict[str, int]) -> str:
+    parts = (show_count(count) + (f"·{sizes}" if sizes else "") for sizes, count in sorted(counts.items()))
+    return " + ".join(parts) or "0"
 
 
 def figures(model: Model, file_bytes: int | None = None) -> Figures:
@@ -53,6 +91,7 @@ def figures(model: Model, file_bytes: int | None = None) -> Figures:
         parameters=sum(v.constant.size for v in constants if v.constant and v.constant.size >= _PARAMETER_SIZE),
         constant_bytes=sum(v.constant.nbytes for v in constants if v.constant), macs=macs,
         activation_bytes=peak_activation_bytes(model.graph), symbolic=symbolic, file_bytes=file_bytes,
+        macs_by_size=macs_by_size(model) if symbolic else {"": macs} if macs else {},
     )  # fmt: skip
 
 

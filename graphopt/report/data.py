@@ -28,6 +28,8 @@ class ReportData:
     function's; metric_samples: rows that one evaluation ran, 0 where they were not seen. fidelity: of a lossy result
     to the original without a metric, over `fidelity_samples` of the caller's data; None on made-up inputs.
     validation: the status of the exact passes, where `status` is "lossy". latency: before and after, where measured.
+    synthetic: lossy stages read made-up inputs, on which no accuracy is measured. banner: the warning above everything,
+    where numbers in the result come from such inputs; "" for none.
     """
 
     before: Figures
@@ -50,6 +52,8 @@ class ReportData:
     fidelity_samples: int = 0
     validation: str = ""
     latency: Latency | None = None
+    synthetic: bool = False
+    banner: str = ""
     trail: Trail | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -57,13 +61,19 @@ class ReportData:
         """A stage changed results beyond rounding."""
         return any(stage.changed for stage in self.stages)
 
+    @property
+    def is_unverified(self) -> bool:
+        """The exact passes' result, on which any lossy one is built, could not be compared with the original's."""
+        return self.status == "unverified" or (self.comparison is not None and self.comparison.status == "unverified")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
+            "banner": self.banner, "synthetic": self.synthetic,
             "before": self.before.to_dict(), "after": self.after.to_dict(),
             "effects": [asdict(effect) for effect in self.effects],
             "rolled_back": [item.to_dict() for item in self.rolled_back],
-            "status": self.status, "reason": self.reason,
+            "status": self.status, "reason": self.reason, "unverified": self.is_unverified,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "notes": list(self.notes), "seconds": self.seconds, "seconds_checking": self.seconds_checking,
             "target": self.target, "seed": self.seed, "metric": None if self.metric is None else list(self.metric),

@@ -15,7 +15,9 @@ _REFUSED = 20
 def markdown(report: ReportData, title: str = "") -> str:
     """The report as GitHub's Markdown."""
     rows = [*figure_rows(report), *latency_rows(report)]
-    parts = [f"## {_text(title or 'graphopt report')}", f"**{_text(headline(report))}**", _text(report.reason)]
+    parts = [f"> [!CAUTION]\n> {_text(report.banner)}"] if report.banner else []
+    parts.append(f"## {_text(title or 'graphopt report')}")
+    parts += [f"**{_text(headline(report))}**", _text(report.reason)]
     parts.append(_table(("", "before", "after", "change"), [(r.label, r.before, r.after, r.change) for r in rows]))
     effects = [(e.name, e.changes, f"{e.nodes_after - e.nodes_before:+d}") for e in report.effects if e.changes]
     if effects:

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..compress.report import StageReport
-from ..measure import Figures, show_bytes, show_change, show_count
+from ..measure import AT_ONE, Figures, macs_text, show_bytes, show_change, show_count
 from ..pipeline import Effect
 from .data import ReportData
 from .headline import headline
@@ -32,6 +32,8 @@ def report_lines(report: ReportData, verbose: bool = False) -> Iterator[str | Ta
     """A report as tables and lines of rich markup, its headline first; `verbose`: all columns of the stages' tables."""
     from rich.markup import escape
 
+    if report.banner:
+        yield f"[bold white on red] {escape(report.banner)} [/]"
     yield f"[bold]{escape(headline(report))}[/]"
     yield figures_table(report.before, report.after, report.metric, report.metric_name)
     changed = [effect for effect in report.effects if effect.changes]
@@ -63,12 +65,15 @@ def figures_table(
         ("nodes", before.nodes, after.nodes, str),
         ("file size", before.file_bytes, after.file_bytes, show_bytes),
         ("parameters", before.parameters, after.parameters, show_count),
-        ("multiply-accumulates", before.macs, after.macs, show_count),
-        ("peak activations", before.activation_bytes, after.activation_bytes, show_bytes),
     )
     for label, old, new, show in rows:
         if old is not None and new is not None:
             table.add_row(label, show(old), show(new), show_change(old, new))
+    macs, is_open = macs_text(before, after), before.symbolic or after.symbolic
+    table.add_row(macs.label, *macs.texts, "" if macs.counts is None else show_change(*macs.counts))
+    old, new = before.activation_bytes, after.activation_bytes
+    change = "" if is_open and new > old else show_change(old, new)  # more sizes may be known after than before
+    table.add_row(f"peak activations{AT_ONE if is_open else ''}", show_bytes(old), show_bytes(new), change)
     if metric is not None:
         table.add_row(metric_name, *(f"{value:.4g}" for value in metric), f"{metric[1] - metric[0]:+.4g}")
     changed = sorted(
@@ -94,9 +99,9 @@ def model_table(figures: Figures, opsets: Mapping[str, int]) -> Table:
     if figures.file_bytes is not None:
         table.add_row("file size", show_bytes(figures.file_bytes))
     table.add_row("parameters", show_count(figures.parameters))
-    note = " (symbolic sizes as 1)" if figures.symbolic else ""
-    table.add_row(f"multiply-accumulates{note}", show_count(figures.macs))
-    table.add_row(f"peak activations{note}", show_bytes(figures.activation_bytes))
+    macs = macs_text(figures)
+    table.add_row(macs.label, *macs.texts)
+    table.add_row(f"peak activations{AT_ONE if figures.symbolic else ''}", show_bytes(figures.activation_bytes))
     for op, count in figures.operators.items():
         table.add_row(f"  {op}", str(count), style="dim")
     return table

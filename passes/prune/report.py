@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ...analysis.channels import ChannelFacts, WeightedLayer
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Node
-from ...measure import Figures, figures, node_macs
+from ...measure import Figures, figures, macs_text, node_macs
 from .pruned_model import PrunedModel
 from .select.allocation import Allocation, names_of, names_of_node
 from .select.selection import positions_per_class
@@ -57,11 +57,12 @@ class StalledLayer:
 
 @dataclass(frozen=True, slots=True)
 class RefittedLayer:
-    """A refitted layer, with its error relative to the energy of its outputs before and after."""
+    """A refitted layer, with its error relative to the energy of its outputs before and after; None on made-up
+    inputs."""
 
     layer: str
-    error_before: float
-    error_after: float
+    error_before: float | None
+    error_after: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +85,30 @@ class PruneFigures(StageFigures):
 
 
 def stage_report(
-    pruned: PrunedModel, before: Figures, facts: ChannelFacts, times: PruneFigures, notes: list[str], seconds: float
-) -> StageReport:
-    """The report of a model that was pruned."""
+    pruned: PrunedModel, before: Figures, facts: ChannelFacts, times: PruneFigures, notes: list[str], seconds: float,
+    is_synthetic: bool = False,
+) -> StageReport:  # fmt: skip
+    """The report of a model that was pruned. `is_synthetic`: layers were refitted on made-up inputs."""
     after = figures(pruned.model)
+    macs = macs_text(before, after).counts
+    share = "" if macs is None else f" and {macs[1] / max(macs[0], 1):.0%} of the multiply-accumulates"
     parts = [
         f"{pruned.removed / max(pruned.total, 1):.0%} of {pruned.total} channels removed",
-        f"{after.parameters / max(before.parameters, 1):.0%} of the parameters and "
-        f"{after.macs / max(before.macs, 1):.0%} of the multiply-accumulates left",
+        f"{after.parameters / max(before.parameters, 1):.0%} of the parameters{share} left",
         "no clear change of speed" if times.speedup is None else f"{times.speedup:.2f}x as fast",
     ]
     stage_figures = replace(
         times, channels=pruned.total, removed=pruned.removed, parameters_before=before.parameters,
         parameters_after=after.parameters, macs_before=before.macs, macs_after=after.macs,
-        refitted=tuple(RefittedLayer(label(r.node), r.before, r.after) for r in pruned.recovery.refits),
+        refitted=tuple(
+            RefittedLayer(label(r.node), *((None, None) if is_synthetic else (r.before, r.after)))
+            for r in pruned.recovery.refits
+        ),
         notes=tuple(notes),
     )  # fmt: skip
     return StageReport(
         "prune", ", ".join([*parts, *notes]), tuple(_row(one) for one in pruned.allocations), stage_figures,
-        tuple(_refused(facts, pruned)), seconds,
+        tuple(_refused(facts, pruned)), seconds, fitted="refitted weights" if pruned.recovery.refits else "",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...analysis.channels import ChannelFacts, find_channels
 from ...compress.context import StageContext
-from ...compress.report import StageReport
+from ...compress.report import NOT_MEASURED, StageReport
 from ...compress.stages import session_maker
 from ...equivalence.feeds import Feeds
 from ...errors import Declined
@@ -51,12 +51,14 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
             raise Declined(note)
     except Declined as declined:
         return model, unchanged(declined.reason, facts, time.perf_counter() - start)
-    notes = [note, *([pruned.recovery.undone] if pruned.recovery.undone else [])]
+    is_synthetic, undone = context.calibration.is_synthetic, pruned.recovery.undone
+    notes = [note, *([f"{undone} (made-up inputs)" if is_synthetic else undone] if undone else [])]
     times = _times(model, pruned, context)
     if options.speed and times.speedup is not None and times.speedup < _LEAST_SPEEDUP:
         reason = f"the pruned model runs at {times.speedup:.2f}x the speed here: nothing is removed"
         return model, unchanged(reason, facts, time.perf_counter() - start, times)
-    return pruned.model, stage_report(pruned, figures(model), facts, times, notes, time.perf_counter() - start)
+    report = stage_report(pruned, figures(model), facts, times, notes, time.perf_counter() - start, is_synthetic)
+    return pruned.model, report
 
 
 def _with_importance(options: Prune, context: StageContext) -> Prune:
@@ -68,7 +70,7 @@ def _with_importance(options: Prune, context: StageContext) -> Prune:
     if options.importance != "auto":
         return options
     measured = "reconstruction" if options.global_ranking else "hessian"
-    return replace(options, importance="l2" if context.calibration.note else measured)
+    return replace(options, importance="l2" if context.calibration.is_synthetic else measured)
 
 
 def _check_any_prunable(facts: ChannelFacts, options: Prune) -> None:
@@ -91,7 +93,8 @@ def _search(model: Model, options: Prune, context: StageContext) -> tuple[Pruned
     """
     pruned = _pruned(model, options, context, 1.0)
     if context.max_drop is None or context.quality.metric is None:
-        return pruned, str(context.quality.fidelity(pruned.model))
+        is_synthetic = context.calibration.is_synthetic
+        return pruned, NOT_MEASURED if is_synthetic else str(context.quality.fidelity(pruned.model))
     drop = context.quality.drop(pruned.model)
     if drop <= context.max_drop:
         return pruned, f"the metric falls by {drop:.4g}"

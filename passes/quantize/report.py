@@ -25,7 +25,8 @@ class QuantizedLayer(LayerReport):
     runs_on: "int8" or "float". bits: of its codes. objective_nearest, objective_found: J = E‖W x − W_q x‖² of rounding
     to the nearest and of the codes taken. weight_error: √(J / E‖W x‖²). worst_pair: the largest |sum| of two codes of
     one sign in a row. certificate: whether 16-bit sums are exact. error_alone: the relative error of the model's
-    results with this layer alone quantized. None where a number was not computed or does not apply.
+    results with this layer alone quantized. None where a number was not computed, was computed on made-up inputs, or
+    does not apply.
     """
 
     name: str
@@ -72,13 +73,16 @@ class QuantizeFigures(StageFigures):
     per_channel_activations: int | None = None
 
 
-def report_decision(decision: Decision) -> StageReport:
-    """The report of a calibrated model, whether it was quantized or left float."""
+def report_decision(decision: Decision, is_synthetic: bool = False) -> StageReport:
+    """The report of a calibrated model, whether it was quantized or left float. `is_synthetic`: on made-up inputs."""
     calibrated, assignment, options = decision.calibrated, decision.assignment, decision.calibrated.options
     candidates, returned = calibrated.assignment.units, decision.guarded.returned
     chosen: frozenset[Unit] = frozenset() if assignment is None else assignment.units
     layers = tuple(_layer(decision, unit) for unit in calibrated.units.layers if unit in candidates)
     facts, text = _figures(decision, chosen), decision.text
+    if is_synthetic:
+        layers = tuple(map(_without_errors, layers))
+        facts = replace(facts, objective_before=None, objective_after=None)
     refused = [*calibrated.units.refused, *((u.name, RETURNED_TO_FLOAT) for u in returned)]
     if assignment is not None:
         refused += [(u.name, NO_GAIN) for u in candidates - chosen if u not in returned and u.linear is not None]
@@ -87,7 +91,13 @@ def report_decision(decision: Decision) -> StageReport:
         if facts.per_channel_activations:
             text += f"; {facts.per_channel_activations} activations with scales a channel"
     name = f"quantize {options.mode}"
-    return StageReport(name, text, layers, facts, tuple(refused), changed=assignment is not None)
+    fitted = "ranges of activations" if options.mode == "static" else ""
+    return StageReport(name, text, layers, facts, tuple(refused), changed=assignment is not None, fitted=fitted)
+
+
+def _without_errors(layer: QuantizedLayer) -> QuantizedLayer:
+    """The layer without figures that are measured on samples: of made-up ones they tell nothing."""
+    return replace(layer, objective_nearest=None, objective_found=None, weight_error=None, error_alone=None)
 
 
 def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:
@@ -167,7 +177,8 @@ def with_parts(report: StageReport, parts: QuantizedParts, total: int | None) ->
     layers = (*report.layers, *(layer for part, _ in parts.reports for layer in part.layers))
     summaries = [f"{part.name}: {part.summary}" for part, _ in parts.reports]
     summary = "; ".join([*([report.summary] if report.changed else []), *summaries])
-    return replace(report, summary=summary, layers=layers, facts=facts, refused=refused, changed=True)
+    fitted = report.fitted or next((part.fitted for part, _ in parts.reports if part.fitted), "")
+    return replace(report, summary=summary, layers=layers, facts=facts, refused=refused, changed=True, fitted=fitted)
 
 
 def _figures_of(report: StageReport) -> QuantizeFigures:

@@ -58,7 +58,7 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
         refused = calibrated.units.refused
         return model, StageReport(f"quantize {options.mode}", reason, refused=refused, changed=False)
     decision = decide(model, with_bias_correction(with_best_method(calibrated, context), context), context)
-    report = report_decision(decision)
+    report = report_decision(decision, context.calibration.is_synthetic)
     return (model if decision.assignment is None else build(decision.assignment)), report
 
 

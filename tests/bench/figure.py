@@ -72,7 +72,7 @@ def main() -> None:
     stock, own = "onnxruntime", "Session"
     stages = (
         _stage("as exported", trail.original, exact.report.before, top1["original"], {stock: 1.0}),
-        _stage("optimised, proved equal", exact.ir, exact.report.after, top1["exact"], {stock: ratio["exact"]}),
+        _stage("optimised, validated", exact.ir, exact.report.after, top1["exact"], {stock: ratio["exact"]}),
         _stage("pruned, int8", small.ir, small.report.after, top1[own], {stock: ratio["int8"], own: ratio[own]}),
     )
     for stage in stages:

@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--target", default="onnxruntime")
-    parser.add_argument("--unchecked", action="store_true", help="skip the proof of equality")
+    parser.add_argument("--unchecked", action="store_true", help="skip the validation")
     arguments = parser.parse_args()
     print(
         f"{'model':28}{'status':>12}{'nodes':>7}{'own':>6}{'original ms':>13}{'optimised ms':>14}{'speed':>8}",

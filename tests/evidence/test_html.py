@@ -133,6 +133,8 @@ def test_more_nodes_are_not_praised_and_open_sizes_stay_symbols():
     assert result.report.after.nodes > result.report.before.nodes and "good" not in nodes and "bad" not in nodes
     (counted,) = macs_by_size(onnx_io.load(path)).items()
     assert counted == ("N", 9602144) and "9.60 M·N" in text
+    assert result.report.to_dict()["before"]["macs_by_size"] == {"N": 9602144}
+    assert "multiply-accumulates 9.60 M·N 9.60 M·N =" in " ".join(str(result.report).split())
     for field in ("share_of_macs", "share of macs", "objective", "per channel activations"):
         assert field not in text
     shown = [n["o"] for n in drawn(text)["after"][0]["nodes"]]
@@ -142,6 +144,32 @@ def test_more_nodes_are_not_praised_and_open_sizes_stay_symbols():
     assert words.startswith("## fashion\n\n**") and "| nodes | 51 |" in words and "### Quantize static" in words
     widths = [line.count("|") for line in words.splitlines() if line.startswith("| ") and "J nearest" in line]
     assert widths == [10]
+
+
+SIZES = """<ir_version: 8, opset_import: ["" : 17]> net (float[{batch},8] x) => (float[{batch},4] y)
+<float[8,16] a, float[16,4] b> {{ h = MatMul(x, a) y = MatMul(h, b) }}"""
+
+
+def test_multiply_accumulates_of_other_sizes_are_not_compared():
+    """8·16 + 16·4 a row: 192, and 384 of the model with two rows."""
+    from graphopt import onnx_io
+    from graphopt.measure import figures
+    from graphopt.report.tables import figures_table, model_table
+    from tests.quantize.nets import parse
+
+    opened, fixed = (figures(onnx_io.load(parse(SIZES.format(batch=batch)))) for batch in ("N", "2"))
+    assert (opened.macs_by_size, fixed.macs_by_size) == ({"N": 192}, {"": 384})
+    rows = {label: list(cells) for label, *cells in shown(figures_table(opened, fixed))}
+    assert rows["multiply-accumulates"] == ["192·N", "384", ""]
+    assert rows["peak activations (open sizes as 1)"][2] == ""
+    same = {label: list(cells) for label, *cells in shown(figures_table(fixed, fixed))}
+    assert same["multiply-accumulates"] == ["384", "384", "="] and "peak activations" in same
+    assert ["multiply-accumulates", "192·N"] in [list(row) for row in shown(model_table(opened, {}))]
+
+
+def shown(table):
+    """The rows of a table of rich."""
+    return zip(*(column.cells for column in table.columns))
 
 
 def test_a_model_that_cannot_run_has_a_report():

@@ -77,8 +77,8 @@ def test_without_data_inputs_are_made_up_and_a_note_says_so():
 
 def test_made_up_data_are_warned_of_where_scales_come_from_them():
     options = {"speed": False, "min_sqnr": -np.inf, "min_top1": 0}
-    with pytest.warns(UserWarning, match="no calibration data was given") as told:
-        made = graphopt.optimize(convnet(), quantize=graphopt.Quantize(**options))
+    with pytest.warns(UserWarning, match="MADE-UP INPUTS: ranges of activations come from them") as told:
+        made = graphopt.optimize(convnet(), quantize=graphopt.Quantize(**options), calibration="synthetic")
     assert told[0].filename == __file__ and "no calibration data was given" in made.report.notes[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from ...compress.report import StageReport
-from ...measure import macs_by_size, show_bytes, show_change, show_count
+from ...measure import AT_ONE, macs_text, show_bytes, show_change, show_count
 from ..data import ReportData
 from ..headline import headline
 from .cost import Layer, layers
@@ -27,8 +27,6 @@ _LABELS = {
     "removed": "channels removed", "stalled": "layers that are no faster", "refitted": "refitted layers",
 }  # fmt: skip
 """Words for the figures of stages. Others are not shown: sizes and speeds stand in the page's first table."""
-_SUM = 32
-"""Characters of a sum of multiply-accumulates that fit a cell at 390 pixels; a longer one is told at sizes of 1."""
 _REACHED = "the share asked for is reached"
 """Why no more channels went where nothing else held them."""
 
@@ -78,7 +76,13 @@ def figure_rows(report: ReportData) -> list[Row]:
         _figure("nodes", before.nodes, after.nodes, show_count),
         _figure("parameters", before.parameters, after.parameters, show_count),
         _macs(report),
-        _figure("peak activations", before.activation_bytes, after.activation_bytes, show_bytes, sized=open_sizes),
+        _figure(
+            "peak activations" + (AT_ONE if open_sizes else ""),
+            before.activation_bytes,
+            after.activation_bytes,
+            show_bytes,
+            sized=open_sizes,
+        ),
     ]
     return [*(row for row in rows if row is not None), *_quality(report)]
 
@@ -96,26 +100,11 @@ def _figure(
     return Row(label, show(old), show(new), show_change(old, new), new / old if old else None, better)
 
 
-def _macs(report: ReportData) -> Row | None:
+def _macs(report: ReportData) -> Row:
     """Multiply-accumulates; a change only where both counts depend on the same open sizes in the same way."""
-    label, trail = "multiply-accumulates", report.trail
-    if trail is None:
-        return _figure(label, report.before.macs, report.after.macs, show_count)
-    old, new = macs_by_size(trail.original), macs_by_size(trail.result)
-    if any(len(_sum(counts)) > _SUM for counts in (old, new)):
-        counts_at_one = [show_count(figures.macs) for figures in (report.before, report.after)]
-        return Row(f"{label} (open sizes as 1)", counts_at_one[0], counts_at_one[1])
-    row = Row(label, _sum(old), _sum(new))
-    if len(old) == 1 and old.keys() == new.keys():
-        (key,) = old
-        row = _figure(label, old[key], new[key], show_count) or row
-        row = replace(row, before=_sum(old), after=_sum(new))
-    return row
-
-
-def _sum(counts: dict[str, int]) -> str:
-    parts = (show_count(count) + (f"·{sizes}" if sizes else "") for sizes, count in sorted(counts.items()))
-    return " + ".join(parts) or "0"
+    macs = macs_text(report.before, report.after)
+    row = None if macs.counts is None else _figure(macs.label, *macs.counts, show_count)
+    return replace(row or Row(macs.label, "", ""), before=macs.texts[0], after=macs.texts[1])
 
 
 def _quality(report: ReportData) -> list[Row]:

@@ -173,7 +173,7 @@ def _with_moments(
 ) -> Iterator[tuple[Unit, InputMoments | None]]:
     """Each layer with the moments of its inputs, by which it is rounded. None where the data are made up, and where the
     moments of very many inputs do not fit in memory."""
-    if not _wants_moments(options) or (context.calibration.note and options.mode != "static"):
+    if not _wants_moments(options) or (context.calibration.is_synthetic and options.mode != "static"):
         yield from ((unit, None) for unit in layers)
         return
     left = {unit.node: unit for unit in layers}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ....compress.context import StageContext
+from ....compress.report import NOT_MEASURED
 from ....ir import Model
 from ....measure import Fidelity
 from ..candidates.assignment import Assignment
@@ -53,15 +54,19 @@ class Judge:
         if _is_free(self.options, self.context):
             return "results not compared: the floor is off"
         model, quality, limit = self._built(assignment), self.context.quality, self.context.max_drop
-        fidelity = quality.fidelity(model)
-        agreement = agreement_of(fidelity, self.options)
-        close = f"SQNR {fidelity.sqnr_db:.1f} dB"
-        if agreement is not None:
-            close += f", top-1 agreement {agreement:.2%}"
+        if self.context.calibration.is_synthetic:
+            close = NOT_MEASURED
+        else:
+            fidelity = quality.fidelity(model)
+            agreement = agreement_of(fidelity, self.options)
+            close = f"SQNR {fidelity.sqnr_db:.1f} dB"
+            if agreement is not None:
+                close += f", top-1 agreement {agreement:.2%}"
         if quality.metric is not None and limit is not None:
             return f"metric falls by {quality.drop(model):.4f} of {limit:g} allowed; {close}"
         fall = "" if quality.metric is None else f"metric falls by {quality.drop(model):.4f}; "
-        return f"{fall}{close} ({describe_floor(self.options, self.context)})"
+        floor = "" if self.context.calibration.is_synthetic else f" ({describe_floor(self.options, self.context)})"
+        return f"{fall}{close}{floor}"
 
     @property
     def left(self) -> int:
@@ -107,7 +112,8 @@ def describe_limit(options: Quantize, context: StageContext) -> str:
     """The limit of `is_good_enough` in words."""
     if context.quality.metric is not None and context.max_drop is not None:
         return f"a metric that falls by at most {context.max_drop:g}"
-    return describe_floor(options, context)
+    made_up = ", on made-up inputs" if context.calibration.is_synthetic else ""
+    return describe_floor(options, context) + made_up
 
 
 def _is_free(options: Quantize, context: StageContext) -> bool:
