@@ -175,7 +175,9 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
             finished, stages = run_stages(finished, _stages(options.compression), context, work.clean)
         if last and target == "onnxruntime":
             finished = work.clean(finished, last)
-    banner = banner_of(stages) if context is not None and context.calibration.is_synthetic else ""
+    banner = ""
+    if context is not None and context.calibration.is_synthetic:
+        banner = banner_of(stages, context.quality.metric is not None)
     if banner:
         finished.metadata[MADE_UP] = banner
     emitted = original or check.emitted(finished)

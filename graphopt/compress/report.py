@@ -74,12 +74,16 @@ class StageReport:
         }  # fmt: skip
 
 
-def banner_of(stages: Iterable[StageReport]) -> str:
-    """The warning that stands above everything said of a result whose numbers come from made-up inputs; "" for none."""
+def banner_of(stages: Iterable[StageReport], has_metric: bool = False) -> str:
+    """The warning that stands above everything said of a result whose numbers come from made-up inputs; "" for none.
+
+    has_metric: the caller's metric was measured, on data of its own.
+    """
     fitted = list(dict.fromkeys(stage.fitted for stage in stages if stage.changed and stage.fitted))
     if not fitted:
         return ""
-    return f"MADE-UP INPUTS: {' and '.join(fitted)} come from them; accuracy is unknown. Give calibration data."
+    known = "the metric alone tells of accuracy" if has_metric else "accuracy is unknown"
+    return f"MADE-UP INPUTS: {' and '.join(fitted)} come from them; {known}. Give calibration data."
 
 
 NOT_MEASURED = "accuracy not measured (made-up inputs)"

@@ -110,4 +110,7 @@ def test_the_callers_metric_is_told_whatever_chose_the_layers():
     asked = graphopt.Quantize(mode="dynamic", **FREE)
     report = graphopt.optimize(convnet(), quantize=asked, metric=metric, max_drop=10.0).report
     assert report.metric is not None and "metric falls by" in report.stages[0].summary
-    assert not ACCURACY.search(report.stages[0].summary)
+    assert not ACCURACY.search(report.stages[0].summary) and report.banner == ""
+    asked = {"quantize": graphopt.Quantize(**FREE), "calibration": "synthetic", "metric": metric}
+    with pytest.warns(UserWarning, match="the metric alone tells of accuracy"):
+        assert "unknown" not in graphopt.optimize(convnet(), **asked).report.banner
