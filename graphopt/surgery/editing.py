@@ -13,7 +13,9 @@ from ..equivalence import Comparison, FeedData, Feeds, read_feeds
 from ..errors import ModelError, OptionError, OutputError
 from ..ir import Model, verify
 from ..machine.files import check_target
+from .inputs import Bytes, TakeBytes
 from .names import Rename, Strip
+from .outputs import Finish, Suppression
 from .parts import DropOutputs, Extract
 from .step import Judge, Step
 
@@ -69,6 +71,9 @@ def edit(
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
     drop_outputs: Sequence[str] = (),
+    uint8: Mapping[str, Bytes] | None = None,
+    output_as: Mapping[str, str] | None = None,
+    suppress: Suppression | None = None,
     strip: Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     external: bool | None = None,
@@ -85,6 +90,10 @@ def edit(
 
     inputs, outputs: keep the part that computes these values, inner ones or the model's own, from those. drop_outputs:
         outputs that go, names or patterns such as `present.*`.
+    uint8: float inputs to be fed as bytes, {"x": Bytes(scale=1 / 255, mean=…, std=…, layout="NHWC")}; moved into the
+        first convolution as far as that is exact.
+    output_as: {"scores": "argmax"}, "softmax" or "sigmoid", with an axis as "argmax:1". suppress: NonMaxSuppression
+        behind outputs of boxes and scores.
     strip: any of "metadata", "docs", "names". rename: {old: new} of inputs and outputs.
     external: True moves weights to a file beside the output, False into it, None leaves them where they are.
     output: a path to write, never that of the model itself without `force`.
@@ -103,6 +112,10 @@ def edit(
         steps.append(Extract(_names(outputs), _names(inputs)))
     if drop_outputs:
         steps.append(DropOutputs(_names(drop_outputs)))
+    steps += [TakeBytes(name, format) for name, format in (uint8 or {}).items()]
+    steps += [Finish.of(name, word) for name, word in (output_as or {}).items()]
+    if suppress is not None:
+        steps.append(suppress)
     if strip:
         steps.append(Strip(_names(strip)))
     if rename:
@@ -112,8 +125,7 @@ def edit(
     run = _Run(source, given, Judge(samples, seed) if validate else None, allow_unverified)
     for step in steps:
         run.take(step)
-    run.settle()
-    edited = Edited(run.current, tuple(map(str, steps)), tuple(run.comparisons))
+    edited = Edited(run.finish(), tuple(map(str, steps)), tuple(run.comparisons))
     if output is not None:
         edited.save(output, external=external)
     return edited
@@ -123,7 +135,7 @@ class _Run:
     """Steps under way: the model as it is, what it should compute, and feeds of it."""
 
     def __init__(self, model: Model, feeds: list[Feeds] | None, judge: Judge | None, lenient: bool) -> None:
-        self.current = self.expected = model
+        self.source = self.current = self.expected = model
         self.feeds, self.judge, self.lenient = feeds, judge, lenient
         self.pending: list[Step] = []
         self.comparisons: list[Comparison] = []
@@ -145,18 +157,37 @@ class _Run:
             self.feeds = step.translate(before, self.feeds, judge)
         self.current = after
 
+    def finish(self) -> Model:
+        """The edited model: compared, and valid wherever the given one was. ModelError."""
+        self.settle()
+        try:
+            onnx_io.check(self.current)
+        except ModelError:
+            if _is_valid(self.source):
+                raise
+        return self.current
+
     def settle(self) -> None:
         """Compare what was not yet compared."""
         if self.judge is None or not self.pending:
             return
         what = "; ".join(map(str, self.pending))
-        self._keep(self.judge.compare(self.expected, self.current, self.feeds), what)
+        inner = all(step.keeps_names for step in self.pending)
+        self._keep(self.judge.compare(self.expected, self.current, self.feeds, inner), what)
         self.pending, self.expected = [], self.current
 
     def _keep(self, comparison: Comparison, what: str) -> None:
         if comparison.status == "different" or not (comparison.is_equal or self.lenient):
             raise NotValidated(f"{what}: the result is {comparison.status}, {comparison.reason}", comparison)
         self.comparisons.append(comparison)
+
+
+def _is_valid(model: Model) -> bool:
+    try:
+        onnx_io.check(model)
+    except ModelError:
+        return False
+    return True
 
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:

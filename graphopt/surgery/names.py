@@ -81,6 +81,11 @@ class Strip(Step):
 
     parts: Sequence[str] = PARTS
 
+    @property
+    def keeps_names(self) -> bool:
+        """Names given by operators may be those of other values before."""
+        return "names" not in self.parts
+
     def apply(self, model: Model) -> Model:
         """The model without them. Inputs, outputs, functions and sizes keep their names. OptionError."""
         for part in self.parts:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ..equivalence import Comparison, Feeds, compare
 from ..errors import OptionError, did_you_mean
-from ..ir import FunctionId, Graph, Model, Node, Value, clone_model, clone_node
+from ..ir import FunctionId, Graph, Model, Node, Value, clone_graph, clone_model, clone_node
 from ..onnx_io import infer_types
 
 _LISTED = 6
@@ -24,9 +24,9 @@ class Judge:
     samples: int = 4
     seed: int = 0
 
-    def compare(self, expected: Model, edited: Model, feeds: Sequence[Feeds] | None) -> Comparison:
-        """The comparison of two models of one interface."""
-        return compare(expected, edited, feeds, self.samples, seed=self.seed, power=False)
+    def compare(self, expected: Model, edited: Model, feeds: Sequence[Feeds] | None, inner: bool = True) -> Comparison:
+        """The comparison of two models of one interface; `inner` values too, where equal names mean equal values."""
+        return compare(expected, edited, feeds, self.samples, seed=self.seed, power=False, intermediates=inner)
 
 
 class Step(ABC):
@@ -36,6 +36,11 @@ class Step(ABC):
     """
 
     alone: ClassVar[bool] = False
+
+    @property
+    def keeps_names(self) -> bool:
+        """Inner values that have equal names before and after the step are equal."""
+        return True
 
     @abstractmethod
     def apply(self, model: Model) -> Model:
@@ -99,6 +104,25 @@ def with_graph(model: Model, graph: Graph) -> Model:
     copy = replace(clone_model(model), graph=graph)
     drop_uncalled(copy)
     infer_types(copy)
+    return copy
+
+
+def reentered(model: Model, enter: Callable[[Graph, Value], Value]) -> Model:
+    """The model with other inputs: `enter(graph, v)` adds to the new graph what stands for input v, and returns it."""
+    source = clone_graph(model.graph)
+    graph, values = Graph(source.name), dict[Value, Value]()
+    for value in source.inputs:
+        values[value] = enter(graph, value)
+    append(graph, source.snapshot(), values)
+    graph.set_outputs(results(source, values), source.ports)
+    graph.doc, graph.metadata, graph.raw = source.doc, source.metadata, source.raw
+    return with_graph(model, graph)
+
+
+def same_input(graph: Graph, value: Value) -> Value:
+    """An input as it was."""
+    copy = graph.add_input(Value(value.type, value.name))
+    copy.default, copy.doc, copy.metadata = value.default, value.doc, value.metadata
     return copy
 
 

@@ -181,3 +181,11 @@ def test_the_model_itself_is_only_written_over_on_request(tmp_path):
     assert path.read_bytes() == before
     graphopt.edit(path, path, rename={"x": "image"}, force=True)
     assert onnx.load(path).graph.input[0].name == "image"
+
+
+def test_names_that_operators_would_give_may_be_there_already():
+    model = net()
+    for node in model.graph.node:
+        node.input[:] = ["relu_1" if n == "c" else "conv_1" if n == "r" else n for n in node.input]
+        node.output[:] = ["relu_1" if n == "c" else "conv_1" if n == "r" else n for n in node.output]
+    assert graphopt.edit(model, strip=["names"]).status == "equal"
