@@ -31,6 +31,12 @@ def edit(
     drop_output: Annotated[
         _Repeated, typer.Option(help="an output that goes, or a pattern such as 'present.*'; repeatable")
     ] = None,
+    dims: Annotated[
+        _Repeated,
+        typer.Option(
+            help="a size by name (N=8, N=batch), of all first axes (batch=8) or an axis (x:2=256); repeatable"
+        ),
+    ] = None,
     uint8: Annotated[
         _Repeated, typer.Option(help="a float input x to be fed as bytes: x = (bytes · scale - mean) / std; repeatable")
     ] = None,
@@ -76,6 +82,7 @@ def edit(
     try:
         edited = run(
             model, target, inputs=from_ or (), outputs=to or (), drop_outputs=drop_output or (),
+            dims={k: int(v) if v.isdecimal() else v for k, v in pairs_of(dims or (), "--dims", "batch=8").items()},
             uint8={name: bytes_of(scale, mean, std, layout) for name in uint8 or ()},
             output_as=pairs_of(output_as or (), "--output-as", "scores=argmax"),
             suppress=None if nms is None else Suppression(*_two(nms), iou, min_score, most, centers),

@@ -17,6 +17,7 @@ from .inputs import Bytes, TakeBytes
 from .names import Rename, Strip
 from .outputs import Finish, Suppression
 from .parts import DropOutputs, Extract
+from .sizes import SetSizes
 from .step import Judge, Step
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def edit(
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
     drop_outputs: Sequence[str] = (),
+    dims: Mapping[str, int | str] | None = None,
     uint8: Mapping[str, Bytes] | None = None,
     output_as: Mapping[str, str] | None = None,
     suppress: Suppression | None = None,
@@ -90,6 +92,7 @@ def edit(
 
     inputs, outputs: keep the part that computes these values, inner ones or the model's own, from those. drop_outputs:
         outputs that go, names or patterns such as `present.*`.
+    dims: sizes, {"N": 8} by name, {"batch": 8} of all first axes, {"x:2": 256} of an axis; a number or a name.
     uint8: float inputs to be fed as bytes, {"x": Bytes(scale=1 / 255, mean=…, std=…, layout="NHWC")}; moved into the
         first convolution as far as that is exact.
     output_as: {"scores": "argmax"}, "softmax" or "sigmoid", with an axis as "argmax:1". suppress: NonMaxSuppression
@@ -112,6 +115,8 @@ def edit(
         steps.append(Extract(_names(outputs), _names(inputs)))
     if drop_outputs:
         steps.append(DropOutputs(_names(drop_outputs)))
+    if dims:
+        steps.append(SetSizes(dict(dims)))
     steps += [TakeBytes(name, format) for name, format in (uint8 or {}).items()]
     steps += [Finish.of(name, word) for name, word in (output_as or {}).items()]
     if suppress is not None:

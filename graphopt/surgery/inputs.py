@@ -150,12 +150,13 @@ def _fold_into_conv(model: Model, given: Value) -> None:
         result = conv.output
         users = result.users
         if rule.apply(conv, context) is None:
-            conv = next((v.producer for user in users for v in user.inputs if _is_conv(v, given)), None)
+            read = (v for user in users for v in user.inputs if v is not None)
+            conv = next((v.producer for v in read if _is_conv(v, given)), None)
 
 
-def _is_conv(value: Value | None, given: Value) -> bool:
+def _is_conv(value: Value, given: Value) -> bool:
     """Whether a Conv computes the value from what was made of the input."""
-    node = None if value is None else value.producer
+    node = value.producer
     if node is None or node.op != "Conv":
         return False
     while node is not None and node.op in ("Conv", "Transpose", "Cast", "Mul", "Add"):

@@ -39,12 +39,13 @@ class Finish(Step):
         copy = clone_model(model)
         place = output_names(copy).index(named(self.output, output_names(copy), "output"))
         value = copy.graph.outputs[place]
-        rank = _floats(self.output, value)
-        if not -rank <= self.axis < rank:
-            raise OptionError(f"output {self.output!r} as {self.form}: {value.type} has no axis {self.axis}")
-        axis = self.axis % rank
-        if self.form == "softmax" and copy.opset < 13 and axis != rank - 1:
-            raise OptionError(f"output {self.output!r} as softmax: over axis {axis} of {rank} it needs opset 13")
+        rank, axis = _floats(self.output, value), self.axis
+        if rank is not None and not -rank <= axis < rank:
+            raise OptionError(f"output {self.output!r} as {self.form}: {value.type} has no axis {axis}")
+        axis = axis if rank is None else axis % rank
+        is_last = axis == (-1 if rank is None else rank - 1)
+        if self.form == "softmax" and copy.opset < 13 and not (is_last and copy.opset >= 11):
+            raise OptionError(f"output {self.output!r} as softmax: over axis {axis} needs opset 13; convert first")
         op, attrs = {
             "argmax": ("ArgMax", {"axis": axis, "keepdims": 0}), "softmax": ("Softmax", {"axis": axis}),
             "sigmoid": ("Sigmoid", {}),
@@ -118,12 +119,12 @@ class Suppression(Step):
         return f"keep the best of {self.boxes} by {self.scores}: iou {self.iou:g}, {self.min_score:g} or more"
 
 
-def _floats(name: str, value: Value) -> int:
-    """The rank of an output of floats. OptionError for any other."""
+def _floats(name: str, value: Value) -> int | None:
+    """The rank of an output of floats, None if it is not known. OptionError for any other, and for a scalar."""
     type = value.type
-    if not isinstance(type, TensorType) or not type.dtype.is_float or type.shape is None or not type.shape:
-        raise OptionError(f"output {name!r}: expected floats of known rank, it is {type}")
-    return len(type.shape)
+    if not isinstance(type, TensorType) or not type.dtype.is_float or type.shape == ():
+        raise OptionError(f"output {name!r}: expected a tensor of floats, it is {type}")
+    return type.rank
 
 
 def _size(value: Value, axis: int) -> int | None:
