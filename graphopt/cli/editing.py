@@ -55,6 +55,7 @@ def edit(
     min_score: Annotated[float, typer.Option(help="of --nms: boxes of a lower score go")] = 0.05,
     most: Annotated[int, typer.Option(help="of --nms: boxes that are kept of each class and image")] = 100,
     centers: Annotated[bool, typer.Option(help="of --nms: boxes are centre and size, not corners")] = False,
+    opset: Annotated[Optional[int], typer.Option(help="convert to this operator set, up or down")] = None,  # noqa: UP045
     strip: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="remove metadata, docs, names (of nodes and inner values), or all; comma-separated"),
@@ -86,7 +87,7 @@ def edit(
             uint8={name: bytes_of(scale, mean, std, layout) for name in uint8 or ()},
             output_as=pairs_of(output_as or (), "--output-as", "scores=argmax"),
             suppress=None if nms is None else Suppression(*_two(nms), iou, min_score, most, centers),
-            strip=_parts(strip), rename=pairs_of(rename or (), "--rename", "old=new"),
+            opset=opset, strip=_parts(strip), rename=pairs_of(rename or (), "--rename", "old=new"),
             external=external, force=force, feeds=inputs, validate=check, allow_unverified=allow_unverified,
             samples=samples, seed=seed,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from ..ir import Model, verify
 from ..machine.files import check_target
 from .inputs import Bytes, TakeBytes
 from .names import Rename, Strip
+from .opset import SetOpset
 from .outputs import Finish, Suppression
 from .parts import DropOutputs, Extract
 from .sizes import SetSizes
@@ -76,6 +77,7 @@ def edit(
     uint8: Mapping[str, Bytes] | None = None,
     output_as: Mapping[str, str] | None = None,
     suppress: Suppression | None = None,
+    opset: int | None = None,
     strip: Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     external: bool | None = None,
@@ -97,6 +99,7 @@ def edit(
         first convolution as far as that is exact.
     output_as: {"scores": "argmax"}, "softmax" or "sigmoid", with an axis as "argmax:1". suppress: NonMaxSuppression
         behind outputs of boxes and scores.
+    opset: the operator set to convert to, up or down.
     strip: any of "metadata", "docs", "names". rename: {old: new} of inputs and outputs.
     external: True moves weights to a file beside the output, False into it, None leaves them where they are.
     output: a path to write, never that of the model itself without `force`.
@@ -121,6 +124,8 @@ def edit(
     steps += [Finish.of(name, word) for name, word in (output_as or {}).items()]
     if suppress is not None:
         steps.append(suppress)
+    if opset is not None:
+        steps.append(SetOpset(opset))
     if strip:
         steps.append(Strip(_names(strip)))
     if rename:
