@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .pipeline import Pass, Registry, register_pass, rule
     from .report import Report
     from .runtime import Session
+    from .surgery import Edited, edit
 
 __version__ = "0.2.0"
 """The only place of the version: pyproject.toml reads it here, as a literal, without importing anything."""
@@ -27,16 +28,17 @@ __version__ = "0.2.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants the log gives it a handler
 
 _HOME = {
-    "Bisection": "bisection", "Comparison": "equivalence", "Pass": "pipeline", "Prune": "passes.prune",
-    "Quantize": "passes.quantize", "Registry": "pipeline", "Report": "report", "Result": "api", "Session": "runtime",
-    "bisect": "bisection", "compare": "equivalence", "optimize": "api", "register_pass": "pipeline",
-    "rule": "pipeline",
+    "Bisection": "bisection", "Comparison": "equivalence", "Edited": "surgery", "Pass": "pipeline",
+    "Prune": "passes.prune", "Quantize": "passes.quantize", "Registry": "pipeline", "Report": "report",
+    "Result": "api", "Session": "runtime",
+    "bisect": "bisection", "compare": "equivalence", "edit": "surgery", "optimize": "api",
+    "register_pass": "pipeline", "rule": "pipeline",
 }  # fmt: skip
 _MODULES = ("rewrite", "testing")
 
 __all__ = [
-    "Bisection", "Comparison", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
-    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "optimize",
+    "Bisection", "Comparison", "Edited", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
+    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "edit", "optimize",
     "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 

@@ -10,6 +10,7 @@ import typer
 from ..errors import GraphoptError, one_line
 from .checking import bisect, verify
 from .common import err
+from .editing import edit
 from .optimizing import optimize, prune, quantize, simplify
 from .routing import Commands, spoken
 from .showing import diff, explain, inspect, passes
@@ -21,7 +22,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 COMMANDS = (
-    optimize, quantize, prune, simplify,
+    optimize, quantize, prune, simplify, edit,
     verify, bisect,
     inspect, diff, explain, passes,
     bench, warmup,
