@@ -1,4 +1,4 @@
-"""Preparation of tables for each channel, and of tables whose entries are float32."""
+"""Preparation of tables and of lines for each channel, and of tables whose entries are float32."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array, aligned_copy
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.lookup import table_look_up
+from graphopt.kernels.tensors.quantization import Quantization
 
 _LOOPS = "graphopt.kernels.loops.elementwise.tables:"
 _BLOCK = 64  # codes a step: a cache line
@@ -17,6 +18,7 @@ MAP_CHANNELS = Kernel(
 MAP_PLANES = Kernel(
     _LOOPS + "map_planes", {"x": "u8*", "y": "u8*", "channels": "i64", "inner": "i64", "tables": "u8*", "lookup": "i64"}
 )
+_WIDE = 512  # elements of a row that hides the start of a vector loop; rows of fewer channels are joined up to this
 MAP_FLOATS = Kernel(_LOOPS + "map_floats", {"x": "u8*", "y": "f32*", "count": "i64", "table": "f32*"})
 
 
@@ -38,6 +40,35 @@ def prepare_channel_table(outer: int, tables: Array, inner: int) -> Routine:
     arguments |= {"channels": channels, "inner": inner, "tables": stored, "lookup": table_look_up()}
     grain = max(1, 4096 // inner)
     return Routine((Step(MAP_PLANES, arguments, tiles=outer * channels, grain=grain),), {}, stored.nbytes)
+
+
+def prepare_channel_lines(
+    rows: int, lines: Array, x: Quantization, y: Quantization, limits: tuple[int, int]
+) -> Routine:
+    """y[r, c] = clip(round_half_even(x[r, c] · lines[0, c] + lines[1, c]) + zero point, limits).
+
+    Codes of x to codes of y. lines: float32 [2, channels]; product and sum are each rounded to float32. The limits are
+    codes.
+    """
+    channels = lines.shape[1]
+    if rows * channels == 0:
+        return Routine(())
+    joined = 1
+    while rows % (2 * joined) == 0 and 2 * joined * channels <= _WIDE:
+        joined *= 2
+    kernel = Kernel(
+        _LOOPS + "map_lines",
+        {
+            "x": x.kind, "y": y.kind, "channels": "i64", "lines": "f32*", "zero": "f32", "low": "f32", "high": "f32",
+        },
+    )  # fmt: skip
+    stored = np.ascontiguousarray(np.tile(lines, joined), np.float32)
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "channels": channels * joined, "lines": stored,
+        "zero": float(y.zero_point), "low": float(limits[0] - y.zero_point), "high": float(limits[1] - y.zero_point),
+    }  # fmt: skip
+    grain = max(1, 4096 // (channels * joined))
+    return Routine((Step(kernel, arguments, tiles=rows // joined, grain=grain),), {}, stored.nbytes)
 
 
 def prepare_float_table(count: int, table: Array) -> Routine:

@@ -10,7 +10,7 @@ from math import prod
 
 from ...kernels import Buffer, Routine
 from ...kernels.elementwise.codes import prepare_table
-from ...kernels.elementwise.tables import prepare_channel_table
+from ...kernels.elementwise.tables import prepare_channel_lines, prepare_channel_table
 from ...kernels.layout.moves import copy_rows_step, map_rows_step
 from ..lower import operations as op
 from ..lower.traits import Shape
@@ -77,14 +77,18 @@ def emit_concat(emitter: RoutineEmitter, operation: op.Concat, inputs: Inputs, s
 
 
 def emit_channel_table(emitter: RoutineEmitter, operation: op.ChannelTable, inputs: Inputs, shape: Shape) -> Tensor:
-    """The tables where the codes lie, then the moves."""
+    """The tables, or the lines of channels side by side, where the codes lie; then the moves."""
     (x,) = inputs
     if operation.tables is not None:
         place, sizes = x.order.index(operation.axis % len(x.shape)), physical_shape(x.shape, x.order)
+        inner = prod(sizes[place + 1 :])
         if len(operation.tables) == 1:
             routine = prepare_table(x.size, operation.tables)
+        elif inner == 1 and operation.lines is not None and operation.x is not None:
+            limits = int(operation.tables.min()), int(operation.tables.max())
+            routine = prepare_channel_lines(prod(sizes[:place]), operation.lines, operation.x, operation.y, limits)
         else:
-            routine = prepare_channel_table(prod(sizes[:place]), operation.tables, prod(sizes[place + 1 :]))
+            routine = prepare_channel_table(prod(sizes[:place]), operation.tables, inner)
         x = emitter.result(routine, x.shape, x.order, x=x)
     for move in operation.moves:
         target = move_shape(move, (x.shape, *(emitter.shapes[value] for value in move.inputs[1:])))

@@ -54,6 +54,8 @@ def wants_moved(
 ) -> Order | None:  # fmt: skip
     """The order from which the moves end in the one wanted and no element moves; the last axis stays innermost."""
     shape = shapes[value]
+    if isinstance(operation, ChannelTable) and not operation.moves:
+        return wanted
     if wanted is None or len(shape) > _MOST_AXES or len(shape) < 2:
         return None
     moves = (operation,) if isinstance(operation, Reshape) else operation.moves

@@ -152,7 +152,8 @@ class ChannelTable(Operation):
     """A table for each index of one axis of the input, then `moves`; None moves codes as they are.
 
     tables: one-byte [channels, 256], or [1, 256] for all alike; `axis` counts from the end. Each of `moves` reads the
-    one before in place of its first input; their other inputs follow the operation's first.
+    one before in place of its first input; their other inputs follow the operation's first. `lines`, where there are
+    any, compute the same as the tables from codes of `x` (`kernels.elementwise.proved_lines`).
     """
 
     traits: ClassVar[Traits] = Traits(reads_first=True)
@@ -160,6 +161,8 @@ class ChannelTable(Operation):
     tables: Array | None
     axis: int
     y: Quantization
+    x: Quantization | None = None
+    lines: npt.NDArray[np.float32] | None = None
     moves: tuple[Transpose | Reshape, ...] = ()
 
 

@@ -1,8 +1,9 @@
 """Islands of float operators between DequantizeLinear and QuantizeLinear that are functions of one code: tables.
 
-A chain of elementwise operators that reads one quantized tensor and scalar constants depends on one of 256 codes: it
-is evaluated for all of them, operator by operator in float32. A constant along one axis, such as a bias, gives a table
-for each index of that axis. Elements moved on the way (heads split and transposed) are moved as codes behind the table.
+A chain of elementwise operators that reads one quantized tensor and scalar constants depends on one of 256 codes: it is
+evaluated for all of them, operator by operator in float32. A constant along one axis, a bias or a BatchNormalization's,
+gives a table for each index of that axis. Elements moved on the way (heads split and transposed) are moved as codes
+behind the table.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def _island(value: Value, known: dict[Value, Island | None], depth: int) -> Isla
     if is_move(node) and node.op != "Identity":
         inner = None if node.inputs[0] is None else island(node.inputs[0], known, depth + 1)
         return None if inner is None else replace(inner, nodes=(*inner.nodes, node), moves=(*inner.moves, node))
+    if node.op == "BatchNormalization":
+        return _normalized(node, known, depth)
     evaluate = _UNARY.get(node.op) or _BINARY.get(node.op)
     if evaluate is None or not node.inputs:
         return None
@@ -107,6 +110,28 @@ def _combined(node: Node, evaluate: Callable[..., Any], known: dict[Value, Islan
     nodes = (*tuple(dict.fromkeys(n for part in islands for n in part.nodes)), node)
     values = np.broadcast_to(values, (*values.shape[:-1], 256))
     return Island(source, values, nodes, axes.pop() if axes else None, moves)
+
+
+def _normalized(node: Node, known: dict[Value, Island | None], depth: int) -> Island | None:
+    """BatchNormalization by constants of each channel, in the float32 operations of onnxruntime."""
+    inner = None if node.inputs[0] is None else island(node.inputs[0], known, depth + 1)
+    if inner is None or inner.moves or attr(node, "training_mode", 0) or not attr(node, "spatial", 1):
+        return None
+    declared = inner.source.type
+    if not isinstance(declared, TensorType) or declared.shape is None or len(declared.shape) < 2:
+        return None
+    arrays = [constant_array(node.input(slot)) for slot in (1, 2, 3, 4)]
+    axis = 1 - len(declared.shape)
+    if inner.axis not in (None, axis) or any(
+        a is None or a.dtype != np.float32 or a.shape != (declared.shape[1],) for a in arrays
+    ):
+        return None
+    gamma, beta, mean, variance = (np.asarray(a) for a in arrays)
+    with np.errstate(all="ignore"):
+        scale = np.float32(1) / np.sqrt(variance + np.float32(attr(node, "epsilon", 1e-5))) * gamma
+        shift = beta - mean * scale
+        values = inner.values * scale[:, None] + shift[:, None]
+    return Island(inner.source, values, (*inner.nodes, node), axis)
 
 
 def _axis(constant: Any, source: Value) -> int | None:

@@ -13,12 +13,13 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Node, Value
 from ...kernels.elementwise.floats import SWAPPED, FloatOp
+from ...kernels.elementwise.proved_lines import proved_lines
 from ...kernels.tensors.broadcasting import broadcast
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
 from . import operations as op
 from .moves import moved
-from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32
+from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32, quantization_of
 from .tables import Island
 from .traits import Operation
 
@@ -159,10 +160,21 @@ def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[
     if same and len(moves) == 1:
         return moved(island.moves[0], island.source, node.output, nodes, known)
     read = dict.fromkeys(value for move in moves for value in move.inputs[1:])
+    tables = None if same else codes.reshape(-1, 256)
+    many = tables is not None and len(tables) > 1
+    x = _quantization_read(island) if many else None
+    lines = None
+    if x is not None and tables is not None:
+        lines = proved_lines(island.values / np.float64(y.scale), tables, x, y.zero_point)
     return op.ChannelTable(
-        inputs=(island.source, *read), output=node.output, nodes=nodes, y=y, moves=tuple(moves),
-        tables=None if same else codes.reshape(-1, 256), axis=-1 if island.axis is None else island.axis,
+        inputs=(island.source, *read), output=node.output, nodes=nodes, y=y, moves=tuple(moves), tables=tables,
+        axis=-1 if island.axis is None else island.axis, x=x, lines=lines,
     )  # fmt: skip
+
+
+def _quantization_read(island: Island) -> Quantization:
+    """That of the island's source, by the DequantizeLinear at its beginning."""
+    return quantization_of(island.nodes[0].input(1), island.nodes[0].input(2))
 
 
 def float_table(island: Island, node: Node) -> op.FloatTable | None:

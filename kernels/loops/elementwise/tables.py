@@ -1,9 +1,12 @@
-"""Tables for each channel (functions of a code and of constants along one axis), and tables of float32 entries."""
+"""Tables and lines for each channel: functions of a code and of constants along one axis; tables of float32 entries."""
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
+import numpy as np
+
+from graphopt.kernels.loops.core.arithmetic import limited
 from graphopt.kernels.loops.core.memory import address_of, call4
 
 TILE = 4096  # elements of a tile where channels do not matter
@@ -27,6 +30,15 @@ def map_planes(lo, hi, worker, x, y, channels, inner, tables, lookup):
         at = tile * inner
         table = address_of(tables) + 256 * (tile % channels)
         call4(lookup, address_of(x) + at, address_of(y) + at, inner, table)
+
+
+def map_lines(lo, hi, worker, x, y, channels, lines, zero, low, high):
+    """y[r, c] = clip(round(x[r, c] · lines[c] + lines[channels + c]) + zero); a tile is a row."""
+    for row in range(lo, hi):
+        at = row * channels
+        for c in range(channels):
+            v = np.float32(np.float32(np.float32(np.int32(x[at + c])) * lines[c]) + lines[channels + c])
+            y[at + c] = limited(v, zero, low, high)
 
 
 def map_floats(lo, hi, worker, x, y, count, table):

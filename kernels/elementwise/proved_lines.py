@@ -1,0 +1,83 @@
+"""Tables of each channel replaced by lines, proved over all codes: BatchNormalization between codes.
+
+quantize(gamma · dequantize(x) + beta) is, for each channel, a line in the code, rounded and clipped. A line in float32
+nearly always rounds to the same 256 codes, and a vector unit computes 16 of them in the time of one or two look-ups.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.kernels.core.memory import Array
+from graphopt.kernels.tensors.quantization import Quantization
+
+_STEPS = (0, 1, -1, 2, -2, 3, -3)
+"""Units in the last place by which a slope is moved, in the order tried; one channel that none proves is a refusal."""
+
+
+def proved_lines(
+    values: npt.NDArray[np.floating[Any]], tables: Array, x: Quantization, zero_point: int
+) -> npt.NDArray[np.float32] | None:
+    """float32 [2, channels], slopes and shifts with clip(round_half_even(code · slope + shift) + zero point) = table.
+
+    values: [channels, 256] by the bits of x's codes as u8, in units of the result's scale, the zero point not added.
+    tables: the codes that they were quantized to. The limits are the least and the greatest code of all tables; product
+    and sum are rounded to float32. None where a channel is no such line.
+    """
+    if not np.all(np.isfinite(values)):
+        return None
+    codes = x.codes().astype(np.float64)
+    order = np.argsort(codes)
+    codes, steps = codes[order], tables[:, order].astype(np.float64) - zero_point
+    exact = values[:, order].astype(np.float64)
+    low, high = float(steps.min()), float(steps.max())
+    slopes, lines = _slopes(exact, codes), np.zeros((2, len(values)), np.float32)
+    open_channels = np.arange(len(values))
+    for step in _STEPS:
+        slope = slopes[open_channels]
+        slope = (slope + step * np.spacing(np.abs(slope))).astype(np.float32)
+        wanted = steps[open_channels]
+        shift = _shifts(wanted, slope[:, None] * codes, low, high)
+        made = codes.astype(np.float32) * slope[:, None] + shift[:, None]
+        failed = np.any(np.rint(np.clip(made, np.float32(low), np.float32(high))) != wanted, axis=1)
+        lines[:, open_channels] = slope, shift
+        open_channels = open_channels[failed]
+        if not len(open_channels):
+            return lines
+    return None
+
+
+def _slopes(exact: npt.NDArray[np.float64], codes: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The slope of each row between its first and its last value that no clip made.
+
+    Extremes may be clipped; where there are hardly others, those that stand alone are taken for values of the line.
+    """
+    inside, single = np.ones(exact.shape, bool), np.ones(exact.shape, bool)
+    for extreme in (exact.min(1, keepdims=True), exact.max(1, keepdims=True)):
+        same = exact == extreme
+        inside &= ~same
+        single &= ~same | (same.sum(1, keepdims=True) == 1)
+    inside = np.where(inside.sum(1, keepdims=True) < 2, single, inside)
+    last_place = exact.shape[1] - 1
+    first, last = inside.argmax(1), last_place - inside[:, ::-1].argmax(1)
+    alone = first == last  # any steeper line than that to the clipped neighbour will do
+    first, last = np.where(alone & (first == last_place), first - 1, first), np.where(alone & (last == 0), 1, last)
+    rows = np.arange(len(exact))
+    slopes: npt.NDArray[np.float32] = (exact[rows, last] - exact[rows, first]) / (codes[last] - codes[first])
+    return slopes.astype(np.float32)
+
+
+def _shifts(
+    steps: npt.NDArray[np.float64], products: npt.NDArray[np.float64], low: float, high: float
+) -> npt.NDArray[np.float32]:
+    """The middle of the shifts with which all products of a row round to its steps, or are clipped to them."""
+    least = np.where(steps > low, steps - 0.5, -np.inf) - products
+    greatest = np.where(steps < high, steps + 0.5, np.inf) - products
+    bottom, top = least.max(1), greatest.min(1)
+    bottom = np.where(np.isfinite(bottom), bottom, np.where(np.isfinite(top), top - 2, low - 1))
+    top = np.where(np.isfinite(top), top, bottom + 2)
+    middle: npt.NDArray[np.float32] = ((bottom + top) / 2).astype(np.float32)
+    return middle

@@ -1,0 +1,106 @@
+"""BatchNormalization and quantization by channel: one region, every value the reference's, results onnxruntime's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from graphopt.runtime import Session
+from graphopt.runtime.lower.operations import ChannelTable
+from tests.runtime.reference import check_regions
+from tests.runtime.test_session import exact_session
+
+n = helper.make_node
+
+
+class Net:
+    """Nodes and constants of a small quantized net, built one layer after the other."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.count = 0
+
+    def constant(self, array: Any) -> str:
+        self.count += 1
+        self.constants.append(numpy_helper.from_array(np.asarray(array), f"k{self.count}"))
+        return f"k{self.count}"
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        self.count += 1
+        self.nodes.append(n(op, list(inputs), [f"v{self.count}"], **attributes))
+        return f"v{self.count}"
+
+    def scale(self, scale: Any, zero: int = 120, dtype: Any = np.uint8) -> tuple[str, str]:
+        scales = np.asarray(scale, np.float32)
+        return self.constant(scales), self.constant(np.full(scales.shape, zero, dtype))
+
+    def pair(self, x: str, scale: float = 0.03, zero: int = 120, dtype: Any = np.uint8) -> str:
+        """QuantizeLinear and DequantizeLinear."""
+        given = self.scale(scale, zero, dtype)
+        return self.add("DequantizeLinear", self.add("QuantizeLinear", x, *given), *given)
+
+    def conv(self, x: str, inputs: int, outputs: int, kernel: int = 1, **attributes: Any) -> str:
+        """Conv by quantized weights."""
+        weights = self.constant(self.rng.integers(-60, 60, (outputs, inputs, kernel, kernel)).astype(np.int8))
+        scale = self.constant(np.float32(0.01)), self.constant(np.int8(0))
+        pads = [kernel // 2] * 4
+        return self.add("Conv", x, self.add("DequantizeLinear", weights, *scale), pads=pads, **attributes)
+
+    def normalization(self, x: str, channels: int, **attributes: Any) -> str:
+        gamma, beta, mean = (self.constant(self.rng.normal(size=channels).astype(np.float32)) for _ in range(3))
+        variance = self.constant(self.rng.uniform(0.3, 2, channels).astype(np.float32))
+        return self.add("BatchNormalization", x, gamma, beta, mean, variance, **attributes)
+
+    def model(self, result: str, shape: Any = (1, 6, 9, 7), opset: int = 17) -> bytes:
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+        y = onnx.ValueInfoProto(name=result)
+        graph = helper.make_graph(self.nodes, "net", [x], [y], self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+        return bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
+
+
+def feeds(shape: Any = (1, 6, 9, 7)) -> dict[str, Any]:
+    return {"x": np.random.default_rng(3).normal(size=shape).astype(np.float32)}
+
+
+def agrees(model: bytes, given: dict[str, Any], steps: float) -> Any:
+    """The session and its kinds of operations. Every value is the reference's; results may be a step from onnxruntime's
+    next to a tie."""
+    session = Session(model, 1, kernels=True)
+    (found,) = session.run(None, given)
+    (want,) = exact_session(onnx.load_from_string(model)).run(None, given)
+    assert found.shape == want.shape and found.dtype == want.dtype
+    apart = np.abs(found - want)
+    assert apart.max(initial=0) <= steps * 1.001 and np.mean(apart > 1e-6) < 0.02
+    return session, check_regions(session, given)
+
+
+@pytest.mark.parametrize("behind", ["", "Relu", "HardSigmoid", "Tanh"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_batch_normalization_between_codes(behind: str, dtype: Any) -> None:
+    net = Net()
+    zero = 120 if dtype is np.uint8 else 3
+    x = net.pair(net.conv(net.pair("x", 0.03, zero, dtype), 6, 24, 3), 0.05, zero, dtype)
+    x = net.normalization(x, 24, epsilon=1e-3)
+    x = net.pair(net.add(behind, x) if behind else x, 0.04, zero, dtype)
+    model = net.model(net.pair(net.conv(x, 24, 8), 0.07, zero, dtype))
+    session, kinds = agrees(model, feeds(), 0.07)
+    assert kinds["ChannelTable"] == 1 and len(session.regions) == len(session.describe().parts) == 1
+    (table,) = [o for o in session.regions[0].segment.operations if isinstance(o, ChannelTable)]
+    assert (table.lines is None) == (behind == "Tanh")
+
+
+def test_normalizations_that_are_no_function_of_a_code_by_channel() -> None:
+    """A mean that is fed, and one in training mode, stay in onnxruntime."""
+    net = Net()
+    x = net.pair(net.conv(net.pair("x"), 6, 6, 3), 0.05)
+    one, mean = net.constant(np.ones(6, np.float32)), net.add("ReduceMean", "x", axes=[0, 2, 3], keepdims=0)
+    x = net.add("BatchNormalization", x, one, one, mean, one)
+    _, kinds = agrees(net.model(net.pair(net.conv(net.pair(x), 6, 4), 0.07)), feeds(), 0.07)
+    assert kinds["ChannelTable"] == 0 and kinds["Conv"] == 2
