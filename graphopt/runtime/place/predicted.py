@@ -1,0 +1,92 @@
+"""Predicted partitions: what of a model pays on kernels, before anything of it was measured on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...ir import Model, Node, Value
+from ...kernels import select_level
+from ..lower.operations import Coverage
+from ..lower.traits import Operation, Shape
+from .assumed import Shapes, assumed_shapes
+from .measured import with_parts
+from .partition import Segment, partition
+from .rates import OTHER, RATES, SEGMENT, SESSION, Rates
+from .work import BORDER, Work, region_work
+
+GAIN = 0.1
+"""The share of its time in onnxruntime that a region must be predicted to win: about half of the median error of a
+prediction for models that the rates do not come from, `python -m tests.bench.placement --fit`."""
+
+_NANO = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds of a region: on kernels, its call included, and of its nodes among others in onnxruntime."""
+
+    kernels: float
+    onnxruntime: float
+
+    @property
+    def pays(self) -> bool:
+        """The region wins by GAIN, the border of a segment for onnxruntime included."""
+        return self.kernels + SEGMENT * _NANO <= (1 - GAIN) * self.onnxruntime
+
+
+def predict(segment: Segment, known: Mapping[Value, Shape]) -> Prediction:
+    """The times of a region at the shapes that are known, or follow from them."""
+    shapes = Shapes(known)
+    for value in segment.inputs:
+        shapes.of(value)
+    for operation in segment.operations:
+        shapes.add(operation)
+    kernels, stock = region_work(segment, shapes.known)
+    rates = RATES[select_level().name]
+    del stock[BORDER]
+    return Prediction(_seconds(kernels, rates.kernels), _seconds(stock, rates.onnxruntime))
+
+
+def _seconds(work: Work, rates: Rates) -> float:
+    return _NANO * sum(
+        rate * number for kind, numbers in work.items() for rate, number in zip(rates.get(kind, rates[OTHER]), numbers)
+    )
+
+
+def left_by_prediction(model: Model, coverage: Coverage) -> tuple[set[Operation], dict[Node, str]]:
+    """The operations that are left to their nodes as onnxruntime is predicted to run these faster, and why, by node.
+
+    Regions that do not pay by themselves go back, until those of the partition that results do; then all go back where
+    they do not pay for the borders between them.
+    """
+    known = assumed_shapes(model)
+    banned: set[Operation] = set()
+    reasons: dict[Node, str] = {}
+    while True:
+        segments = partition(model.graph, coverage, banned)
+        regions = [segment for segment in segments if segment.is_region]
+        if not regions:
+            return banned, reasons
+        predictions = [predict(region, known) for region in regions]
+        slow = [(r, p) for r, p in zip(regions, predictions) if not p.pays]
+        if not slow:
+            kernels = sum(p.kernels for p in predictions)
+            borders = _NANO * (SESSION + SEGMENT * (len(segments) - len(regions)))
+            stock = sum(p.onnxruntime for p in predictions)
+            if kernels + borders <= (1 - GAIN) * stock:
+                return banned, reasons
+            whole = Prediction(kernels + borders, stock)
+            for region in regions:
+                _explain(reasons, region, whole, "with its borders predicted slower")
+            return set(coverage.providers.values()), reasons
+        for region, prediction in slow:
+            _explain(reasons, region, prediction, "predicted slower")
+        banned |= with_parts(coverage, [region for region, _ in slow], regions)
+
+
+def _explain(reasons: dict[Node, str], region: Segment, prediction: Prediction, verdict: str) -> None:
+    text = f"{verdict} on kernels, {prediction.kernels * 1e6:.0f} against {prediction.onnxruntime * 1e6:.0f} µs"
+    for operation in region.operations:
+        for node in operation.nodes:
+            reasons.setdefault(node, text)
