@@ -38,7 +38,7 @@ TYPICAL = {
 """Microseconds of one of each of FEATURES in no class in particular: what the rows do not tell stays near these."""
 
 FLOAT_MAC, DEPTHWISE_MAC = 6e-5, 3e-4
-"""The same of a multiply-accumulate of float32, and where a window is not a product."""
+"""The same of a multiply-accumulate of float32, and of one where each channel has a window of its own."""
 
 TRUST = 0.03
 """How many rows TYPICAL counts as."""
@@ -101,7 +101,7 @@ def _typical(kind: str, side: str) -> list[float]:
     call, read, written, unfolded, mac = TYPICAL[side]
     if kind == BORDER:
         return [8.0 if side == "kernels" else 5.0, 1e-4, 1e-4, unfolded, mac]
-    if "depthwise" in kind or "groups" in kind:
+    if "depthwise" in kind:
         mac = DEPTHWISE_MAC
     elif kind == "FloatMatMul":
         mac = FLOAT_MAC

@@ -86,11 +86,12 @@ def features(operation: Operation, inputs: Sequence[Shape], output: Shape) -> tu
         read = float(prod(inputs[0]))
         weights = operation.weights.shape
         if isinstance(operation, (Conv, DynamicConv)):
-            depth, pixels = prod(weights[1:]), elements / max(weights[0], 1)
-            macs = elements * depth
-            if operation.groups == 1:
-                macs = pixels * _filled(weights[0], _LANES) * _filled(depth, _DEPTH)
-                unfolded = pixels * depth if prod(weights[2:]) > 1 else 0.0
+            depth, pixels, groups = prod(weights[1:]), elements / max(weights[0], 1), operation.groups
+            if weights[1] == 1 < groups:
+                macs = elements * depth
+            else:
+                macs = pixels * groups * _filled(weights[0] // groups, _LANES) * _filled(depth, _DEPTH)
+                unfolded = pixels * groups * depth if prod(weights[2:]) > 1 else 0.0
         else:
             macs = elements / max(weights[1], 1) * _filled(weights[1], _LANES) * _filled(weights[0], _DEPTH)
     elif isinstance(operation, (ActivationMatMul, FloatMatMul)) and inputs[0]:
