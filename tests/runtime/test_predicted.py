@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from graphopt.kernels.core.levels import LEVELS
 from graphopt.onnx_io import load
 from graphopt.runtime import Session
+from graphopt.runtime import session as session_module
 from graphopt.runtime.compile.legality import LEGALITY
 from graphopt.runtime.lower.lowering import lower
 from graphopt.runtime.lower.operations import Conv, DynamicConv, MatMul
@@ -20,7 +21,7 @@ from graphopt.runtime.lower.ort_types import add_types_from_ort
 from graphopt.runtime.place import predicted
 from graphopt.runtime.place.assumed import assumed_shapes
 from graphopt.runtime.place.lowered_model import LoweredModel
-from graphopt.runtime.place.measured import region_digest, region_times
+from graphopt.runtime.place.measured import region_digest
 from graphopt.runtime.place.partition import partition
 from graphopt.runtime.place.rates import OTHER, RATES, LevelRates
 from graphopt.runtime.place.work import BORDER, FEATURES, class_of, features, region_work
@@ -30,12 +31,6 @@ ONE, FREE = (1000.0, 0.0, 0.0, 0.0, 0.0), (0.0,) * 5
 """Rates: a microsecond a call, and nothing at all."""
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing was measured."""
-    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
-
-
 def give(monkeypatch: pytest.MonkeyPatch, kernels: dict[str, Any], onnxruntime: dict[str, Any]) -> None:
     """Let regions cost this on every level, and borders nothing."""
     rates = LevelRates({OTHER: FREE, **kernels}, {OTHER: FREE, **onnxruntime})
@@ -43,6 +38,16 @@ def give(monkeypatch: pytest.MonkeyPatch, kernels: dict[str, Any], onnxruntime: 
     monkeypatch.setattr(predicted, "SEGMENT", 0.0)
     monkeypatch.setattr(predicted, "SESSION", 0.0)
     monkeypatch.setattr(predicted, "BETWEEN", 1.0)
+
+
+class Measured:
+    """What was measured on this machine, as given."""
+
+    def __init__(self, pairs: dict[str, tuple[float, float]]) -> None:
+        self.pairs = pairs
+
+    def load(self) -> dict[str, tuple[float, float]]:
+        return dict(self.pairs)
 
 
 def two_towers() -> bytes:
@@ -83,7 +88,7 @@ def kinds(session: Session) -> list[set[str]]:
 
 
 def test_only_the_region_that_loses_stays_in_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, feeds = two_towers(), {"x": np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32)}
+    model, feeds = load(two_towers()), {"x": np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32)}
     assert kinds(Session(model, 1, kernels=True)) == [{"DynamicMatMul"}, {"Conv"}]
     give(
         monkeypatch, {"DynamicMatMul": (3e3, *ONE[1:]), "Conv pointwise": ONE},
@@ -99,17 +104,25 @@ def test_only_the_region_that_loses_stays_in_onnxruntime(monkeypatch: pytest.Mon
 
 def test_all_stays_where_borders_cost_more_than_regions_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     give(monkeypatch, {}, {"DynamicMatMul MatMulInteger": ONE, "Conv pointwise": ONE})
-    assert len(Session(two_towers(), 1).regions) == 2
+    model = load(two_towers())
+    assert len(Session(model, 1).regions) == 2
     monkeypatch.setattr(predicted, "SESSION", 1.9e3)
-    session = Session(load(two_towers()), 1)  # no plan is kept of a model in memory, which rates given here decide
+    session = Session(model, 1)
     assert not session.regions and session.covered == 0
     assert "with its borders predicted slower on kernels, 2 against 2 µs" in str(session.describe())
 
 
-def test_a_plan_of_a_prediction_is_kept_apart(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_a_prediction_is_kept_apart(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Neither `kernels=True` nor a measurement finds the predicted plan, and the graph is read once for each."""
+    measured: dict[str, tuple[float, float]] = {}
+    monkeypatch.setattr(session_module, "region_times", lambda threads: Measured(measured))
     give(monkeypatch, {"Conv": ONE, "Conv pointwise": ONE}, {})
-    path = made["qdq"]
+    path = tmp_path / "own.onnx"  # content of its own: its plans come from rates that are given here
+    proto = onnx.load(made["qdq"])
+    proto.doc_string = str(tmp_path)
+    onnx.save(proto, path)
     want = Session(path, 1, kernels=True).run(None, feed())[0]
     assert "predicted slower" in str(Session(path, 1).describe())
 
@@ -123,7 +136,7 @@ def test_a_plan_of_a_prediction_is_kept_apart(made: dict[str, Path], monkeypatch
         np.testing.assert_array_equal(Session(path, 1, kernels=True).run(None, feed())[0], want)
     own = region_digest(Session(path, 1, kernels=True).regions[0].segment)
     for times, regions in (((1.0, 2.0), 1), ((2.0, 1.0), 0)):
-        region_times(1).add({own: times})
+        measured[own] = times
         for _ in range(2):
             session = Session(path, 1)
             assert len(session.regions) == regions and "predicted" not in str(session.describe())
