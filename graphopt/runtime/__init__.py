@@ -3,7 +3,7 @@
 from .describe import Description, NodeArg
 from .session import Session, session_of
 
-ROOMS = ("lower", "place", "compile", "cache", "execute", "describe", "feeds", "session", "profile", "warmup")
+ROOMS = ("lower", "compile", "place", "cache", "execute", "describe", "feeds", "session", "profile", "warmup")
 """Rooms and files from the lowest up; imports go down only."""
 
 __all__ = ["Description", "NodeArg", "Session", "session_of"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from ..errors import InputError, OptionError, one_line
 from ..ir import Model
 from ..machine.cpu import cpu_count
+from ..machine.measurements import Pair
 from ..machine.sessions import open_session, session_options
 from .cache.manifest import Manifest, Output, Part, manifest_of
 from .cache.plan_cache import PlanCache
@@ -21,13 +23,16 @@ from .execute.region import Region
 from .execute.workers import Team
 from .feeds import Feeds, are_native
 from .place.lowered_model import LoweredModel, digest_of
-from .place.measured import left_to_onnxruntime, slower_regions
+from .place.measured import are_measured, left_to_onnxruntime, region_times, slower_regions
 
 if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 _MANIFEST, _CANDIDATES = "manifest", "candidates"
 """Names in the plan cache: of the manifest, and of the digests of the partition and its regions."""
+
+_PREDICTED = "predicted"
+"""In the key of plans whose partition no measurement decided; the rates are part of the sources that a key digests."""
 
 
 class _Forks:
@@ -64,19 +69,20 @@ class Session:
         memory: Memory = "fast",
         kernels: bool | None = None,
     ) -> None:  # fmt: skip
-        """`kernels` True runs every region on kernels, False none, None where no measurement speaks against it."""
+        """`kernels` True runs every region on kernels, False none, None those that pay: as `warmup` measured, else by
+        prediction."""
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise OptionError(f"threads must be a positive number, got {threads!r}")
         if memory not in ("fast", "small"):
             raise OptionError(f"memory must be 'fast' or 'small', got {memory!r}")
         self.threads, self._source = threads or cpu_count(), model
         self._team, self._forks = Team(self.threads), _forks.count
-        slower = slower_regions(self.threads) if kernels is None else frozenset[str]()
+        times = region_times(self.threads).load() if kernels is None else {}
         digest = digest_of(model)
-        self._lowered = LoweredModel(model, digest, kernels=kernels is not False, slower=slower)
+        self._lowered = LoweredModel(model, digest, kernels=kernels, times=times)
         cache, manifest = None, None
         if digest is not None:
-            cache = self._cache(digest, memory, kernels, slower)
+            cache = self._cache(digest, memory, kernels, times)
             manifest = cache.load(_MANIFEST)
         if manifest is None:
             manifest = manifest_of(self._lowered)
@@ -91,24 +97,36 @@ class Session:
             self._runner(index, part, memory, cache) for index, part in enumerate(manifest.parts)
         ]  # fmt: skip
 
-    def _cache(self, digest: str, memory: Memory, kernels: bool | None, slower: frozenset[str]) -> PlanCache:
-        """The plans of the partition that leaves what is in `slower` of this model, and no more, to onnxruntime."""
-        if kernels is False:
+    def _cache(self, digest: str, memory: Memory, kernels: bool | None, times: Mapping[str, Pair]) -> PlanCache:
+        """The plans of the partition that leaves to onnxruntime what `times` say of this model, and no more, or by
+        prediction where they say nothing of it."""
+        if kernels is not None:
             return PlanCache(digest, memory, kernels)
-        path: tuple[tuple[str, ...], ...] = ()
+        slower, step = slower_regions(times), 0
+        path: tuple[object, ...] = (_PREDICTED,)
+        if times and are_measured(self._candidates(PlanCache(digest, memory, True), self._round), times):
+            path = ()
         while True:
-            cache = PlanCache(digest, memory, *path)
+            cache = PlanCache(digest, memory, None, *path)
             if not slower:
                 return cache
-            candidates: tuple[str, ...] | None = cache.load(_CANDIDATES)
-            if candidates is None:
-                candidates = self._lowered.candidates[len(path)]
-                if not self._has_external_weights:
-                    cache.save(_CANDIDATES, candidates)
-            left = left_to_onnxruntime(candidates, slower)
+            left = left_to_onnxruntime(self._candidates(cache, partial(self._round, step)), slower)
             if not left:
                 return cache
-            path = (*path, left)
+            path, step = (*path, left), step + 1
+
+    def _round(self, index: int | None = None) -> tuple[str, ...]:
+        """The digests of a partition on the way, or of that which runs on kernels all that they can compute."""
+        return self._lowered.greedy if index is None else self._lowered.candidates[index]
+
+    def _candidates(self, cache: PlanCache, compute: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+        """The digests that these plans keep of their partition, computed and kept where they are missing."""
+        candidates: tuple[str, ...] | None = cache.load(_CANDIDATES)
+        if candidates is None:
+            candidates = compute()
+            if not self._has_external_weights:
+                cache.save(_CANDIDATES, candidates)
+        return candidates
 
     def _keep(self, cache: PlanCache, manifest: Manifest) -> bool:
         """Keep the manifest on disk, unless weights lie in files of their own, of which the digest says nothing."""

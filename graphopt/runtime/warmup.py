@@ -53,8 +53,8 @@ def warmup(
     Regions are measured one by one, in either runtime for about `seconds` or more until the verdict is clear, and so
     are those of the partition that results where some go back to onnxruntime, until nothing in it is new. Then the
     model is measured as a whole: it goes back where its regions do not pay for the borders between them. Where the
-    cache cannot be written, nothing is remembered and sessions use the kernels. `progress` is told the kernels that are
-    compiled.
+    cache cannot be written, nothing is remembered and sessions go by prediction. `progress` is told the kernels that
+    are compiled.
     """
     remove = on_compile(progress) if progress is not None else None
     timings: list[RegionTiming] = []

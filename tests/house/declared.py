@@ -43,7 +43,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "passes/prune": ("options", "score", "select", "cut", "refit"),
     "passes/quantize": ("options", "numerics", "candidates", "emit", "place"),
     "report": ("latency", "data", "headline", "html"),
-    "runtime": ("lower", "place", "compile", "cache", "execute"),
+    "runtime": ("lower", "compile", "place", "cache", "execute"),
     "testing": ("sketch", "blocks"),
 }
 """Rooms of each package that has some, lowest first: a room imports from those before it, never from one after it.

@@ -33,7 +33,7 @@ def sums(kind: int, shape: list[Any], inputs: int = 1) -> bytes:
 
 @pytest.mark.parametrize("form", ["qdq", "float"])
 def test_no_name_means_all_outputs_and_one_may_be_asked_twice(made: dict[str, Path], form: str) -> None:
-    session = Session(made[form], 1)
+    session = Session(made[form], 1, kernels=True)
     want = session.run(None, feed())
     for names in ([], (), None, ["y", "y"]):
         found = session.run(names, feed())
@@ -44,7 +44,7 @@ def test_no_name_means_all_outputs_and_one_may_be_asked_twice(made: dict[str, Pa
 
 @pytest.mark.parametrize("form", ["qdq", "float"])
 def test_big_endian_arrays_and_lists(made: dict[str, Path], form: str) -> None:
-    session, x = Session(made[form], 1), feed()["x"]
+    session, x = Session(made[form], 1, kernels=True), feed()["x"]
     want = session.run(None, {"x": x})[0]
     for fed in (x.astype(">f4"), x.tolist(), x.astype("<f4")):
         np.testing.assert_array_equal(session.run(None, {"x": fed})[0], want)
@@ -105,7 +105,7 @@ def with_other_sizes(path: Path, shape: list[Any]) -> bytes:
 @pytest.mark.parametrize("form", ["qdq", "float"])
 @pytest.mark.parametrize("shape", [["N", 10], ["rows", 10], ["rows", "columns"]])
 def test_open_sizes_keep_their_names(made: dict[str, Path], form: str, shape: list[Any]) -> None:
-    session = Session(with_other_sizes(made[form], shape), 1)
+    session = Session(with_other_sizes(made[form], shape), 1, kernels=True)
     assert bool(session.regions) is (form == "qdq")
     (found,) = session.get_outputs()
     assert (found.name, found.type, found.shape) == ("y", "tensor(float)", [shape[0], 10])

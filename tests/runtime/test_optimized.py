@@ -36,7 +36,7 @@ def test_a_slower_region_is_left_to_onnxruntime(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
     from graphopt.runtime.place.measured import region_digest
 
-    session = graphopt.Session(FASHION, 1)
+    session = graphopt.Session(FASHION, 1, kernels=True)
     assert session.regions
     assert region_times(1).add({region_digest(session.regions[0].segment): (2.0, 1.0)})
     left = graphopt.Session(FASHION, 1)

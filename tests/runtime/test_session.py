@@ -40,7 +40,7 @@ def sqnr(found: Any, want: Any) -> float:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_integer_equals_the_reference(made: dict[str, Path], form: str, threads: int) -> None:
-    session = Session(made[form], threads=threads)
+    session = Session(made[form], threads=threads, kernels=True)
     assert session.covered >= 6, session.describe()
     assert check_regions(session, feed()).total() >= 10
     exact = exact_session(made[form])
@@ -67,12 +67,12 @@ def test_sources(made: dict[str, Path], source: str) -> None:
         from graphopt.onnx_io import load
 
         model = load(data)
-    want = Session(made["qdq"], threads=1).run(None, feed())[0]
-    np.testing.assert_array_equal(Session(model, threads=1).run(None, feed())[0], want)
+    want = Session(made["qdq"], threads=1, kernels=True).run(None, feed())[0]
+    np.testing.assert_array_equal(Session(model, threads=1, kernels=True).run(None, feed())[0], want)
 
 
 def test_new_shapes_and_empty_batches(made: dict[str, Path]) -> None:
-    session = Session(made["qdq"], threads=2)
+    session = Session(made["qdq"], threads=2, kernels=True)
     exact = exact_session(made["qdq"])
     for batch in (1, 5, 0, 2, 3, 4, 6, 7, 8, 9, 10, 11, 1):
         found = session.run(None, feed(batch))[0]
@@ -82,7 +82,7 @@ def test_new_shapes_and_empty_batches(made: dict[str, Path]) -> None:
 
 
 def test_four_threads_at_once(made: dict[str, Path]) -> None:
-    session = Session(made["qdq"], threads=2)
+    session = Session(made["qdq"], threads=2, kernels=True)
     want = [session.run(None, feed(2, seed))[0] for seed in range(4)]
     wrong: list[int] = []
 
@@ -102,7 +102,7 @@ def test_four_threads_at_once(made: dict[str, Path]) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("form", ["qdq", "float"])
 def test_fork_after_use(made: dict[str, Path], form: str) -> None:
-    session = Session(made[form], threads=2)
+    session = Session(made[form], threads=2, kernels=True)
     want = session.run(None, feed())[0]
     child = os.fork()
     if child == 0:
@@ -112,9 +112,9 @@ def test_fork_after_use(made: dict[str, Path], form: str) -> None:
 
 
 def test_portable_level(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    want = Session(made["qdq"], threads=1).run(None, feed())[0]
+    want = Session(made["qdq"], threads=1, kernels=True).run(None, feed())[0]
     monkeypatch.setenv("GRAPHOPT_ISA", "portable")
-    session = Session(made["qdq"], threads=1)
+    session = Session(made["qdq"], threads=1, kernels=True)
     assert check_regions(session, feed()).total() >= 10
     np.testing.assert_array_equal(session.run(None, feed())[0], want)
 
@@ -123,18 +123,20 @@ def test_read_only_cache(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     monkeypatch.setenv("GRAPHOPT_CACHE", str(blocked / "cache"))
-    assert Session(made["qdq"], threads=1).run(None, feed())[0].shape == (2, 10)
+    assert Session(made["qdq"], threads=1, kernels=True).run(None, feed())[0].shape == (2, 10)
 
 
 def test_small_memory_gives_the_same(made: dict[str, Path]) -> None:
-    want = Session(made["qdq-7bit"], threads=1).run(None, feed())[0]
-    np.testing.assert_array_equal(Session(made["qdq-7bit"], threads=1, memory="small").run(None, feed())[0], want)
+    want = Session(made["qdq-7bit"], threads=1, kernels=True).run(None, feed())[0]
+    np.testing.assert_array_equal(
+        Session(made["qdq-7bit"], threads=1, memory="small", kernels=True).run(None, feed())[0], want
+    )
 
 
 def test_nan_and_infinity_at_the_border(made: dict[str, Path]) -> None:
     feeds = feed()
     feeds["x"][0, 0, 0, :4] = [np.nan, np.inf, -np.inf, 3e38]
-    check_regions(Session(made["qdq"], threads=1), feeds)
+    check_regions(Session(made["qdq"], threads=1, kernels=True), feeds)
 
 
 WRONG = {
@@ -150,14 +152,14 @@ WRONG = {
 @pytest.mark.parametrize("form", ["qdq", "float"])
 def test_wrong_feeds(made: dict[str, Path], form: str, message: str) -> None:
     with pytest.raises(graphopt.InputError, match=message):
-        Session(made[form], threads=1).run(None, WRONG[message])
+        Session(made[form], threads=1, kernels=True).run(None, WRONG[message])
 
 
 def test_wrong_names_and_options(made: dict[str, Path]) -> None:
     with pytest.raises(graphopt.InputError, match="no output 'nope'"):
         Session(made["qdq"]).run(["nope"], feed())
     with pytest.raises(graphopt.OptionError, match="threads"):
-        Session(made["qdq"], threads=0)
+        Session(made["qdq"], threads=0, kernels=True)
     with pytest.raises(graphopt.ModelError):
         Session(b"not a model")
 
@@ -171,7 +173,7 @@ def test_the_face_of_onnxruntime(made: dict[str, Path]) -> None:
 @pytest.mark.skipif(not FASHION.is_file(), reason="no quantized Fashion network")
 def test_fashion() -> None:
     images = np.random.default_rng(0).random((64, 1, 28, 28), np.float32)
-    session, exact = Session(FASHION, threads=1), exact_session(FASHION)
+    session, exact = Session(FASHION, threads=1, kernels=True), exact_session(FASHION)
     assert check_regions(session, {"image": images[:2]}).total() > 10
     found, want = session.run(None, {"image": images})[0], exact.run(None, {"image": images})[0]
     assert np.array_equal(found.argmax(1), want.argmax(1)) and sqnr(found, want) >= 40
@@ -196,7 +198,7 @@ def test_light(name: str, variant: str) -> None:
 
 def test_borders_share_no_memory_with_the_caller(made: dict[str, Path]) -> None:
     """Inputs of any memory order give the same; results stay when the session runs again; no input is kept."""
-    session = Session(made["qdq"], threads=2)
+    session = Session(made["qdq"], threads=2, kernels=True)
     first, second = feed(2, 1)["x"], feed(2, 2)["x"]
     want = session.run(None, {"x": first})[0]
     kept = want.copy()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import ModelError
 from ...ir import Model
+from ...machine.measurements import Pair
 from ..lower.lowering import lower
 from ..lower.operations import Coverage
 from ..lower.ort_types import add_types_from_ort
 from ..lower.traits import Operation
-from .measured import candidates_of, left_to_onnxruntime, region_digest
+from .measured import are_measured, candidates_of, left_to_onnxruntime, region_digest, slower_regions, with_parts
 from .partition import Segment, partition
 
 if TYPE_CHECKING:
@@ -45,32 +46,24 @@ def digest_of(source: ModelSource | Model) -> str | None:
 class _Parts:
     model: Model
     coverage: Coverage
+    greedy: tuple[str, ...]
     candidates: tuple[tuple[str, ...], ...]
     segments: list[Segment]
-
-
-def _with_parts(coverage: Coverage, slow: Sequence[Segment], regions: Sequence[Segment]) -> set[Operation]:
-    """The operations of slow regions, and those that do parts of their work, such as a fused operation's nodes alone:
-    nobody measured these, and other regions do not use them."""
-    left = {operation for region in slow for operation in region.operations}
-    kept = {operation for region in regions for operation in region.operations} - left
-    nodes = {node for operation in left for node in operation.nodes}
-    parts = {operation for operation in coverage.providers.values() if nodes.issuperset(operation.nodes)}
-    return left | (parts - kept)
 
 
 class LoweredModel:
     """`segments` in the order they run, out of `model` by its `coverage`; computed once, when first asked for.
 
-    `candidates`: the digests of each partition on the way, the first where nothing is known to be slower on kernels.
-    What of a partition is in `slower` is left to onnxruntime, which gives the next. Raises ModelError where the source
-    has another `digest` by then.
+    `kernels` True runs all that can be on kernels, False nothing, None what pays by the `times` of regions, or by
+    prediction where those of the model's are not among them. `candidates`: the digests of each partition on the way.
+    What of a partition is slower on kernels is left to onnxruntime, which gives the next. Raises ModelError where the
+    source has another `digest` by then.
     """
 
     def __init__(
-        self, source: ModelSource | Model, digest: str | None, *, kernels: bool, slower: frozenset[str]
+        self, source: ModelSource | Model, digest: str | None, *, kernels: bool | None, times: Mapping[str, Pair]
     ) -> None:
-        self._source, self._digest, self._kernels, self._slower = source, digest, kernels, slower
+        self._source, self._digest, self._kernels, self._times = source, digest, kernels, times
         self._parts: _Parts | None = None
         self.renew()
 
@@ -87,6 +80,11 @@ class LoweredModel:
     def coverage(self) -> Coverage:
         """The operations that kernels can compute, and why there are none for other nodes."""
         return self._get().coverage
+
+    @property
+    def greedy(self) -> tuple[str, ...]:
+        """The digests of the partition that runs on kernels all that they can compute."""
+        return self._get().greedy
 
     @property
     def candidates(self) -> tuple[tuple[str, ...], ...]:
@@ -106,21 +104,31 @@ class LoweredModel:
 
     def _lower(self) -> _Parts:
         model = self._lifted()
+        if self._kernels is False:
+            return _Parts(model, Coverage(), (), ((),), partition(model.graph, Coverage()))
+        add_types_from_ort(model)
+        coverage = lower(model.graph)
+        segments = partition(model.graph, coverage)
+        greedy = candidates_of(segments)
         if self._kernels:
-            add_types_from_ort(model)
-        coverage = lower(model.graph) if self._kernels else Coverage()
+            return _Parts(model, coverage, greedy, (greedy,), segments)
+        slower, banned = slower_regions(self._times), set[Operation]()
+        if greedy and not are_measured(greedy, self._times):
+            from .predicted import left_by_prediction  # here, as it needs the whole compiler
+
+            banned, reasons = left_by_prediction(model, coverage)
+            coverage.refusals.update({node: why for node, why in reasons.items() if node not in coverage.refusals})
         rounds: list[tuple[str, ...]] = []
-        banned: set[Operation] = set()
         while True:
             segments = partition(model.graph, coverage, banned)
             rounds.append(candidates_of(segments))
-            slower = left_to_onnxruntime(rounds[-1], self._slower)
-            if not slower:
-                return _Parts(model, coverage, tuple(rounds), segments)
+            left = left_to_onnxruntime(rounds[-1], slower)
+            if not left:
+                return _Parts(model, coverage, greedy, tuple(rounds), segments)
             regions = [segment for segment in segments if segment.is_region]
-            slow = [region for region in regions if region_digest(region) in slower] or regions
-            whole = slower == rounds[-1][-1:]
-            banned |= set(coverage.providers.values()) if whole else _with_parts(coverage, slow, regions)
+            slow = [region for region in regions if region_digest(region) in left] or regions
+            whole = left == rounds[-1][-1:]
+            banned |= set(coverage.providers.values()) if whole else with_parts(coverage, slow, regions)
             for node in {node for region in slow for operation in region.operations for node in operation.nodes}:
                 coverage.refusals.setdefault(node, "measured slower than onnxruntime here")
 

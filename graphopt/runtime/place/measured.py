@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from ...ir import Node, TensorType
 from ...kernels import select_level
 from ...kernels.core.object_cache import generation
-from ...machine.measurements import Measurements
+from ...machine.measurements import Measurements, Pair
+from ..lower.operations import Coverage
 from ..lower.traits import Operation
 from .partition import Segment
 
@@ -23,9 +24,14 @@ def region_times(threads: int) -> Measurements:
     return Measurements("regions", (select_level().name, str(threads), generation()))
 
 
-def slower_regions(threads: int) -> frozenset[str]:
+def slower_regions(times: Mapping[str, Pair]) -> frozenset[str]:
     """The regions, and the partitions as a whole, that were measured to be slower with kernels."""
-    return frozenset(digest for digest, (kernels, ort) in region_times(threads).load().items() if kernels > ort)
+    return frozenset(digest for digest, (kernels, ort) in times.items() if kernels > ort)
+
+
+def are_measured(candidates: tuple[str, ...], times: Mapping[str, Pair]) -> bool:
+    """All regions of a partition were measured, so that nothing need be predicted of it."""
+    return all(digest in times for digest in candidates[:-1])
 
 
 def candidates_of(segments: Iterable[Segment]) -> tuple[str, ...]:
@@ -45,6 +51,16 @@ def left_to_onnxruntime(candidates: tuple[str, ...], slower: Collection[str]) ->
     """The slower regions of a partition; if there is none, the partition where it is slower than onnxruntime alone."""
     regions = tuple(sorted({digest for digest in candidates[:-1] if digest in slower}))
     return regions or tuple(digest for digest in candidates[-1:] if digest in slower)
+
+
+def with_parts(coverage: Coverage, slow: Sequence[Segment], regions: Sequence[Segment]) -> set[Operation]:
+    """The operations of slow regions, and those that do parts of their work, such as a fused operation's nodes alone:
+    nobody measured these, and other regions do not use them."""
+    left = {operation for region in slow for operation in region.operations}
+    kept = {operation for region in regions for operation in region.operations} - left
+    nodes = {node for operation in left for node in operation.nodes}
+    parts = {operation for operation in coverage.providers.values() if nodes.issuperset(operation.nodes)}
+    return left | (parts - kept)
 
 
 def region_digest(segment: Segment) -> str:

@@ -1,0 +1,213 @@
+"""Predicted partitions: what stays in onnxruntime before anything is measured, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from graphopt.kernels.core.levels import LEVELS
+from graphopt.onnx_io import load
+from graphopt.runtime import Session
+from graphopt.runtime import session as session_module
+from graphopt.runtime.compile.legality import LEGALITY
+from graphopt.runtime.lower.lowering import lower
+from graphopt.runtime.lower.operations import Conv, DynamicConv, MatMul
+from graphopt.runtime.lower.ort_types import add_types_from_ort
+from graphopt.runtime.place import predicted
+from graphopt.runtime.place.assumed import assumed_shapes
+from graphopt.runtime.place.lowered_model import LoweredModel
+from graphopt.runtime.place.measured import region_digest
+from graphopt.runtime.place.partition import partition
+from graphopt.runtime.place.rates import OTHER, RATES, LevelRates
+from graphopt.runtime.place.work import BORDER, FEATURES, class_of, features, region_work
+from tests.runtime.forms import FORMS, feed
+
+ONE, FREE = (1000.0, 0.0, 0.0, 0.0, 0.0), (0.0,) * 5
+"""Rates: a microsecond a call, and nothing at all."""
+
+
+def give(monkeypatch: pytest.MonkeyPatch, kernels: dict[str, Any], onnxruntime: dict[str, Any]) -> None:
+    """Let regions cost this on every level, and borders nothing."""
+    rates = LevelRates({OTHER: FREE, **kernels}, {OTHER: FREE, **onnxruntime})
+    monkeypatch.setattr(predicted, "RATES", {level.name: rates for level in LEVELS})
+    monkeypatch.setattr(predicted, "SEGMENT", 0.0)
+    monkeypatch.setattr(predicted, "SESSION", 0.0)
+    monkeypatch.setattr(predicted, "BETWEEN", 1.0)
+
+
+class Measured:
+    """What was measured on this machine, as given."""
+
+    def __init__(self, pairs: dict[str, tuple[float, float]]) -> None:
+        self.pairs = pairs
+
+    def load(self) -> dict[str, tuple[float, float]]:
+        return dict(self.pairs)
+
+
+def two_towers() -> bytes:
+    """A product that is quantized while running, a float Sin that no kernel computes, then a convolution of codes."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.integers(-100, 100, (8, 4), np.int8), "c": rng.integers(-100, 100, (6, 3, 1, 1), np.int8),
+        "s": np.float32(0.1), "z": np.uint8(128), "zi": np.int8(0), "shape": np.array([0, 3, 4, 1]),
+    }  # fmt: skip
+    n = helper.make_node
+    nodes = [
+        n("DynamicQuantizeLinear", ["x"], ["xq", "xs", "xz"]),
+        n("MatMulInteger", ["xq", "w", "xz"], ["i"]),
+        n("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        n("Mul", ["xs", "s"], ["t"]),
+        n("Mul", ["f", "t"], ["m"]),
+        n("Sin", ["m"], ["sin"]),
+        n("Reshape", ["sin", "shape"], ["r"]),
+        n("QuantizeLinear", ["r", "s", "z"], ["q"]),
+        n("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        n("DequantizeLinear", ["c", "s", "zi"], ["cd"]),
+        n("Conv", ["d", "cd"], ["conv"]),
+        n("QuantizeLinear", ["conv", "s", "z"], ["yq"]),
+        n("DequantizeLinear", ["yq", "s", "z"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 6, 4, 1])
+    graph = helper.make_graph(
+        nodes, "towers", [x], [y], [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()]
+    )
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    )
+
+
+def kinds(session: Session) -> list[set[str]]:
+    return [{type(o).__name__ for o in region.segment.operations if o.is_product} for region in session.regions]
+
+
+def test_only_the_region_that_loses_stays_in_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feeds = load(two_towers()), {"x": np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32)}
+    assert kinds(Session(model, 1, kernels=True)) == [{"DynamicMatMul"}, {"Conv"}]
+    give(
+        monkeypatch, {"DynamicMatMul": (3e3, *ONE[1:]), "Conv pointwise": ONE},
+        {"DynamicMatMul MatMulInteger": (2e3, *ONE[1:]), "Conv pointwise": (2e3, *ONE[1:])},
+    )  # fmt: skip
+    session = Session(model, 1)
+    assert kinds(session) == [{"Conv"}]
+    said = str(session.describe())
+    assert "predicted slower on kernels, 3 against 2 µs" in said and "1 against 2" not in said
+    want = Session(model, 1, kernels=True).run(None, feeds)[0]
+    np.testing.assert_allclose(session.run(None, feeds)[0], want, atol=0.1 + 1e-6)  # a code of scale 0.1 next to a tie
+
+
+def test_all_stays_where_borders_cost_more_than_regions_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, {}, {"DynamicMatMul MatMulInteger": ONE, "Conv pointwise": ONE})
+    model = load(two_towers())
+    assert len(Session(model, 1).regions) == 2
+    monkeypatch.setattr(predicted, "SESSION", 1.9e3)
+    session = Session(model, 1)
+    assert not session.regions and session.covered == 0
+    assert "with its borders predicted slower on kernels, 2 against 2 µs" in str(session.describe())
+
+
+def test_a_plan_of_a_prediction_is_kept_apart(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither `kernels=True` nor a measurement finds the predicted plan, and the graph is read once for each."""
+    measured: dict[str, tuple[float, float]] = {}
+    monkeypatch.setattr(session_module, "region_times", lambda threads: Measured(measured))
+    give(monkeypatch, {"Conv": ONE, "Conv pointwise": ONE}, {})
+    path = tmp_path / "own.onnx"  # content of its own: its plans come from rates that are given here
+    proto = onnx.load(made["qdq"])
+    proto.doc_string = str(tmp_path)
+    onnx.save(proto, path)
+    want = Session(path, 1, kernels=True).run(None, feed())[0]
+    assert "predicted slower" in str(Session(path, 1).describe())
+
+    def refuse(self: LoweredModel) -> None:
+        raise AssertionError("the graph was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoweredModel, "_lower", refuse)
+        session = Session(path, 1)
+        assert session.covered == 0 and "predicted slower" in str(session.describe())
+        np.testing.assert_array_equal(Session(path, 1, kernels=True).run(None, feed())[0], want)
+    own = region_digest(Session(path, 1, kernels=True).regions[0].segment)
+    for times, regions in (((1.0, 2.0), 1), ((2.0, 1.0), 0)):
+        measured[own] = times
+        for _ in range(2):
+            session = Session(path, 1)
+            assert len(session.regions) == regions and "predicted" not in str(session.describe())
+
+
+@pytest.mark.parametrize("form", [*FORMS, "dynamic"])
+def test_every_partition_can_be_predicted(made: dict[str, Path], form: str) -> None:
+    model = load(made[form])
+    add_types_from_ort(model)
+    coverage = lower(model.graph)
+    known = assumed_shapes(model)
+    regions = [segment for segment in partition(model.graph, coverage) if segment.is_region]
+    assert regions
+    for region in regions:
+        times = predicted.predict(region, known)
+        assert 0 < times.kernels < 1e-3 and 0 < times.onnxruntime < 1e-3
+    banned, reasons = predicted.left_by_prediction(model, coverage)
+    assert bool(banned) is bool(reasons) and all("predicted slower" in reason for reason in reasons.values())
+    nodes = {node for region in regions for operation in region.operations for node in operation.nodes}
+    assert set(reasons) <= nodes
+
+
+def test_open_sizes_are_assumed(made: dict[str, Path]) -> None:
+    model = load(made["qdq"])
+    shapes = {value.name: shape for value, shape in assumed_shapes(model).items()}
+    assert shapes["x"] == (1, 3, 16, 16) and shapes["y"] == (1, 10)
+    n = helper.make_node
+    tokens = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "length"])
+    sound = helper.make_tensor_value_info("sound", TensorProto.FLOAT, ["batch", 1, "samples"])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "z")]
+    kernel = onnx.numpy_helper.from_array(np.ones((2, 1, 300), np.float32), "w")
+    nodes = [n("Cast", ["ids"], ["y"], to=TensorProto.FLOAT), n("Conv", ["sound", "w"], ["z"], strides=[10])]
+    graph = helper.make_graph(nodes, "open", [tokens, sound], outputs, [kernel])
+    open_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    found = {value.name: shape for value, shape in assumed_shapes(load(open_model)).items()}
+    assert found["ids"] == found["y"] and found["ids"][0] == found["sound"][0] == 1
+    assert found["sound"][2] >= 300 and found["z"][2] >= 1  # as many samples as the window needs
+
+
+def test_the_work_of_products(made: dict[str, Path]) -> None:
+    model = load(made["qdq"])
+    coverage = lower(model.graph)
+    found: dict[str, Any] = {}
+    for operation in coverage.providers.values():
+        if isinstance(operation, (Conv, DynamicConv, MatMul)):
+            found.setdefault(class_of(operation), operation)
+    assert {"Conv", "Conv pointwise", "Conv depthwise", "Conv groups"} <= set(found)
+    first = found["Conv"]  # 3 to 32 channels by windows of 3 x 3, 27 inputs filled up to 28
+    assert first.weights.shape == (32, 3, 3, 3)
+    wanted = (1.0, 768.0, 2048.0, 64.0 * 27, 64.0 * 32 * 28)
+    assert features(first, [(1, 3, 16, 16)], (1, 32, 8, 8)) == wanted
+    depthwise = found["Conv depthwise"]
+    assert features(depthwise, [(1, 32, 8, 8)], (1, 32, 8, 8)) == (1.0, 2048.0, 2048.0, 0.0, 2048.0 * 9)
+    product = next(o for o in coverage.providers.values() if isinstance(o, MatMul))
+    assert product.weights.shape == (256, 10)  # channels are filled up to 16
+    assert features(product, [(2, 256)], (2, 10)) == (1.0, 512.0, 20.0, 0.0, 2.0 * 256 * 16)
+    segment = next(s for s in partition(model.graph, coverage) if s.is_region)
+    shapes = predicted.Shapes(assumed_shapes(model))
+    for operation in segment.operations:
+        shapes.add(operation)
+    kernels, stock = region_work(segment, shapes.known)
+    assert kernels[BORDER] == [1.0, 768.0, 10.0, 0.0, 0.0] == stock[BORDER]
+    assert sum(row[0] for kind, row in kernels.items() if kind != BORDER) == len(segment.operations)
+
+
+def test_rates_are_complete() -> None:
+    """Every level has rates, and every operation is of a class with rates or of the class of others."""
+    assert set(RATES) == {level.name for level in LEVELS}
+    for rates in RATES.values():
+        for side in (rates.kernels, rates.onnxruntime):
+            assert {OTHER, BORDER} <= set(side)
+            assert all(len(row) == len(FEATURES) and min(row) >= 0 < max(row) for row in side.values())
+            named = {kind.split()[0] for kind in side} - {OTHER, BORDER}
+            assert named <= {kind.__name__ for kind in LEGALITY} and len(named) > len(LEGALITY) // 2
