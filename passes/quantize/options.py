@@ -64,7 +64,8 @@ class Quantize:
     pairs could overflow 16 bits on this target. nodes_to_exclude, op_types_to_quantize: names and operators.
     format: "qdq" or "qoperator". block_size: input channels that share a scale, for mode "weights".
     equalize, correct_bias, rounding: the optimisations of the integers; correct_means: sequential bias correction, each
-    layer on the integers before it, a session a layer. speed: leave layers float that do not gain.
+    layer on the integers before it, a session a layer. speed: leave layers float that do not gain; stored weights
+    are for size, and are timed only for the report.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     sensitivity: measure for the report the error that each layer causes alone, even if no layer need return to float: a
     session a layer.

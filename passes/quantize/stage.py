@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -22,8 +23,12 @@ from .nested import quantize_branches
 from .options import Quantize
 from .place.bias_correction import with_bias_correction
 from .place.calibration_methods import with_best_method
+from .place.latency_guard import GAIN
 from .recurrent import quantize_recurrent
-from .report import report_decision, with_parts
+from .report import QuantizeFigures, report_decision, with_parts
+
+SLOWER = 2.0 - GAIN
+"""The speed relative to float below which a file of stored weights is told to be slower: as far from 1 as `GAIN`."""
 
 
 def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
@@ -31,6 +36,7 @@ def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Mo
     start = time.perf_counter()
     _check_names(options, model, context.quality.reference)
     quantized, report = quantize_model(model, options, context)
+    report = _with_warning(report, options)
     return quantized, replace(report, seconds=time.perf_counter() - start)
 
 
@@ -48,6 +54,16 @@ def quantize_model(model: Model, options: Quantize, context: StageContext) -> tu
     for parts in (nested, recurrent):
         report = with_parts(report, parts, figures(base).macs if parts.reports else None)
     return recurrent.model if recurrent.reports else rooted, report
+
+
+def _with_warning(report: StageReport, options: Quantize) -> StageReport:
+    """The report, with a warning (also logged) where weights stored for their size cost time."""
+    speed = report.facts.speed if isinstance(report.facts, QuantizeFigures) else None
+    if options.mode != "weights" or not report.changed or speed is None or speed >= SLOWER:
+        return report
+    warning = f"slower than float here ({speed:.2f}×): stored weights are for small files, not for speed"
+    logging.getLogger("graphopt").warning("quantize weights: %s", warning)
+    return replace(report, summary=f"{report.summary}; {warning}")
 
 
 def _quantize_root(model: Model, ready: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
