@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 from ...compress.context import StageContext
@@ -15,7 +14,7 @@ from ...measure import figures
 from .candidates.already_quantized import require_float
 from .candidates.calibrated_model import calibrate_model
 from .candidates.prepare import spell_for_integers
-from .candidates.units import BLOCKED
+from .candidates.units import PACKED
 from .candidates.upgrade import upgraded
 from .decide import decide
 from .emit.qdq import build
@@ -79,12 +78,18 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
 
 
 def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
-    """The model at an operator set that has the mode's operators; for stored weights with blocks where that is reached.
-    Declined where it cannot be raised."""
-    if options.mode == "weights":
-        with suppress(Declined):
-            return upgraded(model, context, BLOCKED)
-    return upgraded(model, context)
+    """The model at an operator set that has the operators wanted: packed weights and blocks came later than the rest.
+
+    Declined where it cannot be raised; for target "onnxruntime" packed products are its own and need no operator set.
+    """
+    if options.mode != "weights" or (options.weight_type != "int4" and options.block_size is None):
+        return upgraded(model, context)
+    try:
+        return upgraded(model, context, PACKED)
+    except Declined as declined:
+        if context.target == "onnxruntime" and options.weight_type == "int4":
+            return upgraded(model, context)
+        raise Declined(f"{declined.reason} (weights of 4 bits, and blocks, need opset {PACKED})") from declined
 
 
 def _check_names(options: Quantize, *models: Model) -> None:

@@ -17,11 +17,12 @@ from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
 from ....measure import macs_values
+from ..numerics.blocks import block_count
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..options import Quantize
 from .assignment import Assignment, choose_grids
 from .derivable_ranges import derivable, derive_ranges, non_negative_images
-from .units import BLOCKED, Unit, Units, find_tables, find_units, layer_units
+from .units import PACKED, Unit, Units, find_tables, find_units, layer_units
 
 Grids = dict[Value, Quantization]
 
@@ -122,7 +123,7 @@ def solve_layers(
     solved: dict[Node, Solved] = {}
     finer: dict[Node, Solved] = {}
     layers = [u for u in usable if u.linear is not None]
-    solver = _Solver(model, options, pair_safety(options, context.target))
+    solver = _Solver(model, options, context.target)
     for count, (unit, moments) in enumerate(_with_moments(model, layers, options, context, feeds)):
         context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
         step = min((known[unit.inputs[0]].scale for known in grids.values()), default=1.0)
@@ -143,24 +144,26 @@ class _Solver:
 
     model: Model
     options: Quantize
-    safe: bool
+    target: str
 
     def __call__(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> Solved:
         linear = unit.layer
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
-        block = _block(self.model, linear, self.options) if is_stored_in_blocks else None
-        return solve(linear, moments, self.options, self.safe, step, bits, block)
+        block = _block(linear, self.options, self.target) if is_stored_in_blocks else None
+        safe = pair_safety(self.options, self.target)
+        return solve(linear, moments, self.options, safe, step, bits, block)
 
     def bits(self, unit: Unit) -> int:
-        """The width asked for; tables have 8."""
-        return 8 if unit.node.op == "Gather" else BITS[self.options.weight_type]
+        """The width asked for; 8 where fewer cannot be stored packed, and for tables."""
+        fits = unit.node.op != "Gather" and can_pack(self.model, unit.node.op, self.target)
+        return BITS[self.options.weight_type] if fits else 8
 
 
 def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: StageContext) -> dict[Node, Solved]:
     """Codes rounded to the nearest, which need no data, as if every bias fitted; none where moments are wanted."""
     if _wants_moments(options):
         return {}
-    solver = _Solver(model, options, pair_safety(options, context.target))
+    solver = _Solver(model, options, context.target)
     return {unit.node: solver(unit, None, math.inf, solver.bits(unit)) for unit in units if unit.linear is not None}
 
 
@@ -183,11 +186,29 @@ def _with_moments(
     yield from ((unit, None) for unit in left.values())
 
 
-def _block(model: Model, linear: Linear, options: Quantize) -> int | None:
-    """How many inputs share a scale; None for all. Blocks are for stored weights, where the operator set has them."""
-    size = options.block_size or (32 if options.weight_type == "int4" else None)
-    fits = linear.node.op != "Conv" and size is not None and linear.depth % size == 0
-    return size if options.mode == "weights" and model.opset >= BLOCKED and fits else None
+def can_pack(model: Model, op: str, target: str) -> bool:
+    """Whether weights of less than 8 bits can be stored packed: in DequantizeLinear by the operator set, in
+    onnxruntime's own product (MatMulNBits) whatever that is."""
+    return model.opset >= PACKED or (target == "onnxruntime" and op in ("MatMul", "Gemm"))
+
+
+def _block(linear: Linear, options: Quantize, target: str) -> int | None:
+    """How many inputs share a scale; None for all. Blocks are for stored weights of products.
+
+    onnxruntime's own product stores whole blocks: there it is the size up to the one asked for that takes least bytes.
+    """
+    bits = BITS[options.weight_type]
+    size = options.block_size or (USUAL_BLOCK if bits < 8 else None)
+    if options.mode != "weights" or linear.node.op == "Conv" or size is None:
+        return None
+    if bits < 8 and target == "onnxruntime":
+        sizes = [16 << k for k in range((size // 16).bit_length())]
+        return min(reversed(sizes), key=lambda s: block_count(linear.depth, s) * (s * bits // 8 + 4))
+    return size if bits < 8 or linear.depth > size else None
+
+
+USUAL_BLOCK = 32
+"""Inputs that share a scale of 4 bits unless the caller says otherwise: onnxruntime's and llama.cpp's usual size."""
 
 
 class _CountedFeeds:

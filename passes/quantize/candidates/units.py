@@ -23,8 +23,8 @@ CLAMPED = LINEAR | BINARY | {"Concat"}
 """Operators whose rounding to codes can clamp too."""
 TABLE = 1 << 16
 """Bytes of the smallest table of Gather that is stored as codes: a smaller one would save less than 48 KB."""
-BLOCKED = 21
-"""The operator set from which DequantizeLinear takes blocks."""
+PACKED = 21
+"""The operator set from which DequantizeLinear takes 4-bit integers, and blocks."""
 OPERATORS = LINEAR | BINARY | POOLS | MOVES | FUNCTIONS | {"Concat", "Resize"}
 
 

@@ -13,29 +13,34 @@ from ..candidates.units import Unit
 from ..numerics.grids import Codes
 from .constants import constant, dequantized, stored_codes
 from .mapped_clone import MappedClone
-
-PACKED = 21
-"""The operator set from which DequantizeLinear takes 4-bit integers."""
+from .packed import multiply_packed
 
 
-def store_weights(clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
+def store_weights(
+    clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None, target: str = "portable"
+) -> None:  # fmt: skip
     """y = W x with W = DequantizeLinear(codes); a table is dequantized behind Gather, row by row as it is read.
 
-    dtype: UINT8 where 8-bit codes are stored as bytes without a sign; None for int8.
+    dtype: UINT8 where 8-bit codes are stored as bytes without a sign; None for int8. Codes of 4 bits are packed, two a
+    byte; for target "onnxruntime" products with them become its MatMulNBits.
     """
     linear, graph = unit.layer, clone.model.graph
     node, name = clone.nodes[unit.node], _weight_name(unit)
     if unit.node.op == "Gather":
         _store_table(graph, node, linear, codes, name)
         return
-    packed = DType.INT4 if codes.bits == 4 and clone.model.opset >= PACKED else dtype
-    blocks = codes.scale.shape[-1]
-    scale, axis, block = codes.scale.reshape(-1), linear.axis, None
-    if blocks > 1:
-        axis, block = 1 - linear.axis, linear.depth // blocks
-        scale = codes.scale[0] if linear.axis == 0 else codes.scale[0].T
+    if codes.bits < 8 and codes.block is not None and target == "onnxruntime":
+        _set_bias(clone, unit, codes)
+        multiply_packed(clone.model, node, codes, name)
+        return
+    packed = DType.INT4 if codes.bits == 4 else dtype
+    axis, scale, zero = linear.axis, codes.scale.reshape(-1), None
+    if codes.block is not None:
+        axis = 1 - axis
+        scale = linear.stored(codes.scale)
+        zero = None if codes.zero is None else linear.stored(codes.zero)
     stored = linear.stored(codes.rows)
-    read = dequantized(graph, node, stored, np.ascontiguousarray(scale), axis, name, block=block, dtype=packed)
+    read = dequantized(graph, node, stored, scale, axis, name, block=codes.block, zero=zero, dtype=packed)
     graph.set_input(node, 1, read)
     _set_bias(clone, unit, codes)
 
@@ -71,6 +76,7 @@ def quantize_dynamically(clone: MappedClone, unit: Unit, codes: Codes, dtype: DT
     if unit.node.op == "Gather":
         store_weights(clone, unit, codes)
         return
+    assert codes.bits == 8
     linear, graph = unit.layer, clone.model.graph
     node, name = clone.nodes[unit.node], _weight_name(unit)
     x = node.inputs[0]

@@ -35,9 +35,13 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
         if assignment.options.format == "qoperator":
             to_operators(clone.model.graph)
     else:
-        emit = quantize_dynamically if mode == "dynamic" else store_weights
+        dtype = assignment.options.weight_dtype
         for unit in sorted(assignment.units, key=assignment.order.__getitem__):
-            emit(clone, unit, assignment.codes[unit.node], assignment.options.weight_dtype)
+            codes = assignment.codes[unit.node]
+            if mode == "dynamic":
+                quantize_dynamically(clone, unit, codes, dtype)
+            else:
+                store_weights(clone, unit, codes, dtype, assignment.target)
     return clone.model
 
 
