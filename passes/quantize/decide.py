@@ -103,6 +103,7 @@ class _Search:
     def _decision(
         self, guarded: GuardResult, speedup: float | None, text: str, assignment: Assignment | None = None
     ) -> Decision:
+        assignment = None if assignment is None else assignment.stored
         return Decision(self.calibrated, assignment, guarded, speedup, self.errors.known, text)
 
     def _is_smaller(self, assignment: Assignment) -> bool:

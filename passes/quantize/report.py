@@ -79,12 +79,19 @@ def report_decision(decision: Decision) -> StageReport:
     refused = [*calibrated.units.refused, *((u.name, RETURNED_TO_FLOAT) for u in returned)]
     if assignment is not None:
         refused += [(u.name, NO_GAIN) for u in candidates - chosen if u not in returned and u.linear is not None]
-        integers = "int8" if options.mode != "weights" else f"layers stored as {options.weight_type}"
+        integers = "int8" if options.mode != "weights" else f"layers stored as {_widths(assignment)}"
         text = f"{facts.share_of_macs:.0%} of MACs in {integers}, {text}"
         if facts.per_channel_activations:
             text += f"; {facts.per_channel_activations} activations with scales a channel"
     name = f"quantize {options.mode}"
     return StageReport(name, text, layers, facts, tuple(refused), changed=assignment is not None)
+
+
+def _widths(assignment: Assignment) -> str:
+    """The integers of stored weights; of 4 bits with how many layers have 8."""
+    bits = [assignment.codes[u.node].bits for u in assignment.units if u.linear is not None]
+    kind, wide = assignment.options.weight_type, sum(width == 8 for width in bits)
+    return kind if kind != "int4" or not wide else f"{kind} ({wide} of {len(bits)} as int8)"
 
 
 def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:

@@ -40,7 +40,7 @@ def stored(model=None, target="portable", calibration=FEEDS, **options):
     made = graphopt.optimize(given, quantize=graphopt.Quantize(**settings), calibration=calibration, target=target)
     sessions = [ort_session(m.SerializeToString()) for m in (given, made.model)]
     a, b = (np.concatenate([s.run(None, f)[0] for f in FEEDS]) for s in sessions)
-    return made, 10 * np.log10((a**2).sum() / ((a - b) ** 2).sum())
+    return made, 10 * np.log10((a**2).sum() / max(((a - b) ** 2).sum(), 1e-30))
 
 
 def weight_bytes(model):

@@ -60,6 +60,11 @@ class Unit:
         return self.node.name or self.node.output.name or self.node.op
 
     @property
+    def is_table(self) -> bool:
+        """A table that is stored as codes and read as floats: it runs on no integers."""
+        return self.node.op == "Gather" and self.linear is not None
+
+    @property
     def passes_codes(self) -> bool:
         """Codes pass through unchanged, at one scale for inputs and outputs."""
         return self.node.op in MOVES or self.node.op == "Resize"
