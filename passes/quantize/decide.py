@@ -103,6 +103,7 @@ class _Search:
     def _decision(
         self, guarded: GuardResult, speedup: float | None, text: str, assignment: Assignment | None = None
     ) -> Decision:
+        assignment = None if assignment is None else assignment.stored
         return Decision(self.calibrated, assignment, guarded, speedup, self.errors.known, text)
 
     def _is_smaller(self, assignment: Assignment) -> bool:
@@ -114,8 +115,9 @@ class _Search:
     def _cut(self, units: frozenset[Unit]) -> list[Assignment]:
         """Assignments of all units, or of those that gain, that may be worth their time; the most promising first."""
         every = self.calibrated.assignment.with_units(useful(units))
-        if self.context.target == "graphopt" or not self.calibrated.options.speed:
-            return [every]
+        options = self.calibrated.options
+        if self.context.target == "graphopt" or not options.speed or options.mode == "weights":
+            return [every]  # stored weights are for a small file: every layer counts, none for its time
         return min_cut_candidates(self.calibrated, every)
 
     def _mixed(self, guarded: GuardResult) -> dict[Assignment, GuardResult]:

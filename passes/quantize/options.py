@@ -41,7 +41,7 @@ _OPTIONAL = frozenset(("reduce_range", "block_size", "samples", "cache", "execut
 _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     *((name, _is_flag, "True or False") for name in _FLAGS),
     ("percentile", lambda v: _is_real(v) and 50 < v <= 100, "above 50 and at most 100"),
-    ("block_size", lambda v: _is_count(v) and v >= 8 and not v & (v - 1), "a power of two from 8 on"),
+    ("block_size", lambda v: _is_count(v) and 16 <= v <= 256 and not v & (v - 1), "a power of two from 16 to 256"),
     ("evaluations", _is_count, "a number from 1 on"),
     ("samples", _is_count, "a number from 1 on"),
     ("min_sqnr", _is_real, "a number of dB"),
@@ -62,9 +62,11 @@ class Quantize:
     original's. percentile: the share of values kept by that method.
     reduce_range: True keeps weights to 7 bits, False never does, None decides for each weight group whether u8×s8
     pairs could overflow 16 bits on this target. nodes_to_exclude, op_types_to_quantize: names and operators.
-    format: "qdq" or "qoperator". block_size: input channels that share a scale, for mode "weights".
+    format: "qdq" or "qoperator". block_size: inputs that share a scale in products, a power of two from 16 to 256
+    (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block.
     equalize, correct_bias, rounding: the optimisations of the integers; correct_means: sequential bias correction, each
-    layer on the integers before it, a session a layer. speed: leave layers float that do not gain.
+    layer on the integers before it, a session a layer. speed: leave layers float that do not gain; stored weights
+    are for size, and are timed only for the report.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     sensitivity: measure for the report the error that each layer causes alone, even if no layer need return to float: a
     session a layer.
@@ -117,6 +119,11 @@ class Quantize:
         if (self.mode, self.activation_type, self.weight_type) == ("static", "int8", "uint8"):
             raise OptionError(
                 "quantize: no runtime multiplies activation_type int8 with weight_type uint8: take int8 for both"
+            )
+        if self.weight_type == "int4" and self.mode != "weights":
+            raise OptionError(
+                f"quantize: weight_type int4 is for mode weights: in mode {self.mode} products take 8 bits, "
+                "and 4 would take as much room"
             )
         for name, fits, expected in _EXPECTED:
             value = getattr(self, name)

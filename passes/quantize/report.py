@@ -86,7 +86,7 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
     refused = [*calibrated.units.refused, *((u.name, RETURNED_TO_FLOAT) for u in returned)]
     if assignment is not None:
         refused += [(u.name, NO_GAIN) for u in candidates - chosen if u not in returned and u.linear is not None]
-        integers = "int8" if options.mode != "weights" else f"layers stored as {options.weight_type}"
+        integers = "int8" if options.mode != "weights" else f"layers stored as {_widths(assignment)}"
         text = f"{facts.share_of_macs:.0%} of MACs in {integers}, {text}"
         if facts.per_channel_activations:
             text += f"; {facts.per_channel_activations} activations with scales a channel"
@@ -98,6 +98,13 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
 def _without_errors(layer: QuantizedLayer) -> QuantizedLayer:
     """The layer without figures that are measured on samples: of made-up ones they tell nothing."""
     return replace(layer, objective_nearest=None, objective_found=None, weight_error=None, error_alone=None)
+
+
+def _widths(assignment: Assignment) -> str:
+    """The integers of stored weights; of 4 bits with how many layers have 8."""
+    bits = [assignment.codes[u.node].bits for u in assignment.units if u.linear is not None]
+    kind, wide = assignment.options.weight_type, sum(width == 8 for width in bits)
+    return kind if kind != "int4" or not wide else f"{kind} ({wide} of {len(bits)} as int8)"
 
 
 def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 from ...compress.context import StageContext
@@ -14,7 +14,7 @@ from ...measure import figures
 from .candidates.already_quantized import require_float
 from .candidates.calibrated_model import calibrate_model
 from .candidates.prepare import spell_for_integers
-from .candidates.units import BLOCKED
+from .candidates.units import PACKED
 from .candidates.upgrade import upgraded
 from .decide import decide
 from .emit.qdq import build
@@ -22,8 +22,12 @@ from .nested import quantize_branches
 from .options import Quantize
 from .place.bias_correction import with_bias_correction
 from .place.calibration_methods import with_best_method
+from .place.latency_guard import GAIN
 from .recurrent import quantize_recurrent
-from .report import report_decision, with_parts
+from .report import QuantizeFigures, report_decision, with_parts
+
+SLOWER = 2.0 - GAIN
+"""The speed relative to float below which a file of stored weights is told to be slower: as far from 1 as `GAIN`."""
 
 
 def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
@@ -31,6 +35,7 @@ def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Mo
     start = time.perf_counter()
     _check_names(options, model, context.quality.reference)
     quantized, report = quantize_model(model, options, context)
+    report = _with_warning(report, options)
     return quantized, replace(report, seconds=time.perf_counter() - start)
 
 
@@ -50,6 +55,16 @@ def quantize_model(model: Model, options: Quantize, context: StageContext) -> tu
     return recurrent.model if recurrent.reports else rooted, report
 
 
+def _with_warning(report: StageReport, options: Quantize) -> StageReport:
+    """The report, with a warning (also logged) where weights stored for their size cost time."""
+    speed = report.facts.speed if isinstance(report.facts, QuantizeFigures) else None
+    if options.mode != "weights" or not report.changed or speed is None or speed >= SLOWER:
+        return report
+    warning = f"slower than float here ({speed:.2f}×): stored weights are for small files, not for speed"
+    logging.getLogger("graphopt").warning("quantize weights: %s", warning)
+    return replace(report, summary=f"{report.summary}; {warning}")
+
+
 def _quantize_root(model: Model, ready: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
     """Quantize `ready`, the model in the spelling of integers; the model itself where it stays float."""
     calibrated = calibrate_model(ready, options, context)
@@ -63,12 +78,18 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
 
 
 def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
-    """The model at an operator set that has the mode's operators; for stored weights with blocks where that is reached.
-    Declined where it cannot be raised."""
-    if options.mode == "weights":
-        with suppress(Declined):
-            return upgraded(model, context, BLOCKED)
-    return upgraded(model, context)
+    """The model at an operator set that has the operators wanted: packed weights and blocks came later than the rest.
+
+    Declined where it cannot be raised; for target "onnxruntime" packed products are its own and need no operator set.
+    """
+    if options.mode != "weights" or (options.weight_type != "int4" and options.block_size is None):
+        return upgraded(model, context)
+    try:
+        return upgraded(model, context, PACKED)
+    except Declined as declined:
+        if context.target == "onnxruntime" and options.weight_type == "int4":
+            return upgraded(model, context)
+        raise Declined(f"{declined.reason} (weights of 4 bits, and blocks, need opset {PACKED})") from declined
 
 
 def _check_names(options: Quantize, *models: Model) -> None:

@@ -55,9 +55,9 @@ def figures(model: Any, reference: Array, x: Array, labels: Array) -> list[float
 CASES: dict[str, dict[str, Any]] = {
     "static int8": {"quantize": graphopt.Quantize()},
     "static int8, guard": {"quantize": graphopt.Quantize(), "metric": fashion.accuracy, "max_drop": 0.003},
-    "all weights int4": {"quantize": graphopt.Quantize(weight_type="int4", speed=False, min_sqnr=0, min_top1=0)},
+    "all weights int4": {"quantize": graphopt.Quantize("weights", weight_type="int4", min_sqnr=0, min_top1=0)},
     "mixed int4, guard": {
-        "quantize": graphopt.Quantize(weight_type="int4", speed=False), "metric": fashion.accuracy, "max_drop": 0.003,
+        "quantize": graphopt.Quantize("weights", weight_type="int4"), "metric": fashion.accuracy, "max_drop": 0.003,
     },
 }  # fmt: skip
 

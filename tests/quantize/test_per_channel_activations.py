@@ -276,7 +276,7 @@ def test_the_result_is_recognised_and_kept():
     "options, target",
     [
         ({"per_channel_activations": False}, "portable"), ({"format": "qoperator"}, "portable"),
-        ({"weight_type": "int4"}, "portable"), ({"per_channel": False}, "portable"), ({}, "graphopt"),
+        ({"per_channel": False}, "portable"), ({}, "graphopt"),
     ],
 )  # fmt: skip
 def test_where_one_scale_a_tensor_is_all_there_is(options, target):

@@ -133,7 +133,7 @@ def test_the_metric_decides_how_much_is_taken_back():
         return -float(np.mean([np.abs(session.run(None, f)[0] - r).mean() for f, r in zip(FEEDS, reference)]))
 
     def run(max_drop):
-        options = graphopt.Quantize(speed=False, weight_type="int4", rounding=False)
+        options = graphopt.Quantize("weights", speed=False, weight_type="int4", rounding=False)
         return graphopt.optimize(convnet(), quantize=options, calibration=FEEDS, metric=metric, max_drop=max_drop)
 
     loose, tight, none = run(10.0), run(0.02), run(0.0)

@@ -62,8 +62,9 @@ class Linear:
         return rows_of(stored, self.axis, self.groups)
 
     def stored(self, rows: Array) -> Array:
-        """The inverse of `rows_of`."""
-        return stored_rows(rows, self.weight.shape, self.axis)
+        """The inverse of `rows_of`; for a matrix also of rows [1, N, B] of another length."""
+        shape = self.weight.shape if self.weight.ndim > 2 else _with_depth(self.weight.shape, self.axis, rows.shape[-1])
+        return stored_rows(rows, shape, self.axis)
 
     def patches(self, x: Array, rows: int, rng: np.random.Generator) -> Array:
         """At most `rows` of the vectors that the weight is multiplied with, drawn at random: f32 [G, R, K]."""
@@ -78,6 +79,10 @@ class Linear:
         padded = windows.pad(x)
         patches = windows.patches(padded, draw_positions(windows.output_sizes(padded), rows, rng))
         return np.ascontiguousarray(patches.reshape(len(patches), self.groups, self.depth).transpose(1, 0, 2))
+
+
+def _with_depth(shape: tuple[int, ...], axis: int, depth: int) -> tuple[int, ...]:
+    return (shape[0], depth) if axis == 0 else (depth, shape[1])
 
 
 def rows_of(weight: Array, axis: int, groups: int) -> Array:

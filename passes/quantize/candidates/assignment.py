@@ -11,6 +11,7 @@ from ....kernels.tensors.quantization import Quantization
 from ..numerics.grids import Codes, activation_grid, merged_extent
 from ..numerics.per_channel import ChannelGrid
 from ..options import Quantize
+from .shared import Shared
 from .units import Unit
 
 ALIKE = 2.0
@@ -24,7 +25,7 @@ class Assignment:
 
     units: those on integers. grids: of every activation that may be quantized. codes: of each linear operator.
     channels: of per-channel activations, whose entry in `grids` is the one that integer operators see. target: the
-    runtime that the model is for.
+    runtime that the model is for. shared: weights with several readers.
     """
 
     model: Model
@@ -34,12 +35,19 @@ class Assignment:
     options: Quantize
     channels: dict[Value, ChannelGrid] = field(default_factory=dict)
     target: str = "portable"
+    shared: Shared = field(default_factory=Shared)
 
     @property
     def order(self) -> dict[Unit, int]:
         """The units by their place in the model."""
         place = {node: i for i, node in enumerate(self.model.graph)}
         return {unit: place[unit.node] for unit in self.units}
+
+    @property
+    def stored(self) -> Assignment:
+        """The same with tables and the heads tied to them in one form."""
+        units = self.shared.kept(self.units, self.options.mode)
+        return self if units == self.units else replace(self, units=units)
 
     def without(self, units: Iterable[Unit]) -> Assignment:
         """The same with some units left float."""

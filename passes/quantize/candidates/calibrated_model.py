@@ -17,11 +17,13 @@ from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
 from ....measure import macs_values
+from ..numerics.blocks import block_count
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..options import Quantize
 from .assignment import Assignment, choose_grids
 from .derivable_ranges import derivable, derive_ranges, non_negative_images
-from .units import BLOCKED, Unit, Units, find_tables, find_units, layer_units
+from .shared import Shared, float_products, share_weights
+from .units import PACKED, Unit, Units, find_tables, find_units, layer_units
 
 Grids = dict[Value, Quantization]
 
@@ -52,6 +54,9 @@ SLOW = "onnxruntime is slow at convolutions quantized while they run"
 """Why dynamic quantization leaves convolutions alone."""
 
 
+ALONE = Shared()
+"""No weight has several readers."""
+
 MASKED = "a tensor that holds NaN, infinite or mask values: it stays float"
 """Why a tensor has no grid: clipped to codes, what is masked would count again."""
 
@@ -74,13 +79,19 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
     else:
         usable = layer_units(units.members, options.mode)
         slow = tuple((u.name, SLOW) for u in units.members if u.linear is not None and u not in usable)
-        if options.op_types_to_quantize is None or "Gather" in options.op_types_to_quantize:
-            usable += [u for u in find_tables(model.graph) if u.name not in options.nodes_to_exclude]
         units = Units(tuple(usable), (*units.refused, *slow))
-    solved, finer = solve_layers(model, usable, grids, options, context, feeds, nearest)
+    if options.op_types_to_quantize is None or "Gather" in options.op_types_to_quantize:
+        tables = [u for u in find_tables(model.graph) if u.name not in options.nodes_to_exclude]
+        units = Units((*units.members, *tables), units.refused)
+        usable += tables
+    usable, shared = share_weights(usable, float_products(model.graph, usable))
+    units = _with_shared(units, usable, shared)
+    solved, finer = solve_layers(model, usable, grids, options, context, feeds, nearest, shared)
     codes = {node: s.codes for node, s in solved.items()}
     activations = next(iter(grids.values()), {})
-    assignment = Assignment(model, frozenset(usable), activations, codes, options, target=context.target)
+    assignment = Assignment(
+        model, frozenset(usable), activations, codes, options, target=context.target, shared=shared
+    )  # fmt: skip
     count, feed = max(feeds.count, 1), timing_feed(context)
     values = [*(v for u in usable for v in (*u.inputs, *u.outputs)), *macs_values(model)]
     shapes = shapes_at(model, values, feed)
@@ -104,6 +115,18 @@ def _observed(
     return extents, {m: choose_grids(units, fit, replace(options, calibrate_method=m)) for m in methods}
 
 
+def _with_shared(units: Units, usable: Sequence[Unit], shared: Shared) -> Units:
+    """The units as they share weights; tables whose head stays float are none."""
+    replaced = {u.node: u for u in usable}
+    floats = {u for u in units.members if u.node in shared.heads and u.node not in replaced}
+    members = tuple(replaced.get(u.node, u) for u in units.members if u not in floats)
+    return Units(members, (*units.refused, *((u.name, TIED) for u in units.members if u in floats)))
+
+
+TIED = "the product that shares its weight stays float"
+"""Why a table is not stored as codes: it would be stored twice."""
+
+
 def _masked_parts(units: Units, masked: Set[Value]) -> Iterator[tuple[str, str]]:
     """(name, reason) of each tensor that no grid fits, and of each layer that therefore stays float."""
     yield from ((value.name, MASKED) for value in sorted(masked, key=lambda v: v.name))
@@ -115,17 +138,21 @@ def _masked_parts(units: Units, masked: Set[Value]) -> Iterator[tuple[str, str]]
 
 def solve_layers(
     model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: StageContext,
-    feeds: _CountedFeeds | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}),
+    feeds: _CountedFeeds | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}), shared: Shared = ALONE,
 ) -> tuple[dict[Node, Solved], dict[Node, Solved]]:  # fmt: skip
-    """Codes of every layer at the width asked for, and at 8 bits where that is less; `nearest` are known already."""
+    """Codes of every layer at the width asked for, and at 8 bits where that is less; `nearest` are known already.
+
+    Of layers that share a weight the first is solved for; a head tied to a table has 8 bits, since rows are gathered
+    from whole bytes.
+    """
     feeds = feeds or _CountedFeeds(context, options.samples)
     solved: dict[Node, Solved] = {}
     finer: dict[Node, Solved] = {}
-    layers = [u for u in usable if u.linear is not None]
-    solver = _Solver(model, options, pair_safety(options, context.target))
+    layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
+    solver = _Solver(model, options, context.target, frozenset(shared.heads.values()))
     for count, (unit, moments) in enumerate(_with_moments(model, layers, options, context, feeds)):
         context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
-        step = min((known[unit.inputs[0]].scale for known in grids.values()), default=1.0)
+        step = min((known[unit.inputs[0]].scale for known in grids.values() if unit.inputs), default=1.0)
         known = nearest.get(unit.node)
         if known is not None and known.codes.holds_bias(step):
             solved[unit.node] = known
@@ -134,6 +161,13 @@ def solve_layers(
         solved[unit.node] = solver(unit, moments, step, bits)
         if bits < 8:
             finer[unit.node] = solver(unit, moments, step, 8)
+    for unit in usable:
+        first = shared.codes_of.get(unit.node)
+        if first is not None:
+            for found in (solved, finer):
+                if first in found:
+                    codes = replace(found[first].codes, bias=unit.layer.bias)
+                    found[unit.node] = replace(found[first], codes=codes)
     return solved, finer
 
 
@@ -143,24 +177,28 @@ class _Solver:
 
     model: Model
     options: Quantize
-    safe: bool
+    target: str
+    tied: frozenset[Node] = frozenset()
 
     def __call__(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> Solved:
         linear = unit.layer
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
-        block = _block(self.model, linear, self.options) if is_stored_in_blocks else None
-        return solve(linear, moments, self.options, self.safe, step, bits, block)
+        block = _block(linear, self.options, self.target) if is_stored_in_blocks else None
+        safe = pair_safety(self.options, self.target)
+        return solve(linear, moments, self.options, safe, step, bits, block)
 
     def bits(self, unit: Unit) -> int:
-        """The width asked for; tables have 8."""
-        return 8 if unit.node.op == "Gather" else BITS[self.options.weight_type]
+        """The width asked for; 8 where fewer cannot be stored packed, and for tables."""
+        fits = unit.node.op != "Gather" and unit.node not in self.tied
+        fits = fits and can_pack(self.model, unit.node.op, self.target)
+        return BITS[self.options.weight_type] if fits else 8
 
 
 def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: StageContext) -> dict[Node, Solved]:
     """Codes rounded to the nearest, which need no data, as if every bias fitted; none where moments are wanted."""
     if _wants_moments(options):
         return {}
-    solver = _Solver(model, options, pair_safety(options, context.target))
+    solver = _Solver(model, options, context.target)
     return {unit.node: solver(unit, None, math.inf, solver.bits(unit)) for unit in units if unit.linear is not None}
 
 
@@ -183,11 +221,29 @@ def _with_moments(
     yield from ((unit, None) for unit in left.values())
 
 
-def _block(model: Model, linear: Linear, options: Quantize) -> int | None:
-    """How many inputs share a scale; None for all. Blocks are for stored weights, where the operator set has them."""
-    size = options.block_size or (32 if options.weight_type == "int4" else None)
-    fits = linear.node.op != "Conv" and size is not None and linear.depth % size == 0
-    return size if options.mode == "weights" and model.opset >= BLOCKED and fits else None
+def can_pack(model: Model, op: str, target: str) -> bool:
+    """Whether weights of less than 8 bits can be stored packed: in DequantizeLinear by the operator set, in
+    onnxruntime's own product (MatMulNBits) whatever that is."""
+    return model.opset >= PACKED or (target == "onnxruntime" and op in ("MatMul", "Gemm"))
+
+
+def _block(linear: Linear, options: Quantize, target: str) -> int | None:
+    """How many inputs share a scale; None for all. Blocks are for stored weights of products.
+
+    onnxruntime's own product stores whole blocks: there it is the size up to the one asked for that takes least bytes.
+    """
+    bits = BITS[options.weight_type]
+    size = options.block_size or (USUAL_BLOCK if bits < 8 else None)
+    if options.mode != "weights" or linear.node.op == "Conv" or size is None:
+        return None
+    if bits < 8 and target == "onnxruntime":
+        sizes = [16 << k for k in range((size // 16).bit_length())]
+        return min(reversed(sizes), key=lambda s: block_count(linear.depth, s) * (s * bits // 8 + 4))
+    return size if bits < 8 or linear.depth > size else None
+
+
+USUAL_BLOCK = 32
+"""Inputs that share a scale of 4 bits unless the caller says otherwise: onnxruntime's and llama.cpp's usual size."""
 
 
 class _CountedFeeds:

@@ -7,10 +7,11 @@ from ....rewrite import Context
 from ...convert.roots import spell_powers
 from ..numerics.equalize import equalize
 from ..options import Quantize
+from .shared import read_transposed
 
 
 def spell_for_integers(model: Model, options: Quantize, target: str) -> Model:
-    """A copy in which Sum of two is Add, with layers equalised if wanted.
+    """A copy in which Sum of two is Add and no weight is behind Transpose, with layers equalised if wanted.
 
     For speed in onnxruntime LRN is spelled out, too: beside fast integers it takes nearly all of the time.
     """
@@ -18,6 +19,7 @@ def spell_for_integers(model: Model, options: Quantize, target: str) -> Model:
     for node in list(copy.graph):
         if node.op == "Sum" and len(node.inputs) == 2:
             _rename(copy, node, "Add")
+    read_transposed(copy)
     if options.equalize and options.mode == "static":
         equalize(copy)
     if options.speed and target != "graphopt":

@@ -23,8 +23,8 @@ CLAMPED = LINEAR | BINARY | {"Concat"}
 """Operators whose rounding to codes can clamp too."""
 TABLE = 1 << 16
 """Bytes of the smallest table of Gather that is stored as codes: a smaller one would save less than 48 KB."""
-BLOCKED = 21
-"""The operator set from which DequantizeLinear takes blocks."""
+PACKED = 21
+"""The operator set from which DequantizeLinear takes 4-bit integers, and blocks."""
 OPERATORS = LINEAR | BINARY | POOLS | MOVES | FUNCTIONS | {"Concat", "Resize"}
 
 
@@ -58,6 +58,11 @@ class Unit:
     def name(self) -> str:
         """The name in reports."""
         return self.node.name or self.node.output.name or self.node.op
+
+    @property
+    def is_table(self) -> bool:
+        """A table that is stored as codes and read as floats: it runs on no integers."""
+        return self.node.op == "Gather" and self.linear is not None
 
     @property
     def passes_codes(self) -> bool:

@@ -18,17 +18,21 @@ def dequantized(
     name: str,
     *,
     block: int | None = None,
+    zero: Array | None = None,
     dtype: DType | None = None,
 ) -> Value:
     """The result of DequantizeLinear on constant codes, inserted before `reader`.
 
     scale: one number (axis None), one for each index of `axis`, or with `block` in the codes' shape divided by it along
-    `axis`. dtype: the stored type of int8 codes, INT4 or UINT8; None for int8.
+    `axis`. zero: int8 zero points in the shape of `scale`, with `block`; None for 0. dtype: the stored type of int8
+    codes, INT4 or UINT8; None for int8.
     """
     codes, zero_point = stored_codes(codes, dtype)
     scales = np.asarray(scale) if axis is not None else np.asarray(scale).reshape(-1)[:1].reshape(())
     operands = [constant(codes, name, "codes", dtype), constant(scales, name, "scale")]
-    if codes.dtype != np.int32:
+    if zero is not None:
+        operands.append(constant(stored_codes(zero, dtype)[0], name, "zero", dtype))
+    elif codes.dtype != np.int32 and not (block is not None and zero_point == 0):  # a block without one has 0
         operands.append(constant(np.full(scales.shape, zero_point, codes.dtype), name, "zero", dtype))
     attrs = {} if axis is None else {"axis": axis}
     if block is not None:

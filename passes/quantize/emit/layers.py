@@ -6,71 +6,44 @@ from typing import Any
 
 import numpy as np
 
-from ....compress.layers.linear import Linear
 from ....ir import DType, Graph, Node, Value
 from ....ops import update_types
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
 from .constants import constant, dequantized, stored_codes
 from .mapped_clone import MappedClone
-
-PACKED = 21
-"""The operator set from which DequantizeLinear takes 4-bit integers."""
+from .packed import multiply_packed
 
 
-def store_weights(clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
-    """y = W x with W = DequantizeLinear(codes); a table is dequantized behind Gather, row by row as it is read.
+def store_weights(
+    clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None, target: str = "portable"
+) -> None:  # fmt: skip
+    """y = W x with W = DequantizeLinear(codes).
 
-    dtype: UINT8 where 8-bit codes are stored as bytes without a sign; None for int8.
+    dtype: UINT8 where 8-bit codes are stored as bytes without a sign; None for int8. Codes of 4 bits are packed, two a
+    byte; for target "onnxruntime" products with them become its MatMulNBits.
     """
     linear, graph = unit.layer, clone.model.graph
     node, name = clone.nodes[unit.node], _weight_name(unit)
-    if unit.node.op == "Gather":
-        _store_table(graph, node, linear, codes, name)
+    if codes.bits < 8 and codes.block is not None and target == "onnxruntime":
+        _set_bias(clone, unit, codes)
+        multiply_packed(clone.model, node, codes, name)
         return
-    packed = DType.INT4 if codes.bits == 4 and clone.model.opset >= PACKED else dtype
-    blocks = codes.scale.shape[-1]
-    scale, axis, block = codes.scale.reshape(-1), linear.axis, None
-    if blocks > 1:
-        axis, block = 1 - linear.axis, linear.depth // blocks
-        scale = codes.scale[0] if linear.axis == 0 else codes.scale[0].T
+    packed = DType.INT4 if codes.bits == 4 else dtype
+    axis, scale, zero = linear.axis, codes.scale.reshape(-1), None
+    if codes.block is not None:
+        axis = 1 - axis
+        scale = linear.stored(codes.scale)
+        zero = None if codes.zero is None else linear.stored(codes.zero)
     stored = linear.stored(codes.rows)
-    read = dequantized(graph, node, stored, np.ascontiguousarray(scale), axis, name, block=block, dtype=packed)
+    read = dequantized(graph, node, stored, scale, axis, name, block=codes.block, zero=zero, dtype=packed)
     graph.set_input(node, 1, read)
     _set_bias(clone, unit, codes)
 
 
-def _store_table(graph: Graph, node: Node, linear: Linear, codes: Codes, name: str) -> None:
-    """Gather(W) = DequantizeLinear(Gather(codes)), one scale a column.
-
-    Always int8: onnxruntime takes u8 behind it for the left side of a quantized product, and fails on its many scales.
-    """
-    graph.set_input(node, 0, constant(linear.stored(codes.rows), name, "codes"))
-    result = node.output
-    type, node.output.type = node.output.type, None
-    update_types(node)
-    rank = getattr(type, "rank", None)
-    assert rank is not None
-    scale = codes.scale.reshape(-1)
-    operands = [result, constant(scale, name, "scale"), constant(np.zeros(scale.shape, np.int8), name, "zero")]
-    read = Node(
-        "DequantizeLinear", operands, {"axis": rank - 1}, [type], name=f"{node.name}_dequantize" if node.name else ""
-    )
-    read.made_by = "quantize"
-    read.output.name, result.name = result.name, f"{result.name}_codes"
-    uses = result.uses
-    graph.insert_after(node, read)
-    for use in uses:
-        owner = use.node.graph
-        assert owner is not None
-        owner.set_input(use.node, use.slot, read.output)
-
-
 def quantize_dynamically(clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None) -> None:
     """W x = (s_x s_w) MatMulInteger(q(x), codes) with q = DynamicQuantizeLinear, shared by all readers of x."""
-    if unit.node.op == "Gather":
-        store_weights(clone, unit, codes)
-        return
+    assert codes.bits == 8
     linear, graph = unit.layer, clone.model.graph
     node, name = clone.nodes[unit.node], _weight_name(unit)
     x = node.inputs[0]
@@ -135,5 +108,5 @@ def _set_bias(clone: MappedClone, unit: Unit, codes: Codes) -> None:
 
 
 def _weight_name(unit: Unit) -> str:
-    value = unit.node.inputs[0 if unit.node.op == "Gather" else 1]
+    value = unit.node.inputs[1]
     return "" if value is None else value.name

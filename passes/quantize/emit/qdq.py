@@ -9,6 +9,7 @@ import numpy as np
 from ....ir import Constant, DType, Graph, Model, Node, TensorType, Use, Value
 from ....kernels.tensors.quantization import Quantization
 from ....rewrite import Context
+from ...clean import merge_identical_constants
 from ...codes.few_channels import widen_channels
 from ...codes.operators import to_operators
 from ..candidates.assignment import Assignment, implied
@@ -18,6 +19,7 @@ from ..numerics.per_channel import ChannelGrid
 from .constants import along_channels, dequantized, grid_operands
 from .layers import quantize_dynamically, store_weights
 from .mapped_clone import MappedClone, mapped_clone
+from .tables import share_codes, share_floats, store_table
 
 
 def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Model:
@@ -25,6 +27,7 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
 
     labels: names for nodes and their outputs, by which a profile tells them apart; by default they keep their own.
     """
+    assignment = assignment.stored
     clone, mode = mapped_clone(assignment.model), assignment.options.mode
     if labels is not None:
         name_nodes(clone, labels)
@@ -35,9 +38,19 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
         if assignment.options.format == "qoperator":
             to_operators(clone.model.graph)
     else:
-        emit = quantize_dynamically if mode == "dynamic" else store_weights
+        dtype = assignment.options.weight_dtype
         for unit in sorted(assignment.units, key=assignment.order.__getitem__):
-            emit(clone, unit, assignment.codes[unit.node], assignment.options.weight_dtype)
+            codes = assignment.codes[unit.node]
+            if unit.is_table:
+                store_table(clone, unit, codes, assignment)
+            elif mode == "dynamic":
+                quantize_dynamically(clone, unit, codes, dtype)
+            else:
+                store_weights(clone, unit, codes, dtype, assignment.target)
+    if assignment.shared.codes_of or assignment.shared.heads:
+        share_floats(clone, assignment)
+        share_codes(clone)
+        merge_identical_constants.run(clone.model.graph, Context(assignment.target))
     return clone.model
 
 
@@ -57,13 +70,17 @@ class _QdqBuilder:
         self.assignment, self.clone, self.graph = assignment, clone, clone.model.graph
         self.labelled = labelled
         self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
-        self.producer = {value: unit for unit in assignment.units for value in unit.outputs}
+        self.producer = {value: unit for unit in assignment.units if not unit.is_table for value in unit.outputs}
         self.scalars: dict[Quantization, tuple[Value, Value]] = {}
         self.integer = {clone.nodes[unit.node] for unit in assignment.units}
 
     def run(self) -> None:
-        """Quantize all units, in order of execution."""
-        for unit in sorted(self.assignment.units, key=self.assignment.order.__getitem__):
+        """Store tables, then quantize all other units, in order of execution."""
+        ordered = sorted(self.assignment.units, key=self.assignment.order.__getitem__)
+        for unit in ordered:
+            if unit.is_table:
+                store_table(self.clone, unit, self.assignment.codes[unit.node], self.assignment)
+        for unit in (u for u in ordered if not u.is_table):
             copy = self.clone.nodes[unit.node]
             for value in unit.inputs:
                 read = self._pair(value)

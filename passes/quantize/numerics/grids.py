@@ -36,9 +36,10 @@ def activation_grid(low: float, high: float, signed: bool) -> Quantization:
 class Codes:
     """Integers of a linear operator's weight.
 
-    rows: int8 [G, N/G, K]. scale: f32 [G, N/G, B], for B blocks of K / B inputs. bias: f32 [G · N/G], corrected for the
-    mean error of rounding, or None. bits: the width they were chosen for. worst_pair: the largest |sum| of two codes of
-    one sign in any row.
+    rows: int8 [G, N/G, K]. scale: f32 [G, N/G, B], for B blocks of `block` inputs, the last of which may be partial;
+    of all inputs where `block` is None. bias: f32 [G · N/G], corrected for the mean error of rounding, or None. bits:
+    the width they were chosen for. worst_pair: the largest |sum| of two codes of one sign in any row. zero: int8
+    [G, N/G, B], the code of 0 in each block; None where that is 0.
     """
 
     rows: Array
@@ -46,6 +47,8 @@ class Codes:
     bias: Array | None
     bits: int
     worst_pair: int
+    block: int | None = None
+    zero: Array | None = None
 
     def holds_bias(self, step: float) -> bool:
         """The bias fits 32 bits, in units of these scales times the input's, `step`."""

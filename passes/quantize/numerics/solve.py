@@ -11,7 +11,8 @@ from ....compress.layers.linear import Linear
 from ....compress.layers.moments import InputMoments
 from ....ir import Array
 from ..options import Quantize
-from .grids import PAIR_LIMIT, Codes, bias_room, nonzero_scales, weight_scale, worst_pair
+from .blocks import best_grid, plain_scale, spread
+from .grids import PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
 BITS = {"int8": 8, "uint8": 8, "int4": 4}  # of a code
@@ -55,26 +56,74 @@ def solve(
     width = bits or BITS[options.weight_type]
     rows = linear.rows().astype(np.float32)
     scale, low, high = _scales(linear, rows, options, safe, step, width, block)
+    if block is not None and width < 8:
+        return _solve_blocks(linear, rows, moments if moments is not None and moments.count else None, options, block)
     if moments is None or not moments.count:
-        codes = nearest_codes(rows, _spread(scale, rows.shape[2]), low, high)
-        return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes)), None, None)
+        codes = nearest_codes(rows, spread(scale, rows.shape[2], block), low, high)
+        return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes), block), None, None)
     codes, bias = np.empty(rows.shape, np.int8), linear.bias
     before = after = signal = 0.0
     for g in range(linear.groups):
         matrix = moments.covariance_of(g, centred=linear.takes_bias)
         signal += objective(rows[g], matrix)
-        before += _cost(rows[g], nearest(rows[g], _spread(scale[g], rows.shape[2]), low[g], high[g]), scale[g], matrix)
+        full = spread(scale[g], rows.shape[2], block)
+        before += objective(rows[g] - nearest(rows[g], full, low[g], high[g]) * full, matrix)
         if options.per_channel and width < 8:
-            scale[g] = _clipped(rows[g], scale[g], low[g], high[g], matrix)
-        full = _spread(scale[g], rows.shape[2])
+            scale[g, :, 0] = _clipped(rows[g], scale[g, :, 0], low[g], high[g], matrix)
+            full = spread(scale[g], rows.shape[2], block)
         chosen = best_codes(rows[g], full, low[g], high[g], matrix) if options.rounding else None
         codes[g] = nearest_codes(rows[g], full, low[g], high[g]) if chosen is None else chosen
-        after += _cost(rows[g], codes[g], scale[g], matrix)
+        after += objective(rows[g] - codes[g] * full, matrix)
     if options.correct_bias and linear.takes_bias:
-        error = rows - codes * _spread(scale, rows.shape[2])
-        shift = np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1)
-        bias = (shift if bias is None else bias + shift).astype(np.float32)
-    return Solved(Codes(codes, scale, bias, width, worst_pair(codes)), before, after, signal)
+        bias = _shifted(bias, rows - codes * spread(scale, rows.shape[2], block), moments)
+    return Solved(Codes(codes, scale, bias, width, worst_pair(codes), block), before, after, signal)
+
+
+def _solve_blocks(
+    linear: Linear, rows: Array, moments: InputMoments | None, options: Quantize, block: int
+) -> Solved:  # fmt: skip
+    """Codes of less than 8 bits in blocks: the grid of least error, by the inputs' variance where there are data."""
+    width, depth = BITS[options.weight_type], rows.shape[2]
+    matrix = None if moments is None else moments.covariance_of(0, centred=linear.takes_bias)
+    cost = np.ones(depth) if matrix is None else np.diagonal(matrix) + damping(matrix)
+    grid, plain = best_grid(rows[0], cost, width, block), plain_scale(rows[0], width, block)
+    bounds = -(1 << (width - 1)), (1 << (width - 1)) - 1
+    low, high = (np.full(rows[0].shape, end, np.float32) for end in bounds)
+    bias, before, after, signal = linear.bias, None, None, None
+    if matrix is None or moments is None:
+        codes, _ = _round_blocks(rows[0], grid.scale, grid.zero, block, low, high, None)
+        scale, zero = grid.scale, grid.zero
+    else:
+        signal = objective(rows[0], matrix)
+        wide = spread(plain, depth, block)
+        before = objective(rows[0] - nearest(rows[0], wide, low, high) * wide, matrix)
+        for scale, zero in ((grid.scale, grid.zero), (plain, None)):
+            codes, error = _round_blocks(rows[0], scale, zero, block, low, high, matrix if options.rounding else None)
+            after = objective(error, matrix)
+            if after <= before:  # the diagonal that chose the grid may mislead where inputs go together
+                break
+        if options.correct_bias and linear.takes_bias:
+            bias = _shifted(bias, error[None], moments)
+    found, zeros = codes.astype(np.int8)[None], None if zero is None else zero[None]
+    return Solved(Codes(found, scale[None], bias, width, worst_pair(found), block, zeros), before, after, signal)
+
+
+def _round_blocks(
+    rows: Array, scale: Array, zero: Array | None, block: int, low: Array, high: Array, matrix: Array | None
+) -> tuple[Array, Array]:  # fmt: skip
+    """Codes of rows [N, K] on a grid of blocks, to the nearest without a covariance; and the error w − s (q − z)."""
+    depth = rows.shape[1]
+    full = spread(scale, depth, block)
+    if zero is not None:  # s (q − z) is nearest to w where s q is nearest to w + s z
+        rows = rows + spread(zero.astype(np.float32), depth, block) * full
+    codes = nearest(rows, full, low, high) if matrix is None else best_codes(rows, full, low, high, matrix)
+    return codes, rows - codes * full
+
+
+def _shifted(bias: Array | None, error: Array, moments: InputMoments) -> Array:
+    """The bias with the mean of what an error of the weights [G, N, K] takes from the results."""
+    shift = np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1)
+    return np.asarray(shift if bias is None else bias + shift, np.float32)
 
 
 def _scales(
@@ -89,31 +138,15 @@ def _scales(
         scale = np.maximum(scale, bias_room(linear.bias, step).reshape(scale.shape))
     if not options.per_channel:
         scale = np.full_like(scale, scale.max())
-    if block is None or block >= rows.shape[2]:
+    if block is None:
         return scale[..., None], low, high
-    peaks = np.abs(rows.reshape(*rows.shape[:2], -1, block)).max(axis=-1) / np.float32((1 << (width - 1)) - 1)
-    return nonzero_scales(peaks), low, high
-
-
-def _spread(scale: Array, depth: int) -> Array:
-    """Scales [..., B] for every input: [..., K]."""
-    if scale.shape[-1] == 1:
-        return np.broadcast_to(scale, (*scale.shape[:-1], depth))
-    return np.repeat(scale, depth // scale.shape[-1], axis=-1)
-
-
-def _cost(rows: Array, codes: Array, scale: Array, matrix: Array) -> float:
-    return objective(rows - codes * _spread(scale, rows.shape[1]), matrix)
+    return plain_scale(rows, width, block), low, high
 
 
 def _clipped(rows: Array, scale: Array, low: Array, high: Array, matrix: Array) -> Array:
-    """The scales of one group, clipped where that costs least."""
-    blocks = scale.shape[1]
-    variance = (np.diagonal(matrix) + damping(matrix)).reshape(blocks, -1)
-    flat = (len(rows) * blocks, -1)
-    per_row = np.tile(variance, (len(rows), 1))
-    clipped = clipped_scale(rows.reshape(flat), scale.reshape(-1), low.reshape(flat), high.reshape(flat), per_row)
-    return clipped.reshape(scale.shape)
+    """The scales [N] of one group, clipped where that costs least."""
+    variance = np.broadcast_to(np.diagonal(matrix) + damping(matrix), rows.shape)
+    return clipped_scale(rows, scale, low, high, variance)
 
 
 def pair_safety(options: Quantize, target: str) -> bool:

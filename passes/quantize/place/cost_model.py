@@ -113,7 +113,7 @@ def measure_costs(assignment: Assignment, feed: Mapping[str, Any], shapes: Shape
 def structure_digest(assignment: Assignment, feed: Mapping[str, Any]) -> str:
     """A digest of all that times depend on: operators, attributes, shapes and the flow of values; not weights."""
     names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(assignment.model.graph.inputs)}
-    digest = hashlib.sha256(f"quantize-4 {assignment.options.mode} {assignment.options.weight_type}".encode())
+    digest = hashlib.sha256(f"quantize-5 {assignment.options.mode} {assignment.options.weight_type}".encode())
     digest.update(repr(sorted((n, np.shape(v)) for n, v in feed.items())).encode())
     chosen = {u.node for u in assignment.units}
     for i, node in enumerate(assignment.model.graph):

@@ -26,7 +26,7 @@ class Costs:
     def total(self, units: Set[Unit], chosen: Set[Unit]) -> float:
         """Seconds of all units when `chosen` run on integers, conversions included."""
         seconds = sum(self.as_codes[u] if u in chosen else self.as_float[u] for u in units)
-        producer, readers = _flow(units)
+        producer, readers = _flow({u for u in units if not u.is_table})
         for value in {*producer, *readers}:
             inside = value in producer and producer[value] in chosen
             reads = {u in chosen for u in readers.get(value, ())}
@@ -57,8 +57,11 @@ def _leaves(value: Value, readers: Any) -> bool:
 
 
 def cheapest(units: Set[Unit], costs: Costs) -> frozenset[Unit]:
-    """The units that should run on integers."""
+    """The units that should run on integers; tables are stored for their size, and all stay."""
     import networkx as nx
+
+    tables = frozenset(u for u in units if u.is_table)
+    units = units - tables
 
     network: Any = nx.DiGraph()
     source, sink = "integer", "float"
@@ -81,7 +84,7 @@ def cheapest(units: Set[Unit], costs: Costs) -> frozenset[Unit]:
             if _leaves(value, users):
                 _edge(network, out, sink, None)
     _, (inside, _) = nx.minimum_cut(network, source, sink)
-    return frozenset(unit for unit in units if unit in inside)
+    return tables | frozenset(unit for unit in units if unit in inside)
 
 
 def _edge(network: Any, a: Any, b: Any, seconds: float | None) -> None:

@@ -1,0 +1,118 @@
+"""Weights that several readers share: a table and the head tied to it, a head behind Transpose, layers used twice.
+
+They are told by their contents, so that an exporter's duplicate counts, too, and get the same codes, stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ....compress.layers.linear import Linear
+from ....ir import Array, Constant, DType, Graph, Model, Node, Value
+from ....ops import attr
+from .units import Unit
+
+SAMPLED = 16
+"""Rows that are compared before all of two weights of one shape are: different ones differ there. Not tuned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """codes_of: for each node whose codes are those of another, that node. heads: for each table, the product tied to
+    it."""
+
+    codes_of: Mapping[Node, Node] = field(default_factory=dict)
+    heads: Mapping[Node, Node] = field(default_factory=dict)
+
+    def kept(self, units: frozenset[Unit], mode: str) -> frozenset[Unit]:
+        """The units without a table whose head stays float, which reads it as it is; and, where weights are stored for
+        their size, without a head whose table stays float."""
+        if not self.heads:
+            return units
+        nodes = {unit.node for unit in units}
+        alone = {table for table, head in self.heads.items() if head not in nodes}
+        if mode == "weights":
+            alone |= {head for table, head in self.heads.items() if table not in nodes}
+        return frozenset(unit for unit in units if unit.node not in alone)
+
+
+def read_transposed(model: Model) -> None:
+    """W x with W = Transpose(constant) reads the transposed constant, in place: as a layer like all others."""
+    graph, known = model.graph, dict[Value, Value]()
+    for node in list(graph):
+        source = node.input(1) if node.op in ("MatMul", "Gemm") else None
+        transpose = None if source is None else source.producer
+        if source is None or transpose is None or transpose.op != "Transpose" or transpose.graph is not graph:
+            continue
+        weight = transpose.constant(0)
+        if weight is None or weight.dtype is not DType.FLOAT or len(weight.shape) != 2:
+            continue
+        if tuple(attr(transpose, "perm", None) or (1, 0)) != (1, 0):
+            continue
+        if source not in known:
+            turned = Constant.of(np.ascontiguousarray(weight.array().T))
+            name = transpose.inputs[0].name if transpose.inputs[0] is not None else ""
+            known[source] = Value(constant=turned, name=f"{name}_transposed" if name else "")
+        graph.set_input(node, 1, known[source])
+        if source.is_unused:
+            graph.erase(transpose)
+
+
+def float_products(graph: Graph, units: Iterable[Unit]) -> list[Unit]:
+    """The products with constant matrices that are none of the units and stay float."""
+    known, found = {unit.node for unit in units}, []
+    for node in graph:
+        weight = node.constant(1) if node.op in ("MatMul", "Gemm") and node not in known else None
+        if weight is not None and weight.dtype is DType.FLOAT and len(weight.shape) == 2:
+            axis = 0 if node.op == "Gemm" and attr(node, "transB", 0) else 1
+            found.append(Unit(node, None, (), node.outputs, linear=Linear(node, weight.array(), None, axis, 1)))
+    return found
+
+
+def share_weights(units: Iterable[Unit], others: Iterable[Unit] = ()) -> tuple[list[Unit], Shared]:
+    """The units, tables tied to a product as rows like its own, and which of them share weights; a table is no unit any
+    more where the product is among the others, which stay float.
+
+    A weight is compared as rows [N, K]: a table [V, H] is the head of V outputs that reads H inputs.
+    """
+    units, floats = list(units), list(others)
+    by_shape: dict[tuple[int, ...], list[Unit]] = {}
+    for unit in (*units, *floats):
+        if unit.linear is not None and unit.node.op != "Conv":
+            by_shape.setdefault(_rows(unit).shape, []).append(unit)
+    first_of: dict[Node, Node] = {}
+    heads: dict[Node, Node] = {}
+    for alike in by_shape.values():
+        ordered = sorted(alike, key=lambda u: u.is_table)  # products first: their codes are rounded by data
+        distinct: list[Unit] = []
+        for unit in ordered if len(ordered) > 1 else ():
+            same = next((other for other in distinct if _equal(_rows(other), _rows(unit))), None)
+            if same is None:
+                distinct.append(unit)
+                continue
+            first_of[unit.node] = same.node
+            if unit.is_table and not same.is_table:
+                heads[unit.node] = same.node
+    left = {unit.node for unit in floats}
+    first_of = {node: first for node, first in first_of.items() if first not in left and node not in left}
+    tied = [_as_rows(unit) if unit.node in heads else unit for unit in units if heads.get(unit.node) not in left]
+    return tied, Shared(first_of, heads)
+
+
+def _rows(unit: Unit) -> Array:
+    """The weight as rows [N, K]: a view."""
+    linear = unit.layer
+    return linear.weight if unit.node.op == "Gather" or linear.axis == 0 else linear.weight.T
+
+
+def _equal(a: Array, b: Array) -> bool:
+    step = max(1, len(a) // SAMPLED)
+    return np.array_equal(a[::step], b[::step]) and np.array_equal(a, b)
+
+
+def _as_rows(unit: Unit) -> Unit:
+    """A table with a scale a row, as its head has one an output."""
+    return replace(unit, linear=Linear(unit.node, unit.layer.weight, None, 0, 1))

@@ -1,0 +1,179 @@
+"""Weights of 4 bits: the grids of their blocks, how they are packed, and files that hold them."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.compress.layers.linear import Linear
+from graphopt.compress.layers.moments import InputMoments
+from graphopt.errors import Declined, OptionError
+from graphopt.ir import Node
+from graphopt.measure import ort_session
+from graphopt.passes.quantize import stage
+from graphopt.passes.quantize.emit.packed import pack
+from graphopt.passes.quantize.numerics.blocks import best_grid, in_blocks, plain_scale, spread
+from graphopt.passes.quantize.numerics.rounding import nearest
+from graphopt.passes.quantize.numerics.solve import solve
+from tests.quantize.nets import parse
+
+DEPTH, WIDTH = 104, 40  # three blocks of 32 and a partial one
+RNG = np.random.default_rng(0)
+FEEDS = [{"x": RNG.standard_normal((6, DEPTH)).astype(np.float32)} for _ in range(6)]
+TEXT = f"""<ir_version: 8, opset_import: ["" : 17]> net (float[N,{DEPTH}] x) => (float[N,{WIDTH}] y)
+<float[{DEPTH},{DEPTH}] w1, float[{DEPTH}] b1, float[{DEPTH},{DEPTH}] w2, float[{DEPTH}] b2, float[{WIDTH},{DEPTH}] w3,
+ float[{WIDTH}] b3>
+{{
+    h = MatMul(x, w1)
+    a = Add(h, b1)
+    t = Tanh(a)
+    g = Gemm(t, w2, b2)
+    u = Tanh(g)
+    y = Gemm<transB=1>(u, w3, b3)
+}}"""
+
+
+def stored(model=None, target="portable", calibration=FEEDS, **options):
+    given = parse(TEXT) if model is None else model
+    settings = {"mode": "weights", "weight_type": "int4", "speed": False, "min_sqnr": 0.0, "min_top1": 0.0, **options}
+    made = graphopt.optimize(given, quantize=graphopt.Quantize(**settings), calibration=calibration, target=target)
+    sessions = [ort_session(m.SerializeToString()) for m in (given, made.model)]
+    a, b = (np.concatenate([s.run(None, f)[0] for f in FEEDS]) for s in sessions)
+    return made, 10 * np.log10((a**2).sum() / max(((a - b) ** 2).sum(), 1e-30))
+
+
+def weight_bytes(model):
+    """Bytes of all constants but biases."""
+    weights = [t for t in model.graph.initializer if len(t.dims) > 1]
+    return sum(len(t.raw_data or numpy_helper.to_array(t).tobytes()) for t in weights)
+
+
+@pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_blocks_are_packed_and_the_last_may_be_partial(block, target):
+    made, noise = stored(target=target, block_size=block)
+    weights, blocks = DEPTH * (2 * DEPTH + WIDTH), -(-DEPTH // block)
+    scales = 4 * blocks * (2 * DEPTH + WIDTH)
+    padding = min(blocks * block, 128) / DEPTH if target == "onnxruntime" else 1.0
+    assert weight_bytes(made.model) <= weights * padding / 2 + scales * (1 + 1 / 4)  # with zero points
+    assert {row[3] for row in made.report.stages[0].rows} == {4} and noise > 20
+    ops = [node.op_type for node in made.model.graph.node]
+    if target == "portable":
+        kinds = {t.data_type for t in made.model.graph.initializer if len(t.dims) > 1}
+        assert kinds == {TensorProto.INT4, TensorProto.FLOAT} and made.model.opset_import[0].version == 21
+        onnx.checker.check_model(made.model, full_check=True)
+    else:
+        assert ops.count("MatMulNBits") == 3 and "DequantizeLinear" not in ops
+
+
+def test_finer_blocks_are_closer_and_data_help():
+    by_block = [stored(block_size=block)[1] for block in (16, 64, 256)]
+    assert by_block == sorted(by_block, reverse=True)
+    assert stored()[1] > stored(rounding=False, correct_bias=False)[1] + 1 > 16
+
+
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_both_spellings_hold_the_same_weights(target):
+    made, _ = stored(target=target)
+    spelled = {}
+    constants = {t.name: t for t in made.model.graph.initializer}
+    for node in made.model.graph.node:
+        if node.op_type == "MatMulNBits":
+            attrs = {a.name: a.i for a in node.attribute}
+            codes, scale = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+            zero = constants.get(node.input[3]) if len(node.input) > 3 else None
+            halves = np.stack([codes & 15, codes >> 4], -1).reshape(*codes.shape[:2], -1).astype(np.float32)
+            middle = np.full((len(codes), -(-codes.shape[1] // 2)), 0x88)
+            packed = middle if zero is None else numpy_helper.to_array(zero)
+            zeros = np.stack([packed & 15, packed >> 4], -1).reshape(len(codes), -1)[:, : codes.shape[1], None]
+            spelled[node.input[1]] = ((halves - zeros) * scale[..., None]).reshape(len(codes), -1)[:, : attrs["K"]]
+        elif node.op_type == "DequantizeLinear":
+            session = ort_session(helper.make_model(
+                helper.make_graph([node], "g", [], [helper.make_tensor_value_info(node.output[0], 1, None)],
+                                  [constants[name] for name in node.input]),
+                opset_imports=[helper.make_opsetid("", 21)], ir_version=10,
+            ).SerializeToString())  # fmt: skip
+            weight = session.run(None, {})[0]
+            spelled[node.input[0]] = weight if len(weight) != DEPTH or "w3" in node.input[0] else weight.T
+    given = {t.name: numpy_helper.to_array(t) for t in parse(TEXT).graph.initializer}
+    assert len(spelled) == 3
+    for name, found in spelled.items():
+        weight = given[name.split("_")[0]]
+        weight = weight if weight.shape == found.shape and "w3" in name else weight.T
+        assert np.abs(found - weight).max() < 0.5 * np.abs(weight).max()
+        assert ((found - weight) ** 2).mean() < 0.02 * (weight**2).mean()
+
+
+@pytest.mark.parametrize("shape", ["normal", "skewed", "outlier", "zero"])
+def test_the_grid_of_a_block_is_nearly_the_best_by_brute_force(shape):
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((6, 32)).astype(np.float32)
+    rows = {"normal": rows, "skewed": np.exp(rows), "outlier": rows * np.where(rng.random(rows.shape) < 0.03, 9, 1),
+            "zero": rows * 0}[shape].astype(np.float32)  # fmt: skip
+    cost = rng.uniform(0.5, 2.0, 32)
+    grid = best_grid(rows, cost, 4, 32)
+    best = np.full(len(rows), np.inf)
+    span = np.maximum(rows.max(1), 0) - np.minimum(rows.min(1), 0)
+    for share in np.linspace(0.3, 1.2, 91):
+        for zero in range(-8, 8):
+            scale = np.maximum(span * share / 15, 1e-12)[:, None]
+            error = rows - (np.clip(np.rint(rows / scale) + zero, -8, 7) - zero) * scale
+            best = np.minimum(best, (error**2 * cost).sum(1))
+    plain = plain_scale(rows, 4, 32)
+    wrong = rows - nearest(rows, plain, -8, 7) * plain
+    assert grid.cost <= 1.12 * best.sum() + 1e-9 and grid.cost <= (wrong**2 * cost).sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_codes_are_never_worse_than_the_nearest(seed):
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((DEPTH, WIDTH)).astype(np.float32)
+    mix = rng.standard_normal((DEPTH, 5)) @ rng.standard_normal((5, DEPTH)) + 0.05 * rng.standard_normal((DEPTH, DEPTH))
+    linear = Linear(Node("MatMul", (None, None)), weight, None, 1, 1)
+    moments = InputMoments.empty(linear)
+    moments.add((rng.standard_normal((400, DEPTH)) @ mix)[None].astype(np.float32))
+    for rounding in (True, False):
+        options = graphopt.Quantize("weights", weight_type="int4", rounding=rounding)
+        found = solve(linear, moments, options, False, block=32)
+        assert found.after <= found.before * (1 + 1e-6)
+
+
+def test_partial_blocks_and_packing():
+    rows = np.arange(10, dtype=np.float32).reshape(2, 5)
+    assert in_blocks(rows, 4).shape == (2, 2, 4) and in_blocks(rows, 4)[1, 1].tolist() == [9, 0, 0, 0]
+    assert spread(np.array([[1, 2]]), 5, 4).tolist() == [[1, 1, 1, 1, 2]]
+    assert pack(np.array([[1, 2, 3]], np.uint8), 4).tolist() == [[0x21, 0x83]]
+    assert pack(np.array([[1, 2, 3]], np.uint8), 2).tolist() == [[0b10111001]]
+
+
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_where_bits_cannot_be_packed_the_reason_is_told(target, monkeypatch):
+    def refuse(model, context, needed=13):
+        if model.opset < needed:
+            raise Declined(f"left float: opset {model.opset} cannot be raised: node 'y': an adapter is missing")
+        return model
+
+    monkeypatch.setattr(stage, "upgraded", refuse)
+    made, noise = stored(target=target)
+    if target == "onnxruntime":  # has packed products at any operator set
+        assert made.model.opset_import[0].version == 17 and noise > 15
+        assert [n.op_type for n in made.model.graph.node].count("MatMulNBits") == 3
+    else:
+        reason = made.report.stages[0].summary
+        assert not made.report.stages[0].changed and made.report.status == "equal"
+        assert "an adapter is missing (weights of 4 bits, and blocks, need opset 21)" in reason
+
+
+def test_older_operator_sets_are_raised():
+    made, _ = stored(parse(TEXT.replace('"" : 17', '"" : 13')))
+    assert made.model.opset_import[0].version == 21
+
+
+def test_modes_that_multiply_integers_refuse_four_bits():
+    for mode in ("static", "dynamic"):
+        with pytest.raises(OptionError, match=f"int4 is for mode weights: in mode {mode}"):
+            graphopt.Quantize(mode, weight_type="int4")
+    for size in (8, 24, 512):
+        with pytest.raises(OptionError, match="from 16 to 256"):
+            graphopt.Quantize("weights", block_size=size)

@@ -1,0 +1,146 @@
+"""Weights with several readers are stored once: tables tied to the head of a model, heads behind Transpose, layers
+used twice."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+import graphopt
+from graphopt.compress.layers.linear import Linear
+from graphopt.ir import Node
+from graphopt.measure import ort_session
+from graphopt.passes.quantize.candidates.shared import share_weights
+from graphopt.passes.quantize.candidates.units import Unit
+from tests.quantize.nets import parse
+
+WORDS, WIDE = 300, 64
+TABLE = np.random.default_rng(5).standard_normal((WORDS, WIDE)).astype(np.float32)
+FEEDS = [{"ids": np.random.default_rng(i).integers(0, WORDS, (2, 7))} for i in range(8)]
+HEADS = {
+    "transposed": ("t = Transpose<perm=[1,0]>(table)  y = MatMul(h, t)", ""),
+    "twice transposed": (
+        "t = Transpose<perm=[1,0]>(table)  u = Transpose(table)  y = MatMul(h, t)  z = MatMul(g, u)", ""
+    ),
+    "a copy": ("y = MatMul(h, copy)", f", float[{WIDE},{WORDS}] copy"),
+    "rows": ("f = Flatten<axis=2>(h)  y = Gemm<transB=1>(f, table)", ""),
+}  # fmt: skip
+
+
+def tied(head="transposed"):
+    """Encoder and decoder read one table, which is the head, too."""
+    spelled, more = HEADS[head]
+    outputs = {"rows": "float[A,B] y", "twice transposed": "float[N,S,300] y, float[N,S,300] z"}.get(
+        head, "float[N,S,300] y"
+    )
+    return parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (int64[N,S] ids) => ({outputs})
+        <float[{WORDS},{WIDE}] table, float[{WIDE},{WIDE}] w1, float[{WIDE}] b1{more}>
+        {{
+            one = Constant<value_int=1>()
+            e = Gather(table, ids)
+            next = Add(ids, one)
+            limit = Constant<value_int={WORDS}>()
+            back = Mod(next, limit)
+            d = Gather(table, back)
+            m = MatMul(d, w1)
+            a = Add(m, b1)
+            g = Tanh(a)
+            h0 = Add(g, e)
+            h = Tanh(h0)
+            {spelled}
+        }}""",
+        table=TABLE, copy=TABLE.T,
+    )  # fmt: skip
+
+
+def run(model, mode, **options):
+    settings = {"mode": mode, "speed": False, "min_sqnr": 10.0, "min_top1": 0.0, **options}
+    made = graphopt.optimize(model, quantize=graphopt.Quantize(**settings), calibration=FEEDS)
+    sessions = [ort_session(m.SerializeToString()) for m in (model, made.model)]
+    noise = []
+    for feed in FEEDS:
+        for a, b in zip(*(s.run(None, feed) for s in sessions)):
+            noise.append(10 * math.log10((a**2).sum() / max(((a - b) ** 2).sum(), 1e-30)))
+    return made, min(noise)
+
+
+def elements(model, kinds=(TensorProto.INT8, TensorProto.UINT8)):
+    """Elements of the constants of some types, scalars and zero points left out."""
+    sizes = [math.prod(t.dims) for t in model.graph.initializer if t.data_type in kinds and len(t.dims) == 2]
+    return sum(sizes)
+
+
+@pytest.mark.parametrize("weight_type", ["int8", "uint8"])
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weights"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_table_and_its_head_are_stored_once(head, mode, weight_type):
+    made, noise = run(tied(head), mode, weight_type=weight_type)
+    assert elements(made.model) == WORDS * WIDE + WIDE * WIDE
+    assert not elements(made.model, (TensorProto.FLOAT,)) and noise > 25
+    onnx.checker.check_model(made.model, full_check=True)
+    once = 4 * (WORDS * WIDE + WIDE * WIDE)
+    assert made.report.after.file_bytes < 0.25 * once + 12_000  # scales, and the nodes
+
+
+@pytest.mark.parametrize("head", ["transposed", "a copy", "rows"])
+@pytest.mark.parametrize("mode", ["dynamic", "weights"])
+def test_a_float_head_keeps_its_table_and_no_file_grows(head, mode):
+    made, noise = run(tied(head), mode, nodes_to_exclude=("y",))
+    assert noise > 25
+    reasons = [reason for _, reason in made.report.stages[0].refused]
+    assert reasons.count("the product that shares its weight stays float") == 2
+    assert elements(made.model) == WIDE * WIDE
+    assert elements(made.model, (TensorProto.FLOAT,)) == WORDS * WIDE
+    assert made.report.after.file_bytes <= made.report.before.file_bytes
+
+
+def test_stored_for_size_a_head_stays_with_its_float_table():
+    made, _ = run(tied(), "weights", op_types_to_quantize=("MatMul",))
+    floats = elements(made.model, (TensorProto.FLOAT,))
+    assert elements(made.model) + 4 * floats <= 4 * WORDS * WIDE + WIDE * WORDS + WIDE * WIDE
+
+
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_of_four_bits_what_is_shared_has_eight(target):
+    model = tied()
+    options = graphopt.Quantize("weights", weight_type="int4", speed=False, min_sqnr=0, min_top1=0)
+    made = graphopt.optimize(model, quantize=options, calibration=FEEDS, target=target)
+    bits = {row[1]: row[3] for row in made.report.stages[0].rows}
+    assert bits["Gather"] == 8 and sorted(row[3] for row in made.report.stages[0].rows) == [4, 8, 8, 8]
+    assert "layers stored as int4 (3 of 4 as int8)" in made.report.stages[0].summary
+    assert elements(made.model, (TensorProto.INT8,)) == WORDS * WIDE
+
+
+def test_a_layer_used_twice_is_stored_once():
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (float[N,{WIDE}] x) => (float[N,{WIDE}] y)
+        <float[{WIDE},{WIDE}] w> {{ t = Transpose<perm=[1,0]>(w)  a = MatMul(x, t)  b = Tanh(a)  y = MatMul(b, t) }}"""
+    )
+    data = [{"x": np.random.default_rng(i).standard_normal((4, WIDE)).astype(np.float32)} for i in range(4)]
+    for mode in ("static", "dynamic", "weights"):
+        options = graphopt.Quantize(mode, speed=False, min_sqnr=10, min_top1=0)
+        made = graphopt.optimize(model, quantize=options, calibration=data)
+        assert elements(made.model) == WIDE * WIDE and made.report.status == "lossy"
+
+
+def test_weights_are_compared_whole():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((50, 8)).astype(np.float32)
+    other = rows.copy()
+    other[17, 3] += 1
+    head, table, near = Node("MatMul", (None, None)), Node("Gather", (None, None)), Node("Gather", (None, None))
+    given = [Linear(table, rows, None, 1, 1), Linear(near, other, None, 1, 1), Linear(head, rows.T, None, 1, 1)]
+    units, shared = share_weights(Unit(linear.node, None, (), (), linear=linear) for linear in given)
+    assert shared.heads == {table: head} and shared.codes_of == {table: head}
+    assert [unit.layer.axis for unit in units] == [0, 1, 1]
+
+
+def test_the_layer_of_a_table_reads_as_the_float_one():
+    made, _ = run(tied("transposed"), "weights")
+    constants = {t.name: numpy_helper.to_array(t) for t in made.model.graph.initializer}
+    codes = next(c for c in constants.values() if c.dtype == np.int8 and c.shape == (WORDS, WIDE))
+    scale = np.abs(TABLE).max(1) / 127
+    assert np.abs(codes * scale[:, None] - TABLE).max() <= 1.5 * scale.max()
