@@ -55,8 +55,8 @@ class Result:
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
-        as_it_was = self.is_original and onnx_io.external_bytes(self.ir) == 0
-        onnx_io.save(self.model if as_it_was else self.ir, path, external=external)
+        is_whole = external is not True and onnx_io.external_bytes(self.ir) == 0  # then it need not be emitted anew
+        onnx_io.save(self.model if is_whole else self.ir, path, external=external)
 
     def session(self, threads: int | None = None) -> Session:
         """A `graphopt.Session` on the model: int8 kernels where they are faster, onnxruntime elsewhere."""
@@ -148,7 +148,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     except ModelError as error:
         context, refusal = None, error
     work = _Work(options, progress, exact, _on_blame(reference, options))
-    check = work.check(reference, before)
+    check = work.check(reference, before, onnx_io.parsed(lifted) if reference is model else None)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
     if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
@@ -207,11 +207,13 @@ class _Work:
     on_blame: OnBlame | None
     logs: list[RewriteLog] = field(default_factory=list)
 
-    def check(self, reference: ModelSource | Model, before: Figures) -> SizeCheck:
-        """What a result has to pass."""
+    def check(
+        self, reference: ModelSource | Model, before: Figures, parsed: onnx.ModelProto | None = None
+    ) -> SizeCheck:
+        """What a result has to pass. parsed: the reference's proto, where it was parsed already."""
         if self.options.validation.policy == "off":
             return SizeCheck(before)
-        return EquivalenceCheck(reference, before, self.options.seed)
+        return EquivalenceCheck(reference, before, self.options.seed, parsed)
 
     def run(self, model: Model, schedule: Sequence[Pass], check: SizeCheck, constant_bytes: int) -> Outcome:
         """Run a schedule within the budget of bytes."""
@@ -361,7 +363,7 @@ def _report(
     if comparison is not None:
         status, reason = comparison.status, comparison.reason or evidence(comparison)
     elif isinstance(check, EquivalenceCheck):
-        status, reason = "equal", "nothing was changed"
+        status, reason = "equal", check.grounds
     else:
         status, reason = "not checked", "validation was off"
     return Report(

@@ -20,7 +20,7 @@ from .emit import Emitter
 from .lift import load
 from .parts.extras import ModelExtras
 from .parts.tensors import describe_external, external_source, stored_bytes, write_tensor
-from .size import constants_of
+from .size import constants_of, proto_bytes
 from .source import read_proto
 
 _PROTO_LIMIT = (1 << 31) - (1 << 24)  # protobuf's 2 GiB, less room for the structure
@@ -180,7 +180,7 @@ def _write_proto(proto: onnx.ModelProto, path: str) -> None:
 
 def _fits(proto: onnx.ModelProto) -> bool:
     try:
-        return bool(proto.ByteSize() <= _PROTO_LIMIT)
+        return proto_bytes(proto) <= _PROTO_LIMIT
     except (EncodeError, ValueError):
         return False
 
