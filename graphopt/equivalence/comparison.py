@@ -300,7 +300,7 @@ def is_same_computation(original: RunnableModel, candidate: RunnableModel) -> bo
 def runs(model: RunnableModel, seed: int) -> bool:
     """Whether onnxruntime loads the model with all optimizations, and runs it on one sample."""
     try:
-        return _sample(model, model.session(optimize=True, strict=True), seed) is not None
+        return _sample(model, model.session(optimize=True, strict=True, prepack=False), seed) is not None
     except ModelError:
         return False
 

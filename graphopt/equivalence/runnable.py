@@ -85,17 +85,20 @@ class RunnableModel:
         edited: onnx.ModelProto | None = None,
         strict: bool = False,
         precise: bool = True,
+        prepack: bool = True,
     ) -> TappedSession:
         """An onnxruntime CPU session with all optimizations or with none.
 
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
         strict: a model that cannot be loaded with optimizations is not loaded without. precise: 8-bit products that
-        never saturate, where onnxruntime can load the model so. Raises ModelError, one line, when onnxruntime refuses
-        the model.
+        never saturate, where onnxruntime can load the model so. prepack: weights are packed for many runs. Raises
+        ModelError, one line, when onnxruntime refuses the model.
         """
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
         entries = {"session.x64quantprecision": "1"} if precise else {}
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if self.external_bytes > _LARGE:
             # Packed copies and arenas of weights this large would not fit beside the mapped file.
             options.add_session_config_entry("session.disable_prepacking", "1")

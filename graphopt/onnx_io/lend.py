@@ -51,6 +51,7 @@ class WeightPool:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, tuple[int, ...], bytes], list[tuple[bytes, Array]]] = {}
+        self._named: dict[str, tuple[onnx.TensorProto, Array]] = {}
 
     def lend(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:
         """A copy of the proto that only describes its large weights, and these by name; the proto itself where it has
@@ -78,6 +79,14 @@ class WeightPool:
         return slim, lent
 
     def _kept(self, tensor: onnx.TensorProto) -> Array:
+        named = self._named.get(tensor.name)
+        if named is not None and named[0] == tensor:  # compared where they lie: to read the data would copy it
+            return named[1]
+        array = self._equal(tensor)
+        self._named.setdefault(tensor.name, (tensor, array))
+        return array
+
+    def _equal(self, tensor: onnx.TensorProto) -> Array:
         data, shape = tensor.raw_data, tuple(tensor.dims)
         alike = self._known.setdefault((tensor.data_type, shape, data[:: max(len(data) // _SAMPLED, 1)]), [])
         for known, array in alike:
