@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
+    from .recommendation import Recommendation, recommend
     from .report import Report
     from .runtime import Session
 
@@ -25,16 +26,16 @@ __version__ = "0.2.0"
 
 _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Pass": "pipeline", "Prune": "passes.prune",
-    "Quantize": "passes.quantize", "Registry": "pipeline", "Report": "report", "Result": "api", "Session": "runtime",
-    "bisect": "bisection", "compare": "equivalence", "optimize": "api", "register_pass": "pipeline",
-    "rule": "pipeline",
+    "Quantize": "passes.quantize", "Recommendation": "recommendation", "Registry": "pipeline", "Report": "report",
+    "Result": "api", "Session": "runtime", "bisect": "bisection", "compare": "equivalence", "optimize": "api",
+    "recommend": "recommendation", "register_pass": "pipeline", "rule": "pipeline",
 }  # fmt: skip
 _MODULES = ("rewrite", "testing")
 
 __all__ = [
     "Bisection", "Comparison", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
-    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "optimize",
-    "register_pass", "rewrite", "rule", "testing",
+    "Pass", "Prune", "Quantize", "Recommendation", "Registry", "Report", "Result", "Session", "bisect", "compare",
+    "optimize", "recommend", "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from ..errors import GraphoptError
 from .checking import bisect, verify
 from .common import err
 from .optimizing import optimize
+from .recommending import recommend
 from .showing import diff, explain, inspect, list_passes
 from .timing import bench, warmup
 
@@ -18,7 +19,7 @@ app = typer.Typer(
     help="Optimise ONNX models: the same results, fewer nodes, validated.",
 )  # fmt: skip
 
-for command in (optimize, verify, bisect, inspect, diff, explain, bench, warmup):
+for command in (optimize, recommend, verify, bisect, inspect, diff, explain, bench, warmup):
     app.command()(command)
 app.command(name="passes")(list_passes)
 

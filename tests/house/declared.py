@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("provenance",),
     ("options", "validation", "report", "testing", "pytest_plugin"),
-    ("api", "bench", "bisection"),
+    ("api", "bench", "bisection", "recommendation"),
     ("cli", "__main__"),
 )
 """Packages and modules of graphopt, lowest first: a floor imports from those below it, never from one above."""

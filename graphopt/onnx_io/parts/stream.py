@@ -78,15 +78,22 @@ def _is_apart(tensor: onnx.TensorProto) -> bool:
 def _around(message: Any, number: int) -> tuple[bytes, bytes]:
     """The fields of a message before and after the one of that number, serialised."""
     before, after = type(message)(), type(message)()
-    for field, value in message.ListFields():
-        if field.number == number:
+    for field in message.DESCRIPTOR.fields:  # not ListFields, which copies the data
+        if field.number == number or not _is_set(message, field.name):
             continue
-        part = before if field.number < number else after
+        part, value = before if field.number < number else after, getattr(message, field.name)
         if isinstance(value, (str, bytes, int, float)):
             setattr(part, field.name, value)
         else:
             getattr(part, field.name).MergeFrom(value)
     return _plain(before), _plain(after)
+
+
+def _is_set(message: Any, name: str) -> bool:
+    try:
+        return bool(message.HasField(name))
+    except ValueError:  # a repeated field
+        return len(getattr(message, name)) > 0
 
 
 def _plain(message: Any) -> bytes:
