@@ -30,7 +30,7 @@ from .validation import EquivalenceCheck, SizeCheck, evidence, with_slack
 if TYPE_CHECKING:
     import onnx
 
-    from .calibration import CalibrationData
+    from .calibration import CalibrationData, Preprocess
     from .measure import Metric
     from .onnx_io.source import ModelSource
     from .passes.prune import Prune
@@ -74,6 +74,7 @@ def optimize(
     quantize: str | Mapping[str, object] | Quantize | None = None,
     prune: float | Mapping[str, object] | Prune | None = None,
     calibration: CalibrationData = None,
+    preprocess: str | Preprocess | None = None,
     metric: Metric | None = None,
     max_drop: float | None = None,
     target: Runtime = "portable",
@@ -93,8 +94,9 @@ def optimize(
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. output: where to write the result.
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
-    calibration: data to quantize and prune by; metric: a function of a session, higher is better; max_drop: how far it
-    may fall, as an absolute difference, before layers go back to what they were.
+    calibration: data to quantize and prune by; preprocess: how images of a folder become inputs, such as "imagenet";
+    metric: a function of a session, higher is better; max_drop: how far it may fall, as an absolute difference, before
+    layers go back to what they were.
     target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:
     its kernels are then compiled and measured beside onnxruntime, see `graphopt warmup`).
     input_shapes: sizes to fix, by input name; None or -1 leaves a size open. dims: the same by the size's name.
@@ -115,6 +117,7 @@ def optimize(
             quantize=as_quantize(quantize),
             prune=as_prune(prune),
             calibration=calibration,
+            preprocess=preprocess,
             metric=metric,
             max_drop=max_drop,
         ),
@@ -322,7 +325,7 @@ def _stage_context(original: Model, options: Options, progress: Progress | None)
     evaluations = max(stage.evaluations for stage in (asked.prune, asked.quantize) if stage is not None)
     return stage_context(
         original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
-        evaluations,
+        evaluations, asked.preprocess,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Calibration: the data that flow through a model, read sample by sample, never held at once."""
 
 from .activations import Taps, portions, stream
+from .folders import PRESETS, Preprocess, preprocess_named
 from .masks import numbers
 from .observe import Observed, observe
 from .observers import Extent, Histogram
@@ -9,7 +10,7 @@ from .shapes import Shapes, shapes_at
 from .source import BATCH, Calibration, CalibrationData, CalibrationDataReader, open_calibration
 
 __all__ = [
-    "BATCH", "METHODS", "Calibration", "CalibrationData", "CalibrationDataReader", "Extent", "Histogram",
-    "Observed", "Shapes", "Taps", "choose_range", "numbers", "observe", "observer_for", "open_calibration", "portions",
-    "shapes_at", "stream",
+    "BATCH", "METHODS", "PRESETS", "Calibration", "CalibrationData", "CalibrationDataReader", "Extent", "Histogram",
+    "Observed", "Preprocess", "Shapes", "Taps", "choose_range", "numbers", "observe", "observer_for",
+    "open_calibration", "portions", "preprocess_named", "shapes_at", "stream",
 ]  # fmt: skip

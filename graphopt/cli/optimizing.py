@@ -31,7 +31,14 @@ def optimize(
         typer.Option(help="a word of graphopt.Quantize, as calibrate_method=mse; repeatable"),
     ] = None,
     sensitivity: Annotated[bool, typer.Option(help="let the report tell what each layer costs alone")] = False,
-    calibration: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="an .npz file of inputs by name, or a folder of images or arrays"),
+    ] = None,
+    preprocess: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="of images: raw, unit, signed, imagenet, or as scale=1/255,mean=0.5,std=0.5,size=224x224"),
+    ] = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
     metric: Annotated[
         Optional[str],  # noqa: UP045
@@ -81,6 +88,7 @@ def optimize(
         schedule=Schedule(passes=split(passes), skip=split(skip) or ()),
         compression=Compression(
             quantize=_quantize(quantize, words), prune=as_prune(prune), calibration=calibration,
+            preprocess=preprocess,
             metric=None if metric is None else function_of(metric), max_drop=max_drop,
         ),
         validation=Validation(check=check_named(check), repros=repros),

@@ -14,7 +14,14 @@ from .common import Model, err, function_of, out
 
 def recommend(
     model: Model,
-    calibration: Annotated[Optional[Path], typer.Option(help="typical inputs: an .npz file by name")] = None,  # noqa: UP045
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="typical inputs: an .npz file by name, or a folder of images or arrays"),
+    ] = None,
+    preprocess: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="of images: raw, unit, signed, imagenet, or as scale=1/255,mean=0.5,std=0.5,size=224x224"),
+    ] = None,
     metric: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="module:function of a session, higher is better"),
@@ -42,7 +49,7 @@ def recommend(
         task = bar.add_task("recommend", total=1.0)
         found = run(
             model, calibration, None if metric is None else function_of(metric), max_drop,
-            target=runtime_named(target), out=destination, seconds=seconds, seed=seed,
+            preprocess=preprocess, target=runtime_named(target), out=destination, seconds=seconds, seed=seed,
             progress=lambda what, share: bar.update(task, completed=share, description=what),
         )  # fmt: skip
     if json:

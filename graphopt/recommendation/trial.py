@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from .choosing import WAYS, Made, Way, choose, is_open
 from .data import Mode, Recommendation
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration, CalibrationData
+    from ..calibration import Calibration, CalibrationData, Preprocess
     from ..measure import Metric
     from ..onnx_io.source import ModelSource
 
@@ -31,6 +31,10 @@ FALL = 0.01
 """The most that a metric may fall, as a share of the original's, where no `max_drop` is given."""
 MIN_SQNR, MIN_TOP1 = 15.0, 0.9
 """The floor without a metric: that of `graphopt.Quantize`, on the calibration samples."""
+TIMED = 4
+"""Samples of the calibration data that a turn of the timing runs on."""
+HELD_OUT, LEAST = 4, 8
+"""One sample of so many judges the modes and is not used to make them, where there are at least so many."""
 ROUNDS = 3
 """How often a ratio whose interval holds a threshold is measured anew, each time twice as long."""
 
@@ -41,6 +45,7 @@ def recommend(
     metric: Metric | None = None,
     max_drop: float | None = None,
     *,
+    preprocess: str | Preprocess | None = None,
     target: Runtime = "portable",
     out: str | os.PathLike[str] | None = None,
     seconds: float = 1.0,
@@ -52,17 +57,18 @@ def recommend(
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. calibration: typical inputs, as for `optimize`; without,
     only modes that need none are run, and the choice is among those that change no result. metric: a function of a
     session, higher is better; max_drop: how far it may fall, a hundredth of the original's where it is not given.
-    Without a metric results must keep 15 dB and 90 % of the classes on the calibration samples, and no pruned model is
-    chosen: what pruning costs shows on data that it was not fitted to. target: the runtime that files are for. out: a
-    folder for the file of each mode and `recommendation.json`. seconds: of timing, a mode; speed is measured in
-    onnxruntime on one thread, interleaved, by this thread's own time, and again where its interval leaves a choice
-    open; where it stays unclear, the less lossy mode is kept. progress: called with (what, share done).
+    Without a metric results must keep 15 dB and 90 % of the classes, on samples that were held out where there are
+    eight, and no pruned model is chosen: few samples do not tell what pruning costs. preprocess: of a folder of images.
+    target: the runtime that files are for. out: a folder for the file of each mode and `recommendation.json`. seconds:
+    of timing, a mode; speed is measured in onnxruntime on one thread, interleaved, by this thread's own time, and again
+    where its interval leaves a choice open; where it stays unclear, the less lossy mode is kept. progress: called with
+    (what, share done).
 
     Raises `graphopt.GraphoptError` subclasses with one line.
     """
     if max_drop is not None and metric is None:
         raise OptionError("max_drop= needs metric=")
-    return Trial(model, calibration, metric, max_drop, target, _folder(out), seconds, seed, progress).run()
+    return Trial(model, calibration, preprocess, metric, max_drop, target, _folder(out), seconds, seed, progress).run()
 
 
 def _folder(out: str | os.PathLike[str] | None) -> Path | None:
@@ -75,12 +81,24 @@ def _folder(out: str | os.PathLike[str] | None) -> Path | None:
     return folder
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The samples that judge, or the others."""
+
+    samples: Calibration
+    judges: bool
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (feed for at, feed in enumerate(self.samples) if (at % HELD_OUT == HELD_OUT - 1) is self.judges)
+
+
 @dataclass(slots=True)
 class Trial:
     """One recommendation under way."""
 
     model: ModelSource
     given: CalibrationData
+    preprocess: str | Preprocess | None
     metric: Metric | None
     max_drop: float | None
     target: Runtime
@@ -90,6 +108,7 @@ class Trial:
     progress: Progress | None
     original: Model = field(init=False)
     calibration: Calibration | None = field(init=False, default=None)
+    taught: Iterable[dict[str, Any]] | None = field(init=False, default=None)
     quality: Quality | None = field(init=False, default=None)
     rows: dict[str, Mode] = field(init=False, default_factory=dict)
     notes: list[str] = field(init=False, default_factory=list)
@@ -98,10 +117,16 @@ class Trial:
         """Make, judge and time the modes, and choose."""
         self.original = onnx_io.load(self.model)
         if self.given is not None:
-            self.calibration = open_calibration(self.given, self.original)
+            self.calibration = open_calibration(self.given, self.original, preprocess=self.preprocess)
             if self.calibration.note:
                 self.notes.append(self.calibration.note)
-            self.quality = Quality(self.original, session_maker(self.target, 1), self.calibration, self.metric)
+            judges: Iterable[dict[str, Any]] = self.calibration
+            if len(self.calibration.first(LEAST)) == LEAST:
+                self.taught, judges = _Part(self.calibration, False), _Part(self.calibration, True)
+                self.notes.append(f"one of {HELD_OUT} samples judged the modes and was not used to make them")
+            else:
+                self.taught = self.calibration
+            self.quality = Quality(self.original, session_maker(self.target, 1), judges, self.metric)
             if self.metric is not None and self.max_drop is None:
                 self.max_drop = FALL * abs(self.quality.base)
         else:
@@ -142,7 +167,7 @@ class Trial:
         except OptionError:  # a word that this version does not know
             return None
         compression = Compression(
-            quantize=quantize, prune=as_prune(way.prune), calibration=self.calibration,
+            quantize=quantize, prune=as_prune(way.prune), calibration=self.taught,
             metric=self.metric if way.quantize else None, max_drop=self.max_drop if way.quantize else None,
         )  # fmt: skip
         options = Options(target=Target(runtime=self.target), compression=compression, seed=self.seed)
@@ -195,8 +220,8 @@ class Trial:
     def _time(self, made: Sequence[Made]) -> None:
         """Measure all modes side by side, again where an interval holds a threshold of the choice."""
         self._tell("timing", len(WAYS) / (len(WAYS) + 1))
-        feed = self._feed()
-        if feed is None:
+        feeds = self._feeds()
+        if not feeds:
             self.notes.append("no inputs were found that the model runs on: nothing was timed")
             return
         open_session = session_maker(self.target, 1)
@@ -205,7 +230,7 @@ class Trial:
             sessions |= {one.way.name: open_session(one.result.ir) for one in made}
             seconds = self.seconds
             for _ in range(ROUNDS):
-                timings = compare_latency(sessions, feed, seconds=seconds, clock=own_clock())
+                timings = compare_latency(sessions, feeds, seconds=seconds, clock=own_clock())
                 self._note(made, timings)
                 if not any(is_open(one, other) for one in made for other in made if one.is_fit and other.is_fit):
                     break
@@ -220,10 +245,11 @@ class Trial:
             one.mode = replace(one.mode, speed=timing.ratio, error=timing.error)
             self.rows[one.way.name] = one.mode
 
-    def _feed(self) -> Mapping[str, Any] | None:
+    def _feeds(self) -> list[dict[str, Any]]:
+        """Samples to time on: values may decide which branch runs, and how long."""
         if self.calibration is not None:
-            return self.calibration.first(1)[0]
-        return next(iter(runnable_feeds(self.original, 1, self.seed)), None)
+            return self.calibration.first(TIMED)
+        return runnable_feeds(self.original, 1, self.seed)
 
     def _command(self, way: Way) -> str:
         name = os.fspath(self.model) if isinstance(self.model, (str, os.PathLike)) else "MODEL"
@@ -231,6 +257,7 @@ class Trial:
         if way.quantize is not None and self.calibration is not None:
             given = os.fspath(self.given) if isinstance(self.given, (str, os.PathLike)) else "DATA.npz"
             data = f" --calibration {given}"
+            data += f" --preprocess {self.preprocess}" if isinstance(self.preprocess, str) else ""
         target = "" if self.target == "portable" else f" --target {self.target}"
         return f"graphopt optimize {name}{way.options}{data}{target}"
 
