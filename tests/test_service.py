@@ -46,7 +46,8 @@ def left_behind() -> dict[str, object]:
     kinds = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, (Graph, Node)))
     return {
         "collector": gc.isenabled(), "threads": threading.active_count(), "descriptors": descriptors,
-        "scratch": scratch, "schedule": [item.name for item in current().schedule()], "graphs": kinds["Graph"], "nodes": kinds["Node"],
+        "scratch": scratch, "schedule": [item.name for item in current().schedule()],
+        "graphs": kinds["Graph"], "nodes": kinds["Node"],
     }  # fmt: skip
 
 
