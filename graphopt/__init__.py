@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
+    from .recommendation import Recommendation, recommend
     from .report import Report
     from .runtime import Session
     from .surgery import Edited, edit
@@ -29,17 +30,17 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants the l
 
 _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Edited": "surgery", "Pass": "pipeline",
-    "Prune": "passes.prune", "Quantize": "passes.quantize", "Registry": "pipeline", "Report": "report",
-    "Result": "api", "Session": "runtime",
+    "Prune": "passes.prune", "Quantize": "passes.quantize", "Recommendation": "recommendation", "Registry": "pipeline",
+    "Report": "report", "Result": "api", "Session": "runtime",
     "bisect": "bisection", "compare": "equivalence", "edit": "surgery", "optimize": "api",
-    "register_pass": "pipeline", "rule": "pipeline",
+    "recommend": "recommendation", "register_pass": "pipeline", "rule": "pipeline",
 }  # fmt: skip
 _MODULES = ("rewrite", "testing")
 
 __all__ = [
     "Bisection", "Comparison", "Edited", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
-    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "edit", "optimize",
-    "register_pass", "rewrite", "rule", "testing",
+    "Pass", "Prune", "Quantize", "Recommendation", "Registry", "Report", "Result", "Session", "bisect", "compare",
+    "edit", "optimize", "recommend", "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 
 

@@ -12,27 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
-from .calibration import doubts
 from .compress.context import StageContext
 from .compress.report import StageReport, banner_of
 from .compress.stages import Stage, run_stages, stage_context
 from .errors import ModelError, OptionError, did_you_mean
 from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
 from .machine.files import check_target
-from .measure import Figures, figures, metric_name
+from .measure import Figures, figures
 from .ops import DEFAULT_DOMAIN, schema
 from .options import Compression, Options, Output, Runtime, Schedule, Target, Validation, mode_named
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
 from .pipeline.repro import leave_repros, runnable_feeds
 from .provenance import KEY, Trail
 from .report import Report
+from .reporting import report_of, with_stages
 from .rewrite import RewriteLog
-from .validation import EquivalenceCheck, SizeCheck, evidence, with_slack
+from .validation import EquivalenceCheck, SizeCheck, with_slack
 
 if TYPE_CHECKING:
     import onnx
 
-    from .calibration import CalibrationData
+    from .calibration import CalibrationData, Preprocess
     from .measure import Metric
     from .onnx_io.source import ModelSource
     from .passes.prune import Prune
@@ -61,8 +61,8 @@ class Result:
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
-        as_it_was = self.is_original and onnx_io.external_bytes(self.ir) == 0
-        onnx_io.save(self.model if as_it_was else self.ir, path, external=external)
+        is_whole = external is not True and onnx_io.external_bytes(self.ir) == 0  # then it need not be emitted anew
+        onnx_io.save(self.model if is_whole else self.ir, path, external=external)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
@@ -83,6 +83,7 @@ def optimize(
     quantize: str | Mapping[str, object] | Quantize | None = None,
     prune: float | Mapping[str, object] | Prune | None = None,
     calibration: CalibrationData = None,
+    preprocess: str | Preprocess | None = None,
     metric: Metric | None = None,
     max_drop: float | None = None,
     target: Runtime = "portable",
@@ -103,8 +104,9 @@ def optimize(
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
     calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
-    and leaves accuracy unknown. metric: a function of a session, higher is better; max_drop: how far it
-    may fall, as an absolute difference, before layers go back to what they were.
+    and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet".
+    metric: a function of a session, higher is better; max_drop: how far it may fall, as an absolute difference, before
+    layers go back to what they were.
     target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:
     its kernels are then compiled and measured beside onnxruntime, see `graphopt warmup`).
     input_shapes: sizes to fix, by input name; None or -1 leaves a size open. dims: the same by the size's name.
@@ -125,6 +127,7 @@ def optimize(
             quantize=as_quantize(quantize),
             prune=as_prune(prune),
             calibration=calibration,
+            preprocess=preprocess,
             metric=metric,
             max_drop=max_drop,
         ),
@@ -161,7 +164,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     except ModelError as error:
         context, refusal = None, error
     work = _Work(options, progress, exact, _on_blame(reference, options))
-    check = work.check(reference, before)
+    check = work.check(reference, before, onnx_io.parsed(lifted) if reference is model else None)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
     if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
@@ -184,12 +187,12 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
     changed = tuple(stage.name.partition(" ")[0] for stage in stages if stage.changed)
     trail = Trail(lifted, finished, tuple(work.logs), (*exact, *last), changed)
-    report = _report(outcome, before, after, check, time.perf_counter() - start, options, trail)
+    report = report_of(outcome, before, after, check, time.perf_counter() - start, options, trail)
     if original is not None:
         why = "" if outcome.verdict is None else outcome.verdict.reason
         report = replace(report, status="equal", reason=f"the original is returned as it was: {why}", comparison=None)
     elif context is not None:
-        report = replace(_with_stages(report, stages, context, finished), banner=banner)
+        report = replace(with_stages(report, stages, context, finished), banner=banner)
     if options.output.provenance and original is None:
         finished.metadata[KEY] = trail.provenance.to_json()
         emitted = onnx_io.to_proto(finished)
@@ -226,11 +229,13 @@ class _Work:
     on_blame: OnBlame | None
     logs: list[RewriteLog] = field(default_factory=list)
 
-    def check(self, reference: ModelSource | Model, before: Figures) -> SizeCheck:
-        """What a result has to pass."""
+    def check(
+        self, reference: ModelSource | Model, before: Figures, parsed: onnx.ModelProto | None = None
+    ) -> SizeCheck:
+        """What a result has to pass. parsed: the reference's proto, where it was parsed already."""
         if self.options.validation.policy == "off":
             return SizeCheck(before)
-        return EquivalenceCheck(reference, before, self.options.seed)
+        return EquivalenceCheck(reference, before, self.options.seed, parsed)
 
     def run(self, model: Model, schedule: Sequence[Pass], check: SizeCheck, constant_bytes: int) -> Outcome:
         """Run a schedule within the budget of bytes."""
@@ -339,7 +344,7 @@ def _stage_context(original: Model, options: Options, progress: Progress | None)
     evaluations = max(stage.evaluations for stage in (asked.prune, asked.quantize) if stage is not None)
     return stage_context(
         original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
-        evaluations,
+        evaluations, asked.preprocess,
     )  # fmt: skip
 
 
@@ -369,43 +374,3 @@ def _check_operators(model: Model) -> None:
             if FunctionId("", node.op, node.overload) in model.functions:
                 continue
             raise ModelError(f"node {node.name or node.op!r}: opset {body.opset} has no operator {node.op}")
-
-
-def _report(
-    outcome: Outcome, before: Figures, after: Figures, check: SizeCheck, seconds: float, options: Options,
-    trail: Trail,
-) -> Report:  # fmt: skip
-    comparison = check.comparison if isinstance(check, EquivalenceCheck) else None
-    checking = check.seconds if isinstance(check, EquivalenceCheck) else 0.0
-    if comparison is not None:
-        status, reason = comparison.status, comparison.reason or evidence(comparison)
-    elif isinstance(check, EquivalenceCheck):
-        status, reason = "equal", "nothing was changed" + (": all was rolled back" if outcome.rolled_back else "")
-    else:
-        status, reason = "not checked", "validation was off"
-    return Report(
-        before=before, after=after, effects=tuple(outcome.effects), rolled_back=tuple(outcome.rolled_back),
-        status=status, reason=reason, comparison=comparison, notes=(), seconds=seconds - checking,
-        seconds_checking=checking, target=options.target.runtime, seed=options.seed, trail=trail,
-    )  # fmt: skip
-
-
-def _with_stages(report: Report, stages: Sequence[StageReport], context: StageContext, model: Model) -> Report:
-    """The report with those of the stages, and the metric of what they left."""
-    made_up = context.calibration.is_synthetic
-    reference = context.quality.reference
-    notes = (context.calibration.note,) if made_up else doubts(reference, context.calibration)
-    summaries = "; ".join(f"{stage.name}: {stage.summary}" for stage in stages)
-    report = replace(report, stages=tuple(stages), notes=(*report.notes, *notes), synthetic=made_up)
-    if not any(stage.changed for stage in stages):
-        return replace(report, reason=f"{report.reason}; {summaries}")
-    reason = f"exact passes {report.status} {report.reason}; {summaries}"
-    report = replace(report, status="lossy", reason=reason, validation=report.status)
-    quality = context.quality
-    if quality.metric is not None:
-        scores = quality.base, quality.score(model)  # known from the last stage
-        return replace(report, metric=scores, metric_name=metric_name(quality.metric), metric_samples=quality.rows)
-    if made_up:  # such inputs say nothing of quality
-        return report
-    fidelity = quality.fidelity(model)
-    return replace(report, fidelity=fidelity, fidelity_samples=quality.held)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
@@ -17,11 +19,19 @@ if TYPE_CHECKING:
 
     from .equivalence import Comparison
     from .equivalence.feeds import Feeds
+    from .equivalence.runnable import RunnableModel
+    from .onnx_io.lend import WeightPool
     from .onnx_io.source import ModelSource
 
 SLACK_SHARE, SLACK_BYTES = 0.01, 4096
 """A file never grows by more than this share of its size plus these bytes: room for the names and types that rewrites
 add to files of any size."""
+
+NOTHING_CHANGED = "nothing was changed"
+SAME_COMPUTATION = (
+    "each result is the same expression of inputs and weights; what is written was loaded and run on one sample"
+)
+"""On what grounds a result counts as equal that differs from the original in copies, repeated and unread nodes only."""
 
 
 def with_slack(size: int) -> int:
@@ -63,12 +73,20 @@ class SizeCheck:
 class EquivalenceCheck(SizeCheck):
     """Beyond that, results equal to the reference's. Remembers the last comparison, and how long comparing took.
 
-    A result that cannot be verified is refused, too: in doubt the original is kept.
+    A result that cannot be verified is refused, too: in doubt the original is kept. One that is the same expression of
+    inputs and weights (`equivalence.structure`) is loaded and run, not compared. parsed: the reference as a proto where
+    it was parsed already. grounds: why a candidate without a comparison counts as equal.
     """
 
-    def __init__(self, reference: ModelSource | Model, before: Figures, seed: int) -> None:
+    def __init__(
+        self, reference: ModelSource | Model, before: Figures, seed: int, parsed: onnx.ModelProto | None = None
+    ) -> None:
         super().__init__(before)
-        self.reference, self.seed = reference, seed
+        self.reference, self.seed, self.parsed = reference, seed, parsed
+        self.grounds = NOTHING_CHANGED
+        self._pool: WeightPool | None = None
+        self._opened: RunnableModel | None = None
+        self._candidate: tuple[onnx.ModelProto, RunnableModel] | None = None
         self.seconds = 0.0
         self.comparison: Comparison | None = None
         self.feeds: list[Feeds] | None = None
@@ -78,6 +96,9 @@ class EquivalenceCheck(SizeCheck):
         emitted = self._fitting(candidate)
         if isinstance(emitted, Verdict):
             return emitted
+        if self._is_same_computation(emitted):
+            self.comparison, self.grounds = None, SAME_COMPUTATION
+            return Verdict(True)
         self.comparison = self._compare(emitted, power=True)
         return Verdict(self.comparison.status == "equal", self.comparison.reason, self.comparison.worst_error)
 
@@ -91,17 +112,57 @@ class EquivalenceCheck(SizeCheck):
         emitted = self._fitting(candidate)
         if isinstance(emitted, Verdict):
             return emitted
-        from .equivalence.comparison import emission_fault
-        from .equivalence.runnable import open_runnable
+        from .equivalence.comparison import are_same, emission_fault
 
+        self.grounds = NOTHING_CHANGED
+        if are_same(self._original(), self._open(emitted)) or self._is_same_computation(emitted):
+            return Verdict(True)
         start = time.perf_counter()
-        original = open_runnable(self.reference)
-        fault = emission_fault(original, open_runnable(emitted, folder=original.folder), self.seed)
+        fault = emission_fault(self._original(), self._open(emitted), self.seed)
         self.seconds += time.perf_counter() - start
         if fault is not None:
             return Verdict(not fault, fault)
         comparison = self._compare(emitted, power=False, intermediates=False, samples=1)
         return Verdict(comparison.status != "different", comparison.reason)
+
+    def _fitting(self, candidate: Model) -> onnx.ModelProto | Verdict:
+        self._candidate = None  # it holds the last emission
+        return super()._fitting(candidate)
+
+    def _is_same_computation(self, emitted: onnx.ModelProto) -> bool:
+        """Whether results are the same expressions of inputs and weights, and what is written loads and runs."""
+        from .equivalence.comparison import is_same_computation, runs
+
+        start = time.perf_counter()
+        original, candidate = self._original(), self._open(emitted)
+        same = is_same_computation(original, candidate) and runs(candidate, self.seed)
+        self.seconds += time.perf_counter() - start
+        return same
+
+    def _original(self) -> RunnableModel:
+        """The reference, opened once; its large weights are shared with every candidate that has them, too."""
+        from .equivalence.runnable import RunnableModel, open_runnable
+        from .onnx_io.lend import WeightPool
+
+        if self._opened is None or self._pool is None:
+            self._pool = WeightPool()
+            if self.parsed is not None and isinstance(self.reference, (str, os.PathLike)):
+                path = Path(self.reference)
+                opened = RunnableModel(self.parsed, path, path.resolve().parent)
+            else:
+                opened = open_runnable(self.reference if self.parsed is None else self.parsed, "original")
+            self._opened = opened.with_weights_lent(self._pool)
+        return self._opened
+
+    def _open(self, emitted: onnx.ModelProto) -> RunnableModel:
+        """A candidate; that of the last call where it is the same."""
+        from .equivalence.runnable import open_runnable
+
+        if self._candidate is None or self._candidate[0] is not emitted:
+            self._candidate = None
+            opened = open_runnable(emitted, "candidate", self._original().folder)
+            self._candidate = emitted, opened.with_weights_lent(self._pool)
+        return self._candidate[1]
 
     def probe(self, candidate: Model) -> Verdict:
         """Whether it fails as the last candidate did, for less: the same inputs each time, no power, inner values only
@@ -121,7 +182,7 @@ class EquivalenceCheck(SizeCheck):
         from .equivalence import compare
 
         start = time.perf_counter()
-        comparison = compare(self.reference, emitted, inputs, seed=self.seed, **options)
+        comparison = compare(self._original(), self._open(emitted), inputs, seed=self.seed, **options)
         self.seconds += time.perf_counter() - start
         return comparison
 

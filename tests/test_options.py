@@ -39,6 +39,7 @@ GIVEN = {
     "compression.quantize": Given("quantize", "dynamic", ["--quantize", "dynamic"]),
     "compression.prune": Given("prune", 0.25, ["--prune", "0.25"]),
     "compression.calibration": Given("calibration", Path("x.npz"), ["--calibration", "x.npz"]),
+    "compression.preprocess": Given("preprocess", "unit", ["--preprocess", "unit"]),
     "compression.metric": Given("metric", accuracy, METRIC),
     "compression.max_drop": Given("max_drop", 0.5, ["--max-drop", "0.5"]),
     "validation.validate": Given("validate", False, "--check off says the same"),

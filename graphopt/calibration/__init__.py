@@ -2,6 +2,7 @@
 
 from .activations import Taps, portions, stream
 from .doubts import doubts
+from .folders import PRESETS, Preprocess, preprocess_named
 from .masks import numbers
 from .observe import Observed, observe
 from .observers import Extent, Histogram
@@ -10,7 +11,7 @@ from .shapes import Shapes, shapes_at
 from .source import BATCH, Calibration, CalibrationData, CalibrationDataReader, is_synthetic, open_calibration
 
 __all__ = [
-    "BATCH", "METHODS", "Calibration", "CalibrationData", "CalibrationDataReader", "Extent", "Histogram",
-    "Observed", "Shapes", "Taps", "choose_range", "doubts", "is_synthetic", "numbers", "observe", "observer_for",
-    "open_calibration", "portions", "shapes_at", "stream",
+    "BATCH", "METHODS", "PRESETS", "Calibration", "CalibrationData", "CalibrationDataReader", "Extent", "Histogram",
+    "Observed", "Preprocess", "Shapes", "Taps", "choose_range", "doubts", "is_synthetic", "numbers", "observe",
+    "observer_for", "open_calibration", "portions", "preprocess_named", "shapes_at", "stream",
 ]  # fmt: skip

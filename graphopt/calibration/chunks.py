@@ -59,7 +59,8 @@ class ChunkObserver:
 @lru_cache(maxsize=1)
 def _process_session(path: str, folder: str, taps: tuple[str, ...]) -> TappedSession:
     """The session of this process; its neighbours have the other cores."""
-    source = RunnableModel(open_runnable(path).proto, None, Path(folder) if folder else None)
+    opened = open_runnable(path)
+    source = RunnableModel(opened.proto, None, Path(folder) if folder else None, opened.lent)
     return source.session(optimize=True, threads=1, taps=taps)
 
 

@@ -9,15 +9,18 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..equivalence.feeds import FeedData, FeedReader, Feeds, as_feed, by_name, checked_feed, unstacked
+from ..equivalence.feeds import FeedData, FeedReader, Feeds, by_name, unstacked
 from ..equivalence.runnable import signature_of
 from ..equivalence.synthesis import synthesise
 from ..equivalence.value_info import Signature
 from ..errors import InputError, one_line
+from .folders import Preprocess, preprocess_named, read_folder
+from .forms import Forms, as_array
 
 BATCH, BATCH_BYTES = 16, 1 << 18
 """The most rows of one sample, and the most bytes of several rows, where an array of an open batch size holds many:
@@ -46,19 +49,28 @@ class Calibration:
     Iterating raises InputError, one line, when the data do not fit the model or the reader fails half-way.
     """
 
-    def __init__(self, read: Callable[[], Iterator[Mapping[str, Any]]], source: Signature, note: str = "") -> None:
-        self._read, self._source, self.note = read, source, note
+    def __init__(
+        self, read: Callable[[], Iterator[Any]], source: Signature, note: str = "", forms: Forms | None = None
+    ) -> None:
+        self._read, self._note, self._forms = read, note, forms or Forms(source)
+
+    @property
+    def note(self) -> str:
+        """What the reader must know of the data, as far as they were read; "" for nothing."""
+        return "; ".join((self._note,) * bool(self._note) + tuple(self._forms.notes))
 
     @property
     def is_synthetic(self) -> bool:
         """The inputs are made up: what is measured on them tells nothing of accuracy."""
-        return bool(self.note)
+        return bool(self._note)
 
     def __iter__(self) -> Iterator[Feeds]:
         count = 0
         with _calibration_errors():
-            for count, feed in enumerate(_with_one_line_errors(self._read), 1):
-                yield _check_values(_checked(feed, self._source), count)
+            for sample in _with_one_line_errors(self._read):
+                for feed in self._forms.feeds(sample):
+                    count += 1
+                    yield _check_values(feed, count)
             if not count:
                 raise InputError("inputs: there is not one sample")
 
@@ -67,40 +79,50 @@ class Calibration:
         return list(itertools.islice(self, count))
 
 
-def open_calibration(data: CalibrationData, model: Any, *, samples: int = 8, seed: int = 0) -> Calibration:
+def open_calibration(
+    data: CalibrationData, model: Any, *, samples: int = 8, seed: int = 0, preprocess: str | Preprocess | None = None
+) -> Calibration:
     """Calibration feeds for `model` (anything that `equivalence.open_runnable` opens).
 
-    data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable of dicts, a dict of arrays
-    that are stacked along a new axis or along the batch, an `.npz` or `.npy` path; None or "synthetic" for `samples`
-    made-up feeds. Data that can be read only once are spooled to a temporary file, as far as they are read. InputError,
-    one line, when the first sample does not fit.
+    data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable or data set of samples, a dict
+    of arrays that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, a folder of images or
+    arrays; None or "synthetic" for `samples` made-up feeds. A sample is a dict of arrays, an array, or a tuple of
+    arrays that labels may follow; tensors of torch are arrays; a batch is added, or taken apart, as the model asks;
+    what the model does not take is ignored, with a note. preprocess: how images become inputs, see `preprocess_named`.
+    Data that can be read only once are spooled to a temporary file, as far as they are read. InputError, one line, when
+    the first sample does not fit.
     """
-    source = signature_of(model)
+    source, asked = signature_of(model), preprocess_named(preprocess)
     if is_synthetic(data):
         with _calibration_errors():
             feeds = synthesise(model, samples, seed)
         return Calibration(lambda: iter(feeds), source, SYNTHESISED)
+    forms = Forms(source)
     with _calibration_errors():
-        calibration = Calibration(_reader(data, source), source)
+        calibration = Calibration(_reader(data, source, forms, asked), source, forms=forms)
     calibration.first(1)
     return calibration
 
 
-def _reader(data: Any, source: Signature) -> Callable[[], Iterator[Mapping[str, Any]]]:
-    data = by_name(data, source)
+def _reader(data: Any, source: Signature, forms: Forms, preprocess: Preprocess | None) -> Callable[[], Iterator[Any]]:
+    if isinstance(data, (str, os.PathLike)) and os.path.isdir(data):
+        return read_folder(Path(data), source, preprocess)
+    data = by_name(as_array(data), source)
     if isinstance(data, Mapping):
-        rows = _rows(dict(data), source)
+        rows = _rows(forms.named(data), source)
         return lambda: iter(rows)
     if hasattr(data, "get_next"):
         if hasattr(data, "rewind"):
             return _RewoundReader(data)
-        return _SpooledFeeds(iter(data.get_next, None), source)
+        return _SpooledFeeds(iter(data.get_next, None), forms)
     if isinstance(data, Iterator):
-        return _SpooledFeeds(data, source)
+        return _SpooledFeeds(data, forms)
     if isinstance(data, Iterable):
         return lambda: iter(data)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a data set of torch
+        return lambda: (data[index] for index in range(len(data)))
     raise InputError(
-        f"inputs: expected a reader with get_next(), an iterable of dicts, a dict of arrays or an .npz path, "
+        f"inputs: expected a reader with get_next(), an iterable of dicts, a dict of arrays, an .npz path or a folder, "
         f"got {type(data).__name__}"
     )
 
@@ -144,8 +166,8 @@ class _RewoundReader:
 class _SpooledFeeds:
     """Feeds that can be read only once, kept in a nameless temporary file in order, no more than were asked for."""
 
-    def __init__(self, feeds: Iterator[Any], source: Signature) -> None:
-        self._feeds, self._source = feeds, source
+    def __init__(self, samples: Iterator[Any], forms: Forms) -> None:
+        self._feeds = (feed for sample in samples for feed in forms.feeds(sample))
         self._file = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115 - closed when nobody reads any more
         weakref.finalize(self, self._file.close)
         self._places: list[int] = []  # in the file, of the feeds that were read
@@ -157,7 +179,7 @@ class _SpooledFeeds:
                 yield pickle.load(self._file)
                 continue
             try:
-                feed = _checked(next(self._feeds), self._source)
+                feed = next(self._feeds)
             except StopIteration:
                 return
             self._places.append(self._file.seek(0, os.SEEK_END))
@@ -181,10 +203,6 @@ def _with_one_line_errors(read: Callable[[], Iterator[Any]]) -> Iterator[Any]:
             raise InputError(f"inputs: the reader failed after {count} samples: {reason}") from error
         count += 1
         yield feed
-
-
-def _checked(feed: Any, source: Signature) -> Feeds:
-    return checked_feed(as_feed(feed), source, exact=True)
 
 
 def _check_values(feed: Feeds, number: int) -> Feeds:

@@ -12,6 +12,7 @@ from .checking import bisect, verify
 from .common import err
 from .editing import edit
 from .optimizing import optimize, prune, quantize, simplify
+from .recommending import recommend
 from .routing import Commands, spoken
 from .showing import diff, explain, inspect, passes
 from .timing import bench, warmup
@@ -22,7 +23,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 COMMANDS = (
-    optimize, quantize, prune, simplify, edit,
+    optimize, quantize, prune, simplify, recommend, edit,
     verify, bisect,
     inspect, diff, explain, passes,
     bench, warmup,

@@ -66,7 +66,11 @@ def optimize(
     sensitivity: Annotated[bool, typer.Option(help="let the report tell what each layer costs alone")] = False,
     calibration: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="an .npz file of inputs by name; the word synthetic for made-up inputs"),
+        typer.Option(help="an .npz file of inputs by name, or a folder of images or arrays; or the word synthetic"),
+    ] = None,
+    preprocess: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="of images: raw, unit, signed, imagenet, or as scale=1/255,mean=0.5,std=0.5,size=224x224"),
     ] = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
     metric: Annotated[
@@ -130,6 +134,7 @@ def optimize(
         schedule=Schedule(passes=split(passes), skip=split(skip) or ()),
         compression=Compression(
             quantize=_quantize(quantize, words), prune=as_prune(prune), calibration=calibration,
+            preprocess=preprocess,
             metric=None if metric is None else function_of(metric), max_drop=max_drop,
         ),
         validation=Validation(check=check_named(check), repros=repros),
@@ -190,7 +195,10 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
     lines = []
     asked = options.compression
     if not asked.is_wanted:
-        given = {"--calibration": asked.calibration, "--metric": asked.metric, "--max-drop": asked.max_drop}
+        given = {
+            "--calibration": asked.calibration, "--preprocess": asked.preprocess, "--metric": asked.metric,
+            "--max-drop": asked.max_drop,
+        }  # fmt: skip
         unused = [name for name, value in given.items() if value is not None]
         if unused:
             lines.append(f"{', '.join(unused)}: not used, because nothing is quantized or pruned")
@@ -204,7 +212,7 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
     return lines
 
 
-_LOSSY = ("quantize", "quantize_option", "sensitivity", "calibration", "prune", "metric", "max_drop")
+_LOSSY = ("quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "metric", "max_drop")
 
 quantize = variant(
     optimize, "quantize",

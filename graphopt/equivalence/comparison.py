@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import InputError, ModelError
 from ..ir import Array, Model
+from ..onnx_io.lend import WeightPool
 from .drawn import draw_alike
 from .equality import SampleComparison, compare_exact, compare_floats, exceeds, leaves, noise_of
 from .feeds import FeedData, Feeds, checked_feeds
@@ -23,6 +24,7 @@ from .onnx_graph import GraphIndex
 from .reference import Reference, ReferenceOptions, agreed_taps, run_reference
 from .result import Comparison, OutputComparison
 from .runnable import RunnableModel, open_runnable
+from .structure import same_structure
 from .synthesis.search import Sample, find_samples
 from .tapped import TappedSession
 from .ties import DecidingOperator, find_decider, random_outputs, replay_selections, same_rows, tied
@@ -37,8 +39,8 @@ _UNIT_RANGE = ("Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "
 
 
 def compare(
-    a: ModelSource | Model,
-    b: ModelSource | Model,
+    a: ModelSource | Model | RunnableModel,
+    b: ModelSource | Model | RunnableModel,
     inputs: FeedData | None = None,
     samples: int = 4,
     rtol: float = 1e-4,
@@ -51,7 +53,7 @@ def compare(
 ) -> Comparison:
     """Whether the candidate `b` computes the results of the original `a`, within a tolerance, on samples.
 
-    a, b: path, bytes, onnx.ModelProto, onnx_ir.Model or graphopt.ir.Model.
+    a, b: path, bytes, onnx.ModelProto, onnx_ir.Model, graphopt.ir.Model, or one that is open already.
     inputs: None (feeds are made up that `a` runs on), a dict of arrays, an iterable of dicts, a dict of stacked arrays,
         an object with `get_next()`, or the path of an .npz or .npy file.
     samples: how many feeds are made up. rtol: tolerance relative to max|b|, raised to four epsilons of the output's
@@ -63,8 +65,9 @@ def compare(
     ModelError for anything but a model, InputError when the given inputs do not fit the original.
     """
     start = time.perf_counter()
-    original = open_runnable(a, "original")
-    candidate = open_runnable(b, "candidate", original.folder)
+    pool = WeightPool()
+    original = open_runnable(a, "original").with_weights_lent(pool)
+    candidate = open_runnable(b, "candidate", original.folder).with_weights_lent(pool)
     difference = interface_difference(original, candidate)
     if difference:
         return Comparison("different", difference)
@@ -299,14 +302,24 @@ def _conclude(outputs: Iterable[OutputComparison], inner_different: Mapping[str,
     return "equal", ""
 
 
+def is_same_computation(original: RunnableModel, candidate: RunnableModel) -> bool:
+    """Whether the candidate has the original's interface, and each result is the same expression in both."""
+    return not interface_difference(original, candidate) and same_structure(original, candidate)
+
+
+def runs(model: RunnableModel, seed: int) -> bool:
+    """Whether onnxruntime loads the model with all optimizations, and runs it on one sample."""
+    try:
+        return _sample(model, model.session(optimize=True, strict=True, prepack=False), seed) is not None
+    except ModelError:
+        return False
+
+
 def emission_fault(original: RunnableModel, emitted: RunnableModel, seed: int) -> str | None:
     """Why the emission cannot stand for the original, "" if it can; None where their results on one sample differ.
 
-    Two sessions and one run of each, one after the other; none where the protos are the same. An original that does not
-    run at all has nothing to lose.
+    Two sessions and one run of each, one after the other. An original that does not run at all has nothing to lose.
     """
-    if original.proto == emitted.proto:
-        return ""
     optimize = True
     try:
         session = original.session(optimize=True)
@@ -324,6 +337,12 @@ def emission_fault(original: RunnableModel, emitted: RunnableModel, seed: int) -
     except ModelError as error:
         return f"the candidate does not run where the original does: {error}"
     return "" if sample is None or all(_is_same(v, results[name]) for name, v in sample.results.items()) else None
+
+
+def are_same(a: RunnableModel, b: RunnableModel) -> bool:
+    """Whether the protos are the same, and so are the weights that they only describe."""
+    same = a.proto == b.proto and a.lent.keys() == b.lent.keys()
+    return same and all(array is b.lent[name] for name, array in a.lent.items())
 
 
 def _sample(model: RunnableModel, session: TappedSession, seed: int) -> Sample | None:

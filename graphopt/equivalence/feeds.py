@@ -112,7 +112,8 @@ def unstacked(feed: Feeds, model: Signature) -> list[Feeds]:
 def checked_feed(feed: Feeds, model: Signature, *, exact: bool = False) -> Feeds:
     """One sample in the order, dtypes and layout of the model's inputs. InputError where names or shapes do not fit.
 
-    Dtypes are converted where that loses nothing but floats' last digits; with `exact`, only Python's numbers are.
+    Dtypes are converted where that loses nothing but floats' last digits; with `exact`, where it loses nothing at all:
+    integers that keep their values, floats to wider ones, Python's numbers.
     """
     names = {p.name for p in model.inputs}
     if names - set(feed) or set(feed) - names:
@@ -129,17 +130,19 @@ def _checked_value(info: ValueInfo, value: Any, exact: bool) -> Any:
     if dtype is DType.STRING:
         array = array.astype(object)
     elif array.dtype != dtype.numpy:
-        strange = exact and hasattr(value, "dtype") and array.dtype.newbyteorder("=") != dtype.numpy
-        if strange or not _converts(array, dtype.numpy):
-            raise InputError(f"inputs: {info.name} has dtype {array.dtype}, the model takes {info}")
+        if not _converts(array, dtype.numpy, exact and hasattr(value, "dtype")):
+            offer = f": give it as {dtype.numpy}, if its values then mean the same" * (array.dtype.kind in "fiub")
+            raise InputError(f"inputs: {info.name} has dtype {array.dtype}, the model takes {info}{offer}")
         array = array.astype(dtype.numpy)
     if info.dims is not None and (len(info.dims) != array.ndim or not info.has_sizes_of(array.shape)):
         raise InputError(f"inputs: {info.name} has shape {list(array.shape)}, the model takes {info}")
     return np.asarray(array, order="C")
 
 
-def _converts(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Floats may be rounded to the model's floats; integers must keep their values."""
+def _converts(array: Array, dtype: np.dtype[Any], exact: bool) -> bool:
+    """Floats may be rounded to the model's floats, unless `exact`; integers must keep their values."""
+    if array.dtype.kind == "f" and exact:
+        return dtype.kind == "f" and np.can_cast(array.dtype, dtype, "safe")
     if array.dtype.kind == "f":
         return dtype.kind in "fV"
     return array.dtype.kind in "iu" and dtype.kind in "iu" and np.array_equal(array.astype(dtype), array)

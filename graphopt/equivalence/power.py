@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from ..ir import Array
+from ..onnx_io.lend import put_back
 from .onnx_graph import nested_graphs
 from .runnable import RunnableModel
 
@@ -55,6 +56,8 @@ def make_perturbable(model: RunnableModel, count: int) -> Perturbable | None:
     for number, place in enumerate(chosen):
         name = _lift(proto.graph, place, f"weight::{number}")
         tensor = next(t for t in proto.graph.initializer if t.name == name)
+        if name in model.lent:  # a session takes only what its proto holds as the default of an input
+            put_back(tensor, model.lent[name])
         if name not in names:
             proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
         weights.append(Weight(name, tensor))

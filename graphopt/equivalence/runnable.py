@@ -16,6 +16,7 @@ from ..errors import ModelError, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
 from ..machine.sessions import open_session, session_options
+from ..onnx_io.lend import WeightPool, with_lent
 from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes
 from .tapped import TappedSession
@@ -73,8 +74,6 @@ class RunnableModel:
 
     def whole(self) -> RunnableModel:
         """The same with all weights in the protobuf."""
-        from ..onnx_io.lend import with_lent
-
         return RunnableModel(with_lent(self.proto, self.lent), self.path, self.folder) if self.lent else self
 
     def session(
@@ -86,17 +85,20 @@ class RunnableModel:
         edited: onnx.ModelProto | None = None,
         strict: bool = False,
         precise: bool = True,
+        prepack: bool = True,
     ) -> TappedSession:
         """An onnxruntime CPU session with all optimizations or with none.
 
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
         strict: a model that cannot be loaded with optimizations is not loaded without. precise: 8-bit products that
-        never saturate, where onnxruntime can load the model so. Raises ModelError, one line, when onnxruntime refuses
-        the model.
+        never saturate, where onnxruntime can load the model so. prepack: weights are packed for many runs. Raises
+        ModelError, one line, when onnxruntime refuses the model.
         """
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
         entries = {"session.x64quantprecision": "1"} if precise else {}
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if self.external_bytes > _LARGE:
             # Packed copies and arenas of weights this large would not fit beside the mapped file.
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -113,19 +115,21 @@ class RunnableModel:
                 casts[output.name] = name = f"{output.name}::float"
                 addition.graph.node.append(onnx.helper.make_node("Cast", [output.name], [name], to=1))
                 addition.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
-        lent = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.lent.items()}
+        proto = self.proto if edited is None else edited
+        lent = self._lent_to(proto) if self.lent else {}
         try:
             if lent:
                 options.add_external_initializers([*lent], [*lent.values()])
-            if edited is None and self.path is not None and not addition.ByteSize():
+            if edited is None and self.path is not None and not self.lent and not addition.ByteSize():
                 session = open_session(str(self.path), options)
             else:
                 # Serialized messages merge when concatenated: outputs and nodes are appended without copying weights.
-                blob = (self.proto if edited is None else edited).SerializeToString() + addition.SerializeToString()
+                blob = proto.SerializeToString() + addition.SerializeToString()
                 session = open_session(blob, options)
         except Exception:  # also of versions that take no lent weights
             model = self.whole() if lent else self
-            again = partial(model.session, threads=threads, taps=taps, edited=edited, strict=strict)
+            whole = with_lent(edited, self.lent) if lent and edited is not None else edited
+            again = partial(model.session, threads=threads, taps=taps, edited=whole, strict=strict)
             if lent:
                 return again(optimize=optimize, precise=precise)
             if precise and self.is_dequantized and (strict or not (optimize and self.is_quantized)):
@@ -135,12 +139,30 @@ class RunnableModel:
             raise
         return TappedSession(session, self.outputs, casts, lent)
 
+    def _lent_to(self, proto: onnx.ModelProto) -> dict[str, ort.OrtValue]:
+        """The weights that a proto describes but does not hold: an edited copy may hold some of them."""
+        outside = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+        return {n: ort.OrtValue.ortvalue_from_numpy(array) for n, array in self.lent.items() if n in outside}
 
-def open_runnable(model: ModelSource | IRModel, label: str = "model", folder: Path | None = None) -> RunnableModel:
-    """Open a model to be run. Raises ModelError, one line that begins with `label`.
+    def with_weights_lent(self, pool: WeightPool | None = None) -> RunnableModel:
+        """The same with large weights outside of the protobuf, where all sessions on it read them; one array stands for
+        equal ones of a pool. Itself where they are few.
+        """
+        proto, lent = (pool or WeightPool()).lend(self.proto)
+        if not lent or self.lent:
+            return self
+        return RunnableModel(proto, self.path, self.folder, lent, self.scratch)
+
+
+def open_runnable(
+    model: ModelSource | IRModel | RunnableModel, label: str = "model", folder: Path | None = None
+) -> RunnableModel:
+    """Open a model to be run; one that is open is returned. Raises ModelError, one line that begins with `label`.
 
     folder: where the external weights of a model lie that does not say so itself (bytes, a ModelProto).
     """
+    if isinstance(model, RunnableModel):
+        return model
     if isinstance(model, (str, os.PathLike)):
         return _open_path(Path(model), label)
     if isinstance(model, (bytes, bytearray, memoryview)):

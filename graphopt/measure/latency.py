@@ -99,20 +99,22 @@ def open_ort_session(
 
 
 def compare_latency(
-    sessions: Mapping[str, Any], feeds: Mapping[str, Array], *, seconds: float = 2.0,
+    sessions: Mapping[str, Any], feeds: Mapping[str, Array] | Sequence[Mapping[str, Array]], *, seconds: float = 2.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:  # fmt: skip
-    """Latency of sessions (anything with `run(names, feeds)`) on the same feeds, interleaved.
+    """Latency of sessions (anything with `run(names, feeds)`) on the same feeds, or on several in turn, interleaved.
 
     InputError with the label of a session that does not run on them.
     """
-    runs = {label: partial(_run, label, session, feeds) for label, session in sessions.items()}
+    samples = [feeds] if isinstance(feeds, Mapping) else list(feeds)
+    runs = {label: partial(_run, label, session, samples) for label, session in sessions.items()}
     return interleaved(runs, seconds=seconds, clock=clock)
 
 
-def _run(label: str, session: Any, feeds: Mapping[str, Array]) -> None:
+def _run(label: str, session: Any, samples: Sequence[Mapping[str, Array]]) -> None:
     try:
-        session.run(None, feeds)
+        for feeds in samples:
+            session.run(None, feeds)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InputError(f"{label}: {one_line(error)}") from error
 

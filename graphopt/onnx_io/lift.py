@@ -50,6 +50,11 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
     return model
 
 
+def parsed(model: Model) -> onnx.ModelProto | None:
+    """The proto that a model was lifted from, not to be edited; None for models that come from elsewhere."""
+    return model.raw.proto if isinstance(model.raw, ModelExtras) else None
+
+
 class _Unsorted(Exception):
     """A node reads a value that is not defined yet: the file is not sorted, or not valid."""
 
@@ -91,7 +96,7 @@ def _lift(proto: onnx.ModelProto, files: DataFiles, path: str, ordered: bool) ->
         doc=proto.doc_string,
         metadata={entry.key: entry.value for entry in proto.metadata_props},
         folder=files.folder,
-        raw=ModelExtras(tuple(proto.training_info), tuple(proto.configuration), path, listed),
+        raw=ModelExtras(tuple(proto.training_info), tuple(proto.configuration), path, listed, proto),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,8 +20,9 @@ from .digesting import DigestingFile
 from .emit import Emitter
 from .lift import load
 from .parts.extras import ModelExtras
+from .parts.stream import write_proto
 from .parts.tensors import describe_external, external_source, stored_bytes, write_tensor
-from .size import constants_of
+from .size import constants_of, proto_bytes
 from .source import read_proto
 
 _PROTO_LIMIT = (1 << 31) - (1 << 24)  # protobuf's 2 GiB, less room for the structure
@@ -168,19 +170,14 @@ class _Data:
 
 def _write_proto(proto: onnx.ModelProto, path: str) -> None:
     try:
-        data = proto.SerializeToString(deterministic=True)
+        replace_file(path, partial(write_proto, proto))
     except (EncodeError, ValueError) as error:
         raise OutputError(f"{path!r} cannot be written: the model exceeds protobuf's 2 GB without its data") from error
-
-    def write(file: BinaryIO) -> None:
-        file.write(data)
-
-    replace_file(path, write)
 
 
 def _fits(proto: onnx.ModelProto) -> bool:
     try:
-        return bool(proto.ByteSize() <= _PROTO_LIMIT)
+        return proto_bytes(proto) <= _PROTO_LIMIT
     except (EncodeError, ValueError):
         return False
 

@@ -105,7 +105,8 @@ def _quantized(
 
     if next(taken(), None) is None:
         raise Declined("no sample of the calibration data takes this branch", node)
-    calibration = Calibration(taken, open_runnable(part.model), context.calibration.note)
+    note = context.calibration.note if context.calibration.is_synthetic else ""
+    calibration = Calibration(taken, open_runnable(part.model), note)
     quality = Quality(clone_model(part.model), context.quality.session, calibration, evaluations=options.evaluations)
     cache = None if options.cache is None else f"{options.cache}.{node.name or node.output.name}.{slot}"
     inner = replace(context, calibration=calibration, quality=quality, max_drop=None)

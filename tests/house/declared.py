@@ -14,7 +14,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("provenance",),
     ("options", "validation", "report", "testing", "pytest_plugin"),
-    ("api", "bench", "bisection", "surgery"),
+    ("reporting",),
+    ("api", "bench", "bisection", "surgery", "recommendation"),
     ("cli", "__main__"),
 )
 """Packages and modules of graphopt, lowest first: a floor imports from those below it, never from one above."""

@@ -40,9 +40,13 @@ class FunctionExtras:
 
 @dataclass(frozen=True, slots=True)
 class ModelExtras:
-    """Training and device sections, the source file, and (IR version < 4) the order in which inputs were listed."""
+    """Training and device sections, the source file, and (IR version < 4) the order in which inputs were listed.
+
+    proto: the model that was lifted, whose tensors the constants are; not to be edited.
+    """
 
     training: tuple[onnx.TrainingInfoProto, ...] = ()
     devices: tuple[onnx.DeviceConfigurationProto, ...] = ()
     path: str = ""
     inputs: tuple[str, ...] = ()
+    proto: onnx.ModelProto | None = field(default=None, repr=False, compare=False)

@@ -1,0 +1,93 @@
+"""Samples in the forms people have, as feeds: dicts, `(x, y)` pairs, arrays, tensors of torch, batched or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..equivalence.feeds import Feeds, as_feed, checked_feed, only_input
+from ..equivalence.value_info import Signature, ValueInfo
+from ..errors import InputError, one_line
+
+IGNORED = "calibration: {} ignored, the model has no such input"
+
+
+class Forms:
+    """Turns samples into feeds of a model. `notes`: what the reader must know of samples seen so far, each once."""
+
+    def __init__(self, source: Signature) -> None:
+        self.source, self.notes = source, dict[str, None]()
+        self.names = [info.name for info in source.inputs]
+
+    def feeds(self, sample: Any) -> Iterator[Feeds]:
+        """The feeds of one sample, several where it is a batch and the model takes one row at a time. InputError."""
+        feed = self.named(sample)
+        feed = {info.name: _with_batch(info, feed[info.name]) for info in self.source.inputs if info.name in feed} | {
+            name: value for name, value in feed.items() if name not in self.names
+        }
+        for row in self._rows(feed):
+            yield checked_feed(row, self.source, exact=True)
+
+    def named(self, sample: Any) -> Feeds:
+        """A sample by the names of inputs, without what the model does not take. InputError."""
+        if isinstance(sample, (tuple, list)) and sample:
+            sample = self._of_pair(sample)
+        elif is_array(sample):
+            sample = {only_input(self.source).name: sample}
+        feed = {name: as_array(value) for name, value in as_feed(sample).items()}
+        extra = [name for name in feed if name not in self.names]
+        if not extra or not set(self.names) <= set(feed):
+            return feed
+        self.notes[IGNORED.format(", ".join(map(repr, extra)) + (" is" if len(extra) == 1 else " are"))] = None
+        return {name: feed[name] for name in self.names}
+
+    def _of_pair(self, sample: Sequence[Any]) -> Any:
+        """The inputs of `(x, y)`: a dict first, or an array for each input in order; what follows are labels."""
+        given = sample[0]
+        if isinstance(given, Mapping):
+            rest = len(sample) - 1
+        elif len(sample) >= len(self.names) and all(is_array(value) for value in sample[: len(self.names)]):
+            given, rest = dict(zip(self.names, sample)), len(sample) - len(self.names)
+        else:
+            return sample
+        if rest:
+            self.notes["calibration: what follows the inputs in each sample, such as labels, is ignored"] = None
+        return given
+
+    def _rows(self, feed: Feeds) -> Iterator[Feeds]:
+        """One feed a row where the model fixes its batch to one and the arrays hold more."""
+        single = [p.name for p in self.source.inputs if p.dims and p.dims[0] == 1 and p.name in feed]
+        counts = {len(feed[n]) for n in single if isinstance(feed[n], np.ndarray) and feed[n].ndim}
+        if len(single) != len(self.names) or len(counts) != 1 or counts <= {0, 1}:
+            yield feed
+            return
+        for row in range(counts.pop()):
+            yield {name: value[row : row + 1] for name, value in feed.items()}
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array or tensor of at least one axis."""
+    return getattr(value, "ndim", 0) > 0 and hasattr(value, "dtype")
+
+
+def as_array(value: Any) -> Any:
+    """A tensor of torch as an array, on the CPU and without its gradient; anything else as it is. InputError."""
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach().cpu()
+    try:
+        return tensor.numpy()
+    except TypeError:  # bfloat16, which numpy lacks
+        return tensor.float().numpy()
+    except Exception as error:  # sparse tensors and other forms without an array
+        raise InputError(f"inputs: a tensor is no array: {one_line(error)}") from error
+
+
+def _with_batch(info: ValueInfo, value: Any) -> Any:
+    """A sample without its batch gets one of a single row, where the model's is one or open."""
+    if not isinstance(value, np.ndarray) or not info.dims or value.ndim != len(info.dims) - 1:
+        return value
+    takes_one = not isinstance(info.dims[0], int) or info.dims[0] in (-1, 0, 1)
+    return value[None] if takes_one and info.has_sizes_of((1, *value.shape)) else value

@@ -1,0 +1,119 @@
+"""Serialization tensor by tensor: the bytes of protobuf's own, without a second copy of the weights in memory."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, BinaryIO
+
+import onnx
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
+
+from ...ir import DType
+
+_LARGE = 1 << 16
+"""Bytes from which a tensor is written apart: of smaller ones the handling costs more than the copy."""
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+"""Numbers of the fields `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data` (onnx/onnx.proto)."""
+_BYTES = 2
+"""The wire type of a field with a length (protobuf.dev/programming-guides/encoding)."""
+
+
+def write_proto(proto: onnx.ModelProto, file: BinaryIO) -> None:
+    """Write the bytes of `proto.SerializeToString(deterministic=True)`, whose fields lie in the order of their numbers.
+
+    A message with fields that onnx does not know is serialised whole. Raises EncodeError or ValueError where that
+    cannot be done.
+    """
+    graph = proto.graph
+    large = [_is_apart(tensor) for tensor in graph.initializer]
+    if not any(large) or len(UnknownFieldSet(proto)) or len(UnknownFieldSet(graph)):
+        file.write(proto.SerializeToString(deterministic=True))
+        return
+    before, after = _around(graph, _INITIALIZER)
+    parts: list[bytes | _Tensor] = [before]
+    for tensor, is_apart in zip(graph.initializer, large):
+        parts.append(_Tensor(tensor) if is_apart else _framed(_INITIALIZER, _plain(tensor)))
+    parts.append(after)
+    head, tail = _around(proto, _GRAPH)
+    file.write(head)
+    file.write(_prefix(_GRAPH, sum(map(len, parts))))
+    for part in parts:
+        if isinstance(part, bytes):
+            file.write(part)
+        else:
+            part.write(file)
+    file.write(tail)
+
+
+class _Tensor:
+    """An initializer whose data is read when it is written."""
+
+    def __init__(self, tensor: onnx.TensorProto) -> None:
+        self.tensor = tensor
+        self.before, self.after = _around(tensor, _RAW_DATA)
+        size: int = prod(tensor.dims) * DType(tensor.data_type).bits // 8
+        self.data_prefix = _prefix(_RAW_DATA, size)
+        inside = len(self.before) + len(self.data_prefix) + size + len(self.after)
+        self.prefix = _prefix(_INITIALIZER, inside)
+        self.bytes: int = len(self.prefix) + inside
+
+    def __len__(self) -> int:
+        return self.bytes
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the field."""
+        data = self.tensor.raw_data
+        if len(self.prefix) + len(self.before) + len(self.data_prefix) + len(data) + len(self.after) != self.bytes:
+            raise ValueError(f"tensor {self.tensor.name!r} has {len(data)} bytes, its sizes tell otherwise")
+        for part in (self.prefix, self.before, self.data_prefix, data, self.after):
+            file.write(part)
+
+
+def _is_apart(tensor: onnx.TensorProto) -> bool:
+    is_whole = tensor.HasField("raw_data") and tensor.data_location != onnx.TensorProto.EXTERNAL
+    bits = prod(tensor.dims) * DType(tensor.data_type).bits
+    return is_whole and bits >= 8 * _LARGE and bits % 8 == 0 and not len(UnknownFieldSet(tensor))
+
+
+def _around(message: Any, number: int) -> tuple[bytes, bytes]:
+    """The fields of a message before and after the one of that number, serialised."""
+    before, after = type(message)(), type(message)()
+    for field in message.DESCRIPTOR.fields:  # not ListFields, which copies the data
+        if field.number == number or not _is_set(message, field.name):
+            continue
+        part, value = before if field.number < number else after, getattr(message, field.name)
+        if isinstance(value, (str, bytes, int, float)):
+            setattr(part, field.name, value)
+        else:
+            getattr(part, field.name).MergeFrom(value)
+    return _plain(before), _plain(after)
+
+
+def _is_set(message: Any, name: str) -> bool:
+    try:
+        return bool(message.HasField(name))
+    except ValueError:  # a repeated field
+        return len(getattr(message, name)) > 0
+
+
+def _plain(message: Any) -> bytes:
+    data: bytes = message.SerializeToString(deterministic=True)
+    return data
+
+
+def _prefix(number: int, size: int) -> bytes:
+    """The tag and length of a field."""
+    return _varint(number << 3 | _BYTES) + _varint(size)
+
+
+def _framed(number: int, data: bytes) -> bytes:
+    return _prefix(number, len(data)) + data
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)

@@ -1,0 +1,265 @@
+"""`graphopt.recommend`: run the modes that may be worth it, measure size, speed and quality, and choose one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import onnx_io
+from ..api import as_prune, as_quantize, optimize_as
+from ..calibration import open_calibration
+from ..compress.stages import session_maker
+from ..errors import Declined, GraphoptError, InputError, ModelError, OptionError, one_line
+from ..ir import Model
+from ..machine.files import check_target, replace_file, reported
+from ..measure import Quality, Timing, compare_latency, own_clock
+from ..options import Compression, Options, Runtime, Target
+from ..pipeline import Progress
+from ..pipeline.repro import runnable_feeds
+from .choosing import WAYS, Made, Way, choose, is_open
+from .data import Mode, Recommendation
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration, CalibrationData, Preprocess
+    from ..measure import Metric
+    from ..onnx_io.source import ModelSource
+
+FALL = 0.01
+"""The most that a metric may fall, as a share of the original's, where no `max_drop` is given."""
+MIN_SQNR, MIN_TOP1 = 15.0, 0.9
+"""The floor without a metric: that of `graphopt.Quantize`, on the calibration samples."""
+TIMED = 4
+"""Samples of the calibration data that a turn of the timing runs on."""
+HELD_OUT, LEAST = 4, 8
+"""One sample of so many judges the modes and is not used to make them, where there are at least so many."""
+ROUNDS = 3
+"""How often a ratio whose interval holds a threshold is measured anew, each time twice as long."""
+
+
+def recommend(
+    model: ModelSource,
+    calibration: CalibrationData = None,
+    metric: Metric | None = None,
+    max_drop: float | None = None,
+    *,
+    preprocess: str | Preprocess | None = None,
+    target: Runtime = "portable",
+    out: str | os.PathLike[str] | None = None,
+    seconds: float = 1.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Recommendation:
+    """Try the modes that are worth running on a model, and choose one: the least lossy that no other clearly beats.
+
+    model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. calibration: typical inputs, as for `optimize`; without,
+    only modes that need none are run, and the choice is among those that change no result. metric: a function of a
+    session, higher is better; max_drop: how far it may fall, a hundredth of the original's where it is not given.
+    Without a metric results must keep 15 dB and 90 % of the classes, on samples that were held out where there are
+    eight, and no pruned model is chosen: few samples do not tell what pruning costs. preprocess: of a folder of images.
+    target: the runtime that files are for. out: a folder for the file of each mode and `recommendation.json`. seconds:
+    of timing, a mode; speed is measured in onnxruntime on one thread, interleaved, by this thread's own time, and again
+    where its interval leaves a choice open; where it stays unclear, the less lossy mode is kept. progress: called with
+    (what, share done).
+
+    Raises `graphopt.GraphoptError` subclasses with one line.
+    """
+    if max_drop is not None and metric is None:
+        raise OptionError("max_drop= needs metric=")
+    return Trial(model, calibration, preprocess, metric, max_drop, target, _folder(out), seconds, seed, progress).run()
+
+
+def _folder(out: str | os.PathLike[str] | None) -> Path | None:
+    if out is None:
+        return None
+    folder = Path(out)
+    with reported(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_target(folder / "recommendation.json")
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The samples that judge, or the others."""
+
+    samples: Calibration
+    judges: bool
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (feed for at, feed in enumerate(self.samples) if (at % HELD_OUT == HELD_OUT - 1) is self.judges)
+
+
+@dataclass(slots=True)
+class Trial:
+    """One recommendation under way."""
+
+    model: ModelSource
+    given: CalibrationData
+    preprocess: str | Preprocess | None
+    metric: Metric | None
+    max_drop: float | None
+    target: Runtime
+    out: Path | None
+    seconds: float
+    seed: int
+    progress: Progress | None
+    original: Model = field(init=False)
+    calibration: Calibration | None = field(init=False, default=None)
+    taught: Iterable[dict[str, Any]] | None = field(init=False, default=None)
+    quality: Quality | None = field(init=False, default=None)
+    rows: dict[str, Mode] = field(init=False, default_factory=dict)
+    notes: list[str] = field(init=False, default_factory=list)
+
+    def run(self) -> Recommendation:
+        """Make, judge and time the modes, and choose."""
+        self.original = onnx_io.load(self.model)
+        if self.given is not None:
+            self.calibration = open_calibration(self.given, self.original, preprocess=self.preprocess)
+            if self.calibration.note:
+                self.notes.append(self.calibration.note)
+            judges: Iterable[dict[str, Any]] = self.calibration
+            if len(self.calibration.first(LEAST)) == LEAST:
+                self.taught, judges = _Part(self.calibration, False), _Part(self.calibration, True)
+                self.notes.append(f"one of {HELD_OUT} samples judged the modes and was not used to make them")
+            else:
+                self.taught = self.calibration
+            self.quality = Quality(self.original, session_maker(self.target, 1), judges, self.metric)
+            if self.metric is not None and self.max_drop is None:
+                self.max_drop = FALL * abs(self.quality.base)
+        else:
+            self.notes.append("no calibration data was given: what a lossy mode costs is not known, none is chosen")
+        before = onnx_io.file_bytes(self.original, self.model)
+        base = None if self.quality is None or self.metric is None else self.quality.base
+        self.rows["original"] = Mode("original", "", False, before, 1.0, metric=base)
+        made = [one for one in map(self._make, self._ways()) if one is not None]
+        self._time(made)
+        chosen = choose(made, self.rows)
+        modes = tuple(self.rows.values())
+        recommendation = Recommendation(modes, tuple(self.notes), chosen.result)
+        if self.out is not None:
+            text = recommendation.to_json().encode()
+            with reported(str(self.out)):
+                replace_file(os.fspath(self.out / "recommendation.json"), lambda file: file.write(text), durable=False)
+        return recommendation
+
+    def _tell(self, what: str, share: float) -> None:
+        if self.progress is not None:
+            self.progress(what, share)
+
+    def _ways(self) -> Iterator[Way]:
+        """The modes to run, one after the other: what one shows may spare the next."""
+        for number, way in enumerate(WAYS):
+            self._tell(way.name, number / (len(WAYS) + 1))
+            if way.needs_data and self.calibration is None:
+                self.rows[way.name] = Mode(way.name, "not run: it needs calibration data")
+            elif way.prune is not None and self.rows["static"].file_bytes is None:
+                self.rows[way.name] = Mode(way.name, "not run: static alone is no gain here")
+            else:
+                yield way
+
+    def _make(self, way: Way) -> Made | None:
+        """Run a mode, and judge its quality; None where it gives no other model than the exact one."""
+        try:
+            quantize = as_quantize(way.quantize)
+        except OptionError:  # a word that this version does not know
+            return None
+        compression = Compression(
+            quantize=quantize, prune=as_prune(way.prune), calibration=self.taught,
+            metric=self.metric if way.quantize else None, max_drop=self.max_drop if way.quantize else None,
+        )  # fmt: skip
+        options = Options(target=Target(runtime=self.target), compression=compression, seed=self.seed)
+        try:
+            result = optimize_as(self.model, options)
+        except (GraphoptError, Declined) as error:
+            if way.quantize is None:
+                raise
+            self.rows[way.name] = Mode(way.name, f"failed: {one_line(error)}")
+            return None
+        stages = result.report.stages
+        if way.quantize is not None and not any(stage.changed for stage in stages):
+            self.rows[way.name] = Mode(way.name, "; ".join(f"no gain: {stage.summary}" for stage in stages))
+            return None
+        if way.quantize is None and result.report.status != "equal":
+            self.notes.append(f"{way.name}: {result.report.status} {result.report.reason}")
+        mode = Mode(way.name, "", False, onnx_io.file_bytes(result.ir, result.model), command=self._command(way))
+        made = Made(way, mode, result)
+        if way.quantize is not None:
+            self._judge(made)
+        if self.out is not None:
+            path = self.out / f"{self._stem()}.{way.name.replace(' + ', '-')}.onnx"
+            result.save(path)
+            made.mode = replace(made.mode, path=str(path))
+        self.rows[way.name] = made.mode
+        return made
+
+    def _judge(self, made: Made) -> None:
+        """Whether the mode keeps the results well enough."""
+        if self.quality is None:
+            made.is_fit, made.mode = False, replace(made.mode, why="give --calibration to learn what it costs")
+            return
+        fidelity = self.quality.fidelity(made.result.ir)
+        made.mode = replace(made.mode, fidelity=fidelity)
+        if self.metric is not None:
+            known = made.result.report.metric
+            score = known[1] if known is not None else self.quality.score(made.result.ir)
+            made.mode = replace(made.mode, metric=score)
+            fall = self.quality.base - score
+            if self.max_drop is not None and fall > self.max_drop:
+                made.is_fit, why = False, f"the metric falls by {fall:.4g}, {self.max_drop:.4g} is allowed"
+                made.mode = replace(made.mode, why=why)
+        elif fidelity.sqnr_db < MIN_SQNR or (fidelity.top1 is not None and fidelity.top1 < MIN_TOP1):
+            why = f"{fidelity} is below {MIN_SQNR:g} dB and {MIN_TOP1:.0%}"
+            made.is_fit, made.mode = False, replace(made.mode, why=why)
+        elif made.way.prune is not None:
+            made.is_fit = False
+            made.mode = replace(made.mode, why="only a metric tells what pruning costs: give --metric")
+
+    def _time(self, made: Sequence[Made]) -> None:
+        """Measure all modes side by side, again where an interval holds a threshold of the choice."""
+        self._tell("timing", len(WAYS) / (len(WAYS) + 1))
+        feeds = self._feeds()
+        if not feeds:
+            self.notes.append("no inputs were found that the model runs on: nothing was timed")
+            return
+        open_session = session_maker(self.target, 1)
+        try:
+            sessions = {"original": open_session(self.original)}
+            sessions |= {one.way.name: open_session(one.result.ir) for one in made}
+            seconds = self.seconds
+            for _ in range(ROUNDS):
+                timings = compare_latency(sessions, feeds, seconds=seconds, clock=own_clock())
+                self._note(made, timings)
+                if not any(is_open(one, other) for one in made for other in made if one.is_fit and other.is_fit):
+                    break
+                seconds *= 2
+        except (ModelError, InputError) as error:
+            self.notes.append(f"nothing was timed: {one_line(error)}")
+
+    def _note(self, made: Sequence[Made], timings: Sequence[Timing]) -> None:
+        speeds = {timing.label: timing for timing in timings}
+        for one in made:
+            timing = speeds[one.way.name]
+            one.mode = replace(one.mode, speed=timing.ratio, error=timing.error)
+            self.rows[one.way.name] = one.mode
+
+    def _feeds(self) -> list[dict[str, Any]]:
+        """Samples to time on: values may decide which branch runs, and how long."""
+        if self.calibration is not None:
+            return self.calibration.first(TIMED)
+        return runnable_feeds(self.original, 1, self.seed)
+
+    def _command(self, way: Way) -> str:
+        name = os.fspath(self.model) if isinstance(self.model, (str, os.PathLike)) else "MODEL"
+        data = ""
+        if way.quantize is not None and self.calibration is not None:
+            given = os.fspath(self.given) if isinstance(self.given, (str, os.PathLike)) else "DATA.npz"
+            data = f" --calibration {given}"
+            data += f" --preprocess {self.preprocess}" if isinstance(self.preprocess, str) else ""
+        target = "" if self.target == "portable" else f" --target {self.target}"
+        return f"graphopt optimize {name}{way.options}{data}{target}"
+
+    def _stem(self) -> str:
+        return Path(self.model).stem if isinstance(self.model, (str, os.PathLike)) else "model"
