@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
     from .report import Report
+    from .report.drift import compare_layers
     from .runtime import Session
 
 __version__ = "0.2.0"
@@ -26,15 +27,16 @@ __version__ = "0.2.0"
 _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Pass": "pipeline", "Prune": "passes.prune",
     "Quantize": "passes.quantize", "Registry": "pipeline", "Report": "report", "Result": "api", "Session": "runtime",
-    "bisect": "bisection", "compare": "equivalence", "optimize": "api", "register_pass": "pipeline",
+    "bisect": "bisection", "compare": "equivalence", "compare_layers": "report.drift",
+    "optimize": "api", "register_pass": "pipeline",
     "rule": "pipeline",
 }  # fmt: skip
 _MODULES = ("rewrite", "testing")
 
 __all__ = [
     "Bisection", "Comparison", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
-    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "optimize",
-    "register_pass", "rewrite", "rule", "testing",
+    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "compare_layers",
+    "optimize", "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 
 

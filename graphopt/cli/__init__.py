@@ -9,6 +9,7 @@ import typer
 from ..errors import GraphoptError
 from .checking import bisect, verify
 from .common import err
+from .comparing import compare
 from .optimizing import optimize
 from .showing import diff, explain, inspect, list_passes
 from .timing import bench, warmup
@@ -18,7 +19,7 @@ app = typer.Typer(
     help="Optimise ONNX models: the same results, fewer nodes, validated.",
 )  # fmt: skip
 
-for command in (optimize, verify, bisect, inspect, diff, explain, bench, warmup):
+for command in (optimize, verify, compare, bisect, inspect, diff, explain, bench, warmup):
     app.command()(command)
 app.command(name="passes")(list_passes)
 
