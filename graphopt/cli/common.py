@@ -12,6 +12,8 @@ from rich.console import Console
 from ..errors import InputError, OptionError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..measure import Metric
 
 out = Console()
@@ -19,6 +21,15 @@ err = Console(stderr=True)
 
 Model = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
 Names = Annotated[Optional[str], typer.Option(help="comma-separated names")]  # noqa: UP045 - typer reads it at run time
+
+
+_PIPED = 4096
+"""Columns where nobody looks: names are whole in what is piped on."""
+
+
+def print_whole(table: Table) -> None:
+    """Print a table whose names are not cut where the output goes to a file or another program."""
+    (out if out.is_terminal else Console(width=_PIPED)).print(table)
 
 
 def split(names: str | None) -> list[str] | None:

@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
 from ..errors import OptionError
 from ..machine.files import check_target
-from .common import Model, out
-
-_PIPED = 4096
-"""Columns where nobody looks: names are whole in what is piped on."""
+from .common import Model, out, print_whole
 
 
 def compare(
@@ -48,7 +44,7 @@ def compare(
         if isinstance(part, str):
             out.print(part, markup=False, highlight=False, soft_wrap=True)
         else:
-            (out if out.is_terminal else Console(width=_PIPED)).print(part)
+            print_whole(part)
     if report is not None:
         save_drift(drift, report, f"{original.name} → {candidate.name}")
         out.print(f"wrote {report}", highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .common import Model, out
+from .common import Model, out, print_whole
 
 
 def bench(
@@ -15,14 +15,14 @@ def bench(
     threads: Annotated[int, typer.Option(help="threads within an operator")] = 1,
     seconds: Annotated[float, typer.Option(help="time for each model")] = 2.0,
     inputs: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
-    profile: Annotated[bool, typer.Option(help="show where the kernels' time goes, step by step")] = False,
+    profile: Annotated[bool, typer.Option(help="show the time of each node, of two models side by side")] = False,
 ) -> None:
     """Time models side by side in onnxruntime and graphopt's Session, on the same inputs, interleaved."""
-    from ..bench import bench_table, profile_table
+    from ..bench import bench_table, profile_tables
 
     if profile:
-        for model in models:
-            out.print(profile_table(model, inputs=inputs))
+        for table in profile_tables(models, inputs=inputs):
+            print_whole(table)
         return
     out.print(bench_table(models, threads=threads, seconds=seconds, inputs=inputs))
 
