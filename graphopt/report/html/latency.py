@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...ir import Model
-from ...measure import compare_latency, ort_session
+from ...ir import Model, Node
+from ...measure import compare_latency, kernel_times, ort_session
 from ...provenance import Trail
+from .cost import layer_times
 
 if TYPE_CHECKING:
     from ...runtime import Session
+
+
+_FEWEST, _MOST = 6, 30
+"""Runs of a profile: a third warms up, and four that count still have a quartile; more than thirty change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,21 @@ def measure_latency(trail: Trail, seconds: float) -> Latency:
         return Latency((), {}, f"not measured: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     runs = tuple(RuntimeLatency(other.label, first.median, other.median, other.ratio) for other in others)
     return Latency(runs, {name: array.shape for name, array in feeds.items()})
+
+
+def measure_layers(trail: Trail, latency: Latency | None, seconds: float) -> dict[Node, float]:
+    """Microseconds of the result's nodes in onnxruntime, within about `seconds`; empty where it was not measured."""
+    run = next((run for run in latency.runs if run.runtime == "onnxruntime"), None) if latency is not None else None
+    if run is None:
+        return {}
+    from ...equivalence import synthesise
+
+    try:
+        feeds = synthesise(trail.original, 1)[0]
+        runs = max(_FEWEST, min(_MOST, int(seconds / max(run.after, 1e-6))))
+        return layer_times(kernel_times([trail.result], feeds, runs=runs)[0])
+    except Exception:  # as above
+        return {}
 
 
 def _session(model: Model) -> Session | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,11 +12,11 @@ from importlib.resources import files
 from typing import Any
 
 from ...compress.report import StageReport
-from ...measure import macs_by_size, show_bytes, show_change, show_count
+from ...measure import macs_by_size, show_bytes, show_change, show_count, show_db
 from ..data import ReportData
 from .cost import Layer, layers
 from .drawing import drawings
-from .latency import Latency, measure_latency
+from .latency import Latency, measure_latency, measure_layers
 
 _LAYERS = 400
 """Rows of the table of layers; the rest is counted. A reader scrolls no further, and the page stays small."""
@@ -51,17 +52,18 @@ def page(report: ReportData, title: str = "", *, seconds: float = 0.5) -> str:
 
     assets = files(__package__) / "assets"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(bytes=show_bytes, count=show_count, cell=_cell)
+    environment.filters.update(bytes=show_bytes, count=show_count, cell=_cell, us=_microseconds, db=show_db)
     trail = report.trail
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
     timings = measure_latency(trail, seconds) if trail is not None and seconds > 0 else None
-    costs = [] if trail is None else layers(trail.result)
+    costs = [] if trail is None else layers(trail.result, measure_layers(trail, timings, seconds))
     return template.render(
         title=title or (trail.original.graph.name if trail else "") or "model",
         style=(assets / "style.css").read_text(encoding="utf-8"),
         script=(assets / "viewer.js").read_text(encoding="utf-8"), report=report,
         headline=headline(report, timings), figures=figure_rows(report), latency=timings,
         latency_rows=latency_rows(report, timings),
+        reason=_without_speed(report.reason) if timings is not None and timings.runs else report.reason,
         operators=_operators(report), effects=[effect for effect in report.effects if effect.changes],
         idle=len([effect for effect in report.effects if not effect.changes]),
         stages=[_stage(stage) for stage in report.stages], refused=_refused(report), layers=costs[:_LAYERS],
@@ -79,6 +81,11 @@ def headline(report: ReportData, latency: Latency | None) -> str:
     if report.metric is not None:
         parts.append(f"metric {report.metric[0]:.4g} → {report.metric[1]:.4g}")
     return " · ".join([*parts, report.status])
+
+
+def _without_speed(reason: str) -> str:
+    """The reason without the speed that a stage measured in its own runs: the page shows one, measured anew."""
+    return re.sub(r",? \d[\d.]*× as fast(?=[;,.]|$)", "", reason)
 
 
 def figure_rows(report: ReportData) -> list[Row]:
@@ -196,10 +203,10 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(row, dict) for row in value)
 
 
-def _most(costs: list[Layer]) -> dict[str, int]:
+def _most(costs: list[Layer]) -> dict[str, float]:
     return {
         key: max((getattr(layer, key) for layer in costs), default=0)
-        for key in ("macs", "weight_bytes", "result_bytes")
+        for key in ("microseconds", "macs", "weight_bytes", "result_bytes")
     }
 
 
@@ -218,6 +225,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
     return str(value)
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:.3g} µs" if value < 1000 else f"{value / 1000:.3g} ms"
 
 
 def _machine() -> str:
