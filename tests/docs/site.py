@@ -22,7 +22,7 @@ import graphopt
 from graphopt import cli, options
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ("which-mode", "quantizing", "pruning", "runtime", "report", "testing", "writing-a-pass", "fusion")
+GUIDES = ("which-mode", "quantizing", "pruning", "runtime", "report", "testing", "writing-a-pass", "ir", "fusion")
 API = (
     "graphopt.api.optimize", "graphopt.api.Result", "graphopt.report.Report", "graphopt.equivalence.compare",
     "graphopt.equivalence.Comparison", "graphopt.bisection.bisect", "graphopt.runtime.session.Session",
