@@ -26,8 +26,9 @@ GUIDES = ("which-mode", "quantizing", "pruning", "runtime", "report", "testing",
 API = (
     "graphopt.api.optimize", "graphopt.api.Result", "graphopt.report.Report", "graphopt.equivalence.compare",
     "graphopt.equivalence.Comparison", "graphopt.bisection.bisect", "graphopt.runtime.session.Session",
-    "graphopt.pipeline.register_pass", "graphopt.pipeline.rule", "graphopt.testing.assert_equivalent",
-    "graphopt.errors",
+    "graphopt.report.drift.compare_layers", "graphopt.pipeline.register_pass", "graphopt.pipeline.rule",
+    "graphopt.testing.assert_equivalent", "graphopt.ir.Graph", "graphopt.ir.Node", "graphopt.ir.Value",
+    "graphopt.rewrite.Builder", "graphopt.errors",
 )  # fmt: skip
 """Objects of the reference, by the path at which they are found without importing anything."""
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
