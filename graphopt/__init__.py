@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .pipeline import Pass, Registry, register_pass, rule
     from .recommendation import Recommendation, recommend
     from .report import Report
+    from .report.drift import compare_layers
     from .runtime import Session
     from .surgery import Edited, edit
 
@@ -32,15 +33,15 @@ _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Edited": "surgery", "Pass": "pipeline",
     "Prune": "passes.prune", "Quantize": "passes.quantize", "Recommendation": "recommendation", "Registry": "pipeline",
     "Report": "report", "Result": "api", "Session": "runtime",
-    "bisect": "bisection", "compare": "equivalence", "edit": "surgery", "optimize": "api",
-    "recommend": "recommendation", "register_pass": "pipeline", "rule": "pipeline",
+    "bisect": "bisection", "compare": "equivalence", "compare_layers": "report.drift", "edit": "surgery",
+    "optimize": "api", "recommend": "recommendation", "register_pass": "pipeline", "rule": "pipeline",
 }  # fmt: skip
 _MODULES = ("rewrite", "testing")
 
 __all__ = [
     "Bisection", "Comparison", "Edited", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
     "Pass", "Prune", "Quantize", "Recommendation", "Registry", "Report", "Result", "Session", "bisect", "compare",
-    "edit", "optimize", "recommend", "register_pass", "rewrite", "rule", "testing",
+    "compare_layers", "edit", "optimize", "recommend", "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 
 

@@ -80,6 +80,7 @@ def optimize(
     *,
     passes: Sequence[PassLike] | None = None,
     skip: Sequence[str] = (),
+    add_passes: Sequence[PassLike] = (),
     quantize: str | Mapping[str, object] | Quantize | None = None,
     prune: float | Mapping[str, object] | Prune | None = None,
     calibration: CalibrationData = None,
@@ -101,7 +102,8 @@ def optimize(
     """Optimise an ONNX model: the same results, fewer nodes, a file that grows by 1 % + 4 KB at most.
 
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. output: where to write the result.
-    passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out.
+    passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out;
+    add_passes: further passes, at the places in the built-in schedule that they name, or at its end.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
     calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
     and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet".
@@ -122,7 +124,7 @@ def optimize(
     """
     options = Options(
         target=Target(runtime=target, input_shapes=input_shapes or {}, dims=dims or {}, opset=opset),
-        schedule=Schedule(passes=passes, skip=skip),
+        schedule=Schedule(passes=passes, skip=skip, add=add_passes),
         compression=Compression(
             quantize=as_quantize(quantize),
             prune=as_prune(prune),
@@ -296,7 +298,7 @@ def _specialised(model: Model, target: Target) -> Model | None:
 def _schedules(model: Model, options: Options) -> tuple[list[Pass], list[Pass]]:
     """The passes before lossy stages, and those that wait for them: these know no operators only the target has."""
     registry, asked = current(), options.schedule
-    schedule = list(registry.schedule()) if asked.passes is None else list(registry.resolve(asked.passes))
+    schedule = list(registry.scheduled(asked.add) if asked.passes is None else registry.resolve(asked.passes))
     for name in asked.skip:
         if not any(item.name == name for item in schedule):
             known = list(dict.fromkeys(item.name for item in schedule))

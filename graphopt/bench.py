@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import onnx_io
 from .errors import ModelError
-from .measure import Timing, compare_latency, ort_session
+from .ir import Node
+from .measure import KernelTime, Timing, compare_latency, kernel_times, ort_session
+from .provenance import Provenance, read
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,8 +70,124 @@ def _feeds(model: Path, inputs: Path | None) -> dict[str, Any]:
     return synthesise(model, 1)[0] if inputs is None else read_feeds(inputs, model)[0]
 
 
-def profile_table(model: Path, *, inputs: Path | None) -> Table:
-    """Each step of the model's regions on one thread: time, share of it, GMAC/s, share of the measured ceiling."""
+def profile_tables(models: Sequence[Path], *, inputs: Path | None) -> Iterator[Table]:
+    """Where the time goes on one thread: onnxruntime's operators by node, two models side by side; then the kernels of
+    each model's Session, step by step, where it has any.
+    """
+    feeds = _feeds(models[0], inputs)
+    lifted = [onnx_io.load(path) for path in models]
+    times = kernel_times(lifted, feeds)
+    if len(models) == 2:
+        found = read(models[1], lifted[1].metadata)
+        origins = found if found is not None and found.is_of(lifted[0].graph) else None
+        yield _beside_table([path.name for path in models], times[0], times[1], origins)
+    else:
+        for path, kernels in zip(models, times):
+            yield _node_table(path.name, kernels)
+    for path in models:
+        table = _step_table(path, feeds)
+        if table is not None:
+            yield table
+
+
+def _node_table(title: str, kernels: Sequence[KernelTime]) -> Table:
+    """A row an operator: the node that it is named after, those it takes in, its time and share."""
+    from rich.table import Table
+
+    total = sum(kernel.seconds for kernel in kernels) or 1.0
+    table = Table(
+        title=f"{title} · onnxruntime", title_justify="left", box=None, pad_edge=False, header_style="bold",
+        caption=f"{total * 1e6:.1f} µs in {len(kernels)} operators, one thread",
+    )  # fmt: skip
+    for heading in ("node", "runs as", "µs", "share", "with"):
+        right = heading in ("µs", "share")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for kernel in sorted(kernels, key=lambda kernel: -kernel.seconds):
+        taken = Counter(node.op_type for node in kernel.nodes if node is not kernel.node)
+        table.add_row(
+            _node_name(kernel), kernel.op, f"{kernel.seconds * 1e6:.1f}", f"{kernel.seconds / total:.1%}",
+            ", ".join(f"{op} ×{n}" if n > 1 else op for op, n in taken.items()),
+        )  # fmt: skip
+    return table
+
+
+def _node_name(kernel: KernelTime) -> str:
+    node = kernel.node
+    return "(added by onnxruntime)" if node is None else node.name or node.output.name or kernel.name
+
+
+def _beside_table(
+    titles: Sequence[str], before: Sequence[KernelTime], after: Sequence[KernelTime], origins: Provenance | None
+) -> Table:
+    """A row a group of operators that compute the same, the slowest first: its time before and after."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{titles[0]} → {titles[1]} · onnxruntime", title_justify="left", box=None, pad_edge=False,
+        header_style="bold", caption="one thread, interleaved; operators are matched by provenance and by name",
+    )  # fmt: skip
+    for heading in ("node", "before", "µs", "after", "µs", "speed"):
+        table.add_column(heading, justify="right" if heading in ("µs", "speed") else "left", overflow="fold")
+    for ours, theirs in sorted(
+        beside(before, after, origins), key=lambda row: -max(sum(k.seconds for k in side) for side in row)
+    ):
+        old, new = (sum(kernel.seconds for kernel in side) for side in (ours, theirs))
+        named = next((k for k in (*ours, *theirs) if k.node is not None), (*ours, *theirs)[0])
+        table.add_row(
+            _node_name(named), _ops(ours), f"{old * 1e6:.1f}" if ours else "", _ops(theirs),
+            f"{new * 1e6:.1f}" if theirs else "", f"{old / new:.2f}×" if ours and theirs and new else "",
+        )  # fmt: skip
+    old, new = (sum(kernel.seconds for kernel in side) for side in (before, after))
+    speed = f"{old / new:.2f}×" if new else ""
+    table.add_row("in all", "", f"{old * 1e6:.1f}", "", f"{new * 1e6:.1f}", speed, style="bold")
+    return table
+
+
+def _ops(kernels: Sequence[KernelTime]) -> str:
+    counts = Counter(kernel.op for kernel in kernels)
+    return ", ".join(f"{op} ×{n}" if n > 1 else op for op, n in counts.items())
+
+
+def beside(
+    before: Sequence[KernelTime], after: Sequence[KernelTime], origins: Provenance | None
+) -> list[tuple[list[KernelTime], list[KernelTime]]]:
+    """Groups of operators of two models that compute the same; each operator is in one. A side may be empty."""
+    import networkx as nx
+
+    place: dict[str, int] = {}  # the operator of the first model, by the names of the nodes that it computes
+    for i, kernel in enumerate(before):
+        for node in kernel.nodes:
+            for name in (*node.origins, node.name, *(v.name for v in node.outputs)):
+                if name:
+                    place.setdefault(name, i)
+    links: Any = nx.Graph()
+    links.add_nodes_from(("before", i) for i in range(len(before)))
+    links.add_nodes_from(("after", j) for j in range(len(after)))
+    for j, kernel in enumerate(after):
+        main = () if kernel.node is None else (kernel.node,)
+        for nodes in (main, kernel.nodes):
+            found = {place[name] for node in nodes for name in _names(node, origins) if name in place}
+            links.add_edges_from((("before", i), ("after", j)) for i in found)
+            if found:
+                break
+    groups = []
+    for part in nx.connected_components(links):
+        ours = [before[i] for side, i in sorted(part) if side == "before"]
+        groups.append((ours, [after[j] for side, j in sorted(part) if side == "after"]))
+    return groups
+
+
+def _names(node: Node, origins: Provenance | None) -> tuple[str, ...]:
+    """Where a node of the second model comes from, or else its own names."""
+    results = [value.name for value in node.outputs if value.name]
+    kept = None if origins is None or not results else origins.nodes.get(results[0])
+    return kept.sources if kept is not None and kept.sources else (node.name, *results)
+
+
+def _step_table(model: Path, feeds: Mapping[str, Any]) -> Table | None:
+    """Each step of the model's regions on one thread: time, share of it, GMAC/s, share of the measured ceiling; None
+    where nothing runs on kernels.
+    """
     from rich.table import Table
 
     from .kernels import select_level
@@ -75,11 +195,14 @@ def profile_table(model: Path, *, inputs: Path | None) -> Table:
     from .runtime import Session
     from .runtime.profile import profile
 
-    steps = profile(Session(model, 1, kernels=True), _feeds(model, inputs))
+    steps = profile(Session(model, 1, kernels=True), feeds)
     if not steps:
-        raise ModelError(f"{model}: nothing in it runs on kernels")
+        return None
     ceiling, total = peak_rate(select_level()), sum(step.seconds for step in steps)
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=f"ceiling {ceiling:.0f} GMAC/s")
+    table = Table(
+        title=f"{model.name} · Session", title_justify="left", box=None, pad_edge=False, header_style="bold",
+        caption=f"ceiling {ceiling:.0f} GMAC/s",
+    )  # fmt: skip
     table.add_column("step")
     table.add_column("kernel")
     for heading in ("µs", "share", "GMAC/s", "of ceiling"):

@@ -95,10 +95,17 @@ def _is_shape(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Which passes run. passes: an explicit schedule in place of the built-in one; skip: names to leave out."""
+    """Which passes run. passes: an explicit schedule in place of the built-in one; add: passes beside that; skip:
+    names to leave out.
+    """
 
     passes: Sequence[PassLike] | None = None
     skip: Sequence[str] = ()
+    add: Sequence[PassLike] = ()
+
+    def __post_init__(self) -> None:
+        if self.add and self.passes is not None:
+            raise OptionError("add_passes goes with the built-in schedule: passes= names every pass itself")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

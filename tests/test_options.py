@@ -36,6 +36,7 @@ GIVEN = {
     "target.opset": Given("opset", 18, ["--opset", "18"]),
     "schedule.passes": Given("passes", ["fold-pads"], ["--passes", "fold-pads"]),
     "schedule.skip": Given("skip", ["fold-pads"], ["--skip", "fold-pads"]),
+    "schedule.add": Given("add_passes", ("widen-channels",), ["--add-pass", "widen-channels"]),
     "compression.quantize": Given("quantize", "dynamic", ["--quantize", "dynamic"]),
     "compression.prune": Given("prune", 0.25, ["--prune", "0.25"]),
     "compression.calibration": Given("calibration", Path("x.npz"), ["--calibration", "x.npz"]),

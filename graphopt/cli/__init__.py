@@ -10,6 +10,7 @@ import typer
 from ..errors import GraphoptError, one_line
 from .checking import bisect, verify
 from .common import err
+from .comparing import compare
 from .editing import edit
 from .optimizing import optimize, prune, quantize, simplify
 from .recommending import recommend
@@ -24,7 +25,7 @@ app = typer.Typer(
 
 COMMANDS = (
     optimize, quantize, prune, simplify, recommend, edit,
-    verify, bisect,
+    verify, compare, bisect,
     inspect, diff, explain, passes,
     bench, warmup,
 )  # fmt: skip

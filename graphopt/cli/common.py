@@ -35,6 +35,10 @@ Model = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
 Names = Annotated[Optional[str], typer.Option(help="comma-separated names")]  # noqa: UP045 - typer reads it at run time
 
 
+_PIPED = 4096
+"""Columns where nobody looks: names are whole in what is piped on."""
+
+
 def split(names: str | None) -> list[str] | None:
     """The names in a text, None for none."""
     return None if names is None else [name.strip() for name in names.split(",") if name.strip()]

@@ -92,6 +92,10 @@ def optimize(
     opset: Annotated[Optional[int], typer.Option(help="convert to this later operator set first")] = None,  # noqa: UP045
     passes: Names = None,
     skip: Names = None,
+    add_pass: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="run this pass, too, such as one of an installed package; repeatable"),
+    ] = None,
     check: Annotated[
         str, typer.Option(help="when numbers are compared: end, each, off", autocompletion=one_of(*CHECKS))
     ] = "end",
@@ -131,7 +135,7 @@ def optimize(
             runtime=runtime_named(target), input_shapes=shapes_of(input_shape or []), dims=dims_of(dim or []),
             opset=opset,
         ),
-        schedule=Schedule(passes=split(passes), skip=split(skip) or ()),
+        schedule=Schedule(passes=split(passes), skip=split(skip) or (), add=tuple(add_pass or ())),
         compression=Compression(
             quantize=_quantize(quantize, words), prune=as_prune(prune), calibration=calibration,
             preprocess=preprocess,

@@ -18,19 +18,18 @@ def bench(
     threads: Annotated[int, typer.Option(help="threads within an operator")] = 1,
     seconds: Annotated[float, typer.Option(help="time for each model")] = 2.0,
     inputs: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
-    profile: Annotated[bool, typer.Option(help="show where the kernels' time goes, step by step")] = False,
+    profile: Annotated[bool, typer.Option(help="show the time of each node, of two models side by side")] = False,
     as_json: JSON = False,
 ) -> None:
     """Time models side by side in onnxruntime and graphopt's Session, on the same inputs, interleaved."""
-    from ..bench import bench_timings, profile_table, timings_table
+    from ..bench import bench_timings, profile_tables, timings_table
 
     if profile:
         if as_json:
             note("--json: not used with --profile")
-        for model in models:
-            with progress(f"profile {model}"):
-                table = profile_table(model, inputs=inputs)
-            out.print(table)
+        with progress("profile"):
+            tables = list(profile_tables(models, inputs=inputs))
+        out.print(*tables, sep="\n")
         return
     with progress("bench") as tell:
         timings = bench_timings(models, threads=threads, seconds=seconds, inputs=inputs, progress=tell)

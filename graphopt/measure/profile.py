@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..ir import Array, Model, Node
+from ..ir import Array, Model, Node, clone_model
 from ..machine.sessions import session_options
+from .figures import figures
 from .latency import open_ort_session
 
 K = TypeVar("K", bound=Hashable)
@@ -51,20 +53,139 @@ def profile_nodes(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """One operator as onnxruntime runs it, and the model's nodes that it computes, in their order.
+
+    node: the one that it is named after, as a convolution with its norm and its activation; None for what onnxruntime
+    adds by itself, such as a change of layout. seconds: of one run.
+    """
+
+    op: str
+    name: str
+    node: Node | None
+    nodes: tuple[Node, ...]
+    seconds: float
+
+
+_LABEL = re.compile(r"(?<![A-Za-z0-9])n(\d+)_")
+"""A label that `kernel_times` gives to nodes and results, in the names that onnxruntime derives from them."""
+_INNER = "inner_"
+"""The label of nodes of nested graphs: their time is part of that of the node that holds them."""
+_LAYOUT = ("ReorderInput", "ReorderOutput")
+"""Operators that change between the layouts of tensors, whose results have the names of those that they reorder."""
+_DUMPED = 1 << 30
+"""Bytes of constants up to which onnxruntime writes down the graph that it runs: a protobuf ends at twice as many."""
+
+
+def kernel_times(
+    models: Sequence[Model], feeds: Mapping[str, Array], *, runs: int = 12, threads: int = 1
+) -> list[list[KernelTime]]:
+    """For each model, the operators of the root graph as onnxruntime runs them, with the nodes that they compute.
+
+    Counted as by `profile_nodes`. A node that onnxruntime computes beforehand, or as part of another, belongs to the
+    operator that takes in its result.
+    """
+    labelled = [_labelled(model) for model in models]
+    results: list[dict[str, list[str]]] = []
+    profiles = _profiles(labelled, feeds, runs, threads, optimize=True, results=results)
+    return [_kernels(model, profile, made) for model, profile, made in zip(models, profiles, results)]
+
+
+def _labelled(model: Model) -> Model:
+    """A copy whose nodes, and the values between them, are named after the places of the nodes."""
+    clone = clone_model(model)
+    for number, node in enumerate(clone.graph):
+        node.name = f"n{number}_"
+        for value in node.outputs:
+            if not value.is_result:
+                value.name = f"n{number}_{value.index}"
+        for nested in node.subgraphs:
+            for inner in nested.walk():
+                inner.name = _INNER
+    return clone
+
+
+def _kernels(model: Model, profile: list[KernelRun], results: Mapping[str, list[str]]) -> list[KernelTime]:
+    order = model.graph.snapshot()
+    named = {value.name: node for node in order for value in node.outputs if value.name}
+    groups = _grouped([run for run in profile if not run.name.startswith(_INNER)], lambda run: run.name)
+    ops = {run.name: run.op for run in profile}
+    starts: dict[str, Node | None] = {name: _start(name, results.get(name, ()), order, named) for name in groups}
+    owner = {node: name for name, node in reversed(starts.items()) if node is not None}
+    for name, made in results.items():
+        for text in made if name in starts else ():
+            last = _start(text, (), order, named)
+            if last is not None:
+                owner.setdefault(last, name)
+    for name, start in starts.items():
+        stack = [start] if start is not None and owner[start] == name else []
+        while stack:  # upwards, what has no operator of its own
+            for value in stack.pop().inputs:
+                if value is not None and value.producer is not None and value.producer not in owner:
+                    owner[value.producer] = name
+                    stack.append(value.producer)
+    for node in order:  # downwards, such as the QuantizeLinear behind a convolution
+        before = [v.producer for v in node.inputs if v is not None and v.producer in owner]
+        if node not in owner and before and before[0] is not None:
+            owner[node] = owner[before[0]]
+    parts: dict[str, list[Node]] = {}
+    for node in order:
+        if node in owner:
+            parts.setdefault(owner[node], []).append(node)
+    found = []
+    for name, times in groups.items():
+        start, nodes = starts[name], parts.get(name, [])
+        main = start if start is None else next((n for n in nodes if ops[name].endswith(n.op_type)), start)
+        seconds = _lower_quartile(times[len(times) // 3 :])
+        found.append(KernelTime(ops[name], name, main, tuple(nodes), seconds))
+    return found
+
+
+def _start(name: str, results: Sequence[str], order: Sequence[Node], named: Mapping[str, Node]) -> Node | None:
+    """The node that an operator is named after, or else the one whose result it gives; None where there is neither."""
+    if name.startswith(_LAYOUT):
+        return None
+    for text in (name.removesuffix("_nchwc"), *results):
+        label = _LABEL.search(text)
+        if label is not None and int(label.group(1)) < len(order):
+            return order[int(label.group(1))]
+        if text in named:
+            return named[text]
+    return None
+
+
 def _profiles(
-    models: Sequence[bytes | Model], feeds: Mapping[str, Array], runs: int, threads: int, *, optimize: bool
-) -> list[list[KernelRun]]:
+    models: Sequence[bytes | Model], feeds: Mapping[str, Array], runs: int, threads: int, *, optimize: bool,
+    results: list[dict[str, list[str]]] | None = None,
+) -> list[list[KernelRun]]:  # fmt: skip
+    """The runs of every node. `results` is filled with the names of each node's results in the graph that runs."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         sessions = []
         for number, model in enumerate(models):
             settings = session_options(threads=threads, optimize=optimize)
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(folder, f"profile{number}"))
+            dumped = Path(folder, f"run{number}.onnx")
+            if results is not None and isinstance(model, Model) and figures(model).constant_bytes < _DUMPED:
+                settings.optimized_model_filepath = str(dumped)
             sessions.append(open_ort_session(model, settings))
+            if results is not None:
+                results.append(_results_in(dumped))
         for _ in range(runs):
             for session in sessions:
                 session.run(None, dict(feeds))
         return [_kernel_runs(Path(session.end_profiling())) for session in sessions]
+
+
+def _results_in(path: Path) -> dict[str, list[str]]:
+    """The names of each node's results in a file, by the node's name; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    return {node.name: [name for name in node.output if name] for node in proto.graph.node if node.name}
 
 
 def _kernel_runs(profile: Path) -> list[KernelRun]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def show_bytes(value: float) -> str:
     """1234567 as 1.23 MB (decimal units)."""
@@ -19,6 +21,11 @@ def show_count(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.2f} {unit}"
     return f"{value:g}"
+
+
+def show_db(value: float) -> str:
+    """A ratio in dB with one decimal; "same" for no noise at all, "−∞" for no signal."""
+    return f"{value:.1f}" if math.isfinite(value) else "same" if value > 0 else "−∞"
 
 
 def show_change(old: float, new: float) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..errors import OptionError, did_you_mean
 from ..ir import Constant, Node
+from .contrib import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
     import onnx
@@ -27,6 +29,17 @@ def schema_of(op: str, version: int) -> onnx.defs.OpSchema | None:
         return onnx.defs.get_schema(name, version, domain)
     except onnx.defs.SchemaError:
         return None
+
+
+@lru_cache(maxsize=4096)
+def check_operator(op: str) -> None:
+    """OptionError with the nearest name for an operator of ONNX's own domain that no version of ONNX defines."""
+    import onnx
+
+    if "::" in op or op in DEFAULT_DOMAIN or onnx.defs.has(op):
+        return
+    known = {s.name for s in onnx.defs.get_all_schemas() if not s.domain}
+    raise OptionError(f"ONNX has no operator {op}{did_you_mean(op, known)}; other domains are written ns::{op}")
 
 
 def schema(node: Node, opsets: Mapping[str, int] | None = None) -> onnx.defs.OpSchema | None:

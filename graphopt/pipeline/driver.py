@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from ..ir import Model, Node, Value, clone_model, collector_paused, verify
+from ..ir import IRError, Model, Node, Value, VerifyError, clone_model, collector_paused, verify
 from ..rewrite import Context, RewriteLog, Rewritten, apply_rules, retype
 from .passes import Pass
 
 _log = logging.getLogger(__name__)
+_PACKAGE = Path(__file__).parent.parent
 
 CheckPolicy = Literal["end", "each", "off"]
 Progress = Callable[[str, float], None]
@@ -94,11 +97,21 @@ OnBlame = Callable[[Blame], str]
 """Called with each rewrite before it is rolled back; returns the path of a repro, or an empty text."""
 
 
+def _place_of(error: Exception) -> str:
+    """Where a pass raised: the last line outside of this package, or else within it; "" for a broken graph."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the driver's own
+    outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(_PACKAGE)]
+    if isinstance(error, (VerifyError, IRError)) and not outside:
+        return ""
+    known = outside or list(frames)
+    return f" at {Path(known[-1].filename).name}:{known[-1].lineno}" if known else ""
+
+
 class PassError(Exception):
     """A pass raised, or left a broken graph."""
 
     def __init__(self, name: str, cause: Exception) -> None:
-        super().__init__(f"pass {name!r} failed: {type(cause).__name__}: {cause}")
+        super().__init__(f"pass {name!r} failed{_place_of(cause)}: {type(cause).__name__}: {cause}")
         self.name, self.cause = name, cause
 
 
@@ -294,7 +307,10 @@ def _apply(model: Model, item: Pass, context: Context) -> tuple[Counter[str], in
         return fired, fired.total()
     if context.log.is_spent:
         return Counter(), 0
-    return Counter(), int(item.run(model.graph, context) or 0)
+    done = item.run(model.graph, context)
+    if done is None and context.touched:
+        raise TypeError("it edited the graph and returned None: a pass returns the number of changes")
+    return Counter(), int(done or 0)
 
 
 def _stamp(touched: dict[Node, None], name: str) -> None:

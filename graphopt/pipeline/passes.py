@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..ir import Graph
 from ..rewrite import Context, Rule, apply_rules
+from ..rewrite.pattern import check_operators
 
 Run = Callable[[Graph, Context], "int | bool | None"]
 GraphFunction = Callable[..., "int | bool | None"]
@@ -63,10 +64,11 @@ def rule_pass(name: str, *rules: Rule, after: str = "", before: str = "", doc: s
 
 
 def as_pass(item: Pass | Rule) -> Pass:
-    """A pass from a Pass or a single Rule. TypeError for any other object."""
+    """A pass from a Pass or a single Rule. TypeError for any other object, OptionError for an unknown operator."""
     if isinstance(item, Pass):
         return item
     if isinstance(item, Rule):
+        check_operators(item.pattern)
         return rule_pass(item.name.replace("_", "-"), item)
     raise TypeError(f"{type(item).__name__} is not a pass: give a name, a Pass or a Rule")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ..errors import OptionError, did_you_mean
 from ..rewrite import OpPattern, Rule
 from ..rewrite import rule as make_rule
+from ..rewrite.pattern import check_operators
 from ..rewrite.rule import Handler
 from .adapters import ForeignPass, adapt
 from .passes import GraphFunction, Pass, as_pass, graph_pass, rule_pass
@@ -17,6 +19,8 @@ from .passes import GraphFunction, Pass, as_pass, graph_pass, rule_pass
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+_MADE = "__graphopt_pass__"
+"""The attribute of a decorated function that holds its pass, for entry points that name the function."""
 ENTRY_POINTS = "graphopt.passes"
 """The group of entry points under which packages offer passes."""
 
@@ -47,12 +51,16 @@ class Registry:
         _CURRENT.reset(self._tokens.pop())
 
     def register(self, item: Pass) -> Pass:
-        """Add a pass. ValueError if the name is taken, or its place names an unknown pass or itself."""
+        """Add a pass. ValueError if the name is taken, or its place names an unknown pass or itself; OptionError if a
+        pattern names an operator that ONNX never had.
+        """
         if item.name in self:
             raise ValueError(f"a pass named {item.name!r} is already registered")
         for anchor in (item.after, item.before):
             if anchor and anchor not in self:
                 raise ValueError(f"pass {item.name!r} wants to run beside {anchor!r}, which is not registered")
+        for offered in item.rules:
+            check_operators(offered.pattern)
         self._own[item.name] = item
         return item
 
@@ -85,12 +93,23 @@ class Registry:
             order.insert(_place(order, item), item)
         return tuple(order)
 
+    def scheduled(self, items: Sequence[PassLike]) -> tuple[Pass, ...]:
+        """The schedule with further passes at the places that they name, or at its end; one that is in it stays."""
+        order = list(self.schedule())
+        for item in self.resolve(items):
+            if not any(known.name == item.name for known in order):
+                order.insert(_place(order, item), item)
+        return tuple(order)
+
     def resolve(self, items: Sequence[PassLike]) -> tuple[Pass, ...]:
         """An explicit schedule from names, passes and rules, in the order given."""
         return tuple(self.get(item) if isinstance(item, str) else _adapt(item) for item in items)
 
 
 def _place(order: list[Pass], item: Pass) -> int:
+    anchor = item.before or item.after
+    if anchor and not any(p.name == anchor for p in order):
+        raise OptionError(f"pass {item.name!r} wants to run beside {anchor!r}, which is not in the schedule")
     if item.before:
         return next(i for i, p in enumerate(order) if p.name == item.before)
     if item.after:
@@ -123,11 +142,20 @@ def entry_points() -> tuple[EntryPoint, ...]:
 
 def _load(offered: EntryPoint) -> Pass:
     try:
-        item = offered.load()
+        with Registry():  # it runs when named: decorators in the module register for nobody else
+            item = offered.load()
     except Exception as error:
         raise OptionError(f"pass {offered.name!r} of {offered.value} cannot be loaded: {error}") from error
-    adapted = _adapt(item)
+    adapted = _decorated(item) or _adapt(item)
     return replace(adapted, name=offered.name, source=adapted.source if offered.dist is None else offered.dist.name)
+
+
+def _decorated(item: object) -> Pass | None:
+    """The pass that `register_pass` made of a function; of a function that is not decorated, one at the end."""
+    made = getattr(item, _MADE, None)
+    if isinstance(made, Pass):
+        return made
+    return graph_pass(item.__name__)(item) if inspect.isfunction(item) else None
 
 
 _DEFAULT = Registry()
@@ -162,7 +190,8 @@ def register_pass(
         return current().register(rule_pass(name, *rules, after=after, before=before))
 
     def make(function: Function) -> Function:
-        current().register(graph_pass(name, exact=exact, after=after, before=before)(function))
+        made = current().register(graph_pass(name, exact=exact, after=after, before=before)(function))
+        setattr(function, _MADE, made)
         return function
 
     return make

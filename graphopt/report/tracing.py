@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .. import onnx_io
 from ..errors import OptionError, did_you_mean
 from ..ir import Node
-from ..pipeline import Pass, current, listed, run_pass
+from ..pipeline import Pass, current, entry_points, listed, run_pass
 from ..rewrite import Attempt, Context, Rule, explain
 from .tables import plain_table
 
@@ -63,6 +63,10 @@ def trace_rule(model: ModelSource, name: str, target: str = "portable") -> Trace
 
 def _find(name: str) -> tuple[Pass, list[Rule]]:
     known = [item for item, _ in listed()]
+    offered = [offer.name for offer in entry_points() if offer.name not in {item.name for item in known}]
+    known += [current().get(offer) for offer in offered if name == offer]
+    if not any(name == item.name or name in {rule.name for rule in item.rules} for item in known):
+        known += [item for item in map(_loaded, offered) if item is not None]
     for item in known:
         if item.name == name:
             if not item.rules:
@@ -75,6 +79,14 @@ def _find(name: str) -> tuple[Pass, list[Rule]]:
     names = sorted({rule.name for item in known for rule in item.rules})
     close = did_you_mean(name, [*names, *(item.name for item in known)])
     raise OptionError(f"no rule is named {name!r}{close}; there are: {', '.join(names)}")
+
+
+def _loaded(name: str) -> Pass | None:
+    """The pass that a package offers; None where it cannot be loaded, which is told when it is asked for by name."""
+    try:
+        return current().get(name)
+    except OptionError:
+        return None
 
 
 def _up_to(item: Pass) -> Iterator[Pass]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import Declined
 from ..ir import Constant, Graph, Node, Value
-from ..ops import infer, is_implemented, schema_of
+from ..ops import check_operator, infer, is_implemented, schema_of
 from .context import Context
 
 Attrs = Mapping[str, Any]
@@ -114,6 +114,7 @@ def _check(op: str, opsets: Mapping[str, int], inputs: int, attrs: Mapping[str, 
     known = schema_of(op, version)
     if known is None:
         if domain == "":
+            check_operator(op)
             raise Declined(f"{op} is not in opset {version}")
         return
     if known.deprecated:

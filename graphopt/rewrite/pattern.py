@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import Declined
 from ..ir import Node, Value
-from ..ops import attr
+from ..ops import attr, check_operator
 
 COMMUTATIVE = frozenset(
     ("Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min", "Sum", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
@@ -78,6 +78,15 @@ class OpPattern:
 
 
 Pattern = Leaf | OpPattern
+
+
+def check_operators(pattern: OpPattern) -> None:
+    """OptionError with the nearest name for an operator of the pattern that ONNX never had. It loads onnx."""
+    for name in pattern.ops:
+        check_operator(name)
+    for operand in pattern.inputs:
+        if isinstance(operand, OpPattern):
+            check_operators(operand)
 
 
 def needed_ops(pattern: OpPattern) -> frozenset[str]:

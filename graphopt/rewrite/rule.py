@@ -89,10 +89,14 @@ class Rule:
         except Declined as declined:
             return declined
         if new is None:
-            return Declined("declined")
+            return Declined("the function returned None: it returns a value, or raises Declined with the reason")
         if isinstance(new, Declined):
             return new
-        return solution.nodes, build, (new,) if isinstance(new, Value) else tuple(new)
+        values = (new,) if isinstance(new, Value) else tuple(new)
+        if not all(isinstance(value, Value) for value in values):
+            kinds = ", ".join(type(value).__name__ for value in values)
+            raise TypeError(f"rule {self.name} returned {kinds}: a value for each output of the root is expected")
+        return solution.nodes, build, values
 
     def _replace(
         self, graph: Graph, matched: list[Node], build: Builder, values: Sequence[Value], made_by: str

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..errors import GraphoptError
 
 if TYPE_CHECKING:
     from ..equivalence import Comparison, FeedData
     from ..ir import Model
     from ..onnx_io.source import ModelSource
+
+_READ = 80
+"""Nodes of the largest model whose text is printed: about what one reads in one sitting."""
 
 
 def assert_equivalent(
@@ -18,7 +27,8 @@ def assert_equivalent(
     """Assert that the candidate `b` computes the results of the original `a`; the arguments are `graphopt.compare`'s.
 
     `min_power` also asks that this share of 1 % perturbations of single weights would have been noticed. Returns the
-    comparison; raises AssertionError with its text unless the models are equal (unverified is not equal).
+    comparison; raises AssertionError with its text unless the models are equal (unverified is not equal), and with the
+    original as text and the path where it was saved, if it is small.
     """
     from ..equivalence import compare
 
@@ -27,7 +37,28 @@ def assert_equivalent(
         threads=threads,
     )  # fmt: skip
     if comparison.status != "equal":
-        raise AssertionError(f"the models are not equivalent\n{comparison}")
+        raise AssertionError(f"the models are not equivalent\n{comparison}{failing_example(a)}")
     if min_power is not None and (comparison.power is None or comparison.power < min_power):
         raise AssertionError(f"the models agree, but the power to see a difference is below {min_power}\n{comparison}")
     return comparison
+
+
+def failing_example(model: ModelSource | Model) -> str:
+    """A small model as IR text, with the path of the file that it was saved in; "" for a large or broken one.
+
+    The file is named after the test that runs (by pytest), so that the last example a shrinking search tried is kept.
+    """
+    from .. import onnx_io
+    from ..ir import Model, to_text
+
+    try:
+        lifted = model if isinstance(model, Model) else onnx_io.load(model)
+        if sum(1 for _ in lifted.graph.walk()) > _READ:
+            return ""
+        test = os.environ.get("PYTEST_CURRENT_TEST", "model").rpartition(" (")[0] or "model"
+        path = Path(tempfile.gettempdir(), "graphopt-failing", re.sub(r"[^\w.-]+", "-", test)[-100:] + ".onnx")
+        path.parent.mkdir(exist_ok=True)
+        onnx_io.save(lifted, path)
+    except (GraphoptError, OSError):
+        return ""
+    return f"\nopset {lifted.opset}, saved as {path}\n{to_text(lifted.graph, constants=True)}"

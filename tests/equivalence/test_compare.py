@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto as T
 
+import graphopt
 from graphopt.equivalence import compare
 from graphopt.equivalence.drawn import draw_alike
 from graphopt.equivalence.runnable import RunnableModel, open_runnable
@@ -457,3 +458,30 @@ def test_an_ill_typed_model_is_not_equal(declared: int):
     net = model(nodes, [("x", T.FLOAT, [4])], [("y", declared, [4])])
     net.graph.value_info.append(onnx.helper.make_tensor_value_info("b", T.FLOAT, [4]))
     assert compare(net, net).status == "unverified"
+
+
+def test_a_scale_without_zero_point_that_two_read_is_judged_all_the_same():
+    """onnxruntime cannot load it with session.x64quantprecision, by which products are judged."""
+    rng = np.random.default_rng(0)
+    codes = onnx.numpy_helper.from_array(rng.integers(-90, 90, (4, 3, 1, 1)).astype(np.int8), "codes")
+    scale = onnx.numpy_helper.from_array(np.float32(0.02), "scale")
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 5, 5])
+    outs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("y", "z")]
+
+    def net(first: str) -> onnx.ModelProto:
+        nodes = [
+            onnx.helper.make_node("DequantizeLinear", ["codes", "scale"], ["w"]),
+            onnx.helper.make_node("Conv", ["x", "w"], ["c"]),
+            onnx.helper.make_node(first, ["c"], ["y"]),
+            onnx.helper.make_node("Neg", ["w"], ["z"]),
+        ]
+        graph = onnx.helper.make_graph(nodes, "g", [x], outs, [codes, scale])
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+    for optimized in (True, False):
+        session = open_runnable(net("Relu")).session(optimize=optimized, strict=True)
+        assert {"y", "z"} == set(session.run({"x": np.ones((1, 3, 5, 5), np.float32)}))
+    comparison = compare(net("Relu"), net("Relu"))
+    assert comparison.status == "equal", comparison.reason
+    assert compare(net("Relu"), net("Abs")).status == "different"
+    assert graphopt.optimize(net("Relu")).report.status == "equal"

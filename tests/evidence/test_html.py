@@ -62,6 +62,19 @@ def test_report_tells_everything_and_fetches_nothing():
     assert any("gamma" in data["steps"][s][1] for s in merged["s"])
 
 
+def test_layers_have_their_time_and_the_page_has_one_speed():
+    from dataclasses import replace
+
+    report = replace(
+        graphopt.optimize(conv_bn_model(), validate=False).report, reason="half int8, 1.93× as fast; 37 dB"
+    )
+    text = report.to_html("blocks", seconds=0.02)
+    assert "time in onnxruntime, one thread" in text and text.count("µs</td>") == 3, "a time for each Conv"
+    assert "half int8; 37 dB" in text and "× as fast" in text, "the page's own"
+    unmeasured = report.to_html("blocks", seconds=0)
+    assert "1.93× as fast" in unmeasured and "time in onnxruntime" not in unmeasured
+
+
 def test_report_is_the_same_each_time(monkeypatch):
     monkeypatch.setitem(sys.modules, "fast_sugiyama", None)  # its drawings differ a little from run to run
     first, second = (graphopt.optimize(conv_bn_model()).report.to_html(seconds=0) for _ in range(2))
@@ -138,6 +151,8 @@ def test_more_nodes_are_not_praised_and_open_sizes_stay_symbols():
     for field in ("share_of_macs", "share of macs", "objective", "per channel activations"):
         assert field not in text
     shown = [n["o"] for n in drawn(text)["after"][0]["nodes"]]
+    graph = drawn(text)["after"][0]
+    assert graph["nodes"][graph["first"]]["o"] == "Conv", "the graph opens at a layer, not at a conversion"
     assert result.report.after.operators["DequantizeLinear"] > 40
     assert shown.count("DequantizeLinear") <= 3, "pairs and constants are drawn as plain lines"
     words = result.report.to_markdown("fashion", seconds=0)
@@ -241,8 +256,9 @@ def test_command_line_writes_html(tmp_path):
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome to open the report with")
 @pytest.mark.parametrize("width", [1280, 500])
-def test_browser_shows_it_without_errors(tmp_path, width):
-    result = graphopt.optimize(ROOT / "models" / "fashion_cnn.onnx", validate=False)
+@pytest.mark.parametrize("model", ["fashion_cnn", "fashion_qdq"])
+def test_browser_shows_it_without_errors(tmp_path, width, model):
+    result = graphopt.optimize(ROOT / "models" / f"{model}.onnx", validate=False)
     page = tmp_path / "r.html"
     page.write_text(result.report.to_html("fashion", seconds=0).replace("</main>", PROBE + "</main>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
@@ -250,13 +266,16 @@ def test_browser_shows_it_without_errors(tmp_path, width):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr, done.stderr
     seen = json.loads(re.search(r'id="probe">(.*?)<', done.stdout, re.S).group(1).replace("&quot;", '"'))
-    assert seen["boxes"] == result.report.after.nodes and seen["history"]
+    assert seen["boxes"] == len(drawn(page.read_text())["after"][0]["nodes"]) and seen["history"]
+    assert seen["chosen"] == "Conv", "the first layer is chosen, not a conversion before it"
     assert seen["overflow"] <= 0, "the page is no wider than the window"
 
 
 PROBE = """<p id="probe"></p><script>
+const first = document.querySelector("aside h3").textContent;
 document.querySelector(".box").dispatchEvent(new MouseEvent("click", { bubbles: true }));
-document.getElementById("probe").textContent = JSON.stringify({ boxes: document.querySelectorAll(".box").length,
+document.getElementById("probe").textContent = JSON.stringify({
+  chosen: first, boxes: document.querySelectorAll(".box").length,
   history: document.querySelectorAll("aside li, aside button").length > 0,
   overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth });
 </script>"""

@@ -10,6 +10,7 @@ from graphopt.passes import SCHEDULE
 from graphopt.passes.convert.opset import convert_opset
 from graphopt.pipeline import rule_pass
 from graphopt.testing import graphs, random_graph
+from graphopt.testing.equivalent import failing_example
 
 from .nightly import model_of, rules, target_of, trial_of
 from .trial import attempt
@@ -25,7 +26,8 @@ def test_every_graph_stays_equal(chunk):
     statuses = Counter()
     for seed in range(chunk, GRAPHS, CHUNKS):
         trial = trial_of(seed)
-        assert not trial.failed, f"seed {seed} for {target_of(seed)}: {trial.status}: {trial.reason}"
+        what = f"seed {seed} for {target_of(seed)}: {trial.status}: {trial.reason}"
+        assert not trial.failed, what + failing_example(model_of(seed))
         statuses[trial.status] += 1
     assert statuses["equal"] >= 0.97 * sum(statuses.values()), statuses
 
@@ -34,7 +36,7 @@ def test_every_graph_stays_equal(chunk):
 @given(graphs(matching=rules()))
 def test_every_drawn_graph_stays_equal(model):
     trial = attempt(model, SCHEDULE)
-    assert not trial.failed, trial.reason
+    assert not trial.failed, trial.reason + failing_example(model)
 
 
 def test_conversion_to_a_later_opset_keeps_every_graph():
@@ -61,7 +63,7 @@ def test_every_rule_fires_and_is_right_by_itself(part):
             families = ("idioms",) if seed % 2 else ("idioms", "layout", "linear", "quantized")
             graph = random_graph(seed, blocks=4, families=families, matching=wanted, target="onnxruntime")
             trial = attempt(graph, alone, "onnxruntime", seed)
-            assert not trial.failed, f"{name}, seed {seed}: {trial.reason}"
+            assert not trial.failed, f"{name}, seed {seed}: {trial.reason}{failing_example(graph)}"
             if trial.fired:
                 break
         else:

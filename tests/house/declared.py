@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ROOMS: dict[str, tuple[str, ...]] = {
     "analysis": ("sizes", "channels"),
     "compress": ("layers",),
-    "equivalence": ("value_info", "tapped", "onnx_graph", "runnable", "feeds", "synthesis"),
+    "equivalence": ("value_info", "tapped", "onnx_graph", "runnable", "feeds", "synthesis", "metrics", "drift"),
     "gradient": ("tensor", "call", "rules"),
     "kernels": (
         "core",

@@ -19,6 +19,17 @@ def relu_as_max(build, x):
     return build.Max(x, np.float32(0))
 
 broken = 3
+
+import graphopt
+
+@graphopt.register_pass("of-its-own", before="remove-dead-nodes")
+def decorated(graph, context):
+    """Turns Relu into itself: nothing changes."""
+    return 0
+
+def plain(graph):
+    """Counts."""
+    return 0
 '''
 
 
@@ -30,6 +41,7 @@ def stranger(tmp_path, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     lines = [f"relu-as-max = {name}:relu_as_max", f"broken = {name}:broken", f"absent = {name}:absent"]
+    lines += [f"decorated-one = {name}:decorated", f"plain-one = {name}:plain"]
     (info / "entry_points.txt").write_text("[graphopt.passes]\n" + "\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield name
@@ -57,3 +69,31 @@ def test_runs_only_when_named(stranger):
 def test_what_cannot_be_loaded_is_one_line(stranger, name):
     with pytest.raises(graphopt.OptionError, match=r"is not a pass|cannot be loaded"):
         graphopt.optimize(conv_bn_model(), passes=[name])
+
+
+@pytest.mark.parametrize("name", ["decorated-one", "plain-one"])
+def test_functions_are_passes(stranger, name):
+    found = current().get(name)
+    assert found.name == name and found.source == stranger and found.exact
+    assert (found.before == "remove-dead-nodes") == (name == "decorated-one")
+    assert not any(item.name == "of-its-own" for item in current().schedule()), "it runs only when named"
+    assert graphopt.optimize(conv_bn_model(), passes=[name], validate=False).report.rolled_back == ()
+
+
+def test_a_pass_is_added_to_the_schedule(stranger):
+    result = graphopt.optimize(conv_bn_model(), add_passes=["relu-as-max", "decorated-one"])
+    assert result.report.after.operators == {"Conv": 3, "Max": 3} and result.report.status == "equal"
+    names = [effect.name for effect in result.report.effects]
+    assert names[names.index("decorated-one") + 1] == "remove-dead-nodes" and names[-1] == "relu-as-max"
+    with pytest.raises(graphopt.OptionError, match="did you mean relu-as-max"):
+        graphopt.optimize(conv_bn_model(), add_passes=["relu-as-mx"])
+    with pytest.raises(graphopt.OptionError, match="passes="):
+        graphopt.optimize(conv_bn_model(), passes=[], add_passes=["relu-as-max"])
+
+
+@pytest.mark.parametrize("name", ["relu-as-max", "relu_as_max"])
+def test_rules_of_packages_are_traced(stranger, name):
+    from graphopt.report.tracing import trace_rule
+
+    found = trace_rule(conv_bn_model(), name)
+    assert found.by == "relu-as-max" and found.fired == {"relu_as_max": 3}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ...ir import DType, Model, Node, TensorType, Value
-from ...measure import node_macs, value_bytes
+from ...measure import KernelTime, node_macs, value_bytes
 
 _SCALING = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One node that multiplies or holds weights. `weights` is the shape of the largest one, "" without."""
+    """One node that multiplies or holds weights. `weights` is the shape of the largest one, "" without; microseconds
+    are those of the operator that computes it in onnxruntime, with what that takes in.
+    """
 
     name: str
     op: str
@@ -22,10 +25,23 @@ class Layer:
     precision: str
     weights: str
     result: str
+    microseconds: float = 0.0
 
 
-def layers(model: Model) -> list[Layer]:
-    """The layers of a model, nested graphs included, in execution order. Unknown sizes count as 1."""
+def layer_times(kernels: Iterable[KernelTime]) -> dict[Node, float]:
+    """Microseconds by node: those of an operator go to the node that it is named after."""
+    times: dict[Node, float] = {}
+    for kernel in kernels:
+        if kernel.node is not None:
+            times[kernel.node] = times.get(kernel.node, 0.0) + kernel.seconds * 1e6
+    return times
+
+
+def layers(model: Model, times: Mapping[Node, float] | None = None) -> list[Layer]:
+    """The layers of a model, nested graphs included, in execution order. Unknown sizes count as 1.
+
+    times: microseconds by node, where they were measured.
+    """
     rows = []
     for node in model.graph.walk():
         stored = [_stored(value) for value in node.inputs if value is not None]
@@ -44,6 +60,7 @@ def layers(model: Model) -> list[Layer]:
                 precision=_precision(node, largest),
                 weights="" if largest is None else _sizes(largest),
                 result=_sizes(node.output) if node.outputs else "",
+                microseconds=(times or {}).get(node, 0.0),
             )
         )
     return rows

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...ir import Graph, Node, TensorType, captures, node_lines
+from ...measure import node_macs
 from ...provenance import Provenance, Trail
 from ...provenance.derive import file_names
 from ...provenance.explain import origin_line, removal_line
@@ -26,7 +27,8 @@ def drawings(trail: Trail) -> dict[str, Any]:
     """Both models for the viewer.
 
     passes: names, in the order of their colours. steps: title and explanation of each rewrite. before, after: graphs,
-    the root first, each with its nodes; omitted: how many were left out on each side.
+    the root first, each with its nodes and the number of the first that multiplies (-1 for none);
+    omitted: how many were left out on each side.
     """
     provenance = trail.provenance
     index = _HistoryIndex(provenance)
@@ -130,6 +132,7 @@ def _graph(
         })  # fmt: skip
     return {
         "title": title,
+        "first": next((i for i, node in enumerate(nodes) if node_macs(node)), -1),
         "nodes": boxes,
         "edges": _lines(layout),
         "w": round(layout.width),

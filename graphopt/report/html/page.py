@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,11 +12,12 @@ from importlib.resources import files
 from typing import Any
 
 from ...compress.report import StageReport
-from ...measure import AT_ONE, macs_text, show_bytes, show_change, show_count
+from ...measure import AT_ONE, macs_text, show_bytes, show_change, show_count, show_db
 from ..data import ReportData
 from ..headline import headline
 from .cost import Layer, layers
 from .drawing import drawings
+from .layer_times import measure_layers
 
 _LAYERS = 400
 """Rows of the table of layers; the rest is counted. A reader scrolls no further, and the page stays small."""
@@ -49,22 +51,28 @@ def page(report: ReportData, title: str = "") -> str:
 
     assets = files(__package__) / "assets"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(bytes=show_bytes, count=show_count, cell=_cell)
+    environment.filters.update(bytes=show_bytes, count=show_count, cell=_cell, us=_microseconds, db=show_db)
     trail = report.trail
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
-    costs = [] if trail is None else layers(trail.result)
+    costs = [] if trail is None else layers(trail.result, measure_layers(trail, report.latency))
     return template.render(
         title=title or (trail.original.graph.name if trail else "") or "model",
         style=(assets / "style.css").read_text(encoding="utf-8"),
         script=(assets / "viewer.js").read_text(encoding="utf-8"), report=report,
         headline=headline(report), figures=figure_rows(report), latency=report.latency,
         latency_rows=latency_rows(report),
+        reason=_without_speed(report.reason) if report.latency is not None and report.latency.runs else report.reason,
         operators=_operators(report), effects=[effect for effect in report.effects if effect.changes],
         idle=len([effect for effect in report.effects if not effect.changes]),
         stages=[_stage(stage) for stage in report.stages], refused=_refused(report), layers=costs[:_LAYERS],
         omitted_layers=max(0, len(costs) - _LAYERS), most=_most(costs),
         drawings=None if trail is None else drawings(trail), machine=_machine(), change=show_change,
     )  # fmt: skip
+
+
+def _without_speed(reason: str) -> str:
+    """The reason without the speed that a stage measured in its own runs: the page shows one, measured anew."""
+    return re.sub(r",? \d[\d.]*× as fast(?=[;,.]|$)", "", reason)
 
 
 def figure_rows(report: ReportData) -> list[Row]:
@@ -167,10 +175,10 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(row, dict) for row in value)
 
 
-def _most(costs: list[Layer]) -> dict[str, int]:
+def _most(costs: list[Layer]) -> dict[str, float]:
     return {
         key: max((getattr(layer, key) for layer in costs), default=0)
-        for key in ("macs", "weight_bytes", "result_bytes")
+        for key in ("microseconds", "macs", "weight_bytes", "result_bytes")
     }
 
 
@@ -189,6 +197,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
     return str(value)
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:.3g} µs" if value < 1000 else f"{value / 1000:.3g} ms"
 
 
 def _machine() -> str:

@@ -93,13 +93,13 @@
     draw();
     open();
   }
-  // A graph that fits at a readable size is shown whole; a larger one from its first node of interest on.
+  // A graph that fits at a readable size is shown whole; a larger one from its first layer on, or the first node with a history.
   function open() {
     fit();
     const told = (node) => (node.s && node.s.length ? 2 : 0) + (node.c >= 0 ? 1 : 0);
     const all = graph.nodes.map((node, i) => i);
     if (!all.length) return;
-    const first = all.reduce((a, b) => (told(graph.nodes[b]) > told(graph.nodes[a]) ? b : a));
+    const first = graph.first >= 0 ? graph.first : all.reduce((a, b) => (told(graph.nodes[b]) > told(graph.nodes[a]) ? b : a));
     choose(first, false);
     if (view.k >= 0.6) return;
     const box = svg.getBoundingClientRect(), node = graph.nodes[first], k = 0.8;
@@ -196,7 +196,7 @@
     item.append(name);
   });
   window.addEventListener("resize", () => { if (whole) fit(); });
-  show("after", 0);
+  show("after", Math.max(0, data.after.findIndex((one) => one.first >= 0)));
   // `#after=KEY` and `#before=KEY` open the page at a node.
   const wanted = /^#(after|before)=(.+)$/.exec(location.hash);
   const place = wanted && places[wanted[1]].get(decodeURIComponent(wanted[2]));
