@@ -157,6 +157,14 @@ def _gemm(graph: Graph, node: Node) -> None:
         graph.set_inputs(node, (*node.inputs[:2], zero))
 
 
+def _reshape(graph: Graph, node: Node) -> None:
+    """A zero in the target means a copied size, where `allowzero` does not say otherwise."""
+    target = node.constant(1)
+    if node.attrs.get("allowzero") and (target is None or (target.array() == 0).any()):
+        raise Declined("Reshape took a zero in its target for the size of its input")
+    graph.set_attr(node, "allowzero", None)
+
+
 def _same(graph: Graph, node: Node) -> None:
     """What a caller can tell is the same."""
 
@@ -178,6 +186,7 @@ EARLIER: dict[tuple[str, int], Lower] = {
     ("BatchNormalization", 9): _same,
     ("BatchNormalization", 14): _same,
     ("Gemm", 11): _gemm,
+    ("Reshape", 14): _reshape,
     ("Resize", 11): _resize,
     ("RoiAlign", 16): _roi_align,
     ("GridSample", 20): _grid_sample,

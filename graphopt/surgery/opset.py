@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from ..errors import Declined, OptionError
 from ..ir import FunctionId, Graph, Model, Node, TensorType, Value, clone_model
-from ..ops import schema_of, type_proto
+from ..ops import infer, schema_of, type_proto
 from ..passes.convert import check_convertible, convert_opset
 from ..passes.convert.opset_adapters import ADAPTERS, CHANGED
 from ..pipeline.driver import run_pass
 from .earlier_forms import EARLIER
+from .expansions import EXPANSIONS
 from .step import Step
 
 OLDEST = 7
@@ -61,7 +62,13 @@ class SetOpset(Step):
             known = schema_of(node.op, start)
             if known is None or known.since_version <= self.version:
                 return
+            expand = EXPANSIONS.get((node.op, known.since_version))
             try:
+                if expand is not None and (nodes := expand(node)) is not None:
+                    _replace(node, nodes)
+                    for new in nodes:
+                        self._step_down(new, known.since_version - 1)
+                    return
                 _lower_node(node, known.since_version)
             except Declined as error:
                 place = f"node {node.name!r}" if node.name else f"a node {node.op}"
@@ -74,6 +81,22 @@ class SetOpset(Step):
 
 _OLDEST_IR = 4
 """The first IR version whose initializers need not be inputs (ONNX's IR.md)."""
+
+
+def _replace(node: Node, nodes: list[Node]) -> None:
+    """Put nodes in the place of one; the last of them gives its first result. Declined where others are used."""
+    graph = node.graph
+    assert graph is not None
+    if any(not out.is_unused for out in node.outputs[1:]):
+        raise Declined(f"only the first result of {node.op} can be computed by other operators")
+    for new in nodes:
+        graph.insert_before(node, new)
+        for value, type in zip(new.outputs, infer(new)):
+            value.type = type
+    nodes[-1].name, nodes[-1].doc, nodes[-1].metadata = node.name, node.doc, node.metadata
+    nodes[-1].output.name = node.output.name
+    graph.replace_uses(node.output, nodes[-1].output)
+    graph.erase(node)
 
 
 def _lower_node(node: Node, version: int) -> None:

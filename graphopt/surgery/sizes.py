@@ -61,11 +61,13 @@ class SetSizes(Step):
         fitting = self.translate(before, feeds, judge)
         free = _fixed(before, self._places(before))
         if not free:
+            reason = ""
             try:  # what the model before may be fed need not have these sizes
                 fitting = fitting or synthesise(after, judge.samples, judge.seed)
-            except GraphoptError:
-                fitting = None  # the comparison says why
-            return judge.compare(before, after, fitting)
+            except GraphoptError as error:
+                reason = f"the model was not seen to run at these sizes: {one_line(error)}"
+            found = judge.compare(before, after, fitting)
+            return replace(found, reason=reason) if reason and found.status == "unverified" else found
         pieces = _pieces(before, free)
         if pieces and before.opset >= _SLICES:
             return judge.compare(_by_parts(before, after, pieces), _parts_of(before, after, pieces), fitting)
@@ -125,7 +127,7 @@ def _axes(key: str, shapes: Mapping[str, Sequence[Dim]]) -> list[tuple[str, int]
         size = shapes[name][int(axis)]
         return [(n, a) for n, a, d in everywhere if d == size] if isinstance(size, str) else [(name, int(axis) % rank)]
     firsts = {shape[0] for shape in shapes.values() if shape}
-    if key == BATCH and len(firsts) == 1:
+    if key == BATCH and firsts and (len(firsts) == 1 or not any(isinstance(d, int) for d in firsts)):
         return [(name, 0) for name, shape in shapes.items() if shape]
     if key == BATCH and firsts:
         told = ", ".join(f"{n}: {shape[0]}" for n, shape in list(shapes.items())[:4] if shape)

@@ -91,11 +91,14 @@ def output_names(model: Model) -> list[str]:
 
 def values_by_name(graph: Graph) -> dict[str, Value]:
     """Inputs and computed values of a root graph by their names in the file, results by those of the outputs."""
-    values = {value.name: value for node in graph for value in node.outputs if value.name}
-    values.update((value.name, value) for value in graph.inputs)
+    values = {value.name: value for value in graph.inputs}
     for port, value in zip(graph.ports, graph.outputs):
         if value.constant is None:
             values.setdefault(port.name, value)
+    for node in graph:
+        for value in node.outputs:
+            if value.name:
+                values.setdefault(value.name, value)
     return values
 
 

@@ -97,6 +97,21 @@ def test_a_size_that_nobody_would_make_up_is_compared_as_well():
     assert edited.comparisons[0].shapes[0] == {"x": (13, 3, 8, 8)}
 
 
+def test_sizes_that_the_model_only_claims_to_take_are_refused():
+    model = parser.parse_model("""
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[N,4] x) => (float[1,2,2] y) <int64[3] fixed = {1, 2, 2}> { y = Reshape(x, fixed) }""")
+    with pytest.raises(NotValidated, match="unverified, the model was not seen to run at these sizes"):
+        graphopt.edit(model, dims={"N": 2})
+
+
+def test_first_axes_of_several_names_are_one_batch():
+    model = parser.parse_model("""
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[M,4] a, float[N,4] b) => (float[P,4] y) { y = Add(a, b) }""")
+    assert shapes(graphopt.edit(model, dims={"batch": 2}))[:2] == [(2, 4), (2, 4)]
+
+
 def test_given_inputs_of_other_sizes_are_left_out():
     edited = graphopt.edit(net(), dims={"N": 1}, feeds=[{"x": X}, {"x": X[:1]}])
     assert edited.comparisons[0].shapes == ({"x": (1, 3, 8, 8)},)
