@@ -134,6 +134,15 @@ def concat_shape(operation: op.Concat, shapes: Shapes) -> Shape:
     return (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
 
 
+def side_by_side_shape(operation: op.ChannelQuantize, shapes: Shapes) -> Shape:
+    """The sum of the channels; the other sizes are alike."""
+    axis = operation.axis
+    rests = {(len(s), s[:axis], s[axis:][1:]) for s in shapes}
+    if len(rests) != 1 or tuple(s[axis] for s in shapes) != operation.sizes:
+        raise Declined(f"channels {operation.sizes} of {shapes}")
+    return (*shapes[0][:axis], sum(operation.sizes), *shapes[0][axis:][1:])
+
+
 def resize_shape(operation: op.Resize, shapes: Shapes) -> Shape:
     """Whole multiples of the input's sizes."""
     sizes = operation.sizes or tuple(size * factor for size, factor in zip(shapes[0], operation.factors))

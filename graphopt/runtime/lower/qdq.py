@@ -53,6 +53,8 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
     """The operation on codes that ends in QuantizeLinear `node`; at least that node alone."""
     if node.attrs.get("block_size"):
         raise Declined("an activation quantized in blocks")
+    if vision.is_by_channel(node):
+        return vision.quantized_by_channel(node, coverage.providers, islands)
     y = quantization_of(node.input(1), node.input(2), output_dtype(node))
     x = node.inputs[0]
     assert x is not None
@@ -62,6 +64,8 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
     anchor, limits, passed = _through_limits(x)
     if anchor is not None:
         try:
+            if anchor.op == "BatchNormalization":
+                return vision.quantized_by_channel(node, coverage.providers, islands)
             operation = _between(anchor, node.output, y, (*passed, node), _code_limits(limits, y), coverage)
         except Declined as declined:
             coverage.refusals[anchor] = declined.reason
