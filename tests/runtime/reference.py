@@ -302,6 +302,8 @@ def _(operation: o.Softmax, x: Array) -> Array:
 
 @compute.register
 def _(operation: o.Lrn, x: Array) -> Array:
+    if operation.pool_before is not None:
+        x = compute(operation.pool_before, x)
     real = (x.astype(np.float64) - operation.x.zero_point) * operation.x.scale
     before, after = (operation.size - 1) // 2, operation.size // 2
     padded = np.pad(np.square(real), [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])

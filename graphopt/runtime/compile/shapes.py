@@ -94,10 +94,13 @@ def mean_pool_shape(operation: op.AveragePool | op.FloatPool, shapes: Shapes) ->
 
 
 def lrn_shape(operation: op.Lrn, shapes: Shapes) -> Shape:
-    """That of the input, or of the pool behind."""
+    """That of the input, or of the pools before and behind."""
     if len(shapes[0]) not in (3, 4):
         raise Declined(f"LRN of {len(shapes[0])} axes")
-    return shapes[0] if operation.pool is None else max_pool_shape(operation.pool, shapes)
+    shape = shapes[0]
+    for pool in (operation.pool_before, operation.pool):
+        shape = shape if pool is None else max_pool_shape(pool, (shape,))
+    return shape
 
 
 def matmul_shape(operation: op.MatMul | op.DynamicMatMul, shapes: Shapes) -> Shape:

@@ -307,7 +307,7 @@ class FloatPool(Pool):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Lrn(Operation):
-    """LocalResponseNormalization over axis 1 from codes to codes; then `pool`, which commutes with QuantizeLinear."""
+    """LocalResponseNormalization over axis 1 from codes to codes; pools before and after commute with codes."""
 
     x: Quantization
     y: Quantization
@@ -316,6 +316,7 @@ class Lrn(Operation):
     beta: float
     bias: float
     pool: MaxPool | None = None
+    pool_before: MaxPool | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -20,12 +20,13 @@ from ...kernels.elementwise.proved_lines import proved_lines
 from ...kernels.normalization.lrn import MAX_SIZE
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
-from .builders import check_unused_indices, window_attributes
+from .builders import check_unused_indices, max_pool, window_attributes
 from .moves import keeps_shape
 from .operands import (
     are_floats,
     constant_array,
     declared_shape,
+    dequantized_source,
     ints,
     is_constant,
     is_float32,
@@ -86,6 +87,66 @@ def lrn(
         alpha=float(attr(node, "alpha", 1e-4)), beta=float(attr(node, "beta", 0.75)),
         bias=float(attr(node, "bias", 1.0)), pool=pool,
     )  # fmt: skip
+
+
+def spelled_lrn(
+    node: Node, output: Value, nodes: tuple[Node, ...], y: Quantization, pool: MaxPool | None = None
+) -> Lrn | None:
+    """LRN in the operators that the pass `spell-powers` writes for onnxruntime; None where `node` ends anything else.
+
+    x / (√b · √√b) with b = bias + alpha · mean of x² over the channels around; x from codes, perhaps by a MaxPool.
+    """
+    x, power = (node.input(slot) for slot in (0, 1))
+    chain = _chain(power, ("Mul", "Sqrt", "Add", "Mul", "Squeeze", "AveragePool", "Unsqueeze", "Mul"))
+    if node.op != "Div" or x is None or chain is None:
+        return None
+    both, root, added, scaled, squeeze, mean, unsqueeze, square = chain
+    fourth = [v.producer for v in both.inputs if v is not None and v is not root.output]
+    kernel, bias, alpha = ints(mean, "kernel_shape", ()), _scalar_of(added), _scalar_of(scaled)
+    size = kernel[0] if len(kernel) == 3 else 0
+    if len(fourth) != 1 or fourth[0] is None or fourth[0].op != "Sqrt" or fourth[0].inputs[0] is not root.output:
+        return None
+    if bias is None or alpha is None or any(v is not x for v in square.inputs) or not 0 < size <= MAX_SIZE:
+        return None
+    window = window_attributes(mean, 3)
+    plain = window["pads"] == ((size - 1) // 2, 0, 0, size // 2, 0, 0) and window["auto_pad"] == "NOTSET"
+    if not plain or {*kernel[1:], *window["strides"], *window["dilations"]} != {1} or attr(mean, "ceil_mode", 0):
+        return None
+    if not attr(mean, "count_include_pad", 0) or any(_axes(moved) != (1,) for moved in (squeeze, unsqueeze)):
+        return None
+    before = x.producer if x.producer is not None and x.producer.op == "MaxPool" else None
+    source, read = dequantized_source(x if before is None else before.inputs[0])
+    if len(declared_shape(source)) != 4:
+        return None
+    covered = (square, unsqueeze, mean, squeeze, scaled, added, root, fourth[0], both)
+    return Lrn(
+        inputs=(source,), output=output, nodes=(*(() if before is None else (before,)), *covered, *nodes), x=read, y=y,
+        size=size, alpha=alpha, beta=0.75, bias=bias, pool=pool,
+        pool_before=None if before is None else max_pool(before, source, x, (before,), read.signed),
+    )  # fmt: skip
+
+
+def _chain(value: Value | None, operators: tuple[str, ...]) -> list[Node] | None:
+    """The producers of these operators, each the only one of its kind that is read by the one before."""
+    nodes: list[Node] = []
+    for op in operators:
+        node = None if value is None else value.producer
+        if node is None or node.op != op:
+            return None
+        nodes.append(node)
+        value = next((v for v in node.inputs if v is not None and not is_constant(v)), None)
+    return nodes
+
+
+def _scalar_of(node: Node) -> float | None:
+    """The constant operand of Add or Mul where that is one float32."""
+    arrays = [a for a in map(constant_array, node.inputs) if a is not None]
+    return float(arrays[0].reshape(())) if len(arrays) == 1 and arrays[0].size == 1 else None
+
+
+def _axes(node: Node) -> tuple[int, ...]:
+    array = constant_array(node.input(1))
+    return ints(node, "axes", ()) if array is None else tuple(int(v) for v in array.reshape(-1).tolist())
 
 
 def clip_bounds(node: Node) -> tuple[float, float] | None:
