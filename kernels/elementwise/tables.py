@@ -43,32 +43,64 @@ def prepare_channel_table(outer: int, tables: Array, inner: int) -> Routine:
 
 
 def prepare_channel_lines(
-    rows: int, lines: Array, x: Quantization, y: Quantization, limits: tuple[int, int]
-) -> Routine:
+    rows: int, lines: Array, x: Quantization, y: Quantization, limits: tuple[int, int], *, place: int = 0,
+    stride: int | None = None,
+) -> Routine:  # fmt: skip
     """y[r, c] = clip(round_half_even(x[r, c] · lines[0, c] + lines[1, c]) + zero point, limits).
 
     Codes of x to codes of y. lines: float32 [2, channels]; product and sum are each rounded to float32. The limits are
-    codes.
+    codes. Rows of y are `stride` elements apart, channels by default, and the first begins at `place`.
     """
     channels = lines.shape[1]
     if rows * channels == 0:
         return Routine(())
-    joined = 1
-    while rows % (2 * joined) == 0 and 2 * joined * channels <= _WIDE:
-        joined *= 2
+    together = _rows_together(rows, channels, stride)
     kernel = Kernel(
         _LOOPS + "map_lines",
         {
-            "x": x.kind, "y": y.kind, "channels": "i64", "lines": "f32*", "zero": "f32", "low": "f32", "high": "f32",
+            "x": x.kind, "y": y.kind, "channels": "i64", "stride": "i64", "lines": "f32*", "zero": "f32", "low": "f32",
+            "high": "f32",
         },
     )  # fmt: skip
-    stored = np.ascontiguousarray(np.tile(lines, joined), np.float32)
+    stored = np.ascontiguousarray(np.tile(lines, together), np.float32)
     arguments: dict[str, Argument] = {
-        "x": Buffer("x"), "y": Buffer("y"), "channels": channels * joined, "lines": stored,
-        "zero": float(y.zero_point), "low": float(limits[0] - y.zero_point), "high": float(limits[1] - y.zero_point),
+        "x": Buffer("x"), "y": Buffer("y", place), "channels": channels * together,
+        "stride": (stride or channels) * together, "lines": stored, "zero": float(y.zero_point),
+        "low": float(limits[0] - y.zero_point), "high": float(limits[1] - y.zero_point),
     }  # fmt: skip
-    grain = max(1, 4096 // (channels * joined))
-    return Routine((Step(kernel, arguments, tiles=rows // joined, grain=grain),), {}, stored.nbytes)
+    grain = max(1, 4096 // (channels * together))
+    return Routine((Step(kernel, arguments, tiles=rows // together, grain=grain),), {}, stored.nbytes)
+
+
+def _rows_together(rows: int, channels: int, stride: int | None) -> int:
+    """How many rows a loop takes as one, so that a row of few channels fills vectors; 1 where they lie apart."""
+    together = 1
+    while stride in (None, channels) and rows % (2 * together) == 0 and 2 * together * channels <= _WIDE:
+        together *= 2
+    return together
+
+
+def prepare_quantize_lines(rows: int, numbers: Array, y: Quantization, *, place: int = 0, stride: int) -> Routine:
+    """y[r, place + c] = clip(round_half_even((x[r, c] · slope + shift) / scale), low, high) + zero point.
+
+    x float32 [rows, channels], y codes in rows of `stride`. numbers: slope, shift, scale, zero point, low, high, each
+    float32 [channels]; every operation is rounded to float32, and NaN gives the zero point.
+    """
+    channels = numbers.shape[1]
+    if rows * channels == 0:
+        return Routine(())
+    together = _rows_together(rows, channels, stride)
+    kernel = Kernel(
+        _LOOPS + "quantize_lines",
+        {"x": "f32*", "y": y.kind, "channels": "i64", "stride": "i64", "numbers": "f32*"},
+    )
+    stored = np.ascontiguousarray(np.tile(numbers, together), np.float32)
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y", place), "channels": channels * together, "stride": stride * together,
+        "numbers": stored,
+    }  # fmt: skip
+    grain = max(1, 4096 // (channels * together))
+    return Routine((Step(kernel, arguments, tiles=rows // together, grain=grain),), {}, stored.nbytes)
 
 
 def prepare_float_table(count: int, table: Array) -> Routine:

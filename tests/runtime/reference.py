@@ -252,6 +252,23 @@ def _(operation: o.ChannelTable, x: Array, *others: Array) -> Array:
 
 
 @compute.register
+def _(operation: o.ChannelQuantize, *inputs: Array) -> Array:
+    parts, begin = [], 0
+    for x, size, floats in zip(inputs, operation.sizes, operation.of_floats):
+        along = np.moveaxis(x, operation.axis, -1)
+        place = slice(begin, begin + size)
+        if floats:
+            slope, shift, scale, zero, low, high = operation.numbers[:, place]
+            steps = np.rint((along * slope + shift) / scale)
+            y = (np.clip(np.where(np.isnan(steps), 0, steps), low, high) + zero).astype(operation.y.dtype)
+        else:
+            y = operation.tables[np.arange(begin, begin + size), along.view(np.uint8)]
+        parts.append(np.moveaxis(y, -1, operation.axis))
+        begin += size
+    return np.concatenate(parts, operation.axis)
+
+
+@compute.register
 def _(operation: o.FloatTable, x: Array) -> Array:
     return operation.table[x.view(np.uint8)]
 
@@ -285,6 +302,8 @@ def _(operation: o.Softmax, x: Array) -> Array:
 
 @compute.register
 def _(operation: o.Lrn, x: Array) -> Array:
+    if operation.pool_before is not None:
+        x = compute(operation.pool_before, x)
     real = (x.astype(np.float64) - operation.x.zero_point) * operation.x.scale
     before, after = (operation.size - 1) // 2, operation.size // 2
     padded = np.pad(np.square(real), [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])

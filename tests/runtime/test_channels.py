@@ -104,3 +104,57 @@ def test_normalizations_that_are_no_function_of_a_code_by_channel() -> None:
     x = net.add("BatchNormalization", x, one, one, mean, one)
     _, kinds = agrees(net.model(net.pair(net.conv(net.pair(x), 6, 4), 0.07)), feeds(), 0.07)
     assert kinds["ChannelTable"] == 0 and kinds["Conv"] == 2
+
+
+def same(net: Net, x: str) -> str:
+    """A Reshape that changes nothing."""
+    return net.add("Reshape", x, net.constant(np.zeros(4, np.int64)))
+
+
+def by_channel(net: Net, x: str, channels: int, zero: int = 0, dtype: Any = np.uint8) -> str:
+    """QuantizeLinear with a scale for each channel; what reads its codes takes the scales into its weights."""
+    given = net.scale(net.rng.uniform(0.01, 0.04, channels), zero, dtype)
+    codes = same(net, net.add("QuantizeLinear", same(net, x), *given, axis=1))
+    return net.add("DequantizeLinear", codes, net.constant(np.float32(1)), net.constant(dtype(zero)))
+
+
+@pytest.mark.parametrize("dtypes", [(np.uint8, np.uint8), (np.int8, np.int8), (np.uint8, np.int8)])
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_dense_block(pool: str, dtypes: Any) -> None:
+    """Every layer reads all before it, normalized and quantized by channel: one region, without a float Concat."""
+    net = Net()
+    x = net.pair(net.conv(net.pair("x"), 6, 12, 3), 0.05)
+    features, channels = net.add(pool, x, kernel_shape=[2, 2], strides=[2, 2]), 12
+    for dtype in (*dtypes, dtypes[0]):
+        x = by_channel(net, net.add("Relu", net.normalization(features, channels)), channels)
+        x = net.pair(net.conv(x, channels, 8, 3), 0.3, 3, dtype)
+        features, channels = net.add("Concat", features, x, axis=1), channels + 8
+    x = by_channel(net, net.normalization(features, channels), channels, 7)
+    session, kinds = agrees(net.model(net.pair(net.conv(x, channels, 4), 1.5)), feeds(), 1.5)
+    assert kinds["ChannelQuantize"] == 4 and kinds["Concat"] == 0
+    assert len(session.regions) == len(session.describe().parts) == 1, session.describe()
+
+
+@pytest.mark.parametrize("behind", ["input", "input by channel", "Conv"])
+@pytest.mark.parametrize("op, mode", [("SpaceToDepth", {}), ("DepthToSpace", {}), ("DepthToSpace", {"mode": "CRD"})])
+def test_blocks_moved_to_channels_and_back(op: str, mode: Any, behind: str) -> None:
+    net, shape = Net(), (2, 8, 6, 4)
+    x = net.conv(net.pair("x"), 8, 8, 3) if behind == "Conv" else "x"
+    scale = net.rng.uniform(0.01, 0.04, 8) if behind == "input by channel" else 0.05
+    codes = net.add(op, net.add("QuantizeLinear", x, *net.scale(scale, 120), axis=1), blocksize=2, **mode)
+    x = net.add("DequantizeLinear", codes, net.constant(np.float32(1)), net.constant(np.uint8(120)))
+    channels = 32 if op == "SpaceToDepth" else 2
+    session, kinds = agrees(net.model(net.pair(net.conv(x, channels, 4), 2.5), shape), feeds(shape), 2.5)
+    assert kinds["ChannelTable"] == 1
+    assert len(session.describe().parts) == 1, session.describe()
+
+
+def test_channels_that_kernels_do_not_know_stay() -> None:
+    """Scales along another axis than the normalization's, and one that is fed."""
+    net = Net()
+    x = net.pair(net.conv(net.pair("x"), 6, 9, 3), 0.05)
+    given = net.scale(net.rng.uniform(0.01, 0.04, 9), 0)
+    codes = net.add("QuantizeLinear", net.normalization(x, 9), *given, axis=2)
+    x = net.add("DequantizeLinear", codes, net.constant(np.float32(1)), net.constant(np.uint8(0)))
+    _, kinds = agrees(net.model(net.pair(net.conv(x, 9, 4), 2.5)), feeds(), 2.5)
+    assert kinds["ChannelQuantize"] == 0 and kinds["Conv"] == 2

@@ -6,7 +6,14 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
-from graphopt.runtime.compile import emit_elementwise, emit_images, emit_moves, emit_products, orders, shapes
+from graphopt.runtime.compile import (
+    emit_elementwise,
+    emit_images,
+    emit_moves,
+    emit_products,
+    orders,
+    shapes,
+)
 from graphopt.runtime.compile.legality import LEGALITY
 from graphopt.runtime.lower import operations
 from graphopt.runtime.lower.traits import Element, Operation

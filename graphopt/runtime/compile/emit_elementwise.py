@@ -6,22 +6,30 @@ Each function appends the routines of its operation to the emitter and returns w
 
 from __future__ import annotations
 
+from itertools import groupby
 from math import prod
 
 import numpy as np
 
 from ...errors import Declined
-from ...kernels import Routine
+from ...kernels import Buffer, Routine
 from ...kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
 from ...kernels.elementwise.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
-from ...kernels.elementwise.tables import prepare_float_table
+from ...kernels.elementwise.tables import (
+    prepare_channel_lines,
+    prepare_channel_table,
+    prepare_float_table,
+    prepare_quantize_lines,
+)
+from ...kernels.layout.moves import copy_rows_step
 from ...kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_planes
 from ...kernels.normalization.layer_norm import prepare_layer_norm
 from ...kernels.normalization.softmax import prepare_float_softmax, prepare_softmax
+from ...kernels.tensors.quantization import Quantization
 from ..lower import operations as op
 from ..lower.traits import Shape
 from .emitter import Inputs, RoutineEmitter, Tensor
-from .layouts import channels_last, natural, physical_shape, same_place
+from .layouts import axis_inside, channels_last, natural, physical_shape, same_place
 
 
 def emit_quantize(emitter: RoutineEmitter, operation: op.Quantize, inputs: Inputs, shape: Shape) -> Tensor:
@@ -121,3 +129,76 @@ def _by_rows(emitter: RoutineEmitter, routine: Routine, inputs: Inputs, shape: S
     """From and to ONNX's order, in which a row is one piece."""
     order = natural(len(shape))
     return emitter.result(routine, shape, order, itemsize, x=emitter.ordered(inputs[0], order))
+
+
+def emit_channel_quantize(
+    emitter: RoutineEmitter, operation: op.ChannelQuantize, inputs: Inputs, shape: Shape
+) -> Tensor:
+    """Channels side by side: neighbours of codes are joined first, then each piece goes to its place in the result."""
+    axis = operation.axis % len(shape)
+    order = axis_inside(len(shape), axis)
+    rows, channels = prod(shape) // max(1, shape[axis]), shape[axis]
+    y = emitter.new(shape, order)
+    begin = 0
+    pieces = groupby(zip(inputs, operation.of_floats), key=lambda pair: pair[1])
+    for floats, group in pieces:
+        tensors = [emitter.ordered(x, order) for x, _ in group]
+        for x in tensors if floats else [_joined(emitter, tensors, axis, rows)]:
+            size = x.shape[axis]
+            place = slice(begin, begin + size)
+            if floats:
+                numbers = operation.numbers[:, place]
+                emitter.add(prepare_quantize_lines(rows, numbers, operation.y, place=begin, stride=channels), x=x, y=y)
+            else:
+                _add_codes(emitter, operation, x, y, rows, place)
+            begin += size
+    return y
+
+
+def _add_codes(
+    emitter: RoutineEmitter, operation: op.ChannelQuantize, x: Tensor, y: Tensor, rows: int, place: slice
+) -> None:
+    """Codes by their lines, or by their tables and then copied."""
+    channels, size = operation.tables.shape[0], place.stop - place.start
+    if operation.lines is not None:
+        tables = operation.tables[[c for c, codes in enumerate(_of_codes(operation)) if codes]]
+        read = Quantization(1.0, 0, operation.signs[operation.of_floats.index(False)])
+        limits = int(tables.min()), int(tables.max())
+        lines = operation.lines[:, place]
+        routine = prepare_channel_lines(rows, lines, read, operation.y, limits, place=place.start, stride=channels)
+        emitter.add(routine, x=x, y=y)
+        return
+    mapped = emitter.result(prepare_channel_table(rows, operation.tables[place], 1), x.shape, x.order, x=x)
+    step = copy_rows_step(rows, size, Buffer("x"), Buffer("y", place.start), x_stride=size, y_stride=channels)
+    if rows * size:
+        emitter.add(Routine((step,)), x=mapped, y=y)
+
+
+def _of_codes(operation: op.ChannelQuantize) -> list[bool]:
+    """Of each channel, whether it comes from codes."""
+    return [not floats for floats, size in zip(operation.of_floats, operation.sizes) for _ in range(size)]
+
+
+def _joined(emitter: RoutineEmitter, parts: list[Tensor], axis: int, rows: int) -> Tensor:
+    """Codes side by side, from those that an earlier operation joined already; all in one order, the axis innermost."""
+    known, done = parts[0], 1
+    for count in range(len(parts), 1, -1):
+        key = tuple(part.buffer for part in parts[:count])
+        if key in emitter.joined:
+            known, done = emitter.joined[key], count
+            break
+    if done == len(parts):
+        return known
+    width = sum(part.shape[axis] for part in parts)
+    shape = (*known.shape[:axis], width, *known.shape[axis + 1 :])
+    y = emitter.new(shape, known.order)
+    begin = 0
+    for part in (known, *parts[done:]):
+        size = part.shape[axis]
+        if rows * size:
+            target = Buffer("y", begin)
+            step = copy_rows_step(rows, size, Buffer("x"), target, x_stride=size, y_stride=width)
+            emitter.add(Routine((step,)), x=part, y=y)
+        begin += size
+    emitter.joined[tuple(part.buffer for part in parts)] = y
+    return y

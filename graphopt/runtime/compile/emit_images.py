@@ -54,9 +54,11 @@ def emit_float_pool(emitter: RoutineEmitter, operation: op.FloatPool, inputs: In
 
 
 def emit_lrn(emitter: RoutineEmitter, operation: op.Lrn, inputs: Inputs, shape: Shape) -> Tensor:
-    """Each pixel's channels at once, then the pool if there is one."""
-    order = channels_last(len(inputs[0].shape))
-    x = emitter.ordered(inputs[0], order)
+    """Each pixel's channels at once; a pool before and one behind if there are."""
+    order, x, before = channels_last(len(inputs[0].shape)), inputs[0], operation.pool_before
+    if before is not None:
+        x = emit_max_pool(emitter, before, (x,), max_pool_shape(before, (x.shape,)))
+    x = emitter.ordered(x, order)
     sizes = x.size // max(1, x.shape[1]), x.shape[1], operation.size
     numbers = operation.alpha, operation.beta, operation.bias
     y = emitter.result(prepare_lrn(*sizes, *numbers, operation.x, operation.y), x.shape, order, x=x)

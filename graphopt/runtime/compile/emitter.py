@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import permutations
 from math import prod
 from typing import Any
 
@@ -19,6 +20,9 @@ from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
 from .executable import Memory
 from .layouts import Order, channels_last, natural, physical_shape, same_place
+
+_MOST_AXES = 6
+"""Axes of the largest tensor that is moved in two steps where one does not do: 720 orders between them are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,15 @@ class Tensor:
 
 Inputs = tuple[Tensor, ...]
 """Where the data inputs of an operation lie."""
+
+
+def _permute(x: Tensor, order: Order) -> Routine | None:
+    """The transposition to an order; None where its axes move apart in more runs than the kernel takes."""
+    permutation = tuple(x.order.index(axis) for axis in order)
+    try:
+        return prepare_permute(physical_shape(x.shape, x.order), permutation, x.itemsize)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,7 @@ class RoutineEmitter:
         self.bound: list[BoundRoutine] = []
         self.tensors: dict[Value, Tensor] = {}
         self.unflattened: dict[Value, Tensor] = {}
+        self.joined: dict[tuple[int, ...], Tensor] = {}  # codes side by side, by the buffers of their parts
         self.operation: Operation  # whose routines are added
 
     def new(self, shape: Shape, order: Order, itemsize: int = 1) -> Tensor:
@@ -101,9 +115,15 @@ class RoutineEmitter:
         """The tensor in this order, its elements moved if they must be."""
         if same_place(x.shape, x.order, order):
             return replace(x, order=order)
-        permutation = tuple(x.order.index(axis) for axis in order)
-        routine = prepare_permute(physical_shape(x.shape, x.order), permutation, x.itemsize)
-        return self.result(routine, x.shape, order, x.itemsize, x=x)
+        direct = _permute(x, order)
+        if direct is not None:
+            return self.result(direct, x.shape, order, x.itemsize, x=x)
+        for middle in permutations(order) if len(order) <= _MOST_AXES else ():
+            first, second = _permute(x, middle), _permute(replace(x, order=middle), order)
+            if first is not None and second is not None:
+                half_way = self.result(first, x.shape, middle, x.itemsize, x=x)
+                return self.result(second, x.shape, order, x.itemsize, x=half_way)
+        raise Declined(f"moving {x.shape} from order {x.order} to {order}")
 
     def broadcastable(self, x: Tensor, rank: int, order: Order) -> Tensor:
         """The tensor with axes of size 1 in front up to `rank`, in this order."""

@@ -23,6 +23,11 @@ def channels_last(rank: int) -> Order:
     return (0, *range(2, rank), 1) if rank > 2 else natural(rank)
 
 
+def axis_inside(rank: int, axis: int) -> Order:
+    """The axis innermost, the others in ONNX's order."""
+    return (*(a for a in range(rank) if a != axis % rank), axis % rank)
+
+
 def physical_shape(shape: Shape, order: Order) -> Shape:
     """Sizes as they lie in memory."""
     return tuple(shape[axis] for axis in order)

@@ -53,6 +53,7 @@ LEGALITY: Mapping[type[Operation], Legality[Any]] = dict((
     _row(op.ActivationMatMul, shapes.activation_matmul_shape, products.emit_activation_matmul, orders.takes_any),
     _row(op.AveragePool, shapes.mean_pool_shape, images.emit_average_pool, orders.wants_channels_last),
     _row(op.Binary, shapes.binary_shape, elementwise.emit_binary, orders.wants_as_result),
+    _row(op.ChannelQuantize, shapes.side_by_side_shape, elementwise.emit_channel_quantize, orders.wants_inside),
     _row(op.ChannelTable, shapes.channel_table_shape, moves.emit_channel_table, orders.wants_moved),
     _row(op.Concat, shapes.concat_shape, moves.emit_concat, orders.wants_as_result),
     _row(op.Conv, shapes.conv_shape, products.emit_conv, orders.wants_channels_last),

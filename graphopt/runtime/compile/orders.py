@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from itertools import permutations
 
 from ...ir import Value
-from ..lower.operations import ChannelTable, Reshape, Transpose
+from ..lower.operations import ChannelQuantize, ChannelTable, Reshape, Transpose
 from ..lower.traits import Operation, Shape
-from .layouts import Order, channels_last, natural, reshaped, same_place, transposed
+from .layouts import Order, axis_inside, channels_last, natural, reshaped, same_place, transposed
 from .shapes import move_shape, permutation_of
 
 Shapes = Mapping[Value, Shape]
@@ -29,6 +29,13 @@ def wants_channels_last(operation: Operation, shapes: Shapes, value: Value, want
 def wants_natural(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
     """Rows over the last axis."""
     return natural(len(shapes[value]))
+
+
+def wants_inside(
+    operation: ChannelQuantize, shapes: Shapes, value: Value, wanted: Order | None
+) -> Order | None:  # fmt: skip
+    """The channels of a place side by side."""
+    return axis_inside(len(shapes[value]), operation.axis)
 
 
 def takes_any(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:

@@ -77,7 +77,7 @@ def _emitted(
         shapes, memory, wanted=wanted_orders(operations, shapes, float_results),
         flattened=_flattened(operations, outputs),
     )  # fmt: skip
-    floats = {v for operation in operations if operation.reads_float for v in operation.data_inputs}
+    floats = {v for operation in operations for v in operation.data_inputs if operation.reads_float_from(v)}
     read = {v for operation in operations for v in operation.data_inputs}
     for value in inputs:
         if value not in read:

@@ -94,10 +94,13 @@ def mean_pool_shape(operation: op.AveragePool | op.FloatPool, shapes: Shapes) ->
 
 
 def lrn_shape(operation: op.Lrn, shapes: Shapes) -> Shape:
-    """That of the input, or of the pool behind."""
+    """That of the input, or of the pools before and behind."""
     if len(shapes[0]) not in (3, 4):
         raise Declined(f"LRN of {len(shapes[0])} axes")
-    return shapes[0] if operation.pool is None else max_pool_shape(operation.pool, shapes)
+    shape = shapes[0]
+    for pool in (operation.pool_before, operation.pool):
+        shape = shape if pool is None else max_pool_shape(pool, (shape,))
+    return shape
 
 
 def matmul_shape(operation: op.MatMul | op.DynamicMatMul, shapes: Shapes) -> Shape:
@@ -132,6 +135,15 @@ def concat_shape(operation: op.Concat, shapes: Shapes) -> Shape:
     if any(s[:axis] != shapes[0][:axis] or s[axis + 1 :] != shapes[0][axis + 1 :] for s in shapes):
         raise Declined(f"Concat of {shapes}")
     return (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
+
+
+def side_by_side_shape(operation: op.ChannelQuantize, shapes: Shapes) -> Shape:
+    """The sum of the channels; the other sizes are alike."""
+    axis = operation.axis
+    rests = {(len(s), s[:axis], s[axis:][1:]) for s in shapes}
+    if len(rests) != 1 or tuple(s[axis] for s in shapes) != operation.sizes:
+        raise Declined(f"channels {operation.sizes} of {shapes}")
+    return (*shapes[0][:axis], sum(operation.sizes), *shapes[0][axis:][1:])
 
 
 def resize_shape(operation: op.Resize, shapes: Shapes) -> Shape:

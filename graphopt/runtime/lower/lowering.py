@@ -8,13 +8,14 @@ from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from . import dynamic, qoperator, transformer, vision
 from .builders import max_pool
-from .moves import is_move, moved
+from .moves import blocks_moved, is_move, moved
 from .operands import is_constant, is_dequantize, is_quantize, quantization_of
 from .operations import Coverage, Dequantize
 from .qdq import is_only_quantized, linear, quantized_result
 from .tables import Island, island
 from .traits import Operation
 
+_SIGNED = {DType.UINT8: False, DType.INT8: True}
 _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]] = {
     "Softmax": transformer.float_softmax,
     "MaxPool": vision.float_pool,
@@ -64,6 +65,8 @@ def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | No
     dtype = source.type.dtype if source is not None and isinstance(source.type, TensorType) else None
     if node.op == "MaxPool" and source in coverage.providers and dtype in (DType.INT8, DType.UINT8):
         return max_pool(node, source, node.output, (node,), dtype is DType.INT8)
+    if node.op in ("SpaceToDepth", "DepthToSpace") and source in coverage.providers and dtype in _SIGNED:
+        return blocks_moved(node, source, _SIGNED[dtype])
     if node.op in dynamic.OPERATORS:
         product = dynamic.dynamic_product(node, coverage.providers)
         if product is not None:

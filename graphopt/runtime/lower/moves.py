@@ -1,4 +1,5 @@
-"""Lowering of operators that only move elements: Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Identity."""
+"""Lowering of operators that only move elements: Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Identity, and blocks
+of an image moved to its channels and back."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ...errors import Declined
-from ...ir import Node, Value
+from ...ir import Node, TensorType, Value
+from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 from .computed_shapes import shape_sources
-from .operands import constant_array
-from .operations import Dequantize, Reshape, Transpose
+from .operands import constant_array, declared_shape
+from .operations import ChannelTable, Dequantize, Reshape, Transpose
 from .traits import Operation
 
 _KINDS: dict[str, Literal["reshape", "squeeze", "unsqueeze"]] = {
@@ -22,6 +24,47 @@ _MOVES = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "
 def is_move(node: Node) -> bool:
     """Whether the operator only moves the elements of its first input."""
     return node.op in _MOVES
+
+
+def keeps_shape(node: Node) -> bool:
+    """Whether the operator returns its input as it is: Identity, and Reshape to zeros, which stand for the sizes."""
+    if node.op == "Identity":
+        return True
+    target = constant_array(node.input(1)) if node.op == "Reshape" and not node.attrs.get("allowzero", 0) else None
+    return target is not None and not target.any() and _rank(node.inputs[0]) == target.size
+
+
+def _rank(value: Value | None) -> int | None:
+    declared = None if value is None else value.type
+    return len(declared.shape) if isinstance(declared, TensorType) and declared.shape is not None else None
+
+
+def blocks_moved(node: Node, source: Value, signed: bool) -> ChannelTable:
+    """SpaceToDepth or DepthToSpace of codes: Reshape that splits the axes, Transpose, Reshape that merges them."""
+    shape, block = declared_shape(source), int(node.attrs["blocksize"])
+    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        raise Declined(f"{node.op} of an image whose sizes are not known")
+    channels, height, width = (int(str(size)) for size in shape[1:])
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    if node.op == "SpaceToDepth":
+        split, order = (0, channels, height // block, block, width // block, block), (0, 3, 5, 1, 2, 4)
+        merged = (0, channels * block * block, height // block, width // block)
+    else:
+        inner, deep = channels // (block * block), str(attr(node, "mode", "DCR")) == "DCR"
+        split = (0, *((block, block, inner) if deep else (inner, block, block)), height, width)
+        order = (0, 3, 4, 1, 5, 2) if deep else (0, 1, 4, 2, 5, 3)
+        merged = (0, inner, height * block, width * block)
+    first, second = Value(), Value()
+    moves = (
+        Reshape(inputs=(source,), output=first, nodes=(node,), kind="reshape", target=split),
+        Transpose(inputs=(first,), output=second, nodes=(node,), permutation=order),
+        Reshape(inputs=(second,), output=node.output, nodes=(node,), kind="reshape", target=merged),
+    )
+    y = Quantization(1.0, 0, signed)
+    return ChannelTable(
+        inputs=(source,), output=node.output, nodes=(node,), tables=None, axis=-1, y=y, moves=moves
+    )  # fmt: skip
 
 
 def moved(

@@ -167,6 +167,30 @@ class ChannelTable(Operation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ChannelQuantize(Operation):
+    """QuantizeLinear with a scale for each channel, of a line for each channel, of tensors side by side along `axis`.
+
+    `axis` counts from the end. Input i has `sizes[i]` channels, of float32 (`of_floats`) or of codes (`signs`: signed).
+    A code of channel c gives tables[c, code], as do the `lines` where they are proved; a float32 gives
+    clip(round((slope · x + shift) / scale), low, high) + zero point by the rows of `numbers`: slope, shift, scale, zero
+    point, low, high, each float32 [channels]. `y`: the results' type and zero point where all have one.
+    """
+
+    axis: int
+    sizes: tuple[int, ...]
+    of_floats: tuple[bool, ...]
+    signs: tuple[bool, ...]
+    tables: Array
+    lines: npt.NDArray[np.float32] | None
+    numbers: npt.NDArray[np.float32]
+    y: Quantization
+
+    def reads_float_from(self, value: Value) -> bool:
+        """Whether the input is float32."""
+        return any(floats for one, floats in zip(self.inputs, self.of_floats) if one is value)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FloatTable(Operation):
     """Any float32 function of one code: 256 values by the code's bits read as unsigned."""
 
@@ -283,7 +307,7 @@ class FloatPool(Pool):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Lrn(Operation):
-    """LocalResponseNormalization over axis 1 from codes to codes; then `pool`, which commutes with QuantizeLinear."""
+    """LocalResponseNormalization over axis 1 from codes to codes; pools before and after commute with codes."""
 
     x: Quantization
     y: Quantization
@@ -292,6 +316,7 @@ class Lrn(Operation):
     beta: float
     bias: float
     pool: MaxPool | None = None
+    pool_before: MaxPool | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -53,6 +53,8 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
     """The operation on codes that ends in QuantizeLinear `node`; at least that node alone."""
     if node.attrs.get("block_size"):
         raise Declined("an activation quantized in blocks")
+    if vision.is_by_channel(node):
+        return vision.quantized_by_channel(node, coverage.providers, islands)
     y = quantization_of(node.input(1), node.input(2), output_dtype(node))
     x = node.inputs[0]
     assert x is not None
@@ -62,6 +64,8 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
     anchor, limits, passed = _through_limits(x)
     if anchor is not None:
         try:
+            if anchor.op == "BatchNormalization":
+                return vision.quantized_by_channel(node, coverage.providers, islands)
             operation = _between(anchor, node.output, y, (*passed, node), _code_limits(limits, y), coverage)
         except Declined as declined:
             coverage.refusals[anchor] = declined.reason
@@ -109,7 +113,9 @@ def _between(
         source, x = dequantized_source(node.inputs[0])
         return _OF_CODES[node.op](node, source, output, (node, *nodes), x, y)
     if node.op == "MaxPool":
-        return _max_pool(node, output, y, nodes)
+        return _max_pool(node, output, y, nodes, coverage)
+    if node.op == "Div":
+        return vision.spelled_lrn(node, output, (node, *nodes), y)
     if node.op == "Concat":
         return _concat(node, output, y, nodes)
     if node.op == "ReduceMean":
@@ -149,8 +155,8 @@ def _binary(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...],
     )  # fmt: skip
 
 
-def _max_pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:
-    """MaxPool that keeps its input's scale, or one behind LRN, which then does both."""
+def _max_pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], coverage: Coverage) -> Operation:
+    """MaxPool that keeps its input's scale, or one behind LRN, which then does both; of codes made for others, too."""
     covered = (node, *nodes)
     inner = None if node.inputs[0] is None else node.inputs[0].producer
     if inner is not None and inner.op == "LRN":
@@ -158,10 +164,30 @@ def _max_pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...
         pool = max_pool(node, node.inputs[0], output, covered, y.signed)
         source, x = dequantized_source(inner.inputs[0])
         return vision.lrn(inner, source, output, (inner, *covered), x, y, pool)
+    if inner is not None and inner.op == "Div":
+        assert node.inputs[0] is not None
+        pool = max_pool(node, node.inputs[0], output, covered, y.signed)
+        spelled = vision.spelled_lrn(inner, output, (inner, *covered), y, pool)
+        if spelled is not None:
+            return spelled
+    codes = _codes_of(node.inputs[0], y, coverage)
+    if codes is not None:  # q(max(x)) = max(q(x))
+        return max_pool(node, codes, output, covered, y.signed)
     source, x = dequantized_source(node.inputs[0])
     if x != y:
         raise Declined("MaxPool between different scales")
     return max_pool(node, source, output, covered, x.signed)
+
+
+def _codes_of(value: Value | None, y: Quantization, coverage: Coverage) -> Value | None:
+    """The float value quantized to `y` by another reader, before here in the graph's order."""
+    for use in () if value is None else value.uses:
+        if is_quantize(use.node) and use.node.output in coverage.providers:
+            if coverage.providers[use.node.output].nodes[-1] is not use.node:
+                continue
+            if quantization_of(use.node.input(1), use.node.input(2), output_dtype(use.node)) == y:
+                return use.node.output
+    return None
 
 
 def _reduce_mean(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...]) -> Operation:

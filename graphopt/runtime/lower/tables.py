@@ -23,6 +23,9 @@ from .moves import is_move
 from .operands import constant_array, is_constant, is_dequantize, quantization_of
 
 Floats = npt.NDArray[np.float32]
+Lines = tuple[Floats, Floats]
+"""Slopes and shifts of each channel: y = slope · x + shift, product and sum rounded to float32."""
+
 _DEPTH = 24
 """Bounds the recursion: operators of the longest chain that is followed."""
 
@@ -115,23 +118,29 @@ def _combined(node: Node, evaluate: Callable[..., Any], known: dict[Value, Islan
 def _normalized(node: Node, known: dict[Value, Island | None], depth: int) -> Island | None:
     """BatchNormalization by constants of each channel, in the float32 operations of onnxruntime."""
     inner = None if node.inputs[0] is None else island(node.inputs[0], known, depth + 1)
-    if inner is None or inner.moves or attr(node, "training_mode", 0) or not attr(node, "spatial", 1):
+    if inner is None or inner.moves:
         return None
-    declared = inner.source.type
-    if not isinstance(declared, TensorType) or declared.shape is None or len(declared.shape) < 2:
+    declared, lines = inner.source.type, normalization(node)
+    if lines is None or not isinstance(declared, TensorType) or declared.shape is None or len(declared.shape) < 2:
         return None
-    arrays = [constant_array(node.input(slot)) for slot in (1, 2, 3, 4)]
     axis = 1 - len(declared.shape)
-    if inner.axis not in (None, axis) or any(
-        a is None or a.dtype != np.float32 or a.shape != (declared.shape[1],) for a in arrays
-    ):
+    if inner.axis not in (None, axis) or declared.shape[1] != len(lines[0]):
+        return None
+    with np.errstate(all="ignore"):
+        values = inner.values * lines[0][:, None] + lines[1][:, None]
+    return Island(inner.source, values, (*inner.nodes, node), axis)
+
+
+def normalization(node: Node) -> Lines | None:
+    """The slopes and shifts of BatchNormalization by constants, rounded as in onnxruntime; None for any other."""
+    arrays = [constant_array(node.input(slot)) for slot in (1, 2, 3, 4)]
+    sizes = {None if a is None or a.dtype != np.float32 or a.ndim != 1 else a.size for a in arrays}
+    if len(sizes) != 1 or None in sizes or attr(node, "training_mode", 0) or not attr(node, "spatial", 1):
         return None
     gamma, beta, mean, variance = (np.asarray(a) for a in arrays)
     with np.errstate(all="ignore"):
         scale = np.float32(1) / np.sqrt(variance + np.float32(attr(node, "epsilon", 1e-5))) * gamma
-        shift = beta - mean * scale
-        values = inner.values * scale[:, None] + shift[:, None]
-    return Island(inner.source, values, (*inner.nodes, node), axis)
+        return scale, beta - mean * scale
 
 
 def _axis(constant: Any, source: Value) -> int | None:

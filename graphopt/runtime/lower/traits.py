@@ -59,6 +59,10 @@ class Operation:
         """The inputs are float32, not codes."""
         return self._is_float(self.traits.reads)
 
+    def reads_float_from(self, value: Value) -> bool:
+        """Whether this input is float32."""
+        return self.reads_float
+
     @property
     def writes_float(self) -> bool:
         """The result is float32, not codes."""

@@ -1,24 +1,44 @@
-"""Lowering of vision operators: resizing and LRN of codes; pools, clips and concatenation of float32.
+"""Lowering of vision operators: resizing and LRN of codes; pools, clips and concatenation of float32; by channel.
 
-The float32 ones stand between convolutions that are quantized while running.
+The float32 ones stand between convolutions that are quantized while running. QuantizeLinear by channel comes with what
+stands before it: a chain Concat → BatchNormalization → Relu → QuantizeLinear, as dense blocks have, is a function of
+one element and of constants of its channel. Parts of the Concat that are dequantized stay codes: a table, or a proved
+line, by channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
+from ...kernels.elementwise.proved_lines import proved_lines
 from ...kernels.normalization.lrn import MAX_SIZE
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
-from .builders import check_unused_indices, window_attributes
-from .operands import are_floats, constant_array, declared_shape, ints, requantization_table
-from .operations import Concat, DynamicConv, FloatClamp, FloatPool, Lrn, MaxPool, Resize
+from .builders import check_unused_indices, max_pool, window_attributes
+from .moves import keeps_shape
+from .operands import (
+    are_floats,
+    constant_array,
+    declared_shape,
+    dequantized_source,
+    ints,
+    is_constant,
+    is_float32,
+    quantization_of,
+    requantization_table,
+)
+from .operations import ChannelQuantize, Concat, DynamicConv, FloatClamp, FloatPool, Lrn, MaxPool, Resize
+from .tables import Island, Lines, island, normalization
 from .traits import Operation
+
+_MOST = 256
+"""Tensors side by side that one operation takes; derived: a dense block of 58 layers has 59."""
 
 # With a whole factor s these put the source of output i at i // s: floor(i / s), or (i + ½) / s − ½ to the nearest,
 # which lies at least ½ / s away from the halves.
@@ -67,6 +87,66 @@ def lrn(
         alpha=float(attr(node, "alpha", 1e-4)), beta=float(attr(node, "beta", 0.75)),
         bias=float(attr(node, "bias", 1.0)), pool=pool,
     )  # fmt: skip
+
+
+def spelled_lrn(
+    node: Node, output: Value, nodes: tuple[Node, ...], y: Quantization, pool: MaxPool | None = None
+) -> Lrn | None:
+    """LRN in the operators that the pass `spell-powers` writes for onnxruntime; None where `node` ends anything else.
+
+    x / (√b · √√b) with b = bias + alpha · mean of x² over the channels around; x from codes, perhaps by a MaxPool.
+    """
+    x, power = (node.input(slot) for slot in (0, 1))
+    chain = _chain(power, ("Mul", "Sqrt", "Add", "Mul", "Squeeze", "AveragePool", "Unsqueeze", "Mul"))
+    if node.op != "Div" or x is None or chain is None:
+        return None
+    both, root, added, scaled, squeeze, mean, unsqueeze, square = chain
+    fourth = [v.producer for v in both.inputs if v is not None and v is not root.output]
+    kernel, bias, alpha = ints(mean, "kernel_shape", ()), _scalar_of(added), _scalar_of(scaled)
+    size = kernel[0] if len(kernel) == 3 else 0
+    if len(fourth) != 1 or fourth[0] is None or fourth[0].op != "Sqrt" or fourth[0].inputs[0] is not root.output:
+        return None
+    if bias is None or alpha is None or any(v is not x for v in square.inputs) or not 0 < size <= MAX_SIZE:
+        return None
+    window = window_attributes(mean, 3)
+    plain = window["pads"] == ((size - 1) // 2, 0, 0, size // 2, 0, 0) and window["auto_pad"] == "NOTSET"
+    if not plain or {*kernel[1:], *window["strides"], *window["dilations"]} != {1} or attr(mean, "ceil_mode", 0):
+        return None
+    if not attr(mean, "count_include_pad", 0) or any(_axes(moved) != (1,) for moved in (squeeze, unsqueeze)):
+        return None
+    before = x.producer if x.producer is not None and x.producer.op == "MaxPool" else None
+    source, read = dequantized_source(x if before is None else before.inputs[0])
+    if len(declared_shape(source)) != 4:
+        return None
+    covered = (square, unsqueeze, mean, squeeze, scaled, added, root, fourth[0], both)
+    return Lrn(
+        inputs=(source,), output=output, nodes=(*(() if before is None else (before,)), *covered, *nodes), x=read, y=y,
+        size=size, alpha=alpha, beta=0.75, bias=bias, pool=pool,
+        pool_before=None if before is None else max_pool(before, source, x, (before,), read.signed),
+    )  # fmt: skip
+
+
+def _chain(value: Value | None, operators: tuple[str, ...]) -> list[Node] | None:
+    """The producers of these operators, each the only one of its kind that is read by the one before."""
+    nodes: list[Node] = []
+    for op in operators:
+        node = None if value is None else value.producer
+        if node is None or node.op != op:
+            return None
+        nodes.append(node)
+        value = next((v for v in node.inputs if v is not None and not is_constant(v)), None)
+    return nodes
+
+
+def _scalar_of(node: Node) -> float | None:
+    """The constant operand of Add or Mul where that is one float32."""
+    arrays = [a for a in map(constant_array, node.inputs) if a is not None]
+    return float(arrays[0].reshape(())) if len(arrays) == 1 and arrays[0].size == 1 else None
+
+
+def _axes(node: Node) -> tuple[int, ...]:
+    array = constant_array(node.input(1))
+    return ints(node, "axes", ()) if array is None else tuple(int(v) for v in array.reshape(-1).tolist())
 
 
 def clip_bounds(node: Node) -> tuple[float, float] | None:
@@ -137,4 +217,172 @@ def float_concat(node: Node, known: Mapping[Value, Operation]) -> Concat | None:
     return Concat(
         inputs=inputs, output=node.output, nodes=(node,), axis=int(node.attrs["axis"]), tables=(None,) * len(inputs),
         floats=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """QuantizeLinear's scales and zero points, float32 and int64 of each channel along `axis` of `rank` axes."""
+
+    scales: npt.NDArray[np.float32]
+    zeros: npt.NDArray[np.int64]
+    y: Quantization
+
+    def quantize(self, values: npt.NDArray[np.float32], limits: list[tuple[float, float]]) -> Array:
+        """Codes of float32 [channels, any], clipped to each of `limits` first."""
+        for low, high in limits:
+            values = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
+        with np.errstate(all="ignore"):
+            steps = np.rint(values / self.scales[:, None])
+        steps = np.where(np.isnan(steps), np.float32(0), steps).astype(np.float64) + self.zeros[:, None]
+        return np.clip(steps, self.y.low, self.y.high).astype(self.y.dtype)
+
+
+def is_by_channel(node: Node) -> bool:
+    """Whether QuantizeLinear has a constant scale for each of several channels, not in blocks."""
+    scale = constant_array(node.input(1))
+    return scale is not None and scale.ndim == 1 and scale.size > 1 and not node.attrs.get("block_size")
+
+
+def quantized_by_channel(
+    node: Node, known: Mapping[Value, Operation], islands: dict[Value, Island | None]
+) -> ChannelQuantize:
+    """QuantizeLinear `node` with what stands before it. Declined where that is no line of each channel."""
+    x = node.inputs[0]
+    assert x is not None
+    shape = declared_shape(x)
+    limits, lines, covered, x = _before(x, shape)
+    axis = 1 if lines is not None else int(attr(node, "axis", 1)) % max(1, len(shape))
+    if len(shape) < 2 or not isinstance(shape[axis], int):
+        raise Declined("channels whose number is not known")
+    channels = int(str(shape[axis]))
+    grid = _grid(node, axis, len(shape), channels)
+    parts = _side_by_side(x, axis, covered)
+    functions = [_function(part, axis - len(shape), islands) for part in parts]
+    sizes = [_size(part, axis, len(shape)) for part in parts]
+    if sum(sizes) != channels or (lines is not None and len(lines[0]) != channels):
+        raise Declined("channels that do not add up")
+    for part, function in zip(parts, functions):
+        made = part in known and known[part].writes_float
+        if function is None and not made and (len(parts) > 1 or lines is not None or not is_float32(part)):
+            raise Declined("a part that kernels do not make")
+    return _operation(node, grid, limits, lines, axis - len(shape), (parts, functions, sizes), covered)
+
+
+def _before(x: Value, shape: object) -> tuple[list[tuple[float, float]], Lines | None, list[Node], Value]:
+    """Limits from the innermost on, lines of a BatchNormalization before them, nodes of both, and what these read."""
+    limits: list[tuple[float, float]] = []
+    covered: list[Node] = []
+    producer = x.producer
+    while producer is not None and producer.inputs and producer.inputs[0] is not None:
+        bounds = clip_bounds(producer) if producer.op in ("Relu", "Clip") else None
+        if bounds is not None:
+            limits.insert(0, bounds)
+        elif not keeps_shape(producer):
+            break
+        covered.insert(0, producer)
+        x = producer.inputs[0]
+        producer = x.producer
+    if producer is None or producer.op != "BatchNormalization" or producer.inputs[0] is None:
+        return limits, None, covered, x
+    lines = normalization(producer)
+    if lines is None:
+        raise Declined("BatchNormalization by other than constants")
+    return limits, lines, [producer, *covered], producer.inputs[0]
+
+
+def _grid(node: Node, axis: int, rank: int, channels: int) -> _Grid:
+    scale, zero = constant_array(node.input(1)), constant_array(node.input(2))
+    if not is_by_channel(node):
+        one = quantization_of(node.input(1), node.input(2))
+        ones = np.ones(channels)
+        return _Grid((ones * one.scale).astype(np.float32), (ones * one.zero_point).astype(np.int64), one)
+    if int(attr(node, "axis", 1)) % rank != axis:
+        raise Declined("scales along another axis than the lines before")
+    assert scale is not None
+    if zero is None or zero.dtype not in (np.uint8, np.int8) or scale.dtype != np.float32 or zero.shape != scale.shape:
+        raise Declined("scales or zero points of an unusual type")
+    if scale.size != channels or not np.all(np.isfinite(scale)) or np.any(scale <= 0):
+        raise Declined("scales that are not one positive number a channel")
+    same = int(zero[0]) if np.all(zero == zero[0]) else 0
+    return _Grid(scale, zero.astype(np.int64), Quantization(1.0, same, zero.dtype == np.int8))
+
+
+def _side_by_side(x: Value, axis: int, covered: list[Node]) -> list[Value]:
+    """The values that Concats along the axis join to `x`, in their order; `x` alone where none does."""
+    parts: list[Value] = []
+    stack = [x]
+    while stack:
+        value = stack.pop()
+        producer = value.producer
+        if producer is None or producer.op != "Concat" or any(v is None or is_constant(v) for v in producer.inputs):
+            parts.append(value)
+            continue
+        if int(producer.attrs["axis"]) % len(declared_shape(value)) != axis:
+            raise Declined("tensors that do not stand side by side along the channels")
+        covered.append(producer)
+        stack += [v for v in reversed(producer.inputs) if v is not None]
+        if len(parts) > _MOST:
+            raise Declined("too many tensors side by side")
+    return parts
+
+
+def _function(part: Value, axis: int, islands: dict[Value, Island | None]) -> Island | None:
+    """The part as a function of codes and of its channel; None where it is taken as float32."""
+    function = island(part, islands)
+    return None if function is None or function.moves or function.axis not in (None, axis) else function
+
+
+def _size(part: Value, axis: int, rank: int) -> int:
+    shape = declared_shape(part)
+    if len(shape) != rank or not isinstance(shape[axis], int):
+        raise Declined("a part whose channels are not known")
+    return int(str(shape[axis]))
+
+
+def _operation(
+    node: Node, grid: _Grid, limits: list[tuple[float, float]], lines: Lines | None, axis: int,
+    parts: tuple[list[Value], list[Island | None], list[int]], covered: list[Node],
+) -> ChannelQuantize:  # fmt: skip
+    channels = len(grid.scales)
+    slopes, shifts = lines or (np.ones(channels, np.float32), np.zeros(channels, np.float32))
+    values = np.zeros((channels, 256), np.float32)
+    of_codes = np.zeros(channels, bool)
+    inputs, signs = [], []
+    nodes: list[Node] = []
+    begin = 0
+    for part, function, size in zip(*parts):
+        inputs.append(part if function is None else function.source)
+        place = slice(begin, begin + size)
+        begin += size
+        if function is None:
+            signs.append(False)
+            continue
+        first = function.nodes[0]
+        signs.append(quantization_of(first.input(1), first.input(2)).signed)
+        values[place], of_codes[place] = np.broadcast_to(function.values, (size, 256)), True
+        nodes += function.nodes
+    if lines is not None:
+        with np.errstate(all="ignore"):
+            values = values * slopes[:, None] + shifts[:, None]
+    tables = grid.quantize(values, limits)
+    zero = grid.y.zero_point
+    proved = None
+    read = {sign for sign, function in zip(signs, parts[1]) if function is not None}
+    if len(read) == 1:
+        for low, high in limits:
+            values = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
+        exact = values / grid.scales[:, None].astype(np.float64) + (grid.zeros - zero)[:, None]
+        x = Quantization(1.0, 0, read.pop())
+        found = proved_lines(exact[of_codes], tables[of_codes], x, zero)
+        if found is not None:
+            proved = np.zeros((2, channels), np.float32)
+            proved[:, of_codes] = found
+    ends = grid.quantize(np.tile(np.array([-np.inf, np.inf], np.float32), (channels, 1)), limits).astype(np.int64)
+    own = np.stack([ends[:, 0] - grid.zeros, ends[:, 1] - grid.zeros])
+    numbers = np.stack([slopes, shifts, grid.scales, grid.zeros, *own]).astype(np.float32)
+    return ChannelQuantize(
+        inputs=tuple(inputs), output=node.output, nodes=tuple(dict.fromkeys((*nodes, *covered, node))), axis=axis,
+        sizes=tuple(parts[2]), of_floats=tuple(function is None for function in parts[1]), signs=tuple(signs),
+        tables=tables, lines=proved, numbers=numbers, y=grid.y,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.kernels.loops.core.arithmetic import limited
+from graphopt.kernels.loops.core.arithmetic import encode, limited
 from graphopt.kernels.loops.core.memory import address_of, call4
 
 TILE = 4096  # elements of a tile where channels do not matter
@@ -32,13 +32,23 @@ def map_planes(lo, hi, worker, x, y, channels, inner, tables, lookup):
         call4(lookup, address_of(x) + at, address_of(y) + at, inner, table)
 
 
-def map_lines(lo, hi, worker, x, y, channels, lines, zero, low, high):
-    """y[r, c] = clip(round(x[r, c] · lines[c] + lines[channels + c]) + zero); a tile is a row."""
+def map_lines(lo, hi, worker, x, y, channels, stride, lines, zero, low, high):
+    """y[r, c] = clip(round(x[r, c] · lines[c] + lines[channels + c]) + zero), y's rows at a stride; a tile is a row."""
     for row in range(lo, hi):
-        at = row * channels
+        at, to = row * channels, row * stride
         for c in range(channels):
             v = np.float32(np.float32(np.float32(np.int32(x[at + c])) * lines[c]) + lines[channels + c])
-            y[at + c] = limited(v, zero, low, high)
+            y[to + c] = limited(v, zero, low, high)
+
+
+def quantize_lines(lo, hi, worker, x, y, channels, stride, numbers):
+    """QuantizeLinear of a line of each channel; `numbers` holds slopes, shifts, scales, zero points and both limits."""
+    for row in range(lo, hi):
+        at, to = row * channels, row * stride
+        for c in range(channels):
+            v = np.float32(np.float32(x[at + c] * numbers[c]) + numbers[channels + c])
+            low, high = numbers[4 * channels + c], numbers[5 * channels + c]
+            y[to + c] = encode(v, numbers[2 * channels + c], numbers[3 * channels + c], low, high)
 
 
 def map_floats(lo, hi, worker, x, y, count, table):

@@ -9,7 +9,7 @@ import pytest
 
 from graphopt.kernels import available_levels, run_routine
 from graphopt.kernels.elementwise.proved_lines import proved_lines
-from graphopt.kernels.elementwise.tables import prepare_channel_lines, prepare_channel_table
+from graphopt.kernels.elementwise.tables import prepare_channel_lines, prepare_channel_table, prepare_quantize_lines
 from graphopt.kernels.tensors.quantization import Quantization
 
 LEVELS = [level.name for level in available_levels()]
@@ -72,3 +72,36 @@ def test_lines_and_tables_are_the_naive_look_up(
         run_routine(prepare_channel_table(rows, tables, 1), {"x": codes, "y": looked_up})
         np.testing.assert_array_equal(found, want)
         np.testing.assert_array_equal(looked_up, want)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "rows, channels, place, stride", [(37, 5, 3, 11), (48, 24, 0, 24), (9, 40, 24, 64), (0, 4, 0, 4)]
+)
+def test_rows_go_to_their_places(
+    level: str, rows: int, channels: int, place: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From codes and from floats; the columns beside stay as they were."""
+    monkeypatch.setenv("GRAPHOPT_ISA", level)
+    rng = np.random.default_rng(rows)
+    x, y = Quantization(0.031, 90), Quantization(0.047, 7, signed=True)
+    values, tables = normalized(channels, x, y)
+    lines = proved_lines(values, tables, x, y.zero_point)
+    assert lines is not None
+    codes = rng.integers(0, 256, (rows, channels)).astype(np.uint8)
+    found = np.full((rows, stride), 55, np.int8)
+    limits = int(tables.min()), int(tables.max())
+    run_routine(prepare_channel_lines(rows, lines, x, y, limits, place=place, stride=stride), {"x": codes, "y": found})
+    want = np.full_like(found, 55)
+    want[:, place : place + channels] = tables[np.arange(channels), codes]
+    np.testing.assert_array_equal(found, want)
+
+    floats = rng.normal(0, 3, (rows, channels)).astype(np.float32)
+    floats[rows // 2 :, 0] = np.nan
+    slope, shift = rng.normal(size=(2, channels)).astype(np.float32)
+    scale, zero = rng.uniform(0.01, 0.2, channels).astype(np.float32), rng.integers(-9, 9, channels).astype(np.float32)
+    numbers = np.stack([slope, shift, scale, zero, -100 - zero, 90 - zero]).astype(np.float32)
+    run_routine(prepare_quantize_lines(rows, numbers, y, place=place, stride=stride), {"x": floats, "y": found})
+    steps = np.rint((floats * slope + shift) / scale)
+    want[:, place : place + channels] = np.clip(np.where(np.isnan(steps), 0, steps) + zero, -100, 90)
+    np.testing.assert_array_equal(found, want)
