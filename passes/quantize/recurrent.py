@@ -51,7 +51,7 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
             _store(copy, node, options)
         else:
             worst = _run_on_codes(copy, node, options, context.target)
-        exact = FLOAT_PRODUCTS if worst is None else pair_certificate(worst, options)
+        exact = FLOAT_PRODUCTS if worst is None else pair_certificate(worst, options, context.target)
         layers.append(QuantizedLayer(name, node.op, "int8", 8, worst_pair=worst, certificate=exact))
     if not layers:
         return QuantizedParts(model, (), tuple(refused))

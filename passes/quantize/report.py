@@ -148,7 +148,7 @@ def certificate(unit: Unit, assignment: Assignment) -> Certificate:
         return FLOAT_PRODUCTS
     if unit.linear is not None and unit.linear.is_depthwise:
         return NO_PAIRS
-    return pair_certificate(assignment.codes[unit.node].worst_pair, assignment.options)
+    return pair_certificate(assignment.codes[unit.node].worst_pair, assignment.options, assignment.target)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

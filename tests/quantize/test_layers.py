@@ -5,8 +5,10 @@ import onnx
 import pytest
 
 import graphopt
+from graphopt.kernels.core.levels import LEVELS
 from graphopt.measure import Timing, ort_session
 from graphopt.passes.quantize import decide
+from graphopt.passes.quantize.numerics import solve
 from graphopt.passes.quantize.place import latency_guard
 from graphopt.passes.quantize.place.latency_guard import TimedAssignment
 from tests.quantize.nets import parse
@@ -63,6 +65,23 @@ def test_dynamic_form(transposed, tmp_path):
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "o.onnx"), 4
     ort.InferenceSession(made.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     assert ops(onnx.load(tmp_path / "o.onnx")).count("DynamicQuantizeMatMul") == 2
+
+
+def test_dynamic_codes_have_full_range_where_this_processor_is_exact(monkeypatch):
+    worst, certificates = {}, {}
+    for level, target in (("avx512vnni", "onnxruntime"), ("avx2", "onnxruntime"), ("avx512vnni", "portable")):
+        known = next(known for known in LEVELS if known.name == level)
+        monkeypatch.setattr(solve, "select_level", lambda known=known: known)
+        options = graphopt.Quantize("dynamic", speed=False, min_sqnr=5, min_top1=0, rounding=False, correct_bias=False)
+        made = graphopt.optimize(words(), quantize=options, calibration=feeds(), target=target)
+        stage = made.report.stages[0]
+        certificates[level, target] = {str(row[8]) for row in stage.rows if row[1] != "Gather"}
+        worst[level, target] = max(row[7] for row in stage.rows if row[1] != "Gather")
+        assert stage.figures["pair_safe"]
+    exact, safe = ("avx512vnni", "onnxruntime"), [("avx2", "onnxruntime"), ("avx512vnni", "portable")]
+    assert worst[exact] > 128 >= max(worst[case] for case in safe)
+    assert any("VNNI" in text for text in certificates[exact])
+    assert not any("VNNI" in text for case in safe for text in certificates[case])
 
 
 def test_products_of_one_input_share_its_quantization():

@@ -10,6 +10,7 @@ import numpy as np
 from ....compress.layers.linear import Linear
 from ....compress.layers.moments import InputMoments
 from ....ir import Array
+from ....kernels import select_level
 from ..options import Quantize
 from .blocks import best_grid, plain_scale, spread
 from .grids import PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
@@ -156,7 +157,15 @@ def pair_safety(options: Quantize, target: str) -> bool:
     """
     if options.reduce_range is not None or options.mode == "weights":
         return False
-    return target != "graphopt" and options.weight_type != "uint8"
+    return target != "graphopt" and options.weight_type != "uint8" and not is_exact_here(options, target)
+
+
+def is_exact_here(options: Quantize, target: str) -> bool:
+    """Whether onnxruntime on this processor sums products in 32 bits (VNNI), and dynamic results are for it alone.
+
+    A portable file runs on any processor: there weights keep to what 16 bits hold.
+    """
+    return target == "onnxruntime" and options.mode == "dynamic" and select_level().dot == "vpdpbusd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +183,12 @@ FLOAT_PRODUCTS = Certificate(True, "float products")
 NO_PAIRS = Certificate(True, "no pairs")
 
 
-def pair_certificate(worst: int, options: Quantize) -> Certificate:
-    """The certificate of a layer with codes whose worst pair is `worst`."""
+def pair_certificate(worst: int, options: Quantize, target: str = "portable") -> Certificate:
+    """The certificate of a layer with codes whose worst pair is `worst`, for a target."""
     if options.weight_type == "uint8":
         return Certificate(True, "u8 weights")  # onnxruntime widens products of u8 with u8 to 32 bits
     if worst <= PAIR_LIMIT:
         return Certificate(True, f"{255 * worst} ≤ 32767")
+    if is_exact_here(options, target):
+        return Certificate(True, "VNNI, as this processor has; may saturate on AVX2")
     return Certificate(False, "may saturate on AVX2")
