@@ -131,6 +131,12 @@ def _resize(graph: Graph, node: Node) -> None:
     graph.set_inputs(node, (node.inputs[0], node.inputs[2]))
 
 
+def _resize_inputs(graph: Graph, node: Node) -> None:
+    """Inputs that are not there were empty tensors."""
+    empty = [v if v is not None else Value(constant=Constant.of(np.zeros(0, np.float32))) for v in node.inputs[1:]]
+    graph.set_inputs(node, (node.inputs[0], *empty))
+
+
 def _grid_sample(graph: Graph, node: Node) -> None:
     mode = str(node.attrs.get("mode", "linear"))
     graph.set_attr(node, "mode", {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode))
@@ -160,7 +166,9 @@ def _gemm(graph: Graph, node: Node) -> None:
 def _reshape(graph: Graph, node: Node) -> None:
     """A zero in the target means a copied size, where `allowzero` does not say otherwise."""
     target = node.constant(1)
-    if node.attrs.get("allowzero") and (target is None or (target.array() == 0).any()):
+    if node.attrs.get("allowzero") and target is None:
+        raise Declined("Reshape has a computed target, in which a zero would be the size of its input")
+    if node.attrs.get("allowzero") and target is not None and (target.array() == 0).any():
         raise Declined("Reshape took a zero in its target for the size of its input")
     graph.set_attr(node, "allowzero", None)
 
@@ -188,6 +196,7 @@ EARLIER: dict[tuple[str, int], Lower] = {
     ("Gemm", 11): _gemm,
     ("Reshape", 14): _reshape,
     ("Resize", 11): _resize,
+    ("Resize", 13): _resize_inputs,
     ("RoiAlign", 16): _roi_align,
     ("GridSample", 20): _grid_sample,
     ("AveragePool", 19): _no_ceiling,

@@ -113,6 +113,18 @@ def test_forms_that_were_not_there_are_named(node, version, words):
         graphopt.edit(model, opset=version)
 
 
+@pytest.mark.parametrize("version", [12, 11, 10])
+def test_an_enlarging_resize_goes_down(version):
+    model = parser.parse_model("""
+    <ir_version: 9, opset_import: ["": 18]> g (float[1,1,2,3] x) => (float[1,1,4,6] y)
+    <float[4] scales = {1.0, 1.0, 2.0, 2.0}> { y = Resize <mode = "nearest",
+     coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (x, , scales) }""")
+    x = np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3)
+    edited = graphopt.edit(model, opset=version)
+    onnx.checker.check_model(edited.model, full_check=True)
+    np.testing.assert_array_equal(run(edited.model, {"x": x})["y"], x.repeat(2, 2).repeat(2, 3))
+
+
 def test_lowered_and_renamed_in_one_go():
     edited = graphopt.edit(net(), opset=11, rename={"x": "image"}, strip=["names"], dims={"N": 2})
     assert edited.status == "equal" and edited.ir.graph.inputs[0].type.shape == (2, 3, 8, 8)
