@@ -111,7 +111,7 @@ def optimize(
         bool, typer.Option(help="exit with 0 in place of 3 where nothing could be compared")
     ] = False,
     dry_run: Annotated[bool, typer.Option(help="show what would be done, write no model")] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace MODEL itself, or a file of another kind")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace MODEL itself, or a result of another kind")] = False,
     as_json: JSON = False,
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
     kind: Annotated[str, typer.Option(hidden=True, help="the kind of an exact result")] = "opt",

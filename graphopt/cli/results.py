@@ -43,8 +43,8 @@ def default_name(source: Path, kind: str) -> Path:
 
 
 def check_destination(destination: Path, source: Path, kind: str, *, force: bool) -> None:
-    """OutputError if a result cannot be written there, or if it would replace the model itself or anything that is not
-    an earlier result of the same kind and `force` is False.
+    """OutputError if a result cannot be written there, or if it would replace the model itself or a result of another
+    kind and `force` is False. A file that tells no kind is replaced: the name was given.
     """
     if str(destination) == PIPE:
         if sys.stdout.isatty():
@@ -56,16 +56,15 @@ def check_destination(destination: Path, source: Path, kind: str, *, force: bool
     if source.exists() and os.path.samefile(source, destination):
         raise OutputError(f"{str(destination)!r} is the model itself: name another file, or --force replaces it")
     found = kind_in(destination)
-    if found != kind:
-        what = "no result of graphopt" if found is None else f"a result of another kind ({found}, not {kind})"
+    if found not in (None, kind):
+        what = f"a result of another kind ({found}, not {kind})"
         raise OutputError(f"{str(destination)!r} exists and is {what}: name another file, or --force replaces it")
 
 
 def write(result: Result, destination: Path, kind: str, external: bool) -> None:
     """Write a result that tells its kind. OutputError."""
     result.ir.metadata[MARK] = kind
-    if result.is_original:
-        _mark(result, kind)
+    _mark(result, kind)
     if str(destination) != PIPE:
         result.save(destination, external=True if external else None)
         return
@@ -79,7 +78,7 @@ def write(result: Result, destination: Path, kind: str, external: bool) -> None:
 
 
 def _mark(result: Result, kind: str) -> None:
-    """The mark in the original's own proto, in place of an earlier one."""
+    """The mark in the proto, which is what is written where that need not be emitted anew, in place of an earlier one."""
     for entry in result.model.metadata_props:
         if entry.key == MARK:
             entry.value = kind

@@ -70,7 +70,7 @@ def test_layers_have_their_time_and_the_page_has_one_speed():
     )
     text = report.to_html("blocks", seconds=0.02)
     assert "time in onnxruntime, one thread" in text and text.count("µs</td>") == 3, "a time for each Conv"
-    assert "half int8; 37 dB" in text and "× as fast" in text, "the page's own"
+    assert "half int8; 37 dB" in text and re.search(r"fast(er| as before) \(± \d+ %", text), "the page's own"
     unmeasured = report.to_html("blocks", seconds=0)
     assert "1.93× as fast" in unmeasured and "time in onnxruntime" not in unmeasured
 
@@ -147,7 +147,8 @@ def test_more_nodes_are_not_praised_and_open_sizes_stay_symbols():
     (counted,) = macs_by_size(onnx_io.load(path)).items()
     assert counted == ("N", 9602144) and "9.60 M·N" in text
     assert result.report.to_dict()["before"]["macs_by_size"] == {"N": 9602144}
-    assert "multiply-accumulates 9.60 M·N 9.60 M·N =" in " ".join(str(result.report).split())
+    shown = " ".join(str(result.report).split())  # where a fourth input channel gains time, it is padded in
+    assert re.search(r"multiply-accumulates 9\.60 M·N 9\.(60 M·N =|94 M·N \+3\.5%)", shown)
     for field in ("share_of_macs", "share of macs", "objective", "per channel activations"):
         assert field not in text
     shown = [n["o"] for n in drawn(text)["after"][0]["nodes"]]
