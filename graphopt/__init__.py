@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import GraphoptError, InputError, ModelError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    from . import rewrite, testing
+    from . import gradient, rewrite, testing
     from .api import Result, optimize
     from .bisection import Bisection, bisect
     from .equivalence import Comparison, compare
@@ -29,12 +29,12 @@ _HOME = {
     "bisect": "bisection", "compare": "equivalence", "optimize": "api", "register_pass": "pipeline",
     "rule": "pipeline",
 }  # fmt: skip
-_MODULES = ("rewrite", "testing")
+_MODULES = ("gradient", "rewrite", "testing")
 
 __all__ = [
     "Bisection", "Comparison", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
-    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "optimize",
-    "register_pass", "rewrite", "rule", "testing",
+    "Pass", "Prune", "Quantize", "Registry", "Report", "Result", "Session", "bisect", "compare", "gradient",
+    "optimize", "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 
 
