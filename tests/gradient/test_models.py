@@ -140,6 +140,20 @@ def test_padding_that_only_the_run_tells(one_axis: bool) -> None:
     assert worst.single < 1e-5
 
 
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize(("corners", "sizes"), [(0, ("N", 2, "H", "W")), (1, (2, 2, 4, 5))])
+def test_grid_sample(corners: int, sizes: Any, mode: str, padding: str) -> None:
+    rng = np.random.default_rng(0)
+    node = helper.make_node("GridSample", ["x", "grid"], ["y"], mode=mode, padding_mode=padding, align_corners=corners)
+    proto = model([node], {"x": sizes, "grid": (sizes[0], 3, 6, 2)}, {"y": [None] * 4})
+    proto.opset_import[0].version, proto.ir_version = 20, 9
+    grid = rng.uniform(-1.3, 1.3, (2, 3, 6, 2)).astype(np.float32)
+    worst = check(proto, {"x": rng.standard_normal((2, 2, 4, 5)).astype(np.float32), "grid": grid})
+    assert worst.differences < 1e-6
+    assert worst.single < 1e-4
+
+
 def test_a_loss_needs_no_cotangent() -> None:
     nodes = [helper.make_node("Mul", ["x", "x"], ["y"]), helper.make_node("ReduceSum", ["y"], ["loss"], keepdims=0)]
     proto = gradient_model(model(nodes, {"x": ("N",)}, {"loss": ()}), ["x"], loss="loss")
