@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import GraphoptError, InputError, ModelError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    from . import rewrite, testing
+    from . import gradient, rewrite, testing
     from .api import Result, optimize
     from .bisection import Bisection, bisect
     from .equivalence import Comparison, compare
@@ -36,12 +36,12 @@ _HOME = {
     "bisect": "bisection", "compare": "equivalence", "compare_layers": "report.drift", "edit": "surgery",
     "optimize": "api", "recommend": "recommendation", "register_pass": "pipeline", "rule": "pipeline",
 }  # fmt: skip
-_MODULES = ("rewrite", "testing")
+_MODULES = ("gradient", "rewrite", "testing")
 
 __all__ = [
     "Bisection", "Comparison", "Edited", "GraphoptError", "InputError", "ModelError", "OptionError", "OutputError",
     "Pass", "Prune", "Quantize", "Recommendation", "Registry", "Report", "Result", "Session", "bisect", "compare",
-    "compare_layers", "edit", "optimize", "recommend", "register_pass", "rewrite", "rule", "testing",
+    "compare_layers", "edit", "gradient", "optimize", "recommend", "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 
 

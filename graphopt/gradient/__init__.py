@@ -1,7 +1,14 @@
-"""Gradients of ONNX models: reverse mode as a transformation of the IR, without a training framework."""
+"""Gradients of ONNX models: reverse mode as a transformation of the IR, without a training framework; and training."""
 
 from .differentiate import gradient_model
+from .losses import KL, MSE, CrossEntropy
+from .optimizers import SGD, Adam, AdamW
 from .reverse import gradients
 from .tensor import Tensor, Writer
+from .trainer import Trainer
+from .training import training_step
 
-__all__ = ["Tensor", "Writer", "gradient_model", "gradients"]
+__all__ = [
+    "KL", "MSE", "SGD", "Adam", "AdamW", "CrossEntropy", "Tensor", "Trainer", "Writer", "gradient_model", "gradients",
+    "training_step",
+]  # fmt: skip

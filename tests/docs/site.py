@@ -23,14 +23,17 @@ from graphopt import cli, options
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (
-    "which-mode", "quantizing", "pruning", "runtime", "report", "editing", "testing", "writing-a-pass", "ir", "fusion",
+    "which-mode", "quantizing", "pruning", "gradients", "runtime", "report", "editing", "testing", "writing-a-pass", "ir",
+    "fusion",
 )  # fmt: skip
 API = (
     "graphopt.api.optimize", "graphopt.api.Result", "graphopt.report.Report", "graphopt.equivalence.compare",
     "graphopt.equivalence.Comparison", "graphopt.report.drift.compare_layers", "graphopt.recommendation.recommend",
     "graphopt.surgery.edit", "graphopt.bisection.bisect", "graphopt.runtime.session.Session",
-    "graphopt.pipeline.register_pass", "graphopt.pipeline.rule", "graphopt.testing.assert_equivalent",
-    "graphopt.ir.Graph", "graphopt.ir.Node", "graphopt.ir.Value", "graphopt.rewrite.Builder", "graphopt.errors",
+    "graphopt.gradient.differentiate.gradient_model", "graphopt.gradient.training.training_step",
+    "graphopt.gradient.trainer.Trainer", "graphopt.pipeline.register_pass", "graphopt.pipeline.rule",
+    "graphopt.testing.assert_equivalent", "graphopt.ir.Graph", "graphopt.ir.Node", "graphopt.ir.Value",
+    "graphopt.rewrite.Builder", "graphopt.errors",
 )  # fmt: skip
 """Objects of the reference, by the path at which they are found without importing anything."""
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")

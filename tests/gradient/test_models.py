@@ -111,6 +111,49 @@ def test_broadcast_over_sizes_that_only_the_feed_tells(other: tuple[Any, ...]) -
         assert check(proto, feeds).differences < 1e-6
 
 
+@pytest.mark.parametrize("sizes", [(2, 3, 5), ("N", "M", "K")], ids=["known sizes", "unknown sizes"])
+def test_statistics_that_a_layer_normalization_returns(sizes: Any) -> None:
+    rng = np.random.default_rng(0)
+    scale = rng.standard_normal((3, 5)).astype(np.float32)
+    feeds = {"x": rng.standard_normal((2, 3, 5)).astype(np.float32)}
+    norm = helper.make_node("LayerNormalization", ["x", "s", "b"], ["y", "mean", "r"], axis=1)
+    for outputs in (("y", "mean", "r"), ("mean",), ("r",)):
+        proto = model([norm], {"x": sizes}, {name: [None] * 3 for name in outputs}, s=scale, b=scale + 1)
+        worst = check(proto, feeds, ["x", "s"] if "y" in outputs else ["x"])
+        assert worst.differences < 1e-6
+        assert worst.single < 1e-4
+
+
+@pytest.mark.parametrize("one_axis", [False, True])
+def test_padding_that_only_the_run_tells(one_axis: bool) -> None:
+    """The amounts are the sizes of x, or the last of these: Pad reads what Shape computes."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"], start=1 if one_axis else 0),
+        helper.make_node("Concat", ["sizes", "sizes"], ["pads"], axis=0),
+        helper.make_node("Pad", ["x", "pads", "value", *["axes"][: int(one_axis)]], ["y"]),
+    ]
+    proto = model(nodes, {"x": ("N", "M")}, {"y": (None, None)}, value=np.float32(2), axes=np.array([1]))
+    proto.opset_import[0].version = 18
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    worst = check(proto, {"x": x}, ["x", "value"])
+    assert worst.differences < 1e-6
+    assert worst.single < 1e-5
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize(("corners", "sizes"), [(0, ("N", 2, "H", "W")), (1, (2, 2, 4, 5))])
+def test_grid_sample(corners: int, sizes: Any, mode: str, padding: str) -> None:
+    rng = np.random.default_rng(0)
+    node = helper.make_node("GridSample", ["x", "grid"], ["y"], mode=mode, padding_mode=padding, align_corners=corners)
+    proto = model([node], {"x": sizes, "grid": (sizes[0], 3, 6, 2)}, {"y": [None] * 4})
+    proto.opset_import[0].version, proto.ir_version = 20, 9
+    grid = rng.uniform(-1.3, 1.3, (2, 3, 6, 2)).astype(np.float32)
+    worst = check(proto, {"x": rng.standard_normal((2, 2, 4, 5)).astype(np.float32), "grid": grid})
+    assert worst.differences < 1e-6
+    assert worst.single < 1e-4
+
+
 def test_a_loss_needs_no_cotangent() -> None:
     nodes = [helper.make_node("Mul", ["x", "x"], ["y"]), helper.make_node("ReduceSum", ["y"], ["loss"], keepdims=0)]
     proto = gradient_model(model(nodes, {"x": ("N",)}, {"loss": ()}), ["x"], loss="loss")

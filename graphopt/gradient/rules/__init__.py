@@ -15,12 +15,13 @@ from . import (
     quantization,
     reductions,
     resizing,
+    sampling,
 )
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES, **arithmetic.RULES, **reductions.RULES, **products.RULES, **convolution.RULES,
     **normalization.RULES, **pooling.RULES, **movement.RULES, **indexing.RULES, **resizing.RULES,
-    **quantization.RULES,
+    **quantization.RULES, **sampling.RULES,
 }  # fmt: skip
 """The rule of each operator that has one."""
 

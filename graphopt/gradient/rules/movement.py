@@ -97,13 +97,17 @@ def pad(call: Call) -> Gradients:
     if call.attr("mode", "constant") != "constant":
         return by_positions(call)
     x, found = call.x, {}
-    amounts = [int(v) for v in call.number(1, "the padding")]
-    axes = call.axes(3)
-    over = list(range(x.rank)) if axes is None else axes
-    pads = [0] * 2 * x.rank
-    for i, axis in enumerate(over):
-        pads[axis], pads[x.rank + axis] = -amounts[i], -amounts[i + len(over)]
-    middle = call.g.pad(pads)
+    if call.node.constant(1) is None:
+        middle = call.writer.node("Pad", call.g, -call.input(1), None, call.optional(3))
+        middle.value.type = x.value.type  # its sizes are those of x, which inference cannot tell
+    else:
+        amounts = [int(v) for v in call.number(1, "the padding")]
+        axes = call.axes(3)
+        over = list(range(x.rank)) if axes is None else axes
+        pads = [0] * 2 * x.rank
+        for i, axis in enumerate(over):
+            pads[axis], pads[x.rank + axis] = -amounts[i], -amounts[i + len(over)]
+        middle = call.g.pad(pads)
     if 0 in call.wanted:
         found[0] = middle
     if 2 in call.wanted:

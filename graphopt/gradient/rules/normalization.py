@@ -50,16 +50,22 @@ def _through(d: Tensor, hat: Tensor, r: Tensor, axes: list[int], centre: bool = 
 
 
 def _layer(call: Call, centre: bool) -> Gradients:
-    if any(g is not None for g in call.cotangents[1:]):
-        raise Declined("the gradient of the statistics that a normalisation returns")
-    x, scale, g = call.x, call.input(1), call.g
+    """As `layer_normalization`; g is 0 where only the statistics are read."""
+    x, scale = call.x, call.input(1)
+    g = call.y.zeros() if call.cotangents[0] is None else call.g
     work = DType.FLOAT if x.dtype in (DType.FLOAT16, DType.BFLOAT16) else x.dtype  # stash_type 1
     axes = list(range(call.axis(default=-1), x.rank))
     hat, r = _normalised(x.cast(work), axes, call.attr("epsilon", 1e-5), centre)
     wide = g.cast(work)
     found: Gradients = {}
     if 0 in call.wanted:
-        found[0] = _through(wide * scale.cast(work), hat, r, axes, centre).cast(x.dtype)
+        dx = _through(wide * scale.cast(work), hat, r, axes, centre)
+        mean, deviation = (*call.cotangents[1:], None, None)[:2]
+        if mean is not None:
+            dx = dx + mean.cast(work) / _count(x, axes)
+        if deviation is not None:
+            dx = dx - deviation.cast(work) * hat * r * r / _count(x, axes)
+        found[0] = dx.cast(x.dtype)
     if 1 in call.wanted:
         found[1] = (wide * hat).reduced_to(scale).cast(scale.dtype)
     if 2 in call.wanted:
@@ -67,8 +73,16 @@ def _layer(call: Call, centre: bool) -> Gradients:
     return found
 
 
+def _count(x: Tensor, axes: list[int]) -> Tensor:
+    """The number of elements along some axes, as a number of f32 or f64."""
+    sizes = x.writer.ints([x.size(axis) for axis in axes])
+    count: Tensor = sizes.ReduceProd(keepdims=0)
+    return count.cast(DType.DOUBLE if x.dtype is DType.DOUBLE else DType.FLOAT)
+
+
 def layer_normalization(call: Call) -> Gradients:
-    """y = γ x̂ + β over the last axes: dx = r (d − mean d − x̂ mean(d x̂)), d = g γ; dγ = Σ g x̂, dβ = Σ g"""
+    """y = γ x̂ + β over the last n elements: dx = r (d − mean d − x̂ mean(d x̂)), d = g γ; dγ = Σ g x̂, dβ = Σ g. Of the
+    outputs mean and r, with cotangents ḡ and r̄: dx also has ḡ/n − r̄ r² x̂/n"""
     return _layer(call, centre=True)
 
 

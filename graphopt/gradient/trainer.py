@@ -1,0 +1,139 @@
+"""The loop around a training step: onnxruntime runs it, weights and state stay where it leaves them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, ModelError, OptionError, one_line
+from ..ir import Array, Constant, DType, Model, TensorType, clone_model
+from ..machine.sessions import open_session, session_options
+from ..onnx_io import load, to_proto
+from .differentiate import named_values
+from .optimizers import Optimizer
+from .training import LOSS, NEW, RATE, STEP, Losses, build_step
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ..onnx_io.source import ModelSource
+
+
+class Trainer:
+    """Trains the weights of an ONNX model in onnxruntime.
+
+    `trainer.step({"x": x, "y.target": t}, 1e-3)` does one step and returns its loss; `trainer.model()` is the original
+    model with the weights of now. Arguments are those of `training_step`; threads: within an operator, 0 for all cores.
+    A step that fails, or whose loss is not finite, leaves weights and state as they were.
+    """
+
+    def __init__(
+        self, model: ModelSource | Model, wrt: Sequence[str] | None = None, *, loss: Losses = "mse",
+        optimizer: str | Optimizer = "adamw", threads: int = 1,
+    ) -> None:  # fmt: skip
+        import onnxruntime
+
+        self._original = clone_model(model) if isinstance(model, Model) else load(model, infer=False)
+        made = build_step(clone_model(self._original), wrt, loss, optimizer)
+        self.weights: tuple[str, ...] = tuple(made.weights)
+        """The names of the weights that are trained."""
+        self._values = named_values(self._original)
+        for name in self.weights:
+            if name not in self._values:
+                raise OptionError(f"{name!r} is no initializer of the original model, but one of its converted form")
+        settings = session_options(threads=threads, folder=made.model.folder)
+        self._session = open_session(to_proto(made.model).SerializeToString(), settings)
+        self._to_ort: Callable[[Array], Any] = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._names = [o.name for o in self._session.get_outputs()]
+        state = {name: np.zeros(_sizes(type), type.dtype.numpy) for name, type in made.state.items()}
+        start = {**made.weights, **state, STEP: np.zeros((), np.int64)}
+        self._held = {name: self._to_ort(np.array(array, order="C")) for name, array in start.items()}
+        self._types = {v.name: v.type for v in made.model.graph.inputs if v.name not in self._held and v.name != RATE}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of what each step is fed: the model's inputs and the targets."""
+        return tuple(self._types)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps done."""
+        return int(self._held[STEP].numpy())
+
+    def step(self, feeds: Mapping[str, Any], learning_rate: float = 1e-3) -> float:
+        """One step on one batch; the loss before it.
+
+        InputError for feeds that do not fit, and for a loss that is not finite.
+        """
+        given = {name: self._to_ort(self._array(name, feeds)) for name in self._types}
+        unknown = [name for name in feeds if name not in self._types]
+        if unknown:
+            raise InputError(f"the training step has no input {unknown[0]!r}; it has {', '.join(self._types)}")
+        given[RATE] = self._to_ort(np.array(learning_rate, np.float32))
+        try:
+            made = dict(zip(self._names, self._session.run_with_ort_values(self._names, {**self._held, **given})))
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InputError(f"step {self.steps + 1} does not run: {one_line(error)}") from error
+        loss = float(made[LOSS].numpy())
+        if not math.isfinite(loss):
+            raise InputError(f"the loss of step {self.steps + 1} is {loss}; weights are left as they were")
+        self._held = {name: made[name + NEW] for name in self._held}
+        return loss
+
+    def fit(
+        self, batches: Iterable[Mapping[str, Any]], learning_rate: float | Callable[[int], float] = 1e-3
+    ) -> list[float]:
+        """A step for each batch; their losses. learning_rate: a number, or a schedule: a function of the steps done."""
+        rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
+        return [self.step(batch, rate(self.steps)) for batch in batches]
+
+    def state(self) -> dict[str, Array]:
+        """Copies of weights, state of the optimizer and count of steps, by name: what `restore` takes."""
+        return {name: np.array(value.numpy()) for name, value in self._held.items()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Go on from a `state()`. InputError where names or shapes differ from this trainer's."""
+        for name, value in self._held.items():
+            if name not in state:
+                raise InputError(f"the state has no {name!r}")
+            if tuple(np.shape(state[name])) != tuple(value.shape()):
+                raise InputError(f"the state's {name!r} is {np.shape(state[name])} instead of {tuple(value.shape())}")
+        self._held = {
+            name: self._to_ort(np.array(state[name], value.numpy().dtype, order="C"))
+            for name, value in self._held.items()
+        }
+
+    def model(self) -> onnx.ModelProto:
+        """The original model with the weights of now; all else, frozen weights included, is as it was."""
+        copy = clone_model(self._original)
+        named = named_values(copy)
+        for name in self.weights:
+            value, array = named[name], np.array(self._held[name].numpy())
+            if value.constant is None:
+                value.default = Constant.of(array)
+            else:
+                value.constant = Constant.of(array)
+        return to_proto(copy)
+
+    def _array(self, name: str, feeds: Mapping[str, Any]) -> Array:
+        """The feed of an input; floats in another precision and integers of another width are converted."""
+        if name not in feeds:
+            raise InputError(f"the feed has no {name!r}; a training step needs {', '.join(self._types)}")
+        array, type = np.asarray(feeds[name]), self._types[name]
+        if not isinstance(type, TensorType):
+            raise ModelError(f"input {name!r} is no tensor")
+        alike = (array.dtype.kind == "f" and type.dtype.is_float) or (
+            array.dtype.kind in "iu" and type.dtype.is_integer
+        )
+        if type.dtype is not DType.of(array.dtype) and not alike:
+            raise InputError(f"{name!r} is {array.dtype}, and the training step takes {type}")
+        return np.array(array, type.dtype.numpy, order="C")
+
+
+def _sizes(type: TensorType) -> tuple[int, ...]:
+    if type.sizes is None:
+        raise ModelError(f"a weight of unknown shape {type}")
+    return type.sizes
