@@ -78,7 +78,7 @@ def write(result: Result, destination: Path, kind: str, external: bool) -> None:
 
 
 def _mark(result: Result, kind: str) -> None:
-    """The mark in the proto, which is what is written where that need not be emitted anew, in place of an earlier one."""
+    """The mark in the proto, in place of an earlier one: that is written where nothing need be emitted anew."""
     for entry in result.model.metadata_props:
         if entry.key == MARK:
             entry.value = kind

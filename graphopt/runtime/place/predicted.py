@@ -23,7 +23,7 @@ BETWEEN = 1.3
 """How much longer kernels take between segments in onnxruntime than alone, as the rates were measured: these take each
 other's caches. From the same rows, whose sessions are slower by 0.46 of their regions' time, QDQ files by less."""
 
-_NANO = 1e-9
+_NANO = 1e-9  # seconds of a nanosecond, in which rates are given
 
 
 @dataclass(frozen=True, slots=True)

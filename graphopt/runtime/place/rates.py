@@ -79,6 +79,7 @@ _ONNXRUNTIME: Rates = {
     "border": (5.08e03, 0.107, 0.046, 0.3, 0.01),
     "other": (1.3e03, 0.2, 0.5, 0.3, 0.01),
 }
+"""onnxruntime's, with AVX-512 VNNI; all tables here: `python -m tests.bench.placement FILE … --rows ROWS --fit`."""
 
 _VNNI: Rates = {
     "ActivationMatMul": (1.72e03, 0.2, 0.0602, 0.2, 0.00432),
@@ -116,6 +117,7 @@ _VNNI: Rates = {
     "border": (7.56e03, 0.214, 0.218, 0.2, 0.006),
     "other": (700, 0.15, 0.3, 0.2, 0.006),
 }
+"""The kernels', with AVX-512 VNNI."""
 
 _AVX2: Rates = {
     "ActivationMatMul": (957, 0.144, 0.467, 0.2, 0.00705),
@@ -153,6 +155,7 @@ _AVX2: Rates = {
     "border": (8.3e03, 0.211, 0.251, 0.2, 0.006),
     "other": (700, 0.15, 0.3, 0.2, 0.006),
 }
+"""The kernels', with GRAPHOPT_ISA at AVX2."""
 
 _PORTABLE: Rates = {
     "AveragePool": (654, 0.15, 0.299, 0.2, 0.006),
@@ -187,6 +190,7 @@ _PORTABLE: Rates = {
     "border": (9.14e03, 0.241, 0.25, 0.2, 0.006),
     "other": (700, 0.15, 0.3, 0.2, 0.006),
 }
+"""The kernels', with GRAPHOPT_ISA=portable."""
 
 RATES: Mapping[str, LevelRates] = {
     "avx512vnni": LevelRates(_VNNI, _ONNXRUNTIME),
