@@ -152,8 +152,10 @@ def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> Gua
 
 
 def _refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[Unit]) -> Assignment:
-    """The assignment with the finer codes of some units."""
-    finer = {u.node: calibrated.finer[u.node].codes for u in units if u.node in calibrated.finer}
+    """The assignment with the finer codes of some units, and of those that share their weights."""
+    first_of = assignment.shared.codes_of
+    chosen = {first_of.get(u.node, u.node) for u in units}
+    finer = {node: s.codes for node, s in calibrated.finer.items() if first_of.get(node, node) in chosen}
     return replace(assignment, codes={**assignment.codes, **finer})
 
 
