@@ -141,8 +141,10 @@ class _Replacement:
 
 
 def share_codes(clone: MappedClone) -> None:
-    """Let heads read the codes [V, H] of their table, and the scales and zero points [V, B] of its blocks, by Transpose,
-    which onnxruntime computes once, as it loads."""
+    """Let heads read the codes [V, H] of their table, and the scales and zero points [V, B] of its blocks.
+
+    They do by Transpose, which onnxruntime computes once, as it loads.
+    """
     graph = clone.model.graph
     nodes = list(graph)
     turned: dict[Value, Value] = {}
