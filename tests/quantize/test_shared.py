@@ -184,3 +184,26 @@ def test_the_layer_of_a_table_reads_as_the_float_one():
     codes = next(c for c in constants.values() if c.dtype == np.int8 and c.shape == (WORDS, WIDE))
     scale = np.abs(TABLE).max(1) / 127
     assert np.abs(codes * scale[:, None] - TABLE).max() <= 1.5 * scale.max()
+
+
+@pytest.mark.parametrize("is_on_grid", [True, False])
+def test_a_dynamic_result_keeps_a_table_float_whose_codes_would_cost_accuracy(is_on_grid):
+    table = np.rint(TABLE * 30).clip(-127, 127) / 64 if is_on_grid else TABLE
+    table[0] = 127 / 64 if is_on_grid else table[0]  # the scale of each column: its codes are exact
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (int64[N,S] ids) => (float[N,S,{WIDE}] y)
+        <float[{WORDS},{WIDE}] table, float[{WIDE},{WIDE}] w, float share>
+        {{ e = Gather(table, ids)  m = MatMul(e, w)  p = Mul(m, share)  y = Add(e, p) }}""",
+        table=table, share=np.float32(1e-2),
+    )  # fmt: skip
+    made, noise = run(model, "dynamic")
+    refused = dict(made.report.stages[0].refused)
+    assert noise > 70  # as if the table were float, which most of the result is
+    if is_on_grid:
+        assert not refused and elements(made.model) == WORDS * WIDE + WIDE * WIDE
+        return
+    assert elements(made.model) == WIDE * WIDE
+    assert refused == {"e": "its codes would cost more than 1 dB of the results"}
+    for mode, floor in (("dynamic", -math.inf), ("weights", 10.0)):
+        stored, noise = run(model, mode, min_sqnr=floor)
+        assert elements(stored.model) == WORDS * WIDE + WIDE * WIDE and noise < 60

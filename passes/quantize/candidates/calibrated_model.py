@@ -183,7 +183,7 @@ class _Solver:
         linear = unit.layer
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
         block = _block(linear, self.options, self.target) if is_stored_in_blocks else None
-        safe = pair_safety(self.options, self.target)
+        safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables are read as floats
         return solve(linear, moments, self.options, safe, step, bits, block, unit.node in self.tied)
 
     def bits(self, unit: Unit) -> int:
