@@ -22,6 +22,7 @@ from .nested import quantize_branches
 from .options import Quantize
 from .place.bias_correction import with_bias_correction
 from .place.calibration_methods import with_best_method
+from .place.harmless_tables import with_harmless_tables
 from .place.latency_guard import GAIN
 from .recurrent import quantize_recurrent
 from .report import QuantizeFigures, report_decision, with_parts
@@ -72,7 +73,8 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
         reason = "left float: no convolution or matrix product with constant weights can be quantized"
         refused = calibrated.units.refused
         return model, StageReport(f"quantize {options.mode}", reason, refused=refused, changed=False)
-    decision = decide(model, with_bias_correction(with_best_method(calibrated, context), context), context)
+    calibrated = with_harmless_tables(with_best_method(calibrated, context), context)
+    decision = decide(model, with_bias_correction(calibrated, context), context)
     report = report_decision(decision, context.calibration.is_synthetic)
     return (model if decision.assignment is None else build(decision.assignment)), report
 

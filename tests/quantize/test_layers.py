@@ -57,8 +57,10 @@ def ops(model):
 def test_dynamic_form(transposed, tmp_path):
     import onnxruntime as ort
 
-    made, noise = run("dynamic", words(transposed=transposed))
+    made, noise = run("dynamic", words(transposed=transposed), min_sqnr=-np.inf)
     assert noise > 30
+    worst = [(row[1], row[7]) for row in made.report.stages[0].rows]
+    assert all(pair > 240 if op == "Gather" else pair <= 128 for op, pair in worst)  # tables are read as floats
     product = ["DynamicQuantizeLinear", "MatMulInteger", "Mul", "Cast", "Mul", "Add"]
     assert ops(made.model) == ["Gather", "DequantizeLinear", *product, "Tanh", "ReduceMean", *product]
     options = ort.SessionOptions()
@@ -139,7 +141,7 @@ def test_stored_weights_are_for_size_and_slower_ones_are_told(gain, monkeypatch,
 
 @pytest.mark.parametrize("mode", ["dynamic", "weights"])
 def test_u8_weights_are_stored_as_such(mode):
-    made, noise = run(mode, weight_type="uint8")
+    made, noise = run(mode, weight_type="uint8", min_sqnr=-np.inf)
     stored = [onnx.numpy_helper.to_array(t) for t in made.model.graph.initializer]
     kinds = {a.shape: a.dtype for a in stored if a.ndim > 1}
     assert kinds == {(64, 10): np.uint8, (64, 64): np.uint8, (TABLE, WIDE): np.int8}  # a table meets no product itself

@@ -56,9 +56,9 @@ def tied(head="transposed"):
     )  # fmt: skip
 
 
-def run(model, mode, **options):
+def run(model, mode, target="portable", **options):
     settings = {"mode": mode, "speed": False, "min_sqnr": 10.0, "min_top1": 0.0, **options}
-    made = graphopt.optimize(model, quantize=graphopt.Quantize(**settings), calibration=FEEDS)
+    made = graphopt.optimize(model, quantize=graphopt.Quantize(**settings), calibration=FEEDS, target=target)
     sessions = [ort_session(m.SerializeToString()) for m in (model, made.model)]
     noise = []
     for feed in FEEDS:
@@ -104,14 +104,54 @@ def test_stored_for_size_a_head_stays_with_its_float_table():
 
 
 @pytest.mark.parametrize("target", ["portable", "onnxruntime"])
-def test_of_four_bits_what_is_shared_has_eight(target):
-    model = tied()
-    options = graphopt.Quantize("weights", weight_type="int4", speed=False, min_sqnr=0, min_top1=0)
-    made = graphopt.optimize(model, quantize=options, calibration=FEEDS, target=target)
-    bits = {row[1]: row[3] for row in made.report.stages[0].rows}
-    assert bits["Gather"] == 8 and sorted(row[3] for row in made.report.stages[0].rows) == [4, 8, 8, 8]
-    assert "layers stored as int4 (3 of 4 as int8)" in made.report.stages[0].summary
-    assert elements(made.model, (TensorProto.INT8,)) == WORDS * WIDE
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("block", [16, 64])
+def test_of_four_bits_table_and_head_read_one_constant(head, target, block):
+    made, noise = run(tied(head), "weights", target, weight_type="int4", min_sqnr=0.0, block_size=block)
+    assert {row[3] for row in made.report.stages[0].rows} == {4} and noise > 12
+    codes = [t for t in made.model.graph.initializer if t.name.startswith(("table", "copy")) and "codes" in t.name]
+    ops = [node.op_type for node in made.model.graph.node]
+    assert len(codes) == 1 and numpy_helper.to_array(codes[0]).size in (WORDS * WIDE, WORDS * WIDE // 2)
+    once = (WORDS + WIDE) * WIDE // 2 + (WORDS + WIDE) * 5 * -(-WIDE // block)  # codes, scales and zero points
+    assert made.report.after.file_bytes < once + 12_000  # the nodes
+    if target == "onnxruntime":
+        assert ops.count("GatherBlockQuantized") == 2 and "MatMul" not in ops and "DequantizeLinear" not in ops
+    else:
+        assert codes[0].data_type == TensorProto.INT4 and "DequantizeLinear" in ops
+        onnx.checker.check_model(made.model, full_check=True)
+
+
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_a_partial_block_of_a_shared_table(target):
+    wide = 72
+    table = np.random.default_rng(3).standard_normal((WORDS, wide)).astype(np.float32)
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (int64[N] ids) => (float[N,{WORDS}] y, float[N,{wide}] e)
+        <float[{WORDS},{wide}] table>
+        {{ g = Gather(table, ids)  e = Neg(g)  t = Transpose(table)  y = MatMul(e, t) }}""",
+        table=table,
+    )
+    feeds = [{"ids": np.arange(-WORDS, WORDS)}]  # negative indices count from the end
+    options = graphopt.Quantize("weights", weight_type="int4", speed=False, min_sqnr=10, min_top1=0)
+    made = graphopt.optimize(model, quantize=options, calibration=feeds, target=target)
+    (y, e), (_, rows) = (ort_session(m.SerializeToString()).run(None, feeds[0]) for m in (made.model, model))
+    assert {row[3] for row in made.report.stages[0].rows} == {4}
+    assert e.shape == rows.shape and 10 * math.log10((rows**2).sum() / ((rows - e) ** 2).sum()) > 18
+    assert np.abs(y + e @ e[WORDS:].T).max() < 0.02 * np.abs(y).max()  # the head has the weights of the rows
+
+
+@pytest.mark.parametrize("head", ["transposed", "rows"])
+def test_blocks_of_eight_bits_are_shared_alike(head):
+    plain, blocked = (run(tied(head), "weights", block_size=block)[1] for block in (None, 16))
+    assert blocked > plain - 1 > 25
+    assert run(tied(head), "weights", block_size=16, weight_type="uint8")[1] > plain - 1
+
+
+def test_for_accuracy_what_is_shared_gets_finer_codes_together():
+    made, noise = run(tied(), "weights", weight_type="int4", min_sqnr=22.0)
+    bits = {row[0]: row[3] for row in made.report.stages[0].rows}
+    assert noise > 20 and bits["e"] == bits["d"] == bits["y"] == 8
+    assert elements(made.model) == WORDS * WIDE + (WIDE * WIDE if bits["m"] == 8 else 0)
 
 
 def test_a_layer_used_twice_is_stored_once():
@@ -144,3 +184,26 @@ def test_the_layer_of_a_table_reads_as_the_float_one():
     codes = next(c for c in constants.values() if c.dtype == np.int8 and c.shape == (WORDS, WIDE))
     scale = np.abs(TABLE).max(1) / 127
     assert np.abs(codes * scale[:, None] - TABLE).max() <= 1.5 * scale.max()
+
+
+@pytest.mark.parametrize("is_on_grid", [True, False])
+def test_a_dynamic_result_keeps_a_table_float_whose_codes_would_cost_accuracy(is_on_grid):
+    table = np.rint(TABLE * 30).clip(-127, 127) / 64 if is_on_grid else TABLE
+    table[0] = 127 / 64 if is_on_grid else table[0]  # the scale of each column: its codes are exact
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (int64[N,S] ids) => (float[N,S,{WIDE}] y)
+        <float[{WORDS},{WIDE}] table, float[{WIDE},{WIDE}] w, float share>
+        {{ e = Gather(table, ids)  m = MatMul(e, w)  p = Mul(m, share)  y = Add(e, p) }}""",
+        table=table, share=np.float32(1e-2),
+    )  # fmt: skip
+    made, noise = run(model, "dynamic")
+    refused = dict(made.report.stages[0].refused)
+    assert noise > 70  # as if the table were float, which most of the result is
+    if is_on_grid:
+        assert not refused and elements(made.model) == WORDS * WIDE + WIDE * WIDE
+        return
+    assert elements(made.model) == WIDE * WIDE
+    assert refused == {"e": "its codes would cost more than 1 dB of the results"}
+    for mode, floor in (("dynamic", -math.inf), ("weights", 10.0)):
+        stored, noise = run(model, mode, min_sqnr=floor)
+        assert elements(stored.model) == WORDS * WIDE + WIDE * WIDE and noise < 60

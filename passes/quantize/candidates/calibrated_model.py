@@ -142,8 +142,7 @@ def solve_layers(
 ) -> tuple[dict[Node, Solved], dict[Node, Solved]]:  # fmt: skip
     """Codes of every layer at the width asked for, and at 8 bits where that is less; `nearest` are known already.
 
-    Of layers that share a weight the first is solved for; a head tied to a table has 8 bits, since rows are gathered
-    from whole bytes.
+    Of layers that share a weight the first is solved for.
     """
     feeds = feeds or _CountedFeeds(context, options.samples)
     solved: dict[Node, Solved] = {}
@@ -173,7 +172,7 @@ def solve_layers(
 
 @dataclass(frozen=True, slots=True)
 class _Solver:
-    """Solves for the codes of one layer after the other."""
+    """Solves for the codes of one layer after the other. tied: heads whose weight is a table, too."""
 
     model: Model
     options: Quantize
@@ -184,13 +183,12 @@ class _Solver:
         linear = unit.layer
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
         block = _block(linear, self.options, self.target) if is_stored_in_blocks else None
-        safe = pair_safety(self.options, self.target)
-        return solve(linear, moments, self.options, safe, step, bits, block)
+        safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables are read as floats
+        return solve(linear, moments, self.options, safe, step, bits, block, unit.node in self.tied)
 
     def bits(self, unit: Unit) -> int:
-        """The width asked for; 8 where fewer cannot be stored packed, and for tables."""
-        fits = unit.node.op != "Gather" and unit.node not in self.tied
-        fits = fits and can_pack(self.model, unit.node.op, self.target)
+        """The width asked for; 8 where fewer cannot be stored packed, and for tables that no product shares."""
+        fits = unit.node.op != "Gather" and can_pack(self.model, unit.node.op, self.target)
         return BITS[self.options.weight_type] if fits else 8
 
 

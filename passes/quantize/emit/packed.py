@@ -1,15 +1,18 @@
-"""Products with packed weights in onnxruntime: MatMulNBits, which dequantizes block by block as it multiplies."""
+"""Packed weights in onnxruntime: MatMulNBits, which dequantizes block by block as it multiplies, and tables that
+GatherBlockQuantized reads, which may be the weight of a product."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ....ir import Array, Model, Node
+from ....ir import Array, Model, Node, Value
+from ....ops import update_types
 from ..numerics.blocks import in_blocks
 from ..numerics.grids import Codes
 from .constants import constant
 
 PACKED_PRODUCT = "com.microsoft::MatMulNBits"
+PACKED_TABLE = "com.microsoft::GatherBlockQuantized"
 ACCURACY_LEVEL = 4
 """Inputs are rounded to 8 bits, block by block: what onnxruntime also does by default where it fuses DequantizeLinear
 and MatMul (its `session.qdq_matmulnbits_accuracy_level`), so that both spellings give the same results."""
@@ -21,29 +24,68 @@ def multiply_packed(model: Model, node: Node, codes: Codes, name: str) -> None:
     Source: onnxruntime's ContribOperators.md. Codes are stored without a sign around 2^(bits − 1), [N, B, block]
     packed along blocks, the first in the lowest bits; zero points alike, [N, B] packed along B.
     """
-    graph, block = node.graph, codes.block
-    assert graph is not None and block is not None
-    middle = 1 << (codes.bits - 1)
+    block = codes.block
+    assert block is not None
     rows = codes.rows[0]
-    stored = pack((in_blocks(rows, block) + middle).astype(np.uint8), codes.bits)
-    operands = [node.inputs[0], constant(stored, name, "codes"), constant(codes.scale[0].copy(), name, "scale")]
+    stored, scale, zero = _operands(codes, name)
+    operands = [node.inputs[0], stored, scale]
     bias = node.input(2) if node.op == "Gemm" else None
-    if codes.zero is not None or bias is not None:
-        zeros = None if codes.zero is None else pack((codes.zero[0] + middle).astype(np.uint8), codes.bits)
-        operands.append(None if zeros is None else constant(zeros, name, "zero"))
+    if zero is not None or bias is not None:
+        operands.append(zero)
     if bias is not None:
         operands += [None, bias]
     attrs = {
         "K": rows.shape[1], "N": rows.shape[0], "bits": codes.bits, "block_size": block,
         "accuracy_level": ACCURACY_LEVEL,
     }  # fmt: skip
-    new = Node(PACKED_PRODUCT, operands, attrs, [node.output.type], name=node.name)
-    new.origins, new.made_by = node.origins, "quantize"
-    new.output.name = node.output.name
-    graph.insert_before(node, new)
-    graph.replace_uses(node.output, new.output)
+    _replace(model, node, [Node(PACKED_PRODUCT, operands, attrs, [node.output.type], name=node.name)])
+
+
+def gather_packed(model: Model, node: Node, codes: Codes, name: str) -> Value:
+    """Let GatherBlockQuantized take the place of a Gather of rows; its result.
+
+    Codes are stored as `multiply_packed` stores them, so that a product reads the same constant; rows have no axis of
+    blocks here, hence a Reshape, which onnxruntime computes as it loads. The last block is cut where it is partial.
+    """
+    assert codes.block is not None
+    depth, count = codes.rows.shape[-1], codes.scale.shape[-1]
+    stored, scale, zero = _operands(codes, name)
+    flat = Node("Reshape", (stored, constant(np.array([codes.rows.shape[1], -1], np.int64), name, "rows")))
+    operands = [flat.output, node.inputs[1], scale, *(() if zero is None else (zero,))]
+    attrs = {"bits": codes.bits, "block_size": codes.block, "gather_axis": 0, "quantize_axis": 1}
+    steps = [flat, Node(PACKED_TABLE, operands, attrs, name=node.name)]
+    if count * codes.block != depth:
+        ends = [constant(np.array([n], np.int64), name, role) for n, role in ((0, "from"), (depth, "to"), (-1, "axis"))]
+        steps.append(Node("Slice", (steps[-1].output, *ends)))
+    steps[-1].output.type = node.output.type
+    return _replace(model, node, steps)
+
+
+def _operands(codes: Codes, name: str) -> tuple[Value, Value, Value | None]:
+    """The codes, scales and zero points (None where those are 0) as both operators take them."""
+    assert codes.block is not None
+    middle = 1 << (codes.bits - 1)
+    stored = pack((in_blocks(codes.rows[0], codes.block) + middle).astype(np.uint8), codes.bits)
+    zeros = None if codes.zero is None else pack((codes.zero[0] + middle).astype(np.uint8), codes.bits)
+    zero = None if zeros is None else constant(zeros, name, "zero")
+    return constant(stored, name, "codes"), constant(codes.scale[0].copy(), name, "scale"), zero
+
+
+def _replace(model: Model, node: Node, steps: list[Node]) -> Value:
+    """Let new nodes take the place of a node; the last one has its result, with its name."""
+    graph, last = node.graph, steps[-1].output
+    assert graph is not None
+    for new in steps:
+        new.origins, new.made_by = node.origins, "quantize"
+        graph.insert_before(node, new)
+        if new.output.type is None:
+            update_types(new)
+    wanted = node.output.name
+    graph.replace_uses(node.output, last)
     graph.erase(node)
+    last.name = wanted
     model.opsets.setdefault("com.microsoft", 1)
+    return last
 
 
 def pack(codes: Array, bits: int) -> Array:

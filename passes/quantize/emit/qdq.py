@@ -19,7 +19,7 @@ from ..numerics.per_channel import ChannelGrid
 from .constants import along_channels, dequantized, grid_operands
 from .layers import quantize_dynamically, store_weights
 from .mapped_clone import MappedClone, mapped_clone
-from .tables import share_codes, share_floats, store_table
+from .tables import read_codes_once, share_codes, share_floats, store_table
 
 
 def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Model:
@@ -51,6 +51,7 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
         share_floats(clone, assignment)
         share_codes(clone)
         merge_identical_constants.run(clone.model.graph, Context(assignment.target))
+        read_codes_once(clone)
     return clone.model
 
 

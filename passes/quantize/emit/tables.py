@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ....ir import DType, Graph, Node, Value
+from ....ir import Array, DType, Graph, Node, Value
 from ....ops import attr, update_types
 from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
 from .constants import constant, stored_codes
 from .mapped_clone import MappedClone
+from .packed import gather_packed
 
 
 def store_table(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assignment) -> None:
@@ -25,6 +26,10 @@ def store_table(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assign
     name = "" if unit.node.inputs[0] is None else unit.node.inputs[0].name
     if head is None:
         rows = _by_column(clone.model.graph, node, unit, codes, name)
+    elif codes.bits < 8 and assignment.target == "onnxruntime":
+        rows = gather_packed(clone.model, node, codes, name)
+    elif codes.block is not None:
+        rows = _by_block(clone.model.graph, node, codes, name, assignment.options.weight_dtype)
     else:
         across = assignment.target == "graphopt" and head.op == "MatMul"
         rows = _by_row(clone.model.graph, node, codes, name, across, assignment.options.weight_dtype)
@@ -65,44 +70,87 @@ def _by_row(graph: Graph, node: Node, codes: Codes, name: str, across: bool, dty
     onnxruntime, where the head reads the rows by Transpose (`share_codes`).
     """
     stored, zero = stored_codes(codes.rows[0], dtype)
-    indices, rank = node.inputs[1], getattr(node.output.type, "rank", None)
-    assert indices is not None and rank is not None
-    emitted: list[Node] = []
+    new = _Replacement(node)
+    table = constant(np.ascontiguousarray(stored.T if across else stored), name, "codes")
+    rows = new.emit("Gather", table, new.indices, axis=int(across))
+    if across and new.rank > 1:
+        rows = new.emit("Transpose", rows, perm=(*range(1, new.rank), 0))
+    floats = new.emit("Cast", rows, to=int(DType.FLOAT))
+    if zero:
+        floats = new.emit("Sub", floats, constant(np.array(zero, np.float32), name, "zero"))
+    scale = new.emit("Gather", constant(codes.scale.reshape(-1), name, "scale"), new.indices, axis=0)
+    scale = new.emit("Unsqueeze", scale, constant(np.array([-1], np.int64), name, "last"))
+    return new.finish(new.emit("Mul", floats, scale))
 
-    def emit(op: str, *inputs: Value, **attrs: Any) -> Value:
-        new = Node(op, inputs, attrs, name=f"{node.name}_{len(emitted)}_{op.lower()}" if node.name else "")
+
+def _by_block(graph: Graph, node: Node, codes: Codes, name: str, dtype: DType | None) -> Value:
+    """(Gather(codes) − zeros) · scales, where each row's blocks have their own, spread over their inputs.
+
+    ONNX gathers no integers of 4 bits, so rows are read from Cast(codes), which onnxruntime computes once, as it loads.
+    """
+    assert codes.block is not None
+    new, packed = _Replacement(node), codes.bits < 8
+    kind = DType.INT4 if packed else dtype
+    of_block = constant(np.arange(codes.rows.shape[-1]) // codes.block, name, "block")
+
+    def gathered(array: Array, role: str) -> Value:
+        stored = constant(stored_codes(array, kind)[0], name, role, kind)
+        whole = new.emit("Cast", stored, to=int(DType.INT8)) if packed else stored
+        return new.emit("Cast", new.emit("Gather", whole, new.indices, axis=0), to=int(DType.FLOAT))
+
+    def spread(rows: Value) -> Value:
+        return new.emit("Gather", rows, of_block, axis=-1)
+
+    floats = gathered(codes.rows[0], "codes")
+    if codes.zero is not None:
+        floats = new.emit("Sub", floats, spread(gathered(codes.zero[0], "zero")))
+    elif kind is DType.UINT8:
+        floats = new.emit("Sub", floats, constant(np.array(128, np.float32), name, "zero"))
+    scale = new.emit("Gather", constant(codes.scale[0].copy(), name, "scale"), new.indices, axis=0)
+    return new.finish(new.emit("Mul", floats, spread(scale)))
+
+
+class _Replacement:
+    """Nodes that compute the result of a Gather, and take its place."""
+
+    def __init__(self, node: Node) -> None:
+        indices, rank, graph = node.inputs[1], getattr(node.output.type, "rank", None), node.graph
+        assert indices is not None and rank is not None and graph is not None
+        self.node, self.graph, self.indices, self.rank = node, graph, indices, int(rank)
+        self.count = 0
+
+    def emit(self, op: str, *inputs: Value, **attrs: Any) -> Value:
+        """The result of a new node."""
+        node = self.node
+        new = Node(op, inputs, attrs, name=f"{node.name}_{self.count}_{op.lower()}" if node.name else "")
         new.made_by = "quantize"
-        new.output.name = f"{node.output.name}_{op.lower()}{len(emitted)}" if node.output.name else ""
-        graph.insert_before(node, new)
+        new.output.name = f"{node.output.name}_{op.lower()}{self.count}" if node.output.name else ""
+        self.graph.insert_before(node, new)
         update_types(new)
-        emitted.append(new)
+        self.count += 1
         return new.output
 
-    table = constant(np.ascontiguousarray(stored.T if across else stored), name, "codes")
-    rows = emit("Gather", table, indices, axis=int(across))
-    if across and rank > 1:
-        rows = emit("Transpose", rows, perm=(*range(1, rank), 0))
-    floats = emit("Cast", rows, to=int(DType.FLOAT))
-    if zero:
-        floats = emit("Sub", floats, constant(np.array(zero, np.float32), name, "zero"))
-    scale = emit("Gather", constant(codes.scale.reshape(-1), name, "scale"), indices, axis=0)
-    scale = emit("Unsqueeze", scale, constant(np.array([-1], np.int64), name, "last"))
-    result = emit("Mul", floats, scale)
-    wanted = node.output.name
-    result.type = node.output.type
-    graph.replace_uses(node.output, result)
-    graph.erase(node)
-    result.name = wanted
-    return result
+    def finish(self, result: Value) -> Value:
+        """Let a result take the place of the Gather's, with its name and type."""
+        wanted = self.node.output.name
+        result.type = self.node.output.type
+        self.graph.replace_uses(self.node.output, result)
+        self.graph.erase(self.node)
+        result.name = wanted
+        return result
 
 
 def share_codes(clone: MappedClone) -> None:
-    """Let heads read the codes [V, H] of their table by Transpose, which onnxruntime computes once, as it loads."""
+    """Let heads read the codes [V, H] of their table, and the scales and zero points [V, B] of its blocks.
+
+    They do by Transpose, which onnxruntime computes once, as it loads.
+    """
     graph = clone.model.graph
     nodes = list(graph)
     turned: dict[Value, Value] = {}
-    for table in dict.fromkeys(n.inputs[0] for n in nodes if n.op == "Gather" and n.made_by == "quantize"):
-        if table is None or table.constant is None or table.constant.dtype.is_float:  # scales
+    read = (n.inputs[0] for n in nodes if n.op in ("Gather", "Cast") and n.made_by == "quantize")
+    for table in dict.fromkeys(read):
+        if table is None or table.constant is None or len(table.constant.shape) != 2:
             continue
         rows = table.constant.array()
         for node in nodes:
@@ -142,3 +190,16 @@ def share_floats(clone: MappedClone, assignment: Assignment) -> None:
         if source not in turned:
             turned[source] = _transposed(graph, source, node)
         graph.set_input(node, 1, turned[source])
+
+
+def read_codes_once(clone: MappedClone) -> None:
+    """Let tables of one constant share the Cast or Reshape of it that they read: each is computed as a model loads."""
+    graph, first = clone.model.graph, dict[tuple[str, Value], Node]()
+    for node in list(graph):
+        source = node.inputs[0] if node.made_by == "quantize" and node.op in ("Cast", "Reshape") else None
+        if source is None or source.constant is None:
+            continue
+        known = first.setdefault((node.op, source), node)
+        if known is not node:
+            graph.replace_uses(node.output, known.output)
+            graph.erase(node)

@@ -13,7 +13,7 @@ from ....ir import Array
 from ....kernels import select_level
 from ..options import Quantize
 from .blocks import best_grid, plain_scale, spread
-from .grids import PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
+from .grids import LEAST, PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
 BITS = {"int8": 8, "uint8": 8, "int4": 4}  # of a code
@@ -48,17 +48,21 @@ def solve(
     step: float = 1.0,
     bits: int | None = None,
     block: int | None = None,
+    is_read: bool = False,
 ) -> Solved:
     """Choose the codes of one layer. Without moments: nearest rounding, the bias unchanged.
 
     safe: no pair of products of u8 with the codes may overflow 16 bits. step: the scale of the layer's input, with
-    which its bias must fit 32 bits. block: how many inputs share a scale; None for all.
+    which its bias must fit 32 bits. block: how many inputs share a scale; None for all. is_read: the weight's rows are
+    results, too, as those of a table: their own error counts as much as that of the products, each relative to its
+    signal.
     """
     width = bits or BITS[options.weight_type]
     rows = linear.rows().astype(np.float32)
     scale, low, high = _scales(linear, rows, options, safe, step, width, block)
     if block is not None and width < 8:
-        return _solve_blocks(linear, rows, moments if moments is not None and moments.count else None, options, block)
+        known = moments if moments is not None and moments.count else None
+        return _solve_blocks(linear, rows, known, options, block, is_read)
     if moments is None or not moments.count:
         codes = nearest_codes(rows, spread(scale, rows.shape[2], block), low, high)
         return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes), block), None, None)
@@ -81,32 +85,39 @@ def solve(
 
 
 def _solve_blocks(
-    linear: Linear, rows: Array, moments: InputMoments | None, options: Quantize, block: int
+    linear: Linear, rows: Array, moments: InputMoments | None, options: Quantize, block: int, is_read: bool
 ) -> Solved:  # fmt: skip
     """Codes of less than 8 bits in blocks: the grid of least error, by the inputs' variance where there are data."""
     width, depth = BITS[options.weight_type], rows.shape[2]
     matrix = None if moments is None else moments.covariance_of(0, centred=linear.takes_bias)
-    cost = np.ones(depth) if matrix is None else np.diagonal(matrix) + damping(matrix)
+    counted = _with_rows(matrix, rows[0]) if is_read and matrix is not None else matrix
+    cost = np.ones(depth) if counted is None else np.diagonal(counted) + damping(counted)
     grid, plain = best_grid(rows[0], cost, width, block), plain_scale(rows[0], width, block)
     bounds = -(1 << (width - 1)), (1 << (width - 1)) - 1
     low, high = (np.full(rows[0].shape, end, np.float32) for end in bounds)
     bias, before, after, signal = linear.bias, None, None, None
-    if matrix is None or moments is None:
+    if matrix is None or counted is None or moments is None:
         codes, _ = _round_blocks(rows[0], grid.scale, grid.zero, block, low, high, None)
         scale, zero = grid.scale, grid.zero
     else:
         signal = objective(rows[0], matrix)
         wide = spread(plain, depth, block)
-        before = objective(rows[0] - nearest(rows[0], wide, low, high) * wide, matrix)
+        rounded = rows[0] - nearest(rows[0], wide, low, high) * wide
         for scale, zero in ((grid.scale, grid.zero), (plain, None)):
-            codes, error = _round_blocks(rows[0], scale, zero, block, low, high, matrix if options.rounding else None)
-            after = objective(error, matrix)
-            if after <= before:  # the diagonal that chose the grid may mislead where inputs go together
-                break
+            codes, error = _round_blocks(rows[0], scale, zero, block, low, high, counted if options.rounding else None)
+            if objective(error, counted) <= objective(rounded, counted):
+                break  # the diagonal that chose the grid may mislead where inputs go together
+        before, after = objective(rounded, matrix), objective(error, matrix)
         if options.correct_bias and linear.takes_bias:
             bias = _shifted(bias, error[None], moments)
     found, zeros = codes.astype(np.int8)[None], None if zero is None else zero[None]
     return Solved(Codes(found, scale[None], bias, width, worst_pair(found), block, zeros), before, after, signal)
+
+
+def _with_rows(matrix: Array, rows: Array) -> Array:
+    """C + (tr(W C Wᵀ) / ‖W‖²) I: then J is the error of the products, and of the rows themselves in proportion."""
+    share = objective(rows, matrix) / max(float(np.square(rows, dtype=np.float64).sum()), LEAST)
+    return np.asarray(matrix + np.eye(len(matrix)) * share, np.float32)
 
 
 def _round_blocks(

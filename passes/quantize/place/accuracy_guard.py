@@ -51,7 +51,7 @@ class Judge:
 
     def describe(self, assignment: Assignment) -> str:
         """How good its model is, beside the limit."""
-        if _is_free(self.options, self.context):
+        if is_free(self.options, self.context):
             return "results not compared: the floor is off"
         model, quality, limit = self._built(assignment), self.context.quality, self.context.max_drop
         if self.context.calibration.is_synthetic:
@@ -73,7 +73,7 @@ class Judge:
         """How many more assignments may be judged."""
         if self.context.quality.metric is not None and self.context.max_drop is not None:
             return self.context.quality.left
-        return 1 if _is_free(self.options, self.context) else self.options.evaluations
+        return 1 if is_free(self.options, self.context) else self.options.evaluations
 
     def _built(self, assignment: Assignment) -> Model:
         """The model of an assignment; the last one is kept, since it is judged, then described."""
@@ -87,7 +87,7 @@ def is_good_enough(model: Model, options: Quantize, context: StageContext) -> bo
     quality, limit = context.quality, context.max_drop
     if quality.metric is not None and limit is not None:
         return quality.drop(model) <= limit + 1e-12
-    if _is_free(options, context):
+    if is_free(options, context):
         return True
     fidelity = quality.fidelity(model)
     agreement = agreement_of(fidelity, options)
@@ -116,7 +116,8 @@ def describe_limit(options: Quantize, context: StageContext) -> str:
     return describe_floor(options, context) + made_up
 
 
-def _is_free(options: Quantize, context: StageContext) -> bool:
+def is_free(options: Quantize, context: StageContext) -> bool:
+    """Whether nothing about the results is asked for."""
     return (
         context.quality.metric is None
         and options.min_sqnr == -np.inf
@@ -152,8 +153,10 @@ def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> Gua
 
 
 def _refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[Unit]) -> Assignment:
-    """The assignment with the finer codes of some units."""
-    finer = {u.node: calibrated.finer[u.node].codes for u in units if u.node in calibrated.finer}
+    """The assignment with the finer codes of some units, and of those that share their weights."""
+    first_of = assignment.shared.codes_of
+    chosen = {first_of.get(u.node, u.node) for u in units}
+    finer = {node: s.codes for node, s in calibrated.finer.items() if first_of.get(node, node) in chosen}
     return replace(assignment, codes={**assignment.codes, **finer})
 
 
