@@ -70,7 +70,7 @@ def attempt(
     (the recurrent ones do), so it is asked for by hand.
     """
     try:
-        before = _session(model)
+        before = open_plainly(model)
         feeds = [random_feeds(model, sizes, seed + i) for i, sizes in enumerate(SIZES)]
         wanted = [before.run(None, f) for f in feeds]
     except Exception as error:  # onnxruntime's exceptions share no base
@@ -103,8 +103,8 @@ def drowns(model: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[F
     """The difference is no larger than the original's own when its constants and inputs move by their last bit."""
     rng = np.random.default_rng(0)
     try:
-        before, after = _session(model), _session(candidate)
-        others = [_session(shaken(model, rng)) for _ in range(TRIALS)]
+        before, after = open_plainly(model), open_plainly(candidate)
+        others = [open_plainly(shaken(model, rng)) for _ in range(TRIALS)]
         return all(
             within(
                 before.run(None, feed),
@@ -136,7 +136,8 @@ def random_feeds(model: onnx.ModelProto, sizes: dict[str, int], seed: int) -> Fe
     return feeds
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def open_plainly(model: onnx.ModelProto) -> Any:
+    """The model in onnxruntime without its optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -150,7 +151,7 @@ def _difference(
     """The first visible difference of the candidate; "" if there is none."""
     try:
         onnx.checker.check_model(candidate)
-        after = _session(candidate)
+        after = open_plainly(candidate)
         results = [after.run(None, f) for f in feeds]
     except Exception as error:  # as above
         return f"the candidate does not run: {error}"
