@@ -148,6 +148,14 @@ def open_plainly(model: onnx.ModelProto) -> Any:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def may_abort(model: onnx.ModelProto) -> bool:
+    """Whether onnxruntime 1.32 may end the process while it optimises the model: it moves quantization past a value
+    that a nested graph reads.
+    """
+    nested = any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute)
+    return nested and any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+
+
 def _loads(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime loads the model as users do, with its optimizations."""
     try:
@@ -163,7 +171,7 @@ def _difference(
     """The first visible difference of the candidate; "" if there is none."""
     try:
         onnx.checker.check_model(candidate)
-        if not _loads(candidate) and _loads(model):
+        if not may_abort(model) and not _loads(candidate) and _loads(model):
             return "the candidate does not load with onnxruntime's optimizations, the original does"
         after = open_plainly(candidate)
         results = [after.run(None, f) for f in feeds]
