@@ -98,9 +98,10 @@ def test_a_thread_whose_run_fails_leaves_the_other_alone():
 
 def hundred_sessions(count: int) -> None:
     source, feed = quantized(), images(1)[0]
-    expected = graphopt.Session(source, threads=1).run(None, feed)[0]
+    expected = graphopt.Session(source, threads=1, kernels=True).run(None, feed)[0]
     before = left_behind()
-    sessions = [graphopt.Session(source, threads=1) for _ in range(count)]
+    sessions = [graphopt.Session(source, threads=1, kernels=True) for _ in range(count)]
+    assert all(session.regions for session in sessions)
     results = [session.run(None, feed)[0] for session in sessions]
     assert all(np.array_equal(result, expected) for result in results) and len(results) == count
     with ThreadPoolExecutor(2) as pool:

@@ -49,6 +49,24 @@ def open_session(source: str | bytes, settings: onnxruntime.SessionOptions) -> o
         raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error
 
 
+def open_as_optimized(source: str | bytes, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """`open_session` with all of onnxruntime's graph optimizations, else with its basic ones, else with none.
+
+    Some valid models load only so: onnxruntime 1.32 puts a QuantizeLinear with a zero point of another type behind a
+    MaxPool of dequantized int8 from opset 21 on. ModelError, that of the first attempt, if all fail.
+    """
+    import onnxruntime
+
+    level, refused = onnxruntime.GraphOptimizationLevel, None
+    for settings.graph_optimization_level in (level.ORT_ENABLE_ALL, level.ORT_ENABLE_BASIC, level.ORT_DISABLE_ALL):
+        try:
+            return open_session(source, settings)
+        except ModelError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether onnxruntime could not load or run a model."""
     return isinstance(error, ModelError) or type(error).__module__.startswith("onnxruntime.")

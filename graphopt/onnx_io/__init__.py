@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .check import check
+    from .checker import check
     from .emit import to_onnx, to_proto
     from .inference import infer_types
     from .lift import load, parsed
-    from .save import save
+    from .saving import save
     from .size import external_bytes, file_bytes
 
 __all__ = ["check", "external_bytes", "file_bytes", "infer_types", "load", "parsed", "save", "to_onnx", "to_proto"]
 
+# No file has the name of what it holds: importing a submodule puts it where its function is looked up.
 _HOMES = {
     "external_bytes": "size", "file_bytes": "size",
-    "check": "check", "infer_types": "inference", "load": "lift", "parsed": "lift", "save": "save",
+    "check": "checker", "infer_types": "inference", "load": "lift", "parsed": "lift", "save": "saving",
     "to_onnx": "emit", "to_proto": "emit",
 }  # fmt: skip
 

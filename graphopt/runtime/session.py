@@ -13,7 +13,7 @@ from ..errors import InputError, OptionError, one_line
 from ..ir import Model
 from ..machine.cpu import cpu_count
 from ..machine.measurements import Pair
-from ..machine.sessions import open_session, session_options
+from ..machine.sessions import open_as_optimized, session_options
 from .cache.manifest import Manifest, Output, Part, manifest_of
 from .cache.plan_cache import PlanCache
 from .compile.executable import Memory
@@ -166,7 +166,7 @@ class Session:
 
             source = to_proto(self._lowered.model).SerializeToString()
         folder = self._folder if isinstance(source, bytes) else ""
-        return open_session(source, session_options(threads=self.threads, folder=folder))
+        return open_as_optimized(source, session_options(threads=self.threads, folder=folder))
 
     # -- the face of onnxruntime
 

@@ -29,11 +29,11 @@ def graphs(
     """A hypothesis strategy of valid `onnx.ModelProto`s that onnxruntime runs.
 
     Graphs are put together from up to `blocks` blocks of one to a dozen nodes: common operators with the constants that
-    simplifiers look for, the ways exporters spell activations and normalizations, shape arithmetic, nested graphs and
-    quantization (`families`: elementwise, layout, linear, idioms, sizes, control, quantized), with symbolic sizes, all
-    of f32, f16, f64, i64, i32, bool, u8 and i8, shared weights, dead ends, results taken from the middle, at one of
-    `opsets`. two blocks in five match the pattern of a rule in `matching`, so that these fire often; with the `target`
-    onnxruntime there are also operators that only its CPU provider has.
+    simplifiers look for, the ways exporters spell activations and normalizations, shape arithmetic, nested graphs,
+    quantization and infinite constants (`families`: elementwise, layout, linear, idioms, sizes, control, quantized,
+    infinite), with symbolic sizes, all of f32, f16, f64, i64, i32, bool, u8 and i8, shared weights, dead ends, results
+    taken from the middle, at one of `opsets`. Two blocks in five match the pattern of a rule in `matching`, so that
+    these fire often; with the `target` onnxruntime there are also operators that only its CPU provider has.
     `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few blocks; `shrink` goes on
     to single nodes.
 

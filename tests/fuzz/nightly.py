@@ -1,7 +1,8 @@
 """Thousands of random graphs through the whole schedule: `python -m tests.fuzz.nightly --graphs 20000`.
 
 Prints how each ended and which rewrites fired how often; a rule that never fires is a hole in the generator. Failures
-are shrunk, printed as text and written to the folder given by --keep. Exit code 1 if there are any.
+are shrunk, printed as text and written to the folder given by --keep. Exit code 1 if there are any. With --session the
+graphs run in a `graphopt.Session` on kernels instead (see `sessions`), and the counts are of the operations they ran.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from graphopt.passes import SCHEDULE
 from graphopt.rewrite import Rule
 from graphopt.testing import random_graph
 
+from . import sessions
 from .shrinking import smallest
 from .trial import Trial, attempt
 
@@ -49,9 +51,9 @@ def trial_of(seed: int, empty: bool = False) -> Trial:
     return attempt(model_of(seed), SCHEDULE, target_of(seed), seed, empty)
 
 
-def _chunk(task: tuple[range, bool]) -> list[tuple[int, Trial]]:
-    seeds, empty = task
-    return [(seed, trial_of(seed, empty)) for seed in seeds]
+def _chunk(task: tuple[range, bool, bool]) -> list[tuple[int, Trial]]:
+    seeds, empty, session = task
+    return [(seed, sessions.trial_of(seed) if session else trial_of(seed, empty)) for seed in seeds]
 
 
 def never_fired(fired: Counter[str]) -> list[str]:
@@ -67,9 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="a folder for the models that fail")
     parser.add_argument("--empty", action="store_true", help="empty batches too; a kernel may abort on one")
+    parser.add_argument("--session", action="store_true", help="sessions on kernels, in place of the schedule")
     options = parser.parse_args(arguments)
     end = options.start + options.graphs
-    chunks = [(range(low, min(low + CHUNK, end)), options.empty) for low in range(options.start, end, CHUNK)]
+    seeds = [range(low, min(low + CHUNK, end)) for low in range(options.start, end, CHUNK)]
+    chunks = [(part, options.empty, options.session) for part in seeds]
     statuses, fired, bad = Counter[str](), Counter[str](), list[tuple[int, Trial]]()
     nodes = [0, 0]
     begun, last = time.monotonic(), 0.0
@@ -90,16 +94,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{options.graphs} graphs in {seconds:.0f} s: {dict(statuses)}; nodes {nodes[0]} -> {nodes[1]}")
     for entry, count in fired.most_common():
         print(f"{count:8d} {entry}")
-    print(f"never fired: {', '.join(never_fired(fired)) or 'none'}")
+    if not options.session:
+        print(f"never fired: {', '.join(never_fired(fired)) or 'none'}")
     for seed, trial in bad[:20]:
-        _show(seed, trial, options.keep)
+        _show(seed, trial, options.keep, options.session)
     return 1 if bad else 0
 
 
-def _show(seed: int, trial: Trial, keep: Path | None) -> None:
-    model = model_of(seed)
-    small = smallest(model, SCHEDULE, target_of(seed), seed)
-    print(f"\nseed {seed}, {target_of(seed)}: {trial.status}: {trial.reason[:300]}")
+def _show(seed: int, trial: Trial, keep: Path | None, session: bool) -> None:
+    if session:
+        model, target = sessions.model_of(seed), "session"
+        small = smallest(model, lambda piece: sessions.attempt(piece, seed))
+    else:
+        model, target = model_of(seed), target_of(seed)
+        small = smallest(model, lambda piece: attempt(piece, SCHEDULE, target, seed))
+    print(f"\nseed {seed}, {target}: {trial.status}: {trial.reason[:300]}")
     lifted = onnx_io.load(small)
     print(f"opset {lifted.opset}\n{to_text(lifted.graph, constants=True)}")
     if keep is not None:

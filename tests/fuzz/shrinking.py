@@ -1,23 +1,20 @@
-"""Shrink a failing graph to the few nodes on which the schedule fails alike."""
+"""Shrink a failing graph to the few nodes that fail alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import onnx
 
-from graphopt.pipeline import Pass
 from graphopt.testing import shrink
 
-from .trial import attempt
+from .trial import Trial
 
 
-def smallest(
-    model: onnx.ModelProto, schedule: Sequence[Pass], target: str = "portable", seed: int = 0
-) -> onnx.ModelProto:
-    """The smallest part of the model on which the schedule fails alike; the model itself if there is none."""
-    status = attempt(model, schedule, target, seed).status
+def smallest(model: onnx.ModelProto, attempt: Callable[[onnx.ModelProto], Trial]) -> onnx.ModelProto:
+    """The smallest part of the model whose trial ends alike; the model itself if there is none."""
+    status = attempt(model).status
     try:
-        return shrink(model, lambda piece: attempt(piece, schedule, target, seed).status == status)
+        return shrink(model, lambda piece: attempt(piece).status == status)
     except ValueError:
         return model

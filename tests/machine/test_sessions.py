@@ -5,7 +5,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from graphopt.machine.sessions import EXTERNAL_FOLDER, open_session, session_options
+import graphopt
+from graphopt.errors import ModelError
+from graphopt.machine.sessions import EXTERNAL_FOLDER, open_as_optimized, open_session, session_options
 
 LEVEL = onnxruntime.GraphOptimizationLevel
 
@@ -52,3 +54,37 @@ def test_a_model_in_memory_finds_its_weights_in_the_folder(tmp_path):
     ):
         assert np.array_equal(session.run(None, feeds)[0], 2 * weight)
         assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("refused", [(), (LEVEL.ORT_ENABLE_ALL,), (LEVEL.ORT_ENABLE_ALL, LEVEL.ORT_ENABLE_BASIC)])
+def test_fewer_optimizations_where_a_model_does_not_load_with_all(monkeypatch, refused):
+    made, tried = onnxruntime.InferenceSession, []
+
+    def create(source, settings, providers):
+        tried.append(settings.graph_optimization_level)
+        if tried[-1] in refused:
+            raise RuntimeError("refused")
+        return made(source, settings, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", create)
+    x = np.arange(4, dtype=np.float32)
+    session = open_as_optimized(scale(x).SerializeToString(), session_options())
+    assert np.array_equal(session.run(None, {"x": x})[0], x * x)
+    assert tried[:-1] == list(refused)
+
+
+def test_what_never_loads_is_told_as_at_first():
+    with pytest.raises(ModelError, match="cannot load"):
+        open_as_optimized(b"no model", session_options())
+
+
+@pytest.mark.parametrize("kernels", [None, True, False])
+def test_a_session_runs_a_pool_of_int8_codes(kernels):
+    """Between DequantizeLinear and a result, from opset 21 on: onnxruntime 1.32's own optimizer breaks the model."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        g (int8[1,1,4,4] q) => (float[1,1,2,4] y) <float s = {0.0625}, int8 z = {3}>
+        { d = DequantizeLinear(q, s, z) y = MaxPool<kernel_shape = [1, 1], strides = [2, 1]>(d) }""")
+    codes = np.arange(16, dtype=np.int8).reshape(1, 1, 4, 4)
+    expected = (codes[:, :, ::2].astype(np.float32) - 3) * 0.0625
+    found = graphopt.Session(model, 1, kernels=kernels).run(None, {"q": codes})[0]
+    np.testing.assert_array_equal(found, expected)

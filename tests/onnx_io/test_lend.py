@@ -73,7 +73,7 @@ def test_an_array_that_somebody_holds_is_not_read_again():
     model = onnx_io.load(chain(200))
     operands = [v.constant for node in model.graph for v in node.inputs if v is not None and v.constant is not None]
     held = [(constant, constant.array()) for constant in operands]
-    assert all(constant.array() is array for constant, array in held)
+    assert len(held) >= 100 and all(constant.array() is array for constant, array in held)
 
 
 def test_inputs_are_told_without_emitting(monkeypatch):

@@ -90,6 +90,7 @@ def test_shadowed_and_sibling_names_become_unique():
     branch = emitted.graph.node[0]
     names = [n.output[0] for a in branch.attribute for n in a.g.node] + ["y", "z", "x", "c"]
     assert len(set(names)) == 6
+    assert len(branch.attribute) == 2
     assert all(a.g.output[0].name == a.g.node[0].output[0] for a in branch.attribute)
 
 
@@ -500,6 +501,7 @@ def test_a_dead_node_without_names_is_still_valid():
     graph.set_outputs([kept.output], [Port("y", kept.output.type)])
     proto = to_proto(Model(graph, {"": 17}, ir_version=8))
     onnx.checker.check_model(proto)
+    assert [node.op_type for node in proto.graph.node] == ["Neg", "Relu"]
     assert all(node.output[0] for node in proto.graph.node)
 
 

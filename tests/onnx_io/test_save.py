@@ -148,7 +148,7 @@ def test_killed_while_writing_leaves_the_old_pair(tmp_path):
     save(linear(0), path, external=True)
     old = [(tmp_path / n).read_bytes() for n in ("m.onnx", "m.onnx.data")]
     code = (
-        "import sys, time, graphopt.onnx_io.digesting as f, graphopt.onnx_io.save as s\n"
+        "import sys, time, graphopt.onnx_io.digesting as f, graphopt.onnx_io.saving as s\n"
         "from tests.onnx_io.test_save import linear\n"
         "write = f.DigestingFile.write\n"
         "def slow(self, data):\n"
@@ -266,7 +266,7 @@ def test_missing_data_is_found_when_loading(tmp_path):
 def test_to_proto_keeps_external(tmp_path):
     save(linear(), tmp_path / "m.onnx", external=True)
     proto = to_proto(load(tmp_path / "m.onnx"))
-    assert all(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer)
+    assert [t.data_location for t in proto.graph.initializer] == [TensorProto.EXTERNAL] * 3
 
 
 def test_external_data_is_found_after_a_change_of_directory(tmp_path, monkeypatch):
@@ -286,3 +286,18 @@ def test_external_data_is_found_after_a_change_of_directory(tmp_path, monkeypatc
         assert graphopt.optimize(onnx_io.to_onnx(result.ir)).report.status == "equal"
         result.save("copy.onnx")
         assert graphopt.Session("copy.onnx").run(None, feed)[0][0, 0] == 64
+
+
+def test_functions_are_found_after_every_module_of_the_package():
+    """Importing a submodule sets the package's attribute of its name, which must not be a function's."""
+    code = (
+        "import pkgutil, graphopt.onnx_io as package\n"
+        "names = [found.name for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.')]\n"
+        "assert len(names) > 10\n"
+        "for name in names: __import__(name)\n"
+        "assert len(package.__all__) > 5\n"
+        "print(*(name for name in package.__all__ if not callable(getattr(package, name))))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.split() == []

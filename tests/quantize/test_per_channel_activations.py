@@ -204,7 +204,8 @@ def test_every_runtime_says_the_same(size):
     assert all(read & set(node.output) for node in model.graph.node), "nothing dangles"
     stock = ort_session(model.SerializeToString())
     plain = ort_session(model.SerializeToString(), optimize=False)
-    session = graphopt.Session(model)
+    session = graphopt.Session(model, kernels=True)
+    assert session.regions
     for feed in images(4, 2, size=size):
         expected = plain.run(None, feed)[0]
         assert sqnr_db(expected, stock.run(None, feed)[0]) > 35

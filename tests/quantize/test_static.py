@@ -223,7 +223,8 @@ def test_u8_weights_are_stored_as_such(form, per_channel):
     assert len(zeros) == 5 and all(np.all(array == 128) for array in zeros)
     assert {row[-1] for row in made.report.stages[0].rows} == {"exact: u8 weights", "exact: no pairs"}
     reference, stock = (ort_session(m.SerializeToString()) for m in (convnet(), made.model))
-    session = graphopt.Session(made.model, 1)
+    session = graphopt.Session(made.model, 1, kernels=True)
+    assert session.regions
     for feed in FEEDS[:4]:
         expected = reference.run(None, feed)[0]
         for found in (stock.run(None, feed)[0], session.run(None, feed)[0]):
@@ -249,7 +250,8 @@ def test_session_runs_the_integers_exactly():
         convnet(), quantize=graphopt.Quantize(min_sqnr=0, min_top1=0, speed=False), calibration=FEEDS, target="graphopt"
     )
     exact = ort_session(made.model.SerializeToString(), options={"session.x64quantprecision": "1"})
-    session = graphopt.Session(made.model)
+    session = graphopt.Session(made.model, kernels=True)
+    assert session.regions
     for feed in FEEDS[:4]:
         a, b = exact.run(None, feed)[0], session.run(None, feed)[0]
         assert np.abs(a - b).max() <= 0.05 * np.abs(a).max()

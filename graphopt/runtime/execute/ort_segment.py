@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import InputError, one_line
 from ...ir import Array
-from ...machine.sessions import open_session, session_options
+from ...machine.sessions import open_as_optimized, session_options
 from ..place.extract import input_name, output_name
 
 _QUIET = {"session.force_spinning_stop": "1"}  # its threads do not spin where the next region's want to run
@@ -34,7 +34,8 @@ class OrtSegment:
         self._session = self._open()
 
     def _open(self) -> Any:
-        return open_session(self._source, session_options(threads=self._threads, folder=self._folder, entries=_QUIET))
+        settings = session_options(threads=self._threads, folder=self._folder, entries=_QUIET)
+        return open_as_optimized(self._source, settings)
 
     def after_fork(self) -> None:
         """Open the session again in a forked child."""

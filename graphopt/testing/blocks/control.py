@@ -9,10 +9,10 @@ import numpy as np
 from ...errors import Declined
 from ...ir import DType, Graph, Node, Port, TensorType, Value
 from ..sketch import WIDE, Sketch, ValueFacts
-from . import elementwise, idioms, linear
+from . import elementwise, idioms, linear, quantized
 
 _INNER = (elementwise.unary, elementwise.binary, elementwise.chain, elementwise.clip, idioms.swish, linear.product,
-          elementwise.unary_twice)  # fmt: skip
+          elementwise.unary_twice, quantized.quantized_weight)  # fmt: skip
 
 
 def branches(s: Sketch) -> None:
@@ -61,10 +61,14 @@ def _grow(inner: Sketch, x: Value, count: int) -> Value:
 
 
 def loop(s: Sketch) -> None:
-    """Loop a few times over one carried value, with or without a scan output"""
-    if s.depth > 0:
+    """Loop a few times over one carried value, with or without a scan output; perhaps another Loop in it"""
+    if s.depth > 1:
         raise Declined("deep enough")
-    x = s.pick(DType.FLOAT, bound=20.0)
+    _loop(s, s.pick(DType.FLOAT, bound=20.0), s.choose((1, 2, 0)) if s.depth == 0 else s.choose((1, 1, 2)))
+
+
+def _loop(s: Sketch, x: Value, turns: int) -> Value:
+    """The carried value of a Loop of so many turns over `x`."""
     inner = s.nested("body")
     number = Value(TensorType(DType.INT64, ()), "i")
     going = Value(TensorType(DType.BOOL, ()), "going")
@@ -73,14 +77,18 @@ def loop(s: Sketch) -> None:
         inner.graph.add_input(value)
         inner.facts[value] = ValueFacts(bound, value is not carried)
     inner.pool.append(carried)
-    result = inner.node("Tanh", _grow(inner, carried, s.integer(1, 2)))
+    grown = _grow(inner, carried, s.integer(1, 2))
+    if inner.depth < 2 and s.chance(0.3):
+        grown = _loop(inner, grown, s.choose((1, 1, 2)))
+    result = inner.node("Tanh", grown)
     go_on = inner.node("Identity", going)
     scanned = s.chance(0.4)
     results = [go_on, result, *([inner.node("Neg", carried)] if scanned else [])]
     inner.graph.set_outputs(results, [Port("", v.type) for v in results])
-    trips = s.constant(np.array(s.choose((1, 2, 0)), np.int64))
+    trips = s.constant(np.array(turns, np.int64))
     types = [x.type, *([TensorType(DType.FLOAT, (None, *s.shape(x)))] if scanned else [])]
-    s.append(Node("Loop", [trips, s.constant(np.array(True)), x], {"body": inner.graph}, types), bound=20.0)
+    node = Node("Loop", [trips, s.constant(np.array(True)), x], {"body": inner.graph}, types)
+    return s.append(node, bound=20.0)[0]
 
 
 Block = Callable[[Sketch], None]

@@ -84,6 +84,40 @@ def quantized_weight(s: Sketch) -> None:
     s.node(op, x, w)
 
 
+def layers(s: Sketch) -> None:
+    """One to three Conv or MatMul between QuantizeLinear and DequantizeLinear: a statically quantized model"""
+    x = s.pick(DType.FLOAT, ranks=(2, 3, 4), steady=True, bound=20.0)
+    signed = s.choose((np.uint8, np.int8))
+    scale, zero = s.constant(np.float32(s.choose((0.125, 0.0625, 0.1)))), s.constant(np.array(s.choose((0, 3)), signed))
+
+    def read(value: Value) -> Value:
+        codes = s.node("QuantizeLinear", value, scale, zero, bound=255.0)
+        return s.node("DequantizeLinear", codes, scale, zero, bound=20.0)
+
+    y = read(x)
+    for _ in range(s.integer(1, 3)):
+        width, image = s.choose((4, 8)), s.rank(y) == 4
+        inner = s.size(y, 1 if image else -1)
+        kernel = s.choose((1, 3))
+        shape = (width, inner, kernel, kernel) if image else (inner, width)
+        stored = s.constant(s.arrays.integers(-127, 128, shape).astype(np.int8))
+        if s.opset >= 13 and s.chance(0.5):
+            steps = s.constant(s.arrays.uniform(0.004, 0.01, width).astype(np.float32))
+            zeros = s.constant(np.zeros(width, np.int8))
+            w = s.node("DequantizeLinear", stored, steps, zeros, axis=0 if image else 1, bound=1.0)
+        else:
+            w = s.node("DequantizeLinear", stored, s.constant(np.float32(0.008)), bound=1.0)
+        if image:
+            bias = s.weight((width,)) if s.chance(0.5) else None
+            y = s.node("Conv", y, w, bias, pads=(kernel // 2,) * 4, bound=20.0)
+        else:
+            y = s.node("MatMul", y, w, bound=20.0)
+            y = s.node("Add", y, s.weight((width,)), bound=20.0) if s.chance(0.5) else y
+        if s.chance(0.5):
+            y = s.node("Relu", y)
+        y = read(y)
+
+
 def dynamic(s: Sketch) -> None:
     """DynamicQuantizeLinear and an integer product, perhaps as onnxruntime fuses it with its scales"""
     x = s.pick(DType.FLOAT, ranks=(2,), steady=True, bound=50.0)
@@ -102,4 +136,4 @@ def dynamic(s: Sketch) -> None:
         s.node("Add", y, s.weight((4,)))
 
 
-BLOCKS = ((round_trip, 2), (requantized, 2), (quantized_weight, 2), (dynamic, 2))
+BLOCKS = ((round_trip, 2), (requantized, 2), (quantized_weight, 2), (layers, 3), (dynamic, 2))
