@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
-import onnx_ir
 
 from ..errors import ModelError
 from ..ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value, collector_paused
@@ -17,7 +16,10 @@ from .order import in_order, node_place
 from .parts.attributes import read_attribute
 from .parts.extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
 from .parts.tensors import DataFiles, read_constant, read_sparse
-from .source import ModelSource, read_proto
+from .source import ModelSource, is_onnx_ir, read_proto
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4  # before that IR version every initializer had to be listed as an input
 _FIRST_WITH_OPSETS = 3  # the IR version from which models import operator sets (IR.md)
@@ -37,7 +39,7 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
     if path:
         path = os.path.abspath(path)  # the current directory may be another when data is read
         folder = os.path.dirname(path)
-    elif isinstance(source, onnx_ir.Model):
+    elif is_onnx_ir(source):
         folder = folder or _base_folder(source)
     files = DataFiles(os.path.abspath(folder) if folder else "", path)
     with collector_paused():
