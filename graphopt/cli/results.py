@@ -64,8 +64,7 @@ def check_destination(destination: Path, source: Path, kind: str, *, force: bool
 def write(result: Result, destination: Path, kind: str, external: bool) -> None:
     """Write a result that tells its kind. OutputError."""
     result.ir.metadata[MARK] = kind
-    if result.is_original:
-        _mark(result, kind)
+    _mark(result, kind)
     if str(destination) != PIPE:
         result.save(destination, external=True if external else None)
         return
@@ -79,12 +78,13 @@ def write(result: Result, destination: Path, kind: str, external: bool) -> None:
 
 
 def _mark(result: Result, kind: str) -> None:
-    """The mark in the original's own proto, in place of an earlier one."""
-    for entry in result.model.metadata_props:
+    """The mark in the proto that is written, in place of an earlier one."""
+    metadata = result.emission.proto.metadata_props
+    for entry in metadata:
         if entry.key == MARK:
             entry.value = kind
             return
-    entry = result.model.metadata_props.add()
+    entry = metadata.add()
     entry.key, entry.value = MARK, kind
 
 

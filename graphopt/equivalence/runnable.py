@@ -16,7 +16,8 @@ from ..errors import ModelError, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
 from ..machine.sessions import open_session, session_options
-from ..onnx_io.lend import WeightPool, with_lent
+from ..onnx_io.lend import WeightPool
+from ..onnx_io.parts.apart import with_lent
 from ..onnx_io.source import is_onnx_ir
 from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes

@@ -13,6 +13,7 @@ import onnx
 
 from ...errors import ModelError
 from ...ir import Array, Constant, DType
+from .apart import put_back
 
 _LISTED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64))
 """Element types whose lists (`float_data` and so on) hold the elements as they are."""
@@ -55,9 +56,13 @@ class DataFiles:
 
 @dataclass(frozen=True, slots=True)
 class ProtoSource:
-    """The source of a constant that is a tensor of the file: its proto, not to be edited."""
+    """The source of a constant that is a tensor of the file: its proto, not to be edited.
+
+    lent: the elements, where the proto only describes them (`parts.apart`).
+    """
 
     raw: onnx.TensorProto
+    lent: Array | None = None
 
     @property
     def name(self) -> str:
@@ -135,6 +140,11 @@ def read_constant(proto: onnx.TensorProto, files: DataFiles, place: str) -> Cons
         return _external(proto, dtype, shape, files, place)
     source = ProtoSource(proto)
     return Constant(dtype, shape, partial(_inline, source, dtype, shape, place), source)
+
+
+def lent_constant(proto: onnx.TensorProto, array: Array) -> Constant:
+    """The constant of a tensor that the proto only describes, with its elements."""
+    return Constant(DType(proto.data_type), array.shape, lambda: array, ProtoSource(proto, array))
 
 
 def _inline(source: ProtoSource, dtype: DType, shape: tuple[int, ...], place: str) -> Array:
@@ -220,6 +230,8 @@ def write_tensor(proto: onnx.TensorProto, constant: Constant, name: str) -> None
     source = constant.source
     if isinstance(source, (ExternalSource, ProtoSource)):
         proto.CopyFrom(source.raw)
+        if isinstance(source, ProtoSource) and source.lent is not None:
+            put_back(proto, source.lent)
     else:
         describe(proto, constant)
         if constant.dtype is DType.STRING:
@@ -238,7 +250,7 @@ def describe(proto: onnx.TensorProto, constant: Constant) -> None:
 def packed_bytes(constant: Constant) -> bytes:
     """The elements as the file stores them: little endian, types below 8 bits packed. Not for strings."""
     source = constant.source
-    if isinstance(source, ProtoSource):
+    if isinstance(source, ProtoSource) and source.lent is None:
         return source.data()
     array = np.ascontiguousarray(constant.array())
     if constant.dtype.bits >= 8:
@@ -267,7 +279,7 @@ def stored_bytes(constant: Constant) -> memoryview:
     source = constant.source
     if isinstance(source, ExternalSource):
         return source.file.bytes(source.offset, constant.nbytes).data
-    if isinstance(source, ProtoSource) or constant.dtype.bits < 8:
+    if (isinstance(source, ProtoSource) and source.lent is None) or constant.dtype.bits < 8:
         return memoryview(packed_bytes(constant))
     array = np.ascontiguousarray(constant.array())
     return array.reshape(-1).view(np.uint8).data
