@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .calibration import CalibrationData, Preprocess
     from .measure import Metric
+    from .onnx_io.lend import Emission
     from .onnx_io.source import ModelSource
     from .passes.prune import Prune
     from .passes.quantize import Quantize
@@ -51,18 +52,24 @@ _WARM_SECONDS = 0.1
 class Result:
     """An optimised model, as IR and as ONNX (external data stays external), and the account of what was done.
 
-    is_original: `model` is the original's own proto, since the IR, unchanged but written anew, did not pass.
+    emission: `model`, perhaps without its large weights. is_original: `model` is the original's own proto, since the
+    IR, unchanged but written anew, did not pass.
     """
 
     ir: Model
     report: Report
-    model: onnx.ModelProto
+    emission: Emission
     is_original: bool = False
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model as ONNX; put together when first asked for, since large weights lie outside of it."""
+        return self.emission.whole()
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
         is_whole = external is not True and onnx_io.external_bytes(self.ir) == 0  # then it need not be emitted anew
-        onnx_io.save(self.model if is_whole else self.ir, path, external=external)
+        onnx_io.save(self.emission if is_whole else self.ir, path, external=external)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
@@ -166,7 +173,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     except ModelError as error:
         context, refusal = None, error
     work = _Work(options, progress, exact, _on_blame(reference, options))
-    check = work.check(reference, before, onnx_io.parsed(lifted) if reference is model else None)
+    check = work.check(reference, before, onnx_io.lifted_from(lifted) if reference is model else None)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
     if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
@@ -185,7 +192,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         banner = banner_of(stages, context.quality.metric is not None)
     if banner:
         finished.metadata[MADE_UP] = banner
-    emitted = original or check.emitted(finished)
+    emitted = check.emitted(finished) if original is None else onnx_io.Emission(original)
     after = figures(finished, onnx_io.file_bytes(finished, emitted))
     changed = tuple(stage.name.partition(" ")[0] for stage in stages if stage.changed)
     trail = Trail(lifted, finished, tuple(work.logs), (*exact, *last), changed)
@@ -197,7 +204,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         report = replace(with_stages(report, stages, context, finished), banner=banner)
     if options.output.provenance and original is None:
         finished.metadata[KEY] = trail.provenance.to_json()
-        emitted = onnx_io.to_proto(finished)
+        emitted = onnx_io.emission(finished)
     if target == "graphopt":
         _warm(finished, reference, seed)
     _log.info("%s %s", report.status, report.reason)
@@ -231,10 +238,8 @@ class _Work:
     on_blame: OnBlame | None
     logs: list[RewriteLog] = field(default_factory=list)
 
-    def check(
-        self, reference: ModelSource | Model, before: Figures, parsed: onnx.ModelProto | None = None
-    ) -> SizeCheck:
-        """What a result has to pass. parsed: the reference's proto, where it was parsed already."""
+    def check(self, reference: ModelSource | Model, before: Figures, parsed: Emission | None = None) -> SizeCheck:
+        """What a result has to pass. parsed: the reference as ONNX, where it was parsed already."""
         if self.options.validation.policy == "off":
             return SizeCheck(before)
         return EquivalenceCheck(reference, before, self.options.seed, parsed)

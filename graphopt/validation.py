@@ -15,12 +15,10 @@ from .pipeline import Verdict
 from .pipeline.repro import runnable_feeds
 
 if TYPE_CHECKING:
-    import onnx
-
     from .equivalence import Comparison
     from .equivalence.feeds import Feeds
     from .equivalence.runnable import RunnableModel
-    from .onnx_io.lend import WeightPool
+    from .onnx_io.lend import Emission, WeightPool
     from .onnx_io.source import ModelSource
 
 SLACK_SHARE, SLACK_BYTES = 0.01, 4096
@@ -44,23 +42,23 @@ class SizeCheck:
 
     def __init__(self, before: Figures) -> None:
         self.limit = None if before.file_bytes is None else with_slack(before.file_bytes)
-        self._last: tuple[Model, onnx.ModelProto] | None = None
+        self._last: tuple[Model, Emission] | None = None
 
     def __call__(self, candidate: Model) -> Verdict:
         """Whether the candidate may be kept."""
         emitted = self._fitting(candidate)
         return emitted if isinstance(emitted, Verdict) else Verdict(True)
 
-    def emitted(self, model: Model) -> onnx.ModelProto:
+    def emitted(self, model: Model) -> Emission:
         """The model as ONNX; that of the last check where it is the same."""
         if self._last is not None and self._last[0] is model:
             return self._last[1]
-        return onnx_io.to_proto(model)
+        return onnx_io.emission(model)
 
-    def _fitting(self, candidate: Model) -> onnx.ModelProto | Verdict:
+    def _fitting(self, candidate: Model) -> Emission | Verdict:
         self._last = None  # two models' weights at once would be one too many
         try:
-            emitted = onnx_io.to_proto(candidate)
+            emitted = onnx_io.emission(candidate)
         except Exception as error:  # what a pass from anywhere left may break anything
             return Verdict(False, f"the model cannot be written: {type(error).__name__}: {error}")
         size = onnx_io.file_bytes(candidate, emitted)
@@ -74,19 +72,19 @@ class EquivalenceCheck(SizeCheck):
     """Beyond that, results equal to the reference's. Remembers the last comparison, and how long comparing took.
 
     A result that cannot be verified is refused, too: in doubt the original is kept. One that is the same expression of
-    inputs and weights (`equivalence.structure`) is loaded and run, not compared. parsed: the reference as a proto where
-    it was parsed already. grounds: why a candidate without a comparison counts as equal.
+    inputs and weights (`equivalence.structure`) is loaded and run, not compared. parsed: the reference as ONNX where it
+    was parsed already. grounds: why a candidate without a comparison counts as equal.
     """
 
     def __init__(
-        self, reference: ModelSource | Model, before: Figures, seed: int, parsed: onnx.ModelProto | None = None
+        self, reference: ModelSource | Model, before: Figures, seed: int, parsed: Emission | None = None
     ) -> None:
         super().__init__(before)
         self.reference, self.seed, self.parsed = reference, seed, parsed
         self.grounds = NOTHING_CHANGED
         self._pool: WeightPool | None = None
         self._opened: RunnableModel | None = None
-        self._candidate: tuple[onnx.ModelProto, RunnableModel] | None = None
+        self._candidate: tuple[Emission, RunnableModel] | None = None
         self.seconds = 0.0
         self.comparison: Comparison | None = None
         self.feeds: list[Feeds] | None = None
@@ -125,11 +123,11 @@ class EquivalenceCheck(SizeCheck):
         comparison = self._compare(emitted, power=False, intermediates=False, samples=1)
         return Verdict(comparison.status != "different", comparison.reason)
 
-    def _fitting(self, candidate: Model) -> onnx.ModelProto | Verdict:
+    def _fitting(self, candidate: Model) -> Emission | Verdict:
         self._candidate = None  # it holds the last emission
         return super()._fitting(candidate)
 
-    def _is_same_computation(self, emitted: onnx.ModelProto) -> bool:
+    def _is_same_computation(self, emitted: Emission) -> bool:
         """Whether results are the same expressions of inputs and weights, and what is written loads and runs."""
         from .equivalence.comparison import is_same_computation, runs
 
@@ -148,19 +146,22 @@ class EquivalenceCheck(SizeCheck):
             self._pool = WeightPool()
             if self.parsed is not None and isinstance(self.reference, (str, os.PathLike)):
                 path = Path(self.reference)
-                opened = RunnableModel(self.parsed, path, path.resolve().parent)
+                lent = self._pool.adopt(self.parsed.lent)
+                opened = RunnableModel(self.parsed.proto, path, path.resolve().parent, lent)
             else:
-                opened = open_runnable(self.reference if self.parsed is None else self.parsed, "original")
+                opened = open_runnable(self.reference if self.parsed is None else self.parsed.whole(), "original")
             self._opened = opened.with_weights_lent(self._pool)
         return self._opened
 
-    def _open(self, emitted: onnx.ModelProto) -> RunnableModel:
+    def _open(self, emitted: Emission) -> RunnableModel:
         """A candidate; that of the last call where it is the same."""
-        from .equivalence.runnable import open_runnable
+        from .equivalence.runnable import RunnableModel
 
         if self._candidate is None or self._candidate[0] is not emitted:
             self._candidate = None
-            opened = open_runnable(emitted, "candidate", self._original().folder)
+            folder = self._original().folder
+            assert self._pool is not None
+            opened = RunnableModel(emitted.proto, None, folder, self._pool.adopt(emitted.lent))
             self._candidate = emitted, opened.with_weights_lent(self._pool)
         return self._candidate[1]
 
@@ -178,7 +179,7 @@ class EquivalenceCheck(SizeCheck):
         comparison = self._compare(emitted, self.feeds or None, power=False, intermediates=inner)
         return Verdict(comparison.status == "equal", comparison.reason)
 
-    def _compare(self, emitted: onnx.ModelProto, inputs: Iterable[Feeds] | None = None, **options: Any) -> Comparison:
+    def _compare(self, emitted: Emission, inputs: Iterable[Feeds] | None = None, **options: Any) -> Comparison:
         from .equivalence import compare
 
         start = time.perf_counter()

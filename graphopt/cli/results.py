@@ -78,12 +78,13 @@ def write(result: Result, destination: Path, kind: str, external: bool) -> None:
 
 
 def _mark(result: Result, kind: str) -> None:
-    """The mark in the proto, in place of an earlier one: that is written where nothing need be emitted anew."""
-    for entry in result.model.metadata_props:
+    """The mark in the proto that is written, in place of an earlier one."""
+    metadata = result.emission.proto.metadata_props
+    for entry in metadata:
         if entry.key == MARK:
             entry.value = kind
             return
-    entry = result.model.metadata_props.add()
+    entry = metadata.add()
     entry.key, entry.value = MARK, kind
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from ..ir import Array
-from ..onnx_io.lend import put_back
+from ..onnx_io.parts.apart import put_back
 from .onnx_graph import nested_graphs
 from .runnable import RunnableModel
 

@@ -16,7 +16,9 @@ from ..errors import ModelError, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
 from ..machine.sessions import open_session, session_options
-from ..onnx_io.lend import WeightPool, with_lent
+from ..onnx_io.lend import WeightPool
+from ..onnx_io.parts.apart import with_lent
+from ..onnx_io.source import is_onnx_ir
 from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes
 from .tapped import TappedSession
@@ -173,9 +175,7 @@ def open_runnable(
         from ..onnx_io import to_proto
 
         return RunnableModel(to_proto(model), None, folder_of(model) or folder)
-    import onnx_ir  # a second to load
-
-    if isinstance(model, onnx_ir.Model):
+    if is_onnx_ir(model):
         return _open_onnx_ir(model, folder)
     raise ModelError(f"{label}: expected a path, bytes, onnx.ModelProto or onnx_ir.Model, got {type(model).__name__}")
 

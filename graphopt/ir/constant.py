@@ -19,8 +19,8 @@ are mapped anew, so that weights do not stay in memory."""
 class Constant:
     """An immutable tensor.
 
-    `source` is the `onnx_ir` tensor that the constant was lifted from, and is emitted in its place: external data stays
-    external, packed formats stay packed.
+    `source` tells the tensor of the file that the constant was lifted from, which is emitted in its place: external
+    data stays external, packed formats stay packed.
     """
 
     __slots__ = ("_array", "_nbytes", "_read", "_shared", "dtype", "shape", "size", "source")

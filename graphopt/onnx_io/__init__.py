@@ -8,16 +8,20 @@ if TYPE_CHECKING:
     from .checker import check
     from .emit import to_onnx, to_proto
     from .inference import infer_types
-    from .lift import load, parsed
+    from .lend import Emission, emission, lifted_from
+    from .lift import load
     from .saving import save
     from .size import external_bytes, file_bytes
 
-__all__ = ["check", "external_bytes", "file_bytes", "infer_types", "load", "parsed", "save", "to_onnx", "to_proto"]
+__all__ = [
+    "Emission", "check", "emission", "external_bytes", "file_bytes", "infer_types", "lifted_from", "load", "save",
+    "to_onnx", "to_proto",
+]  # fmt: skip
 
 # No file has the name of what it holds: importing a submodule puts it where its function is looked up.
 _HOMES = {
-    "external_bytes": "size", "file_bytes": "size",
-    "check": "checker", "infer_types": "inference", "load": "lift", "parsed": "lift", "save": "saving",
+    "external_bytes": "size", "file_bytes": "size", "Emission": "lend", "emission": "lend", "lifted_from": "lend",
+    "check": "checker", "infer_types": "inference", "load": "lift", "save": "saving",
     "to_onnx": "emit", "to_proto": "emit",
 }  # fmt: skip
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import onnx
-import onnx_ir
 
 from ..ir import Function, Model, Value, collector_paused
 from .graph_writer import Form, GraphWriter, Store, write_metadata
 from .parts.extras import FunctionExtras, ModelExtras
 from .parts.tensors import write_tensor
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
@@ -20,6 +23,8 @@ def to_proto(model: Model) -> onnx.ModelProto:
 
 def to_onnx(model: Model) -> onnx_ir.Model:
     """The model as an `onnx_ir.Model`."""
+    import onnx_ir
+
     copy = onnx_ir.serde.deserialize_model(to_proto(model))
     for graph in copy.graphs():
         for value in graph.initializers.values():

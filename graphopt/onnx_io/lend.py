@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 import onnx
 
-from ..ir import Array, Constant, DType
-from .parts.tensors import describe_external, external_source, write_tensor
+from ..ir import Array, Constant, DType, Model
+from .emit import Emitter, to_proto
+from .parts.apart import ELEMENTS, LENDABLE, WORTH, describe_lent, with_lent
+from .parts.extras import ModelExtras
+from .parts.tensors import ProtoSource, describe_external, external_source, write_tensor
 
 LEAST = 1 << 10
 """Bytes of the smallest tensor that is lent; below are shapes and scalars, which shape inference reads."""
-_LOCATION = "lent"
-_LENT = frozenset((DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT8, DType.UINT8))
 
 
 class Lender:
@@ -29,19 +31,66 @@ class Lender:
 
     def store(self, proto: onnx.TensorProto, constant: Constant, name: str) -> None:
         """Fill the proto of an initializer."""
-        if constant.nbytes < LEAST or constant.dtype not in _LENT or external_source(constant) is not None:
+        if constant.nbytes < LEAST or constant.dtype not in LENDABLE or external_source(constant) is not None:
             write_tensor(proto, constant, name)
             return
         describe_external(proto, constant, name)
-        for key, value in (("location", _LOCATION), ("length", constant.nbytes)):
-            proto.external_data.add(key=key, value=str(value))
+        describe_lent(proto, constant.nbytes)
         self.lent[name] = np.ascontiguousarray(constant.array())
 
 
-_WORTH = 1 << 20
-"""Bytes of large tensors from which a proto's weights are taken out: below, copies cost less than what is saved."""
-_ELEMENTS = 4096
-"""Elements of the largest tensor that stays in a proto: shapes and bounds, which are read there."""
+@dataclass(slots=True)
+class Emission:
+    """A model as ONNX. lent: its large weights, by name, which the proto only describes; none where it holds them."""
+
+    proto: onnx.ModelProto
+    lent: Mapping[str, Array] = field(default_factory=dict)
+
+    def whole(self) -> onnx.ModelProto:
+        """The proto with all weights in it; from now on it holds them."""
+        if self.lent:
+            self.proto, self.lent = with_lent(self.proto, self.lent), {}
+        return self.proto
+
+
+def emission(model: Model) -> Emission:
+    """The model as ONNX; weights that were read apart, and new ones of such a model, stay outside of the proto."""
+    source = lifted_from(model)
+    if source is None or not source.lent:
+        return Emission(to_proto(model))
+    lent: dict[str, Array] = {}
+
+    def store(proto: onnx.TensorProto, constant: Constant, name: str) -> None:
+        array = _lendable_array(constant)
+        if array is None:
+            write_tensor(proto, constant, name)
+            return
+        describe_external(proto, constant, name)
+        describe_lent(proto, array.nbytes)
+        lent[name] = array
+
+    return Emission(Emitter(model, store=store, store_inside=write_tensor).model(), lent)
+
+
+def lifted_from(model: Model) -> Emission | None:
+    """What a model was lifted from, not to be edited; None for models that come from elsewhere."""
+    if not isinstance(model.raw, ModelExtras) or model.raw.proto is None:
+        return None
+    return Emission(model.raw.proto, model.raw.lent)
+
+
+def _lendable_array(constant: Constant) -> Array | None:
+    """The elements of a constant that is lent; None where the proto holds them."""
+    source = constant.source
+    if isinstance(source, ProtoSource):
+        return source.lent
+    if source is None and constant.size > ELEMENTS and constant.dtype in LENDABLE:
+        return np.ascontiguousarray(constant.array())
+    return None
+
+
+_CHUNK = 1 << 24
+"""Bytes compared at a time: a comparison of arrays makes one of its own."""
 _SAMPLED = 64
 """Bytes, spread over a tensor, that tell it from most others of its size."""
 
@@ -50,7 +99,7 @@ class WeightPool:
     """Weights by content: one array stands for all equal ones, of one model or of several."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, tuple[int, ...], bytes], list[tuple[bytes, Array]]] = {}
+        self._known: dict[tuple[str, tuple[int, ...], bytes], list[Array]] = {}
         self._named: dict[str, tuple[onnx.TensorProto, Array]] = {}
 
     def lend(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -58,48 +107,58 @@ class WeightPool:
         few."""
         large = {tensor.name for tensor in proto.graph.initializer if _is_lendable(tensor)}
         sizes = (prod(t.dims) * DType(t.data_type).bits // 8 for t in proto.graph.initializer if t.name in large)
-        if sum(sizes) < _WORTH:
+        if sum(sizes) < WORTH:
             return proto, {}
         slim, lent = onnx.ModelProto(), dict[str, Array]()
-        for field, value in proto.ListFields():
-            if field.name != "graph":
-                _put(slim, field.name, value)
-        for field, value in proto.graph.ListFields():
-            if field.name != "initializer":
-                _put(slim.graph, field.name, value)
+        for part, value in proto.ListFields():
+            if part.name != "graph":
+                _put(slim, part.name, value)
+        for part, value in proto.graph.ListFields():
+            if part.name != "initializer":
+                _put(slim.graph, part.name, value)
         for tensor in proto.graph.initializer:
             if tensor.name not in large:
                 slim.graph.initializer.add().CopyFrom(tensor)
                 continue
             bare = slim.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-            bare.data_location = onnx.TensorProto.EXTERNAL
             lent[tensor.name] = array = self._kept(tensor)
-            for key, value in (("location", _LOCATION), ("length", array.nbytes)):
-                bare.external_data.add(key=key, value=str(value))
+            describe_lent(bare, array.nbytes)
         return slim, lent
 
     def _kept(self, tensor: onnx.TensorProto) -> Array:
         named = self._named.get(tensor.name)
         if named is not None and named[0] == tensor:  # compared where they lie: to read the data would copy it
             return named[1]
-        array = self._equal(tensor)
+        array = self._equal(np.frombuffer(tensor.raw_data, DType(tensor.data_type).numpy).reshape(tuple(tensor.dims)))
         self._named.setdefault(tensor.name, (tensor, array))
         return array
 
-    def _equal(self, tensor: onnx.TensorProto) -> Array:
-        data, shape = tensor.raw_data, tuple(tensor.dims)
-        alike = self._known.setdefault((tensor.data_type, shape, data[:: max(len(data) // _SAMPLED, 1)]), [])
-        for known, array in alike:
-            if known == data:
-                return array
-        array = np.frombuffer(data, DType(tensor.data_type).numpy).reshape(shape)
-        alike.append((data, array))
+    def adopt(self, lent: Mapping[str, Array]) -> dict[str, Array]:
+        """These weights, each as the array that stands for its equals."""
+        return {name: self._equal(array) for name, array in lent.items()}
+
+    def _equal(self, array: Array) -> Array:
+        data = _bytes_of(array)
+        key = (array.dtype.str, array.shape, data[:: max(data.size // _SAMPLED, 1)].tobytes())
+        alike = self._known.setdefault(key, [])
+        for known in alike:
+            if known is array or _has_bytes(_bytes_of(known), data):
+                return known
+        alike.append(array)
         return array
+
+
+def _bytes_of(array: Array) -> Array:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _has_bytes(a: Array, b: Array) -> bool:
+    return all(np.array_equal(a[at : at + _CHUNK], b[at : at + _CHUNK]) for at in range(0, a.size, _CHUNK))
 
 
 def _is_lendable(tensor: onnx.TensorProto) -> bool:
     in_proto = tensor.HasField("raw_data") and tensor.data_location != onnx.TensorProto.EXTERNAL
-    return in_proto and tensor.data_type in _LENT and prod(tensor.dims) > _ELEMENTS
+    return in_proto and tensor.data_type in LENDABLE and prod(tensor.dims) > ELEMENTS
 
 
 def _put(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
@@ -107,20 +166,3 @@ def _put(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -
         setattr(message, name, value)
     else:
         getattr(message, name).MergeFrom(value)
-
-
-def with_lent(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> onnx.ModelProto:
-    """A copy of the proto with the lent tensors in it."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
-    for tensor in whole.graph.initializer:
-        if tensor.name in lent and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            put_back(tensor, lent[tensor.name])
-    return whole
-
-
-def put_back(tensor: onnx.TensorProto, array: Array) -> None:
-    """Let a tensor that was lent hold its elements again."""
-    tensor.raw_data = array.tobytes()
-    tensor.ClearField("external_data")
-    tensor.ClearField("data_location")

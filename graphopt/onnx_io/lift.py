@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
-import onnx_ir
 
 from ..errors import ModelError
-from ..ir import Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value, collector_paused
+from ..ir import Array, Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value, collector_paused
 from ..ops import schema_of, type_of
 from .inference import infer_types
 from .order import in_order, node_place
+from .parts.apart import read_apart
 from .parts.attributes import read_attribute
 from .parts.extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
-from .parts.tensors import DataFiles, read_constant, read_sparse
-from .source import ModelSource, read_proto
+from .parts.tensors import DataFiles, lent_constant, read_constant, read_sparse
+from .source import ModelSource, is_onnx_ir, read_proto
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4  # before that IR version every initializer had to be listed as an input
+_ROOT = "the graph"
+"""The place of the root graph in messages."""
 _FIRST_WITH_OPSETS = 3  # the IR version from which models import operator sets (IR.md)
 
 
@@ -33,26 +38,31 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
 
     ModelError, in one line, for a model that is not valid.
     """
-    proto, path = read_proto(source)
+    proto, path, lent = _read(source)
     if path:
         path = os.path.abspath(path)  # the current directory may be another when data is read
         folder = os.path.dirname(path)
-    elif isinstance(source, onnx_ir.Model):
+    elif is_onnx_ir(source):
         folder = folder or _base_folder(source)
     files = DataFiles(os.path.abspath(folder) if folder else "", path)
     with collector_paused():
         try:
-            model = _lift(proto, files, path, ordered=True)
+            model = _lift(proto, lent, files, path, ordered=True)
         except _Unsorted:
-            model = _lift(proto, files, path, ordered=False)
+            model = _lift(proto, lent, files, path, ordered=False)
         if infer:
             infer_types(model)
     return model
 
 
-def parsed(model: Model) -> onnx.ModelProto | None:
-    """The proto that a model was lifted from, not to be edited; None for models that come from elsewhere."""
-    return model.raw.proto if isinstance(model.raw, ModelExtras) else None
+def _read(source: ModelSource) -> tuple[onnx.ModelProto, str, Mapping[str, Array]]:
+    """The proto, the path it was read from, and the large weights that it only describes, by name."""
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        apart = read_apart(path)
+        if apart is not None:
+            return apart[0], path, apart[1]
+    return *read_proto(source), {}
 
 
 class _Unsorted(Exception):
@@ -69,7 +79,7 @@ def _base_folder(model: onnx_ir.Model) -> str:
     return ""
 
 
-def _lift(proto: onnx.ModelProto, files: DataFiles, path: str, ordered: bool) -> Model:
+def _lift(proto: onnx.ModelProto, lent: Mapping[str, Array], files: DataFiles, path: str, ordered: bool) -> Model:
     opsets = read_opsets(proto.opset_import)
     if not opsets and proto.ir_version < _FIRST_WITH_OPSETS:
         opsets = {"": 1}
@@ -83,8 +93,8 @@ def _lift(proto: onnx.ModelProto, files: DataFiles, path: str, ordered: bool) ->
     lifter = _Lifter(opsets, files, ordered, all_constant)
     bound = {e.value for t in proto.training_info for e in (*t.initialization_binding, *t.update_binding)}
     bound |= {e.key for t in proto.training_info for e in (*t.initialization_binding, *t.update_binding)}
-    lifter.pinned = bound
-    graph = lifter.graph(proto.graph, "the graph")
+    lifter.pinned, lifter.lent = bound, lent
+    graph = lifter.graph(proto.graph, _ROOT)
     listed = tuple(value.name for value in proto.graph.input) if all_constant else ()
     return Model(
         graph, opsets, functions,
@@ -96,7 +106,7 @@ def _lift(proto: onnx.ModelProto, files: DataFiles, path: str, ordered: bool) ->
         doc=proto.doc_string,
         metadata={entry.key: entry.value for entry in proto.metadata_props},
         folder=files.folder,
-        raw=ModelExtras(tuple(proto.training_info), tuple(proto.configuration), path, listed, proto),
+        raw=ModelExtras(tuple(proto.training_info), tuple(proto.configuration), path, listed, proto, lent),
     )  # fmt: skip
 
 
@@ -129,6 +139,7 @@ class _Lifter:
         self.names: dict[str, Value] = {}  # the value that each name stands for, at the current node
         self.origins: dict[str, int] = {}
         self.pinned: set[str] = set()
+        self.lent: Mapping[str, Array] = {}
         self.count = 0
 
     # -- graphs
@@ -185,7 +196,14 @@ class _Lifter:
         for annotation in proto.quantization_annotation:
             wanted.update(entry.value for entry in annotation.quant_parameter_tensor_names)
         pinned: dict[str, Constant] = {}
-        constants = [(t.name, read_constant(t, self.files, f"initializer {t.name!r}")) for t in proto.initializer]
+        lent = self.lent if place == _ROOT else {}
+        constants = []
+        for tensor in proto.initializer:
+            name = tensor.name
+            if name in lent:
+                constants.append((name, lent_constant(tensor, lent[name])))
+            else:
+                constants.append((name, read_constant(tensor, self.files, f"initializer {name!r}")))
         for sparse in proto.sparse_initializer:
             name = sparse.values.name
             constants.append((name, read_sparse(sparse, self.files, f"sparse initializer {name!r}")))

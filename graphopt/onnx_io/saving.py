@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +14,12 @@ import onnx
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from ..errors import ModelError, OutputError
-from ..ir import Constant, DType, Model
+from ..ir import Array, Constant, DType, Model
 from ..machine.files import beside_name, check_target, replace_file, reported, sync_folder
 from ..ops import initializers_of
 from .digesting import DigestingFile
 from .emit import Emitter
+from .lend import Emission
 from .lift import load
 from .parts.extras import ModelExtras
 from .parts.stream import write_proto
@@ -31,7 +33,7 @@ _PAGE_FROM, _PAGE, _LINE = 1 << 20, 4096, 64
 """Bytes from which a tensor of the data file is aligned to pages, so that it can be mapped; to cache lines below."""
 
 
-def save(model: Model | onnx.ModelProto, path: str | Path, *, external: bool | None = None) -> None:
+def save(model: Model | onnx.ModelProto | Emission, path: str | Path, *, external: bool | None = None) -> None:
     """Write a model so that a reader, at any moment, finds the old model whole or the new one.
 
     `external`: True puts tensors of 1 KB and more into `<name>.data` beside the file, False puts everything into the
@@ -46,8 +48,13 @@ def save(model: Model | onnx.ModelProto, path: str | Path, *, external: bool | N
     path = os.fspath(path)
     check_target(path)
     with reported(path):
-        if isinstance(model, onnx.ModelProto):
+        if isinstance(model, Emission):
             if not external and not _has_external(model) and _fits(model):
+                _write_proto(model.proto, path, model.lent)
+                return
+            model = model.whole()
+        if isinstance(model, onnx.ModelProto):
+            if not external and not _has_external(Emission(model)) and _fits(Emission(model)):
                 _write_proto(model, path)
                 return
             model = load(model, infer=False, folder=os.path.dirname(path))
@@ -168,22 +175,23 @@ class _Data:
         return final
 
 
-def _write_proto(proto: onnx.ModelProto, path: str) -> None:
+def _write_proto(proto: onnx.ModelProto, path: str, lent: Mapping[str, Array] | None = None) -> None:
     try:
-        replace_file(path, partial(write_proto, proto))
+        replace_file(path, partial(write_proto, proto, lent=lent))
     except (EncodeError, ValueError) as error:
         raise OutputError(f"{path!r} cannot be written: the model exceeds protobuf's 2 GB without its data") from error
 
 
-def _fits(proto: onnx.ModelProto) -> bool:
+def _fits(model: Emission) -> bool:
     try:
-        return proto_bytes(proto) <= _PROTO_LIMIT
+        return proto_bytes(model.proto, model.lent) <= _PROTO_LIMIT
     except (EncodeError, ValueError):
         return False
 
 
-def _has_external(proto: onnx.ModelProto) -> bool:
-    return bool(_locations(proto))
+def _has_external(model: Emission) -> bool:
+    tensors = initializers_of(model.proto.graph)
+    return any(t.external_data and t.name not in model.lent for t in tensors)
 
 
 def _locations(proto: onnx.ModelProto) -> set[str]:

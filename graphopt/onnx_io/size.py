@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from math import prod
 from typing import Any
 
@@ -11,27 +11,31 @@ import onnx
 
 from ..ir import Constant, DType, Model
 from .emit import to_proto
+from .lend import Emission
 from .parts.tensors import external_source
 from .source import ModelSource
 
 _SMALL = 4096  # elements; protobuf computes a size by serialising, which is cheap for smaller tensors
 
 
-def file_bytes(model: Model, form: ModelSource | None = None) -> int:
+def file_bytes(model: Model, form: ModelSource | Emission | None = None) -> int:
     """Bytes a model takes, external data included, each external tensor once.
 
-    `form` is the same model as a path, bytes or proto, if there is one: that saves emitting the model.
+    `form` is the same model as a path, bytes, proto or emission, if there is one: that saves emitting the model.
     """
     external = external_bytes(model)
     if isinstance(form, (str, os.PathLike)):
         return os.path.getsize(form) + external
     if isinstance(form, (bytes, bytearray, memoryview)):
         return len(form) + external
+    if isinstance(form, Emission):
+        return proto_bytes(form.proto, form.lent) + external
     return proto_bytes(form if isinstance(form, onnx.ModelProto) else to_proto(model)) + external
 
 
-def proto_bytes(proto: onnx.ModelProto) -> int:
-    """`proto.ByteSize()`, without serialising the large tensors of the root graph."""
+def proto_bytes(proto: onnx.ModelProto, lent: Container[str] = ()) -> int:
+    """`proto.ByteSize()`, without serialising the large tensors of the root graph. lent: names of those that the proto
+    only describes, and that count as if it held them."""
     rest = onnx.ModelProto()
     for field, value in proto.ListFields():
         if field.name != "graph":
@@ -40,7 +44,7 @@ def proto_bytes(proto: onnx.ModelProto) -> int:
     parts = 0
     for field, value in proto.graph.ListFields():
         if field.name == "initializer":
-            parts += sum(_framed(_tensor_bytes(t)) for t in value)
+            parts += sum(_framed(_tensor_bytes(t, t.name in lent)) for t in value)
         elif field.name == "node":
             parts += sum(_framed(node.ByteSize()) for node in value)
         else:
@@ -55,20 +59,20 @@ def _set(message: Any, name: str, value: Any) -> None:
         getattr(message, name).MergeFrom(value)
 
 
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+def _tensor_bytes(tensor: onnx.TensorProto, is_lent: bool) -> int:
     """The serialized size of a tensor, computed without its data where that is large."""
     size = prod(tensor.dims)
-    if size <= _SMALL or not tensor.HasField("raw_data"):
+    if not is_lent and (size <= _SMALL or not tensor.HasField("raw_data")):
         return int(tensor.ByteSize())
     data = (size * DType(tensor.data_type).bits + 7) // 8
     bare = onnx.TensorProto(
         dims=tensor.dims, data_type=tensor.data_type, name=tensor.name, doc_string=tensor.doc_string,
-        metadata_props=tensor.metadata_props, external_data=tensor.external_data,
+        metadata_props=tensor.metadata_props, external_data=() if is_lent else tensor.external_data,
     )  # fmt: skip
     for name in ("name", "doc_string", "data_type"):
         if not tensor.HasField(name):
             bare.ClearField(name)
-    if tensor.HasField("data_location"):
+    if tensor.HasField("data_location") and not is_lent:
         bare.data_location = tensor.data_location
     return int(bare.ByteSize()) + _framed(data)
 

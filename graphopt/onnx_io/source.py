@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import onnx
-import onnx_ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ..errors import ModelError, one_line
 from .foreign import kind_of_data, kind_of_path
 
-ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
+if TYPE_CHECKING:
+    import onnx_ir
+
+ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model"
 """The forms in which a caller gives a model."""
 
 
@@ -19,7 +23,9 @@ def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
     """The proto (shared if it was one) and the path it was read from, "" if there is none."""
     if isinstance(source, onnx.ModelProto):
         return source, ""
-    if isinstance(source, onnx_ir.Model):
+    if is_onnx_ir(source):
+        import onnx_ir
+
         return onnx_ir.serde.serialize_model(source), ""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return parse(bytes(source), "the model given as bytes"), ""
@@ -27,6 +33,12 @@ def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
         path = os.fspath(source)
         return parse(_read(path), repr(path), path), path
     raise ModelError(f"a model is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, not {type(source).__name__}")
+
+
+def is_onnx_ir(source: Any) -> TypeGuard[onnx_ir.Model]:
+    """Whether a model is one of onnx-ir, which takes half a second to import: whoever has such a model has paid."""
+    known = sys.modules.get("onnx_ir")
+    return known is not None and isinstance(source, known.Model)
 
 
 def _read(path: str) -> bytes:

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 import graphopt
 from graphopt.equivalence.comparison import is_same_computation
 from graphopt.equivalence.runnable import open_runnable
+from graphopt.ir import Constant, Value
 from graphopt.onnx_io.lend import WeightPool, with_lent
 from graphopt.pipeline import Pass
 from graphopt.validation import SAME_COMPUTATION
@@ -185,16 +186,17 @@ def test_an_emission_that_does_not_load_is_not_accepted_by_structure(monkeypatch
 
 
 def test_a_pass_that_changes_a_weight_is_compared_and_rolled_back():
-    def spoil(graph):
+    def spoil(graph, context):
         for used in graph.snapshot():
-            if used.op == "MatMul":
-                graph.set_input(used, 1, graph.constant(used.constant(1).array() * np.float32(1.05)))
+            if used.op == "MatMul" and context.commit("spoil", used):
+                array = used.inputs[1].constant.array() * np.float32(1.05)
+                graph.set_input(used, 1, Value(name="bent", constant=Constant.of(array)))
                 return 1
         return 0
 
     result = graphopt.optimize(_wide(f32(512, 640)), passes=["drop-identities", Pass("spoil", spoil)])
     assert [item.what for item in result.report.rolled_back] == ["spoil"]
-    assert (result.report.status, result.report.reason) == ("equal", SAME_COMPUTATION)
+    assert result.report.status == "equal" and result.report.reason.startswith(SAME_COMPUTATION)
     assert "Dropout" not in [n.op_type for n in result.model.graph.node]
 
 

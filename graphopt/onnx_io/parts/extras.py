@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ...ir import Constant
+from ...ir import Array, Constant
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +42,8 @@ class FunctionExtras:
 class ModelExtras:
     """Training and device sections, the source file, and (IR version < 4) the order in which inputs were listed.
 
-    proto: the model that was lifted, whose tensors the constants are; not to be edited.
+    proto: the model that was lifted, whose tensors the constants are; not to be edited. lent: its large weights, by
+    name, where the proto only describes them.
     """
 
     training: tuple[onnx.TrainingInfoProto, ...] = ()
@@ -50,3 +51,4 @@ class ModelExtras:
     path: str = ""
     inputs: tuple[str, ...] = ()
     proto: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
+    lent: Mapping[str, Array] = field(default_factory=dict, repr=False, compare=False)

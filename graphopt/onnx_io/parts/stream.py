@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, BinaryIO
 
+import numpy as np
 import onnx
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
 
-from ...ir import DType
+from ...ir import Array, DType
 
 _LARGE = 1 << 16
 """Bytes from which a tensor is written apart: of smaller ones the handling costs more than the copy."""
-_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 """Numbers of the fields `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data` (onnx/onnx.proto)."""
 _BYTES = 2
 """The wire type of a field with a length (protobuf.dev/programming-guides/encoding)."""
 
 
-def write_proto(proto: onnx.ModelProto, file: BinaryIO) -> None:
+def write_proto(proto: onnx.ModelProto, file: BinaryIO, lent: Mapping[str, Array] | None = None) -> None:
     """Write the bytes of `proto.SerializeToString(deterministic=True)`, whose fields lie in the order of their numbers.
 
-    A message with fields that onnx does not know is serialised whole. Raises EncodeError or ValueError where that
+    lent: arrays of initializers, by name, that the proto only describes. A message without these and with fields that
+    onnx does not know is serialised whole. Raises EncodeError or ValueError where that
     cannot be done.
     """
     graph = proto.graph
-    large = [_is_apart(tensor) for tensor in graph.initializer]
-    if not any(large) or len(UnknownFieldSet(proto)) or len(UnknownFieldSet(graph)):
+    lent = lent or {}
+    large = [tensor.name in lent or _is_apart(tensor) for tensor in graph.initializer]
+    if not lent and (not any(large) or len(UnknownFieldSet(proto)) or len(UnknownFieldSet(graph))):
         file.write(proto.SerializeToString(deterministic=True))
         return
-    before, after = _around(graph, _INITIALIZER)
+    before, after = _around(graph, INITIALIZER)
     parts: list[bytes | _Tensor] = [before]
     for tensor, is_apart in zip(graph.initializer, large):
-        parts.append(_Tensor(tensor) if is_apart else _framed(_INITIALIZER, _plain(tensor)))
+        parts.append(_Tensor(tensor, lent.get(tensor.name)) if is_apart else _framed(INITIALIZER, _plain(tensor)))
     parts.append(after)
-    head, tail = _around(proto, _GRAPH)
+    head, tail = _around(proto, GRAPH)
     file.write(head)
-    file.write(_prefix(_GRAPH, sum(map(len, parts))))
+    file.write(field_prefix(GRAPH, sum(map(len, parts))))
     for part in parts:
         if isinstance(part, bytes):
             file.write(part)
@@ -46,15 +50,20 @@ def write_proto(proto: onnx.ModelProto, file: BinaryIO) -> None:
 
 
 class _Tensor:
-    """An initializer whose data is read when it is written."""
+    """An initializer whose data is read when it is written. array: its elements where they are not in the proto."""
 
-    def __init__(self, tensor: onnx.TensorProto) -> None:
-        self.tensor = tensor
-        self.before, self.after = _around(tensor, _RAW_DATA)
+    def __init__(self, tensor: onnx.TensorProto, array: Array | None = None) -> None:
+        if array is not None:
+            described, tensor = tensor, onnx.TensorProto()
+            tensor.CopyFrom(described)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+        self.tensor, self.array = tensor, array
+        self.before, self.after = _around(tensor, RAW_DATA)
         size: int = prod(tensor.dims) * DType(tensor.data_type).bits // 8
-        self.data_prefix = _prefix(_RAW_DATA, size)
+        self.data_prefix = field_prefix(RAW_DATA, size)
         inside = len(self.before) + len(self.data_prefix) + size + len(self.after)
-        self.prefix = _prefix(_INITIALIZER, inside)
+        self.prefix = field_prefix(INITIALIZER, inside)
         self.bytes: int = len(self.prefix) + inside
 
     def __len__(self) -> int:
@@ -62,7 +71,7 @@ class _Tensor:
 
     def write(self, file: BinaryIO) -> None:
         """Write the field."""
-        data = self.tensor.raw_data
+        data = self.tensor.raw_data if self.array is None else self.array.reshape(-1).view(np.uint8).data
         if len(self.prefix) + len(self.before) + len(self.data_prefix) + len(data) + len(self.after) != self.bytes:
             raise ValueError(f"tensor {self.tensor.name!r} has {len(data)} bytes, its sizes tell otherwise")
         for part in (self.prefix, self.before, self.data_prefix, data, self.after):
@@ -101,13 +110,13 @@ def _plain(message: Any) -> bytes:
     return data
 
 
-def _prefix(number: int, size: int) -> bytes:
-    """The tag and length of a field."""
+def field_prefix(number: int, size: int) -> bytes:
+    """The tag and length of a field that has a length."""
     return _varint(number << 3 | _BYTES) + _varint(size)
 
 
 def _framed(number: int, data: bytes) -> bytes:
-    return _prefix(number, len(data)) + data
+    return field_prefix(number, len(data)) + data
 
 
 def _varint(number: int) -> bytes:

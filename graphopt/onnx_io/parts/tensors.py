@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir
-from onnx_ir.serde import TensorProtoTensor
 
 from ...errors import ModelError
 from ...ir import Array, Constant, DType
+from .apart import put_back
 
-_PROTO_KEY, _FILE_KEY = "graphopt.proto", "graphopt.file"
+_LISTED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64))
+"""Element types whose lists (`float_data` and so on) hold the elements as they are."""
 
 
 class DataFiles:
@@ -50,6 +52,53 @@ class DataFiles:
         if not os.path.isfile(real):
             raise ModelError(f"{place}: external data file {path!r} does not exist")
         return path
+
+
+@dataclass(frozen=True, slots=True)
+class ProtoSource:
+    """The source of a constant that is a tensor of the file: its proto, not to be edited.
+
+    lent: the elements, where the proto only describes them (`parts.apart`).
+    """
+
+    raw: onnx.TensorProto
+    lent: Array | None = None
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return str(self.raw.name)
+
+    def array(self) -> Array:
+        """The elements. ValueError or AssertionError where the data does not fit the sizes."""
+        if self.raw.data_type in _LISTED and not self.raw.HasField("raw_data"):
+            return np.asarray(onnx.numpy_helper.to_array(self.raw))
+        return np.asarray(_ir_tensor(self.raw).numpy())
+
+    def data(self) -> bytes:
+        """The elements as `raw_data` stores them."""
+        return self.raw.raw_data if self.raw.HasField("raw_data") else bytes(_ir_tensor(self.raw).tobytes())
+
+
+def _ir_tensor(proto: onnx.TensorProto) -> Any:
+    """The tensor in onnx-ir, which knows all forms of all types; half a second to import, so where needed only."""
+    from onnx_ir.serde import TensorProtoTensor
+
+    return TensorProtoTensor(proto)
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalSource:
+    """The source of a constant whose data lies in another file: its proto, that file, and where the data begins."""
+
+    raw: onnx.TensorProto
+    file: DataFile
+    offset: int
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return str(self.raw.name)
 
 
 class DataFile:
@@ -89,18 +138,23 @@ def read_constant(proto: onnx.TensorProto, files: DataFiles, place: str) -> Cons
         raise ModelError(f"{place}: the tensor has a negative size, {list(shape)}")
     if proto.data_location == onnx.TensorProto.EXTERNAL:
         return _external(proto, dtype, shape, files, place)
-    source = TensorProtoTensor(proto)
+    source = ProtoSource(proto)
     return Constant(dtype, shape, partial(_inline, source, dtype, shape, place), source)
 
 
-def _inline(source: TensorProtoTensor, dtype: DType, shape: tuple[int, ...], place: str) -> Array:
+def lent_constant(proto: onnx.TensorProto, array: Array) -> Constant:
+    """The constant of a tensor that the proto only describes, with its elements."""
+    return Constant(DType(proto.data_type), array.shape, lambda: array, ProtoSource(proto, array))
+
+
+def _inline(source: ProtoSource, dtype: DType, shape: tuple[int, ...], place: str) -> Array:
     proto = source.raw
     try:
         if dtype is DType.STRING:
             return _strings(proto, shape)
         if dtype.bits >= 8 and proto.HasField("raw_data"):
             return np.frombuffer(proto.raw_data, dtype.numpy).reshape(shape)
-        return np.asarray(source.numpy()).reshape(shape)
+        return source.array().reshape(shape)
     except (ValueError, AssertionError) as error:
         raise ModelError(f"{place}: the tensor's data does not fit {dtype.short}{list(shape)}: {error}") from error
 
@@ -136,11 +190,7 @@ def _external(
             f"{place}: external data file {file.path!r} has {file.size} bytes, "
             f"the tensor needs those up to {offset + expected}"
         )
-    source = onnx_ir.ExternalTensor(
-        entries["location"], offset, length, onnx_ir.DataType(int(dtype)), shape=onnx_ir.Shape(shape),
-        name=proto.name, doc_string=proto.doc_string or None, base_dir=files.folder,
-    )  # fmt: skip
-    source.meta[_PROTO_KEY], source.meta[_FILE_KEY] = proto, file
+    source = ExternalSource(proto, file, offset)
     return Constant(dtype, shape, partial(_mapped, file, offset, expected, dtype, shape), source)
 
 
@@ -149,7 +199,7 @@ def _mapped(file: DataFile, offset: int, length: int, dtype: DType, shape: tuple
     if dtype.bits >= 8:
         return data.view(dtype.numpy).reshape(shape)
     packed = onnx.TensorProto(dims=shape, data_type=int(dtype), raw_data=data.tobytes())
-    return np.asarray(TensorProtoTensor(packed).numpy())
+    return np.asarray(_ir_tensor(packed).numpy())
 
 
 def read_sparse(proto: onnx.SparseTensorProto, files: DataFiles, place: str) -> Constant:
@@ -170,18 +220,18 @@ def _dense(values: Constant, indices: Constant, shape: tuple[int, ...]) -> Array
     return array
 
 
-def external_source(constant: Constant) -> onnx_ir.ExternalTensor | None:
-    """The external tensor of a constant whose data lies in a file."""
-    return constant.source if isinstance(constant.source, onnx_ir.ExternalTensor) else None
+def external_source(constant: Constant) -> ExternalSource | None:
+    """The source of a constant whose data lies in another file; None for others."""
+    return constant.source if isinstance(constant.source, ExternalSource) else None
 
 
 def write_tensor(proto: onnx.TensorProto, constant: Constant, name: str) -> None:
     """Fill an empty `TensorProto`: a lifted tensor from its own proto, a new one from its array."""
     source = constant.source
-    if isinstance(source, onnx_ir.ExternalTensor):
-        proto.CopyFrom(source.meta[_PROTO_KEY])
-    elif isinstance(source, TensorProtoTensor):
+    if isinstance(source, (ExternalSource, ProtoSource)):
         proto.CopyFrom(source.raw)
+        if isinstance(source, ProtoSource) and source.lent is not None:
+            put_back(proto, source.lent)
     else:
         describe(proto, constant)
         if constant.dtype is DType.STRING:
@@ -200,22 +250,24 @@ def describe(proto: onnx.TensorProto, constant: Constant) -> None:
 def packed_bytes(constant: Constant) -> bytes:
     """The elements as the file stores them: little endian, types below 8 bits packed. Not for strings."""
     source = constant.source
-    if isinstance(source, TensorProtoTensor):
-        return bytes(source.tobytes())
+    if isinstance(source, ProtoSource) and source.lent is None:
+        return source.data()
     array = np.ascontiguousarray(constant.array())
     if constant.dtype.bits >= 8:
         return array.tobytes()
+    import onnx_ir
+
     return onnx_ir.Tensor(array, onnx_ir.DataType(int(constant.dtype)), shape=onnx_ir.Shape(constant.shape)).tobytes()
 
 
 def describe_external(proto: onnx.TensorProto, constant: Constant, name: str) -> None:
     """Fill an empty `TensorProto` except for its data, which goes to a file."""
     source = constant.source
-    if isinstance(source, onnx_ir.ExternalTensor):
-        proto.CopyFrom(source.meta[_PROTO_KEY])
+    if isinstance(source, ExternalSource):
+        proto.CopyFrom(source.raw)
     else:
         describe(proto, constant)
-        if isinstance(source, TensorProtoTensor):
+        if isinstance(source, ProtoSource):
             if source.raw.doc_string:
                 proto.doc_string = source.raw.doc_string
             proto.metadata_props.extend(source.raw.metadata_props)
@@ -225,9 +277,9 @@ def describe_external(proto: onnx.TensorProto, constant: Constant, name: str) ->
 def stored_bytes(constant: Constant) -> memoryview:
     """The elements as the file stores them; a view, not a copy, where memory or a mapped file has the same bytes."""
     source = constant.source
-    if isinstance(source, onnx_ir.ExternalTensor):
-        return memoryview(source.meta[_FILE_KEY].bytes(source.offset or 0, constant.nbytes))
-    if isinstance(source, TensorProtoTensor) or constant.dtype.bits < 8:
+    if isinstance(source, ExternalSource):
+        return source.file.bytes(source.offset, constant.nbytes).data
+    if (isinstance(source, ProtoSource) and source.lent is None) or constant.dtype.bits < 8:
         return memoryview(packed_bytes(constant))
     array = np.ascontiguousarray(constant.array())
     return array.reshape(-1).view(np.uint8).data

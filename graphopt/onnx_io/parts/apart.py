@@ -1,0 +1,197 @@
+"""Files with large weights: each goes from the disk to an array of its own, and only the rest is parsed.
+
+Protobuf's parser copies all bytes once more, and Python's access to a tensor's data each time.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from ...ir import Array, DType
+from .stream import GRAPH, INITIALIZER, RAW_DATA, field_prefix
+
+WORTH = 1 << 20
+"""Bytes of large tensors from which a model's weights are kept outside of its proto: below, copies cost less than what
+is saved."""
+ELEMENTS = 4096
+"""Elements of the largest tensor that stays in a proto: shapes and bounds, which are read there."""
+LENDABLE = frozenset((DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT8, DType.UINT8))
+"""Element types that a session takes from memory."""
+LOCATION = "lent"
+"""The location of external data that lies in memory."""
+
+_VARINT, _EIGHT_BYTES, _WITH_LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+"""Wire types of fields (protobuf.dev/programming-guides/encoding)."""
+_KNOWN = frozenset(onnx.TensorProto.DESCRIPTOR.fields_by_number)
+
+
+def read_apart(path: str) -> tuple[onnx.ModelProto, dict[str, Array]] | None:
+    """The model in a file without its large weights, which the proto only describes, and these by name, read-only.
+
+    None where they are few, and for a file that is no model or cannot be read: whoever reads the whole says why.
+    """
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < WORTH:
+                return None
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _read(file, data)
+    except (OSError, ValueError, DecodeError):
+        return None
+
+
+def describe_lent(tensor: onnx.TensorProto, size: int) -> None:
+    """Let a tensor's data of `size` bytes lie in memory."""
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", LOCATION), ("length", size)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def put_back(tensor: onnx.TensorProto, array: Array) -> None:
+    """Let a tensor that was lent hold its elements again."""
+    forget_place(tensor)
+    tensor.raw_data = array.tobytes()
+
+
+def forget_place(tensor: onnx.TensorProto) -> None:
+    """Let a tensor that was lent say no more where its data lies."""
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+
+
+def with_lent(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy of the proto with the lent tensors in it."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    for tensor in whole.graph.initializer:
+        if tensor.name in lent and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            put_back(tensor, lent[tensor.name])
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field: its number and wire type, and where it, its value and the next field begin."""
+
+    number: int
+    wire: int
+    start: int
+    value: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A tensor whose data is apart: its place among the initializers, the tensor's field, and its data's."""
+
+    place: int
+    tensor: _Field
+    data: _Field
+
+
+def _read(file: BinaryIO, data: mmap.mmap) -> tuple[onnx.ModelProto, dict[str, Array]] | None:
+    size = len(data)
+    graphs = [field for field in _fields(data, 0, size) if field.number == GRAPH]
+    if len(graphs) != 1 or graphs[0].wire != _WITH_LENGTH:
+        return None
+    graph, weights, place = graphs[0], list[_Weight](), 0
+    for field in _fields(data, graph.value, graph.stop):
+        if field.number != INITIALIZER:
+            continue
+        if field.stop - field.value > ELEMENTS and (raw := _data_of(data, field)) is not None:
+            weights.append(_Weight(place, field, raw))
+        place += 1
+    proto = onnx.ModelProto.FromString(_without(data, graph, weights))
+    if not proto.opset_import and not proto.ir_version:
+        return None
+    names = [tensor.name for tensor in proto.graph.initializer]
+    once = {name for name in names if names.count(name) == 1} if len(set(names)) < len(names) else set(names)
+    found = []
+    for weight in weights:
+        tensor = proto.graph.initializer[weight.place]
+        if tensor.name in once and _fits(tensor, weight.data.stop - weight.data.value):
+            found.append((weight, tensor))
+        else:
+            tensor.raw_data = data[weight.data.value : weight.data.stop]
+    if sum(weight.data.stop - weight.data.value for weight, _ in found) < WORTH:
+        return None
+    lent = {}
+    for weight, tensor in found:
+        file.seek(weight.data.value)
+        array = np.fromfile(file, DType(tensor.data_type).numpy, prod(tensor.dims)).reshape(tuple(tensor.dims))
+        array.flags.writeable = False
+        describe_lent(tensor, array.nbytes)
+        lent[tensor.name] = array
+    return proto, lent
+
+
+def _data_of(data: mmap.mmap, tensor: _Field) -> _Field | None:
+    """The field of a tensor's data; None where there is not exactly one, or a field that onnx does not know."""
+    fields = list(_fields(data, tensor.value, tensor.stop))
+    raw = [field for field in fields if field.number == RAW_DATA and field.wire == _WITH_LENGTH]
+    if tensor.wire != _WITH_LENGTH or len(raw) != 1 or any(field.number not in _KNOWN for field in fields):
+        return None
+    return raw[0] if raw[0].stop - raw[0].value > ELEMENTS else None
+
+
+def _without(data: mmap.mmap, graph: _Field, weights: list[_Weight]) -> bytes:
+    """The message without the data of these weights."""
+    parts, at = list[bytes](), graph.value
+    for weight in weights:
+        tensor, raw = weight.tensor, weight.data
+        rest = data[tensor.value : raw.start] + data[raw.stop : tensor.stop]
+        parts += [data[at : tensor.start], field_prefix(INITIALIZER, len(rest)), rest]
+        at = tensor.stop
+    parts.append(data[at : graph.stop])
+    inside = b"".join(parts)
+    return data[: graph.start] + field_prefix(GRAPH, len(inside)) + inside + data[graph.stop :]
+
+
+def _fits(tensor: onnx.TensorProto, size: int) -> bool:
+    """Whether a tensor may be lent, and its sizes tell the bytes of its data."""
+    if tensor.data_type not in LENDABLE or tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        return False
+    count: int = prod(tensor.dims)
+    return count > ELEMENTS and min(tensor.dims) > 0 and count * DType(tensor.data_type).bits == 8 * size
+
+
+def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[_Field]:
+    """The fields of a message. ValueError where it is none."""
+    while start < stop:
+        tag, value = _varint(data, start, stop)
+        wire = tag & 7
+        if wire == _VARINT:
+            _, end = _varint(data, value, stop)
+        elif wire == _WITH_LENGTH:
+            size, value = _varint(data, value, stop)
+            end = value + size
+        elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
+            end = value + (8 if wire == _EIGHT_BYTES else 4)
+        else:
+            raise ValueError(f"there is no wire type {wire}")
+        if end > stop:
+            raise ValueError("a field is longer than its message")
+        yield _Field(tag >> 3, wire, start, value, end)
+        start = end
+
+
+def _varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
+    """A number, and where the bytes behind it begin."""
+    value = shift = 0
+    while at < stop and shift < 64:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("a number has no end")
