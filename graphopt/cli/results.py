@@ -64,8 +64,7 @@ def check_destination(destination: Path, source: Path, kind: str, *, force: bool
 def write(result: Result, destination: Path, kind: str, external: bool) -> None:
     """Write a result that tells its kind. OutputError."""
     result.ir.metadata[MARK] = kind
-    if result.is_original:
-        _mark(result, kind)
+    _mark(result, kind)  # its proto is what is written, unless weights go beside it
     if str(destination) != PIPE:
         result.save(destination, external=True if external else None)
         return
@@ -79,7 +78,7 @@ def write(result: Result, destination: Path, kind: str, external: bool) -> None:
 
 
 def _mark(result: Result, kind: str) -> None:
-    """The mark in the original's own proto, in place of an earlier one."""
+    """The mark in the result's proto, in place of an earlier one."""
     for entry in result.model.metadata_props:
         if entry.key == MARK:
             entry.value = kind

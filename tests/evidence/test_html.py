@@ -70,7 +70,7 @@ def test_layers_have_their_time_and_the_page_has_one_speed():
     )
     text = report.to_html("blocks", seconds=0.02)
     assert "time in onnxruntime, one thread" in text and text.count("µs</td>") == 3, "a time for each Conv"
-    assert "half int8; 37 dB" in text and "× as fast" in text, "the page's own"
+    assert "half int8; 37 dB" in text and "1.93× as fast" not in text, "the page measures its own"
     unmeasured = report.to_html("blocks", seconds=0)
     assert "1.93× as fast" in unmeasured and "time in onnxruntime" not in unmeasured
 
@@ -145,9 +145,9 @@ def test_more_nodes_are_not_praised_and_open_sizes_stay_symbols():
     nodes = re.search(r"<tr><th>nodes</th>.*?</tr>", text, re.S).group()
     assert result.report.after.nodes > result.report.before.nodes and "good" not in nodes and "bad" not in nodes
     (counted,) = macs_by_size(onnx_io.load(path)).items()
-    assert counted == ("N", 9602144) and "9.60 M·N" in text
+    assert counted == ("N", 9602144) and "9.60\u00a0M·N" in text
     assert result.report.to_dict()["before"]["macs_by_size"] == {"N": 9602144}
-    assert "multiply-accumulates 9.60 M·N 9.60 M·N =" in " ".join(str(result.report).split())
+    assert "multiply-accumulates 9.60 M·N" in " ".join(str(result.report).split())
     for field in ("share_of_macs", "share of macs", "objective", "per channel activations"):
         assert field not in text
     shown = [n["o"] for n in drawn(text)["after"][0]["nodes"]]
