@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from .provenance import Provenance, read
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from .runtime.profile import StepTime
+    from .runtime.warmup import RegionTiming
 
 Tell = Callable[[str, "float | None"], None]
 """Called with the current step, and the share that is done, None where it is not known."""
@@ -70,24 +73,62 @@ def _feeds(model: Path, inputs: Path | None) -> dict[str, Any]:
     return synthesise(model, 1)[0] if inputs is None else read_feeds(inputs, model)[0]
 
 
-def profile_tables(models: Sequence[Path], *, inputs: Path | None) -> Iterator[Table]:
-    """Where the time goes on one thread: onnxruntime's operators by node, two models side by side; then the kernels of
-    each model's Session, step by step, where it has any.
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the time of models goes on one thread.
+
+    kernels: onnxruntime's operators of each model; origins: where the second of two comes from; steps: those of each
+    model's Session, empty where nothing runs on kernels.
     """
+
+    names: tuple[str, ...]
+    kernels: tuple[Sequence[KernelTime], ...]
+    steps: tuple[Sequence[StepTime], ...]
+    origins: Provenance | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: by model; and of two models the rows of operators that compute the same."""
+        models = [
+            {"model": name, "operators": [_operator(k) for k in kernels], "steps": [asdict(step) for step in steps]}
+            for name, kernels, steps in zip(self.names, self.kernels, self.steps)
+        ]
+        if len(models) != 2:
+            return {"models": models}
+        before, after = self.kernels
+        rows = beside(before, after, self.origins)
+        pairs = [{"before": [k.name for k in ours], "after": [k.name for k in theirs]} for ours, theirs in rows]
+        return {"models": models, "beside": pairs}
+
+    def tables(self) -> Iterator[Table]:
+        """Operators by node, two models side by side; then the steps of each model's Session."""
+        if len(self.names) == 2:
+            yield _beside_table(self.names, self.kernels[0], self.kernels[1], self.origins)
+        else:
+            for name, kernels in zip(self.names, self.kernels):
+                yield _node_table(name, kernels)
+        for name, steps in zip(self.names, self.steps):
+            if steps:
+                yield _step_table(name, steps)
+
+
+def _operator(kernel: KernelTime) -> dict[str, Any]:
+    names = [node.name or node.output.name for node in kernel.nodes]
+    node = None if kernel.node is None else _node_name(kernel)
+    return {"name": kernel.name, "runs_as": kernel.op, "node": node, "computes": names, "seconds": kernel.seconds}
+
+
+def profile_models(models: Sequence[Path], *, inputs: Path | None) -> Profile:
+    """Measure onnxruntime's operators by node, and the kernels of each model's Session step by step."""
+    from .runtime import Session
+    from .runtime.profile import profile
+
     feeds = _feeds(models[0], inputs)
     lifted = [onnx_io.load(path) for path in models]
     times = kernel_times(lifted, feeds)
-    if len(models) == 2:
-        found = read(models[1], lifted[1].metadata)
-        origins = found if found is not None and found.is_of(lifted[0].graph) else None
-        yield _beside_table([path.name for path in models], times[0], times[1], origins)
-    else:
-        for path, kernels in zip(models, times):
-            yield _node_table(path.name, kernels)
-    for path in models:
-        table = _step_table(path, feeds)
-        if table is not None:
-            yield table
+    found = read(models[1], lifted[1].metadata) if len(models) == 2 else None
+    origins = found if found is not None and found.is_of(lifted[0].graph) else None
+    steps = [profile(Session(path, 1, kernels=True), feeds) for path in models]
+    return Profile(tuple(path.name for path in models), tuple(times), tuple(steps), origins)
 
 
 def _node_table(title: str, kernels: Sequence[KernelTime]) -> Table:
@@ -184,23 +225,16 @@ def _names(node: Node, origins: Provenance | None) -> tuple[str, ...]:
     return kept.sources if kept is not None and kept.sources else (node.name, *results)
 
 
-def _step_table(model: Path, feeds: Mapping[str, Any]) -> Table | None:
-    """Each step of the model's regions on one thread: time, share of it, GMAC/s, share of the measured ceiling; None
-    where nothing runs on kernels.
-    """
+def _step_table(name: str, steps: Sequence[StepTime]) -> Table:
+    """Each step of the model's regions on one thread: time, share of it, GMAC/s, share of the measured ceiling."""
     from rich.table import Table
 
     from .kernels import select_level
     from .kernels.products.dot_ceiling import peak_rate
-    from .runtime import Session
-    from .runtime.profile import profile
 
-    steps = profile(Session(model, 1, kernels=True), feeds)
-    if not steps:
-        return None
     ceiling, total = peak_rate(select_level()), sum(step.seconds for step in steps)
     table = Table(
-        title=f"{model.name} · Session", title_justify="left", box=None, pad_edge=False, header_style="bold",
+        title=f"{name} · Session", title_justify="left", box=None, pad_edge=False, header_style="bold",
         caption=f"ceiling {ceiling:.0f} GMAC/s",
     )  # fmt: skip
     table.add_column("step")
@@ -214,22 +248,28 @@ def _step_table(model: Path, feeds: Mapping[str, Any]) -> Table | None:
     return table
 
 
-def warmup_table(model: Path, *, threads: int, seconds: float, inputs: Path | None, progress: Tell = _silent) -> Table:
+def warmup_timings(
+    model: Path, *, threads: int, seconds: float, inputs: Path | None, progress: Tell = _silent
+) -> list[RegionTiming]:
     """Compile the model's kernels, time its regions in both runtimes, remember the times for later sessions."""
-    from rich.table import Table
-
     from .runtime.warmup import warmup
 
-    feeds = _feeds(model, inputs)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("part", "kernels ms", "onnxruntime ms", "runs on"):
-        table.add_column(heading, justify="left" if heading in ("part", "runs on") else "right")
     compiled = itertools.count(1)
 
     def tell(key: str) -> None:
         progress(f"compile kernel {next(compiled)}", None)  # a key is a digest, which tells a reader nothing
 
-    for timing in warmup(str(model), feeds, threads=threads, seconds=seconds, progress=tell):
+    return warmup(str(model), _feeds(model, inputs), threads=threads, seconds=seconds, progress=tell)
+
+
+def warmup_table(timings: Sequence[RegionTiming]) -> Table:
+    """A row a region: its time in both runtimes, and the faster one."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("part", "kernels ms", "onnxruntime ms", "runs on"):
+        table.add_column(heading, justify="left" if heading in ("part", "runs on") else "right")
+    for timing in timings:
         milliseconds = f"{timing.kernels * 1e3:.3f}", f"{timing.onnxruntime * 1e3:.3f}"
         table.add_row(timing.part, *milliseconds, timing.runs_on)
     return table

@@ -74,7 +74,7 @@ def test_verify_tells_different_and_unverified(model, tmp_path):
     onnx.save(proto, custom)
     done = cli("verify", custom, custom)
     assert done.returncode == 3 and "unverified" in done.stdout
-    done = cli("optimize", custom, other)
+    done = cli("optimize", custom, other, "--force")
     assert done.returncode == 3 and "unverified" in done.stdout and other.read_bytes()
     done = cli("optimize", custom, other, "--allow-unverified")
     assert done.returncode == 0, done.stderr

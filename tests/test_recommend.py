@@ -128,6 +128,56 @@ def test_the_metric_judges_where_there_is_one(monkeypatch):
     assert found.modes[0].metric == 100.0
 
 
+def test_the_worst_samples_count_not_the_sum_of_all():
+    """Nine loud samples at 40 dB and three of twelve at 10: 33 dB in all, but nine of ten keep only 10."""
+    from graphopt.measure.quality import _Expected, _Tally
+
+    tally = _Tally()
+    for i in range(12):
+        reference = np.full((1, 1, 1, 4), 10.0 if i < 9 else 1.0, np.float32)
+        tally.add(_Expected.of(reference), reference * np.float32(1.01 if i < 9 else 1.316))
+    assert tally.sqnr_db > 30.0 and tally.low_db == pytest.approx(10.0, abs=0.1)
+    silent = _Tally()
+    for value, error in ((1.0, 0.01), (0.0, 0.01)):
+        reference = np.full((1, 1, 1, 4), value, np.float32)
+        silent.add(_Expected.of(reference), reference + np.float32(error))
+    assert silent.low_db == pytest.approx(17.0, abs=0.1), "a sample without a signal has a hundredth of the mean one"
+
+
+def test_a_mode_with_bad_samples_is_not_chosen(monkeypatch):
+    _timed(monkeypatch, (3.0, 0.001))
+    monkeypatch.setattr(trial.Quality, "fidelity", lambda self, model: Fidelity(21.0, None, None, 7.6))
+    found = graphopt.recommend(convnet(), images(8), seconds=0.01)
+    lossy = [mode for mode in found.modes[2:] if mode.file_bytes is not None]
+    assert lossy and all("some samples keep only 7.6 dB" in mode.why for mode in lossy)
+    assert found.choice.name == "exact" and found.choice.to_dict()["low_sqnr_db"] is None
+    assert lossy[0].to_dict()["low_sqnr_db"] == 7.6
+
+
+@pytest.mark.parametrize(("count", "judges"), [(4, 2), (16, 8), (32, 8), (40, 10)])
+def test_samples_that_judge_do_not_make_the_mode(count, judges):
+    from graphopt.calibration import open_calibration
+
+    run = trial.Trial(convnet(), None, None, None, None, "portable", None, 0.01, 0, None)
+    taught, judging = run._parts(open_calibration(images(count), convnet()))
+    assert (len(list(taught)), len(list(judging))) == (count - judges, judges) and run.is_judged
+
+
+def test_few_samples_do_not_choose_what_learned_from_them():
+    from types import SimpleNamespace
+
+    from graphopt.calibration import open_calibration
+
+    run = trial.Trial(convnet(), None, None, None, None, "portable", None, 0.01, 0, None)
+    run._parts(open_calibration(images(3), convnet()))
+    assert run.notes == ["fewer than 4 samples: none was held out to judge by"]
+    run.quality = SimpleNamespace(fidelity=lambda model: Fidelity(40.0, None, None))
+    for way in WAYS[2:5]:
+        made = Made(way, Mode(way.name, ""), SimpleNamespace(ir=None))
+        run._judge(made)
+        assert made.is_fit is not way.needs_data and ("give 4 samples at least" in made.mode.why) is way.needs_data
+
+
 def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(OptionError, match="max_drop= needs metric="):
         graphopt.recommend(convnet(), max_drop=0.1)

@@ -9,7 +9,8 @@ import typer
 
 from ..errors import OptionError
 from ..machine.files import check_target
-from .common import Model, out
+from .common import JSON, Model, out
+from .console import write_json
 from .progress import progress
 
 
@@ -24,6 +25,7 @@ def compare(
         Optional[Path],  # noqa: UP045
         typer.Option(help="with --layers, write a page, a chart or data: OUT.html, OUT.svg or OUT.json"),
     ] = None,
+    as_json: JSON = False,
 ) -> None:
     """Show how far CANDIDATE is from ORIGINAL: the results (exit codes as of verify), or with --layers every value."""
     if not layers:
@@ -33,7 +35,10 @@ def compare(
             raise OptionError("--report: goes with --layers")
         with progress("compare"):
             comparison = run(original, candidate, inputs, samples, seed=seed)
-        out.print(str(comparison), markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            write_json(comparison.to_dict())
+        else:
+            out.print(str(comparison), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit({"equal": 0, "different": 1}.get(comparison.status, 3))
     from ..report.drift import compare_layers, drift_table, save_drift
 
@@ -43,11 +48,15 @@ def compare(
         check_target(report)
     with progress("compare layers"):
         drift = compare_layers(original, candidate, inputs, samples, seed=seed)
+    if report is not None:
+        save_drift(drift, report, f"{original.name} → {candidate.name}")
+    if as_json:
+        write_json(drift.to_dict())
+        return
     for part in drift_table(drift):
         if isinstance(part, str):
             out.print(part, markup=False, highlight=False, soft_wrap=True)
         else:
             out.print(part)
     if report is not None:
-        save_drift(drift, report, f"{original.name} → {candidate.name}")
         out.print(f"wrote {report}", highlight=False, soft_wrap=True)

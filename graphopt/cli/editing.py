@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..errors import OptionError
-from .common import Model, err, out, split
+from .common import JSON, Model, err, out, split
+from .console import write_json
 
 if TYPE_CHECKING:
     from ..surgery import Bytes
@@ -73,6 +74,7 @@ def edit(
     check: Annotated[bool, typer.Option("--check/--no-check", help="compare the result with MODEL")] = True,
     force: Annotated[bool, typer.Option(help="write over MODEL itself")] = False,
     samples: Annotated[int, typer.Option(help="how many inputs to make up")] = 4,
+    as_json: JSON = False,
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
 ) -> None:
     """Rename, cut, or reformat MODEL and validate that: exit 0 written, 1 different, 3 unverified, nothing written."""
@@ -94,6 +96,9 @@ def edit(
     except NotValidated as error:
         err.print(f"graphopt: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if error.comparison.status == "different" else 3) from error
+    if as_json:
+        write_json({**edited.to_dict(), "output": str(target)})
+        return
     out.print(str(edited), markup=False, highlight=False, soft_wrap=True)
     out.print(f"wrote {target}", markup=False, highlight=False, soft_wrap=True)
 

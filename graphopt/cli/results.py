@@ -64,7 +64,7 @@ def check_destination(destination: Path, source: Path, kind: str, *, force: bool
 def write(result: Result, destination: Path, kind: str, external: bool) -> None:
     """Write a result that tells its kind. OutputError."""
     result.ir.metadata[MARK] = kind
-    _mark(result, kind)
+    _mark(result, kind)  # its proto is what is written, unless weights go beside it
     if str(destination) != PIPE:
         result.save(destination, external=True if external else None)
         return

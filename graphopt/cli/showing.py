@@ -44,24 +44,35 @@ def inspect(
 
 
 def diff(
-    original: Model, changed: Model, text: Annotated[bool, typer.Option(help="show the IR texts line by line")] = True
+    original: Model,
+    changed: Model,
+    text: Annotated[bool, typer.Option(help="show the IR texts line by line")] = True,
+    as_json: JSON = False,
 ) -> None:
     """Show how two models differ: figures, what became of the nodes where CHANGED tells, IR texts line by line."""
     from .. import onnx_io
     from ..ir import to_text
     from ..measure import figures
-    from ..provenance import overview, read
+    from ..provenance import overview, read, summary
     from ..report.tables import figures_table
 
     a, b = onnx_io.load(original), onnx_io.load(changed)
-    out.print(figures_table(figures(a, onnx_io.file_bytes(a)), figures(b, onnx_io.file_bytes(b))))
+    before, after = (figures(m, onnx_io.file_bytes(m)) for m in (a, b))
     found = read(changed, b.metadata)
-    if found is not None and found.is_of(a.graph):
-        out.print(overview(found))
-    if not text:
+    if found is not None and not found.is_of(a.graph):
+        found = None
+    lines: list[str] = []
+    if text:
+        ours, theirs = (to_text(m.graph, constants=True).splitlines() for m in (a, b))
+        lines = list(difflib.unified_diff(ours, theirs, str(original), str(changed), lineterm="", n=1))
+    if as_json:
+        became = None if found is None else summary(found)
+        write_json({"before": before.to_dict(), "after": after.to_dict(), "nodes": became, "text": lines})
         return
-    before, after = (to_text(m.graph, constants=True).splitlines() for m in (a, b))
-    for line in difflib.unified_diff(before, after, str(original), str(changed), lineterm="", n=1):
+    out.print(figures_table(before, after))
+    if found is not None:
+        out.print(overview(found))
+    for line in lines:
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
         out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -73,15 +84,19 @@ def explain(
         typer.Argument(help="a node or value of the model, or a node of the original", show_default=False),
     ] = None,
     beside: Annotated[Optional[Path], typer.Option(help="the provenance, if neither in nor beside it")] = None,  # noqa: UP045
+    as_json: JSON = False,
 ) -> None:
     """Tell where a node of an optimised model comes from, or what became of a node of the original."""
     from .. import onnx_io
-    from ..provenance import explanation, overview, read
+    from ..provenance import explanation, history_of, overview, read, summary
 
     lifted = onnx_io.load(model, infer=False)
     found = read(model, lifted.metadata, beside)
     if found is None:
         raise InputError(f"{str(model)!r} does not tell where its nodes come from: optimise with --provenance")
+    if as_json:
+        write_json(summary(found) if node is None else history_of(found, lifted.graph, node))
+        return
     if node is None:
         out.print(overview(found))
         return

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from .common import JSON, Model, out
-from .console import note, write_json
+from .console import write_json
 from .progress import progress
 
 
@@ -22,14 +22,15 @@ def bench(
     as_json: JSON = False,
 ) -> None:
     """Time models side by side in onnxruntime and graphopt's Session, on the same inputs, interleaved."""
-    from ..bench import bench_timings, profile_tables, timings_table
+    from ..bench import bench_timings, profile_models, timings_table
 
     if profile:
-        if as_json:
-            note("--json: not used with --profile")
         with progress("profile"):
-            tables = list(profile_tables(models, inputs=inputs))
-        out.print(*tables, sep="\n")
+            found = profile_models(models, inputs=inputs)
+        if as_json:
+            write_json(found.to_dict())
+        else:
+            out.print(*found.tables(), sep="\n")
         return
     with progress("bench") as tell:
         timings = bench_timings(models, threads=threads, seconds=seconds, inputs=inputs, progress=tell)
@@ -44,10 +45,14 @@ def warmup(
     threads: Annotated[int, typer.Option(help="threads within an operator")] = 1,
     seconds: Annotated[float, typer.Option(help="time for each region")] = 0.5,
     inputs: Annotated[Optional[Path], typer.Option(help="an .npz file of inputs by name")] = None,  # noqa: UP045
+    as_json: JSON = False,
 ) -> None:
     """Compile a model's kernels and measure what is faster on this machine: kernels or onnxruntime."""
-    from ..bench import warmup_table
+    from ..bench import warmup_table, warmup_timings
 
     with progress("warmup") as tell:
-        table = warmup_table(model, threads=threads, seconds=seconds, inputs=inputs, progress=tell)
-    out.print(table)
+        timings = warmup_timings(model, threads=threads, seconds=seconds, inputs=inputs, progress=tell)
+    if as_json:
+        write_json([{**asdict(timing), "runs_on": timing.runs_on} for timing in timings])
+    else:
+        out.print(warmup_table(timings))

@@ -27,6 +27,12 @@ MakeSession = Callable[[Model], Any]
 SAMPLES, HELD = 32, 1 << 26
 """Budgets of time and memory: the samples that fidelity is measured on, and the bytes of feeds and reference results
 held for them (64 MiB), whichever comes first."""
+NINE_OF_TEN = 0.9
+"""The share of samples that keep at least `Fidelity.low_db`; of fewer than ten, all do. The same share as the floor on
+the same classes, `graphopt.Quantize.min_top1`."""
+_SILENT = 0.01
+"""A sample's signal counts as no less than a hundredth of the mean one (a tenth in amplitude): results near zero, such
+as those of silence, have no ratio of their own. A choice."""
 
 
 def metric_name(metric: Metric) -> str:
@@ -42,12 +48,14 @@ class Fidelity:
 
     sqnr_db: signal to noise of the worst output. top1: the share of rows whose largest element is the same, of the
     worst output that holds scores of classes (`classifications`); largest: of the worst output [N, C] or [N, S, C],
-    whatever it holds. None without one.
+    whatever it holds. None without one. low_db: the signal to noise that nine of ten samples keep, each by itself, of
+    the worst output; few samples with loud results do not outweigh those that went wrong.
     """
 
     sqnr_db: float
     top1: float | None
     largest: float | None
+    low_db: float = math.inf
 
     def to_dict(self) -> dict[str, float | None]:
         """Plain data for JSON; None for an infinite ratio."""
@@ -131,7 +139,8 @@ class Quality:
         shares = {i: t.same / t.rows for i, t in enumerate(tallies) if t.rows}
         classes = [share for i, share in shares.items() if i in self.classifications]
         largest = min(shares.values(), default=None)
-        fidelity = Fidelity(min(ratios, default=math.inf), min(classes, default=None), largest)
+        low = min((t.low_db for t in tallies if t.signal > 0.0), default=math.inf)
+        fidelity = Fidelity(min(ratios, default=math.inf), min(classes, default=None), largest, low)
         self._last = (model, samples, fidelity)
         return fidelity
 
@@ -230,6 +239,7 @@ class _Tally:
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
         self.rows = self.same = 0
+        self.samples: list[tuple[float, float]] = []
 
     def add(self, expected: _Expected, result: Array) -> None:
         reference = expected.array
@@ -237,12 +247,14 @@ class _Tally:
             return
         if reference.shape != result.shape:
             self.signal, self.noise = 1.0, math.inf
+            self.samples.append((1.0, math.inf))
             return
         with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite: the mask drops it
             wrong = reference.astype(np.promote_types(reference.dtype, np.float32), copy=False) - result
             noise = _energy(wrong if expected.kept is None else wrong[expected.kept])
         self.signal += expected.signal
         self.noise += noise if math.isfinite(noise) else math.inf
+        self.samples.append((expected.signal, noise if math.isfinite(noise) else math.inf))
         if expected.best is not None:
             same = expected.best == result.argmax(axis=-1)
             self.rows += same.size
@@ -250,6 +262,17 @@ class _Tally:
 
     @property
     def sqnr_db(self) -> float:
-        if self.noise == 0.0:
-            return math.inf
-        return -math.inf if math.isinf(self.noise) else 10.0 * math.log10(self.signal / self.noise)
+        return _decibels(self.signal, self.noise)
+
+    @property
+    def low_db(self) -> float:
+        """The ratio that nine of ten samples keep."""
+        least = _SILENT * self.signal / max(1, len(self.samples))
+        ratios = sorted(_decibels(max(signal, least), noise) for signal, noise in self.samples)
+        return ratios[int(len(ratios) * (1.0 - NINE_OF_TEN) + 1e-9)] if ratios else math.inf
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return math.inf
+    return -math.inf if math.isinf(noise) else 10.0 * math.log10(signal / noise)

@@ -25,7 +25,7 @@ def show_count(value: float) -> str:
 
 def show_db(value: float) -> str:
     """A ratio in dB with one decimal; "same" for no noise at all, "−∞" for no signal."""
-    return f"{value:.1f}" if math.isfinite(value) else "same" if value > 0 else "−∞"
+    return f"{value:.1f}".replace("-0.0", "0.0") if math.isfinite(value) else "same" if value > 0 else "−∞"
 
 
 def show_change(old: float, new: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..ir import Graph, Node
@@ -36,6 +36,58 @@ def explanation(provenance: Provenance, graph: Graph, name: str) -> list[str]:
         hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
         raise InputError(f"neither model has a node or value {name!r}{hint}")
     return lines
+
+
+def history_of(provenance: Provenance, graph: Graph, name: str) -> dict[str, Any]:
+    """What `explanation` tells, as plain data for JSON. InputError for unknown names.
+
+    nodes: those of the optimised model called `name`, with operator, value, maker, sources and steps; original: the
+    original node of that name with its heirs or its end, None where the nodes' own history names it.
+    """
+    explanation(provenance, graph, name)  # names the nearest where there is none
+    nodes = []
+    for node in graph.walk():
+        output = next((v.name for v in node.outputs if v.name), "")
+        if name == node.name or any(name == v.name for v in node.outputs):
+            origin = provenance.nodes.get(output)
+            sources = () if origin is None else origin.sources
+            nodes.append({
+                "op": node.op, "name": node.name, "value": output, "by": None if origin is None else origin.by,
+                "sources": {source: provenance.original.get(source) for source in sources},
+                "steps": _plain_steps(provenance, provenance.history(sources)),
+            })  # fmt: skip
+    original = None
+    if name in provenance.original and name not in _direct_sources(provenance, graph, name):
+        gone = None if provenance.heirs(name) else provenance.gone[name]
+        original = {
+            "op": provenance.original[name], "name": name, "heirs": list(provenance.heirs(name)),
+            "removed": None if gone is None else removal_line(provenance, name, gone),
+            "steps": _plain_steps(provenance, provenance.history((name,))),
+        }  # fmt: skip
+    return {"name": name, "nodes": nodes, "original": original}
+
+
+def _plain_steps(provenance: Provenance, steps: tuple[Step, ...]) -> list[dict[str, Any]]:
+    return [
+        {"pass": step.by, "rewrite": step.rewrite, "nodes": list(step.nodes), "effect": provenance.note_on(step)}
+        for step in steps
+    ]
+
+
+def summary(provenance: Provenance) -> dict[str, Any]:
+    """What `overview` shows, as plain data for JSON: numbers of nodes kept, made and removed, by pass and operator."""
+    made = {
+        by: {
+            "nodes": len(group), "to": dict(Counter(k.op for k in group)),
+            "from": dict(Counter(provenance.original.get(s, "?") for k in group for s in k.sources)),
+        }
+        for by, group in _grouped(provenance.nodes).items()
+    }  # fmt: skip
+    removed: dict[str, Counter[str]] = {}
+    for name, removal in provenance.gone.items():
+        removed.setdefault(removal.by or "unknown", Counter())[provenance.original[name]] += 1
+    kept = Counter(origin.op for origin in provenance.nodes.values() if not origin.by)
+    return {"kept": dict(kept), "made": made, "removed": {by: dict(ops) for by, ops in removed.items()}}
 
 
 def _direct_sources(provenance: Provenance, graph: Graph, name: str) -> set[str]:

@@ -56,6 +56,7 @@ class Mode:
             "name": self.name, "chosen": self.is_chosen, "why": self.why, "file_bytes": self.file_bytes,
             "speed": self.speed, "interval": self.interval, "metric": self.metric, "path": self.path,
             "sqnr_db": None if fidelity is None or fidelity.sqnr_db == float("inf") else fidelity.sqnr_db,
+            "low_sqnr_db": None if fidelity is None or fidelity.low_db == float("inf") else fidelity.low_db,
             "top1": None if fidelity is None else fidelity.top1, "command": self.command,
         }  # fmt: skip
 

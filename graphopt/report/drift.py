@@ -33,6 +33,8 @@ _SCALE, _BAR = 60.0, 20
 """The SQNR in dB at which a bar is full (float32 codes of 10 bits), and its length in characters."""
 _ROUNDING = 90.0
 """dB from which a difference is called rounding: 15 bits of float32's 24, the rest for sums of 2¹⁸ terms."""
+_FAR = 15.0
+"""dB below which made-up inputs get a line of their own: the floor of `graphopt.Quantize.min_sqnr`."""
 _NAMED = 3
 """Steps that the line under the table names: as many as one looks into first."""
 
@@ -127,6 +129,8 @@ def conclusion(drift: Drift) -> Iterator[str]:
     yield f"{len(drift.layers)} of {total} values matched" + (
         f"; without a counterpart: {_few(list(drift.unmatched))}" if drift.unmatched else ""
     )
+    if drift.made_up and min((layer.sqnr for layer in drift.layers), default=math.inf) < _FAR:
+        yield "MADE-UP INPUTS: quantized ranges were not chosen for them; give --inputs to see how real data drift"
     made = " made up by graphopt, on which real data may differ: --inputs takes yours" if drift.made_up else ""
     yield f"{drift.samples} sample{'' if drift.samples == 1 else 's'}{made}"
 

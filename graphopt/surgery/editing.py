@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import onnx_io
 from ..equivalence import Comparison, FeedData, Feeds, read_feeds
@@ -57,6 +57,16 @@ class Edited:
     def save(self, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
         """Write the model. external: True moves weights to a file beside it, False into it. OutputError."""
         onnx_io.save(self.ir, Path(path), external=external)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: what was done, the types of inputs and outputs, the comparisons."""
+        graph = self.ir.graph
+        return {
+            "status": self.status, "steps": list(self.steps),
+            "inputs": {v.name: str(v.type) for v in graph.inputs if v.default is None},
+            "outputs": {p.name: str(p.type or v.type) for p, v in zip(graph.ports, graph.outputs)},
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+        }  # fmt: skip
 
     def __str__(self) -> str:
         graph = self.ir.graph

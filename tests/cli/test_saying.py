@@ -111,7 +111,7 @@ def test_the_log_is_pythons(caplog):
 
 
 def test_warming_counts_the_kernels_it_compiles(monkeypatch, tmp_path):
-    from graphopt.bench import warmup_table
+    from graphopt.bench import warmup_timings
 
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
     told = []
@@ -125,5 +125,5 @@ def test_warming_counts_the_kernels_it_compiles(monkeypatch, tmp_path):
 
     monkeypatch.setattr("graphopt.runtime.warmup.warmup", warm)
     path = ROOT / "models" / "fashion_cnn.onnx"
-    warmup_table(path, threads=1, seconds=0.01, inputs=None, progress=lambda what, share: told.append(what))
+    warmup_timings(path, threads=1, seconds=0.01, inputs=None, progress=lambda what, share: told.append(what))
     assert told == ["compile kernel 1", "compile kernel 2"] and calls == [str(path)]

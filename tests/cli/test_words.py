@@ -134,3 +134,52 @@ def test_results_for_machines(model, tmp_path, graphopt_says):
     assert told["verify"]["status"] == "equal" and told["inspect"]["nodes"] == 2 and told["inspect"]["opsets"][""] == 17
     assert {"name", "exact"} <= {*told["passes"][0]} and told["bisect"]["findings"] == []
     assert told["bench"][0]["ratio"] == 1.0
+
+
+def test_views_for_machines(model, tmp_path, graphopt_says, monkeypatch):
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
+    other = tmp_path / "o.onnx"
+    assert graphopt_says("optimize", model, other, "--provenance").returncode == 0
+
+    def told(*words):
+        done = graphopt_says(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    found = told("diff", model, other)
+    assert (found["before"]["nodes"], found["after"]["nodes"]) == (3, 2) and any("Identity" in t for t in found["text"])
+    assert sum(n for ops in found["nodes"]["removed"].values() for n in ops.values()) == 1
+    assert told("diff", model, other, "--no-text")["text"] == []
+    assert told("explain", other)["kept"] == {"MatMul": 1, "Relu": 1}
+    gone = told("explain", other, "nothing")["original"]
+    assert gone["op"] == "Identity" and "removed by drop-identities" in gone["removed"]
+    act = told("explain", other, "act")["nodes"][0]
+    assert act["op"] == "Relu" and act["sources"] == {"act": "Relu"}
+    profile = told("bench", model, other, "--profile")
+    assert [m["model"] for m in profile["models"]] == ["m.onnx", "o.onnx"] and profile["beside"]
+    assert all(k["seconds"] > 0 for m in profile["models"] for k in m["operators"])
+    assert isinstance(told("warmup", model, "--seconds", "0.01"), list)
+    layers = told("compare", model, other, "--layers")
+    assert told("compare", model, other)["status"] == "equal" and layers["layers"][-1]["is_output"]
+    edited = told("edit", model, "-o", tmp_path / "e.onnx", "--rename", "x=pixels")
+    assert edited["status"] == "equal" and list(edited["inputs"]) == ["pixels"]
+
+
+@pytest.mark.parametrize("words", [
+    "recommend {absent}", "recommend {model} --calibration {absent}", "recommend {model} --max-drop 0.1",
+    "recommend {model} --target gpu", "recommend {text}", "edit {absent}", "edit {text}", "edit {model} --rename x",
+    "edit {model} --rename q=r", "edit {model} --from q", "edit {model} --to q", "edit {model} --drop-output q",
+    "edit {model} --dims N=x=y=", "edit {model} --uint8 q", "edit {model} --uint8 x --scale a", "edit {model} --nms y",
+    "edit {model} --output-as y=argmin", "edit {model} --opset 99", "edit {model} --strip wings",
+    "edit {model} -o {model}", "edit {model} --inputs {absent}", "compare {model} {absent} --layers",
+    "compare {model} {model} --report r.html", "compare {model} {model} --layers --report r.txt",
+    "compare {model} {model} --layers --inputs {text}", "bench {absent} --profile", "bench {model} {text} --profile",
+    "warmup {absent}", "warmup {text}", "diff {model} {absent}", "explain {model}", "quantize {model}",
+    "prune {model} --ratio 2", "simplify {absent}", "optimize {model} --add-pass no-such-pass",
+])  # fmt: skip
+def test_bad_input_of_every_command_is_one_line(words, model, tmp_path, graphopt_says):
+    (tmp_path / "text.onnx").write_text("no model")
+    before = model.read_bytes()
+    places = {"model": model, "absent": tmp_path / "absent.onnx", "text": tmp_path / "text.onnx"}
+    one_line(graphopt_says(*[word.format(**places) for word in words.split()]))
+    assert model.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {"m.onnx", "text.onnx"}

@@ -16,7 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 import graphopt
 from graphopt.cli import app
 from graphopt.errors import InputError, OptionError
-from graphopt.report.drift import drift_table, save_drift
+from graphopt.report.drift import compare_layers, drift_table, save_drift
 from tests import zoo
 from tests.evidence.test_html import Checker
 from tests.test_cli import ROOT
@@ -224,3 +224,25 @@ def test_few_values_are_held_at_once(name, monkeypatch):
     monkeypatch.setattr(layers, "_FIRST", 40)
     monkeypatch.setattr(layers, "_MOST", 40)
     assert len(whole.layers) > 50 and all(layer.sqnr == math.inf for layer in whole.layers)
+
+
+def test_masks_do_not_outweigh_the_values():
+    from graphopt.equivalence.drift.layers import _Sums
+
+    sums = _Sums()
+    a = np.array([1.0, -1.0, np.finfo(np.float32).min], np.float32)
+    sums.add(a, np.array([1.1, -1.1, np.finfo(np.float32).min], np.float32))
+    assert sums.sqnr == pytest.approx(20.0, abs=0.1)
+
+
+def test_the_page_warns_of_made_up_inputs_and_has_a_chart_for_phones():
+    from dataclasses import replace
+
+    from graphopt.report.html.drift import drift_page
+
+    drift = compare_layers(conv_bn_model(), conv_bn_model())
+    page = drift_page(drift, "t", [])
+    assert 'class="drift narrow" viewBox="0 0 350' in page and 'role="alert"' not in page
+    bad = replace(drift, layers=tuple(replace(layer, sqnr=3.0) for layer in drift.layers))
+    assert "MADE-UP INPUTS" in drift_page(bad, "t", [])
+    assert "MADE-UP INPUTS" not in drift_page(replace(bad, made_up=False), "t", [])

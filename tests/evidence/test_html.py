@@ -145,7 +145,7 @@ def test_more_nodes_are_not_praised_and_open_sizes_stay_symbols():
     nodes = re.search(r"<tr><th>nodes</th>.*?</tr>", text, re.S).group()
     assert result.report.after.nodes > result.report.before.nodes and "good" not in nodes and "bad" not in nodes
     (counted,) = macs_by_size(onnx_io.load(path)).items()
-    assert counted == ("N", 9602144) and "9.60 M·N" in text
+    assert counted == ("N", 9602144) and "9.60\u00a0M·N" in text
     assert result.report.to_dict()["before"]["macs_by_size"] == {"N": 9602144}
     shown = " ".join(str(result.report).split())  # where a fourth input channel gains time, it is padded in
     assert re.search(r"multiply-accumulates 9\.60 M·N 9\.(60 M·N =|94 M·N \+3\.5%)", shown)

@@ -8,7 +8,7 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.bench import beside, profile_tables
+from graphopt.bench import beside, profile_models
 from graphopt.equivalence import synthesise
 from graphopt.measure import kernel_times
 from graphopt.provenance import read
@@ -84,7 +84,7 @@ def test_tables(tmp_path):
     def shown(*paths):
         console = Console(width=300)
         with console.capture() as capture:
-            for table in profile_tables(paths, inputs=None):
+            for table in profile_models(paths, inputs=None).tables():
                 console.print(table)
         return capture.get()
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import graphopt
-from graphopt.bench import bench_timings, profile_tables
+from graphopt.bench import bench_timings, profile_models
 from graphopt.errors import ModelError
 from graphopt.onnx_io import check, load
 from graphopt.runtime.execute.ort_segment import OrtSegment
@@ -213,7 +213,7 @@ CALLS = {
     "compare": lambda path: graphopt.compare(path, path),
     "warmup": lambda path: warmup(path, {"x": np.ones(2, np.float32)}, seconds=0.01),
     "bench": lambda path: bench_timings([path], threads=1, seconds=0.01, inputs=None),
-    "profile": lambda path: list(profile_tables([path], inputs=None)),
+    "profile": lambda path: profile_models([path], inputs=None),
 }
 
 

@@ -95,6 +95,10 @@ class Drift:
         return {"layers": rows, "unmatched": dict(self.unmatched), "samples": self.samples, "made_up": self.made_up}
 
 
+_HUGE = 1e30
+"""The magnitude from which an element is a mask's, which would outweigh all others; as `graphopt.calibration.masks`."""
+
+
 @dataclass(slots=True)
 class _Sums:
     """Energies over all samples of one pair of values."""
@@ -110,7 +114,7 @@ class _Sums:
         if not same_specials(a, b):
             self.specials = False
         x, y = np.asarray(a, np.float64).ravel(), np.asarray(b, np.float64).ravel()
-        finite = np.isfinite(x) & np.isfinite(y)
+        finite = (np.abs(x) < _HUGE) & (np.abs(y) < _HUGE)  # NaN is neither
         if not finite.all():
             x, y = x[finite], y[finite]
         gap = x - y

@@ -11,6 +11,8 @@ from ...measure import show_db
 
 _WIDTH, _HEIGHT = 1080, 300
 """Pixels of the chart: as wide as the page's column."""
+_NARROW = 350
+"""Pixels of the chart on a phone of 390, of which the page's borders take 40: its words stay readable."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 40
 """Pixels around the plot: room for the labels of the axes."""
 _STEP = 20.0
@@ -23,19 +25,29 @@ line{stroke:#dde2ea}path{fill:none;stroke:#8a96a8}</style>
 <rect width="100%" height="100%" fill="#fff"/>"""
 
 
-def chart(drift: Drift, *, alone: bool = False) -> str:
-    """SQNR in dB of each matched value, in the original's order; a hover names it. `alone`: a file of its own."""
+_MADE_UP = "MADE-UP INPUTS: quantized ranges were not chosen for them. Give --inputs to see how real data drift."
+
+
+def chart(drift: Drift, *, alone: bool = False, width: int = _WIDTH) -> str:
+    """SQNR in dB of each matched value, in the original's order; a hover names it.
+
+    alone: as a file of its own. width: in pixels.
+    """
     layers = drift.layers
     top = _top(drift)
-    across = (_WIDTH - _LEFT - _RIGHT) / max(1, len(layers) - 1)
+    across = (width - _LEFT - _RIGHT) / max(1, len(layers) - 1)
     points = [(_LEFT + i * across, _y(layer.sqnr, top)) for i, layer in enumerate(layers)]
-    marks = [_grid_line(level, top) for level in _levels(top)]
+    marks = [_grid_line(level, top, width) for level in _levels(top)]
     line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else ""
     dots = [_dot(layer, x, y) for layer, (x, y) in zip(layers, points)]
-    style = 'xmlns="http://www.w3.org/2000/svg" width="1080" height="300" ' if alone else 'class="drift" '
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    style = (
+        'xmlns="http://www.w3.org/2000/svg" width="1080" height="300" '
+        if alone
+        else f'class="drift{" narrow" if width == _NARROW else ""}" '
+    )
+    middle = (_LEFT + width - _RIGHT) / 2
     parts = [
-        f'<svg {style}viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="SQNR along the graph">',
+        f'<svg {style}viewBox="0 0 {width} {_HEIGHT}" role="img" aria-label="SQNR along the graph">',
         _ALONE if alone else "",
         *marks,
         f'<path d="{line}"/>' if line else "",
@@ -60,10 +72,10 @@ def _y(sqnr: float, top: float) -> float:
     return _TOP + (1.0 - min(max(sqnr, 0.0), top) / top) * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _grid_line(level: float, top: float) -> str:
+def _grid_line(level: float, top: float, width: int) -> str:
     y = _y(level, top)
     return (
-        f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<line x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{level:.0f}</text>'
     )
 
@@ -89,6 +101,12 @@ def drift_page(drift: Drift, title: str, sentences: list[str]) -> str:
     environment.filters.update(db=show_db, tone=tone)
     template = environment.from_string((assets / "drift.html").read_text(encoding="utf-8"))
     style = (assets / "style.css").read_text(encoding="utf-8")
+    told = [sentence for sentence in sentences if not sentence.startswith("MADE-UP")]  # the banner says so
+    unmatched: dict[str, list[str]] = {}
+    for name, why in drift.unmatched.items():
+        unmatched.setdefault(why, []).append(name)
     return template.render(
-        title=title or "two models", drift=drift, sentences=sentences, style=style, chart=chart(drift)
-    )
+        title=title or "two models", drift=drift, sentences=told, style=style, chart=chart(drift),
+        narrow=chart(drift, width=_NARROW), unmatched=unmatched,
+        banner=_MADE_UP if drift.made_up and any(tone(layer.sqnr) == "bad" for layer in drift.layers) else "",
+    )  # fmt: skip

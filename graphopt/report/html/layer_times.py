@@ -15,7 +15,11 @@ _SECONDS = 0.5
 
 
 def measure_layers(trail: Trail, latency: Latency | None) -> dict[Node, float]:
-    """Microseconds of the result's nodes in onnxruntime; empty where latency was not measured there."""
+    """Microseconds of the result's nodes in onnxruntime; empty where latency was not measured there.
+
+    They are the shares that its profile tells, of the latency that the page shows: a profile goes by the wall clock, in
+    which other programs' time counts, and writing it down takes time, too.
+    """
     run = None if latency is None else latency.in_runtime_of("onnxruntime")
     if run is None:
         return {}
@@ -24,6 +28,8 @@ def measure_layers(trail: Trail, latency: Latency | None) -> dict[Node, float]:
     try:
         feeds = synthesise(trail.original, 1)[0]
         runs = max(_FEWEST, min(_MOST, int(_SECONDS / max(run.after, 1e-6))))
-        return layer_times(kernel_times([trail.result], feeds, runs=runs)[0])
+        kernels = kernel_times([trail.result], feeds, runs=runs)[0]
+        total = sum(kernel.seconds for kernel in kernels)
+        return {node: time * run.after / total for node, time in layer_times(kernels).items()} if total else {}
     except Exception:  # a model that cannot be profiled has a page all the same
         return {}

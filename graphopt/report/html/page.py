@@ -51,7 +51,9 @@ def page(report: ReportData, title: str = "") -> str:
 
     assets = files(__package__) / "assets"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(bytes=show_bytes, count=show_count, cell=_cell, us=_microseconds, db=show_db)
+    environment.filters.update(
+        bytes=show_bytes, count=show_count, cell=_cell, us=_microseconds, db=show_db, whole=_whole
+    )
     trail = report.trail
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
     costs = [] if trail is None else layers(trail.result, measure_layers(trail, report.latency))
@@ -164,10 +166,15 @@ def _stage(stage: StageReport) -> dict[str, Any]:
     figures = {name: value for name, value in (stage.figures or {}).items() if value not in (None, "", [], (), {})}
     tables = {_LABELS.get(name, name.replace("_", " ")): value for name, value in figures.items() if _is_table(value)}
     tiles = {_LABELS[name]: value for name, value in figures.items() if name in _LABELS and not _is_table(value)}
+    if not figures.get("per_channel_activations"):
+        tiles.pop(_LABELS["per_channel_activations"], None)
     if "share_of_macs" in figures:
         tiles[_LABELS["share_of_macs"]] = f"{figures['share_of_macs']:.0%}"
     last = [column == "why not fewer" for column in stage.columns]
     rows = [[_REACHED if why and not cell else cell for cell, why in zip(row, last)] for row in stage.rows]
+    told = [i for i in range(len(columns)) if any(i < len(row) and row[i] not in (None, "") for row in rows)]
+    columns = [columns[i] for i in told]  # a column that tells nothing of any layer takes room only
+    rows = [[row[i] if i < len(row) else None for i in told] for row in rows]
     return {"report": stage, "columns": columns, "rows": rows, "tiles": tiles, "tables": tables}
 
 
@@ -197,6 +204,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
     return str(value)
+
+
+def _whole(text: str) -> str:
+    """A figure and its unit, between which no line breaks; a sum breaks at its signs."""
+    return text.replace(" ", "\u00a0").replace("\u00a0+\u00a0", " + ")
 
 
 def _microseconds(value: float) -> str:
