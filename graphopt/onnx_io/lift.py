@@ -13,11 +13,10 @@ from ..ir import Array, Constant, Function, FunctionId, Graph, Model, Node, Opaq
 from ..ops import schema_of, type_of
 from .inference import infer_types
 from .order import in_order, node_place
-from .parts.apart import read_apart
 from .parts.attributes import read_attribute
 from .parts.extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
-from .parts.tensors import DataFiles, lent_constant, read_constant, read_sparse
-from .source import ModelSource, is_onnx_ir, read_proto
+from .parts.tensors import DataFiles, read_constant, read_sparse
+from .source import ModelSource, is_onnx_ir, read_lent
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -38,7 +37,7 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
 
     ModelError, in one line, for a model that is not valid.
     """
-    proto, path, lent = _read(source)
+    proto, path, lent = read_lent(source)
     if path:
         path = os.path.abspath(path)  # the current directory may be another when data is read
         folder = os.path.dirname(path)
@@ -53,16 +52,6 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
         if infer:
             infer_types(model)
     return model
-
-
-def _read(source: ModelSource) -> tuple[onnx.ModelProto, str, Mapping[str, Array]]:
-    """The proto, the path it was read from, and the large weights that it only describes, by name."""
-    if isinstance(source, (str, os.PathLike)):
-        path = os.fspath(source)
-        apart = read_apart(path)
-        if apart is not None:
-            return apart[0], path, apart[1]
-    return *read_proto(source), {}
 
 
 class _Unsorted(Exception):
@@ -197,13 +186,10 @@ class _Lifter:
             wanted.update(entry.value for entry in annotation.quant_parameter_tensor_names)
         pinned: dict[str, Constant] = {}
         lent = self.lent if place == _ROOT else {}
-        constants = []
-        for tensor in proto.initializer:
-            name = tensor.name
-            if name in lent:
-                constants.append((name, lent_constant(tensor, lent[name])))
-            else:
-                constants.append((name, read_constant(tensor, self.files, f"initializer {name!r}")))
+        constants = [
+            (t.name, read_constant(t, self.files, f"initializer {t.name!r}", lent.get(t.name)))
+            for t in proto.initializer
+        ]
         for sparse in proto.sparse_initializer:
             name = sparse.values.name
             constants.append((name, read_sparse(sparse, self.files, f"sparse initializer {name!r}")))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ..errors import ModelError, one_line
+from ..ir import Array
 from .foreign import kind_of_data, kind_of_path
+from .parts.apart import read_apart
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -33,6 +36,16 @@ def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
         path = os.fspath(source)
         return parse(_read(path), repr(path), path), path
     raise ModelError(f"a model is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, not {type(source).__name__}")
+
+
+def read_lent(source: ModelSource) -> tuple[onnx.ModelProto, str, Mapping[str, Array]]:
+    """The proto, the path it was read from, and the large weights that it only describes, by name."""
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        apart = read_apart(path)
+        if apart is not None:
+            return apart[0], path, apart[1]
+    return *read_proto(source), {}
 
 
 def is_onnx_ir(source: Any) -> TypeGuard[onnx_ir.Model]:

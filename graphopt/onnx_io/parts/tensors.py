@@ -125,8 +125,13 @@ class DataFile:
         return self._map[offset : offset + length]
 
 
-def read_constant(proto: onnx.TensorProto, files: DataFiles, place: str) -> Constant:
-    """The constant that a `TensorProto` describes, not read yet; ModelError where the proto contradicts itself."""
+def read_constant(proto: onnx.TensorProto, files: DataFiles, place: str, lent: Array | None = None) -> Constant:
+    """The constant that a `TensorProto` describes, not read yet; ModelError where the proto contradicts itself.
+
+    lent: its elements, where the proto only describes them.
+    """
+    if lent is not None:
+        return Constant(DType(proto.data_type), lent.shape, lambda: lent, ProtoSource(proto, lent))
     try:
         dtype = DType(proto.data_type)
     except ValueError:
@@ -140,11 +145,6 @@ def read_constant(proto: onnx.TensorProto, files: DataFiles, place: str) -> Cons
         return _external(proto, dtype, shape, files, place)
     source = ProtoSource(proto)
     return Constant(dtype, shape, partial(_inline, source, dtype, shape, place), source)
-
-
-def lent_constant(proto: onnx.TensorProto, array: Array) -> Constant:
-    """The constant of a tensor that the proto only describes, with its elements."""
-    return Constant(DType(proto.data_type), array.shape, lambda: array, ProtoSource(proto, array))
 
 
 def _inline(source: ProtoSource, dtype: DType, shape: tuple[int, ...], place: str) -> Array:
