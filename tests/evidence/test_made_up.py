@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 import graphopt
+from graphopt.cli.results import MARK
 from tests.equivalence.nets import cnn
 from tests.quantize.nets import convnet, images
 
@@ -65,8 +66,8 @@ def test_made_up_ranges_stand_under_a_banner_everywhere(source, tmp_path):
     for row in written["stages"][0]["rows"]:
         cells = dict(zip(columns, row))
         assert "error alone" not in cells and cells["J found"] is cells["weight error"] is None
-    (entry,) = onnx.load(out).metadata_props
-    assert (entry.key, entry.value) == ("graphopt.made_up", banner)
+    told = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
+    assert told == {"graphopt.made_up": banner, MARK: "int8"}
 
 
 def test_pages_and_pull_requests_begin_with_the_banner():
