@@ -41,8 +41,6 @@ _MEANT: dict[str, tuple[str, str | None]] = {
     "int4": ("weights", "int4"), "weight-only": ("weights", None),
 }  # fmt: skip
 """(mode, weight_type) of each word for quantization."""
-WORDS = (*_MEANT, "fp16")
-"""Words that are understood; fp16 has a line of its own."""
 _NO_FLOAT16 = ("fp16", "float16", "half", "bf16", "bfloat16")
 
 
