@@ -101,12 +101,13 @@ def drift_page(drift: Drift, title: str, sentences: list[str]) -> str:
     environment.filters.update(db=show_db, tone=tone)
     template = environment.from_string((assets / "drift.html").read_text(encoding="utf-8"))
     style = (assets / "style.css").read_text(encoding="utf-8")
+    cards = (assets / "cards.js").read_text(encoding="utf-8")
     told = [sentence for sentence in sentences if not sentence.startswith("MADE-UP")]  # the banner says so
     unmatched: dict[str, list[str]] = {}
     for name, why in drift.unmatched.items():
         unmatched.setdefault(why, []).append(name)
     return template.render(
-        title=title or "two models", drift=drift, sentences=told, style=style, chart=chart(drift),
+        title=title or "two models", drift=drift, sentences=told, style=style, cards=cards, chart=chart(drift),
         narrow=chart(drift, width=_NARROW), unmatched=unmatched,
         banner=_MADE_UP if drift.made_up and any(tone(layer.sqnr) == "bad" for layer in drift.layers) else "",
     )  # fmt: skip

@@ -60,7 +60,8 @@ def page(report: ReportData, title: str = "") -> str:
     return template.render(
         title=title or (trail.original.graph.name if trail else "") or "model",
         style=(assets / "style.css").read_text(encoding="utf-8"),
-        script=(assets / "viewer.js").read_text(encoding="utf-8"), report=report,
+        script=(assets / "viewer.js").read_text(encoding="utf-8"),
+        cards=(assets / "cards.js").read_text(encoding="utf-8"), report=report,
         headline=headline(report), figures=figure_rows(report), latency=report.latency,
         latency_rows=latency_rows(report),
         reason=_without_speed(report.reason) if report.latency is not None and report.latency.runs else report.reason,
