@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ..errors import OutputError
 from ..machine.files import check_target
@@ -90,57 +90,23 @@ def _mark(result: Result, kind: str) -> None:
 
 def kind_in(path: Path) -> str | None:
     """The kind that a file tells, None where it tells none or is no ONNX file. Reads no graph and no weights."""
+    from ..onnx_io.parts.wire import WITH_LENGTH, fields
+
     try:
-        with open(path, "rb") as file:
-            end = os.fstat(file.fileno()).st_size
-            for field, start, stop in _fields(file, 0, end):
-                if field == _METADATA:
-                    entry = {f: _text(file, a, b) for f, a, b in _fields(file, start, stop) if f in (_KEY, _VALUE)}
-                    if entry.get(_KEY) == MARK:
-                        return entry.get(_VALUE)
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for field in fields(data, 0, len(data)):
+                if field.number != _METADATA or field.wire != WITH_LENGTH:
+                    continue
+                entry = {
+                    part.number: part for part in fields(data, field.value, field.stop) if part.wire == WITH_LENGTH
+                }
+                texts = {number: _text(data[part.value : part.stop]) for number, part in entry.items()}
+                if texts.get(_KEY) == MARK:
+                    return texts.get(_VALUE)
     except (OSError, ValueError):
         pass
     return None
 
 
-def _fields(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """(number, start, stop) of the fields with a length in a part of a protobuf message. ValueError where it is none.
-
-    https://protobuf.dev/programming-guides/encoding: a tag is number << 3 | wire type; 0 is a varint, 1 eight bytes,
-    2 a length and its bytes, 5 four bytes.
-    """
-    while start < stop:
-        file.seek(start)
-        tag = _varint(file)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            _varint(file)
-            start = file.tell()
-        elif wire in (1, 5):
-            start = file.tell() + (8 if wire == 1 else 4)
-        elif wire == 2:
-            size = _varint(file)
-            first = file.tell()
-            start = first + size
-            if start > stop:
-                raise ValueError("a field is longer than its message")
-            yield number, first, start
-        else:
-            raise ValueError(f"there is no wire type {wire}")
-
-
-def _varint(file: BinaryIO) -> int:
-    value = shift = 0
-    while True:
-        byte = file.read(1)
-        if not byte or shift > 63:
-            raise ValueError("a number has no end")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-        shift += 7
-
-
-def _text(file: BinaryIO, start: int, stop: int) -> str:
-    file.seek(start)
-    return file.read(min(stop - start, 4096)).decode("utf-8", "replace")  # a kind has a few letters
+def _text(data: bytes) -> str:
+    return data[:4096].decode("utf-8", "replace")  # a kind has a few letters

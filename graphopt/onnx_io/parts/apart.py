@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import BinaryIO
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ...ir import Array, DType
 from .stream import GRAPH, INITIALIZER, RAW_DATA, field_prefix
+from .wire import WITH_LENGTH, Field, fields
 
 WORTH = 1 << 20
 """Bytes of large tensors from which a model's weights are kept outside of its proto: below, copies cost less than what
@@ -29,8 +30,6 @@ LENDABLE = frozenset((DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT8, DTyp
 LOCATION = "lent"
 """The location of external data that lies in memory."""
 
-_VARINT, _EIGHT_BYTES, _WITH_LENGTH, _FOUR_BYTES = 0, 1, 2, 5
-"""Wire types of fields (protobuf.dev/programming-guides/encoding)."""
 _KNOWN = frozenset(onnx.TensorProto.DESCRIPTOR.fields_by_number)
 
 
@@ -79,32 +78,21 @@ def with_lent(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> onnx.ModelPr
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
-    """A field: its number and wire type, and where it, its value and the next field begin."""
-
-    number: int
-    wire: int
-    start: int
-    value: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Weight:
     """A tensor whose data is apart: its place among the initializers, the tensor's field, and its data's."""
 
     place: int
-    tensor: _Field
-    data: _Field
+    tensor: Field
+    data: Field
 
 
 def _read(file: BinaryIO, data: mmap.mmap) -> tuple[onnx.ModelProto, dict[str, Array]] | None:
     size = len(data)
-    graphs = [field for field in _fields(data, 0, size) if field.number == GRAPH]
-    if len(graphs) != 1 or graphs[0].wire != _WITH_LENGTH:
+    graphs = [field for field in fields(data, 0, size) if field.number == GRAPH]
+    if len(graphs) != 1 or graphs[0].wire != WITH_LENGTH:
         return None
     graph, weights, place = graphs[0], list[_Weight](), 0
-    for field in _fields(data, graph.value, graph.stop):
+    for field in fields(data, graph.value, graph.stop):
         if field.number != INITIALIZER:
             continue
         if field.stop - field.value > ELEMENTS and (raw := _data_of(data, field)) is not None:
@@ -134,16 +122,16 @@ def _read(file: BinaryIO, data: mmap.mmap) -> tuple[onnx.ModelProto, dict[str, A
     return proto, lent
 
 
-def _data_of(data: mmap.mmap, tensor: _Field) -> _Field | None:
+def _data_of(data: mmap.mmap, tensor: Field) -> Field | None:
     """The field of a tensor's data; None where there is not exactly one, or a field that onnx does not know."""
-    fields = list(_fields(data, tensor.value, tensor.stop))
-    raw = [field for field in fields if field.number == RAW_DATA and field.wire == _WITH_LENGTH]
-    if tensor.wire != _WITH_LENGTH or len(raw) != 1 or any(field.number not in _KNOWN for field in fields):
+    parts = list(fields(data, tensor.value, tensor.stop))
+    raw = [field for field in parts if field.number == RAW_DATA and field.wire == WITH_LENGTH]
+    if tensor.wire != WITH_LENGTH or len(raw) != 1 or any(field.number not in _KNOWN for field in parts):
         return None
     return raw[0] if raw[0].stop - raw[0].value > ELEMENTS else None
 
 
-def _without(data: mmap.mmap, graph: _Field, weights: list[_Weight]) -> bytes:
+def _without(data: mmap.mmap, graph: Field, weights: list[_Weight]) -> bytes:
     """The message without the data of these weights."""
     parts, at = list[bytes](), graph.value
     for weight in weights:
@@ -162,36 +150,3 @@ def _fits(tensor: onnx.TensorProto, size: int) -> bool:
         return False
     count: int = prod(tensor.dims)
     return count > ELEMENTS and min(tensor.dims) > 0 and count * DType(tensor.data_type).bits == 8 * size
-
-
-def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[_Field]:
-    """The fields of a message. ValueError where it is none."""
-    while start < stop:
-        tag, value = _varint(data, start, stop)
-        wire = tag & 7
-        if wire == _VARINT:
-            _, end = _varint(data, value, stop)
-        elif wire == _WITH_LENGTH:
-            size, value = _varint(data, value, stop)
-            end = value + size
-        elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
-            end = value + (8 if wire == _EIGHT_BYTES else 4)
-        else:
-            raise ValueError(f"there is no wire type {wire}")
-        if end > stop:
-            raise ValueError("a field is longer than its message")
-        yield _Field(tag >> 3, wire, start, value, end)
-        start = end
-
-
-def _varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """A number, and where the bytes behind it begin."""
-    value = shift = 0
-    while at < stop and shift < 64:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ValueError("a number has no end")
