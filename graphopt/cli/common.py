@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from ..measure import Metric
 
-__all__ = ["JSON", "Model", "Names", "dims_of", "err", "function_of", "one_of", "out", "shapes_of", "split"]
+__all__ = [
+    "JSON", "Model", "Names", "Preprocess", "dims_of", "err", "function_of", "one_of", "out", "shapes_of", "split",
+]  # fmt: skip
 
 
 def one_of(*words: str) -> Callable[[str], list[str]]:
@@ -32,6 +34,10 @@ def one_of(*words: str) -> Callable[[str], list[str]]:
 JSON = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout")]
 """The parameter is named `as_json`."""
 Model = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
+Preprocess = Annotated[
+    Optional[str],  # noqa: UP045 - as below
+    typer.Option(help="of images: raw, unit, signed, imagenet, or as scale=1/255,mean=0.5,std=0.5,size=224x224"),
+]
 Names = Annotated[Optional[str], typer.Option(help="comma-separated names")]  # noqa: UP045 - typer reads it at run time
 
 

@@ -22,7 +22,7 @@ from ..options import (
     mode_named,
     runtime_named,
 )
-from .common import JSON, Names, dims_of, function_of, one_of, out, shapes_of, split
+from .common import JSON, Names, Preprocess, dims_of, function_of, one_of, out, shapes_of, split
 from .console import leave_stdout, manner, note, write_json
 from .progress import progress
 from .results import PIPE, check_destination, default_name, kind_of, write
@@ -68,10 +68,7 @@ def optimize(
         Optional[Path],  # noqa: UP045
         typer.Option(help="an .npz file of inputs by name, or a folder of images or arrays; or the word synthetic"),
     ] = None,
-    preprocess: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="of images: raw, unit, signed, imagenet, or as scale=1/255,mean=0.5,std=0.5,size=224x224"),
-    ] = None,
+    preprocess: Preprocess = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
     metric: Annotated[
         Optional[str],  # noqa: UP045

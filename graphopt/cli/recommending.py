@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..options import runtime_named
-from .common import JSON, Model, function_of, out
+from .common import JSON, Model, Preprocess, function_of, out
 from .console import write_json
 from .progress import progress
 
@@ -19,10 +19,7 @@ def recommend(
         Optional[Path],  # noqa: UP045
         typer.Option(help="typical inputs: an .npz file by name, or a folder of images or arrays"),
     ] = None,
-    preprocess: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="of images: raw, unit, signed, imagenet, or as scale=1/255,mean=0.5,std=0.5,size=224x224"),
-    ] = None,
+    preprocess: Preprocess = None,
     metric: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="file.py:function or module:function of a session, higher is better"),
