@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .measure import Metric
     from .onnx_io.lend import Emission
     from .onnx_io.source import ModelSource
+    from .passes.float16 import Float16
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .runtime import Session
@@ -90,6 +91,7 @@ def optimize(
     add_passes: Sequence[PassLike] = (),
     quantize: str | Mapping[str, object] | Quantize | None = None,
     prune: float | Mapping[str, object] | Prune | None = None,
+    precision: str | Mapping[str, object] | Float16 | None = None,
     calibration: CalibrationData = None,
     preprocess: str | Preprocess | None = None,
     metric: Metric | None = None,
@@ -112,6 +114,7 @@ def optimize(
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out;
     add_passes: further passes, at the places in the built-in schedule that they name, or at its end.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
+    precision: "float16" or `graphopt.Float16`: half the bytes, nodes that lose too much by it stay float32.
     calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
     and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet".
     metric: a function of a session, higher is better; max_drop: how far it may fall, as an absolute difference, before
@@ -135,6 +138,7 @@ def optimize(
         compression=Compression(
             quantize=as_quantize(quantize),
             prune=as_prune(prune),
+            precision=as_precision(precision),
             calibration=calibration,
             preprocess=preprocess,
             metric=metric,
@@ -289,6 +293,15 @@ def as_prune(value: float | Mapping[str, object] | Prune | None) -> Prune | None
     return check_prune(value)
 
 
+def as_precision(value: str | Mapping[str, object] | Float16 | None) -> Float16 | None:
+    """The options behind `precision=`. OptionError."""
+    if value is None:
+        return None
+    from .passes.float16 import check_precision
+
+    return check_precision(value)
+
+
 def _specialised(model: Model, target: Target) -> Model | None:
     """Fix the sizes that are asked for; returns the original at these sizes, None where none are fixed."""
     if not target.input_shapes and not target.dims:
@@ -340,7 +353,7 @@ def _check_conversion(outcome: Outcome, opset: int | None) -> None:
 def _stages(compression: Compression) -> list[Stage[Any]]:
     from .passes import stages
 
-    return stages(compression.prune, compression.quantize)
+    return stages(compression.prune, compression.quantize, compression.precision)
 
 
 def _stage_context(original: Model, options: Options, progress: Progress | None) -> StageContext | None:
@@ -348,7 +361,9 @@ def _stage_context(original: Model, options: Options, progress: Progress | None)
     asked = options.compression
     if not asked.is_wanted:
         return None
-    evaluations = max(stage.evaluations for stage in (asked.prune, asked.quantize) if stage is not None)
+    evaluations = max(
+        stage.evaluations for stage in (asked.prune, asked.quantize, asked.precision) if stage is not None
+    )
     return stage_context(
         original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
         evaluations, asked.preprocess,

@@ -13,6 +13,7 @@ from .errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from .calibration import CalibrationData, Preprocess
     from .measure import Metric
+    from .passes.float16 import Float16
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .pipeline import CheckPolicy, OnBlame, PassLike
@@ -52,7 +53,7 @@ def mode_named(word: str) -> tuple[str, str | None]:
     if meant is not None:
         return meant
     if word.lower() in _NO_FLOAT16:
-        raise OptionError(f"quantize: {word} is not there, graphopt converts to int8 and int4 only")
+        raise OptionError(f"quantize: {word} is a precision, not a quantization: take precision= (--precision float16)")
     close = did_you_mean(word, _MEANT)
     raise OptionError(f"quantize: mode {word!r} is not one of static (int8), dynamic, weights, int4{close}")
 
@@ -110,14 +111,15 @@ class Schedule:
 class Compression:
     """What may change results, and by what the result is judged.
 
-    quantize, prune: the stages, None for none. calibration: data of the kind that the model will see; "synthetic" asks
-    for made-up inputs. preprocess: how images of a folder become inputs, in words of `calibration.preprocess_named` or
-    as its result. metric: a function of a session, higher is better. max_drop: how far it may fall, as an absolute
-    difference.
+    quantize, prune, precision: the stages, None for none (float32). calibration: data of the kind that the model will
+    see; "synthetic" asks for made-up inputs. preprocess: how images of a folder become inputs, in words of
+    `calibration.preprocess_named` or as its result. metric: a function of a session, higher is better. max_drop: how
+    far it may fall, as an absolute difference.
     """
 
     quantize: Quantize | None = None
     prune: Prune | None = None
+    precision: Float16 | None = None
     calibration: CalibrationData = None
     preprocess: str | Preprocess | None = None
     metric: Metric | None = None
@@ -126,6 +128,8 @@ class Compression:
     def __post_init__(self) -> None:
         if self.metric is not None and not callable(self.metric):
             raise OptionError(f"metric is a function of a session, got {type(self.metric).__name__}")
+        if self.precision is not None and self.quantize is not None:
+            raise OptionError("precision float16 is for models in float32: take quantize= or precision=, not both")
         if self.max_drop is None:
             return
         if self.metric is None:
@@ -136,7 +140,7 @@ class Compression:
     @property
     def is_wanted(self) -> bool:
         """Any stage is to run."""
-        return self.quantize is not None or self.prune is not None
+        return any(stage is not None for stage in (self.quantize, self.prune, self.precision))
 
     def require_data(self) -> None:
         """OptionError for static quantization without data: the ranges of activations would be those of noise."""

@@ -44,6 +44,7 @@ from .shapes import give_range_scalars, infer_demands, name_sizes, resolve_shape
 
 if TYPE_CHECKING:
     from ..compress.stages import Stage
+    from .float16 import Float16
     from .prune import Prune
     from .quantize import Quantize
 
@@ -100,7 +101,7 @@ ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_opera
 """Passes that run only when named."""
 
 
-def stages(prune: Prune | None, quantize: Quantize | None) -> list[Stage[Any]]:
+def stages(prune: Prune | None, quantize: Quantize | None, precision: Float16 | None = None) -> list[Stage[Any]]:
     """The lossy stages that are wanted, in order: pruning first, for it changes what quantization must calibrate."""
     from ..compress.stages import Stage  # brings onnxruntime, which the exact passes do without
 
@@ -113,4 +114,8 @@ def stages(prune: Prune | None, quantize: Quantize | None) -> list[Stage[Any]]:
         from .quantize import quantize as run_quantize
 
         wanted.append(Stage("quantize", quantize, run_quantize))
+    if precision is not None:
+        from .float16 import to_float16
+
+        wanted.append(Stage("float16", precision, to_float16))
     return wanted

@@ -313,7 +313,7 @@ def test_words_of_other_cases_and_near_misses(model, tmp_path):
 
     assert as_quantize("INT8") == graphopt.Quantize("static")
     assert as_quantize("int4") == graphopt.Quantize("weights", weight_type="int4")
-    with pytest.raises(graphopt.OptionError, match="fp16 is not there"):
+    with pytest.raises(graphopt.OptionError, match="fp16 is a precision"):
         as_quantize("fp16")
     out = tmp_path / "o.onnx"
     one_line(cli("optimize", model, out, "--quantize", "dinamic"), "did you mean dynamic?")

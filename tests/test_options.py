@@ -39,6 +39,7 @@ GIVEN = {
     "schedule.add": Given("add_passes", ("widen-channels",), ["--add-pass", "widen-channels"]),
     "compression.quantize": Given("quantize", "dynamic", ["--quantize", "dynamic"]),
     "compression.prune": Given("prune", 0.25, ["--prune", "0.25"]),
+    "compression.precision": Given("precision", "float16", ["--precision", "float16"]),
     "compression.calibration": Given("calibration", Path("x.npz"), ["--calibration", "x.npz"]),
     "compression.preprocess": Given("preprocess", "unit", ["--preprocess", "unit"]),
     "compression.metric": Given("metric", accuracy, METRIC),
@@ -66,6 +67,7 @@ OF_THE_COMMAND = {
     "quiet": "how much is told",
     "quantize_option": "a field of graphopt.Quantize",
     "sensitivity": "a field of graphopt.Quantize",
+    "precision_option": "a field of graphopt.Float16",
     "report": "what is done with the result",
     "provenance_beside": "what is done with the result",
     "save_as_external_data": "what is done with the result",
@@ -134,7 +136,11 @@ def test_a_keyword_sets_its_field(field, options):
     needed = {"metric": accuracy} if given.keyword == "max_drop" else {}
     found = changed(options(**{given.keyword: given.value}, **needed))
     assert set(found) == {field} | {f"compression.{name}" for name in needed}
-    expected = {"quantize": graphopt.Quantize("dynamic"), "prune": graphopt.Prune(0.25)}
+    expected = {
+        "quantize": graphopt.Quantize("dynamic"),
+        "prune": graphopt.Prune(0.25),
+        "precision": graphopt.Float16(),
+    }
     assert found[field] == expected.get(given.keyword, given.value)
 
 

@@ -29,6 +29,7 @@ from .results import PIPE, check_destination, default_name, kind_of, write
 from .routing import variant
 
 if TYPE_CHECKING:
+    from ..passes.float16 import Float16
     from ..passes.quantize import Quantize
     from ..report import Report
 
@@ -70,6 +71,14 @@ def optimize(
     ] = None,
     preprocess: Preprocess = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="float16 (or fp16): half the bytes", autocompletion=one_of("float16", "float32")),
+    ] = None,
+    precision_option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="a word of graphopt.Float16, as keep_io=false or storage; repeatable"),
+    ] = None,
     metric: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="module:function or file.py:function, of a session; higher is better"),
@@ -134,15 +143,16 @@ def optimize(
         ),
         schedule=Schedule(passes=split(passes), skip=split(skip) or (), add=tuple(add_pass or ())),
         compression=Compression(
-            quantize=_quantize(quantize, words), prune=as_prune(prune), calibration=calibration,
-            preprocess=preprocess,
+            quantize=_quantize(quantize, words), prune=as_prune(prune),
+            precision=_precision(precision, precision_option or []), calibration=calibration, preprocess=preprocess,
             metric=None if metric is None else function_of(metric), max_drop=max_drop,
         ),
         validation=Validation(check=check_named(check), repros=repros),
         output=Output(provenance=provenance),
         seed=seed,
     )  # fmt: skip
-    kind = kind_of(options.compression.quantize, options.compression.prune, kind)
+    asked = options.compression
+    kind = kind_of(asked.quantize, asked.prune, kind, asked.precision)
     written = output or destination or default_name(source, kind)
     to_pipe = str(written) == PIPE
     if report is not None:
@@ -191,6 +201,16 @@ def _quantize(mode: str | None, words: list[str]) -> Quantize | None:
     return from_words(named, words if weight_type is None else [f"weight_type={weight_type}", *words])
 
 
+def _precision(word: str | None, words: list[str]) -> Float16 | None:
+    """The options of half precision. OptionError for words without it."""
+    from ..passes.float16.options import check_precision, from_words
+
+    options = check_precision(word)
+    if options is None and words:
+        raise OptionError(f"{words[0]}: goes with --precision float16")
+    return from_words(words) if words else options
+
+
 def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> list[str]:
     """A line for each group of options that changes nothing beside the others."""
     lines = []
@@ -202,7 +222,7 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
         }  # fmt: skip
         unused = [name for name, value in given.items() if value is not None]
         if unused:
-            lines.append(f"{', '.join(unused)}: not used, because nothing is quantized or pruned")
+            lines.append(f"{', '.join(unused)}: not used, because nothing is quantized, pruned or converted")
     unwritten = [
         name for name, given in (("--provenance-beside", beside), ("--save-as-external-data", external)) if given
     ]
@@ -213,7 +233,10 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
     return lines
 
 
-_LOSSY = ("quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "metric", "max_drop")
+_LOSSY = (
+    "quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "precision", "precision_option",
+    "metric", "max_drop",
+)  # fmt: skip
 
 quantize = variant(
     optimize, "quantize",

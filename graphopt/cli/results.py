@@ -14,6 +14,7 @@ from ..machine.files import check_target
 
 if TYPE_CHECKING:
     from ..api import Result
+    from ..passes.float16 import Float16
     from ..passes.prune import Prune
     from ..passes.quantize import Quantize
 
@@ -25,8 +26,11 @@ _METADATA, _KEY, _VALUE = 14, 1, 2
 """Numbers of fields in onnx.proto: ModelProto.metadata_props, StringStringEntryProto.key and .value."""
 
 
-def kind_of(quantize: Quantize | None, prune: Prune | None, exact: str = "opt") -> str:
-    """The kind of a result, as its default name ends: "int8", "pruned", "pruned.int8", "w8", "int4"; else `exact`.
+def kind_of(
+    quantize: Quantize | None, prune: Prune | None, exact: str = "opt", precision: Float16 | None = None
+) -> str:
+    """The kind of a result, as its default name ends: "int8", "pruned", "pruned.int8", "w8", "int4", "fp16"; else
+    `exact`.
 
     "int8" computes with integers, "w8" and "int4" only store weights so.
     """
@@ -34,6 +38,8 @@ def kind_of(quantize: Quantize | None, prune: Prune | None, exact: str = "opt") 
     if quantize is not None:
         bits = "int4" if quantize.weight_type == "int4" else "w8"
         parts.append(bits if quantize.mode == "weights" else "int8")
+    if precision is not None:
+        parts.append("fp16")
     return ".".join(parts) or exact
 
 

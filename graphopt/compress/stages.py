@@ -12,7 +12,7 @@ from ..calibration.source import CalibrationData
 from ..errors import ModelError
 from ..ir import Model, clone_model
 from ..machine.sessions import is_refusal
-from ..measure import MakeSession, Metric, Quality, ort_session
+from ..measure import MakeSession, Metric, Quality, ort_session, taking_floats
 from ..pipeline import Progress
 from .context import StageContext
 from .report import StageReport
@@ -57,7 +57,7 @@ def session_maker(target: str, threads: int | None = None) -> MakeSession:
         from ..runtime import session_of
 
         return lambda model: session_of(model, threads)
-    return lambda model: ort_session(model, threads=threads or 0)
+    return lambda model: taking_floats(ort_session(model, threads=threads or 0))
 
 
 def run_stages(

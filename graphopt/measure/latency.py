@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import InputError, one_line
 from ..ir import Array, Model
 from ..machine.sessions import EXTERNAL_FOLDER, open_session, session_options
@@ -107,8 +109,26 @@ def compare_latency(
     InputError with the label of a session that does not run on them.
     """
     samples = [feeds] if isinstance(feeds, Mapping) else list(feeds)
-    runs = {label: partial(_run, label, session, samples) for label, session in sessions.items()}
+    fed = {label: [half_fed(session, sample) for sample in samples] for label, session in sessions.items()}
+    runs = {label: partial(_run, label, session, fed[label]) for label, session in sessions.items()}
     return interleaved(runs, seconds=seconds, clock=clock)
+
+
+def half_fed(session: Any, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The feeds of a float32 model for one whose inputs are float16: a float32 array becomes float16 where the session
+    takes that."""
+    halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
+    if not halves:
+        return feeds
+    return {n: v.astype(np.float16) if n in halves and np.asarray(v).dtype == "f4" else v for n, v in feeds.items()}
+
+
+def taking_floats(session: Any) -> Any:
+    """The session; one that takes float16 takes float32 in its place."""
+    if any(i.type == "tensor(float16)" for i in session.get_inputs()):
+        run = session.run
+        session.run = lambda names, feeds, *more: run(names, half_fed(session, feeds), *more)
+    return session
 
 
 def _run(label: str, session: Any, samples: Sequence[Mapping[str, Array]]) -> None:

@@ -1,0 +1,90 @@
+"""Options of the conversion to half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
+
+from ...errors import OptionError, did_you_mean
+
+WORDS = ("float16", "fp16", "half")
+"""What people call the format."""
+_ELSEWHERE = ("bfloat16", "bf16", "float8", "fp8", "float64", "double")
+"""Other formats that people may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Float16:
+    """Options of `precision=`.
+
+    keep_io: inputs and results of the model stay float32, so that callers need not change. storage: only weights are
+    stored in float16, all computing stays in float32: half the file at the speed of float32 wherever a runtime folds
+    constants. min_sqnr: the floor on fidelity (dB) where no metric with a limit judges; rounding to 11 bits alone costs
+    about 70 dB a tensor. keep: names of nodes that stay float32. evaluations: the budget of metric evaluations.
+    """
+
+    keep_io: bool = True
+    storage: bool = False
+    min_sqnr: float = 45.0
+    keep: tuple[str, ...] = ()
+    evaluations: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("keep_io", "storage"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"precision: {name} is True or False, got {getattr(self, name)!r}")
+        if isinstance(self.min_sqnr, bool) or not isinstance(self.min_sqnr, Real) or self.min_sqnr != self.min_sqnr:
+            raise OptionError(f"precision: min_sqnr is a number of dB, got {self.min_sqnr!r}")
+        if isinstance(self.keep, str) or not all(isinstance(name, str) for name in self.keep):
+            raise OptionError(f"precision: keep is a list of names, got {self.keep!r}")
+        if isinstance(self.evaluations, bool) or not isinstance(self.evaluations, int) or self.evaluations < 1:
+            raise OptionError(f"precision: evaluations is a number from 1 on, got {self.evaluations!r}")
+        object.__setattr__(self, "keep", tuple(self.keep))
+
+
+def from_words(words: Sequence[str]) -> Float16:
+    """Options from words of a command line: KEY=VALUE, or KEY alone for true; commas part lists. OptionError."""
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name, text = name.strip().replace("-", "_"), text.strip()
+        if name not in _READ:
+            raise OptionError(f"precision: no option is named {name}{did_you_mean(name, _READ)}")
+        try:
+            given[name] = _READ[name](text if equals else "true")
+        except (KeyError, ValueError):
+            raise OptionError(f"precision: {name} cannot be {text!r}") from None
+    return Float16(**given)
+
+
+_SPOKEN = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_READ: dict[str, Callable[[str], Any]] = {
+    "keep_io": lambda text: _SPOKEN[text.lower()], "storage": lambda text: _SPOKEN[text.lower()],
+    "min_sqnr": float, "keep": lambda text: tuple(part for part in text.split(",") if part), "evaluations": int,
+}  # fmt: skip
+
+
+def check_precision(value: Any) -> Float16 | None:
+    """Options from the value of `precision=`: "float16", a dict of options, or the options; None for float32 or None.
+
+    OptionError for any other.
+    """
+    if value is None or isinstance(value, Float16):
+        return value
+    if isinstance(value, str):
+        word = value.lower()
+        if word in ("float32", "fp32"):
+            return None
+        if word in WORDS:
+            return Float16()
+        if word in _ELSEWHERE:
+            raise OptionError(f"precision: graphopt does not convert to {value}, there are float32 and float16")
+        raise OptionError(f"precision: {value!r} is not float32 or float16{did_you_mean(word, WORDS)}")
+    if isinstance(value, Mapping):
+        unknown = sorted(set(value) - {field.name for field in fields(Float16)})
+        if unknown:
+            raise OptionError(f"precision: no option is named {', '.join(map(str, unknown))}")
+        return Float16(**value)
+    raise OptionError(f"precision: expected float16 or graphopt.Float16(...), got {type(value).__name__}")

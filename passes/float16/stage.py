@@ -1,0 +1,241 @@
+"""The stage of half precision: convert what data allow; what rounding costs most stays float32."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from ...compress.context import StageContext
+from ...compress.report import NOT_MEASURED, StageReport
+from ...errors import OptionError
+from ...ir import Model, Node, clone_model
+from .assign import WEIGHT, Candidates, assign, candidates
+from .constants import SMALLEST_NORMAL, clamp_masks
+from .emit import build, rounded, stored
+from .options import Float16
+from .ranges import unfit
+from .report import Float16Figures, KeptNode, kept_text, name_of
+from .slots import is_float
+
+_PARTS, _PIECES = 16, 24
+"""Parts of a graph that are rounded alone where the whole costs too much, and pieces of those that returned: each costs
+a session and a few runs."""
+_FEW = 4
+"""Samples on which a part is judged."""
+_LITTLE = 0.05
+"""The share of float32 in the constants of a quantized model below which conversion would only add Casts. A choice."""
+_VALUE_FLOOR = 55.0
+"""Decibels that a value keeps when it alone is rounded to float16: ten more than the default floor of whole results, so
+that ten such values in a row still meet it. Values in the format's normal range keep about 74."""
+
+
+def to_float16(model: Model, options: Float16, context: StageContext) -> tuple[Model, StageReport]:
+    """Convert a copy of `model`. OptionError for names to keep that no node has."""
+    start = time.perf_counter()
+    _check_names(model, options)
+    converted, report = _convert(model, options, context)
+    return converted, replace(report, seconds=time.perf_counter() - start)
+
+
+def _saves(model: Model) -> bool:
+    """A noteworthy part of the constants is float32."""
+    constants = {v.constant: is_float(v) for n in model.graph.walk() for v in n.inputs if v is not None and v.constant}
+    floats = sum(constant.nbytes for constant, float32 in constants.items() if float32)
+    return floats > _LITTLE * sum(constant.nbytes for constant in constants)
+
+
+def _check_names(model: Model, options: Float16) -> None:
+    known = {name for node in model.graph.walk() for name in (name_of(node), *node.origins)}
+    unknown = [name for name in options.keep if name not in known]
+    if unknown:
+        raise OptionError(f"precision: keep names no node of the model: {', '.join(unknown)}")
+
+
+def _convert(model: Model, options: Float16, context: StageContext) -> tuple[Model, StageReport]:
+    """Convert with masks moved into float16's range; where rows that are masked throughout tell the difference, with
+    masks as they are, in float32; where that costs too much, too, only the weights.
+    """
+    if options.storage:
+        return _store(model, options, context)
+    moved = clone_model(model)
+    why, given = "", Candidates({}, {})
+    for base in (moved, model) if clamp_masks(moved.graph) else (model,):
+        given = candidates(base)
+        given = given.without({n: "asked for" for n in given.slots if {name_of(n), *n.origins} & set(options.keep)})
+        if not given.slots:
+            return model, _left("no operator of it can be float16", given)
+        if any(node.op == "DequantizeLinear" for node in given.kept) and not _saves(model):
+            return model, _left("left as it was: it is quantized, and hardly a byte of it is float32", given)
+        context.tell("float16", 0.1)
+        given = given.without(unfit(base, given, context.calibration, _VALUE_FLOOR))
+        search = _Search(base, given, options, context)
+        found = search.run()
+        result = None if found is None else _written(base, found, options, context)
+        if found is not None and result is not None:
+            return result, _reported(base, result, found, context)
+        why = f"computing in float16 leaves {search.said}, {_floor(options, context)}"
+    result, report = _store(model, options, context)
+    if report.changed:
+        return result, replace(report, summary=f"{report.summary}; {why}")
+    return model, _left(f"left float32: {why}", given)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An assignment that is accurate enough. decibels: of the float32 run with rounded values."""
+
+    given: Candidates
+    half: frozenset[Node]
+    decibels: float | None
+
+
+class _Search:
+    """Returns nodes to float32 until rounding costs little enough.
+
+    Noise of rounding adds up, since it is small and independent: parts of the graph are rounded one at a time, and
+    those that cost most return, until the sum of the others is below the floor.
+    """
+
+    def __init__(self, base: Model, given: Candidates, options: Float16, context: StageContext) -> None:
+        self.base, self.given, self.options, self.context = base, given, options, context
+        self.said, self.evaluated = "", 0
+
+    def run(self) -> _Found | None:
+        """An assignment that is accurate enough, with few nodes in float32; None where none of those tried is."""
+        found = self._tried(self.given)
+        if found is not None:
+            return found
+        half = assign(self.base, self.given, self.options.keep_io)
+        ordered = [node for node in self.base.graph.walk() if node in half]
+        parts = _split(ordered, _PARTS)
+        noise = {i: self._noise(part) for i, part in enumerate(parts)}
+        returned: list[Node] = []
+        for i in sorted(noise, key=lambda i: -noise[i]):
+            returned += parts[i]
+            rest = sum(value for j, value in noise.items() if not set(parts[j]) <= set(returned))
+            if rest > self._allowed:
+                continue
+            found = self._tried(self._kept(returned))
+            if found is not None:
+                return self._released(returned, rest) or found
+        return None
+
+    def _released(self, returned: Sequence[Node], noise: float) -> _Found | None:
+        """Most of the returned nodes are innocent neighbours: those that cost least become float16 again."""
+        pieces = _split(sorted(returned, key=list(self.base.graph.walk()).index), _PIECES)
+        costs = {i: self._noise(piece) for i, piece in enumerate(pieces)}
+        free: set[Node] = set()
+        for i in sorted(costs, key=costs.__getitem__):
+            noise += costs[i]
+            if noise > self._allowed:
+                break
+            free.update(pieces[i])
+        return self._tried(self._kept([node for node in returned if node not in free])) if free else None
+
+    @property
+    def _allowed(self) -> float:
+        return float(10.0 ** (-self.options.min_sqnr / 10.0))
+
+    def _kept(self, nodes: Iterable[Node]) -> Candidates:
+        return self.given.without(dict.fromkeys(nodes, "rounding costs most here"))
+
+    def _noise(self, nodes: Iterable[Node]) -> float:
+        """Noise over signal where these nodes alone are rounded."""
+        self.evaluated += 1
+        self.context.tell("float16", min(0.9, 0.2 + 0.02 * self.evaluated))
+        fidelity = self.context.quality.fidelity(rounded(self.base, self.given, frozenset(nodes)), _FEW)
+        return float(10.0 ** (-fidelity.sqnr_db / 10.0))
+
+    def _tried(self, given: Candidates) -> _Found | None:
+        """The assignment, where it is accurate enough."""
+        half = assign(self.base, given, self.options.keep_io)
+        if not half:
+            return None
+        simulated, quality, limit = rounded(self.base, given, half), self.context.quality, self.context.max_drop
+        if quality.metric is not None and limit is not None:
+            drop = quality.drop(simulated)
+            self.said = f"the metric {drop:.4g} lower"
+            return _Found(given, half, None) if drop <= limit else None
+        fidelity = quality.fidelity(simulated)
+        self.said = str(fidelity)
+        is_enough = fidelity.sqnr_db >= self.options.min_sqnr or _is_below_range(self.base, self.context)
+        return _Found(given, half, fidelity.sqnr_db) if is_enough else None
+
+
+def _split(nodes: Sequence[Node], count: int) -> list[Sequence[Node]]:
+    """Parts of neighbours, of nearly equal length."""
+    bounds = [round(i * len(nodes) / count) for i in range(count + 1)]
+    return [nodes[a:b] for a, b in pairwise(bounds) if a < b]
+
+
+def _written(base: Model, found: _Found, options: Float16, context: StageContext) -> Model | None:
+    """The model of the assignment, all weights in float16 where that costs little enough, too; None where it does not
+    compute what the rounded model does."""
+    for store in (True, False):
+        result = build(base, found.given, found.half, options.keep_io, store)
+        if _is_good_enough(result, options, context):
+            return result
+    return None
+
+
+def _reported(base: Model, result: Model, found: _Found, context: StageContext) -> StageReport:
+    nodes = len(found.given.slots) + len(found.given.kept)
+    kept = dict(found.given.kept)
+    kept.update({n: "between nodes in float32: two Casts cost more" for n in found.given.slots if n not in found.half})
+    casts = sum(n.op == "Cast" for n in result.graph.walk()) - sum(n.op == "Cast" for n in base.graph.walk())
+    facts = Float16Figures(len(found.half), nodes, max(0, casts), found.decibels)
+    quality = NOT_MEASURED if context.calibration.is_synthetic else str(context.quality.fidelity(result))
+    stay = f", {kept_text(kept)} stay float32" if kept else ""
+    summary = f"{len(found.half)} of {nodes} nodes in float16{stay}; {quality}"
+    layers = tuple(KeptNode(name_of(n), n.op, why) for n, why in kept.items())
+    refused = tuple((name_of(n), why) for n, why in found.given.kept.items())
+    return StageReport("float16", summary, layers, facts, refused)
+
+
+def _store(model: Model, options: Float16, context: StageContext) -> tuple[Model, StageReport]:
+    weights = {
+        v.constant: None for n in model.graph.walk() for v in n.inputs
+        if v is not None and v.constant is not None and is_float(v) and v.constant.size >= WEIGHT
+    }  # fmt: skip
+    if not weights:
+        return model, _left("no weights to store in float16", Candidates({}, {}))
+    result = stored(model)
+    if not _is_good_enough(result, options, context):
+        why = f"left float32: weights in float16 leave {context.quality.fidelity(result)}, {_floor(options, context)}"
+        return model, _left(why, Candidates({}, {}))
+    casts = sum(n.op == "Cast" for n in result.graph.walk()) - sum(n.op == "Cast" for n in model.graph.walk())
+    quality = NOT_MEASURED if context.calibration.is_synthetic else str(context.quality.fidelity(result))
+    summary = f"{casts} of {len(weights)} weights stored in float16, computed in float32; {quality}"
+    return result, StageReport("float16", summary, (), Float16Figures(0, len(result.graph), casts))
+
+
+def _is_good_enough(result: Model, options: Float16, context: StageContext) -> bool:
+    quality = context.quality
+    if quality.metric is not None and context.max_drop is not None:
+        return quality.drop(result) <= context.max_drop
+    return quality.fidelity(result).sqnr_db >= options.min_sqnr or _is_below_range(result, context)
+
+
+def _is_below_range(model: Model, context: StageContext) -> bool:
+    """Made-up inputs give results below float16's normal range, as detectors do that find nothing: their ratio of
+    signal to noise tells of the inputs alone."""
+    if not context.calibration.is_synthetic:
+        return False
+    session = context.quality.session(model)
+    results = (np.asarray(r) for feed in context.calibration for r in session.run(None, feed))
+    return all(float(np.abs(r).max(initial=0.0)) < SMALLEST_NORMAL for r in results if r.dtype.kind == "f")
+
+
+def _floor(options: Float16, context: StageContext) -> str:
+    if context.quality.metric is not None and context.max_drop is not None:
+        return f"{context.max_drop:.4g} is allowed"
+    return f"{options.min_sqnr:g} dB are asked for (min_sqnr)"
+
+
+def _left(reason: str, given: Candidates) -> StageReport:
+    refused = tuple((name_of(node), why) for node, why in given.kept.items())
+    return StageReport("float16", reason, refused=refused, changed=False)
