@@ -20,7 +20,7 @@ class NodeArg:
 
 @dataclass(frozen=True, slots=True)
 class DescribedPart:
-    """One line of `Session.describe`: the runtime, how many of each operator, and why they are not on kernels."""
+    """One line of `Session.describe`: the runtime, how many of each operator, and what decided that."""
 
     where: str
     operators: Mapping[str, int]

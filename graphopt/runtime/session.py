@@ -248,10 +248,10 @@ class Session:
     # -- the runtime of each part
 
     def describe(self) -> Description:
-        """The segments in the order they run, with the reasons why nodes are left to onnxruntime."""
+        """The segments in the order they run, with what decided: times, or why nodes are left to onnxruntime."""
         parts: list[DescribedPart] = []
         for index, part in enumerate(self._manifest.parts):
-            reasons = set(part.refusals)
+            reasons = {*part.refusals, *filter(None, (part.decision,))}
             runner = self._runners[index] if self._runners else None
             if isinstance(runner, Region):
                 reasons.update(runner.refusals)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...errors import ModelError
@@ -49,6 +49,7 @@ class _Parts:
     greedy: tuple[str, ...]
     candidates: tuple[tuple[str, ...], ...]
     segments: list[Segment]
+    decisions: Mapping[Operation, str] = field(default_factory=dict)
 
 
 class LoweredModel:
@@ -96,6 +97,13 @@ class LoweredModel:
         """The parts of the model in the order they run."""
         return self._get().segments
 
+    def decision(self, region: Segment) -> str:
+        """The times for which a region is on kernels; "" where none was asked for."""
+        pair = self._times.get(region_digest(region)) if self._kernels is None else None
+        if pair is not None:
+            return f"measured {pair[0] * 1e6:.0f} µs on kernels, {pair[1] * 1e6:.0f} µs in onnxruntime"
+        return self._get().decisions.get(region.operations[0], "")
+
     def _get(self) -> _Parts:
         with self._lock:
             if self._parts is None:
@@ -112,19 +120,20 @@ class LoweredModel:
         greedy = candidates_of(segments)
         if self._kernels:
             return _Parts(model, coverage, greedy, (greedy,), segments)
-        slower, banned = slower_regions(self._times), set[Operation]()
+        slower, banned, decisions = slower_regions(self._times), set[Operation](), dict[Operation, str]()
         if greedy and not are_measured(greedy, self._times):
             from .predicted import left_by_prediction  # here, as it needs the whole compiler
 
-            banned, reasons = left_by_prediction(model, coverage)
-            coverage.refusals.update({node: why for node, why in reasons.items() if node not in coverage.refusals})
+            placed = left_by_prediction(model, coverage)
+            banned, decisions = placed.left, placed.decisions
+            coverage.refusals.update({n: why for n, why in placed.reasons.items() if n not in coverage.refusals})
         rounds: list[tuple[str, ...]] = []
         while True:
             segments = partition(model.graph, coverage, banned)
             rounds.append(candidates_of(segments))
             left = left_to_onnxruntime(rounds[-1], slower)
             if not left:
-                return _Parts(model, coverage, greedy, tuple(rounds), segments)
+                return _Parts(model, coverage, greedy, tuple(rounds), segments, decisions)
             regions = [segment for segment in segments if segment.is_region]
             slow = [region for region in regions if region_digest(region) in left] or regions
             whole = left == rounds[-1][-1:]

@@ -33,10 +33,34 @@ class Prediction:
     kernels: float
     onnxruntime: float
 
+    def with_borders(self, segments: int) -> float:
+        """The seconds on kernels, so many segments in onnxruntime between them."""
+        return self.kernels * BETWEEN + segments * SEGMENT * _NANO if segments else self.kernels
+
     def pays(self, segments: int) -> bool:
         """The kernels win by GAIN, with so many segments in onnxruntime between them."""
-        kernels = self.kernels * BETWEEN + segments * SEGMENT * _NANO if segments else self.kernels
-        return kernels <= (1 - GAIN) * self.onnxruntime
+        return self.with_borders(segments) <= (1 - GAIN) * self.onnxruntime
+
+    def told(self, segments: int) -> str:
+        """All that decides, in a line."""
+        between = f" × {BETWEEN:g} between segments, + {segments * SEGMENT * 1e-3:.0f} µs for borders"
+        kernels = f"{micro(self.kernels)}{between} = {micro(self.with_borders(segments))}"
+        asked = f"{micro((1 - GAIN) * self.onnxruntime)}: {micro(self.onnxruntime)} in onnxruntime less {GAIN:.0%}"
+        return f"predicted {kernels if segments else micro(self.kernels)} on kernels, at most {asked}"
+
+
+def micro(seconds: float) -> str:
+    """Seconds as microseconds, with three digits where they are few."""
+    return f"{seconds * 1e6:.0f} µs" if seconds >= 1e-4 else f"{seconds * 1e6:.3g} µs"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What is predicted of a partition: operations left to their nodes, and what decided, by node and by operation."""
+
+    left: set[Operation]
+    reasons: dict[Node, str]
+    decisions: dict[Operation, str]
 
 
 def predict(segment: Segment, known: Mapping[Value, Shape]) -> Prediction:
@@ -58,8 +82,8 @@ def _seconds(work: Work, rates: Rates) -> float:
     )
 
 
-def left_by_prediction(model: Model, coverage: Coverage) -> tuple[set[Operation], dict[Node, str]]:
-    """The operations that are left to their nodes as onnxruntime is predicted to run these faster, and why, by node.
+def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
+    """The operations that are left to their nodes as onnxruntime is predicted to run these faster.
 
     Regions that do not pay by themselves go back, until those of the partition that results do; then all go back where
     they do not pay for the borders between them.
@@ -71,7 +95,7 @@ def left_by_prediction(model: Model, coverage: Coverage) -> tuple[set[Operation]
         segments = partition(model.graph, coverage, banned)
         regions = [segment for segment in segments if segment.is_region]
         if not regions:
-            return banned, reasons
+            return Placement(banned, reasons, {})
         predictions = [predict(region, known) for region in regions]
         others = len(segments) - len(regions)
         slow = [(r, p) for r, p in zip(regions, predictions) if not p.pays(min(others, 1))]
@@ -79,17 +103,17 @@ def left_by_prediction(model: Model, coverage: Coverage) -> tuple[set[Operation]
             kernels, stock = sum(p.kernels for p in predictions), sum(p.onnxruntime for p in predictions)
             whole = Prediction(kernels + SESSION * _NANO, stock)
             if whole.pays(others):
-                return banned, reasons
+                told = [(region, p.told(min(others, 1))) for region, p in zip(regions, predictions)]
+                return Placement(banned, reasons, {o: text for region, text in told for o in region.operations})
             for region in regions:
-                _explain(reasons, region, whole, "with its borders predicted slower")
-            return set(coverage.providers.values()), reasons
+                _explain(reasons, region, f"all regions together: {whole.told(others)}")
+            return Placement(set(coverage.providers.values()), reasons, {})
         for region, prediction in slow:
-            _explain(reasons, region, prediction, "predicted slower")
+            _explain(reasons, region, prediction.told(min(others, 1)))
         banned |= with_parts(coverage, [region for region, _ in slow], regions)
 
 
-def _explain(reasons: dict[Node, str], region: Segment, prediction: Prediction, verdict: str) -> None:
-    text = f"{verdict} on kernels, {prediction.kernels * 1e6:.0f} against {prediction.onnxruntime * 1e6:.0f} µs"
+def _explain(reasons: dict[Node, str], region: Segment, text: str) -> None:
     for operation in region.operations:
         for node in operation.nodes:
             reasons.setdefault(node, text)
