@@ -58,7 +58,7 @@ class Part:
 class Manifest:
     """The model's inputs and outputs, and its parts in order. `values` are numbered, inputs first.
 
-    `whole`: onnxruntime runs all of the model, from its own file.
+    `whole`: onnxruntime runs all of the model, from its own file. `verdict`: what decided of the parts together.
     """
 
     inputs: tuple[Input, ...]
@@ -66,6 +66,7 @@ class Manifest:
     parts: tuple[Part, ...]
     values: int
     whole: bool
+    verdict: str = ""
 
 
 def manifest_of(lowered: LoweredModel) -> Manifest:
@@ -89,6 +90,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
         tuple(_part(lowered, segment, places, whole) for segment in segments),
         len(places),
         whole,
+        lowered.verdict,
     )
 
 
