@@ -111,6 +111,7 @@ _ONNXRUNTIME: Rates = {
     "Identity": (803, 0.2, 0.01, 0.3, 0.01),
     "InstanceNormalization": (1.39e03, 0.2, 0.499, 0.3, 0.01),
     "IsNaN": (26, 0.2, 0.304, 0.3, 0.01),
+    "LRN": (1.3e03, 0.2, 26, 0.3, 0.01),  # of one node of 5 channels, [1, 64, 56, 56] and [1, 192, 28, 28], alike
     "LSTM": (1.68e03, 0.202, 0.517, 0.3, 0.0568),
     "LayerNormalization": (522, 0.2, 0.849, 0.3, 0.01),
     "LeakyRelu": (1.33e03, 0.2, 0.583, 0.3, 0.01),
