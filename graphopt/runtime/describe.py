@@ -20,7 +20,7 @@ class NodeArg:
 
 @dataclass(frozen=True, slots=True)
 class DescribedPart:
-    """One line of `Session.describe`: the runtime, how many of each operator, and why they are not on kernels."""
+    """One line of `Session.describe`: the runtime, how many of each operator, and what decided that."""
 
     where: str
     operators: Mapping[str, int]
@@ -29,16 +29,17 @@ class DescribedPart:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The parts of a session in the order they run; `str()` gives a table."""
+    """The parts of a session in the order they run, and what decided of them together; `str()` gives a table."""
 
     parts: tuple[DescribedPart, ...]
+    verdict: str = ""
 
     def __str__(self) -> str:
         lines = []
         for index, part in enumerate(self.parts):
             counts = ", ".join(f"{name} {count}" for name, count in sorted(part.operators.items()))
             lines.append(f"{index:3}  {part.where:12} {counts}" + (f"  ({part.reason})" if part.reason else ""))
-        return "\n".join(lines)
+        return "\n".join([*lines, *([self.verdict] if self.verdict else [])])
 
 
 def node_arg(name: str, declared: Type | None) -> NodeArg:

@@ -22,17 +22,14 @@ from .execute.ort_segment import OrtSegment, abandon
 from .execute.region import Region
 from .execute.workers import Team
 from .feeds import Feeds, are_native
-from .place.lowered_model import LoweredModel, digest_of
-from .place.measured import are_measured, left_to_onnxruntime, region_times, slower_regions
+from .place.lowered_model import Kernels, LoweredModel, digest_of
+from .place.measured import Choice, chosen, left_to_onnxruntime, region_times, slower_regions
 
 if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 _MANIFEST, _CANDIDATES = "manifest", "candidates"
 """Names in the plan cache: of the manifest, and of the digests of the partition and its regions."""
-
-_PREDICTED = "predicted"
-"""In the key of plans whose partition no measurement decided; the rates are part of the sources that a key digests."""
 
 
 class _Forks:
@@ -67,17 +64,19 @@ class Session:
         threads: int | None = None,
         *,
         memory: Memory = "fast",
-        kernels: bool | None = None,
+        kernels: Kernels = None,
     ) -> None:  # fmt: skip
         """`kernels` True runs every region on kernels, False none, None those that pay: as `warmup` measured, else by
-        prediction."""
+        prediction; "predicted" and "measured" what prediction or the times of regions say, whatever sessions showed."""
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise OptionError(f"threads must be a positive number, got {threads!r}")
+        if not (kernels is None or isinstance(kernels, bool) or kernels in ("predicted", "measured")):
+            raise OptionError(f"kernels must be True, False, None, 'predicted' or 'measured', got {kernels!r}")
         if memory not in ("fast", "small"):
             raise OptionError(f"memory must be 'fast' or 'small', got {memory!r}")
         self.threads, self._source = threads or cpu_count(), model
         self._team, self._forks = Team(self.threads), _forks.count
-        times = region_times(self.threads).load() if kernels is None else {}
+        times = {} if isinstance(kernels, bool) else region_times(self.threads).load()
         digest = digest_of(model)
         self._lowered = LoweredModel(model, digest, kernels=kernels, times=times)
         cache, manifest = None, None
@@ -97,19 +96,20 @@ class Session:
             self._runner(index, part, memory, cache) for index, part in enumerate(manifest.parts)
         ]  # fmt: skip
 
-    def _cache(self, digest: str, memory: Memory, kernels: bool | None, times: Mapping[str, Pair]) -> PlanCache:
-        """The plans of the partition that leaves to onnxruntime what `times` say of this model, and no more, or by
-        prediction where they say nothing of it."""
-        if kernels is not None:
+    def _cache(self, digest: str, memory: Memory, kernels: Kernels, times: Mapping[str, Pair]) -> PlanCache:
+        """The plans of the partition that is asked for, or that `times` of this model choose; measurements of others
+        leave it alone, and the rates of predictions are part of the sources that a key digests."""
+        if isinstance(kernels, bool):
             return PlanCache(digest, memory, kernels)
+        choice: Choice = kernels or "predicted"
+        if kernels is None and times:
+            choice = chosen(self._candidates(PlanCache(digest, memory, True), self._round), times)
+        if choice != "measured":
+            return PlanCache(digest, memory, None, choice)
         slower, step = slower_regions(times), 0
-        path: tuple[object, ...] = (_PREDICTED,)
-        if times and are_measured(self._candidates(PlanCache(digest, memory, True), self._round), times):
-            path = ()
+        path: tuple[object, ...] = (choice,)
         while True:
             cache = PlanCache(digest, memory, None, *path)
-            if not slower:
-                return cache
             left = left_to_onnxruntime(self._candidates(cache, partial(self._round, step)), slower)
             if not left:
                 return cache
@@ -248,16 +248,16 @@ class Session:
     # -- the runtime of each part
 
     def describe(self) -> Description:
-        """The segments in the order they run, with the reasons why nodes are left to onnxruntime."""
+        """The segments in the order they run, with what decided: times, or why nodes are left to onnxruntime."""
         parts: list[DescribedPart] = []
         for index, part in enumerate(self._manifest.parts):
-            reasons = set(part.refusals)
+            reasons = {*part.refusals, *filter(None, (part.decision,))}
             runner = self._runners[index] if self._runners else None
             if isinstance(runner, Region):
                 reasons.update(runner.refusals)
             where = "kernels" if part.model is None else "onnxruntime"
             parts.append(DescribedPart(where, part.operators, "; ".join(sorted(reasons))))
-        return Description(tuple(parts))
+        return Description(tuple(parts), self._manifest.verdict)
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -265,10 +265,10 @@ class Session:
         return tuple(runner for runner in self._runners if isinstance(runner, Region))
 
     @property
-    def partition(self) -> str:
-        """What names the measurements of the model with its regions, also where these were found not to pay as a
-        whole; "" where kernels could run none."""
-        return next((candidates[-1] for candidates in reversed(self._lowered.candidates) if candidates), "")
+    def greedy(self) -> tuple[str, ...]:
+        """The digests of all regions that kernels can run and of their partition, which name what is measured of the
+        model; none where there are no regions."""
+        return self._lowered.greedy
 
     @property
     def covered(self) -> int:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir import Model
 from ..kernels import on_compile
-from ..machine.measurements import Measurements
+from ..machine.measurements import Pair
 from ..measure import interleaved, own_clock
-from .place.measured import region_digest, region_times
+from .place.lowered_model import Kernels
+from .place.measured import Choice, partition_key, region_digest, region_times
 from .session import Session
 
 if TYPE_CHECKING:
@@ -26,9 +27,19 @@ CERTAIN, ERRORS = 0.01, 4
 quantized models are judged, `python -m tests.bench.zoo_int8`."""
 
 
+_NAMES: dict[str, str] = {
+    "predicted": "partition as predicted", "all": "partition with all regions",
+    "measured": "partition of the faster regions",
+}  # fmt: skip
+"""Partitions by what decides them, as they are shown."""
+
+_AS_WHOLE: Pair = (1.0, 1.0)
+"""The times of a partition without regions, which is the whole model in onnxruntime: equal, whatever they are."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegionTiming:
-    """One region, or the whole model: seconds on kernels and in onnxruntime (medians of interleaved runs)."""
+    """One region, or the model in a partition: seconds on kernels and in onnxruntime (medians of interleaved runs)."""
 
     part: str
     kernels: float
@@ -51,51 +62,47 @@ def warmup(
     """Compile and measure; later sessions leave to onnxruntime the regions that it runs faster.
 
     Regions are measured one by one, in either runtime for about `seconds` or more until the verdict is clear, and so
-    are those of the partition that results where some go back to onnxruntime, until nothing in it is new. Then the
-    model is measured as a whole: it goes back where its regions do not pay for the borders between them. Where the
-    cache cannot be written, nothing is remembered and sessions go by prediction. `progress` is told the kernels that
-    are compiled.
+    are those that come up where slower ones go back to onnxruntime, until nothing is new. Then whole models are: in the
+    partition that is predicted, in that of all regions and in that of the faster ones, each beside the whole model in
+    onnxruntime. Later sessions run the fastest of these; one that is not clearly faster than the one predicted is not
+    taken. Where the cache cannot be written, nothing is remembered and sessions go by prediction. `progress` is told
+    the kernels that are compiled.
     """
     remove = on_compile(progress) if progress is not None else None
     timings: list[RegionTiming] = []
-    measured: dict[str, tuple[float, float]] = {}
     try:
         session = Session(model, threads, kernels=True)
-        times = region_times(session.threads)
-        while session.regions:
-            new = _measure(session, feeds, seconds, measured)
-            if not new:
-                break
+        if not session.regions:
+            return timings
+        greedy, times = session.greedy, region_times(session.threads)
+        measured: dict[str, Pair] = {}
+        while new := _measure(session, feeds, seconds, measured):
             timings += [RegionTiming(f"region {len(timings) + i}", *pair) for i, pair in enumerate(new.values())]
             measured |= new
             times.add(new)
-            session = _unjudged(model, threads, times)
-        if session.regions:
-            whole = Session(model, threads, kernels=False)
-            pair = _race(partial(session.run, None, feeds), partial(whole.run, None, feeds), seconds, session.threads)
-            timings.append(RegionTiming("whole model", *pair))
-            times.add({session.partition: pair})
+            session = Session(model, threads, kernels="measured")
+        whole = Session(model, threads, kernels=False)
+        raced: dict[tuple[str, ...], Pair] = {}
+        asked: dict[Choice, Kernels] = {"predicted": "predicted", "all": True, "measured": "measured"}
+        for choice, kernels in asked.items():
+            candidate = Session(model, threads, kernels=kernels)
+            parts = tuple(region_digest(region.segment) for region in candidate.regions)
+            if parts and parts not in raced:
+                runs = partial(candidate.run, None, feeds), partial(whole.run, None, feeds)
+                raced[parts] = _race(*runs, seconds, session.threads)
+                timings.append(RegionTiming(_NAMES[choice], *raced[parts]))
+            times.add({partition_key(greedy, choice): raced.get(parts, _AS_WHOLE)})
     finally:
         if remove is not None:
             remove()
     return timings
 
 
-def _unjudged(model: ModelSource | Model, threads: int | None, times: Measurements) -> Session:
-    """The session with the regions as they are measured, whatever an earlier call found of them as a whole."""
-    session = Session(model, threads)
-    kernels, ort = times.load().get(session.partition, (0.0, 0.0))
-    if kernels <= ort:
-        return session
-    times.add({session.partition: (0.0, 0.0)})
-    return Session(model, threads)
-
-
 def _measure(
     session: Session, feeds: Mapping[str, Any], seconds: float, known: Mapping[str, object]
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Pair]:
     """Times of the session's regions by their digests, but of `known` ones."""
-    measured: dict[str, tuple[float, float]] = {}
+    measured: dict[str, Pair] = {}
     for region, given in session.region_inputs(feeds).items():
         digest = region_digest(region.segment)
         if digest not in known and digest not in measured:
@@ -106,7 +113,7 @@ def _measure(
 
 def _race(
     kernels: Callable[[], object], ort: Callable[[], object], seconds: float, threads: int
-) -> tuple[float, float]:  # fmt: skip
+) -> Pair:  # fmt: skip
     """Seconds of both, measured again, each time for twice as long, while the ratio's interval holds 1."""
     clock = own_clock() if threads == 1 else time.perf_counter  # others compute, too
     for attempt in range(ATTEMPTS):

@@ -3,28 +3,37 @@
 Every FILE is a quantized model with its inputs beside it, as .npz of the same name or of the name before "__". Each of
 its regions is timed on kernels and in onnxruntime, and so is the whole file (seconds of this thread, interleaved); a
 row a file says how the times compare. `--rows FILE` keeps what was measured, `--fit` measures nothing and prints the
-rates that explain the rows best, with their errors on models that they were not fitted to: the errors of each tenth
-model are those of rates fitted to the others.
+rates that explain the rows best, with their errors on models that they were not fitted to: the errors of each fifth of
+the architectures are those of rates fitted to the others. Each file has a speed of its own, as other work on the
+machine slows whole files down: it is found with the rates, and no rate tells it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from graphopt.ir import Model, Node, Value
 from graphopt.kernels import select_level
 from graphopt.measure import interleaved, ort_session, own_clock
-from graphopt.runtime.compile.region_compiler import infer_shapes
+from graphopt.onnx_io import load
+from graphopt.onnx_io.emit import Emitter
 from graphopt.runtime.execute.region import Region
+from graphopt.runtime.lower.lowering import lower
+from graphopt.runtime.lower.ort_types import add_types_from_ort
+from graphopt.runtime.place.assumed import Shapes
+from graphopt.runtime.place.cost import region_nodes
 from graphopt.runtime.place.measured import region_digest
-from graphopt.runtime.place.rates import OTHER
-from graphopt.runtime.place.work import BORDER, FEATURES, Work, region_work
+from graphopt.runtime.place.partition import Segment, constant_nodes, partition
+from graphopt.runtime.place.rates import OTHER, WHOLE
+from graphopt.runtime.place.stock import stock_work
+from graphopt.runtime.place.work import BORDER, FEATURES, Work, border_work, region_work
 from graphopt.runtime.session import Session
 
 MOST = 14
@@ -40,10 +49,19 @@ TYPICAL = {
 FLOAT_MAC, DEPTHWISE_MAC = 6e-5, 3e-4
 """The same of a multiply-accumulate of float32, and of one where each channel has a window of its own."""
 
+FLOAT_PRODUCTS = frozenset((
+    "FloatMatMul", "MatMul", "MatMul of two", "Gemm", "Conv", "Conv pointwise", "Conv groups", "LSTM", "GRU",
+))  # fmt: skip
+"""Classes of products of float32; the kernels' class Conv is of integers, of which its rows tell."""
+
+FREE = frozenset(("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"))
+"""Classes that write nothing, or next to nothing."""
+
 TRUST = 0.03
 """How many rows TYPICAL counts as."""
 
 Row = dict[str, Any]
+Rates = dict[str, list[float]]
 
 
 def measure(path: Path, seconds: float) -> Row:
@@ -54,42 +72,92 @@ def measure(path: Path, seconds: float) -> Row:
     feeds = {one.name: feeds[one.name] for one in session.get_inputs()}
     runs = {"onnxruntime": lambda: stock.run(None, feeds), "kernels": lambda: session.run(None, feeds)}
     whole, ours = interleaved(runs, seconds=8 * seconds, clock=own_clock())
+    model = load(path)
+    add_types_from_ort(model)
+    shapes = shapes_in_run(model, feeds)
+    segments = partition(model.graph, lower(model.graph))
+    own = {region_digest(segment): segment for segment in segments if segment.is_region}
     regions: dict[str, Row] = {}
     for region, arrays in session.region_inputs(feeds).items() if session.regions else ():
         digest = region_digest(region.segment)
         if digest in regions:
             regions[digest]["count"] += 1
         elif len(regions) < MOST and region.executable(tuple(array.shape for array in arrays)) is not None:
-            regions[digest] = {"count": 1, **_region(region, arrays, seconds)}
-    parts = len(session.describe().parts)
+            regions[digest] = {"count": 1, **_region(region, arrays, own[digest], shapes, seconds)}
+    constant = constant_nodes(model.graph)
+    work = stock_work((node for node in model.graph if node not in constant), shapes)
     return {
         "file": path.stem, "level": select_level().name, "onnxruntime": whole.median, "kernels": ours.median,
-        "ratio": ours.ratio, "stock": parts - len(session.regions), "regions": list(regions.values()),
+        "ratio": ours.ratio, "work": {**work, WHOLE: [1.0, 0.0, 0.0, 0.0, 0.0]}, "regions": list(regions.values()),
+        "rest": [stock_work((u for u in s.units if isinstance(u, Node) and u not in constant), shapes)
+                 for s in segments if not s.is_region],
     }  # fmt: skip
 
 
-def _region(region: Region, arrays: Sequence[Any], seconds: float) -> Row:
-    stock, segment = region.in_onnxruntime(), region.segment
+def shapes_in_run(model: Model, feeds: Mapping[str, Any]) -> dict[Value, tuple[int, ...]]:
+    """The shapes of a model's values in a run on these feeds."""
+    emitter = Emitter(model)
+    proto = emitter.model()
+    outside = {value.name for value in (*proto.graph.output, *proto.graph.input)}
+    inner = [name for node in proto.graph.node for name in node.output if name and name not in outside]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    session = ort_session(proto.SerializeToString(), optimize=False)
+    names = [one.name for one in session.get_outputs()]
+    found = {name: np.shape(array) for name, array in zip(names, session.run(names, dict(feeds)))}
+    found.update({name: np.shape(array) for name, array in feeds.items()})
+    found.update({one.name: tuple(one.dims) for one in proto.graph.initializer})
+    return {emitter.values[name]: shape for name, shape in found.items() if name in emitter.values}
+
+
+def _region(
+    region: Region, arrays: Sequence[Any], segment: Segment, shapes: Mapping[Value, Any], seconds: float
+) -> Row:  # fmt: skip
+    stock = region.in_onnxruntime()
     runs = {"onnxruntime": lambda: stock.run(arrays), "kernels": lambda: region.run(arrays)}
     ort, kernels = interleaved(runs, seconds=seconds, clock=own_clock())
-    shapes = infer_shapes(segment.operations, segment.inputs, [array.shape for array in arrays])
-    work = dict(zip(SIDES, region_work(segment, shapes)))
+    known = Shapes({**shapes, **dict(zip(segment.inputs, (array.shape for array in arrays)))})
+    for operation in segment.operations:
+        known.add(operation)
+    nodes = stock_work(region_nodes(segment.operations), known.known)
+    work = {"kernels": region_work(segment, known.known), "onnxruntime": {**nodes, **border_work(segment, known.known)}}
     return {"kernels": kernels.median, "onnxruntime": ort.median, "work": work}
 
 
-def fit(rows: Sequence[Row], side: str) -> dict[str, list[float]]:
+def rates_of(files: Sequence[Row], rounds: int = 3) -> dict[str, Rates]:
+    """The rates of both sides, each file's own speed found with them."""
+    speeds = dict.fromkeys((file["file"] for file in files), 1.0)
+    for _ in range(rounds):
+        rows = {side: [(w, t / speeds[name]) for name, w, t in _told(files, side)] for side in SIDES}
+        rates = {side: with_other(fit(rows[side], side), side) for side in SIDES}
+        offs: dict[str, list[float]] = {name: [] for name in speeds}
+        for side in SIDES:
+            for name, work, taken in _told(files, side):
+                offs[name].append(float(np.log(taken / seconds_of(work, rates[side]))))
+        for name, logs in offs.items():  # few times tell little of a speed
+            speeds[name] = float(np.exp(np.median(logs) * len(logs) / (len(logs) + 2))) if logs else 1.0
+    return rates
+
+
+def _told(files: Sequence[Row], side: str) -> Iterator[tuple[str, Work, float]]:
+    """The work and the seconds of all that was timed on one side, by file."""
+    for file in files:
+        for region in file["regions"]:
+            yield file["file"], region["work"][side], region[side]
+        if side == "onnxruntime":
+            yield file["file"], file["work"], file[side]
+
+
+def fit(rows: Sequence[tuple[Work, float]], side: str) -> Rates:
     """Microseconds of each feature by class: the least absolute relative errors, TYPICAL for what rows do not tell."""
-    kinds = sorted({kind for row in rows for kind in row["work"][side]})
-    table = np.array(
-        [[n for kind in kinds for n in row["work"][side].get(kind, [0.0] * len(FEATURES))] for row in rows]
-    )
+    kinds = sorted({kind for work, _ in rows for kind in work})
+    table = np.array([[n for kind in kinds for n in work.get(kind, [0.0] * len(FEATURES))] for work, _ in rows])
     typical = np.array([number for kind in kinds for number in _typical(kind, side)])
-    table *= 1e-6 * typical / np.array([row[side] for row in rows])[:, None]
+    table *= 1e-6 * typical / np.array([taken for _, taken in rows])[:, None]
     found, weights = np.ones(len(typical)), np.ones(len(rows))
-    for _ in range(12):  # of least squares, by which absolute errors are minimised
+    for _ in range(8):  # of least squares, by which absolute errors are minimised
         gram = table.T @ (table * weights[:, None]) + TRUST * np.eye(len(found))
         wanted = table.T @ weights + TRUST
-        for _ in range(100):
+        for _ in range(40):
             for index in range(len(found)):
                 change = (wanted[index] - gram[index] @ found) / gram[index, index]
                 found[index] = max(0.02, found[index] + change)
@@ -99,61 +167,84 @@ def fit(rows: Sequence[Row], side: str) -> dict[str, list[float]]:
 
 def _typical(kind: str, side: str) -> list[float]:
     call, read, written, unfolded, mac = TYPICAL[side]
-    if kind == BORDER:
+    if kind in (BORDER, WHOLE):
         return [8.0 if side == "kernels" else 5.0, 1e-4, 1e-4, unfolded, mac]
     if "depthwise" in kind:
         mac = DEPTHWISE_MAC
-    elif kind == "FloatMatMul":
+    elif kind in FLOAT_PRODUCTS:
         mac = FLOAT_MAC
+    if kind in FREE:
+        written = 1e-5
     return [call, read, written, unfolded, mac]
 
 
-def seconds_of(work: Work, rates: dict[str, list[float]]) -> float:
-    """The predicted time of one side of a region."""
+def seconds_of(work: Work, rates: Rates) -> float:
+    """The predicted time of work on one side."""
     return 1e-6 * sum(
         rate * number for kind, ns in work.items() for rate, number in zip(rates.get(kind, rates[OTHER]), ns)
     )
 
 
-def with_other(rates: dict[str, list[float]], side: str) -> dict[str, list[float]]:
+def with_other(rates: Rates, side: str) -> Rates:
     """The rates with those of operations that no row had."""
     return {**rates, OTHER: list(TYPICAL[side])}
 
 
-def errors(rows: Sequence[Row]) -> Iterable[tuple[Row, float, float]]:
-    """The regions with their predicted times on both sides, by rates that their model had no part in."""
-    families = sorted({row["family"] for row in rows})
-    for tenth in range(10):
-        away = set(families[tenth::10])
-        rates = {side: with_other(fit([r for r in rows if r["family"] not in away], side), side) for side in SIDES}
-        for row in rows:
-            if row["family"] in away:
-                kernels, stock = (seconds_of(row["work"][side], rates[side]) for side in SIDES)
-                yield row, kernels, stock
+def check(files: Sequence[Row]) -> None:
+    """Print the errors on architectures that rates were not fitted to, and of whole sessions."""
+    families = sorted({_family(file) for file in files})
+    off: dict[str, list[float]] = {"regions, kernels over onnxruntime": [], "whole files in onnxruntime": []}
+    for fifth in range(5):
+        away = set(families[fifth::5])
+        rates = rates_of([file for file in files if _family(file) not in away])
+        for file in files:
+            if _family(file) not in away:
+                continue
+            for region in file["regions"]:
+                found = [seconds_of(region["work"][side], rates[side]) / region[side] for side in SIDES]
+                off["regions, kernels over onnxruntime"].append(abs(float(np.log(found[0] / found[1]))))
+            whole = seconds_of(file["work"], rates["onnxruntime"]) / file["onnxruntime"]
+            off["whole files in onnxruntime"].append(abs(float(np.log(whole))))
+    for what, errors in off.items():
+        print(f"# {what}: median error {np.median(errors):.0%}, 90 % below {np.quantile(errors, 0.9):.0%}")
 
 
-def show(files: Sequence[Row], check: bool) -> None:
-    """Print the table, and the errors."""
-    rows = [{**region, "family": file["file"].split("-")[0]} for file in files for region in file["regions"]]
-    if check:
-        found = list(errors(rows))
-        for side, index in (("kernels", 1), ("onnxruntime", 2)):
-            off = [abs(np.log(one[index] / one[0][side])) for one in found]
-            print(f"# {side}: median error {np.median(off):.0%}, 90 % below {np.quantile(off, 0.9):.0%}")
-        chosen = [row["onnxruntime"] / row["kernels"] for row, k, o in found if k <= 0.9 * o]
-        left = [row["onnxruntime"] / row["kernels"] for row, k, o in found if k > 0.9 * o]
-        slow, fast = sum(r < 0.97 for r in chosen), sum(r > 1.1 for r in left)
-        print(f"# of {len(chosen)} regions chosen {slow} are slower, of {len(left)} left {fast} are faster by 1.1")
-    borders = []
+def _family(file: Row) -> str:
+    return str(file["file"]).split("-")[0].split("__")[0]
+
+
+def cut(files: Sequence[Row], rates: dict[str, Rates]) -> tuple[float, ...]:
+    """What explains the times of sessions with all regions: factors of their time on kernels and of the rest in
+    onnxruntime, and microseconds of each segment there."""
+    rows, times = [], []
     for file in files:
-        if file["regions"] and len(file["regions"]) < MOST:
-            gained = sum(r["count"] * (r["kernels"] - r["onnxruntime"]) for r in file["regions"])
-            borders.append((file["kernels"] - file["onnxruntime"] - gained) / (file["stock"] + 1))
-    print(f"# a part costs {1e6 * statistics.median(borders):.1f} µs more than its region")
+        if not file["regions"] or len(file["regions"]) >= MOST:
+            continue
+        speed = file["onnxruntime"] / seconds_of(file["work"], rates["onnxruntime"])
+        kernels = sum(r["count"] * seconds_of(r["work"]["kernels"], rates["kernels"]) for r in file["regions"])
+        rest = sum(seconds_of(work, rates["onnxruntime"]) for work in file["rest"])
+        rows.append((kernels, rest, 1e-6 * len(file["rest"])))
+        times.append(file["kernels"] / speed)
+    table = np.array(rows) / np.array(times)[:, None]
+    weights = np.ones(len(table))
+    for _ in range(8):
+        scaled = table * weights[:, None]
+        found = np.linalg.lstsq(scaled, weights, rcond=None)[0]
+        weights = 1 / np.sqrt(np.maximum(np.abs(table @ found - 1), 0.1))
+    return tuple(float(number) for number in found)
+
+
+def show(files: Sequence[Row], checked: bool) -> None:
+    """Print the table, and the errors."""
+    if checked:
+        check(files)
+    rates = rates_of(files)
+    between, apart, segment = cut(files, rates)
+    print(f"# BETWEEN {between:.2f}, CUT {apart:.2f}, SEGMENT {segment:.0f} µs")
     for side in SIDES:
         print(f"{side}:")
-        for kind, rates in with_other(fit(rows, side), side).items():
-            told = ", ".join(f"{1e3 * rate:.3g}" for rate in rates)
+        for kind, numbers in rates[side].items():
+            told = ", ".join(f"{1e3 * rate:.3g}" for rate in numbers)
             print(f'    "{kind}": ({told}),')
 
 

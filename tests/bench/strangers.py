@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 
 import graphopt
-from graphopt.measure import compare_latency, geometric_mean, ort_session, own_clock
+from graphopt.measure import geometric_mean, ort_session
+from tests.bench import session_ratio
+from tests.bench.session_ratio import clear_ratio, is_convolutional
 
 OURS = ("static", "dynamic", "weights")
 FORMS = ("exact", *OURS, "ort-dynamic", "ort-qdq", "ort-qdq-raw", "ort-qop")
@@ -95,7 +97,7 @@ def _ours(form: str, path: Path, feeds: list[Feed], row: Row) -> bytes:
 
 def _ratio(candidates: dict[str, Any], feed: Feed, seconds: float) -> float:
     """How many times as fast the second is as the first."""
-    return compare_latency(candidates, feed, seconds=seconds, clock=own_clock())[1].ratio
+    return clear_ratio(candidates, feed, seconds)[0]
 
 
 def measure(path: Path, form: str, seconds: float) -> Row:
@@ -115,7 +117,7 @@ def measure(path: Path, form: str, seconds: float) -> Row:
     row["gain"] = _ratio({"float": ort_session(str(path)), form: stock}, feeds[0], seconds)
     session = graphopt.Session(made, 1)
     row["session"] = _ratio({"stock": stock, "session": session}, feeds[0], seconds)
-    row["regions"] = len(session.regions)
+    row["regions"], row["convolutional"] = len(session.regions), is_convolutional(path)
     if session.regions or form != "exact":
         from graphopt.runtime.warmup import warmup
 
@@ -179,6 +181,7 @@ def summary(found: list[Row]) -> Iterator[str]:
                 below = sum(ratio < SLOWER for ratio in ratios.values())
                 mean = geometric_mean(list(ratios.values()))
                 yield f"  {what}: mean {mean:.2f}, worst {ratios[worst]:.2f} ({worst}), {below} below {SLOWER}"
+    yield from session_ratio.summary(found)
 
 
 def main() -> None:

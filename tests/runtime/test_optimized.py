@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.runtime.place.measured import region_times
+from graphopt.runtime.place.measured import partition_key, region_times
 from tests.runtime.test_session import FASHION, exact_session, sqnr
 
 IMAGES = {"image": np.random.default_rng(0).random((3, 1, 28, 28), np.float32)}
@@ -32,13 +32,11 @@ def test_nothing_is_measured_for_other_targets(monkeypatch: pytest.MonkeyPatch, 
     assert not (tmp_path / "measurements").exists()
 
 
-def test_a_slower_region_is_left_to_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_partition_measured_slower_is_left_to_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
-    from graphopt.runtime.place.measured import region_digest
-
     session = graphopt.Session(FASHION, 1, kernels=True)
     assert session.regions
-    assert region_times(1).add({region_digest(session.regions[0].segment): (2.0, 1.0)})
+    assert region_times(1).add({partition_key(session.greedy, "all"): (2.0, 1.0)})
     left = graphopt.Session(FASHION, 1)
     assert not left.regions and "measured slower than onnxruntime here" in str(left.describe())
     assert graphopt.Session(FASHION, 1, kernels=True).regions

@@ -17,7 +17,7 @@ from graphopt.runtime import Session
 from graphopt.runtime.cache import plan_cache
 from graphopt.runtime.compile.executable import Executable, ProgramStep, hidden_addresses
 from graphopt.runtime.place.lowered_model import LoweredModel
-from graphopt.runtime.place.measured import region_digest, region_times
+from graphopt.runtime.place.measured import partition_key, region_times
 from tests.runtime.forms import FORMS, feed
 
 _CHILD = """
@@ -125,7 +125,7 @@ def test_only_measurements_of_its_own_regions_change_a_model(
     first, other = Session(made["qdq"], 1, kernels=True), Session(made["dynamic"], 1, kernels=True)
     want = first.run(None, feed())[0]
     other.run(None, feed())
-    own, foreign = (region_digest(session.regions[0].segment) for session in (first, other))
+    own, foreign = (partition_key(session.greedy, "all") for session in (first, other))
     region_times(1).add({own: (1.0, 2.0)})
     np.testing.assert_array_equal(Session(made["qdq"], 1).run(None, feed())[0], want)
     region_times(1).add({foreign: (2.0, 1.0)})

@@ -40,7 +40,8 @@ class Part:
     """One segment: it reads and writes values by number. `model` is its ONNX file, None for a region of kernels.
 
     `operators` are counted by name; `products` are those that multiply and accumulate, on kernels. `refusals`: why
-    nodes are left to onnxruntime. `shapes`: a region's input shapes where the model fixes them.
+    nodes are left to onnxruntime; `decision`: the times for which a region is on kernels. `shapes`: a region's input
+    shapes where the model fixes them.
     """
 
     reads: tuple[int, ...]
@@ -50,13 +51,14 @@ class Part:
     products: int
     shapes: tuple[Shape, ...] | None
     model: bytes | None
+    decision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """The model's inputs and outputs, and its parts in order. `values` are numbered, inputs first.
 
-    `whole`: onnxruntime runs all of the model, from its own file.
+    `whole`: onnxruntime runs all of the model, from its own file. `verdict`: what decided of the parts together.
     """
 
     inputs: tuple[Input, ...]
@@ -64,6 +66,7 @@ class Manifest:
     parts: tuple[Part, ...]
     values: int
     whole: bool
+    verdict: str = ""
 
 
 def manifest_of(lowered: LoweredModel) -> Manifest:
@@ -87,6 +90,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
         tuple(_part(lowered, segment, places, whole) for segment in segments),
         len(places),
         whole,
+        lowered.verdict,
     )
 
 
@@ -117,6 +121,7 @@ def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], 
         sum(operation.is_product for operation in segment.operations),
         _fixed_shapes(segment) if segment.is_region else None,
         model,
+        lowered.decision(segment) if segment.is_region else "",
     )
 
 

@@ -6,8 +6,8 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from ...errors import ModelError
 from ...ir import Model
@@ -16,11 +16,31 @@ from ..lower.lowering import lower
 from ..lower.operations import Coverage
 from ..lower.ort_types import add_types_from_ort
 from ..lower.traits import Operation
-from .measured import are_measured, candidates_of, left_to_onnxruntime, region_digest, slower_regions, with_parts
+from .measured import (
+    Choice,
+    candidates_of,
+    chosen,
+    left_to_onnxruntime,
+    region_digest,
+    slower_regions,
+    with_parts,
+)
 from .partition import Segment, partition
+from .placement import Placement
 
 if TYPE_CHECKING:
     from ...onnx_io.source import ModelSource
+
+Kernels = bool | Literal["predicted", "measured"] | None
+"""What a caller asks to run on kernels."""
+
+_SLOWER = "measured slower than onnxruntime here"
+
+_WORDS: dict[Choice, str] = {
+    "predicted": "as predicted", "all": "all regions on kernels", "measured": "the faster regions on kernels",
+    "whole": "whole in onnxruntime",
+}  # fmt: skip
+"""A verdict in words."""
 
 _PIECE = 1 << 20
 """Bytes of a file that are read at a time: enough that calls cost nothing beside hashing."""
@@ -49,19 +69,21 @@ class _Parts:
     greedy: tuple[str, ...]
     candidates: tuple[tuple[str, ...], ...]
     segments: list[Segment]
+    decisions: Mapping[Operation, str] = field(default_factory=dict)
+    verdict: str = ""
 
 
 class LoweredModel:
     """`segments` in the order they run, out of `model` by its `coverage`; computed once, when first asked for.
 
-    `kernels` True runs all that can be on kernels, False nothing, None what pays by the `times` of regions, or by
-    prediction where those of the model's are not among them. `candidates`: the digests of each partition on the way.
-    What of a partition is slower on kernels is left to onnxruntime, which gives the next. Raises ModelError where the
-    source has another `digest` by then.
+    `kernels` True runs all that can be on kernels, False nothing, "predicted" and "measured" what pays by prediction or
+    by the `times` of regions, None what `times` of these partitions say. `candidates`: the digests of each partition on
+    the way to one that is measured: what of it is slower on kernels is left to onnxruntime, which gives the next.
+    Raises ModelError where the source has another `digest` by then.
     """
 
     def __init__(
-        self, source: ModelSource | Model, digest: str | None, *, kernels: bool | None, times: Mapping[str, Pair]
+        self, source: ModelSource | Model, digest: str | None, *, kernels: Kernels, times: Mapping[str, Pair]
     ) -> None:
         self._source, self._digest, self._kernels, self._times = source, digest, kernels, times
         self._parts: _Parts | None = None
@@ -96,6 +118,21 @@ class LoweredModel:
         """The parts of the model in the order they run."""
         return self._get().segments
 
+    def decision(self, region: Segment) -> str:
+        """The times for which a region is on kernels; "" where none was asked for."""
+        if isinstance(self._kernels, bool):
+            return ""
+        pair, told = self._times.get(region_digest(region)), self._get().decisions.get(region.operations[0], "")
+        seconds = (
+            "" if pair is None else f"measured {pair[0] * 1e6:.0f} µs on kernels, {pair[1] * 1e6:.0f} µs in onnxruntime"
+        )
+        return "; ".join(filter(None, (told, seconds)))
+
+    @property
+    def verdict(self) -> str:
+        """What decided of the partition as a whole; "" where nothing did."""
+        return self._get().verdict
+
     def _get(self) -> _Parts:
         with self._lock:
             if self._parts is None:
@@ -110,27 +147,41 @@ class LoweredModel:
         coverage = lower(model.graph)
         segments = partition(model.graph, coverage)
         greedy = candidates_of(segments)
-        if self._kernels:
+        if self._kernels is True:
             return _Parts(model, coverage, greedy, (greedy,), segments)
-        slower, banned = slower_regions(self._times), set[Operation]()
-        if greedy and not are_measured(greedy, self._times):
+        choice: Choice = self._kernels if isinstance(self._kernels, str) else chosen(greedy, self._times)
+        rounds: tuple[tuple[str, ...], ...] = (greedy,)
+        placed = Placement(set(), verdict="" if not greedy else f"measured: {_WORDS[choice]}")
+        if greedy and choice == "predicted":
             from .predicted import left_by_prediction  # here, as it needs the whole compiler
 
-            banned, reasons = left_by_prediction(model, coverage)
-            coverage.refusals.update({node: why for node, why in reasons.items() if node not in coverage.refusals})
+            placed = left_by_prediction(model, coverage)
+            segments = partition(model.graph, coverage, placed.left)
+        elif choice == "whole":
+            placed.left.update(coverage.providers.values())
+            placed.reasons.update((node, _SLOWER) for o in placed.left for node in o.nodes)
+            segments = partition(model.graph, coverage, placed.left)
+        elif choice == "measured":
+            segments, rounds = self._without_slower(model, coverage, placed)
+        coverage.refusals.update({n: why for n, why in placed.reasons.items() if n not in coverage.refusals})
+        return _Parts(model, coverage, greedy, rounds, segments, placed.decisions, placed.verdict)
+
+    def _without_slower(
+        self, model: Model, coverage: Coverage, placed: Placement
+    ) -> tuple[list[Segment], tuple[tuple[str, ...], ...]]:
+        """The partition in which no region is measured to be slower, and the digests of each on the way."""
+        slower = slower_regions(self._times)
         rounds: list[tuple[str, ...]] = []
         while True:
-            segments = partition(model.graph, coverage, banned)
+            segments = partition(model.graph, coverage, placed.left)
             rounds.append(candidates_of(segments))
             left = left_to_onnxruntime(rounds[-1], slower)
             if not left:
-                return _Parts(model, coverage, greedy, tuple(rounds), segments)
+                return segments, tuple(rounds)
             regions = [segment for segment in segments if segment.is_region]
-            slow = [region for region in regions if region_digest(region) in left] or regions
-            whole = left == rounds[-1][-1:]
-            banned |= set(coverage.providers.values()) if whole else with_parts(coverage, slow, regions)
-            for node in {node for region in slow for operation in region.operations for node in operation.nodes}:
-                coverage.refusals.setdefault(node, "measured slower than onnxruntime here")
+            slow = [region for region in regions if region_digest(region) in left]
+            placed.left.update(with_parts(coverage, slow, regions))
+            placed.reasons.update((node, _SLOWER) for region in slow for o in region.operations for node in o.nodes)
 
     def _lifted(self) -> Model:
         if isinstance(self._source, Model):

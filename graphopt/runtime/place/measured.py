@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,16 @@ from ..lower.operations import Coverage
 from ..lower.traits import Operation
 from .partition import Segment
 
+Choice = Literal["predicted", "all", "measured", "whole"]
+"""What decides what runs on kernels: prediction, nothing, the times of regions, or a verdict against all of it."""
+
+PARTITIONS: tuple[Choice, ...] = ("predicted", "all", "measured")
+"""Those that have regions, in the order in which they are measured."""
+
+TIE = 0.02
+"""What another partition must be faster by than the one predicted: twice the error at which a ratio counts as clear in
+a warm-up, so that this never makes worse."""
+
 
 def region_times(threads: int) -> Measurements:
     """Seconds of regions and partitions with kernels and in onnxruntime, by `candidates_of`, for this level and number
@@ -25,13 +35,29 @@ def region_times(threads: int) -> Measurements:
 
 
 def slower_regions(times: Mapping[str, Pair]) -> frozenset[str]:
-    """The regions, and the partitions as a whole, that were measured to be slower with kernels."""
+    """The regions that were measured to be slower on kernels."""
     return frozenset(digest for digest, (kernels, ort) in times.items() if kernels > ort)
 
 
-def are_measured(candidates: tuple[str, ...], times: Mapping[str, Pair]) -> bool:
-    """All regions of a partition were measured, so that nothing need be predicted of it."""
-    return all(digest in times for digest in candidates[:-1])
+def partition_key(greedy: tuple[str, ...], choice: Choice) -> str:
+    """The key of a partition's times, as a whole and in onnxruntime, in a model of which `greedy` are the digests."""
+    return f"{greedy[-1]}:{choice}" if greedy else ""
+
+
+def chosen(greedy: tuple[str, ...], times: Mapping[str, Pair]) -> Choice:
+    """The partition that sessions of a model run: that predicted, unless another was measured to be faster by TIE."""
+    ratios: dict[Choice, float] = {"whole": 1.0}
+    for choice in PARTITIONS:
+        seconds, ort = times.get(partition_key(greedy, choice), (0.0, 0.0))
+        if seconds > 0 < ort:
+            ratios[choice] = seconds / ort
+    if len(ratios) == 1:
+        return "predicted"
+    best = min(ratios, key=ratios.__getitem__)
+    for first in ("predicted", "whole"):
+        if first in ratios and ratios[first] <= ratios[best] * (1 + TIE):
+            return first
+    return best
 
 
 def candidates_of(segments: Iterable[Segment]) -> tuple[str, ...]:
@@ -48,9 +74,8 @@ def candidates_of(segments: Iterable[Segment]) -> tuple[str, ...]:
 
 
 def left_to_onnxruntime(candidates: tuple[str, ...], slower: Collection[str]) -> tuple[str, ...]:
-    """The slower regions of a partition; if there is none, the partition where it is slower than onnxruntime alone."""
-    regions = tuple(sorted({digest for digest in candidates[:-1] if digest in slower}))
-    return regions or tuple(digest for digest in candidates[-1:] if digest in slower)
+    """The slower regions of a partition."""
+    return tuple(sorted({digest for digest in candidates[:-1] if digest in slower}))
 
 
 def with_parts(coverage: Coverage, slow: Sequence[Segment], regions: Sequence[Segment]) -> set[Operation]:

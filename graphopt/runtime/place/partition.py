@@ -74,7 +74,7 @@ def results(unit: Unit) -> tuple[Value, ...]:
     return (unit.output,) if isinstance(unit, Operation) else unit.outputs
 
 
-def _constant_nodes(graph: Graph) -> set[Node]:
+def constant_nodes(graph: Graph) -> set[Node]:
     """Nodes that read constants only: copied to wherever they are needed, never carried between segments."""
     constant: set[Node] = set()
     for node in graph:
@@ -87,7 +87,7 @@ def _constant_nodes(graph: Graph) -> set[Node]:
 
 
 def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[Unit]:
-    constants = _constant_nodes(graph)
+    constants = constant_nodes(graph)
     place = {node: index for index, node in enumerate(graph)}
     demanded: dict[Unit, int] = {}
     stack = list(graph.outputs)

@@ -1,95 +1,132 @@
-"""Predicted partitions: what of a model pays on kernels, before anything of it was measured on this machine."""
+"""The predicted partition: what of a model pays on kernels, before anything of it was measured on this machine.
+
+A partition's time is that of its regions, of the rest in onnxruntime, and of the cut itself (`Prediction`). The number
+of segments follows from the order of the whole graph, so that no single minimum cut knows it: the cheapest of a few
+partitions is taken, each costed as it would run. These are the partition with all regions, the minimum cuts at several
+prices of an edge, and what is left of the cheapest of them when its regions go one by one while that gains. The whole
+model in onnxruntime is always one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from ...ir import Model, Node, Value
-from ...kernels import select_level
 from ..lower.operations import Coverage
-from ..lower.traits import Operation, Shape
-from .assumed import Shapes, assumed_shapes
+from ..lower.traits import Operation
+from .assumed import assumed_shapes
+from .cost import Costs, micro, region_nodes
 from .measured import with_parts
-from .partition import Segment, partition
-from .rates import OTHER, RATES, SEGMENT, SESSION, Rates
-from .work import BORDER, Work, region_work
+from .partition import Segment, partition, results, sources
+from .placement import Placement
+from .rates import BETWEEN, CUT, SEGMENT
 
 GAIN = 0.1
-"""The share of its time in onnxruntime that a region must be predicted to win: the median error of a prediction for
-models that the rates do not come from, `python -m tests.bench.placement --rows ROWS --fit`."""
+"""The share of the whole model's time in onnxruntime that a partition must be predicted to win: about the error of a
+prediction for models that the rates do not come from, `python -m tests.bench.placement --rows ROWS --fit`."""
 
-BETWEEN = 1.3
-"""How much longer kernels take between segments in onnxruntime than alone, as the rates were measured: these take each
-other's caches. From the same rows, whose sessions are slower by 0.46 of their regions' time, QDQ files by less."""
+_EDGES = (0.0, 0.1, 0.4)
+"""Prices of an edge between the runtimes, in SEGMENT, at which minimum cuts are sought: a border has several edges."""
 
-_NANO = 1e-9  # seconds of a nanosecond, in which rates are given
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Seconds of a region: on kernels, its call included, and of its nodes among others in onnxruntime."""
-
-    kernels: float
-    onnxruntime: float
-
-    def pays(self, segments: int) -> bool:
-        """The kernels win by GAIN, with so many segments in onnxruntime between them."""
-        kernels = self.kernels * BETWEEN + segments * SEGMENT * _NANO if segments else self.kernels
-        return kernels <= (1 - GAIN) * self.onnxruntime
+_TRIES = 12
+"""Regions that may go one by one: each costs a partition. A bound on the time to open a session, not tuned."""
 
 
-def predict(segment: Segment, known: Mapping[Value, Shape]) -> Prediction:
-    """The times of a region at the shapes that are known, or follow from them."""
-    shapes = Shapes(known)
-    for value in segment.inputs:
-        shapes.of(value)
-    for operation in segment.operations:
-        shapes.add(operation)
-    kernels, stock = region_work(segment, shapes.known)
-    rates = RATES[select_level().name]
-    del stock[BORDER]
-    return Prediction(_seconds(kernels, rates.kernels), _seconds(stock, rates.onnxruntime))
+def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
+    """The operations that are left to their nodes as the model is predicted to run fastest so."""
+    greedy = partition(model.graph, coverage)
+    if not any(segment.is_region for segment in greedy):
+        return Placement(set())
+    costs = Costs(model, assumed_shapes(model))
+    left, segments = min(
+        _candidates(model, coverage, costs, greedy), key=lambda candidate: costs.of(candidate[1]).seconds
+    )
+    while (better := _without_a_region(model, coverage, costs, left, segments)) is not None:
+        left, segments = better
+    found, asked = costs.of(segments), (1 - GAIN) * costs.whole
+    pays = found.seconds <= asked and any(segment.is_region for segment in segments)
+    if not pays:
+        left = set(coverage.providers.values())
+    verdict = (
+        f"predicted {found}, against {micro(costs.whole)} in onnxruntime alone less {GAIN:.0%} asked for = "
+        f"{micro(asked)}: {'in parts' if pays else 'whole in onnxruntime'}"
+    )
+    reasons: dict[Node, str] = {}
+    for region in greedy:
+        if region.is_region and any(operation in left for operation in region.operations):
+            text = _told(costs, region)
+            reasons.update((n, text) for o in region.operations if o in left for n in o.nodes)
+    decisions = {o: _told(costs, s) for s in segments if pays and s.is_region for o in s.operations}
+    return Placement(left, reasons, decisions, verdict)
 
 
-def _seconds(work: Work, rates: Rates) -> float:
-    return _NANO * sum(
-        rate * number for kind, numbers in work.items() for rate, number in zip(rates.get(kind, rates[OTHER]), numbers)
+def _told(costs: Costs, region: Segment) -> str:
+    """All that is predicted of a region, in a line."""
+    kernels, stock = costs.of_region(region), costs.in_onnxruntime(region_nodes(region.operations))
+    return (
+        f"predicted {micro(kernels)} on kernels × {BETWEEN:g} + {SEGMENT * 1e-3:g} µs for its borders = "
+        f"{micro(kernels * BETWEEN + SEGMENT * 1e-9)}, against {micro(stock)} in onnxruntime"
     )
 
 
-def left_by_prediction(model: Model, coverage: Coverage) -> tuple[set[Operation], dict[Node, str]]:
-    """The operations that are left to their nodes as onnxruntime is predicted to run these faster, and why, by node.
-
-    Regions that do not pay by themselves go back, until those of the partition that results do; then all go back where
-    they do not pay for the borders between them.
-    """
-    known = assumed_shapes(model)
-    banned: set[Operation] = set()
-    reasons: dict[Node, str] = {}
-    while True:
-        segments = partition(model.graph, coverage, banned)
-        regions = [segment for segment in segments if segment.is_region]
-        if not regions:
-            return banned, reasons
-        predictions = [predict(region, known) for region in regions]
-        others = len(segments) - len(regions)
-        slow = [(r, p) for r, p in zip(regions, predictions) if not p.pays(min(others, 1))]
-        if not slow:
-            kernels, stock = sum(p.kernels for p in predictions), sum(p.onnxruntime for p in predictions)
-            whole = Prediction(kernels + SESSION * _NANO, stock)
-            if whole.pays(others):
-                return banned, reasons
-            for region in regions:
-                _explain(reasons, region, whole, "with its borders predicted slower")
-            return set(coverage.providers.values()), reasons
-        for region, prediction in slow:
-            _explain(reasons, region, prediction, "predicted slower")
-        banned |= with_parts(coverage, [region for region, _ in slow], regions)
+def _candidates(
+    model: Model, coverage: Coverage, costs: Costs, greedy: list[Segment]
+) -> Iterator[tuple[set[Operation], list[Segment]]]:
+    """Partitions, with the operations that they leave to their nodes."""
+    yield set(), greedy
+    seen: set[frozenset[Operation]] = {frozenset()}
+    for price in _EDGES:
+        away = _cut(greedy, costs, price * SEGMENT * 1e-9)
+        if frozenset(away) not in seen:
+            seen.add(frozenset(away))
+            left = _with_parts(coverage, away, greedy)
+            yield left, partition(model.graph, coverage, left)
 
 
-def _explain(reasons: dict[Node, str], region: Segment, prediction: Prediction, verdict: str) -> None:
-    text = f"{verdict} on kernels, {prediction.kernels * 1e6:.0f} against {prediction.onnxruntime * 1e6:.0f} µs"
-    for operation in region.operations:
-        for node in operation.nodes:
-            reasons.setdefault(node, text)
+def _cut(segments: Sequence[Segment], costs: Costs, price: float) -> set[Operation]:
+    """The operations that a minimum cut leaves to onnxruntime, each edge between the runtimes at this price."""
+    import networkx as nx  # here: a session from its plan needs none of it
+
+    network: nx.DiGraph[object] = nx.DiGraph()
+    kernels, stock = "kernels", "onnxruntime"
+    home: dict[Value, object] = {}
+    for segment in segments:
+        for unit in segment.units:
+            if isinstance(unit, Operation):
+                network.add_edge(kernels, unit, capacity=CUT * costs.in_onnxruntime(unit.nodes))
+                network.add_edge(unit, stock, capacity=BETWEEN * costs.on_kernels(unit))
+            for value in sources(unit):
+                one, other = home.get(value), unit if isinstance(unit, Operation) else stock
+                if one is not None and one is not other:
+                    for a, b in ((one, other), (other, one)):
+                        held = network.edges[a, b]["capacity"] if network.has_edge(a, b) else 0.0
+                        network.add_edge(a, b, capacity=held + price)
+            home.update(dict.fromkeys(results(unit), unit if isinstance(unit, Operation) else stock))
+    _, (_, away) = nx.minimum_cut(network, kernels, stock)
+    return {unit for unit in away if isinstance(unit, Operation)}
+
+
+def _with_parts(coverage: Coverage, away: set[Operation], segments: Sequence[Segment]) -> set[Operation]:
+    """The operations, and those that do parts of their work, which no other part of the partition uses."""
+    kept = {operation for segment in segments for operation in segment.operations} - away
+    nodes = set(region_nodes(away))
+    return away | {o for o in coverage.providers.values() if nodes.issuperset(o.nodes) and o not in kept}
+
+
+def _without_a_region(
+    model: Model, coverage: Coverage, costs: Costs, left: set[Operation], segments: list[Segment]
+) -> tuple[set[Operation], list[Segment]] | None:
+    """A cheaper partition in which one region is left to its nodes; None where there is none."""
+    regions, now = [segment for segment in segments if segment.is_region], costs.of(segments).seconds
+    if len(left) >= len(coverage.providers) or len(regions) < 2:
+        return None
+
+    def gain(region: Segment) -> float:
+        return CUT * costs.in_onnxruntime(region_nodes(region.operations)) - BETWEEN * costs.of_region(region)
+
+    for region in sorted(regions, key=gain)[:_TRIES]:
+        without = left | with_parts(coverage, [region], regions)
+        parts = partition(model.graph, coverage, without)
+        if costs.of(parts).seconds < now:
+            return without, parts
+    return None

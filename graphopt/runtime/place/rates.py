@@ -1,10 +1,11 @@
 """Rates of time by class of operation, from which partitions are predicted.
 
-Nanoseconds of one of each of `work.FEATURES`, on kernels and in onnxruntime. `python -m tests.bench.placement FILE …
---rows ROWS --fit` prints such tables; these come from 367 quantized files of 25 architectures, each by onnxruntime's
-quantizers and by ours, on an AMD EPYC with AVX-512 VNNI, onnxruntime 1.32, one thread. The kernels of the lower levels
-were measured there, too, with GRAPHOPT_ISA, in 208 and 50 of the files; onnxruntime always takes what the CPU has, so
-that its rates there are derived: see WITHOUT_VNNI.
+Nanoseconds of one of each of `work.FEATURES`, on kernels by class of operation and in onnxruntime by class of node.
+`python -m tests.bench.placement FILE … --rows ROWS --fit` prints such tables; these come from 546 quantized files of 46
+architectures and sizes, each by onnxruntime's quantizers and by ours, their regions and the whole, on an AMD EPYC with
+AVX-512 VNNI, onnxruntime 1.32, one thread. The kernels of the lower levels were measured there, too, with GRAPHOPT_ISA,
+in 208 and 50 of the files; onnxruntime always takes what the CPU has, so that its rates there are derived: see
+WITHOUT_VNNI.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ Rates = Mapping[str, tuple[float, float, float, float, float]]
 OTHER = "other"
 """The class of operations that have none of their own: about what small operations cost."""
 
+WHOLE = "whole"
+"""The class of the call of a whole model in onnxruntime."""
+
 SEGMENT, SESSION = 20e3, 8e3
-"""Nanoseconds of a further segment in onnxruntime (its call, and fusion that ends at its borders), and of a session
-that runs parts: from the rows, sessions beside the sums of their regions."""
+"""Nanoseconds of a segment in onnxruntime (its call, and what is copied), and of a session that runs parts: from the
+rows, sessions beside the sums of their parts."""
+
+BETWEEN, CUT = 1.3, 1.3
+"""How much longer kernels take between segments in onnxruntime than alone, as their rates were measured, and nodes in
+such segments than in the whole: each takes the other's caches, and fusion ends at borders. From the same rows: 1.3 for
+kernels; 1.17 in the median for the rest, and 1.5 in QDQ files, where a pair that is cut is no longer fused."""
 
 WITHOUT_VNNI = 2.3
 """How much longer a multiply-accumulate of integers takes without AVX-512 VNNI: what our own kernels lose with AVX2
@@ -34,87 +43,179 @@ class LevelRates:
     onnxruntime: Rates
 
 
+_INTEGER = ("qdq", "float", "Integer", "DynamicQuantize")
+"""What names classes of onnxruntime's that multiply integers."""
+
+
 def _without_vnni(rates: Rates) -> Rates:
     """onnxruntime's rates on a CPU whose products of integers are slower."""
     return {
-        kind: (*row[:4], row[4] * (1.0 if kind.startswith("Float") else WITHOUT_VNNI)) for kind, row in rates.items()
+        kind: (*row[:4], row[4] * (WITHOUT_VNNI if any(word in kind for word in _INTEGER) else 1.0))
+        for kind, row in rates.items()
     }
 
 
 _ONNXRUNTIME: Rates = {
-    "ActivationMatMul": (3.2e03, 0.291, 0.01, 0.3, 0.00956),
-    "AveragePool": (1.26e03, 0.2, 0.527, 0.3, 0.01),
-    "Binary": (1.39e03, 0.2, 0.181, 0.3, 0.01),
-    "ChannelTable": (2.25e03, 0.2, 1.13, 0.3, 0.01),
-    "Concat": (1.39e03, 0.2, 0.277, 0.3, 0.01),
-    "Conv": (2.25e03, 0.388, 0.148, 0.0166, 0.00535),
-    "Conv depthwise": (1.86e03, 0.0834, 0.2, 0.3, 0.006),
-    "Conv groups": (1.32e03, 0.222, 0.534, 0.41, 0.0119),
-    "Conv pointwise": (1.21e03, 0.133, 0.592, 0.3, 0.00122),
-    "Dequantize": (1.32e03, 0.2, 0.165, 0.3, 0.01),
-    "DynamicConv": (2.44e03, 0.348, 1.86, 1.05, 0.06),
-    "DynamicConv depthwise": (3.3e03, 0.371, 0.887, 0.3, 1.47),
-    "DynamicConv groups": (1.85e03, 0.282, 0.628, 0.714, 0.0174),
-    "DynamicConv pointwise": (3.39e03, 0.505, 2.39, 0.3, 0.0481),
-    "DynamicMatMul MatMulInteger": (1.41e03, 0.0976, 0.174, 0.3, 0.00489),
-    "FloatBinary": (1.21e03, 0.2, 0.0764, 0.3, 0.01),
-    "FloatClamp": (426, 0.2, 1.31, 0.3, 0.01),
-    "FloatMatMul": (585, 0.351, 0.01, 0.3, 0.107),
-    "FloatPool": (1.08e03, 0.2, 0.525, 0.3, 0.01),
-    "FloatSoftmax": (1.31e03, 0.2, 0.293, 0.3, 0.01),
-    "FloatTable": (1.36e03, 0.2, 0.971, 0.3, 0.01),
-    "Gelu": (1.48e03, 0.2, 0.99, 0.3, 0.01),
-    "LayerNorm": (588, 0.2, 0.556, 0.3, 0.01),
-    "MatMul Gemm": (674, 0.161, 0.713, 0.3, 0.00271),
-    "MatMul MatMul": (646, 0.395, 0.01, 0.3, 0.015),
-    "MatMul float Gemm": (1.5e03, 0.191, 0.505, 0.3, 0.00993),
-    "MatMul float MatMul": (1.24e03, 0.004, 0.215, 0.3, 0.00499),
-    "MaxPool": (1.28e03, 0.2, 0.367, 0.3, 0.01),
-    "Quantize": (290, 0.2, 0.0797, 0.3, 0.01),
-    "Reshape": (1.36e03, 0.2, 0.151, 0.3, 0.01),
-    "Resize": (1.36e03, 0.2, 0.497, 0.3, 0.01),
-    "Softmax": (3.49e03, 0.2, 1.42, 0.3, 0.01),
-    "Table": (1.31e03, 0.2, 0.929, 0.3, 0.01),
-    "Transpose": (637, 0.2, 0.563, 0.3, 0.01),
-    "border": (5.08e03, 0.107, 0.046, 0.3, 0.01),
+    "Abs": (1.27e03, 0.2, 0.499, 0.3, 0.01),
+    "Add": (777, 0.2, 0.23, 0.3, 0.01),
+    "Add qdq": (1.17e03, 0.2, 0.211, 0.3, 0.01),
+    "And": (26, 0.2, 0.441, 0.3, 0.01),
+    "ArgMax": (853, 0.2, 0.499, 0.3, 0.01),
+    "AveragePool": (1.29e03, 0.2, 0.499, 0.3, 0.01),
+    "AveragePool qdq": (1.37e03, 0.2, 0.504, 0.3, 0.01),
+    "Cast": (130, 0.2, 1.5, 0.3, 0.01),
+    "Ceil": (1.16e03, 0.2, 0.497, 0.3, 0.01),
+    "Clip": (907, 0.2, 0.0804, 0.3, 0.01),
+    "Concat": (26, 0.2, 0.322, 0.3, 0.01),
+    "Concat qdq": (1.13e03, 0.2, 0.254, 0.3, 0.01),
+    "ConstantOfShape": (793, 0.2, 0.622, 0.3, 0.01),
+    "Conv": (973, 0.377, 0.118, 0.0708, 0.0159),
+    "Conv depthwise": (1.72e03, 0.0794, 0.205, 0.3, 0.006),
+    "Conv groups": (1.26e03, 0.21, 0.513, 0.337, 0.0176),
+    "Conv pointwise": (451, 0.132, 0.01, 0.3, 0.0239),
+    "Conv qdq": (2.59e03, 0.372, 0.0213, 0.111, 0.00346),
+    "Conv qdq depthwise": (1.44e03, 0.122, 0.149, 0.3, 0.006),
+    "Conv qdq groups": (1.25e03, 0.222, 0.522, 0.329, 0.00272),
+    "Conv qdq pointwise": (1.12e03, 0.0377, 0.569, 0.3, 0.00264),
+    "ConvInteger": (568, 0.342, 0.816, 0.974, 0.0518),
+    "ConvInteger depthwise": (3.22e03, 0.291, 0.802, 0.3, 1.28),
+    "ConvInteger groups": (1.87e03, 0.266, 0.63, 0.806, 0.0234),
+    "ConvInteger pointwise": (611, 0.284, 0.774, 0.3, 0.0454),
+    "ConvTranspose": (1.34e03, 0.207, 0.593, 0.568, 0.0229),
+    "Cos": (670, 0.2, 0.499, 0.3, 0.01),
+    "CumSum": (1.5e03, 0.2, 0.501, 0.3, 0.01),
+    "DepthToSpace": (1.34e03, 0.2, 0.873, 0.3, 0.01),
+    "DequantizeLinear": (325, 0.2, 0.373, 0.3, 0.01),
+    "Div": (355, 0.2, 0.394, 0.3, 0.01),
+    "DynamicQuantizeLinear": (321, 0.2, 0.144, 0.3, 0.01),
+    "Elu": (1.36e03, 0.2, 0.666, 0.3, 0.01),
+    "Equal": (1.84e03, 0.2, 0.51, 0.3, 0.01),
+    "Erf": (2.11e03, 0.2, 1.02, 0.3, 0.01),
+    "Exp": (1.13e03, 0.2, 0.742, 0.3, 0.01),
+    "Expand": (418, 0.2, 1.52, 0.3, 0.01),
+    "Flatten": (238, 0.2, 0.01, 0.3, 0.01),
+    "Flatten qdq": (1.4e03, 0.2, 0.503, 0.3, 0.01),
+    "GRU": (2.07e03, 0.204, 0.534, 0.3, 0.05),
+    "Gather": (89.1, 0.2, 1.24, 0.3, 0.01),
+    "Gather qdq": (1.42e03, 0.2, 0.743, 0.3, 0.01),
+    "GatherElements": (491, 0.2, 0.417, 0.3, 0.01),
+    "GatherND": (1.71e03, 0.2, 1.09, 0.3, 0.01),
+    "Gelu": (1.37e03, 0.2, 0.914, 0.3, 0.01),
+    "Gemm": (147, 0.191, 0.01, 0.3, 0.0324),
+    "Gemm float": (1.11e03, 0.0896, 0.421, 0.3, 0.0041),
+    "Gemm qdq": (963, 0.168, 0.327, 0.3, 0.00611),
+    "GlobalAveragePool": (1.15e03, 0.2, 0.504, 0.3, 0.01),
+    "GlobalAveragePool qdq": (1.17e03, 0.2, 0.496, 0.3, 0.01),
+    "Greater": (1.09e03, 0.2, 0.506, 0.3, 0.01),
+    "GreaterOrEqual": (907, 0.2, 0.499, 0.3, 0.01),
+    "Identity": (803, 0.2, 0.01, 0.3, 0.01),
+    "InstanceNormalization": (1.39e03, 0.2, 0.499, 0.3, 0.01),
+    "IsNaN": (26, 0.2, 0.304, 0.3, 0.01),
+    "LRN": (1.3e03, 0.2, 26, 0.3, 0.01),  # of one node of 5 channels, [1, 64, 56, 56] and [1, 192, 28, 28], alike
+    "LSTM": (1.68e03, 0.202, 0.517, 0.3, 0.0568),
+    "LayerNormalization": (522, 0.2, 0.849, 0.3, 0.01),
+    "LeakyRelu": (1.33e03, 0.2, 0.583, 0.3, 0.01),
+    "LeakyRelu qdq": (1.31e03, 0.2, 0.51, 0.3, 0.01),
+    "Less": (1.38e03, 0.2, 0.502, 0.3, 0.01),
+    "LessOrEqual": (370, 0.2, 0.48, 0.3, 0.01),
+    "Log": (1.27e03, 0.2, 0.499, 0.3, 0.01),
+    "LogSoftmax": (1.36e03, 0.2, 0.502, 0.3, 0.01),
+    "MatMul": (26, 0.169, 0.277, 0.3, 0.017),
+    "MatMul float": (1.02e03, 0.004, 0.19, 0.3, 0.00543),
+    "MatMul of two": (370, 0.328, 0.415, 0.3, 0.0012),
+    "MatMul qdq": (940, 0.252, 0.678, 0.3, 0.00519),
+    "MatMul qdq of two": (1.44e03, 0.162, 0.67, 0.3, 0.0103),
+    "MatMulInteger": (1.44e03, 0.004, 0.166, 0.3, 0.00527),
+    "Max": (972, 0.2, 0.499, 0.3, 0.01),
+    "MaxPool": (1.07e03, 0.2, 0.439, 0.3, 0.01),
+    "MaxPool qdq": (1.31e03, 0.2, 0.436, 0.3, 0.01),
+    "Min": (1.41e03, 0.2, 0.502, 0.3, 0.01),
+    "Mod": (1.35e03, 0.2, 0.5, 0.3, 0.01),
+    "Mul": (845, 0.2, 0.208, 0.3, 0.01),
+    "Mul qdq": (875, 0.2, 0.164, 0.3, 0.01),
+    "Neg": (26, 0.2, 0.569, 0.3, 0.01),
+    "Not": (1.38e03, 0.2, 0.499, 0.3, 0.01),
+    "PRelu": (1.34e03, 0.2, 0.873, 0.3, 0.01),
+    "Pad": (1.49e03, 0.2, 0.633, 0.3, 0.01),
+    "Pow": (26, 0.2, 0.616, 0.3, 0.01),
+    "QuantizeLinear": (842, 0.2, 0.231, 0.3, 0.01),
+    "Range": (26, 0.2, 0.496, 0.3, 0.01),
+    "Reciprocal": (630, 0.2, 0.497, 0.3, 0.01),
+    "ReduceMean": (26, 0.2, 0.503, 0.3, 0.01),
+    "Relu": (226, 0.2, 0.202, 0.3, 0.01),
+    "Reshape": (26, 0.2, 0.0103, 0.3, 0.01),
+    "Reshape qdq": (1.47e03, 0.2, 0.01, 0.3, 0.01),
+    "Resize": (1.16e03, 0.2, 0.467, 0.3, 0.01),
+    "Resize qdq": (1.34e03, 0.2, 0.59, 0.3, 0.01),
+    "ScatterElements": (1.42e03, 0.2, 0.833, 0.3, 0.01),
+    "Shape": (26, 0.2, 0.01, 0.3, 0.01),
+    "Sigmoid": (26, 0.2, 0.521, 0.3, 0.01),
+    "Sigmoid qdq": (1.47e03, 0.2, 0.303, 0.3, 0.01),
+    "Sign": (1.16e03, 0.2, 0.497, 0.3, 0.01),
+    "Sin": (669, 0.2, 0.499, 0.3, 0.01),
+    "Slice": (1.15e03, 0.2, 0.773, 0.3, 0.01),
+    "Slice qdq": (1.15e03, 0.2, 0.579, 0.3, 0.01),
+    "Softmax": (2.02e03, 0.2, 0.47, 0.3, 0.01),
+    "Softmax qdq": (1.3e03, 0.2, 0.695, 0.3, 0.01),
+    "Softplus": (1.21e03, 0.2, 0.515, 0.3, 0.01),
+    "SpaceToDepth": (1.05e03, 0.2, 0.01, 0.3, 0.01),
+    "Split": (26, 0.2, 0.547, 0.3, 0.01),
+    "Split qdq": (1.25e03, 0.2, 0.498, 0.3, 0.01),
+    "Sqrt": (26, 0.2, 0.493, 0.3, 0.01),
+    "Squeeze": (172, 0.2, 0.01, 0.3, 0.01),
+    "Squeeze qdq": (1.3e03, 0.2, 0.512, 0.3, 0.01),
+    "Sub": (837, 0.2, 0.497, 0.3, 0.01),
+    "Tanh": (26, 0.2, 0.91, 0.3, 0.01),
+    "Tile": (848, 0.2, 0.731, 0.3, 0.01),
+    "Transpose": (2.02e03, 0.2, 0.578, 0.3, 0.01),
+    "Transpose qdq": (220, 0.2, 0.0982, 0.3, 0.01),
+    "Unsqueeze": (420, 0.2, 0.01, 0.3, 0.01),
+    "Unsqueeze qdq": (482, 0.2, 0.273, 0.3, 0.01),
+    "Where": (26, 0.2, 0.257, 0.3, 0.01),
+    "ai.onnx.ml::ArrayFeatureExtractor": (853, 0.2, 0.499, 0.3, 0.01),
+    "ai.onnx.ml::LinearClassifier": (1.11e03, 0.2, 0.5, 0.3, 0.01),
+    "ai.onnx.ml::Scaler": (663, 0.2, 0.477, 0.3, 0.01),
+    "ai.onnx.ml::TreeEnsembleClassifier": (1.96e03, 0.2, 0.501, 0.3, 0.01),
+    "border": (5.11e03, 0.002, 0.002, 0.3, 0.01),
+    "com.microsoft::DynamicQuantizeLSTM": (1.83e03, 0.203, 0.524, 0.3, 0.0106),
     "other": (1.3e03, 0.2, 0.5, 0.3, 0.01),
+    "whole": (5.52e03, 0.1, 0.1, 0.3, 0.01),
 }
 """onnxruntime's, with AVX-512 VNNI; all tables here: `python -m tests.bench.placement FILE … --rows ROWS --fit`."""
 
 _VNNI: Rates = {
-    "ActivationMatMul": (1.72e03, 0.2, 0.0602, 0.2, 0.00432),
-    "AveragePool": (334, 0.15, 0.295, 0.2, 0.006),
-    "Binary": (799, 0.15, 0.0751, 0.2, 0.006),
-    "ChannelTable": (19.9, 0.15, 0.395, 0.2, 0.006),
-    "Concat": (762, 0.15, 0.247, 0.2, 0.006),
-    "Conv": (283, 0.185, 0.342, 0.0761, 0.0037),
-    "Conv depthwise": (887, 0.0828, 0.0135, 0.2, 0.0119),
-    "Conv groups": (493, 0.105, 0.255, 0.0182, 0.00338),
-    "Conv pointwise": (14, 0.107, 0.006, 0.2, 0.00469),
-    "Dequantize": (924, 0.15, 0.194, 0.2, 0.006),
-    "DynamicConv": (903, 0.327, 0.563, 0.24, 0.00654),
-    "DynamicConv depthwise": (472, 0.24, 0.19, 0.2, 0.236),
-    "DynamicConv groups": (535, 0.0906, 0.241, 0.004, 0.00258),
-    "DynamicConv pointwise": (588, 0.482, 0.679, 0.2, 0.00542),
-    "DynamicMatMul": (2.07e03, 0.274, 0.241, 0.2, 0.00379),
-    "FloatBinary": (1.12e03, 0.15, 0.006, 0.2, 0.006),
-    "FloatClamp": (14, 0.15, 0.307, 0.2, 0.006),
-    "FloatMatMul": (806, 0.227, 0.229, 0.2, 0.082),
-    "FloatPool": (1.32e03, 0.15, 0.299, 0.2, 0.006),
-    "FloatSoftmax": (759, 0.15, 0.201, 0.2, 0.006),
-    "FloatTable": (734, 0.15, 0.605, 0.2, 0.006),
-    "Gelu": (14, 0.15, 0.689, 0.2, 0.006),
-    "LayerNorm": (14, 0.15, 0.436, 0.2, 0.006),
-    "MatMul": (14, 0.056, 0.006, 0.2, 0.00494),
-    "MatMul float": (1.12e03, 0.0957, 0.0628, 0.2, 0.00439),
-    "MaxPool": (465, 0.15, 0.006, 0.2, 0.006),
-    "Quantize": (560, 0.15, 0.0699, 0.2, 0.006),
-    "Reshape": (149, 0.15, 0.006, 0.2, 0.006),
-    "Resize": (620, 0.15, 0.0142, 0.2, 0.006),
-    "Softmax": (1.21e03, 0.15, 0.495, 0.2, 0.006),
-    "Table": (14, 0.15, 0.006, 0.2, 0.006),
-    "Transpose": (474, 0.15, 0.108, 0.2, 0.006),
-    "border": (7.56e03, 0.214, 0.218, 0.2, 0.006),
+    "ActivationMatMul": (611, 0.0786, 0.298, 0.2, 0.00517),
+    "AveragePool": (14, 0.15, 0.278, 0.2, 0.006),
+    "Binary": (92.4, 0.15, 0.006, 0.2, 0.006),
+    "ChannelTable": (572, 0.15, 0.552, 0.2, 0.006),
+    "Concat": (1.2e03, 0.15, 0.353, 0.2, 0.006),
+    "Conv": (905, 0.0912, 0.197, 0.124, 0.00277),
+    "Conv depthwise": (1.07e03, 0.062, 0.0835, 0.2, 0.006),
+    "Conv groups": (661, 0.115, 0.266, 0.0671, 0.00388),
+    "Conv pointwise": (14, 0.155, 0.006, 0.2, 0.00523),
+    "Dequantize": (129, 0.15, 0.296, 0.2, 0.006),
+    "DynamicConv": (723, 0.438, 0.462, 0.212, 0.00484),
+    "DynamicConv depthwise": (524, 0.185, 0.19, 0.2, 0.198),
+    "DynamicConv groups": (759, 0.107, 0.267, 0.11, 0.00417),
+    "DynamicConv pointwise": (512, 0.465, 0.519, 0.2, 0.00579),
+    "DynamicMatMul": (1.97e03, 0.265, 0.107, 0.2, 0.00398),
+    "FloatBinary": (866, 0.15, 0.006, 0.2, 0.006),
+    "FloatClamp": (14, 0.15, 0.006, 0.2, 0.006),
+    "FloatMatMul": (517, 0.257, 0.368, 0.2, 0.0541),
+    "FloatPool": (1.38e03, 0.15, 0.365, 0.2, 0.006),
+    "FloatSoftmax": (759, 0.15, 0.548, 0.2, 0.006),
+    "FloatTable": (728, 0.15, 0.551, 0.2, 0.006),
+    "Gelu": (14, 0.15, 0.927, 0.2, 0.006),
+    "LayerNorm": (251, 0.15, 0.624, 0.2, 0.006),
+    "MatMul": (14, 0.169, 0.0295, 0.2, 0.00476),
+    "MatMul float": (960, 0.122, 0.006, 0.2, 0.00449),
+    "MaxPool": (601, 0.15, 0.16, 0.2, 0.006),
+    "Quantize": (407, 0.15, 0.03, 0.2, 0.006),
+    "Reshape": (781, 0.15, 0.0196, 0.2, 0.006),
+    "Softmax": (471, 0.15, 0.288, 0.2, 0.006),
+    "Table": (119, 0.15, 0.006, 0.2, 0.006),
+    "Transpose": (14, 0.15, 0.0123, 0.2, 0.006),
+    "border": (7.82e03, 0.247, 0.322, 0.2, 0.006),
     "other": (700, 0.15, 0.3, 0.2, 0.006),
 }
 """The kernels', with AVX-512 VNNI."""

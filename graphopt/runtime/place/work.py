@@ -1,4 +1,4 @@
-"""The work of operations in numbers, from which a time on kernels and one in onnxruntime are predicted."""
+"""The work of operations on kernels in numbers, from which a time is predicted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from ..lower.operations import (
     ActivationMatMul,
     Conv,
     DynamicConv,
-    DynamicMatMul,
     DynamicProduct,
     FloatMatMul,
     LinearOperation,
@@ -33,29 +32,28 @@ _LANES, _DEPTH = 16, 4
 """Output channels and inputs that one instruction of the widest level takes at once: int32 lanes, and bytes that are
 summed in each (`LEVELS`)."""
 
-_PRODUCTS = frozenset((
-    "Conv", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "com.microsoft::QGemm",
-    "com.microsoft::DynamicQuantizeMatMul", "com.microsoft::MatMulIntegerToFloat",
-))  # fmt: skip
 
-
-def region_work(segment: Segment, shapes: Mapping[Value, Shape]) -> tuple[Work, Work]:
-    """The work of a region on kernels, and that of its nodes in onnxruntime, at these shapes of its values."""
-    border = [
-        1.0, float(sum(prod(shapes[v]) for v in segment.inputs)), float(sum(prod(shapes[v]) for v in segment.outputs)),
-        0.0, 0.0,
-    ]  # fmt: skip
-    kernels: Work = {BORDER: border}
-    stock: Work = {BORDER: list(border)}
+def region_work(segment: Segment, shapes: Mapping[Value, Shape]) -> Work:
+    """The work of a region on kernels, its call included, at these shapes of its values."""
+    work = border_work(segment, shapes)
     for operation in segment.operations:
-        kind = class_of(operation)
-        numbers = features(operation, [shapes[value] for value in operation.inputs], shapes[operation.output])
-        _add(kernels, kind, numbers)
-        _add(stock, _stock_class(operation, kind), numbers)
-    return kernels, stock
+        add_work(work, class_of(operation), operation_numbers(operation, shapes))
+    return work
 
 
-def _add(work: Work, kind: str, numbers: Iterable[float]) -> None:
+def border_work(segment: Segment, shapes: Mapping[Value, Shape]) -> Work:
+    """What a segment's inputs and outputs are."""
+    read, written = (float(sum(prod(shapes[v]) for v in values)) for values in (segment.inputs, segment.outputs))
+    return {BORDER: [1.0, read, written, 0.0, 0.0]}
+
+
+def operation_numbers(operation: Operation, shapes: Mapping[Value, Shape]) -> tuple[float, ...]:
+    """How much of each of FEATURES the operation is at these shapes of values."""
+    return features(operation, [shapes[value] for value in operation.inputs], shapes[operation.output])
+
+
+def add_work(work: Work, kind: str, numbers: Iterable[float]) -> None:
+    """Add the numbers of one piece of work to those of its class."""
     total = work.setdefault(kind, [0.0] * len(FEATURES))
     for index, number in enumerate(numbers):
         total[index] += number
@@ -71,33 +69,31 @@ def class_of(operation: Operation) -> str:
     return f"{name} float" if operation.writes_float and isinstance(operation, (MatMul, ActivationMatMul)) else name
 
 
-def _stock_class(operation: Operation, kind: str) -> str:
-    """The class in onnxruntime, which has different kernels for different spellings of a product."""
-    if not isinstance(operation, (MatMul, DynamicMatMul)):
-        return kind
-    named = [node.op.rpartition("::")[2] for node in operation.nodes if node.op in _PRODUCTS]
-    return f"{kind} {named[0]}" if named else kind
-
-
 def features(operation: Operation, inputs: Sequence[Shape], output: Shape) -> tuple[float, ...]:
     """How much of each of FEATURES the operation is."""
     elements, read, unfolded, macs = float(prod(output)), 0.0, 0.0, 0.0
     if isinstance(operation, (LinearOperation, DynamicProduct)):
-        read = float(prod(inputs[0]))
-        weights = operation.weights.shape
-        if isinstance(operation, (Conv, DynamicConv)):
-            depth, pixels, groups = prod(weights[1:]), elements / max(weights[0], 1), operation.groups
-            if weights[1] == 1 < groups:
-                macs = elements * depth
-            else:
-                macs = pixels * groups * _filled(weights[0] // groups, _LANES) * _filled(depth, _DEPTH)
-                unfolded = pixels * groups * depth if prod(weights[2:]) > 1 else 0.0
-        else:
-            macs = elements / max(weights[1], 1) * _filled(weights[1], _LANES) * _filled(weights[0], _DEPTH)
-    elif isinstance(operation, (ActivationMatMul, FloatMatMul)) and inputs[0]:
+        groups = operation.groups if isinstance(operation, (Conv, DynamicConv)) else 0
+        return 1.0, float(prod(inputs[0])), *filled_macs(operation.weights.shape, output, groups)
+    if isinstance(operation, (ActivationMatMul, FloatMatMul)) and inputs[0]:
         read = float(prod(inputs[0]) + prod(inputs[1]))
         macs = elements * inputs[0][-1]
     return 1.0, read, elements, unfolded, macs
+
+
+def filled_macs(weights: Shape, output: Shape, groups: int) -> tuple[float, float, float]:
+    """Elements written, elements that windows are unfolded to, multiply-accumulates with registers filled up.
+
+    `weights` of a convolution in `groups`, [M, C / groups, window …], or with 0 groups of a product, [K, N].
+    """
+    elements, unfolded = float(prod(output)), 0.0
+    if not groups:
+        return elements, 0.0, elements / max(weights[1], 1) * _filled(weights[1], _LANES) * _filled(weights[0], _DEPTH)
+    depth, pixels = prod(weights[1:]), elements / max(weights[0], 1)
+    if weights[1:2] == (1,) and groups > 1:
+        return elements, 0.0, elements * depth
+    unfolded = pixels * groups * depth if prod(weights[2:]) > 1 else 0.0
+    return elements, unfolded, pixels * groups * _filled(weights[0] // groups, _LANES) * _filled(depth, _DEPTH)
 
 
 def _filled(size: int, step: int) -> int:

@@ -1,0 +1,105 @@
+"""The predicted time of a partition: its regions on kernels, the rest in onnxruntime, and what the cut itself costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...ir import Model, Node, Value
+from ...kernels import select_level
+from ..lower.traits import Operation, Shape
+from .assumed import Shapes
+from .partition import Segment, constant_nodes
+from .rates import BETWEEN, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, Rates
+from .stock import work_by_node
+from .work import Work, border_work, class_of, operation_numbers
+
+_NANO = 1e-9  # seconds of a nanosecond, in which rates are given
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds of a partition: its regions on kernels, their calls included, its nodes in onnxruntime as they are in
+    the whole model, and the number of segments there."""
+
+    kernels: float
+    onnxruntime: float
+    segments: int
+
+    @property
+    def seconds(self) -> float:
+        """With what the cut costs: kernels and onnxruntime take each other's caches, fusion ends at borders."""
+        borders = (self.segments * SEGMENT + SESSION) * _NANO
+        if not self.segments:
+            return self.kernels + borders
+        return self.kernels * BETWEEN + self.onnxruntime * CUT + borders
+
+    def __str__(self) -> str:
+        if not self.segments:
+            return f"{micro(self.seconds)}, all of it on kernels"
+        return (
+            f"{micro(self.seconds)} ({micro(self.kernels)} on kernels × {BETWEEN:g}, {micro(self.onnxruntime)} in "
+            f"onnxruntime × {CUT:g}, {self.segments} × {SEGMENT * 1e-3:g} µs of borders)"
+        )
+
+
+class Costs:
+    """The predicted times of a model's operations and nodes, at the shapes that are known or follow from them."""
+
+    def __init__(self, model: Model, known: Mapping[Value, Shape]) -> None:
+        self.rates, self.shapes = RATES[select_level().name], Shapes(known)
+        self._on_kernels: dict[Operation, float] = {}
+        constant = constant_nodes(model.graph)
+        nodes = [node for node in model.graph if node not in constant]
+        for node in nodes:
+            for value in node.inputs:
+                if value is not None:
+                    self.shapes.of(value)
+        self.nodes = {
+            node: seconds_of(work, self.rates.onnxruntime)
+            for node, work in work_by_node(nodes, self.shapes.known).items()
+        }
+        self.whole = sum(self.nodes.values()) + seconds_of({WHOLE: [1.0, 0.0, 0.0, 0.0, 0.0]}, self.rates.onnxruntime)
+
+    def in_onnxruntime(self, nodes: Iterable[Node]) -> float:
+        """Seconds of nodes in onnxruntime, among all others."""
+        return sum(self.nodes.get(node, 0.0) for node in dict.fromkeys(nodes))
+
+    def on_kernels(self, operation: Operation) -> float:
+        """Seconds of an operation on kernels, in a region."""
+        if operation not in self._on_kernels:
+            self.shapes.add(operation)
+            work: Work = {class_of(operation): list(operation_numbers(operation, self.shapes.known))}
+            self._on_kernels[operation] = seconds_of(work, self.rates.kernels)
+        return self._on_kernels[operation]
+
+    def of_region(self, region: Segment) -> float:
+        """Seconds of a region on kernels, with its call."""
+        seconds = sum(self.on_kernels(operation) for operation in region.operations)
+        for value in (*region.inputs, *region.outputs):
+            self.shapes.of(value)
+        return seconds + seconds_of(border_work(region, self.shapes.known), self.rates.kernels)
+
+    def of(self, segments: Sequence[Segment]) -> Prediction:
+        """Seconds of a partition."""
+        regions = [segment for segment in segments if segment.is_region]
+        others = [segment for segment in segments if not segment.is_region]
+        nodes = (unit for segment in others for unit in segment.units if isinstance(unit, Node))
+        return Prediction(sum(map(self.of_region, regions)), self.in_onnxruntime(nodes), len(others))
+
+
+def region_nodes(operations: Iterable[Operation]) -> list[Node]:
+    """The nodes whose work operations do, each once."""
+    return list(dict.fromkeys(node for operation in operations for node in operation.nodes))
+
+
+def seconds_of(work: Work, rates: Rates) -> float:
+    """Seconds of work at rates."""
+    return _NANO * sum(
+        rate * number for kind, numbers in work.items() for rate, number in zip(rates.get(kind, rates[OTHER]), numbers)
+    )
+
+
+def micro(seconds: float) -> str:
+    """Seconds as microseconds, with three digits where they are few."""
+    return f"{seconds * 1e6:.0f} µs" if seconds >= 1e-4 else f"{seconds * 1e6:.3g} µs"

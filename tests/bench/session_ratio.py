@@ -1,0 +1,128 @@
+"""The Session beside onnxruntime on the same file: `python -m tests.bench.session_ratio FILE … [--warm] [--rows FILE]`.
+
+Every FILE is a model with its inputs beside it, as .npz of the same name or of the name before "__". A row a file: the
+ratio to onnxruntime without warm-up and, with --warm, after it; the regions on kernels. One thread, seconds of that
+thread, interleaved; a ratio that looks like a loss is measured again, each time for longer, and the median counts. Then
+geometric means, of all files and of convolutional ones, the worst file, and those that break the bar: below SLOWER, and
+for runs under SHORT by more than SLACK. `tests.bench.strangers` measures its rows so, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt import Session
+from graphopt.measure import compare_latency, geometric_mean, ort_session, own_clock
+from graphopt.measure.macs import node_macs
+from graphopt.onnx_io import load
+from graphopt.runtime.warmup import warmup
+
+SLOWER, SHORT, SLACK = 0.97, 100e-6, 5e-6
+"""The bar: the Session is slower below this ratio; in runs of fewer seconds than SHORT, where it takes SLACK more."""
+AGAIN = 5
+"""The most times that a ratio is measured."""
+
+Row = dict[str, Any]
+
+
+def clear_ratio(candidates: Mapping[str, Any], feed: Mapping[str, Any], seconds: float) -> tuple[float, float]:
+    """How many times as fast the second is as the first, and how many seconds more it takes."""
+    found: list[tuple[float, float]] = []
+    while True:
+        first, second = compare_latency(candidates, feed, seconds=seconds * (1 + len(found)), clock=own_clock())
+        found.append((second.ratio, second.median - first.median))
+        ratios, more = zip(*found)
+        if len(found) == AGAIN or statistics.median(ratios) >= 1.0:
+            return statistics.median(ratios), statistics.median(more)
+
+
+def is_convolutional(path: Path) -> bool:
+    """More than half of its multiply-accumulates are of convolutions."""
+    macs = {node: node_macs(node) for node in load(path).graph.walk()}
+    return 2 * sum(count for node, count in macs.items() if "Conv" in node.op) > sum(macs.values())
+
+
+def measure(path: Path, seconds: float, warm: bool) -> Row:
+    """One row."""
+    fed = path.with_suffix(".npz")
+    feeds = dict(np.load(fed if fed.exists() else path.with_name(path.stem.split("__")[0] + ".npz")))
+    stock, session = ort_session(str(path)), Session(path, 1)
+    feeds = {one.name: feeds[one.name] for one in session.get_inputs()}
+    ratio, more = clear_ratio({"onnxruntime": stock, "session": session}, feeds, seconds)
+    row: Row = {"file": path.stem, "session": ratio, "session more": more, "regions": len(session.regions)}
+    row["convolutional"] = is_convolutional(path)
+    if warm:
+        warmup(path, feeds, threads=1, seconds=seconds)
+        session = Session(path, 1)
+        row["warm"], row["warm more"] = clear_ratio({"onnxruntime": stock, "session": session}, feeds, seconds)
+        row["warm regions"] = len(session.regions)
+    return row
+
+
+def breaks_bar(row: Row, key: str) -> bool:
+    """Whether the Session is slower than the bar allows; rows without seconds have no slack."""
+    if key not in row or row[key] >= SLOWER:
+        return False
+    more = row.get(f"{key} more")
+    seconds = 0.0 if more is None else more / (1 / row[key] - 1)
+    return more is None or seconds >= SHORT or bool(more > SLACK)
+
+
+def summary(found: Sequence[Row]) -> Iterator[str]:
+    """Geometric means, the worst file, and what breaks the bar, without and with warm-up."""
+    for key, what in (("session", "without warm-up"), ("warm", "after warm-up")):
+        for kind, rows in (("all", found), ("convolutional", [row for row in found if row.get("convolutional")])):
+            ratios = [row[key] for row in rows if key in row]
+            if ratios:
+                worst = min((row for row in rows if key in row), key=lambda row: float(row[key]))
+                yield (
+                    f"Session over onnxruntime {what}, {kind}: mean {geometric_mean(ratios):.3f} of {len(ratios)}, "
+                    f"worst {worst[key]:.3f} ({worst['file']} {worst.get('form', '')})"
+                )
+        slow = [f"{row['file']} {row.get('form', '')} {row[key]:.3f}" for row in found if breaks_bar(row, key)]
+        if slow:
+            yield f"slower {what}: {'; '.join(slow)}"
+    worse = [row["file"] for row in found if "warm" in row and row["warm"] < SLOWER * row["session"]]
+    if worse:
+        yield f"made worse by warm-up: {'; '.join(worse)}"
+
+
+def main() -> None:
+    """Print a row as soon as it is known, then the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--seconds", type=float, default=0.2, help="time for each session")
+    parser.add_argument("--warm", action="store_true")
+    parser.add_argument("--rows", type=Path, help="where rows are kept; without files, those there are summed up")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    found: list[Row] = []
+    for path in arguments.files:
+        try:
+            found.append(measure(path, arguments.seconds, arguments.warm))
+        except Exception as error:  # one model that fails costs its own row
+            print(f"# {path.stem}: {str(error)[:100]}")
+            continue
+        row = found[-1]
+        told = f"{row['session']:6.3f} {row['regions']:3}"
+        if "warm" in row:
+            told += f"  warm {row['warm']:6.3f} {row['warm regions']:3}"
+        print(f"{row['file']:44} {told}{' convolutional' if row['convolutional'] else ''}", flush=True)
+        if arguments.rows:
+            with arguments.rows.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    if arguments.rows and not arguments.files:
+        found = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
+    print("\n".join(summary(found)))
+
+
+if __name__ == "__main__":
+    main()
