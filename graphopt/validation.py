@@ -191,4 +191,5 @@ class EquivalenceCheck(SizeCheck):
 def evidence(comparison: Comparison) -> str:
     """On what grounds a result counts as equal."""
     text = f"on {comparison.samples} samples, the largest error {comparison.worst_error:.1%} of what is allowed"
-    return text if comparison.power is None else f"{text}, power {comparison.power:.0%}"
+    least = "at least " * comparison.is_power_least
+    return text if comparison.power is None else f"{text}, power {least}{comparison.power:.0%}"
