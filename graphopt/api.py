@@ -21,6 +21,7 @@ from .machine.files import check_target
 from .measure import Figures, figures
 from .ops import DEFAULT_DOMAIN, schema
 from .options import Compression, Options, Output, Runtime, Schedule, Target, Validation, mode_named
+from .partial import in_part
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
 from .pipeline.repro import leave_repros, runnable_feeds
 from .provenance import KEY, Trail
@@ -181,6 +182,9 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     outcome = work.run(lifted, exact, check, before.constant_bytes)
     if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
+    aside = ""
+    if isinstance(check, EquivalenceCheck) and options.target.opset is None:
+        outcome, check, aside = in_part(lifted, outcome, check, work.quietly)
     _check_conversion(outcome, options.target.opset)
     finished, stages = outcome.model, tuple[StageReport, ...]()
     original = _kept_original(model, reference, outcome, check)
@@ -201,6 +205,8 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     changed = tuple(stage.name.partition(" ")[0] for stage in stages if stage.changed)
     trail = Trail(lifted, finished, tuple(work.logs), (*exact, *last), changed)
     report = report_of(outcome, before, after, check, time.perf_counter() - start, options, trail)
+    if aside:
+        report = replace(report, reason=f"{report.reason}; {aside}")
     if original is not None:
         why = "" if outcome.verdict is None else outcome.verdict.reason
         report = replace(report, status="equal", reason=f"the original is returned as it was: {why}", comparison=None)
@@ -257,6 +263,11 @@ class _Work:
         )  # fmt: skip
         self.logs.append(outcome.log)
         return outcome
+
+    def quietly(self, model: Model, check: SizeCheck) -> Outcome:
+        """Run the exact schedule on a part of a model."""
+        quiet = replace(self, progress=None, on_blame=None)
+        return quiet.run(model, self.exact, check, figures(model).constant_bytes)
 
     def clean(self, model: Model, schedule: Sequence[Pass] | None = None) -> Model:
         """The exact passes once more, on what a lossy stage left; validated against that, else left as it is."""

@@ -72,7 +72,8 @@ class EquivalenceCheck(SizeCheck):
     """Beyond that, results equal to the reference's. Remembers the last comparison, and how long comparing took.
 
     A result that cannot be verified is refused, too: in doubt the original is kept. One that is the same expression of
-    inputs and weights (`equivalence.structure`) is loaded and run, not compared. parsed: the reference as ONNX where it
+    inputs and weights (`equivalence.structure`) is loaded and run, not compared. unverified: the last comparison that
+    told nothing. parsed: the reference as ONNX where it
     was parsed already. grounds: why a candidate without a comparison counts as equal.
     """
 
@@ -87,6 +88,7 @@ class EquivalenceCheck(SizeCheck):
         self._candidate: tuple[Emission, RunnableModel] | None = None
         self.seconds = 0.0
         self.comparison: Comparison | None = None
+        self.unverified: Comparison | None = None
         self.feeds: list[Feeds] | None = None
 
     def __call__(self, candidate: Model) -> Verdict:
@@ -98,6 +100,8 @@ class EquivalenceCheck(SizeCheck):
             self.comparison, self.grounds = None, SAME_COMPUTATION
             return Verdict(True)
         self.comparison = self._compare(emitted, power=True)
+        if self.comparison.status == "unverified":
+            self.unverified = self.comparison
         return Verdict(self.comparison.status == "equal", self.comparison.reason, self.comparison.worst_error)
 
     def unchanged(self, candidate: Model) -> Verdict:
@@ -191,4 +195,5 @@ class EquivalenceCheck(SizeCheck):
 def evidence(comparison: Comparison) -> str:
     """On what grounds a result counts as equal."""
     text = f"on {comparison.samples} samples, the largest error {comparison.worst_error:.1%} of what is allowed"
-    return text if comparison.power is None else f"{text}, power {comparison.power:.0%}"
+    least = "at least " * comparison.is_power_least
+    return text if comparison.power is None else f"{text}, power {least}{comparison.power:.0%}"

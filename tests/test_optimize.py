@@ -190,6 +190,8 @@ def test_input_shapes_specialise_the_model():
 
 def test_a_model_that_cannot_run_is_unverified_and_kept():
     proto = conv_bn_model()
+    proto.graph.node.insert(0, helper.make_node("Mystery", [proto.graph.input[0].name], ["mystery"], domain="my.own"))
+    proto.graph.node[1].input[0] = "mystery"
     proto.graph.node.append(helper.make_node("Mystery", ["r2"], ["z"], domain="my.own"))
     proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
     proto.opset_import.append(helper.make_opsetid("my.own", 1))
@@ -198,4 +200,4 @@ def test_a_model_that_cannot_run_is_unverified_and_kept():
     assert [n.op_type for n in result.model.graph.node].count("BatchNormalization") == 3
     unchecked = graphopt.optimize(proto, validate=False)
     assert [n.op_type for n in unchecked.model.graph.node].count("BatchNormalization") == 0
-    assert [n.op_type for n in unchecked.model.graph.node].count("Mystery") == 1
+    assert [n.op_type for n in unchecked.model.graph.node].count("Mystery") == 2

@@ -152,7 +152,8 @@ class _ComparisonRun:
         return Comparison(
             status, reason, outputs, len(reference.samples),
             tuple({n: np.shape(v) for n, v in s.feeds.items()} for s in reference.samples), len(reference.taps),
-            tuple(inner_different), reference.power, reference.perturbations, time.perf_counter() - start,
+            tuple(inner_different), reference.power.share, reference.power.perturbations, time.perf_counter() - start,
+            is_power_least=reference.power.is_least,
         )  # fmt: skip
 
     def replayed(self, start: float) -> Comparison | None:

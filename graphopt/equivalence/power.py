@@ -38,6 +38,18 @@ class Perturbable:
     weights: tuple[Weight, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Power:
+    """The share of perturbations that were noticed (None if there were none), and their number.
+
+    is_least: some were tried on one sample alone, and may have been noticed on the others.
+    """
+
+    share: float | None = None
+    perturbations: int = 0
+    is_least: bool = False
+
+
 def make_perturbable(model: RunnableModel, count: int) -> Perturbable | None:
     """A copy of the model with up to `count` weight tensors, evenly spread over the file, as overridable inputs.
 
@@ -127,14 +139,15 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 def measure_power(
     perturbable: Perturbable,
     model: RunnableModel,
-    notices: Callable[[dict[str, Array]], bool],
+    notices: Callable[[dict[str, Array], bool], bool],
     count: int,
     seed: int,
     seconds: float,
-) -> tuple[float | None, int]:
-    """The share of perturbations that `notices(weights)` returned True for (None if there were none), and their number.
+) -> Power:
+    """The share of perturbations that `notices(weights, quick)` returned True for.
 
-    At most `count` are made, and no more than eight once `seconds` have passed.
+    At most `count` are made, and no more than eight once `seconds` have passed: these, quickly, on the first sample
+    only, so that the share is one that is exceeded.
 
     Each multiplies one element of one weight tensor by 1.01, or moves an 8-bit one by a step; the tensors take turns
     and the element is drawn with a probability proportional to its magnitude.
@@ -142,9 +155,11 @@ def measure_power(
     rng = np.random.default_rng(seed)
     base = str(model.folder) if model.folder is not None else ""
     noticed = perturbed = 0
+    is_least = False
     until = time.perf_counter() + seconds
     for turn in rng.permutation(count):
-        if perturbed >= _AT_LEAST and time.perf_counter() > until:
+        late = time.perf_counter() > until
+        if perturbed >= _AT_LEAST and late:
             break
         weight = perturbable.weights[turn % len(perturbable.weights)]
         values = onnx.numpy_helper.to_array(weight.tensor, base)
@@ -152,8 +167,9 @@ def measure_power(
         if changed is None:
             continue
         perturbed += 1
-        noticed += notices({weight.name: changed})
-    return (noticed / perturbed if perturbed else None), perturbed
+        found = notices({weight.name: changed}, late)
+        noticed, is_least = noticed + found, is_least or (late and not found)
+    return Power(noticed / perturbed if perturbed else None, perturbed, is_least)
 
 
 def _perturbed(values: Array, rng: np.random.Generator) -> Array | None:

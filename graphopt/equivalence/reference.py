@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from ..ir import Array
 from .equality import exceeds, leaves, noise_of
 from .feeds import Feeds, one_ulp
 from .onnx_graph import GraphIndex, walk_nodes
-from .power import Perturbable, make_perturbable, measure_power
+from .power import Perturbable, Power, make_perturbable, measure_power
 from .runnable import RunnableModel
 from .synthesis import Sample, find_samples, read_facts
+from .synthesis.probe import Probe
 from .tapped import TappedSession
 
 # Budgets that keep a comparison at a small multiple of the runs it needs anyway; `python -m tests.mutants` shows the
@@ -49,8 +51,7 @@ class Reference:
     inner: list[dict[str, Array]]
     inner_noise: list[dict[str, float]]
     scores: list[tuple[dict[str, Array], dict[str, Array]]]
-    power: float | None = None
-    perturbations: int = 0
+    power: Power = field(default_factory=Power)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def run_reference(
     scores = [s for s in options.scores if s in floats]
     if samples is None:
         samples = _samples(a, session, options, feeds, count, fits)
-    taps = _affordable(session, samples[0], [t for t in options.taps if t in floats], options)
+    taps = _affordable(a, session, samples[0], [t for t in options.taps if t in floats], options, index)
     keep = frozenset(n for n, f in read_facts(a, index).items() if f.roles & {"index", "size", "length", "mask"})
     rng = np.random.default_rng(options.seed)
     reference = Reference(samples, [], [], tuple(taps), [], [], [])
@@ -116,16 +117,18 @@ def run_reference(
         fetch = [*(taps if number < _TAPPED_SAMPLES else ()), *scores]
         plain = session.run(sample.feeds, fetch) if fetch or not options.exact else sample.results
         moved = plain if options.lock_step else session.run(one_ulp(sample.feeds, rng, keep), fetch)
-        reference.plain.append(plain)
-        reference.variants.append([sample.results, plain, moved])
+        own = [
+            {name: run[name] for name in sample.results} for run in (plain, moved)
+        ]  # inner values are not kept twice
+        reference.plain.append(own[0])
+        reference.variants.append([sample.results, *own])
         reference.scores.append(({s: plain[s] for s in scores}, {s: moved[s] for s in scores}))
         if number < _TAPPED_SAMPLES:
             reference.inner.append({t: plain[t] for t in taps})
             reference.inner_noise.append({t: noise_of(plain[t], [moved[t]]) for t in taps})
     if perturbable is None or options.lock_step:
         return reference
-    power, perturbations = _power(a, session, perturbable, reference, options)
-    return replace(reference, power=power, perturbations=perturbations)
+    return replace(reference, power=_power(a, session, perturbable, reference, options))
 
 
 def _samples(
@@ -150,11 +153,18 @@ def _plain_session(
     return a.session(optimize=False, threads=options.threads, taps=taps), None
 
 
-def _affordable(session: TappedSession, sample: Sample, taps: Sequence[str], options: ReferenceOptions) -> list[str]:
-    """Taps evenly spread over the model that fit the memory budget."""
+def _affordable(
+    a: RunnableModel, session: TappedSession, sample: Sample, taps: Sequence[str], options: ReferenceOptions,
+    index: GraphIndex,
+) -> list[str]:  # fmt: skip
+    """Taps evenly spread over the model that fit the memory budget, by their shapes, or by a run if few are known."""
     taps = _spread(taps, _TAPS)
     if not taps or options.lock_step:
         return list(taps)
+    shapes = Probe(a.proto, index).shapes({n: np.shape(v) for n, v in sample.feeds.items()})
+    known = [4 * math.prod(shapes[t]) for t in taps if t in shapes]
+    if 2 * len(known) > len(taps):
+        return _spread(taps, max(int(_TAP_BYTES / max(sum(known) / len(known), 1.0)), 1))
     probe = _spread(taps, 5)  # small inputs tell nothing: attention makes the square of them
     results = session.run(sample.feeds, probe)
     mean = max(sum(results[p].nbytes for p in probe) / len(probe), 1.0)
@@ -169,15 +179,15 @@ def _spread(items: Sequence[str], count: int) -> list[str]:
 
 def _power(
     a: RunnableModel, session: TappedSession, perturbable: Perturbable, reference: Reference, options: ReferenceOptions
-) -> tuple[float | None, int]:
+) -> Power:
     """Perturb weights in the plain session as often as the time allows.
 
     A perturbation that the first sample does not show is tried on the others, as the comparison itself uses them all.
     """
     thresholds = [_thresholds(a, reference, number) for number in range(len(reference.samples))]
 
-    def notices(weights: dict[str, Array]) -> bool:
-        return any(shows(number, weights) for number in range(len(reference.samples)))
+    def notices(weights: dict[str, Array], quick: bool) -> bool:
+        return any(shows(number, weights) for number in range(1 if quick else len(reference.samples)))
 
     def shows(number: int, weights: dict[str, Array]) -> bool:
         taps = list(reference.taps) if number < len(reference.inner) else []
@@ -187,7 +197,8 @@ def _power(
         except ModelError:
             return True  # such as a Resize that refuses the scale: a candidate that does not run is different
         if any(
-            exceeds(base[t], results[t], reference.inner_noise[number][t], options.rtol) > 1 for t in reversed(taps)
+            exceeds(reference.inner[number][t], results[t], reference.inner_noise[number][t], options.rtol) > 1
+            for t in reversed(taps)
         ):
             return True
         for output in a.outputs:

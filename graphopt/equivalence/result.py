@@ -57,6 +57,7 @@ class Comparison:
     seconds: float = 0.0
     made_up: bool = False
     hint: str = ""
+    is_power_least: bool = False
 
     def __bool__(self) -> bool:
         return self.status == "equal"
@@ -76,7 +77,8 @@ class Comparison:
         return {
             "status": self.status, "reason": self.reason, "samples": self.samples,
             "shapes": [{k: list(v) for k, v in s.items()} for s in self.shapes], "inner": self.inner,
-            "inner_different": list(self.inner_different), "power": self.power, "perturbations": self.perturbations,
+            "inner_different": list(self.inner_different), "power": self.power,
+            "is_power_least": self.is_power_least, "perturbations": self.perturbations,
             "seconds": self.seconds, "made_up": self.made_up, "hint": self.hint,
             "outputs": [o.to_dict() for o in self.outputs],
         }  # fmt: skip
@@ -102,7 +104,12 @@ class Comparison:
             figures += f", top-1 {out.top1:.1%}" if out.top1 is not None else ""
             lines.append(f"  {out.name}: {out.status}, {figures}" + (f"; {out.reason}" if out.reason else ""))
         if self.samples:
-            power = "not measured" if self.power is None else f"{self.power:.0%} of {self.perturbations} perturbations"
+            least = "at least " * self.is_power_least
+            power = (
+                "not measured"
+                if self.power is None
+                else f"{least}{self.power:.0%} of {self.perturbations} perturbations"
+            )
             kind = "made-up samples" if self.made_up else "samples"
             lines.append(f"  {self.samples} {kind}, {self.inner} inner values compared, power: {power}")
         return "\n".join([*lines, f"  hint: {self.hint}"] if self.hint else lines)

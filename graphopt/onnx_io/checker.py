@@ -33,7 +33,7 @@ def check(model: Model | onnx.ModelProto) -> None:
             info.type.tensor_type.shape.SetInParent()  # the checker wants one, onnxruntime does not
     try:
         onnx.checker.check_model(typed.SerializeToString())
-        onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+        _infer(skeleton, model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"the model is not valid: {one_line(error)}") from error
     for constant in constants_of(model):
@@ -42,6 +42,18 @@ def check(model: Model | onnx.ModelProto) -> None:
         for attribute in (value for node in graph.walk() for value in node.attrs.values()):
             if isinstance(attribute, Constant):
                 attribute.array()
+
+
+def _infer(skeleton: onnx.ModelProto, model: Model) -> None:
+    """Strict inference; with the declared types where operators of other domains leave results without one."""
+    try:
+        onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        if not any(node.domain for node in model.graph.walk()):
+            raise
+        declared = Emitter(model).model()
+        _set_aside_contrib(declared)
+        onnx.shape_inference.infer_shapes(declared, check_type=True, strict_mode=True)
 
 
 def _set_aside_contrib(proto: onnx.ModelProto) -> None:

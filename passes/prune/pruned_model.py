@@ -36,9 +36,12 @@ class PrunedModel:
 
 def prune_model(
     original: Model, options: Prune, ratio: float, feeds: Iterable[Feeds], *, seed: int = 0,
-    reference: Model | None = None, progress: Callable[[float], None] = lambda share: None,
+    reference: Model | None = None, progress: Callable[[float], None] = lambda share: None, is_rough: bool = False,
 ) -> PrunedModel:  # fmt: skip
-    """Prune a copy of `original` by `ratio`. reference: the model as it came, with its BatchNormalizations."""
+    """Prune a copy of `original` by `ratio`. reference: the model as it came, with its BatchNormalizations.
+
+    is_rough: the feeds are made up.
+    """
     model = clone_model(original)
     originals = dict(zip(model.graph.walk(), original.graph.walk()))
     unshare(model)
@@ -54,7 +57,9 @@ def prune_model(
         kept, allocations = allocate(facts, scores, options, _step_ratio(ratio, step, steps))
         remove(facts, kept)
         if options.recover:
-            recovery = recover(original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed)
+            recovery = recover(
+                original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed, is_rough=is_rough
+            )
         progress((step + 1) / steps)
     left = sum(_channels(one.group, one.kept, options) for one in allocations)
     return PrunedModel(model, allocations, recovery, total - left, total, originals)

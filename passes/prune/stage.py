@@ -121,6 +121,7 @@ def _pruned(model: Model, options: Prune, context: StageContext, share: float) -
     return prune_model(
         model, scaled, options.ratio * share, context.calibration, seed=context.seed,
         reference=context.quality.reference, progress=lambda done: context.tell("prune", done),
+        is_rough=context.calibration.is_synthetic,
     )  # fmt: skip
 
 

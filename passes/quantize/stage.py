@@ -13,6 +13,7 @@ from ...ir import Model
 from ...measure import figures
 from .candidates.already_quantized import require_float
 from .candidates.calibrated_model import calibrate_model
+from .candidates.half import holds_half, narrowed, widened
 from .candidates.prepare import spell_for_integers
 from .candidates.units import PACKED
 from .candidates.upgrade import upgraded
@@ -35,9 +36,23 @@ def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Mo
     """Quantize a copy of `model` by the options. OptionError for excluded names that no node has."""
     start = time.perf_counter()
     _check_names(options, model, context.quality.reference)
-    quantized, report = quantize_model(model, options, context)
+    quantized, report = _quantize_wide(model, options, context)
     report = _with_warning(report, options)
     return quantized, replace(report, seconds=time.perf_counter() - start)
+
+
+def _quantize_wide(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
+    """Quantize a model of float32, or one of half precision in float32."""
+    if not holds_half(model):
+        return quantize_model(model, options, context)
+    try:
+        wide, halves = widened(model)
+    except Declined as declined:
+        return model, StageReport(f"quantize {options.mode}", declined.reason, changed=False)
+    quantized, report = quantize_model(wide, options, context)
+    if not report.changed:
+        return model, report
+    return narrowed(quantized, halves), replace(report, summary=f"{report.summary}; half precision runs as float32")
 
 
 def quantize_model(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:

@@ -1,11 +1,14 @@
-"""Files that nobody looked at: `python -m tests.bench.strangers FOLDER [--modes MODE …] [--match TEXT] [--seconds S]`.
+"""Files that nobody looked at: `python -m tests.bench.strangers [FOLDER] [--modes MODE …] [--match TEXT]`.
 
-FOLDER holds what `python -m tests.strangers FOLDER` exports, and whatever else lies there with its inputs beside it as
-.npz. A row a file and form: how the exact passes were validated, the share of multiply-accumulates on integers,
-onnxruntime's speed on the form over its speed on the original, and the Session's over onnxruntime's on the same file,
-before and after `warmup`. Forms: `exact`, our `static`, `dynamic` and `weights`, and what onnxruntime.quantization
-writes (`ort-dynamic`, `ort-qdq`, `ort-qdq-raw` without preprocessing, `ort-qop`). One thread; seconds of that thread,
-interleaved. Each file is measured in a process of its own, and one that ends it is a row, too.
+FOLDER is filled first with what `python -m tests.strangers FOLDER` exports, at least `FILES` files of `KINDS`
+architectures (by this interpreter, or by that of `--exporter`, which has torch); whatever else lies there with its
+inputs beside it as .npz is measured, too. A row a file and form: how the exact passes were validated, the seconds and
+MB beyond the model that they took, the share of multiply-accumulates on integers, onnxruntime's speed on the form over
+its speed on the original, and the Session's over onnxruntime's on the same file, before and after `warmup`. Forms:
+`exact`, our `static`, `dynamic` and `weights`, `prune`, each also for target onnxruntime (`-ort`), and what
+onnxruntime.quantization writes: the six settings of `tests.bench.ort_int8`, and `ort-raw` without preprocessing. One
+thread; seconds of that thread, interleaved. Each file is measured in a process of its own, and one that ends it is a
+row, too. The summary names what breaks a bar.
 """
 
 from __future__ import annotations
@@ -27,14 +30,24 @@ import numpy as np
 
 import graphopt
 from graphopt.measure import geometric_mean, ort_session
-from tests.bench import session_ratio
+from tests.bench import ort_int8, session_ratio
+from tests.bench.ort_int8 import SETTINGS
 from tests.bench.session_ratio import clear_ratio, is_convolutional
 
-OURS = ("static", "dynamic", "weights")
-FORMS = ("exact", *OURS, "ort-dynamic", "ort-qdq", "ort-qdq-raw", "ort-qop")
+QUANTIZED = ("static", "dynamic", "weights")
+OURS = ("exact", *QUANTIZED, "prune")
+THEIRS = tuple(f"ort-{setting}" for setting in (*SETTINGS, "raw"))
+FORMS = (*(f"{form}{suffix}" for suffix in ("", "-ort") for form in OURS), *THEIRS)
+"""`-ort` behind one of ours: for target "onnxruntime"."""
 SAMPLES = 4
+FILES, KINDS = 60, 25
+"""Files and architectures below which the corpus says too little of files that nobody looked at."""
 SLOWER = 0.97
-"""The Session counts as slower than onnxruntime below this ratio."""
+"""A file counts as slower below this ratio."""
+PROOF_SECONDS, PROOF_MB = 30.0, 1024
+"""What a proof may take, the memory beyond the model."""
+PRUNED = 0.3
+"""The share of channels that `prune` removes: far enough for every kind of layer to lose some."""
 
 Row = dict[str, Any]
 Feed = dict[str, np.ndarray]
@@ -51,41 +64,44 @@ def samples(path: Path) -> list[Feed]:
     ]  # fmt: skip
 
 
-class _Reader:
-    """Samples as onnxruntime's quantizer reads them."""
-
-    def __init__(self, feeds: list[Feed]) -> None:
-        self.feeds = iter(feeds)
-
-    def get_next(self) -> Feed | None:
-        return next(self.feeds, None)
-
-
 def _by_onnxruntime(form: str, path: Path, feeds: list[Feed], folder: Path) -> bytes:
-    from onnxruntime.quantization import QuantFormat, quantize_dynamic, quantize_static
+    """The file of one of onnxruntime's settings; `ort-raw` is its static default without preparation."""
+    from onnxruntime.quantization import quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    source, target = str(path), str(folder / f"{form}.onnx")
-    if form in ("ort-qdq", "ort-qop", "ort-dynamic"):
-        prepared = str(folder / "prepared.onnx")
-        try:
-            quant_pre_process(source, prepared)
-            source = prepared
-        except Exception:  # symbolic shape inference gives up on some models, which are quantized as they are
-            pass
-    if form == "ort-dynamic":
-        quantize_dynamic(source, target)
-    else:
-        kind = QuantFormat.QOperator if form == "ort-qop" else QuantFormat.QDQ
-        quantize_static(source, target, _Reader(feeds), quant_format=kind)
-    return Path(target).read_bytes()
+    source, target, setting = str(path), folder / f"{form}.onnx", form.removeprefix("ort-")
+    if setting == "raw":
+        quantize_static(source, str(target), ort_int8.Reader(feeds))
+        return target.read_bytes()
+    prepared = str(folder / "prepared.onnx")
+    try:
+        quant_pre_process(source, prepared)
+        source = prepared
+    except Exception:  # symbolic shape inference gives up on some models, which are quantized as they are
+        pass
+    ort_int8.quantize(Path(source), target, setting, feeds)
+    return target.read_bytes()
+
+
+def _peak_mb() -> int:
+    """The most memory that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def _ours(form: str, path: Path, feeds: list[Feed], row: Row) -> bytes:
-    options: dict[str, Any] = {} if form == "exact" else {"quantize": form, "calibration": feeds}
+    kind, is_stock = form.removesuffix("-ort"), form.endswith("-ort")
+    options: dict[str, Any] = {"target": "onnxruntime" if is_stock else "portable"}
+    if kind in QUANTIZED:
+        options.update(quantize=kind, calibration=feeds)
+    elif kind == "prune":
+        options.update(prune=PRUNED, calibration=feeds)
+    before = _peak_mb()
     result = graphopt.optimize(str(path), **options)
     report = result.report
+    row["beyond_mb"] = _peak_mb() - before - (path.stat().st_size >> 20)
     row.update(status=report.status, nodes=f"{report.before.nodes}>{report.after.nodes}")
+    if report.comparison is not None:
+        row["proof"] = report.comparison.seconds
     if report.status not in ("equal", "lossy") or report.rolled_back:
         row["why"] = report.rolled_back[0].reason[:80] if report.rolled_back else report.reason[:80]
     for stage in report.stages:
@@ -95,9 +111,9 @@ def _ours(form: str, path: Path, feeds: list[Feed], row: Row) -> bytes:
     return result.model.SerializeToString()
 
 
-def _ratio(candidates: dict[str, Any], feed: Feed, seconds: float) -> float:
-    """How many times as fast the second is as the first."""
-    return clear_ratio(candidates, feed, seconds)[0]
+def _compare(row: Row, key: str, candidates: dict[str, Any], feed: Feed, seconds: float) -> None:
+    """How many times as fast the second candidate is as the first; a loss is measured again until it is clear."""
+    row[key] = clear_ratio(candidates, feed, seconds)[0]
 
 
 def measure(path: Path, form: str, seconds: float) -> Row:
@@ -112,18 +128,17 @@ def measure(path: Path, form: str, seconds: float) -> Row:
         else:
             made = _ours(form, path, feeds, row)
         os.chdir(path.parent)
-    row["seconds"] = time.perf_counter() - start
+    row["seconds"], row["peak_mb"] = time.perf_counter() - start, _peak_mb()
     stock = ort_session(made)
-    row["gain"] = _ratio({"float": ort_session(str(path)), form: stock}, feeds[0], seconds)
+    _compare(row, "gain", {"float": ort_session(str(path)), form: stock}, feeds[0], seconds)
     session = graphopt.Session(made, 1)
-    row["session"] = _ratio({"stock": stock, "session": session}, feeds[0], seconds)
+    _compare(row, "session", {"stock": stock, "session": session}, feeds[0], seconds)
     row["regions"], row["convolutional"] = len(session.regions), is_convolutional(path)
     if session.regions or form != "exact":
         from graphopt.runtime.warmup import warmup
 
         warmup(made, feeds[0], threads=1)
-        row["warm"] = _ratio({"stock": stock, "session": graphopt.Session(made, 1)}, feeds[0], seconds)
-    row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        _compare(row, "warm", {"stock": stock, "session": graphopt.Session(made, 1)}, feeds[0], seconds)
     return row
 
 
@@ -160,7 +175,7 @@ def show(row: Row) -> str:
         f"{row[key]:6.2f}" if isinstance(row.get(key), float) else f"{'':6}"
         for key in ("macs", "gain", "session", "warm")
     )
-    took = f"{row['seconds']:6.1f}s {row['peak_mb']:5d}MB" if "seconds" in row and "peak_mb" in row else f"{'':14}"
+    took = f"{row['seconds']:6.1f}s {row.get('beyond_mb', row['peak_mb']):5d}MB" if "seconds" in row else f"{'':14}"
     return f"{row['file']:28} {row['form']:12} {row.get('status', ''):10} {figures} {took} {row.get('why', '')}"
 
 
@@ -184,28 +199,72 @@ def summary(found: list[Row]) -> Iterator[str]:
     yield from session_ratio.summary(found)
 
 
+def broken(found: list[Row]) -> Iterator[str]:
+    """What breaks a bar: a line for each row and bar."""
+    best: dict[str, float] = {}
+    for row in found:
+        if row["form"] in THEIRS and "gain" in row:
+            best[row["file"]] = max(best.get(row["file"], 0.0), row["gain"])
+    for row in found:
+        told = f"{row['file']} {row['form']}"
+        if row["form"] in THEIRS:
+            continue
+        if "status" not in row:
+            yield f"{told}: raised: {row.get('why', '')}"
+        elif row["status"] == "unverified":
+            yield f"{told}: unverified: {row.get('why', '')}"
+        if row.get("proof", 0.0) > PROOF_SECONDS:
+            yield f"{told}: the proof took {row['proof']:.0f} s"
+        if row["form"].startswith("exact") and row.get("beyond_mb", 0) > PROOF_MB:
+            yield f"{told}: {row['beyond_mb']} MB beyond the model"
+        if "gain" in row and not row["form"].startswith("weights"):
+            least = 1.0 if row["form"].startswith(("static", "dynamic")) else SLOWER
+            if row["gain"] < least:
+                yield f"{told}: {row['gain']:.2f} of the original's speed"
+            if row["form"] in ("static-ort", "dynamic-ort") and row["gain"] < best.get(row["file"], 0.0):
+                yield f"{told}: {row['gain']:.2f}, the best of onnxruntime's own {best[row['file']]:.2f}"
+        for key in ("session", "warm"):
+            if row.get(key, SLOWER) < SLOWER:
+                yield f"{told}: {row[key]:.2f} of onnxruntime in the Session{', warm' * (key == 'warm')}"
+
+
+def filled(folder: Path, exporter: str, match: str = "") -> list[Path]:
+    """The files of the folder that have inputs, after what is missing of the corpus was exported."""
+    root = Path(__file__).parents[2]
+    command = [exporter, "-m", "tests.strangers", str(folder.absolute())]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        told = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+        print(f"nothing was exported: {told} (--exporter names a Python that has torch and transformers)")
+    paths = [p for p in sorted(folder.glob("*.onnx")) if p.with_suffix(".npz").exists()]
+    kinds = {path.stem.partition("-")[0] for path in paths}
+    few = "" if len(paths) >= FILES and len(kinds) >= KINDS else f", fewer than {FILES} of {KINDS}"
+    print(f"{len(paths)} files of {len(kinds)} architectures{few}", flush=True)
+    return [path for path in paths if match in path.name]
+
+
 def main() -> None:
-    """Print a row as soon as it is known, then the summary."""
+    """Print a row as soon as it is known, then the summary, then what breaks a bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="a temporary one unless given")
     parser.add_argument("--modes", nargs="*", choices=FORMS, default=list(FORMS))
     parser.add_argument("--match", default="", help="only files whose name holds this text")
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each session")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that a row may take")
+    parser.add_argument("--exporter", default=sys.executable, help="the Python that exports: it has torch")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.one:
         print(json.dumps(measure(arguments.folder, arguments.one, arguments.seconds)))
         return
-    paths = sorted(p for p in arguments.folder.glob("*.onnx") if arguments.match in p.name)
-    found = []
-    for row in rows(
-        [p for p in paths if p.with_suffix(".npz").exists()], arguments.modes, arguments.seconds, arguments.limit
-    ):
-        found.append(row)
-        print(show(row), flush=True)
-    print("\n".join(summary(found)))
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = filled(arguments.folder or Path(temporary), arguments.exporter, arguments.match)
+        found = []
+        for row in rows(paths, arguments.modes, arguments.seconds, arguments.limit):
+            found.append(row)
+            print(show(row), flush=True)
+    print("\n".join((*summary(found), *broken(found))))
 
 
 if __name__ == "__main__":

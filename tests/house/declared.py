@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("provenance",),
     ("options", "validation", "report", "testing", "pytest_plugin"),
-    ("reporting",),
+    ("reporting", "partial"),
     ("api", "bench", "bisection", "surgery", "recommendation"),
     ("cli", "__main__"),
 )

@@ -107,7 +107,7 @@ def test_neighbours_and_statistics_are_stated():
     ("middle", "why"),
     [
         ("n = Softmax <axis = 1> (h)", "runs over it"),
-        ("n = CumSum(h, one)", "how it moves channels is not known"),
+        ("n = CumSum(h, one)", "runs over it"),
         ("n = ns.Mystery(h)", "how it moves channels is not known"),
         ("n = Add(h, x)", "joins it with values that stay"),
     ],

@@ -210,3 +210,19 @@ def test_results_come_back_where_learning_was_by_heart():
     plain, full = (prune_model(model, replace(options, recover=recover), 0.4, feeds).model for recover in (False, True))
     held_out = HeldOutError(model, feeds)
     assert held_out.errors(full).mean() <= held_out.errors(plain).mean() * 1.001
+
+
+def test_made_up_inputs_are_not_read_longer_than_they_tell(monkeypatch):
+    """Two rows a weight where six are taken of data, and one multiple of the ridge: a third of the time."""
+    from graphopt.passes.prune.refit import recover as module
+
+    model = nets.load("residual")
+    feeds = [nets.feeds(model, seed) for seed in range(3)]
+    for is_rough in (False, True):
+        tried = []
+        monkeypatch.setattr(module, "fit", lambda *given, t=tried: t.append(given[-1]))
+        options = Prune(ratio=0.5, round_to=1, importance="l2")
+        prune_model(onnx_io.load(model), options, 0.5, feeds, is_rough=is_rough)
+        assert tried and set(tried) == {is_rough}
+    for layer in find_channels(onnx_io.load(model)).layers:
+        assert 2.9 < module._wanted_rows(layer, 6) / module._wanted_rows(layer, 2) < 3.1

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ..sizes import Sizes, derive_sizes, sizes_of_constant
@@ -17,7 +19,7 @@ from .axes import Axis, Folded, Number, SizeLocation, Vector
 from .elements import Ids
 from .tracker import Tracker, integers
 
-_SHAPE_OPERANDS = {("Reshape", 1), ("Expand", 1)}
+_SHAPE_OPERANDS = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3), ("Slice", 2)}
 _CARRIERS = frozenset(("Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape"))
 """Operators that pick and move numbers of their first operand, by constants."""
 
@@ -96,6 +98,21 @@ def reconcile(t: Tracker, number: Number | None, axis: Axis, stays: bool) -> Non
     place = constants[0].place
     assert place is not None
     t.update_size(place.node, place.slot, place.vector, place.index, t.ids_of(axis))
+
+
+def filled(t: Tracker, number: Number) -> Axis:
+    """The elements of an axis along which one value is repeated as often as `number` says: any of them may go.
+
+    Where it is the size of an axis with channels, the channels there; where it is stored, new elements.
+    """
+    if isinstance(number.counts, np.ndarray):
+        return number.counts
+    if number.place is None or not isinstance(number.size, int) or number.size < 2:
+        t.fix_number(number, "a size that is read is that of an axis which stays")
+        return None
+    ids, place = t.elements.fresh(number.size), number.place
+    t.update_size(place.node, place.slot, place.vector, place.index, ids)
+    return ids
 
 
 def _correct(t: Tracker, place: SizeLocation, size: int, axis: Ids | Folded, stays: bool) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import RETURN, Graph, Model, Node, Value
-from . import counting, elementwise, joining, linear, quantized, reshaping
+from . import attention, counting, elementwise, joining, linear, quantized, reshaping
 from .couplings import (
     ActivationProduct,
     ConstantGather,
@@ -28,7 +28,14 @@ from .couplings import (
 from .elements import Ids
 from .tracker import TRANSFERS, Tracker
 
-_ = (elementwise, joining, linear, quantized, reshaping)  # importing them fills the table of transfer functions
+_ = (
+    attention,
+    elementwise,
+    joining,
+    linear,
+    quantized,
+    reshaping,
+)  # importing them fills the table of transfer functions
 
 LAYERS = (
     "Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm",

@@ -9,6 +9,8 @@ import numpy as np
 from ...errors import Declined
 from ...ir import Node, Value
 from ...ops import attr, version_for
+from .axes import Number
+from .counting import numbers_of, reconcile
 from .elements import Ids
 from .elementwise import where
 from .tracker import Tracker, integers, transfer
@@ -21,12 +23,18 @@ def concat(t: Tracker, node: Node) -> None:
     axes = [t.axes(v) for v in operands]
     axis = int(attr(node, "axis", 1)) % len(axes[0])
     joined: list[Ids | None] = [
-        t.join([own[k] for own in axes], f"{where(node)} joins it with values that stay") if k != axis else None
+        _joined(t, [own[k] for own in axes], f"{where(node)} joins it with values that stay") if k != axis else None
         for k in range(len(axes[0]))
     ]
     if any(own[axis] is not None for own in axes):
         joined[axis] = np.concatenate([_positions(t, v, axis) for v in operands])
     t.set(node.output, joined)
+
+
+def _joined(t: Tracker, parts: Sequence[Ids | None], reason: str) -> Ids | None:
+    """The axes united; None where one of them stays, and all with it: then another axis may merge with it."""
+    joined = t.join(parts, reason)
+    return None if any(ids is None for ids in parts) else joined
 
 
 def _positions(t: Tracker, value: Value, axis: int) -> Ids:
@@ -81,9 +89,12 @@ def slice_(t: Tracker, node: Node) -> None:
     x = node.inputs[0]
     assert x is not None
     axes = list(t.axes(x))
-    if all(ids is None for ids in axes):
-        return
     old = version_for(node) < 10
+    read = None if old else t.vectors.get(node.inputs[2])  # type: ignore[arg-type]
+    if all(ids is None for ids in axes):
+        for size in () if read is None else read.numbers:
+            t.fix_number(size, f"{where(node)} reads its size")
+        return
     starts, ends, over, steps = (
         _ints(node, name, slot, old) for slot, name in enumerate(("starts", "ends", "axes", "steps"), 1)
     )
@@ -95,6 +106,11 @@ def slice_(t: Tracker, node: Node) -> None:
         raise Declined("its axes are computed")
     for index, axis in enumerate(over):
         ids = axes[axis]
+        number = None if read is None else read.numbers[index]
+        if number is not None and (ids is None or not t.same(number.counts, ids) or starts is None or starts[index]):
+            t.fix_number(number, f"{where(node)} reads its size")
+        elif number is not None and steps is not None and steps[index] == 1:
+            continue  # from the first position to the last
         if ids is None:
             continue
         if starts is None or ends is None or steps is None or steps[index] != 1:
@@ -153,21 +169,25 @@ def resize(t: Tracker, node: Node) -> None:
     if attr(node, "axes") or attr(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Declined("it resizes chosen axes")
     if node.input(3) is not None:
-        sizes = integers(node.input(3))
-        if sizes is None:
+        numbers = numbers_of(t, node.input(3), node, 3)
+        if numbers is None or len(numbers) != len(axes):
             raise Declined("its sizes are computed")
-        for axis, ids in enumerate(axes):
-            t.update_size(node, 3, sizes, axis, ids)
-        t.fix_all(
-            [ids for ids, size in zip(axes, sizes) if ids is not None and len(ids) != size], f"{where(node)} mixes it"
-        )
-        t.set(node.output, axes)
+        t.set(node.output, [_resized(t, node, ids, number) for ids, number in zip(axes, numbers)])
         return
     scales = _scales(node)
     if scales is None or len(scales) != len(axes):
         raise Declined("its scales are computed")
     t.fix_all([ids for ids, scale in zip(axes, scales) if scale != 1], f"{where(node)} mixes it")
     t.set(node.output, [ids if scale == 1 else None for ids, scale in zip(axes, scales)])
+
+
+def _resized(t: Tracker, node: Node, ids: Ids | None, number: Number) -> Ids | None:
+    """An axis of a Resize to sizes: one that keeps its size keeps its channels."""
+    if ids is not None and number.size != len(ids):
+        t.fix(ids, f"{where(node)} mixes it")
+        ids = None
+    reconcile(t, number, ids, False)
+    return ids
 
 
 def _scales(node: Node) -> Sequence[float] | None:
@@ -178,7 +198,59 @@ def _scales(node: Node) -> Sequence[float] | None:
     return None if value is None or value.constant is None else [float(s) for s in value.constant.array()]
 
 
-@transfer("Size", "ConstantOfShape", "NonZero")
+@transfer("CumSum")
+def cumulative(t: Tracker, node: Node) -> None:
+    """Sums along one axis, which stays whole."""
+    axes = list(t.axes(node.inputs[0]))
+    given = integers(node.input(1))
+    if given is None:
+        raise Declined("its axis is computed")
+    t.fix(axes[given[0]], f"{where(node)} runs over it")
+    t.set(node.output, axes)
+
+
+@transfer("GatherElements", "ScatterElements")
+def elements_by_index(t: Tracker, node: Node) -> None:
+    """Positions on `axis` are picked or written by indices; those on the other axes belong together one by one."""
+    data = node.inputs[0]
+    assert data is not None
+    axes, others = t.axes(data), [v for v in node.inputs[1:] if v is not None]
+    axis = int(attr(node, "axis", 0)) % len(axes)
+    reason = f"{where(node)} goes by indices along it"
+    t.fix_all([axes[axis], *(t.axes(v)[axis] for v in others)], reason)
+    joined: list[Ids | None] = []
+    for k in range(len(axes)):
+        parts = [axes[k], *(t.axes(v)[k] for v in others)]
+        if k == axis or len({len(ids) for ids in parts if ids is not None}) > 1:  # indices may reach fewer positions
+            t.fix_all(parts, reason)
+            joined.append(None)
+        else:
+            joined.append(t.join(parts, f"{where(node)} joins it with values that stay"))
+    t.set(node.output, joined)
+
+
+@transfer("GatherND", "ScatterND")
+def tuples_by_index(t: Tracker, node: Node) -> None:
+    """Indices [..., k] name positions on k axes; what lies on the axes behind goes along."""
+    data, indices = node.inputs[0], node.inputs[1]
+    assert data is not None and indices is not None
+    axes, picks = t.axes(data), t.axes(indices)
+    depth, batch = t.size(indices, len(picks) - 1), int(attr(node, "batch_dims", 0))
+    if not isinstance(depth, int):
+        raise Declined("how many axes it indexes is not known")
+    first = batch + depth
+    t.fix_all((*axes[:first], *picks), f"{where(node)} goes by indices along it")
+    if node.op == "GatherND":
+        t.set(node.output, (*(None for _ in picks[:-1]), *axes[first:]))
+        return
+    updates = t.axes(node.inputs[2])
+    t.fix_all(updates[: len(picks) - 1], f"{where(node)} goes by indices along it")
+    reason = f"{where(node)} joins it with values that stay"
+    rest = [t.join(pair, reason) for pair in zip(axes[first:], updates[len(picks) - 1 :])]
+    t.set(node.output, (*(None for _ in axes[:first]), *rest))
+
+
+@transfer("Size", "NonZero")
 def sizes(t: Tracker, node: Node) -> None:
     """The number of positions is read: all axes are fixed."""
     t.fix_all(t.axes(node.inputs[0]), f"{where(node)} reads its size")

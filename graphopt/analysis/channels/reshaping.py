@@ -16,7 +16,7 @@ from ...ir import Dim, Node, Value
 from ...ops import attr, version_for
 from .alignment import Block, align
 from .axes import Axes, Axis, Folded, Number
-from .counting import fix_sizes, numbers_of, reconcile, stored
+from .counting import filled, fix_sizes, numbers_of, reconcile, stored
 from .couplings import Shuffle
 from .elements import Ids
 from .elementwise import where
@@ -279,12 +279,24 @@ def squeeze(t: Tracker, node: Node) -> None:
 
 @transfer("Expand")
 def expand(t: Tracker, node: Node) -> None:
-    """Axes of one position are repeated; a constant size of any other axis is corrected."""
+    """Axes of one position are repeated; a constant size of any other axis is corrected.
+
+    Of a value without channels any of the repetitions may go.
+    """
     x = node.inputs[0]
     assert x is not None
     axes = t.axes(x)
     if all(ids is None for ids in axes):
-        _fix_shape(t, node)
+        numbers = numbers_of(t, node.input(1), node, 1)
+        if numbers is None or len(numbers) < len(axes):
+            _fix_shape(t, node)
+            return
+        sizes: list[Dim] = [*(1 for _ in range(len(numbers) - len(axes))), *(t.size(x, k) for k in range(len(axes)))]
+        repeated = [filled(t, n) if size == 1 else None for n, size in zip(numbers, sizes)]
+        for number, size in zip(numbers, sizes):
+            if size != 1:
+                t.fix_number(number, "a size that is read is that of an axis which stays")
+        t.set(node.output, repeated)
         return
     shape = RequestedShape.of(t, node)
     rank = max(len(axes), shape.count)
@@ -294,6 +306,15 @@ def expand(t: Tracker, node: Node) -> None:
         if own >= 0 and shape.literal(own) != 1:
             reconcile(t, shape.numbers[own], ids, False)
     t.set(node.output, expanded)
+
+
+@transfer("ConstantOfShape")
+def constant_of_shape(t: Tracker, node: Node) -> None:
+    """One value repeated along every axis."""
+    numbers = numbers_of(t, node.input(0), node, 0)
+    if numbers is None:
+        raise Declined("its shape is computed")
+    t.set(node.output, [filled(t, number) for number in numbers])
 
 
 @transfer("DepthToSpace", "SpaceToDepth")

@@ -85,14 +85,17 @@ class NormalEquations:
 
 
 def fit(
-    train: NormalEquations, holdout: NormalEquations, start: Array, bias: Array, ridge: float, free_bias: bool
-) -> tuple[Array, Array] | None:
+    train: NormalEquations, holdout: NormalEquations, start: Array, bias: Array, ridge: float, free_bias: bool,
+    is_rough: bool = False,
+) -> tuple[Array, Array] | None:  # fmt: skip
     """The solution on all rows, with the multiple of the ridge whose solution on `train` predicts `holdout` best.
 
-    None where the old weights predict it better than any: a few rows for many inputs would be overfitted.
+    None where the old weights predict it better than any: a few rows for many inputs would be overfitted. is_rough: the
+    middle multiple alone is tried.
     """
     best, chosen = holdout.error(start, bias), None
-    for stiffness in _STIFFNESS if start.shape[1] <= _LONG else _STIFFNESS[::2]:
+    tried = _STIFFNESS if start.shape[1] <= _LONG else _STIFFNESS[::2]
+    for stiffness in _STIFFNESS[1:2] if is_rough else tried:
         error = holdout.error(*train.solve(start, bias, ridge * stiffness, free_bias))
         if error < best:
             best, chosen = error, ridge * stiffness

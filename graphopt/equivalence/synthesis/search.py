@@ -33,9 +33,10 @@ _MAX_SECONDS = 15.0
 optimizations where no inputs run with them."""
 _MAX_BYTES = 1 << 30
 """What a search may take beyond the model itself: what most machines have beside a model."""
-_MAX_ALIVE = 1 << 24
-"""Elements that a run may hold at once, as its shapes tell: 64 MiB of floats. The sessions that run it later hold
-inner values besides, and arenas that grow by doubling: together they stay within `_MAX_BYTES`."""
+_MAX_ALIVE = 1 << 22
+"""Elements that a run may hold at once, as its shapes tell: 16 MiB of floats. The sessions that run it later hold
+inner values besides, and arenas that grow by doubling: together they stay within half of `_MAX_BYTES`, and 50 runs
+within seconds. Sizes that a model fixes may take more."""
 
 # onnxruntime tells the sizes and bounds it expects nowhere but in the text of its errors. They only propose the next
 # try: a text that reads otherwise ends the search sooner, and no feed counts before the model ran on it.

@@ -8,8 +8,9 @@ from typing import Any
 from ...errors import InputError, one_line
 from ...ir import Array
 from ...machine.sessions import open_as_optimized, session_options
-from ..place.extract import input_name, output_name
+from ..place.extract import EXACT_PRODUCTS, input_name, output_name
 
+_EXACT = {"session.qdq_matmulnbits_accuracy_level": "0"}  # products with stored weights in float32
 _QUIET = {"session.force_spinning_stop": "1"}  # its threads do not spin where the next region's want to run
 
 
@@ -34,7 +35,8 @@ class OrtSegment:
         self._session = self._open()
 
     def _open(self) -> Any:
-        settings = session_options(threads=self._threads, folder=self._folder, entries=_QUIET)
+        entries = {**_QUIET, **_EXACT} if EXACT_PRODUCTS.encode() in self._source else _QUIET
+        settings = session_options(threads=self._threads, folder=self._folder, entries=entries)
         return open_as_optimized(self._source, settings)
 
     def after_fork(self) -> None:

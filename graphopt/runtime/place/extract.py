@@ -18,6 +18,10 @@ def output_name(index: int) -> str:
     return f"graphopt_o{index}"
 
 
+EXACT_PRODUCTS = "graphopt.exact_products"
+"""The metadata entry of a segment in which onnxruntime must not round activations: see `_is_rounded_here`."""
+
+
 def extract(model: Model, segment: Segment) -> bytes:
     """The nodes of a segment as an ONNX file; its inputs and outputs are the segment's, named by number."""
     from ...onnx_io import to_proto
@@ -33,7 +37,21 @@ def extract(model: Model, segment: Segment) -> bytes:
     part = Model(
         graph, opsets=dict(model.opsets), functions=model.functions, ir_version=model.ir_version, folder=model.folder
     )
+    if any(_is_rounded_here(segment, value, copy) for value, copy in values.items()):
+        part.metadata[EXACT_PRODUCTS] = "1"
     return bytes(to_proto(part).SerializeToString())
+
+
+def _is_rounded_here(segment: Segment, value: Value, copy: Value) -> bool:
+    """Whether onnxruntime rounds what is multiplied by stored weights to 8 bits in a segment, and not in the model.
+
+    It does so, block by block, where one product alone reads the weights and its other operand is no dequantized code.
+    """
+    node = value.producer
+    if node is None or node.op != "DequantizeLinear" or node.constant(0) is None or not copy.has_one_use:
+        return False
+    makers = (v.producer for v in segment.inputs)
+    return not value.has_one_use or any(made is not None and made.op == "DequantizeLinear" for made in makers)
 
 
 def _nodes(segment: Segment) -> list[Node]:

@@ -120,7 +120,7 @@ def layers(s: Sketch) -> None:
 
 def dynamic(s: Sketch) -> None:
     """DynamicQuantizeLinear and an integer product, perhaps as onnxruntime fuses it with its scales"""
-    x = s.pick(DType.FLOAT, ranks=(2,), steady=True, bound=50.0)
+    x = s.pick(DType.FLOAT, ranks=(2, 3, 4), steady=True, bound=50.0)
     inner = s.size(x, -1)
     if s.opset < 11:
         raise Declined("not in this opset")
@@ -132,7 +132,7 @@ def dynamic(s: Sketch) -> None:
     else:
         y = s.node("Cast", s.node("MatMulInteger", q, w, zero), to=int(DType.FLOAT), bound=1e5)
         y = s.node("Mul", y, step if s.chance(0.3) else s.node("Mul", scale, step, bound=1.0), bound=200.0)
-    if s.chance(0.5):
+    if s.chance(0.8):
         s.node("Add", y, s.weight((4,)))
 
 

@@ -133,7 +133,7 @@ def _update_sizes(update: SizeUpdate, kept: Kept) -> None:
     graph, node = update.node.graph, update.node
     assert graph is not None
     if update.slot is None:
-        scalar = update.name in ("group", "num_groups")
+        scalar = not isinstance(node.attrs.get(update.name), tuple)
         graph.set_attr(node, update.name, numbers[0] if scalar else tuple(numbers))
         return
     before = node.input(update.slot)

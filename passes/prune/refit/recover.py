@@ -42,6 +42,9 @@ refits took minilm-int8 on twelve random texts from 0.18 to 0.24 of the results'
 _ROWS_PER_UNKNOWN, _MOST_ROWS, _LEAST_ROWS = 6, 40_000, 4_000
 """Rows that a layer is refitted on: some for each weight of an output, within bounds, a choice between overfitting and
 time. `python -m tests.bench.prune_fashion` shows the accuracy, `tests.bench.prune_speed time` the seconds."""
+_ROUGH_ROWS = 2
+"""Rows for each weight on made-up inputs, whose moments are not the data's whatever their number: as many as keep the
+equations regular."""
 _NORM_SCALE = 2.0
 """The largest factor, and its inverse, on the scale of a BatchNormalization: more would amplify noise. Reasoned, not
 tuned: folding leaves few BatchNormalizations to refit."""
@@ -91,26 +94,27 @@ class _Target:
 
 def recover(
     original: Model, pruned: Model, facts: ChannelFacts, feeds: Iterable[Feeds], originals: dict[Node, Node],
-    kept: Array, *, ridge: float = RIDGE, seed: int = 0,
+    kept: Array, *, ridge: float = RIDGE, seed: int = 0, is_rough: bool = False,
 ) -> Recovery:  # fmt: skip
     """Refit the layers of `pruned`, in place. `facts` and `kept` say which channels were removed from it; `originals`
     maps its nodes to the original's; `feeds` are read several times.
 
     Where a layer has few rows for its inputs, some samples are held out: if results on them are worse than without
-    refits, all refits are undone.
+    refits, all refits are undone. is_rough: the feeds are made up, which fewer rows and one ridge do for.
     """
     targets, unfitted = _targets(pruned, facts, originals, kept)
     if not targets:
         return Recovery((), tuple(unfitted))
-    _read_outputs(original, targets, feeds, seed)
-    held_out = HeldOutError(original, feeds if any(_is_scarce(target) for target in targets) else ())
+    _read_outputs(original, targets, feeds, seed, _ROUGH_ROWS if is_rough else _ROWS_PER_UNKNOWN)
+    is_judged = not is_rough and any(_is_scarce(target) for target in targets)
+    held_out = HeldOutError(original, feeds if is_judged else ())
     inputs, before = inputs_of(pruned), held_out.errors(pruned)
     frontier = Frontier(pruned, feeds)
     refits: list[Refit] = []
     for target in targets:
         frontier.advance(target.layer.node)
         try:
-            refits.append(_refit(target, frontier, ridge, held_out.samples))
+            refits.append(_refit(target, frontier, ridge, held_out.samples, is_rough))
         except Declined as reason:
             unfitted.append(Unfitted(target.layer.node, reason.reason))
         target.outputs.clear()
@@ -170,7 +174,7 @@ def _is_plain_norm(node: Node) -> bool:
     return all(v is not None and v.constant is not None and v.has_one_use for v in node.inputs[1:3])
 
 
-def _read_outputs(original: Model, targets: list[_Target], feeds: Iterable[Feeds], seed: int) -> None:
+def _read_outputs(original: Model, targets: list[_Target], feeds: Iterable[Feeds], seed: int, per_unknown: int) -> None:
     """Sample the outputs of the original layers, at some positions of each sample."""
     rng = np.random.default_rng(seed)
     samples = sum(1 for _ in feeds)
@@ -179,15 +183,17 @@ def _read_outputs(original: Model, targets: list[_Target], feeds: Iterable[Feeds
         values = taps.run(feed)
         for target in targets:
             y = values[target.original.output]
-            positions = sample_positions(target.layer, y.shape, -(-_wanted_rows(target.layer) // samples), rng)
+            positions = sample_positions(
+                target.layer, y.shape, -(-_wanted_rows(target.layer, per_unknown) // samples), rng
+            )
             target.positions.append(positions)
             target.shapes.append(y.shape)
             target.outputs.append(outputs_at(target.layer, y, positions)[:, target.remaining])
 
 
-def _wanted_rows(layer: WeightedLayer) -> int:
+def _wanted_rows(layer: WeightedLayer, per_unknown: int) -> int:
     unknowns = _unknowns(layer, shape_of(layer) or (1,))
-    return min(_MOST_ROWS, max(_LEAST_ROWS, _ROWS_PER_UNKNOWN * unknowns))
+    return min(_MOST_ROWS, max(_LEAST_ROWS * per_unknown // _ROWS_PER_UNKNOWN, per_unknown * unknowns))
 
 
 def _unknowns(layer: WeightedLayer, shape: tuple[int, ...]) -> int:
@@ -197,7 +203,7 @@ def _unknowns(layer: WeightedLayer, shape: tuple[int, ...]) -> int:
     return math.prod(shape[1:]) if layer.node.op == "Conv" else shape[layer.in_axis or 0]
 
 
-def _refit(target: _Target, frontier: Frontier, ridge: float, held_out: frozenset[int]) -> Refit:
+def _refit(target: _Target, frontier: Frontier, ridge: float, held_out: frozenset[int], is_rough: bool) -> Refit:
     """The layer refitted. Declined where its input has other sizes than the original's."""
     read = target.layer.node.inputs[0]
     assert read is not None
@@ -222,7 +228,7 @@ def _refit(target: _Target, frontier: Frontier, ridge: float, held_out: frozense
         train.add(rows[~apart], y[~apart])
         holdout.add(rows[apart], y[apart])
     start = bias.reshape(matrix.shape[0], -1)
-    fitted = fit(train, holdout, matrix, start, ridge, holder is not None)
+    fitted = fit(train, holdout, matrix, start, ridge, holder is not None, is_rough)
     equations = train.joined(holdout)
     before = equations.error(matrix, start)
     if fitted is None:
