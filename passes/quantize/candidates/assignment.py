@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from ....calibration import Extent, choose_range
 from ....ir import Model, Node, Value
 from ....kernels.tensors.quantization import Quantization
-from ..numerics.grids import Codes, activation_grid, merged_extent
+from ..numerics.grids import Codes, NarrowGrid, activation_grid, merged_extent, narrow_grid
 from ..numerics.per_channel import ChannelGrid
 from ..options import Quantize
 from .shared import Shared
-from .units import Unit
+from .units import PACKED, Unit
 
 ALIKE = 2.0
 """Operands of Concat share a grid while the widest range is at most this many times the narrowest: bytes are copied
@@ -25,7 +25,8 @@ class Assignment:
 
     units: those on integers. grids: of every activation that may be quantized. codes: of each linear operator.
     channels: of per-channel activations, whose entry in `grids` is the one that integer operators see. target: the
-    runtime that the model is for. shared: weights with several readers.
+    runtime that the model is for. shared: weights with several readers. narrow: grids of activations
+    that layers read in fewer than 8 bits; other operators read the 8 bits of `grids`.
     """
 
     model: Model
@@ -36,6 +37,15 @@ class Assignment:
     channels: dict[Value, ChannelGrid] = field(default_factory=dict)
     target: str = "portable"
     shared: Shared = field(default_factory=Shared)
+    narrow: dict[Value, NarrowGrid] = field(default_factory=dict)
+
+    @property
+    def packs(self) -> bool:
+        """Codes of fewer than 8 bits are written in ONNX's types for them, where the operator set has these.
+
+        onnxruntime and our kernels compute on 8 bits: what is for them alone has the same codes in these.
+        """
+        return self.target == "portable" and self.options.mode == "static" and self.model.opset >= PACKED
 
     @property
     def order(self) -> dict[Unit, int]:
@@ -82,7 +92,7 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
     members: dict[Value, list[Value]] = {}
     for value in parent:
         members.setdefault(root(value), []).append(value)
-    signed, method = options.activation_type == "int8", options.calibrate_method
+    signed, method = options.signed, options.calibrate_method
     grids: dict[Value, Quantization] = {}
     for values in members.values():
         extent = merged_extent([seen[v] for v in values])
@@ -93,6 +103,22 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
         grid = activation_grid(low, high, signed)
         grids.update((value, grid) for value in values)
     return grids
+
+
+def narrow_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quantize) -> dict[Value, NarrowGrid]:
+    """A grid for every activation that a layer reads in fewer than 8 bits; none where 8 are asked for."""
+    bits = options.activation_bits
+    if bits == 8:
+        return {}
+    read = dict.fromkeys(u.inputs[0] for u in units if u.linear is not None and u.inputs)
+    found = {}
+    for value in (v for v in read if v in seen):
+        low, high = choose_range(
+            seen[value], options.calibrate_method, levels=1 << bits, symmetric=options.signed,
+            percentile=options.percentile,
+        )  # fmt: skip
+        found[value] = narrow_grid(low, high, bits, options.signed)
+    return found
 
 
 def _alike(extents: Iterable[Extent]) -> bool:

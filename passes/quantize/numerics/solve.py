@@ -14,9 +14,10 @@ from ....kernels import select_level
 from ..options import Quantize
 from .blocks import best_grid, plain_scale, spread
 from .grids import LEAST, PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
+from .narrow import narrow_codes
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
-BITS = {"int8": 8, "uint8": 8, "int4": 4}  # of a code
+BITS = {"int8": 8, "uint8": 8, "int4": 4, "int3": 3, "int2": 2}  # of a code
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,18 @@ def solve(
         codes = nearest_codes(rows, spread(scale, rows.shape[2], block), low, high)
         return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes), block), None, None)
     codes, bias = np.empty(rows.shape, np.int8), linear.bias
+    is_narrow = options.mode == "static" and width < 8 and options.per_channel and block is None
     before = after = signal = 0.0
     for g in range(linear.groups):
         matrix = moments.covariance_of(g, centred=linear.takes_bias)
         signal += objective(rows[g], matrix)
         full = spread(scale[g], rows.shape[2], block)
         before += objective(rows[g] - nearest(rows[g], full, low[g], high[g]) * full, matrix)
-        if options.per_channel and width < 8:
+        if is_narrow and options.rounding:
+            codes[g], scale[g, :, 0] = narrow_codes(rows[g], matrix, width)
+            after += objective(rows[g] - codes[g] * scale[g], matrix)
+            continue
+        if options.per_channel and width < 8 and not is_narrow:
             scale[g, :, 0] = _clipped(rows[g], scale[g, :, 0], low[g], high[g], matrix)
             full = spread(scale[g], rows.shape[2], block)
         chosen = best_codes(rows[g], full, low[g], high[g], matrix) if options.rounding else None

@@ -1,0 +1,63 @@
+"""Weights of 2 to 4 bits: a scale and bounds for each row of least error, then codes and scales in turn.
+
+2ᵇ codes lie unevenly about zero: −2 … 1 or −1 … 2 at 2 bits. Each row takes the side that costs less.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....ir import Array
+from .grids import nonzero_scales
+from .rounding import best_codes, damping, descend, nearest
+
+SHARES = np.linspace(1.0, 0.3, 29)
+"""Shares of the largest weight that are tried as the range. `python -m tests.bench.below8` shows the effect."""
+TURNS = 3
+"""Turns of scales in closed form and codes by descent. `python -m tests.bench.below8` shows the effect."""
+
+
+def narrow_codes(weight: Array, covariance: Array, bits: int) -> tuple[Array, Array]:
+    """Codes int8 [N, K] and scale f32 [N] of rows f32 [N, K] that cost least by C [K, K], one scale a row."""
+    damped = covariance + np.eye(len(covariance), dtype=np.float32) * damping(covariance)
+    scale, low, high = _start(weight, np.diagonal(damped), bits)
+    best: tuple[Array, Array] | None = None
+    least = np.full(len(weight), np.inf)
+    codes = best_codes(weight, np.broadcast_to(scale[:, None], weight.shape), low, high, covariance).astype(np.float32)
+    for turn in range(TURNS + 1):
+        error = weight - codes * scale[:, None]
+        cost = np.einsum("nk,nk->n", error @ damped, error, dtype=np.float64)
+        if best is None:
+            best = codes.copy(), scale.copy()
+        better = cost < least
+        best[0][better], best[1][better], least[better] = codes[better], scale[better], cost[better]
+        if turn == TURNS:
+            break
+        product = codes @ damped
+        above, below = (product * weight).sum(axis=1), (product * codes).sum(axis=1)
+        fits = (above > 0) & (below > 0)
+        scale = np.where(fits, above / np.where(fits, below, 1), scale).astype(np.float32)
+        full = np.broadcast_to(scale[:, None], weight.shape)
+        codes = descend(weight, codes, full, low, high, damped)
+    assert best is not None
+    return best[0].astype(np.int8), best[1]
+
+
+def _start(weight: Array, variance: Array, bits: int) -> tuple[Array, Array, Array]:
+    """Scale [N] and bounds [N, K] whose nearest codes cost least by the variance [K] of each input."""
+    most = (1 << (bits - 1)) - 1
+    widest = np.abs(weight).max(axis=1)
+    best = nonzero_scales(widest / most)
+    least, sides = np.full(len(weight), np.inf), np.zeros(len(weight), np.int8)
+    for side in (0, 1):  # codes from −most − 1 to most, or one higher
+        for share in SHARES:
+            scale = nonzero_scales(widest * share / most)
+            wrong = (
+                weight
+                - nearest(weight, scale[:, None], np.asarray(side - most - 1), np.asarray(side + most)) * scale[:, None]
+            )
+            cost = (wrong * wrong * variance).sum(axis=1)
+            better = cost < least
+            best[better], least[better], sides[better] = scale[better], cost[better], side
+    low, high = (np.broadcast_to((end + sides)[:, None], weight.shape).astype(np.float32) for end in (-most - 1, most))
+    return best, low, high
