@@ -18,6 +18,7 @@ from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candida
 from .place.mixed_precision import LARGER, stored_bytes, with_mixed_precision
 from .place.per_channel_activations import with_per_channel_activations
 from .place.single_unit_errors import SingleUnitErrors
+from .refit.apply import with_refit
 
 SLIVER = 0.05
 """The share of multiply-accumulates below which integers must gain clearly, in time or size: by Amdahl's law a kernel
@@ -54,7 +55,7 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
         return search.timed(accepted)
     per_channel = with_per_channel_activations(calibrated, context)
     if per_channel is not None:
-        finer = _Search(model, with_bias_correction(per_channel, context), context)
+        finer = _Search(model, with_refit(with_bias_correction(per_channel, context), context), context)
         before, after = (context.quality.fidelity(build(s.candidates[0])).sqnr_db for s in (search, finer))
         if after > before:
             decision = finer.timed(accept_unchanged(finer.candidates[0], finer.judge) or finer.guarded())

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ....calibration import Extent, choose_range
-from ....ir import Model, Node, Value
+from ....ir import Array, Model, Node, Value
 from ....kernels.tensors.quantization import Quantization
-from ..numerics.grids import Codes, NarrowGrid, activation_grid, merged_extent, narrow_grid
+from ..numerics.grids import Codes, NarrowGrid, activation_grid, bias_codes, merged_extent, narrow_grid
 from ..numerics.per_channel import ChannelGrid
 from ..options import Quantize
 from .shared import Shared
@@ -58,6 +60,20 @@ class Assignment:
         """The same with tables and the heads tied to them in one form."""
         units = self.shared.kept(self.units, self.options.mode)
         return self if units == self.units else replace(self, units=units)
+
+    def bias_scale(self, unit: Unit) -> Array:
+        """The scale f32 [N · G] of a layer's bias codes: that of the input that it reads times its weights'."""
+        narrow = self.narrow.get(unit.inputs[0])
+        step = self.grids[unit.inputs[0]].scale if narrow is None else narrow.scale
+        return np.asarray(np.float32(step) * self.codes[unit.node].scale.reshape(-1), np.float32)
+
+    def rounded_bias(self, unit: Unit) -> Array:
+        """The bias of a layer as its codes represent it, f32 [N · G]; of a product whose bias is an Add, as it is."""
+        bias = self.codes[unit.node].bias
+        assert bias is not None
+        if unit.layer.addition is not None:
+            return bias
+        return np.asarray(bias_codes(bias, self.bias_scale(unit)) * self.bias_scale(unit), np.float32)
 
     def without(self, units: Iterable[Unit]) -> Assignment:
         """The same with some units left float."""

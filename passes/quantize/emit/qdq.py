@@ -14,7 +14,7 @@ from ...codes.few_channels import widen_channels
 from ...codes.operators import to_operators
 from ..candidates.assignment import Assignment, implied
 from ..candidates.units import Unit
-from ..numerics.grids import BIAS_LIMIT
+from ..numerics.grids import bias_codes
 from ..numerics.per_channel import ChannelGrid
 from .constants import along_channels, dequantized, grid_operands
 from .layers import quantize_dynamically, store_weights
@@ -244,14 +244,11 @@ class _QdqBuilder:
             self.graph.set_input(self.clone.nodes[node], slot, bias)
             return
         if self.simulates:
-            self.graph.set_inputs(
-                copy, (*copy.inputs[:2], Value(constant=Constant.of(codes.bias), name=f"{name}_bias"))
-            )
+            rounded = Constant.of(self.assignment.rounded_bias(unit))
+            self.graph.set_inputs(copy, (*copy.inputs[:2], Value(constant=rounded, name=f"{name}_bias")))
             return
-        narrow = self.assignment.narrow.get(unit.inputs[0])
-        step = self.assignment.grids[unit.inputs[0]].scale if narrow is None else narrow.scale
-        unit_scale = (np.float32(step) * scale).astype(np.float32)
-        whole = np.clip(np.rint(codes.bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
+        unit_scale = self.assignment.bias_scale(unit)
+        whole = bias_codes(codes.bias, unit_scale).astype(np.int32)
         read = dequantized(self.graph, copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
         self.graph.set_inputs(copy, (*copy.inputs[:2], read))
 

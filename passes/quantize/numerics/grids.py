@@ -152,6 +152,11 @@ def bias_room(bias: Array, step: float) -> Array:
     return np.asarray(np.abs(bias) / np.float32(step * BIAS_LIMIT), np.float32)
 
 
+def bias_codes(bias: Array, scale: Array) -> Array:
+    """The codes of a bias [N] of these scales, whole numbers in f64."""
+    return np.asarray(np.clip(np.rint(bias.astype(np.float64) / scale), -BIAS_LIMIT, BIAS_LIMIT))
+
+
 def nonzero_scales(scale: Array) -> Array:
     """Scales as f32, those up to `LEAST` replaced by the finest of the others, or by 1 without any.
 
