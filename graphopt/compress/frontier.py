@@ -35,7 +35,7 @@ class Frontier:
 
     def __init__(self, model: Model, feeds: Iterable[Feeds]) -> None:
         self.model = model
-        self.order = model.graph.snapshot()
+        self.order = [*model.graph.snapshot(), model.graph.return_node]
         self.place = {node: k for k, node in enumerate(self.order)}
         self.at = 0
         self.last = self._last_uses()
@@ -68,6 +68,10 @@ class Frontier:
             )
             kept.update((v, self._keep(np.asarray(a))) for v, a in zip(waiting, results))
             self.samples[k] = kept
+
+    def advance_through(self, node: Node) -> None:
+        """Run everything up to `node`, and `node`."""
+        self.advance(self.order[self.place[node] + 1])
 
     def mark(self) -> Mark:
         """This point, to which `rewind` returns: so that a part can run again with other weights."""

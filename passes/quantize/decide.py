@@ -47,11 +47,11 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
     """Choose precision per unit: min-cut, accuracy guard, re-cut, time.
 
     Where one scale a tensor would return layers to float, or leave the model float, activations with scales a channel
-    are tried first.
+    are tried first; so they are where layers are refitted, and the closer of both is taken.
     """
     search = _Search(model, calibrated, context)
     accepted = accept_unchanged(search.candidates[0], search.judge)
-    if accepted is not None:
+    if accepted is not None and not calibrated.options.refits:
         return search.timed(accepted)
     per_channel = with_per_channel_activations(calibrated, context)
     if per_channel is not None:
@@ -61,7 +61,7 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
             decision = finer.timed(accept_unchanged(finer.candidates[0], finer.judge) or finer.guarded())
             if decision.assignment is not None:
                 return decision
-    return search.timed(search.guarded())
+    return search.timed(accepted or search.guarded())
 
 
 class _Search:

@@ -19,7 +19,7 @@ ACTIVATIONS = ("uint8", "int8", "uint4", "int4")
 WEIGHTS = ("int8", "uint8", "int4", "int3", "int2")
 FORMATS = ("qdq", "qoperator")
 JUDGES = ("auto", "top1", "sqnr")
-ROUNDINGS = ("refit",)
+ROUNDINGS = ("refit", "learned")
 
 
 def _is_flag(value: Any) -> bool:
@@ -69,7 +69,7 @@ class Quantize:
     (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block.
     equalize, correct_bias: the optimisations of the integers. rounding: False to the nearest; True by the covariance of
     each layer's inputs; "refit" (mode static; True means it below 8 bits) layer after layer, refitted to the inputs
-    that the quantized layers before it yield.
+    that the quantized layers before it yield; "learned" then block after block by gradients.
     correct_means: sequential bias correction, each layer on the integers before it, a session a layer.
     speed: leave layers float that do not gain; stored weights are for size, and are timed only for the report, and so
     are integers of fewer than 8 bits not timed at all.
@@ -141,8 +141,8 @@ class Quantize:
     def _check_widths(self) -> None:
         """OptionError for fewer than 8 bits where they cannot be had; nothing is timed where they are."""
         if not _is_flag(self.rounding) and self.rounding not in ROUNDINGS:
-            raise OptionError(f"quantize: rounding {self.rounding!r} is not True, False or 'refit'")
-        if self.rounding == "refit" and self.mode != "static":
+            raise OptionError(f"quantize: rounding {self.rounding!r} is not True, False, 'refit' or 'learned'")
+        if self.rounding in ROUNDINGS and self.mode != "static":
             raise OptionError(f"quantize: rounding {self.rounding!r} is for mode static, whose inputs are quantized")
         if self.activation_bits < 8 and self.mode != "static":
             raise OptionError(f"quantize: activation_type {self.activation_type} is for mode static")
@@ -181,7 +181,7 @@ class Quantize:
     @property
     def refits(self) -> bool:
         """Layers are refitted to their quantized inputs, one after the other."""
-        return self.mode == "static" and (self.rounding == "refit" or (self.rounding is True and self.is_narrow))
+        return self.mode == "static" and (self.rounding in ROUNDINGS or (self.rounding is True and self.is_narrow))
 
     @property
     def weight_dtype(self) -> DType | None:

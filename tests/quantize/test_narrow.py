@@ -118,8 +118,8 @@ def test_few_bits_by_the_data_are_closer_than_the_nearest():
     ({"mode": "weights", "weight_type": "int3"}, "int3 is for mode static"),
     ({"mode": "dynamic", "activation_type": "uint4"}, "uint4 is for mode static"),
     ({"activation_type": "uint4", "format": "qoperator"}, "uint4 is for format qdq"),
-    ({"mode": "weights", "rounding": "refit"}, "'refit' is for mode static"),
-    ({"rounding": "refitted"}, "rounding 'refitted' is not True, False or 'refit'"),
+    ({"mode": "weights", "rounding": "learned"}, "'learned' is for mode static"),
+    ({"rounding": "learnt"}, "rounding 'learnt' is not True, False, 'refit' or 'learned'"),
 ])  # fmt: skip
 def test_widths_that_cannot_be_had_are_one_clear_line(options, why):
     with pytest.raises(OptionError, match=why):

@@ -145,7 +145,7 @@ class _QdqBuilder:
         copy = self.clone.values[value]
         unit = self.producer.get(value)
         source = copy
-        if unit is not None and unit.clamp is not None and implied(unit, grid):
+        if unit is not None and unit.clamp is not None and not self.simulates and implied(unit, grid):
             source = self.clone.nodes[unit.node].output
         uses = copy.uses
         scale, zero = self._scalar(grid)

@@ -10,6 +10,7 @@ from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import useful
 from ..emit.qdq import build
 from .closed_form import refit
+from .learned import learn
 
 
 def with_refit(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel:
@@ -22,7 +23,7 @@ def with_refit(calibrated: CalibratedModel, context: StageContext) -> Calibrated
         return calibrated
     feeds = list(islice(iter(context.calibration), options.samples))
     before = calibrated.assignment.with_units(useful(calibrated.assignment.units))
-    after = refit(before, context, feeds)
+    after = (learn if options.rounding == "learned" else refit)(before, context, feeds)
     old, new = (context.quality.fidelity(build(assignment)).sqnr_db for assignment in (before, after))
     if new <= old:
         return calibrated
