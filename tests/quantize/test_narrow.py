@@ -34,7 +34,9 @@ def made(opset: int = 17, target: str = "portable", **options: object) -> onnx.M
     result = graphopt.optimize(
         at_opset(opset), calibration=images(24), quantize=quantize, target=target, validate=False
     )
-    assert {row[2] for row in result.report.stages[0].rows} == {"int8"}
+    stage = result.report.stages[0]
+    assert {row[2] for row in stage.rows} == {"int8"}
+    assert f"{quantize.weight_type} weights by {quantize.activation_type}" in stage.summary
     return result.model
 
 
