@@ -18,6 +18,7 @@ from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candida
 from .place.mixed_precision import LARGER, stored_bytes, with_mixed_precision
 from .place.per_channel_activations import with_per_channel_activations
 from .place.single_unit_errors import SingleUnitErrors
+from .refit.apply import with_refit
 
 SLIVER = 0.05
 """The share of multiply-accumulates below which integers must gain clearly, in time or size: by Amdahl's law a kernel
@@ -46,21 +47,21 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
     """Choose precision per unit: min-cut, accuracy guard, re-cut, time.
 
     Where one scale a tensor would return layers to float, or leave the model float, activations with scales a channel
-    are tried first.
+    are tried first; so they are where layers are refitted, and the closer of both is taken.
     """
     search = _Search(model, calibrated, context)
     accepted = accept_unchanged(search.candidates[0], search.judge)
-    if accepted is not None:
+    if accepted is not None and not calibrated.options.refits:
         return search.timed(accepted)
     per_channel = with_per_channel_activations(calibrated, context)
     if per_channel is not None:
-        finer = _Search(model, with_bias_correction(per_channel, context), context)
+        finer = _Search(model, with_refit(with_bias_correction(per_channel, context), context), context)
         before, after = (context.quality.fidelity(build(s.candidates[0])).sqnr_db for s in (search, finer))
         if after > before:
             decision = finer.timed(accept_unchanged(finer.candidates[0], finer.judge) or finer.guarded())
             if decision.assignment is not None:
                 return decision
-    return search.timed(search.guarded())
+    return search.timed(accepted or search.guarded())
 
 
 class _Search:

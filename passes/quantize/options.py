@@ -15,10 +15,11 @@ from ...ir import DType
 
 MODES = ("static", "dynamic", "weights")
 METHODS = ("minmax", "percentile", "entropy", "mse", "auto")
-ACTIVATIONS = ("uint8", "int8")
-WEIGHTS = ("int8", "uint8", "int4")
+ACTIVATIONS = ("uint8", "int8", "uint4", "int4")
+WEIGHTS = ("int8", "uint8", "int4", "int3", "int2")
 FORMATS = ("qdq", "qoperator")
 JUDGES = ("auto", "top1", "sqnr")
+ROUNDINGS = ("refit", "learned")
 
 
 def _is_flag(value: Any) -> bool:
@@ -34,7 +35,7 @@ def _is_count(value: Any) -> bool:
 
 
 _FLAGS = (
-    "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "rounding", "speed", "sensitivity",
+    "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "speed", "sensitivity",
     "per_channel_activations",
 )  # fmt: skip
 _OPTIONAL = frozenset(("reduce_range", "block_size", "samples", "cache", "executor"))
@@ -57,16 +58,21 @@ class Quantize:
     """Options of `quantize=`.
 
     mode: "static" (activations and weights), "dynamic" (activations at run time) or "weights" (weights alone).
-    per_channel: one scale for each output channel of a weight. activation_type, weight_type: the integers used.
+    per_channel: one scale for each output channel of a weight. activation_type, weight_type: the integers used. Of
+    fewer than 8 bits are, in mode static, weights (int4, int3, int2) and what layers read (uint4, int4), first and last
+    layers included; other operators read 8 bits. Weights are stored as INT4 from opset 21 on, and as INT2 from 25.
     calibrate_method: of a tensor's range; "auto" tries all methods and takes the one whose results are closest to the
     original's. percentile: the share of values kept by that method.
     reduce_range: True keeps weights to 7 bits, False never does, None decides for each weight group whether u8×s8
     pairs could overflow 16 bits on this target. nodes_to_exclude, op_types_to_quantize: names and operators.
     format: "qdq" or "qoperator". block_size: inputs that share a scale in products, a power of two from 16 to 256
     (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block.
-    equalize, correct_bias, rounding: the optimisations of the integers; correct_means: sequential bias correction, each
-    layer on the integers before it, a session a layer. speed: leave layers float that do not gain; stored weights
-    are for size, and are timed only for the report.
+    equalize, correct_bias: the optimisations of the integers. rounding: False to the nearest; True by the covariance of
+    each layer's inputs; "refit" (mode static; True means it below 8 bits) layer after layer, refitted to the inputs
+    that the quantized layers before it yield; "learned" then block after block by gradients.
+    correct_means: sequential bias correction, each layer on the integers before it, a session a layer.
+    speed: leave layers float that do not gain; stored weights are for size, and are timed only for the report, and so
+    are integers of fewer than 8 bits not timed at all.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     sensitivity: measure for the report the error that each layer causes alone, even if no layer need return to float: a
     session a layer.
@@ -95,7 +101,7 @@ class Quantize:
     equalize: bool = True
     correct_bias: bool = True
     correct_means: bool = False
-    rounding: bool = True
+    rounding: bool | str = True
     speed: bool = True
     evaluations: int = 64
     samples: int | None = None
@@ -120,11 +126,7 @@ class Quantize:
             raise OptionError(
                 "quantize: no runtime multiplies activation_type int8 with weight_type uint8: take int8 for both"
             )
-        if self.weight_type == "int4" and self.mode != "weights":
-            raise OptionError(
-                f"quantize: weight_type int4 is for mode weights: in mode {self.mode} products take 8 bits, "
-                "and 4 would take as much room"
-            )
+        self._check_widths()
         for name, fits, expected in _EXPECTED:
             value = getattr(self, name)
             if not (value is None and name in _OPTIONAL) and not fits(value):
@@ -135,6 +137,51 @@ class Quantize:
                 raise OptionError(f"quantize: {name} is a list of names, got {value!r}")
             if value is not None or name == "nodes_to_exclude":
                 object.__setattr__(self, name, tuple(value or ()))
+
+    def _check_widths(self) -> None:
+        """OptionError for fewer than 8 bits where they cannot be had; nothing is timed where they are."""
+        if not _is_flag(self.rounding) and self.rounding not in ROUNDINGS:
+            raise OptionError(f"quantize: rounding {self.rounding!r} is not True, False, 'refit' or 'learned'")
+        if self.rounding in ROUNDINGS and self.mode != "static":
+            raise OptionError(f"quantize: rounding {self.rounding!r} is for mode static, whose inputs are quantized")
+        if self.activation_bits < 8 and self.mode != "static":
+            raise OptionError(f"quantize: activation_type {self.activation_type} is for mode static")
+        if self.weight_type == "int4" and self.mode == "dynamic":
+            raise OptionError(
+                "quantize: weight_type int4 is for modes weights and static: in mode dynamic products take 8 bits, "
+                "and 4 would take as much room"
+            )
+        if self.weight_type in ("int3", "int2") and self.mode != "static":
+            raise OptionError(f"quantize: weight_type {self.weight_type} is for mode static")
+        if self.format == "qoperator" and self.activation_bits < 8:
+            raise OptionError(f"quantize: activation_type {self.activation_type} is for format qdq")
+        if self.mode == "static" and self.is_narrow:
+            object.__setattr__(self, "speed", False)
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of the activations that layers read."""
+        return 4 if self.activation_type in ("uint4", "int4") else 8
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight's code."""
+        return {"int4": 4, "int3": 3, "int2": 2}.get(self.weight_type, 8)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Weights or activations have fewer than 8 bits."""
+        return min(self.activation_bits, self.weight_bits) < 8
+
+    @property
+    def signed(self) -> bool:
+        """Codes of activations have a sign, and no zero point."""
+        return self.activation_type in ("int8", "int4")
+
+    @property
+    def refits(self) -> bool:
+        """Layers are refitted to their quantized inputs, one after the other."""
+        return self.mode == "static" and (self.rounding in ROUNDINGS or (self.rounding is True and self.is_narrow))
 
     @property
     def weight_dtype(self) -> DType | None:
@@ -179,7 +226,7 @@ def _value(name: str, kind: str, text: str) -> Any:
     if kind.endswith("| None") and text.lower() == "none":
         return None
     kind = kind.removesuffix(" | None")
-    if kind == "bool" and text.lower() in _SPOKEN:
+    if kind.startswith("bool") and text.lower() in _SPOKEN:
         return _SPOKEN[text.lower()]
     if kind.startswith("tuple"):
         return tuple(part for part in text.split(",") if part)

@@ -87,6 +87,8 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
     if assignment is not None:
         refused += [(u.name, NO_GAIN) for u in candidates - chosen if u not in returned and u.linear is not None]
         integers = "int8" if options.mode != "weights" else f"layers stored as {_widths(assignment)}"
+        if options.mode == "static" and options.is_narrow:
+            integers = f"{_widths(assignment)} weights by {options.activation_type}"
         text = f"{facts.share_of_macs:.0%} of MACs in {integers}, {text}"
         if facts.per_channel_activations:
             text += f"; {facts.per_channel_activations} activations with scales a channel"
@@ -101,10 +103,10 @@ def _without_errors(layer: QuantizedLayer) -> QuantizedLayer:
 
 
 def _widths(assignment: Assignment) -> str:
-    """The integers of stored weights; of 4 bits with how many layers have 8."""
+    """The integers of weights; of fewer than 8 bits with how many layers have 8."""
     bits = [assignment.codes[u.node].bits for u in assignment.units if u.linear is not None]
     kind, wide = assignment.options.weight_type, sum(width == 8 for width in bits)
-    return kind if kind != "int4" or not wide else f"{kind} ({wide} of {len(bits)} as int8)"
+    return kind if kind in ("int8", "uint8") or not wide else f"{kind} ({wide} of {len(bits)} as int8)"
 
 
 def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:

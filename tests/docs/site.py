@@ -23,8 +23,8 @@ from graphopt import cli, options
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (
-    "which-mode", "quantizing", "pruning", "float16", "gradients", "runtime", "report", "editing", "testing",
-    "writing-a-pass", "ir", "fusion",
+    "which-mode", "quantizing", "below-8-bits", "pruning", "float16", "gradients", "runtime", "report", "editing",
+    "testing", "writing-a-pass", "ir", "fusion",
 )  # fmt: skip
 API = (
     "graphopt.api.optimize", "graphopt.api.Result", "graphopt.report.Report", "graphopt.equivalence.compare",

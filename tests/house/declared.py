@@ -54,7 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "passes/fuse": ("guards", "evidence", "products", "attention", "onnxruntime"),
     "passes/prune": ("options", "score", "select", "cut", "refit"),
-    "passes/quantize": ("options", "numerics", "candidates", "emit", "place"),
+    "passes/quantize": ("options", "numerics", "candidates", "emit", "place", "refit"),
     "report": ("latency", "data", "headline", "html"),
     "runtime": ("lower", "compile", "place", "cache", "execute"),
     "testing": ("sketch", "blocks"),

@@ -10,6 +10,8 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.analysis.channels import find_channels
+from graphopt.compress import frontier as frontiers
+from graphopt.compress.frontier import Frontier
 from graphopt.compress.layers.regression import NormalEquations, fit
 from graphopt.compress.layers.rows import (
     check_refittable,
@@ -24,8 +26,6 @@ from graphopt.measure import ort_session
 from graphopt.passes.prune import Prune
 from graphopt.passes.prune.cut.remove import remove
 from graphopt.passes.prune.pruned_model import prune_model
-from graphopt.passes.prune.refit import frontier as frontiers
-from graphopt.passes.prune.refit.frontier import Frontier
 from graphopt.passes.prune.refit.held_out import HeldOutError
 from graphopt.passes.prune.refit.recover import recover
 from tests import nets

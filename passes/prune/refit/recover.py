@@ -16,6 +16,7 @@ import numpy as np
 
 from ....analysis.channels import ChannelFacts, WeightedLayer, find_channels
 from ....calibration import Taps
+from ....compress.frontier import Frontier
 from ....compress.layers.regression import NormalEquations, fit
 from ....compress.layers.rows import (
     check_refittable,
@@ -33,7 +34,6 @@ from ....errors import Declined
 from ....ir import Array, Constant, Model, Node, Value
 from ....ops import attr
 from ..options import RIDGE
-from .frontier import Frontier
 from .held_out import HeldOutError, inputs_of, restore
 
 _ENOUGH = 4

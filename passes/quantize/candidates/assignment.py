@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ....calibration import Extent, choose_range
-from ....ir import Model, Node, Value
+from ....ir import Array, Model, Node, Value
 from ....kernels.tensors.quantization import Quantization
-from ..numerics.grids import Codes, activation_grid, merged_extent
+from ..numerics.grids import Codes, NarrowGrid, activation_grid, bias_codes, merged_extent, narrow_grid
 from ..numerics.per_channel import ChannelGrid
 from ..options import Quantize
 from .shared import Shared
-from .units import Unit
+from .units import PACKED, Unit
 
 ALIKE = 2.0
 """Operands of Concat share a grid while the widest range is at most this many times the narrowest: bytes are copied
@@ -25,7 +27,8 @@ class Assignment:
 
     units: those on integers. grids: of every activation that may be quantized. codes: of each linear operator.
     channels: of per-channel activations, whose entry in `grids` is the one that integer operators see. target: the
-    runtime that the model is for. shared: weights with several readers.
+    runtime that the model is for. shared: weights with several readers. narrow: grids of activations
+    that layers read in fewer than 8 bits; other operators read the 8 bits of `grids`.
     """
 
     model: Model
@@ -36,6 +39,15 @@ class Assignment:
     channels: dict[Value, ChannelGrid] = field(default_factory=dict)
     target: str = "portable"
     shared: Shared = field(default_factory=Shared)
+    narrow: dict[Value, NarrowGrid] = field(default_factory=dict)
+
+    @property
+    def packs(self) -> bool:
+        """Codes of fewer than 8 bits are written in ONNX's types for them, where the operator set has these.
+
+        onnxruntime and our kernels compute on 8 bits: what is for them alone has the same codes in these.
+        """
+        return self.target == "portable" and self.options.mode == "static" and self.model.opset >= PACKED
 
     @property
     def order(self) -> dict[Unit, int]:
@@ -48,6 +60,20 @@ class Assignment:
         """The same with tables and the heads tied to them in one form."""
         units = self.shared.kept(self.units, self.options.mode)
         return self if units == self.units else replace(self, units=units)
+
+    def bias_scale(self, unit: Unit) -> Array:
+        """The scale f32 [N · G] of a layer's bias codes: that of the input that it reads times its weights'."""
+        narrow = self.narrow.get(unit.inputs[0])
+        step = self.grids[unit.inputs[0]].scale if narrow is None else narrow.scale
+        return np.asarray(np.float32(step) * self.codes[unit.node].scale.reshape(-1), np.float32)
+
+    def rounded_bias(self, unit: Unit) -> Array:
+        """The bias of a layer as its codes represent it, f32 [N · G]; of a product whose bias is an Add, as it is."""
+        bias = self.codes[unit.node].bias
+        assert bias is not None
+        if unit.layer.addition is not None:
+            return bias
+        return np.asarray(bias_codes(bias, self.bias_scale(unit)) * self.bias_scale(unit), np.float32)
 
     def without(self, units: Iterable[Unit]) -> Assignment:
         """The same with some units left float."""
@@ -82,7 +108,7 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
     members: dict[Value, list[Value]] = {}
     for value in parent:
         members.setdefault(root(value), []).append(value)
-    signed, method = options.activation_type == "int8", options.calibrate_method
+    signed, method = options.signed, options.calibrate_method
     grids: dict[Value, Quantization] = {}
     for values in members.values():
         extent = merged_extent([seen[v] for v in values])
@@ -93,6 +119,22 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
         grid = activation_grid(low, high, signed)
         grids.update((value, grid) for value in values)
     return grids
+
+
+def narrow_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quantize) -> dict[Value, NarrowGrid]:
+    """A grid for every activation that a layer reads in fewer than 8 bits; none where 8 are asked for."""
+    bits = options.activation_bits
+    if bits == 8:
+        return {}
+    read = dict.fromkeys(u.inputs[0] for u in units if u.linear is not None and u.inputs)
+    found = {}
+    for value in (v for v in read if v in seen):
+        low, high = choose_range(
+            seen[value], options.calibrate_method, levels=1 << bits, symmetric=options.signed,
+            percentile=options.percentile,
+        )  # fmt: skip
+        found[value] = narrow_grid(low, high, bits, options.signed)
+    return found
 
 
 def _alike(extents: Iterable[Extent]) -> bool:

@@ -20,7 +20,7 @@ from ....measure import macs_values
 from ..numerics.blocks import block_count
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..options import Quantize
-from .assignment import Assignment, choose_grids
+from .assignment import Assignment, choose_grids, narrow_grids
 from .derivable_ranges import derivable, derive_ranges, non_negative_images
 from .shared import Shared, float_products, share_weights
 from .units import PACKED, Unit, Units, find_tables, find_units, layer_units
@@ -90,7 +90,8 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
     codes = {node: s.codes for node, s in solved.items()}
     activations = next(iter(grids.values()), {})
     assignment = Assignment(
-        model, frozenset(usable), activations, codes, options, target=context.target, shared=shared
+        model, frozenset(usable), activations, codes, options, target=context.target, shared=shared,
+        narrow=narrow_grids(usable, extents, options),
     )  # fmt: skip
     count, feed = max(feeds.count, 1), timing_feed(context)
     values = [*(v for u in usable for v in (*u.inputs, *u.outputs)), *macs_values(model)]
@@ -188,8 +189,8 @@ class _Solver:
 
     def bits(self, unit: Unit) -> int:
         """The width asked for; 8 where fewer cannot be stored packed, and for tables that no product shares."""
-        fits = unit.node.op != "Gather" and can_pack(self.model, unit.node.op, self.target)
-        return BITS[self.options.weight_type] if fits else 8
+        fits = self.options.mode == "static" or can_pack(self.model, unit.node.op, self.target)
+        return BITS[self.options.weight_type] if fits and unit.node.op != "Gather" else 8
 
 
 def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: StageContext) -> dict[Node, Solved]:
@@ -201,7 +202,7 @@ def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: St
 
 
 def _wants_moments(options: Quantize) -> bool:
-    return options.rounding or options.correct_bias or BITS[options.weight_type] < 8
+    return bool(options.rounding) or options.correct_bias or BITS[options.weight_type] < 8
 
 
 def _with_moments(

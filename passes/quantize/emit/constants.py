@@ -25,11 +25,19 @@ def dequantized(
 
     scale: one number (axis None), one for each index of `axis`, or with `block` in the codes' shape divided by it along
     `axis`. zero: int8 zero points in the shape of `scale`, with `block`; None for 0. dtype: the stored type of int8
-    codes, INT4 or UINT8; None for int8.
+    codes, INT4, INT2 or UINT8; None for int8. INT2 is read through Cast to int8, which runtimes fold as they load:
+    onnxruntime 1.32 fuses convolutions with it into a QLinearConv that it then refuses.
     """
     codes, zero_point = stored_codes(codes, dtype)
+    packed = constant(codes, name, "codes", dtype)
+    if dtype is DType.INT2:
+        dtype = DType.INT8
+        cast = Node("Cast", (packed,), {"to": int(dtype)}, [TensorType(dtype, codes.shape)])
+        cast.made_by = "quantize"
+        graph.insert_before(reader, cast)
+        packed = cast.output
     scales = np.asarray(scale) if axis is not None else np.asarray(scale).reshape(-1)[:1].reshape(())
-    operands = [constant(codes, name, "codes", dtype), constant(scales, name, "scale")]
+    operands = [packed, constant(scales, name, "scale")]
     if zero is not None:
         operands.append(constant(stored_codes(zero, dtype)[0], name, "zero", dtype))
     elif codes.dtype != np.int32 and not (block is not None and zero_point == 0):  # a block without one has 0

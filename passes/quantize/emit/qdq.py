@@ -14,11 +14,12 @@ from ...codes.few_channels import widen_channels
 from ...codes.operators import to_operators
 from ..candidates.assignment import Assignment, implied
 from ..candidates.units import Unit
-from ..numerics.grids import BIAS_LIMIT
+from ..numerics.grids import bias_codes
 from ..numerics.per_channel import ChannelGrid
 from .constants import along_channels, dequantized, grid_operands
 from .layers import quantize_dynamically, store_weights
 from .mapped_clone import MappedClone, mapped_clone
+from .narrow import narrowed, packed_codes
 from .tables import read_codes_once, share_codes, share_floats, store_table
 
 
@@ -55,6 +56,13 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
     return clone.model
 
 
+def simulated(assignment: Assignment) -> MappedClone:
+    """The static form of an assignment with weights and biases as float constants, which can be replaced one by one."""
+    clone = mapped_clone(assignment.model)
+    _QdqBuilder(assignment, clone, False, simulates=True).run()
+    return clone
+
+
 def name_nodes(clone: MappedClone, labels: dict[Node, str]) -> None:
     """Name the copies of nodes, and their outputs after them."""
     for node, name in labels.items():
@@ -67,7 +75,9 @@ def name_nodes(clone: MappedClone, labels: dict[Node, str]) -> None:
 class _QdqBuilder:
     """Edits the clone of an assignment's model into QDQ form, unit after unit."""
 
-    def __init__(self, assignment: Assignment, clone: MappedClone, labelled: bool) -> None:
+    def __init__(self, assignment: Assignment, clone: MappedClone, labelled: bool, simulates: bool = False) -> None:
+        self.simulates = simulates
+        self.narrowed: dict[Value, Value] = {}  # original value -> the form of fewer bits that layers read
         self.assignment, self.clone, self.graph = assignment, clone, clone.model.graph
         self.labelled = labelled
         self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
@@ -84,9 +94,10 @@ class _QdqBuilder:
         for unit in (u for u in ordered if not u.is_table):
             copy = self.clone.nodes[unit.node]
             for value in unit.inputs:
-                read = self._pair(value)
+                is_narrow = unit.linear is not None and value in self.assignment.narrow
+                read = self._narrow(value) if is_narrow else self._pair(value)
                 for slot, used in enumerate(copy.inputs):
-                    if used is self.clone.values[value]:
+                    if used is self.clone.values[value] or (is_narrow and used is self.pairs.get(value)):
                         self.graph.set_input(copy, slot, read)
             if unit.linear is not None:
                 self._weights(unit, copy)
@@ -95,10 +106,35 @@ class _QdqBuilder:
                     self._pair(value)
 
     def _wants_codes(self, unit: Unit, value: Value) -> bool:
+        if self._only_narrow(value):
+            return False
         if not unit.may_end_float:
             return True
         consumers = {u.node for u in self.assignment.units if value in u.inputs}
         return bool(consumers & set(value.users))
+
+    def _only_narrow(self, value: Value) -> bool:
+        """Whether layers alone read a value's codes, in fewer than 8 bits."""
+        unit = self.producer.get(value)
+        if value not in self.assignment.narrow or (unit is not None and unit.passes_codes):
+            return False
+        readers = [u for u in self.assignment.units if value in u.inputs]
+        return bool(readers) and all(u.linear is not None for u in readers)
+
+    def _narrow(self, value: Value) -> Value:
+        """The form of a value in fewer than 8 bits, of its float form or of that in 8 bits where others read that."""
+        known = self.narrowed.get(value)
+        if known is None:
+            grid, copy = self.assignment.narrow[value], self.clone.values[value]
+            source, unit = copy if self._only_narrow(value) else self._pair(value), self.producer.get(value)
+            # onnxruntime 1.32 fuses a product between codes of 4 bits into one of 8, and computes or loads it wrongly
+            fused = source is copy and unit is not None and unit.linear is not None
+            packs = self.assignment.packs and not (self.simulates or fused or grid.signed)
+            steps = narrowed(source, grid, packs, self._label(copy, "narrow"))
+            self._insert(source, steps)
+            known = self.narrowed[value] = steps[-1].output
+            known.name = _named(copy, "narrow")
+        return known
 
     def _pair(self, value: Value) -> Value:
         """The dequantized form of a value; inserted when first needed, right behind the value's producer."""
@@ -109,7 +145,7 @@ class _QdqBuilder:
         copy = self.clone.values[value]
         unit = self.producer.get(value)
         source = copy
-        if unit is not None and unit.clamp is not None and implied(unit, grid):
+        if unit is not None and unit.clamp is not None and not self.simulates and implied(unit, grid):
             source = self.clone.nodes[unit.node].output
         uses = copy.uses
         scale, zero = self._scalar(grid)
@@ -190,7 +226,16 @@ class _QdqBuilder:
         stored, kind = linear.stored(codes.rows), self.assignment.options.weight_dtype
         per_channel = bool(np.ptp(scale)) or self.assignment.options.per_channel
         axis = linear.axis if per_channel else None
-        self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, dtype=kind))
+        if self.simulates:
+            whole = (codes.rows * codes.scale).astype(np.float32)
+            self.graph.set_input(copy, 1, Value(constant=Constant.of(linear.stored(whole)), name=name))
+        elif codes.bits < 8 and self.assignment.packs:
+            stored, zero, kind = packed_codes(linear, codes, self.assignment.model.opset)
+            self.graph.set_input(
+                copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, zero=zero, dtype=kind)
+            )
+        else:
+            self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, dtype=kind))
         if codes.bias is None or not linear.takes_bias:
             return
         if linear.addition is not None:
@@ -198,8 +243,12 @@ class _QdqBuilder:
             bias = Value(constant=Constant.of(codes.bias), name=f"{name}_bias")
             self.graph.set_input(self.clone.nodes[node], slot, bias)
             return
-        unit_scale = (np.float32(self.assignment.grids[unit.inputs[0]].scale) * scale).astype(np.float32)
-        whole = np.clip(np.rint(codes.bias.astype(np.float64) / unit_scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
+        if self.simulates:
+            rounded = Constant.of(self.assignment.rounded_bias(unit))
+            self.graph.set_inputs(copy, (*copy.inputs[:2], Value(constant=rounded, name=f"{name}_bias")))
+            return
+        unit_scale = self.assignment.bias_scale(unit)
+        whole = bias_codes(codes.bias, unit_scale).astype(np.int32)
         read = dequantized(self.graph, copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
         self.graph.set_inputs(copy, (*copy.inputs[:2], read))
 

@@ -33,6 +33,43 @@ def activation_grid(low: float, high: float, signed: bool) -> Quantization:
 
 
 @dataclass(frozen=True, slots=True)
+class NarrowGrid:
+    """The grid of an activation of fewer than 8 bits, as a linear operator reads it: scale · (code − zero)."""
+
+    scale: float
+    zero: int
+    bits: int
+    signed: bool
+
+    @property
+    def low(self) -> int:
+        """The least code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """The greatest code."""
+        return self.low + (1 << self.bits) - 1
+
+    def rounded(self, x: Array) -> Array:
+        """x as its codes represent it, f32."""
+        scale = np.float32(self.scale)
+        codes = np.clip(np.rint(x / scale) + self.zero, self.low, self.high)
+        return np.asarray((codes - self.zero) * scale, np.float32)
+
+
+def narrow_grid(low: float, high: float, bits: int, signed: bool) -> NarrowGrid:
+    """The grid of `bits` that covers [low, high] ∋ 0; zero has a code of its own."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    most = (1 << bits) - 1
+    if signed:
+        scale = max(high / (most >> 1), -low / ((most >> 1) + 1), 1e-30)
+        return NarrowGrid(float(np.float32(scale)), 0, bits, True)
+    scale = max((high - low) / most, 1e-30)
+    return NarrowGrid(float(np.float32(scale)), int(np.clip(np.rint(-low / scale), 0, most)), bits, False)
+
+
+@dataclass(frozen=True, slots=True)
 class Codes:
     """Integers of a linear operator's weight.
 
@@ -113,6 +150,11 @@ def weight_scale(weight: Array, bits: int, safe: bool) -> tuple[Array, Array, Ar
 def bias_room(bias: Array, step: float) -> Array:
     """The least scales f32 [N] of a layer's weights at which its bias f32 [N] fits 32 bits."""
     return np.asarray(np.abs(bias) / np.float32(step * BIAS_LIMIT), np.float32)
+
+
+def bias_codes(bias: Array, scale: Array) -> Array:
+    """The codes of a bias [N] of these scales, whole numbers in f64."""
+    return np.asarray(np.clip(np.rint(bias.astype(np.float64) / scale), -BIAS_LIMIT, BIAS_LIMIT))
 
 
 def nonzero_scales(scale: Array) -> Array:

@@ -61,7 +61,7 @@ def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance:
     costs = [objective(weight - codes * scale, covariance) for codes in candidates]
     best = candidates[int(np.argmin(costs))]
     if float(weight.size) * weight.shape[1] <= POLISHED:
-        best = _descend(weight, best, scale, low, high, damped)
+        best = descend(weight, best, scale, low, high, damped)
     return best.astype(np.int8)
 
 
@@ -100,7 +100,7 @@ def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped:
     return np.asarray(codes[back].T)
 
 
-def _descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array, sweeps: int = 2) -> Array:
+def descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array, sweeps: int = 2) -> Array:
     """Coordinate descent on J; each step is exact: the gradient Δ C is kept up to date, block by block."""
     gradient = np.ascontiguousarray(((weight - codes * scale) @ c).T)  # [K, N]
     codes, steps = np.ascontiguousarray(codes.T), np.ascontiguousarray(scale.T)

@@ -14,9 +14,10 @@ from ....kernels import select_level
 from ..options import Quantize
 from .blocks import best_grid, plain_scale, spread
 from .grids import LEAST, PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
+from .narrow import grouped_codes
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
 
-BITS = {"int8": 8, "uint8": 8, "int4": 4}  # of a code
+BITS = {"int8": 8, "uint8": 8, "int4": 4, "int3": 3, "int2": 2}  # of a code
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,22 @@ def solve(
         codes = nearest_codes(rows, spread(scale, rows.shape[2], block), low, high)
         return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes), block), None, None)
     codes, bias = np.empty(rows.shape, np.int8), linear.bias
+    is_narrow = options.mode == "static" and width < 8 and options.per_channel and block is None
     before = after = signal = 0.0
-    for g in range(linear.groups):
+    if is_narrow and options.rounding:
+        matrices = [moments.covariance_of(g, centred=linear.takes_bias) for g in range(linear.groups)]
+        plain = nearest(rows, scale, low, high) * scale
+        codes, scale = grouped_codes(rows, np.stack(matrices), width)
+        for g, matrix in enumerate(matrices):
+            signal += objective(rows[g], matrix)
+            before += objective(rows[g] - plain[g], matrix)
+            after += objective(rows[g] - codes[g] * scale[g], matrix)
+    for g in range(0 if is_narrow and options.rounding else linear.groups):
         matrix = moments.covariance_of(g, centred=linear.takes_bias)
         signal += objective(rows[g], matrix)
         full = spread(scale[g], rows.shape[2], block)
         before += objective(rows[g] - nearest(rows[g], full, low[g], high[g]) * full, matrix)
-        if options.per_channel and width < 8:
+        if options.per_channel and width < 8 and not is_narrow:
             scale[g, :, 0] = _clipped(rows[g], scale[g, :, 0], low[g], high[g], matrix)
             full = spread(scale[g], rows.shape[2], block)
         chosen = best_codes(rows[g], full, low[g], high[g], matrix) if options.rounding else None
@@ -82,6 +92,20 @@ def solve(
     if options.correct_bias and linear.takes_bias:
         bias = _shifted(bias, rows - codes * spread(scale, rows.shape[2], block), moments)
     return Solved(Codes(codes, scale, bias, width, worst_pair(codes), block), before, after, signal)
+
+
+def layer_codes(
+    linear: Linear, rows: Array, covariances: Array, options: Quantize, target: str, step: float, bits: int
+) -> Codes:  # fmt: skip
+    """Codes of rows f32 [G, N, K] that cost least by the covariances f32 [G, K, K]; the layer's own bias."""
+    safe = pair_safety(options, target)
+    scale, low, high = _scales(linear, rows, options, safe, step, bits, None)
+    if bits < 8 and options.per_channel:
+        codes, scale = grouped_codes(rows, covariances, bits)
+    else:
+        full = np.broadcast_to(scale, rows.shape)
+        codes = np.stack([best_codes(*of_group) for of_group in zip(rows, full, low, high, covariances)])
+    return Codes(codes, scale, linear.bias, bits, worst_pair(codes))
 
 
 def _solve_blocks(

@@ -34,7 +34,7 @@ def with_per_channel_activations(calibrated: CalibratedModel, context: StageCont
     convolutions beside them anew; their J is in the scales of their channels.
     """
     options, assignment = calibrated.options, calibrated.assignment
-    if options.mode != "static" or options.format != "qdq" or options.weight_type == "int4" or not options.per_channel:
+    if options.mode != "static" or options.format != "qdq" or options.is_narrow or not options.per_channel:
         return None
     if context.target == "graphopt" or not options.per_channel_activations:
         return None
@@ -89,7 +89,7 @@ def _grid(calibrated: CalibratedModel, value: Value, units: Iterable[Unit], low:
         low, high,
         sum((channel_energy(linear) for linear in met), np.full(len(low), 1e-30)),
         calibrated.shapes[value],
-        signed=calibrated.options.activation_type == "int8",
+        signed=calibrated.options.signed,
         one_zero=any(is_padded(u.node) for u in readers) or any(u.clamp is not None for u in writers),
         mixed=any(not linear.is_depthwise for linear in met),
     )  # fmt: skip

@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ....equivalence.feeds import Feeds
-from ....ir import Array, Graph, Model, Node, Value, captures, clone_node
-from ....measure import ort_session
+from ..equivalence.feeds import Feeds
+from ..ir import Array, Graph, Model, Node, Value, captures, clone_node
+from ..measure import ort_session
 
 BUDGET = 1 << 29
 """Bytes of waiting activations that are kept in memory: a bound, not tuned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of a frontier, with what waits there."""
+
+    at: int
+    samples: list[dict[Value, Array]]
 
 
 class Frontier:
@@ -26,7 +35,7 @@ class Frontier:
 
     def __init__(self, model: Model, feeds: Iterable[Feeds]) -> None:
         self.model = model
-        self.order = model.graph.snapshot()
+        self.order = [*model.graph.snapshot(), model.graph.return_node]
         self.place = {node: k for k, node in enumerate(self.order)}
         self.at = 0
         self.last = self._last_uses()
@@ -59,6 +68,19 @@ class Frontier:
             )
             kept.update((v, self._keep(np.asarray(a))) for v, a in zip(waiting, results))
             self.samples[k] = kept
+
+    def advance_through(self, node: Node) -> None:
+        """Run everything up to `node`, and `node`."""
+        self.advance(self.order[self.place[node] + 1])
+
+    def mark(self) -> Mark:
+        """This point, to which `rewind` returns: so that a part can run again with other weights."""
+        return Mark(self.at, [dict(sample) for sample in self.samples])
+
+    def rewind(self, mark: Mark) -> None:
+        """Go back to a point that was passed."""
+        self.at, self.samples = mark.at, [dict(sample) for sample in mark.samples]
+        self._in_memory = sum(a.nbytes for s in self.samples for a in s.values() if not isinstance(a, np.memmap))
 
     def _last_uses(self) -> dict[Value, int]:
         last: dict[Value, int] = {}

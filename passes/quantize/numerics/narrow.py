@@ -1,0 +1,118 @@
+"""Weights of 2 to 4 bits: a scale and bounds for each row of least error, then codes and scales in turn.
+
+2ᵇ codes lie unevenly about zero: −2 … 1 or −1 … 2 at 2 bits. Each row takes the side that costs less.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....ir import Array
+from .grids import nonzero_scales
+from .rounding import best_codes, damping, descend, nearest
+
+SHARES = np.linspace(1.0, 0.3, 29)
+"""Shares of the largest weight that are tried as the range. `python -m tests.bench.below8` shows the effect."""
+TURNS = 3
+"""Turns of scales in closed form and codes by descent. `python -m tests.bench.below8` shows the effect."""
+
+
+def grouped_codes(rows: Array, covariances: Array, bits: int) -> tuple[Array, Array]:
+    """Codes int8 [G, N, K] and scale f32 [G, N, 1] of rows f32 [G, N, K] that cost least by C [G, K, K]."""
+    if rows.shape[1] == 1:  # a depthwise convolution has many groups of one row
+        codes, scale = _single_rows(rows[:, 0], np.asarray(covariances), bits)
+        return codes[:, None], scale[:, None, None]
+    found = [narrow_codes(weight, matrix, bits) for weight, matrix in zip(rows, covariances)]
+    return np.stack([codes for codes, _ in found]), np.stack([scale for _, scale in found])[..., None]
+
+
+def _single_rows(weight: Array, covariances: Array, bits: int) -> tuple[Array, Array]:
+    """`narrow_codes` of rows [G, K] that have a C [G, K, K] each, all at once."""
+    size = weight.shape[1]
+    damped = covariances + np.eye(size, dtype=np.float32) * np.array([damping(c) for c in covariances])[:, None, None]
+    diagonal = np.einsum("gkk->gk", damped)
+    scale, low, high = _start(weight, diagonal, bits)
+    codes = _plane(weight, scale, low, high, damped)
+    best, best_scale, least = codes.copy(), scale.copy(), np.full(len(weight), np.inf)
+    for _ in range(TURNS + 1):
+        gradient = np.einsum("gk,gkl->gl", weight - codes * scale[:, None], damped)
+        for _ in range(2):
+            for k in range(size):
+                target = np.clip(
+                    np.rint(codes[:, k] + gradient[:, k] / (scale * diagonal[:, k])), low[:, k], high[:, k]
+                )
+                gradient -= ((target - codes[:, k]) * scale)[:, None] * damped[:, k]
+                codes[:, k] = target
+        error = weight - codes * scale[:, None]
+        cost = np.einsum("gk,gkl,gl->g", error, damped, error, dtype=np.float64)
+        better = cost < least
+        best[better], best_scale[better], least[better] = codes[better], scale[better], cost[better]
+        product = np.einsum("gk,gkl->gl", codes, damped)
+        above, below = (product * weight).sum(axis=1), (product * codes).sum(axis=1)
+        fits = (above > 0) & (below > 0)
+        scale = np.where(fits, above / np.where(fits, below, 1), scale).astype(np.float32)
+    return best.astype(np.int8), best_scale
+
+
+def _plane(weight: Array, scale: Array, low: Array, high: Array, damped: Array) -> Array:
+    """Codes [G, K] by Babai's nearest plane, as in `best_codes`; the nearest where a C is not positive definite."""
+    order = np.argsort(np.einsum("gkk->gk", damped), axis=1, kind="stable")
+    each = np.arange(len(weight))[:, None]
+    try:
+        factor = np.linalg.cholesky(damped[each[:, :, None], order[:, :, None], order[:, None, :]])
+    except np.linalg.LinAlgError:
+        return nearest(weight, scale[:, None], low, high)
+    w, least, most = (np.take_along_axis(a, order, axis=1) for a in (weight, low, high))
+    codes, owed = np.empty_like(w), np.zeros_like(w)
+    for k in range(w.shape[1] - 1, -1, -1):
+        codes[:, k] = np.clip(np.rint((w[:, k] + owed[:, k] / factor[:, k, k]) / scale), least[:, k], most[:, k])
+        owed[:, :k] += factor[:, k, :k] * (w[:, k] - codes[:, k] * scale)[:, None]
+    found = np.empty_like(codes)
+    np.put_along_axis(found, order, codes, axis=1)
+    return found
+
+
+def narrow_codes(weight: Array, covariance: Array, bits: int) -> tuple[Array, Array]:
+    """Codes int8 [N, K] and scale f32 [N] of rows f32 [N, K] that cost least by C [K, K], one scale a row."""
+    damped = covariance + np.eye(len(covariance), dtype=np.float32) * damping(covariance)
+    scale, low, high = _start(weight, np.diagonal(damped), bits)
+    best: tuple[Array, Array] | None = None
+    least = np.full(len(weight), np.inf)
+    codes = best_codes(weight, np.broadcast_to(scale[:, None], weight.shape), low, high, covariance).astype(np.float32)
+    for turn in range(TURNS + 1):
+        error = weight - codes * scale[:, None]
+        cost = np.einsum("nk,nk->n", error @ damped, error, dtype=np.float64)
+        if best is None:
+            best = codes.copy(), scale.copy()
+        better = cost < least
+        best[0][better], best[1][better], least[better] = codes[better], scale[better], cost[better]
+        if turn == TURNS:
+            break
+        product = codes @ damped
+        above, below = (product * weight).sum(axis=1), (product * codes).sum(axis=1)
+        fits = (above > 0) & (below > 0)
+        scale = np.where(fits, above / np.where(fits, below, 1), scale).astype(np.float32)
+        full = np.broadcast_to(scale[:, None], weight.shape)
+        codes = descend(weight, codes, full, low, high, damped)
+    assert best is not None
+    return best[0].astype(np.int8), best[1]
+
+
+def _start(weight: Array, variance: Array, bits: int) -> tuple[Array, Array, Array]:
+    """Scale [N] and bounds [N, K] whose nearest codes cost least by the variance [K] or [N, K] of each input."""
+    most = (1 << (bits - 1)) - 1
+    widest = np.abs(weight).max(axis=1)
+    best = nonzero_scales(widest / most)
+    least, sides = np.full(len(weight), np.inf), np.zeros(len(weight), np.int8)
+    for side in (0, 1):  # codes from −most − 1 to most, or one higher
+        for share in SHARES:
+            scale = nonzero_scales(widest * share / most)
+            wrong = (
+                weight
+                - nearest(weight, scale[:, None], np.asarray(side - most - 1), np.asarray(side + most)) * scale[:, None]
+            )
+            cost = (wrong * wrong * variance).sum(axis=1)
+            better = cost < least
+            best[better], least[better], sides[better] = scale[better], cost[better], side
+    low, high = (np.broadcast_to((end + sides)[:, None], weight.shape).astype(np.float32) for end in (-most - 1, most))
+    return best, low, high
