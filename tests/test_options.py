@@ -68,6 +68,7 @@ OF_THE_COMMAND = {
     "quantize_option": "a field of graphopt.Quantize",
     "sensitivity": "a field of graphopt.Quantize",
     "precision_option": "a field of graphopt.Float16",
+    "prune_option": "a field of graphopt.Prune",
     "report": "what is done with the result",
     "provenance_beside": "what is done with the result",
     "save_as_external_data": "what is done with the result",

@@ -30,6 +30,7 @@ from .routing import variant
 
 if TYPE_CHECKING:
     from ..passes.float16 import Float16
+    from ..passes.prune import Prune
     from ..passes.quantize import Quantize
     from ..report import Report
 
@@ -79,6 +80,10 @@ def optimize(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="a word of graphopt.Float16, as keep_io=false or storage; repeatable"),
     ] = None,
+    prune_option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="a word of graphopt.Prune, as macs=0.5 or speedup=2 in place of the share; repeatable"),
+    ] = None,
     metric: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="module:function or file.py:function, of a session; higher is better"),
@@ -126,7 +131,7 @@ def optimize(
 
     `graphopt MODEL` is the same.
     """
-    from ..api import as_prune, optimize_as
+    from ..api import optimize_as
     from ..machine.files import check_target
     from ..provenance import sidecar, write_sidecar
     from ..report.tables import report_lines
@@ -143,7 +148,7 @@ def optimize(
         ),
         schedule=Schedule(passes=split(passes), skip=split(skip) or (), add=tuple(add_pass or ())),
         compression=Compression(
-            quantize=_quantize(quantize, words), prune=as_prune(prune),
+            quantize=_quantize(quantize, words), prune=_prune(prune, prune_option or []),
             precision=_precision(precision, precision_option or []), calibration=calibration, preprocess=preprocess,
             metric=None if metric is None else function_of(metric), max_drop=max_drop,
         ),
@@ -201,6 +206,15 @@ def _quantize(mode: str | None, words: list[str]) -> Quantize | None:
     return from_words(named, words if weight_type is None else [f"weight_type={weight_type}", *words])
 
 
+def _prune(ratio: float | None, words: list[str]) -> Prune | None:
+    """The options of pruning: a ratio, words, or both."""
+    if ratio is None and not words:
+        return None
+    from ..passes.prune.options import from_words
+
+    return from_words(ratio, words)
+
+
 def _precision(word: str | None, words: list[str]) -> Float16 | None:
     """The options of half precision. OptionError for words without it."""
     from ..passes.float16.options import check_precision, from_words
@@ -234,8 +248,8 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
 
 
 _LOSSY = (
-    "quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "precision", "precision_option",
-    "metric", "max_drop",
+    "quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "prune_option", "precision",
+    "precision_option", "metric", "max_drop",
 )  # fmt: skip
 
 quantize = variant(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
+from ...compress.words import values_of
 from ...errors import OptionError, did_you_mean
 
 WORDS = ("float16", "fp16", "half")
@@ -46,24 +47,7 @@ class Float16:
 
 def from_words(words: Sequence[str]) -> Float16:
     """Options from words of a command line: KEY=VALUE, or KEY alone for true; commas part lists. OptionError."""
-    given: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        name, text = name.strip().replace("-", "_"), text.strip()
-        if name not in _READ:
-            raise OptionError(f"precision: no option is named {name}{did_you_mean(name, _READ)}")
-        try:
-            given[name] = _READ[name](text if equals else "true")
-        except (KeyError, ValueError):
-            raise OptionError(f"precision: {name} cannot be {text!r}") from None
-    return Float16(**given)
-
-
-_SPOKEN = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_READ: dict[str, Callable[[str], Any]] = {
-    "keep_io": lambda text: _SPOKEN[text.lower()], "storage": lambda text: _SPOKEN[text.lower()],
-    "min_sqnr": float, "keep": lambda text: tuple(part for part in text.split(",") if part), "evaluations": int,
-}  # fmt: skip
+    return Float16(**values_of(Float16, "precision", words))
 
 
 def check_precision(value: Any) -> Float16 | None:

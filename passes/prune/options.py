@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ...compress.words import values_of
 from ...errors import OptionError
 from ...ir import Array
 
@@ -15,6 +16,8 @@ Importance = Callable[[Array], Array]
 IMPORTANCES = ("auto", "l1", "l2", "bn_scale", "activation", "reconstruction", "hessian", "random")
 MEASURED = ("activation", "reconstruction", "hessian")
 """Importances that are measured on calibration data."""
+COSTS = ("macs", "parameters", "speedup")
+"""What a target can be of; a speed-up is counted in seconds of each node."""
 RIDGE = 1e-3
 """Default weight of staying near the old weights in a refit, as a share of the mean energy of an input. A refit also
 tries larger multiples; `python -m tests.bench.prune_fashion` shows the accuracy."""
@@ -24,7 +27,10 @@ tries larger multiples; `python -m tests.bench.prune_fashion` shows the accuracy
 class Prune:
     """Options of `prune=`.
 
-    ratio: share of the channels that are removed; ratios: other shares for the layers with these names (a node's
+    ratio: share of the channels that are removed; in its place a target: macs or parameters (the share of the
+    multiply-accumulates or of the parameters that may stay), or speedup (how many times as fast on this machine, in the
+    target's runtime; what is removed then depends on the machine). Channels then go by their loss for the cost that
+    they save. ratios: other shares for the layers with these names (a node's
     name), which then are pruned by themselves. importance: how channels are scored: "auto" (the measure that suits the
     ranking on calibration data, "l2" without data), "l1", "l2" (size of a channel's weights), "bn_scale" (of its
     BatchNormalization), "activation" (its energy), "reconstruction" (the error in the layers that read it when it is
@@ -41,6 +47,9 @@ class Prune:
     """
 
     ratio: float = 0.5
+    macs: float | None = None
+    parameters: float | None = None
+    speedup: float | None = None
     ratios: Mapping[str, float] = field(default_factory=dict)
     importance: str | Importance = "auto"
     round_to: int = 8
@@ -62,6 +71,15 @@ class Prune:
         for name, ratio in (("ratio", self.ratio), *self.ratios.items()):
             if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
                 raise OptionError(f"prune: {name} {ratio!r} is not at least 0 and below 1")
+        targets = {name: getattr(self, name) for name in COSTS if getattr(self, name) is not None}
+        if len(targets) > 1:
+            raise OptionError(f"prune: {' and '.join(targets)} are two targets: give one")
+        for name, value in targets.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if name == "speedup" and not (is_number and value > 1):
+                raise OptionError(f"prune: speedup {value!r} is not above 1")
+            if name != "speedup" and not (is_number and 0 < value < 1):
+                raise OptionError(f"prune: {name} {value!r} is not a share between 0 and 1, of what may stay")
         if not callable(self.importance) and self.importance not in IMPORTANCES:
             raise OptionError(f"prune: importance {self.importance!r} is not one of {', '.join(IMPORTANCES)}")
         for name in ("round_to", "iterative_steps"):
@@ -69,6 +87,15 @@ class Prune:
                 raise OptionError(f"prune: {name} {getattr(self, name)!r} is not a positive integer")
         if not 0 <= self.least <= 1 or self.ridge < 0:
             raise OptionError("prune: least is a share from 0 to 1, and ridge is not negative")
+
+    @property
+    def target(self) -> tuple[str, float] | None:
+        """The cost that is to fall, and the share of it that may stay; None where `ratio` tells how much goes."""
+        for name in COSTS:
+            value = getattr(self, name)
+            if value is not None:
+                return name, (1.0 / value if name == "speedup" else value)
+        return None
 
 
 def check_prune(value: Any) -> Prune:
@@ -83,3 +110,11 @@ def check_prune(value: Any) -> Prune:
             raise OptionError(f"prune: no option is named {', '.join(sorted(unknown))}")
         return Prune(**value)
     raise OptionError(f"prune: expected a ratio or graphopt.Prune(...), got {type(value).__name__}")
+
+
+def from_words(ratio: float | None, words: Sequence[str]) -> Prune:
+    """Options from a ratio (None for the usual) and words of a command line: KEY=VALUE, or KEY alone for true; commas
+    part lists. OptionError.
+    """
+    given = values_of(Prune, "prune", words, ("ratio", "ratios"))
+    return Prune(**given) if ratio is None else Prune(ratio=ratio, **given)

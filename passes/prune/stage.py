@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...analysis.channels import ChannelFacts, find_channels
@@ -13,13 +13,14 @@ from ...compress.report import NOT_MEASURED, StageReport
 from ...compress.stages import session_maker
 from ...equivalence.feeds import Feeds
 from ...errors import Declined
-from ...ir import Model, clone_model
+from ...ir import Model, Node, clone_model
 from ...measure import Timing, compare_latency, figures, node_seconds, own_clock
 from .cut.remove import unshare
 from .options import Prune
 from .pruned_model import PrunedModel, prune_model
 from .report import PruneFigures, stage_report, stalled, unchanged
 from .select.allocation import check_prunable
+from .select.costs import cost_of_nodes
 
 _HALVINGS = 4
 """Bisection steps towards the largest ratio that the metric allows: to a sixteenth of the ratio asked for, each at the
@@ -27,6 +28,8 @@ cost of one pruning and one evaluation (`python -m tests.bench.prune_speed time`
 _LEAST_SPEEDUP = 0.99
 """With `speed`, a model clearly below this ratio is handed back: 1 % is granted to noise, a choice.
 `python -m tests.bench.prune_speed speed` shows the ratios of the zoo."""
+_APPROACHES, _BEYOND = 5, 0.98
+"""Steps towards a speed-up, and how far beyond it each aims: 2 % for what the next measurement may differ."""
 _SECONDS, _ATTEMPTS = 0.25, 3
 """Seconds for each model in a first measurement, and how often it is made again, twice as long each time, until the
 ratio is clear. Bounds on time: 3.5 s at most."""
@@ -46,13 +49,16 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
     facts = find_channels(unshared)
     try:
         _check_any_prunable(facts, options)
-        pruned, note = _search(model, options, context)
+        goal = _goal(model, options, context)
+        pruned, note = _search(model, options, context, goal)
         if not pruned.removed:
             raise Declined(note)
     except Declined as declined:
         return model, unchanged(declined.reason, facts, time.perf_counter() - start)
     is_synthetic, undone = context.calibration.is_synthetic, pruned.recovery.undone
     notes = [note, *([f"{undone} (made-up inputs)" if is_synthetic else undone] if undone else [])]
+    if goal is not None and goal.missed(pruned):
+        notes.append(f"{goal.text} were asked for: no more can be removed (least={options.least:g})")
     times = _times(model, pruned, context)
     if options.speed and times.speedup is not None and times.speedup < _LEAST_SPEEDUP:
         reason = f"the pruned model runs at {times.speedup:.2f}x the speed here: nothing is removed"
@@ -86,26 +92,66 @@ def _check_any_prunable(facts: ChannelFacts, options: Prune) -> None:
     raise Declined(": ".join(["no layer has channels that can be removed", *reasons[:1]]))
 
 
-def _search(model: Model, options: Prune, context: StageContext) -> tuple[PrunedModel, str]:
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """A cost that is to fall. costs: of each node of the model; left: the share that may stay. text: in words."""
+
+    costs: Mapping[Node, float]
+    left: float
+    text: str
+
+    def missed(self, pruned: PrunedModel) -> bool:
+        """More is left than was asked for."""
+        return pruned.left is not None and pruned.left > self.left * (1 + 1e-9)
+
+
+def _goal(model: Model, options: Prune, context: StageContext) -> _Goal | None:
+    """The target of the options; a speed-up is measured on models without refits, and the share of the nodes' time that
+    may stay lowered until it is reached: narrow layers take more than their share.
+    """
+    if options.target is None:
+        return None
+    kind, left = options.target
+    feeds = context.calibration.first(1)[0]
+    costs = cost_of_nodes(kind, model, feeds)
+    if kind != "speedup":
+        words = "multiply-accumulates" if kind == "macs" else "parameters"
+        return _Goal(costs, left, f"{left:.0%} of the {words}")
+    goal, wanted = _Goal(costs, left, f"{options.speedup:g}x the speed"), float(options.speedup or 1.0)
+    session = session_maker(context.target, threads=1)
+    bare = replace(options, recover=False)
+    for _ in range(_APPROACHES):
+        pruned = _pruned(model, bare, context, 1.0, goal)
+        _, after = compare_latency(
+            {"before": session(model), "after": session(pruned.model)}, feeds, seconds=_SECONDS, clock=own_clock()
+        )
+        if after.ratio >= wanted or goal.missed(pruned):
+            break
+        goal = replace(goal, left=goal.left * after.ratio / wanted * _BEYOND)
+    return goal
+
+
+def _search(model: Model, options: Prune, context: StageContext, goal: _Goal | None) -> tuple[PrunedModel, str]:
     """The model pruned by the largest share of the ratio that the metric allows, and its quality in words.
 
     Without a metric it is all of the ratio. Declined where no share tried keeps the metric.
     """
-    pruned = _pruned(model, options, context, 1.0)
+    pruned = _pruned(model, options, context, 1.0, goal)
     if context.max_drop is None or context.quality.metric is None:
         is_synthetic = context.calibration.is_synthetic
         return pruned, NOT_MEASURED if is_synthetic else str(context.quality.fidelity(pruned.model))
     drop = context.quality.drop(pruned.model)
     if drop <= context.max_drop:
         return pruned, f"the metric falls by {drop:.4g}"
-    asked = f"{options.ratio:.0%} would cost {drop:.4g} of the metric, {context.max_drop:.4g} is allowed"
+    whole = f"{options.ratio:.0%}" if goal is None else goal.text
+    asked = f"{whole} would cost {drop:.4g} of the metric, {context.max_drop:.4g} is allowed"
     best: PrunedModel | None = None
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         if not context.quality.left:
             break
         share = (low + high) / 2
-        pruned = _pruned(model, options, context, share)
+        pruned = _pruned(model, options, context, share, goal)
         share_drop = context.quality.drop(pruned.model)
         if share_drop <= context.max_drop:
             best, low, drop = pruned, share, share_drop
@@ -113,14 +159,16 @@ def _search(model: Model, options: Prune, context: StageContext) -> tuple[Pruned
             high = share
     if best is None:
         raise Declined(f"{asked}: nothing is removed")
-    return best, f"{asked}: reduced to {options.ratio * low:.0%}, which costs {drop:.4g}"
+    reached = f"{options.ratio * low:.0%}" if goal is None else f"{low:.0%} of that"
+    return best, f"{asked}: reduced to {reached}, which costs {drop:.4g}"
 
 
-def _pruned(model: Model, options: Prune, context: StageContext, share: float) -> PrunedModel:
+def _pruned(model: Model, options: Prune, context: StageContext, share: float, goal: _Goal | None) -> PrunedModel:
     scaled = replace(options, ratios={name: ratio * share for name, ratio in options.ratios.items()})
+    ratio = options.ratio if goal is None else 1 - goal.left
     return prune_model(
-        model, scaled, options.ratio * share, context.calibration, seed=context.seed,
-        reference=context.quality.reference, progress=lambda done: context.tell("prune", done),
+        model, scaled, ratio * share, context.calibration, seed=context.seed, reference=context.quality.reference,
+        progress=lambda done: context.tell("prune", done), costs=None if goal is None else goal.costs,
         is_rough=context.calibration.is_synthetic,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
+from ...compress.words import values_of
 from ...errors import OptionError, did_you_mean
 from ...ir import DType
 
@@ -205,36 +206,4 @@ def check_quantize(value: Any) -> Quantize:
 
 def from_words(mode: str, words: Sequence[str]) -> Quantize:
     """Options from words of a command line: KEY=VALUE, or KEY alone for true; commas part lists. OptionError."""
-    given: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        name = name.strip().replace("-", "_")
-        field = _WORDS.get(name)
-        if field is None:
-            raise OptionError(
-                f"quantize: no option is named {name}{did_you_mean(name, _WORDS)}; there are {', '.join(_WORDS)}"
-            )
-        given[name] = _value(name, str(field.type), text.strip() if equals else "true")
-    return Quantize(mode=mode, **given)
-
-
-_WORDS = {field.name: field for field in fields(Quantize) if field.name not in ("mode", "executor")}
-_SPOKEN = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def _value(name: str, kind: str, text: str) -> Any:
-    if kind.endswith("| None") and text.lower() == "none":
-        return None
-    kind = kind.removesuffix(" | None")
-    if kind.startswith("bool") and text.lower() in _SPOKEN:
-        return _SPOKEN[text.lower()]
-    if kind.startswith("tuple"):
-        return tuple(part for part in text.split(",") if part)
-    try:
-        if kind in ("int", "float"):
-            return int(text) if kind == "int" else float(text)
-    except ValueError:
-        pass
-    if "str" not in kind.split(" | "):
-        raise OptionError(f"quantize: {name} takes a {kind}, got {text!r}")
-    return text
+    return Quantize(mode=mode, **values_of(Quantize, "quantize", words, ("mode", "executor")))

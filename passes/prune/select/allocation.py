@@ -47,15 +47,19 @@ class _Choice:
         return (self.target - self.kept) * positions_per_class(self.group)
 
 
-def allocate(facts: ChannelFacts, scores: Array, options: Prune, ratio: float) -> tuple[Array, list[Allocation]]:
+def allocate(
+    facts: ChannelFacts, scores: Array, options: Prune, ratio: float, costs: Array | None = None
+) -> tuple[Array, list[Allocation]]:
     """bool[classes] of the kept ones when `ratio` of the channels is removed, and how many each group keeps.
+
+    costs: of each class; the ratio is then one of costs, and channels go by their loss for the cost that they save.
 
     Not more than `options.round_to` channels beyond the ratio go, all groups together.
     """
     kept = np.ones(facts.count, bool)
     allocations: list[Allocation] = []
     choices: list[_Choice] = []
-    for group, target in _targets(facts, scores, options, ratio):
+    for group, target in _targets(facts, scores, options, ratio, costs):
         if isinstance(target, Declined):
             allocations.append(Allocation(group, group.size, target.reason))
             continue
@@ -86,7 +90,7 @@ def _give_back(choices: list[_Choice], scores: Array, round_to: int) -> None:
 
 
 def _targets(
-    facts: ChannelFacts, scores: Array, options: Prune, ratio: float
+    facts: ChannelFacts, scores: Array, options: Prune, ratio: float, costs: Array | None
 ) -> list[tuple[ChannelGroup, float | Declined]]:
     """For each group how many classes to keep, before rounding to a width."""
     targets: list[tuple[ChannelGroup, float | Declined]] = []
@@ -102,7 +106,7 @@ def _targets(
             competing.append(group)
         else:
             targets.append((group, group.size * (1 - (ratio if own is None else own))))
-    return [*targets, *_global_targets(competing, scores, options, ratio)]
+    return [*targets, *_global_targets(competing, scores, options, ratio, costs)]
 
 
 def check_prunable(group: ChannelGroup, options: Prune) -> None:
@@ -127,7 +131,7 @@ def names_of_node(node: Node) -> list[str]:
 
 
 def _global_targets(
-    groups: list[ChannelGroup], scores: Array, options: Prune, ratio: float
+    groups: list[ChannelGroup], scores: Array, options: Prune, ratio: float, costs: Array | None
 ) -> list[tuple[ChannelGroup, float]]:
     """Remove the channels with the lowest scores of all groups, except the best of each, the share `least`."""
     if not groups:
@@ -139,8 +143,12 @@ def _global_targets(
             own = own / max(float(own.mean()), 1e-30)
         least = max(1, int(np.ceil(options.least * group.size)))
         rank = np.argsort(np.argsort(-own, kind="stable"), kind="stable")
+        widths = np.full(group.size, float(positions_per_class(group)))
+        if costs is not None:
+            widths = np.maximum(costs[group.classes], 1e-12 * float(costs.max()))
+            own = own / widths
         all_scores.append(own)
-        widths_of.append(np.full(group.size, float(positions_per_class(group))))
+        widths_of.append(widths)
         owner.append(np.full(group.size, number))
         protected.append(rank < least)
     widths, owners = np.concatenate(widths_of), np.concatenate(owner)
