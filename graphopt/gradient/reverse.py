@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import Declined, ModelError
-from ..ir import Node, TensorType, Value, captures
+from ..ir import Node, TensorType, Value, captures, refine
 from .call import Call
 from .rules import CONSTANT, RULES
 from .tensor import Tensor, Writer
@@ -63,6 +63,8 @@ def describe(node: Node) -> str:
 
 
 def _accumulate(found: dict[Value, Tensor], value: Value, g: Tensor) -> None:
+    if g.value.producer is not None and value.type is not None and g.value.type is not None:
+        g.value.type = refine(g.value.type, value.type)  # a cotangent has the sizes of its value
     known = found.get(value)
     found[value] = g if known is None else known + g
 

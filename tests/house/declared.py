@@ -24,7 +24,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "analysis": ("sizes", "channels"),
     "compress": ("layers",),
     "equivalence": ("value_info", "tapped", "onnx_graph", "runnable", "feeds", "synthesis", "metrics", "drift"),
-    "gradient": ("tensor", "call", "rules"),
+    "gradient": ("tensor", "blocked", "call", "rules"),
     "kernels": (
         "core",
         "micro",
