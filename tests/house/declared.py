@@ -8,7 +8,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ops",),
     ("rewrite", "onnx_io", "analysis"),
     ("equivalence", "calibration", "measure", "gradient"),
-    ("pipeline", "kernels"),
+    ("pipeline", "kernels", "torch"),
     ("runtime",),
     ("compress",),
     ("passes",),
@@ -46,6 +46,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "report": ("latency", "data", "headline", "html"),
     "runtime": ("lower", "compile", "place", "cache", "execute"),
     "testing": ("sketch", "blocks"),
+    "torch": ("arrays", "operators"),
 }
 """Rooms of each package that has some, lowest first: a room imports from those before it, never from one after it.
 

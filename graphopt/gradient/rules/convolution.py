@@ -288,7 +288,7 @@ def _transposed_window(call: Call, x: Tensor, w: Tensor, y: Tensor) -> Window:
             raise Declined("a ConvTranspose whose pads follow from unknown sizes")
         total = step * (size - 1) + more + d * (k - 1) + 1 - out
         small = total // 2 if total >= 0 else 0
-        begins.append(small if mode == "SAME_UPPER" else total - small)
+        begins.append(small if mode == "SAME_UPPER" else max(total, 0) - small)
         ends.append(total - begins[-1])
     return Window(kernel, strides, dilations, (*begins, *ends), group)
 
