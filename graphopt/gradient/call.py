@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..analysis.operands import integers
 from ..errors import Declined
-from ..ir import Array, Node
+from ..ir import Array, Node, Value
 from ..ops import attr
 from .tensor import Tensor, Writer
 
@@ -18,13 +19,17 @@ class Call:
     """One node to be differentiated.
 
     cotangents: dL/d(output) for each output, None where the loss does not depend on it. wanted: the input slots whose
-    cotangents are needed.
+    cotangents are needed. gradients: reverse mode itself, for rules that differentiate graphs. active: the values on
+    the way. captured: where a rule puts the cotangents of outer values that nested graphs read.
     """
 
     node: Node
     writer: Writer
     cotangents: tuple[Tensor | None, ...]
     wanted: frozenset[int]
+    gradients: Callable[[Writer, Mapping[Value, Tensor], Sequence[Value]], list[Tensor | None]]
+    active: AbstractSet[Value] = frozenset()
+    captured: dict[Value, Tensor] = field(default_factory=dict)
 
     @property
     def g(self) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from ..ir import Model, Port, TensorType, Value
+from ..ir import Graph, Model, Node, Port, TensorType, Value
 from ..onnx_io import to_proto
 from .prepare import prepare
 from .reverse import gradients
@@ -37,7 +37,7 @@ def gradient_model(
     graph = ready.graph
     named = named_values(ready)
     chosen = [v.name for v in graph.inputs if is_float(v)] if wrt is None else list(wrt)
-    values = [look_up(named, name, "input or initializer") for name in chosen]
+    values = [_visible(graph, look_up(named, name, "input or initializer")) for name in chosen]
     results = {port.name: value for port, value in zip(graph.ports, graph.outputs)}
     seeded = [loss] if loss is not None else list(outputs or [n for n, v in results.items() if is_float(v)])
     writer = Writer(graph)
@@ -53,6 +53,17 @@ def gradient_model(
     kept = [g if g is not None else Tensor(writer, v).zeros() for g, v in zip(found, values)]
     add_outputs(ready, {f"{name}.gradient": g for name, g in zip(chosen, kept)})
     return to_proto(ready)
+
+
+def _visible(graph: Graph, value: Value) -> Value:
+    """A value that nested graphs read as an outer one: a constant that they hold is put in front of them."""
+    if value.constant is None or all(use.node.graph is graph for use in value.uses):
+        return value
+    front = Node("Identity", [], None, [value.type])
+    graph.insert_before(next(iter(graph)), front)
+    graph.replace_uses(value, front.outputs[0])
+    graph.set_inputs(front, [value])
+    return front.outputs[0]
 
 
 def is_float(value: Value) -> bool:

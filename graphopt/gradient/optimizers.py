@@ -93,23 +93,24 @@ class Adam:
         _within("weight_decay", self.weight_decay, 0)
 
     def scalars(self, rate: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """(η/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ), 1 − η λ)"""
+        """(η c/(1 − β₁ᵗ), ε c, 1 − η λ), c = √(1 − β₂ᵗ): what the two corrections come to, once for all weights"""
         first, second = (1 - step.writer.constant(beta, DType.DOUBLE) ** step for beta in self.betas)
-        return rate / first, 1 / second.Sqrt(), 1 - rate * self.weight_decay
+        correction = second.Sqrt()
+        return rate * correction / first, correction * self.epsilon, 1 - rate * self.weight_decay
 
     def update(
         self, w: Tensor, g: Tensor, state: Sequence[Tensor], scalars: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step of one weight."""
-        rate, correction, kept = scalars
+        rate, epsilon, kept = scalars
         if self.weight_decay and self.decoupled:
             w = w * kept
         elif self.weight_decay:
             g = g + w * self.weight_decay
         first, second = self.betas
-        m = state[0] * first + g * (1 - first)
+        m = state[0] + (g - state[0]) * (1 - first)
         v = state[1] * second + g * g * (1 - second)
-        return w - m / (v.Sqrt() * correction + self.epsilon) * rate, (m, v)
+        return w - (m * rate) / (v.Sqrt() + epsilon), (m, v)
 
 
 @dataclass(frozen=True, slots=True)

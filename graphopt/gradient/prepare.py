@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,8 +10,11 @@ from ..errors import ModelError, one_line
 from ..ir import Constant, Graph, Model, Node, Value, clone_model
 from ..onnx_io import infer_types, load, to_proto
 from ..ops import version_for
+from .settling import settle
 
 if TYPE_CHECKING:
+    import onnx
+
     from ..onnx_io.source import ModelSource
 
 OPSET = 18
@@ -23,6 +26,8 @@ _IR_VERSION = 8
 _REDUCTIONS = frozenset(
     f"Reduce{kind}" for kind in ("Max", "Mean", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
 )
+_DEFINED = "graphopt.defined"
+"""The domain of functions that stand for single calls while a model is inlined."""
 EXPANDED = (
     "Attention", "RotaryEmbedding", "MeanVarianceNormalization", "NegativeLogLikelihoodLoss", "SwiGLU",
     "SoftmaxCrossEntropyLoss", "AffineGrid", "CenterCropPad", "LinearAttention", "CausalConvWithState", "Bernoulli",
@@ -44,6 +49,7 @@ def prepare(source: ModelSource | Model) -> Model:
     if model.functions or any(node.op in EXPANDED for node in model.graph.walk()):
         model = _inlined(model)
     infer_types(model)
+    settle(model.graph)
     return model
 
 
@@ -75,12 +81,41 @@ def _inlined(model: Model) -> Model:
     """The model with its functions inlined, and the operators of EXPANDED replaced by ONNX's definitions."""
     from onnx import helper, inliner
 
-    wanted = [("", name) for name in EXPANDED] + [(key.domain, key.name) for key in model.functions]
     proto = to_proto(model)
     for t in proto.graph.initializer:  # the inliner asks for the types of operands, and does not look at constants
         proto.graph.value_info.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    _define_calls(proto)
+    wanted = [("", name) for name in EXPANDED] + [(f.domain, f.name) for f in proto.functions]
     try:
         inlined = inliner.inline_selected_functions(proto, wanted, inline_schema_functions=True)
     except Exception as error:
         raise ModelError(f"functions cannot be inlined: {one_line(error)}") from error
     return load(inlined, folder=model.folder)
+
+
+def _define_calls(proto: onnx.ModelProto) -> None:
+    """Calls with a missing operand before a given one, which the inliner does not take, call functions of the model."""
+    import onnx
+    from onnx import defs
+
+    types = {v.name: v.type for v in (*proto.graph.input, *proto.graph.value_info)}
+    version = next((o.version for o in proto.opset_import if o.domain == ""), 0)
+    count = 0
+    for node in proto.graph.node:
+        if node.domain or node.op_type not in EXPANDED or "" not in node.input:
+            continue
+        operands = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+        schema: Any = defs.get_schema(node.op_type, version)
+        if not schema.has_context_dependent_function:
+            continue
+        known = schema.context_dependent_function_opset_versions
+        chosen = max((v for v in known if v <= version), default=known[0])
+        function = onnx.FunctionProto.FromString(
+            schema.get_context_dependent_function_with_opset_version(chosen, node.SerializeToString(), operands)
+        )
+        function.domain, function.name = _DEFINED, f"{node.op_type}{count}"
+        node.domain, node.op_type = function.domain, function.name
+        proto.functions.append(function)
+        count += 1
+    if count:
+        proto.opset_import.append(onnx.helper.make_opsetid(_DEFINED, 1))

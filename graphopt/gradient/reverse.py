@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import Declined, ModelError
-from ..ir import Node, TensorType, Value, captures
+from ..ir import Node, TensorType, Value, captures, refine
 from .call import Call
 from .rules import CONSTANT, RULES
 from .tensor import Tensor, Writer
@@ -31,12 +31,12 @@ def gradients(writer: Writer, cotangents: Mapping[Value, Tensor], wrt: Sequence[
         inner = any(v in active for v in captures(node)) if node.subgraphs else False
         if not (wanted or inner) or not any(g is not None for g in given) or node.op in CONSTANT:
             continue
-        for value, g in _differentiate(Call(node, writer, given, wanted), active).items():
+        for value, g in _differentiate(Call(node, writer, given, wanted, gradients, active)).items():
             _accumulate(found, value, g)
     return [found.get(value) for value in wrt]
 
 
-def _differentiate(call: Call, active: set[Value]) -> dict[Value, Tensor]:
+def _differentiate(call: Call) -> dict[Value, Tensor]:
     """The cotangents of a node's operands, and of what its nested graphs capture."""
     node = call.node
     call.writer.origins = node.origins
@@ -49,6 +49,8 @@ def _differentiate(call: Call, active: set[Value]) -> dict[Value, Tensor]:
             value = node.input(slot)
             if value is not None and slot in call.wanted:
                 _accumulate(out, value, g)
+        for value, g in call.captured.items():
+            _accumulate(out, value, g)
     except Declined as declined:
         raise ModelError(f"no gradient of {describe(node)}: {declined.reason}") from declined
     finally:
@@ -63,6 +65,8 @@ def describe(node: Node) -> str:
 
 
 def _accumulate(found: dict[Value, Tensor], value: Value, g: Tensor) -> None:
+    if g.value.producer is not None and value.type is not None and g.value.type is not None:
+        g.value.type = refine(g.value.type, value.type)  # a cotangent has the sizes of its value
     known = found.get(value)
     found[value] = g if known is None else known + g
 

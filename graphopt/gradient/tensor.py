@@ -16,10 +16,14 @@ class Writer:
     """Appends nodes to a graph, typed at once; equal constants and shapes are made once.
 
     The graph's opset must be 18 or later: axes of reductions are inputs from there on.
+
+    block: the channels of a block where convolutions may be written in onnxruntime's layout of this machine, else 0.
+    anchor: the node in front of which new nodes go, None for the end.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, block: int = 0) -> None:
+        self.graph, self.block = graph, block
+        self.anchor: Node | None = None
         self.origins: tuple[str, ...] = ()
         self._constants: dict[tuple[bytes, int, tuple[int, ...]], Value] = {}
         self._shapes: dict[Value, Value] = {}
@@ -39,7 +43,10 @@ class Writer:
         node.origins, node.made_by = self.origins, "gradient"
         for value, type in zip(node.outputs, infer(node, self.graph.opsets)):
             value.type = type
-        self.graph.append(node)
+        if self.anchor is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(self.anchor, node)
         return tuple(Tensor(self, value) for value in node.outputs)
 
     def node(self, op: str, *inputs: Tensor | Value | None, **attrs: Any) -> Tensor:
@@ -136,8 +143,14 @@ class Tensor:
     # -- arithmetic
 
     def _with(self, op: str, other: Operand, swap: bool = False) -> Tensor:
-        b = other if isinstance(other, Tensor) else self.writer.constant(other, self.dtype)
+        b = other if isinstance(other, Tensor) else self.number(other)
         return self.writer.node(op, b, self) if swap else self.writer.node(op, self, b)
+
+    def number(self, number: float) -> Tensor:
+        """A number in this element type. Of this rank where the last axis has size 1: onnxruntime broadcasts a scalar
+        over such tensors element by element, at a hundred times the time."""
+        shape = self.type.shape or ()
+        return self.writer.constant(np.full([1] * len(shape) if shape[-1:] == (1,) else [], number), self.dtype)
 
     def __add__(self, other: Operand) -> Tensor:
         return self._with("Add", other)

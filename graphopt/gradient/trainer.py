@@ -12,6 +12,7 @@ from ..errors import InputError, ModelError, OptionError, one_line
 from ..ir import Array, Constant, DType, Model, TensorType, clone_model
 from ..machine.sessions import open_session, session_options
 from ..onnx_io import load, to_proto
+from .blocked import block_size
 from .differentiate import named_values
 from .optimizers import Optimizer
 from .training import LOSS, NEW, RATE, STEP, Losses, build_step
@@ -37,7 +38,7 @@ class Trainer:
         import onnxruntime
 
         self._original = clone_model(model) if isinstance(model, Model) else load(model, infer=False)
-        made = build_step(clone_model(self._original), wrt, loss, optimizer)
+        made = build_step(clone_model(self._original), wrt, loss, optimizer, block_size())
         self.weights: tuple[str, ...] = tuple(made.weights)
         """The names of the weights that are trained."""
         self._values = named_values(self._original)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from ..errors import Declined, ModelError, OptionError
 from ..ir import Array, DType, Model, Port, TensorType, Value
 from ..onnx_io import to_proto
+from .blocked import use_blocks
 from .differentiate import is_float, look_up
+from .folding import fold_batch_normalizations
 from .losses import LOSSES, Loss, look_up_loss
 from .optimizers import Optimizer, look_up_optimizer
 from .prepare import prepare
@@ -62,17 +64,18 @@ def training_step(
 
 
 def build_step(
-    source: ModelSource | Model, wrt: Sequence[str] | None, loss: Losses, optimizer: str | Optimizer
+    source: ModelSource | Model, wrt: Sequence[str] | None, loss: Losses, optimizer: str | Optimizer, block: int = 0
 ) -> Step:
-    """`training_step` in the IR, with what a run starts from."""
+    """`training_step` in the IR, with what a run starts from. block: as `Writer` has it, for this machine alone."""
     rules = look_up_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
     model = prepare(source)
     graph = model.graph
-    writer = Writer(graph)
+    writer = Writer(graph, block)
     seeded = _losses(model, loss)
     weights = chosen_weights(model, [y for y, _, _ in seeded], wrt)
     start = {name: tensor.array() for name, v in weights.items() if (tensor := initial(v)) is not None}
     own = {name: _as_input(model, name, value) for name, value in weights.items()}
+    fold_batch_normalizations(graph)
     try:
         total = _total(writer, seeded)
         found = gradients(writer, {total.value: total.filled(1.0)}, list(own.values()))
@@ -84,6 +87,7 @@ def build_step(
         scalars = rules.scalars(rate.cast(DType.DOUBLE), ahead.cast(DType.DOUBLE))
         results: dict[str, Tensor] = {LOSS: total.cast(DType.FLOAT), STEP + NEW: ahead}
         state: dict[str, TensorType] = {}
+        shared: dict[tuple[DType, int], list[Tensor]] = {}  # the numbers by element type and rank
         for (name, value), g in zip(own.items(), found):
             w = Tensor(writer, value)
             wide = DType.DOUBLE if w.dtype is DType.DOUBLE else DType.FLOAT
@@ -91,12 +95,17 @@ def build_step(
             state.update(types)
             kept = [_input(writer, n, t) for n, t in types.items()]
             slope = w.zeros() if g is None else g
-            new, more = rules.update(w.cast(wide), slope.cast(wide), kept, [s.cast(wide) for s in scalars])
+            if (wide, w.rank) not in shared:
+                shared[wide, w.rank] = [s.cast(wide).reshape([1] * w.rank) for s in scalars]
+            numbers = shared[wide, w.rank]
+            new, more = rules.update(w.cast(wide), slope.cast(wide), kept, numbers)
             results[name + NEW] = new.cast(w.dtype)
             results.update(zip((n + NEW for n in types), more))
     except Declined as declined:
         raise ModelError(f"no training step: {declined.reason}") from declined
     _set_outputs(model, results)
+    if block:
+        use_blocks(model, block)
     return Step(model, start, state)
 
 

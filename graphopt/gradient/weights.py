@@ -25,6 +25,12 @@ def initial(value: Value) -> Constant | None:
     return value.constant if value.constant is not None else value.default
 
 
+def learnt_weights(model: Model) -> set[str]:
+    """The names of the constants that `LEARNT` tells, whether results depend on them or not."""
+    named = named_values(model)
+    return {n for n, v in named.items() if n and is_float(v) and any(_is_learnt(v, g) for g in model.graph.graphs())}
+
+
 def chosen_weights(model: Model, results: Sequence[Value], wrt: Sequence[str] | None) -> dict[str, Value]:
     """The weights to train, by name: those of `wrt`, or by default all that `LEARNT` tells and `results` depend on.
 

@@ -8,7 +8,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ops",),
     ("rewrite", "onnx_io", "analysis"),
     ("equivalence", "calibration", "measure", "gradient"),
-    ("pipeline", "kernels"),
+    ("pipeline", "kernels", "torch"),
     ("runtime",),
     ("compress",),
     ("passes",),
@@ -24,7 +24,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "analysis": ("sizes", "channels"),
     "compress": ("layers",),
     "equivalence": ("value_info", "tapped", "onnx_graph", "runnable", "feeds", "synthesis", "metrics", "drift"),
-    "gradient": ("tensor", "call", "rules"),
+    "gradient": ("tensor", "blocked", "call", "rules"),
     "kernels": (
         "core",
         "micro",
@@ -58,6 +58,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "report": ("latency", "data", "headline", "html"),
     "runtime": ("lower", "compile", "place", "cache", "execute"),
     "testing": ("sketch", "blocks"),
+    "torch": ("arrays", "operators"),
 }
 """Rooms of each package that has some, lowest first: a room imports from those before it, never from one after it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..call import Rule
 from . import (
     arithmetic,
+    control,
     convolution,
     elementwise,
     indexing,
@@ -13,6 +14,7 @@ from . import (
     pooling,
     products,
     quantization,
+    recurrent,
     reductions,
     resizing,
     sampling,
@@ -21,7 +23,7 @@ from . import (
 RULES: dict[str, Rule] = {
     **elementwise.RULES, **arithmetic.RULES, **reductions.RULES, **products.RULES, **convolution.RULES,
     **normalization.RULES, **pooling.RULES, **movement.RULES, **indexing.RULES, **resizing.RULES,
-    **quantization.RULES, **sampling.RULES,
+    **quantization.RULES, **sampling.RULES, **control.RULES, **recurrent.RULES,
 }  # fmt: skip
 """The rule of each operator that has one."""
 

@@ -83,19 +83,15 @@ def extremum(call: Call) -> Gradients:
 
 
 def clip(call: Call) -> Gradients:
-    """y = min(max(x, l), u): dx = g [l ≤ x ≤ u], dl = Σ g [x < l], du = Σ g [x > u]"""
-    x, low, high = call.x, call.optional(1), call.optional(2)
-    below = None if low is None else x.less(low)
-    above = None if high is None else x.greater(high)
+    """y = min(max(x, l), u): dx = g [x = y], which is g [l ≤ x ≤ u]; dl = Σ g [x < l], du = Σ g [x > u]"""
+    x = call.x
     found: Gradients = {}
     if 0 in call.wanted:
-        g = call.g
-        for outside in (below, above):
-            g = g if outside is None else outside.where(0.0, g)
-        found[0] = g
-    for slot, outside, bound in ((1, below, low), (2, above, high)):
-        if slot in call.wanted and outside is not None and bound is not None:
-            found[slot] = outside.where(call.g, 0.0).reduced_to(bound)
+        found[0] = call.g * x.equals(call.y).cast(x.dtype)
+    for slot in call.wanted & {1, 2}:
+        bound = call.input(slot)
+        outside = x.less(bound) if slot == 1 else x.greater(bound)
+        found[slot] = (call.g * outside.cast(x.dtype)).reduced_to(bound)
     return found
 
 

@@ -1,7 +1,9 @@
 """Conv and ConvTranspose, dense, grouped and depthwise, over any number of spatial axes.
 
 The weight gradient is a Slice a tap and a matrix product, never a Conv over transposed tensors (measured up to 4.9 × as
-slow in onnxruntime); the input gradient at stride 1 is a Conv with flipped weights, beyond it a ConvTranspose.
+slow in onnxruntime); the input gradient at stride 1 is a Conv with flipped weights, beyond it a ConvTranspose. In a
+training step for this machine, convolutions are in blocks of channels (`blocked.py`), and a depthwise one has both its
+gradients as Conv: of what lies between its strides, and of the whole batch at once.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from ...errors import Declined
+from ...ir import TensorType
 from ...ops import resolve_pads
+from ..blocked import conv_in_blocks, fits
 from ..call import Call, Gradients, Rule
 from ..tensor import Tensor
 
@@ -105,13 +110,23 @@ def _flipped_conv(g: Tensor, w: Tensor, window: Window, pads: Sequence[int]) -> 
     """Conv of g with w[M, C/G, …] as [C, M/G, …], reversed along each spatial axis."""
     group, spatial = window.group, list(range(2, 2 + window.rank))
     m, c = (int(d) for d in w.dims[:2] if isinstance(d, int))
+    attrs: dict[str, Any] = {"group": group, "dilations": window.dilations, "pads": tuple(pads)}
+    turned = _swapped(w, group, m, c, window.kernel)
+    if fits(turned, group):
+        return conv_in_blocks(g, turned, flipped=True, **attrs)
     flipped = w.flipped([axis for axis, k in zip(spatial, window.kernel) if k > 1])
+    return g.writer.node("Conv", g, _swapped(flipped, group, m, c, window.kernel), **attrs)
+
+
+def _swapped(w: Tensor, group: int, m: int, c: int, kernel: Sequence[int]) -> Tensor:
+    """w [M, C/G, …] as [C, M/G, …]."""
+    spatial = list(range(2, 2 + len(kernel)))
     if group == 1:
-        turned = flipped.transpose([1, 0, *spatial])
-    else:
-        parts = flipped.reshape([group, m // group, c, *window.kernel])
-        turned = parts.transpose([0, 2, 1, *(a + 1 for a in spatial)]).reshape([group * c, m // group, *window.kernel])
-    return g.writer.node("Conv", g, turned, group=group, dilations=window.dilations, pads=tuple(pads))
+        return w.transpose([1, 0, *spatial])
+    if c == 1 and m == group:
+        return w
+    parts = w.reshape([group, m // group, c, *kernel])
+    return parts.transpose([0, 2, 1, *(a + 1 for a in spatial)]).reshape([group * c, m // group, *kernel])
 
 
 def spread(g: Tensor, w: Tensor, x: Tensor, window: Window) -> Tensor:
@@ -119,6 +134,10 @@ def spread(g: Tensor, w: Tensor, x: Tensor, window: Window) -> Tensor:
     n = window.rank
     attrs = {"group": window.group, "strides": window.strides, "dilations": window.dilations}
     need, have = x.dims[2:], g.dims[2:]
+    if w.dims[1] == 1 and fits(w, window.group):
+        apart = _apart(g, x, w, window)
+        if apart is not None:
+            return apart
     missing = []
     for size, windows, step, extent, pad in zip(
         need, have, window.strides, window.extents, map(sum, zip(window.begins, window.ends))
@@ -135,6 +154,50 @@ def spread(g: Tensor, w: Tensor, x: Tensor, window: Window) -> Tensor:
     starts = [max(0, p) for p in window.begins]
     ends = [_plus(x.size(2 + i), starts[i]) for i in range(n)]
     return padded.slice(starts, ends, list(range(2, 2 + n)))
+
+
+def _apart(g: Tensor, x: Tensor, w: Tensor, window: Window) -> Tensor | None:
+    """`spread` of a depthwise Conv as one of stride 1, over g with zeros between its elements; None where sizes are
+    unknown, or would have to be cut."""
+    sizes = [(i, o) for i, o in zip(x.dims[2:], g.dims[2:]) if isinstance(i, int) and isinstance(o, int)]
+    pads = [e - 1 - p for e, p in zip(window.extents, window.begins)]
+    pads += [
+        need - out * step - before + extent - 1
+        for (need, out), step, before, extent in zip(sizes, window.strides, pads, window.extents)
+    ]
+    if len(sizes) != 2 or min(pads) < 0:
+        return None
+    (height, width), (down, across) = (o for _, o in sizes), window.strides
+    lone = g.reshape([-1, height, 1, width, 1]).pad([0, 0, 0, 0, 0, 0, 0, down - 1, 0, across - 1])
+    wide = lone.reshape([-1, window.group, height * down, width * across])
+    wide.value.type = TensorType(g.dtype, (x.dims[0], window.group, height * down, width * across))
+    attrs: dict[str, Any] = {"group": window.group, "dilations": window.dilations, "pads": tuple(pads)}
+    return conv_in_blocks(wide, w, flipped=True, **attrs)
+
+
+def _depthwise_weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) -> Tensor | None:
+    """dL/dw [C, 1, h, w] as one Conv of the batch, its images one below the other, with g as kernel; None where sizes
+    are unknown.
+
+    Padded images are H' high, H' a multiple of the stride s, and g with zero rows H'/s: row i of image n then meets row
+    n H' + s i + d k of the images in output row k, for strides s and dilations d that swap their places.
+    """
+    sizes = [s for s in (*x.dims[2:], *g.dims[2:]) if isinstance(s, int)]
+    if len(sizes) != 4:
+        return None
+    (height, width, rows, columns), (down, across) = sizes, window.strides
+    (top, left, bottom, right), (kh, kw) = window.pads, window.kernel
+    bottom += -(height + top + bottom) % down
+    tall = height + top + bottom
+    images = x.pad([0, 0, top, left, 0, 0, bottom, right]).transpose([1, 0, 2, 3])
+    kernels = g.pad([0] * 6 + [tall // down - rows, 0]).transpose([1, 0, 2, 3])
+    below = max(0, window.dilations[0] * (kh - 1) - down + 1)
+    made = conv_in_blocks(
+        images.reshape([1, window.group, -1, width + left + right]),
+        kernels.reshape([window.group, 1, -1, columns]),
+        group=window.group, strides=window.dilations, dilations=(down, across), pads=(0, 0, below, 0),
+    )  # fmt: skip
+    return made.slice([0, 0], [kh, kw], [2, 3]).transpose([1, 0, 2, 3]).reshape(w.sizes())
 
 
 def _plus(size: int | Tensor, number: int) -> int | Tensor:
@@ -158,6 +221,10 @@ def weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) -> Tensor:
     """dL/dw [M, C/G, *kernel] of a Conv with input x [N, C, …] and cotangent g [N, M, …]."""
     m, c = (int(d) for d in w.dims[:2] if isinstance(d, int))
     group, count = window.group, math.prod(window.kernel)
+    if m == group and c == 1 and fits(w, group) and min(window.pads) >= 0:
+        whole = _depthwise_weight_gradient(x, g, w, window)
+        if whole is not None:
+            return whole
     parts = taps(x.pad(window.around), g.sizes()[2:], window)
     if group == 1:
         rows = g.reshape([0, m, -1])
@@ -221,7 +288,7 @@ def _transposed_window(call: Call, x: Tensor, w: Tensor, y: Tensor) -> Window:
             raise Declined("a ConvTranspose whose pads follow from unknown sizes")
         total = step * (size - 1) + more + d * (k - 1) + 1 - out
         small = total // 2 if total >= 0 else 0
-        begins.append(small if mode == "SAME_UPPER" else total - small)
+        begins.append(small if mode == "SAME_UPPER" else max(total, 0) - small)
         ends.append(total - begins[-1])
     return Window(kernel, strides, dilations, (*begins, *ends), group)
 

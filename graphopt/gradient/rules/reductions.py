@@ -106,6 +106,13 @@ def cumulative_sum(call: Call) -> Gradients:
     return {0: call.writer.node("CumSum", call.g, axis, exclusive=call.attr("exclusive", 0), reverse=reverse)}
 
 
+def cumulative_product(call: Call) -> Gradients:
+    """yᵢ = Π_{j ≤ i} xⱼ: dxⱼ = Σ_{i ≥ j} gᵢ yᵢ / xⱼ; undefined where x is 0"""
+    axis, exclusive = call.input(1), call.attr("exclusive", 0)
+    reverse = 1 - call.attr("reverse", 0)
+    return {0: call.writer.node("CumSum", call.g * call.y, axis, exclusive=exclusive, reverse=reverse) / call.x}
+
+
 def lp_normalization(call: Call) -> Gradients:
     """y = x / ‖x‖₂: dx = (g − y Σ g y) / ‖x‖₂; with p = 1, y = x / Σ|x|: dx = (g − sign x Σ g y) / Σ|x|"""
     x, y, axis = call.x, call.y, call.axis(default=-1)
@@ -124,5 +131,6 @@ RULES: dict[str, Rule] = {
     "ReduceSum": reduce_sum, "ReduceMean": reduce_mean, "ReduceMax": reduce_extremum, "ReduceMin": reduce_extremum,
     "ReduceL1": reduce_l1, "ReduceL2": reduce_l2, "ReduceLogSum": reduce_log_sum, "ReduceProd": reduce_prod,
     "ReduceLogSumExp": reduce_log_sum_exp, "ReduceSumSquare": reduce_sum_square, "Softmax": softmax,
-    "LogSoftmax": log_softmax, "CumSum": cumulative_sum, "LpNormalization": lp_normalization,
+    "LogSoftmax": log_softmax, "CumSum": cumulative_sum, "CumProd": cumulative_product,
+    "LpNormalization": lp_normalization,
 }  # fmt: skip

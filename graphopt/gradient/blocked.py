@@ -1,0 +1,129 @@
+"""Convolutions on weights that change, in onnxruntime's own blocked layout.
+
+onnxruntime brings constant weights of a Conv into blocks of channels (NCHWc) once, when a session is opened; weights
+that are inputs it multiplies as they are, at up to twelve times the time of a depthwise Conv. Here each step brings its
+weights into blocks: a Reshape and a Transpose. The operators are those that onnxruntime writes into models that it
+optimized for a machine: of this machine alone, never for a file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..ir import DType, Model, Node
+from ..machine.sessions import open_session, session_options
+from ..ops import attr, infer
+from .tensor import Tensor, Writer
+
+DOMAIN = "com.microsoft.nchwc"
+_CHANNELS, _OUTPUTS = 64, 4
+"""Of the Conv that tells the block: onnxruntime fills its few outputs up to one block."""
+
+
+@lru_cache(maxsize=1)
+def block_size() -> int:
+    """The channels of a block on this machine, 16 with AVX-512 and 8 with AVX2; 0 where onnxruntime has no blocks."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.ones((_OUTPUTS, _CHANNELS, 3, 3), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])], "block",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, _CHANNELS, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, _OUTPUTS, 6, 6])], [weights],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    settings = session_options()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "optimized.onnx"
+        settings.optimized_model_filepath = str(place)
+        open_session(proto.SerializeToString(), settings)
+        optimized = onnx.load(place)
+    if not any(node.domain == DOMAIN and node.op_type == "Conv" for node in optimized.graph.node):
+        return 0
+    found = max((t.dims[0] for t in optimized.graph.initializer if len(t.dims) == 4), default=0)
+    return int(found) if found > _OUTPUTS else 0
+
+
+def use_blocks(model: Model, block: int) -> int:
+    """Write each Conv of a training step whose weights change in blocks of channels; the number of these."""
+    graph, count = model.graph, 0
+    writer = Writer(graph, block)
+    for node in graph.snapshot():
+        if node.op != "Conv" or node.inputs[0] is None or node.inputs[1] is None:
+            continue
+        x, w = (Tensor(writer, value) for value in node.inputs[:2] if value is not None)
+        if attr(node, "auto_pad", "NOTSET") != "NOTSET" or not fits(w, int(attr(node, "group", 1))):
+            continue
+        writer.anchor = node
+        bias = node.input(2)
+        made = conv_in_blocks(x, w, None if bias is None else Tensor(writer, bias), **node.attrs)
+        made.value.type = node.outputs[0].type
+        graph.replace_uses(node.outputs[0], made.value)
+        graph.erase(node)
+        count += 1
+    if any(node.domain == DOMAIN for node in graph):
+        model.opsets[DOMAIN] = 1
+    return count
+
+
+def fits(w: Tensor, group: int) -> bool:
+    """Whether a Conv on weights w [M, C/G, h, w] can be in blocks: f32, two spatial axes, whole blocks of channels, and
+    not constant, as a session brings constants into blocks itself."""
+    block = w.writer.block
+    if not block or w.value.constant is not None or w.dtype is not DType.FLOAT or w.type.rank != 4:
+        return False
+    m, c, *kernel = w.dims
+    if not isinstance(m, int) or not isinstance(c, int) or kernel == [1, 1]:
+        return False  # a Conv of 1 × 1 is one matrix product in either layout
+    if m % block:
+        return False
+    if group == 1:
+        return c < block or c % block == 0
+    return c == 1 if m == group else c % block == 0 and (m // group) % block == 0
+
+
+def conv_in_blocks(x: Tensor, w: Tensor, bias: Tensor | None = None, *, flipped: bool = False, **attrs: Any) -> Tensor:
+    """ReorderOutput(Conv'(ReorderInput(x), w', b)) = Conv(x, w, b), w' being w in blocks, which `fits` allows.
+
+    flipped: with each kernel reversed along both spatial axes. attrs: those of Conv.
+    """
+    writer, (m, c) = x.writer, (int(d) for d in w.dims[:2] if isinstance(d, int))
+    made = writer.node(
+        f"{DOMAIN}::Conv",
+        _reordered(x) if c % writer.block == 0 or c == 1 < int(attrs.get("group", 1)) else x,
+        _weights_in_blocks(w, m, c, flipped),
+        bias,
+        **attrs,
+    )
+    (made.value.type,) = infer(Node("Conv", [x.value, w.value], attrs), writer.graph.opsets)
+    back = writer.node(f"{DOMAIN}::ReorderOutput", made, channels=m)
+    back.value.type = made.value.type
+    return back
+
+
+def _reordered(x: Tensor) -> Tensor:
+    made = x.writer.node(f"{DOMAIN}::ReorderInput", x)
+    made.value.type = x.type
+    return made
+
+
+def _weights_in_blocks(w: Tensor, m: int, c: int, flipped: bool) -> Tensor:
+    """w as [M/b, C/b, h · w, b of C, b of M] where C are whole blocks, else [M/b, C, h · w, b of M]; in the shape of w.
+
+    In two transpositions of few axes: one of six takes five times as long.
+    """
+    block, kernel = w.writer.block, w.sizes()[2:]
+    taps = kernel[0] * kernel[1] if all(isinstance(k, int) for k in kernel) else -1
+    turned = w.reshape([m // block, block, -1]).transpose([0, 2, 1])  # [M/b, C · h · w, b of M]
+    if c % block == 0:
+        turned = turned.reshape([m * c // block**2, block, taps, block]).transpose([0, 2, 1, 3])
+    if flipped:
+        rows = turned.reshape([-1, taps, block * block if c % block == 0 else block])
+        turned = rows.Gather(w.writer.constant(np.arange(int(taps))[::-1].copy()), axis=1)
+    return turned.reshape([m, c, *kernel])

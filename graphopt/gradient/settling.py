@@ -1,0 +1,126 @@
+"""Sizes that a model computes become constants, so that rules know ranks and axes; nothing else is folded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..analysis.evaluation import evaluate
+from ..ir import Constant, Graph, Node, TensorType, Value, clone_node, refine
+from ..ops import infer
+from .rules import CONSTANT
+
+ROUNDS = 8
+"""The most times that sizes are sought anew: each round of constants may tell further shapes."""
+LARGEST = 1024
+"""Elements of a constant that is computed: sizes and axes have fewer."""
+_RANDOM = frozenset(("RandomNormal", "RandomUniform", *(op for op in CONSTANT if "Random" in op), "Multinomial"))
+
+
+def settle(graph: Graph) -> None:
+    """Compute what depends on known shapes and small constants alone, and take the branches that are then known."""
+    for _ in range(ROUNDS):
+        changed = _fold(graph)
+        for node in graph.snapshot():
+            changed += _take_branch(graph, node)
+            if node.op == "Scan" and node.graph is graph:
+                _type_body(node)
+            changed += _retype(node)
+        if not changed:
+            return
+
+
+def _fold(graph: Graph) -> int:
+    """Replace all that can be computed now; the number of values replaced."""
+    known: dict[Value, Constant] = {}
+    nodes: list[Node] = []
+    for node in graph.snapshot():
+        sizes = node.inputs[0].type if node.op in ("Shape", "Size") and node.inputs[0] is not None else None
+        if isinstance(sizes, TensorType) and sizes.sizes is not None:
+            known[node.output] = _of_shape(node, sizes.sizes)
+        elif _is_ready(node, known, nodes):
+            nodes.append(node)
+    results = [v for node in nodes for v in node.outputs if not v.is_unused]
+    found = evaluate(graph, [(nodes, results)], known) if results else {}
+    count = 0
+    for value, array in {**{v: c.array() for v, c in known.items()}, **found}.items():
+        if value.is_unused or any(use.node is graph.return_node for use in value.uses):
+            continue
+        graph.replace_uses(value, Value(constant=Constant.of(array)))
+        count += 1
+    for node in reversed(graph.snapshot()):
+        if node in nodes and all(v.is_unused for v in node.outputs):
+            graph.erase(node)
+    return count
+
+
+def _of_shape(node: Node, sizes: tuple[int, ...]) -> Constant:
+    if node.op == "Size":
+        return Constant.of(np.array(int(np.prod(sizes, dtype=np.int64)), np.int64))
+    part = sizes[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
+    return Constant.of(np.array(part, np.int64))
+
+
+def _is_ready(node: Node, known: dict[Value, Constant], nodes: list[Node]) -> bool:
+    """Small integers and booleans from small constants, and floats among scalars only: weights stay as they are."""
+    if node.subgraphs or node.op in _RANDOM or node.domain or not node.inputs:
+        return False
+    for value in node.inputs:
+        if value is None or value in known:
+            continue
+        constant = value.constant
+        if constant is not None and constant.size <= LARGEST and not (value.name and constant.type.dtype.is_float):
+            continue
+        if value.producer is None or value.producer not in nodes:
+            return False
+    for value in node.outputs:
+        kind = value.type
+        if not isinstance(kind, TensorType) or (kind.size or 0) > LARGEST:
+            return False
+        if kind.dtype.is_float and kind.size is None:
+            return False
+    return True
+
+
+def _take_branch(graph: Graph, node: Node) -> int:
+    """An If whose condition is known becomes the nodes of its branch."""
+    condition = node.constant(0) if node.op == "If" else None
+    if condition is None:
+        return 0
+    body: Graph = node.attrs["then_branch" if bool(condition.array().reshape(-1)[0]) else "else_branch"]
+    mapping: dict[Value, Value] = {}
+    for inner in body.snapshot():
+        graph.insert_before(node, clone_node(inner, mapping))
+    for old, new in zip(node.outputs, body.outputs):
+        graph.replace_uses(old, mapping.get(new, new))
+    graph.erase(node)
+    return 1
+
+
+def _type_body(node: Node) -> None:
+    """Types of the values in a Scan's body, of which files need not tell any."""
+    body: Graph = node.attrs["body"]
+    given = int(node.attrs["num_scan_inputs"])
+    axes = node.attrs.get("scan_input_axes") or (0,) * given
+    first = len(node.inputs) - given
+    if len(body.inputs) != len(node.inputs):
+        return  # the Scan of opset 8
+    for slot, (inner, value) in enumerate(zip(body.inputs, node.inputs)):
+        kind = None if value is None else value.type
+        if slot >= first and isinstance(kind, TensorType) and kind.shape is not None:
+            sizes = list(kind.shape)
+            del sizes[axes[slot - first]]
+            kind = TensorType(kind.dtype, tuple(sizes))
+        inner.type = refine(inner.type, kind)
+    for inner_node in body.snapshot():
+        _retype(inner_node)
+
+
+def _retype(node: Node) -> int:
+    """1 if a node's outputs are known better than they were."""
+    unknown = [v for v in node.outputs if not isinstance(v.type, TensorType) or v.type.sizes is None]
+    if not unknown or node.graph is None:
+        return 0
+    before = [v.type for v in unknown]
+    for value, kind in zip(node.outputs, infer(node, node.graph.opsets)):
+        value.type = refine(kind, value.type)
+    return int(before != [v.type for v in unknown])

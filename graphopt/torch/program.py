@@ -1,0 +1,112 @@
+"""A graph as steps over numbered values: what a module runs. Nested graphs share the numbers, so that captures need
+nothing of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import Declined, ModelError
+from ..ir import Graph, Node, Value
+from ..ops import attr, schema_of, version_for
+from .operators import OPERATORS
+
+Values = dict[int, Any]
+"""Tensors by number, while a program runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an operator's function knows of its node. outputs: how many are asked for; nested: graphs by attribute."""
+
+    op: str
+    name: str
+    attrs: Mapping[str, Any]
+    outputs: int
+    nested: Mapping[str, Program] = field(default_factory=dict)
+    values: Values | None = None
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute or its default."""
+        value = self.attrs.get(name)
+        return default if value is None else value
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node: the function of its operator, the numbers of what it reads (-1 for a missing operand) and writes."""
+
+    function: Callable[..., Any]
+    call: Call
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Program:
+    """Steps in their order; inputs and results by number."""
+
+    inputs: tuple[int, ...] = ()
+    results: tuple[int, ...] = ()
+    steps: list[Step] = field(default_factory=list)
+
+    def run(self, values: Values, arguments: Sequence[Any]) -> list[Any]:
+        """The results for these arguments; all values are left in `values`."""
+        values.update(zip(self.inputs, arguments))
+        for step in self.steps:
+            operands = [None if i < 0 else values[i] for i in step.reads]
+            call = step.call
+            if call.nested:
+                call = Call(call.op, call.name, call.attrs, call.outputs, call.nested, values)
+            try:
+                made = step.function(call, *operands)
+            except Declined as declined:
+                raise ModelError(f"torch does not run {call.op} {call.name!r}: {declined.reason}") from declined
+            if len(step.writes) == 1 and not isinstance(made, tuple):
+                values[step.writes[0]] = made
+            else:
+                values.update(zip(step.writes, made))
+        return [values[i] for i in self.results]
+
+
+class Compiler:
+    """Numbers values and finds the function of each node."""
+
+    def __init__(self) -> None:
+        self.constants: dict[int, Value] = {}
+        """The constants that are read, by number."""
+        self._numbers: dict[Value, int] = {}
+
+    def program(self, graph: Graph) -> Program:
+        """The program of a graph. ModelError for an operator without a function."""
+        made = Program(inputs=tuple(self._number(v) for v in graph.inputs))
+        for node in graph:
+            if node is not graph.return_node:
+                made.steps.append(self._step(node))
+        made.results = tuple(self._number(v) for v in graph.outputs)
+        return made
+
+    def _number(self, value: Value | None) -> int:
+        if value is None:
+            return -1
+        if value not in self._numbers:
+            self._numbers[value] = len(self._numbers)
+            if value.constant is not None or value.default is not None:
+                self.constants[self._numbers[value]] = value
+        return self._numbers[value]
+
+    def _step(self, node: Node) -> Step:
+        name = node.name or (node.outputs[0].name if node.outputs else "")
+        function = OPERATORS.get(node.op)
+        if function is None:
+            raise ModelError(f"torch has no {node.op}, the operator of node {name!r}")
+        nested = {key: self.program(value) for key, value in node.attrs.items() if isinstance(value, Graph)}
+        schema = schema_of(node.op, version_for(node))
+        known = (*node.attrs, *(schema.attributes if schema is not None else ()))
+        attrs = {key: attr(node, key) for key in known if key not in nested}
+        reads = tuple(self._number(v) for v in node.inputs)
+        return Step(
+            function, Call(node.op, name, attrs, len(node.outputs), nested), reads,
+            tuple(self._number(v) for v in node.outputs),
+        )  # fmt: skip
