@@ -19,7 +19,7 @@ from .clean import (
 )
 from .codes import drop_requantization, move_codes, read_weights, use_integer_operators, widen_channels
 from .control import inline_branches, inline_functions, inline_loops
-from .convert import spell_powers
+from .convert import raise_opset, spell_powers
 from .fold import (
     compose_linear_maps,
     fold_affine,
@@ -64,6 +64,7 @@ SCHEDULE: tuple[Pass, ...] = (
     merge_common_subexpressions,
     drop_requantization,
     move_codes,
+    raise_opset,
     fuse_operators,  # before what stands around activations is folded away
     merge_common_subexpressions,
     fold_chains,

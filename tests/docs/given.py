@@ -14,6 +14,7 @@ _TURN = """n = Neg(x2)
   a = Mul(x, cu)
   b = Mul(t, su)
   y = Add(a, b)"""
+_ROWS = "(float[B,2,S,8] x, float[B,S,4] f) => (float[k,l,m,n] y)"
 _HEADS = "(float[B,2,S,8] x, float[1,S,4] f) => (float[k,l,m,n] y)"
 
 _SCALED = """
@@ -42,6 +43,37 @@ g {_HEADS} <int64[1] i0 = {{0}}, int64[1] i1 = {{1}}, int64[1] i3 = {{3}}, int64
   x2 = Slice(x, i4, i8, i3)
   {_TURN}
 }}""",
+        17,
+        "onnxruntime",
+    ),
+    "fuse-operators/fuse_rotary_rows": (
+        f"""
+g {_ROWS} <int64[1] i0 = {{0}}, int64[1] i4 = {{4}}, int64[1] i8 = {{8}}, int64[1] i3 = {{3}}, int64[1] i1 = {{1}}> {{
+  {_ANGLES}
+  x1 = Slice(x, i0, i4, i3)
+  x2 = Slice(x, i4, i8, i3)
+  {_TURN}
+}}""",
+        23,
+        "portable",
+    ),
+    "fuse-operators/fuse_split_rotary_rows": (
+        f"""
+g {_ROWS} <int64[1] i1 = {{1}}, int64[2] sizes = {{4, 4}}> {{
+  {_ANGLES}
+  x1, x2 = Split<axis = 3>(x, sizes)
+  {_TURN}
+}}""",
+        23,
+        "portable",
+    ),
+    "raise-opset": (
+        """
+g (float[B,2,S,8] x, float[B,2,P,8] past) => (float[a,b,c,d] present, float[e,f,h,i] y) {
+  r = Relu(x)
+  present = Concat<axis = 2>(past, r)
+  y = ReduceMean<axes = [3]>(present)
+}""",
         17,
         "onnxruntime",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....errors import Declined
-from ....ir import DType, Graph, Node, Value
+from ....ir import Dim, DType, Graph, Node, Value
 from ....rewrite import Builder, Context
 from .core import dims_of
 
@@ -70,6 +70,15 @@ class Masks:
                     self.graph.insert_after(anchor, node)
             self._known[allowed] = finite
         self._new.clear()
+
+
+def with_shape_of_scores(bias: Value, scores: tuple[Dim, ...]) -> Value:
+    """The bias, if it broadcasts over batch and heads alone, as the operators require; Declined otherwise."""
+    shape = dims_of(bias)
+    fits = len(shape) == 4 and None not in scores and shape[2:] == scores[2:]
+    if not fits or any(s not in (1, d) for s, d in zip(shape[:2], scores[:2])):
+        raise Declined("the bias does not have the shape of the scores")
+    return bias
 
 
 def _may_be_lowest(bias: Value) -> bool:
