@@ -26,7 +26,7 @@ def with_cache(build: Builder, core: Attention, masks: Masks) -> tuple[Node, Val
     k = straight_keys(build, core.k)
     if build.nodes:
         raise Declined("the keys are transposed anew")
-    mask, rows = _mask(build, core, masks, dims_of(k)[2])
+    mask, rows = mask_of_operator(build, core, masks, dims_of(k)[2])
     last, result, caches = _cached(build, (core.q, k, core.v), core.out, mask, scale=core.scale)
     if rows is not None:
         whole = len(dims_of(result)) == 4
@@ -61,7 +61,7 @@ def _cached(
     try:
         operands = [_side_by_side(build, value) for value in (q, *new)]
         size = _number(count) * _number(dims_of(v)[3])
-        last = joined_heads(out, size)
+        last = _joined(out, (batch, count, rows), size)
         joined = dims_of(last.output)
         if len(joined) == 3 and not keeps_rows(last) and joined[:2] != (batch, rows):
             raise Declined("the heads are joined with another axis")
@@ -111,7 +111,9 @@ def _check_heads(q: Value, k: Value, v: Value, *pasts: Value | None) -> None:
             raise Declined("earlier keys or values have another shape")
 
 
-def _mask(build: Builder, core: Attention, masks: Masks, length: Dim) -> tuple[Value | None, Value | None]:
+def mask_of_operator(
+    build: Builder, core: Attention, masks: Masks, length: Dim
+) -> tuple[Value | None, Value | None]:  # fmt: skip
     """The mask of the operator, and which rows have an allowed element where others have to become zeros."""
     if core.bias is None:
         return None, None
@@ -139,6 +141,9 @@ def _side_by_side(build: Builder, value: Value) -> Value:
         raise Declined("the heads are not computed")
     if node.op == "RotaryEmbedding" and value.has_one_use:
         return build.copy(node, [_side_by_side(build, inner), *node.inputs[1:]], num_heads=heads)
+    shape = dims_of(value)
+    if node.op == "Reshape" and dims_of(inner) == (shape[0], 1, _number(shape[1]) * _number(shape[3])):
+        return inner  # of one token, whose heads need no transposition
     if node.op != "Transpose" or tuple(node.attrs.get("perm", ())) != SPLIT:
         raise Declined("the heads are not on the second axis")
     try:
@@ -146,6 +151,15 @@ def _side_by_side(build: Builder, value: Value) -> Value:
     except Declined:
         width = _number(heads) * _number(dims_of(value)[3])
         return build.Reshape(inner, np.array([0, 0, width], np.int64))
+
+
+def _joined(out: Value, heads: tuple[Dim, ...], size: int) -> Node:
+    """The Reshape of heads f32[B,H,S,E] to f32[B,S,size]; those of one token need no transposition before it."""
+    batch, _, rows = heads
+    user = out.users[0] if rows == 1 and out.has_one_use else None
+    if user is not None and user.op == "Reshape" and dims_of(user.output) == (batch, 1, size):
+        return user
+    return joined_heads(out, size)
 
 
 def _producer(value: Value) -> Node:

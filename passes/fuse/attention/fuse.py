@@ -13,7 +13,7 @@ from ....pipeline.passes import graph_pass
 from ....rewrite import QUANTIZERS, Builder, Context, any_value, apply_rules, op, rule
 from ..evidence import not_slower
 from ..products import split_columns
-from .cached import Caches, cache_into_operator, with_cache
+from .cached import Caches, cache_into_operator, mask_of_operator, with_cache
 from .core import Attention, dims_of, read_attention
 from .heads import (
     SPLIT,
@@ -115,19 +115,19 @@ def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks)
 
 def _four_axes(build: Builder, core: Attention, masks: Masks) -> tuple[Node, Value, Caches]:
     """Attention of ONNX on f32[B,H,S,D]; repeated keys and values enter with their fewer heads."""
-    if core.allowed is not None:
-        raise Declined("a row may be masked altogether")
     q, k, v = core.q, straight_keys(build, core.k), core.v
     whole = [dims_of(x) for x in (q, k, v)]
     if any(len(shape) != 4 or None in shape for shape in whole):
         raise Declined("the shapes are not known")
-    if whole[0][:2] != whole[1][:2] or whole[1][:3] != whole[2][:3]:
+    if whole[0][:2] != whole[1][:2] or whole[1][:2] != whole[2][:2]:  # there are as many keys as the product wants
         raise Declined("queries, keys and values may be broadcast")
     fewer, few = repeated_heads(k), repeated_heads(v)
     if fewer is not None and few is not None and dims_of(fewer)[:2] == dims_of(few)[:2]:
         k, v = fewer, few
-    bias = None if core.bias is None else _above(with_shape_of_scores(core.bias, (*whole[0][:3], whole[1][2])), masks)
-    result = build.Attention(q, k, v, bias, scale=core.scale)
+    mask, rows = mask_of_operator(build, core, masks, whole[1][2])
+    result = build.Attention(q, k, v, mask, scale=core.scale)
+    if rows is not None:
+        result = build.Where(build.Unsqueeze(rows, np.array([1], np.int64)), result, np.float32(0))
     last = core.out.producer
     assert last is not None
     return last, result, ()

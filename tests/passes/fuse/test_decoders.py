@@ -9,7 +9,7 @@ from graphopt.ops import remainder, total
 from graphopt.passes import name_sizes
 from graphopt.passes.convert import raise_opset
 from graphopt.passes.fuse import fuse_attention, fuse_operators
-from tests.passes.harness import body, lift, ops, outputs, random_feeds, rewrite
+from tests.passes.harness import assert_same, body, lift, ops, outputs, random_feeds, rewrite
 
 HEAD = """g (
     float[B,S,32] x, float[B,2,P,8] pk, float[B,2,P,8] pv, bool[B,1,S,T] allowed, float[B,S,4] f, float[B,1,S,T] bias
@@ -141,6 +141,57 @@ def test_heads_that_are_used_one_by_one_keep_four_axes():
     same_where_masked(before, after)
 
 
+CROSS = """g (float[B,S,16] x, float[B,2,L,8] key, float[B,2,N,8] value, bool[B,1,S,L] allowed) => (float[a,b,c] y)
+  <int64[4] pair = {{0, 0, 2, 8}}, int64[3] joined = {{0, 0, 16}}, float[16,16] w, float zero = {{0.0}},
+  float low = {{-inf}}> {{
+ hq = MatMul(x, w)
+ rq = Reshape(hq, pair)
+ q = Transpose<perm = [0, 2, 1, 3]>(rq)
+ kt = Transpose<perm = [0, 1, 3, 2]>(key)
+ s = MatMul(q, kt)
+ mask = Where(allowed, zero, low)
+ b = Add(s, mask)
+ r = Softmax(b)
+ isn = IsNaN(r)
+ p = Where(isn, zero, r)
+ o = MatMul(p, value)
+ t = Transpose<perm = [0, 2, 1, 3]>(o)
+ y = Reshape(t, joined)
+}}"""
+
+
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_keys_of_an_encoder_enter_as_they_are(target):
+    before = lift(CROSS.format(), 23)
+    after, changes = rewrite(before, name_sizes, fuse_attention, target=target)
+    assert changes == 1 and "Softmax" not in ops(after) and ops(after).count("Transpose") == 2
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal(shape).astype(np.float32)
+             for name, shape in (("x", (2, 3, 16)), ("key", (2, 2, 5, 8)), ("value", (2, 2, 5, 8)))}  # fmt: skip
+    feeds["allowed"] = rng.integers(0, 2, (2, 1, 3, 5)).astype(bool)
+    feeds["allowed"][1, 0, 1] = False
+    x, y = (outputs(onnx_io.to_proto(model), feeds)[0] for model in (before, after))
+    assert not x[1, 1].any() and x[0].any()
+    np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_of_one_token_need_no_transposition():
+    one = {"q": 4, "k1": 2, "v1": 2}
+    projected = "hq = MatMul(x, w)\n hk = MatMul(x, u)\n hv = MatMul(x, v)\n " + "".join(
+        f"{name} = Reshape(h{name[0]}, one{heads})\n " for name, heads in one.items()
+    )
+    nodes = projected + CACHE + REPEATED + SCORES + "p = Softmax(c)\n o = MatMul(p, v4)\n y = Reshape(o, three)"
+    text = HEAD.replace("LOW", "0.0").replace("float[B,S,32] x", "float[B,1,32] x")
+    text = text.replace("int64[1] i0", "int64[4] one4 = {{0, 4, 1, 8}}, int64[4] one2 = {{0, 2, 1, 8}}, int64[1] i0")
+    before = lift(text.format(nodes=nodes.replace("Reshape(o, three)", "Reshape(o, row)")).replace(
+        "int64[1] i0", "int64[3] row = {0, 1, 32}, int64[1] i0"), 23)  # fmt: skip
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 1 and ops(after) == ["MatMul", "MatMul", "MatMul", "Attention"]
+    feeds = random_feeds(onnx_io.to_proto(before), 0, 3)
+    for x, y in zip(*(outputs(onnx_io.to_proto(model), feeds) for model in (before, after))):
+        np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
+
+
 WHOLE = PROJECTED + CACHE + REPEATED + SCORES + MASK + "p = Softmax(b)\n " + JOIN
 STAYS = {
     "a mask of another length": (WHOLE, {"length": "T"}),
@@ -164,6 +215,18 @@ def test_a_model_with_a_cache_goes_to_the_opset_of_attention_for_onnxruntime():
     assert changes and after.opset == 23
     same_where_masked(before, rewrite(after, name_sizes, fuse_attention, target="onnxruntime")[0])
     assert rewrite(before, raise_opset)[0].opset == 17
+
+
+@pytest.mark.parametrize("square", ["Mul(x, x)", "Pow(x, two)"])
+def test_a_model_with_root_mean_squares_goes_there_too(square):
+    text = """g (float[N,8] x) => (float[a,b] y) <float two = {2.0}, float eps = {1e-5}> {
+      q = SQUARE\n m = ReduceMean<axes = [-1]>(q)\n e = Add(m, eps)\n r = Sqrt(e)\n y = Div(x, r) }"""
+    before = lift(text.replace("SQUARE", square), 17)
+    after, _ = rewrite(before, raise_opset, fuse_operators, target="onnxruntime")
+    assert ops(after) == ["RMSNormalization"]
+    assert_same(before, after)
+    centred = lift(text.replace("SQUARE", "Mul(x, two)"), 17)
+    assert rewrite(centred, raise_opset, target="onnxruntime")[0].opset == 17
 
 
 RAISED_NOT = {
