@@ -37,6 +37,7 @@ from .layout import (
     join_shape_changes,
     join_slices_and_pads,
     put_batch_first,
+    read_masks,
     split_slices,
     take_parts,
 )
@@ -62,6 +63,7 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_identities,  # and folding pads and ends
     merge_identical_constants,
     merge_common_subexpressions,
+    read_masks,
     drop_requantization,
     move_codes,
     raise_opset,

@@ -185,6 +185,14 @@ def _expand(node: Node, names: _Names) -> Shape | None:
     return tuple(names.join(dims) for dims in zip(*((1,) * (rank - len(s)) + s for s in (before, wanted))))
 
 
+def _tile(node: Node, names: _Names) -> Shape | None:
+    """An axis of size 1 takes the number of repeats, one that is repeated once keeps its size."""
+    before, repeats = names.shape(node.inputs[0]), names.vector(node.input(1))
+    if before is None or repeats is None or len(before) != len(repeats):
+        return None
+    return tuple(times if size == 1 else size if times == 1 else None for size, times in zip(before, repeats))
+
+
 def _concat(node: Node, names: _Names) -> Shape | None:
     """The sizes along the axis add up; the others are equal."""
     shapes = [names.shape(value) for value in node.inputs]
@@ -202,5 +210,6 @@ _TABLE: dict[str, Callable[[Node, _Names], Shape | None]] = {
     "Slice": _slice,
     "Expand": _expand,
     "Range": _range,
+    "Tile": _tile,
 }
 """For each operator, the shape of its result by names of the sizes that it is computed from."""

@@ -67,6 +67,29 @@ g {_ROWS} <int64[1] i1 = {{1}}, int64[2] sizes = {{4, 4}}> {{
         23,
         "portable",
     ),
+    "read-masks/pairs_as_window": (
+        """
+g (bool[B,W] m, float[B,T] x) => (bool[a,b,c,d] y) <int64 i0 = {0}, int64 i1 = {1}, int64[1] one = {1},
+  int64[3] rest = {1, 2, 3}, int64[3] front = {0, 1, 2}, int64[1] last = {-1}> {
+  sx = Shape(x)
+  n = Gather(sx, i0)
+  t = Gather(sx, i1)
+  r = Range(i0, n, i1)
+  c = Range(i0, t, i1)
+  rows = Unsqueeze(r, rest)
+  columns = Unsqueeze(c, front)
+  big = Max(rows, columns)
+  s = Shape(big)
+  re = Expand(rows, s)
+  ce = Expand(columns, s)
+  ru = Unsqueeze(re, last)
+  cu = Unsqueeze(ce, last)
+  p = Concat<axis = -1>(ru, cu)
+  y = GatherND(m, p)
+}""",
+        17,
+        "portable",
+    ),
     "raise-opset": (
         """
 g (float[B,2,S,8] x, float[B,2,P,8] past) => (float[a,b,c,d] present, float[e,f,h,i] y) {

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 LAYERS, WIDTH, HEADS, GROUPS, INNER, WORDS = 2, 576, 9, 3, 1536, 2000
 """Sizes of SmolLM2-135M, with fewer layers and words."""
@@ -69,7 +68,7 @@ class Step(nn.Module):
         self.model = model
 
     def forward(self, ids: Any, mask: Any, positions: Any, *pasts: Any) -> tuple[Any, ...]:
-        cache = DynamicCache()
+        cache = transformers.DynamicCache()
         for layer in range(LAYERS):
             cache.update(pasts[2 * layer], pasts[2 * layer + 1], layer)
         made = self.model(
@@ -112,7 +111,7 @@ class NextToken(nn.Module):
 
     def forward(self, ids: Any, *rest: Any) -> tuple[Any, ...]:
         mask, pasts = (rest[0], rest[1:]) if self.masked else (None, rest)
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        cache = transformers.EncoderDecoderCache(transformers.DynamicCache(), transformers.DynamicCache())
         for layer in range(LAYERS):
             a, b, c, d = pasts[4 * layer : 4 * layer + 4]
             cache.self_attention_cache.update(a, b, layer)
@@ -204,6 +203,8 @@ def main() -> None:
         sys.argv[2:] or ["llama", "qwen2", "gemma", "phi", "gpt2", "t5", "marian", "whisper"],
     )
     folder.mkdir(parents=True, exist_ok=True)
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != root]  # transformers finds kernels/
     warnings.filterwarnings("ignore")
     for style in styles:
         for exporter in OPSETS:
