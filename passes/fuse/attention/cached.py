@@ -15,7 +15,7 @@ from ....ops import attr
 from ....rewrite import Builder
 from .core import Attention, dims_of
 from .heads import SPLIT, joined_heads, keeps_rows, last_input, repeated_heads, split_heads, straight_keys
-from .masks import Masks, keeps_scores, with_shape_of_scores
+from .masks import Masks, empty_rows_are_zeros, keeps_scores, with_shape_of_scores
 
 Caches = tuple[tuple[Node, Value], ...]
 """The Concats of earlier and new keys and values, and the outputs of the operator that replace them."""
@@ -120,7 +120,7 @@ def mask_of_operator(
     with_shape_of_scores(core.bias, (*dims_of(core.q)[:3], length))
     is_float = _dtype(core.q) is DType.FLOAT
     if core.allowed is not None:
-        if build.context.target == "onnxruntime":  # its kernel gives zeros for a row without an allowed element
+        if build.context.target == "onnxruntime" and empty_rows_are_zeros():
             return core.allowed, None
         if not is_float:
             raise Declined("a mask that may leave a row empty, in half precision")

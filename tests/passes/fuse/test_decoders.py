@@ -117,6 +117,14 @@ def test_the_operator_takes_the_mask_and_returns_the_caches():
     ]
 
 
+def test_rows_without_an_allowed_element_become_zeros_where_the_kernel_gives_others(monkeypatch):
+    before = decoder(PROJECTED + CACHE + REPEATED + SCORES + MASK + GUARD + JOIN, "-inf")
+    monkeypatch.setattr("graphopt.passes.fuse.attention.cached.empty_rows_are_zeros", lambda: False)
+    after, _ = rewrite(before, name_sizes, fuse_attention, target="onnxruntime")
+    assert ops(after)[-2:] == ["Attention", "Where"] and ops(after).count("ReduceSum") == 1
+    same_where_masked(before, after)
+
+
 @pytest.mark.parametrize("target", ["portable", "onnxruntime"])
 def test_an_operator_without_its_cache_takes_it(target):
     before = decoder(PROJECTED + CACHE + REPEATED + OPERATOR)
