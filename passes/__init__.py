@@ -16,6 +16,7 @@ from .clean import (
     merge_common_subexpressions,
     merge_identical_constants,
     remove_dead_nodes,
+    tie_heads,
 )
 from .codes import drop_requantization, move_codes, read_weights, use_integer_operators, widen_channels
 from .control import inline_branches, inline_functions, inline_loops
@@ -89,6 +90,7 @@ SCHEDULE: tuple[Pass, ...] = (
     flatten_concats,
     drop_identities,
     give_range_scalars,
+    tie_heads,  # once nothing folds the transposition any more
     merge_products,
     fuse_attention,  # once steps are joined
     fuse_for_onnxruntime,  # what only the target has comes last: no other pass knows these operators

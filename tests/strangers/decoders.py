@@ -54,7 +54,9 @@ def pair(style: str) -> Any:
         ),
         "marian": lambda: transformers.MarianMTModel(transformers.MarianConfig(**sizes, forced_eos_token_id=1)),
         "whisper": lambda: transformers.WhisperForConditionalGeneration(
-            transformers.WhisperConfig(**sizes, bos_token_id=1, num_mel_bins=16, max_source_positions=100)
+            transformers.WhisperConfig(
+                **sizes, bos_token_id=1, num_mel_bins=16, max_source_positions=100, max_target_positions=2048
+            )
         ),
     }
     return models[style]()
