@@ -226,6 +226,8 @@ def projections_into_attention(
     shift = None if sum is product else next((v for v in sum.inputs if v and v.constant), None)
     if product is None or product.op != "MatMul" or qkv_bias is not None or padding is not None:
         raise Declined("not a product with a bias")
+    if not all(part.has_one_use for part in parts.outputs) or not sum.output.has_one_use:
+        raise Declined("keys or values are used elsewhere, so that the product would be computed twice")
     x, w = product.inputs
     sizes = {dims_of(v)[-1:] for v in parts.outputs}
     if (
