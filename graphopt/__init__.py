@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .bisection import Bisection, bisect
     from .equivalence import Comparison, compare
     from .passes.float16 import Float16
+    from .folders import FolderResult, optimize_folder
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
@@ -31,20 +32,21 @@ __version__ = "0.2.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants the log gives it a handler
 
 _HOME = {
-    "Bisection": "bisection", "Comparison": "equivalence", "Edited": "surgery",
-    "Float16": "passes.float16", "Pass": "pipeline",
+    "Bisection": "bisection", "Comparison": "equivalence", "Edited": "surgery", "Float16": "passes.float16",
+    "FolderResult": "folders", "Pass": "pipeline",
     "Prune": "passes.prune", "Quantize": "passes.quantize", "Recommendation": "recommendation", "Registry": "pipeline",
     "Report": "report", "Result": "api", "Session": "runtime",
     "bisect": "bisection", "compare": "equivalence", "compare_layers": "report.drift", "edit": "surgery",
-    "optimize": "api", "recommend": "recommendation", "register_pass": "pipeline", "rule": "pipeline",
+    "optimize": "api", "optimize_folder": "folders", "recommend": "recommendation",
+    "register_pass": "pipeline", "rule": "pipeline",
 }  # fmt: skip
 _MODULES = ("gradient", "rewrite", "testing")
 
 __all__ = [
-    "Bisection", "Comparison", "Edited", "Float16", "GraphoptError", "InputError", "ModelError", "OptionError",
-    "OutputError", "Pass", "Prune", "Quantize", "Recommendation", "Registry", "Report", "Result", "Session", "bisect",
-    "compare", "compare_layers", "edit", "gradient", "optimize", "recommend", "register_pass", "rewrite", "rule",
-    "testing",
+    "Bisection", "Comparison", "Edited", "Float16", "FolderResult", "GraphoptError", "InputError", "ModelError",
+    "OptionError", "OutputError", "Pass", "Prune", "Quantize", "Recommendation", "Registry", "Report", "Result",
+    "Session", "bisect", "compare", "compare_layers", "edit", "gradient", "optimize", "optimize_folder", "recommend",
+    "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 
 

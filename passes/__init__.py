@@ -16,10 +16,11 @@ from .clean import (
     merge_common_subexpressions,
     merge_identical_constants,
     remove_dead_nodes,
+    tie_heads,
 )
 from .codes import drop_requantization, move_codes, read_weights, use_integer_operators, widen_channels
 from .control import inline_branches, inline_functions, inline_loops
-from .convert import spell_powers
+from .convert import raise_opset, spell_powers
 from .fold import (
     compose_linear_maps,
     fold_affine,
@@ -37,6 +38,7 @@ from .layout import (
     join_shape_changes,
     join_slices_and_pads,
     put_batch_first,
+    read_masks,
     split_slices,
     take_parts,
 )
@@ -63,8 +65,10 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_identities,  # and folding pads and ends
     merge_identical_constants,
     merge_common_subexpressions,
+    read_masks,
     drop_requantization,
     move_codes,
+    raise_opset,
     fuse_operators,  # before what stands around activations is folded away
     merge_common_subexpressions,
     fold_chains,
@@ -87,6 +91,7 @@ SCHEDULE: tuple[Pass, ...] = (
     flatten_concats,
     drop_identities,
     give_range_scalars,
+    tie_heads,  # once nothing folds the transposition any more
     merge_products,
     fuse_attention,  # once steps are joined
     fuse_for_onnxruntime,  # what only the target has comes last: no other pass knows these operators

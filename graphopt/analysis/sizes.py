@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Constant, Dim, DType, Node, TensorType, Value
-from ..ops import attr, quotient
+from ..ops import attr, quotient, remainder, total
 
 LONGEST = 64
 """Elements of the longest vector that is followed; shapes have one an axis."""
@@ -228,8 +228,8 @@ def _where(node: Node, operands: Operands) -> Sizes | None:
 _TABLE: dict[str, Derive] = {
     "Shape": _shape, "Size": _size, "Gather": _gather, "Slice": _slice, "Concat": _concat, "Reshape": _reshape,
     "Squeeze": _to_scalar, "Unsqueeze": _to_vector, "Cast": _cast, "Identity": lambda node, operands: operands[0],
-    "ConstantOfShape": _fill, "ReduceProd": _product, "Add": _arithmetic(lambda x, y: x + y, 0),
-    "Sub": _arithmetic(lambda x, y: x - y, 0, either=False), "Mul": _arithmetic(lambda x, y: x * y, 1),
+    "ConstantOfShape": _fill, "ReduceProd": _product, "Add": _elementwise(total),
+    "Sub": _elementwise(remainder), "Mul": _arithmetic(lambda x, y: x * y, 1),
     "Div": _elementwise(_divide), "Equal": _elementwise(_equal), "Max": _arithmetic(max, 0), "Min": _arithmetic(min),
     "Mod": _elementwise(lambda x, y: x % y if isinstance(x, int) and isinstance(y, int) and x >= 0 and y > 0 else None),
     "Where": _where,

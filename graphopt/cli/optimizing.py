@@ -24,6 +24,7 @@ from ..options import (
 )
 from .common import JSON, Names, Preprocess, dims_of, function_of, one_of, out, shapes_of, split
 from .console import leave_stdout, manner, note, write_json
+from .folder import optimize_folder
 from .progress import progress
 from .results import PIPE, check_destination, default_name, kind_of, write
 from .routing import variant
@@ -45,7 +46,12 @@ _RATIO = 0.3
 
 def optimize(
     source: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="the ONNX file to optimise, - for stdin", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="the ONNX file to optimise, - for stdin, or a folder of files that belong together",
+            show_default=False,
+        ),
     ],
     destination: Annotated[
         Optional[Path],  # noqa: UP045
@@ -129,7 +135,7 @@ def optimize(
 ) -> None:
     """Optimise MODEL into OUT and show what changed and that it is equal: exit 0, 3 where that could not be verified.
 
-    `graphopt MODEL` is the same.
+    `graphopt MODEL` is the same. Of a folder every model is optimised, and the files beside them are copied.
     """
     from ..api import optimize_as
     from ..machine.files import check_target
@@ -158,6 +164,11 @@ def optimize(
     )  # fmt: skip
     asked = options.compression
     kind = kind_of(asked.quantize, asked.prune, kind, asked.precision)
+    if source.is_dir():
+        beside = {"--report": report, "--dry-run": dry_run, "--provenance-beside": provenance_beside}
+        where = output or destination or source.with_name(f"{source.name}.{kind}")
+        optimize_folder(source, where, options, kind, save_as_external_data, beside, force=force, as_json=as_json)
+        return
     written = output or destination or default_name(source, kind)
     to_pipe = str(written) == PIPE
     if report is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -52,6 +53,44 @@ def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
     if not left:
         return number
     return left[0] if len(left) == 1 and number == 1 else None
+
+
+_PLUS = re.compile(r"(?<=\S)\+(?=\S)")
+
+
+def total(a: Dim, b: Dim) -> Dim:
+    """The size a + b, by one name whatever the order: (past, seq) and (seq, past) give "past+seq"; None if unknown."""
+    terms = [*_terms(a), *_terms(b)]
+    return None if None in terms else _sum(terms)
+
+
+def remainder(a: Dim, b: Dim) -> Dim:
+    """The size a - b, where b is a part of the sum a: "past+seq" less "past" is "seq"; None if unknown."""
+    left, off = Counter(_terms(a)), Counter(_terms(b))
+    if None in left or None in off:
+        return None
+    number = sum(d * count for d, count in left.items() if isinstance(d, int))
+    number -= sum(d * count for d, count in off.items() if isinstance(d, int))
+    names = Counter({d: count for d, count in left.items() if isinstance(d, str)})
+    names.subtract({d: count for d, count in off.items() if isinstance(d, str)})
+    if any(count < 0 for count in names.values()):
+        return None
+    return _sum([*names.elements(), number])
+
+
+def _terms(size: Dim) -> list[Dim]:
+    if not isinstance(size, str):
+        return [size]
+    return [int(term) if term.isdecimal() else term for term in _PLUS.split(size)]
+
+
+def _sum(terms: Sequence[Dim]) -> Dim:
+    """A sum of names and numbers; None where a name is combined with a negative number: sizes are not negative."""
+    number = sum(term for term in terms if isinstance(term, int))
+    names = sorted(term for term in terms if isinstance(term, str))
+    if not names:
+        return number
+    return None if number < 0 else "+".join([*names, *([str(number)] if number else [])])
 
 
 def same_sizes(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:

@@ -6,8 +6,9 @@ from .constants import merge_identical_constants
 from .cse import merge_common_subexpressions
 from .dead import remove_dead_nodes
 from .identity import drop_identities
+from .ties import tie_heads
 
 __all__ = [
     "drop_cast_islands", "drop_identities", "drop_zero_states", "join_steps", "merge_common_subexpressions",
-    "merge_identical_constants", "remove_dead_nodes",
+    "merge_identical_constants", "remove_dead_nodes", "tie_heads",
 ]  # fmt: skip

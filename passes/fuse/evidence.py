@@ -39,6 +39,8 @@ MEASURED: dict[str, tuple[float | None, float | None]] = {  # portable, onnxrunt
     "fuse_l2_norm": (1.01, 1.01),  # over the last axis; 0.64 over channels, where the rule declines
     "fuse_softmax": (2.22, 2.19),
     "fuse_log_softmax": (1.86, 1.87),
+    "fuse_rotary_rows": (2.65, 2.67),
+    "fuse_split_rotary_rows": (2.73, 2.69),
     "fuse_rotary": (None, 2.59),
     "fuse_split_rotary": (None, 2.74),
     "fuse_batch_norm": (1.82, 1.83),

@@ -49,32 +49,70 @@ def _last(node: Node, name: str = "axis") -> None:
         raise Declined("not over the last axis")
 
 
-@rule(_SLICED, min_opset=10)
-def fuse_rotary(
-    build: Builder, x: Value, c: Value, s: Value, from1: Array, to1: Array, from2: Array, to2: Array,
-    axis: Array | None, step: Array | None, turned: Node,
-) -> Value:  # fmt: skip
-    """x cos + [-x2, x1] sin = rotary(x), the halves taken by Slice"""
+def _sliced_width(
+    x: Value, bounds: tuple[Array, ...], axis: Array | None, step: Array | None, turned: Node
+) -> int:  # fmt: skip
+    """D, where Slices take the two halves of the last axis; Declined otherwise."""
     width = _width(x)
     _last(turned)
-    bounds = [v.reshape(-1).tolist() for v in (from1, to1, from2, to2)]
+    limits = [v.reshape(-1).tolist() for v in bounds]
     if axis is None or axis.reshape(-1).tolist() not in ([-1], [3]) or (step is not None and (step != 1).any()):
         raise Declined("not over the last axis")
-    if bounds[:3] != [[0], [width // 2], [width // 2]] or bounds[3][0] < width:
+    if limits[:3] != [[0], [width // 2], [width // 2]] or limits[3][0] < width:
         raise Declined("not the two halves")
-    return _rotary(build, x, c, s, width)
+    return width
 
 
-@rule(_SPLIT, min_opset=10)
-def fuse_split_rotary(build: Builder, x: Value, c: Value, s: Value, split: Node, turned: Node) -> Value:
-    """x cos + [-x2, x1] sin = rotary(x), the halves taken by Split"""
+def _split_width(x: Value, split: Node, turned: Node) -> int:
+    """D, where Split takes the two halves of the last axis; Declined otherwise."""
     width = _width(x)
     _last(turned)
     _last(split)
     halves = [v.type.shape for v in split.outputs if isinstance(v.type, TensorType)]
     if len(halves) != 2 or any(shape is None or shape[-1] != width // 2 for shape in halves):
         raise Declined("not the two halves")
-    return _rotary(build, x, c, s, width)
+    return width
+
+
+@rule(_SLICED, min_opset=23)
+def fuse_rotary_rows(
+    build: Builder, x: Value, c: Value, s: Value, from1: Array, to1: Array, from2: Array, to2: Array,
+    axis: Array | None, step: Array | None, turned: Node,
+) -> Value:  # fmt: skip
+    """x cos + [-x2, x1] sin = rotary(x), the halves taken by Slice; cosine and sine of each token, f32[B,S,D]"""
+    width = _sliced_width(x, (from1, to1, from2, to2), axis, step, turned)
+    return build.RotaryEmbedding(x, *(_rows(build, x, value, width) for value in (c, s)))
+
+
+@rule(_SPLIT, min_opset=23)
+def fuse_split_rotary_rows(build: Builder, x: Value, c: Value, s: Value, split: Node, turned: Node) -> Value:
+    """x cos + [-x2, x1] sin = rotary(x), the halves taken by Split; cosine and sine of each token, f32[B,S,D]"""
+    width = _split_width(x, split, turned)
+    return build.RotaryEmbedding(x, *(_rows(build, x, value, width) for value in (c, s)))
+
+
+@rule(_SLICED, min_opset=10)
+def fuse_rotary(
+    build: Builder, x: Value, c: Value, s: Value, from1: Array, to1: Array, from2: Array, to2: Array,
+    axis: Array | None, step: Array | None, turned: Node,
+) -> Value:  # fmt: skip
+    """x cos + [-x2, x1] sin = rotary(x), the halves taken by Slice"""
+    return _rotary(build, x, c, s, _sliced_width(x, (from1, to1, from2, to2), axis, step, turned))
+
+
+@rule(_SPLIT, min_opset=10)
+def fuse_split_rotary(build: Builder, x: Value, c: Value, s: Value, split: Node, turned: Node) -> Value:
+    """x cos + [-x2, x1] sin = rotary(x), the halves taken by Split"""
+    return _rotary(build, x, c, s, _split_width(x, split, turned))
+
+
+def _rows(build: Builder, x: Value, value: Value, width: int) -> Value:
+    """The first halves of cosine or sine, f32[B,S,D/2], of f32[B,1,S,D]."""
+    whole, heads = _unlifted(value), x.type.shape if isinstance(x.type, TensorType) else None
+    shape = whole.type.shape if isinstance(whole.type, TensorType) else None
+    if heads is None or shape is None or None in heads or shape != (heads[0], heads[2], width):
+        raise Declined("cosine and sine are not one row for each token")
+    return _half(build, whole)
 
 
 def _rotary(build: Builder, x: Value, c: Value, s: Value, width: int) -> Value:
@@ -137,6 +175,11 @@ def _half(build: Builder, value: Value) -> Value:
         rank = value.type.rank if isinstance(value.type, TensorType) else None
         if rank is not None and int(attr(node, "axis", 0)) in (-1, rank - 1) and node.inputs[0] is not None:
             return node.inputs[0]
+    if node is not None and node.op == "Mul":
+        for slot in (0, 1):
+            factor, other = node.constant(slot), node.inputs[1 - slot]
+            if factor is not None and factor.size == 1 and len(factor.shape) < 2 and other is not None:
+                return build.Mul(_half(build, other), node.inputs[slot])
     if node is None or node.op not in _KEEPS_HALVES or node.inputs[0] is None:
         raise Declined("the halves of cosine or sine may differ")
     return build.copy(node, [_half(build, node.inputs[0]), *node.inputs[1:]])

@@ -6,8 +6,9 @@ from .parts import take_parts
 from .reshapes import join_shape_changes
 from .slices import flatten_concats, join_slices_and_pads, split_slices
 from .transposes import cancel_transposes
+from .windows import read_masks
 
 __all__ = [
     "cancel_transposes", "flatten_concats", "hoist_over_split", "join_shape_changes", "join_slices_and_pads",
-    "put_batch_first", "split_slices", "take_parts",
+    "put_batch_first", "read_masks", "split_slices", "take_parts",
 ]  # fmt: skip

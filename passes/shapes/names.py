@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 from ...analysis import Sizes, derive_sizes, sizes_of_constant
 from ...analysis.operands import integers
 from ...ir import Dim, Graph, Node, TensorType, Value
+from ...ops import attr, total
 from ...pipeline.passes import graph_pass
 
 Shape = tuple[Dim, ...]
@@ -127,6 +129,7 @@ def _matmul(node: Node, names: _Names) -> Shape | None:
     a, b = (names.shape(v) for v in node.inputs)
     if a is None or b is None or min(len(a), len(b)) < 2:
         return None
+    names.equate(b[-2], a[-1]) if isinstance(b[-2], str) else names.equate(a[-1], b[-2])
     rank = max(len(a), len(b))
     wide = [(1,) * (rank - len(s)) + s for s in (a, b)]
     return (*(names.join(dims) for dims in zip(*(s[:-2] for s in wide))), a[-2], b[-1])
@@ -182,11 +185,31 @@ def _expand(node: Node, names: _Names) -> Shape | None:
     return tuple(names.join(dims) for dims in zip(*((1,) * (rank - len(s)) + s for s in (before, wanted))))
 
 
+def _tile(node: Node, names: _Names) -> Shape | None:
+    """An axis of size 1 takes the number of repeats, one that is repeated once keeps its size."""
+    before, repeats = names.shape(node.inputs[0]), names.vector(node.input(1))
+    if before is None or repeats is None or len(before) != len(repeats):
+        return None
+    return tuple(times if size == 1 else size if times == 1 else None for size, times in zip(before, repeats))
+
+
+def _concat(node: Node, names: _Names) -> Shape | None:
+    """The sizes along the axis add up; the others are equal."""
+    shapes = [names.shape(value) for value in node.inputs]
+    known = [shape for shape in shapes if shape]
+    if len(known) != len(shapes) or len({len(shape) for shape in known}) != 1:
+        return None
+    axis = int(attr(node, "axis", 0)) % len(known[0])
+    return tuple(reduce(total, dims) if i == axis else dims[0] for i, dims in enumerate(zip(*known)))
+
+
 _TABLE: dict[str, Callable[[Node, _Names], Shape | None]] = {
+    "Concat": _concat,
     "MatMul": _matmul,
     "Reshape": _reshape,
     "Slice": _slice,
     "Expand": _expand,
     "Range": _range,
+    "Tile": _tile,
 }
 """For each operator, the shape of its result by names of the sizes that it is computed from."""

@@ -132,6 +132,9 @@ INSTANCES = {
                              "y = Div(e, s)", 18),
     "fuse_log_softmax": Instance(TOKENS, "m = ReduceMax(x, last)\n c = Sub(x, m)\n e = Exp(c)\n "
                                  "s = ReduceSum(e, last)\n l = Log(s)\n y = Sub(c, l)", 18),
+    "fuse_rotary_rows": Instance(_ROTARY_HEAD, _ROTARY, 23, _ROTARY_WEIGHTS),
+    "fuse_split_rotary_rows": Instance(_ROTARY_HEAD, _ROTARY.replace(_SLICES, "x1, x2 = Split<axis = 3>(x, sizes)"), 23,
+                                       _ROTARY_WEIGHTS),
     "fuse_rotary": Instance(_ROTARY_HEAD, _ROTARY, 17, _ROTARY_WEIGHTS),
     "fuse_split_rotary": Instance(_ROTARY_HEAD, _ROTARY.replace(_SLICES, "x1, x2 = Split<axis = 3>(x, sizes)"), 17,
                                   _ROTARY_WEIGHTS),

@@ -14,6 +14,7 @@ _TURN = """n = Neg(x2)
   a = Mul(x, cu)
   b = Mul(t, su)
   y = Add(a, b)"""
+_ROWS = "(float[B,2,S,8] x, float[B,S,4] f) => (float[k,l,m,n] y)"
 _HEADS = "(float[B,2,S,8] x, float[1,S,4] f) => (float[k,l,m,n] y)"
 
 _SCALED = """
@@ -42,6 +43,60 @@ g {_HEADS} <int64[1] i0 = {{0}}, int64[1] i1 = {{1}}, int64[1] i3 = {{3}}, int64
   x2 = Slice(x, i4, i8, i3)
   {_TURN}
 }}""",
+        17,
+        "onnxruntime",
+    ),
+    "fuse-operators/fuse_rotary_rows": (
+        f"""
+g {_ROWS} <int64[1] i0 = {{0}}, int64[1] i4 = {{4}}, int64[1] i8 = {{8}}, int64[1] i3 = {{3}}, int64[1] i1 = {{1}}> {{
+  {_ANGLES}
+  x1 = Slice(x, i0, i4, i3)
+  x2 = Slice(x, i4, i8, i3)
+  {_TURN}
+}}""",
+        23,
+        "portable",
+    ),
+    "fuse-operators/fuse_split_rotary_rows": (
+        f"""
+g {_ROWS} <int64[1] i1 = {{1}}, int64[2] sizes = {{4, 4}}> {{
+  {_ANGLES}
+  x1, x2 = Split<axis = 3>(x, sizes)
+  {_TURN}
+}}""",
+        23,
+        "portable",
+    ),
+    "read-masks/pairs_as_window": (
+        """
+g (bool[B,W] m, float[B,T] x) => (bool[a,b,c,d] y) <int64 i0 = {0}, int64 i1 = {1}, int64[1] one = {1},
+  int64[3] rest = {1, 2, 3}, int64[3] front = {0, 1, 2}, int64[1] last = {-1}> {
+  sx = Shape(x)
+  n = Gather(sx, i0)
+  t = Gather(sx, i1)
+  r = Range(i0, n, i1)
+  c = Range(i0, t, i1)
+  rows = Unsqueeze(r, rest)
+  columns = Unsqueeze(c, front)
+  big = Max(rows, columns)
+  s = Shape(big)
+  re = Expand(rows, s)
+  ce = Expand(columns, s)
+  ru = Unsqueeze(re, last)
+  cu = Unsqueeze(ce, last)
+  p = Concat<axis = -1>(ru, cu)
+  y = GatherND(m, p)
+}""",
+        17,
+        "portable",
+    ),
+    "raise-opset": (
+        """
+g (float[B,2,S,8] x, float[B,2,P,8] past) => (float[a,b,c,d] present, float[e,f,h,i] y) {
+  r = Relu(x)
+  present = Concat<axis = 2>(past, r)
+  y = ReduceMean<axes = [3]>(present)
+}""",
         17,
         "onnxruntime",
     ),

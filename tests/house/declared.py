@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("provenance",),
     ("options", "validation", "report", "testing", "pytest_plugin"),
     ("reporting", "partial"),
-    ("api", "bench", "bisection", "surgery", "recommendation"),
+    ("api", "bench", "bisection", "folders", "surgery", "recommendation"),
     ("cli", "__main__"),
 )
 """Packages and modules of graphopt, lowest first: a floor imports from those below it, never from one above."""

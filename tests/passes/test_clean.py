@@ -1,11 +1,14 @@
 """Dead code, common subexpressions, identical constants."""
 
 import numpy as np
+import pytest
 
 from graphopt.ir import Constant, to_text
 from graphopt.passes.clean.constants import merge_identical_constants
 from graphopt.passes.clean.cse import merge_common_subexpressions
 from graphopt.passes.clean.dead import remove_dead_nodes
+from graphopt.passes.clean.ties import tie_heads
+from graphopt.passes.fold import fold_constants
 from graphopt.pipeline.driver import constant_bytes
 from tests.passes.harness import assert_same, body, check, lift, ops, parse, rewrite
 
@@ -168,3 +171,30 @@ def test_strings_merge():
         ' a = Gather(s, i)\n b = Gather(t, i) }'  # fmt: skip
     after, changes = rewrite(lift(text), merge_identical_constants)
     assert changes == 1 and to_text(after.graph).count("Gather(@s") == 2, body(after)
+
+
+TIED = """g (int64[N] i, float[N,512] x) => (float[a,b] e, float[c,d] y) <float[600,512] table, float[512,600] head> {
+  e = Gather(table, i)
+  y = MatMul(x, head)
+}"""
+
+
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_a_head_that_is_its_table_transposed_is_stored_once(target):
+    table = np.random.default_rng(0).standard_normal((600, 512)).astype(np.float32)
+    before = lift(TIED, table=table, head=table.T)
+    after, changes = rewrite(before, tie_heads, target=target)
+    assert changes == 1 and ops(after) == ["Gather", "Transpose", "MatMul"]
+    assert_same(before, after)
+    folded, _ = rewrite(before, tie_heads, fold_constants, target=target, size_limit=table.nbytes + 4096)
+    assert "Transpose" in ops(folded)  # folding would store the copy again
+    assert rewrite(before, tie_heads, target="graphopt")[1] == 0
+
+
+def test_heads_of_their_own_and_small_ones_stay():
+    table = np.random.default_rng(0).standard_normal((600, 512)).astype(np.float32)
+    other = table.T.copy()
+    other[-1, -1] += 1
+    assert rewrite(lift(TIED, table=table, head=other), tie_heads)[1] == 0
+    small = TIED.replace("600", "60").replace("512", "16")
+    assert rewrite(lift(small, table=table[:60, :16], head=table[:60, :16].T), tie_heads)[1] == 0

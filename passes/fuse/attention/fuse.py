@@ -13,6 +13,7 @@ from ....pipeline.passes import graph_pass
 from ....rewrite import QUANTIZERS, Builder, Context, any_value, apply_rules, op, rule
 from ..evidence import not_slower
 from ..products import split_columns
+from .cached import Caches, cache_into_operator, mask_of_operator, with_cache
 from .core import Attention, dims_of, read_attention
 from .heads import (
     SPLIT,
@@ -26,8 +27,11 @@ from .heads import (
     straight_keys,
     value_cache,
 )  # fmt: skip
-from .masks import Masks, keeps_scores
+from .masks import Masks, keeps_scores, with_shape_of_scores
 from .packed import read_packed
+
+_CORES = ("Softmax", "Attention")
+"""The operators at which attention is looked for: its own of ONNX may lack the cache."""
 
 
 @graph_pass("fuse-attention")
@@ -40,30 +44,31 @@ def fuse_attention(graph: Graph, context: Context) -> int:
     if any(node.op in QUANTIZERS for node in nodes):
         return 0
     kept: dict[Graph, Masks] = {}
-    changes = sum(_fuse(node, kept, context) for node in nodes if node.op == "Softmax" and node.graph is not None)
+    changes = sum(_fuse(node, kept, context) for node in nodes if node.op in _CORES and node.graph is not None)
     rules = tuple(not_slower((projections_into_attention,)))
     return changes + apply_rules(graph, rules, "fuse-attention", context).total()
 
 
-def _fuse(softmax: Node, kept: dict[Graph, Masks], context: Context) -> int:
-    owner = softmax.graph
+def _fuse(core: Node, kept: dict[Graph, Masks], context: Context) -> int:
+    owner = core.graph
     assert owner is not None
-    for_onnxruntime = context.target == "onnxruntime"
     masks = kept.setdefault(owner, Masks(owner, context))
+    build = Builder(owner, context)
     try:
-        attention = read_attention(softmax)
-        build = Builder(owner, context)
-        last, result, caches = _build(build, attention, for_onnxruntime, masks)
+        if core.op == "Attention":
+            last, result, caches = cache_into_operator(build, core)
+        else:
+            last, result, caches = _build(build, read_attention(core), context.target == "onnxruntime", masks)
     except Declined:
         masks.forget()
         return 0
-    if not context.commit("fuse-attention", softmax):
+    if not context.commit("fuse-attention", core):
         masks.forget()
         return 0
     masks.insert()
     for node in build.nodes:
         node.name = last.name if node.output is result else ""
-    build.insert_before(last, [*_between(softmax, last), *(node for node, _ in caches)])
+    build.insert_before(last, [*_between(core, last), *(node for node, _ in caches)])
     owner.replace_uses(last.output, result)
     for node, present in caches:
         _return(owner, node, present)
@@ -78,20 +83,16 @@ def _return(graph: Graph, cache: Node, present: Value) -> None:
             node.graph.set_input(node, slot, present)
 
 
-def _between(softmax: Node, last: Node) -> list[Node]:
+def _between(core: Node, last: Node) -> list[Node]:
     """The nodes from the Softmax to `last`; those before it give their names to the operands."""
-    nodes, node = [softmax], softmax
+    nodes, node = [core], core
     while node is not last and len(nodes) < 8:
         node = node.output.users[-1]
         nodes.append(node)
     return nodes
 
 
-_Caches = tuple[tuple[Node, Value], ...]
-"""The Concats of earlier and new keys and values, and the outputs of the operator that replace them."""
-
-
-def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
+def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, Caches]:
     """The node whose result is replaced, the value that replaces it, and the caches with theirs."""
     if _dtype(core.q) is not DType.FLOAT:
         if build.opset < 23:
@@ -102,33 +103,37 @@ def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks)
     if build.opset < 23:
         return _side_by_side(build, core, for_onnxruntime, masks)
     try:
+        return with_cache(build, core, masks)
+    except Declined:
+        build.nodes.clear()
+    try:
         return _side_by_side(build, core, for_onnxruntime, masks)
     except Declined:
         build.nodes.clear()
         return _four_axes(build, core, masks)
 
 
-def _four_axes(build: Builder, core: Attention, masks: Masks) -> tuple[Node, Value, _Caches]:
+def _four_axes(build: Builder, core: Attention, masks: Masks) -> tuple[Node, Value, Caches]:
     """Attention of ONNX on f32[B,H,S,D]; repeated keys and values enter with their fewer heads."""
-    if core.allowed is not None:
-        raise Declined("a row may be masked altogether")
     q, k, v = core.q, straight_keys(build, core.k), core.v
     whole = [dims_of(x) for x in (q, k, v)]
     if any(len(shape) != 4 or None in shape for shape in whole):
         raise Declined("the shapes are not known")
-    if whole[0][:2] != whole[1][:2] or whole[1][:3] != whole[2][:3]:
+    if whole[0][:2] != whole[1][:2] or whole[1][:2] != whole[2][:2]:  # there are as many keys as the product wants
         raise Declined("queries, keys and values may be broadcast")
     fewer, few = repeated_heads(k), repeated_heads(v)
     if fewer is not None and few is not None and dims_of(fewer)[:2] == dims_of(few)[:2]:
         k, v = fewer, few
-    bias = None if core.bias is None else _above(_checked(core.bias, (*whole[0][:3], whole[1][2])), masks)
-    result = build.Attention(q, k, v, bias, scale=core.scale)
+    mask, rows = mask_of_operator(build, core, masks, whole[1][2])
+    result = build.Attention(q, k, v, mask, scale=core.scale)
+    if rows is not None:
+        result = build.Where(build.Unsqueeze(rows, np.array([1], np.int64)), result, np.float32(0))
     last = core.out.producer
     assert last is not None
     return last, result, ()
 
 
-def _side_by_side(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, _Caches]:
+def _side_by_side(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, Caches]:
     """Attention on f32[B,S,H D], with the heads side by side on the last axis."""
     caches = key_cache(core.k), value_cache(core.v)
     packed, pasts = read_packed(core), tuple[Value | None, ...]()
@@ -156,7 +161,7 @@ def _side_by_side(build: Builder, core: Attention, for_onnxruntime: bool, masks:
     if len(joined) == 3 and not keeps_rows(last) and not same_by_count(joined[:2], queries[:2]):
         raise Declined("the heads are joined with another axis")
     scores = (queries[0], heads, queries[1], dims_of(core.k)[3] if pasts else keys[1])
-    bias = None if core.bias is None else _checked(core.bias, scores)
+    bias = None if core.bias is None else with_shape_of_scores(core.bias, scores)
     any_allowed = None
     if core.allowed is not None:
         if _dtype(q) is not DType.FLOAT:
@@ -199,19 +204,6 @@ def _above(bias: Value, masks: Masks) -> Value:
     return masks.above_lowest(bias) if _dtype(bias) is DType.FLOAT else bias
 
 
-def _checked(bias: Value, scores: tuple[int | str | None, ...]) -> Value:
-    """The bias, if it broadcasts over batch and heads alone, as the operators require; Declined otherwise."""
-    shape = dims_of(bias)
-    if (
-        len(shape) != 4
-        or None in scores
-        or shape[2:] != scores[2:]
-        or any(s not in (1, d) for s, d in zip(shape[:2], scores[:2]))
-    ):
-        raise Declined("the bias does not have the shape of the scores")
-    return bias
-
-
 _PARTS = op.Split(
     op("Add", "MatMul")(any_value("a"), any_value("b"), name="sum"), any_value("sizes", optional=True), name="parts",
     shared=True,
@@ -234,6 +226,8 @@ def projections_into_attention(
     shift = None if sum is product else next((v for v in sum.inputs if v and v.constant), None)
     if product is None or product.op != "MatMul" or qkv_bias is not None or padding is not None:
         raise Declined("not a product with a bias")
+    if not all(part.has_one_use for part in parts.outputs) or not sum.output.has_one_use:
+        raise Declined("keys or values are used elsewhere, so that the product would be computed twice")
     x, w = product.inputs
     sizes = {dims_of(v)[-1:] for v in parts.outputs}
     if (

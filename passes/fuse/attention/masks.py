@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from ....errors import Declined
-from ....ir import DType, Graph, Node, Value
+from ....ir import Dim, DType, Graph, Node, Value
+from ....machine.sessions import open_session, session_options
 from ....rewrite import Builder, Context
 from .core import dims_of
 
@@ -70,6 +73,32 @@ class Masks:
                     self.graph.insert_after(anchor, node)
             self._known[allowed] = finite
         self._new.clear()
+
+
+@lru_cache(maxsize=1)
+def empty_rows_are_zeros() -> bool:
+    """Attention of the installed onnxruntime gives zeros for a row of a mask of truth values that allows nothing."""
+    import onnx
+
+    heads = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, (1, 1, 1, 2))
+    allowed = onnx.helper.make_tensor_type_proto(onnx.TensorProto.BOOL, (1, 1, 1, 1))
+    inputs = [onnx.helper.make_value_info(name, allowed if name == "mask" else heads) for name in ("x", "mask")]
+    node = onnx.helper.make_node("Attention", ["x", "x", "x", "mask"], ["y"])
+    graph = onnx.helper.make_graph([node], "row", inputs, [onnx.ValueInfoProto(name="y")])
+    opset = [onnx.helper.make_opsetid("", 23)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)  # the IR of the first such opset
+    session = open_session(model.SerializeToString(), session_options())
+    feeds = {"x": np.ones((1, 1, 1, 2), np.float32), "mask": np.zeros((1, 1, 1, 1), bool)}
+    return not np.asarray(session.run(None, feeds)[0]).any()
+
+
+def with_shape_of_scores(bias: Value, scores: tuple[Dim, ...]) -> Value:
+    """The bias, if it broadcasts over batch and heads alone, as the operators require; Declined otherwise."""
+    shape = dims_of(bias)
+    fits = len(shape) == 4 and None not in scores and shape[2:] == scores[2:]
+    if not fits or any(s not in (1, d) for s, d in zip(shape[:2], scores[:2])):
+        raise Declined("the bias does not have the shape of the scores")
+    return bias
 
 
 def _may_be_lowest(bias: Value) -> bool:

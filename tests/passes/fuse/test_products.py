@@ -77,6 +77,14 @@ def test_projections_move_into_attention(biased):
     assert_same(before, after, rtol=1e-4)
 
 
+def test_keys_that_are_a_result_too_are_not_computed_twice():
+    before = lift(HEAD.replace("(float[a,b,c] y)", "(float[a,b,c] y, float[d,e,f] i)").format(nodes=HEADS))
+    passes = name_sizes, merge_products, fuse_attention, fuse_for_onnxruntime
+    after, _ = rewrite(before, *passes, target="onnxruntime")
+    assert "com.microsoft::MultiHeadAttention" in ops(after) and ops(after).count("MatMul") == 1
+    assert_same(before, after, rtol=1e-4)
+
+
 _WEIGHTS = {"h": "w", "i": "u", "j": "v16"}
 
 

@@ -1,0 +1,178 @@
+"""Attention with a cache as one operator: earlier keys and values enter, and the operator appends the new ones itself.
+
+Repeated heads of grouped queries (Ainslie et al. 2023) fold in: the operator reads each head of the cache once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ....errors import Declined
+from ....ir import RETURN, Dim, DType, Node, TensorType, Value
+from ....ops import attr
+from ....rewrite import Builder
+from .core import Attention, dims_of
+from .heads import SPLIT, joined_heads, keeps_rows, last_input, repeated_heads, split_heads, straight_keys
+from .masks import Masks, empty_rows_are_zeros, keeps_scores, with_shape_of_scores
+
+Caches = tuple[tuple[Node, Value], ...]
+"""The Concats of earlier and new keys and values, and the outputs of the operator that replace them."""
+
+
+def with_cache(build: Builder, core: Attention, masks: Masks) -> tuple[Node, Value, Caches]:
+    """The node whose result is replaced, the value that replaces it, and the caches with theirs. From opset 23 on."""
+    k = straight_keys(build, core.k)
+    if build.nodes:
+        raise Declined("the keys are transposed anew")
+    mask, rows = mask_of_operator(build, core, masks, dims_of(k)[2])
+    last, result, caches = _cached(build, (core.q, k, core.v), core.out, mask, scale=core.scale)
+    if rows is not None:
+        whole = len(dims_of(result)) == 4
+        rows = build.Unsqueeze(rows, np.array([1], np.int64)) if whole else rows
+        result = build.Where(rows, result, np.float32(0))
+    return last, _as(build, result, last), caches
+
+
+def cache_into_operator(build: Builder, node: Node) -> tuple[Node, Value, Caches]:
+    """As `with_cache`, for Attention of ONNX on heads f32[B,H,S,D], whose keys and values are joined before it."""
+    heads = [v for v in node.inputs[:3] if v is not None and len(dims_of(v)) == 4]
+    if len(heads) != 3 or len(node.outputs) > 1 or any(node.input(slot) is not None for slot in range(4, 7)):
+        raise Declined("the operator has a cache")
+    q, k, v = heads
+    last, result, caches = _cached(build, (q, k, v), node.output, node.input(3), **node.attrs)
+    return last, _as(build, result, last), caches
+
+
+def _cached(
+    build: Builder, heads: tuple[Value, Value, Value], out: Value, mask: Value | None, **attrs: Any
+) -> tuple[Node, Value, Caches]:
+    """The operator on heads side by side, f32[B,S,H D], where they are so before and after it, else on f32[B,H,S,D]."""
+    q, k, v = heads
+    fewer, few = repeated_heads(k), repeated_heads(v)
+    if fewer is not None and few is not None:
+        k, v = fewer, few
+    caches = [_cache(value) for value in (k, v)]
+    pasts, new = [cache.inputs[0] for cache in caches], [last_input(cache) for cache in caches]
+    _check_heads(q, *new, *pasts)
+    batch, count, rows, _ = dims_of(q)
+    before = list(build.nodes)
+    try:
+        operands = [_side_by_side(build, value) for value in (q, *new)]
+        size = _number(count) * _number(dims_of(v)[3])
+        last = _joined(out, (batch, count, rows), size)
+        joined = dims_of(last.output)
+        if len(joined) == 3 and not keeps_rows(last) and joined[:2] != (batch, rows):
+            raise Declined("the heads are joined with another axis")
+        attrs |= {"q_num_heads": count, "kv_num_heads": dims_of(k)[1]}
+        type = TensorType(_dtype(q), (batch, rows, size))
+    except Declined:
+        build.nodes[:] = before
+        operands, last = [q, *new], _producer(out)
+        type = TensorType(_dtype(q), dims_of(out))
+    result, *presents = build.node("Attention", *operands, mask, *pasts, outputs=3, attrs=attrs)
+    result.type = type
+    for cache, present in zip(caches, presents):
+        present.type = cache.output.type
+    return last, result, tuple(zip(caches, presents))
+
+
+def _as(build: Builder, result: Value, last: Node) -> Value:
+    """The result in the shape of the output of `last`, which may be flat, f32[B S,H D]."""
+    if len(dims_of(last.output)) == 2 and len(dims_of(result)) == 3:
+        return build.Reshape(result, np.array([-1, _number(dims_of(result)[2])], np.int64))
+    return result
+
+
+def _cache(value: Value) -> Node:
+    """The Concat of earlier and new heads, f32[B,G,P+S,D]; besides the attention, only results and sizes read it."""
+    node = value.producer
+    if node is None or node.op != "Concat" or len(node.inputs) != 2 or attr(node, "axis", 0) not in (2, -2):
+        raise Declined("the keys or values have no cache")
+    readers = [user for user in value.users if user.op not in (RETURN, "Shape")]
+    if len(readers) != 1 or any(v is None or len(dims_of(v)) != 4 for v in node.inputs):
+        raise Declined("the cache has other users")
+    return node
+
+
+def _check_heads(q: Value, k: Value, v: Value, *pasts: Value | None) -> None:
+    """Declined unless batch sizes, numbers and widths of heads are those that the operator takes."""
+    queries, keys, values = dims_of(q), dims_of(k), dims_of(v)
+    if any(len(shape) != 4 for shape in (queries, keys, values)) or None in (*queries, *keys, *values):
+        raise Declined("the shapes are not known")
+    if queries[0] != keys[0] or keys[:3] != values[:3] or queries[3] != keys[3]:
+        raise Declined("queries, keys and values may be broadcast")
+    if _number(queries[1]) % _number(keys[1]):
+        raise Declined("the heads of keys do not divide those of queries")
+    for past, one in zip(pasts, (keys, values)):
+        shape = dims_of(past) if past is not None else ()
+        if shape[:2] != one[:2] or shape[3] != one[3]:
+            raise Declined("earlier keys or values have another shape")
+
+
+def mask_of_operator(
+    build: Builder, core: Attention, masks: Masks, length: Dim
+) -> tuple[Value | None, Value | None]:  # fmt: skip
+    """The mask of the operator, and which rows have an allowed element where others have to become zeros."""
+    if core.bias is None:
+        return None, None
+    with_shape_of_scores(core.bias, (*dims_of(core.q)[:3], length))
+    is_float = _dtype(core.q) is DType.FLOAT
+    if core.allowed is not None:
+        if build.context.target == "onnxruntime" and empty_rows_are_zeros():
+            return core.allowed, None
+        if not is_float:
+            raise Declined("a mask that may leave a row empty, in half precision")
+        bias, rows = masks.of(core.allowed)
+        return bias, rows
+    if is_float:
+        return masks.above_lowest(core.bias), None
+    if not keeps_scores(core.bias):
+        raise Declined("a row may be masked altogether, in half precision")
+    return core.bias, None
+
+
+def _side_by_side(build: Builder, value: Value) -> Value:
+    """f32[B,S,H D] of heads f32[B,H,S,D], before a rotary embedding, too, which then takes heads side by side."""
+    node, heads = value.producer, dims_of(value)[1]
+    inner = None if node is None else node.inputs[0]
+    if node is None or inner is None:
+        raise Declined("the heads are not computed")
+    if node.op == "RotaryEmbedding" and value.has_one_use:
+        return build.copy(node, [_side_by_side(build, inner), *node.inputs[1:]], num_heads=heads)
+    shape = dims_of(value)
+    if node.op == "Reshape" and dims_of(inner) == (shape[0], 1, _number(shape[1]) * _number(shape[3])):
+        return inner  # of one token, whose heads need no transposition
+    if node.op != "Transpose" or tuple(node.attrs.get("perm", ())) != SPLIT:
+        raise Declined("the heads are not on the second axis")
+    try:
+        return split_heads(value, SPLIT)[0]
+    except Declined:
+        width = _number(heads) * _number(dims_of(value)[3])
+        return build.Reshape(inner, np.array([0, 0, width], np.int64))
+
+
+def _joined(out: Value, heads: tuple[Dim, ...], size: int) -> Node:
+    """The Reshape of heads f32[B,H,S,E] to f32[B,S,size]; those of one token need no transposition before it."""
+    batch, _, rows = heads
+    user = out.users[0] if rows == 1 and out.has_one_use else None
+    if user is not None and user.op == "Reshape" and dims_of(user.output) == (batch, 1, size):
+        return user
+    return joined_heads(out, size)
+
+
+def _producer(value: Value) -> Node:
+    node = value.producer
+    assert node is not None
+    return node
+
+
+def _number(size: Dim) -> int:
+    if not isinstance(size, int):
+        raise Declined("the number of heads is not known")
+    return size
+
+
+def _dtype(value: Value) -> DType:
+    return value.type.dtype if isinstance(value.type, TensorType) else DType.UNDEFINED
