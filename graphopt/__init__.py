@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .api import Result, optimize
     from .bisection import Bisection, bisect
     from .equivalence import Comparison, compare
-    from .passes.float16 import Float16
     from .folders import FolderResult, optimize_folder
+    from .passes.float16 import Float16
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
