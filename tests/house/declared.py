@@ -45,6 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "passes/quantize": ("options", "numerics", "candidates", "emit", "place"),
     "report": ("latency", "data", "headline", "html"),
     "runtime": ("lower", "compile", "place", "cache", "execute"),
+    "runtime/compile": ("layouts", "executable", "emitter", "shapes", "emit"),
     "testing": ("sketch", "blocks"),
 }
 """Rooms of each package that has some, lowest first: a room imports from those before it, never from one after it.

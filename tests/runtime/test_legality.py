@@ -6,14 +6,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
-from graphopt.runtime.compile import (
-    emit_elementwise,
-    emit_images,
-    emit_moves,
-    emit_products,
-    orders,
-    shapes,
-)
+from graphopt.runtime.compile import orders, shapes
+from graphopt.runtime.compile.emit import elementwise, images, moves, products
 from graphopt.runtime.compile.legality import LEGALITY
 from graphopt.runtime.lower import operations
 from graphopt.runtime.lower.traits import Element, Operation
@@ -45,7 +39,7 @@ def test_every_operation_has_its_row() -> None:
 
 
 def test_every_emitter_and_shape_is_used() -> None:
-    emitters = set().union(*map(public, (emit_elementwise, emit_images, emit_moves, emit_products)))
+    emitters = set().union(*map(public, (elementwise, images, moves, products)))
     assert emitters == {row.emit for row in LEGALITY.values()}
     helpers = {shapes.operation_window, shapes.permutation_of}
     assert public(shapes) - helpers == {row.shape for row in LEGALITY.values()}

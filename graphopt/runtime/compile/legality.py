@@ -14,11 +14,8 @@ from ...errors import Declined
 from ...ir import Value
 from ..lower import operations as op
 from ..lower.traits import Operation, Shape
-from . import emit_elementwise as elementwise
-from . import emit_images as images
-from . import emit_moves as moves
-from . import emit_products as products
 from . import orders, shapes
+from .emit import elementwise, images, moves, products
 from .emitter import Inputs, RoutineEmitter, Tensor
 from .layouts import Order, natural
 

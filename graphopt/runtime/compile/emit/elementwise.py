@@ -11,25 +11,25 @@ from math import prod
 
 import numpy as np
 
-from ...errors import Declined
-from ...kernels import Buffer, Routine
-from ...kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
-from ...kernels.elementwise.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
-from ...kernels.elementwise.tables import (
+from ....errors import Declined
+from ....kernels import Buffer, Routine
+from ....kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
+from ....kernels.elementwise.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
+from ....kernels.elementwise.tables import (
     prepare_channel_lines,
     prepare_channel_table,
     prepare_float_table,
     prepare_quantize_lines,
 )
-from ...kernels.layout.moves import copy_rows_step
-from ...kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_planes
-from ...kernels.normalization.layer_norm import prepare_layer_norm
-from ...kernels.normalization.softmax import prepare_float_softmax, prepare_softmax
-from ...kernels.tensors.quantization import Quantization
-from ..lower import operations as op
-from ..lower.traits import Shape
-from .emitter import Inputs, RoutineEmitter, Tensor
-from .layouts import axis_inside, channels_last, natural, physical_shape, same_place
+from ....kernels.layout.moves import copy_rows_step
+from ....kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_planes
+from ....kernels.normalization.layer_norm import prepare_layer_norm
+from ....kernels.normalization.softmax import prepare_float_softmax, prepare_softmax
+from ....kernels.tensors.quantization import Quantization
+from ...lower import operations as op
+from ...lower.traits import Shape
+from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..layouts import axis_inside, channels_last, natural, physical_shape, same_place
 
 
 def emit_quantize(emitter: RoutineEmitter, operation: op.Quantize, inputs: Inputs, shape: Shape) -> Tensor:

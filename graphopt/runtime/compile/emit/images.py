@@ -1,20 +1,20 @@
-"""Routines of operations on images, channels last: resizing, pools, LRN. Functions as in `emit_elementwise`."""
+"""Routines of operations on images, channels last: resizing, pools, LRN. Functions as in `elementwise`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ...errors import Declined
-from ...kernels.elementwise.codes import prepare_table
-from ...kernels.layout.moves import prepare_resize_nearest
-from ...kernels.normalization.lrn import prepare_lrn
-from ...kernels.pooling.codes import prepare_average_pool, prepare_max_pool
-from ...kernels.pooling.floats import prepare_float_pool
-from ..lower import operations as op
-from ..lower.traits import Shape
-from .emitter import Inputs, RoutineEmitter, Tensor
-from .layouts import channels_last
-from .shapes import max_pool_shape, operation_window
+from ....errors import Declined
+from ....kernels.elementwise.codes import prepare_table
+from ....kernels.layout.moves import prepare_resize_nearest
+from ....kernels.normalization.lrn import prepare_lrn
+from ....kernels.pooling.codes import prepare_average_pool, prepare_max_pool
+from ....kernels.pooling.floats import prepare_float_pool
+from ...lower import operations as op
+from ...lower.traits import Shape
+from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..layouts import channels_last
+from ..shapes import max_pool_shape, operation_window
 
 
 def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, shape: Shape) -> Tensor:
