@@ -17,12 +17,13 @@ from graphopt.runtime.compile.region_compiler import compile_region, infer_shape
 from graphopt.runtime.compile.shapes import operation_window, permutation_of
 from graphopt.runtime.execute.context import ExecutionContext
 from graphopt.runtime.lower import operations as o
+from graphopt.runtime.lower.floats import operations as f
 from graphopt.runtime.lower.operands import constant_array
 from graphopt.runtime.lower.traits import Operation
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]
-NEARLY = (o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu)
+NEARLY = (o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu, f.FloatFunction)
 """Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
 
 _FLOAT_STEP = 3e-6  # relative, of a float32 sum over a row
@@ -320,13 +321,33 @@ def _(operation: o.FloatMatMul, a: Array, b: Array) -> Array:
 
 @compute.register
 def _(operation: o.FloatSoftmax, x: Array) -> Array:
-    powers = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
-    return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+        y = (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    return np.where(np.isnan(y), np.float32(operation.unknown), y)
 
 
 @compute.register
 def _(operation: o.Gelu, x: Array) -> Array:
     return x * (operation.plain + operation.bent * erf(np.float32(operation.inner) * x)).astype(np.float32)
+
+
+FUNCTIONS: dict[str, Any] = {
+    "sigmoid": lambda x, a, b: 1 / (1 + np.exp(-a * x)),
+    "gated": lambda x, a, b: x / (1 + np.exp(-x * (a + b * x * x))),
+    "tanh": lambda x, a, b: np.tanh(x), "exp": lambda x, a, b: np.exp(x), "erf": lambda x, a, b: erf(x),
+    "sqrt": lambda x, a, b: np.sqrt(x), "reciprocal": lambda x, a, b: 1 / x, "negative": lambda x, a, b: -x,
+    "absolute": lambda x, a, b: np.abs(x), "leaky": lambda x, a, b: np.where(x < 0, a * x, x),
+    "elu": lambda x, a, b: np.where(x < 0, a * np.expm1(x), x),
+    "hard_swish": lambda x, a, b: x * np.clip(a * x + b, 0, 1), "number": lambda x, a, b: np.where(np.isnan(x), a, x),
+}  # fmt: skip
+
+
+@compute.register
+def _(operation: f.FloatFunction, x: Array) -> Array:
+    with np.errstate(all="ignore"):
+        y = FUNCTIONS[operation.function](x.astype(np.float64), operation.a, operation.b)
+        return np.asarray(y, np.float32)
 
 
 @compute.register

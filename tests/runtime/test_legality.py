@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 from graphopt.runtime.compile import orders, shapes
-from graphopt.runtime.compile.emit import elementwise, images, moves, products
+from graphopt.runtime.compile.emit import elementwise, floats, images, moves, products
 from graphopt.runtime.compile.legality import LEGALITY
 from graphopt.runtime.lower import operations
+from graphopt.runtime.lower.floats import operations as float_operations
 from graphopt.runtime.lower.traits import Element, Operation
 from tests.runtime import reference
 
 
 def kinds() -> Iterator[type[Operation]]:
     """The operations that a graph can be lowered to: the classes that no other one specialises."""
-    classes = [c for c in vars(operations).values() if inspect.isclass(c) and issubclass(c, Operation)]
+    named = {**vars(operations), **vars(float_operations)}
+    classes = [c for c in named.values() if inspect.isclass(c) and issubclass(c, Operation)]
     return (c for c in classes if not any(c in other.__bases__ for other in classes))
 
 
@@ -39,7 +41,7 @@ def test_every_operation_has_its_row() -> None:
 
 
 def test_every_emitter_and_shape_is_used() -> None:
-    emitters = set().union(*map(public, (elementwise, images, moves, products)))
+    emitters = set().union(*map(public, (elementwise, floats, images, moves, products)))
     assert emitters == {row.emit for row in LEGALITY.values()}
     helpers = {shapes.operation_window, shapes.permutation_of}
     assert public(shapes) - helpers == {row.shape for row in LEGALITY.values()}

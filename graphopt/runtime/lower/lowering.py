@@ -8,6 +8,8 @@ from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from . import dynamic, qoperator, transformer, vision
 from .builders import max_pool
+from .floats import activations
+from .floats.gelu import gelu, gelu_by_tanh
 from .moves import blocks_moved, is_move, moved
 from .operands import is_constant, is_dequantize, is_quantize, quantization_of
 from .operations import Coverage, Dequantize
@@ -29,6 +31,8 @@ _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]]
     "Sub": transformer.float_binary,
     "Mul": transformer.float_binary,
     "Div": transformer.float_binary,
+    "Where": activations.guarded,
+    **dict.fromkeys(activations.OPERATORS, activations.function_of),
 }
 """The operation of a node from float32 to float32, by its operator."""
 
@@ -90,9 +94,10 @@ def _float(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) 
         if table is not None:
             return table
     if node.op in ("Mul", "Gelu", "com.microsoft::Gelu"):
-        operation = transformer.gelu(node, coverage.providers)
-        if operation is not None:
-            return operation
+        for spelling in (gelu, gelu_by_tanh, activations.gated) if node.op == "Mul" else (gelu, gelu_by_tanh):
+            operation = spelling(node, coverage.providers)
+            if operation is not None:
+                return operation
     if node.op in _FLOAT:
         return _FLOAT[node.op](node, coverage.providers)
     if node.op == "LayerNormalization" and node.inputs[0] in coverage.providers and not is_only_quantized(node.output):

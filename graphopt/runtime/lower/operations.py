@@ -234,7 +234,9 @@ class FloatMatMul(FloatOperation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FloatSoftmax(FloatOperation):
-    """Softmax over the last axis of float32."""
+    """Softmax over the last axis of float32; `unknown` takes the place of NaN, which rows of −inf alone give."""
+
+    unknown: float = np.nan
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

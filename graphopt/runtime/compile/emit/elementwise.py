@@ -122,7 +122,8 @@ def emit_softmax(emitter: RoutineEmitter, operation: op.Softmax, inputs: Inputs,
 
 def emit_float_softmax(emitter: RoutineEmitter, operation: op.FloatSoftmax, inputs: Inputs, shape: Shape) -> Tensor:
     """Rows of ONNX's order."""
-    return _by_rows(emitter, prepare_float_softmax(prod(shape[:-1]), shape[-1]), inputs, shape, 4)
+    routine = prepare_float_softmax(prod(shape[:-1]), shape[-1], operation.unknown)
+    return _by_rows(emitter, routine, inputs, shape, 4)
 
 
 def _by_rows(emitter: RoutineEmitter, routine: Routine, inputs: Inputs, shape: Shape, itemsize: int) -> Tensor:
