@@ -23,7 +23,9 @@ from graphopt.runtime.lower.traits import Operation
 from tests.kernels.naive import conv_sums, requantize
 
 Array = np.ndarray[Any, Any]
-NEARLY = (o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu, f.FloatFunction)
+NEARLY = (
+    o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu, f.FloatFunction, f.FloatMean,
+)  # fmt: skip
 """Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
 
 _FLOAT_STEP = 3e-6  # relative, of a float32 sum over a row
@@ -288,7 +290,7 @@ def _(operation: o.FloatBinary, x: Array, *other: Array) -> Array:
 def _(operation: o.LayerNorm, x: Array) -> Array:
     """In float64: the kernel's float32 sums differ by a few units in the last place."""
     wide = x.astype(np.float64)
-    centred = wide - wide.mean(-1, keepdims=True)
+    centred = wide - wide.mean(-1, keepdims=True) if operation.centred else wide
     y = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + operation.epsilon) * operation.scale
     y = (y if operation.bias is None else y + operation.bias).astype(np.float32)
     return y if operation.y is None else operation.y.quantize(y)
@@ -348,6 +350,25 @@ def _(operation: f.FloatFunction, x: Array) -> Array:
     with np.errstate(all="ignore"):
         y = FUNCTIONS[operation.function](x.astype(np.float64), operation.a, operation.b)
         return np.asarray(y, np.float32)
+
+
+@compute.register
+def _(operation: f.FloatMean, x: Array) -> Array:
+    return np.asarray(x.astype(np.float64).mean(operation.axes or None, keepdims=operation.keep), np.float32)
+
+
+@compute.register
+def _(operation: f.Slice, x: Array) -> Array:
+    y = x
+    for axis, begin, end, step in operation.cuts:
+        y = np.moveaxis(np.moveaxis(y, axis, 0)[begin:end:step], 0, axis)
+    y = y.squeeze(operation.cuts[0][0]) if operation.dropped else y
+    return y if operation.table is None else _map(operation.table, y)
+
+
+@compute.register
+def _(operation: f.Expand, x: Array, *others: Array) -> Array:
+    return np.broadcast_to(x, output_shape(operation, (x.shape, *(other.shape for other in others))))
 
 
 @compute.register

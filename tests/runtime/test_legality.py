@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 from graphopt.runtime.compile import orders, shapes
-from graphopt.runtime.compile.emit import elementwise, floats, images, moves, products
+from graphopt.runtime.compile.emit import elementwise, floats, images, moves, products, selections
 from graphopt.runtime.compile.legality import LEGALITY
 from graphopt.runtime.lower import operations
 from graphopt.runtime.lower.floats import operations as float_operations
@@ -41,9 +41,9 @@ def test_every_operation_has_its_row() -> None:
 
 
 def test_every_emitter_and_shape_is_used() -> None:
-    emitters = set().union(*map(public, (elementwise, floats, images, moves, products)))
+    emitters = set().union(*map(public, (elementwise, floats, images, moves, products, selections)))
     assert emitters == {row.emit for row in LEGALITY.values()}
-    helpers = {shapes.operation_window, shapes.permutation_of}
+    helpers = {shapes.operation_window, shapes.permutation_of, shapes.cuts_of, shapes.mean_axes}
     assert public(shapes) - helpers == {row.shape for row in LEGALITY.values()}
     assert public(orders) == {row.order for row in LEGALITY.values()}
 

@@ -23,9 +23,12 @@ from .operands import are_floats, constant_array, declared_shape, is_constant, i
 from .tables import Island
 from .traits import Operation
 
+NORMS = frozenset(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"))
+"""Operators of `layer_norm`; the last is onnxruntime's, in ONNX's own domain."""
+
 _KINDS: dict[str, FloatOp] = {"Add": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}
 _AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Identity"))
-TABULATED = frozenset(("Mul", "Tanh", "Sigmoid", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"))
+TABULATED = frozenset(("Mul", "Pow", "Tanh", "Sigmoid", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"))
 _OPEN = 7
 """Stands for a size that is not declared, in both operands alike; any number above 1 would do."""
 
@@ -54,6 +57,16 @@ def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary
     return op.FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
 
 
+def square(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | None:
+    """Pow of float32 with the exponent 2; None for others."""
+    x, exponent = node.inputs[0], constant_array(node.inputs[1])
+    if x is None or exponent is None or exponent.size != 1 or float(exponent.reshape(())) != 2:
+        return None
+    if exponent.ndim > 1 or not are_floats(node, known):
+        return None
+    return op.FloatBinary(inputs=(x, x), output=node.output, nodes=(node,), kind="multiply")
+
+
 def _fits(x: Value, other: Value) -> None:
     """Declined where kernels cannot broadcast `other` to x. Open sizes are taken to be equal until shapes are known."""
     left, right = declared_shape(x), declared_shape(other)
@@ -73,7 +86,7 @@ def _fits(x: Value, other: Value) -> None:
 def layer_norm(
     node: Node, output: Value, y: Quantization | None, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
 ) -> op.LayerNorm:
-    """LayerNormalization over the last axis, to codes of `y` or to float32 where that is None."""
+    """LayerNormalization or RMSNormalization over the last axis, to codes of `y` or to float32 where that is None."""
     x = node.inputs[0]
     scale, bias = constant_array(node.input(1)), constant_array(node.input(2))
     if x is None or not is_float32(x) or scale is None or scale.dtype != np.float32:
@@ -90,7 +103,10 @@ def layer_norm(
     if y is None and not (x in known and known[x].writes_float):
         raise Declined("an input that kernels do not make")
     epsilon = float(attr(node, "epsilon", 1e-5))
-    return op.LayerNorm(inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y)
+    return op.LayerNorm(
+        inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y,
+        centred=node.op == "LayerNormalization",
+    )  # fmt: skip
 
 
 def softmax(

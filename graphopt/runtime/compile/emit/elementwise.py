@@ -110,7 +110,9 @@ def emit_gelu(emitter: RoutineEmitter, operation: op.Gelu, inputs: Inputs, shape
 def emit_layer_norm(emitter: RoutineEmitter, operation: op.LayerNorm, inputs: Inputs, shape: Shape) -> Tensor:
     """Rows of ONNX's order."""
     rows, columns, itemsize = prod(shape[:-1]), shape[-1], 4 if operation.y is None else 1
-    routine = prepare_layer_norm(rows, columns, operation.scale, operation.bias, operation.epsilon, operation.y)
+    routine = prepare_layer_norm(
+        rows, columns, operation.scale, operation.bias, operation.epsilon, operation.y, centred=operation.centred
+    )
     return _by_rows(emitter, routine, inputs, shape, itemsize)
 
 

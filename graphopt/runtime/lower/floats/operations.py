@@ -1,11 +1,13 @@
-"""Region IR, continued: functions of one float32 element."""
+"""Region IR, continued: functions of one float32 element, means, and elements selected or repeated."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from ....ir import Array, Value
 from ....kernels.elementwise.functions import FloatFunctionName
-from ..traits import FloatOperation
+from ..traits import Element, FloatOperation, Rearrangement, Traits
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -15,3 +17,36 @@ class FloatFunction(FloatOperation):
     function: FloatFunctionName
     a: float = 0.0
     b: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatMean(FloatOperation):
+    """The mean over `axes` (all of them where empty), which stay with size 1 where `keep`."""
+
+    axes: tuple[int, ...]
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Slice(Rearrangement):
+    """Elements along some axes, then an optional table: Slice, an output of Split, Gather by a constant number.
+
+    cuts: axis, begin, end and step of each, as ONNX's Slice has them, the steps positive. `dropped` takes the axis of
+    the only cut away.
+    """
+
+    cuts: tuple[tuple[int, int, int, int], ...]
+    dropped: bool = False
+    table: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Expand(Rearrangement):
+    """Elements repeated along axes of size 1, to a `target` with which the shape broadcasts.
+
+    A Value is computed from the shapes of the inputs after the first, as Reshape's is.
+    """
+
+    traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
+
+    target: tuple[int, ...] | Value
