@@ -21,10 +21,12 @@ from graphopt.runtime.lower.floats import operations as f
 from graphopt.runtime.lower.operands import constant_array
 from graphopt.runtime.lower.traits import Operation
 from tests.kernels.naive import conv_sums, requantize
+from tests.runtime.float_reference import REFERENCES, mapped
 
 Array = np.ndarray[Any, Any]
 NEARLY = (
     o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu, f.FloatFunction, f.FloatMean,
+    f.InstanceNorm,
 )  # fmt: skip
 """Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
 
@@ -92,8 +94,8 @@ def compute(operation: Operation, *inputs: Array) -> Array:
     raise NotImplementedError(type(operation).__name__)
 
 
-def _map(table: Array, codes: Array) -> Array:
-    return table.reshape(-1)[codes.view(np.uint8)]
+for kind, function in REFERENCES.items():
+    compute.register(kind)(function)
 
 
 @compute.register
@@ -112,7 +114,7 @@ def _(operation: o.Dequantize, x: Array) -> Array:
 
 @compute.register
 def _(operation: o.Table, x: Array) -> Array:
-    return _map(operation.table, x)
+    return mapped(operation.table, x)
 
 
 def _finished(operation: o.LinearOperation, sums: Array) -> Array:
@@ -122,7 +124,7 @@ def _finished(operation: o.LinearOperation, sums: Array) -> Array:
     scale = operation.scale / np.float32(operation.y.scale)
     low, high = operation.clamp or (None, None)
     codes = requantize(sums, scale, operation.y.zero_point, operation.y.dtype, low, high)
-    return codes if operation.table is None else _map(operation.table, codes)
+    return codes if operation.table is None else mapped(operation.table, codes)
 
 
 @compute.register
@@ -167,7 +169,7 @@ def _(operation: o.Binary, a: Array, b: Array) -> Array:
     p, q = operation.a.dequantize(a), operation.b.dequantize(b)
     function = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}[operation.kind]
     y = operation.y.quantize(function(p, q))
-    return y if operation.table is None else _map(operation.table, y)
+    return y if operation.table is None else mapped(operation.table, y)
 
 
 def _windows(x: Array, operation: Any, fill: float) -> tuple[Array, Array]:
@@ -194,6 +196,7 @@ def _windows(x: Array, operation: Any, fill: float) -> tuple[Array, Array]:
 def _(operation: o.MaxPool, x: Array) -> Array:
     taps, _ = _windows(x, operation, int(np.iinfo(x.dtype).min))
     y = taps.max(0).astype(x.dtype)
+    y = y if operation.table is None else mapped(operation.table, y)
     return y[:, :, 0] if x.ndim == 3 else y
 
 
@@ -209,13 +212,13 @@ def _(operation: o.AveragePool, x: Array) -> Array:
 
 @compute.register
 def _(operation: o.Concat, *inputs: Array) -> Array:
-    parts = [x if table is None else _map(table, x) for x, table in zip(inputs, operation.tables)]
+    parts = [x if table is None else mapped(table, x) for x, table in zip(inputs, operation.tables)]
     return np.concatenate(parts, operation.axis)
 
 
 @compute.register
 def _(operation: o.Resize, x: Array) -> Array:
-    y = x if operation.table is None else _map(operation.table, x)
+    y = x if operation.table is None else mapped(operation.table, x)
     for axis, size in enumerate(output_shape(operation, (x.shape,))):
         y = np.repeat(y, size // x.shape[axis], axis)
     return y
@@ -332,43 +335,6 @@ def _(operation: o.FloatSoftmax, x: Array) -> Array:
 @compute.register
 def _(operation: o.Gelu, x: Array) -> Array:
     return x * (operation.plain + operation.bent * erf(np.float32(operation.inner) * x)).astype(np.float32)
-
-
-FUNCTIONS: dict[str, Any] = {
-    "sigmoid": lambda x, a, b: 1 / (1 + np.exp(-a * x)),
-    "gated": lambda x, a, b: x / (1 + np.exp(-x * (a + b * x * x))),
-    "tanh": lambda x, a, b: np.tanh(x), "exp": lambda x, a, b: np.exp(x), "erf": lambda x, a, b: erf(x),
-    "sqrt": lambda x, a, b: np.sqrt(x), "reciprocal": lambda x, a, b: 1 / x, "negative": lambda x, a, b: -x,
-    "absolute": lambda x, a, b: np.abs(x), "leaky": lambda x, a, b: np.where(x < 0, a * x, x),
-    "elu": lambda x, a, b: np.where(x < 0, a * np.expm1(x), x),
-    "hard_swish": lambda x, a, b: x * np.clip(a * x + b, 0, 1), "number": lambda x, a, b: np.where(np.isnan(x), a, x),
-}  # fmt: skip
-
-
-@compute.register
-def _(operation: f.FloatFunction, x: Array) -> Array:
-    with np.errstate(all="ignore"):
-        y = FUNCTIONS[operation.function](x.astype(np.float64), operation.a, operation.b)
-        return np.asarray(y, np.float32)
-
-
-@compute.register
-def _(operation: f.FloatMean, x: Array) -> Array:
-    return np.asarray(x.astype(np.float64).mean(operation.axes or None, keepdims=operation.keep), np.float32)
-
-
-@compute.register
-def _(operation: f.Slice, x: Array) -> Array:
-    y = x
-    for axis, begin, end, step in operation.cuts:
-        y = np.moveaxis(np.moveaxis(y, axis, 0)[begin:end:step], 0, axis)
-    y = y.squeeze(operation.cuts[0][0]) if operation.dropped else y
-    return y if operation.table is None else _map(operation.table, y)
-
-
-@compute.register
-def _(operation: f.Expand, x: Array, *others: Array) -> Array:
-    return np.broadcast_to(x, output_shape(operation, (x.shape, *(other.shape for other in others))))
 
 
 @compute.register

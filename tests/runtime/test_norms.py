@@ -84,3 +84,28 @@ def test_means_over_any_axes(axes: list[int], keep: int) -> None:
     if axes not in ([0, 2], [1, 3]):  # a difference that broadcasts along two runs of axes is left
         assert kinds["FloatMean"] == 1
     assert kinds["Conv"] == 2
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_instance_and_group_normalization(groups: int) -> None:
+    net = Net()
+    x = net.conv(net.pair("x"), 6, 8, 3)
+    sizes = groups or 8
+    scale, bias = (net.constant(net.rng.normal(size=sizes).astype(np.float32)) for _ in range(2))
+    given = net.add("Reshape", x, net.constant(np.array([0, groups, -1]))) if groups else x
+    y = net.add("InstanceNormalization", given, scale, bias, epsilon=1e-3)
+    if groups:
+        y = net.add("Reshape", y, net.constant(np.array([2, 8, 9, 8])))
+        y = net.add("Mul", y, net.constant(net.rng.normal(size=(8, 1, 1)).astype(np.float32)))
+    model = net.model(net.pair(net.conv(net.pair(y), 8, 4), 0.0713), SHAPE)
+    session, kinds = agrees(model, feeds(SHAPE), 0.0713)
+    assert kinds["InstanceNorm"] == 1 and len(session.describe().parts) == 1, session.describe()
+
+
+def test_instance_normalization_by_what_is_computed_stays() -> None:
+    net = Net()
+    x = net.conv(net.pair("x"), 6, 8, 3)
+    fed = net.add("ReduceMean", net.conv(net.pair("x"), 6, 8), axes=[0, 2, 3], keepdims=0)
+    y = net.add("InstanceNormalization", x, fed, fed)
+    _, kinds = agrees(net.model(net.pair(net.conv(net.pair(y), 8, 4), 0.0713), SHAPE), feeds(SHAPE), 0.0713)
+    assert kinds["InstanceNorm"] == 0

@@ -88,13 +88,79 @@ def test_expand_to_a_computed_shape() -> None:
     assert kinds["Expand"] == 1
 
 
+def test_expand_to_sizes_as_torch_keeps_them() -> None:
+    """Where(sizes = -1, 1, sizes)."""
+    net = Net()
+    x = net.conv(net.pair("x"), 6, 2, 3)
+    shape = net.add("Shape", x)
+    parts = slices(net, shape, [0], [2], [0], [1]), numbers(net, 4), slices(net, shape, [2], [4], [0], [1])
+    sizes = net.add("Concat", *parts, axis=0)
+    kept = net.add("Where", net.add("Equal", sizes, numbers(net, *[-1] * 5)), numbers(net, *[1] * 5), sizes)
+    y = net.add("Expand", net.add("Unsqueeze", x, numbers(net, 2)), kept)
+    y = net.add("Reshape", net.add("Mul", y, net.constant(np.float32(0.5))), numbers(net, 0, 8, 8, 6))
+    session, kinds = agrees(net.model(net.pair(net.conv(net.pair(y), 8, 4), 0.07), SHAPE), feeds(SHAPE), 0.07)
+    assert kinds["Expand"] == len(session.describe().parts) == 1, session.describe()
+
+
+@pytest.mark.parametrize("form", ["floats", "codes"])
+def test_bounds_from_shapes(form: str) -> None:
+    net = Net()
+    x = net.conv(net.pair("x"), 6, 8, 3)
+    x = net.pair(x, 0.05) if form == "codes" else x
+    half = net.add("Div", slices(net, net.add("Shape", x), [2], [3], [0], [1]), numbers(net, 2))
+    first = net.add("Slice", x, numbers(net, 0), half, numbers(net, 2), numbers(net, 1))
+    last = net.add("Slice", x, half, numbers(net, 1 << 62), numbers(net, 2), numbers(net, 1))
+    if form == "codes":
+        first, last = net.pair(first, 0.05), net.pair(last, 0.04)
+    model = net.model(net.pair(net.conv(net.pair(net.add("Sub", first, last)), 8, 4), 0.0713), SHAPE)
+    session, kinds = agrees(model, feeds(SHAPE), 0.0713)
+    assert kinds["Slice"] == 2 and len(session.describe().parts) == 1, session.describe()
+
+
+@pytest.mark.parametrize("form", ["floats", "codes", "other codes", "signed"])
+@pytest.mark.parametrize("value", [None, 0.7])
+def test_pad(form: str, value: float | None) -> None:
+    net = Net()
+    x = net.conv(net.pair("x"), 6, 8, 3)
+    dtype: Any = np.int8 if form == "signed" else np.uint8
+    x = x if form == "floats" else net.pair(x, 0.05, 3, dtype)
+    given = [] if value is None else [net.constant(np.float32(value))]
+    y = net.add("Pad", x, numbers(net, 0, 1, 2, 0, 0, 0, 1, 3), *given)
+    if form == "floats":
+        y = net.add("Mul", y, net.constant(np.float32(0.5)))
+    y = net.pair(y, 0.04 if form == "other codes" else 0.05, 3, dtype)
+    session, kinds = agrees(net.model(net.pair(net.conv(y, 9, 4), 0.0713), SHAPE), feeds(SHAPE), 0.0713)
+    assert kinds["Pad"] == 1 and len(session.describe().parts) == 1, session.describe()
+
+
+@pytest.mark.parametrize("mode", ["reflect", "crop", "computed"])
+def test_other_pads_stay(mode: str) -> None:
+    net = Net()
+    x = net.conv(net.pair("x"), 6, 8, 3)
+    pads = numbers(net, 0, 0, -1 if mode == "crop" else 1, 0, 0, 0, 0, 0)
+    if mode == "computed":
+        one = net.add("Sub", slices(net, net.add("Shape", "x"), [1], [2], [0], [1]), numbers(net, 5))
+        pads = net.add("Concat", numbers(net, 0, 0), one, numbers(net, 0, 0, 0, 0, 0), axis=0)
+    y = net.add("Pad", x, pads, **({"mode": "reflect"} if mode == "reflect" else {}))
+    _, kinds = agrees(net.model(net.pair(net.conv(net.pair(y), 8, 4), 0.0713), SHAPE), feeds(SHAPE), 0.0713)
+    assert kinds["Pad"] == 0 and kinds["Conv"] == 2
+
+
+@pytest.mark.parametrize("dtypes", [(np.uint8, np.uint8), (np.int8, np.uint8), (np.uint8, np.int8)])
+def test_max_pool_between_scales(dtypes: Any) -> None:
+    net = Net()
+    x = net.pair(net.conv(net.pair("x"), 6, 8, 3), 0.05, 5, dtypes[0])
+    x = net.pair(net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), 0.04, 3, dtypes[1])
+    session, kinds = agrees(net.model(net.pair(net.conv(x, 8, 4), 0.0713), SHAPE), feeds(SHAPE), 0.0713)
+    assert kinds["MaxPool"] == 1 and len(session.describe().parts) == 1, session.describe()
+
+
 def test_selections_that_are_computed_stay() -> None:
-    """Bounds from shapes, an index from shapes, steps backwards, an order of its own."""
+    """An index from shapes, steps backwards, an order of its own."""
     net = Net()
     x = net.pair(net.conv(net.pair("x"), 6, 8, 3), 0.05)
     size = slices(net, net.add("Shape", x), [2], [3], [0], [1])
     parts = [
-        net.add("Slice", x, numbers(net, 4), size, numbers(net, 2), numbers(net, 1)),
         slices(net, x, [-1], [-5], [2], [-1]),
         net.add("Gather", x, net.add("Sub", size, numbers(net, 1)), axis=2),
         net.add("Gather", x, numbers(net, 3, 1), axis=2),

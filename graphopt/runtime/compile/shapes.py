@@ -13,7 +13,7 @@ from ...kernels.tensors.windows import Window
 from ...ops import resolve_pads
 from ..lower import operations as op
 from ..lower.computed_shapes import broadcast, computed_sizes, reshaped
-from ..lower.floats.operations import Expand, FloatMean, Slice
+from ..lower.floats.operations import Expand, FloatMean, InstanceNorm, Pad, Slice
 from ..lower.traits import Operation, Shape
 
 Shapes = tuple[Shape, ...]
@@ -197,17 +197,18 @@ def channel_table_shape(operation: op.ChannelTable, shapes: Shapes) -> Shape:
 def slice_shape(operation: Slice, shapes: Shapes) -> Shape:
     """The sizes that the cuts leave."""
     sizes = list(shapes[0])
-    for axis, begin, end, step in cuts_of(operation, shapes[0]):
+    for axis, begin, end, step in cuts_of(operation, shapes):
         sizes[axis] = max(0, -(-(end - begin) // step))
     if operation.dropped:
         del sizes[operation.cuts[0][0] % len(sizes)]
     return tuple(sizes)
 
 
-def cuts_of(operation: Slice, x: Shape) -> list[tuple[int, int, int, int]]:
-    """Axis, begin, end and step of each cut within the shape, as ONNX's Slice clips them."""
-    cuts = []
-    for axis, begin, end, step in operation.cuts:
+def cuts_of(operation: Slice, shapes: Shapes) -> list[tuple[int, int, int, int]]:
+    """Axis, begin, end and step of each cut within the first shape, as ONNX's Slice clips them."""
+    cuts, x, others = [], shapes[0], dict(zip(operation.inputs[1:], shapes[1:]))
+    for axis, *bounds, step in operation.cuts:
+        begin, end = (computed_sizes(b, others)[0] if isinstance(b, Value) else b for b in bounds)
         if not -len(x) <= axis < len(x):
             raise Declined(f"axis {axis} of {x}")
         size = x[axis]
@@ -223,7 +224,7 @@ def expand_shape(operation: Expand, shapes: Shapes) -> Shape:
     target = operation.target
     if isinstance(target, Value):
         target = computed_sizes(target, dict(zip(operation.inputs[1:], shapes[1:])))
-    return broadcast(shapes[0], target)
+    return broadcast(shapes[0], tuple(1 if size == -1 else size for size in target))
 
 
 def mean_shape(operation: FloatMean, shapes: Shapes) -> Shape:
@@ -239,3 +240,17 @@ def mean_axes(operation: FloatMean, rank: int) -> set[int]:
     if any(not -rank <= axis < rank for axis in operation.axes):
         raise Declined(f"a mean over axes {operation.axes} of {rank}")
     return {axis % rank for axis in operation.axes} or {*range(rank)}
+
+
+def pad_shape(operation: Pad, shapes: Shapes) -> Shape:
+    """The sizes with what is around."""
+    if len(shapes[0]) != len(operation.pads):
+        raise Declined(f"Pad of {len(operation.pads)} axes for {shapes[0]}")
+    return tuple(before + size + behind for size, (before, behind) in zip(shapes[0], operation.pads))
+
+
+def instance_norm_shape(operation: InstanceNorm, shapes: Shapes) -> Shape:
+    """That of the input, whose channels have a factor each."""
+    if len(shapes[0]) < 3 or shapes[0][1] != len(operation.scale):
+        raise Declined(f"InstanceNormalization of {shapes[0]} by {len(operation.scale)} factors")
+    return shapes[0]

@@ -33,6 +33,7 @@ _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]]
     "Div": transformer.float_binary,
     "Pow": transformer.square,
     "Where": activations.guarded,
+    "InstanceNormalization": normalizations.instance_norm,
     "ReduceMean": normalizations.float_mean,
     **dict.fromkeys(activations.OPERATORS, activations.function_of),
 }

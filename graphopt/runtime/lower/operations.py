@@ -287,9 +287,10 @@ class Pool(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class MaxPool(Pool):
-    """MaxPool of codes, `signed` or not."""
+    """MaxPool of codes, `signed` or not, then an optional table."""
 
     signed: bool
+    table: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -5,7 +5,7 @@ Lowering looks backwards from a node, so one walk in the graph's order is enough
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -18,6 +18,7 @@ from ...ops import attr
 from . import transformer, vision
 from .builders import average_pool, conv, matmul, max_pool
 from .floats import selections
+from .moves import stays_on_kernels
 from .operands import (
     constant_array,
     dequantized_source,
@@ -67,7 +68,7 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
     if anchor is not None:
         try:
             if anchor.op in selections.OPERATORS and not limits:
-                return _selected(anchor, x, node, y)
+                return _selected(anchor, x, node, y, coverage.providers)
             if anchor.op == "BatchNormalization":
                 return vision.quantized_by_channel(node, coverage.providers, islands)
             operation = _between(anchor, node.output, y, (*passed, node), _code_limits(limits, y), coverage)
@@ -181,9 +182,8 @@ def _max_pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...
     if codes is not None:  # q(max(x)) = max(q(x))
         return max_pool(node, codes, output, covered, y.signed)
     source, x = dequantized_source(node.inputs[0])
-    if x != y:
-        raise Declined("MaxPool between different scales")
-    return max_pool(node, source, output, covered, x.signed)
+    pool = max_pool(node, source, output, covered, x.signed)
+    return replace(pool, table=requantization_table(x, y))
 
 
 def _codes_of(value: Value | None, y: Quantization, coverage: Coverage) -> Value | None:
@@ -206,15 +206,24 @@ def _reduce_mean(node: Node, output: Value, y: Quantization, nodes: tuple[Node, 
     return AveragePool(inputs=(source,), output=output, nodes=(node, *nodes), x=x, y=y)
 
 
-def _selected(node: Node, x: Value, quantize: Node, y: Quantization) -> Operation:
+def _selected(
+    node: Node, x: Value, quantize: Node, y: Quantization, known: Mapping[Value, Operation]
+) -> Operation:  # fmt: skip
     """Codes of the quantization behind, where `node` only selects or repeats elements."""
     source, own = dequantized_source(node.inputs[0])
     table, nodes = requantization_table(own, y), (node, quantize)
     if node.op == "Expand":
         if table is not None:
             raise Declined("Expand between different scales")
-        return selections.expanded(node, source, quantize.output, nodes, floats=False)
-    return selections.selected(node, source, node.outputs.index(x), quantize.output, nodes, table=table)
+        return selections.expanded(
+            node, source, quantize.output, nodes, floats=False, at_hand=lambda v: stays_on_kernels(v, known)
+        )
+    if node.op == "Pad":
+        return selections.padded_between(node, source, quantize.output, nodes, y, table)
+    at = node.outputs.index(x)
+    return selections.selected(
+        node, source, at, quantize.output, nodes, table=table, at_hand=lambda v: stays_on_kernels(v, known)
+    )
 
 
 def _integers(value: Value) -> tuple[int, ...]:

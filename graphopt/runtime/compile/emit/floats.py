@@ -1,15 +1,16 @@
-"""Routines of functions of one float32 element, and of means. Functions as in `elementwise`."""
+"""Routines of functions of one float32 element, means, InstanceNormalization. Functions as in `elementwise`."""
 
 from __future__ import annotations
 
 from math import prod
 
 from ....kernels.elementwise.functions import prepare_float_function
+from ....kernels.normalization.instance_norm import prepare_instance_norm
 from ....kernels.pooling.floats import prepare_mean
-from ...lower.floats.operations import FloatFunction, FloatMean
+from ...lower.floats.operations import FloatFunction, FloatMean, InstanceNorm
 from ...lower.traits import Shape
 from ..emitter import Inputs, RoutineEmitter, Tensor
-from ..layouts import physical_shape
+from ..layouts import natural, physical_shape
 from ..shapes import mean_axes
 
 
@@ -33,3 +34,10 @@ def emit_float_mean(emitter: RoutineEmitter, operation: FloatMean, inputs: Input
     names = {axis: place for place, axis in enumerate(sorted(kept))}
     order = x.order if operation.keep else tuple(names[axis] for axis in kept)
     return emitter.result(prepare_mean(prod(sizes[:first]), count, inner), shape, order, 4, x=x)
+
+
+def emit_instance_norm(emitter: RoutineEmitter, operation: InstanceNorm, inputs: Inputs, shape: Shape) -> Tensor:
+    """Planes of ONNX's order."""
+    order = natural(len(shape))
+    routine = prepare_instance_norm(shape[0], prod(shape[2:]), operation.scale, operation.bias, operation.epsilon)
+    return emitter.result(routine, shape, order, 4, x=emitter.ordered(inputs[0], order))

@@ -31,10 +31,13 @@ def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, s
 
 
 def emit_max_pool(emitter: RoutineEmitter, operation: op.MaxPool, inputs: Inputs, shape: Shape) -> Tensor:
-    """A maximum of codes."""
+    """A maximum of codes, through the table if there is one."""
     x, image = emitter.image(inputs[0])
     routine = prepare_max_pool(image, operation_window(operation, x.shape[2:]), signed=operation.signed)
-    return emitter.result(routine, shape, channels_last(len(shape)), x=x)
+    y = emitter.result(routine, shape, channels_last(len(shape)), x=x)
+    if operation.table is None:
+        return y
+    return emitter.result(prepare_table(y.size, operation.table), shape, y.order, x=y)
 
 
 def emit_average_pool(emitter: RoutineEmitter, operation: op.AveragePool, inputs: Inputs, shape: Shape) -> Tensor:

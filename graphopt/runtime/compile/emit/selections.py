@@ -1,4 +1,4 @@
-"""Routines of Slice and Expand: rows of bytes copied at strides. Functions as in `elementwise`."""
+"""Routines of Slice, Expand and Pad: rows of bytes copied at strides. Functions as in `elementwise`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from math import prod
 from ....errors import Declined
 from ....kernels import Buffer, Routine, Step
 from ....kernels.elementwise.codes import prepare_table
-from ....kernels.layout.moves import copy_rows_step
-from ...lower.floats.operations import Expand, Slice
+from ....kernels.layout.moves import copy_rows_step, fill_rows_step
+from ...lower.floats.operations import Expand, Pad, Slice
 from ...lower.traits import Shape
 from ..emitter import Inputs, RoutineEmitter, Tensor
 from ..shapes import cuts_of
@@ -21,7 +21,8 @@ _MOST_COPIES = 64
 def emit_slice(emitter: RoutineEmitter, operation: Slice, inputs: Inputs, shape: Shape) -> Tensor:
     """One axis after the other, then the table."""
     x = inputs[0]
-    for axis, begin, end, step in cuts_of(operation, x.shape):
+    shapes = tuple(emitter.shapes[value] for value in operation.inputs)
+    for axis, begin, end, step in cuts_of(operation, shapes):
         x = _cut(emitter, x, axis, begin, -(-(end - begin) // step), step)
     if operation.table is not None:
         x = emitter.result(prepare_table(x.size, operation.table), x.shape, x.order, x=x)
@@ -90,4 +91,37 @@ def _repeated(emitter: RoutineEmitter, x: Tensor, axis: int, times: int) -> Tens
     else:
         raise Declined(f"{rows} rows repeated {times} times each")
     emitter.add(Routine(tuple(steps)), x=x, y=y)
+    return y
+
+
+def emit_pad(emitter: RoutineEmitter, operation: Pad, inputs: Inputs, shape: Shape) -> Tensor:
+    """The table, then one axis after the other from the innermost."""
+    x = inputs[0]
+    if operation.table is not None:
+        x = emitter.result(prepare_table(x.size, operation.table), x.shape, x.order, x=x)
+    for axis in reversed(x.order):
+        before, behind = operation.pads[axis]
+        if before or behind:
+            x = _surrounded(emitter, operation, x, axis)
+    return x
+
+
+def _surrounded(emitter: RoutineEmitter, operation: Pad, x: Tensor, axis: int) -> Tensor:
+    before, behind = operation.pads[axis]
+    size, place = x.shape[axis], x.order.index(axis)
+    inner, rows = prod(x.shape[a] for a in x.order[place + 1 :]), prod(x.shape[a] for a in x.order[:place])
+    width = (before + size + behind) * inner
+    value = operation.value if operation.floats else int(operation.value) % 256  # a code's bits
+    y = emitter.new((*x.shape[:axis], before + size + behind, *x.shape[axis + 1 :]), x.order, x.itemsize)
+    steps: list[Step] = []
+    for begin, count in ((0, before), (before + size, behind)):
+        if count * inner * rows:
+            target = Buffer("y", begin * inner * x.itemsize)
+            steps.append(fill_rows_step(rows, count * inner, value, target, y_stride=width, itemsize=x.itemsize))
+    if size * inner * rows:
+        count, target = size * inner * x.itemsize, Buffer("y", before * inner * x.itemsize)
+        stride = width * x.itemsize
+        steps.append(copy_rows_step(rows, count, Buffer("x"), target, x_stride=count, y_stride=stride))
+    if steps:
+        emitter.add(Routine(tuple(steps)), x=x, y=y)
     return y

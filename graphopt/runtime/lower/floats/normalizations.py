@@ -1,4 +1,4 @@
-"""Lowering of RMSNormalization as decoders spell it, and of means."""
+"""Lowering of RMSNormalization as decoders spell it, of InstanceNormalization, and of means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..operands import constant_array, declared_shape, ints, is_float32
 from ..operations import LayerNorm
 from ..traits import Operation
 from .gelu import is_made, scalar
-from .operations import FloatMean
+from .operations import FloatMean, InstanceNorm
 
 _HALF = 0.5
 
@@ -113,3 +113,14 @@ def float_mean(node: Node, known: Mapping[Value, Operation]) -> FloatMean | None
     return FloatMean(
         inputs=(x,), output=node.output, nodes=(node,), axes=axes, keep=bool(attr(node, "keepdims", 1))
     )  # fmt: skip
+
+
+def instance_norm(node: Node, known: Mapping[Value, Operation]) -> InstanceNorm | None:
+    """InstanceNormalization of float32 by constants; None where kernels do not compute its operand."""
+    x, scale, bias = node.inputs[0], constant_array(node.input(1)), constant_array(node.input(2))
+    if not is_made(x, known) or not is_float32(node.output):
+        return None
+    if scale is None or bias is None or {scale.dtype, bias.dtype} != {np.dtype(np.float32)}:
+        raise Declined("InstanceNormalization by other than constants")
+    epsilon = float(attr(node, "epsilon", 1e-5))
+    return InstanceNorm(inputs=(x,), output=node.output, nodes=(node,), scale=scale, bias=bias, epsilon=epsilon)

@@ -27,15 +27,22 @@ class FloatMean(FloatOperation):
     keep: bool
 
 
+Bound = int | Value
+Cut = tuple[int, Bound, Bound, int]
+"""An axis, and where elements along it begin, end and how far they are apart."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Slice(Rearrangement):
     """Elements along some axes, then an optional table: Slice, an output of Split, Gather by a constant number.
 
-    cuts: axis, begin, end and step of each, as ONNX's Slice has them, the steps positive. `dropped` takes the axis of
-    the only cut away.
+    cuts: axis, begin, end and step of each, as ONNX's Slice has them, the steps positive. A Value is computed from the
+    shapes of the inputs after the first. `dropped` takes the axis of the only cut away.
     """
 
-    cuts: tuple[tuple[int, int, int, int], ...]
+    traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
+
+    cuts: tuple[Cut, ...]
     dropped: bool = False
     table: Array | None = None
 
@@ -44,9 +51,30 @@ class Slice(Rearrangement):
 class Expand(Rearrangement):
     """Elements repeated along axes of size 1, to a `target` with which the shape broadcasts.
 
-    A Value is computed from the shapes of the inputs after the first, as Reshape's is.
+    A Value is computed from the shapes of the inputs after the first, as Reshape's is; −1 stays what it is.
     """
 
     traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
 
     target: tuple[int, ...] | Value
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Pad(Rearrangement):
+    """Elements with others around them, `value` (a code or a float32), after an optional table.
+
+    pads: of each axis, how many before and behind.
+    """
+
+    pads: tuple[tuple[int, int], ...]
+    value: float
+    table: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class InstanceNorm(FloatOperation):
+    """InstanceNormalization of float32 [N, C, …]; scale and bias: float32 [C]."""
+
+    scale: Array
+    bias: Array
+    epsilon: float
