@@ -168,3 +168,14 @@ def test_selections_that_are_computed_stay() -> None:
     y = net.add("Concat", *parts, axis=2)
     _, kinds = agrees(net.model(net.pair(net.conv(net.pair(y, 0.05), 8, 4), 0.07), SHAPE), feeds(SHAPE), 0.07)
     assert kinds["Slice"] == 0 and kinds["Conv"] == 2
+
+
+def test_the_tail_of_a_classifier() -> None:
+    """Sum, Relu, AveragePool and Reshape in float32 before the last product."""
+    net = Net()
+    first, second = (net.pair(net.conv(net.pair("x"), 6, 8, 3), 0.05) for _ in range(2))
+    x = net.add("AveragePool", net.add("Relu", net.add("Sum", first, second)), kernel_shape=[8, 6])
+    x = net.pair(net.add("Reshape", x, numbers(net, 0, 8, 1, 1)), 0.02)
+    session, kinds = agrees(net.model(net.pair(net.conv(x, 8, 16), 0.0213), SHAPE), feeds(SHAPE), 0.0213)
+    assert len(session.describe().parts) == 1, session.describe()
+    assert kinds["FloatBinary"] == kinds["FloatPool"] == 1

@@ -28,6 +28,7 @@ _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]]
     "Clip": vision.float_clamp,
     "Concat": vision.float_concat,
     "Add": transformer.float_binary,
+    "Sum": transformer.float_binary,
     "Sub": transformer.float_binary,
     "Mul": transformer.float_binary,
     "Div": transformer.float_binary,

@@ -26,7 +26,7 @@ from .traits import Operation
 NORMS = frozenset(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"))
 """Operators of `layer_norm`; the last is onnxruntime's, in ONNX's own domain."""
 
-_KINDS: dict[str, FloatOp] = {"Add": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}
+_KINDS: dict[str, FloatOp] = {"Add": "add", "Sum": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}
 _AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Identity"))
 TABULATED = frozenset(("Mul", "Pow", "Tanh", "Sigmoid", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"))
 _OPEN = 7
@@ -37,9 +37,10 @@ _RANK = 4
 
 
 def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | None:
-    """Add, Sub, Mul or Div of float32; None where kernels compute no operand. Declined where they cannot broadcast."""
+    """Add, Sum of two, Sub, Mul or Div of float32; None where kernels compute no operand. Declined where they cannot
+    broadcast."""
     kind = _KINDS[node.op]
-    if not are_floats(node, known):
+    if len(node.inputs) != 2 or not are_floats(node, known):
         return None
     left, right = node.inputs
     assert left is not None and right is not None

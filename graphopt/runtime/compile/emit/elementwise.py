@@ -22,7 +22,7 @@ from ....kernels.elementwise.tables import (
     prepare_quantize_lines,
 )
 from ....kernels.layout.moves import copy_rows_step
-from ....kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_planes
+from ....kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_line_planes, prepare_quantize_planes
 from ....kernels.normalization.layer_norm import prepare_layer_norm
 from ....kernels.normalization.softmax import prepare_float_softmax, prepare_softmax
 from ....kernels.tensors.quantization import Quantization
@@ -137,10 +137,16 @@ def _by_rows(emitter: RoutineEmitter, routine: Routine, inputs: Inputs, shape: S
 def emit_channel_quantize(
     emitter: RoutineEmitter, operation: op.ChannelQuantize, inputs: Inputs, shape: Shape
 ) -> Tensor:
-    """Channels side by side: neighbours of codes are joined first, then each piece goes to its place in the result."""
+    """Channels side by side: neighbours of codes are joined first, then each piece goes to its place in the result.
+
+    Planes of float32 alone, as an image enters, are quantized and put side by side in one pass.
+    """
     axis = operation.axis % len(shape)
     order = axis_inside(len(shape), axis)
     rows, channels = prod(shape) // max(1, shape[axis]), shape[axis]
+    if operation.of_floats == (True,) and axis == 1 and inputs[0].order == natural(len(shape)) != order:
+        routine = prepare_quantize_line_planes(shape[0], prod(shape[2:]), operation.numbers)
+        return emitter.result(routine, shape, order, x=inputs[0])
     y = emitter.new(shape, order)
     begin = 0
     pieces = groupby(zip(inputs, operation.of_floats), key=lambda pair: pair[1])
