@@ -37,7 +37,7 @@ QUANTIZE_LINE_PLANES = Kernel(
 
 
 def prepare_quantize_line_planes(images: int, pixels: int, numbers: Array) -> Routine:
-    """x float32 [images, channels, pixels] → y [images, pixels, channels], as `prepare_quantize_lines` of tables has it.
+    """x float32 [images, channels, pixels] → y [images, pixels, channels], as `prepare_quantize_lines` defines it.
 
     numbers: slope, shift, scale, zero point, low, high, each float32 [channels]; y u8 or s8, as the numbers say.
     """

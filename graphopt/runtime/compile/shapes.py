@@ -207,8 +207,11 @@ def slice_shape(operation: Slice, shapes: Shapes) -> Shape:
 def cuts_of(operation: Slice, shapes: Shapes) -> list[tuple[int, int, int, int]]:
     """Axis, begin, end and step of each cut within the first shape, as ONNX's Slice clips them."""
     cuts, x, others = [], shapes[0], dict(zip(operation.inputs[1:], shapes[1:]))
-    for axis, *bounds, step in operation.cuts:
-        begin, end = (computed_sizes(b, others)[0] if isinstance(b, Value) else b for b in bounds)
+    for i, cut in enumerate(operation.cuts):
+        axis, begin, end, step = (
+            computed_sizes(operation.computed[i, j], others)[0] if (i, j) in operation.computed else number
+            for j, number in enumerate(cut)
+        )
         if not -len(x) <= axis < len(x):
             raise Declined(f"axis {axis} of {x}")
         size = x[axis]

@@ -16,7 +16,7 @@ from ..traits import Operation
 from .gelu import is_made, scalar
 from .operations import FloatMean, InstanceNorm
 
-_HALF = 0.5
+_HALF = 0.5  # the power of a square root
 
 
 def rms_norm(node: Node, known: Mapping[Value, Operation]) -> LayerNorm | None:

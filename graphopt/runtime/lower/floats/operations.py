@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ....ir import Array, Value
@@ -27,8 +28,7 @@ class FloatMean(FloatOperation):
     keep: bool
 
 
-Bound = int | Value
-Cut = tuple[int, Bound, Bound, int]
+Cut = tuple[int, int, int, int]
 """An axis, and where elements along it begin, end and how far they are apart."""
 
 
@@ -36,14 +36,16 @@ Cut = tuple[int, Bound, Bound, int]
 class Slice(Rearrangement):
     """Elements along some axes, then an optional table: Slice, an output of Split, Gather by a constant number.
 
-    cuts: axis, begin, end and step of each, as ONNX's Slice has them, the steps positive. A Value is computed from the
-    shapes of the inputs after the first. `dropped` takes the axis of the only cut away.
+    cuts: axis, begin, end and step of each, as ONNX's Slice has them, the steps positive. `dropped` takes the axis of
+    the only cut away. computed: in place of item j of cut i, by (i, j), a number that follows from the shapes of the
+    inputs after the first.
     """
 
     traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
 
     cuts: tuple[Cut, ...]
     dropped: bool = False
+    computed: Mapping[tuple[int, int], Value] = field(default_factory=dict)
     table: Array | None = None
 
 

@@ -14,10 +14,12 @@ from ....ops import attr
 from ..computed_shapes import shape_sources
 from ..operands import constant_array, declared_shape, ints
 from ..traits import Operation
-from .operations import Bound, Cut, Expand, Pad, Slice
+from .operations import Expand, Pad, Slice
 
 OPERATORS = frozenset(("Slice", "Split", "Gather", "Expand", "Pad"))
 _LAST = 1 << 62  # beyond any size
+_Bound = int | Value
+_Cut = tuple[int, _Bound, _Bound, int]
 
 
 def selections(
@@ -44,12 +46,17 @@ def selected(
     table: Array | None = None, at_hand: Callable[[Value], bool] = lambda value: False,
 ) -> Slice:  # fmt: skip
     """Output `index` of Slice, Split or Gather applied to `source`. Declined where it is not known which elements."""
-    cuts = _CUTS[node.op](node, index)
+    computed: dict[tuple[int, int], Value] = {}
+    cuts = []
+    for i, cut in enumerate(_CUTS[node.op](node, index)):
+        computed |= {(i, j): number for j, number in enumerate(cut) if isinstance(number, Value)}
+        axis, begin, end, step = (0 if isinstance(number, Value) else number for number in cut)
+        cuts.append((axis, begin, end, step))
     number = constant_array(node.input(1)) if node.op == "Gather" else None
-    computed = [bound for _, begin, end, _ in cuts for bound in (begin, end) if isinstance(bound, Value)]
-    shaped = dict.fromkeys(shape for bound in computed for shape in shape_sources(bound, at_hand))
+    shaped = dict.fromkeys(shape for bound in computed.values() for shape in shape_sources(bound, at_hand))
     return Slice(
-        inputs=(source, *shaped), output=output, nodes=nodes, cuts=cuts, floats=floats, table=table,
+        inputs=(source, *shaped), output=output, nodes=nodes, cuts=tuple(cuts), computed=computed,
+        floats=floats, table=table,
         dropped=number is not None and number.ndim == 0,
     )  # fmt: skip
 
@@ -123,7 +130,7 @@ def _numbers(value: Value | None, name: str) -> tuple[int, ...] | None:
     return None if array is None else tuple(int(v) for v in array.reshape(-1).tolist())
 
 
-def _of_slice(node: Node, index: int) -> tuple[Cut, ...]:
+def _of_slice(node: Node, index: int) -> tuple[_Cut, ...]:
     starts = _bounds(node.input(1)) or ints(node, "starts", ())
     ends = _bounds(node.input(2)) or ints(node, "ends", ())
     axes = _numbers(node.input(3), "axes") or ints(node, "axes", tuple(range(len(starts))))
@@ -133,7 +140,7 @@ def _of_slice(node: Node, index: int) -> tuple[Cut, ...]:
     return tuple(zip(axes, starts, ends, steps))
 
 
-def _bounds(value: Value | None) -> tuple[Bound, ...]:
+def _bounds(value: Value | None) -> tuple[_Bound, ...]:
     """Constant numbers, or the one that is computed."""
     array = constant_array(value)
     if value is None or array is not None:
@@ -143,7 +150,7 @@ def _bounds(value: Value | None) -> tuple[Bound, ...]:
     return (value,)
 
 
-def _of_split(node: Node, index: int) -> tuple[Cut, ...]:
+def _of_split(node: Node, index: int) -> tuple[_Cut, ...]:
     axis, outputs = int(attr(node, "axis", 0)), len(node.outputs)
     sizes = _numbers(node.input(1), "sizes") or ints(node, "split", ())
     if not sizes:
@@ -157,14 +164,14 @@ def _of_split(node: Node, index: int) -> tuple[Cut, ...]:
     return ((axis, ends[index] - sizes[index], ends[index], 1),)
 
 
-def _of_gather(node: Node, index: int) -> tuple[Cut, ...]:
+def _of_gather(node: Node, index: int) -> tuple[_Cut, ...]:
     numbers = _numbers(node.input(1), "indices") or ()
     if not numbers or any(b - a != 1 for a, b in pairwise(numbers)) or numbers[0] < 0 <= numbers[-1]:
         raise Declined("Gather of other than neighbours")
     return ((int(attr(node, "axis", 0)), numbers[0], numbers[-1] + 1 or _LAST, 1),)
 
 
-_CUTS: dict[str, Callable[[Node, int], tuple[Cut, ...]]] = {
+_CUTS: dict[str, Callable[[Node, int], tuple[_Cut, ...]]] = {
     "Slice": _of_slice, "Split": _of_split, "Gather": _of_gather,
 }  # fmt: skip
 """The cuts of an output, by operator."""
