@@ -179,3 +179,13 @@ def test_the_tail_of_a_classifier() -> None:
     session, kinds = agrees(net.model(net.pair(net.conv(x, 8, 16), 0.0213), SHAPE), feeds(SHAPE), 0.0213)
     assert len(session.describe().parts) == 1, session.describe()
     assert kinds["FloatBinary"] == kinds["FloatPool"] == 1
+
+
+def test_angles_for_each_sample_and_head() -> None:
+    """A factor that broadcasts along two runs of axes."""
+    net = Net()
+    x = net.conv(net.pair("x"), 6, 8, 3)
+    angles = slices(net, net.conv(net.pair("x"), 6, 8), [0, 0], [1, 1], [0, 2], [1, 1])
+    model = net.model(net.pair(net.conv(net.pair(net.add("Mul", x, angles)), 8, 4), 0.0713), SHAPE)
+    session, kinds = agrees(model, feeds(SHAPE), 0.0713)
+    assert kinds["FloatBinary"] == 1 and len(session.describe().parts) == 1, session.describe()

@@ -14,10 +14,10 @@ from ...errors import Declined
 from ...ir import Node, Value
 from ...kernels.elementwise.floats import SWAPPED, FloatOp
 from ...kernels.elementwise.proved_lines import proved_lines
-from ...kernels.tensors.broadcasting import broadcast
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
 from . import operations as op
+from .computed_shapes import broadcast
 from .moves import moved
 from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32, quantization_of
 from .tables import Island
@@ -78,10 +78,8 @@ def _fits(x: Value, other: Value) -> None:
             zip(right, left[max(0, len(left) - len(right)) :]),
         )
     ]
-    try:
-        broadcast(*sizes)
-    except ValueError as error:
-        raise Declined(str(error)) from error
+    if broadcast(*sizes) != sizes[0]:
+        raise Declined(f"{right} does not broadcast to {left}")
 
 
 def layer_norm(

@@ -29,7 +29,8 @@ from ....kernels.tensors.quantization import Quantization
 from ...lower import operations as op
 from ...lower.traits import Shape
 from ..emitter import Inputs, RoutineEmitter, Tensor
-from ..layouts import axis_inside, channels_last, natural, physical_shape, same_place
+from ..layouts import Order, axis_inside, channels_last, natural, physical_shape, same_place
+from .selections import repeated
 
 
 def emit_quantize(emitter: RoutineEmitter, operation: op.Quantize, inputs: Inputs, shape: Shape) -> Tensor:
@@ -82,6 +83,8 @@ def emit_float_binary(emitter: RoutineEmitter, operation: op.FloatBinary, inputs
         if a.shape != shape:
             raise Declined(f"a constant larger than {a.shape}")
         constant = operation.constant.reshape((1,) * (len(shape) - operation.constant.ndim) + operation.constant.shape)
+        if _runs(constant.shape, shape, a.order) > 1:
+            constant = np.broadcast_to(constant, shape)
         constant = np.ascontiguousarray(constant.transpose(a.order))
         routine = prepare_float_binary(kind, physical_shape(shape, a.order), constant.shape, constant)
         return emitter.result(routine, shape, a.order, 4, a=a)
@@ -91,8 +94,17 @@ def emit_float_binary(emitter: RoutineEmitter, operation: op.FloatBinary, inputs
     if a.shape != shape:
         raise Declined(f"{kind} of {a.shape} and {b.shape}")
     b = emitter.broadcastable(b, len(shape), a.order)
+    while _runs(b.shape, shape, a.order) > 1:  # as the angles of a rotary embedding do, for each sample and each head
+        outer = next(axis for axis in a.order if b.shape[axis] == 1 != shape[axis])
+        b = repeated(emitter, b, outer, shape[outer])
     sizes = physical_shape(shape, a.order), physical_shape(b.shape, a.order)
     return emitter.result(prepare_float_binary(kind, *sizes), shape, a.order, 4, a=a, b=b)
+
+
+def _runs(shape: Shape, target: Shape, order: Order) -> int:
+    """The runs of neighbouring axes, in memory, along which a tensor is broadcast to a target."""
+    repeats = [shape[axis] == 1 for axis in order if target[axis] != 1]
+    return sum(here and not before for here, before in zip(repeats, [False, *repeats]))
 
 
 def emit_float_clamp(emitter: RoutineEmitter, operation: op.FloatClamp, inputs: Inputs, shape: Shape) -> Tensor:

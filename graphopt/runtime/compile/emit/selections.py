@@ -70,11 +70,12 @@ def emit_expand(emitter: RoutineEmitter, operation: Expand, inputs: Inputs, shap
     x = replace(inputs[0], shape=(1,) * missing + inputs[0].shape, order=order)
     for axis in reversed(order):
         if x.shape[axis] != shape[axis]:
-            x = _repeated(emitter, x, axis, shape[axis])
+            x = repeated(emitter, x, axis, shape[axis])
     return x
 
 
-def _repeated(emitter: RoutineEmitter, x: Tensor, axis: int, times: int) -> Tensor:
+def repeated(emitter: RoutineEmitter, x: Tensor, axis: int, times: int) -> Tensor:
+    """The tensor with its axis of size 1 `times` long."""
     place = x.order.index(axis)
     inner = prod(x.shape[a] for a in x.order[place + 1 :]) * x.itemsize  # bytes
     rows = prod(x.shape[a] for a in x.order[:place])
