@@ -28,6 +28,13 @@ RESIZE_NEAREST = Kernel(
         "channels": "i64", "rows": "i32*", "columns": "i32*",
     },
 )  # fmt: skip
+_FILL = {
+    size: Kernel(
+        "graphopt.kernels.loops.layout.moves:fill_rows",
+        {"y": kind, "rows": "i64", "y_stride": "i64", "count": "i64", "value": value},
+    )
+    for size, kind, value in ((1, "u8*", "u8"), (4, "f32*", "f32"))
+}
 COPY_ROWS = Kernel("graphopt.kernels.loops.layout.moves:copy_rows", _COPY)
 MAP_ROWS = Kernel("graphopt.kernels.loops.layout.moves:map_rows", {**_COPY, "table": "u8*", "lookup": "i64"})
 
@@ -63,6 +70,12 @@ def copy_rows_step(rows: int, count: int, x: Buffer, y: Buffer, *, x_stride: int
         "x": x, "y": y, "rows": rows, "x_stride": x_stride, "y_stride": y_stride, "count": count,
     }  # fmt: skip
     return Step(COPY_ROWS, arguments, tiles=-(-rows // _ROWS))
+
+
+def fill_rows_step(rows: int, count: int, value: float, y: Buffer, *, y_stride: int, itemsize: int = 1) -> Step:
+    """y[r, :count] = value for bytes, or for float32 where `itemsize` is 4; rows start `y_stride` elements apart."""
+    arguments: dict[str, Argument] = {"y": y, "rows": rows, "y_stride": y_stride, "count": count, "value": value}
+    return Step(_FILL[itemsize], arguments, tiles=-(-rows // _ROWS))
 
 
 def prepare_channel_shuffle(rows: int, channels: int, groups: int) -> Routine:

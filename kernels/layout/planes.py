@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.quantization import CodeRecord, Quantization
 
@@ -25,6 +28,26 @@ def prepare_quantize_planes(images: int, channels: int, pixels: int, y: Quantiza
         "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
     }  # fmt: skip
     return Routine((Step(QUANTIZE_PLANES, arguments, images * -(-pixels // _PIXELS), scratch=_SCRATCH),))
+
+
+QUANTIZE_LINE_PLANES = Kernel(
+    _LOOPS + "quantize_line_planes",
+    {"x": "f32*", "y": "u8*", **_SIZES, "numbers": "f32*", "scratch": "i64", "scratch_bytes": "i64"},
+)
+
+
+def prepare_quantize_line_planes(images: int, pixels: int, numbers: Array) -> Routine:
+    """x float32 [images, channels, pixels] → y [images, pixels, channels], as `prepare_quantize_lines` defines it.
+
+    numbers: slope, shift, scale, zero point, low, high, each float32 [channels]; y u8 or s8, as the numbers say.
+    """
+    channels = numbers.shape[1]
+    arguments: dict[str, Argument] = {
+        "x": Buffer("x"), "y": Buffer("y"), "images": images, "pixels": pixels, "channels": channels,
+        "numbers": np.ascontiguousarray(numbers, np.float32), "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
+    }  # fmt: skip
+    tiles = images * -(-pixels // _PIXELS) if channels else 0
+    return Routine((Step(QUANTIZE_LINE_PLANES, arguments, tiles, scratch=_SCRATCH),))
 
 
 def prepare_dequantize_planes(images: int, channels: int, pixels: int, x: Quantization) -> Routine:

@@ -1,4 +1,4 @@
-"""Preparation of LayerNormalization over the last axis."""
+"""Preparation of LayerNormalization and RMSNormalization over the last axis."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ def _kernel(name: str, y: str) -> Kernel:
 
 
 def prepare_layer_norm(
-    rows: int, columns: int, scale: Array, bias: Array | None, epsilon: float, y: Quantization | None = None,
+    rows: int, columns: int, scale: Array, bias: Array | None, epsilon: float, y: Quantization | None = None, *,
+    centred: bool = True,
 ) -> Routine:  # fmt: skip
     """ONNX LayerNormalization, axis −1: float32 x[rows, columns] → y float32, or codes as QuantizeLinear makes them.
 
     Every operation is rounded in float32; mean and variance are two passes of 64 partial sums each. Another order of
     summation moves the result by a few units in the last place, hence a code by one where it stands next to a tie.
+    Not `centred`, this is RMSNormalization: x / sqrt(mean of x² + epsilon) · scale, without bias.
     """
     if rows == 0 or columns == 0:
         return Routine(())
@@ -40,5 +42,6 @@ def prepare_layer_norm(
         "bias": np.ascontiguousarray(np.broadcast_to(added.reshape(-1), (columns,)), np.float32), "epsilon": epsilon,
         "qy": y.record if y else CodeRecord(1.0, 0, 0, 0), "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
     }  # fmt: skip
-    kernel = _kernel("layer_norm_codes", y.kind) if y else _kernel("layer_norm", "f32*")
+    name = "layer_norm" if centred else "rms_norm"
+    kernel = _kernel(f"{name}_codes", y.kind) if y else _kernel(name, "f32*")
     return Routine((Step(kernel, arguments, tiles=rows, grain=max(1, 8192 // columns), scratch=_SCRATCH),))

@@ -19,7 +19,7 @@ SOFTMAX_CODES = Kernel(
 )  # fmt: skip
 SOFTMAX_FLOATS = Kernel(
     "graphopt.kernels.loops.normalization.softmax:softmax_floats",
-    {"x": "f32*", "y": "f32*", "columns": "i64", "scratch": "i64", "scratch_bytes": "i64"},
+    {"x": "f32*", "y": "f32*", "columns": "i64", "unknown": "f32", "scratch": "i64", "scratch_bytes": "i64"},
 )
 
 
@@ -42,15 +42,16 @@ def prepare_softmax(rows: int, columns: int, x: Quantization, y: Quantization) -
     return Routine((Step(SOFTMAX_CODES, arguments, tiles=rows, grain=grain, scratch=_SCRATCH),))
 
 
-def prepare_float_softmax(rows: int, columns: int) -> Routine:
+def prepare_float_softmax(rows: int, columns: int, unknown: float = np.nan) -> Routine:
     """ONNX Softmax over the last axis of float32 x[rows, columns]: exp(x − max) · (1 / Σ), right to a few units.
 
-    NaN anywhere in a row, or nothing but −inf in it, makes the row NaN.
+    NaN anywhere in a row, or nothing but −inf in it, makes the row `unknown`.
     """
     if rows == 0 or columns == 0:
         return Routine(())
     arguments: dict[str, Argument] = {
-        "x": Buffer("x"), "y": Buffer("y"), "columns": columns, "scratch": SCRATCH, "scratch_bytes": _SCRATCH,
+        "x": Buffer("x"), "y": Buffer("y"), "columns": columns, "unknown": unknown, "scratch": SCRATCH,
+        "scratch_bytes": _SCRATCH,
     }  # fmt: skip
     grain = max(1, 4096 // columns)
     return Routine((Step(SOFTMAX_FLOATS, arguments, tiles=rows, grain=grain, scratch=_SCRATCH),))

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from graphopt.kernels import Routine, bind_routine, select_level
+from graphopt.kernels import Buffer, Routine, bind_routine, select_level
 from graphopt.kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
+from graphopt.kernels.elementwise.functions import FloatFunctionName, prepare_float_function
+from graphopt.kernels.layout.moves import copy_rows_step
+from graphopt.kernels.normalization.instance_norm import prepare_instance_norm
 from graphopt.kernels.pooling.codes import prepare_average_pool, prepare_max_pool
+from graphopt.kernels.pooling.floats import prepare_mean
 from graphopt.kernels.products.depthwise import prepare_depthwise
 from graphopt.kernels.tensors.quantization import Quantization
 from graphopt.kernels.tensors.windows import Image, Window
@@ -86,6 +90,39 @@ def elementwise(rng: np.random.Generator) -> None:
     compare("QLinearSigmoid (table)", prepare_table(count, table), {"x": a, "y": y}, other, 2 * count)
 
 
+def functions(rng: np.random.Generator) -> None:
+    count = 1 << 16
+    x, y = naive.placed(rng.normal(0, 2, count).astype(np.float32)), naive.empty((count,), np.float32)
+    names: dict[str, FloatFunctionName] = {
+        "Sigmoid": "sigmoid",
+        "Tanh": "tanh",
+        "Exp": "exp",
+        "Sqrt": "sqrt",
+        "Neg": "negative",
+    }
+    for op, name in names.items():
+        compare(
+            op,
+            prepare_float_function(name, count, 1.0),
+            {"x": x, "y": y},
+            peer(op, "", ["x"], {"x": x}, {}, y),
+            8 * count,
+        )
+    rows = naive.empty((256, 1), np.float32)
+    given = {"x": x.reshape(256, 256)}
+    other = peer("ReduceMean", "", ["x"], given, {}, rows, axes=[1])
+    compare("ReduceMean", prepare_mean(256, 256, 1), {"x": x, "y": rows}, other, 4 * count)
+    half = naive.empty((256, 128), np.float32)
+    kept = {"first": np.array([128]), "last": np.array([256]), "axis": np.array([1])}
+    step = copy_rows_step(256, 512, Buffer("x"), Buffer("y"), x_stride=1024, y_stride=512)
+    other = peer("Slice", "", ["x", *kept], given, kept, half)
+    compare("Slice", Routine((step,)), {"x": x, "y": half}, other, 4 * count)
+    planes, kept = x.reshape(1, 8, -1), {"scale": np.ones(8, np.float32), "bias": np.ones(8, np.float32)}
+    other = peer("InstanceNormalization", "", ["x", *kept], {"x": planes}, kept, naive.empty(planes.shape, np.float32))
+    routine = prepare_instance_norm(1, count // 8, kept["scale"], kept["bias"], 1e-5)
+    compare("InstanceNormalization", routine, {"x": x, "y": y}, other, 8 * count)
+
+
 def pools(rng: np.random.Generator) -> None:
     for image, window in (
         (Image(1, 112, 112, 64), Window((3, 3), (2, 2), (1, 1), (1, 1, 1, 1))),
@@ -138,6 +175,7 @@ def main() -> None:
     print(f"level {select_level().name}; {TensorProto.DataType.Name(TensorProto.UINT8).lower()} NHWC, one thread")
     print(f"{'':34s} {'graphopt':>8s} {'ort':>8s}")
     elementwise(rng)
+    functions(rng)
     pools(rng)
     depthwise(rng)
 

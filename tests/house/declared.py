@@ -57,6 +57,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "passes/quantize": ("options", "numerics", "candidates", "emit", "place", "refit"),
     "report": ("latency", "data", "headline", "html"),
     "runtime": ("lower", "compile", "place", "cache", "execute"),
+    "runtime/lower": ("traits", "operations", "operands", "computed_shapes", "builders", "moves", "tables", "floats"),
+    "runtime/compile": ("layouts", "executable", "emitter", "shapes", "emit"),
     "testing": ("sketch", "blocks"),
     "torch": ("arrays", "operators"),
 }

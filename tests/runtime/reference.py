@@ -17,12 +17,17 @@ from graphopt.runtime.compile.region_compiler import compile_region, infer_shape
 from graphopt.runtime.compile.shapes import operation_window, permutation_of
 from graphopt.runtime.execute.context import ExecutionContext
 from graphopt.runtime.lower import operations as o
+from graphopt.runtime.lower.floats import operations as f
 from graphopt.runtime.lower.operands import constant_array
 from graphopt.runtime.lower.traits import Operation
 from tests.kernels.naive import conv_sums, requantize
+from tests.runtime.float_reference import REFERENCES, mapped
 
 Array = np.ndarray[Any, Any]
-NEARLY = (o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu)
+NEARLY = (
+    o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu, f.FloatFunction, f.FloatMean,
+    f.InstanceNorm,
+)  # fmt: skip
 """Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
 
 _FLOAT_STEP = 3e-6  # relative, of a float32 sum over a row
@@ -89,8 +94,8 @@ def compute(operation: Operation, *inputs: Array) -> Array:
     raise NotImplementedError(type(operation).__name__)
 
 
-def _map(table: Array, codes: Array) -> Array:
-    return table.reshape(-1)[codes.view(np.uint8)]
+for kind, function in REFERENCES.items():
+    compute.register(kind)(function)
 
 
 @compute.register
@@ -109,7 +114,7 @@ def _(operation: o.Dequantize, x: Array) -> Array:
 
 @compute.register
 def _(operation: o.Table, x: Array) -> Array:
-    return _map(operation.table, x)
+    return mapped(operation.table, x)
 
 
 def _finished(operation: o.LinearOperation, sums: Array) -> Array:
@@ -119,7 +124,7 @@ def _finished(operation: o.LinearOperation, sums: Array) -> Array:
     scale = operation.scale / np.float32(operation.y.scale)
     low, high = operation.clamp or (None, None)
     codes = requantize(sums, scale, operation.y.zero_point, operation.y.dtype, low, high)
-    return codes if operation.table is None else _map(operation.table, codes)
+    return codes if operation.table is None else mapped(operation.table, codes)
 
 
 @compute.register
@@ -164,7 +169,7 @@ def _(operation: o.Binary, a: Array, b: Array) -> Array:
     p, q = operation.a.dequantize(a), operation.b.dequantize(b)
     function = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}[operation.kind]
     y = operation.y.quantize(function(p, q))
-    return y if operation.table is None else _map(operation.table, y)
+    return y if operation.table is None else mapped(operation.table, y)
 
 
 def _windows(x: Array, operation: Any, fill: float) -> tuple[Array, Array]:
@@ -191,6 +196,7 @@ def _windows(x: Array, operation: Any, fill: float) -> tuple[Array, Array]:
 def _(operation: o.MaxPool, x: Array) -> Array:
     taps, _ = _windows(x, operation, int(np.iinfo(x.dtype).min))
     y = taps.max(0).astype(x.dtype)
+    y = y if operation.table is None else mapped(operation.table, y)
     return y[:, :, 0] if x.ndim == 3 else y
 
 
@@ -206,13 +212,13 @@ def _(operation: o.AveragePool, x: Array) -> Array:
 
 @compute.register
 def _(operation: o.Concat, *inputs: Array) -> Array:
-    parts = [x if table is None else _map(table, x) for x, table in zip(inputs, operation.tables)]
+    parts = [x if table is None else mapped(table, x) for x, table in zip(inputs, operation.tables)]
     return np.concatenate(parts, operation.axis)
 
 
 @compute.register
 def _(operation: o.Resize, x: Array) -> Array:
-    y = x if operation.table is None else _map(operation.table, x)
+    y = x if operation.table is None else mapped(operation.table, x)
     for axis, size in enumerate(output_shape(operation, (x.shape,))):
         y = np.repeat(y, size // x.shape[axis], axis)
     return y
@@ -287,7 +293,7 @@ def _(operation: o.FloatBinary, x: Array, *other: Array) -> Array:
 def _(operation: o.LayerNorm, x: Array) -> Array:
     """In float64: the kernel's float32 sums differ by a few units in the last place."""
     wide = x.astype(np.float64)
-    centred = wide - wide.mean(-1, keepdims=True)
+    centred = wide - wide.mean(-1, keepdims=True) if operation.centred else wide
     y = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + operation.epsilon) * operation.scale
     y = (y if operation.bias is None else y + operation.bias).astype(np.float32)
     return y if operation.y is None else operation.y.quantize(y)
@@ -320,8 +326,10 @@ def _(operation: o.FloatMatMul, a: Array, b: Array) -> Array:
 
 @compute.register
 def _(operation: o.FloatSoftmax, x: Array) -> Array:
-    powers = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
-    return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+        y = (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    return np.where(np.isnan(y), np.float32(operation.unknown), y)
 
 
 @compute.register

@@ -13,12 +13,10 @@ from typing import Any, Generic, TypeVar
 from ...errors import Declined
 from ...ir import Value
 from ..lower import operations as op
+from ..lower.floats import operations as float_op
 from ..lower.traits import Operation, Shape
-from . import emit_elementwise as elementwise
-from . import emit_images as images
-from . import emit_moves as moves
-from . import emit_products as products
 from . import orders, shapes
+from .emit import elementwise, floats, images, moves, products, selections
 from .emitter import Inputs, RoutineEmitter, Tensor
 from .layouts import Order, natural
 
@@ -62,6 +60,12 @@ LEGALITY: Mapping[type[Operation], Legality[Any]] = dict((
     _row(op.DynamicMatMul, shapes.matmul_shape, products.emit_dynamic_matmul, orders.wants_natural),
     _row(op.FloatBinary, shapes.float_binary_shape, elementwise.emit_float_binary, orders.wants_as_result),
     _row(op.FloatClamp, shapes.first_shape, elementwise.emit_float_clamp, orders.wants_as_result),
+    _row(float_op.FloatFunction, shapes.first_shape, floats.emit_float_function, orders.wants_as_result),
+    _row(float_op.Expand, shapes.expand_shape, selections.emit_expand, orders.takes_any),
+    _row(float_op.FloatMean, shapes.mean_shape, floats.emit_float_mean, orders.takes_any),
+    _row(float_op.InstanceNorm, shapes.instance_norm_shape, floats.emit_instance_norm, orders.wants_natural),
+    _row(float_op.Pad, shapes.pad_shape, selections.emit_pad, orders.wants_as_result),
+    _row(float_op.Slice, shapes.slice_shape, selections.emit_slice, orders.wants_as_result),
     _row(op.FloatMatMul, shapes.activation_matmul_shape, products.emit_float_matmul, orders.takes_any),
     _row(op.FloatPool, shapes.mean_pool_shape, images.emit_float_pool, orders.wants_channels_last),
     _row(op.FloatSoftmax, shapes.first_shape, elementwise.emit_float_softmax, orders.wants_natural),

@@ -13,6 +13,7 @@ from ...kernels.tensors.windows import Window
 from ...ops import resolve_pads
 from ..lower import operations as op
 from ..lower.computed_shapes import broadcast, computed_sizes, reshaped
+from ..lower.floats.operations import Expand, FloatMean, InstanceNorm, Pad, Slice
 from ..lower.traits import Operation, Shape
 
 Shapes = tuple[Shape, ...]
@@ -191,3 +192,68 @@ def channel_table_shape(operation: op.ChannelTable, shapes: Shapes) -> Shape:
     for move in operation.moves:
         shape = move_shape(move, (shape, *(known[value] for value in move.inputs[1:])))
     return shape
+
+
+def slice_shape(operation: Slice, shapes: Shapes) -> Shape:
+    """The sizes that the cuts leave."""
+    sizes = list(shapes[0])
+    for axis, begin, end, step in cuts_of(operation, shapes):
+        sizes[axis] = max(0, -(-(end - begin) // step))
+    if operation.dropped:
+        del sizes[operation.cuts[0][0] % len(sizes)]
+    return tuple(sizes)
+
+
+def cuts_of(operation: Slice, shapes: Shapes) -> list[tuple[int, int, int, int]]:
+    """Axis, begin, end and step of each cut within the first shape, as ONNX's Slice clips them."""
+    cuts, x, others = [], shapes[0], dict(zip(operation.inputs[1:], shapes[1:]))
+    for i, cut in enumerate(operation.cuts):
+        axis, begin, end, step = (
+            computed_sizes(operation.computed[i, j], others)[0] if (i, j) in operation.computed else number
+            for j, number in enumerate(cut)
+        )
+        if not -len(x) <= axis < len(x):
+            raise Declined(f"axis {axis} of {x}")
+        size = x[axis]
+        first, last = (min(max(at + size if at < 0 else at, 0), size) for at in (begin, end))
+        if operation.dropped and last - first != 1:
+            raise Declined(f"index {begin} of {size} elements")
+        cuts.append((axis % len(x), first, max(first, last), step))
+    return cuts
+
+
+def expand_shape(operation: Expand, shapes: Shapes) -> Shape:
+    """As numpy broadcasts the input with the target."""
+    target = operation.target
+    if isinstance(target, Value):
+        target = computed_sizes(target, dict(zip(operation.inputs[1:], shapes[1:])))
+    return broadcast(shapes[0], tuple(1 if size == -1 else size for size in target))
+
+
+def mean_shape(operation: FloatMean, shapes: Shapes) -> Shape:
+    """1 along the axes of the mean, or nothing."""
+    axes = mean_axes(operation, len(shapes[0]))
+    if operation.keep:
+        return tuple(1 if axis in axes else size for axis, size in enumerate(shapes[0]))
+    return tuple(size for axis, size in enumerate(shapes[0]) if axis not in axes)
+
+
+def mean_axes(operation: FloatMean, rank: int) -> set[int]:
+    """The axes of the mean, counted from the front."""
+    if any(not -rank <= axis < rank for axis in operation.axes):
+        raise Declined(f"a mean over axes {operation.axes} of {rank}")
+    return {axis % rank for axis in operation.axes} or {*range(rank)}
+
+
+def pad_shape(operation: Pad, shapes: Shapes) -> Shape:
+    """The sizes with what is around."""
+    if len(shapes[0]) != len(operation.pads):
+        raise Declined(f"Pad of {len(operation.pads)} axes for {shapes[0]}")
+    return tuple(before + size + behind for size, (before, behind) in zip(shapes[0], operation.pads))
+
+
+def instance_norm_shape(operation: InstanceNorm, shapes: Shapes) -> Shape:
+    """That of the input, whose channels have a factor each."""
+    if len(shapes[0]) < 3 or shapes[0][1] != len(operation.scale):
+        raise Declined(f"InstanceNormalization of {shapes[0]} by {len(operation.scale)} factors")
+    return shapes[0]

@@ -8,7 +8,9 @@ from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from . import dynamic, qoperator, transformer, vision
 from .builders import max_pool
-from .moves import blocks_moved, is_move, moved
+from .floats import activations, normalizations, selections
+from .floats.gelu import gelu, gelu_by_tanh
+from .moves import blocks_moved, is_move, moved, stays_on_kernels
 from .operands import is_constant, is_dequantize, is_quantize, quantization_of
 from .operations import Coverage, Dequantize
 from .qdq import is_only_quantized, linear, quantized_result
@@ -26,9 +28,15 @@ _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]]
     "Clip": vision.float_clamp,
     "Concat": vision.float_concat,
     "Add": transformer.float_binary,
+    "Sum": transformer.float_binary,
     "Sub": transformer.float_binary,
     "Mul": transformer.float_binary,
     "Div": transformer.float_binary,
+    "Pow": transformer.square,
+    "Where": activations.guarded,
+    "InstanceNormalization": normalizations.instance_norm,
+    "ReduceMean": normalizations.float_mean,
+    **dict.fromkeys(activations.OPERATORS, activations.function_of),
 }
 """The operation of a node from float32 to float32, by its operator."""
 
@@ -39,16 +47,20 @@ def lower(graph: Graph) -> Coverage:
     islands: dict[Value, Island | None] = {}
     for node in graph:
         try:
-            operation = _lower_node(node, coverage, islands)
+            operations = _lower_node(node, coverage, islands)
         except Declined as declined:
             coverage.refusals[node] = declined.reason
             continue
-        if operation is not None:
-            coverage.providers[operation.output] = operation
+        for operation in operations if isinstance(operations, tuple) else (operations,):
+            if operation is not None:
+                coverage.providers[operation.output] = operation
     return coverage
 
 
-def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) -> Operation | None:
+def _lower_node(
+    node: Node, coverage: Coverage, islands: dict[Value, Island | None]
+) -> Operation | tuple[Operation, ...] | None:
+    """The operation of the node's first output, or those of all outputs; None where kernels have none."""
     if is_quantize(node):
         return None if is_constant(node.output) else quantized_result(node, coverage, islands)
     if is_dequantize(node):
@@ -61,6 +73,9 @@ def _lower_node(node: Node, coverage: Coverage, islands: dict[Value, Island | No
         return qoperator.LOWERINGS[node.op](node)
     if is_move(node) and node.inputs[0] in coverage.providers:
         return moved(node, node.inputs[0], node.output, (node,), coverage.providers)
+    if node.op in selections.OPERATORS and node.inputs[0] in coverage.providers:
+        known = coverage.providers
+        return selections.selections(node, known, lambda value: stays_on_kernels(value, known))
     source = node.input(0)
     dtype = source.type.dtype if source is not None and isinstance(source.type, TensorType) else None
     if node.op == "MaxPool" and source in coverage.providers and dtype in (DType.INT8, DType.UINT8):
@@ -90,11 +105,16 @@ def _float(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) 
         if table is not None:
             return table
     if node.op in ("Mul", "Gelu", "com.microsoft::Gelu"):
-        operation = transformer.gelu(node, coverage.providers)
-        if operation is not None:
-            return operation
+        for spelling in (gelu, gelu_by_tanh, activations.gated) if node.op == "Mul" else (gelu, gelu_by_tanh):
+            operation = spelling(node, coverage.providers)
+            if operation is not None:
+                return operation
+    if node.op in ("Mul", "Div"):
+        norm = normalizations.rms_norm(node, coverage.providers)
+        if norm is not None:
+            return norm
     if node.op in _FLOAT:
         return _FLOAT[node.op](node, coverage.providers)
-    if node.op == "LayerNormalization" and node.inputs[0] in coverage.providers and not is_only_quantized(node.output):
+    if node.op in transformer.NORMS and node.inputs[0] in coverage.providers and not is_only_quantized(node.output):
         return transformer.layer_norm(node, node.output, None, (node,), coverage.providers)
     return None

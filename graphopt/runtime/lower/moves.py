@@ -86,7 +86,7 @@ def moved(
     if target_value is not None and array is None:
         if node.op != "Reshape":
             raise Declined(f"{node.op} of axes that are not constant")
-        shaped = shape_sources(target_value, lambda value: _stays_on_kernels(value, known))
+        shaped = shape_sources(target_value, lambda value: stays_on_kernels(value, known))
         return Reshape(
             inputs=(source, *shaped), output=output, nodes=nodes, kind="reshape", target=target_value,
             allow_zero=bool(node.attrs.get("allowzero", 0)), floats=floats,
@@ -102,7 +102,7 @@ def moved(
     )  # fmt: skip
 
 
-def _stays_on_kernels(value: Value, known: Mapping[Value, Operation]) -> bool:
+def stays_on_kernels(value: Value, known: Mapping[Value, Operation]) -> bool:
     """Partition will not hand the value to onnxruntime, as it may float arithmetic: its shape will be at hand."""
     operation = known.get(value)
     return operation is not None and not isinstance(operation, Dequantize) and not operation.is_float_glue

@@ -209,7 +209,10 @@ class FloatBinary(FloatOperation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LayerNorm(Operation):
-    """LayerNormalization over the last axis of float32, then QuantizeLinear unless `y` is None."""
+    """LayerNormalization over the last axis of float32, then QuantizeLinear unless `y` is None.
+
+    Not `centred`, RMSNormalization: x / sqrt(mean of x² + epsilon) · scale.
+    """
 
     traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.BY_Y, is_glue=True)
 
@@ -217,6 +220,7 @@ class LayerNorm(Operation):
     bias: npt.NDArray[np.float32] | None
     epsilon: float
     y: Quantization | None
+    centred: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -234,7 +238,9 @@ class FloatMatMul(FloatOperation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FloatSoftmax(FloatOperation):
-    """Softmax over the last axis of float32."""
+    """Softmax over the last axis of float32; `unknown` takes the place of NaN, which rows of −inf alone give."""
+
+    unknown: float = np.nan
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -281,9 +287,10 @@ class Pool(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class MaxPool(Pool):
-    """MaxPool of codes, `signed` or not."""
+    """MaxPool of codes, `signed` or not, then an optional table."""
 
     signed: bool
+    table: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -5,7 +5,8 @@ Lowering looks backwards from a node, so one walk in the graph's order is enough
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 from . import transformer, vision
 from .builders import average_pool, conv, matmul, max_pool
+from .floats import selections
+from .moves import stays_on_kernels
 from .operands import (
     constant_array,
     dequantized_source,
@@ -27,7 +30,7 @@ from .operands import (
     quantized_weights,
     requantization_table,
 )
-from .operations import AveragePool, Binary, Clamp, Concat, Coverage, Quantize
+from .operations import AveragePool, Binary, Clamp, Concat, Coverage, LayerNorm, Quantize
 from .tables import Island, island
 from .traits import Operation
 
@@ -64,6 +67,8 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
     anchor, limits, passed = _through_limits(x)
     if anchor is not None:
         try:
+            if anchor.op in selections.OPERATORS and not limits:
+                return _selected(anchor, x, node, y, coverage.providers)
             if anchor.op == "BatchNormalization":
                 return vision.quantized_by_channel(node, coverage.providers, islands)
             operation = _between(anchor, node.output, y, (*passed, node), _code_limits(limits, y), coverage)
@@ -72,6 +77,9 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
         else:
             if operation is not None:
                 return operation
+    before = coverage.providers.get(x)
+    if isinstance(before, LayerNorm) and before.y is None and len(x.uses) == 1:
+        return replace(before, output=node.output, nodes=(*before.nodes, node), y=y)
     return Quantize(inputs=(x,), output=node.output, nodes=(node,), y=y)
 
 
@@ -120,7 +128,7 @@ def _between(
         return _concat(node, output, y, nodes)
     if node.op == "ReduceMean":
         return _reduce_mean(node, output, y, nodes)
-    if node.op == "LayerNormalization":
+    if node.op in transformer.NORMS:
         return transformer.layer_norm(node, output, y, (node, *nodes), coverage.providers)
     return None
 
@@ -174,9 +182,8 @@ def _max_pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...
     if codes is not None:  # q(max(x)) = max(q(x))
         return max_pool(node, codes, output, covered, y.signed)
     source, x = dequantized_source(node.inputs[0])
-    if x != y:
-        raise Declined("MaxPool between different scales")
-    return max_pool(node, source, output, covered, x.signed)
+    pool = max_pool(node, source, output, covered, x.signed)
+    return replace(pool, table=requantization_table(x, y))
 
 
 def _codes_of(value: Value | None, y: Quantization, coverage: Coverage) -> Value | None:
@@ -197,6 +204,26 @@ def _reduce_mean(node: Node, output: Value, y: Quantization, nodes: tuple[Node, 
     if sorted(axes) not in ([2, 3], [-2, -1]) or not attr(node, "keepdims", 1):
         raise Declined("ReduceMean over other axes than an image's")
     return AveragePool(inputs=(source,), output=output, nodes=(node, *nodes), x=x, y=y)
+
+
+def _selected(
+    node: Node, x: Value, quantize: Node, y: Quantization, known: Mapping[Value, Operation]
+) -> Operation:  # fmt: skip
+    """Codes of the quantization behind, where `node` only selects or repeats elements."""
+    source, own = dequantized_source(node.inputs[0])
+    table, nodes = requantization_table(own, y), (node, quantize)
+    if node.op == "Expand":
+        if table is not None:
+            raise Declined("Expand between different scales")
+        return selections.expanded(
+            node, source, quantize.output, nodes, floats=False, at_hand=lambda v: stays_on_kernels(v, known)
+        )
+    if node.op == "Pad":
+        return selections.padded_between(node, source, quantize.output, nodes, y, table)
+    at = node.outputs.index(x)
+    return selections.selected(
+        node, source, at, quantize.output, nodes, table=table, at_hand=lambda v: stays_on_kernels(v, known)
+    )
 
 
 def _integers(value: Value) -> tuple[int, ...]:

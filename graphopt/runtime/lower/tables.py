@@ -184,6 +184,17 @@ def _elu(node: Node, x: Floats) -> Floats:
     return np.where(x < 0, alpha * (np.exp(x) - np.float32(1)), x).astype(np.float32)
 
 
+def _celu(node: Node, x: Floats) -> Floats:
+    alpha = np.float32(attr(node, "alpha", 1.0))
+    below = np.minimum(np.float32(0), alpha * (np.exp(x / alpha) - np.float32(1)))
+    return np.asarray(np.maximum(x, np.float32(0)) + below, np.float32)
+
+
+def _selu(node: Node, x: Floats) -> Floats:
+    alpha, gamma = np.float32(attr(node, "alpha", 1.67326319)), np.float32(attr(node, "gamma", 1.05070102))
+    return np.where(x > 0, gamma * x, gamma * (alpha * np.exp(x) - alpha)).astype(np.float32)
+
+
 def _gelu(node: Node, x: Floats) -> Floats:
     if attr(node, "approximate", "none") == "tanh":
         inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
@@ -219,6 +230,13 @@ _UNARY: dict[str, Callable[..., Any]] = {
     "Sqrt": lambda n, x: np.sqrt(x),
     "Reciprocal": lambda n, x: np.float32(1) / x,
     "Identity": lambda n, x: x,
+    "IsNaN": lambda n, x: np.isnan(x),
+    "Log": lambda n, x: np.log(x),
+    "Softsign": lambda n, x: x / (np.float32(1) + np.abs(x)),
+    "Swish": lambda n, x: x * _sigmoid(None, np.float32(attr(n, "alpha", 1.0)) * x),
+    "Mish": lambda n, x: x * np.tanh(np.log1p(np.exp(x))),
+    "Celu": _celu,
+    "Selu": _selu,
 }
 _BINARY: dict[str, Callable[..., Any]] = {
     "Add": lambda n, a, b: a + b,
@@ -227,4 +245,10 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "Div": lambda n, a, b: a / b,
     "Pow": lambda n, a, b: np.power(a, b),
     "PRelu": lambda n, x, slope: np.where(x < 0, x * slope, x),
+    "Max": lambda n, *given: np.maximum.reduce(np.broadcast_arrays(*given)),
+    "Min": lambda n, *given: np.minimum.reduce(np.broadcast_arrays(*given)),
+    "Greater": lambda n, a, b: a > b,
+    "Less": lambda n, a, b: a < b,
+    "Where": lambda n, condition, a, b: np.where(condition != 0, a, b),
 }
+"""By operator, its function in numpy; what is true or false is 1 or 0."""

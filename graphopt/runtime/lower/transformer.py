@@ -1,4 +1,4 @@
-"""Lowering of transformer operators: LayerNormalization, Softmax, Gelu, activation products, float arithmetic, tables.
+"""Lowering of transformer operators: LayerNormalization, Softmax, activation products, float arithmetic, tables.
 
 A float32 operator is lowered where kernels compute one of its operands; `partition` keeps it on kernels where they also
 read its result, so that it does not cut a region, and leaves it to onnxruntime elsewhere.
@@ -14,34 +14,33 @@ from ...errors import Declined
 from ...ir import Node, Value
 from ...kernels.elementwise.floats import SWAPPED, FloatOp
 from ...kernels.elementwise.proved_lines import proved_lines
-from ...kernels.tensors.broadcasting import broadcast
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
 from . import operations as op
+from .computed_shapes import broadcast
 from .moves import moved
 from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32, quantization_of
 from .tables import Island
 from .traits import Operation
 
-_KINDS: dict[str, FloatOp] = {"Add": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}
+NORMS = frozenset(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"))
+"""Operators of `layer_norm`; the last is onnxruntime's, in ONNX's own domain."""
+
+_KINDS: dict[str, FloatOp] = {"Add": "add", "Sum": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}
 _AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Identity"))
-TABULATED = frozenset(("Mul", "Tanh", "Sigmoid", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"))
+TABULATED = frozenset(("Mul", "Pow", "Tanh", "Sigmoid", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"))
 _OPEN = 7
 """Stands for a size that is not declared, in both operands alike; any number above 1 would do."""
 
 _RANK = 4
 """Axes that the kernels of activation products take: two of batch, rows, columns."""
 
-_ROOT = 0.7071067811865476  # √½
-_DEPTH = 6
-"""Bounds the recursion: operators between Gelu's result and its Erf."""
-_Terms = tuple[float, float, float, float]  # factors of 1, x, erf, x · erf
-
 
 def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | None:
-    """Add, Sub, Mul or Div of float32; None where kernels compute no operand. Declined where they cannot broadcast."""
+    """Add, Sum of two, Sub, Mul or Div of float32; None where kernels compute no operand. Declined where they cannot
+    broadcast."""
     kind = _KINDS[node.op]
-    if not are_floats(node, known):
+    if len(node.inputs) != 2 or not are_floats(node, known):
         return None
     left, right = node.inputs
     assert left is not None and right is not None
@@ -59,6 +58,16 @@ def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary
     return op.FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
 
 
+def square(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | None:
+    """Pow of float32 with the exponent 2; None for others."""
+    x, exponent = node.inputs[0], constant_array(node.inputs[1])
+    if x is None or exponent is None or exponent.size != 1 or float(exponent.reshape(())) != 2:
+        return None
+    if exponent.ndim > 1 or not are_floats(node, known):
+        return None
+    return op.FloatBinary(inputs=(x, x), output=node.output, nodes=(node,), kind="multiply")
+
+
 def _fits(x: Value, other: Value) -> None:
     """Declined where kernels cannot broadcast `other` to x. Open sizes are taken to be equal until shapes are known."""
     left, right = declared_shape(x), declared_shape(other)
@@ -69,16 +78,14 @@ def _fits(x: Value, other: Value) -> None:
             zip(right, left[max(0, len(left) - len(right)) :]),
         )
     ]
-    try:
-        broadcast(*sizes)
-    except ValueError as error:
-        raise Declined(str(error)) from error
+    if broadcast(*sizes) != sizes[0]:
+        raise Declined(f"{right} does not broadcast to {left}")
 
 
 def layer_norm(
     node: Node, output: Value, y: Quantization | None, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
 ) -> op.LayerNorm:
-    """LayerNormalization over the last axis, to codes of `y` or to float32 where that is None."""
+    """LayerNormalization or RMSNormalization over the last axis, to codes of `y` or to float32 where that is None."""
     x = node.inputs[0]
     scale, bias = constant_array(node.input(1)), constant_array(node.input(2))
     if x is None or not is_float32(x) or scale is None or scale.dtype != np.float32:
@@ -95,7 +102,10 @@ def layer_norm(
     if y is None and not (x in known and known[x].writes_float):
         raise Declined("an input that kernels do not make")
     epsilon = float(attr(node, "epsilon", 1e-5))
-    return op.LayerNorm(inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y)
+    return op.LayerNorm(
+        inputs=(x,), output=output, nodes=nodes, scale=scale, bias=bias, epsilon=epsilon, y=y,
+        centred=node.op == "LayerNormalization",
+    )  # fmt: skip
 
 
 def softmax(
@@ -182,93 +192,3 @@ def float_table(island: Island, node: Node) -> op.FloatTable | None:
     if island.axis is not None or island.moves or all(n.op in _AFFINE for n in island.nodes[1:]):
         return None
     return op.FloatTable(inputs=(island.source,), output=node.output, nodes=island.nodes, table=island.values)
-
-
-def gelu(node: Node, known: Mapping[Value, Operation]) -> op.Gelu | None:
-    """The Gelu of float32 that ends in `node`; None for other nodes, and where kernels do not compute its input.
-
-    In any spelling: 0.5 · x · (1 + erf(x / √2)), x · (0.5 + 0.5 · erf(…)), (x · 0.5) · … all multiply out to
-    plain · x + bent · x · erf(inner · x).
-    """
-    if node.op in ("Gelu", "com.microsoft::Gelu"):
-        x = node.inputs[0]
-        if attr(node, "approximate", "none") != "none":
-            return None
-        return _gelu(node, x, _ROOT, (0.0, 0.5, 0.0, 0.5), (node,), known)
-    inner = _erf_behind(node.output, 0)
-    if inner is None:
-        return None
-    factor, x = 1.0, inner.inputs[0]
-    nodes = [inner]
-    while x is not None and x.producer is not None and x.producer.op in ("Mul", "Div"):
-        scaled = _scaled(x.producer)
-        if scaled is None:
-            break
-        nodes.append(x.producer)
-        x, by = scaled
-        factor *= by
-    if x is None:
-        return None
-    terms = _gelu_terms(node.output, x, inner.output, nodes, 0)
-    return None if terms is None else _gelu(node, x, factor, terms, tuple(dict.fromkeys(reversed(nodes))), known)
-
-
-def _gelu(
-    node: Node, x: Value | None, inner: float, terms: _Terms, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
-) -> op.Gelu | None:
-    if x is None or x not in known or not known[x].writes_float or terms[0] or terms[2]:
-        return None
-    return op.Gelu(inputs=(x,), output=node.output, nodes=nodes, inner=inner, plain=terms[1], bent=terms[3])
-
-
-def _erf_behind(value: Value | None, depth: int) -> Node | None:
-    """The nearest Erf that the value is computed from by arithmetic."""
-    node = None if value is None else value.producer
-    if node is None or depth > _DEPTH:
-        return None
-    if node.op == "Erf":
-        return node
-    if node.op not in ("Mul", "Add", "Sub", "Div"):
-        return None
-    return _erf_behind(node.inputs[0], depth + 1) or _erf_behind(node.inputs[1], depth + 1)
-
-
-def _scalar(value: Value | None) -> float | None:
-    array = constant_array(value)
-    return float(array.reshape(())) if array is not None and array.size == 1 and array.ndim <= 1 else None
-
-
-def _scaled(node: Node) -> tuple[Value | None, float] | None:
-    """The value and the constant factor of a Mul or Div."""
-    right = _scalar(node.inputs[1])
-    if right:
-        return node.inputs[0], right if node.op == "Mul" else 1 / right
-    left = _scalar(node.inputs[0])
-    return (node.inputs[1], left) if left is not None and node.op == "Mul" else None
-
-
-def _gelu_terms(value: Value | None, x: Value, erf: Value, nodes: list[Node], depth: int) -> _Terms | None:
-    """The factors of the value as a sum of 1, x, erf and x · erf; None where it is no sum of these."""
-    if value is x:
-        return 0.0, 1.0, 0.0, 0.0
-    if value is erf:
-        return 0.0, 0.0, 1.0, 0.0
-    scalar = _scalar(value)
-    if scalar is not None:
-        return scalar, 0.0, 0.0, 0.0
-    node = None if value is None else value.producer
-    if node is None or node.op not in ("Mul", "Add", "Sub", "Div") or depth > _DEPTH:
-        return None
-    a, b = (_gelu_terms(operand, x, erf, nodes, depth + 1) for operand in node.inputs)
-    if a is None or b is None:
-        return None
-    nodes.insert(0, node)
-    if node.op in ("Add", "Sub"):
-        sign = 1.0 if node.op == "Add" else -1.0
-        return a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2], a[3] + sign * b[3]
-    if node.op == "Div":
-        return None if not b[0] or any(b[1:]) else (a[0] / b[0], a[1] / b[0], a[2] / b[0], a[3] / b[0])
-    if a[1] * b[1] or a[2] * b[2] or a[3] * (b[1] or b[2] or b[3]) or b[3] * (a[1] or a[2]):
-        return None
-    mixed = a[0] * b[3] + a[3] * b[0] + a[1] * b[2] + a[2] * b[1]
-    return a[0] * b[0], a[0] * b[1] + a[1] * b[0], a[0] * b[2] + a[2] * b[0], mixed

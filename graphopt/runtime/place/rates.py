@@ -293,10 +293,33 @@ _PORTABLE: Rates = {
 }
 """The kernels', with GRAPHOPT_ISA=portable."""
 
+_ALONE: Rates = {
+    "Expand": (200, 0.15, 0.1, 0.2, 0.006),
+    "FloatFunction": (200, 0.15, 0.42, 0.2, 0.006),
+    "FloatMean": (300, 0.15, 0.1, 0.2, 0.006),
+    "InstanceNorm": (400, 0.15, 0.18, 0.2, 0.006),
+    "Pad": (400, 0.15, 0.15, 0.2, 0.006),
+    "Slice": (200, 0.15, 0.1, 0.2, 0.006),
+}
+"""The kernels' of operations that no row has yet, timed alone, `python -m tests.bench.glue`; alike on all levels."""
+
+_ALONE_ONNXRUNTIME: Rates = {
+    "Expand": (1.3e03, 0.2, 0.094, 0.3, 0.01),
+    "FloatFunction": (1.3e03, 0.2, 0.3, 0.3, 0.01),
+    "FloatMean": (1.3e03, 0.2, 0.1, 0.3, 0.01),
+    "InstanceNorm": (1.5e03, 0.2, 0.3, 0.3, 0.01),
+    "Pad": (1.4e03, 0.2, 0.1, 0.3, 0.01),
+    "Slice": (1.3e03, 0.2, 0.13, 0.3, 0.01),
+}
+"""onnxruntime's of the same: elements as timed alone, a call as those of small operations among others."""
+
 RATES: Mapping[str, LevelRates] = {
-    "avx512vnni": LevelRates(_VNNI, _ONNXRUNTIME),
-    "avxvnni": LevelRates(_AVX2, _without_vnni(_ONNXRUNTIME)),
-    "avx2": LevelRates(_AVX2, _without_vnni(_ONNXRUNTIME)),
-    "portable": LevelRates(_PORTABLE, _without_vnni(_ONNXRUNTIME)),
+    name: LevelRates({**_ALONE, **kernels}, {**_ALONE_ONNXRUNTIME, **stock})
+    for name, kernels, stock in (
+        ("avx512vnni", _VNNI, _ONNXRUNTIME),
+        ("avxvnni", _AVX2, _without_vnni(_ONNXRUNTIME)),
+        ("avx2", _AVX2, _without_vnni(_ONNXRUNTIME)),
+        ("portable", _PORTABLE, _without_vnni(_ONNXRUNTIME)),
+    )
 }
 """The rates by level of the instruction set, `LEVELS`. Those of avxvnni, half as wide, are AVX2's on both sides."""

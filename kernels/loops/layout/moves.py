@@ -53,6 +53,13 @@ def copy_rows(lo, hi, worker, x, y, rows, x_stride, y_stride, count):
             y[row * y_stride + i] = x[row * x_stride + i]
 
 
+def fill_rows(lo, hi, worker, y, rows, y_stride, count, value):
+    """y[row, :count] = value, rows at strides in elements."""
+    for row in range(lo * ROWS, min(hi * ROWS, rows)):
+        for i in range(count):
+            y[row * y_stride + i] = value
+
+
 def map_rows(lo, hi, worker, x, y, rows, x_stride, y_stride, count, table, lookup):
     """y[row, :count] = table[x[row, :count]]."""
     for row in range(lo * ROWS, min(hi * ROWS, rows)):

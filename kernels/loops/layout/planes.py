@@ -43,6 +43,34 @@ def quantize_planes(lo, hi, worker, x, y, images, pixels, channels, qy, scratch,
                         y[target + p * channels + c] = codes[c * PIXELS + p]
 
 
+def quantize_line_planes(lo, hi, worker, x, y, images, pixels, channels, numbers, scratch, scratch_bytes):
+    """As `quantize_planes`, each channel c by a line and a scale of its own.
+
+    y[n, p, c] = clip(round((slope · x[n, c, p] + shift) / scale), low, high) + zero, of `numbers`: slopes, shifts,
+    scales, zero points and both limits. NaN gives the zero point.
+    """
+    blocks = (pixels + PIXELS - 1) // PIXELS
+    codes = u8_at(scratch + worker * scratch_bytes)
+    for tile in range(lo, hi):
+        image = tile // blocks
+        first = (tile - image * blocks) * PIXELS
+        count = min(PIXELS, pixels - first)
+        for begin in range(0, channels, TOGETHER):
+            group = min(TOGETHER, channels - begin)
+            for c in range(group):
+                at = begin + c
+                source = (image * channels + at) * pixels + first
+                slope, shift, scale = numbers[at], numbers[channels + at], numbers[2 * channels + at]
+                zero, low, high = numbers[3 * channels + at], numbers[4 * channels + at], numbers[5 * channels + at]
+                for p in range(count):
+                    v = np.float32(np.float32(x[source + p] * slope) + shift)
+                    codes[c * PIXELS + p] = encode(v, scale, zero, low, high)
+            target = (image * pixels + first) * channels + begin
+            for p in range(count):
+                for c in range(group):
+                    y[target + p * channels + c] = codes[c * PIXELS + p]
+
+
 def dequantize_planes(lo, hi, worker, x, y, images, pixels, channels, qx):
     """y[n, c, p] = DequantizeLinear(x[n, p, c])."""
     zero = np.int32(qx.zero)

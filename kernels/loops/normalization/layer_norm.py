@@ -1,4 +1,4 @@
-"""LayerNormalization of float32 rows, written as float32 or as codes."""
+"""LayerNormalization and RMSNormalization of float32 rows, written as float32 or as codes."""
 
 # mypy: ignore-errors
 
@@ -11,16 +11,19 @@ from graphopt.kernels.loops.core.memory import f32_at
 from graphopt.kernels.loops.core.reduction import LANES, folded, total
 
 
-def _layer_norm(quantized):
+def _layer_norm(quantized, centred):
     def kernel(lo, hi, worker, x, y, rows, columns, scale, bias, epsilon, qy, scratch, scratch_bytes):
-        """y = (x − mean) / sqrt(variance + epsilon) · scale + bias over each row; a tile is a row."""
+        """y = (x − mean) / sqrt(variance + epsilon) · scale + bias over each row; a tile is a row.
+
+        Not `centred`, the mean is 0 and nothing is added.
+        """
         lanes = f32_at(scratch + worker * scratch_bytes)
         zero, low, high = code_limits(qy)
         count = np.float32(columns)
         whole = columns // LANES * LANES
         for row in range(lo, hi):
             values = f32_at(x + 4 * row * columns)
-            mean = np.float32(total(values, columns, lanes) / count)
+            mean = np.float32(total(values, columns, lanes) / count) if centred else np.float32(0)
             for k in range(LANES):
                 lanes[k] = np.float32(0)
             for i in range(0, whole, LANES):
@@ -35,7 +38,8 @@ def _layer_norm(quantized):
             at = row * columns
             for i in range(columns):
                 v = np.float32(np.float32(np.float32(values[i] - mean) * inverse) * scale[i])
-                v = np.float32(v + bias[i])
+                if centred:
+                    v = np.float32(v + bias[i])
                 if quantized:
                     y[at + i] = encode(v, qy.scale, zero, low, high)
                 else:
@@ -44,5 +48,5 @@ def _layer_norm(quantized):
     return kernel
 
 
-layer_norm = _layer_norm(False)
-layer_norm_codes = _layer_norm(True)
+layer_norm, layer_norm_codes = _layer_norm(False, True), _layer_norm(True, True)
+rms_norm, rms_norm_codes = _layer_norm(False, False), _layer_norm(True, False)

@@ -51,8 +51,8 @@ def softmax_codes(lo, hi, worker, x, y, rows, columns, flip, weights, exponentia
         )  # fmt: skip
 
 
-def softmax_floats(lo, hi, worker, x, y, columns, scratch, scratch_bytes):
-    """y = exp(x − max) / Σ over float32 rows; a tile is a row. −inf gives 0, a row of −inf alone NaN.
+def softmax_floats(lo, hi, worker, x, y, columns, unknown, scratch, scratch_bytes):
+    """y = exp(x − max) / Σ over float32 rows; a tile is a row. −inf gives 0, a row of −inf alone `unknown`.
 
     The rounding error of x − max (Knuth's two-sum) is added back: 50 below the maximum it is 2e-6 of a result.
     """
@@ -69,4 +69,5 @@ def softmax_floats(lo, hi, worker, x, y, columns, scratch, scratch_bytes):
             powers[i] = np.float32(0) if d < LEAST else multiply_add(e, lost, e)
         factor = np.float32(np.float32(1) / total(powers, columns, lanes))
         for i in range(columns):
-            powers[i] = np.float32(powers[i] * factor)
+            v = np.float32(powers[i] * factor)
+            powers[i] = v if v == v else unknown

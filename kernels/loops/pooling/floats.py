@@ -1,4 +1,4 @@
-"""Pools over float32 NHWC images: one tile is one row of the output."""
+"""Pools over float32 NHWC images, and means over an axis."""
 
 # mypy: ignore-errors
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.loops.core.memory import address_of, f32_at
+from graphopt.kernels.loops.core.reduction import total
 
 
 def pool_floats(lo, hi, worker, x, y, mean, count_padding, window):
@@ -49,3 +50,22 @@ def pool_floats(lo, hi, worker, x, y, mean, count_padding, window):
                 count = np.float32(padded if count_padding != 0 else taps)
                 for c in range(window.channels):
                     target[c] = np.float32(target[c] / count)
+
+
+def mean(lo, hi, worker, x, y, count, inner, scratch, scratch_bytes):
+    """y[o, i] = Σ x[o, :, i] / count; a tile is one outer index."""
+    lanes = f32_at(scratch + worker * scratch_bytes)
+    divisor = np.float32(count)
+    for outer in range(lo, hi):
+        if inner == 1:
+            y[outer] = np.float32(total(f32_at(address_of(x) + 4 * outer * count), count, lanes) / divisor)
+            continue
+        target = f32_at(address_of(y) + 4 * outer * inner)
+        for i in range(inner):
+            target[i] = np.float32(0)
+        for k in range(count):
+            source = f32_at(address_of(x) + 4 * (outer * count + k) * inner)
+            for i in range(inner):
+                target[i] += source[i]
+        for i in range(inner):
+            target[i] = np.float32(target[i] / divisor)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from graphopt.kernels import Buffer, Routine, run_routine
 from graphopt.kernels.layout.moves import (
     copy_rows_step,
+    fill_rows_step,
     map_rows_step,
     prepare_channel_shuffle,
     prepare_resize_nearest,
@@ -56,6 +57,16 @@ def test_rows_are_mapped_at_strides() -> None:
     expected = naive.quantize((x.astype(np.float32) - 3) * np.float32(0.1), 0.07, -5, np.int8)
     np.testing.assert_array_equal(out[:, 5:].view(np.int8), expected)
     assert not out[:, :5].any()
+
+
+@given(rows=st.integers(0, 30), count=st.integers(0, 40), gap=st.integers(0, 5), floats=st.booleans())
+def test_rows_are_filled(rows: int, count: int, gap: int, floats: bool) -> None:
+    y = naive.empty((rows, count + gap), np.float32 if floats else np.uint8)
+    want = y.copy()
+    want[:, :count] = 7.5 if floats else 200
+    step = fill_rows_step(rows, count, 7.5 if floats else 200, Buffer("y"), y_stride=count + gap, itemsize=y.itemsize)
+    run_routine(Routine((step,)), {"y": y}, workers=2)
+    np.testing.assert_array_equal(y, want)
 
 
 @given(rows=st.integers(1, 30), groups=st.integers(1, 6), each=st.integers(1, 40))

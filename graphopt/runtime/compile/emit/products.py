@@ -1,6 +1,6 @@
 """Routines of products: convolutions and products with packed weights, products of two activations.
 
-Functions as in `emit_elementwise`.
+Functions as in `elementwise`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import Declined
-from ...kernels import Routine
-from ...kernels.products.activation_product import prepare_activation_product
-from ...kernels.products.depthwise import prepare_depthwise
-from ...kernels.products.dynamic_conv import prepare_dynamic_conv
-from ...kernels.products.dynamic_matmul import prepare_dynamic_matmul
-from ...kernels.products.epilogue import AddedTensor, Epilogue, FloatOutput, Requantize
-from ...kernels.products.float_product import prepare_float_product
-from ...kernels.products.matmul_conv import Activations, prepare_conv, prepare_matmul
-from ...kernels.products.tiles import Strides
-from ...kernels.tensors.windows import Image
-from ...kernels.winograd.algebra import F2, F4
-from ...kernels.winograd.choice import choose
-from ...kernels.winograd.convolution import prepare_winograd
-from ..lower import operations as op
-from ..lower.traits import Operation, Shape
-from .emitter import Inputs, RoutineEmitter, Tensor
-from .executable import Memory
-from .layouts import Order, channels_last, natural
-from .shapes import operation_window
+from ....errors import Declined
+from ....kernels import Routine
+from ....kernels.products.activation_product import prepare_activation_product
+from ....kernels.products.depthwise import prepare_depthwise
+from ....kernels.products.dynamic_conv import prepare_dynamic_conv
+from ....kernels.products.dynamic_matmul import prepare_dynamic_matmul
+from ....kernels.products.epilogue import AddedTensor, Epilogue, FloatOutput, Requantize
+from ....kernels.products.float_product import prepare_float_product
+from ....kernels.products.matmul_conv import Activations, prepare_conv, prepare_matmul
+from ....kernels.products.tiles import Strides
+from ....kernels.tensors.windows import Image
+from ....kernels.winograd.algebra import F2, F4
+from ....kernels.winograd.choice import choose
+from ....kernels.winograd.convolution import prepare_winograd
+from ...lower import operations as op
+from ...lower.traits import Operation, Shape
+from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..executable import Memory
+from ..layouts import Order, channels_last, natural
+from ..shapes import operation_window
 
 
 def emit_conv(emitter: RoutineEmitter, operation: op.Conv, inputs: Inputs, shape: Shape) -> Tensor:

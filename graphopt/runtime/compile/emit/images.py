@@ -1,20 +1,20 @@
-"""Routines of operations on images, channels last: resizing, pools, LRN. Functions as in `emit_elementwise`."""
+"""Routines of operations on images, channels last: resizing, pools, LRN. Functions as in `elementwise`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ...errors import Declined
-from ...kernels.elementwise.codes import prepare_table
-from ...kernels.layout.moves import prepare_resize_nearest
-from ...kernels.normalization.lrn import prepare_lrn
-from ...kernels.pooling.codes import prepare_average_pool, prepare_max_pool
-from ...kernels.pooling.floats import prepare_float_pool
-from ..lower import operations as op
-from ..lower.traits import Shape
-from .emitter import Inputs, RoutineEmitter, Tensor
-from .layouts import channels_last
-from .shapes import max_pool_shape, operation_window
+from ....errors import Declined
+from ....kernels.elementwise.codes import prepare_table
+from ....kernels.layout.moves import prepare_resize_nearest
+from ....kernels.normalization.lrn import prepare_lrn
+from ....kernels.pooling.codes import prepare_average_pool, prepare_max_pool
+from ....kernels.pooling.floats import prepare_float_pool
+from ...lower import operations as op
+from ...lower.traits import Shape
+from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..layouts import channels_last
+from ..shapes import max_pool_shape, operation_window
 
 
 def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, shape: Shape) -> Tensor:
@@ -31,10 +31,13 @@ def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, s
 
 
 def emit_max_pool(emitter: RoutineEmitter, operation: op.MaxPool, inputs: Inputs, shape: Shape) -> Tensor:
-    """A maximum of codes."""
+    """A maximum of codes, through the table if there is one."""
     x, image = emitter.image(inputs[0])
     routine = prepare_max_pool(image, operation_window(operation, x.shape[2:]), signed=operation.signed)
-    return emitter.result(routine, shape, channels_last(len(shape)), x=x)
+    y = emitter.result(routine, shape, channels_last(len(shape)), x=x)
+    if operation.table is None:
+        return y
+    return emitter.result(prepare_table(y.size, operation.table), shape, y.order, x=y)
 
 
 def emit_average_pool(emitter: RoutineEmitter, operation: op.AveragePool, inputs: Inputs, shape: Shape) -> Tensor:

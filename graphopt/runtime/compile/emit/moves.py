@@ -1,6 +1,6 @@
 """Routines of operations that put elements elsewhere: Transpose, Reshape, Concat, codes by tables and then moved.
 
-Functions as in `emit_elementwise`.
+Functions as in `elementwise`.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from ...kernels import Buffer, Routine
-from ...kernels.elementwise.codes import prepare_table
-from ...kernels.elementwise.tables import prepare_channel_lines, prepare_channel_table
-from ...kernels.layout.moves import copy_rows_step, map_rows_step
-from ..lower import operations as op
-from ..lower.traits import Shape
-from .emitter import Inputs, RoutineEmitter, Tensor
-from .layouts import Order, natural, physical_shape, reshaped, transposed
-from .shapes import move_shape, permutation_of
+from ....kernels import Buffer, Routine
+from ....kernels.elementwise.codes import prepare_table
+from ....kernels.elementwise.tables import prepare_channel_lines, prepare_channel_table
+from ....kernels.layout.moves import copy_rows_step, map_rows_step
+from ...lower import operations as op
+from ...lower.traits import Shape
+from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..layouts import Order, natural, physical_shape, reshaped, transposed
+from ..shapes import move_shape, permutation_of
 
 
 def emit_transpose(emitter: RoutineEmitter, operation: op.Transpose, inputs: Inputs, shape: Shape) -> Tensor:

@@ -11,25 +11,26 @@ from math import prod
 
 import numpy as np
 
-from ...errors import Declined
-from ...kernels import Buffer, Routine
-from ...kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
-from ...kernels.elementwise.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
-from ...kernels.elementwise.tables import (
+from ....errors import Declined
+from ....kernels import Buffer, Routine
+from ....kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
+from ....kernels.elementwise.floats import SWAPPED, prepare_clamp, prepare_float_binary, prepare_gelu
+from ....kernels.elementwise.tables import (
     prepare_channel_lines,
     prepare_channel_table,
     prepare_float_table,
     prepare_quantize_lines,
 )
-from ...kernels.layout.moves import copy_rows_step
-from ...kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_planes
-from ...kernels.normalization.layer_norm import prepare_layer_norm
-from ...kernels.normalization.softmax import prepare_float_softmax, prepare_softmax
-from ...kernels.tensors.quantization import Quantization
-from ..lower import operations as op
-from ..lower.traits import Shape
-from .emitter import Inputs, RoutineEmitter, Tensor
-from .layouts import axis_inside, channels_last, natural, physical_shape, same_place
+from ....kernels.layout.moves import copy_rows_step
+from ....kernels.layout.planes import prepare_dequantize_planes, prepare_quantize_line_planes, prepare_quantize_planes
+from ....kernels.normalization.layer_norm import prepare_layer_norm
+from ....kernels.normalization.softmax import prepare_float_softmax, prepare_softmax
+from ....kernels.tensors.quantization import Quantization
+from ...lower import operations as op
+from ...lower.traits import Shape
+from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..layouts import Order, axis_inside, channels_last, natural, physical_shape, same_place
+from .selections import repeated
 
 
 def emit_quantize(emitter: RoutineEmitter, operation: op.Quantize, inputs: Inputs, shape: Shape) -> Tensor:
@@ -82,6 +83,8 @@ def emit_float_binary(emitter: RoutineEmitter, operation: op.FloatBinary, inputs
         if a.shape != shape:
             raise Declined(f"a constant larger than {a.shape}")
         constant = operation.constant.reshape((1,) * (len(shape) - operation.constant.ndim) + operation.constant.shape)
+        if _runs(constant.shape, shape, a.order) > 1:
+            constant = np.broadcast_to(constant, shape)
         constant = np.ascontiguousarray(constant.transpose(a.order))
         routine = prepare_float_binary(kind, physical_shape(shape, a.order), constant.shape, constant)
         return emitter.result(routine, shape, a.order, 4, a=a)
@@ -91,8 +94,17 @@ def emit_float_binary(emitter: RoutineEmitter, operation: op.FloatBinary, inputs
     if a.shape != shape:
         raise Declined(f"{kind} of {a.shape} and {b.shape}")
     b = emitter.broadcastable(b, len(shape), a.order)
+    while _runs(b.shape, shape, a.order) > 1:  # as the angles of a rotary embedding do, for each sample and each head
+        outer = next(axis for axis in a.order if b.shape[axis] == 1 != shape[axis])
+        b = repeated(emitter, b, outer, shape[outer])
     sizes = physical_shape(shape, a.order), physical_shape(b.shape, a.order)
     return emitter.result(prepare_float_binary(kind, *sizes), shape, a.order, 4, a=a, b=b)
+
+
+def _runs(shape: Shape, target: Shape, order: Order) -> int:
+    """The runs of neighbouring axes, in memory, along which a tensor is broadcast to a target."""
+    repeats = [shape[axis] == 1 for axis in order if target[axis] != 1]
+    return sum(here and not before for here, before in zip(repeats, [False, *repeats]))
 
 
 def emit_float_clamp(emitter: RoutineEmitter, operation: op.FloatClamp, inputs: Inputs, shape: Shape) -> Tensor:
@@ -110,7 +122,9 @@ def emit_gelu(emitter: RoutineEmitter, operation: op.Gelu, inputs: Inputs, shape
 def emit_layer_norm(emitter: RoutineEmitter, operation: op.LayerNorm, inputs: Inputs, shape: Shape) -> Tensor:
     """Rows of ONNX's order."""
     rows, columns, itemsize = prod(shape[:-1]), shape[-1], 4 if operation.y is None else 1
-    routine = prepare_layer_norm(rows, columns, operation.scale, operation.bias, operation.epsilon, operation.y)
+    routine = prepare_layer_norm(
+        rows, columns, operation.scale, operation.bias, operation.epsilon, operation.y, centred=operation.centred
+    )
     return _by_rows(emitter, routine, inputs, shape, itemsize)
 
 
@@ -122,7 +136,8 @@ def emit_softmax(emitter: RoutineEmitter, operation: op.Softmax, inputs: Inputs,
 
 def emit_float_softmax(emitter: RoutineEmitter, operation: op.FloatSoftmax, inputs: Inputs, shape: Shape) -> Tensor:
     """Rows of ONNX's order."""
-    return _by_rows(emitter, prepare_float_softmax(prod(shape[:-1]), shape[-1]), inputs, shape, 4)
+    routine = prepare_float_softmax(prod(shape[:-1]), shape[-1], operation.unknown)
+    return _by_rows(emitter, routine, inputs, shape, 4)
 
 
 def _by_rows(emitter: RoutineEmitter, routine: Routine, inputs: Inputs, shape: Shape, itemsize: int) -> Tensor:
@@ -134,10 +149,16 @@ def _by_rows(emitter: RoutineEmitter, routine: Routine, inputs: Inputs, shape: S
 def emit_channel_quantize(
     emitter: RoutineEmitter, operation: op.ChannelQuantize, inputs: Inputs, shape: Shape
 ) -> Tensor:
-    """Channels side by side: neighbours of codes are joined first, then each piece goes to its place in the result."""
+    """Channels side by side: neighbours of codes are joined first, then each piece goes to its place in the result.
+
+    Planes of float32 alone, as an image enters, are quantized and put side by side in one pass.
+    """
     axis = operation.axis % len(shape)
     order = axis_inside(len(shape), axis)
     rows, channels = prod(shape) // max(1, shape[axis]), shape[axis]
+    if operation.of_floats == (True,) and axis == 1 and inputs[0].order == natural(len(shape)) != order:
+        routine = prepare_quantize_line_planes(shape[0], prod(shape[2:]), operation.numbers)
+        return emitter.result(routine, shape, order, x=inputs[0])
     y = emitter.new(shape, order)
     begin = 0
     pieces = groupby(zip(inputs, operation.of_floats), key=lambda pair: pair[1])

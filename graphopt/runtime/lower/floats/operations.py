@@ -1,0 +1,82 @@
+"""Region IR, continued: functions of one float32 element, means, and elements selected or repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ....ir import Array, Value
+from ....kernels.elementwise.functions import FloatFunctionName
+from ..traits import Element, FloatOperation, Rearrangement, Traits
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatFunction(FloatOperation):
+    """y = function(x; a, b) of each float32 element, as `kernels.elementwise.functions` defines the functions."""
+
+    function: FloatFunctionName
+    a: float = 0.0
+    b: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatMean(FloatOperation):
+    """The mean over `axes` (all of them where empty), which stay with size 1 where `keep`."""
+
+    axes: tuple[int, ...]
+    keep: bool
+
+
+Cut = tuple[int, int, int, int]
+"""An axis, and where elements along it begin, end and how far they are apart."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Slice(Rearrangement):
+    """Elements along some axes, then an optional table: Slice, an output of Split, Gather by a constant number.
+
+    cuts: axis, begin, end and step of each, as ONNX's Slice has them, the steps positive. `dropped` takes the axis of
+    the only cut away. computed: in place of item j of cut i, by (i, j), a number that follows from the shapes of the
+    inputs after the first.
+    """
+
+    traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
+
+    cuts: tuple[Cut, ...]
+    dropped: bool = False
+    computed: Mapping[tuple[int, int], Value] = field(default_factory=dict)
+    table: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Expand(Rearrangement):
+    """Elements repeated along axes of size 1, to a `target` with which the shape broadcasts.
+
+    A Value is computed from the shapes of the inputs after the first, as Reshape's is; −1 stays what it is.
+    """
+
+    traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
+
+    target: tuple[int, ...] | Value
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Pad(Rearrangement):
+    """Elements with others around them, `value` (a code or a float32), after an optional table.
+
+    pads: of each axis, how many before and behind.
+    """
+
+    pads: tuple[tuple[int, int], ...]
+    value: float
+    table: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class InstanceNorm(FloatOperation):
+    """InstanceNormalization of float32 [N, C, …]; scale and bias: float32 [C]."""
+
+    scale: Array
+    bias: Array
+    epsilon: float
