@@ -32,7 +32,7 @@ from .validation import EquivalenceCheck, SizeCheck, with_slack
 if TYPE_CHECKING:
     import onnx
 
-    from .calibration import CalibrationData, Preprocess
+    from .calibration import CalibrationData, Preprocess, Tokenizer
     from .measure import Metric
     from .onnx_io.lend import Emission
     from .onnx_io.source import ModelSource
@@ -91,7 +91,7 @@ def optimize(
     quantize: str | Mapping[str, object] | Quantize | None = None,
     prune: float | Mapping[str, object] | Prune | None = None,
     calibration: CalibrationData = None,
-    preprocess: str | Preprocess | None = None,
+    preprocess: str | Preprocess | Tokenizer | None = None,
     metric: Metric | None = None,
     max_drop: float | None = None,
     target: Runtime = "portable",
@@ -113,7 +113,8 @@ def optimize(
     add_passes: further passes, at the places in the built-in schedule that they name, or at its end.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
     calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
-    and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet".
+    and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet", or the function
+    that makes tokens of texts.
     metric: a function of a session, higher is better; max_drop: how far it may fall, as an absolute difference, before
     layers go back to what they were.
     target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from .errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
-    from .calibration import CalibrationData, Preprocess
+    from .calibration import CalibrationData, Preprocess, Tokenizer
     from .measure import Metric
     from .passes.prune import Prune
     from .passes.quantize import Quantize
@@ -112,14 +112,14 @@ class Compression:
 
     quantize, prune: the stages, None for none. calibration: data of the kind that the model will see; "synthetic" asks
     for made-up inputs. preprocess: how images of a folder become inputs, in words of `calibration.preprocess_named` or
-    as its result. metric: a function of a session, higher is better. max_drop: how far it may fall, as an absolute
-    difference.
+    as its result, or the function that makes tokens of texts. metric: a function of a session, higher is better.
+    max_drop: how far it may fall, as an absolute difference.
     """
 
     quantize: Quantize | None = None
     prune: Prune | None = None
     calibration: CalibrationData = None
-    preprocess: str | Preprocess | None = None
+    preprocess: str | Preprocess | Tokenizer | None = None
     metric: Metric | None = None
     max_drop: float | None = None
 
