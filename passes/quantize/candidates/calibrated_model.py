@@ -233,7 +233,7 @@ def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
     """Stored weights of 8 bits are rounded to the nearest where rounding by moments would take more than `DEAR`."""
     if options.mode != "weights" or BITS[options.weight_type] < 8:
         return False
-    return sum(float(u.layer.weight.size) * u.layer.depth for u in layers) > DEAR
+    return sum(float(u.layer.weight.size) * u.layer.depth for u in layers if fits_memory(u.layer)) > DEAR
 
 
 DEAR = 2e10
