@@ -33,7 +33,7 @@ from .validation import EquivalenceCheck, SizeCheck, with_slack
 if TYPE_CHECKING:
     import onnx
 
-    from .calibration import CalibrationData, Preprocess
+    from .calibration import CalibrationData, Preprocess, Tokenizer
     from .measure import Metric
     from .onnx_io.lend import Emission
     from .onnx_io.source import ModelSource
@@ -94,7 +94,7 @@ def optimize(
     prune: float | Mapping[str, object] | Prune | None = None,
     precision: str | Mapping[str, object] | Float16 | None = None,
     calibration: CalibrationData = None,
-    preprocess: str | Preprocess | None = None,
+    preprocess: str | Preprocess | Tokenizer | None = None,
     metric: Metric | None = None,
     max_drop: float | None = None,
     target: Runtime = "portable",
@@ -117,7 +117,8 @@ def optimize(
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
     precision: "float16" or `graphopt.Float16`: half the bytes, nodes that lose too much by it stay float32.
     calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
-    and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet".
+    and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet", or the function
+    that makes tokens of texts.
     metric: a function of a session, higher is better; max_drop: how far it may fall, as an absolute difference, before
     layers go back to what they were.
     target: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:

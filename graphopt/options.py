@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from .errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
-    from .calibration import CalibrationData, Preprocess
+    from .calibration import CalibrationData, Preprocess, Tokenizer
     from .measure import Metric
     from .passes.float16 import Float16
     from .passes.prune import Prune
@@ -113,15 +113,15 @@ class Compression:
 
     quantize, prune, precision: the stages, None for none (float32). calibration: data of the kind that the model will
     see; "synthetic" asks for made-up inputs. preprocess: how images of a folder become inputs, in words of
-    `calibration.preprocess_named` or as its result. metric: a function of a session, higher is better. max_drop: how
-    far it may fall, as an absolute difference.
+    `calibration.preprocess_named` or as its result, or the function that makes tokens of texts. metric: a function of a
+    session, higher is better. max_drop: how far it may fall, as an absolute difference.
     """
 
     quantize: Quantize | None = None
     prune: Prune | None = None
     precision: Float16 | None = None
     calibration: CalibrationData = None
-    preprocess: str | Preprocess | None = None
+    preprocess: str | Preprocess | Tokenizer | None = None
     metric: Metric | None = None
     max_drop: float | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,37 @@ import numpy as np
 from ..equivalence.feeds import Feeds, as_feed, checked_feed, only_input
 from ..equivalence.value_info import Signature, ValueInfo
 from ..errors import InputError, one_line
+from ..ir import Array
+from .prompts import HELD_APART, Prompts, as_tokens
+
+Run = Callable[[Feeds], Mapping[str, Any]]
+Tokenizer = Callable[[str], Any]
 
 IGNORED = "calibration: {} ignored, the model has no such input"
 
 
 class Forms:
-    """Turns samples into feeds of a model. `notes`: what the reader must know of samples seen so far, each once."""
+    """Turns samples into feeds of a model. `notes`: what the reader must know of samples seen so far, each once.
 
-    def __init__(self, source: Signature) -> None:
+    prompts: how the model takes tokens, None where it does not. run: the model's results, by which prompts leave
+    caches. tokenizer: turns texts into tokens.
+    """
+
+    def __init__(
+        self, source: Signature, prompts: Prompts | None = None, run: Run | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:  # fmt: skip
         self.source, self.notes = source, dict[str, None]()
         self.names = [info.name for info in source.inputs]
+        self.prompts, self.run, self.tokenizer = prompts, run, tokenizer
+        self._apart: dict[bytes, list[Feeds]] = {}
 
     def feeds(self, sample: Any) -> Iterator[Feeds]:
         """The feeds of one sample, several where it is a batch and the model takes one row at a time. InputError."""
+        tokens = self._tokens(sample)
+        if tokens is not None:
+            yield from self._of_prompt(tokens)
+            return
         feed = self.named(sample)
         feed = {info.name: _with_batch(info, feed[info.name]) for info in self.source.inputs if info.name in feed} | {
             name: value for name, value in feed.items() if name not in self.names
@@ -37,11 +55,37 @@ class Forms:
         elif is_array(sample):
             sample = {only_input(self.source).name: sample}
         feed = {name: as_array(value) for name, value in as_feed(sample).items()}
+        feed = feed if self.prompts is None else self.prompts.completed(feed)
         extra = [name for name in feed if name not in self.names]
         if not extra or not set(self.names) <= set(feed):
             return feed
         self.notes[IGNORED.format(", ".join(map(repr, extra)) + (" is" if len(extra) == 1 else " are"))] = None
         return {name: feed[name] for name in self.names}
+
+    def _tokens(self, sample: Any) -> Array | None:
+        """The tokens of a text, or of a prompt of a model that takes more than tokens. InputError."""
+        if isinstance(sample, str):
+            if self.prompts is None:
+                raise InputError("inputs: a text was given, and the model takes no tokens")
+            if self.tokenizer is None:
+                raise InputError("inputs: texts need preprocess=, a function that turns a text into tokens")
+            sample = self.tokenizer(sample)
+            tokens = as_tokens(sample["input_ids"] if isinstance(sample, Mapping) else sample)
+            if tokens is None:
+                raise InputError(f"inputs: preprocess= made no tokens of a text, but {type(sample).__name__}")
+            return tokens
+        return as_tokens(sample) if self.prompts is not None and len(self.names) > 1 else None
+
+    def _of_prompt(self, tokens: Array) -> Iterator[Feeds]:
+        """The feeds of a prompt; some of the first ones in two parts, the second behind a cache."""
+        assert self.prompts is not None
+        key = tokens.tobytes()
+        if self.run is None or tokens.ndim > 1 or (key not in self._apart and len(self._apart) >= HELD_APART):
+            yield checked_feed(self.prompts.feed(tokens), self.source, exact=True)
+            return
+        if key not in self._apart:
+            self._apart[key] = [*self.prompts.continued(tokens, self.run)]
+        yield from self._apart[key]
 
     def _of_pair(self, sample: Sequence[Any]) -> Any:
         """The inputs of `(x, y)`: a dict first, or an array for each input in order; what follows are labels."""

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..equivalence.feeds import FeedData, FeedReader, Feeds, by_name, unstacked
-from ..equivalence.runnable import signature_of
+from ..equivalence.runnable import open_runnable, signature_of
 from ..equivalence.synthesis import synthesise
+from ..equivalence.tapped import TappedSession
 from ..equivalence.value_info import Signature
-from ..errors import InputError, one_line
+from ..errors import InputError, ModelError, one_line
 from .folders import Preprocess, preprocess_named, read_folder
-from .forms import Forms, as_array
+from .forms import Forms, Tokenizer, as_array
+from .prompts import Prompts, as_tokens
 
 BATCH, BATCH_BYTES = 16, 1 << 18
 """The most rows of one sample, and the most bytes of several rows, where an array of an open batch size holds many:
@@ -29,6 +31,8 @@ small rows are read together, since each run has a fixed cost (`python -m tests.
 SYNTHETIC = "synthetic"
 """The word in place of data that asks for made-up inputs where they are refused otherwise."""
 SYNTHESISED = "no calibration data was given: made-up inputs took its place, and no accuracy is measured on them"
+OWN_TEXT = "no calibration data was given: text that the model itself wrote took its place"
+"""The notes of a run without data."""
 
 
 CalibrationDataReader = FeedReader
@@ -53,6 +57,16 @@ class Calibration:
         self, read: Callable[[], Iterator[Any]], source: Signature, note: str = "", forms: Forms | None = None
     ) -> None:
         self._read, self._note, self._forms = read, note, forms or Forms(source)
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """How the model takes tokens; None where it takes anything else, too."""
+        return self._forms.prompts
+
+    @property
+    def shows_activations(self) -> bool:
+        """The inputs are data, or text that the model wrote: weights may be rounded by the activations they lead to."""
+        return not self.is_synthetic or self._note == OWN_TEXT
 
     @property
     def note(self) -> str:
@@ -80,33 +94,83 @@ class Calibration:
 
 
 def open_calibration(
-    data: CalibrationData, model: Any, *, samples: int = 8, seed: int = 0, preprocess: str | Preprocess | None = None
-) -> Calibration:
+    data: CalibrationData, model: Any, *, samples: int = 8, seed: int = 0,
+    preprocess: str | Preprocess | Tokenizer | None = None,
+) -> Calibration:  # fmt: skip
     """Calibration feeds for `model` (anything that `equivalence.open_runnable` opens).
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable or data set of samples, a dict
     of arrays that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, a folder of images or
-    arrays; None or "synthetic" for `samples` made-up feeds. A sample is a dict of arrays, an array, or a tuple of
-    arrays that labels may follow; tensors of torch are arrays; a batch is added, or taken apart, as the model asks;
-    what the model does not take is ignored, with a note. preprocess: how images become inputs, see `preprocess_named`.
+    arrays; None or "synthetic" for `samples` made-up feeds, or for text that a language model writes itself. A sample
+    is a dict of arrays, an array, or a tuple of arrays that labels may follow; tensors of torch are arrays; a batch is
+    added, or taken apart, as the model asks; what the model does not take is ignored, with a note. For language models
+    a sample may be a prompt, a list or array of tokens, which gets the mask, positions and caches that the model takes,
+    or a text. preprocess: how images become inputs, see `preprocess_named`, or the function that makes tokens of texts.
     Data that can be read only once are spooled to a temporary file, as far as they are read. InputError, one line, when
     the first sample does not fit.
     """
-    source, asked = signature_of(model), preprocess_named(preprocess)
+    tokenizer = None if isinstance(preprocess, (str, Preprocess)) else preprocess
+    asked = preprocess_named(preprocess) if isinstance(preprocess, (str, Preprocess)) else None
+    source = signature_of(model)
+    prompts = Prompts.of(source, model)
     if is_synthetic(data):
+        if prompts is not None and prompts.caches and prompts.vocabulary:
+            text = _OwnText(prompts, model, samples, seed)
+            return Calibration(text, source, OWN_TEXT, Forms(source, prompts))
         with _calibration_errors():
             feeds = synthesise(model, samples, seed)
-        return Calibration(lambda: iter(feeds), source, SYNTHESISED)
-    forms = Forms(source)
+        return Calibration(lambda: iter(feeds), source, SYNTHESISED, Forms(source, prompts))
+    session = _LazySession(model)
+    forms = Forms(source, prompts, session if prompts is not None and prompts.caches else None, tokenizer)
     with _calibration_errors():
         calibration = Calibration(_reader(data, source, forms, asked), source, forms=forms)
     calibration.first(1)
     return calibration
 
 
+class _LazySession:
+    """Runs a model in a session that is opened when first needed."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.session: TappedSession | None = None
+
+    def __call__(self, feeds: Feeds) -> dict[str, Any]:
+        """The results by name. InputError where the model does not run on them."""
+        if self.session is None:
+            self.session = open_runnable(self.model).session(optimize=True)
+        try:
+            return self.session.run(feeds)
+        except ModelError as error:
+            raise InputError(f"inputs: the model does not run on a prompt: {error}") from error
+
+
+class _OwnText:
+    """Feeds of text that a language model writes, when they are first read; made-up ones where it writes none."""
+
+    def __init__(self, prompts: Prompts, model: Any, samples: int, seed: int) -> None:
+        self.prompts, self.model, self.samples, self.seed = prompts, model, samples, seed
+        self.feeds: list[Feeds] = []
+
+    def __call__(self) -> Iterator[Feeds]:
+        """The feeds from the start."""
+        if not self.feeds:
+            session = _LazySession(self.model)
+            try:
+                texts = self.prompts.written(session, np.random.default_rng(self.seed))
+                self.feeds = [*self.prompts.continued(texts[-1], session), *map(self.prompts.feed, texts[:-1])]
+            except (InputError, ModelError):
+                self.feeds = synthesise(self.model, self.samples, self.seed)
+        return iter(self.feeds)
+
+
 def _reader(data: Any, source: Signature, forms: Forms, preprocess: Preprocess | None) -> Callable[[], Iterator[Any]]:
     if isinstance(data, (str, os.PathLike)) and os.path.isdir(data):
         return read_folder(Path(data), source, preprocess)
+    prompts = as_tokens(as_array(data)) if forms.prompts is not None and len(source.inputs) > 1 else None
+    if prompts is not None:
+        lines = [*np.atleast_2d(prompts)]
+        return lambda: iter(lines)
     data = by_name(as_array(data), source)
     if isinstance(data, Mapping):
         rows = _rows(forms.named(data), source)

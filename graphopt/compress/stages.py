@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..calibration import Preprocess, open_calibration
+from ..calibration import Preprocess, Tokenizer, open_calibration
 from ..calibration.source import CalibrationData
 from ..errors import ModelError
 from ..ir import Model, clone_model
@@ -42,7 +42,7 @@ class Stage(Generic[Options]):
 def stage_context(
     original: Model, calibration: CalibrationData, metric: Metric | None = None, max_drop: float | None = None,
     target: str = "portable", seed: int = 0, progress: Progress | None = None, evaluations: int = 64,
-    preprocess: str | Preprocess | None = None,
+    preprocess: str | Preprocess | Tokenizer | None = None,
 ) -> StageContext:  # fmt: skip
     """The context of a run; quality is judged by the original. InputError for calibration data that do not fit."""
     reference = clone_model(original)

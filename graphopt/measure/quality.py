@@ -19,6 +19,7 @@ from ..errors import OptionError, one_line
 from ..ir import Array, Model
 from ..onnx_io import to_proto
 from .classes import classifications
+from .tokens import TokenScores, next_tokens
 
 Metric = Callable[[Any], float]
 MakeSession = Callable[[Model], Any]
@@ -49,22 +50,36 @@ class Fidelity:
     sqnr_db: signal to noise of the worst output. top1: the share of rows whose largest element is the same, of the
     worst output that holds scores of classes (`classifications`); largest: of the worst output [N, C] or [N, S, C],
     whatever it holds. None without one. low_db: the signal to noise that nine of ten samples keep, each by itself, of
-    the worst output; few samples with loud results do not outweigh those that went wrong.
+    the worst output; few samples with loud results do not outweigh those that went wrong. divergence: of scores of next
+    tokens, the mean over positions of KL(reference ‖ candidate) in nats; None without such. perplexity: of the text
+    that was read, to the reference and to the candidate, where the tokens are an input.
     """
 
     sqnr_db: float
     top1: float | None
     largest: float | None
     low_db: float = math.inf
+    divergence: float | None = None
+    perplexity: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Plain data for JSON; None for an infinite ratio."""
+        """Plain data for JSON; None for an infinite ratio. Divergence where tokens are predicted."""
         finite = self.sqnr_db if math.isfinite(self.sqnr_db) else None
-        return {"sqnr_db": finite, "top1": self.top1, "largest": self.largest}
+        tokens = {} if self.divergence is None else {"divergence": self.divergence}
+        return {"sqnr_db": finite, "top1": self.top1, "largest": self.largest, **tokens}
 
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.2%}"
-        return f"{sqnr_text(self.sqnr_db)}{top1}"
+        return f"{sqnr_text(self.sqnr_db)}{top1}{self.tokens}"
+
+    @property
+    def tokens(self) -> str:
+        """Divergence and perplexity in words; "" where no tokens are predicted."""
+        if self.divergence is None:
+            return ""
+        before, after = self.perplexity or (math.nan, math.nan)
+        text = "" if self.perplexity is None else f", perplexity {before:.2f} → {after:.2f}"
+        return f", KL {self.divergence:.3f}{text}"
 
 
 class Quality:
@@ -82,6 +97,7 @@ class Quality:
         self.reference, self.session, self.feeds, self.metric = reference, session, feeds, metric
         self.evaluations, self.samples = evaluations, samples
         self.classifications = classifications(reference)
+        self.next_tokens = next_tokens(reference, self.classifications)
         self._scores: dict[str, float] = {}
         self._results: list[tuple[dict[str, Any], list[_Expected]]] | None = None
         self._base: float | None = None
@@ -132,15 +148,25 @@ class Quality:
             self._results = self._run_reference()
         session = self.session(model)
         tallies = [_Tally() for _ in self._results[0][1]] if self._results else []
+        scores = TokenScores()
         for feed, expected in self._results[:samples]:
-            for tally, reference, result in zip(tallies, expected, session.run(None, feed)):
-                tally.add(reference, np.asarray(result))
+            for i, (reference, result) in enumerate(zip(expected, session.run(None, feed))):
+                tallies[i].add(reference, np.asarray(result))
+                if i in self.next_tokens:
+                    scores.add(reference.array, np.asarray(result), feed)
         ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
         shares = {i: t.same / t.rows for i, t in enumerate(tallies) if t.rows}
         classes = [share for i, share in shares.items() if i in self.classifications]
         largest = min(shares.values(), default=None)
         low = min((t.low_db for t in tallies if t.signal > 0.0), default=math.inf)
-        fidelity = Fidelity(min(ratios, default=math.inf), min(classes, default=None), largest, low)
+        fidelity = Fidelity(
+            min(ratios, default=math.inf),
+            min(classes, default=None),
+            largest,
+            low,
+            scores.divergence,
+            scores.perplexity,
+        )
         self._last = (model, samples, fidelity)
         return fidelity
 

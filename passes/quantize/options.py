@@ -47,6 +47,7 @@ _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("evaluations", _is_count, "a number from 1 on"),
     ("samples", _is_count, "a number from 1 on"),
     ("min_sqnr", _is_real, "a number of dB"),
+    ("max_kl", lambda v: _is_real(v) and v > 0, "a number of nats above 0"),
     ("min_top1", lambda v: _is_real(v) and v <= 1, "a share of at most 1"),
     ("cache", lambda v: isinstance(v, (str, os.PathLike)), "a path"),
     ("executor", lambda v: callable(getattr(v, "submit", None)), "an executor of concurrent.futures"),
@@ -82,6 +83,9 @@ class Quantize:
     weights beside.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
     15 dB is noise of 3 % of the signal's power; `python -m tests.bench.zoo_int8` prints both for trained models.
+    max_kl: the floor for language models in mode "weights", with judge "auto", in place of both: the mean KL divergence
+    of the next token's distribution from the original's, in nats. Weights of 4 bits reach 0.1 to 0.2; at 1 nat a text
+    is as unlikely as if every token had e times as many rivals.
     judge: to which results min_top1 applies: "auto" to those that hold scores of classes, "top1" to every result [N, C]
     or [N, S, C], "sqnr" to none.
     cache: a file with the observers of calibration, to resume after an interruption. executor: a `concurrent.futures`
@@ -110,6 +114,7 @@ class Quantize:
     per_channel_activations: bool = True
     min_sqnr: float = 15.0
     min_top1: float = 0.9
+    max_kl: float = 1.0
     judge: str = "auto"
     cache: str | os.PathLike[str] | None = None
     executor: Executor | None = None

@@ -148,7 +148,7 @@ def test_blocks_of_eight_bits_are_shared_alike(head):
 
 
 def test_for_accuracy_what_is_shared_gets_finer_codes_together():
-    made, noise = run(tied(), "weights", weight_type="int4", min_sqnr=22.0)
+    made, noise = run(tied(), "weights", weight_type="int4", min_sqnr=22.0, judge="sqnr")
     bits = {row[0]: row[3] for row in made.report.stages[0].rows}
     assert noise > 20 and bits["e"] == bits["d"] == bits["y"] == 8
     assert elements(made.model) == WORDS * WIDE + (WIDE * WIDE if bits["m"] == 8 else 0)

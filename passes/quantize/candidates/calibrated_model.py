@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
-from ....calibration import BATCH, METHODS, Extent, Shapes, observe, shapes_at
+from ....calibration import BATCH, METHODS, STARTS, Extent, Shapes, observe, shapes_at
 from ....compress.context import StageContext
 from ....compress.layers.linear import Linear
 from ....compress.layers.moments import InputMoments, fits_memory, gather
@@ -159,8 +160,8 @@ def solve_layers(
             continue
         bits = solver.bits(unit)
         solved[unit.node] = solver(unit, moments, step, bits)
-        if bits < 8:
-            finer[unit.node] = solver(unit, moments, step, 8)
+        if bits < 8:  # to the nearest: at 8 bits rounding by moments gains too little for its time
+            finer[unit.node] = solver(unit, None, step, 8)
     for unit in usable:
         first = shared.codes_of.get(unit.node)
         if first is not None:
@@ -209,15 +210,36 @@ def _with_moments(
     model: Model, layers: list[Unit], options: Quantize, context: StageContext, feeds: _CountedFeeds
 ) -> Iterator[tuple[Unit, InputMoments | None]]:
     """Each layer with the moments of its inputs, by which it is rounded. None where the data are made up, and where the
-    moments of very many inputs do not fit in memory."""
-    if not _wants_moments(options) or (context.calibration.is_synthetic and options.mode != "static"):
+    moments of very many inputs do not fit in memory, or 8 bits would take too much time for what they gain."""
+    shows = options.mode == "static" or context.calibration.shows_activations
+    if not _wants_moments(options) or not shows or _is_dear(layers, options):
         yield from ((unit, None) for unit in layers)
         return
     left = {unit.node: unit for unit in layers}
     given = [(u.inputs[0], u.layer) for u in layers if u.inputs and fits_memory(u.layer)]
-    for linear, moments in gather(model, given, feeds.__iter__, context.seed):
+    for linear, moments in gather(model, given, partial(_with_first_tokens, feeds, options, context), context.seed):
         yield left.pop(linear.node), moments
     yield from ((unit, None) for unit in left.values())
+
+
+def _with_first_tokens(feeds: _CountedFeeds, options: Quantize, context: StageContext) -> Iterator[dict[str, Any]]:
+    """The feeds; for stored weights of a decoder behind short prompts that show what a text's first token leads to."""
+    prompts = context.calibration.prompts
+    if options.mode == "weights" and prompts is not None and prompts.caches:
+        yield from prompts.first_tokens(context.calibration.first(len(STARTS)))
+    yield from feeds
+
+
+def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
+    """Stored weights of 8 bits are rounded to the nearest where rounding by moments would take more than `DEAR`."""
+    if options.mode != "weights" or BITS[options.weight_type] < 8:
+        return False
+    return sum(float(u.layer.weight.size) * u.layer.depth for u in layers if fits_memory(u.layer)) > DEAR
+
+
+DEAR = 2e10
+"""Multiply-adds of one product of all weights with the covariances of their inputs: a second of one core, of which
+rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the nearest."""
 
 
 def can_pack(model: Model, op: str, target: str) -> bool:

@@ -90,37 +90,44 @@ def _search(blocks: Array, costs: Array, bits: int) -> tuple[tuple[Array, Array,
 
 
 class _Best:
-    """The least costly of the grids offered for blocks [n, B, block], each also with its scale refitted."""
+    """The least costly of the grids offered for blocks [n, B, block], each with its scale refitted to its codes."""
 
     def __init__(self, blocks: Array, costs: Array, least: int, most: int) -> None:
         self.blocks, self.costs, self.least, self.most = blocks, costs, least, most
-        self.found: tuple[Array, Array, Array] = (np.empty(0), np.empty(0), np.empty(0))
+        self._weighted = blocks * costs
+        self._energy = np.einsum("nbk,nbk->nb", blocks, self._weighted)
+        self._kept: tuple[Array, Array, Array] = (np.empty(0), np.empty(0), np.empty(0))
+
+    @property
+    def found(self) -> tuple[Array, Array, Array]:
+        """(scale, zero, cost) of nearest rounding on the grids kept."""
+        scale, zero, _ = self._kept
+        wrong = self.blocks - self._steps(scale, zero) * scale[..., None]
+        return scale, zero, np.einsum("nbk,nbk,bk->nb", wrong, wrong, self.costs)
 
     def offer(self, scale: Array, zero: Array) -> None:
-        """Keep a grid where it costs less than those before."""
+        """Keep a grid where it costs less than those before.
+
+        With codes q, Σ c (w − s q)² = Σ c w² − 2 s Σ c w q + s² Σ c q², which is least at s = Σ c w q / Σ c q².
+        """
         steps = self._steps(scale, zero)
-        self._keep(scale, zero, steps)
-        weighted = self.costs * steps
-        square = (weighted * steps).sum(axis=-1)
-        fitted = (weighted * self.blocks).sum(axis=-1) / np.where(square > 0, square, 1)
+        square = np.einsum("nbk,nbk,bk->nb", steps, steps, self.costs)
+        cross = np.einsum("nbk,nbk->nb", steps, self._weighted)
+        fitted = cross / np.where(square > 0, square, 1)
         fitted = np.where(np.abs(fitted) > LEAST, fitted, scale).astype(np.float32)
-        self._keep(fitted, zero, self._steps(fitted, zero))
+        cost = self._energy + fitted * (fitted * square - 2 * cross)
+        if not self._kept[2].size:
+            self._kept = (fitted, zero.copy(), cost)
+            return
+        better = cost < self._kept[2]
+        for kept, new in zip(self._kept, (fitted, zero, cost)):
+            kept[better] = new[better]
 
     def _steps(self, scale: Array, zero: Array) -> Array:
         steps = self.blocks / scale[..., None]
         np.rint(steps, out=steps)
         shifted = zero[..., None]
         return np.asarray(np.clip(steps, self.least - shifted, self.most - shifted, out=steps))
-
-    def _keep(self, scale: Array, zero: Array, steps: Array) -> None:
-        wrong = self.blocks - steps * scale[..., None]
-        cost = (wrong * wrong * self.costs).sum(axis=-1)
-        if not self.found[2].size:
-            self.found = (scale.copy(), zero.copy(), cost)
-            return
-        better = cost < self.found[2]
-        for kept, new in zip(self.found, (scale, zero, cost)):
-            kept[better] = new[better]
 
 
 def _live(scale: Array) -> Array:

@@ -62,6 +62,7 @@ class Judge:
             close = f"SQNR {fidelity.sqnr_db:.1f} dB"
             if agreement is not None:
                 close += f", top-1 agreement {agreement:.2%}"
+            close += fidelity.tokens
         if quality.metric is not None and limit is not None:
             return f"metric falls by {quality.drop(model):.4f} of {limit:g} allowed; {close}"
         fall = "" if quality.metric is None else f"metric falls by {quality.drop(model):.4f}; "
@@ -90,8 +91,16 @@ def is_good_enough(model: Model, options: Quantize, context: StageContext) -> bo
     if is_free(options, context):
         return True
     fidelity = quality.fidelity(model)
+    if judges_tokens(options, context) and fidelity.divergence is not None:
+        return fidelity.divergence <= options.max_kl
     agreement = agreement_of(fidelity, options)
     return fidelity.sqnr_db >= options.min_sqnr and (agreement is None or agreement >= options.min_top1)
+
+
+def judges_tokens(options: Quantize, context: StageContext) -> bool:
+    """Whether a language model is judged by how far its distributions of the next token move: weights that are stored
+    for their size may cost it 15 dB, and hardly a token."""
+    return options.mode == "weights" and options.judge == "auto" and bool(context.quality.next_tokens)
 
 
 def agreement_of(fidelity: Fidelity, options: Quantize) -> float | None:
@@ -104,6 +113,8 @@ def describe_floor(options: Quantize, context: StageContext) -> str:
     makers = ", ".join(sorted({op.rpartition("::")[2] for op in context.quality.classifications.values()}))
     why = f"classes by {makers}" if makers else "no result holds scores of classes"
     why = why if options.judge == "auto" else f"judge {options.judge}"
+    if judges_tokens(options, context):
+        return f"at most KL {options.max_kl:g}; {why}"
     top1 = options.judge == "top1" or (options.judge == "auto" and makers)
     return f"floor {options.min_sqnr:g} dB{f', {options.min_top1:.0%} of top-1' if top1 else ''}; {why}"
 

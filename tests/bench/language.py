@@ -1,0 +1,119 @@
+"""Weights of a decoder: `python -m tests.bench.language MODEL WINDOWS [--forms FORM …] [--windows N] [--prompts N]`.
+
+MODEL takes tokens, and mask, positions and caches beside, as exporters of decoders write them. WINDOWS is an .npz with
+token windows [N, S]: `calibration`, `calibration_without_bos` (optional) and `evaluation`, from different texts. A row
+a file: megabytes, perplexity on `evaluation` and KL against the float model there, both from an empty cache, agreement
+of the likeliest token, and the processor time that the file cost. Forms: int8 and int4 with data, int4 with prompts
+that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
+which are left out with a reason where it lacks them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import graphopt
+from graphopt.calibration import Prompts
+from graphopt.equivalence.runnable import RunnableModel, open_runnable
+from graphopt.measure.tokens import TokenScores
+
+OURS = {
+    "int8": ("int8", "calibration"), "int4": ("int4", "calibration"),
+    "int4-no-bos": ("int4", "calibration_without_bos"), "int4-alone": ("int4", ""),
+}  # fmt: skip
+"""The weights' type and the name of the data, "" for none."""
+RIVALS = ("ort-rtn", "ort-k-quant")
+
+
+def made(form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, output: Path) -> str:
+    """Write the form of the model; the reason where that cannot be, else ""."""
+    if form in OURS:
+        kind, data = OURS[form]
+        if data and data not in windows:
+            return f"WINDOWS holds no {data}"
+        calibration = [*windows[data][:prompts]] if data else None
+        quantize = graphopt.Quantize(mode="weights", weight_type=kind)
+        graphopt.optimize(
+            model, output, quantize=quantize, calibration=calibration, target="onnxruntime", validate=False
+        )
+        return ""
+    try:
+        from onnxruntime.quantization import matmul_nbits_quantizer as rival
+    except ImportError as error:
+        return f"onnxruntime.quantization: {error}"
+    if form == "ort-rtn":
+        config = rival.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4)
+    else:
+        config = rival.KQuantWeightOnlyQuantConfig()
+    quantizer = rival.MatMulNBitsQuantizer(onnx.load(model), algo_config=config)
+    try:
+        quantizer.process()
+    except ImportError as error:
+        return str(error)
+    quantizer.model.save_model_to_file(str(output), use_external_data_format=False)
+    return ""
+
+
+def scores_on(session, prompts: Prompts, windows: np.ndarray, expected: list[np.ndarray]) -> tuple[TokenScores, float]:
+    """Sums over all windows, and the share of positions with the same likeliest token; fills `expected` if empty."""
+    scores, same = TokenScores(), []
+    if not expected:
+        expected += [_logits(session.run(prompts.feed(window))) for window in windows]
+    for window, reference in zip(windows, expected):
+        feed = prompts.feed(window)
+        result = _logits(session.run(feed))
+        scores.add(reference, result, feed)
+        same.append((reference.argmax(-1) == result.argmax(-1)).mean())
+    return scores, float(np.mean(same))
+
+
+def _logits(results) -> np.ndarray:
+    return next(value for value in results.values() if np.ndim(value) == 3)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("windows_file", type=Path, metavar="WINDOWS")
+    parser.add_argument("--forms", nargs="*", default=[*OURS, *RIVALS], choices=[*OURS, *RIVALS])
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=10)
+    asked = parser.parse_args()
+    for path in (asked.model, asked.windows_file):
+        if not path.is_file():
+            raise SystemExit(f"skipped: {path} is not there")
+    windows = dict(np.load(asked.windows_file))
+    source: RunnableModel = open_runnable(asked.model)
+    prompts = Prompts.of(source)
+    if prompts is None:
+        raise SystemExit(f"skipped: {asked.model} takes more than tokens, mask, positions and caches")
+    evaluation, expected = windows["evaluation"][: asked.windows], list[np.ndarray]()
+
+    def judge(name: str, path: Path, seconds: float) -> None:
+        scores, same = scores_on(open_runnable(path).session(optimize=True), prompts, evaluation, expected)
+        size, perplexity = os.path.getsize(path) / 1e6, (scores.perplexity or (0.0, 0.0))[1]
+        cells = f"{size:.1f}", f"{perplexity:.2f}", f"{scores.divergence:.4f}", f"{same:.1%}", f"{seconds:.0f}"
+        print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
+
+    print(f"{'form':14}" + "".join(f"{title:>12}" for title in ("MB", "perplexity", "KL", "same token", "CPU s")))
+    judge("float", asked.model, 0.0)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        for form in asked.forms:
+            start, output = time.process_time(), Path(folder, f"{form}.onnx")
+            reason = made(form, asked.model, windows, asked.prompts, output)
+            if reason:
+                print(f"{form:14}left out: {reason}", flush=True)
+            else:
+                judge(form, output, time.process_time() - start)
+
+
+if __name__ == "__main__":
+    main()
