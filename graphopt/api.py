@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import onnx
 
     from .calibration import CalibrationData, Preprocess
+    from .distillation import Distil
     from .measure import Metric
     from .onnx_io.lend import Emission
     from .onnx_io.source import ModelSource
@@ -90,6 +91,7 @@ def optimize(
     add_passes: Sequence[PassLike] = (),
     quantize: str | Mapping[str, object] | Quantize | None = None,
     prune: float | Mapping[str, object] | Prune | None = None,
+    recover: str | Mapping[str, object] | Distil | None = None,
     calibration: CalibrationData = None,
     preprocess: str | Preprocess | None = None,
     metric: Metric | None = None,
@@ -112,6 +114,7 @@ def optimize(
     passes: an explicit schedule (names, `Pass` objects, rules) in place of the built-in one; skip: names to leave out;
     add_passes: further passes, at the places in the built-in schedule that they name, or at its end.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
+    recover: "distil" or `graphopt.Distil`: train what these leave on the original's results, see `graphopt.distil`.
     calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
     and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet".
     metric: a function of a session, higher is better; max_drop: how far it may fall, as an absolute difference, before
@@ -135,6 +138,7 @@ def optimize(
         compression=Compression(
             quantize=as_quantize(quantize),
             prune=as_prune(prune),
+            recover=as_recover(recover),
             calibration=calibration,
             preprocess=preprocess,
             metric=metric,
@@ -289,6 +293,15 @@ def as_prune(value: float | Mapping[str, object] | Prune | None) -> Prune | None
     return check_prune(value)
 
 
+def as_recover(value: str | Mapping[str, object] | Distil | None) -> Distil | None:
+    """The options behind `recover=`. OptionError."""
+    if value is None:
+        return None
+    from .distillation import check_distil
+
+    return check_distil(value)
+
+
 def _specialised(model: Model, target: Target) -> Model | None:
     """Fix the sizes that are asked for; returns the original at these sizes, None where none are fixed."""
     if not target.input_shapes and not target.dims:
@@ -340,7 +353,7 @@ def _check_conversion(outcome: Outcome, opset: int | None) -> None:
 def _stages(compression: Compression) -> list[Stage[Any]]:
     from .passes import stages
 
-    return stages(compression.prune, compression.quantize)
+    return stages(compression.prune, compression.quantize, compression.recover)
 
 
 def _stage_context(original: Model, options: Options, progress: Progress | None) -> StageContext | None:

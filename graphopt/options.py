@@ -12,6 +12,7 @@ from .errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from .calibration import CalibrationData, Preprocess
+    from .distillation import Distil
     from .measure import Metric
     from .passes.prune import Prune
     from .passes.quantize import Quantize
@@ -110,14 +111,15 @@ class Schedule:
 class Compression:
     """What may change results, and by what the result is judged.
 
-    quantize, prune: the stages, None for none. calibration: data of the kind that the model will see; "synthetic" asks
-    for made-up inputs. preprocess: how images of a folder become inputs, in words of `calibration.preprocess_named` or
-    as its result. metric: a function of a session, higher is better. max_drop: how far it may fall, as an absolute
-    difference.
+    quantize, prune: the stages, None for none. recover: training after each of them, None for none. calibration: data
+    of the kind that the model will see; "synthetic" asks for made-up inputs. preprocess: how images of a folder become
+    inputs, in words of `calibration.preprocess_named` or as its result. metric: a function of a session, higher is
+    better. max_drop: how far it may fall, as an absolute difference.
     """
 
     quantize: Quantize | None = None
     prune: Prune | None = None
+    recover: Distil | None = None
     calibration: CalibrationData = None
     preprocess: str | Preprocess | None = None
     metric: Metric | None = None
@@ -139,7 +141,13 @@ class Compression:
         return self.quantize is not None or self.prune is not None
 
     def require_data(self) -> None:
-        """OptionError for static quantization without data: the ranges of activations would be those of noise."""
+        """OptionError for static quantization without data: the ranges of activations would be those of noise; and
+        for a recovery without data, or of nothing.
+        """
+        if self.recover is not None and not self.is_wanted:
+            raise OptionError("recover trains what pruning or quantization left: give prune= or quantize=, too")
+        if self.recover is not None and self.calibration is None:
+            raise OptionError("recover learns from data: give calibration= (--calibration samples.npz)")
         if self.calibration is None and self.quantize is not None and self.quantize.mode == "static":
             raise OptionError(
                 "quantize static (int8) takes the ranges of activations from data: give calibration= (--calibration "

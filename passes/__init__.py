@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if not __name__.startswith("graphopt."):
@@ -44,6 +45,7 @@ from .shapes import give_range_scalars, infer_demands, name_sizes, resolve_shape
 
 if TYPE_CHECKING:
     from ..compress.stages import Stage
+    from ..distillation import Distil
     from .prune import Prune
     from .quantize import Quantize
 
@@ -100,8 +102,11 @@ ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_opera
 """Passes that run only when named."""
 
 
-def stages(prune: Prune | None, quantize: Quantize | None) -> list[Stage[Any]]:
-    """The lossy stages that are wanted, in order: pruning first, for it changes what quantization must calibrate."""
+def stages(prune: Prune | None, quantize: Quantize | None, recover: Distil | None = None) -> list[Stage[Any]]:
+    """The lossy stages that are wanted, in order: pruning first, for it changes what quantization must calibrate.
+
+    What they lost is recovered after pruning, since quantization starts from these weights, and after quantization.
+    """
     from ..compress.stages import Stage  # brings onnxruntime, which the exact passes do without
 
     wanted: list[Stage[Any]] = []
@@ -109,8 +114,21 @@ def stages(prune: Prune | None, quantize: Quantize | None) -> list[Stage[Any]]:
         from .prune import prune as run_prune
 
         wanted.append(Stage("prune", prune, run_prune, clean=True))
+        if recover is None and not isinstance(prune.recover, bool):
+            recover = prune.recover
+    if prune is not None and recover is not None:
+        wanted.append(_recovery("recover", recover))
     if quantize is not None:
         from .quantize import quantize as run_quantize
 
         wanted.append(Stage("quantize", quantize, run_quantize))
+        if recover is not None:
+            wanted.append(_recovery("fine-tune", recover))
     return wanted
+
+
+def _recovery(name: str, options: Distil) -> Stage[Any]:
+    from ..compress.stages import Stage
+    from ..distillation.stage import recover
+
+    return Stage(name, options, partial(recover, name))

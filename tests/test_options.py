@@ -39,6 +39,7 @@ GIVEN = {
     "schedule.add": Given("add_passes", ("widen-channels",), ["--add-pass", "widen-channels"]),
     "compression.quantize": Given("quantize", "dynamic", ["--quantize", "dynamic"]),
     "compression.prune": Given("prune", 0.25, ["--prune", "0.25"]),
+    "compression.recover": Given("recover", "distil", ["--recover", "distil"]),
     "compression.calibration": Given("calibration", Path("x.npz"), ["--calibration", "x.npz"]),
     "compression.preprocess": Given("preprocess", "unit", ["--preprocess", "unit"]),
     "compression.metric": Given("metric", accuracy, METRIC),
@@ -65,6 +66,7 @@ OF_THE_COMMAND = {
     "verbose": "how much is told",
     "quiet": "how much is told",
     "quantize_option": "a field of graphopt.Quantize",
+    "recover_option": "a field of graphopt.Distil",
     "sensitivity": "a field of graphopt.Quantize",
     "report": "what is done with the result",
     "provenance_beside": "what is done with the result",
@@ -134,7 +136,7 @@ def test_a_keyword_sets_its_field(field, options):
     needed = {"metric": accuracy} if given.keyword == "max_drop" else {}
     found = changed(options(**{given.keyword: given.value}, **needed))
     assert set(found) == {field} | {f"compression.{name}" for name in needed}
-    expected = {"quantize": graphopt.Quantize("dynamic"), "prune": graphopt.Prune(0.25)}
+    expected = {"quantize": graphopt.Quantize("dynamic"), "prune": graphopt.Prune(0.25), "recover": graphopt.Distil()}
     assert found[field] == expected.get(given.keyword, given.value)
 
 

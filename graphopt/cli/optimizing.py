@@ -29,6 +29,7 @@ from .results import PIPE, check_destination, default_name, kind_of, write
 from .routing import variant
 
 if TYPE_CHECKING:
+    from ..distillation import Distil
     from ..passes.quantize import Quantize
     from ..report import Report
 
@@ -70,6 +71,14 @@ def optimize(
     ] = None,
     preprocess: Preprocess = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
+    recover: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="distil: train what is left on the original's results", autocompletion=one_of("distil")),
+    ] = None,
+    recover_option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="a word of graphopt.Distil, as steps=3000; repeatable"),
+    ] = None,
     metric: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="module:function or file.py:function, of a session; higher is better"),
@@ -134,8 +143,8 @@ def optimize(
         ),
         schedule=Schedule(passes=split(passes), skip=split(skip) or (), add=tuple(add_pass or ())),
         compression=Compression(
-            quantize=_quantize(quantize, words), prune=as_prune(prune), calibration=calibration,
-            preprocess=preprocess,
+            quantize=_quantize(quantize, words), prune=as_prune(prune),
+            recover=_recover(recover, recover_option or []), calibration=calibration, preprocess=preprocess,
             metric=None if metric is None else function_of(metric), max_drop=max_drop,
         ),
         validation=Validation(check=check_named(check), repros=repros),
@@ -191,6 +200,17 @@ def _quantize(mode: str | None, words: list[str]) -> Quantize | None:
     return from_words(named, words if weight_type is None else [f"weight_type={weight_type}", *words])
 
 
+def _recover(method: str | None, words: list[str]) -> Distil | None:
+    """The options of recovery. OptionError for words without a method, or another method."""
+    if method is None and not words:
+        return None
+    if method is None:
+        raise OptionError(f"{words[0]}: goes with --recover distil")
+    from ..distillation.options import check_distil, from_words
+
+    return from_words(words) if method == "distil" else check_distil(method)
+
+
 def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> list[str]:
     """A line for each group of options that changes nothing beside the others."""
     lines = []
@@ -213,7 +233,10 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
     return lines
 
 
-_LOSSY = ("quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "metric", "max_drop")
+_LOSSY = (
+    "quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "recover", "recover_option",
+    "metric", "max_drop",
+)  # fmt: skip
 
 quantize = variant(
     optimize, "quantize",

@@ -22,14 +22,15 @@ class Progressed:
     """The state of a run between two steps.
 
     digest: of models, data and options. step: steps done. rate: the peak of the schedule. error: the least held-out
-    error; best: the weights that have it, None while these are the student's own; at: the step that left it. history:
-    (step, loss of training since the last entry, held-out error).
+    error; floor: the least agreement that is accepted; best: the weights that have that error, None while these are the
+    student's own; at: the step that left them. history: (step, loss of training since the last entry, held-out error).
     """
 
     digest: str
     rate: float = 0.0
     step: int = 0
     error: float = float("inf")
+    floor: float = 0.0
     at: int = 0
     history: list[tuple[int, float, float]] = field(default_factory=list)
     stopped: str = ""

@@ -32,13 +32,21 @@ Weights = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """Of weights on samples held out: the loss, and the share of rows decided as their target is, 1 without classes."""
+
+    error: float
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
-    """What is trained. error: the held-out error of the student with these weights."""
+    """What is trained. judge: how good the student is with these weights."""
 
     trainer: Trainer
     epochs: Epochs
     targets: Targets
-    error: Callable[[Weights], float]
+    judge: Callable[[Weights], Judged]
     steps: int
     digest: str
 
@@ -61,16 +69,16 @@ def cosine(step: int, steps: int, peak: float) -> float:
 
 
 def run(
-    task: Task, start: float, rate: float | None, path: str | os.PathLike[str] | None,
+    task: Task, start: Judged, rate: float | None, path: str | os.PathLike[str] | None,
     tell: Callable[[str, float], None],
 ) -> Progressed:  # fmt: skip
-    """All steps, or those that are left after a checkpoint. start: the held-out error of the student as it is.
+    """All steps, or those that are left after a checkpoint. start: the student as it is.
 
     A loss that is not finite ends the run, as does an error that no longer falls; the best weights are kept.
     """
     done = None if path is None else load(path, task.digest)
     if done is None:
-        done = Progressed(task.digest, rate=rate or _rate(task, tell), error=start)
+        done = Progressed(task.digest, rate=rate or _rate(task, tell), error=start.error, floor=start.agreement)
     else:
         task.trainer.restore(done.state)
     every = max(1, task.steps // LOOKS)
@@ -97,10 +105,10 @@ def run(
 def _look(task: Task, done: Progressed, since: list[float]) -> None:
     """Take the held-out error, keep weights that lower it, and end a run in which it no longer falls."""
     weights = task.weights()
-    error = task.error(weights)
-    done.history.append((done.step, float(np.mean(since)) if since else math.nan, error))
-    if error < done.error:
-        done.error, done.best, done.at = error, weights, done.step
+    found = task.judge(weights)
+    done.history.append((done.step, float(np.mean(since)) if since else math.nan, found.error))
+    if found.error < done.error and found.agreement >= done.floor:
+        done.error, done.best, done.at = found.error, weights, done.step
     looks = sum(1 for step, _, _ in done.history if step > done.at)
     if looks >= PATIENCE and not done.stopped and done.step < task.steps:
         done.stopped = f"stopped early: no lower error in {looks} looks"
@@ -116,7 +124,7 @@ def _rate(task: Task, tell: Callable[[str, float], None]) -> float:
         try:
             for step in range(steps):
                 task.step(step, cosine(step, steps, rate))
-            errors.append(task.error(task.weights()))
+            errors.append(task.judge(task.weights()).error)
         except InputError:
             if number == 0:
                 raise

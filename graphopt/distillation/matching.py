@@ -31,8 +31,8 @@ class Pair:
     """A value of the student and its target.
 
     name: of the student's output that shows it. student: the value. teacher: the name of the teacher's output that
-    shows its target, "" for labels. loss: a function of both; weight: its factor in the sum. is_inner: no result of the
-    models.
+    shows its target, "" for labels. loss: a function of both; weight: its factor in the sum. holds_scores: of classes,
+    the largest of which is what the model decided.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Pair:
     teacher: str
     loss: Loss
     weight: float = 1.0
-    is_inner: bool = False
+    holds_scores: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,8 @@ def result_pairs(student: Tapped, teacher: Tapped, loss: str | Loss | Mapping[st
             raise ModelError(f"distil: the teacher has no output {name!r}; it has {', '.join(targets)}")
         if not _alike(value, targets[target]):
             raise ModelError(f"distil: {name!r} is {value.type} and the teacher's {target!r} {targets[target].type}")
-        pairs.append(Pair(name, value, target, _chosen(asked, by_name.get(target))))
+        maker = by_name.get(target)
+        pairs.append(Pair(name, value, target, _chosen(asked, maker), holds_scores=maker is not None))
     if not pairs:
         raise OptionError("distil: the student has no float output, or loss names none")
     return pairs
@@ -177,7 +178,7 @@ def label_pairs(student: Tapped, labels: Mapping[str, Array], loss: Mapping[str,
         else:
             found = _chosen(found, None)
         own = f"{name}.labelled"
-        pairs.append(Pair(own, student.again(results[name], own), "", found))
+        pairs.append(Pair(own, student.again(results[name], own), "", found, holds_scores=array.dtype.kind in "iu"))
     return pairs
 
 

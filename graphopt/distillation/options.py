@@ -12,7 +12,7 @@ from ..gradient.losses import LOSSES, Loss
 
 AUTO = "auto"
 """The loss that suits each result: KL where it holds scores of classes, relative squared distance elsewhere."""
-STEPS, BATCH = 1500, 32
+STEPS, BATCH = 1500, 64
 """Default steps and rows of a step: on 512 images of Fashion-MNIST more of either gained under 0.1 points
 (`python -m tests.bench.distillation --sweep`)."""
 MIXING = 0.5
@@ -31,9 +31,10 @@ class Distil:
     None tries a few for some steps each, and takes the one with the least held-out error. batch_size: rows of a step.
     holdout: share of the samples that no step sees, by which the result is judged. inner: also match inner values that
     both models compute. mixing: the share of steps whose inputs are convex combinations of two samples' (Beyer et al.
-    2022, "Knowledge distillation: A good teacher is patient and consistent"), where all inputs are floats. weights:
-    names of those that are trained, None for all. checkpoint: a file from which a run that was killed resumes.
-    threads: of onnxruntime, 0 for all cores.
+    2022, "Knowledge distillation: A good teacher is patient and consistent"), where all inputs are floats. shifts:
+    images [N, C, H, W] of grey levels or colours are moved by up to a fourteenth of their size; the teacher sees them
+    so, too. weights: names of those that are trained, None for all. checkpoint: a file from which a run that was killed
+    resumes. threads: of onnxruntime, 0 for all cores.
     """
 
     loss: str | Loss | Mapping[str, str | Loss] = AUTO
@@ -44,6 +45,7 @@ class Distil:
     holdout: float = 0.1
     inner: bool = True
     mixing: float = MIXING
+    shifts: bool = True
     weights: Sequence[str] | None = None
     checkpoint: str | os.PathLike[str] | None = None
     threads: int = 0
@@ -90,3 +92,37 @@ def check_distil(value: Any) -> Distil:
                 raise OptionError(f"distil: no option is named {name}{did_you_mean(str(name), known)}")
         return Distil(**value)
     raise OptionError(f'recover: expected "distil" or graphopt.Distil(...), got {value!r}')
+
+
+def from_words(words: Sequence[str]) -> Distil:
+    """Options from words of a command line, KEY=VALUE each; commas part names of weights. OptionError."""
+    given: dict[str, Any] = {}
+    kinds = {field.name: str(field.type) for field in fields(Distil)}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name, text = name.strip().replace("-", "_"), text.strip() if equals else "true"
+        if name not in kinds:
+            raise OptionError(
+                f"distil: no option is named {name}{did_you_mean(name, kinds)}: there are {', '.join(kinds)}"
+            )
+        given[name] = _value(name, kinds[name], text)
+    return Distil(**given)
+
+
+_SPOKEN = {"true": True, "yes": True, "false": False, "no": False}
+
+
+def _value(name: str, kind: str, text: str) -> Any:
+    if kind == "bool" and text.lower() in _SPOKEN:
+        return _SPOKEN[text.lower()]
+    if kind.startswith("Sequence"):
+        return tuple(part for part in text.split(",") if part)
+    number = kind.removesuffix(" | None")
+    try:
+        if number in ("int", "float"):
+            return int(text) if number == "int" else float(text)
+    except ValueError:
+        pass
+    if number in ("int", "float", "bool"):
+        raise OptionError(f"distil: {name} takes a {number}, got {text!r}")
+    return text

@@ -19,7 +19,7 @@ from ..onnx_io import external_bytes, load, to_proto
 from ..pipeline import Progress
 from .codes import Codes, store, with_floats
 from .criterion import Criterion
-from .loop import Task, digest_of, run
+from .loop import Judged, Task, digest_of, run
 from .matching import (
     Pair,
     RelativeError,
@@ -58,7 +58,8 @@ def distil(
     `options` holds them. seed: of every choice that is drawn. progress: called with (what, share done).
 
     Some samples are held out. The weights that are returned are those with the least error on these, at any moment of
-    the run: the student's own where no others are better. Names, metadata and all that is not trained stay as they
+    the run, that decide at least as often as the student's own for the teacher's class: the student's own where no
+    others are better. Names, metadata and all that is not trained stay as they
     are. BatchNormalization computes with its statistics, as at inference, and they stay; its scale and bias are
     trained. A quantized student (QuantizeLinear and DequantizeLinear) is trained through fake quantization, and its
     weights are quantized again.
@@ -94,16 +95,18 @@ def distil_model(
     if options.checkpoint is not None:
         check_target(options.checkpoint)
     work = _Work(student, teacher, feeds, options, labels, seed)
-    before = work.error({})
-    if not np.isfinite(before):
-        raise InputError(f"distil: the loss of the student is {before} on the samples held out, before any training")
+    before = work.judge({})
+    if not np.isfinite(before.error):
+        raise InputError(
+            f"distil: the loss of the student is {before.error} on the samples held out, before any training"
+        )
     task = work.task()
     done = run(task, before, options.learning_rate, options.checkpoint, progress or (lambda what, share: None))
     trained = student if done.best is None else work.emitted(done.best)
     quality = work.quality()
     near, nearer = (None, None) if quality is None else (quality(student), quality(trained))
     report = DistilReport(
-        error_before=before, error_after=done.error, fidelity_before=near, fidelity_after=nearer,
+        error_before=before.error, error_after=done.error, fidelity_before=near, fidelity_after=nearer,
         samples=work.samples.count, held_out=len(work.samples.held), steps=done.step, best_step=done.at,
         learning_rate=done.rate, matched=tuple(pair.name for pair in work.pairs), stopped=done.stopped,
         history=tuple(done.history), seconds=time.perf_counter() - start,
@@ -150,12 +153,12 @@ class _Work:
             self.tapped.model, options.weights, loss={p.name: Weighted(p.loss, p.weight) for p in self.pairs},
             optimizer=AdamW(), threads=options.threads,
         )  # fmt: skip
-        epochs = Epochs(self.samples, options.batch_size, self.seed, options.mixing)
+        epochs = Epochs(self.samples, options.batch_size, self.seed, options.mixing, options.shifts)
         steps = options.steps if options.epochs is None else options.epochs * epochs.steps
         plain = replace(options, checkpoint=None)
         teacher = b"" if self.teacher is None else _bytes(self.teacher.model)
         digest = digest_of(_bytes(self.student), teacher, self.samples.digest(), plain, self.seed)
-        return Task(trainer, epochs, self.targets, self.error, steps, digest)
+        return Task(trainer, epochs, self.targets, self.judge, steps, digest)
 
     def emitted(self, weights: Mapping[str, Array]) -> Model:
         """The student with other weights."""
@@ -163,18 +166,23 @@ class _Work:
         store(model, weights, self.stored)
         return model
 
-    def error(self, weights: Mapping[str, Array]) -> float:
-        """The loss of the student, as it would be emitted with these weights, on the samples held out."""
+    def judge(self, weights: Mapping[str, Array]) -> Judged:
+        """The student, as it would be emitted with these weights, on the samples held out."""
         model = clone_model(self.tapped.model)
         store(model, {n: self._as_emitted(n, array) for n, array in weights.items()}, {})
         names = [pair.name for pair in self.pairs]
         session = ort_session(model, threads=self.options.threads)
-        losses, count = np.zeros(len(names)), 0
+        losses, count, agreed, rows = np.zeros(len(names)), 0, 0, 0
         for batch, targets in self._expected:
             results = dict(zip(names, session.run(names, batch.feeds)))
             losses += self.criterion.losses(results, targets) * len(batch.rows)
             count += len(batch.rows)
-        return self.criterion.total(losses / count)
+            for pair in self.pairs:
+                if pair.holds_scores:
+                    decided, target = results[pair.name].argmax(-1), targets[f"{pair.name}.target"]
+                    same = decided == (target if target.shape == decided.shape else target.argmax(-1))
+                    agreed, rows = agreed + int(same.sum()), rows + same.size
+        return Judged(self.criterion.total(losses / count), agreed / rows if rows else 1.0)
 
     def quality(self) -> Callable[[Model], Fidelity] | None:
         """The fidelity to the teacher on the samples held out, as a function of a model; None without a teacher."""
@@ -214,7 +222,7 @@ class _Work:
         for i in kept:
             a, b = chosen[i]
             name = self.tapped.tap(a, names[i])
-            yield Pair(name, a, self.teacher.tap(b, names[i]), RelativeError(), _INNER / len(kept), True)
+            yield Pair(name, a, self.teacher.tap(b, names[i]), RelativeError(), _INNER / len(kept))
 
     def _first(self) -> Batch:
         rows = next(iter(self.samples.groups.values()), self.samples.held)

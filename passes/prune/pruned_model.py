@@ -45,6 +45,7 @@ def prune_model(
     scales = norm_scales(reference or original) if options.importance == "bn_scale" else {}
     allocations: list[Allocation] = []
     recovery = Recovery()
+    alive: dict[Node, Array] = {}
     total = 0
     steps = options.iterative_steps
     for step in range(steps):
@@ -54,7 +55,9 @@ def prune_model(
         kept, allocations = allocate(facts, scores, options, _step_ratio(ratio, step, steps))
         remove(facts, kept)
         if options.recover:
-            recovery = recover(original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed)
+            recovery = recover(
+                original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed, alive=alive
+            )
         progress((step + 1) / steps)
     left = sum(_channels(one.group, one.kept, options) for one in allocations)
     return PrunedModel(model, allocations, recovery, total - left, total, originals)

@@ -97,6 +97,17 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others():
     assert made[0].SerializeToString() == made[1].SerializeToString() != made[2].SerializeToString()
 
 
+def test_weights_that_decide_worse_are_not_taken():
+    """A loss that falls while decisions get worse: those weights alone are taken that decide as before."""
+
+    def negated(y, target):
+        return (y + target).Abs().mean()
+
+    found = graphopt.distil(network(), network(), {"x": X}, loss=negated, **SHORT)
+    assert found.report.history[-1][2] < found.report.error_after <= found.report.error_before
+    assert found.report.fidelity_before.top1 == found.report.fidelity_after.top1 == 1.0
+
+
 KILLED = """
 import os, signal, sys
 import numpy as np
