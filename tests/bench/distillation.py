@@ -56,7 +56,8 @@ class Bench:
         with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
             self.unlabelled = {"image": archive["image"]}
         images, labels = fashion.load("holdout")
-        self.labelled = images[: len(archive["image"])], labels[: len(archive["image"])]
+        count = len(self.unlabelled["image"])
+        self.labelled = images[:count], labels[:count]
         self.options = options
         self.points = self.accuracy(self.base)
 
@@ -65,6 +66,8 @@ class Bench:
 
     def pruned(self, options: Prune) -> Model:
         feeds = open_calibration(self.unlabelled, self.base)
+        if options.importance == "auto":  # as the stage resolves it
+            options = replace(options, importance="reconstruction" if options.global_ranking else "hessian")
         return prune_model(self.base, options, options.ratio, feeds).model
 
     def within(self, share: float, options: Prune) -> Prune:
