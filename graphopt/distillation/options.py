@@ -13,7 +13,7 @@ from ..gradient.losses import LOSSES, Loss
 AUTO = "auto"
 """The loss that suits each result: KL where it holds scores of classes, relative squared distance elsewhere."""
 STEPS, BATCH = 1500, 64
-"""Default steps and rows of a step: on 512 images of Fashion-MNIST more of either gained under 0.1 points
+"""Default steps and rows of a step: of 32 rows, 1,500 steps left the Fashion CNN at 90.36 %, of 64 at 90.62 %
 (`python -m tests.bench.distillation --sweep`)."""
 MIXING = 0.5
 """Default share of steps on mixed inputs (`python -m tests.bench.distillation --sweep`)."""
