@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import gradient, rewrite, testing
     from .api import Result, optimize
     from .bisection import Bisection, bisect
+    from .distillation import Distil, Distilled, distil
     from .equivalence import Comparison, compare
     from .folders import FolderResult, optimize_folder
     from .passes.float16 import Float16
@@ -32,20 +33,21 @@ __version__ = "0.2.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants the log gives it a handler
 
 _HOME = {
-    "Bisection": "bisection", "Comparison": "equivalence", "Edited": "surgery", "Float16": "passes.float16",
-    "FolderResult": "folders", "Pass": "pipeline",
+    "Bisection": "bisection", "Comparison": "equivalence", "Distil": "distillation", "Distilled": "distillation",
+    "Edited": "surgery", "Float16": "passes.float16", "FolderResult": "folders", "Pass": "pipeline",
     "Prune": "passes.prune", "Quantize": "passes.quantize", "Recommendation": "recommendation", "Registry": "pipeline",
     "Report": "report", "Result": "api", "Session": "runtime",
-    "bisect": "bisection", "compare": "equivalence", "compare_layers": "report.drift", "edit": "surgery",
-    "optimize": "api", "optimize_folder": "folders", "recommend": "recommendation",
+    "bisect": "bisection", "compare": "equivalence", "compare_layers": "report.drift", "distil": "distillation",
+    "edit": "surgery", "optimize": "api", "optimize_folder": "folders", "recommend": "recommendation",
     "register_pass": "pipeline", "rule": "pipeline",
 }  # fmt: skip
 _MODULES = ("gradient", "rewrite", "testing")
 
 __all__ = [
-    "Bisection", "Comparison", "Edited", "Float16", "FolderResult", "GraphoptError", "InputError", "ModelError",
-    "OptionError", "OutputError", "Pass", "Prune", "Quantize", "Recommendation", "Registry", "Report", "Result",
-    "Session", "bisect", "compare", "compare_layers", "edit", "gradient", "optimize", "optimize_folder", "recommend",
+    "Bisection", "Comparison", "Distil", "Distilled", "Edited", "Float16", "FolderResult", "GraphoptError",
+    "InputError", "ModelError", "OptionError", "OutputError", "Pass", "Prune", "Quantize", "Recommendation", "Registry",
+    "Report", "Result", "Session", "bisect", "compare", "compare_layers", "distil", "edit", "gradient", "optimize",
+    "optimize_folder", "recommend",
     "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 

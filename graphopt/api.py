@@ -20,7 +20,19 @@ from .ir import FunctionId, Model, clone_model, collector_paused, collector_runn
 from .machine.files import check_target
 from .measure import Figures, figures
 from .ops import DEFAULT_DOMAIN, schema
-from .options import Compression, Options, Output, Runtime, Schedule, Target, Validation, mode_named
+from .options import (
+    Compression,
+    Options,
+    Output,
+    Runtime,
+    Schedule,
+    Target,
+    Validation,
+    as_precision,
+    as_prune,
+    as_quantize,
+    as_recover,
+)
 from .partial import in_part
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
 from .pipeline.repro import leave_repros, runnable_feeds
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
     import onnx
 
     from .calibration import CalibrationData, Preprocess, Tokenizer
+    from .distillation import Distil
     from .measure import Metric
     from .onnx_io.lend import Emission
     from .onnx_io.source import ModelSource
@@ -93,6 +106,7 @@ def optimize(
     quantize: str | Mapping[str, object] | Quantize | None = None,
     prune: float | Mapping[str, object] | Prune | None = None,
     precision: str | Mapping[str, object] | Float16 | None = None,
+    recover: str | Mapping[str, object] | Distil | None = None,
     calibration: CalibrationData = None,
     preprocess: str | Preprocess | Tokenizer | None = None,
     metric: Metric | None = None,
@@ -116,6 +130,8 @@ def optimize(
     add_passes: further passes, at the places in the built-in schedule that they name, or at its end.
     quantize: "static", "dynamic", "weights" or `graphopt.Quantize`. prune: a ratio of channels or `graphopt.Prune`.
     precision: "float16" or `graphopt.Float16`: half the bytes, nodes that lose too much by it stay float32.
+    recover: "distil" or `graphopt.Distil`: train what pruning and quantization leave on the original's results, see
+    `graphopt.distil`.
     calibration: data to quantize and prune by, without which "static" is refused; "synthetic" asks for made-up inputs,
     and leaves accuracy unknown; preprocess: how images of a folder become inputs, such as "imagenet", or the function
     that makes tokens of texts.
@@ -141,6 +157,7 @@ def optimize(
             quantize=as_quantize(quantize),
             prune=as_prune(prune),
             precision=as_precision(precision),
+            recover=as_recover(recover),
             calibration=calibration,
             preprocess=preprocess,
             metric=metric,
@@ -284,36 +301,6 @@ def _checked_at_end(options: Options) -> Options:
     return replace(options, validation=Validation(check=policy))
 
 
-def as_quantize(value: str | Mapping[str, object] | Quantize | None) -> Quantize | None:
-    """The options behind `quantize=`. OptionError."""
-    if value is None:
-        return None
-    from .passes.quantize import Quantize, check_quantize
-
-    if isinstance(value, str):
-        mode, weight_type = mode_named(value)
-        return Quantize(mode=mode) if weight_type is None else Quantize(mode=mode, weight_type=weight_type)
-    return check_quantize(value)
-
-
-def as_prune(value: float | Mapping[str, object] | Prune | None) -> Prune | None:
-    """The options behind `prune=`. OptionError."""
-    if value is None:
-        return None
-    from .passes.prune import check_prune
-
-    return check_prune(value)
-
-
-def as_precision(value: str | Mapping[str, object] | Float16 | None) -> Float16 | None:
-    """The options behind `precision=`. OptionError."""
-    if value is None:
-        return None
-    from .passes.float16 import check_precision
-
-    return check_precision(value)
-
-
 def _specialised(model: Model, target: Target) -> Model | None:
     """Fix the sizes that are asked for; returns the original at these sizes, None where none are fixed."""
     if not target.input_shapes and not target.dims:
@@ -365,7 +352,7 @@ def _check_conversion(outcome: Outcome, opset: int | None) -> None:
 def _stages(compression: Compression) -> list[Stage[Any]]:
     from .passes import stages
 
-    return stages(compression.prune, compression.quantize, compression.precision)
+    return stages(compression.prune, compression.quantize, compression.precision, compression.recover)
 
 
 def _stage_context(original: Model, options: Options, progress: Progress | None) -> StageContext | None:

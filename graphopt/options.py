@@ -12,6 +12,7 @@ from .errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from .calibration import CalibrationData, Preprocess, Tokenizer
+    from .distillation import Distil
     from .measure import Metric
     from .passes.float16 import Float16
     from .passes.prune import Prune
@@ -111,15 +112,17 @@ class Schedule:
 class Compression:
     """What may change results, and by what the result is judged.
 
-    quantize, prune, precision: the stages, None for none (float32). calibration: data of the kind that the model will
-    see; "synthetic" asks for made-up inputs. preprocess: how images of a folder become inputs, in words of
-    `calibration.preprocess_named` or as its result, or the function that makes tokens of texts. metric: a function of a
-    session, higher is better. max_drop: how far it may fall, as an absolute difference.
+    quantize, prune, precision: the stages, None for none (float32). recover: training after pruning and quantization,
+    None for none. calibration: data of the kind that the model will see; "synthetic" asks for made-up inputs.
+    preprocess: how images of a folder become inputs, in words of `calibration.preprocess_named` or as its result, or
+    the function that makes tokens of texts. metric: a function of a session, higher is better. max_drop: how far it may
+    fall, as an absolute difference.
     """
 
     quantize: Quantize | None = None
     prune: Prune | None = None
     precision: Float16 | None = None
+    recover: Distil | None = None
     calibration: CalibrationData = None
     preprocess: str | Preprocess | Tokenizer | None = None
     metric: Metric | None = None
@@ -143,7 +146,13 @@ class Compression:
         return any(stage is not None for stage in (self.quantize, self.prune, self.precision))
 
     def require_data(self) -> None:
-        """OptionError for static quantization without data: the ranges of activations would be those of noise."""
+        """OptionError for static quantization without data: the ranges of activations would be those of noise; and
+        for a recovery without data, or of nothing.
+        """
+        if self.recover is not None and not self.is_wanted:
+            raise OptionError("recover trains what pruning or quantization left: give prune= or quantize=, too")
+        if self.recover is not None and self.calibration is None:
+            raise OptionError("recover learns from data: give calibration= (--calibration samples.npz)")
         if self.calibration is None and self.quantize is not None and self.quantize.mode == "static":
             raise OptionError(
                 "quantize static (int8) takes the ranges of activations from data: give calibration= (--calibration "
@@ -192,3 +201,42 @@ class Options:
     validation: Validation = field(default_factory=Validation)
     output: Output = field(default_factory=Output)
     seed: int = 0
+
+
+def as_quantize(value: str | Mapping[str, object] | Quantize | None) -> Quantize | None:
+    """The options behind `quantize=`. OptionError."""
+    if value is None:
+        return None
+    from .passes.quantize import Quantize, check_quantize
+
+    if isinstance(value, str):
+        mode, weight_type = mode_named(value)
+        return Quantize(mode=mode) if weight_type is None else Quantize(mode=mode, weight_type=weight_type)
+    return check_quantize(value)
+
+
+def as_prune(value: float | Mapping[str, object] | Prune | None) -> Prune | None:
+    """The options behind `prune=`. OptionError."""
+    if value is None:
+        return None
+    from .passes.prune import check_prune
+
+    return check_prune(value)
+
+
+def as_precision(value: str | Mapping[str, object] | Float16 | None) -> Float16 | None:
+    """The options behind `precision=`. OptionError."""
+    if value is None:
+        return None
+    from .passes.float16 import check_precision
+
+    return check_precision(value)
+
+
+def as_recover(value: str | Mapping[str, object] | Distil | None) -> Distil | None:
+    """The options behind `recover=`. OptionError."""
+    if value is None:
+        return None
+    from .distillation import check_distil
+
+    return check_distil(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if not __name__.startswith("graphopt."):
@@ -46,6 +47,7 @@ from .shapes import give_range_scalars, infer_demands, name_sizes, resolve_shape
 
 if TYPE_CHECKING:
     from ..compress.stages import Stage
+    from ..distillation import Distil
     from .float16 import Float16
     from .prune import Prune
     from .quantize import Quantize
@@ -106,8 +108,13 @@ ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_opera
 """Passes that run only when named."""
 
 
-def stages(prune: Prune | None, quantize: Quantize | None, precision: Float16 | None = None) -> list[Stage[Any]]:
-    """The lossy stages that are wanted, in order: pruning first, for it changes what quantization must calibrate."""
+def stages(
+    prune: Prune | None, quantize: Quantize | None, precision: Float16 | None = None, recover: Distil | None = None
+) -> list[Stage[Any]]:
+    """The lossy stages that are wanted, in order: pruning first, for it changes what quantization must calibrate.
+
+    What they lost is recovered after pruning, since quantization starts from these weights, and after quantization.
+    """
     from ..compress.stages import Stage  # brings onnxruntime, which the exact passes do without
 
     wanted: list[Stage[Any]] = []
@@ -115,12 +122,25 @@ def stages(prune: Prune | None, quantize: Quantize | None, precision: Float16 | 
         from .prune import prune as run_prune
 
         wanted.append(Stage("prune", prune, run_prune, clean=True))
+        if recover is None and not isinstance(prune.recover, bool):
+            recover = prune.recover
+    if prune is not None and recover is not None:
+        wanted.append(_recovery("recover", recover))
     if quantize is not None:
         from .quantize import quantize as run_quantize
 
         wanted.append(Stage("quantize", quantize, run_quantize))
+        if recover is not None:
+            wanted.append(_recovery("fine-tune", recover))
     if precision is not None:
         from .float16 import to_float16
 
         wanted.append(Stage("float16", precision, to_float16))
     return wanted
+
+
+def _recovery(name: str, options: Distil) -> Stage[Any]:
+    from ..compress.stages import Stage
+    from ..distillation.stage import recover
+
+    return Stage(name, options, partial(recover, name))

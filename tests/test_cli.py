@@ -309,7 +309,7 @@ def test_what_cannot_be_written_is_told_before_the_work(where, model, tmp_path):
 
 
 def test_words_of_other_cases_and_near_misses(model, tmp_path):
-    from graphopt.api import as_quantize
+    from graphopt.options import as_quantize
 
     assert as_quantize("INT8") == graphopt.Quantize("static")
     assert as_quantize("int4") == graphopt.Quantize("weights", weight_type="int4")

@@ -40,6 +40,7 @@ GIVEN = {
     "compression.quantize": Given("quantize", "dynamic", ["--quantize", "dynamic"]),
     "compression.prune": Given("prune", 0.25, ["--prune", "0.25"]),
     "compression.precision": Given("precision", "float16", ["--precision", "float16"]),
+    "compression.recover": Given("recover", "distil", ["--recover", "distil"]),
     "compression.calibration": Given("calibration", Path("x.npz"), ["--calibration", "x.npz"]),
     "compression.preprocess": Given("preprocess", "unit", ["--preprocess", "unit"]),
     "compression.metric": Given("metric", accuracy, METRIC),
@@ -66,6 +67,7 @@ OF_THE_COMMAND = {
     "verbose": "how much is told",
     "quiet": "how much is told",
     "quantize_option": "a field of graphopt.Quantize",
+    "recover_option": "a field of graphopt.Distil",
     "sensitivity": "a field of graphopt.Quantize",
     "precision_option": "a field of graphopt.Float16",
     "prune_option": "a field of graphopt.Prune",
@@ -141,6 +143,7 @@ def test_a_keyword_sets_its_field(field, options):
         "quantize": graphopt.Quantize("dynamic"),
         "prune": graphopt.Prune(0.25),
         "precision": graphopt.Float16(),
+        "recover": graphopt.Distil(),
     }
     assert found[field] == expected.get(given.keyword, given.value)
 

@@ -11,6 +11,7 @@ from ..errors import GraphoptError, one_line
 from .checking import bisect, verify
 from .common import err
 from .comparing import compare
+from .distilling import distil
 from .editing import edit
 from .optimizing import optimize, prune, quantize, simplify
 from .recommending import recommend
@@ -24,7 +25,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 COMMANDS = (
-    optimize, quantize, prune, simplify, recommend, edit,
+    optimize, quantize, prune, distil, simplify, recommend, edit,
     verify, compare, bisect,
     inspect, diff, explain, passes,
     bench, warmup,

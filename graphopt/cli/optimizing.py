@@ -30,6 +30,7 @@ from .results import PIPE, check_destination, default_name, kind_of, write
 from .routing import variant
 
 if TYPE_CHECKING:
+    from ..distillation import Distil
     from ..passes.float16 import Float16
     from ..passes.prune import Prune
     from ..passes.quantize import Quantize
@@ -78,6 +79,10 @@ def optimize(
     ] = None,
     preprocess: Preprocess = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
+    prune_option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="a word of graphopt.Prune, as macs=0.5 or speedup=2 in place of the share; repeatable"),
+    ] = None,
     precision: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="float16 (or fp16): half the bytes", autocompletion=one_of("float16", "float32")),
@@ -86,9 +91,13 @@ def optimize(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="a word of graphopt.Float16, as keep_io=false or storage; repeatable"),
     ] = None,
-    prune_option: Annotated[
+    recover: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="distil: train what is left on the original's results", autocompletion=one_of("distil")),
+    ] = None,
+    recover_option: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="a word of graphopt.Prune, as macs=0.5 or speedup=2 in place of the share; repeatable"),
+        typer.Option(help="a word of graphopt.Distil, as steps=3000; repeatable"),
     ] = None,
     metric: Annotated[
         Optional[str],  # noqa: UP045
@@ -155,7 +164,8 @@ def optimize(
         schedule=Schedule(passes=split(passes), skip=split(skip) or (), add=tuple(add_pass or ())),
         compression=Compression(
             quantize=_quantize(quantize, words), prune=_prune(prune, prune_option or []),
-            precision=_precision(precision, precision_option or []), calibration=calibration, preprocess=preprocess,
+            precision=_precision(precision, precision_option or []), recover=_recover(recover, recover_option or []),
+            calibration=calibration, preprocess=preprocess,
             metric=None if metric is None else function_of(metric), max_drop=max_drop,
         ),
         validation=Validation(check=check_named(check), repros=repros),
@@ -236,6 +246,17 @@ def _precision(word: str | None, words: list[str]) -> Float16 | None:
     return from_words(words) if words else options
 
 
+def _recover(method: str | None, words: list[str]) -> Distil | None:
+    """The options of recovery. OptionError for words without a method, or another method."""
+    if method is None and not words:
+        return None
+    if method is None:
+        raise OptionError(f"{words[0]}: goes with --recover distil")
+    from ..distillation.options import check_distil, from_words
+
+    return from_words(words) if method == "distil" else check_distil(method)
+
+
 def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> list[str]:
     """A line for each group of options that changes nothing beside the others."""
     lines = []
@@ -260,7 +281,7 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
 
 _LOSSY = (
     "quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "prune_option", "precision",
-    "precision_option", "metric", "max_drop",
+    "precision_option", "recover", "recover_option", "metric", "max_drop",
 )  # fmt: skip
 
 quantize = variant(

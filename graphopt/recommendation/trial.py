@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import onnx_io
-from ..api import as_prune, as_quantize, optimize_as
+from ..api import optimize_as
 from ..calibration import open_calibration
 from ..compress.stages import session_maker
 from ..errors import Declined, GraphoptError, InputError, ModelError, OptionError, one_line
 from ..ir import Model
 from ..machine.files import check_target, replace_file, reported
 from ..measure import Quality, Timing, compare_latency, own_clock
-from ..options import Compression, Options, Runtime, Target
+from ..options import Compression, Options, Runtime, Target, as_prune, as_quantize
 from ..pipeline import Progress
 from ..pipeline.repro import runnable_feeds
 from .choosing import WAYS, Made, Way, choose, is_open

@@ -25,7 +25,10 @@ def headline(report: ReportData) -> str:
         accuracy 92.4 → 92.25 % on 2,000 samples · validated
     """
     quality = quality_part(report)
-    parts = (_size(report), _nodes(report), speed_part(report), quality, _verdict(report, bool(quality)))
+    parts = (
+        _size(report), _nodes(report), speed_part(report), quality, recovered_part(report),
+        _verdict(report, bool(quality)),
+    )  # fmt: skip
     return " · ".join(part for part in parts if part)
 
 
@@ -74,6 +77,19 @@ def _score(name: str, values: tuple[float, float]) -> tuple[str, str]:
     if _SHARES.search(name.lower()) and all(0 <= value <= 1 for value in values):
         return f"{100 * values[0]:.4g}", f"{100 * values[1]:.4g} %"
     return f"{values[0]:.4g}", f"{values[1]:.4g}"
+
+
+def recovered_part(report: ReportData) -> str:
+    """What training after the last lossy stage gained on samples held out; "" where there was none, or no gain."""
+    gained = [stage.figures for stage in report.stages if stage.changed and "agreement_before" in (stage.figures or {})]
+    if not gained or gained[-1] is None:
+        return ""
+    figures, where = gained[-1], f"{gained[-1]['held_out']:,} held-out samples"
+    if figures["agreement_before"] is not None:
+        return f"recovered {figures['agreement_before']:.1%} → {figures['agreement_after']:.1%} top-1 on {where}"
+    if figures["sqnr_before"] is None or figures["sqnr_after"] is None:
+        return ""
+    return f"recovered {figures['sqnr_before']:.1f} → {figures['sqnr_after']:.1f} dB on {where}"
 
 
 def _samples(count: int) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
-from ...compress.words import values_of
 from ...errors import OptionError, did_you_mean
+from ...words import values_of
 
 WORDS = ("float16", "fp16", "half")
 """What people call the format."""

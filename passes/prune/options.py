@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ...compress.words import values_of
+from ...distillation.options import Distil, check_distil
 from ...errors import OptionError
 from ...ir import Array
+from ...words import values_of
 
 Importance = Callable[[Array], Array]
 """From a layer's weight, its outputs first, [channels, ...], to one number a channel; larger is more important."""
@@ -38,12 +39,12 @@ class Prune:
     [channels, ...] to scores. round_to: widths stay multiples of it where they can. global_ranking: channels of all
     layers compete, instead of each layer losing the same share. ignored_layers: names of layers whose channels stay.
     iterative_steps: remove in this many steps, refitting after each. recover: refit the remaining weights on
-    calibration data. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels
-    that always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which is
-    then taken over the others. select: a layer none of whose inputs can be removed, because other nodes need them,
-    reads only some of them, picked by a Gather. speed: hand the model back when it clearly did not become faster
-    on this machine (the result then depends on the machine, not on the model and options alone). evaluations: the
-    budget of metric evaluations.
+    calibration data, without training; a `graphopt.Distil`, or "distil", trains them after that. ridge: how strongly
+    the refit holds on to the old weights. least: the share of a group's channels that always stays. statistics: also
+    remove channels whose mean or variance is taken by a normalisation, which is then taken over the others. select: a
+    layer none of whose inputs can be removed, because other nodes need them, reads only some of them, picked by a
+    Gather. speed: hand the model back when it clearly did not become faster on this machine (the result then depends on
+    the machine, not on the model and options alone). evaluations: the budget of metric evaluations.
     """
 
     ratio: float = 0.5
@@ -56,7 +57,7 @@ class Prune:
     global_ranking: bool = True
     ignored_layers: tuple[str, ...] = ()
     iterative_steps: int = 1
-    recover: bool = True
+    recover: bool | Distil = True
     ridge: float = RIDGE
     least: float = 0.1
     statistics: bool = False
@@ -85,6 +86,8 @@ class Prune:
         for name in ("round_to", "iterative_steps"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise OptionError(f"prune: {name} {getattr(self, name)!r} is not a positive integer")
+        if not isinstance(self.recover, bool):
+            object.__setattr__(self, "recover", check_distil(self.recover))
         if not 0 <= self.least <= 1 or self.ridge < 0:
             raise OptionError("prune: least is a share from 0 to 1, and ridge is not negative")
 

@@ -54,6 +54,7 @@ def prune_model(
     scales = norm_scales(reference or original) if options.importance == "bn_scale" else {}
     allocations: list[Allocation] = []
     recovery = Recovery()
+    alive: dict[Node, Array] = {}
     total = 0
     steps = options.iterative_steps
     left = None if costs is None else _costs(costs, originals)
@@ -69,7 +70,16 @@ def prune_model(
         remove(facts, kept)
         if options.recover:
             recovery = recover(
-                original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed, is_rough=is_rough
+                original,
+                model,
+                facts,
+                feeds,
+                originals,
+                kept,
+                ridge=options.ridge,
+                seed=seed,
+                is_rough=is_rough,
+                alive=alive,
             )
         progress((step + 1) / steps)
     stay = sum(_channels(one.group, one.kept, options) for one in allocations)

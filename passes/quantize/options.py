@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
-from ...compress.words import values_of
 from ...errors import OptionError, did_you_mean
 from ...ir import DType
+from ...words import values_of
 
 MODES = ("static", "dynamic", "weights")
 METHODS = ("minmax", "percentile", "entropy", "mse", "auto")

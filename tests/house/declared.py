@@ -4,15 +4,15 @@ from __future__ import annotations
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("ir", "machine"),
+    ("ir", "machine", "words"),
     ("ops",),
     ("rewrite", "onnx_io", "analysis"),
     ("equivalence", "calibration", "measure", "gradient"),
     ("pipeline", "kernels", "torch"),
     ("runtime",),
-    ("compress",),
+    ("compress", "provenance"),
+    ("distillation",),
     ("passes",),
-    ("provenance",),
     ("options", "validation", "report", "testing", "pytest_plugin"),
     ("reporting", "partial"),
     ("api", "bench", "bisection", "folders", "surgery", "recommendation"),

@@ -95,14 +95,18 @@ class _Target:
 def recover(
     original: Model, pruned: Model, facts: ChannelFacts, feeds: Iterable[Feeds], originals: dict[Node, Node],
     kept: Array, *, ridge: float = RIDGE, seed: int = 0, is_rough: bool = False,
+    alive: dict[Node, Array] | None = None,
 ) -> Recovery:  # fmt: skip
     """Refit the layers of `pruned`, in place. `facts` and `kept` say which channels were removed from it; `originals`
-    maps its nodes to the original's; `feeds` are read several times.
+    maps its nodes to the original's; `feeds` are read several times. alive: for each node which of the original's
+    channels earlier steps left it, brought up to date.
 
     Where a layer has few rows for its inputs, some samples are held out: if results on them are worse than without
     refits, all refits are undone. is_rough: the feeds are made up, which fewer rows and one ridge do for.
     """
-    targets, unfitted = _targets(pruned, facts, originals, kept)
+    alive = {} if alive is None else alive
+    _survive(pruned, facts, kept, alive)
+    targets, unfitted = _targets(pruned, facts, originals, kept, alive)
     if not targets:
         return Recovery((), tuple(unfitted))
     _read_outputs(original, targets, feeds, seed, _ROUGH_ROWS if is_rough else _ROWS_PER_UNKNOWN)
@@ -130,8 +134,20 @@ def _is_scarce(target: _Target) -> bool:
     return target.layer.kind != "norm" and bool(shape) and rows < _ENOUGH * _unknowns(target.layer, shape)
 
 
+def _survive(pruned: Model, facts: ChannelFacts, kept: Array, alive: dict[Node, Array]) -> None:
+    """Which of the original's channels the outputs of each layer still are, after this step and those before it."""
+    classes = {layer.node: layer.outputs for layer in facts.layers if layer.outputs is not None}
+    for node in pruned.graph:
+        found = facts.axes[node.output][1] if node.op == "BatchNormalization" and node.output in facts.axes else None
+        if found is not None:
+            classes[node] = found
+    for node, outputs in classes.items():
+        now = np.flatnonzero(kept[outputs])
+        alive[node] = alive[node][now] if node in alive else now
+
+
 def _targets(
-    pruned: Model, facts: ChannelFacts, originals: dict[Node, Node], kept: Array
+    pruned: Model, facts: ChannelFacts, originals: dict[Node, Node], kept: Array, alive: dict[Node, Array]
 ) -> tuple[list[_Target], list[Unfitted]]:
     """The layers whose inputs changed, in order, and those of them that cannot be refitted."""
     before = {layer.node: layer for layer in facts.layers}
@@ -161,8 +177,7 @@ def _targets(
             changed.update(node.outputs)
         if layer_now is None or old is None or not is_changed:
             continue
-        remaining = slice(None) if old.outputs is None else np.flatnonzero(kept[old.outputs])
-        targets.append(_Target(layer_now, originals[node], remaining, [], [], []))
+        targets.append(_Target(layer_now, originals[node], alive.get(node, slice(None)), [], [], []))
     return targets, [Unfitted(node, reason) for node, reason in declined.items()]
 
 

@@ -1,4 +1,4 @@
-"""Options of a stage from words of a command line."""
+"""Options from words of a command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..errors import OptionError, did_you_mean
+from .errors import OptionError, did_you_mean
 
 _SPOKEN = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -36,7 +36,7 @@ def _value(what: str, name: str, kind: str, text: str) -> Any:
         return None
     if "bool" in kinds and text.lower() in _SPOKEN:
         return _SPOKEN[text.lower()]
-    if kind.startswith("tuple"):
+    if kind.startswith(("tuple", "Sequence")):
         return tuple(part for part in text.split(",") if part)
     try:
         if "int" in kinds or "float" in kinds:

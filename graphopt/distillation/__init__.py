@@ -1,0 +1,7 @@
+"""Distillation: a student learns what its teacher says of unlabelled samples; held-out samples judge the result."""
+
+from .options import Distil, check_distil
+from .result import Distilled, DistilReport
+from .run import distil, distil_model
+
+__all__ = ["Distil", "DistilReport", "Distilled", "check_distil", "distil", "distil_model"]

@@ -1,0 +1,113 @@
+"""Weights that are stored as codes, for fine-tuning that knows of quantization: floats behind fake quantization while
+it lasts, codes again on the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelError
+from ..gradient.differentiate import named_values
+from ..ir import Array, Constant, DType, Model, Node, TensorType, Value
+
+_BIAS = DType.INT32
+"""The type of stored biases, to which QuantizeLinear cannot quantize: they are trained as floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """How a weight is stored.
+
+    scale, zero: as they broadcast against the codes, f64. dtype: of the codes; low, high: their range.
+    """
+
+    scale: Array
+    zero: Array
+    dtype: DType
+
+    def floats(self, codes: Array) -> Array:
+        """s (q − z)"""
+        return (self.scale * (codes.astype(np.float64) - self.zero)).astype(np.float32)
+
+    def codes(self, floats: Array) -> Array:
+        """clip(round(x / s) + z), in single precision as QuantizeLinear computes it"""
+        ratio = np.rint(floats.astype(np.float32) / self.scale.astype(np.float32)).astype(np.float64)
+        return np.clip(ratio + self.zero, *_range(self.dtype)).astype(self.dtype.numpy)
+
+
+def with_floats(model: Model) -> dict[str, Codes]:
+    """Let a model read its stored weights as floats through fake quantization; how each was stored, by name.
+
+    The floats have the codes' names. Edits `model`. Weights whose codes are read otherwise stay as they are.
+    """
+    found: dict[str, Codes] = {}
+    graph = model.graph
+    for node in graph.snapshot():
+        constant = node.constant(0) if node.op == "DequantizeLinear" else None
+        value = node.input(0)
+        if constant is None or value is None or not constant.dtype.is_integer or not value.name:
+            continue
+        if not value.has_one_use or node.constant(1) is None or not isinstance(node.output.type, TensorType):
+            continue
+        if node.output.type.dtype is not DType.FLOAT:
+            continue
+        stored = _stored(node, constant)
+        floats = Value(constant=Constant.of(stored.floats(constant.array())))
+        floats.name = value.name
+        if constant.dtype is _BIAS:
+            graph.replace_uses(node.output, floats)
+            graph.erase(node)
+        else:
+            scale, zero = node.input(1), node.input(2)
+            if zero is None:  # QuantizeLinear would take codes for unsigned
+                shape = getattr(scale.type, "sizes", ()) if scale is not None else ()
+                zero = Value(constant=Constant.of(np.zeros(shape, constant.dtype.numpy), constant.dtype))
+            attrs: dict[str, Any] = {name: v for name, v in node.attrs.items() if name in ("axis", "block_size")}
+            made = Node("QuantizeLinear", [floats, scale, zero], attrs, [Value(constant.type)])
+            made.origins = node.origins
+            graph.insert_before(node, made)
+            graph.set_input(node, 0, made.output)
+        found[value.name] = stored
+    return found
+
+
+def store(model: Model, weights: Mapping[str, Array], stored: Mapping[str, Codes]) -> None:
+    """Put trained weights into a model, as codes where they are stored so. Edits `model`."""
+    named: dict[str, Value] = named_values(model)
+    for name, array in weights.items():
+        value = named[name]
+        old = value.constant if value.constant is not None else value.default
+        if old is None:
+            raise ModelError(f"distil: {name!r} has no value to replace")
+        new = Constant.of(array) if name not in stored else Constant.of(stored[name].codes(array), old.dtype)
+        if value.constant is None:
+            value.default = new
+        else:
+            value.constant = new
+
+
+def _stored(node: Node, constant: Constant) -> Codes:
+    scale, zero = node.constant(1), node.constant(2)
+    assert scale is not None
+    rank, size = len(constant.shape), int(node.attrs.get("block_size", 0))
+    axis = int(node.attrs.get("axis", 1)) % max(rank, 1)
+
+    def broadcast(parameter: Constant | None) -> Any:
+        if parameter is None:
+            return np.zeros(())
+        array = parameter.array().astype(np.float64)
+        if size:
+            return np.repeat(array, size, axis)[tuple(slice(0, n) for n in constant.shape)]
+        return array.reshape(()) if array.size == 1 else array.reshape(*[1] * axis, -1, *[1] * (rank - 1 - axis))
+
+    return Codes(broadcast(scale), broadcast(zero), constant.dtype)
+
+
+def _range(dtype: DType) -> tuple[int, int]:
+    if dtype.name.startswith("U"):
+        return 0, (1 << dtype.bits) - 1
+    return -(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1

@@ -1,0 +1,50 @@
+"""The error of a model: the losses of its results against their targets, computed by onnxruntime as training does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import Declined, ModelError
+from ..gradient.prepare import OPSET
+from ..gradient.tensor import Tensor, Writer
+from ..ir import Array, DType, Graph, Model, Port, TensorType, Value
+from ..measure import ort_session
+from .matching import Pair
+
+
+class Criterion:
+    """Losses of outputs and targets, without the model that makes the outputs."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = tuple(pairs)
+        graph = Graph("losses")
+        model = Model(graph, {"": OPSET})
+        writer = Writer(graph)
+        losses: list[Value] = []
+        try:
+            for pair in pairs:
+                type = pair.student.type
+                if not isinstance(type, TensorType):
+                    raise Declined(f"{pair.name} is no tensor")
+                kind = getattr(pair.loss, "target_type", None)
+                y = graph.add_input(Value(type, pair.name))
+                target = graph.add_input(Value(type if kind is None else kind(type), f"{pair.name}.target"))
+                found = pair.loss(Tensor(writer, y), Tensor(writer, target))
+                found = found if found.type.rank == 0 else found.sum()
+                losses.append(found.cast(DType.DOUBLE).Identity().value)
+        except Declined as declined:
+            raise ModelError(f"distil: the loss cannot be computed: {declined.reason}") from declined
+        graph.set_outputs(losses, [Port(f"loss.{i}", v.type) for i, v in enumerate(losses)])
+        self._session = ort_session(model)
+
+    def losses(self, results: Mapping[str, Any], targets: Mapping[str, Any]) -> Array:
+        """f64[pairs]: the losses of a batch, by the names of outputs and `<name>.target`."""
+        feeds = {pair.name: results[pair.name] for pair in self.pairs} | dict(targets)
+        return np.array(self._session.run(None, feeds), np.float64).reshape(-1)
+
+    def total(self, losses: Array) -> float:
+        """Their weighted sum."""
+        return float(losses @ np.array([pair.weight for pair in self.pairs]))

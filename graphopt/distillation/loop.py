@@ -1,0 +1,143 @@
+"""The loop: steps on a schedule, held-out errors on the way, the best weights kept, and a state that can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..gradient import Trainer
+from ..ir import Array
+from .checkpoint import Progressed, load
+from .samples import Epochs
+from .teacher import Targets
+
+RATES = (2e-4, 1e-3, 4e-3)
+"""Peaks of the learning rate that are tried where none is given (`python -m tests.bench.distillation --sweep`)."""
+TRIED = 0.05
+"""Steps of such a trial, as a share of all; each has a schedule of its own. A choice."""
+WARM_UP = 0.05
+"""The share of steps over which the learning rate rises: a convention, not tuned."""
+LOOKS = 25
+"""How often the held-out error is taken in a run: a choice between its cost and what may be missed."""
+PATIENCE = 15
+"""Looks without a lower error after which a run ends: 60 % of it, since errors fall late on a cosine."""
+
+Weights = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Of weights on samples held out: the loss, and the share of rows decided as their target is, 1 without classes."""
+
+    error: float
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained. judge: how good the student is with these weights."""
+
+    trainer: Trainer
+    epochs: Epochs
+    targets: Targets
+    judge: Callable[[Weights], Judged]
+    steps: int
+    digest: str
+
+    def step(self, number: int, rate: float) -> float:
+        """One step; its loss."""
+        batch = self.epochs.batch(number)
+        return self.trainer.step({**batch.feeds, **self.targets.of(batch)}, rate)
+
+    def weights(self) -> Weights:
+        """Those of now."""
+        state = self.trainer.state()
+        return {name: state[name] for name in self.trainer.weights}
+
+
+def cosine(step: int, steps: int, peak: float) -> float:
+    """The learning rate: it rises linearly over the first steps, then falls to zero along half a cosine (Loshchilov
+    and Hutter 2017, arXiv 1608.03983)."""
+    warm = max(1, round(WARM_UP * steps))
+    return peak * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def run(
+    task: Task, start: Judged, rate: float | None, path: str | os.PathLike[str] | None,
+    tell: Callable[[str, float], None],
+) -> Progressed:  # fmt: skip
+    """All steps, or those that are left after a checkpoint. start: the student as it is.
+
+    A loss that is not finite ends the run, as does an error that no longer falls; the best weights are kept.
+    """
+    done = None if path is None else load(path, task.digest)
+    if done is None:
+        done = Progressed(task.digest, rate=rate or _rate(task, tell), error=start.error, floor=start.agreement)
+    else:
+        task.trainer.restore(done.state)
+    every = max(1, task.steps // LOOKS)
+    since: list[float] = []
+    while done.step < task.steps and not done.stopped:
+        try:
+            since.append(task.step(done.step, cosine(done.step, task.steps, done.rate)))
+        except InputError as error:
+            if done.step == 0:
+                raise
+            done.stopped = f"stopped: {error}"
+        else:
+            done.step += 1
+        if done.stopped or done.step % every == 0 or done.step == task.steps:
+            _look(task, done, since)
+            since.clear()
+            if path is not None:
+                done.state = task.trainer.state()
+                done.save(path)
+        tell("distil", done.step / task.steps)
+    return done
+
+
+def _look(task: Task, done: Progressed, since: list[float]) -> None:
+    """Take the held-out error, keep weights that lower it, and end a run in which it no longer falls."""
+    weights = task.weights()
+    found = task.judge(weights)
+    done.history.append((done.step, float(np.mean(since)) if since else math.nan, found.error))
+    if found.error < done.error and found.agreement >= done.floor:
+        done.error, done.best, done.at = found.error, weights, done.step
+    looks = sum(1 for step, _, _ in done.history if step > done.at)
+    if looks >= PATIENCE and not done.stopped and done.step < task.steps:
+        done.stopped = f"stopped early: no lower error in {looks} looks"
+
+
+def _rate(task: Task, tell: Callable[[str, float], None]) -> float:
+    """The rate of RATES whose trial leaves the least held-out error; the least of them where all diverge."""
+    start = task.trainer.state()
+    steps = max(1, round(TRIED * task.steps))
+    errors = []
+    for number, rate in enumerate(RATES):
+        tell("try learning rates", number / len(RATES))
+        try:
+            for step in range(steps):
+                task.step(step, cosine(step, steps, rate))
+            errors.append(task.judge(task.weights()).error)
+        except InputError:
+            if number == 0:
+                raise
+            errors.append(math.inf)
+        task.trainer.restore(start)
+    finite = [error if math.isfinite(error) else math.inf for error in errors]
+    return RATES[finite.index(min(finite))]
+
+
+def digest_of(*parts: object) -> str:
+    """A digest of bytes and of the representation of all else."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else repr(part).encode())
+        found.update(b"\0")
+    return found.hexdigest()

@@ -1,0 +1,234 @@
+"""Which values of the student are to become like the teacher's, and by which loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import ModelError, OptionError
+from ..gradient import KL, CrossEntropy, Tensor
+from ..gradient.differentiate import is_float
+from ..gradient.losses import LOSSES, Loss
+from ..ir import Array, Graph, Model, Node, Port, TensorType, Value
+from ..measure.classes import NORMALISED, classifications
+from .options import AUTO
+
+TEMPERATURE = 2.0
+"""That of KL between scores of classes (`python -m tests.bench.distillation --sweep`)."""
+_TINY = 1e-30
+"""Keeps the logarithm of a probability finite; the least normal f32 is 1.2e-38."""
+MOST_INNER = 6
+"""Inner values that are matched, evenly spread: each costs a pass over its elements. A choice."""
+_ALIKE = 0.5
+"""The distance of an inner value from the teacher's, as a share of its energy, from which on the two are not the same
+quantity (a rewrite moved a factor or an axis). A choice: pruned and refitted layers stay well below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A value of the student and its target.
+
+    name: of the student's output that shows it. student: the value. teacher: the name of the teacher's output that
+    shows its target, "" for labels. loss: a function of both; weight: its factor in the sum. holds_scores: of classes,
+    the largest of which is what the model decided.
+    """
+
+    name: str
+    student: Value
+    teacher: str
+    loss: Loss
+    weight: float = 1.0
+    holds_scores: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A loss times a factor."""
+
+    loss: Loss
+    factor: float
+
+    def target_type(self, output: TensorType) -> TensorType:
+        """That of the loss."""
+        kind = getattr(self.loss, "target_type", None)
+        found: TensorType = output if kind is None else kind(output)
+        return found
+
+    def __call__(self, y: Tensor, target: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        found = self.loss(y, target)
+        found = found if found.type.rank == 0 else found.sum()
+        return found * self.factor
+
+
+@dataclass(frozen=True, slots=True)
+class Probabilities:
+    """A loss of logits for outputs that are probabilities: their logarithms are logits of them."""
+
+    loss: Loss
+
+    def target_type(self, output: TensorType) -> TensorType:
+        """That of the loss."""
+        kind = getattr(self.loss, "target_type", None)
+        found: TensorType = output if kind is None else kind(output)
+        return found
+
+    def __call__(self, y: Tensor, target: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        known = target if target.dtype is not y.dtype else (target + _TINY).Log()
+        return self.loss((y + _TINY).Log(), known)
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeError:
+    """Σ (y − t)² / (Σ t² + ε) over all elements: the error as a share of the target's energy."""
+
+    epsilon: float = 1e-12
+
+    def __call__(self, y: Tensor, target: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        d = y - target
+        squares, energy = d * d, target * target
+        return squares.sum() / (energy.sum() + self.epsilon) if y.type.rank else squares / (energy + self.epsilon)
+
+
+@dataclass(slots=True)
+class Tapped:
+    """A copy of a model that also returns inner values. taps: the names of these outputs by the copy's values."""
+
+    model: Model
+    taps: dict[Value, str] = field(default_factory=dict)
+
+    def tap(self, value: Value, name: str) -> str:
+        """Return a value under a name; the name that it has where it is returned already."""
+        graph = self.model.graph
+        known = {v: port.name for port, v in zip(graph.ports, graph.outputs)}
+        if value not in known:
+            graph.set_outputs([*graph.outputs, value], [*graph.ports, Port(name, value.type)])
+            known[value] = name
+        self.taps[value] = known[value]
+        return known[value]
+
+    def again(self, value: Value, name: str) -> Value:
+        """A second output of a value, for another target."""
+        graph = self.model.graph
+        node = Node("Identity", [value], {}, [Value(value.type, name)])
+        graph.append(node)
+        graph.set_outputs([*graph.outputs, node.output], [*graph.ports, Port(name, value.type)])
+        return node.output
+
+
+def result_pairs(student: Tapped, teacher: Tapped, loss: str | Loss | Mapping[str, str | Loss]) -> list[Pair]:
+    """The results of both models, by name, else by place. OptionError for a name that the student does not have."""
+    results, targets = _results(student.model), _results(teacher.model)
+    if isinstance(loss, Mapping):
+        for name in loss:
+            if name not in results:
+                raise OptionError(f"distil: the student has no float output {name!r}; it has {', '.join(results)}")
+    kinds = classifications(teacher.model)
+    by_name = {port.name: kinds.get(i) for i, port in enumerate(teacher.model.graph.ports)}
+    pairs: list[Pair] = []
+    for place, (name, value) in enumerate(results.items()):
+        asked = loss.get(name) if isinstance(loss, Mapping) else loss
+        if asked is None:
+            continue
+        target = name if name in targets or len(results) != len(targets) else list(targets)[place]
+        if target not in targets:
+            raise ModelError(f"distil: the teacher has no output {name!r}; it has {', '.join(targets)}")
+        if not _alike(value, targets[target]):
+            raise ModelError(f"distil: {name!r} is {value.type} and the teacher's {target!r} {targets[target].type}")
+        maker = by_name.get(target)
+        pairs.append(Pair(name, value, target, _chosen(asked, maker), holds_scores=maker is not None))
+    if not pairs:
+        raise OptionError("distil: the student has no float output, or loss names none")
+    return pairs
+
+
+def _results(model: Model) -> dict[str, Value]:
+    return {port.name: v for port, v in zip(model.graph.ports, model.graph.outputs) if is_float(v)}
+
+
+def _chosen(asked: str | Loss, maker: str | None) -> Loss:
+    """The loss of a result. maker: the operator that makes scores of classes of it, None where none does."""
+    if asked == "mse":
+        return RelativeError()  # of results of several sizes, none outweighs the others
+    if not isinstance(asked, str):
+        return asked
+    if asked == AUTO and maker is None:
+        return RelativeError()
+    loss = KL(TEMPERATURE) if asked in (AUTO, "kl") else LOSSES[asked]
+    return Probabilities(loss) if maker in NORMALISED and maker != "LogSoftmax" else loss
+
+
+def label_pairs(student: Tapped, labels: Mapping[str, Array], loss: Mapping[str, str | Loss]) -> list[Pair]:
+    """Results and their labels: cross entropy for whole numbers, squared distance else, unless `loss` has another."""
+    results = _results(student.model)
+    kinds = classifications(student.model)
+    makers = {port.name: kinds.get(i) for i, port in enumerate(student.model.graph.ports)}
+    pairs = []
+    for name, array in labels.items():
+        if name not in results:
+            raise OptionError(f"distil: labels for {name!r}: the student's float outputs are {', '.join(results)}")
+        found = loss.get(name, AUTO)
+        if found in (AUTO, "kl"):
+            found = CrossEntropy() if array.dtype.kind in "iu" else RelativeError()
+            found = Probabilities(found) if makers[name] in NORMALISED and makers[name] != "LogSoftmax" else found
+        else:
+            found = _chosen(found, None)
+        own = f"{name}.labelled"
+        pairs.append(Pair(own, student.again(results[name], own), "", found, holds_scores=array.dtype.kind in "iu"))
+    return pairs
+
+
+def inner_candidates(student: Graph, teacher: Graph) -> list[tuple[Value, Value]]:
+    """Inner values of both models that provenance, or their name, tells to be the same, of equal types; in order.
+
+    A node of the student stands for its origins, the last of which made its output.
+    """
+    place = {node: i for i, node in enumerate(teacher)}
+    by_origin = {origin: node for node in teacher for origin in node.origins}
+    by_name = {v.name: v for node in teacher for v in node.outputs if v.name}
+    results = {*student.outputs, *teacher.outputs}
+    found: list[tuple[Value, Value]] = []
+    for node in student:
+        value = node.outputs[0]
+        target = by_name.get(value.name) if value.name else None
+        if target is None:
+            makers = [by_origin[origin] for origin in node.origins if origin in by_origin]
+            target = max(makers, key=place.__getitem__).outputs[0] if makers else None
+        if target is None or value in results or target in results or not is_float(value) or value.is_unused:
+            continue
+        sizes = getattr(value.type, "shape", None)
+        if sizes and len(sizes) > 1 and sizes == getattr(target.type, "shape", None) and _alike(value, target):
+            found.append((value, target))
+    return found
+
+
+def spread(pairs: Sequence[tuple[Value, Value]], most: int = MOST_INNER) -> list[tuple[Value, Value]]:
+    """At most so many of the pairs, evenly spread; the last is among them."""
+    if len(pairs) <= most:
+        return list(pairs)
+    return [pairs[i] for i in np.linspace(len(pairs) / most - 1, len(pairs) - 1, most).round().astype(int)]
+
+
+def is_alike(ours: Array, theirs: Array) -> bool:
+    """Whether an inner value is the teacher's but for an error."""
+    if ours.shape != theirs.shape:
+        return False
+    distance = float(np.square(ours - theirs, dtype=np.float64).sum())
+    energy = float(np.square(theirs, dtype=np.float64).sum())
+    return np.isfinite(distance + energy) and energy > 0 and distance < _ALIKE * energy
+
+
+def _alike(a: Value, b: Value) -> bool:
+    """Equal ranks, and equal sizes where both are known."""
+    if not (isinstance(a.type, TensorType) and isinstance(b.type, TensorType)):
+        return False
+    ours, theirs = a.type.shape, b.type.shape
+    if ours is None or theirs is None:
+        return True
+    if len(ours) != len(theirs):
+        return False
+    return all(x == y for x, y in zip(ours, theirs) if isinstance(x, int) and isinstance(y, int))

@@ -1,0 +1,100 @@
+"""Options of distillation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import OptionError, did_you_mean
+from ..gradient.losses import LOSSES, Loss
+from ..words import values_of
+
+AUTO = "auto"
+"""The loss that suits each result: KL where it holds scores of classes, relative squared distance elsewhere."""
+STEPS, BATCH = 1500, 64
+"""Default steps and rows of a step: of 32 rows, 1,500 steps left the Fashion CNN at 90.36 %, of 64 at 90.62 %
+(`python -m tests.bench.distillation --sweep`)."""
+MIXING = 0.5
+"""Default share of steps on mixed inputs (`python -m tests.bench.distillation --sweep`)."""
+_MOST = 1 << 16
+"""A bound on batches and threads, which catches exchanged arguments; a choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distil:
+    """Options of `graphopt.distil` and of `recover=`.
+
+    loss: "auto" (KL for scores of classes, else the squared distance as a share of the teacher's energy), "kl", "mse",
+    "cross_entropy", a `graphopt.gradient` loss or a callable of two tensors, for every result or by result's name.
+    steps: of AdamW; epochs: passes over the data in their place. learning_rate: the peak of warm-up and cosine decay;
+    None tries a few for some steps each, and takes the one with the least held-out error. batch_size: rows of a step.
+    holdout: share of the samples that no step sees, by which the result is judged. inner: also match inner values that
+    both models compute. mixing: the share of steps whose inputs are convex combinations of two samples' (Beyer et al.
+    2022, "Knowledge distillation: A good teacher is patient and consistent"), where all inputs are floats. shifts:
+    images [N, C, H, W] of grey levels or colours are moved by up to a fourteenth of their size; the teacher sees them
+    so, too. weights: names of those that are trained, None for all. checkpoint: a file from which a run that was killed
+    resumes. threads: of onnxruntime, 0 for all cores.
+    """
+
+    loss: str | Loss | Mapping[str, str | Loss] = AUTO
+    steps: int = STEPS
+    epochs: int | None = None
+    learning_rate: float | None = None
+    batch_size: int = BATCH
+    holdout: float = 0.1
+    inner: bool = True
+    mixing: float = MIXING
+    shifts: bool = True
+    weights: Sequence[str] | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for part in self.loss.values() if isinstance(self.loss, Mapping) else (self.loss,):
+            known = (AUTO, *LOSSES)
+            if isinstance(part, str) and part not in known:
+                raise OptionError(f"distil: loss {part!r} is none of {', '.join(known)}{did_you_mean(part, known)}")
+            if not isinstance(part, str) and not callable(part):
+                raise OptionError(f"distil: a loss is a word or a function of two tensors, got {type(part).__name__}")
+        for name in ("steps", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if name == "epochs" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise OptionError(f"distil: {name} {value!r} is not a positive integer")
+        if not isinstance(self.threads, int) or not 0 <= self.threads <= _MOST or self.batch_size > _MOST:
+            raise OptionError(f"distil: threads={self.threads!r}, batch_size={self.batch_size!r}: not in [0, {_MOST}]")
+        if self.learning_rate is not None and not _is_number(self.learning_rate, 0):
+            raise OptionError(f"distil: learning_rate {self.learning_rate!r} is not positive")
+        if not _is_number(self.holdout, 0) or self.holdout >= 1:
+            raise OptionError(f"distil: holdout {self.holdout!r} is not between 0 and 1")
+        if self.mixing != 0 and not (_is_number(self.mixing, 0) and self.mixing <= 1):
+            raise OptionError(f"distil: mixing {self.mixing!r} is not from 0 to 1")
+        if isinstance(self.weights, str):
+            raise OptionError(f"distil: weights is a list of names, got {self.weights!r}")
+
+
+def _is_number(value: Any, above: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and above < value < float("inf")
+
+
+def check_distil(value: Any) -> Distil:
+    """The options behind `recover=`: "distil", a dict of options, or the options. OptionError."""
+    if isinstance(value, Distil):
+        return value
+    if value == "distil":
+        return Distil()
+    if isinstance(value, Mapping):
+        known = [f.name for f in fields(Distil)]
+        for name in value:
+            if name not in known:
+                raise OptionError(f"distil: no option is named {name}{did_you_mean(str(name), known)}")
+        return Distil(**value)
+    raise OptionError(f'recover: expected "distil" or graphopt.Distil(...), got {value!r}')
+
+
+def from_words(words: Sequence[str]) -> Distil:
+    """Options from words of a command line, KEY=VALUE each; commas part names of weights. OptionError."""
+    return Distil(**values_of(Distil, "distil", words))

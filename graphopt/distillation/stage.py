@@ -1,0 +1,63 @@
+"""The stage behind `recover=`: what pruning or quantization left learns from the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..compress.context import StageContext
+from ..compress.report import StageFigures, StageReport
+from ..ir import Model
+from .options import Distil
+from .result import DistilReport
+from .run import distil_model
+
+_EXACT = 80.0
+"""Decibels to the original from which on nothing is left to learn: rounding of single precision lies there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverFigures(StageFigures):
+    """Errors, decibels and top-1 agreement on `held_out` samples that no step saw, before and after."""
+
+    error_before: float
+    error_after: float
+    sqnr_before: float | None
+    sqnr_after: float | None
+    agreement_before: float | None
+    agreement_after: float | None
+    held_out: int
+    steps: int
+    learning_rate: float
+
+
+def recover(name: str, model: Model, options: Distil, context: StageContext) -> tuple[Model, StageReport]:
+    """A copy of `model` with weights trained on the original's results; the model as it came where no error falls.
+
+    With a metric, the model is handed back, too, where that falls.
+    """
+    quality = context.quality
+    if context.calibration.is_synthetic:
+        return model, StageReport(name, "made-up inputs teach nothing: weights stay as they were", changed=False)
+    if quality.fidelity(model).sqnr_db > _EXACT:
+        return model, StageReport(name, "results are the original's: there is nothing to recover", changed=False)
+    found = distil_model(
+        model, quality.reference, context.calibration, options, seed=context.seed, progress=context.progress
+    )
+    report, seconds = found.report, found.report.seconds
+    figures = _figures(report)
+    if not report.improved:
+        return model, StageReport(name, report.gained, facts=figures, seconds=seconds, changed=False)
+    if quality.metric is not None and quality.left and quality.score(found.ir) < quality.score(model):
+        reason = f"{report.gained}; but the metric falls: weights stay as they were"
+        return model, StageReport(name, reason, facts=figures, seconds=seconds, changed=False)
+    return found.ir, StageReport(name, report.gained, facts=figures, seconds=seconds, fitted="trained weights")
+
+
+def _figures(report: DistilReport) -> RecoverFigures:
+    before, after = report.fidelity_before, report.fidelity_after
+    return RecoverFigures(
+        report.error_before, report.error_after,
+        None if before is None else before.to_dict()["sqnr_db"], None if after is None else after.to_dict()["sqnr_db"],
+        None if before is None else before.top1, None if after is None else after.top1,
+        report.held_out, report.steps, report.learning_rate,
+    )  # fmt: skip

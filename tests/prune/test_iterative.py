@@ -1,0 +1,46 @@
+"""Pruning in several steps: each refits to the channels of the original that are still there."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.calibration import open_calibration
+from graphopt.measure import ort_session
+from graphopt.onnx_io import load
+from graphopt.passes.prune.pruned_model import prune_model
+
+WIDTH = 8
+
+
+def twins():
+    """Three layers, x [N,6] to y [N,3], in which each hidden channel has a copy of half its size: the copies can go."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(6, WIDTH)), rng.normal(size=(WIDTH, WIDTH))
+    first, second = first / np.linalg.norm(first, axis=0), second / np.linalg.norm(second, axis=0)
+    last = rng.normal(size=(WIDTH, 3))
+    halved = np.vstack([second, second / 2])
+    arrays = {
+        "w1": np.hstack([first / 2, first]), "w2": np.hstack([halved / 2, halved]), "w3": np.vstack([last, last / 2]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"]), helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["b"]), helper.make_node("Relu", ["b"], ["s"]),
+        helper.make_node("MatMul", ["s", "w3"], ["y"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 6))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 3))],
+        [numpy_helper.from_array(w.astype(np.float32), n) for n, w in arrays.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_steps_lose_nothing_where_half_of_the_channels_are_copies(steps):
+    model, x = load(twins()), np.random.default_rng(1).normal(size=(256, 6)).astype(np.float32)
+    options = graphopt.Prune(ratio=0.5, importance="l2", global_ranking=False, round_to=1, iterative_steps=steps)
+    pruned = prune_model(model, options, 0.5, open_calibration({"x": x}, model))
+    assert pruned.removed == WIDTH * 2
+    expected, found = (ort_session(m).run(None, {"x": x})[0] for m in (model, pruned.model))
+    assert np.square(found - expected).sum() < 1e-3 * np.square(expected).sum()
