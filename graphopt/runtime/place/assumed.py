@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
 
 from ...errors import Declined
-from ...ir import Model, TensorType, Value
+from ...ir import Array, Model, TensorType, Value
 from ..compile.legality import output_shape
 from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
+
+if TYPE_CHECKING:
+    from ...equivalence.synthesis.probe import Probe
 
 ASSUMED = {"batch": 1, "image": 64, "time": 16, "past": 16, "node": 16, "volume": 16, "channel": 3}
 """Sizes by the kind of an open dimension: one request, of small pictures or few tokens, in which what a call costs
@@ -19,11 +27,19 @@ _LONGER = (1, 16, 256, 1024)
 """Factors of the sizes but the batch, the first with the most values that are not empty: a second of sound has 16,000
 samples."""
 
+_SMALL, _ROUNDS = 4096, 6
+"""Elements of a value that is computed of shapes, and how often such values may follow from shapes that others gave:
+bounds on the time to open a session, not tuned."""
+
+_LINES = ("Range", "Slice")
+"""Operators that are computed before their shape is known: others may fill memory, as an Expand does."""
+
 
 def assumed_shapes(model: Model) -> dict[Value, Shape]:
     """The shapes of a model's values under ASSUMED sizes; those that do not follow are left out.
 
-    ONNX infers them, on a copy without weights.
+    ONNX infers them, on a copy without weights in which what is computed of shapes is a constant: of a Range over as
+    many positions as there are tokens it would not tell the length, nor any shape behind it.
     """
     from ...equivalence.onnx_graph import GraphIndex
     from ...equivalence.synthesis.probe import Probe
@@ -33,17 +49,76 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
 
     emitter = Emitter(model, skeleton=True)
     proto = emitter.model()
-    probe = Probe(proto, GraphIndex(proto))
     symbols = read_symbols([ValueInfo.of(given) for given in proto.graph.input], {})
     found: Mapping[str, Shape] = {}
     for factor in _LONGER if {*symbols.kinds.values()} - {"batch", "channel"} else _LONGER[:1]:
         sizes = {s: ASSUMED.get(k, 1) * (1 if k in ("batch", "channel") else factor) for s, k in symbols.kinds.items()}
-        shapes = probe.shapes({name: symbols.shape(name, sizes) for name in symbols.dims})
+        copy = onnx.ModelProto.FromString(proto.SerializeToString())
+        probe = Probe(copy, GraphIndex(copy))
+        shapes = _shapes(probe, {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
         if _filled(found) == len(emitter.values):
             break
     return {emitter.values[name]: shape for name, shape in found.items() if name in emitter.values}
+
+
+def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """What `Probe.shapes` finds once nodes are constants that compute values of shapes only."""
+    shapes = probe.shapes(inputs)
+    for _ in range(_ROUNDS):
+        try:
+            found = _of_shapes(probe.bare, shapes)
+        except Exception:  # onnxruntime refuses a node alone, or at these sizes: what was found so far holds
+            break
+        if not found:
+            break
+        graph = probe.bare.graph
+        nodes = [node for node in graph.node if not (node.output and node.output[0] in found)]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in found.items())
+        shapes = {**shapes, **probe.shapes(inputs), **{name: array.shape for name, array in found.items()}}
+    return shapes
+
+
+def _of_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Array]:
+    """The small values that nodes with one output compute of shapes and of constants, in onnxruntime."""
+    from ...machine.sessions import open_session, session_options
+
+    given = {one.name: one for one in proto.graph.initializer if prod(one.dims) <= _SMALL}
+    found: dict[str, Array] = {}
+    nodes: list[onnx.NodeProto] = []
+    known: set[str] = set()
+    for node in proto.graph.node:
+        if len(node.output) != 1:
+            continue
+        name = node.output[0]
+        if node.op_type == "Constant" and not node.domain:
+            nodes.append(node)
+            given[name] = onnx.TensorProto(name=name)
+        elif node.op_type == "Shape" and node.input[0] in shapes:
+            ends = {one.name: one.i for one in node.attribute}
+            found[name] = np.array(shapes[node.input[0]][ends.get("start", 0) : ends.get("end")], np.int64)
+        elif (
+            (prod(shapes[name]) <= _SMALL if name in shapes else node.op_type in _LINES)
+            and all(one in found or one in known or one in given or not one for one in node.input)
+            and any(one in found or one in known for one in node.input)
+            and not any(one.HasField("g") for one in node.attribute)
+        ):
+            nodes.append(node)
+            known.add(name)
+    if known:
+        read = {name for node in nodes for name in node.input}
+        constants = [numpy_helper.from_array(found[name], name) for name in found if name in read]
+        constants += [one for name, one in given.items() if name in read and one.data_type]
+        graph = onnx.helper.make_graph(
+            nodes, "sizes", [], [onnx.ValueInfoProto(name=name) for name in sorted(known)], constants
+        )
+        model = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+        session = open_session(model.SerializeToString(), session_options(optimize=False))
+        found.update(zip(sorted(known), session.run(sorted(known), {})))
+    return {name: array for name, array in found.items() if array.size <= _SMALL}
 
 
 def _filled(shapes: Mapping[str, Shape]) -> int:

@@ -20,26 +20,29 @@ _NANO = 1e-9  # seconds of a nanosecond, in which rates are given
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Seconds of a partition: its regions on kernels, their calls included, its nodes in onnxruntime as they are in
-    the whole model, and the number of segments there."""
+    the whole model, what both take more as the caches are the other's (`Cold`), and the number of segments there."""
 
     kernels: float
     onnxruntime: float
+    cold: float
     segments: int
 
     @property
     def seconds(self) -> float:
-        """With what the cut costs: kernels and onnxruntime take each other's caches, fusion ends at borders."""
-        borders = (self.segments * SEGMENT + SESSION) * _NANO
-        if not self.segments:
-            return self.kernels + borders
-        return self.kernels * BETWEEN + self.onnxruntime * CUT + borders
+        """With what the cut costs."""
+        return self.kernels + self.onnxruntime + self.cut
+
+    @property
+    def cut(self) -> float:
+        """Seconds of the cut itself."""
+        return self.cold + (self.segments * SEGMENT + SESSION) * _NANO
 
     def __str__(self) -> str:
         if not self.segments:
             return f"{micro(self.seconds)}, all of it on kernels"
         return (
-            f"{micro(self.seconds)} ({micro(self.kernels)} on kernels × {BETWEEN:g}, {micro(self.onnxruntime)} in "
-            f"onnxruntime × {CUT:g}, {self.segments} × {SEGMENT * 1e-3:g} µs of borders)"
+            f"{micro(self.seconds)} ({micro(self.kernels)} on kernels, {micro(self.onnxruntime)} in onnxruntime, "
+            f"{micro(self.cold)} for cold caches, {self.segments} × {SEGMENT * 1e-3:g} µs of borders)"
         )
 
 
@@ -84,8 +87,10 @@ class Costs:
         """Seconds of a partition."""
         regions = [segment for segment in segments if segment.is_region]
         others = [segment for segment in segments if not segment.is_region]
-        nodes = (unit for segment in others for unit in segment.units if isinstance(unit, Node))
-        return Prediction(sum(map(self.of_region, regions)), self.in_onnxruntime(nodes), len(others))
+        kernels = [self.of_region(region) for region in regions]
+        stock = [self.in_onnxruntime(unit for unit in one.units if isinstance(unit, Node)) for one in others]
+        cold = sum(map(BETWEEN.after, kernels)) + sum(map(CUT.after, stock)) if regions and others else 0.0
+        return Prediction(sum(kernels), sum(stock), cold, len(others))
 
 
 def region_nodes(operations: Iterable[Operation]) -> list[Node]:
