@@ -18,7 +18,7 @@ from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
 from ....measure import macs_values
-from ..numerics.blocks import block_count
+from ..numerics.blocks import block_count, stored_bits
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
@@ -190,7 +190,8 @@ class _Solver:
 
     def bits(self, unit: Unit) -> int:
         """The width asked for; 8 where fewer cannot be stored packed, and for tables that no product shares."""
-        fits = self.options.mode == "static" or can_pack(self.model, unit.node.op, self.target)
+        asked = self.options.weight_bits
+        fits = self.options.mode == "static" or can_pack(self.model, unit.node.op, self.target, asked)
         return BITS[self.options.weight_type] if fits and unit.node.op != "Gather" else 8
 
 
@@ -242,10 +243,10 @@ DEAR = 2e10
 rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the nearest."""
 
 
-def can_pack(model: Model, op: str, target: str) -> bool:
-    """Whether weights of less than 8 bits can be stored packed: in DequantizeLinear by the operator set, in
-    onnxruntime's own product (MatMulNBits) whatever that is."""
-    return model.opset >= PACKED or (target == "onnxruntime" and op in ("MatMul", "Gemm"))
+def can_pack(model: Model, op: str, target: str, bits: int) -> bool:
+    """Whether weights of less than 8 bits can be stored packed: 4 in DequantizeLinear by the operator set, fewer, too,
+    in onnxruntime's own product (MatMulNBits) whatever that is."""
+    return (bits == 4 and model.opset >= PACKED) or (target == "onnxruntime" and op in ("MatMul", "Gemm"))
 
 
 def _block(linear: Linear, options: Quantize, target: str) -> int | None:
@@ -259,7 +260,7 @@ def _block(linear: Linear, options: Quantize, target: str) -> int | None:
         return None
     if bits < 8 and target == "onnxruntime":
         sizes = [16 << k for k in range((size // 16).bit_length())]
-        return min(reversed(sizes), key=lambda s: block_count(linear.depth, s) * (s * bits // 8 + 4))
+        return min(reversed(sizes), key=lambda s: block_count(linear.depth, s) * (s * stored_bits(bits) // 8 + 4))
     return size if bits < 8 or linear.depth > size else None
 
 

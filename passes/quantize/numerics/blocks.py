@@ -34,6 +34,11 @@ class BlockGrid:
     cost: float
 
 
+def stored_bits(bits: int) -> int:
+    """The bits of a packed code: onnxruntime's products take 2, 4 and 8, so a code of 3 takes the room of 4."""
+    return 4 if bits == 3 else bits
+
+
 def block_count(depth: int, block: int) -> int:
     """Blocks of `block` inputs that hold `depth`; the last may be partial."""
     return -(-depth // block)
