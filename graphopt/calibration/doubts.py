@@ -45,6 +45,8 @@ def doubts(model: Model, calibration: Calibration) -> tuple[str, ...]:
     found = []
     if len(feeds) == 1 and _rows(feeds[0]) == 1:
         found.append("calibration: one sample was given, and its ranges seldom hold for others: give 50 to 500")
+    if calibration.prompts is not None:  # tokens, masks and caches have no units
+        return tuple(found)
     inputs = {v: last for v in model.graph.inputs if (last := _normalised(v)) is not None}
     norm = next((n for n in model.graph if n.op == "BatchNormalization" and _has_statistics(n)), None)
     spreads = {last: _Spread() for last in inputs.values()}

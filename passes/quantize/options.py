@@ -68,7 +68,8 @@ class Quantize:
     reduce_range: True keeps weights to 7 bits, False never does, None decides for each weight group whether u8×s8
     pairs could overflow 16 bits on this target. nodes_to_exclude, op_types_to_quantize: names and operators.
     format: "qdq" or "qoperator". block_size: inputs that share a scale in products, a power of two from 16 to 256
-    (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block.
+    (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block. So are
+    int2, and int3 in codes of 4 bits (as large as int4), for target "onnxruntime" alone, whose own products read them.
     equalize, correct_bias: the optimisations of the integers. rounding: False to the nearest; True by the covariance of
     each layer's inputs; "refit" (mode static; True means it below 8 bits) layer after layer, refitted to the inputs
     that the quantized layers before it yield; "learned" then block after block by gradients.
@@ -152,13 +153,11 @@ class Quantize:
             raise OptionError(f"quantize: rounding {self.rounding!r} is for mode static, whose inputs are quantized")
         if self.activation_bits < 8 and self.mode != "static":
             raise OptionError(f"quantize: activation_type {self.activation_type} is for mode static")
-        if self.weight_type == "int4" and self.mode == "dynamic":
+        if self.weight_bits < 8 and self.mode == "dynamic":
             raise OptionError(
-                "quantize: weight_type int4 is for modes weights and static: in mode dynamic products take 8 bits, "
-                "and 4 would take as much room"
+                f"quantize: weight_type {self.weight_type} is for modes weights and static: in mode dynamic products "
+                f"take 8 bits, and {self.weight_bits} would take as much room"
             )
-        if self.weight_type in ("int3", "int2") and self.mode != "static":
-            raise OptionError(f"quantize: weight_type {self.weight_type} is for mode static")
         if self.format == "qoperator" and self.activation_bits < 8:
             raise OptionError(f"quantize: activation_type {self.activation_type} is for format qdq")
         if self.mode == "static" and self.is_narrow:

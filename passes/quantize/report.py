@@ -106,6 +106,8 @@ def _widths(assignment: Assignment) -> str:
     """The integers of weights; of fewer than 8 bits with how many layers have 8."""
     bits = [assignment.codes[u.node].bits for u in assignment.units if u.linear is not None]
     kind, wide = assignment.options.weight_type, sum(width == 8 for width in bits)
+    if kind == "int3" and assignment.options.mode == "weights":
+        kind = "int3 in codes of 4 bits"
     return kind if kind in ("int8", "uint8") or not wide else f"{kind} ({wide} of {len(bits)} as int8)"
 
 

@@ -34,8 +34,14 @@ SLOWER = 2.0 - GAIN
 
 
 def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize a copy of `model` by the options. OptionError for excluded names that no node has."""
+    """Quantize a copy of `model` by the options. OptionError for excluded names that no node has, and for weights that
+    the target does not read."""
     start = time.perf_counter()
+    if options.mode == "weights" and options.weight_bits < 4 and context.target != "onnxruntime":
+        raise OptionError(
+            f"quantize: weight_type {options.weight_type} of mode weights is for target onnxruntime, whose own "
+            f"products read it, not for {context.target}: take int4"
+        )
     _check_names(options, model, context.quality.reference)
     quantized, report = _quantize_wide(model, options, context)
     report = _with_warning(report, options)
@@ -100,7 +106,7 @@ def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
 
     Declined where it cannot be raised; for target "onnxruntime" packed products are its own and need no operator set.
     """
-    if options.mode != "weights" or (options.weight_type != "int4" and options.block_size is None):
+    if options.mode != "weights" or options.weight_bits < 4 or (options.weight_bits == 8 and not options.block_size):
         return upgraded(model, context)
     try:
         return upgraded(model, context, PACKED)

@@ -105,6 +105,26 @@ def test_both_spellings_hold_the_same_weights(target):
         assert ((found - weight) ** 2).mean() < 0.02 * (weight**2).mean()
 
 
+@pytest.mark.parametrize(("kind", "stored_in", "least"), [("int3", 4, 12), ("int2", 2, 5)])
+def test_fewer_bits_are_for_onnxruntime(kind, stored_in, least):
+    made, noise = stored(target="onnxruntime", weight_type=kind, max_kl=100.0)
+    products = [node for node in made.model.graph.node if node.op_type == "MatMulNBits"]
+    attrs = [{a.name: a.i for a in node.attribute} for node in products]
+    assert len(products) == 3 and {a["bits"] for a in attrs} == {stored_in}
+    constants = {t.name: numpy_helper.to_array(t) for t in made.model.graph.initializer}
+    middle, reach = 1 << (stored_in - 1), 1 << (int(kind[-1]) - 1)
+    for node in products:
+        codes = constants[node.input[1]]
+        shifts = np.arange(0, 8, stored_in)
+        held = (codes[..., None] >> shifts & (1 << stored_in) - 1).astype(int) - middle
+        assert codes.size == len(codes) * -(-DEPTH // 32) * 32 * stored_in // 8
+        assert held.min() == -reach and held.max() == reach - 1
+    assert {row[3] for row in made.report.stages[0].rows} == {int(kind[-1])} and noise > least
+    assert ("in codes of 4 bits" in made.report.stages[0].summary) == (kind == "int3")
+    with pytest.raises(OptionError, match=f"{kind} of mode weights is for target onnxruntime.*not for portable"):
+        stored(weight_type=kind)
+
+
 @pytest.mark.parametrize("shape", ["normal", "skewed", "outlier", "zero"])
 def test_the_grid_of_a_block_is_nearly_the_best_by_brute_force(shape):
     rng = np.random.default_rng(1)

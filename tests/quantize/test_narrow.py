@@ -117,7 +117,7 @@ def test_few_bits_by_the_data_are_closer_than_the_nearest():
 
 @pytest.mark.parametrize(("options", "why"), [
     ({"mode": "dynamic", "weight_type": "int4"}, "int4 is for modes weights and static"),
-    ({"mode": "weights", "weight_type": "int3"}, "int3 is for mode static"),
+    ({"mode": "dynamic", "weight_type": "int3"}, "int3 is for modes weights and static.*and 3 would take"),
     ({"mode": "dynamic", "activation_type": "uint4"}, "uint4 is for mode static"),
     ({"activation_type": "uint4", "format": "qoperator"}, "uint4 is for format qdq"),
     ({"mode": "weights", "rounding": "learned"}, "'learned' is for mode static"),

@@ -1,14 +1,18 @@
 """Prompts of language models: feeds with real caches, text of the model's own, and the floor in KL."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import STARTS, Prompts, open_calibration
+from graphopt.calibration.doubts import doubts
 from graphopt.equivalence.runnable import open_runnable, signature_of
 from graphopt.measure import Quality, ort_session
 from graphopt.measure.tokens import TokenScores
+from graphopt.passes.quantize.candidates.calibrated_model import timing_feed
 from tests.ops import decoders
 from tests.quantize.nets import convnet, parse
 
@@ -67,6 +71,27 @@ def test_what_a_tokenizer_gives_is_completed():
     feed = next(iter(open_calibration([sample], parse(PLACED))))
     assert np.array_equal(feed["position_ids"], [[0, 0, 0, 1]]) and not feed["token_type_ids"].any()
     assert np.array_equal(feed["attention_mask"], sample["attention_mask"])
+
+
+def test_a_long_prompt_is_timed_by_its_first_tokens(model):
+    tokens, prompts = np.tile(TEXT, 40), Prompts.of(signature_of(model), model)
+    calibration = SimpleNamespace(prompts=prompts, first=lambda count: [prompts.feed(tokens)])
+    feed = timing_feed(SimpleNamespace(calibration=calibration))
+    assert np.array_equal(feed["ids"], tokens[None, :64]) and feed["mask"].shape == (1, 64)
+    assert feed["past_k0"].shape == (1, 2, 0, 16)
+
+
+MASKED = """<ir_version: 8, opset_import: ["" : 17]>
+net (int64[b,s] input_ids, int64[b,s] attention_mask) => (float[b,s] y)
+<float one = {1.0}, float lowest = {-1e30}>
+{ seen = Cast<to = 1>(attention_mask) padding = Sub(one, seen) hidden = Mul(padding, lowest)
+  ids = Cast<to = 1>(input_ids) y = Add(ids, hidden) }"""
+
+
+def test_a_mask_is_not_doubted_for_its_units():
+    graph = onnx_io.load(parse(MASKED))
+    samples = [{"input_ids": TEXT[None], "attention_mask": np.ones((1, 8), np.int64)}] * 2
+    assert doubts(graph, open_calibration(samples, graph)) == ()
 
 
 def test_without_data_the_model_writes_its_own_text(model):

@@ -103,6 +103,15 @@ def test_stored_for_size_a_head_stays_with_its_float_table():
     assert elements(made.model) + 4 * floats <= 4 * WORDS * WIDE + WIDE * WORDS + WIDE * WIDE
 
 
+def test_of_two_bits_table_and_head_read_one_constant():
+    made, noise = run(tied(), "weights", "onnxruntime", weight_type="int2", min_sqnr=0.0)
+    codes = [t for t in made.model.graph.initializer if t.name.startswith(("table", "copy")) and "codes" in t.name]
+    ops = [node.op_type for node in made.model.graph.node]
+    assert {row[3] for row in made.report.stages[0].rows} == {2} and noise > 4
+    assert len(codes) == 1 and numpy_helper.to_array(codes[0]).size == WORDS * WIDE // 4
+    assert "GatherBlockQuantized" in ops and "MatMul" not in ops
+
+
 @pytest.mark.parametrize("target", ["portable", "onnxruntime"])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("block", [16, 64])

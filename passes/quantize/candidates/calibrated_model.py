@@ -18,7 +18,7 @@ from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
 from ....measure import macs_values
-from ..numerics.blocks import block_count
+from ..numerics.blocks import block_count, stored_bits
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
@@ -190,7 +190,8 @@ class _Solver:
 
     def bits(self, unit: Unit) -> int:
         """The width asked for; 8 where fewer cannot be stored packed, and for tables that no product shares."""
-        fits = self.options.mode == "static" or can_pack(self.model, unit.node.op, self.target)
+        asked = self.options.weight_bits
+        fits = self.options.mode == "static" or can_pack(self.model, unit.node.op, self.target, asked)
         return BITS[self.options.weight_type] if fits and unit.node.op != "Gather" else 8
 
 
@@ -242,10 +243,10 @@ DEAR = 2e10
 rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the nearest."""
 
 
-def can_pack(model: Model, op: str, target: str) -> bool:
-    """Whether weights of less than 8 bits can be stored packed: in DequantizeLinear by the operator set, in
-    onnxruntime's own product (MatMulNBits) whatever that is."""
-    return model.opset >= PACKED or (target == "onnxruntime" and op in ("MatMul", "Gemm"))
+def can_pack(model: Model, op: str, target: str, bits: int) -> bool:
+    """Whether weights of less than 8 bits can be stored packed: 4 in DequantizeLinear by the operator set, fewer, too,
+    in onnxruntime's own product (MatMulNBits) whatever that is."""
+    return (bits == 4 and model.opset >= PACKED) or (target == "onnxruntime" and op in ("MatMul", "Gemm"))
 
 
 def _block(linear: Linear, options: Quantize, target: str) -> int | None:
@@ -259,7 +260,7 @@ def _block(linear: Linear, options: Quantize, target: str) -> int | None:
         return None
     if bits < 8 and target == "onnxruntime":
         sizes = [16 << k for k in range((size // 16).bit_length())]
-        return min(reversed(sizes), key=lambda s: block_count(linear.depth, s) * (s * bits // 8 + 4))
+        return min(reversed(sizes), key=lambda s: block_count(linear.depth, s) * (s * stored_bits(bits) // 8 + 4))
     return size if bits < 8 or linear.depth > size else None
 
 
@@ -280,9 +281,16 @@ class _CountedFeeds:
             yield feed
 
 
+TIMED = 64
+"""Tokens of a decoder's prompt that are timed: SmolLM2-135M takes 0.3 s for them, and is run 14 times. A choice."""
+
+
 def timing_feed(context: StageContext) -> dict[str, Any]:
-    """One sample to time with: a single row where samples are several rows of an open batch."""
-    feed = context.calibration.first(1)[0]
+    """One sample to time with: a single row where samples are several rows of an open batch, the first tokens of a
+    decoder's prompt."""
+    feed, prompts = context.calibration.first(1)[0], context.calibration.prompts
+    if prompts is not None and prompts.caches and feed[prompts.ids].shape[-1] > TIMED:
+        return prompts.feed(feed[prompts.ids][:1, :TIMED])
     ports = {v.name: v for v in context.quality.reference.graph.inputs}
     rows = {len(value) if getattr(value, "ndim", 0) else 0 for value in feed.values()}
     if len(rows) == 1 and 1 < rows.copy().pop() <= BATCH and all(_is_open(ports[name]) for name in feed):

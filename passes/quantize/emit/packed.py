@@ -7,7 +7,7 @@ import numpy as np
 
 from ....ir import Array, Model, Node, Value
 from ....ops import update_types
-from ..numerics.blocks import in_blocks
+from ..numerics.blocks import in_blocks, stored_bits
 from ..numerics.grids import Codes
 from .constants import constant
 
@@ -35,7 +35,7 @@ def multiply_packed(model: Model, node: Node, codes: Codes, name: str) -> None:
     if bias is not None:
         operands += [None, bias]
     attrs = {
-        "K": rows.shape[1], "N": rows.shape[0], "bits": codes.bits, "block_size": block,
+        "K": rows.shape[1], "N": rows.shape[0], "bits": stored_bits(codes.bits), "block_size": block,
         "accuracy_level": ACCURACY_LEVEL,
     }  # fmt: skip
     _replace(model, node, [Node(PACKED_PRODUCT, operands, attrs, [node.output.type], name=node.name)])
@@ -52,7 +52,7 @@ def gather_packed(model: Model, node: Node, codes: Codes, name: str) -> Value:
     stored, scale, zero = _operands(codes, name)
     flat = Node("Reshape", (stored, constant(np.array([codes.rows.shape[1], -1], np.int64), name, "rows")))
     operands = [flat.output, node.inputs[1], scale, *(() if zero is None else (zero,))]
-    attrs = {"bits": codes.bits, "block_size": codes.block, "gather_axis": 0, "quantize_axis": 1}
+    attrs = {"bits": stored_bits(codes.bits), "block_size": codes.block, "gather_axis": 0, "quantize_axis": 1}
     steps = [flat, Node(PACKED_TABLE, operands, attrs, name=node.name)]
     if count * codes.block != depth:
         ends = [constant(np.array([n], np.int64), name, role) for n, role in ((0, "from"), (depth, "to"), (-1, "axis"))]
@@ -64,9 +64,10 @@ def gather_packed(model: Model, node: Node, codes: Codes, name: str) -> Value:
 def _operands(codes: Codes, name: str) -> tuple[Value, Value, Value | None]:
     """The codes, scales and zero points (None where those are 0) as both operators take them."""
     assert codes.block is not None
-    middle = 1 << (codes.bits - 1)
-    stored = pack((in_blocks(codes.rows[0], codes.block) + middle).astype(np.uint8), codes.bits)
-    zeros = None if codes.zero is None else pack((codes.zero[0] + middle).astype(np.uint8), codes.bits)
+    bits = stored_bits(codes.bits)
+    middle = 1 << (bits - 1)
+    stored = pack((in_blocks(codes.rows[0], codes.block) + middle).astype(np.uint8), bits)
+    zeros = None if codes.zero is None else pack((codes.zero[0] + middle).astype(np.uint8), bits)
     zero = None if zeros is None else constant(zeros, name, "zero")
     return constant(stored, name, "codes"), constant(codes.scale[0].copy(), name, "scale"), zero
 

@@ -17,8 +17,9 @@ from .grids import LEAST
 SHARES = tuple(float(share) for share in np.linspace(1.0, 0.6, 9))
 """Shares of a block's range that are tried, each refitted: `tests/quantize/test_blocks.py` holds the cost against that
 of a search over 91 shares and all zero points, at most 12 % less."""
-CHUNK = 1 << 20
-"""Weights searched at a time: temporaries stay within a few MB. A bound on memory, not tuned."""
+CHUNK = 1 << 18
+"""Weights searched at a time, 1 MB an array: of 2^15 to 2^18 these were the fastest, on cores with 2 MB of their own.
+`python -m tests.bench.language` prints the time."""
 SAVED = 0.98
 """Zero points are stored where they lower the cost below this share of it: they cost 1/8 bit a weight of some 5."""
 
@@ -31,6 +32,11 @@ class BlockGrid:
     scale: Array
     zero: Array | None
     cost: float
+
+
+def stored_bits(bits: int) -> int:
+    """The bits of a packed code: onnxruntime's products take 2, 4 and 8, so a code of 3 takes the room of 4."""
+    return 4 if bits == 3 else bits
 
 
 def block_count(depth: int, block: int) -> int:
@@ -65,18 +71,24 @@ def best_grid(rows: Array, cost: Array, bits: int, block: int) -> BlockGrid:
     blocks, costs = in_blocks(rows, block), in_blocks(cost.astype(np.float32), block)
     count = blocks.shape[1]
     step = max(1, CHUNK // (count * block))
-    parts = [_search(blocks[i : i + step], costs, bits) for i in range(0, len(blocks), step)]
+    parts = []
+    for start in range(0, len(blocks), step):
+        some = blocks[start : start + step]
+        across = np.ascontiguousarray(some.reshape(-1, block).T)
+        weights = np.ascontiguousarray(np.tile(costs.T, len(some)))
+        parts.append(_search(across, weights, bits))
     symmetric, with_zeros = (tuple(np.concatenate([part[k][j] for part in parts]) for j in range(3)) for k in (0, 1))
-    plain, zeroed = float(symmetric[2].sum()), float(with_zeros[2].sum())
+    plain, zeroed = float(symmetric[2].sum(dtype=np.float64)), float(with_zeros[2].sum(dtype=np.float64))
     if zeroed < SAVED * plain:
-        return BlockGrid(with_zeros[0], with_zeros[1].astype(np.int8), zeroed)
-    return BlockGrid(symmetric[0], None, plain)
+        return BlockGrid(with_zeros[0].reshape(-1, count), with_zeros[1].astype(np.int8).reshape(-1, count), zeroed)
+    return BlockGrid(symmetric[0].reshape(-1, count), None, plain)
 
 
 def _search(blocks: Array, costs: Array, bits: int) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-    """(scale, zero, cost), each [n, B], of symmetric grids and of those with zero points, for blocks [n, B, block]."""
+    """(scale, zero, cost), each [M], of symmetric grids and of those with zero points, for blocks [block, M] and the
+    costs of their elements: an input of all blocks lies together, so that a number a block is spread along rows."""
     least, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    low, high = np.minimum(blocks.min(axis=-1), 0), np.maximum(blocks.max(axis=-1), 0)
+    low, high = np.minimum(blocks.min(axis=0), 0), np.maximum(blocks.max(axis=0), 0)
     none = np.zeros(low.shape, np.float32)
     end = np.where(high > -low, -high, -low) / np.float32(-least)  # the larger end is the code −2^(bits − 1)
     symmetric, zeroed = _Best(blocks, costs, least, most), _Best(blocks, costs, least, most)
@@ -90,20 +102,22 @@ def _search(blocks: Array, costs: Array, bits: int) -> tuple[tuple[Array, Array,
 
 
 class _Best:
-    """The least costly of the grids offered for blocks [n, B, block], each with its scale refitted to its codes."""
+    """The least costly of the grids offered for blocks [block, M], each with its scale refitted to its codes."""
 
     def __init__(self, blocks: Array, costs: Array, least: int, most: int) -> None:
-        self.blocks, self.costs, self.least, self.most = blocks, costs, least, most
+        self.blocks, self.costs = blocks, costs
+        self.least, self.most = np.float32(least), np.float32(most)
         self._weighted = blocks * costs
-        self._energy = np.einsum("nbk,nbk->nb", blocks, self._weighted)
+        self._energy = np.einsum("km,km->m", blocks, self._weighted)
+        self._steps_room, self._room = np.empty_like(blocks), np.empty_like(blocks)
         self._kept: tuple[Array, Array, Array] = (np.empty(0), np.empty(0), np.empty(0))
 
     @property
     def found(self) -> tuple[Array, Array, Array]:
         """(scale, zero, cost) of nearest rounding on the grids kept."""
         scale, zero, _ = self._kept
-        wrong = self.blocks - self._steps(scale, zero) * scale[..., None]
-        return scale, zero, np.einsum("nbk,nbk,bk->nb", wrong, wrong, self.costs)
+        wrong = self.blocks - self._steps(scale, zero) * scale
+        return scale, zero, np.einsum("km,km->m", wrong, wrong * self.costs)
 
     def offer(self, scale: Array, zero: Array) -> None:
         """Keep a grid where it costs less than those before.
@@ -111,8 +125,8 @@ class _Best:
         With codes q, Σ c (w − s q)² = Σ c w² − 2 s Σ c w q + s² Σ c q², which is least at s = Σ c w q / Σ c q².
         """
         steps = self._steps(scale, zero)
-        square = np.einsum("nbk,nbk,bk->nb", steps, steps, self.costs)
-        cross = np.einsum("nbk,nbk->nb", steps, self._weighted)
+        square = np.einsum("km,km->m", steps, np.multiply(steps, self.costs, out=self._room))
+        cross = np.einsum("km,km->m", steps, self._weighted)
         fitted = cross / np.where(square > 0, square, 1)
         fitted = np.where(np.abs(fitted) > LEAST, fitted, scale).astype(np.float32)
         cost = self._energy + fitted * (fitted * square - 2 * cross)
@@ -124,10 +138,10 @@ class _Best:
             kept[better] = new[better]
 
     def _steps(self, scale: Array, zero: Array) -> Array:
-        steps = self.blocks / scale[..., None]
+        steps = np.multiply(self.blocks, 1 / scale, out=self._steps_room)
         np.rint(steps, out=steps)
-        shifted = zero[..., None]
-        return np.asarray(np.clip(steps, self.least - shifted, self.most - shifted, out=steps))
+        np.maximum(steps, self.least - zero, out=steps)
+        return np.asarray(np.minimum(steps, self.most - zero, out=steps))
 
 
 def _live(scale: Array) -> Array:

@@ -114,34 +114,39 @@ def _solve_blocks(
     """Codes of less than 8 bits in blocks: the grid of least error, by the inputs' variance where there are data."""
     width, depth = BITS[options.weight_type], rows.shape[2]
     matrix = None if moments is None else moments.covariance_of(0, centred=linear.takes_bias)
-    counted = _with_rows(matrix, rows[0]) if is_read and matrix is not None else matrix
+    counted, share, signal = matrix, 0.0, None
+    if matrix is not None:
+        signal = objective(rows[0], matrix)
+        if is_read:  # J is then the error of the products, and of the rows themselves in proportion
+            share = signal / max(_squares(rows[0]), LEAST)
+            counted = matrix + np.eye(depth, dtype=np.float32) * np.float32(share)
     cost = np.ones(depth) if counted is None else np.diagonal(counted) + damping(counted)
     grid, plain = best_grid(rows[0], cost, width, block), plain_scale(rows[0], width, block)
     bounds = -(1 << (width - 1)), (1 << (width - 1)) - 1
     low, high = (np.full(rows[0].shape, end, np.float32) for end in bounds)
-    bias, before, after, signal = linear.bias, None, None, None
+    bias, before, after = linear.bias, None, None
     if matrix is None or counted is None or moments is None:
         codes, _ = _round_blocks(rows[0], grid.scale, grid.zero, block, low, high, None)
         scale, zero = grid.scale, grid.zero
     else:
-        signal = objective(rows[0], matrix)
         wide = spread(plain, depth, block)
         rounded = rows[0] - nearest(rows[0], wide, low, high) * wide
+        before = objective(rounded, matrix)
+        limit = before + share * _squares(rounded)
         for scale, zero in ((grid.scale, grid.zero), (plain, None)):
             codes, error = _round_blocks(rows[0], scale, zero, block, low, high, counted if options.rounding else None)
-            if objective(error, counted) <= objective(rounded, counted):
+            after = objective(error, matrix)
+            if after + share * _squares(error) <= limit:
                 break  # the diagonal that chose the grid may mislead where inputs go together
-        before, after = objective(rounded, matrix), objective(error, matrix)
         if options.correct_bias and linear.takes_bias:
             bias = _shifted(bias, error[None], moments)
     found, zeros = codes.astype(np.int8)[None], None if zero is None else zero[None]
     return Solved(Codes(found, scale[None], bias, width, worst_pair(found), block, zeros), before, after, signal)
 
 
-def _with_rows(matrix: Array, rows: Array) -> Array:
-    """C + (tr(W C Wᵀ) / ‖W‖²) I: then J is the error of the products, and of the rows themselves in proportion."""
-    share = objective(rows, matrix) / max(float(np.square(rows, dtype=np.float64).sum()), LEAST)
-    return np.asarray(matrix + np.eye(len(matrix)) * share, np.float32)
+def _squares(array: Array) -> float:
+    """The sum of squares."""
+    return float(np.einsum("nk,nk->", array, array, dtype=np.float64))
 
 
 def _round_blocks(
