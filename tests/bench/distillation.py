@@ -3,7 +3,8 @@
 512 unlabelled images; points of top-1 on the 10,000 test images (Debian's dataset-fashion-mnist, or --data FOLDER), on
 the 2,000 committed ones without it. Rows: what pruning with its closed form leaves; distillation of that without
 labels; fine-tuning of that with 512 labelled images, which are others; in one step and in four, by share of channels
-and by budget of multiply-accumulates. --model mobilenet takes the MobileNetV2-like net. --sweep tries options on 70 %.
+and by budget of multiply-accumulates, by loss for cost and with the same share of each layer. --model mobilenet takes
+the MobileNetV2-like net. --sweep tries options on 70 %.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Bench:
         """Points lost: closed form, each seed of distillation, with labels in its place."""
         start = time.process_time()
         student = self.pruned(options)
-        parts = [f"{title:22} MACs {figures(student).macs / figures(self.base).macs:4.0%}"]
+        parts = [f"{title:23} MACs {figures(student).macs / figures(self.base).macs:4.0%}"]
         parts.append(f"closed form {self.accuracy(student) - self.points:+6.2f}")
         pruning = time.process_time() - start
         start = time.process_time()
@@ -121,8 +122,10 @@ def main() -> None:
     for ratio in arguments.ratios:
         bench.row(f"{ratio:.0%} in four steps", Prune(ratio=ratio, iterative_steps=4), [], False)
     for share in arguments.budgets:
-        budget = Prune(macs=share, importance="hessian", iterative_steps=3)
-        bench.row(f"MACs / {1 / share:.0f}", budget, arguments.seeds, arguments.labels)
+        by_cost = Prune(macs=share, importance="hessian", iterative_steps=3)
+        bench.row(f"MACs / {1 / share:.0f}", by_cost, arguments.seeds, arguments.labels)
+        alike = Prune(macs=share, global_ranking=False)
+        bench.row(f"MACs / {1 / share:.0f}, layers alike", alike, arguments.seeds, arguments.labels)
 
 
 if __name__ == "__main__":
