@@ -38,13 +38,14 @@ class Prune:
     removed), "hessian" (the same after these have adapted), "random", or a callable from a layer's weight
     [channels, ...] to scores. round_to: widths stay multiples of it where they can. global_ranking: channels of all
     layers compete, instead of each layer losing the same share. ignored_layers: names of layers whose channels stay.
-    iterative_steps: remove in this many steps, refitting after each. recover: refit the remaining weights on
-    calibration data, without training; a `graphopt.Distil`, or "distil", trains them after that. ridge: how strongly
-    the refit holds on to the old weights. least: the share of a group's channels that always stays. statistics: also
-    remove channels whose mean or variance is taken by a normalisation, which is then taken over the others. select: a
-    layer none of whose inputs can be removed, because other nodes need them, reads only some of them, picked by a
-    Gather. speed: hand the model back when it clearly did not become faster on this machine (the result then depends on
-    the machine, not on the model and options alone). evaluations: the budget of metric evaluations.
+    iterative_steps: remove in this many steps, refitting after each, or in one where that leaves less error. recover:
+    refit the remaining weights on calibration data, without training; a `graphopt.Distil`, or "distil", trains them
+    after that. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels that
+    always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which is then
+    taken over the others. select: a layer none of whose inputs can be removed, because other nodes need them, reads
+    only some of them, picked by a Gather. speed: hand the model back when it clearly did not become faster on this
+    machine (the result then depends on the machine, not on the model and options alone). evaluations: the budget of
+    metric evaluations.
     """
 
     ratio: float = 0.5

@@ -57,6 +57,8 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
         return model, unchanged(declined.reason, facts, time.perf_counter() - start)
     is_synthetic, undone = context.calibration.is_synthetic, pruned.recovery.undone
     notes = [note, *([f"{undone} (made-up inputs)" if is_synthetic else undone] if undone else [])]
+    if pruned.steps < options.iterative_steps:
+        notes.append(f"in one step: {options.iterative_steps} steps left a larger error on samples apart")
     if goal is not None and goal.missed(pruned):
         notes.append(f"{goal.text} were asked for: no more can be removed (least={options.least:g})")
     times = _times(model, pruned, context)

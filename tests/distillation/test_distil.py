@@ -132,11 +132,20 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
     assert undisturbed.report.best_step > 0
 
 
+def test_inner_values_are_matched_on_request():
+    results = graphopt.distil(network(0.1), network(), {"x": X}, **SHORT).report
+    assert results.matched == ("y",)
+    inner = graphopt.distil(network(0.1), network(), {"x": X}, inner=True, **SHORT).report
+    assert inner.matched[0] == "y" and len(inner.matched) > 1
+    assert inner.error_before > results.error_before  # inner values count
+    assert inner.error_after < inner.error_before
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.npz"
-    graphopt.distil(network(0.3), network(), {"x": X}, checkpoint=path, **SHORT)
+    first = graphopt.distil(network(0.3), network(), {"x": X}, checkpoint=path, **SHORT)
     again = graphopt.distil(network(0.3), network(), {"x": X}, checkpoint=path, **SHORT)
-    assert again.report.steps == 50
+    assert again.report.steps == first.report.steps
     with pytest.raises(OptionError, match="is of other models, data or options"):
         graphopt.distil(network(0.3), network(), {"x": X + 1}, checkpoint=path, **SHORT)
     path.write_bytes(path.read_bytes()[:100])

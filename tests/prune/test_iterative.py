@@ -44,3 +44,34 @@ def test_steps_lose_nothing_where_half_of_the_channels_are_copies(steps):
     assert pruned.removed == WIDTH * 2
     expected, found = (ort_session(m).run(None, {"x": x})[0] for m in (model, pruned.model))
     assert np.square(found - expected).sum() < 1e-3 * np.square(expected).sum()
+
+
+@pytest.mark.parametrize("is_once_better", [True, False])
+def test_the_better_of_several_steps_and_of_one_is_taken(is_once_better, monkeypatch):
+    """Errors are made up, so that either is the better one; the made-up ones are those of samples held out."""
+    model, x = load(twins()), np.random.default_rng(1).normal(size=(256, 6)).astype(np.float32)
+    feeds = open_calibration({"x": x}, model)
+    judged = []
+
+    def errors(held_out, pruned):
+        judged.append(pruned)
+        assert len(held_out.feeds) >= 3
+        return np.full(len(held_out.feeds), 2.0 if (len(judged) == 1) == is_once_better else 1.0)
+
+    monkeypatch.setattr("graphopt.passes.prune.pruned_model.HeldOutError.errors", errors)
+    shares = []
+    options = graphopt.Prune(ratio=0.5, importance="l2", recover=False, round_to=1, iterative_steps=2)
+    pruned = prune_model(model, options, 0.5, feeds, progress=shares.append)
+    assert pruned.steps == (1 if is_once_better else 2) and pruned.model is judged[is_once_better]
+    assert pruned.removed == WIDTH * 2 and shares == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_made_up_inputs_do_not_judge_steps(monkeypatch):
+    def errors(held_out, pruned):
+        raise AssertionError("judged")
+
+    monkeypatch.setattr("graphopt.passes.prune.refit.held_out.HeldOutError.errors", errors)
+    model = load(twins())
+    feeds = open_calibration(None, model)
+    options = graphopt.Prune(ratio=0.5, importance="l2", recover=False, round_to=1, iterative_steps=2)
+    assert prune_model(model, options, 0.5, feeds, is_rough=True).steps == 2
