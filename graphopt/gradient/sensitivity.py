@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..ir import Array, Model, clone_model
 from ..machine.sessions import open_session, session_options
 from ..onnx_io import load, to_proto
@@ -34,10 +34,12 @@ def fisher(
 
     OptionError for unknown names, ModelError where a node has no gradient, InputError without samples.
     """
+    held = clone_model(model) if isinstance(model, Model) else load(model)
+    chosen = sorted(learnt_weights(held)) if names is None else names
     total: dict[str, Array] = {}
     count = 0
-    for slopes in _slopes(model, feeds, names, draws, seed):
-        for name, g in slopes.items():
+    for found, _ in slopes(held, feeds, chosen, draws=draws, seed=seed):
+        for name, g in found.items():
             total[name] = total[name] + np.square(g) if name in total else np.square(g)
         count += 1
     return {name: t / count for name, t in total.items()}
@@ -53,22 +55,29 @@ def predicted_losses(
     δ = −w is a removal, the rounding errors of w a precision. Arguments and errors as of `fisher`.
     """
     total, count = dict.fromkeys(changes, 0.0), 0
-    for slopes in _slopes(model, feeds, list(changes), draws, seed):
-        for name, g in slopes.items():
+    for found, _ in slopes(model, feeds, list(changes), draws=draws, seed=seed):
+        for name, g in found.items():
             total[name] += float(np.sum(g * changes[name])) ** 2
         count += 1
     return {name: t / count for name, t in total.items()}
 
 
-def _slopes(
-    model: ModelSource | Model, feeds: Iterable[Mapping[str, Any]], names: Sequence[str] | None, draws: int, seed: int
-) -> Iterator[dict[str, Array]]:
-    """∂⟨s, y⟩/∂w in f64 for random signs s, of one sample and draw after another."""
+def slopes(
+    model: ModelSource | Model, feeds: Iterable[Mapping[str, Any]], names: Sequence[str], *, draws: int = DRAWS,
+    seed: int = 0, of_energy: bool = False, relative: bool = False,
+) -> Iterator[tuple[dict[str, Array], float]]:  # fmt: skip
+    """∂⟨s, y⟩/∂v in f64 by the name of v, and ‖y‖² over all float results y, of one sample and draw after another.
+
+    s is ±1 at random in each element; with `of_energy` it is y, so that the slopes are those of ½‖y‖². relative: each
+    result of a sample counts as a share of its own norm. names: as `wrt` of `gradient_model`. Errors as of `fisher`.
+    """
     held = clone_model(model) if isinstance(model, Model) else load(model)
-    chosen = sorted(learnt_weights(held)) if names is None else list(names)
+    chosen = list(names)
     settings = session_options(folder=held.folder)
     session = open_session(gradient_model(held, chosen).SerializeToString(), settings)
     seeds = [i.name for i in session.get_inputs() if i.name.endswith(".cotangent")]
+    if not seeds:
+        raise ModelError("the model has no float results, and sensitivities are those of results")
     given = [i.name for i in session.get_inputs() if i.name not in seeds]
     results = [name.removesuffix(".cotangent") for name in seeds]
     plain = open_session(to_proto(held).SerializeToString(), settings)
@@ -77,9 +86,13 @@ def _slopes(
         empty = False
         arrays = {name: np.asarray(feed[name]) for name in given}
         made = plain.run(results, {i.name: np.asarray(feed[i.name]) for i in plain.get_inputs()})
+        energies = [float(np.sum(np.square(y, dtype=np.float64))) for y in made]
         for _ in range(draws):
-            signs = {n: rng.choice([-1.0, 1.0], y.shape).astype(y.dtype) for n, y in zip(seeds, made)}
-            found = session.run([f"{name}.gradient" for name in chosen], {**arrays, **signs})
-            yield {name: np.asarray(g, np.float64) for name, g in zip(chosen, found)}
+            cotangents = {}
+            for name, y, energy in zip(seeds, made, energies):
+                s = y if of_energy else rng.choice([-1.0, 1.0], y.shape)
+                cotangents[name] = (s / max(energy**0.5, 1e-30) if relative else s).astype(y.dtype)
+            found = session.run([f"{name}.gradient" for name in chosen], {**arrays, **cotangents})
+            yield {name: np.asarray(g, np.float64) for name, g in zip(chosen, found)}, sum(energies)
     if empty:
         raise InputError("sensitivities need samples, and there are none")
