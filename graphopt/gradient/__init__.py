@@ -4,12 +4,12 @@ from .differentiate import gradient_model
 from .losses import KL, MSE, CrossEntropy
 from .optimizers import SGD, Adam, AdamW
 from .reverse import gradients
-from .sensitivity import fisher, predicted_losses
+from .sensitivity import fisher, predicted_losses, slopes
 from .tensor import Tensor, Writer
 from .trainer import Trainer
 from .training import training_step
 
 __all__ = [
     "KL", "MSE", "SGD", "Adam", "AdamW", "CrossEntropy", "Tensor", "Trainer", "Writer", "fisher", "gradient_model",
-    "gradients", "predicted_losses", "training_step",
+    "gradients", "predicted_losses", "slopes", "training_step",
 ]  # fmt: skip

@@ -14,8 +14,12 @@ from ...words import values_of
 Importance = Callable[[Array], Array]
 """From a layer's weight, its outputs first, [channels, ...], to one number a channel; larger is more important."""
 
-IMPORTANCES = ("auto", "l1", "l2", "bn_scale", "activation", "reconstruction", "hessian", "random")
-MEASURED = ("activation", "reconstruction", "hessian")
+IMPORTANCES = (
+    "auto", "l1", "l2", "bn_scale", "activation", "reconstruction", "hessian", "taylor", "fisher", "random",
+)  # fmt: skip
+GRADIENTS = ("taylor", "fisher")
+"""Importances that are measured by backward passes on calibration data."""
+MEASURED = ("activation", "reconstruction", "hessian", *GRADIENTS)
 """Importances that are measured on calibration data."""
 COSTS = ("macs", "parameters", "speedup")
 """What a target can be of; a speed-up is counted in seconds of each node."""
@@ -35,9 +39,11 @@ class Prune:
     name), which then are pruned by themselves. importance: how channels are scored: "auto" (the measure that suits the
     ranking on calibration data, "l2" without data), "l1", "l2" (size of a channel's weights), "bn_scale" (of its
     BatchNormalization), "activation" (its energy), "reconstruction" (the error in the layers that read it when it is
-    removed), "hessian" (the same after these have adapted), "random", or a callable from a layer's weight
-    [channels, ...] to scores. round_to: widths stay multiples of it where they can. global_ranking: channels of all
-    layers compete, instead of each layer losing the same share. ignored_layers: names of layers whose channels stay.
+    removed), "hessian" (the same after these have adapted), "taylor" and "fisher" (what its removal does to the model's
+    results, to first order, by backward passes without labels: to their energy, to themselves), "random", or a callable
+    from a layer's weight [channels, ...] to scores. round_to: widths stay multiples of it where they can.
+    global_ranking: channels of all layers compete, instead of each layer losing the same share. ignored_layers: names
+    of layers whose channels stay.
     iterative_steps: remove in this many steps, refitting after each, or in one where that leaves less error. recover:
     refit the remaining weights on calibration data, without training; a `graphopt.Distil`, or "distil", trains them
     after that. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels that

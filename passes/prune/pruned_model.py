@@ -9,9 +9,10 @@ from ...analysis.channels import ChannelFacts, ChannelGroup, find_channels
 from ...equivalence.feeds import Feeds
 from ...ir import Array, Model, Node, clone_model
 from .cut.remove import remove, unshare
-from .options import MEASURED, Prune
+from .options import GRADIENTS, MEASURED, Prune
 from .refit.held_out import HeldOutError
 from .refit.recover import Recovery, recover
+from .score.gradients import gradient_scores
 from .score.importance import norm_scales, weight_scores
 from .score.measured import measured_scores
 from .select.allocation import Allocation, allocate
@@ -156,6 +157,8 @@ def _step_ratio(ratio: float, step: int, steps: int) -> float:
 def _scores(
     model: Model, facts: ChannelFacts, options: Prune, feeds: Iterable[Feeds], seed: int, scales: dict[str, Array]
 ) -> Array:
+    if options.importance in GRADIENTS:
+        return gradient_scores(model, facts, str(options.importance), feeds, seed)
     if options.importance in MEASURED:
         return measured_scores(model, facts, str(options.importance), feeds, seed)
     return weight_scores(facts, options.importance, seed, scales)

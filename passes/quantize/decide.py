@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...compress.context import StageContext
 from ...ir import Model
@@ -32,7 +32,8 @@ class Decision:
     """The outcome of the guards for a calibrated model.
 
     assignment: None leaves the model float. guarded: the accuracy guard's changes. speedup: over the float model;
-    None where it was not timed. errors: of single units, where measured. text: for the report.
+    None where it was not timed. errors: of single units, where measured; predicted: by gradients.
+    text: for the report.
     """
 
     calibrated: CalibratedModel
@@ -41,6 +42,7 @@ class Decision:
     speedup: float | None
     errors: Mapping[Unit, float]
     text: str
+    predicted: Mapping[Unit, float] = field(default_factory=dict)
 
 
 def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> Decision:
@@ -80,7 +82,10 @@ class _Search:
         """Keep an assignment that is accurate enough, or one much like it, if it is also fast."""
         calibrated, options = self.calibrated, self.calibrated.options
         if options.sensitivity:
-            self.errors.measure(u for u in calibrated.units.layers if u in calibrated.assignment.units)
+            layers = [u for u in calibrated.units.layers if u in calibrated.assignment.units]
+            self.errors.measure(layers)
+            if not self.context.calibration.is_synthetic:
+                self.errors.predict(layers)
         if not guarded.assignment.units:
             return self._decision(
                 guarded, None, f"left float: {guarded.verdict}, {describe_limit(options, self.context)}"
@@ -105,7 +110,7 @@ class _Search:
         self, guarded: GuardResult, speedup: float | None, text: str, assignment: Assignment | None = None
     ) -> Decision:
         assignment = None if assignment is None else assignment.stored
-        return Decision(self.calibrated, assignment, guarded, speedup, self.errors.known, text)
+        return Decision(self.calibrated, assignment, guarded, speedup, self.errors.known, text, self.errors.predicted)
 
     def _is_smaller(self, assignment: Assignment) -> bool:
         return LARGER * stored_bytes(assignment) < figures(self.model).constant_bytes

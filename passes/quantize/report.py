@@ -7,6 +7,8 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
 from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Model, Value
 from .candidates.assignment import Assignment
@@ -25,8 +27,8 @@ class QuantizedLayer(LayerReport):
     runs_on: "int8" or "float". bits: of its codes. objective_nearest, objective_found: J = E‖W x − W_q x‖² of rounding
     to the nearest and of the codes taken. weight_error: √(J / E‖W x‖²). worst_pair: the largest |sum| of two codes of
     one sign in a row. certificate: whether 16-bit sums are exact. error_alone: the relative error of the model's
-    results with this layer alone quantized. None where a number was not computed, was computed on made-up inputs, or
-    does not apply.
+    results with this layer alone quantized; error_predicted: the same by gradients, to first order. None where a number
+    was not computed, was computed on made-up inputs, or does not apply.
     """
 
     name: str
@@ -39,6 +41,7 @@ class QuantizedLayer(LayerReport):
     worst_pair: int | None = None
     certificate: Certificate | None = None
     error_alone: float | None = None
+    error_predicted: float | None = None
 
     DETAILS: ClassVar[frozenset[str]] = frozenset(("J nearest", "J found", "worst pair", "16 bits"))
 
@@ -51,6 +54,8 @@ class QuantizedLayer(LayerReport):
         }  # fmt: skip
         if self.error_alone is not None:
             cells["error alone"] = self.error_alone if math.isfinite(self.error_alone) else None
+        if self.error_predicted is not None:
+            cells["error predicted"] = self.error_predicted
         return cells
 
 
@@ -58,7 +63,7 @@ class QuantizedLayer(LayerReport):
 class QuantizeFigures(StageFigures):
     """layers, layers_float: with weights, on integers and left float. samples: read for calibration. objective_before,
     objective_after: ΣJ over all layers. pair_safe: 16-bit sums are exact in every layer. per_channel_activations: how
-    many activations have scales a channel.
+    many activations have scales a channel. rank_correlation: Spearman's, of predicted with measured errors of layers.
     """
 
     share_of_macs: float = 0.0
@@ -71,6 +76,7 @@ class QuantizeFigures(StageFigures):
     objective_after: float | None = None
     pair_safe: bool | None = None
     per_channel_activations: int | None = None
+    rank_correlation: float | None = None
 
 
 def report_decision(decision: Decision, is_synthetic: bool = False) -> StageReport:
@@ -99,7 +105,9 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
 
 def _without_errors(layer: QuantizedLayer) -> QuantizedLayer:
     """The layer without figures that are measured on samples: of made-up ones they tell nothing."""
-    return replace(layer, objective_nearest=None, objective_found=None, weight_error=None, error_alone=None)
+    return replace(
+        layer, objective_nearest=None, objective_found=None, weight_error=None, error_alone=None, error_predicted=None
+    )
 
 
 def _widths(assignment: Assignment) -> str:
@@ -127,11 +135,17 @@ def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:
         objective_before=_sum(s.before for s in calibrated.solved.values()),
         objective_after=_sum(s.after for s in calibrated.solved.values()),
         pair_safe=pair_safe,
+        rank_correlation=rank_correlation(decision),
         per_channel_activations=len({v for u in chosen for v in (*u.inputs, *u.outputs)} & channels),
     )
 
 
 def _layer(decision: Decision, unit: Unit) -> QuantizedLayer:
+    layer = _measured_layer(decision, unit)
+    return replace(layer, error_predicted=decision.predicted.get(unit)) if layer.error_alone is not None else layer
+
+
+def _measured_layer(decision: Decision, unit: Unit) -> QuantizedLayer:
     calibrated, assignment, node = decision.calibrated, decision.assignment, unit.node
     solved, finer, alone = calibrated.solved[node], calibrated.finer.get(node), decision.errors.get(unit)
     if assignment is None or unit not in assignment.units:
@@ -144,6 +158,15 @@ def _layer(decision: Decision, unit: Unit) -> QuantizedLayer:
         unit.name, node.op, "int8", codes.bits, solved.before, solved.after, solved.error, codes.worst_pair,
         certificate(unit, assignment), alone,
     )  # fmt: skip
+
+
+def rank_correlation(decision: Decision) -> float | None:
+    """Spearman's correlation of predicted with measured errors of layers; None without three of both."""
+    both = [u for u in decision.calibrated.units.layers if u in decision.predicted and u in decision.errors]
+    if len(both) < 3:
+        return None
+    first, second = (np.argsort(np.argsort([of[u] for u in both])) for of in (decision.predicted, decision.errors))
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def certificate(unit: Unit, assignment: Assignment) -> Certificate:

@@ -25,7 +25,7 @@ from models import fashion
 
 MODEL = fashion.FOLDER / "fashion_cnn.onnx"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-STRATEGIES = ("l1", "l2", "bn_scale", "activation", "reconstruction", "hessian", "random")
+STRATEGIES = ("l1", "l2", "bn_scale", "activation", "reconstruction", "hessian", "taylor", "fisher", "random")
 FULL = "/usr/share/datasets/fashion-mnist"
 
 

@@ -74,7 +74,9 @@ def test_nothing_is_removed_that_the_metric_forbids():
     assert "reduced to" in stage.summary or not stage.changed
 
 
-@pytest.mark.parametrize("importance", ["l1", "bn_scale", "activation", "reconstruction", "hessian", "random"])
+@pytest.mark.parametrize(
+    "importance", ["l1", "bn_scale", "activation", "reconstruction", "hessian", "taylor", "fisher", "random"]
+)
 def test_every_strategy_removes_what_it_is_asked_to(importance):
     model = nets.load("residual")
     options = graphopt.Prune(ratio=0.4, round_to=1, importance=importance, global_ranking=False)

@@ -100,3 +100,25 @@ def test_noise_of_stored_weights_is_told_in_decibels():
         assert accuracy_guard._estimated_noise(calibrated, unit) == pytest.approx(
             20 * math.log10(calibrated.solved[unit.node].error)
         )
+
+
+@pytest.mark.parametrize("mode", ["static", "weights"])
+def test_predicted_errors_are_those_measured(mode):
+    """To first order: what rounds is computed exactly, and few elements of results leave no spread of directions."""
+    _, stage = stage_of(convnet(), mode=mode, sensitivity=True)
+    alone, predicted = column(stage, "error alone"), column(stage, "error predicted")
+    assert len(predicted) == 5 and predicted.keys() == alone.keys()
+    assert predicted == pytest.approx(alone, rel=0.15)
+    assert stage.figures["rank_correlation"] >= 0.9
+
+
+def test_without_gradients_there_is_no_prediction():
+    _, stage = stage_of(convnet(), mode="dynamic", sensitivity=True)
+    assert "error predicted" not in stage.columns and stage.figures["rank_correlation"] is None
+
+
+def test_many_units_are_ranked_by_predicted_errors(monkeypatch):
+    """Beyond the limit no unit is measured, and the layer made worst is the one that returns to float."""
+    monkeypatch.setattr(accuracy_guard, "ONE_BY_ONE", 0)
+    _, stage = stage_of(bad_convnet(), min_sqnr=20.0)
+    assert column(stage, "runs on")["node2"] == "float" and "error alone" not in stage.columns

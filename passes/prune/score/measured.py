@@ -44,7 +44,7 @@ def measured_scores(model: Model, facts: ChannelFacts, importance: str, feeds: I
             _score(layer, equations, importance, scores)
     for layer in readers:
         if layer not in measurable:
-            _add_assumed(layer, scores)
+            add_assumed(layer, scores)
     _add_products(model, [p for p in facts.products if p.node.graph is model.graph], feeds, scores)
     return scores
 
@@ -58,7 +58,7 @@ def _is_measurable(layer: WeightedLayer) -> bool:
     return layer.kind != "recurrent" and floats_of(layer) is not None
 
 
-def _add_assumed(layer: WeightedLayer, scores: Array) -> None:
+def add_assumed(layer: WeightedLayer, scores: Array) -> None:
     """The energy of a channel's weights as a share of the layer's; equal shares where the weights are unknown."""
     assert layer.inputs is not None
     weight = floats_of(layer)

@@ -21,8 +21,9 @@ from .cost_model import CALL, measure_costs
 from .single_unit_errors import SingleUnitErrors
 
 ONE_BY_ONE = 48
-"""Units up to which each is quantized alone to measure its error; more are ranked by the noise estimated for them,
-since each costs a session. `python -m tests.bench.zoo_int8` has models on either side of the limit."""
+"""Units up to which each is quantized alone to measure its error; more are ranked by predicted errors, since each
+costs a session, and where there are none by the noise estimated for them. `python -m tests.bench.zoo_int8` has models
+on either side of the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ def _fewest(total: int, accepts: Callable[[int], bool], judge: Judge) -> int | N
 
 
 def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
-    """Units with the most harmful first: by the error of each alone, or by the noise estimated for it.
+    """Units with the most harmful first: by the error of each alone, measured or predicted, or by the noise estimated.
 
     Where speed is asked for, by the power of that error for each second a unit gains: large gains may harm more.
     """
@@ -206,7 +207,10 @@ def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
     units = [u for u in calibrated.units.members if u in assignment.units and not u.passes_codes]
     if len(units) <= ONE_BY_ONE:
         errors.measure(units)
-    known = errors.known
+        known = errors.known
+    else:
+        errors.predict(units)
+        known = errors.predicted
     if not all(u in known for u in units):
         return sorted(units, key=lambda u: -_estimated_noise(calibrated, u))
     if not calibrated.options.speed or calibrated.options.mode != "static" or assignment.target == "graphopt":

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ....compress.context import StageContext
-from ....ir import Model, clone_model
+from ....ir import clone_model
 from ....measure import Quality
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit
 from ..emit.qdq import build
+from .predicted_errors import drop_final_softmax, predicted_errors
 
 RANKED = 4
 """Samples by which units are ranked; the verdict on an assignment takes all. A rank needs no more: each unit costs a
@@ -20,12 +21,14 @@ session and this many runs. `python -m tests.bench.zoo_int8` shows the accuracy 
 class SingleUnitErrors:
     """Relative errors (RMS, worst output, first samples) by unit, as far as they were measured.
 
-    Scores are compared before a final Softmax: behind it a few near ties make all of the error of a few samples.
+    predicted: the same to first order, from one backward pass for all units, as far as they were predicted. Scores are
+    compared before a final Softmax: behind it a few near ties make all of the error of a few samples.
     """
 
     def __init__(self, calibrated: CalibratedModel, context: StageContext) -> None:
         self.calibrated, self.context = calibrated, context
         self.known: dict[Unit, float] = {}
+        self.predicted: dict[Unit, float] = {}
 
     def measure(self, units: Iterable[Unit]) -> None:
         """Measure the units whose error is not known: a session and `RANKED` runs each. Infinite where results are."""
@@ -41,13 +44,7 @@ class SingleUnitErrors:
                 ratio = quality.fidelity(model, RANKED).sqnr_db
                 self.known[unit] = math.inf if ratio == -math.inf else 10.0 ** (-ratio / 20.0)
 
-
-def drop_final_softmax(model: Model) -> bool:
-    """Return logits instead of Softmax outputs; True if changed."""
-    graph = model.graph
-    producers = [value.producer for value in graph.outputs]
-    scores = [v if n is None or n.op != "Softmax" else n.inputs[0] for v, n in zip(graph.outputs, producers)]
-    changed = any(a is not b for a, b in zip(scores, graph.outputs))
-    if changed:
-        graph.set_outputs([v for v in scores if v is not None], graph.ports)
-    return changed
+    def predict(self, units: Sequence[Unit]) -> None:
+        """Predict the errors of units, together; nothing where a node has no gradient."""
+        if not all(unit in self.predicted for unit in units):
+            self.predicted.update(predicted_errors(self.calibrated, units, self.context, RANKED))
