@@ -236,6 +236,12 @@ def test_a_transpose_that_onnxruntime_joins_with_a_product_stays(perm, shape):
     same(result, proto, {"x": RNG.normal(size=[int(n) for n in shape.split(",")]).astype("f4")})
 
 
+def test_what_is_not_worth_its_casts_stays():
+    result = half(model("g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }"))
+    assert types(result) == {"Relu": "f32"}
+    assert "left float32: no operator of it is worth the Casts around it" in str(result.report)
+
+
 def test_inputs_with_defaults_need_no_feed():
     """Their range was looked up in samples, which do not feed them: KeyError."""
     proto = model("g (float[N,8] x, float[8] a) => (float[N,64] y) { h = Add(x, a) y = MatMul(h, w) }", w=WEIGHTS["w"],
