@@ -26,7 +26,7 @@ class Taps:
     """An emitted model whose values can be read: inputs, results and inner values of the root graph.
 
     `values` that are constants or belong to nested graphs are left out; `readable` holds the others. The model may
-    change meanwhile: values are read from the copy that was emitted.
+    change meanwhile: values are read from the copy that was emitted. Inputs that no sample feeds are their `defaults`.
 
     peaks: values [N, C, space…] of which the largest element of each channel is enough. onnxruntime finds it in its own
     blocked layout, where handing out the whole value takes a pass to reorder it and one to copy it. Values whose peaks
@@ -41,6 +41,7 @@ class Taps:
         proto = emitter.model()
         names = {value: name for name, value in emitter.values.items()}
         self.inputs = {v: v.name for v in values if v.owner is model.graph}
+        self.defaults = {v.name: v.default.array() for v in self.inputs if v.default is not None}
         self.names = {v: names[v] for v in values if v.producer is not None and v.graph is model.graph and v in names}
         self.peaks = add_peaks(proto.graph, self.names, [v for v in values if v in peaks])
         for value in () if self.peaks is None else self.peaks.channels:
@@ -69,8 +70,8 @@ class Taps:
         """The readable values, or those asked for, on one sample. ModelError when the model cannot run on it."""
         wanted = self.readable if values is None else values
         taps = [self.names[v] for v in wanted if v in self.names]
-        results = self.session.run(feeds, taps)
-        return {v: feeds[self.inputs[v]] if v in self.inputs else results[self.names[v]] for v in wanted}
+        results, given = self.session.run(feeds, taps), {**self.defaults, **feeds}
+        return {v: given[self.inputs[v]] if v in self.inputs else results[self.names[v]] for v in wanted}
 
 
 def stream(

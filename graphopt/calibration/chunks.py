@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +15,7 @@ from ..equivalence.feeds import Feeds
 from ..equivalence.runnable import RunnableModel, open_runnable
 from ..equivalence.tapped import TappedSession
 from ..errors import InputError
+from ..ir import Array
 from ..machine.cpu import cpu_count
 from .activations import Taps
 from .observers import Extent
@@ -35,10 +36,14 @@ ObservedChunk = tuple[int, list[Extent]]
 
 @dataclass(frozen=True, slots=True)
 class ChunkObserver:
-    """Observes the inputs and tapped values called `names`; without a session it opens the model at `path` itself."""
+    """Observes the inputs and tapped values called `names`; without a session it opens the model at `path` itself.
+
+    defaults: of inputs that samples may leave out.
+    """
 
     names: tuple[str, ...]
     inputs: frozenset[str]
+    defaults: Mapping[str, Array]
     method: str
     session: TappedSession | None = None
     path: str = ""
@@ -50,9 +55,9 @@ class ChunkObserver:
         taps = tuple(name for name in self.names if name not in self.inputs)
         session = self.session or _process_session(self.path, self.folder, taps)
         for feed in feeds:
-            results = session.run(feed, taps)
+            results, given = session.run(feed, taps), {**self.defaults, **feed}
             for extent, name in zip(extents, self.names):
-                extent.add(feed[name] if name in self.inputs else results.pop(name))
+                extent.add(given[name] if name in self.inputs else results.pop(name))
         return extents
 
 
@@ -70,7 +75,7 @@ def observe_chunks(
     """The observations of each chunk of samples, in order. InputError, one line, where workers fail."""
     inputs = frozenset(taps.inputs.values())
     names = (taps.inputs.get(v) or taps.names[v] for v in taps.readable)
-    observer = ChunkObserver((*names, *(() if taps.peaks is None else (PEAKS,))), inputs, method)
+    observer = ChunkObserver((*names, *(() if taps.peaks is None else (PEAKS,))), inputs, taps.defaults, method)
     try:
         if executor is None:
             yield from _on_own_threads(observer, taps, iter(feeds))

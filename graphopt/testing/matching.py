@@ -11,7 +11,7 @@ from ..errors import Declined
 from ..ir import DType, Value
 from ..rewrite import Leaf, OpPattern, Rule
 from .blocks.elementwise import partner
-from .blocks.operands import ON_CODES, RANKS, SINGLE, codes, default_attrs, operand_for
+from .blocks.operands import ON_CODES, PRODUCTS_OF_CODES, RANKS, SINGLE, codes, default_attrs, operand_for
 from .sketch import WIDE, Sketch
 
 _BY_NAME: dict[str, tuple[float, ...]] = {
@@ -108,7 +108,11 @@ class _Occurrence:
         s = self.s
         if slot == 1 and op.startswith("Reduce"):
             return self._axes(op, data, attrs)
-        if leaf.optional and (leaf.kind == "value" or s.chance(0.4)):
+        if (
+            leaf.optional
+            and not (op in PRODUCTS_OF_CODES and slot in PRODUCTS_OF_CODES[op])
+            and (leaf.kind == "value" or s.chance(0.4))
+        ):
             return None
         if leaf.equals is not None:
             return s.constant(np.full(s.choose(((), (1,))), leaf.equals), s.dtype(data))

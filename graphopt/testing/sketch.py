@@ -172,7 +172,7 @@ class Sketch:
         node = builder.nodes[0]
         for domain, version in builder.imports.items():
             self.graph.opsets.setdefault(domain, version)
-        if node.op == "com.microsoft::MatMulIntegerToFloat" and node.inputs[0] and node.inputs[1]:
+        if node.op in _PRODUCTS and node.inputs[0] and node.inputs[1]:
             node.output.type = TensorType(DType.FLOAT, (*self.shape(node.inputs[0])[:-1], self.size(node.inputs[1], 1)))
         if node.op in _KEEPS_TYPE and node.inputs[0] is not None:
             node.output.type = node.inputs[0].type
@@ -239,6 +239,7 @@ BROADCASTS = frozenset((
     "Equal", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Mod",
 ))  # fmt: skip
 
+_PRODUCTS = frozenset(f"com.microsoft::{op}" for op in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul"))
 _KEEPS_TYPE = frozenset(f"com.microsoft::{op}" for op in ("Gelu", "FastGelu", "QuickGelu"))
 """Operators of onnxruntime, about which ONNX's inference knows nothing."""
 

@@ -120,10 +120,8 @@ def _step(
         for first, wide, stored in _blocks(level, form, image.channels)
     ]
     out = window.output(image)
-    first_inner, last_inner = window.interior(1, image.width)
-    if columns > 1:  # only the columns read anew must lie inside for a run
-        skipped = (columns - fresh) * window.dilations[1]
-        first_inner = min(last_inner, max(0, -(-(window.pads[1] - skipped) // window.strides[1])))
+    # Only the columns that are read anew must lie inside for a run.
+    first_inner, last_inner = window.interior(1, image.width, columns - fresh if columns > 1 else 0)
     blank = aligned_empty((max(1, last_inner - first_inner) * window.strides[1] + 1) * image.channels + SLACK)
     blank[:] = x_zero_point & 0xFF
     scratch = whole_lines(8 * columns * rows)

@@ -105,10 +105,10 @@ class Window:
             if not np.all(np.any((taps >= 0) & (taps < size), axis=1)):
                 raise ValueError(f"a window of {self} lies wholly in the padding of {image}")
 
-    def interior(self, axis: int, size: int) -> tuple[int, int]:
-        """The outputs [first, last) along an axis whose windows lie wholly inside the input."""
+    def interior(self, axis: int, size: int, skipped: int = 0) -> tuple[int, int]:
+        """The outputs [first, last) along an axis whose windows, but for the first `skipped` taps, lie inside."""
         outputs = self.output_size(axis, size)
         begin, stride = self.pads[axis], self.strides[axis]
-        first = min(outputs, -(-begin // stride))
+        first = min(outputs, max(0, -(-(begin - skipped * self.dilations[axis]) // stride)))
         reach = size - 1 + begin - self.dilations[axis] * (self.kernel[axis] - 1)
         return first, max(first, min(outputs, reach // stride + 1))

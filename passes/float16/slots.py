@@ -61,6 +61,8 @@ def half_slots(node: Node) -> HalfSlots:
         raise Declined("it counts, and float16 holds whole numbers up to 2,048 only", node)
     if node.op in _DRAWN:
         raise Declined("its result's type is an attribute", node)
+    if node.op == "Transpose" and _moves_batch_into_product(node):
+        raise Declined("onnxruntime 1.32 ends the process where it joins it with a product in float16", node)
     values = [v for v in (*node.inputs, *node.outputs) if v is not None]
     if not all(isinstance(v.type, TensorType) for v in values):
         raise Declined("a value of it is no tensor, or of unknown type", node)
@@ -78,6 +80,15 @@ def half_slots(node: Node) -> HalfSlots:
     if not inputs:
         raise Declined("the operator knows no float16", node)
     return HalfSlots(frozenset(inputs), frozenset(outputs))
+
+
+def _moves_batch_into_product(node: Node) -> bool:
+    """The first axis becomes rows or columns of a MatMul, and the axes in between its batch: what onnxruntime joins to
+    one product (transBatchA), with a null pointer in float16."""
+    perm = tuple(int(axis) for axis in attr(node, "perm") or ())
+    last = len(perm) - 1
+    is_batch = last > 1 and perm[:-2] == tuple(range(1, last)) and set(perm[-2:]) == {0, last}
+    return is_batch and any(use.node.op == "MatMul" for use in node.output.uses)
 
 
 def _type_of(parameters: Iterable[onnx.defs.OpSchema.FormalParameter], slot: int) -> str:

@@ -77,7 +77,9 @@ def _convert(model: Model, options: Float16, context: StageContext) -> tuple[Mod
         result = None if found is None else _written(base, found, options, context)
         if found is not None and result is not None:
             return result, _reported(base, result, found, context)
-        why = f"computing in float16 leaves {search.said}, {_floor(options, context)}"
+        why = "no operator of it is worth the Casts around it"
+        if search.said:
+            why = f"computing in float16 leaves {search.said}, {_floor(options, context)}"
     result, report = _store(model, options, context)
     if report.changed:
         return result, replace(report, summary=f"{report.summary}; {why}")

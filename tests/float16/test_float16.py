@@ -224,6 +224,35 @@ def _is_complete(proto: onnx.ModelProto) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    "perm, shape", [("1, 0, 2", "2,5,8"), ("1, 2, 0", "8,2,5"), ("1, 2, 0, 3", "2,3,5,8"), ("1, 2, 3, 0", "8,2,3,5")]
+)
+def test_a_transpose_that_onnxruntime_joins_with_a_product_stays(perm, shape):
+    """In float16 its session ended the process with a segmentation fault; time-first attention has such products."""
+    proto = model(f"g (float[{shape}] x) => (float[a,b,c{',d' * (perm.count(',') - 2)}] y)"
+                  f"{{ r = Relu(x) t = Transpose<perm = [{perm}]>(r) y = MatMul(t, w) }}", w=WEIGHTS["w"])  # fmt: skip
+    result = half(proto)
+    assert types(result)["Transpose"] == "f32" and types(result)["MatMul"] == "f16"
+    same(result, proto, {"x": RNG.normal(size=[int(n) for n in shape.split(",")]).astype("f4")})
+
+
+def test_what_is_not_worth_its_casts_stays():
+    result = half(model("g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }"))
+    assert types(result) == {"Relu": "f32"}
+    assert "left float32: no operator of it is worth the Casts around it" in str(result.report)
+
+
+def test_inputs_with_defaults_need_no_feed():
+    """Their range was looked up in samples, which do not feed them: KeyError."""
+    proto = model("g (float[N,8] x, float[8] a) => (float[N,64] y) { h = Add(x, a) y = MatMul(h, w) }", w=WEIGHTS["w"],
+                  a=np.arange(8, dtype="f4"))  # fmt: skip
+    result = half(proto)
+    assert types(result)["MatMul"] == "f16"
+    x = RNG.normal(size=(3, 8)).astype("f4")
+    same(result, proto, {"x": x})
+    same(result, proto, {"x": x, "a": x[0]})
+
+
 def test_options():
     with pytest.raises(OptionError, match="keep names no node of the model: nothing"):
         half(model(NET, **WEIGHTS), keep=("nothing",))

@@ -53,6 +53,19 @@ def test_conversion_to_a_later_opset_keeps_every_graph():
     assert statuses["equal"] > 0.95 * statuses.total(), statuses
 
 
+@pytest.mark.parametrize("name", ["bias_into_integer_product", "quantize_in_product"])
+def test_products_of_codes_are_drawn(name):
+    """Their scales and zero points were left out of what is drawn for a pattern, so that it never matched."""
+    wanted = [rule for rule in rules() if rule.name == name]
+    fired = 0
+    for seed in range(60):
+        graph = random_graph(seed, blocks=4, families=("layout",), matching=wanted, target="onnxruntime")
+        trial = attempt(graph, [rule_pass("alone", *wanted)], "onnxruntime", seed)
+        assert not trial.failed, f"seed {seed}: {trial.reason}{failing_example(graph)}"
+        fired += bool(trial.fired)
+    assert fired >= 2
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_every_rule_fires_and_is_right_by_itself(part):
     silent = []

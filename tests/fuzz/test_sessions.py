@@ -9,7 +9,7 @@ import pytest
 import graphopt
 from graphopt.testing.equivalent import failing_example
 
-from .sessions import model_of, trial_of
+from .sessions import attempt, model_of, trial_of
 from .trial import open_plainly
 
 GRAPHS, PARTS = 48, 2  # about 5 s a part once the kernels are compiled; the nightly run has thousands
@@ -49,3 +49,18 @@ def test_a_segment_rounds_no_activations_that_the_model_does_not():
     x = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
     for expected, found in zip(open_plainly(model).run(None, {"x": x}), session.run(None, {"x": x}), strict=True):
         assert np.abs(expected - found).max() < 1e-5
+
+
+def test_what_onnxruntime_does_to_two_pairs_of_scales_is_no_difference():
+    """It drops the first of two pairs even where the scales differ, which moves codes by more than a step."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 13]>
+        m (float[N,3,6,4] x, float[8,3,3,3] w) => (uint8[N,8,6,4] y)
+          <float s = {0.125}, uint8 z = {0}, float t = {0.1}, uint8 o = {3}> {
+            a = QuantizeLinear(x, s, z)
+            b = DequantizeLinear(a, s, z)
+            c = QuantizeLinear(b, t, o)
+            d = DequantizeLinear(c, t, o)
+            e = Conv<pads = [1, 1, 1, 1]>(d, w)
+            y = QuantizeLinear(e, t, o) }""")
+    trial = attempt(model, 70422)
+    assert not trial.failed, trial.reason

@@ -4,11 +4,12 @@ import itertools
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.calibration import open_calibration, stream
+from graphopt.calibration import observe, open_calibration, stream
 from graphopt.measure import Quality, ort_session
 from tests.ops import decoders
 from tests.quantize.nets import convnet, images, parse
@@ -197,6 +198,19 @@ def test_inner_values_are_those_of_the_model():
     assert len(parts) > 4
     joined = {v: a for part in parts[: len(parts) // 2] for v, a in part.items()}
     assert set(joined) == set(values) and all(np.array_equal(joined[v], whole[v]) for v in values)
+
+
+def test_inputs_that_no_sample_feeds_are_their_defaults():
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x, float[4] a) => (float[N,4] y) { y = Mul(x, a) }""")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 2, 3, 9], np.float32), "a"))
+    model = onnx_io.load(proto)
+    x, a = model.graph.inputs
+    feeds = [{"x": np.ones((2, 4), np.float32)}, {"x": np.ones((2, 4), np.float32), "a": np.zeros(4, np.float32)}]
+    seen = list(stream(model, [x, a], feeds))
+    assert [float(arrays[a].max()) for arrays in seen] == [9, 0]
+    observed = observe(model, [x, a], feeds)
+    assert observed[a].high == 9 and observed[a].low == 0
 
 
 def test_quality_counts_evaluations_and_measures_fidelity():

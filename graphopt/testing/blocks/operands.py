@@ -22,9 +22,16 @@ RANKS: dict[str, tuple[int, ...]] = {
 SINGLE = frozenset((
     "Erf", "Mish", "HardSwish", "Softsign", "Softplus", "Celu", "ThresholdedRelu", "Selu", "LeakyRelu", "HardSigmoid",
     "Elu", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "InstanceNormalization", "PRelu", "Gelu",
-    "DynamicQuantizeLinear", "com.microsoft::Gelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu",
+    "DynamicQuantizeLinear", "com.microsoft::DynamicQuantizeMatMul",
+    "com.microsoft::Gelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu",
 ))  # fmt: skip
 """Operators that onnxruntime computes in single precision only."""
+
+PRODUCTS_OF_CODES = {
+    "com.microsoft::MatMulIntegerToFloat": frozenset((2, 3, 4, 5)),
+    "com.microsoft::DynamicQuantizeMatMul": frozenset((2,)),
+}  # fmt: skip
+"""Operands that onnxruntime's products need, or are seldom without, though a pattern may leave them out."""
 
 ON_CODES = frozenset(("MatMulInteger", "com.microsoft::MatMulIntegerToFloat"))
 """Operators whose data are quantized codes."""
@@ -253,6 +260,10 @@ def _scaled_integer_product(s: Sketch, slot: int, x: Value, slots: Slots, attrs:
     return _integer_product(s, min(slot, 2) if slot != 5 else 3, x, slots, attrs)
 
 
+def _dynamic_product(s: Sketch, slot: int, x: Value, slots: Slots, attrs: Attrs) -> Value | None:
+    return _scaled_integer_product(s, {1: 1, 2: 3}[slot], x, slots, attrs)
+
+
 _OPERANDS: dict[str, Callable[[Sketch, int, Value, Slots, Attrs], Value | None]] = {
     "Conv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Gemm": _gemm,
     "BatchNormalization": _statistics, "InstanceNormalization": _instance_parameters, "LayerNormalization": _last,
@@ -261,4 +272,5 @@ _OPERANDS: dict[str, Callable[[Sketch, int, Value, Slots, Attrs], Value | None]]
     "Where": _condition, "QuantizeLinear": _quantization, "DequantizeLinear": _quantization,
     "com.microsoft::QuantizeLinear": _quantization, "Pow": _exponent, "MatMulInteger": _integer_product,
     "com.microsoft::MatMulIntegerToFloat": _scaled_integer_product,
+    "com.microsoft::DynamicQuantizeMatMul": _dynamic_product,
 }  # fmt: skip

@@ -45,11 +45,11 @@ def depthwise(x: Array, w: Array, window: Window, scale: Array, x_zero: int, bia
 @given(
     channels=st.sampled_from([1, 3, 8, 16, 24, 40, 64, 97]),
     multiplier=st.sampled_from([1, 1, 1, 2]),
-    kernel=st.sampled_from([(3, 3), (3, 3), (5, 5), (1, 3), (1, 5), (2, 4), (7, 1)]),
+    kernel=st.sampled_from([(3, 3), (3, 3), (5, 5), (1, 3), (1, 5), (2, 4), (7, 1), (7, 7)]),
     strides=pairs(1, 3),
     dilations=st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]),
     pads=st.tuples(*[st.integers(0, 3)] * 4),
-    size=pairs(7, 13),
+    size=pairs(1, 13),
     x_signed=st.booleans(),
     y_signed=st.booleans(),
     wide=st.booleans(),
@@ -92,6 +92,22 @@ def test_depthwise_equals_the_operator(
     y = naive.empty(expected.shape, expected.dtype)
     run_routine(routine, {"x": naive.placed(x), "y": y}, workers=1 + seed % 2)
     np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kernel, width", [(7, 4), (7, 5), (9, 5), (9, 7), (5, 3)])
+def test_images_narrower_than_the_window(level: str, monkeypatch: pytest.MonkeyPatch, kernel: int, width: int) -> None:
+    """The columns that a run reads anew lay outside on the right where the window was wider than the image."""
+    monkeypatch.setenv("GRAPHOPT_ISA", level)
+    rng = np.random.default_rng(kernel)
+    window, image = Window((kernel, kernel), pads=(kernel // 2,) * 4), Image(1, 6, width, 16)
+    x = rng.integers(0, 256, image.shape).astype(np.uint8)
+    w = rng.integers(-128, 128, (16, kernel, kernel)).astype(np.int8)
+    scale, none = np.full(16, 1e-3, np.float32), np.zeros(16, np.int64)
+    routine = prepare_depthwise(image, window, w, scale, x_zero_point=9)
+    y = naive.empty(image.shape, np.uint8)
+    run_routine(routine, {"x": naive.placed(x), "y": y})
+    np.testing.assert_array_equal(y, depthwise(x, w, window, scale, 9, none, 0, np.uint8, None, None))
 
 
 def test_shapes_that_disagree_are_refused() -> None:
