@@ -64,3 +64,16 @@ def test_what_onnxruntime_does_to_two_pairs_of_scales_is_no_difference():
             y = QuantizeLinear(e, t, o) }""")
     trial = attempt(model, 70422)
     assert not trial.failed, trial.reason
+
+
+def test_codes_without_a_zero_point_are_signed_as_their_type_is():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        m (float[4,4,1,1] x, int8[4,4,1,1] c) => (float[4,4,1,1] y) <float s = {0.008}> {
+            a = DequantizeLinear(c, s)
+            b = DequantizeLinear(d, s)
+            e = Conv(a, b)
+            y = Add(e, x) }""")
+    codes = np.random.default_rng(0).integers(-90, 90, (4, 4, 1, 1)).astype(np.int8)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, n) for n, array in (("d", codes),))
+    trial = attempt(model)
+    assert not trial.failed, trial.reason

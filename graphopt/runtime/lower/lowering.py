@@ -11,7 +11,7 @@ from .builders import max_pool
 from .floats import activations, normalizations, selections
 from .floats.gelu import gelu, gelu_by_tanh
 from .moves import blocks_moved, is_move, moved, stays_on_kernels
-from .operands import is_constant, is_dequantize, is_quantize, quantization_of
+from .operands import is_constant, is_dequantize, is_quantize, read_quantization
 from .operations import Coverage, Dequantize
 from .qdq import is_only_quantized, linear, quantized_result
 from .tables import Island, island
@@ -67,7 +67,7 @@ def _lower_node(
         source = node.inputs[0]
         if source is None or is_constant(source):
             return None
-        x = quantization_of(node.input(1), node.input(2))
+        x = read_quantization(node)
         return Dequantize(inputs=(source,), output=node.output, nodes=(node,), x=x)
     if node.op in qoperator.LOWERINGS:
         return qoperator.LOWERINGS[node.op](node)

@@ -154,6 +154,12 @@ def quantization_of(scale: Value | None, zero_point: Value | None, dtype: DType 
         raise Declined(str(error)) from error
 
 
+def read_quantization(node: Node) -> Quantization:
+    """Of the codes that a DequantizeLinear reads; without a zero point they are signed as their type is."""
+    type = None if node.inputs[0] is None else node.inputs[0].type
+    return quantization_of(node.input(1), node.input(2), type.dtype if isinstance(type, TensorType) else None)
+
+
 def requantization_table(x: Quantization, y: Quantization) -> Array | None:
     """y's code of each of x's 256 codes, by their bits; None where the two are the same."""
     return None if x == y else y.quantize(x.dequantize(x.codes()))
@@ -196,7 +202,7 @@ def dequantized_source(value: Value | None) -> tuple[Value, Quantization]:
     if node is None or not is_dequantize(node) or is_constant(node.inputs[0]):
         raise Declined("an input that is not quantized")
     assert node.inputs[0] is not None
-    return node.inputs[0], quantization_of(node.input(1), node.input(2))
+    return node.inputs[0], read_quantization(node)
 
 
 def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: int) -> Array | None:
