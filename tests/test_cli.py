@@ -75,6 +75,16 @@ def test_verify_tells_different_and_unverified(model, tmp_path):
     done = cli("verify", custom, custom)
     assert done.returncode == 3 and "unverified" in done.stdout
     done = cli("optimize", custom, other, "--force")
+    assert done.returncode == 0 and "1 of 4 nodes stay as they were" in done.stdout, done.stdout
+    del proto.graph.node[:], proto.graph.output[:-1], proto.graph.initializer[:]
+    for op, given, made, domain in (
+        ("Mystery", "x", "m", "my.own"),
+        ("Identity", "m", "i", ""),
+        ("Relu", "i", "z", ""),
+    ):
+        proto.graph.node.append(helper.make_node(op, [given], [made], domain=domain))
+    onnx.save(proto, custom)  # all of it reads what nobody can compute
+    done = cli("optimize", custom, other, "--force")
     assert done.returncode == 3 and "unverified" in done.stdout and other.read_bytes()
     done = cli("optimize", custom, other, "--allow-unverified")
     assert done.returncode == 0, done.stderr

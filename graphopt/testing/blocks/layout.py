@@ -310,8 +310,38 @@ def depth_and_space(s: Sketch) -> None:
            coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
 
 
+def gathered_mask(s: Sketch) -> None:
+    """m[b, t] for all positions b and t, as transformers reads a mask: by pairs of them, or by places of its rows"""
+    m = s.pick(*ANY, ranks=(2,))
+    (height, width), shape = s.shape(m), s.node("Shape", m)
+    rows = s.with_axes("Unsqueeze", _counted(s, shape, 0, height), (1, 2, 3), 13)
+    columns = s.with_axes("Unsqueeze", _counted(s, shape, 1, width), (0, 1, 2), 13)
+    if s.chance(0.5):
+        stride = s.node("Gather", shape, s.constant(np.array(1, np.int64)))
+        places = s.node("Add", columns, s.node("Mul", rows, stride))
+        places.type = TensorType(DType.INT64, (height, 1, 1, width))
+        found = s.node("Gather", s.node("Flatten", m, axis=2), places, axis=0)
+        found.type = TensorType(s.dtype(m), (height, 1, 1, width, 1))
+        return
+    sizes = s.node("Shape", s.node("Max", rows, columns))
+    both = []
+    for positions_of in (rows, columns):
+        expanded = s.node("Expand", positions_of, sizes)
+        expanded.type = TensorType(DType.INT64, (height, 1, 1, width))
+        both.append(s.with_axes("Unsqueeze", expanded, (-1,), 13))
+    s.node("GatherND", m, s.node("Concat", *both, axis=-1)).type = TensorType(s.dtype(m), (height, 1, 1, width))
+
+
+def _counted(s: Sketch, shape: Value, axis: int, size: Dim) -> Value:
+    """0, 1, … up to one of the sizes of a shape."""
+    zero, one = s.constant(np.array(0, np.int64)), s.constant(np.array(1, np.int64))
+    counted = s.node("Range", zero, s.node("Gather", shape, s.constant(np.array(axis, np.int64))), one)
+    counted.type = TensorType(DType.INT64, (size,))
+    return counted
+
+
 BLOCKS = (
     (transpose, 6), (reshape, 6), (unit_axis, 4), (open_reshapes, 2), (flatten, 2), (squeeze, 4), (slices, 5),
     (split, 3), (hand_split, 2), (concat, 4), (gather, 3), (embed, 1), (pad, 3), (expand, 3), (reduce, 5), (argmax, 1),
-    (depth_and_space, 2),
+    (depth_and_space, 2), (gathered_mask, 3),
 )  # fmt: skip
