@@ -45,7 +45,7 @@ def rounded(model: Model, given: Candidates, half: Set[Node]) -> Model:
         assert graph is not None
         for slot in slots.inputs:
             value = node.inputs[slot]
-            if value is None or value in made or value in passed.values():
+            if value is None or value in made:
                 continue
             if value.constant is not None:
                 graph.set_input(node, slot, Value(constant=Constant.of(halved(value.constant.array()).astype("f4"))))

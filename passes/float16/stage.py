@@ -128,7 +128,8 @@ class _Search:
 
     def _released(self, returned: Sequence[Node], noise: float) -> _Found | None:
         """Most of the returned nodes are innocent neighbours: those that cost least become float16 again."""
-        pieces = _split(sorted(returned, key=list(self.base.graph.walk()).index), _PIECES)
+        order = {node: i for i, node in enumerate(self.base.graph.walk())}
+        pieces = _split(sorted(returned, key=order.__getitem__), _PIECES)
         costs = {i: self._noise(piece) for i, piece in enumerate(pieces)}
         free: set[Node] = set()
         for i in sorted(costs, key=costs.__getitem__):
@@ -157,15 +158,9 @@ class _Search:
         half = assign(self.base, given, self.options.keep_io)
         if not half:
             return None
-        simulated, quality, limit = rounded(self.base, given, half), self.context.quality, self.context.max_drop
-        if quality.metric is not None and limit is not None:
-            drop = quality.drop(simulated)
-            self.said = f"the metric {drop:.4g} lower"
-            return _Found(given, half, None) if drop <= limit else None
-        fidelity = quality.fidelity(simulated)
-        self.said = str(fidelity)
-        is_enough = fidelity.sqnr_db >= self.options.min_sqnr or _is_below_range(self.base, self.context)
-        return _Found(given, half, fidelity.sqnr_db) if is_enough else None
+        verdict = _judge(rounded(self.base, given, half), self.options, self.context)
+        self.said = verdict.text
+        return _Found(given, half, verdict.decibels) if verdict.is_enough else None
 
 
 def _split(nodes: Sequence[Node], count: int) -> list[Sequence[Node]]:
@@ -179,7 +174,7 @@ def _written(base: Model, found: _Found, options: Float16, context: StageContext
     compute what the rounded model does."""
     for store in (True, False):
         result = build(base, found.given, found.half, options.keep_io, store)
-        if _is_good_enough(result, options, context):
+        if _judge(result, options, context).is_enough:
             return result
     return None
 
@@ -188,11 +183,9 @@ def _reported(base: Model, result: Model, found: _Found, context: StageContext) 
     nodes = len(found.given.slots) + len(found.given.kept)
     kept = dict(found.given.kept)
     kept.update({n: "between nodes in float32: two Casts cost more" for n in found.given.slots if n not in found.half})
-    casts = sum(n.op == "Cast" for n in result.graph.walk()) - sum(n.op == "Cast" for n in base.graph.walk())
-    facts = Float16Figures(len(found.half), nodes, max(0, casts), found.decibels)
-    quality = NOT_MEASURED if context.calibration.is_synthetic else str(context.quality.fidelity(result))
+    facts = Float16Figures(len(found.half), nodes, max(0, _casts(result) - _casts(base)), found.decibels)
     stay = f", {kept_text(kept)} stay float32" if kept else ""
-    summary = f"{len(found.half)} of {nodes} nodes in float16{stay}; {quality}"
+    summary = f"{len(found.half)} of {nodes} nodes in float16{stay}; {_quality(result, context)}"
     layers = tuple(KeptNode(name_of(n), n.op, why) for n, why in kept.items())
     refused = tuple((name_of(n), why) for n, why in found.given.kept.items())
     return StageReport("float16", summary, layers, facts, refused)
@@ -206,20 +199,41 @@ def _store(model: Model, options: Float16, context: StageContext) -> tuple[Model
     if not weights:
         return model, _left("no weights to store in float16", Candidates({}, {}))
     result = stored(model)
-    if not _is_good_enough(result, options, context):
-        why = f"left float32: weights in float16 leave {context.quality.fidelity(result)}, {_floor(options, context)}"
+    verdict = _judge(result, options, context)
+    if not verdict.is_enough:
+        why = f"left float32: weights in float16 leave {verdict.text}, {_floor(options, context)}"
         return model, _left(why, Candidates({}, {}))
-    casts = sum(n.op == "Cast" for n in result.graph.walk()) - sum(n.op == "Cast" for n in model.graph.walk())
-    quality = NOT_MEASURED if context.calibration.is_synthetic else str(context.quality.fidelity(result))
+    casts = _casts(result) - _casts(model)
+    quality = _quality(result, context)
     summary = f"{casts} of {len(weights)} weights stored in float16, computed in float32; {quality}"
     return result, StageReport("float16", summary, (), Float16Figures(0, len(result.graph), casts))
 
 
-def _is_good_enough(result: Model, options: Float16, context: StageContext) -> bool:
+def _casts(model: Model) -> int:
+    return sum(node.op == "Cast" for node in model.graph.walk())
+
+
+def _quality(model: Model, context: StageContext) -> str:
+    return NOT_MEASURED if context.calibration.is_synthetic else str(context.quality.fidelity(model))
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Whether a model is accurate enough, and how far it is off in words; in dB where no metric judges."""
+
+    is_enough: bool
+    text: str
+    decibels: float | None = None
+
+
+def _judge(model: Model, options: Float16, context: StageContext) -> _Verdict:
     quality = context.quality
     if quality.metric is not None and context.max_drop is not None:
-        return quality.drop(result) <= context.max_drop
-    return quality.fidelity(result).sqnr_db >= options.min_sqnr or _is_below_range(result, context)
+        drop = quality.drop(model)
+        return _Verdict(drop <= context.max_drop, f"the metric {drop:.4g} lower")
+    fidelity = quality.fidelity(model)
+    is_enough = fidelity.sqnr_db >= options.min_sqnr or _is_below_range(model, context)
+    return _Verdict(is_enough, str(fidelity), fidelity.sqnr_db)
 
 
 def _is_below_range(model: Model, context: StageContext) -> bool:

@@ -99,17 +99,9 @@ def _in_steps(
         remove(facts, kept)
         if options.recover:
             recovery = recover(
-                original,
-                model,
-                facts,
-                feeds,
-                originals,
-                kept,
-                ridge=options.ridge,
-                seed=seed,
-                is_rough=is_rough,
+                original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed, is_rough=is_rough,
                 alive=alive,
-            )
+            )  # fmt: skip
         progress((step + 1) / steps)
     stay = sum(_channels(one.group, one.kept, options) for one in allocations)
     share = None if left is None else sum(left.of.values()) / max(left.total, 1e-30)
