@@ -14,7 +14,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("distillation",),
     ("passes",),
     ("options", "validation", "report", "testing", "pytest_plugin"),
-    ("reporting", "partial"),
+    ("reporting", "partial", "recipe"),
+    ("result",),
     ("api", "bench", "bisection", "folders", "surgery", "recommendation"),
     ("cli", "__main__"),
 )
