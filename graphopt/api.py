@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ def optimize(
     check: CheckPolicy = "end",
     provenance: bool = False,
     recipe: str | os.PathLike[str] | Recipe | None = None,
+    executor: Executor | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     repros: str | os.PathLike[str] | None = None,
@@ -117,6 +119,8 @@ def optimize(
     neither the figures nor the size limit count.
     recipe: a file or `graphopt.Recipe`, such as `result.recipe`: it says all that decides the result in place of the
     options here, but for data, metric, validation and output. Same machine and data: the same bytes.
+    executor: any of `concurrent.futures`, such as dask's, runs calibration, rounding and trials of single layers; the
+    result is the same on any number of workers.
 
     The same input, options and seed give the same bytes. Raises `graphopt.GraphoptError` subclasses with one line.
     """
@@ -140,7 +144,7 @@ def optimize(
     read = Recipe.load(recipe) if isinstance(recipe, (str, os.PathLike)) else recipe
     if read is not None:
         options = read.options(options)
-    result = optimize_as(model, options, progress, read)
+    result = optimize_as(model, options, progress, read, executor)
     is_static = options.compression.quantize is not None and options.compression.quantize.mode == "static"
     if is_static or read is not None:
         for note in (result.report.banner, *result.report.notes):
@@ -151,8 +155,9 @@ def optimize(
 
 @collector_paused()
 def optimize_as(
-    model: ModelSource, options: Options, progress: Progress | None = None, recipe: Recipe | None = None
-) -> Result:
+    model: ModelSource, options: Options, progress: Progress | None = None, recipe: Recipe | None = None,
+    executor: Executor | None = None,
+) -> Result:  # fmt: skip
     """`optimize` with its options as one value, for those who keep them: the command line, bisection, recipes.
 
     recipe: that the options are from; model, data and machine are compared with it.
@@ -173,7 +178,7 @@ def optimize_as(
     exact, last = _schedules(lifted, options)
     refusal: ModelError | None = None
     try:
-        context = _stage_context(lifted, options, progress)
+        context = _stage_context(lifted, options, progress, executor)
     except ModelError as error:
         context, refusal = None, error
     work = _Work(options, progress, exact, _on_blame(reference, options))
@@ -344,7 +349,9 @@ def _stages(compression: Compression) -> list[Stage[Any]]:
     return stages(compression.prune, compression.quantize, compression.precision, compression.recover)
 
 
-def _stage_context(original: Model, options: Options, progress: Progress | None) -> StageContext | None:
+def _stage_context(
+    original: Model, options: Options, progress: Progress | None, executor: Executor | None
+) -> StageContext | None:
     """The context of lossy stages, None where there are none. InputError for calibration data that do not fit."""
     asked = options.compression
     if not asked.is_wanted:
@@ -354,7 +361,7 @@ def _stage_context(original: Model, options: Options, progress: Progress | None)
     )
     return stage_context(
         original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
-        evaluations, asked.preprocess,
+        evaluations, asked.preprocess, executor,
     )  # fmt: skip
 
 

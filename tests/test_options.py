@@ -58,6 +58,7 @@ GIVEN = {
 NO_FIELD = {
     "model": "what is optimised",
     "recipe": "gives the fields their values",
+    "executor": "where work runs: it changes nothing of the result",
     "progress": "a listener: it changes nothing of the result",
 }
 """Parameters of `optimize` that are no options."""
@@ -76,6 +77,8 @@ OF_THE_COMMAND = {
     "precision_option": "a field of graphopt.Float16",
     "prune_option": "a field of graphopt.Prune",
     "recipe": "gives the fields their values",
+    "workers": "where work runs",
+    "scheduler": "where work runs",
     "save_recipe": "what is done with the result",
     "report": "what is done with the result",
     "provenance_beside": "what is done with the result",
@@ -94,7 +97,7 @@ class Asked(Exception):
 def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Options]:
     """The options behind a call of `optimize`, or behind words of the command line."""
 
-    def ask(model: Any, options: Options, progress: Any = None, recipe: Any = None) -> None:
+    def ask(model: Any, options: Options, progress: Any = None, recipe: Any = None, executor: Any = None) -> None:
         raise Asked(options)
 
     def asked(*words: str, **keywords: Any) -> Options:

@@ -121,6 +121,14 @@ def optimize(
         typer.Option(help="a recipe says what is done, in place of options; data and metric are given beside it"),
     ] = None,
     save_recipe: Annotated[Optional[Path], typer.Option(help="write the recipe of the result")] = None,  # noqa: UP045
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="processes that calibrate, round and try layers; the result is the same"),
+    ] = None,
+    scheduler: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="tcp://HOST:PORT of a dask scheduler, whose workers do so"),
+    ] = None,
     passes: Names = None,
     skip: Names = None,
     add_pass: Annotated[
@@ -153,6 +161,7 @@ def optimize(
     """
     from ..api import optimize_as
     from ..machine.files import check_target
+    from ..parallel import executor_of
     from ..provenance import sidecar, write_sidecar
     from ..recipe import Recipe
     from ..report.tables import report_lines
@@ -204,8 +213,8 @@ def optimize(
     for ignored in _ignored(options, dry_run, provenance_beside, save_as_external_data):
         note(ignored)
     model = sys.stdin.buffer.read() if str(source) == PIPE else source
-    with progress("optimize") as tell:
-        result = optimize_as(model, options, tell, read)
+    with executor_of(workers, scheduler) as executor, progress("optimize") as tell:
+        result = optimize_as(model, options, tell, read, executor)
         account: Report = result.report
         if report is not None or (account.is_lossy and (as_json or not manner.quiet)):
             tell("measure speed", None)

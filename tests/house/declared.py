@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("ir", "machine", "words"),
+    ("ir", "machine", "words", "parallel"),
     ("ops",),
     ("rewrite", "onnx_io", "analysis"),
     ("equivalence", "calibration", "measure", "gradient"),

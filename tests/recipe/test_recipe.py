@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from typer.testing import CliRunner
 
 import graphopt
@@ -17,41 +17,19 @@ from graphopt import Recipe, cli
 from graphopt.compress.choices import CHOICES
 from graphopt.errors import InputError, ModelError, OptionError
 from graphopt.recipe import MadeWith
+from tests.recipe.nets import network, samples
 
 LAYERS = ("first", "second", "third", "fourth")
 
 
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
-    """Three convolutions, with a shortcut around the third, and a product."""
-    rng = np.random.default_rng(0)
-    shapes = {"a": (16, 3, 3, 3), "b": (32, 16, 3, 3), "c": (32, 32, 3, 3), "d": (32, 10)}
-    weights = [
-        numpy_helper.from_array((rng.standard_normal(s) * (2 / np.prod(s[1:])) ** 0.5).astype("f4"), n)
-        for n, s in shapes.items()
-    ]
-    pads = {"pads": [1, 1, 1, 1]}
-    nodes = [
-        helper.make_node("Conv", ["x", "a"], ["p"], "first", **pads),
-        helper.make_node("Relu", ["p"], ["q"]),
-        helper.make_node("Conv", ["q", "b"], ["r"], "second", strides=[2, 2], **pads),
-        helper.make_node("Relu", ["r"], ["s"]),
-        helper.make_node("Conv", ["s", "c"], ["t"], "third", **pads),
-        helper.make_node("Add", ["s", "t"], ["u"], "shortcut"),
-        helper.make_node("GlobalAveragePool", ["u"], ["v"], "pool"),
-        helper.make_node("Flatten", ["v"], ["w"], "flat"),
-        helper.make_node("MatMul", ["w", "d"], ["y"], "fourth"),
-    ]
-    x, y = (
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", 3, 8, 8]), ("y", ["N", 10]))
-    )
-    graph = helper.make_graph(nodes, "g", [x], [y], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return network()
 
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, np.ndarray]:
-    return {"x": np.random.default_rng(1).standard_normal((16, 3, 8, 8)).astype("f4")}
+    return samples()
 
 
 def bytes_of(result: graphopt.Result) -> bytes:
