@@ -23,7 +23,7 @@ from graphopt import cli, options
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (
-    "which-mode", "quantizing", "below-8-bits", "pruning", "float16", "gradients", "runtime", "report", "editing",
+    "which-mode", "quantizing", "below-8-bits", "pruning", "float16", "recipes", "gradients", "runtime", "report", "editing",
     "testing", "writing-a-pass", "ir", "fusion",
 )  # fmt: skip
 API = (
