@@ -192,9 +192,10 @@ def optimize(
     asked = options.compression
     kind = kind_of(asked.quantize, asked.prune, kind, asked.precision)
     if source.is_dir():
-        if recipe is not None or save_recipe is not None:
-            raise OptionError("a recipe is of one model, and this is a folder of several: name one")
-        beside = {"--report": report, "--dry-run": dry_run, "--provenance-beside": provenance_beside}
+        beside = {
+            "--report": report, "--dry-run": dry_run, "--provenance-beside": provenance_beside, "--recipe": recipe,
+            "--save-recipe": save_recipe, "--workers": workers, "--scheduler": scheduler,
+        }  # fmt: skip
         where = output or destination or source.with_name(f"{source.name}.{kind}")
         optimize_folder(source, where, options, kind, save_as_external_data, beside, force=force, as_json=as_json)
         return
@@ -304,7 +305,8 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
 
 _LOSSY = (
     "quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "prune_option", "precision",
-    "precision_option", "recover", "recover_option", "metric", "max_drop",
+    "precision_option", "recover", "recover_option", "metric", "max_drop", "recipe", "save_recipe", "workers",
+    "scheduler",
 )  # fmt: skip
 
 quantize = variant(
@@ -327,7 +329,7 @@ quantize = variant(
         ],
         None,
     ),
-    without=("kind",),
+    without=("kind", "recipe"),
 )  # fmt: skip
 prune = variant(
     optimize, "prune",
@@ -342,7 +344,7 @@ prune = variant(
         ],
         None,
     ),
-    without=("kind",),
+    without=("kind", "recipe"),
 )  # fmt: skip
 simplify = variant(
     optimize, "simplify",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -122,7 +122,7 @@ class _Search:
         half = assign(self.base, self.given, self.options.keep_io)
         ordered = [node for node in self.base.graph.walk() if node in half]
         parts = _split(ordered, _PARTS)
-        noise = {i: self._noise(part) for i, part in enumerate(parts)}
+        noise = dict(enumerate(self._noises(parts)))
         returned: list[Node] = []
         for i in sorted(noise, key=lambda i: -noise[i]):
             returned += parts[i]
@@ -138,7 +138,7 @@ class _Search:
         """Most of the returned nodes are innocent neighbours: those that cost least become float16 again."""
         order = {node: i for i, node in enumerate(self.base.graph.walk())}
         pieces = _split(sorted(returned, key=order.__getitem__), _PIECES)
-        costs = {i: self._noise(piece) for i, piece in enumerate(pieces)}
+        costs = dict(enumerate(self._noises(pieces)))
         free: set[Node] = set()
         for i in sorted(costs, key=costs.__getitem__):
             noise += costs[i]
@@ -154,12 +154,14 @@ class _Search:
     def _kept(self, nodes: Iterable[Node]) -> Candidates:
         return self.given.without(dict.fromkeys(nodes, "rounding costs most here"))
 
-    def _noise(self, nodes: Iterable[Node]) -> float:
-        """Noise over signal where these nodes alone are rounded."""
-        self.evaluated += 1
-        self.context.tell("float16", min(0.9, 0.2 + 0.02 * self.evaluated))
-        fidelity = self.context.quality.fidelity(rounded(self.base, self.given, frozenset(nodes)), _FEW)
-        return float(10.0 ** (-fidelity.sqnr_db / 10.0))
+    def _noises(self, parts: Iterable[Sequence[Node]]) -> Iterator[float]:
+        """Noise over signal where the nodes of each part alone are rounded."""
+        context = self.context
+        models = (rounded(self.base, self.given, frozenset(part)) for part in parts)
+        for fidelity in context.quality.fidelities(models, _FEW, context.candidates_executor):
+            self.evaluated += 1
+            context.tell("float16", min(0.9, 0.2 + 0.02 * self.evaluated))
+            yield float(10.0 ** (-fidelity.sqnr_db / 10.0))
 
     def _tried(self, given: Candidates) -> _Found | None:
         """The assignment, where it is accurate enough."""

@@ -37,7 +37,7 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
     refused: list[tuple[str, str]] = []
     layers: list[QuantizedLayer] = []
     copy = clone_model(model)
-    names, word, chosen = layer_names(copy.graph), word_of(options.mode, 8), dict[str, str]()
+    names, word, settled = layer_names(copy.graph), word_of(options.mode, 8), dict[str, str]()
     choices = chosen_for(names, options.layers)
     for node in list(copy.graph):
         if node.op not in RECURRENT:
@@ -46,11 +46,12 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
         try:
             _check(node, name, options, context.target)
             if choices.get(node) == FLOAT32:
+                settled[names[node]] = FLOAT32
                 raise Declined("float32 was chosen for it", node)
         except Declined as declined:
             refused.append((name, declined.reason))
             continue
-        chosen[names[node]] = word
+        settled[names[node]] = word
         worst: int | None = None
         if options.mode == "weights":
             _store(copy, node, options)
@@ -59,9 +60,9 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
         exact = FLOAT_PRODUCTS if worst is None else pair_certificate(worst, options, context.target)
         layers.append(QuantizedLayer(name, node.op, "int8", 8, worst_pair=worst, certificate=exact))
     if not layers:
-        return QuantizedParts(model, (), tuple(refused))
+        return QuantizedParts(model, (), tuple(refused), choices=settled)
     speedup, reason = None, ""
-    if all(choices.get(node) == word for node, name in names.items() if name in chosen):
+    if all(choices.get(node) == word for node, name in names.items() if settled.get(name) == word):
         reason = ""
     elif not is_good_enough(copy, options, context):
         reason = RETURNED_TO_FLOAT
@@ -70,11 +71,11 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
         reason = "" if speedup >= needed_gain(options.mode) else NO_GAIN
     if reason:
         refusals = (*refused, *((layer.name, reason) for layer in layers))
-        return QuantizedParts(model, (), refusals, choices=dict.fromkeys(chosen, FLOAT32))
+        return QuantizedParts(model, (), refusals, choices=dict.fromkeys(settled, FLOAT32))
     pace = "" if speedup is None else f", {speedup:.2f}× as fast with them as without"
     facts = QuantizeFigures(layers=len(layers))
     report = StageReport("recurrent layers", f"{len(layers)} in int8{pace}", tuple(layers), facts)
-    return QuantizedParts(copy, ((report, 0),), tuple(refused), speedup, chosen)
+    return QuantizedParts(copy, ((report, 0),), tuple(refused), speedup, settled)
 
 
 def _check(node: Node, name: str, options: Quantize, target: str) -> None:

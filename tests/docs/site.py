@@ -23,8 +23,8 @@ from graphopt import cli, options
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (
-    "which-mode", "quantizing", "below-8-bits", "pruning", "float16", "recipes", "gradients", "runtime", "report", "editing",
-    "testing", "writing-a-pass", "ir", "fusion",
+    "which-mode", "quantizing", "below-8-bits", "pruning", "float16", "recipes", "gradients", "runtime", "report",
+    "editing", "testing", "writing-a-pass", "ir", "fusion",
 )  # fmt: skip
 API = (
     "graphopt.api.optimize", "graphopt.result.Result", "graphopt.report.Report", "graphopt.equivalence.compare",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 import graphopt
@@ -249,3 +249,48 @@ def test_the_command_writes_and_reads_recipes(model, data, tmp_path, monkeypatch
     with pytest.raises(OptionError, match=r"the model has no 'thrid' .did you mean third"):
         cli.app(["optimize", "m.onnx", "d.onnx", "--recipe", "r.toml", "--calibration", "c.npz"], standalone_mode=False)
     assert not Path("d.onnx").exists()
+
+
+def recurrent(rng: np.random.Generator) -> onnx.ModelProto:
+    """An If whose branches hold a product and an LSTM, behind a product."""
+
+    def tensor(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array((rng.standard_normal(shape) * 0.2).astype("f4"), name)
+
+    info = helper.make_tensor_value_info
+    then = helper.make_graph(
+        [helper.make_node("LSTM", ["h", "w", "r"], ["z"], "lstm", hidden_size=32),
+         helper.make_node("Reshape", ["z", "shape"], ["t"], "flat")],
+        "then", [], [info("t", TensorProto.FLOAT, None)],
+        [tensor("w", 1, 128, 32), tensor("r", 1, 128, 32), numpy_helper.from_array(np.array([-1, 32]), "shape")],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [helper.make_node("Reshape", ["h", "rows"], ["f"], "rows"),
+         helper.make_node("MatMul", ["f", "m"], ["e"], "inner")],
+        "other", [], [info("e", TensorProto.FLOAT, None)],
+        [tensor("m", 32, 32), numpy_helper.from_array(np.array([-1, 32]), "rows")],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"], "outer"),
+        helper.make_node("If", ["long"], ["y"], "choice", then_branch=then, else_branch=other),
+    ]
+    inputs = [info("x", TensorProto.FLOAT, [4, 2, 16]), info("long", TensorProto.BOOL, [])]
+    graph = helper.make_graph(nodes, "g", inputs, [info("y", TensorProto.FLOAT, ["n", 32])], [tensor("a", 16, 32)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("floor", [15.0, 200.0])
+def test_branches_and_recurrent_layers_are_in_a_recipe(floor):
+    rng = np.random.default_rng(2)
+    model = recurrent(rng)
+    data = [{"x": rng.standard_normal((4, 2, 16)).astype("f4"), "long": np.array(i % 2 == 0)} for i in range(4)]
+    quantize = graphopt.Quantize("weights", min_sqnr=floor, speed=False)
+    first = graphopt.optimize(model, quantize=quantize, calibration=data)
+    choices = first.recipe.layers
+    assert {name.rpartition("/")[2] for name in choices} == {"outer", "inner", "lstm"}
+    assert set(choices.values()) == {"weights8" if floor < 100 else "float32"}
+    again = graphopt.optimize(model, recipe=first.recipe, calibration=data)
+    assert bytes_of(again) == bytes_of(first) and again.recipe.to_toml() == first.recipe.to_toml()
+    other = replace(first.recipe, layers=dict.fromkeys(choices, "weights8"))
+    changed = graphopt.optimize(model, recipe=other, calibration=data).recipe.layers
+    assert changed == other.layers
