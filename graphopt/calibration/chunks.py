@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from ..equivalence.feeds import Feeds
 from ..equivalence.runnable import RunnableModel, open_runnable
@@ -17,6 +17,7 @@ from ..equivalence.tapped import TappedSession
 from ..errors import InputError
 from ..ir import Array
 from ..machine.cpu import cpu_count
+from ..parallel import Content, content, digest_of, submit
 from .activations import Taps
 from .observers import Extent
 from .peaks import NAME as PEAKS
@@ -30,13 +31,15 @@ AHEAD = 4
 HELD = 1 << 29
 """Bytes of inner values that all workers of our own may hold; beyond, one takes all cores for itself."""
 
+NOTHING: Content = MappingProxyType({})
 ObservedChunk = tuple[int, list[Extent]]
 """The number of samples of a chunk, and the observer of each value over them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkObserver:
-    """Observes the inputs and tapped values called `names`; without a session it opens the model at `path` itself.
+    """Observes the inputs and tapped values called `names`; without a session it opens the model in the content
+    `model` itself.
 
     defaults: of inputs that samples may leave out.
     """
@@ -46,14 +49,14 @@ class ChunkObserver:
     defaults: Mapping[str, Array]
     method: str
     session: TappedSession | None = None
-    path: str = ""
+    model: str = ""
     folder: str = ""
 
     def __call__(self, feeds: Sequence[Feeds]) -> list[Extent]:
         """The observer of each value over these samples."""
         extents = [Extent(axis=1) if name == PEAKS else observer_for(self.method) for name in self.names]
         taps = tuple(name for name in self.names if name not in self.inputs)
-        session = self.session or _process_session(self.path, self.folder, taps)
+        session = self.session or _process_session(self.model, self.folder, taps)
         for feed in feeds:
             results, given = session.run(feed, taps), {**self.defaults, **feed}
             for extent, name in zip(extents, self.names):
@@ -62,9 +65,9 @@ class ChunkObserver:
 
 
 @lru_cache(maxsize=1)
-def _process_session(path: str, folder: str, taps: tuple[str, ...]) -> TappedSession:
+def _process_session(model: str, folder: str, taps: tuple[str, ...]) -> TappedSession:
     """The session of this process; its neighbours have the other cores."""
-    opened = open_runnable(path)
+    opened = open_runnable(content(model))
     source = RunnableModel(opened.proto, None, Path(folder) if folder else None, opened.lent)
     return source.session(optimize=True, threads=1, taps=taps)
 
@@ -82,11 +85,9 @@ def observe_chunks(
         elif type(executor) is ThreadPoolExecutor:  # its kin may run work in other interpreters or processes
             yield from _submitted(replace(observer, session=taps.open(1)), iter(feeds), executor, CHUNK)
         else:
-            with TemporaryDirectory(prefix="graphopt-") as scratch:
-                path = Path(scratch, "model.onnx")
-                path.write_bytes(taps.source.whole().proto.SerializeToString())
-                away = replace(observer, path=str(path), folder=str(taps.source.folder or ""))
-                yield from _submitted(away, iter(feeds), executor, CHUNK)
+            model = taps.source.whole().proto.SerializeToString()
+            away = replace(observer, model=digest_of(model), folder=str(taps.source.folder or ""))
+            yield from _submitted(away, iter(feeds), executor, CHUNK, {away.model: model})
     except BrokenExecutor as error:
         raise InputError(f"calibration: the executor broke down: {error}") from error
 
@@ -112,7 +113,7 @@ def _on_own_threads(observer: ChunkObserver, taps: Taps, feeds: Iterator[Feeds])
 
 
 def _submitted(
-    observer: ChunkObserver, feeds: Iterator[Feeds], executor: Executor, size: int
+    observer: ChunkObserver, feeds: Iterator[Feeds], executor: Executor, size: int, sent: Content = NOTHING
 ) -> Iterator[ObservedChunk]:
     """Chunks handed to an executor, results in order; when reading fails, chunks under way are still yielded."""
     under_way: deque[tuple[int, Future[list[Extent]]]] = deque()
@@ -125,7 +126,7 @@ def _submitted(
             except Exception as error:  # whatever the source of samples raises, raised again below
                 failure, chunk = error, []
             if chunk:
-                under_way.append((len(chunk), executor.submit(observer, chunk)))
+                under_way.append((len(chunk), submit(executor, observer, (chunk,), sent)))
             if under_way and (not chunk or len(under_way) >= AHEAD):
                 count, future = under_way.popleft()
                 yield count, future.result()

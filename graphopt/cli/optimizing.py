@@ -116,6 +116,19 @@ def optimize(
         typer.Option(help="fix a size by its name, as batch=1; repeatable"),
     ] = None,
     opset: Annotated[Optional[int], typer.Option(help="convert to this later operator set first")] = None,  # noqa: UP045
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="a recipe says what is done, in place of options; data and metric are given beside it"),
+    ] = None,
+    save_recipe: Annotated[Optional[Path], typer.Option(help="write the recipe of the result")] = None,  # noqa: UP045
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="processes that calibrate, round and try layers; the result is the same"),
+    ] = None,
+    scheduler: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="tcp://HOST:PORT of a dask scheduler, whose workers do so"),
+    ] = None,
     passes: Names = None,
     skip: Names = None,
     add_pass: Annotated[
@@ -148,7 +161,9 @@ def optimize(
     """
     from ..api import optimize_as
     from ..machine.files import check_target
+    from ..parallel import executor_of
     from ..provenance import sidecar, write_sidecar
+    from ..recipe import Recipe
     from ..report.tables import report_lines
 
     if output is not None and destination not in (None, output):
@@ -172,10 +187,15 @@ def optimize(
         output=Output(provenance=provenance),
         seed=seed,
     )  # fmt: skip
+    read = None if recipe is None else Recipe.load(recipe)
+    options = options if read is None else read.options(options)
     asked = options.compression
     kind = kind_of(asked.quantize, asked.prune, kind, asked.precision)
     if source.is_dir():
-        beside = {"--report": report, "--dry-run": dry_run, "--provenance-beside": provenance_beside}
+        beside = {
+            "--report": report, "--dry-run": dry_run, "--provenance-beside": provenance_beside, "--recipe": recipe,
+            "--save-recipe": save_recipe, "--workers": workers, "--scheduler": scheduler,
+        }  # fmt: skip
         where = output or destination or source.with_name(f"{source.name}.{kind}")
         optimize_folder(source, where, options, kind, save_as_external_data, beside, force=force, as_json=as_json)
         return
@@ -183,6 +203,8 @@ def optimize(
     to_pipe = str(written) == PIPE
     if report is not None:
         check_target(report)
+    if save_recipe is not None:
+        check_target(save_recipe)
     if not dry_run:
         if to_pipe and as_json:
             raise OptionError("--json and the model cannot both go to stdout: name a file with --output")
@@ -192,8 +214,8 @@ def optimize(
     for ignored in _ignored(options, dry_run, provenance_beside, save_as_external_data):
         note(ignored)
     model = sys.stdin.buffer.read() if str(source) == PIPE else source
-    with progress("optimize") as tell:
-        result = optimize_as(model, options, tell)
+    with executor_of(workers, scheduler) as executor, progress("optimize") as tell:
+        result = optimize_as(model, options, tell, read, executor)
         account: Report = result.report
         if report is not None or (account.is_lossy and (as_json or not manner.quiet)):
             tell("measure speed", None)
@@ -205,6 +227,8 @@ def optimize(
                 write_sidecar(account.trail.provenance, sidecar(written))
         if report is not None:
             account.save(report, source.name)
+        if save_recipe is not None:
+            result.recipe.save(save_recipe)
     if as_json:
         write_json({**account.to_dict(), "input": str(source), "output": None if dry_run else str(written)})
     else:
@@ -281,7 +305,8 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
 
 _LOSSY = (
     "quantize", "quantize_option", "sensitivity", "calibration", "preprocess", "prune", "prune_option", "precision",
-    "precision_option", "recover", "recover_option", "metric", "max_drop",
+    "precision_option", "recover", "recover_option", "metric", "max_drop", "recipe", "save_recipe", "workers",
+    "scheduler",
 )  # fmt: skip
 
 quantize = variant(
@@ -304,7 +329,7 @@ quantize = variant(
         ],
         None,
     ),
-    without=("kind",),
+    without=("kind", "recipe"),
 )  # fmt: skip
 prune = variant(
     optimize, "prune",
@@ -319,7 +344,7 @@ prune = variant(
         ],
         None,
     ),
-    without=("kind",),
+    without=("kind", "recipe"),
 )  # fmt: skip
 simplify = variant(
     optimize, "simplify",

@@ -14,7 +14,8 @@ from ..pipeline import Progress
 class StageContext:
     """calibration: feeds to read as often as needed. quality: judges candidates against the original. max_drop: how far
     the metric may fall; None leaves the stage to a floor of its own. target: the runtime that the result is for.
-    executor: runs independent work, where there is one.
+    executor: runs independent work, where there is one; `candidates_executor`: the same for candidates, which run on
+    workers in onnxruntime alone.
     """
 
     calibration: Calibration
@@ -24,6 +25,11 @@ class StageContext:
     seed: int
     progress: Progress | None = None
     executor: Executor | None = None
+
+    @property
+    def candidates_executor(self) -> Executor | None:
+        """The executor, unless candidates run in graphopt's Session."""
+        return None if self.target == "graphopt" else self.executor
 
     def tell(self, what: str, share: float) -> None:
         """Report progress."""

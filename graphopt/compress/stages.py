@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -42,13 +43,13 @@ class Stage(Generic[Options]):
 def stage_context(
     original: Model, calibration: CalibrationData, metric: Metric | None = None, max_drop: float | None = None,
     target: str = "portable", seed: int = 0, progress: Progress | None = None, evaluations: int = 64,
-    preprocess: str | Preprocess | Tokenizer | None = None,
+    preprocess: str | Preprocess | Tokenizer | None = None, executor: Executor | None = None,
 ) -> StageContext:  # fmt: skip
     """The context of a run; quality is judged by the original. InputError for calibration data that do not fit."""
     reference = clone_model(original)
     feeds = open_calibration(calibration, reference, seed=seed, preprocess=preprocess)
     quality = Quality(reference, session_maker(target), feeds, metric, evaluations=evaluations)
-    return StageContext(feeds, quality, max_drop, target, seed, progress)
+    return StageContext(feeds, quality, max_drop, target, seed, progress, executor)
 
 
 def session_maker(target: str, threads: int | None = None) -> MakeSession:

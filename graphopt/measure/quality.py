@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -99,7 +100,7 @@ class Quality:
         self.classifications = classifications(reference)
         self.next_tokens = next_tokens(reference, self.classifications)
         self._scores: dict[str, float] = {}
-        self._results: list[tuple[dict[str, Any], list[_Expected]]] | None = None
+        self._results: list[Expected] | None = None
         self._base: float | None = None
         self._rows: _Rows | None = None
         self._last: tuple[Model, int | None, Fidelity] | None = (
@@ -144,31 +145,29 @@ class Quality:
         """Signal to noise and top-1 agreement with the reference, on all samples held or the first few."""
         if self._last is not None and self._last[0] is model and self._last[1] == samples:
             return self._last[2]
-        if self._results is None:
-            self._results = self._run_reference()
-        session = self.session(model)
-        tallies = [_Tally() for _ in self._results[0][1]] if self._results else []
-        scores = TokenScores()
-        for feed, expected in self._results[:samples]:
-            for i, (reference, result) in enumerate(zip(expected, session.run(None, feed))):
-                tallies[i].add(reference, np.asarray(result))
-                if i in self.next_tokens:
-                    scores.add(reference.array, np.asarray(result), feed)
-        ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
-        shares = {i: t.same / t.rows for i, t in enumerate(tallies) if t.rows}
-        classes = [share for i, share in shares.items() if i in self.classifications]
-        largest = min(shares.values(), default=None)
-        low = min((t.low_db for t in tallies if t.signal > 0.0), default=math.inf)
-        fidelity = Fidelity(
-            min(ratios, default=math.inf),
-            min(classes, default=None),
-            largest,
-            low,
-            scores.divergence,
-            scores.perplexity,
-        )
+        fidelity = self._judge(self.session(model), self._expected[:samples])
         self._last = (model, samples, fidelity)
         return fidelity
+
+    def fidelities(
+        self, models: Iterable[Model], samples: int | None = None, executor: Executor | None = None
+    ) -> Iterator[Fidelity]:
+        """The fidelity of each model, in order; on the workers of an executor, in onnxruntime on one thread each."""
+        if executor is None:
+            return (self.fidelity(model, samples) for model in models)
+        from .away import on_workers
+
+        return on_workers(executor, self._judge, models, self._expected[:samples])
+
+    @property
+    def _judge(self) -> Callable[[Any, list[Expected]], Fidelity]:
+        return partial(fidelity_of, classifications=frozenset(self.classifications), next_tokens=self.next_tokens)
+
+    @property
+    def _expected(self) -> list[Expected]:
+        if self._results is None:
+            self._results = self._run_reference()
+        return self._results
 
     def require_running(self, model: Model) -> None:
         """Load a candidate and run it once, unless it was the last that ran. What the runtime raises, it raises."""
@@ -177,9 +176,9 @@ class Quality:
             for feed in itertools.islice(self.feeds, 1):
                 session.run(None, feed)
 
-    def _run_reference(self) -> list[tuple[dict[str, Any], list[_Expected]]]:
+    def _run_reference(self) -> list[Expected]:
         session, held = self.session(self.reference), 0
-        expected: list[tuple[dict[str, Any], list[_Expected]]] = []
+        expected: list[Expected] = []
         for feed in self.feeds:
             results = [np.asarray(r) for r in session.run(None, feed)]
             expected.append((feed, [_Expected.of(result) for result in results]))
@@ -251,6 +250,33 @@ class _Expected:
         scores = array.ndim in (2, 3) and array.shape[-1] >= 2
         inside = array if kept is None else array[kept]
         return cls(array, _energy(inside), kept, array.argmax(axis=-1) if scores else None)
+
+
+Expected = tuple[dict[str, Any], list[_Expected]]
+"""A sample, and what the reference makes of it."""
+
+
+def fidelity_of(
+    session: Any, samples: Sequence[Expected], classifications: frozenset[int], next_tokens: frozenset[int]
+) -> Fidelity:
+    """Signal to noise and top-1 agreement of a session's results with those of the reference."""
+    tallies = [_Tally() for _ in samples[0][1]] if samples else []
+    scores = TokenScores()
+    for feed, expected in samples:
+        for i, (reference, result) in enumerate(zip(expected, session.run(None, feed))):
+            tallies[i].add(reference, np.asarray(result))
+            if i in next_tokens:
+                scores.add(reference.array, np.asarray(result), feed)
+    ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
+    shares = {i: t.same / t.rows for i, t in enumerate(tallies) if t.rows}
+    return Fidelity(
+        min(ratios, default=math.inf),
+        min((share for i, share in shares.items() if i in classifications), default=None),
+        min(shares.values(), default=None),
+        min((t.low_db for t in tallies if t.signal > 0.0), default=math.inf),
+        scores.divergence,
+        scores.perplexity,
+    )
 
 
 def _energy(array: Array) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("ir", "machine", "words"),
+    ("ir", "machine", "words", "parallel"),
     ("ops",),
     ("rewrite", "onnx_io", "analysis"),
     ("equivalence", "calibration", "measure", "gradient"),
@@ -14,7 +14,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("distillation",),
     ("passes",),
     ("options", "validation", "report", "testing", "pytest_plugin"),
-    ("reporting", "partial"),
+    ("reporting", "partial", "recipe"),
+    ("result",),
     ("api", "bench", "bisection", "folders", "surgery", "recommendation"),
     ("cli", "__main__"),
 )

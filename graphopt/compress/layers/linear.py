@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,12 @@ class Linear:
     groups: int
     addition: tuple[Node, int] | None = None
     rescaled: tuple[Array, Array] | None = None
+
+    @property
+    def alone(self) -> Linear:
+        """The same without the graph around its node, so that it can be pickled."""
+        addition = None if self.addition is None else (Node(self.addition[0].op), self.addition[1])
+        return replace(self, node=Node(self.node.op), addition=addition)
 
     @property
     def takes_bias(self) -> bool:

@@ -18,6 +18,7 @@ from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
 from ....measure import macs_values
+from ....parallel import Content, ordered
 from ..numerics.blocks import block_count, stored_bits
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..options import Quantize
@@ -151,42 +152,65 @@ def solve_layers(
     finer: dict[Node, Solved] = {}
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
     solver = _Solver(model, options, context.target, frozenset(shared.heads.values()))
-    for count, (unit, moments) in enumerate(_with_moments(model, layers, options, context, feeds)):
-        context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
-        step = min((known[unit.inputs[0]].scale for known in grids.values() if unit.inputs), default=1.0)
-        known = nearest.get(unit.node)
-        if known is not None and known.codes.holds_bias(step):
-            solved[unit.node] = known
-            continue
-        bits = solver.bits(unit)
-        solved[unit.node] = solver(unit, moments, step, bits)
-        if bits < 8:  # to the nearest: at 8 bits rounding by moments gains too little for its time
-            finer[unit.node] = solver(unit, None, step, 8)
+    asked: list[Unit] = []
+
+    def problems() -> Iterator[tuple[tuple[_Problem, ...], Content]]:
+        for count, (unit, moments) in enumerate(_with_moments(model, layers, options, context, feeds)):
+            context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
+            step = min((known[unit.inputs[0]].scale for known in grids.values() if unit.inputs), default=1.0)
+            known = nearest.get(unit.node)
+            if known is not None and known.codes.holds_bias(step):
+                solved[unit.node] = known
+                continue
+            asked.append(unit)
+            yield solver.problems(unit, moments, step), {}
+
+    for number, codes in enumerate(ordered(context.executor, _solved, problems())):
+        solved[asked[number].node] = codes[0]
+        if len(codes) > 1:
+            finer[asked[number].node] = codes[1]
+    solved = {unit.node: solved[unit.node] for unit in layers}  # those known before came out of turn
     for unit in usable:
         first = shared.codes_of.get(unit.node)
         if first is not None:
             for found in (solved, finer):
                 if first in found:
-                    codes = replace(found[first].codes, bias=unit.layer.bias)
-                    found[unit.node] = replace(found[first], codes=codes)
+                    same = replace(found[first].codes, bias=unit.layer.bias)
+                    found[unit.node] = replace(found[first], codes=same)
     return solved, finer
+
+
+_Problem = tuple[Linear, InputMoments | None, Quantize, bool, float, int, int | None, bool]
+"""The arguments of `solve` for one layer."""
+
+
+def _solved(*problems: _Problem) -> list[Solved]:
+    """The codes of one layer at each width, in a task of its own."""
+    return [solve(*problem) for problem in problems]
 
 
 @dataclass(frozen=True, slots=True)
 class _Solver:
-    """Solves for the codes of one layer after the other. tied: heads whose weight is a table, too."""
+    """States what is to be solved for the codes of each layer. tied: heads whose weight is a table, too."""
 
     model: Model
     options: Quantize
     target: str
     tied: frozenset[Node] = frozenset()
 
-    def __call__(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> Solved:
-        linear = unit.layer
+    def problems(self, unit: Unit, moments: InputMoments | None, step: float) -> tuple[_Problem, ...]:
+        """A layer at the width asked for, and where that is less at 8 bits: to the nearest, since rounding by moments
+        gains too little there for its time."""
+        bits = self.bits(unit)
+        asked = self._problem(unit, moments, step, bits)
+        return (asked, self._problem(unit, None, step, 8)) if bits < 8 else (asked,)
+
+    def _problem(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> _Problem:
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
-        block = _block(linear, self.options, self.target) if is_stored_in_blocks else None
+        block = _block(unit.layer, self.options, self.target) if is_stored_in_blocks else None
         safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables are read as floats
-        return solve(linear, moments, self.options, safe, step, bits, block, unit.node in self.tied)
+        options = replace(self.options, executor=None, cache=None)
+        return unit.layer.alone, moments, options, safe, step, bits, block, unit.node in self.tied
 
     def bits(self, unit: Unit) -> int:
         """The width asked for; 8 where fewer cannot be stored packed, and for tables that no product shares."""
@@ -200,7 +224,8 @@ def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: St
     if _wants_moments(options):
         return {}
     solver = _Solver(model, options, context.target)
-    return {unit.node: solver(unit, None, math.inf, solver.bits(unit)) for unit in units if unit.linear is not None}
+    layers = [unit for unit in units if unit.linear is not None]
+    return {unit.node: _solved(*solver.problems(unit, None, math.inf)[:1])[0] for unit in layers}
 
 
 def _wants_moments(options: Quantize) -> bool:

@@ -18,10 +18,12 @@ def with_best_method(calibrated: CalibratedModel, context: StageContext) -> Cali
     if len(calibrated.grids) < 2:
         return calibrated
     fidelity: dict[str, float] = {}
-    for method, grids in calibrated.grids.items():
+    useful_units = calibrated.assignment.with_units(useful(calibrated.assignment.units))
+    models = (build(replace(useful_units, grids=grids)) for grids in calibrated.grids.values())
+    found = context.quality.fidelities(models, executor=context.candidates_executor)
+    for method, one in zip(calibrated.grids, found):
+        fidelity[method] = one.sqnr_db
         context.tell(f"ranges by {method}", len(fidelity) / len(calibrated.grids))
-        assignment = replace(calibrated.assignment, grids=grids)
-        fidelity[method] = context.quality.fidelity(build(assignment.with_units(useful(assignment.units)))).sqnr_db
     method = max(fidelity, key=fidelity.__getitem__)
     options = replace(calibrated.options, calibrate_method=method)
     assignment = replace(calibrated.assignment, grids=calibrated.grids[method], options=options)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ....compress.context import StageContext
-from ....ir import clone_model
+from ....ir import Model, clone_model
 from ....measure import Quality
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit
@@ -36,13 +36,17 @@ class SingleUnitErrors:
         reference = clone_model(self.calibrated.model)
         if drop_final_softmax(reference):
             quality = Quality(reference, quality.session, quality.feeds, samples=RANKED)
-        for unit in units:
-            if unit not in self.known:
-                model = build(self.calibrated.assignment.with_units((unit,)))
-                if quality is not self.context.quality:
-                    drop_final_softmax(model)
-                ratio = quality.fidelity(model, RANKED).sqnr_db
-                self.known[unit] = math.inf if ratio == -math.inf else 10.0 ** (-ratio / 20.0)
+        wanted = [unit for unit in dict.fromkeys(units) if unit not in self.known]
+        models = (self._alone(unit, quality is not self.context.quality) for unit in wanted)
+        for unit, found in zip(wanted, quality.fidelities(models, RANKED, self.context.candidates_executor)):
+            self.known[unit] = math.inf if found.sqnr_db == -math.inf else 10.0 ** (-found.sqnr_db / 20.0)
+
+    def _alone(self, unit: Unit, drops_softmax: bool) -> Model:
+        """The model with one unit on integers."""
+        model = build(self.calibrated.assignment.with_units((unit,)))
+        if drops_softmax:
+            drop_final_softmax(model)
+        return model
 
     def predict(self, units: Sequence[Unit]) -> None:
         """Predict the errors of units, together; nothing where a node has no gradient."""

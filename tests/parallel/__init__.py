@@ -1,0 +1,1 @@
+"""Workers: tasks on any executor, the same answer on any number of them."""
