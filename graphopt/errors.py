@@ -35,6 +35,10 @@ class ModelError(GraphoptError):
     """The model cannot be used: unreadable, not ONNX, invalid, or its external data is missing or out of bounds."""
 
 
+class Unsupported(ModelError):
+    """A runtime lacks an operator of the model, or a form of it: nothing is said of the model itself."""
+
+
 class InputError(GraphoptError):
     """Feeds, calibration data or shapes do not fit the model's inputs."""
 

@@ -21,13 +21,16 @@ def verify(
     rtol: Annotated[float, typer.Option(help="tolerance relative to the largest result")] = 1e-4,
     min_sqnr: Annotated[Optional[float], typer.Option(help="accept by this SQNR in dB instead")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="seed of synthesised inputs")] = 0,
+    runtime: Annotated[
+        str, typer.Option(help="what runs both: onnxruntime, or torch", autocompletion=one_of("onnxruntime", "torch"))
+    ] = "onnxruntime",
     as_json: JSON = False,
 ) -> None:
     """Say whether CANDIDATE computes what ORIGINAL computes: exit 0 equal, 1 different, 3 unverified."""
     from ..equivalence import compare
 
     with progress("verify"):
-        comparison = compare(original, candidate, inputs, samples, rtol, seed=seed, min_sqnr=min_sqnr)
+        comparison = compare(original, candidate, inputs, samples, rtol, seed=seed, min_sqnr=min_sqnr, runtime=runtime)
     if as_json:
         write_json(comparison.to_dict())
     else:

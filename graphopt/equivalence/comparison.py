@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, Unsupported
 from ..ir import Array, Model
 from ..onnx_io.lend import WeightPool
 from .drawn import draw_alike
@@ -50,6 +50,7 @@ def compare(
     power: bool = True,
     intermediates: bool = True,
     threads: int | None = None,
+    runtime: str = "onnxruntime",
 ) -> Comparison:
     """Whether the candidate `b` computes the results of the original `a`, within a tolerance, on samples.
 
@@ -60,20 +61,24 @@ def compare(
         dtype for float16 and bfloat16. min_sqnr: for lossy candidates, asks for this SQNR in dB in place of rtol.
     power: also measure which share of 1 % perturbations of single weights would be noticed.
     intermediates: also compare inner values that both models have. threads: of onnxruntime; None leaves it to decide.
+    runtime: what runs both models, "onnxruntime" or "torch" (the extra `train`), which shares no code with it; feeds
+        are made up by onnxruntime where it runs the original. A model with an operator that torch lacks is unverified.
 
     A candidate that fails where the original runs is different; an original that does not run is unverified. Raises
-    ModelError for anything but a model, InputError when the given inputs do not fit the original.
+    ModelError for anything but a model, InputError when the given inputs do not fit the original, OptionError for an
+    unknown runtime or without torch.
     """
     start = time.perf_counter()
     pool = WeightPool()
-    original = open_runnable(a, "original").with_weights_lent(pool)
-    candidate = open_runnable(b, "candidate", original.folder).with_weights_lent(pool)
+    original = open_runnable(a, "original").in_runtime(runtime).with_weights_lent(pool)
+    candidate = open_runnable(b, "candidate", original.folder).in_runtime(runtime).with_weights_lent(pool)
     difference = interface_difference(original, candidate)
     if difference:
         return Comparison("different", difference)
     inner = intermediates and min_sqnr is None
     job = _ComparisonRun(*draw_alike(original, candidate), rtol, seed, min_sqnr, power, inner, threads)
-    found = job.run(None if inputs is None else checked_feeds(inputs, original), samples, start)
+    given = job.feeds_elsewhere(samples) if inputs is None else checked_feeds(inputs, original)
+    found = job.run(given, samples, start)
     again = None if found.is_equal else job.replayed(start)
     found = again if again is not None and (again.is_equal or found.status == "unverified") else found
     is_lossy = candidate.is_dequantized and not original.is_dequantized
@@ -119,7 +124,7 @@ class _ComparisonRun:
     ) -> None:  # fmt: skip
         self.a, self.b, self.rtol, self.seed, self.min_sqnr = a, b, rtol, seed, min_sqnr
         self.power, self.inner, self.threads = power, inner, threads
-        self.exact = a.is_quantized or b.is_quantized
+        self.exact = a.is_quantized or b.is_quantized or a.runtime != "onnxruntime"
         self.index = GraphIndex(a.proto)
         self.random, self.has_random = random_outputs(self.index, [p.name for p in a.outputs])
         self.feeds: list[Feeds] = []
@@ -144,6 +149,8 @@ class _ComparisonRun:
         try:
             for optimize in (False,) if self.exact else (False, True):
                 self._run_candidate(reference, optimize, by_output, suspects)
+        except Unsupported as error:
+            return Comparison("unverified", f"the candidate: {error}")
         except ModelError as error:
             return Comparison("different", f"the candidate does not run where the original does: {error}")
         outputs = tuple(_over_samples(name, parts) for name, parts in by_output.items())
@@ -173,15 +180,24 @@ class _ComparisonRun:
                 feeds.append({**feed, **{fed: selected[name] for fed, name in replay.selected.items()}})
         except ModelError:
             return None
-        a, b = (
-            RunnableModel(proto, None, model.folder, model.lent, model.scratch)
-            for proto, model in ((replay.a, self.a), (replay.b, self.b))
-        )
+        a, b = (model.edited(proto) for proto, model in ((replay.a, self.a), (replay.b, self.b)))
         job = _ComparisonRun(a, b, self.rtol, self.seed, self.min_sqnr, self.power, self.inner, self.threads)
         found = job.run(feeds, len(feeds), start)
         names = {output.name for output in self.a.outputs}
         outputs = tuple(output for output in found.outputs if output.name in names or output.status != "equal")
         return None if found.status == "unverified" else replace(found, outputs=outputs)
+
+    def feeds_elsewhere(self, count: int) -> list[Feeds] | None:
+        """Feeds that onnxruntime runs the original on, None where it runs the comparison, too, or cannot: its errors
+        tell the sizes that a model wants."""
+        model = self.a.in_runtime("onnxruntime")
+        if self.a.runtime == model.runtime:
+            return None
+        try:
+            session = model.session(optimize=False, threads=self.threads)
+            return [s.feeds for s in find_samples(model, session, count, self.seed, self._fits_candidate)]
+        except (ModelError, InputError):
+            return None
 
     def _fits_candidate(self, feeds: Feeds) -> bool:
         """Whether feeds found for the original have the sizes that a specialised candidate fixes."""

@@ -40,7 +40,7 @@ def draw_alike(a: RunnableModel, b: RunnableModel) -> tuple[RunnableModel, Runna
     else:
         return a, b
     sides = zip((a, b), protos, salts, ("original", "candidate"))
-    a, b = (RunnableModel(_replaced(p, s, side), None, m.folder, m.lent, m.scratch) for m, p, s, side in sides)
+    a, b = (m.edited(_replaced(p, s, side)) for m, p, s, side in sides)
     return a, b
 
 

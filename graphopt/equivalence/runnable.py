@@ -1,4 +1,4 @@
-"""A model that can be run: its protobuf, where its external weights lie, and onnxruntime sessions on it."""
+"""A model that can be run: its protobuf, where its external weights lie, and sessions on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnxruntime as ort
 
-from ..errors import ModelError, one_line
+from ..errors import ModelError, OptionError, did_you_mean, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
 from ..machine.sessions import open_session, session_options
@@ -45,18 +45,23 @@ QUANTIZED_OPS = frozenset((
 ))  # fmt: skip
 
 
+RUNTIMES = ("onnxruntime", "torch")
+"""What can run models that are compared; torch is the extra `train`."""
+
+
 class RunnableModel:
     """A model opened to be run. The protobuf is never edited; edited copies are run from bytes.
 
     folder: where external weights lie. lent: weights, by name, that the protobuf describes but does not hold
-    (`onnx_io.lend`). scratch: a temporary folder that lives as long as the model does.
+    (`onnx_io.lend`). scratch: a temporary folder that lives as long as the model does. runtime: what opens sessions.
     """
 
     def __init__(
         self, proto: onnx.ModelProto, path: Path | None, folder: Path | None, lent: Mapping[str, Array] | None = None,
-        scratch: tempfile.TemporaryDirectory[str] | None = None,
+        scratch: tempfile.TemporaryDirectory[str] | None = None, runtime: str = "onnxruntime",
     ) -> None:  # fmt: skip
         self.proto, self.path, self.folder, self.lent, self.scratch = proto, path, folder, lent or {}, scratch
+        self.runtime = runtime
         initializers = {t.name for t in proto.graph.initializer} | {
             t.values.name for t in proto.graph.sparse_initializer
         }
@@ -74,6 +79,16 @@ class RunnableModel:
         """Bytes of weights that lie outside the file."""
         return sum(_external_length(t) for t in initializers_of(self.proto.graph) if t.name not in self.lent)
 
+    def in_runtime(self, runtime: str) -> RunnableModel:
+        """The same in another runtime. OptionError where it is none of `RUNTIMES`."""
+        if runtime not in RUNTIMES:
+            raise OptionError(f"runtime {runtime!r} is none of {', '.join(RUNTIMES)}{did_you_mean(runtime, RUNTIMES)}")
+        return RunnableModel(self.proto, self.path, self.folder, self.lent, self.scratch, runtime)
+
+    def edited(self, proto: onnx.ModelProto) -> RunnableModel:
+        """An edited copy of the protobuf with the same external and lent weights, in the same runtime."""
+        return RunnableModel(proto, None, self.folder, self.lent, self.scratch, self.runtime)
+
     def whole(self) -> RunnableModel:
         """The same with all weights in the protobuf."""
         return RunnableModel(with_lent(self.proto, self.lent), self.path, self.folder) if self.lent else self
@@ -89,13 +104,16 @@ class RunnableModel:
         precise: bool = True,
         prepack: bool = True,
     ) -> TappedSession:
-        """An onnxruntime CPU session with all optimizations or with none.
+        """An onnxruntime CPU session with all optimizations or with none; or one of torch, which has but one form.
 
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
         strict: a model that cannot be loaded with optimizations is not loaded without. precise: 8-bit products that
         never saturate, where onnxruntime can load the model so. prepack: weights are packed for many runs. Raises
-        ModelError, one line, when onnxruntime refuses the model.
+        ModelError, one line, when onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError
+        without torch.
         """
+        if self.runtime == "torch":
+            return self._torch_session(taps, self.proto if edited is None else edited)
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
         entries = {"session.x64quantprecision": "1"} if precise else {}
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
@@ -106,17 +124,10 @@ class RunnableModel:
             options.add_session_config_entry("session.disable_prepacking", "1")
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
-        addition, taps = onnx.ModelProto(), tuple(taps)
-        outputs = {p.name for p in self.outputs}
-        addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps if name not in outputs)
-        if addition.graph.output:  # results that leave are in no pattern: a second arena would be touched for nothing
+        taps = tuple(taps)
+        addition, casts = self._addition(taps)
+        if len(addition.graph.output) > len(casts):  # what leaves is in no pattern: a second arena would be for nothing
             options.enable_mem_pattern = False
-        casts = {}
-        for output in self.outputs:
-            if output.elem in _WIDENED:
-                casts[output.name] = name = f"{output.name}::float"
-                addition.graph.node.append(onnx.helper.make_node("Cast", [output.name], [name], to=1))
-                addition.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
         proto = self.proto if edited is None else edited
         lent = self._lent_to(proto) if self.lent else {}
         try:
@@ -141,6 +152,29 @@ class RunnableModel:
             raise
         return TappedSession(session, self.outputs, casts, lent)
 
+    def _addition(self, taps: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
+        """What sessions append to the model: outputs for taps, and casts of results to floats, by name."""
+        addition, outputs = onnx.ModelProto(), {p.name for p in self.outputs}
+        addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps if name not in outputs)
+        casts = {}
+        for output in self.outputs:
+            if output.elem in _WIDENED:
+                casts[output.name] = name = f"{output.name}::float"
+                addition.graph.node.append(onnx.helper.make_node("Cast", [output.name], [name], to=1))
+                addition.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+        return addition, casts
+
+    def _torch_session(self, taps: Iterable[str], proto: onnx.ModelProto) -> TappedSession:
+        from ..onnx_io import load
+        from ..torch import TorchSession
+
+        addition, casts = self._addition(taps)
+        whole = onnx.ModelProto()
+        whole.CopyFrom(with_lent(proto, self.lent) if self.lent else proto)
+        whole.MergeFrom(addition)
+        session = TorchSession(load(whole, folder=str(self.folder or "")))
+        return TappedSession(session, self.outputs, casts, {})
+
     def _lent_to(self, proto: onnx.ModelProto) -> dict[str, ort.OrtValue]:
         """The weights that a proto describes but does not hold: an edited copy may hold some of them."""
         outside = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
@@ -148,8 +182,10 @@ class RunnableModel:
 
     def with_weights_lent(self, pool: WeightPool | None = None) -> RunnableModel:
         """The same with large weights outside of the protobuf, where all sessions on it read them; one array stands for
-        equal ones of a pool. Itself where they are few.
+        equal ones of a pool. Itself where they are few, or in torch, whose sessions have tensors of their own.
         """
+        if self.runtime == "torch":
+            return self
         proto, lent = (pool or WeightPool()).lend(self.proto)
         if not lent or self.lent:
             return self

@@ -1,4 +1,4 @@
-"""An onnxruntime session that also returns inner values, keeps a budget, and takes element types numpy lacks."""
+"""A session of onnxruntime or torch that returns inner values, keeps a budget, and takes types that numpy lacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ..errors import ModelError, one_line
+from ..errors import ModelError, Unsupported, one_line
 from .value_info import ValueInfo
 
 _ONNX_OF = {
@@ -73,7 +73,7 @@ def _resident() -> int:
 
 
 class TappedSession:
-    """An onnxruntime session whose results include inner values on request.
+    """A session of onnxruntime, or one of torch with the same face, whose results include inner values on request.
 
     casts: outputs that are read through a Cast, with the name of its result. lent: weights that must live as long as
     the session does.
@@ -102,13 +102,16 @@ class TappedSession:
         try:
             with budget.watching(options) if budget is not None else nullcontext():
                 results = self._run(fetch, feeds, options)
+        except Unsupported:
+            raise
         except Exception as error:
             over = budget.reason if budget is not None else ""
             raise ModelError(over or one_line(error)) from error
         return dict(zip((*self.names, *taps), results))
 
     def _run(self, fetch: list[str], feeds: dict[str, Any], options: ort.RunOptions) -> list[Any]:
-        if not any(isinstance(v, np.ndarray) and v.dtype.name in _ONNX_OF for v in feeds.values()):
+        foreign = any(isinstance(v, np.ndarray) and v.dtype.name in _ONNX_OF for v in feeds.values())
+        if not foreign or not hasattr(self.session, "run_with_ort_values"):
             return list(self.session.run(fetch, feeds, options))
         values = {
             name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(

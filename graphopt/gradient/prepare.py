@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ModelError, one_line
 from ..ir import Constant, Graph, Model, Node, Value, clone_model
 from ..onnx_io import infer_types, load, to_proto
-from ..ops import version_for
+from ..ops import attr, schema_of, version_for
 from .settling import settle
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ OPSET = 18
 """The opset from which reductions take axes as inputs and scatters reduce: what gradients are spelled in."""
 _RELABELLED = 13
 """From this opset to 18 only reductions, Split and RoiAlign changed how they are written (ONNX's changelog)."""
+_OLD_SCAN = 8
+"""The opset whose Scan has an axis for the batch and lengths (ONNX's changelog)."""
 _IR_VERSION = 8
 """The IR version that came with opset 18 (ONNX's table of versions)."""
 _REDUCTIONS = frozenset(
@@ -38,6 +40,8 @@ EXPANDED = (
 def prepare(source: ModelSource | Model) -> Model:
     """A model of its own, at opset 18 or later, without function calls. ModelError where it cannot be converted."""
     model = clone_model(source) if isinstance(source, Model) else load(source)
+    if model.opset == _OLD_SCAN and any(node.op == "Scan" for node in model.graph.walk()):
+        raise ModelError("a Scan of opset 8, over the rows of a batch, which no converter knows: export at 9 or later")
     if 0 < model.opset < _RELABELLED:
         model = _converted(model)
     if model.opset < OPSET:
@@ -46,6 +50,9 @@ def prepare(source: ModelSource | Model) -> Model:
                 _raise(graph, node)
         model.opsets[""] = OPSET
         model.ir_version = max(model.ir_version, _IR_VERSION)
+    for graph in model.graph.graphs():
+        for node in graph:
+            _spell_defaults(graph, node)
     if model.functions or any(node.op in EXPANDED for node in model.graph.walk()):
         model = _inlined(model)
     infer_types(model)
@@ -63,6 +70,14 @@ def _raise(graph: Graph, node: Node) -> None:
         graph.set_attr(node, "num_outputs", len(node.outputs))
     elif node.op == "RoiAlign" and version_for(node) < 16 and "coordinate_transformation_mode" not in node.attrs:
         graph.set_attr(node, "coordinate_transformation_mode", "output_half_pixel")
+
+
+def _spell_defaults(graph: Graph, node: Node) -> None:
+    """Write the defaults of attributes that ONNX 1.23 forgets: its inliner in definitions, its inference of an STFT."""
+    schema = schema_of(node.op, version_for(node)) if node.op in (*EXPANDED, "STFT") else None
+    for name in schema.attributes if schema is not None else ():
+        if name not in node.attrs and (default := attr(node, name)) is not None:
+            graph.set_attr(node, name, default)
 
 
 def _converted(model: Model) -> Model:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, ModelError
-from ..ir import Array, Model, Port, TensorType, Value, clone_model
+from ..errors import InputError, ModelError, OptionError, one_line
+from ..ir import Array, Constant, Dim, DType, Graph, Model, Node, Port, TensorType, Value, clone_model
 from ..machine.sessions import open_session, session_options
 from ..onnx_io import load, to_proto
-from .differentiate import gradient_model, is_float
+from .differentiate import gradient_model, is_float, look_up, named_values
 from .prepare import prepare
 from .reverse import gradients
 from .tensor import Tensor, Writer
-from .weights import learnt_weights
+from .weights import initial, learnt_weights
 
 if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
@@ -51,19 +53,77 @@ def fisher(
 
 def predicted_losses(
     model: ModelSource | Model, feeds: Iterable[Mapping[str, Any]], changes: Mapping[str, Array], *,
-    draws: int = DRAWS, seed: int = 0,
+    draws: int = 1, seed: int = 0,
 ) -> dict[str, float]:  # fmt: skip
     """E Σ_y ⟨∂y/∂w, δ⟩² for the change δ of each weight, by name: the squared error of the results, summed over their
     elements, if only this weight changed, to first order.
 
-    δ = −w is a removal, the rounding errors of w a precision. Arguments and errors as of `fisher`.
+    δ = −w is a removal, the rounding errors of w a precision. Feeds of one row are run together where the batch may be
+    of any size. draws: directions a sample; one more sample tells more than one more direction. No gradient of a weight
+    is computed, but the change that δ makes of what its layer returns, and the slope of the results there. Other
+    arguments and errors as of `fisher`.
     """
-    total, count = dict.fromkeys(changes, 0.0), 0
-    for found, _ in slopes(model, feeds, list(changes), draws=draws, seed=seed):
-        for name, g in found.items():
-            total[name] += float(np.sum(g * changes[name])) ** 2
-        count += 1
-    return {name: t / count for name, t in total.items()}
+    if not changes:
+        return {}
+    held = clone_model(model) if isinstance(model, Model) else load(model)
+    named = named_values(held)
+    groups = [_changed_results(held.graph, look_up(named, n, "initializer"), np.asarray(d)) for n, d in changes.items()]
+    projector = _Projector(held, groups)
+    rng, total, count = np.random.default_rng(seed), np.zeros(len(groups)), 0
+    for feed, rows in _batches(held, feeds):
+        shapes = projector.shapes(feed)
+        for _ in range(draws):
+            total += projector.squares(feed, [rng.choice([-1.0, 1.0], shape) for shape in shapes])
+        count += rows
+    if not count:
+        raise InputError("sensitivities need samples, and there are none")
+    return dict(zip(changes, (total / (count * draws)).tolist()))
+
+
+ROWS = 32
+"""Samples that are run as one batch: more save little, and hold the activations of as many."""
+
+
+def _batches(model: Model, feeds: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Array], int]]:
+    """Feeds with their number of samples, joined to batches while they are single rows in the same sizes."""
+    names = [v.name for v in model.graph.inputs if v.default is None]
+    free, held = _is_free(model), list[dict[str, Array]]()
+    for feed in feeds:
+        arrays = {name: _given(feed, name) for name in names}
+        if not free or any(a.ndim == 0 or a.shape[0] != 1 for a in arrays.values()):
+            yield arrays, 1
+            continue
+        if held and (len(held) == ROWS or any(a.shape != held[0][n].shape for n, a in arrays.items())):
+            yield _joined(held), len(held)
+            held = []
+        held.append(arrays)
+    if held:
+        yield _joined(held), len(held)
+
+
+def _joined(feeds: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def _changed_results(graph: Graph, weight: Value, change: Array) -> list[tuple[Value, Value]]:
+    """Pairs of what a weight's readers return and of what they would with the change, appended to the graph; a reader
+    of constants alone is passed through."""
+    tensor = initial(weight)
+    if tensor is None:
+        raise OptionError(f"{weight.name!r} is an input and has no value that could change")
+    found: list[tuple[Value, Value]] = []
+    waiting = [(weight, Value(constant=Constant.of((tensor.array() + change).astype(tensor.type.dtype.numpy))))]
+    while waiting:
+        old, new = waiting.pop()
+        for node in dict.fromkeys(use.node for use in old.uses):
+            if node.graph is not graph or node is graph.return_node or node.subgraphs:
+                raise ModelError(f"weight {weight.name!r} is read by a nested graph or is a result itself")
+            inputs = [new if v is old else v for v in node.inputs]
+            again = graph.append(Node(node.op, inputs, dict(node.attrs), [v.type for v in node.outputs]))
+            pairs = [(v, w) for v, w in zip(node.outputs, again.outputs) if is_float(v) and not v.is_unused]
+            settled = all(v is None or v is old or v.constant is not None for v in node.inputs)
+            (waiting if settled else found).extend(pairs)
+    return found
 
 
 def slopes(
@@ -88,18 +148,33 @@ def slopes(
     rng, empty = np.random.default_rng(seed), True
     for feed in feeds:
         empty = False
-        arrays = {name: np.asarray(feed[name]) for name in given}
-        made = plain.run(results, {i.name: np.asarray(feed[i.name]) for i in plain.get_inputs()})
+        arrays = {name: _given(feed, name) for name in given}
+        made = _results(plain, results, {i.name: _given(feed, i.name) for i in plain.get_inputs()})
         energies = [float(np.sum(np.square(y, dtype=np.float64))) for y in made]
         for _ in range(draws):
             cotangents = {}
             for name, y, energy in zip(seeds, made, energies):
                 s = y if of_energy else rng.choice([-1.0, 1.0], y.shape)
                 cotangents[name] = (s / max(energy**0.5, 1e-30) if relative else s).astype(y.dtype)
-            found = session.run([f"{name}.gradient" for name in chosen], {**arrays, **cotangents})
+            found = _results(session, [f"{name}.gradient" for name in chosen], {**arrays, **cotangents})
             yield {name: np.asarray(g, np.float64) for name, g in zip(chosen, found)}, sum(energies)
     if empty:
         raise InputError("sensitivities need samples, and there are none")
+
+
+def _given(feed: Mapping[str, Any], name: str) -> Array:
+    """The array of an input. InputError where the sample lacks it."""
+    if name not in feed:
+        raise InputError(f"a sample has no {name!r}, but {', '.join(feed) or 'nothing'}")
+    return np.asarray(feed[name])
+
+
+def _results(session: Any, names: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
+    """A run on a sample. InputError, in one line, where it fails."""
+    try:
+        return list(session.run(list(names), dict(feed)))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError(f"a sample does not run: {one_line(error)}") from error
 
 
 EXACT = 16
@@ -120,21 +195,20 @@ def relative_changes(
 
     ModelError where a node between a change and the results has no gradient, InputError without samples.
     """
-    plain = open_session(to_proto(model).SerializeToString(), session_options(folder=model.folder))
-    session, results, names = _projections(model, changes)
-    given = [{i.name: np.asarray(feed[i.name]) for i in plain.get_inputs()} for feed in feeds]
+    projector = _Projector(model, [[pair] for pair in changes])
+    given = [{name: _given(feed, name) for name in projector.inputs} for feed in feeds]
     if not given:
         raise InputError("sensitivities need samples, and there are none")
-    made = [plain.run(results, feed) for feed in given]
+    made = [_results(projector.plain, projector.results, feed) for feed in given]
     norms = [np.sqrt(np.mean([np.sum(np.square(y, dtype=np.float64)) for y in ys])) for ys in zip(*made)]
     rng, total, count = np.random.default_rng(seed), np.zeros(len(changes)), 0
-    free = _is_free(model)
+    free = projector.free
     for feed, ys in zip(given, made):
         signs = _signs([y.shape[1:] if free else y.shape for y in ys], draws, rng)
         if free:
             signs = [np.repeat(s[:, None], len(y), 1) for s, y in zip(signs, ys)]
-        seeds = [(s / max(n, 1e-30)).astype(y.dtype) for s, n, y in zip(signs, norms, ys)]
-        total += _summed(session, names, results, feed, seeds, free)
+        seeds = [s / max(n, 1e-30) for s, n in zip(signs, norms)]
+        total += _summed(projector, feed, seeds)
         count += len(signs[0])
     return np.asarray(np.sqrt(total / count))
 
@@ -153,24 +227,15 @@ def _signs(shapes: Sequence[tuple[int, ...]], draws: int, rng: np.random.Generat
     return [part.reshape(len(rows), *shape) for part, shape in zip(parts, shapes)]
 
 
-def _summed(
-    session: Any, names: list[str], results: list[str], feed: dict[str, Array], seeds: list[Array], free: bool
-) -> Array:
-    """Σ over directions of the squared projections, f64[changes]; `free`: try them as one batch."""
-    read = {i.name for i in session.get_inputs()}
+def _summed(projector: _Projector, feed: dict[str, Array], seeds: list[Array]) -> Array:
+    """Σ over directions of the squared projections, f64[changes]; tries them as one batch where rows are free."""
     draws = len(seeds[0])
-    if free and all(a.ndim and a.shape[0] == 1 for a in feed.values()) and all(s.shape[1] == 1 for s in seeds):
+    single = all(a.ndim and a.shape[0] == 1 for a in feed.values()) and all(s.shape[1] == 1 for s in seeds)
+    if projector.free and single:
         batch = {n: np.repeat(a, draws, 0) for n, a in feed.items()}
-        batch.update({f"{n}.cotangent": s.reshape(-1, *s.shape[2:]) for n, s in zip(results, seeds)})
-        with suppress(Exception):  # a size of one that is written into the model; onnxruntime's have no base class
-            found = session.run(names, {n: a for n, a in batch.items() if n in read})
-            return np.array([float(np.sum(np.square(f, dtype=np.float64))) for f in found])
-    total = np.zeros(len(names))
-    for k in range(draws):
-        one = {**feed, **{f"{n}.cotangent": s[k] for n, s in zip(results, seeds)}}
-        found = session.run(names, {n: a for n, a in one.items() if n in read})
-        total += [float(np.sum(np.square(f, dtype=np.float64))) for f in found]
-    return total
+        with suppress(InputError):  # a size of one that is written into the model
+            return projector.squares(batch, [s.reshape(-1, *s.shape[2:]) for s in seeds])
+    return np.asarray(np.sum([projector.squares(feed, [s[k] for s in seeds]) for k in range(draws)], axis=0))
 
 
 def _is_free(model: Model) -> bool:
@@ -180,21 +245,66 @@ def _is_free(model: Model) -> bool:
     return len(firsts) == 1 and isinstance(next(iter(firsts)), str)
 
 
-def _projections(model: Model, changes: Sequence[tuple[Value, Value]]) -> tuple[Any, list[str], list[str]]:
-    """A session that returns ⟨∂⟨s, y⟩/∂v, δ⟩ of each change for s, fed as cotangents; the names of y, and of these."""
+class _Projector:
+    """A session that returns ⟨∂⟨s, y⟩/∂v, w − v⟩, summed over the pairs (v, w) of each group, for signs s of results y.
+
+    results: the names of y. inputs: those of the model. free: whether rows of a batch are projected each by itself.
+    """
+
+    def __init__(self, model: Model, groups: Sequence[Sequence[tuple[Value, Value]]]) -> None:
+        self._model, self.free = model, _is_free(model)
+        self.inputs = [v.name for v in model.graph.inputs if v.default is None]
+        self.results = [p.name for p, v in zip(model.graph.ports, model.graph.outputs) if is_float(v)]
+        if not self.results:
+            raise ModelError("the model has no float results, and sensitivities are those of results")
+        self._names = [f"graphopt.change{k}" for k in range(len(groups))]
+        ready = _with_projections(model, groups, self.results, self._names, self.free)
+        self._types = [v.type for v in ready.graph.inputs if v.name.endswith(".cotangent")]
+        # onnxruntime quantizes float weights that stand between codes, to other codes than those that are asked about
+        settings = session_options(folder=ready.folder, entries={"session.disable_quant_qdq": "1"})
+        self._session = open_session(to_proto(ready).SerializeToString(), settings)
+        self._read = {i.name for i in self._session.get_inputs()}
+
+    @cached_property
+    def plain(self) -> Any:
+        """A session on the model itself."""
+        return open_session(to_proto(self._model).SerializeToString(), session_options(folder=self._model.folder))
+
+    def shapes(self, feed: Mapping[str, Array]) -> list[tuple[int, ...]]:
+        """The shapes of the results: those that types tell, else of a run."""
+        rows = next(iter(feed.values())).shape[:1] if self.free else ()
+        known = [
+            t.shape[len(rows) :] if isinstance(t, TensorType) and t.shape is not None else None for t in self._types
+        ]
+        if all(sizes is not None and all(isinstance(d, int) for d in sizes) for sizes in known):
+            return [(*rows, *(int(d) for d in sizes or () if isinstance(d, int))) for sizes in known]
+        return [y.shape for y in _results(self.plain, self.results, dict(feed))]
+
+    def squares(self, feed: Mapping[str, Array], signs: Sequence[Array]) -> Array:
+        """The squared projections f64[groups], summed over the rows of the feed."""
+        given = {**feed, **{f"{n}.cotangent": s for n, s in zip(self.results, signs)}}
+        types = {f"{n}.cotangent": t for n, t in zip(self.results, self._types)}
+        for name, kind in types.items():
+            if isinstance(kind, TensorType):
+                given[name] = given[name].astype(kind.dtype.numpy)
+        found = _results(self._session, self._names, {n: a for n, a in given.items() if n in self._read})
+        return np.array([float(np.sum(np.square(f, dtype=np.float64))) for f in found])
+
+
+def _with_projections(
+    model: Model, groups: Sequence[Sequence[tuple[Value, Value]]], results: Sequence[str], names: Sequence[str],
+    free: bool,
+) -> Model:  # fmt: skip
+    """A copy of a model that returns the projections of all groups, by name, and has inputs for signs."""
     copy = clone_model(model)
     copies = dict(zip(model.graph.inputs, copy.graph.inputs))
     for old, new in zip(model.graph.snapshot(), copy.graph.snapshot()):
         copies.update(zip(old.outputs, new.outputs))
-    graph, ports = copy.graph, list(copy.graph.ports)
-    results = [p.name for p, v in zip(ports, graph.outputs) if is_float(v)]
-    if not results:
-        raise ModelError("the model has no float results, and sensitivities are those of results")
-    tapped = Writer(graph)
-    pairs = [tapped.node("Sub", copies[change], copies[v]).value for v, change in changes]
-    names = [f"graphopt.change{k}" for k in range(len(pairs))]
-    more = [Port(name, value.type) for name, value in zip(names, pairs)]
-    graph.set_outputs([*graph.outputs, *pairs], [*ports, *more])
+    graph, tapped = copy.graph, Writer(copy.graph)
+    taps = [tapped.node("Sub", copies[w], copies[v]).value for group in groups for v, w in group]
+    marks = [f"graphopt.tap{k}" for k in range(len(taps))]
+    more = [Port(name, value.type) for name, value in zip(marks, taps)]
+    graph.set_outputs([*graph.outputs, *taps], [*graph.ports, *more])
     ready = prepare(copy)
     graph = ready.graph
     by_name = {port.name: value for port, value in zip(graph.ports, graph.outputs)}
@@ -204,21 +314,30 @@ def _projections(model: Model, changes: Sequence[tuple[Value, Value]]) -> tuple[
         y = by_name[name]
         seed = Tensor(writer, graph.add_input(Value(y.type, f"{name}.cotangent")))
         cotangents[y] = cotangents[y] + seed if y in cotangents else seed
-    made = [by_name[name] for name in names]
+    made = [by_name[name] for name in marks]
     where = [v.producer.inputs[1] for v in made if v.producer is not None]
     slopes = gradients(writer, cotangents, [v for v in where if v is not None])
-    sums, free = [], _is_free(model)
-    types = [v.type for v in graph.inputs[:1]]
-    first = types[0].shape[0] if types and isinstance(types[0], TensorType) and types[0].shape else None
-    for value, slope, name in zip(made, slopes, names):
-        zero = Tensor(writer, value).zeros() if slope is None else slope
-        product = zero * Tensor(writer, value)
-        batched = free and product.rank > 1 and product.dims[0] == first
-        axes = writer.ints(range(1, product.rank)) if batched else None
-        one = writer.node("ReduceSum", product, axes, keepdims=0).value
-        one.name = name
-        sums.append(one)
+    first = _first_size(graph) if free else None
+    parts = iter([_projection(writer, value, slope, first) for value, slope in zip(made, slopes)])
+    sums = []
+    for group, name in zip(groups, names):
+        total = reduce(operator.add, [next(parts) for _ in group], writer.constant(0, DType.FLOAT))
+        total.value.name = name
+        sums.append(total.value)
     graph.set_outputs(sums, [Port(name, value.type) for name, value in zip(names, sums)])
-    # onnxruntime quantizes float weights that stand between codes, to other codes than those that are asked about
-    settings = session_options(folder=ready.folder, entries={"session.disable_quant_qdq": "1"})
-    return open_session(to_proto(ready).SerializeToString(), settings), results, names
+    return ready
+
+
+def _first_size(graph: Graph) -> Dim:
+    kind = graph.inputs[0].type
+    return kind.shape[0] if isinstance(kind, TensorType) and kind.shape else None
+
+
+def _projection(writer: Writer, change: Value, slope: Tensor | None, rows: Dim) -> Tensor:
+    """⟨slope, change⟩ f32: of each row where the first axis is that of the batch, else of the whole."""
+    if slope is None:
+        return writer.constant(0, DType.FLOAT)
+    product = slope * Tensor(writer, change)
+    batched = rows is not None and product.rank > 1 and product.dims[0] == rows
+    axes = writer.ints(range(1, product.rank)) if batched else None
+    return writer.node("ReduceSum", product, axes, keepdims=0).cast(DType.FLOAT)

@@ -1,4 +1,5 @@
-"""Sizes that a model computes become constants, so that rules know ranks and axes; nothing else is folded."""
+"""Sizes that a model computes become constants, so that rules know ranks and axes, and sequences of known length their
+parts; nothing else is folded."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ def settle(graph: Graph) -> None:
     """Compute what depends on known shapes and small constants alone, and take the branches that are then known."""
     for _ in range(ROUNDS):
         changed = _fold(graph)
+        changed += _take_sequences_apart(graph)
         for node in graph.snapshot():
             changed += _take_branch(graph, node)
             if node.op == "Scan" and node.graph is graph:
@@ -79,6 +81,99 @@ def _is_ready(node: Node, known: dict[Value, Constant], nodes: list[Node]) -> bo
         if kind.dtype.is_float and kind.size is None:
             return False
     return True
+
+
+def _take_sequences_apart(graph: Graph) -> int:
+    """Readers of sequences whose parts are known read these; the number of readers."""
+    known: dict[Value, list[Value]] = {}
+    count = 0
+    for node in graph.snapshot():
+        parts = _parts_of(graph, node, known)
+        if parts is not None:
+            known[node.output] = parts
+        elif node.op == "SequenceAt" and node.inputs[0] in known and (at := _index(node, 1)) is not None:
+            graph.replace_uses(node.output, known[node.inputs[0]][at])
+            count += 1
+        elif node.op == "ConcatFromSequence" and node.inputs[0] in known:
+            graph.replace_uses(node.output, _joined(graph, node, known[node.inputs[0]]))
+            count += 1
+    for node in reversed(graph.snapshot()) if count else ():
+        if node.op in (*_SEQUENCES, "SequenceAt", "ConcatFromSequence") and all(v.is_unused for v in node.outputs):
+            graph.erase(node)
+    return count
+
+
+_SEQUENCES = ("SequenceEmpty", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SplitToSequence")
+
+
+def _parts_of(graph: Graph, node: Node, known: dict[Value, list[Value]]) -> list[Value] | None:
+    """The parts of the sequence that a node makes, None where they are not known."""
+    if node.op == "SequenceEmpty":
+        return []
+    if node.op == "SequenceConstruct":
+        return [v for v in node.inputs if v is not None]
+    if node.op == "SplitToSequence":
+        return _split(graph, node)
+    if node.op not in _SEQUENCES or node.inputs[0] not in known:
+        return None
+    slot = 2 if node.op == "SequenceInsert" else 1
+    parts, at = list(known[node.inputs[0]]), _index(node, slot)
+    if node.input(slot) is None:
+        at = len(parts) if node.op == "SequenceInsert" else len(parts) - 1
+    if at is None:
+        return None
+    if node.op == "SequenceErase":
+        del parts[at]
+    elif (part := node.inputs[1]) is not None:
+        parts.insert(at, part)
+    return parts
+
+
+def _index(node: Node, slot: int) -> int | None:
+    constant = node.constant(slot)
+    return None if constant is None else int(constant.array().reshape(-1)[0])
+
+
+def _split(graph: Graph, node: Node) -> list[Value] | None:
+    """The parts of a tensor along an axis, as a Split makes them; None where their sizes are not known."""
+    axis, kind, sizes = int(node.attrs.get("axis", 0)), node.inputs[0] and node.inputs[0].type, node.constant(1)
+    size = kind.shape[axis] if isinstance(kind, TensorType) and kind.shape else None
+    if any(use.node.op == "SequenceAt" and _index(use.node, 1) is None for use in node.output.uses):
+        return None
+    if not isinstance(size, int) or (sizes is None and node.input(1) is not None):
+        return None
+    if sizes is None:
+        lengths = [1] * size
+    elif sizes.array().ndim:
+        lengths = [int(n) for n in sizes.array()]
+    else:
+        each = int(sizes.array())
+        lengths = [min(each, size - start) for start in range(0, size, each)]
+    made = _put_before(graph, node, Node("Split", [node.inputs[0], _vector(lengths)], {"axis": axis}, len(lengths)))
+    if sizes is not None or node.attrs.get("keepdims", 1):
+        return list(made.outputs)
+    squeezed = (Node("Squeeze", [v, _vector([axis])], {}, 1) for v in made.outputs)
+    return [_put_before(graph, node, one).output for one in squeezed]
+
+
+def _joined(graph: Graph, node: Node, parts: list[Value]) -> Value:
+    """The parts of a sequence along an axis, or along a new one."""
+    axis = int(node.attrs["axis"])
+    if node.attrs.get("new_axis", 0):
+        wide = (Node("Unsqueeze", [v, _vector([axis])], {}, 1) for v in parts)
+        parts = [_put_before(graph, node, one).output for one in wide]
+    return _put_before(graph, node, Node("Concat", list(parts), {"axis": axis}, 1)).output
+
+
+def _vector(numbers: list[int]) -> Value:
+    return Value(constant=Constant.of(np.array(numbers, np.int64)))
+
+
+def _put_before(graph: Graph, place: Node, node: Node) -> Node:
+    graph.insert_before(place, node)
+    for value, kind in zip(node.outputs, infer(node, graph.opsets)):
+        value.type = kind
+    return node
 
 
 def _take_branch(graph: Graph, node: Node) -> int:

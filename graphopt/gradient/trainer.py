@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..analysis.liveness import Liveness
 from ..errors import InputError, ModelError, OptionError, one_line
 from ..ir import Array, Constant, DType, Model, TensorType, clone_model
+from ..machine.memory import free_memory
 from ..machine.sessions import open_session, session_options
 from ..onnx_io import load, to_proto
 from .blocked import block_size
@@ -27,13 +29,14 @@ class Trainer:
     """Trains the weights of an ONNX model in onnxruntime.
 
     `trainer.step({"x": x, "y.target": t}, 1e-3)` does one step and returns its loss; `trainer.model()` is the original
-    model with the weights of now. Arguments are those of `training_step`; threads: within an operator, 0 for all cores.
+    model with the weights of now. Arguments are those of `training_step`; threads: within an operator, 0 for all cores;
+    memory: bytes that a step may take beside weights and state, by default what is free when sizes are first seen.
     A step that fails, or whose loss is not finite, leaves weights and state as they were.
     """
 
     def __init__(
         self, model: ModelSource | Model, wrt: Sequence[str] | None = None, *, loss: Losses = "mse",
-        optimizer: str | Optimizer = "adamw", threads: int = 1,
+        optimizer: str | Optimizer = "adamw", threads: int = 1, memory: int | None = None,
     ) -> None:  # fmt: skip
         import onnxruntime
 
@@ -54,6 +57,8 @@ class Trainer:
         self._held = {name: self._to_ort(np.array(array, order="C")) for name, array in start.items()}
         self._types = {v.name: v.type for v in made.model.graph.inputs if v.name not in self._held and v.name != RATE}
 
+        self._liveness, self._memory, self._seen = Liveness(made.model.graph), memory, set[tuple[Any, ...]]()
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of what each step is fed: the model's inputs and the targets."""
@@ -67,9 +72,11 @@ class Trainer:
     def step(self, feeds: Mapping[str, Any], learning_rate: float = 1e-3) -> float:
         """One step on one batch; the loss before it.
 
-        InputError for feeds that do not fit, and for a loss that is not finite.
+        InputError for feeds that do not fit, or need more memory than there is, and for a loss that is not finite.
         """
-        given = {name: self._to_ort(self._array(name, feeds)) for name in self._types}
+        arrays = {name: self._array(name, feeds) for name in self._types}
+        self._check_memory(arrays)
+        given = {name: self._to_ort(array) for name, array in arrays.items()}
         unknown = [name for name in feeds if name not in self._types]
         if unknown:
             raise InputError(f"the training step has no input {unknown[0]!r}; it has {', '.join(self._types)}")
@@ -85,11 +92,30 @@ class Trainer:
         return loss
 
     def fit(
-        self, batches: Iterable[Mapping[str, Any]], learning_rate: float | Callable[[int], float] = 1e-3
-    ) -> list[float]:
-        """A step for each batch; their losses. learning_rate: a number, or a schedule: a function of the steps done."""
+        self, batches: Iterable[Mapping[str, Any]], learning_rate: float | Callable[[int], float] = 1e-3,
+        steps: int | None = None,
+    ) -> list[float]:  # fmt: skip
+        """A step for each batch, or as many as `steps`; their losses. learning_rate: a number, or a schedule: a
+        function of the steps done.
+
+        InputError for batches that end before `steps` or cannot be read; what was learnt until then stays.
+        """
         rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
-        return [self.step(batch, rate(self.steps)) for batch in batches]
+        losses: list[float] = []
+        given = iter(batches)
+        while steps is None or len(losses) < steps:
+            try:
+                batch = next(given)
+            except StopIteration:
+                break
+            except Exception as error:  # of whatever reads the data
+                done = f"weights are those of step {self.steps}"
+                raise InputError(f"batch {len(losses) + 1} cannot be read: {one_line(error)}; {done}") from error
+            losses.append(self.step(batch, rate(self.steps)))
+        if steps is not None and len(losses) < steps:
+            end = f"the data end after {len(losses)} of {steps} batches"
+            raise InputError(f"{end}; weights are those of step {self.steps}")
+        return losses
 
     def state(self) -> dict[str, Array]:
         """Copies of weights, state of the optimizer and count of steps, by name: what `restore` takes."""
@@ -118,6 +144,26 @@ class Trainer:
             else:
                 value.constant = Constant.of(array)
         return to_proto(copy)
+
+    def _check_memory(self, arrays: Mapping[str, Array]) -> None:
+        """InputError where a step on arrays of these shapes, when they are first seen, needs more memory than it may
+        take."""
+        shapes = tuple(a.shape for a in arrays.values())
+        if shapes in self._seen:
+            return
+        free = free_memory() if self._memory is None else self._memory
+        sizes: dict[str, int] = {}
+        for name, array in arrays.items():
+            kind = self._types[name]
+            dims = kind.shape if isinstance(kind, TensorType) and kind.shape is not None else ()
+            sizes.update((d, n) for d, n in zip(dims, array.shape) if isinstance(d, str))
+        need = self._liveness.peak(sizes)
+        if free is not None and need > free:
+            told = (
+                f"a step on these sizes takes about {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB of memory are there"
+            )
+            raise InputError(f"{told}: give smaller batches, or name fewer weights in wrt")
+        self._seen.add(shapes)
 
     def _array(self, name: str, feeds: Mapping[str, Any]) -> Array:
         """The feed of an input; floats in another precision and integers of another width are converted."""

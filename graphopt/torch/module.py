@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import Declined, InputError, Unsupported
 from ..gradient.prepare import prepare
 from ..gradient.weights import learnt_weights
 from ..ir import Constant, DType, Model, TensorType, clone_model
@@ -33,9 +33,12 @@ class OnnxModule(torch.nn.Module):
         self.input_names = tuple(v.name for v in model.graph.inputs if v.default is None)
         """The inputs without a default, in their order."""
         self.output_names = tuple(port.name for port in model.graph.ports)
-        self._types = [v.type for v in model.graph.inputs if v.default is None]
+        self.input_types = [v.type for v in model.graph.inputs if v.default is None]
         self._fed = [i for i, v in zip(self.program.inputs, model.graph.inputs) if v.default is None]
-        self._results = [v.type for v in model.graph.outputs]
+        self._replaceable = {
+            v.name: i for i, v in zip(self.program.inputs, model.graph.inputs) if v.default is not None
+        }
+        self.output_types = [v.type for v in model.graph.outputs]
         learnt = learnt_weights(model)
         self._places: dict[int, tuple[Any, str]] = {}
         self._untouched: dict[str, bytes] = {}
@@ -43,7 +46,7 @@ class OnnxModule(torch.nn.Module):
         for number, value in compiler.constants.items():
             tensor = value.constant if value.constant is not None else value.default
             assert tensor is not None
-            made, name = to_tensor(tensor), value.name
+            made, name = _held(tensor, value.name), value.name
             named = bool(name) and name in kept and name not in taken
             if named:
                 taken.add(name)
@@ -67,9 +70,10 @@ class OnnxModule(torch.nn.Module):
         return store, last
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        """The output, or a tuple of them, for the inputs in their order or by name."""
+        """The output, or a tuple of them, for the inputs in their order or by name; also for weights by name that are
+        inputs of the model with a default."""
         given = dict(zip(self.input_names, arguments), **named)
-        unknown = [name for name in given if name not in self.input_names]
+        unknown = [name for name in given if name not in self.input_names and name not in self._replaceable]
         if unknown or len(arguments) > len(self.input_names):
             raise InputError(f"the model has inputs {', '.join(self.input_names)}, got {', '.join(given)}")
         made = self.results(given)
@@ -83,12 +87,23 @@ class OnnxModule(torch.nn.Module):
             tensor = store._parameters.get(key)
             values[number] = store._buffers[key] if tensor is None else tensor
             device = values[number].device if device is None else device
-        for number, name, kind in zip(self._fed, self.input_names, self._types):
+        for number, name, kind in zip(self._fed, self.input_names, self.input_types):
             if name not in given:
                 raise InputError(f"input {name!r} is missing; the model has {', '.join(self.input_names)}")
             values[number] = _as_tensor(given[name], kind, device)
+        for name, number in self._replaceable.items():
+            if name in given:
+                values[number] = _as_tensor(given[name], None, device)
         made = self.program.run(values, [values[i] for i in self.program.inputs])
-        return [_in_type(t, kind) for t, kind in zip(made, self._results)]
+        return [_in_type(t, kind) for t, kind in zip(made, self.output_types)]
+
+
+def _held(constant: Constant, name: str) -> Any:
+    """A constant as a tensor. Unsupported where torch lacks its element type."""
+    try:
+        return to_tensor(constant)
+    except Declined as declined:
+        raise Unsupported(f"torch does not hold {name!r}: {declined.reason}") from declined
 
 
 def digest(tensor: Any) -> bytes:
@@ -100,7 +115,7 @@ def _as_tensor(value: Any, kind: Any, device: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_as_tensor(v, kind, device) for v in value]
     if isinstance(value, np.ndarray):
-        value = to_tensor(Constant.of(value))
+        value = _held(Constant.of(value), "a feed")
     return value if device is None or not isinstance(value, torch.Tensor) else value.to(device)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import Declined, ModelError
+from ..errors import Declined, Unsupported
 from ..ir import Graph, Node, Value
 from ..ops import attr, schema_of, version_for
 from .operators import OPERATORS
@@ -62,7 +62,7 @@ class Program:
             try:
                 made = step.function(call, *operands)
             except Declined as declined:
-                raise ModelError(f"torch does not run {call.op} {call.name!r}: {declined.reason}") from declined
+                raise Unsupported(f"torch does not run {call.op} {call.name!r}: {declined.reason}") from declined
             if len(step.writes) == 1 and not isinstance(made, tuple):
                 values[step.writes[0]] = made
             else:
@@ -79,7 +79,7 @@ class Compiler:
         self._numbers: dict[Value, int] = {}
 
     def program(self, graph: Graph) -> Program:
-        """The program of a graph. ModelError for an operator without a function."""
+        """The program of a graph. Unsupported for an operator without a function."""
         made = Program(inputs=tuple(self._number(v) for v in graph.inputs))
         for node in graph:
             if node is not graph.return_node:
@@ -100,7 +100,7 @@ class Compiler:
         name = node.name or (node.outputs[0].name if node.outputs else "")
         function = OPERATORS.get(node.op)
         if function is None:
-            raise ModelError(f"torch has no {node.op}, the operator of node {name!r}")
+            raise Unsupported(f"torch has no {node.op}, the operator of node {name!r}")
         nested = {key: self.program(value) for key, value in node.attrs.items() if isinstance(value, Graph)}
         schema = schema_of(node.op, version_for(node))
         known = (*node.attrs, *(schema.attributes if schema is not None else ()))

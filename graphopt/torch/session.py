@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import InputError
-from ..ir import Model
+from ..ir import Model, TensorType, Type
 from .arrays import to_array
 from .module import OnnxModule
 
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output by name."""
+    """An input or output. type: as onnxruntime writes it, `tensor(float)` say; "" where it is unknown or no tensor."""
 
     name: str
+    type: str = ""
+
+
+def _port(name: str, kind: Type | None) -> Port:
+    return Port(name, f"tensor({kind.dtype.name.lower()})" if isinstance(kind, TensorType) else "")
 
 
 class Session:
@@ -32,11 +37,11 @@ class Session:
 
     def get_inputs(self) -> list[Port]:
         """The inputs that a caller must feed."""
-        return [Port(name) for name in self.module.input_names]
+        return list(map(_port, self.module.input_names, self.module.input_types))
 
     def get_outputs(self) -> list[Port]:
         """The outputs."""
-        return [Port(name) for name in self.module.output_names]
+        return list(map(_port, self.module.output_names, self.module.output_types))
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None) -> list[Any]:
         """The named outputs, by default all. InputError for a name that the model does not have."""

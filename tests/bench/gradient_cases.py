@@ -2,8 +2,9 @@
 
 All of ONNX's backend cases that onnxruntime runs, with floats in and out. The gradient model runs in onnxruntime in
 single precision; central differences are those of torch in double precision, by `graphopt.torch` on the original model,
-so that neither side shares code with the other. Prints how many passed, the reasons of those that were declined, those
-that torch does not run, and those that failed. Needs torch (the extra `train`).
+so that neither side shares code with the other but the expansion of composites, whose definitions cast to single
+precision unless they are expanded before floats become doubles. Prints how many passed, the reasons of those that were
+declined, those that torch does not run, and those that failed. Needs torch (the extra `train`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import onnx
 
 from graphopt.errors import GraphoptError, ModelError, one_line
 from graphopt.gradient import gradient_model
+from graphopt.gradient.prepare import prepare
+from graphopt.onnx_io import to_proto
 from tests.gradient.checking import is_float, session, to_double, with_inputs
 from tests.gradient.test_rules import feeds_of
 from tests.test_conformance import cases, run
@@ -41,6 +44,7 @@ def error_of(model: onnx.ModelProto, values: list[Any]) -> float:
 
     import graphopt.torch
 
+    values = [np.asarray(v) if np.isscalar(v) else v for v in values]
     feeds, wrt = feeds_of(model, values)
     feeds = {n: np.asarray(v, given.dtype) if is_float(v) else v for (n, v), given in zip(feeds.items(), values)}
     model, feeds = with_inputs(model, feeds, wrt)
@@ -48,7 +52,7 @@ def error_of(model: onnx.ModelProto, values: list[Any]) -> float:
     rng = np.random.default_rng(0)
     wide = {n: np.asarray(v, np.float64) if is_float(v) else v for n, v in feeds.items()}
     try:
-        module = graphopt.torch.to_module(to_double(model))
+        module = graphopt.torch.to_module(to_double(to_proto(prepare(model))))
 
         def forward(given: dict[str, Any]) -> dict[str, Any]:
             with torch.no_grad():
@@ -86,6 +90,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    unable: Counter[str] = Counter()
     failed: list[str] = []
     for name, model, data in cases()[part::parts]:
         floats = bool(data) and any(is_float(v) for v in data[0] if isinstance(v, np.ndarray))
@@ -99,8 +104,9 @@ def main() -> None:
             counts["declined"] += 1
             reasons[re.sub(r"'[^']*'", "…", str(declined))[:90]] += 1
             continue
-        except NoDouble:
+        except NoDouble as reason:
             counts["not run by torch"] += 1
+            unable[re.sub(r"'[^']*'", "…", str(reason))[:90]] += 1
             continue
         except (GraphoptError, Exception) as broken:
             error, name = np.inf, f"{name}: {one_line(broken)[:90]}"
@@ -115,6 +121,8 @@ def main() -> None:
         print(f"{outcome:<18}{count:>6}{100 * count / total:>8.1f} %")
     for reason, count in reasons.most_common():
         print(f"  declined {count:>4}  {reason}")
+    for reason, count in unable.most_common():
+        print(f"  not run  {count:>4}  {reason}")
     for line in failed:
         print(f"  failed         {line}")
 

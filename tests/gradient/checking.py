@@ -147,6 +147,7 @@ def with_inputs(
     """Integer inputs become constants, and the named constants become inputs."""
     copy = onnx.ModelProto.FromString(proto.SerializeToString())
     feeds = dict(feeds)
+    copy.ir_version = max(copy.ir_version, 4)  # before, initializers are inputs
     for info in list(copy.graph.input):
         value = feeds.get(info.name)
         if isinstance(value, np.ndarray) and not is_float(value):

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.errors import ModelError, OptionError
 from graphopt.gradient import gradient_model
+from tests.test_conformance import cases
 
 from .checking import check, session
 
@@ -177,18 +178,19 @@ def test_fake_quantization_passes_gradients_straight_through_and_none_outside_it
 
 
 def test_an_operator_without_gradient_is_named() -> None:
-    proto = model([helper.make_node("Det", ["x"], ["y"], name="volume")], {"x": (2, 2)}, {"y": ()})
-    with pytest.raises(ModelError, match=r"no gradient of Det 'volume': the operator has no gradient rule"):
+    proto = model([helper.make_node("Unique", ["x"], ["y"], name="once")], {"x": (2,)}, {"y": (2,)})
+    with pytest.raises(ModelError, match=r"no gradient of Unique 'once': the operator has no gradient rule"):
         gradient_model(proto)
 
 
 def test_floats_in_a_sequence_are_not_lost_in_silence() -> None:
     nodes = [
-        helper.make_node("SequenceConstruct", ["x"], ["s"]),
+        helper.make_node("SequenceConstruct", ["x", "x"], ["s"]),
+        helper.make_node("ArgMax", ["x"], ["i"], keepdims=0),
         helper.make_node("SequenceAt", ["s", "i"], ["y"], name="pick"),
     ]
     with pytest.raises(ModelError, match="pick"):
-        gradient_model(model(nodes, {"x": (2,)}, {"y": (2,)}, i=np.int64(0)))
+        gradient_model(model(nodes, {"x": (2,)}, {"y": (2,)}))
 
 
 def test_names_that_the_model_does_not_have() -> None:
@@ -197,3 +199,68 @@ def test_names_that_the_model_does_not_have() -> None:
         gradient_model(proto, ["w"])
     with pytest.raises(OptionError, match="no output 'z'"):
         gradient_model(proto, ["x"], loss="z")
+
+
+SEQUENCES = {
+    "built": """g (float[2, 3] x, float[2, 3] w) => (float[2, 3] y) {
+        empty = SequenceEmpty()
+        one = SequenceInsert(empty, x)
+        both = SequenceInsert(one, w, zero)
+        s = Sin(x)
+        three = SequenceInsert(both, s)
+        rest = SequenceErase(three, zero)
+        p = SequenceAt(rest, zero)
+        q = SequenceAt(rest, last)
+        y = Mul(p, q)
+    }""",
+    "split": """g (float[4, 3] x) => (float[3, 2] y, float[2, 3] z) {
+        rows = SplitToSequence<axis = 0, keepdims = 0>(x)
+        halves = SplitToSequence<axis = 0>(x, two)
+        first = SequenceAt(rows, zero)
+        end = SequenceAt(rows, last)
+        e = Exp(end)
+        pair = SequenceConstruct(first, e)
+        y = ConcatFromSequence<axis = 1, new_axis = 1>(pair)
+        half = SequenceAt(halves, last)
+        z = Sin(half)
+    }""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sequences_whose_parts_are_known(name: str) -> None:
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]>\n{SEQUENCES[name]}')
+    for key, number in {"zero": 0, "last": -1, "two": 2}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.int64(number), key))
+    rng = np.random.default_rng(0)
+    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in proto.graph.input}
+    feeds = {n: rng.standard_normal(shape).astype(np.float32) for n, shape in shapes.items()}
+    worst = check(proto, feeds)
+    assert worst.differences < 1e-6 and worst.single < 1e-5
+    assert not any("Sequence" in node.op_type for node in gradient_model(proto).graph.node)
+
+
+def test_batch_normalization_with_the_statistics_of_the_batch() -> None:
+    nodes = [helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y", "m1", "v1"], training_mode=1)]
+    shapes = {"x": (3, 2, 4), "s": (2,), "b": (2,), "m": (2,), "v": (2,)}
+    proto = model(nodes, shapes, {"y": (3, 2, 4), "m1": (2,), "v1": (2,)})
+    rng = np.random.default_rng(0)
+    feeds = {n: rng.random(shape).astype(np.float32) for n, shape in shapes.items()}
+    worst = check(proto, feeds)
+    assert worst.differences < 1e-5 and worst.single < 1e-4
+
+
+def test_a_determinant_of_a_singular_matrix() -> None:
+    proto = model([helper.make_node("Det", ["x"], ["y"])], {"x": (3, 3)}, {"y": ()})
+    x = np.array([[1, 2, 3], [2, 4, 6], [1, 0, 1]], np.float32)
+    _, slope = session(gradient_model(proto)).run(None, {"x": x, "y.cotangent": np.ones((), np.float32)})
+    minors = [
+        [np.linalg.det(np.delete(np.delete(x, i, 0), j, 1)) * (-1) ** (i + j) for j in range(3)] for i in range(3)
+    ]
+    assert np.allclose(slope, minors, atol=1e-4)
+
+
+def test_a_scan_of_opset_8_is_refused_in_one_line() -> None:
+    proto = next(m for name, m, _ in cases() if name.endswith("test_scan_sum"))
+    with pytest.raises(ModelError, match="a Scan of opset 8"):
+        gradient_model(proto)

@@ -32,6 +32,37 @@ def test_a_linear_model() -> None:
         fisher(proto, [])
 
 
+def test_predictions_are_exact_where_the_only_result_is_linear_in_a_weight() -> None:
+    """y = Σ (x w + x wᵀ): a weight that two products read, one of them transposed."""
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (float[N, 3] x) => (float[N, 1] y) <float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, int64[1] one = {1}> {
+        t = Transpose(w)
+        p = MatMul(x, w)
+        q = MatMul(x, t)
+        s = Add(p, q)
+        y = ReduceSum(s, one)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    x, change = rng.standard_normal((5, 1, 3)).astype(np.float32), rng.standard_normal((3, 3)).astype(np.float32)
+    expected = float(np.square((x[:, 0] @ (change + change.T)).sum(1)).mean())
+    for feeds in ([{"x": row} for row in x], [{"x": row[:, :3]} for row in x[:2]] + [{"x": row} for row in x[2:]]):
+        assert predicted_losses(proto, feeds, {"w": change})["w"] == pytest.approx(expected, rel=1e-4)
+    assert predicted_losses(proto, [], {}) == {}
+
+
+def test_samples_that_do_not_fit_are_one_line() -> None:
+    proto = linear(w=np.ones((4, 3), np.float32), b=np.ones(3, np.float32))
+    changes = {"w": np.ones((4, 3), np.float32)}
+    for run in (lambda feeds: predicted_losses(proto, feeds, changes), lambda feeds: fisher(proto, feeds)):
+        with pytest.raises(InputError, match="a sample has no 'x', but z"):
+            run([{"z": np.ones((1, 4), np.float32)}])
+        with pytest.raises(InputError, match="a sample does not run"):
+            run([{"x": np.ones((1, 5), np.float32)}])
+        with pytest.raises(InputError, match="there are none"):
+            run(iter(()))
+
+
 def test_the_order_of_layers_is_that_of_measured_losses() -> None:
     proto = onnx.load(MODELS / "fashion_cnn.onnx")
     images = np.load(MODELS / "fashion_calibration.npz")["image"][:24]

@@ -10,8 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from graphopt.analysis.liveness import Liveness
 from graphopt.errors import InputError, ModelError, OptionError
 from graphopt.gradient import KL, MSE, SGD, Adam, AdamW, CrossEntropy, Tensor, Trainer, training_step
+from graphopt.onnx_io import load
 
 from .checking import session
 
@@ -171,6 +173,56 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state() -> None:
         trainer.step({**good, "x": np.full((2, 4), np.nan)})
     after = trainer.state()
     assert before.keys() == after.keys() and all(np.array_equal(before[n], after[n]) for n in before)
+
+
+def test_data_that_end_early_or_cannot_be_read_leave_what_was_learnt() -> None:
+    trainer = Trainer(linear(w=np.ones((4, 3), np.float32), b=np.ones(3, np.float32)))
+    batch = {"x": np.ones((2, 4)), "y.target": np.zeros((2, 3))}
+    with pytest.raises(InputError, match="the data end after 2 of 5 batches; weights are those of step 2"):
+        trainer.fit([batch] * 2, RATE, steps=5)
+    before = trainer.state()
+
+    def broken() -> Any:
+        yield batch
+        raise OSError("the disk is gone")
+
+    with pytest.raises(InputError, match="batch 2 cannot be read: the disk is gone; weights are those of step 3"):
+        trainer.fit(broken(), RATE)
+    assert trainer.steps == 3 and not np.array_equal(before["w"], trainer.state()["w"])
+    assert len(trainer.fit(iter(lambda: batch, None), RATE, steps=2)) == 2 and trainer.steps == 5
+    assert trainer.fit([]) == []
+
+
+def test_memory_that_does_not_suffice_is_told_before_a_step() -> None:
+    proto = onnx.load(FASHION)
+    image = np.load(FASHION.with_name("fashion_calibration.npz"))["image"][:64]
+    batch = {"image": image, "logits.target": np.zeros((64, 10), np.float32)}
+    trainer = Trainer(proto, memory=8_000_000)
+    held = trainer.state()
+    told = r"takes about \d+\.\d MB, and 8.0 MB of memory are there: give smaller batches, or name fewer weights in wrt"
+    with pytest.raises(InputError, match=told):
+        trainer.step(batch)
+    assert trainer.steps == 0 and all(np.array_equal(held[n], v) for n, v in trainer.state().items())
+    trainer.step({n: v[:2] for n, v in batch.items()})
+    assert trainer.steps == 1
+
+
+def test_the_peak_of_a_chain() -> None:
+    """y = Σ tanh(sin(x w)): while tanh is made, it and sin are alive; b and y are results and stay."""
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (float[N, 4] x) => (float[] y, float[N, 4] b) <float[4, 4] w, int64[2] axes> {
+        a = MatMul(x, w)
+        b = Sin(a)
+        c = Tanh(b)
+        y = ReduceSum<keepdims = 0>(c, axes)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    del proto.graph.initializer[:]
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros((4, 4), np.float32), "w"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([0, 1]), "axes"))
+    liveness = Liveness(load(proto).graph)
+    assert liveness.peak({"N": 10}) == 2 * 10 * 4 * 4 + 4
+    assert liveness.peak({}) == 4  # nothing is known of N
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from . import (
     control,
     convolution,
     elementwise,
+    fourier,
     indexing,
     movement,
     normalization,
@@ -16,13 +17,12 @@ from . import (
     quantization,
     recurrent,
     reductions,
-    resizing,
     sampling,
 )
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES, **arithmetic.RULES, **reductions.RULES, **products.RULES, **convolution.RULES,
-    **normalization.RULES, **pooling.RULES, **movement.RULES, **indexing.RULES, **resizing.RULES,
+    **normalization.RULES, **pooling.RULES, **movement.RULES, **indexing.RULES, **fourier.RULES,
     **quantization.RULES, **sampling.RULES, **control.RULES, **recurrent.RULES,
 }  # fmt: skip
 """The rule of each operator that has one."""

@@ -91,6 +91,26 @@ def top_k(call: Call) -> Gradients:
     return {0: _scatter(call.x.zeros(), indices, call.g, call.axis(default=-1), "none")}
 
 
+def tensor_scatter(call: Call) -> Gradients:
+    """y = the cache x with the update u from a position of each row on, round the end where `circular`: dx = g, 0
+    there; du = g there"""
+    x, u, w = call.x, call.input(1), call.writer
+    axis, rank = call.axis(default=-2), call.x.rank
+    zero, one = w.constant(0, DType.INT64), w.constant(1, DType.INT64)
+    steps = w.node("Range", zero, u.shape.slice([axis], [axis + 1]).squeeze([0]), one)
+    places = steps.unsqueeze([a for a in range(rank) if a != axis])
+    start = call.optional(2)
+    if start is not None:
+        places = places + start.unsqueeze(list(range(1, rank)))
+    places = places.Mod(x.shape.slice([axis], [axis + 1])).expand(u.shape)
+    found: Gradients = {}
+    if 0 in call.wanted:
+        found[0] = _scatter(call.g, places, u.zeros(), axis, "none")
+    if 1 in call.wanted:
+        found[1] = w.node("GatherElements", call.g, places, axis=axis)
+    return found
+
+
 def one_hot(call: Call) -> Gradients:
     """y = on at the index, else off: d[off, on] = [Σ g elsewhere, Σ g at the index]"""
     w, values = call.writer, call.input(2)
@@ -103,4 +123,5 @@ def one_hot(call: Call) -> Gradients:
 RULES: dict[str, Rule] = {
     "Gather": gather, "GatherElements": gather_elements, "GatherND": gather_nd, "ScatterElements": scatter_elements,
     "Scatter": scatter_elements, "ScatterND": scatter_nd, "TopK": top_k, "OneHot": one_hot,
+    "TensorScatter": tensor_scatter,
 }  # fmt: skip

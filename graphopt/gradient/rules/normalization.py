@@ -15,9 +15,11 @@ def _by_channel(t: Tensor, rank: int) -> Tensor:
 
 def batch_normalization(call: Call) -> Gradients:
     """y = γ (x − m) r + β, r = (v + ε)^−½, at inference: dx = g γ r, dγ = Σ g (x − m) r, dβ = Σ g, dm = −γ r Σ g,
-    dv = −½ γ r³ Σ g (x − m)"""
+    dv = −½ γ r³ Σ g (x − m). With the statistics of the batch, x̂ = (x − m) r: dx = r (d − mean d − x̂ mean(d x̂)),
+    d = g γ, dγ = Σ g x̂; and of the running statistics μ m₀ + (1 − μ) m: dm₀ = μ m̄, and dx has
+    (1 − μ) (m̄ + 2 v̄ (x − m))/n"""
     if call.attr("training_mode", 0):
-        raise Declined("BatchNormalization in training mode")
+        return _over_batch(call)
     x, gamma, mean, variance, g = call.x, call.input(1), call.input(3), call.input(4), call.g
     over = [0, *range(2, x.rank)]
     r = 1 / (variance + call.attr("epsilon", 1e-5)).Sqrt()
@@ -33,6 +35,27 @@ def batch_normalization(call: Call) -> Gradients:
         centred = (g * (x - _by_channel(mean, x.rank).cast(x.dtype))).sum(over)
         found[1] = centred.cast(gamma.dtype) * r.cast(gamma.dtype)
         found[4] = centred.cast(r.dtype) * (scale.cast(r.dtype) * r * r * -0.5)
+    return {slot: value for slot, value in found.items() if slot in call.wanted}
+
+
+def _over_batch(call: Call) -> Gradients:
+    """As `batch_normalization`, in training mode."""
+    x, gamma, momentum = call.x, call.input(1), call.attr("momentum", 0.9)
+    axes = [0, *range(2, x.rank)]
+    hat, r = _normalised(x, axes, call.attr("epsilon", 1e-5))
+    g, mean, variance = (*call.cotangents, None, None)[:3]
+    found: Gradients = {0: x.zeros()}
+    if g is not None:
+        found[0] = _through(g * _by_channel(gamma, x.rank).cast(x.dtype), hat, r, axes)
+        found[1] = (g * hat).sum(axes).cast(gamma.dtype)
+        found[2] = g.sum(axes).cast(gamma.dtype)
+    if mean is not None:
+        found[3] = mean * momentum
+        found[0] = found[0] + _by_channel(mean * (1 - momentum), x.rank).cast(x.dtype) / _count(x, axes).cast(x.dtype)
+    if variance is not None:
+        found[4] = variance * momentum
+        spread = _by_channel(variance * (2 * (1 - momentum)), x.rank).cast(x.dtype) / _count(x, axes).cast(x.dtype)
+        found[0] = found[0] + spread * (hat / r)
     return {slot: value for slot, value in found.items() if slot in call.wanted}
 
 

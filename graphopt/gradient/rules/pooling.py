@@ -15,15 +15,15 @@ from .convolution import Window, spread, window_of
 
 def max_pool(call: Call) -> Gradients:
     """yᵢ = x at the place pᵢ of the window's maximum: dx = Σᵢ gᵢ at pᵢ"""
-    if call.attr("storage_order", 0):
-        raise Declined("MaxPool with column-major indices")
-    places = call.node.outputs[1] if len(call.node.outputs) > 1 else _places(call)
+    known = len(call.node.outputs) > 1 and not call.attr("storage_order", 0)
+    places = call.node.outputs[1] if known else _places(call)
     return {0: scattered(call.x, Tensor(call.writer, places), call.g)}
 
 
 def _places(call: Call) -> Value:
-    """The index of each maximum in the flattened operand, by the same MaxPool with its second output."""
-    pooled, places = call.writer.nodes("MaxPool", call.x, outputs=2, **call.node.attrs)
+    """The index of each maximum in the flattened operand, by the same MaxPool with its second output, row after row."""
+    attrs = {**call.node.attrs, "storage_order": None}
+    pooled, places = call.writer.nodes("MaxPool", call.x, outputs=2, **attrs)
     pooled.value.name = "pooled"  # unread, but MaxPool must return it under a name
     return places.value
 

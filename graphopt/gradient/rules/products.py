@@ -1,13 +1,18 @@
-"""Matrix products: MatMul, Gemm, Einsum."""
+"""Matrix products: MatMul, Gemm, Einsum; and the determinant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from string import ascii_letters
 
+import numpy as np
+
 from ...errors import Declined
 from ..call import Call, Gradients, Rule
 from ..tensor import Tensor
+
+_LARGEST_DETERMINANT = 8
+"""Rows up to which the adjugate is computed: n products of matrices, whose rounding grows with the powers of A."""
 
 
 def matmul(call: Call) -> Gradients:
@@ -118,4 +123,20 @@ def _parse(call: Call) -> tuple[list[str], str]:
     return operands, result.replace("...", "".join(spelled or []))
 
 
-RULES: dict[str, Rule] = {"MatMul": matmul, "Gemm": gemm, "Einsum": einsum}
+def determinant(call: Call) -> Gradients:
+    """y = det A: dA = g adj(A)ᵀ, also where A is singular. adj(A) = (−1)^(n−1) Mₙ with M₁ = 1 and
+    Mₖ₊₁ = A Mₖ − tr(A Mₖ)/k (Faddeev and LeVerrier)"""
+    a, n = call.x, call.x.dims[-1]
+    if not isinstance(n, int) or n > _LARGEST_DETERMINANT:
+        raise Declined(f"the determinant of matrices of size {n}")
+    unit = call.writer.constant(np.eye(n), a.dtype)
+    m = unit
+    for k in range(1, n):
+        product = a @ m
+        trace = (product * unit).sum([a.rank - 2, a.rank - 1], keepdims=True)
+        m = product - unit * (trace / k)
+    adjugate = (m if n % 2 else -m).expand(a.shape).T
+    return {0: adjugate * call.g.unsqueeze([a.rank - 2, a.rank - 1])}
+
+
+RULES: dict[str, Rule] = {"MatMul": matmul, "Gemm": gemm, "Einsum": einsum, "Det": determinant}

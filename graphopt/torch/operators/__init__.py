@@ -8,12 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import arithmetic, control, elementwise, indexing, layers, movement, quantized, recurrent, reductions, resizing
+from . import (
+    arithmetic,
+    control,
+    elementwise,
+    fourier,
+    indexing,
+    layers,
+    movement,
+    quantized,
+    recurrent,
+    reductions,
+    resizing,
+)
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     **elementwise.OPERATORS, **arithmetic.OPERATORS, **reductions.OPERATORS, **movement.OPERATORS,
     **indexing.OPERATORS, **layers.OPERATORS, **resizing.OPERATORS, **recurrent.OPERATORS, **quantized.OPERATORS,
-    **control.OPERATORS,
+    **control.OPERATORS, **fourier.OPERATORS,
 }  # fmt: skip
 """The function of each operator: the one table that says what is supported."""
 

@@ -55,5 +55,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Max": _folded(torch.maximum), "Min": _folded(torch.minimum), "Sum": _folded(torch.add),
     "Mean": lambda call, *operands: reduce(torch.add, operands) / len(operands),
     "Where": lambda call, condition, a, b: torch.where(condition, a, b), "MatMul": _pair(torch.matmul), "Gemm": gemm,
+    "Det": lambda call, x: torch.linalg.det(x),
     "Einsum": lambda call, *operands: torch.einsum(call.attr("equation"), *operands),
 }  # fmt: skip

@@ -72,6 +72,14 @@ def scatter_nd(call: Any, x: Any, indices: Any, updates: Any) -> Any:
     return made.reshape(x.shape)
 
 
+def tensor_scatter(call: Any, x: Any, updates: Any, start: Any = None) -> Any:
+    """A cache with updates from a position of each row on, round its end where that is reached"""
+    axis = int(call.attr("axis", -2)) % x.dim()
+    steps = torch.arange(updates.shape[axis], device=x.device).reshape([-1, *[1] * (x.dim() - 1 - axis)])
+    places = steps if start is None else steps + start.reshape([-1, *[1] * (x.dim() - 1)])
+    return x.scatter(axis, places.remainder(x.shape[axis]).expand(updates.shape), updates)
+
+
 def one_hot(call: Any, indices: Any, depth: Any, values: Any) -> Any:
     """values[1] at the index along a new axis, else values[0]"""
     count, axis = int(depth.reshape(-1)[0]), int(call.attr("axis", -1))
@@ -100,7 +108,8 @@ def reverse_sequence(call: Any, x: Any, lengths: Any) -> Any:
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Gather": gather, "GatherElements": gather_elements, "GatherND": gather_nd, "Scatter": scatter_elements,
-    "ScatterElements": scatter_elements, "ScatterND": scatter_nd, "OneHot": one_hot, "Compress": compress,
+    "ScatterElements": scatter_elements, "ScatterND": scatter_nd, "OneHot": one_hot,
+    "TensorScatter": tensor_scatter, "Compress": compress,
     "NonZero": lambda call, x: x.nonzero().T if x.dim() else torch.zeros(0, int(bool(x)), dtype=torch.int64),
     "ReverseSequence": reverse_sequence,
 }  # fmt: skip

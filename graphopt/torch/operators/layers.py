@@ -91,12 +91,13 @@ def max_pool(call: Any, x: Any) -> Any:
             return function(wide.double(), kernel, strides, 0, dilations).to(x.dtype)
         return function(wide, kernel, strides, 0, dilations)
     y, places = function(wide, kernel, strides, 0, dilations, return_indices=True)
-    if call.attr("storage_order", 0):
-        raise Declined("column-major indices")
-    flat, rest, step = torch.zeros_like(places), places, 1
+    at, rest = [], places
     for i in reversed(range(n)):
-        at = rest % wide.shape[2 + i] - pads[i]
-        flat, rest, step = flat + at * step, rest // wide.shape[2 + i], step * x.shape[2 + i]
+        at.append(rest % wide.shape[2 + i] - pads[i])
+        rest = rest // wide.shape[2 + i]
+    flat, step, order = torch.zeros_like(places), 1, range(n)
+    for i in order if call.attr("storage_order", 0) else reversed(order):
+        flat, step = flat + at[n - 1 - i] * step, step * x.shape[2 + i]
     planes = torch.arange(x.shape[0] * x.shape[1], device=x.device) * step
     return y, flat + planes.reshape(x.shape[0], x.shape[1], *[1] * n)
 
@@ -121,6 +122,18 @@ def average_pool(call: Any, x: Any) -> Any:
     return total.reshape(*x.shape[:2], *total.shape[2:]) / count
 
 
+def max_unpool(call: Any, x: Any, places: Any, shape: Any = None) -> Any:
+    """x at flat places of a larger tensor of zeros"""
+    if shape is not None:
+        raise Declined("a given output shape, which ONNX and onnxruntime index differently")
+    kernel = list(call.attr("kernel_shape"))
+    n = len(kernel)
+    strides, pads = list(call.attr("strides") or [1] * n), list(call.attr("pads") or [0] * 2 * n)
+    sizes = [(x.shape[2 + i] - 1) * strides[i] + kernel[i] - pads[i] - pads[n + i] for i in range(n)]
+    flat = x.new_zeros(math.prod((*x.shape[:2], *sizes)))
+    return flat.index_copy(0, places.reshape(-1), x.reshape(-1)).reshape(*x.shape[:2], *sizes)
+
+
 def lp_pool(call: Any, x: Any) -> Any:
     """(Σ |x|ᵖ)^(1/p) of each window"""
     kernel, p = list(call.attr("kernel_shape")), float(call.attr("p", 2))
@@ -141,12 +154,15 @@ def _by_channel(t: Any, x: Any) -> Any:
 
 
 def batch_normalization(call: Any, x: Any, scale: Any, b: Any, mean: Any, variance: Any) -> Any:
-    """γ (x − m) / √(v + ε) + β with the statistics of the model"""
+    """γ (x − m) / √(v + ε) + β with the statistics of the model; in training mode of the batch, and the running ones"""
+    running = (mean, variance)
     if call.attr("training_mode", 0):
-        raise Declined("statistics of the batch")
+        axes, momentum = (0, *_spatial(x)), call.attr("momentum", 0.9)
+        variance, mean = torch.var_mean(x, axes, correction=0)
+        running = tuple(old * momentum + new * (1 - momentum) for old, new in zip(running, (mean, variance)))
     s = scale / torch.sqrt(variance + call.attr("epsilon", 1e-5))
     y = x * _by_channel(s, x).to(x.dtype) + _by_channel(b - mean * s, x).to(x.dtype)
-    return (y, mean, variance, mean, variance)[: call.outputs]
+    return (y, *running, *running)[: call.outputs]
 
 
 def layer_normalization(call: Any, x: Any, scale: Any, b: Any = None) -> Any:
@@ -203,6 +219,7 @@ def grid_sample(call: Any, x: Any, grid: Any) -> Any:
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Conv": conv, "ConvTranspose": conv_transpose, "MaxPool": max_pool, "AveragePool": average_pool, "LpPool": lp_pool,
+    "MaxUnpool": max_unpool,
     "GlobalAveragePool": lambda call, x: x.mean(_spatial(x), keepdim=True),
     "GlobalMaxPool": lambda call, x: x.amax(_spatial(x), keepdim=True),
     "GlobalLpPool": lambda call, x: torch.linalg.vector_norm(x, call.attr("p", 2), _spatial(x), keepdim=True),

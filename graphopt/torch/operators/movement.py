@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -152,6 +153,22 @@ def trilu(call: Any, x: Any, k: Any = None) -> Any:
     return function(x, 0 if k is None else int(k))
 
 
+def columns_to_image(call: Any, x: Any, image: Any, block: Any) -> Any:
+    """The adjoint of taking an image [N, C, …] apart into blocks: x [N, C · block, count] summed where they overlap"""
+    sizes, kernel = numbers(image), numbers(block)
+    n = len(sizes)
+    strides, dilations = (list(call.attr(name) or [1] * n) for name in ("strides", "dilations"))
+    pads = list(call.attr("pads") or [0] * 2 * n)
+    wide = [size + pads[i] + pads[n + i] for i, size in enumerate(sizes)]
+    counts = [(w - d * (k - 1) - 1) // s + 1 for w, d, k, s in zip(wide, dilations, kernel, strides)]
+    parts = x.reshape(x.shape[0], -1, math.prod(kernel), *counts)
+    made = x.new_zeros(x.shape[0], parts.shape[1], *wide)
+    for i, tap in enumerate(itertools.product(*map(range, kernel))):
+        rows = [slice(t * d, t * d + s * (c - 1) + 1, s) for t, d, s, c in zip(tap, dilations, strides, counts)]
+        made[tuple([slice(None)] * 2 + rows)] += parts[:, :, i]
+    return made[tuple([slice(None)] * 2 + [slice(pads[i], pads[i] + size) for i, size in enumerate(sizes)])]
+
+
 def tile(call: Any, x: Any, repeats: Any) -> Any:
     """x repeated along its axes"""
     return x.repeat(numbers(repeats)) if x.dim() else x
@@ -168,6 +185,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Transpose": lambda call, x: x.permute(tuple(call.attr("perm") or range(x.dim())[::-1])),
     "Concat": lambda call, *parts: torch.cat(parts, int(call.attr("axis"))), "Split": split, "Slice": slice_,
     "Pad": pad, "Tile": tile, "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth, "Trilu": trilu,
+    "Col2Im": columns_to_image,
     "Shape": shape, "Size": lambda call, x: torch.tensor(x.numel(), dtype=torch.int64, device=x.device),
     "ConstantOfShape": constant_of_shape, "EyeLike": eye_like, "Range": steps,
 }  # fmt: skip

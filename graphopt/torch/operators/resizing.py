@@ -16,10 +16,8 @@ from ...ir import Array
 def resize(call: Any, x: Any, roi: Any = None, scales: Any = None, sizes: Any = None) -> Any:
     """y = A₀ x A₁ᵀ … along its axes"""
     mode, how = call.attr("mode", "nearest"), call.attr("coordinate_transformation_mode", "half_pixel")
-    if call.attr("antialias", 0) or how == "tf_crop_and_resize" or call.attr("keep_aspect_ratio_policy") not in (
-        None, "stretch"
-    ):  # fmt: skip
-        raise Declined("Resize that crops, smooths or keeps the aspect ratio")
+    if call.attr("antialias", 0) or call.attr("keep_aspect_ratio_policy") not in (None, "stretch"):
+        raise Declined("Resize that smooths or keeps the aspect ratio")
     given = call.attr("axes")
     axes = list(range(x.dim())) if given is None else [a % x.dim() for a in given]
     use_sizes = sizes is not None and sizes.numel() > 0
@@ -27,6 +25,9 @@ def resize(call: Any, x: Any, roi: Any = None, scales: Any = None, sizes: Any = 
         size = x.shape[axis]
         scale = float(sizes[i]) / size if use_sizes else float(scales[i])
         count = int(sizes[i]) if use_sizes else math.floor(size * scale)
+        if how == "tf_crop_and_resize":
+            x = _cropped(call, x, axis, count, scale, float(roi[i]), float(roi[len(axes) + i]))
+            continue
         if count == size and scale == 1:
             continue
         rows = _rows(call, mode, how, size, count, scale)
@@ -36,6 +37,20 @@ def resize(call: Any, x: Any, roi: Any = None, scales: Any = None, sizes: Any = 
             matrix = torch.from_numpy(rows).to(x.dtype).to(x.device)
             x = torch.tensordot(x, matrix, dims=([axis], [1])).movedim(-1, axis)
     return x
+
+
+def _cropped(call: Any, x: Any, axis: int, count: int, scale: float, start: float, end: float) -> Any:
+    """One axis read from start to end, as shares of it; what lies beside it is `extrapolation_value`."""
+    size = x.shape[axis]
+    last = size - 1
+    if count > 1:
+        at = start * last + np.arange(count) * ((end - start) * last / (count - 1))
+    else:
+        at = np.array([0.5 * (start + end) * last])
+    rows = torch.from_numpy(_at(call, call.attr("mode", "nearest"), at, size)).to(x.dtype)
+    made = torch.tensordot(x, rows, dims=([axis], [1])).movedim(-1, axis)
+    outside = torch.from_numpy((at < 0) | (at > last)).reshape([-1, *[1] * (x.dim() - 1 - axis)])
+    return torch.where(outside, torch.tensor(call.attr("extrapolation_value", 0.0), dtype=x.dtype), made)
 
 
 def _rows(call: Any, mode: str, how: str, size: int, count: int, scale: float) -> Array:
@@ -52,6 +67,12 @@ def _rows(call: Any, mode: str, how: str, size: int, count: int, scale: float) -
         at = places * ((size - 1) / (count - 1)) if count > 1 else places * 0
     else:
         at = places / scale
+    return _at(call, mode, at, size)
+
+
+def _at(call: Any, mode: str, at: Array, size: int) -> Array:
+    """The weights f64[points, size] of an axis at points in units of its elements."""
+    count = len(at)
     rows = np.zeros((count, size))
     low = np.floor(at).astype(int)
     offsets, weights = _weights(call, mode, at, low)

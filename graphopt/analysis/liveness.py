@@ -1,0 +1,42 @@
+"""The memory that a run of a graph takes, by the life of each of its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ..ir import Graph, TensorType, Type, Value
+
+
+class Liveness:
+    """When the values of a graph are made, and when they are last read. Holds types alone, no weights."""
+
+    def __init__(self, graph: Graph) -> None:
+        nodes = graph.snapshot()
+        last: dict[Value, int] = {}
+        for at, node in enumerate(nodes):
+            last.update((v, at) for v in node.inputs if v is not None)
+            last.update((v, at) for v in node.outputs if v not in last)
+        kept, made = set(graph.outputs), {v for node in nodes for v in node.outputs}
+        self._born: list[list[Type | None]] = [[v.type for v in node.outputs] for node in nodes]
+        self._dead: list[list[Type | None]] = [[] for _ in nodes]
+        for value, at in last.items():
+            if value in made and value not in kept:
+                self._dead[at].append(value.type)
+
+    def peak(self, sizes: Mapping[str, int]) -> int:
+        """Bytes alive at once when the nodes run in order, inputs and constants not counted; symbolic sizes are those
+        of `sizes`, and a tensor of unknown size counts nothing."""
+        live = peak = 0
+        for born, dead in zip(self._born, self._dead):
+            live += sum(_bytes(kind, sizes) for kind in born)
+            peak = max(peak, live)
+            live -= sum(_bytes(kind, sizes) for kind in dead)
+        return peak
+
+
+def _bytes(kind: Type | None, sizes: Mapping[str, int]) -> int:
+    if not isinstance(kind, TensorType) or kind.shape is None:
+        return 0
+    dims = [d if isinstance(d, int) else sizes.get(d or "", 0) for d in kind.shape]
+    return math.prod(dims) * kind.dtype.bits // 8
