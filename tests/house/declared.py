@@ -56,7 +56,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "passes/prune": ("options", "score", "select", "cut", "refit"),
     "passes/quantize": ("options", "numerics", "candidates", "emit", "place", "refit"),
     "report": ("latency", "data", "headline", "html"),
-    "runtime": ("lower", "compile", "place", "cache", "execute"),
+    "runtime": ("lower", "compile", "place", "cache", "execute", "generate"),
     "runtime/lower": ("traits", "operations", "operands", "computed_shapes", "builders", "moves", "tables", "floats"),
     "runtime/compile": ("layouts", "executable", "emitter", "shapes", "emit"),
     "testing": ("sketch", "blocks"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...analysis.positions import position_limit
 from ...ir import Array, Node, TensorType, Type, Value
 from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
@@ -59,6 +60,7 @@ class Manifest:
     """The model's inputs and outputs, and its parts in order. `values` are numbered, inputs first.
 
     `whole`: onnxruntime runs all of the model, from its own file. `verdict`: what decided of the parts together.
+    `positions`: the most tokens that its tables of positions hold, None where it has none.
     """
 
     inputs: tuple[Input, ...]
@@ -67,6 +69,7 @@ class Manifest:
     values: int
     whole: bool
     verdict: str = ""
+    positions: int | None = None
 
 
 def manifest_of(lowered: LoweredModel) -> Manifest:
@@ -91,6 +94,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
         len(places),
         whole,
         lowered.verdict,
+        position_limit(graph),
     )
 
 
