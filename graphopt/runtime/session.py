@@ -142,7 +142,7 @@ class Session:
     def _runner(self, index: int, part: Part, memory: Memory, cache: PlanCache | None) -> Region | OrtSegment:
         if part.model is not None:
             return OrtSegment(part.model, len(part.reads), len(part.writes), self.threads, self._folder)
-        region = Region(self._lowered, index, self._team, memory, cache)
+        region = Region(self._lowered, index, self._team, memory, cache, part.growing)
         if part.shapes is not None:
             region.prepare(part.shapes)
         return region

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...analysis.positions import position_limit
 from ...ir import Array, Node, TensorType, Type, Value
+from ..compile.growth import growing_axes
 from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
 from ..place.extract import extract
@@ -42,7 +43,7 @@ class Part:
 
     `operators` are counted by name; `products` are those that multiply and accumulate, on kernels. `refusals`: why
     nodes are left to onnxruntime; `decision`: the times for which a region is on kernels. `shapes`: a region's input
-    shapes where the model fixes them.
+    shapes where the model fixes them. `growing`: a region's inputs that are longer in each run, and their axes.
     """
 
     reads: tuple[int, ...]
@@ -53,6 +54,7 @@ class Part:
     shapes: tuple[Shape, ...] | None
     model: bytes | None
     decision: str = ""
+    growing: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], 
         _fixed_shapes(segment) if segment.is_region else None,
         model,
         lowered.decision(segment) if segment.is_region else "",
+        growing_axes(segment.operations, segment.inputs),
     )
 
 

@@ -13,6 +13,7 @@ from ...ir import Array
 from ...kernels import Buffer, Library, Step
 from ...kernels.core.linked_table import LinkedTable
 from ..lower.traits import Shape
+from .growth import Growth
 from .layouts import Order
 
 Memory = Literal["fast", "small"]
@@ -50,6 +51,7 @@ class Executable:
     `library` stands first, so that a copy read from disk links the kernels before the tables that point at them.
     `offsets` place the buffers in an arena of `arena_bytes`; `constants` are the buffers filled once. A source is None
     where only its shape was needed. `packed_bytes`: the weights'.
+    `growth`: its caches of any length, where it has some.
     """
 
     library: Library
@@ -60,6 +62,7 @@ class Executable:
     sources: tuple[Border | None, ...]
     results: tuple[Border, ...]
     packed_bytes: int
+    growth: Growth | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -11,6 +11,7 @@ from ...ir import Array
 from ...kernels import Program, aligned_empty
 from ..compile.executable import Border, Executable
 from ..compile.layouts import natural, physical_shape, same_place
+from .growing import CacheMemory, Grown
 
 
 class ExecutionContext:
@@ -20,7 +21,9 @@ class ExecutionContext:
     keep to their bounds. Codes are copied, because tiles read a little beyond.
     """
 
-    def __init__(self, executable: Executable, workers: int, *, profile: bool = False) -> None:
+    def __init__(
+        self, executable: Executable, workers: int, caches: CacheMemory | None = None, *, profile: bool = False
+    ) -> None:
         self.executable = executable
         self.arena = aligned_empty(executable.arena_bytes)
         self.scratch = aligned_empty(max((s.step.scratch for s in executable.steps), default=0) * workers)
@@ -35,9 +38,16 @@ class ExecutionContext:
             addresses["scratch"] = scratch
             bound.append((row.step, addresses))
         self.program = Program(bound, workers=workers, profile=profile)
-        self._sources = [None if border is None else _Place(self, border) for border in executable.sources]
-        self._results = [_Place(self, border) for border in executable.results]
-        used = [*filter(None, self._sources), *self._results]
+        self._grown = Grown(executable, self.program, caches or CacheMemory()) if executable.growth else None
+        outside = ((), ()) if self._grown is None else (self._grown.sources, self._grown.results)
+        self._sources = [
+            None if border is None or index in outside[0] else _Place(self, border)
+            for index, border in enumerate(executable.sources)
+        ]
+        self._results = [
+            None if index in outside[1] else _Place(self, border) for index, border in enumerate(executable.results)
+        ]
+        used = [*filter(None, self._sources), *filter(None, self._results)]
         homes = Counter(place.home for place in used)
         for place in used:
             if homes[place.home] > 1:  # two views of one place cannot go two ways
@@ -48,14 +58,17 @@ class ExecutionContext:
         for place, array in zip(self._sources, arrays, strict=True):
             if place is not None:
                 place.give(array)
-        for place in self._results:
+        for place in filter(None, self._results):
             place.allocate()
+        if self._grown is not None:
+            self._grown.load(arrays)
 
     def results(self) -> list[Array]:
         """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
         for place in filter(None, self._sources):
             place.array = None
-        return [place.take() for place in self._results]
+        grown = {} if self._grown is None else self._grown.take()
+        return [grown[index] if place is None else place.take() for index, place in enumerate(self._results)]
 
 
 class _Place:

@@ -105,7 +105,8 @@ def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[
         if unit not in demanded:
             demanded[unit] = place[value.producer]
             stack.extend(sources(unit))
-    return sorted(demanded, key=lambda unit: demanded[unit])
+    made = {operation: index for index, operation in enumerate(coverage.providers.values())}  # of one node, in order
+    return sorted(demanded, key=lambda unit: (demanded[unit], made[unit] if isinstance(unit, Operation) else 0))
 
 
 def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation]:
