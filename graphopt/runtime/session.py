@@ -25,7 +25,7 @@ from .feeds import Feeds, are_native
 from .generate.choice import Choice as TokenChoice
 from .generate.decoder import Decoder, decoder_of
 from .generate.loop import generated, prompt_of
-from .place.lowered_model import Kernels, LoweredModel, digest_of
+from .place.lowered_model import Kernels, LoweredModel, digest_of, stamp_of
 from .place.measured import Choice, chosen, left_to_onnxruntime, region_times, slower_regions
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class Session:
         self.threads, self._source = threads or cpu_count(), model
         self._team, self._forks = Team(self.threads), _forks.count
         times = {} if isinstance(kernels, bool) else region_times(self.threads).load()
-        digest = digest_of(model)
-        self._lowered = LoweredModel(model, digest, kernels=kernels, times=times)
+        stamp, digest = stamp_of(model), digest_of(model)
+        self._lowered = LoweredModel(model, digest, kernels=kernels, times=times, stamp=stamp)
         cache, manifest = None, None
         if digest is not None:
             cache = self._cache(digest, memory, kernels, times)

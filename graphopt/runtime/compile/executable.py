@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -15,6 +15,9 @@ from ...kernels.core.linked_table import LinkedTable
 from ..lower.traits import Shape
 from .growth import Growth
 from .layouts import Order
+
+Use = tuple[int, int, int]
+"""A step, an argument of it, and bytes from a buffer's start."""
 
 Memory = Literal["fast", "small"]
 """Whether Winograd weights are stored transformed ("fast") or transformed during each run ("small")."""
@@ -69,12 +72,14 @@ class Executable:
         """Whether some result has no elements, so that nothing runs."""
         return any(prod(border.shape) == 0 for border in self.results)
 
-    def uses(self, buffer: int) -> Iterator[tuple[int, int, int]]:
-        """The step, the argument and the offset of each place where the program has a buffer's address."""
+    def uses(self) -> Mapping[int, Sequence[Use]]:
+        """Where the program has the address of each buffer."""
+        found: dict[int, list[Use]] = {}
         for index, row in enumerate(self.steps):
             for place, argument in enumerate(row.step.arguments.values()):
-                if isinstance(argument, Buffer) and row.buffers.get(argument.name) == buffer:
-                    yield index, place, argument.offset
+                if isinstance(argument, Buffer) and argument.name in row.buffers:
+                    found.setdefault(row.buffers[argument.name], []).append((index, place, argument.offset))
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ...ir import Array
 from ...kernels import Program, aligned_empty
-from ..compile.executable import Border, Executable
+from ..compile.executable import Border, Executable, Use
 from ..compile.layouts import natural, physical_shape, same_place
 from .growing import CacheMemory, Grown
 
@@ -38,20 +38,22 @@ class ExecutionContext:
             addresses["scratch"] = scratch
             bound.append((row.step, addresses))
         self.program = Program(bound, workers=workers, profile=profile)
-        self._grown = Grown(executable, self.program, caches or CacheMemory()) if executable.growth else None
+        uses = executable.uses()
+        self._grown = Grown(executable, uses, self.program, caches or CacheMemory()) if executable.growth else None
         outside = ((), ()) if self._grown is None else (self._grown.sources, self._grown.results)
         self._sources = [
-            None if border is None or index in outside[0] else _Place(self, border)
+            None if border is None or index in outside[0] else _Place(self, border, uses)
             for index, border in enumerate(executable.sources)
         ]
         self._results = [
-            None if index in outside[1] else _Place(self, border) for index, border in enumerate(executable.results)
+            None if index in outside[1] else _Place(self, border, uses)
+            for index, border in enumerate(executable.results)
         ]
         used = [*filter(None, self._sources), *filter(None, self._results)]
         homes = Counter(place.home for place in used)
         for place in used:
             if homes[place.home] > 1:  # two views of one place cannot go two ways
-                place.uses = []
+                place.uses = ()
 
     def load(self, arrays: Sequence[Array]) -> None:
         """Take the inputs, and make room for the outputs."""
@@ -74,7 +76,7 @@ class ExecutionContext:
 class _Place:
     """An input or output of a region: its home in the arena, and the array used in its stead in the present run."""
 
-    def __init__(self, context: ExecutionContext, border: Border) -> None:
+    def __init__(self, context: ExecutionContext, border: Border, uses: Mapping[int, Sequence[Use]]) -> None:
         executable = context.executable
         self.program, self.shape, self.dtype = context.program, border.shape, border.dtype
         begin = executable.offsets[border.buffer]
@@ -82,11 +84,11 @@ class _Place:
         physical = raw.reshape(physical_shape(border.shape, border.order))
         self.view = physical.transpose([border.order.index(axis) for axis in range(len(border.order))])
         self.home = int(context.arena.ctypes.data) + begin
-        self.uses: list[tuple[int, int, int]] = []  # step, argument, bytes from the tensor's start
+        self.uses: Sequence[Use] = ()
         self.array: Array | None = None
         in_order = same_place(border.shape, border.order, natural(len(border.shape)))
         if self.dtype == np.float32 and in_order:
-            self.uses = list(executable.uses(border.buffer))
+            self.uses = uses.get(border.buffer, ())
 
     def _point(self, address: int) -> None:
         for step, argument, offset in self.uses:

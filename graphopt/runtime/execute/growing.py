@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,13 @@ import numpy.typing as npt
 
 from ...ir import Array
 from ...kernels import Program
-from ..compile.executable import Executable
+from ..compile.executable import Executable, Use
 
 _LEAST = 64
 """Rows that memory has room for at least: 64 steps of a first token. Beyond, it doubles, so that a row is copied but
 twice on average (derived)."""
 
 Floats = npt.NDArray[np.float32]
-Place = tuple[int, int, int]
-"""A step, an argument of it, and bytes from a buffer's start."""
 
 
 class CacheMemory:
@@ -77,25 +75,27 @@ def _with_even_heads(cache: Array) -> Floats:
 class Grown:
     """The caches of one context: which arguments of its program follow them, and the memory of the present run."""
 
-    def __init__(self, executable: Executable, program: Program, memory: CacheMemory) -> None:
+    def __init__(
+        self, executable: Executable, uses: Mapping[int, Sequence[Use]], program: Program, memory: CacheMemory
+    ) -> None:
         growth = executable.growth
         assert growth is not None
         self._program, self._memory, self._growth = program, memory, growth
-        self._rows = tuple(executable.uses(growth.rows))
-        self._places: list[tuple[tuple[Place, ...], ...]] = []
+        self._rows = uses.get(growth.rows, ())
+        self._places: list[tuple[Sequence[Use], ...]] = []
         for cache in growth.caches:
             source = executable.sources[cache.source]
             assert source is not None
             buffers = source.buffer, cache.past_stride, executable.results[cache.result].buffer, cache.stride
-            self._places.append(tuple(tuple(executable.uses(buffer)) for buffer in buffers))
+            self._places.append(tuple(uses.get(buffer, ()) for buffer in buffers))
         masks = ((index, executable.sources[index]) for index in growth.masks)
-        self._masks = [(index, tuple(executable.uses(one.buffer))) for index, one in masks if one is not None]
+        self._masks = [(index, uses.get(one.buffer, ())) for index, one in masks if one is not None]
         self.sources = frozenset((*(cache.source for cache in growth.caches), *growth.masks))
         self.results = frozenset(cache.result for cache in growth.caches)
         self._held: list[Floats] = []
         self._made: dict[int, Floats] = {}
 
-    def _bind(self, places: Sequence[Place], word: int) -> None:
+    def _bind(self, places: Sequence[Use], word: int) -> None:
         for step, argument, _ in places:
             self._program.rebind(step, argument, word)
 

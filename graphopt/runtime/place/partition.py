@@ -44,6 +44,8 @@ def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = 
     worth their borders and dissolve.
     """
     left = set(banned)
+    if not any(operation.is_product for operation in coverage.providers.values()):
+        left.update(coverage.providers.values())
     while True:
         units = _demanded(graph, coverage, left)
         ends = _loose_ends(units, graph.outputs)
