@@ -270,7 +270,7 @@ class Session:
         """
         tokens, mask = prompt_of(input_ids, attention_mask)
         choice = TokenChoice(temperature, top_k, seed)
-        new = generated(self._step, self._decoder, tokens, mask, max_new_tokens, _ends(eos_token_id), choice)
+        new = self._generated(tokens, mask, max_new_tokens, eos_token_id, choice)
         written = np.concatenate((tokens, np.stack(list(new), axis=1)), axis=1)
         return written if np.ndim(input_ids) == 2 else written[0]
 
@@ -283,8 +283,16 @@ class Session:
         if len(tokens) != 1:
             raise InputError(f"tokens are given one by one for one prompt, not for {len(tokens)}")
         choice = TokenChoice(temperature, top_k, seed)
-        new = generated(self._step, self._decoder, tokens, mask, max_new_tokens, _ends(eos_token_id), choice)
+        new = self._generated(tokens, mask, max_new_tokens, eos_token_id, choice)
         return (int(row[0]) for row in new)
+
+    def _generated(
+        self, tokens: Array, mask: Array, new: int, ends: int | Iterable[int] | None, choice: TokenChoice
+    ) -> Iterator[Array]:
+        in_pieces = self._whole is None and any(part.growing for part in self._manifest.parts)
+        return generated(
+            self._step, self._decoder, tokens, mask, new, _ends(ends), choice, in_pieces=in_pieces
+        )  # fmt: skip
 
     @cached_property
     def _decoder(self) -> Decoder:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from tests.runtime.language import LAYERS, Feed, feeds, make_language_model, stock
+from tests.runtime.language import LAYERS, WORDS, Feed, feeds, make_language_model, stock
 
 try:
     stock(make_language_model())
@@ -134,6 +134,20 @@ def test_generation_follows_the_plain_loop(model: onnx.ModelProto, session: grap
     logits = other.run(["logits"], given)[0][0, len(prompt) - 1 : -1]
     chosen = np.take_along_axis(logits, np.array(written[len(prompt) :])[:, None], axis=1)[:, 0]
     assert (chosen >= logits.max(axis=1) - 0.1 * np.abs(logits).max()).all()
+
+
+def test_prompts_of_any_length_take_few_plans(model: onnx.ModelProto) -> None:
+    session, other = on_kernels(model), on_kernels(model)
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 3, 5, 12, 31, 77, 131, 300):
+        prompt = rng.integers(0, WORDS, length)
+        given = feeds(0, length)
+        given["input_ids"] = prompt[None]
+        logits = other.run(["logits"], given)[0]
+        assert session.generate(prompt, 1)[-1] == logits[0, -1].argmax()
+    (region,) = session.regions
+    assert len(region._compiled) <= 7
+    assert region.refusals == []
 
 
 def test_threads_and_other_levels_give_the_same(model: onnx.ModelProto, session: graphopt.Session) -> None:

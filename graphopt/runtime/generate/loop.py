@@ -15,6 +15,10 @@ from .decoder import Decoder
 Run = Callable[[Sequence[str], Mapping[str, Any]], list[Any]]
 """Runs a model: the named outputs for what is fed, the first an array, the others (caches) as they may be fed again."""
 
+_PIECES = (128, 64, 32, 16, 8, 4, 1)
+"""Tokens of the pieces of a prompt: at most ten of less than 128, each of which reads the weights once. Beyond 128 a
+product gains no more from more rows (`python -m tests.bench.decoders`)."""
+
 
 def prompt_of(input_ids: Any, attention_mask: Any = None) -> tuple[Array, Array]:
     """Tokens and mask, int64[batch, tokens]; one prompt may be a flat list. InputError for anything else."""
@@ -34,23 +38,26 @@ def prompt_of(input_ids: Any, attention_mask: Any = None) -> tuple[Array, Array]
 
 
 def generated(
-    run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice
-) -> Iterator[Array]:
+    run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice, *,
+    in_pieces: bool = False,
+) -> Iterator[Array]:  # fmt: skip
     """The new tokens step by step, int64[batch] each, at most `new`; rows that have ended repeat their end.
 
-    Stops when all rows have given one of `ends`. Raises InputError where prompt and new tokens are too long.
+    Stops when all rows have given one of `ends`. `in_pieces`: the prompt is read in pieces of a few sizes, for each of
+    which there will be a plan. Raises InputError where prompt and new tokens are too long.
     """
     if not isinstance(new, (int, np.integer)) or new < 1:
         raise OptionError(f"max_new_tokens must be a positive number, got {new!r}")
     if decoder.mask is None and not mask.all():
         raise InputError("the model takes no attention_mask: prompts cannot be padded")
     decoder.check_length(tokens.shape[1], new)
-    return _steps(run, decoder, tokens, mask, new, ends, choose)
+    return _steps(run, decoder, tokens, mask, new, ends, choose, _PIECES if in_pieces else ())
 
 
 def _steps(
-    run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice
-) -> Iterator[Array]:
+    run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice,
+    pieces: Sequence[int],
+) -> Iterator[Array]:  # fmt: skip
     batch, prompt = tokens.shape
     whole = np.ones((batch, prompt + new), np.int64)  # of which each step reads a longer beginning
     whole[:, :prompt] = mask
@@ -60,15 +67,27 @@ def _steps(
     last = np.zeros(batch, np.int64)
     begin = 0
     for end in range(prompt, prompt + new):
-        feeds = _feeds(decoder, tokens, whole[:, :end], positions[:, begin:end], begin)
-        feeds.update((cache.past, held) for cache, held in zip(decoder.caches, caches))
-        logits, *caches = run(decoder.outputs, feeds)
+        for stop in _stops(begin, end, pieces):
+            fed = tokens[:, begin - end :][:, : stop - begin]
+            feeds = _feeds(decoder, fed, whole[:, :stop], positions[:, begin:stop], begin)
+            feeds.update((cache.past, held) for cache, held in zip(decoder.caches, caches))
+            logits, *caches = run(decoder.outputs, feeds)
+            begin = stop
         last = np.where(ended, last, choose(logits if logits.ndim == 2 else logits[:, -1]))
         ended |= np.isin(last, list(ends))
         yield last
         if ended.all():
             return
-        tokens, begin = last[:, None], end
+        tokens = last[:, None]
+
+
+def _stops(begin: int, end: int, pieces: Sequence[int]) -> Iterator[int]:
+    """Where each piece between two places of a sequence ends, the largest pieces first."""
+    for size in pieces:
+        while end - begin > size:
+            begin += size
+            yield begin
+    yield end
 
 
 def _feeds(decoder: Decoder, tokens: Array, mask: Array, positions: Array, begin: int) -> dict[str, Any]:
