@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError, OptionError, one_line
-from ..ir import Model
+from ..ir import Array, Model
 from ..machine.cpu import cpu_count
 from ..machine.measurements import Pair
 from ..machine.sessions import open_as_optimized, session_options
@@ -18,11 +18,14 @@ from .cache.manifest import Manifest, Output, Part, manifest_of
 from .cache.plan_cache import PlanCache
 from .compile.executable import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
-from .execute.ort_segment import OrtSegment, abandon
+from .execute.ort_segment import OrtSegment, abandon, run_with_values
 from .execute.region import Region
 from .execute.workers import Team
 from .feeds import Feeds, are_native
-from .place.lowered_model import Kernels, LoweredModel, digest_of
+from .generate.choice import Choice as TokenChoice
+from .generate.decoder import Decoder, decoder_of
+from .generate.loop import generated, prompt_of
+from .place.lowered_model import Kernels, LoweredModel, digest_of, stamp_of
 from .place.measured import Choice, chosen, left_to_onnxruntime, region_times, slower_regions
 
 if TYPE_CHECKING:
@@ -77,8 +80,8 @@ class Session:
         self.threads, self._source = threads or cpu_count(), model
         self._team, self._forks = Team(self.threads), _forks.count
         times = {} if isinstance(kernels, bool) else region_times(self.threads).load()
-        digest = digest_of(model)
-        self._lowered = LoweredModel(model, digest, kernels=kernels, times=times)
+        stamp, digest = stamp_of(model), digest_of(model)
+        self._lowered = LoweredModel(model, digest, kernels=kernels, times=times, stamp=stamp)
         cache, manifest = None, None
         if digest is not None:
             cache = self._cache(digest, memory, kernels, times)
@@ -139,7 +142,7 @@ class Session:
     def _runner(self, index: int, part: Part, memory: Memory, cache: PlanCache | None) -> Region | OrtSegment:
         if part.model is not None:
             return OrtSegment(part.model, len(part.reads), len(part.writes), self.threads, self._folder)
-        region = Region(self._lowered, index, self._team, memory, cache)
+        region = Region(self._lowered, index, self._team, memory, cache, part.growing)
         if part.shapes is not None:
             region.prepare(part.shapes)
         return region
@@ -245,6 +248,64 @@ class Session:
         for runner in self._runners:
             runner.after_fork()
 
+    # -- generation of text
+
+    def generate(
+        self,
+        input_ids: Any,
+        max_new_tokens: int,
+        *,
+        eos_token_id: int | Iterable[int] | None = None,
+        attention_mask: Any = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Array:  # fmt: skip
+        """A prompt, int64[tokens] or [batch, tokens], and the tokens that a decoder with a cache writes behind it.
+
+        Prompts of other lengths are padded in front, 0 in `attention_mask` [batch, tokens]. A row ends with a token of
+        `eos_token_id`, repeated up to the longest row. The likeliest token is taken each time; with a `temperature`
+        above 0 one is drawn, out of the `top_k` likeliest, by the seed. Raises ModelError where the model is no such
+        decoder, InputError where the prompt does not fit it or is too long.
+        """
+        tokens, mask = prompt_of(input_ids, attention_mask)
+        choice = TokenChoice(temperature, top_k, seed)
+        new = self._generated(tokens, mask, max_new_tokens, eos_token_id, choice)
+        written = np.concatenate((tokens, np.stack(list(new), axis=1)), axis=1)
+        return written if np.ndim(input_ids) == 2 else written[0]
+
+    def tokens(
+        self, input_ids: Any, max_new_tokens: int, *, eos_token_id: int | Iterable[int] | None = None,
+        temperature: float = 0.0, top_k: int | None = None, seed: int = 0,
+    ) -> Iterator[int]:  # fmt: skip
+        """The same for one prompt, token by token as they are computed, without the prompt."""
+        tokens, mask = prompt_of(input_ids)
+        if len(tokens) != 1:
+            raise InputError(f"tokens are given one by one for one prompt, not for {len(tokens)}")
+        choice = TokenChoice(temperature, top_k, seed)
+        new = self._generated(tokens, mask, max_new_tokens, eos_token_id, choice)
+        return (int(row[0]) for row in new)
+
+    def _generated(
+        self, tokens: Array, mask: Array, new: int, ends: int | Iterable[int] | None, choice: TokenChoice
+    ) -> Iterator[Array]:
+        in_pieces = self._whole is None and any(part.growing for part in self._manifest.parts)
+        return generated(
+            self._step, self._decoder, tokens, mask, new, _ends(ends), choice, in_pieces=in_pieces
+        )  # fmt: skip
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return decoder_of(self._manifest.inputs, self._manifest.outputs, self._manifest.positions)
+
+    def _step(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """One step of generation. Caches stay where onnxruntime has them, if that runs the whole model."""
+        if self._whole is None:
+            return self.run(names, feeds)
+        if self._forks != _forks.count:
+            self._after_fork()
+        return run_with_values(self._whole, names, feeds)
+
     # -- the runtime of each part
 
     def describe(self) -> Description:
@@ -274,6 +335,11 @@ class Session:
     def covered(self) -> int:
         """Products (Conv, Gemm, MatMul) that run on kernels."""
         return sum(part.products for part in self._manifest.parts if part.model is None)
+
+
+def _ends(tokens: int | Iterable[int] | None) -> tuple[int, ...]:
+    """The tokens that end a text."""
+    return () if tokens is None else (int(tokens),) if isinstance(tokens, (int, np.integer)) else (*map(int, tokens),)
 
 
 def session_of(model: Model, threads: int | None = None) -> Session:

@@ -104,6 +104,12 @@ def store_first(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, count
         first += part
 
 
+def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Ask for the cache line at an address, which may be no memory at all."""
+    pointer = builder.inttoptr(address, I8.as_pointer())
+    intrinsic(builder, "llvm.prefetch.p0", VOID, [pointer, I32(0), I32(3), I32(1)])  # to read, kept, data
+
+
 @contextmanager
 def repeat(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
     """A loop run `count` times, not at all for 0; yields the index. Variables live in allocas, which LLVM promotes."""

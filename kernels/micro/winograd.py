@@ -14,7 +14,7 @@ from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
 from graphopt.kernels.micro import vectors as op
 from graphopt.kernels.micro.rounding import MAGIC, add_residual, clamp, panel_floats
-from graphopt.kernels.micro.vectors import F32, I8, I16, I32, I64, VOID, vector
+from graphopt.kernels.micro.vectors import F32, I8, I16, I32, I64, vector
 
 Values = Sequence[ir.Value]
 Finish = Callable[[int, Values, Values, Values], None]  # vector of channels, values, places in y, places in r
@@ -172,7 +172,7 @@ def _tile(
             operands = [op.load(b, place, vector(I16, 2 * lanes)) for place in places]
             if ahead and (k * vectors * width) % 64 == 0:
                 for line in range(0, max(64, vectors * width), 64):
-                    _prefetch(b, op.at(b, places[0], ahead + line))
+                    op.prefetch(b, op.at(b, places[0], ahead + line))
             for row, start in enumerate(starts):
                 pair = op.splat(b, op.load(b, op.at(b, b.add(start, reached), 4 * k), I32), lanes)
                 for n, operand in enumerate(operands):
@@ -181,15 +181,6 @@ def _tile(
         op.advance(b, offset, I64(4 * WinogradRecord.UNROLL))
     for index, place in enumerate(place for row in sums for place in row):
         op.store(b, b.load(place), op.at(b, target, index * width), width)
-
-
-def _prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
-    pointer = b.inttoptr(address, I8.as_pointer())
-    module = b.module
-    name = "llvm.prefetch.p0"
-    kind = ir.FunctionType(VOID, [pointer.type, I32, I32, I32])
-    declared = module.globals.get(name) or ir.Function(module, kind, name)
-    b.call(declared, [pointer, I32(0), I32(3), I32(1)])
 
 
 def emit_weights(module: ir.Module, symbol: str, level_name: str, m: int, vectors: int) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...analysis.positions import position_limit
 from ...ir import Array, Node, TensorType, Type, Value
+from ..compile.growth import growing_axes
 from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
 from ..place.extract import extract
@@ -41,7 +43,7 @@ class Part:
 
     `operators` are counted by name; `products` are those that multiply and accumulate, on kernels. `refusals`: why
     nodes are left to onnxruntime; `decision`: the times for which a region is on kernels. `shapes`: a region's input
-    shapes where the model fixes them.
+    shapes where the model fixes them. `growing`: a region's inputs that are longer in each run, and their axes.
     """
 
     reads: tuple[int, ...]
@@ -52,6 +54,7 @@ class Part:
     shapes: tuple[Shape, ...] | None
     model: bytes | None
     decision: str = ""
+    growing: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Manifest:
     """The model's inputs and outputs, and its parts in order. `values` are numbered, inputs first.
 
     `whole`: onnxruntime runs all of the model, from its own file. `verdict`: what decided of the parts together.
+    `positions`: the most tokens that its tables of positions hold, None where it has none.
     """
 
     inputs: tuple[Input, ...]
@@ -67,6 +71,7 @@ class Manifest:
     values: int
     whole: bool
     verdict: str = ""
+    positions: int | None = None
 
 
 def manifest_of(lowered: LoweredModel) -> Manifest:
@@ -91,6 +96,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
         len(places),
         whole,
         lowered.verdict,
+        position_limit(graph),
     )
 
 
@@ -122,6 +128,7 @@ def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], 
         _fixed_shapes(segment) if segment.is_region else None,
         model,
         lowered.decision(segment) if segment.is_region else "",
+        growing_axes(segment.operations, segment.inputs),
     )
 
 

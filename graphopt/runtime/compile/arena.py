@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,15 +20,19 @@ class Interval:
 
 def assign(intervals: Sequence[Interval], slack: int) -> tuple[list[int], int]:
     """Offsets on cache lines, and the arena's size; buffers alive together do not overlap, `slack` bytes included.
+    Those without bytes have the offset 0.
 
     Largest first, each into the smallest gap that holds it between those alive at the same time (Pisarchyk and Lee,
     2020, greedy by size).
     """
     offsets = [0] * len(intervals)
     placed: list[tuple[int, int, Interval]] = []  # begin, end, interval, by begin
+    begins: list[int] = []
     total = 0
     for index in sorted(range(len(intervals)), key=lambda i: -intervals[i].size):
         own = intervals[index]
+        if own.size == 0:
+            continue
         need = -(-(own.size + slack) // _LINE) * _LINE
         best, best_gap, reached = -1, 0, 0
         for begin, end, other in placed:
@@ -38,7 +43,8 @@ def assign(intervals: Sequence[Interval], slack: int) -> tuple[list[int], int]:
                 best, best_gap = reached, gap
             reached = max(reached, end)
         offsets[index] = best if best >= 0 else reached
-        placed.append((offsets[index], offsets[index] + need, own))
-        placed.sort(key=lambda item: item[0])
+        at = bisect_left(begins, offsets[index])
+        begins.insert(at, offsets[index])
+        placed.insert(at, (offsets[index], offsets[index] + need, own))
         total = max(total, offsets[index] + need)
     return offsets, total

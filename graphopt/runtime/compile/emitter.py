@@ -19,25 +19,12 @@ from ...kernels.tensors.windows import Image
 from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
 from .executable import Memory
+from .growth import GrowthEmitter
 from .layouts import Order, channels_last, natural, physical_shape, same_place
+from .tensor import Tensor
 
 _MOST_AXES = 6
 """Axes of the largest tensor that is moved in two steps where one does not do: 720 orders between them are tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """Elements in a buffer: logical shape, order of axes in memory, bytes of an element."""
-
-    buffer: int
-    shape: Shape
-    order: Order
-    itemsize: int = 1
-
-    @property
-    def size(self) -> int:
-        """Elements."""
-        return prod(self.shape)
 
 
 Inputs = tuple[Tensor, ...]
@@ -80,12 +67,18 @@ class RoutineEmitter:
         self.tensors: dict[Value, Tensor] = {}
         self.unflattened: dict[Value, Tensor] = {}
         self.joined: dict[tuple[int, ...], Tensor] = {}  # codes side by side, by the buffers of their parts
+        self.growing = GrowthEmitter(self._outside)
         self.operation: Operation  # whose routines are added
 
     def new(self, shape: Shape, order: Order, itemsize: int = 1) -> Tensor:
         """A tensor in a buffer of its own."""
         self.sizes.append(prod(shape) * itemsize)
         return Tensor(len(self.sizes) - 1, shape, order, itemsize)
+
+    def _outside(self, shape: Shape, size: int) -> Tensor:
+        """A float32 tensor in ONNX's order, of which `size` bytes lie in the arena."""
+        self.sizes.append(size)
+        return Tensor(len(self.sizes) - 1, shape, natural(len(shape)), 4)
 
     def add(self, routine: Routine, **tensors: Tensor) -> None:
         """Append a routine; its temporaries get buffers that live only as long as it runs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -13,7 +13,11 @@ from ...ir import Array
 from ...kernels import Buffer, Library, Step
 from ...kernels.core.linked_table import LinkedTable
 from ..lower.traits import Shape
+from .growth import Growth
 from .layouts import Order
+
+Use = tuple[int, int, int]
+"""A step, an argument of it, and bytes from a buffer's start."""
 
 Memory = Literal["fast", "small"]
 """Whether Winograd weights are stored transformed ("fast") or transformed during each run ("small")."""
@@ -50,6 +54,7 @@ class Executable:
     `library` stands first, so that a copy read from disk links the kernels before the tables that point at them.
     `offsets` place the buffers in an arena of `arena_bytes`; `constants` are the buffers filled once. A source is None
     where only its shape was needed. `packed_bytes`: the weights'.
+    `growth`: its caches of any length, where it has some.
     """
 
     library: Library
@@ -60,18 +65,21 @@ class Executable:
     sources: tuple[Border | None, ...]
     results: tuple[Border, ...]
     packed_bytes: int
+    growth: Growth | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether some result has no elements, so that nothing runs."""
         return any(prod(border.shape) == 0 for border in self.results)
 
-    def uses(self, buffer: int) -> Iterator[tuple[int, int, int]]:
-        """The step, the argument and the offset of each place where the program has a buffer's address."""
+    def uses(self) -> Mapping[int, Sequence[Use]]:
+        """Where the program has the address of each buffer."""
+        found: dict[int, list[Use]] = {}
         for index, row in enumerate(self.steps):
             for place, argument in enumerate(row.step.arguments.values()):
-                if isinstance(argument, Buffer) and row.buffers.get(argument.name) == buffer:
-                    yield index, place, argument.offset
+                if isinstance(argument, Buffer) and argument.name in row.buffers:
+                    found.setdefault(row.buffers[argument.name], []).append((index, place, argument.offset))
+        return found
 
 
 @dataclass(frozen=True, slots=True)

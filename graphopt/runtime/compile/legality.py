@@ -13,12 +13,14 @@ from typing import Any, Generic, TypeVar
 from ...errors import Declined
 from ...ir import Value
 from ..lower import operations as op
+from ..lower.decoders import operations as decoder_op
 from ..lower.floats import operations as float_op
 from ..lower.traits import Operation, Shape
 from . import orders, shapes
-from .emit import elementwise, floats, images, moves, products, selections
-from .emitter import Inputs, RoutineEmitter, Tensor
+from .emit import decoders, elementwise, floats, images, moves, products, selections
+from .emitter import Inputs, RoutineEmitter
 from .layouts import Order, natural
+from .tensor import Tensor
 
 _Op = TypeVar("_Op", bound=Operation)
 
@@ -50,6 +52,10 @@ def _row(
 LEGALITY: Mapping[type[Operation], Legality[Any]] = dict((
     _row(op.ActivationMatMul, shapes.activation_matmul_shape, products.emit_activation_matmul, orders.takes_any),
     _row(op.AveragePool, shapes.mean_pool_shape, images.emit_average_pool, orders.wants_channels_last),
+    _row(decoder_op.AppendCache, shapes.appended_shape, decoders.emit_append, orders.wants_natural),
+    _row(decoder_op.BlockedMatMul, shapes.blocked_matmul_shape, decoders.emit_blocked_matmul, orders.wants_natural),
+    _row(decoder_op.CachedAttention, shapes.attention_shape, decoders.emit_attention, orders.wants_natural),
+    _row(decoder_op.Rotary, shapes.first_shape, decoders.emit_rotary, orders.wants_natural),
     _row(op.Binary, shapes.binary_shape, elementwise.emit_binary, orders.wants_as_result),
     _row(op.ChannelQuantize, shapes.side_by_side_shape, elementwise.emit_channel_quantize, orders.wants_inside),
     _row(op.ChannelTable, shapes.channel_table_shape, moves.emit_channel_table, orders.wants_moved),

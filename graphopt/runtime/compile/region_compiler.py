@@ -16,11 +16,13 @@ from ..lower.operands import constant_array
 from ..lower.operations import Concat, Conv, MatMul
 from ..lower.traits import Operation, Shape
 from .arena import Interval, assign
-from .emitter import RoutineEmitter, Tensor
+from .emitter import RoutineEmitter
 from .executable import Border, Executable, Memory, ProgramStep
 from .fusion import fuse
+from .growth import growing_axes
 from .layouts import natural
 from .legality import emit, output_shape, wanted_orders
+from .tensor import Tensor
 
 
 def compile_region(
@@ -47,7 +49,7 @@ def compile_region(
     return Executable(
         Library(function for row in steps for function in row.step.functions), steps, tuple(offsets),
         arena_bytes, emitter.constants, borders, tuple(_border(t, dtypes[v]) for t, v in zip(results, outputs)),
-        sum(bound.routine.packed_bytes for bound in emitter.bound),
+        sum(bound.routine.packed_bytes for bound in emitter.bound), emitter.growing.growth(inputs, outputs),
     )  # fmt: skip
 
 
@@ -79,10 +81,14 @@ def _emitted(
     )  # fmt: skip
     floats = {v for operation in operations for v in operation.data_inputs if operation.reads_float_from(v)}
     read = {v for operation in operations for v in operation.data_inputs}
+    axes = {inputs[index]: axis for index, axis in growing_axes(operations, inputs)}
     for value in inputs:
         if value not in read:
             continue
         shape = shapes[value]
+        if value in axes:
+            emitter.tensors[value] = emitter.growing.source(value, shape, axes[value])
+            continue
         order = natural(len(shape))
         if value not in floats:
             order = emitter.wanted.get(value, order)

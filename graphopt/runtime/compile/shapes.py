@@ -13,6 +13,7 @@ from ...kernels.tensors.windows import Window
 from ...ops import resolve_pads
 from ..lower import operations as op
 from ..lower.computed_shapes import broadcast, computed_sizes, reshaped
+from ..lower.decoders.operations import AppendCache, BlockedMatMul, CachedAttention
 from ..lower.floats.operations import Expand, FloatMean, InstanceNorm, Pad, Slice
 from ..lower.traits import Operation, Shape
 
@@ -110,6 +111,33 @@ def matmul_shape(operation: op.MatMul | op.DynamicMatMul, shapes: Shapes) -> Sha
     if not x or x[-1] != operation.weights.shape[0]:
         raise Declined(f"MatMul of {x} with weights {operation.weights.shape}")
     return (*x[:-1], operation.weights.shape[1])
+
+
+def blocked_matmul_shape(operation: BlockedMatMul, shapes: Shapes) -> Shape:
+    """[..., N]."""
+    x = shapes[0]
+    if not x or x[-1] != operation.sizes[0]:
+        raise Declined(f"MatMul of {x} with weights {operation.sizes}")
+    return (*x[:-1], operation.sizes[1])
+
+
+def appended_shape(operation: AppendCache, shapes: Shapes) -> Shape:
+    """[batch, heads, past + tokens, size]."""
+    new, past = shapes
+    if past[0] != new[0] or past[1] != operation.heads or new[2] != past[1] * past[3]:
+        raise Declined(f"rows {new} behind a cache {past}")
+    return (*past[:2], past[2] + new[1], past[3])
+
+
+def attention_shape(operation: CachedAttention, shapes: Shapes) -> Shape:
+    """[batch, tokens, heads · groups · size of a value]."""
+    q, keys, values, *mask = shapes
+    heads = operation.heads * operation.groups
+    if q[0] != keys[0] or q[2] != heads * keys[3] or values[:3] != keys[:3]:
+        raise Declined(f"attention of {q} over {keys} and {values}")
+    if mask and (mask[0][-1:] != keys[2:3] or broadcast(mask[0], (q[0], heads, q[1], keys[2]))[3:] != keys[2:3]):
+        raise Declined(f"a mask {mask[0]} for {keys[2]} keys")
+    return (*q[:2], heads * values[3])
 
 
 def activation_matmul_shape(operation: op.FloatMatMul | op.ActivationMatMul, shapes: Shapes) -> Shape:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ...ir import Array
 from ...kernels import Program, aligned_empty
-from ..compile.executable import Border, Executable
+from ..compile.executable import Border, Executable, Use
 from ..compile.layouts import natural, physical_shape, same_place
+from .growing import CacheMemory, Grown
 
 
 class ExecutionContext:
@@ -20,7 +21,9 @@ class ExecutionContext:
     keep to their bounds. Codes are copied, because tiles read a little beyond.
     """
 
-    def __init__(self, executable: Executable, workers: int, *, profile: bool = False) -> None:
+    def __init__(
+        self, executable: Executable, workers: int, caches: CacheMemory | None = None, *, profile: bool = False
+    ) -> None:
         self.executable = executable
         self.arena = aligned_empty(executable.arena_bytes)
         self.scratch = aligned_empty(max((s.step.scratch for s in executable.steps), default=0) * workers)
@@ -35,33 +38,45 @@ class ExecutionContext:
             addresses["scratch"] = scratch
             bound.append((row.step, addresses))
         self.program = Program(bound, workers=workers, profile=profile)
-        self._sources = [None if border is None else _Place(self, border) for border in executable.sources]
-        self._results = [_Place(self, border) for border in executable.results]
-        used = [*filter(None, self._sources), *self._results]
+        uses = executable.uses()
+        self._grown = Grown(executable, uses, self.program, caches or CacheMemory()) if executable.growth else None
+        outside = ((), ()) if self._grown is None else (self._grown.sources, self._grown.results)
+        self._sources = [
+            None if border is None or index in outside[0] else _Place(self, border, uses)
+            for index, border in enumerate(executable.sources)
+        ]
+        self._results = [
+            None if index in outside[1] else _Place(self, border, uses)
+            for index, border in enumerate(executable.results)
+        ]
+        used = [*filter(None, self._sources), *filter(None, self._results)]
         homes = Counter(place.home for place in used)
         for place in used:
             if homes[place.home] > 1:  # two views of one place cannot go two ways
-                place.uses = []
+                place.uses = ()
 
     def load(self, arrays: Sequence[Array]) -> None:
         """Take the inputs, and make room for the outputs."""
         for place, array in zip(self._sources, arrays, strict=True):
             if place is not None:
                 place.give(array)
-        for place in self._results:
+        for place in filter(None, self._results):
             place.allocate()
+        if self._grown is not None:
+            self._grown.load(arrays)
 
     def results(self) -> list[Array]:
         """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
         for place in filter(None, self._sources):
             place.array = None
-        return [place.take() for place in self._results]
+        grown = {} if self._grown is None else self._grown.take()
+        return [grown[index] if place is None else place.take() for index, place in enumerate(self._results)]
 
 
 class _Place:
     """An input or output of a region: its home in the arena, and the array used in its stead in the present run."""
 
-    def __init__(self, context: ExecutionContext, border: Border) -> None:
+    def __init__(self, context: ExecutionContext, border: Border, uses: Mapping[int, Sequence[Use]]) -> None:
         executable = context.executable
         self.program, self.shape, self.dtype = context.program, border.shape, border.dtype
         begin = executable.offsets[border.buffer]
@@ -69,11 +84,11 @@ class _Place:
         physical = raw.reshape(physical_shape(border.shape, border.order))
         self.view = physical.transpose([border.order.index(axis) for axis in range(len(border.order))])
         self.home = int(context.arena.ctypes.data) + begin
-        self.uses: list[tuple[int, int, int]] = []  # step, argument, bytes from the tensor's start
+        self.uses: Sequence[Use] = ()
         self.array: Array | None = None
         in_order = same_place(border.shape, border.order, natural(len(border.shape)))
         if self.dtype == np.float32 and in_order:
-            self.uses = list(executable.uses(border.buffer))
+            self.uses = uses.get(border.buffer, ())
 
     def _point(self, address: int) -> None:
         for step, argument, offset in self.uses:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InputError, one_line
@@ -50,3 +50,20 @@ class OrtSegment:
             return list(self._session.run(self._outputs, dict(zip(self._inputs, arrays))))
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InputError(one_line(error)) from error
+
+
+def run_with_values(session: Any, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+    """The named outputs of an onnxruntime session: the first as an array, the others as its own values.
+
+    Such values may be fed again, and neither way copies them. InputError if the session cannot run.
+    """
+    from onnxruntime import OrtValue
+
+    try:
+        values = {
+            name: fed if isinstance(fed, OrtValue) else OrtValue.ortvalue_from_numpy(fed) for name, fed in feeds.items()
+        }
+        first, *others = session.run_with_ort_values(names, values)
+        return [first.numpy(), *others]
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError(one_line(error)) from error

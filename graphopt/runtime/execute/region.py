@@ -17,6 +17,7 @@ from ..place.extract import extract
 from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
 from .context import ExecutionContext
+from .growing import CacheMemory
 from .ort_segment import OrtSegment
 from .workers import Team
 
@@ -32,9 +33,15 @@ _IDLE_CONTEXTS = 4
 class Region:
     """One region: segment `index` of a lowered model. Several threads may run it at once, each in its own arena."""
 
-    def __init__(self, lowered: LoweredModel, index: int, team: Team, memory: Memory, cache: PlanCache | None) -> None:
+    def __init__(
+        self, lowered: LoweredModel, index: int, team: Team, memory: Memory, cache: PlanCache | None,
+        growing: Sequence[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
+        """`growing`: inputs that are longer in each run, and their axes. Plans with such inputs are not kept on disk,
+        as prompts come in any length, and each plan holds the weights."""
         self.index, self.team, self.memory = index, team, memory
-        self._lowered, self._cache = lowered, cache
+        self._lowered, self._cache = lowered, None if growing else cache
+        self._growing, self._caches = growing, CacheMemory()
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Shapes, Executable | NoExecutable] = OrderedDict()
         self._idle: dict[tuple[Shapes, int], list[ExecutionContext]] = {}
@@ -54,6 +61,7 @@ class Region:
     def after_fork(self) -> None:
         """Locks may have been held by threads that the child does not have."""
         self._lock = threading.Lock()
+        self._caches = CacheMemory()
         if self._ort is not None:
             self._ort.after_fork()
 
@@ -61,21 +69,33 @@ class Region:
         """Compile and allocate now for these shapes, so that the first run is like the others."""
         executable = self.executable(shapes)
         if executable is not None and not executable.is_empty:
-            self._put_back(ExecutionContext(executable, self.team.size), shapes)
+            self._put_back(ExecutionContext(executable, self.team.size, self._caches), self._key(shapes))
+
+    def _key(self, shapes: Shapes) -> Shapes:
+        """The shapes that an executable is for: without the lengths of what grows."""
+        if not self._growing:
+            return shapes
+        sizes = [list(shape) for shape in shapes]
+        for index, axis in self._growing:
+            sizes[index][axis] = 0
+        return tuple(map(tuple, sizes))
 
     def executable(self, shapes: Shapes) -> Executable | None:
         """The executable for these input shapes; None where kernels do not take them (`refusals` says why)."""
+        wanted = self._key(shapes)
         with self._lock:
-            compiled = self._compiled.get(shapes)
+            compiled = self._compiled.get(wanted)
             if compiled is None:
-                compiled = self._compiled[shapes] = self._load_or_compile(shapes)
+                compiled = self._compiled[wanted] = self._load_or_compile(shapes)
                 while len(self._compiled) > _EXECUTABLES:
                     oldest, _ = self._compiled.popitem(last=False)
                     for key in [key for key in self._idle if key[0] == oldest]:
                         del self._idle[key]
             else:
-                self._compiled.move_to_end(shapes)
-        return compiled if isinstance(compiled, Executable) else None
+                self._compiled.move_to_end(wanted)
+        if isinstance(compiled, NoExecutable) or (compiled.growth is not None and not compiled.growth.fits(shapes)):
+            return None
+        return compiled
 
     def _load_or_compile(self, shapes: Shapes) -> Executable | NoExecutable:
         name = (self.index, shapes)
@@ -102,9 +122,10 @@ class Region:
             return self.in_onnxruntime().run(arrays)
         if executable.is_empty:
             return [np.empty(border.shape, border.dtype) for border in executable.results]
+        key = self._key(shapes)
         whole = self.team.size > 1 and self.team.acquire()
         try:
-            context = self._take(executable, shapes, self.team.size if whole else 1)
+            context = self._take(executable, key, self.team.size if whole else 1)
             context.load(arrays)
             if whole:
                 self.team.run(context.program)
@@ -114,7 +135,7 @@ class Region:
             if whole:
                 self.team.release()
         results = context.results()
-        self._put_back(context, shapes)
+        self._put_back(context, key)
         return results
 
     def in_onnxruntime(self) -> OrtSegment:
@@ -131,7 +152,7 @@ class Region:
             idle = self._idle.get((shapes, workers))
             if idle:
                 return idle.pop()
-        return ExecutionContext(executable, workers)
+        return ExecutionContext(executable, workers, self._caches)
 
     def _put_back(self, context: ExecutionContext, shapes: Shapes) -> None:
         with self._lock:

@@ -8,6 +8,8 @@ from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from . import dynamic, qoperator, transformer, vision
 from .builders import max_pool
+from .decoders.attention import attention, rotary
+from .decoders.products import PACKED, dequantized_product, packed_product
 from .floats import activations, normalizations, selections
 from .floats.gelu import gelu, gelu_by_tanh
 from .moves import blocks_moved, is_move, moved, stays_on_kernels
@@ -82,11 +84,18 @@ def _lower_node(
         return max_pool(node, source, node.output, (node,), dtype is DType.INT8)
     if node.op in ("SpaceToDepth", "DepthToSpace") and source in coverage.providers and dtype in _SIGNED:
         return blocks_moved(node, source, _SIGNED[dtype])
+    if node.op == PACKED:
+        return packed_product(node)
+    if node.op in ("Attention", "RotaryEmbedding"):
+        return (attention if node.op == "Attention" else rotary)(node, coverage.providers)
     if node.op in dynamic.OPERATORS:
         product = dynamic.dynamic_product(node, coverage.providers)
         if product is not None:
             return product
     if node.op in ("Conv", "Gemm", "MatMul") and not is_only_quantized(node.output):
+        blocked = dequantized_product(node) if node.op == "MatMul" else None
+        if blocked is not None:
+            return blocked
         try:
             return linear(node, node.output, None, (), None)
         except Declined:

@@ -55,7 +55,7 @@ class Costs:
         constant = constant_nodes(model.graph)
         nodes = [node for node in model.graph if node not in constant]
         for node in nodes:
-            for value in node.inputs:
+            for value in (*node.inputs, *node.outputs):
                 if value is not None:
                     self.shapes.of(value)
         self.nodes = {

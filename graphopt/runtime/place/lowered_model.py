@@ -62,6 +62,17 @@ def digest_of(source: ModelSource | Model) -> str | None:
     return digest.hexdigest()
 
 
+def stamp_of(source: ModelSource | Model) -> tuple[int, ...] | None:
+    """What changes with a file's content: its number, size and time of change; None for other sources."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    try:
+        found = os.stat(source)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
     model: Model
@@ -83,9 +94,12 @@ class LoweredModel:
     """
 
     def __init__(
-        self, source: ModelSource | Model, digest: str | None, *, kernels: Kernels, times: Mapping[str, Pair]
-    ) -> None:
+        self, source: ModelSource | Model, digest: str | None, *, kernels: Kernels, times: Mapping[str, Pair],
+        stamp: tuple[int, ...] | None = None,
+    ) -> None:  # fmt: skip
+        """`stamp`: that of the file from before its digest was taken; while it is the same, so is the digest."""
         self._source, self._digest, self._kernels, self._times = source, digest, kernels, times
+        self._stamp = stamp
         self._parts: _Parts | None = None
         self.renew()
 
@@ -188,6 +202,7 @@ class LoweredModel:
             return self._source
         from ...onnx_io import load
 
-        if self._digest is not None and digest_of(self._source) != self._digest:
+        unchanged = self._stamp is not None and stamp_of(self._source) == self._stamp
+        if self._digest is not None and not unchanged and digest_of(self._source) != self._digest:
             raise ModelError(f"{str(self._source)!r} has changed since the session was made")
         return load(self._source)

@@ -44,6 +44,8 @@ def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = 
     worth their borders and dissolve.
     """
     left = set(banned)
+    if not any(operation.is_product for operation in coverage.providers.values()):
+        left.update(coverage.providers.values())
     while True:
         units = _demanded(graph, coverage, left)
         ends = _loose_ends(units, graph.outputs)
@@ -105,7 +107,8 @@ def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[
         if unit not in demanded:
             demanded[unit] = place[value.producer]
             stack.extend(sources(unit))
-    return sorted(demanded, key=lambda unit: demanded[unit])
+    made = {operation: index for index, operation in enumerate(coverage.providers.values())}  # of one node, in order
+    return sorted(demanded, key=lambda unit: (demanded[unit], made[unit] if isinstance(unit, Operation) else 0))
 
 
 def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation]:

@@ -58,7 +58,10 @@ def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
         if region.is_region and any(operation in left for operation in region.operations):
             text = _told(costs, region)
             reasons.update((n, text) for o in region.operations if o in left for n in o.nodes)
-    decisions = {o: _told(costs, s) for s in segments if pays and s.is_region for o in s.operations}
+    decisions: dict[Operation, str] = {}
+    for region in segments:
+        if pays and region.is_region:
+            decisions.update(dict.fromkeys(region.operations, _told(costs, region)))
     return Placement(left, reasons, decisions, verdict)
 
 

@@ -6,6 +6,9 @@ onnxruntime's quantizers and by ours, of the 25 architectures that were not kept
 224 × 224, their regions and the whole, on an AMD EPYC with AVX-512 VNNI, onnxruntime 1.32, one thread. The kernels of
 the lower levels were measured there, too, with GRAPHOPT_ISA, in 208 and 50 of the files; onnxruntime always takes what
 the CPU has, so that its rates there are derived: see WITHOUT_VNNI.
+
+The rows of language models (BlockedMatMul, AppendCache, CachedAttention, Rotary; MatMulNBits, Attention) are those of
+one token of SmolLM2-135M with 4 bits, timed by `python -m tests.bench.decoders`: their products count by elements.
 """
 
 from __future__ import annotations
@@ -193,7 +196,11 @@ _ONNXRUNTIME: Rates = {
     "ai.onnx.ml::LinearClassifier": (1.22e03, 0.2, 0.5, 0.3, 0.01),
     "ai.onnx.ml::Scaler": (631, 0.2, 0.476, 0.3, 0.01),
     "ai.onnx.ml::TreeEnsembleClassifier": (2.08e03, 0.2, 0.501, 0.3, 0.01),
+    "Attention": (5e03, 0.2, 5.0, 0.3, 0.01),
+    "RMSNormalization": (527, 0.2, 1.07, 0.3, 0.01),
+    "RotaryEmbedding": (1.3e03, 0.2, 0.5, 0.3, 0.01),
     "border": (5.28e03, 0.002, 0.002, 0.3, 0.01),
+    "com.microsoft::MatMulNBits": (1.5e03, 0.2, 25.0, 0.3, 0.01),
     "com.microsoft::DynamicQuantizeLSTM": (1.75e03, 0.202, 0.52, 0.3, 0.0102),
     "other": (1.3e03, 0.2, 0.5, 0.3, 0.01),
     "whole": (5.28e03, 0.1, 0.1, 0.3, 0.01),
@@ -202,6 +209,10 @@ _ONNXRUNTIME: Rates = {
 
 _VNNI: Rates = {
     "ActivationMatMul": (688, 0.151, 0.285, 0.2, 0.00595),
+    "AppendCache": (300, 0.15, 0.1, 0.2, 0.006),
+    "BlockedMatMul": (500, 0.15, 12.0, 0.2, 0.006),
+    "CachedAttention": (1e03, 0.15, 3.0, 0.2, 0.006),
+    "Rotary": (200, 0.15, 0.2, 0.2, 0.006),
     "AveragePool": (636, 0.15, 0.291, 0.2, 0.006),
     "Binary": (774, 0.15, 0.006, 0.2, 0.006),
     "ChannelQuantize": (694, 0.15, 0.111, 0.2, 0.006),
@@ -248,6 +259,10 @@ _VNNI: Rates = {
 
 _AVX2: Rates = {
     "ActivationMatMul": (957, 0.144, 0.467, 0.2, 0.00705),
+    "AppendCache": (300, 0.15, 0.1, 0.2, 0.006),
+    "BlockedMatMul": (500, 0.15, 20.0, 0.2, 0.006),
+    "CachedAttention": (1e03, 0.15, 4.0, 0.2, 0.006),
+    "Rotary": (200, 0.15, 0.2, 0.2, 0.006),
     "AveragePool": (545, 0.15, 0.297, 0.2, 0.006),
     "Binary": (477, 0.15, 0.0713, 0.2, 0.006),
     "ChannelTable": (14, 0.15, 0.547, 0.2, 0.006),
@@ -285,6 +300,10 @@ _AVX2: Rates = {
 """The kernels', with GRAPHOPT_ISA at AVX2."""
 
 _PORTABLE: Rates = {
+    "AppendCache": (300, 0.15, 0.3, 0.2, 0.006),
+    "BlockedMatMul": (500, 0.15, 60.0, 0.2, 0.006),
+    "CachedAttention": (1e03, 0.15, 12.0, 0.2, 0.006),
+    "Rotary": (200, 0.15, 0.5, 0.2, 0.006),
     "AveragePool": (654, 0.15, 0.299, 0.2, 0.006),
     "Binary": (546, 0.15, 0.006, 0.2, 0.006),
     "Concat": (662, 0.15, 0.227, 0.2, 0.006),

@@ -16,7 +16,7 @@ GREATEST = np.float32(88.0)  # above it the result is exp(88), about 1.7e38
 
 
 @intrinsic
-def _float_of_bits(typingctx: Any, bits: Any) -> Any:
+def float_of_bits(typingctx: Any, bits: Any) -> Any:
     """The float32 whose bits an int32 holds."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -55,7 +55,7 @@ def exp(x):
     p = multiply_add(p, r, np.float32(0.5))
     p = multiply_add(p, r, np.float32(1))
     p = multiply_add(p, r, np.float32(1))
-    power = _float_of_bits(np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)))
+    power = float_of_bits(np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)))
     y = np.float32(p * power)
     return y if x == x else x
 

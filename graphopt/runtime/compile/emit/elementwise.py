@@ -28,8 +28,9 @@ from ....kernels.normalization.softmax import prepare_float_softmax, prepare_sof
 from ....kernels.tensors.quantization import Quantization
 from ...lower import operations as op
 from ...lower.traits import Shape
-from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..emitter import Inputs, RoutineEmitter
 from ..layouts import Order, axis_inside, channels_last, natural, physical_shape, same_place
+from ..tensor import Tensor
 from .selections import repeated
 
 

@@ -9,9 +9,10 @@ from ....kernels.normalization.instance_norm import prepare_instance_norm
 from ....kernels.pooling.floats import prepare_mean
 from ...lower.floats.operations import FloatFunction, FloatMean, InstanceNorm
 from ...lower.traits import Shape
-from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..emitter import Inputs, RoutineEmitter
 from ..layouts import natural, physical_shape
 from ..shapes import mean_axes
+from ..tensor import Tensor
 
 
 def emit_float_function(emitter: RoutineEmitter, operation: FloatFunction, inputs: Inputs, shape: Shape) -> Tensor:

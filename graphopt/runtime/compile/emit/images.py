@@ -12,9 +12,10 @@ from ....kernels.pooling.codes import prepare_average_pool, prepare_max_pool
 from ....kernels.pooling.floats import prepare_float_pool
 from ...lower import operations as op
 from ...lower.traits import Shape
-from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..emitter import Inputs, RoutineEmitter
 from ..layouts import channels_last
 from ..shapes import max_pool_shape, operation_window
+from ..tensor import Tensor
 
 
 def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, shape: Shape) -> Tensor:

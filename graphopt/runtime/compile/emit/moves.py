@@ -14,9 +14,10 @@ from ....kernels.elementwise.tables import prepare_channel_lines, prepare_channe
 from ....kernels.layout.moves import copy_rows_step, map_rows_step
 from ...lower import operations as op
 from ...lower.traits import Shape
-from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..emitter import Inputs, RoutineEmitter
 from ..layouts import Order, natural, physical_shape, reshaped, transposed
 from ..shapes import move_shape, permutation_of
+from ..tensor import Tensor
 
 
 def emit_transpose(emitter: RoutineEmitter, operation: op.Transpose, inputs: Inputs, shape: Shape) -> Tensor:

@@ -28,10 +28,11 @@ from ....kernels.winograd.choice import choose
 from ....kernels.winograd.convolution import prepare_winograd
 from ...lower import operations as op
 from ...lower.traits import Operation, Shape
-from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..emitter import Inputs, RoutineEmitter
 from ..executable import Memory
 from ..layouts import Order, channels_last, natural
 from ..shapes import operation_window
+from ..tensor import Tensor
 
 
 def emit_conv(emitter: RoutineEmitter, operation: op.Conv, inputs: Inputs, shape: Shape) -> Tensor:

@@ -11,8 +11,9 @@ from ....kernels.elementwise.codes import prepare_table
 from ....kernels.layout.moves import copy_rows_step, fill_rows_step
 from ...lower.floats.operations import Expand, Pad, Slice
 from ...lower.traits import Shape
-from ..emitter import Inputs, RoutineEmitter, Tensor
+from ..emitter import Inputs, RoutineEmitter
 from ..shapes import cuts_of
+from ..tensor import Tensor
 
 _MOST_COPIES = 64
 """Steps that one operation may become; derived: more would cost more than what they copy in small tensors."""

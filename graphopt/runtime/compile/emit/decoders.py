@@ -1,0 +1,66 @@
+"""Routines of language models: products with weights in blocks, attention over caches.
+
+Functions as in `elementwise`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from ....errors import Declined
+from ....kernels.attention.cached import prepare_append, prepare_attention, prepare_rotary
+from ....kernels.products.blocked_matmul import prepare_blocked_matmul
+from ...lower.decoders.operations import AppendCache, BlockedMatMul, CachedAttention, Rotary
+from ...lower.traits import Shape
+from ..emitter import Inputs, RoutineEmitter
+from ..layouts import natural
+from ..tensor import Tensor
+
+
+def emit_blocked_matmul(emitter: RoutineEmitter, operation: BlockedMatMul, inputs: Inputs, shape: Shape) -> Tensor:
+    """Rows of ONNX's order, rounded while running; the weights are packed once for all shapes."""
+    x = emitter.ordered(inputs[0], natural(len(inputs[0].shape)))
+    routine = prepare_blocked_matmul(prod(shape[:-1]), operation.weights.packed, operation.bias)
+    return emitter.result(routine, shape, natural(len(shape)), 4, x=x)
+
+
+def emit_rotary(emitter: RoutineEmitter, operation: Rotary, inputs: Inputs, shape: Shape) -> Tensor:
+    """Rows of tokens, as their angles lie."""
+    x, cos, sin = (emitter.ordered(one, natural(3)) for one in inputs)
+    size = shape[2] // operation.heads
+    turned = operation.turned or size
+    if cos.shape != (*shape[:2], turned // 2) or sin.shape != cos.shape:
+        raise Declined(f"angles {cos.shape} for {shape}")
+    routine = prepare_rotary(prod(shape[:2]), operation.heads, size, turned, operation.interleaved)
+    return emitter.result(routine, shape, natural(3), 4, x=x, cos=cos, sin=sin)
+
+
+def emit_append(emitter: RoutineEmitter, operation: AppendCache, inputs: Inputs, shape: Shape) -> Tensor:
+    """The cache and its growth lie outside the arena, where each run finds or puts them."""
+    new = emitter.ordered(inputs[0], natural(3))
+    batch, count = new.shape[:2]
+    y, stride = emitter.growing.result(operation.inputs[1], operation.output, shape, count)
+    routine = prepare_append(batch, count, operation.heads, shape[3])
+    emitter.add(
+        routine, new=new, past=inputs[1], y=y, rows=emitter.growing.rows,
+        past_stride=emitter.growing.past_stride(operation.inputs[1]), y_stride=stride,
+    )  # fmt: skip
+    return y
+
+
+def emit_attention(emitter: RoutineEmitter, operation: CachedAttention, inputs: Inputs, shape: Shape) -> Tensor:
+    """Over the caches where they lie."""
+    q, keys, values, *mask = inputs
+    q = emitter.ordered(q, natural(3))
+    rows = emitter.growing.masks[operation.inputs[3]] if mask else None
+    batch, tokens = shape[:2]
+    routine = prepare_attention(
+        batch, tokens, operation.heads, operation.groups, keys.shape[3], values.shape[3], operation.scale, rows
+    )
+    strides = [emitter.growing.strides[value] for value in operation.inputs[1:3]]
+    y = emitter.new(shape, natural(3), 4)
+    emitter.add(
+        routine, q=q, keys=keys, values=values, y=y, rows=emitter.growing.rows, key_stride=strides[0],
+        value_stride=strides[1], **({"mask": mask[0]} if mask else {}),
+    )  # fmt: skip
+    return y

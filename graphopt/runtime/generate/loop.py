@@ -1,0 +1,102 @@
+"""The loop of generation: the prompt in one step, then a token a step, the caches handed on as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, OptionError
+from ...ir import Array
+from .choice import Choice
+from .decoder import Decoder
+
+Run = Callable[[Sequence[str], Mapping[str, Any]], list[Any]]
+"""Runs a model: the named outputs for what is fed, the first an array, the others (caches) as they may be fed again."""
+
+_PIECES = (128, 64, 32, 16, 8, 4, 1)
+"""Tokens of the pieces of a prompt: at most ten of less than 128, each of which reads the weights once. Beyond 128 a
+product gains no more from more rows (`python -m tests.bench.decoders`)."""
+
+
+def prompt_of(input_ids: Any, attention_mask: Any = None) -> tuple[Array, Array]:
+    """Tokens and mask, int64[batch, tokens]; one prompt may be a flat list. InputError for anything else."""
+    try:
+        tokens = np.asarray(input_ids)
+        mask = np.ones(tokens.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
+    except ValueError as error:  # rows of different lengths
+        raise InputError("prompts of one length are needed: pad the shorter ones in front, with a mask") from error
+    if tokens.ndim not in (1, 2) or tokens.dtype.kind not in "iu" or not tokens.size:
+        raise InputError(f"a prompt is integers [tokens] or [batch, tokens], got {tokens.dtype} {list(tokens.shape)}")
+    if mask.shape != tokens.shape:
+        raise InputError(f"a mask of {list(mask.shape)} for tokens of {list(tokens.shape)}")
+    tokens, mask = (array.reshape(-1, tokens.shape[-1]).astype(np.int64) for array in (tokens, mask))
+    if not mask[:, -1].all():
+        raise InputError("the mask must end in ones: prompts are padded in front")
+    return tokens, mask
+
+
+def generated(
+    run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice, *,
+    in_pieces: bool = False,
+) -> Iterator[Array]:  # fmt: skip
+    """The new tokens step by step, int64[batch] each, at most `new`; rows that have ended repeat their end.
+
+    Stops when all rows have given one of `ends`. `in_pieces`: the prompt is read in pieces of a few sizes, for each of
+    which there will be a plan. Raises InputError where prompt and new tokens are too long.
+    """
+    if not isinstance(new, (int, np.integer)) or new < 1:
+        raise OptionError(f"max_new_tokens must be a positive number, got {new!r}")
+    if decoder.mask is None and not mask.all():
+        raise InputError("the model takes no attention_mask: prompts cannot be padded")
+    decoder.check_length(tokens.shape[1], new)
+    return _steps(run, decoder, tokens, mask, new, ends, choose, _PIECES if in_pieces else ())
+
+
+def _steps(
+    run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice,
+    pieces: Sequence[int],
+) -> Iterator[Array]:  # fmt: skip
+    batch, prompt = tokens.shape
+    whole = np.ones((batch, prompt + new), np.int64)  # of which each step reads a longer beginning
+    whole[:, :prompt] = mask
+    positions = np.maximum(whole.cumsum(axis=1) - 1, 0)
+    caches: Sequence[Any] = [cache.empty(batch) for cache in decoder.caches]
+    ended = np.zeros(batch, bool)
+    last = np.zeros(batch, np.int64)
+    begin = 0
+    for end in range(prompt, prompt + new):
+        for stop in _stops(begin, end, pieces):
+            fed = tokens[:, begin - end :][:, : stop - begin]
+            feeds = _feeds(decoder, fed, whole[:, :stop], positions[:, begin:stop], begin)
+            feeds.update((cache.past, held) for cache, held in zip(decoder.caches, caches))
+            logits, *caches = run(decoder.outputs, feeds)
+            begin = stop
+        last = np.where(ended, last, choose(logits if logits.ndim == 2 else logits[:, -1]))
+        ended |= np.isin(last, list(ends))
+        yield last
+        if ended.all():
+            return
+        tokens = last[:, None]
+
+
+def _stops(begin: int, end: int, pieces: Sequence[int]) -> Iterator[int]:
+    """Where each piece between two places of a sequence ends, the largest pieces first."""
+    for size in pieces:
+        while end - begin > size:
+            begin += size
+            yield begin
+    yield end
+
+
+def _feeds(decoder: Decoder, tokens: Array, mask: Array, positions: Array, begin: int) -> dict[str, Any]:
+    """What a step reads beside the caches, each array dense and of its input's type."""
+    feeds = {decoder.tokens.name: tokens.astype(decoder.tokens.dtype)}
+    if decoder.mask is not None:
+        feeds[decoder.mask.name] = mask.astype(decoder.mask.dtype)
+    if decoder.positions is not None:
+        if decoder.positions.rank == 1:
+            positions = np.arange(begin, begin + tokens.shape[1])
+        feeds[decoder.positions.name] = positions.astype(decoder.positions.dtype)
+    return {name: np.ascontiguousarray(array) for name, array in feeds.items()}

@@ -1,0 +1,1 @@
+"""Lowering of language models: products with weights in blocks, attention over caches, rotary embeddings."""

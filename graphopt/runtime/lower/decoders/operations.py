@@ -1,0 +1,56 @@
+"""Region IR, continued: products with weights in blocks, caches that grow, attention over them, rotary embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ....ir import Array
+from ..traits import Element, FloatOperation, Operation, Traits
+from .stored import StoredBlocks
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class BlockedMatMul(Operation):
+    """x [..., K] · weights [K, N] + bias, weights of `bits` in blocks of `block` along K, x rounded to 8 bits there."""
+
+    traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.FLOAT, is_product=True)
+
+    weights: StoredBlocks
+    bits: int
+    block: int
+    sizes: tuple[int, int]
+    bias: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Rotary(FloatOperation):
+    """RotaryEmbedding of x [batch, tokens, heads · size] by cos and sin [batch, tokens, turned / 2]."""
+
+    heads: int
+    interleaved: bool
+    turned: int
+    """Numbers of a head that are turned; 0 for all."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class AppendCache(FloatOperation):
+    """Keys or values of new tokens, [batch, tokens, heads · size], behind a cache [batch, heads, past, size].
+
+    The cache is an input of the region and the result an output, both of any length in one executable.
+    """
+
+    heads: int
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CachedAttention(FloatOperation):
+    """softmax(scale · q keysᵀ + mask) values, keys and values being results of AppendCache.
+
+    q: [batch, tokens, heads · groups · size]. A mask, float32 up to [batch, heads · groups, tokens, total], is an input
+    of the region.
+    """
+
+    heads: int
+    groups: int
+    scale: float

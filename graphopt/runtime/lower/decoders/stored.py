@@ -1,0 +1,64 @@
+"""Weights in blocks as models store them, unpacked for kernels when first needed and then shared by all executables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ....ir import Array, Constant
+from ....kernels.products.blocked_matmul import BlockedWeights, pack_blocked
+
+
+@dataclass(eq=False)
+class StoredBlocks:
+    """Codes, scales and zero points (None for 2^(bits − 1)) as constants of the model.
+
+    `by_column`: as MatMulNBits stores them, codes [N, blocks, block · bits / 8] packed and zero points packed along
+    blocks; else as a blocked DequantizeLinear does, codes [K, N] and the others [blocks, N], signed or not.
+    """
+
+    codes: Constant
+    scale: Constant
+    zero: Constant | None
+    bits: int
+    block: int
+    depth: int
+    channels: int
+    by_column: bool
+
+    @cached_property
+    def packed(self) -> BlockedWeights:
+        """As kernels read them. ValueError for sizes that they do not take."""
+        blocks = -(-self.depth // self.block)
+        if self.by_column:
+            codes = _halves(self.codes.array(), self.bits).reshape(self.channels, blocks, self.block)
+            scales = self.scale.array().reshape(self.channels, blocks)
+            zeros = None
+            if self.zero is not None:
+                rows = self.zero.array().reshape(self.channels, -1)
+                zeros = _halves(rows, self.bits).reshape(self.channels, -1)[:, :blocks]
+            return pack_blocked(codes, scales, zeros, bits=self.bits, depth=self.depth)
+        stored = self.codes.array()
+        signed = self.codes.dtype.name.startswith("INT")
+        middle = 1 << (self.bits - 1)
+        shift = middle if signed else 0
+        whole = np.full((self.channels, blocks * self.block), middle, np.uint8)
+        whole[:, : self.depth] = (stored.astype(np.int16) + shift).astype(np.uint8).T
+        zeros = None if signed else np.zeros((self.channels, blocks), np.uint8)
+        if self.zero is not None:
+            zeros = (self.zero.array().astype(np.int16) + shift).astype(np.uint8).T
+        codes = whole.reshape(self.channels, blocks, self.block)
+        return pack_blocked(codes, self.scale.array().T, zeros, bits=self.bits, depth=self.depth)
+
+
+def _halves(packed: Array, bits: int) -> Array:
+    """Codes of 4 bits, the first of each two in the lower half; bytes as they are."""
+    flat = packed.reshape(-1).view(np.uint8)
+    if bits == 8:
+        return flat
+    codes = np.empty((flat.size, 2), np.uint8)
+    np.bitwise_and(flat, 15, out=codes[:, 0])
+    np.right_shift(flat, 4, out=codes[:, 1])
+    return codes.reshape(-1)

@@ -1,0 +1,132 @@
+"""Preparation of attention over a cache whose length is known only when a step runs.
+
+Buffers `rows`, `past_stride`, `key_stride`, … stand for numbers that are bound before each run, as addresses are: the
+rows of the cache before, and the bytes between its heads. One program so serves every length.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from graphopt.kernels.core.compiler import Kernel, MicroKernel
+from graphopt.kernels.core.levels import Level, select_level
+from graphopt.kernels.core.memory import whole_lines
+from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
+
+CHUNK = 256
+"""Keys whose scores are computed before values are summed: of 64 numbers each, 64 KB that L2 holds. Derived."""
+
+_SUMS = 16
+"""Vectors of sums of the heads that share what is loaded of keys and values: half of the widest level's registers."""
+
+
+class AppendSizes(NamedTuple):
+    """New rows, heads, and numbers of a row."""
+
+    tokens: int
+    heads: int
+    size: int
+
+
+class AttentionSizes(NamedTuple):
+    """New rows; heads of keys, of queries that share one, of these at once; numbers of a key and of a value; keys of a
+    chunk. The mask's rows between those of the batch, of heads and of new rows; 0 where one serves all."""
+
+    tokens: int
+    heads: int
+    groups: int
+    together: int
+    size: int
+    width: int
+    chunk: int
+    mask_batch: int
+    mask_head: int
+    mask_row: int
+
+
+class RotarySizes(NamedTuple):
+    """Heads, numbers of each, pairs that are turned; whether those are neighbours, or halves of what is turned."""
+
+    heads: int
+    size: int
+    half: int
+    interleaved: int
+
+
+APPEND = Kernel(
+    "graphopt.kernels.loops.attention.cached:append",
+    {**dict.fromkeys(("new", "past", "y", "rows", "past_stride", "y_stride"), "i64"), "sizes": AppendSizes},
+)
+ATTEND = Kernel(
+    "graphopt.kernels.loops.attention.cached:attend",
+    {
+        **dict.fromkeys(("q", "keys", "values", "mask", "y", "rows", "key_stride", "value_stride"), "i64"),
+        "sizes": AttentionSizes, "scale": "f32", "scores": "i64", "sums": "i64", "scratch": "i64",
+        "scratch_bytes": "i64",
+    },
+)  # fmt: skip
+ROTATE = Kernel(
+    "graphopt.kernels.loops.attention.cached:rotate",
+    {**dict.fromkeys(("x", "y", "cos", "sin"), "i64"), "sizes": RotarySizes},
+)
+
+
+def prepare_append(batch: int, count: int, heads: int, size: int) -> Routine:
+    """y[batch, heads, rows + count, size] = past[batch, heads, rows, size] with new[batch, count, heads · size] behind.
+
+    Heads lie past_stride and y_stride bytes apart. Where y and past are one buffer, only the new rows are written.
+    """
+    arguments: dict[str, Argument] = {
+        **{name: Buffer(name) for name in ("new", "past", "y", "rows", "past_stride", "y_stride")},
+        "sizes": AppendSizes(count, heads, size),
+    }  # fmt: skip
+    return Routine((Step(APPEND, arguments, tiles=batch * heads),) if batch * count else ())
+
+
+def prepare_attention(
+    batch: int, count: int, heads: int, groups: int, size: int, width: int, scale: float,
+    mask: tuple[int, int, int] | None = None, *, level: Level | None = None,
+) -> Routine:  # fmt: skip
+    """y[batch, count, heads · groups · width] = softmax(scale · q keysᵀ + mask) values, a head's by its group's keys.
+
+    q: [batch, count, heads · groups · size]; keys: [batch, heads, rows + count, size] and values with `width`, heads
+    key_stride and value_stride bytes apart; `mask`: sizes of the mask along batch, heads and new rows, 1 where one
+    serves all, its rows being rows + count long. Raises ValueError for sizes that are no whole vectors.
+    """
+    level = level or select_level()
+    if size % level.lanes or width % level.lanes:
+        raise ValueError(f"attention of heads of {size} and {width}, no whole vectors of {level.lanes}")
+    if batch * count == 0:
+        return Routine(())
+    most = max(1, _SUMS * level.lanes // max(size, width))
+    together = max(n for n in range(1, groups + 1) if groups % n == 0 and n <= most)
+    strides = (0, 0, 0)
+    if mask is not None:
+        rows = mask[2], mask[1] * mask[2]
+        strides = (rows[1] if mask[0] > 1 else 0, rows[0] if mask[1] > 1 else 0, 1 if mask[2] > 1 else 0)
+    scratch = whole_lines(256 + 4 * together * (size + CHUNK + width + 2))
+    source = "graphopt.kernels.micro.attention_tile:"
+    arguments: dict[str, Argument] = {
+        **{name: Buffer(name) for name in ("q", "keys", "values")}, "mask": 0 if mask is None else Buffer("mask"),
+        **{name: Buffer(name) for name in ("y", "rows", "key_stride", "value_stride")},
+        "sizes": AttentionSizes(count, heads, groups, together, size, width, CHUNK, *strides), "scale": scale,
+        "scores": MicroKernel(source + "emit_scores", (level.name, together, size, CHUNK)),
+        "sums": MicroKernel(source + "emit_values", (level.name, together, width, CHUNK)),
+        "scratch": SCRATCH, "scratch_bytes": scratch,
+    }  # fmt: skip
+    tiles = batch * heads * count * (groups // together)
+    return Routine((Step(ATTEND, arguments, tiles=tiles, scratch=scratch),))
+
+
+def prepare_rotary(rows: int, heads: int, size: int, turned: int, interleaved: bool) -> Routine:
+    """RotaryEmbedding of float32 x[rows, heads, size] by cos and sin [rows, turned / 2], the rest of each head kept.
+
+    Raises ValueError for an odd number.
+    """
+    if turned % 2 or turned > size:
+        raise ValueError(f"{turned} of {size} numbers to turn in pairs")
+    arguments: dict[str, Argument] = {
+        **{name: Buffer(name) for name in ("x", "y", "cos", "sin")},
+        "sizes": RotarySizes(heads, size, turned // 2, int(interleaved)),
+    }  # fmt: skip
+    return Routine((Step(ROTATE, arguments, tiles=rows),) if rows else ())

@@ -1,0 +1,1 @@
+"""Loops of attention over caches."""

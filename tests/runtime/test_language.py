@@ -1,0 +1,206 @@
+"""Language models on kernels: one region, one plan for any length, caches that grow in place, onnxruntime's results."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from tests.runtime.language import LAYERS, WORDS, Feed, feeds, make_language_model, stock
+
+try:
+    stock(make_language_model())
+except Exception as error:  # onnxruntime's own classes
+    pytest.skip(f"onnxruntime has no Attention of opset 23: {error}", allow_module_level=True)
+
+CASES = [
+    {"past": 7, "tokens": 1}, {"past": 0, "tokens": 6}, {"past": 300, "tokens": 1}, {"past": 5, "tokens": 3},
+    {"past": 9, "tokens": 2, "batch": 2, "padded": 4},
+]  # fmt: skip
+
+
+def on_kernels(model: onnx.ModelProto) -> graphopt.Session:
+    return graphopt.Session(model.SerializeToString(), threads=1, kernels=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    return make_language_model()
+
+
+@pytest.fixture(scope="module")
+def session(model: onnx.ModelProto) -> graphopt.Session:
+    return on_kernels(model)
+
+
+def assert_alike(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    """Products round their inputs to 8 bits on both sides: one step more or less where a sum lies between two."""
+    for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=(0.05 if index == 0 else 0.02) * np.abs(b).max())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_results_are_those_of_onnxruntime(bits: int, zeros: bool) -> None:
+    model = make_language_model(bits, zeros=zeros)
+    session, other = on_kernels(model), stock(model)
+    for case in CASES:
+        given = feeds(**case)
+        assert_alike(session.run(None, given), other.run(None, given))
+    (region,) = session.regions  # norms, rotary embeddings, attention, gates and products of all layers
+    assert sum(part.operators.get("BlockedMatMul", 0) for part in session.describe().parts) == 4 * LAYERS + 1
+    assert region.refusals == []
+
+
+def test_a_prediction_takes_kernels() -> None:
+    model = make_language_model(inner=4096)
+    assert graphopt.Session(model.SerializeToString(), threads=1).covered == 4 * LAYERS + 1
+
+
+def _continued(run: object, names: list[str], given: Feed, tokens: list[int]) -> list[np.ndarray]:
+    """Logits of one token after the other, each step fed with the caches of the one before."""
+    found, given = [], dict(given)
+    for token in tokens:
+        length = given["past_key_values.0.key"].shape[2]
+        given.update(
+            input_ids=np.array([[token]]), position_ids=np.array([[length]]),
+            attention_mask=np.ones((1, length + 1), np.int64),
+        )  # fmt: skip
+        logits, *presents = run(None, given)  # type: ignore[operator]
+        given.update((name.replace("present", "past_key_values"), cache) for name, cache in zip(names, presents))
+        found.append(logits)
+    return found
+
+
+def test_caches_grow_in_place_and_in_one_plan(model: onnx.ModelProto) -> None:
+    session = on_kernels(model)
+    names = [output.name for output in session.get_outputs()][1:]
+    given, tokens = feeds(3, 1), list(range(40))
+    ours = _continued(session.run, names, given, tokens)
+    theirs = _continued(stock(model).run, names, given, tokens)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_alike([a], [b])
+    (region,) = session.regions
+    assert len(region._compiled) == 1
+    given = feeds(3, 1)
+    first = session.run(None, given)
+    given.update((name.replace("present", "past_key_values"), cache) for name, cache in zip(names, first[1:]))
+    given.update(attention_mask=np.ones((1, 5), np.int64), position_ids=np.array([[4]]))
+    second = session.run(None, given)
+    assert all(np.shares_memory(a, b) for a, b in zip(first[1:], second[1:]))
+
+
+def test_two_continuations_of_one_cache_keep_apart(model: onnx.ModelProto, session: graphopt.Session) -> None:
+    names = [output.name for output in session.get_outputs()][1:]
+    _, *caches = session.run(None, feeds(0, 4))
+    given = {name.replace("present", "past_key_values"): cache for name, cache in zip(names, caches)}
+    kept = [cache.copy() for cache in caches]
+    one = _continued(session.run, names, given, [1, 2, 3])
+    other = _continued(session.run, names, given, [4, 5, 6])
+    apart = {name: np.array(cache) for name, cache in given.items()}
+    for found, tokens in ((one, [1, 2, 3]), (other, [4, 5, 6])):
+        for a, b in zip(found, _continued(session.run, names, apart, tokens), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for cache, before in zip(caches, kept):
+        np.testing.assert_array_equal(cache, before)
+
+
+def test_caches_in_any_strides(session: graphopt.Session) -> None:
+    given = feeds(6, 1, batch=2)
+    expected = session.run(None, given)
+    for strange in (
+        lambda a: a[:, :, ::-1].copy()[:, :, ::-1],
+        lambda a: np.asfortranarray(a),
+        lambda a: a.repeat(2, 1)[:, ::2],
+    ):
+        other = {name: strange(array) if array.ndim == 4 else array for name, array in given.items()}
+        for a, b in zip(session.run(None, other), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_generation_follows_the_plain_loop(model: onnx.ModelProto, session: graphopt.Session) -> None:
+    """Each token is the likeliest by onnxruntime's logits, too, but for ties."""
+    prompt, other = [3, 1, 4, 2, 5, 40, 33], stock(model)
+    written = session.generate(prompt, 60).tolist()
+    assert written == [*prompt, *session.tokens(prompt, 60)]
+    assert len(set(written)) > 5
+    given = feeds(0, len(written))
+    given["input_ids"] = np.array([written])
+    logits = other.run(["logits"], given)[0][0, len(prompt) - 1 : -1]
+    chosen = np.take_along_axis(logits, np.array(written[len(prompt) :])[:, None], axis=1)[:, 0]
+    assert (chosen >= logits.max(axis=1) - 0.1 * np.abs(logits).max()).all()
+
+
+def test_prompts_of_any_length_take_few_plans(model: onnx.ModelProto) -> None:
+    session, other = on_kernels(model), on_kernels(model)
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 3, 5, 12, 31, 77, 131, 300):
+        prompt = rng.integers(0, WORDS, length)
+        given = feeds(0, length)
+        given["input_ids"] = prompt[None]
+        logits = other.run(["logits"], given)[0]
+        assert session.generate(prompt, 1)[-1] == logits[0, -1].argmax()
+    (region,) = session.regions
+    assert len(region._compiled) <= 7
+    assert region.refusals == []
+
+
+def test_threads_and_other_levels_give_the_same(model: onnx.ModelProto, session: graphopt.Session) -> None:
+    given = feeds(20, 2)
+    two = graphopt.Session(model.SerializeToString(), threads=2, kernels=True)
+    for a, b in zip(two.run(None, given), session.run(None, given), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_products_that_must_not_round_stay_with_onnxruntime() -> None:
+    model = make_language_model(accuracy_level=0)
+    session, given = on_kernels(model), feeds(3, 1)
+    assert not session.regions
+    assert any("round" in part.reason for part in session.describe().parts)
+    for a, b in zip(session.run(None, given), stock(model).run(None, given), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.UINT4])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_blocked_dequantizelinear(kind: int, zeros: bool) -> None:
+    rng = np.random.default_rng(0)
+    depth, channels, block = 96, 40, 32
+    low = -8 if kind == TensorProto.INT4 else 0
+    codes, points = (rng.integers(low, low + 16, (n, channels)) for n in (depth, depth // block))
+    scale = rng.uniform(0.01, 0.1, (depth // block, channels)).astype(np.float32)
+    constants = [
+        helper.make_tensor("w", kind, codes.shape, codes.reshape(-1)), numpy_helper.from_array(scale, "s"),
+        *([helper.make_tensor("z", kind, points.shape, points.reshape(-1))] if zeros else []),
+    ]  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", *(["z"] if zeros else [])], ["d"], axis=0, block_size=block),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [info("x", TensorProto.FLOAT, ["n", depth])],
+        [info("y", TensorProto.FLOAT, ["n", channels])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = on_kernels(model)
+    assert session.covered == 1
+    x = rng.standard_normal((5, depth)).astype(np.float32)
+    weights = (codes - (points if zeros else np.zeros_like(points)).repeat(block, 0)) * scale.repeat(block, 0)
+    (y,) = session.run(None, {"x": x})
+    assert np.square(y - x @ weights).mean() < 1e-4 * np.square(x @ weights).mean()
+    (stocks,) = stock(model).run(None, {"x": x})
+    np.testing.assert_allclose(y, stocks, rtol=0, atol=2e-2 * np.abs(stocks).max())
+
+
+def test_tokens_can_be_left_early(session: graphopt.Session) -> None:
+    assert len(list(islice(session.tokens([1, 2], 50), 3))) == 3
+    assert session.generate([1, 2], 3).shape == (5,)
