@@ -11,7 +11,7 @@ import numpy as np
 
 from ..calibration import Calibration, CalibrationData, Preprocess, open_calibration
 from ..errors import InputError, ModelError, OptionError
-from ..gradient import AdamW, Trainer
+from ..gradient import Trainer
 from ..ir import Array, Model, TensorType, clone_model
 from ..machine.files import check_target
 from ..measure import Fidelity, Quality, ort_session
@@ -31,6 +31,7 @@ from .matching import (
     result_pairs,
     spread,
 )
+from .muon import Muon
 from .options import Distil
 from .result import Distilled, DistilReport
 from .samples import Batch, Epochs, Samples
@@ -151,7 +152,7 @@ class _Work:
         options = self.options
         trainer = Trainer(
             self.tapped.model, options.weights, loss={p.name: Weighted(p.loss, p.weight) for p in self.pairs},
-            optimizer=AdamW(), threads=options.threads,
+            optimizer=Muon(), threads=options.threads,
         )  # fmt: skip
         epochs = Epochs(self.samples, options.batch_size, self.seed, options.mixing, options.shifts)
         steps = options.steps if options.epochs is None else options.epochs * epochs.steps
