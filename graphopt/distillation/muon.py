@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ..gradient import AdamW
 from ..gradient.tensor import Tensor
@@ -30,10 +29,11 @@ class Muon(AdamW):
     """m ← β₁ m + (1 − β₁) g; w ← (1 − η λ) w − 0.2 η √max(r, c) O(β₁ m + (1 − β₁) g) for w as a matrix [r, c], O being
     the nearest matrix with orthonormal rows or columns; AdamW for vectors and narrow weights.
 
-    Jordan et al. 2024, "Muon: an optimizer for hidden layers". Convolutions are matrices [outputs, the rest].
+    Jordan et al. 2024, "Muon: an optimizer for hidden layers", whose β₁ is 0.95. Convolutions are matrices [outputs,
+    the rest].
     """
 
-    state: ClassVar[tuple[str, ...]] = ("momentum", "square")
+    betas: tuple[float, float] = (0.95, 0.999)
 
     def update(
         self, w: Tensor, g: Tensor, state: Sequence[Tensor], scalars: Sequence[Tensor]

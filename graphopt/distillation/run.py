@@ -34,6 +34,7 @@ from .matching import (
 from .muon import Muon
 from .options import Distil
 from .result import Distilled, DistilReport
+from .running import run_session
 from .samples import Batch, Epochs, Samples
 from .teacher import Targets
 
@@ -175,7 +176,7 @@ class _Work:
         session = ort_session(model, threads=self.options.threads)
         losses, count, agreed, rows = np.zeros(len(names)), 0, 0, 0
         for batch, targets in self._expected:
-            results = dict(zip(names, session.run(names, batch.feeds)))
+            results = dict(zip(names, run_session(session, names, batch.feeds, "the student's result")))
             losses += self.criterion.losses(results, targets) * len(batch.rows)
             count += len(batch.rows)
             for pair in self.pairs:
