@@ -20,6 +20,7 @@ import numpy as np
 import graphopt
 from graphopt.calibration import open_calibration
 from graphopt.distillation import Distil, distil
+from graphopt.distillation.options import STEPS
 from graphopt.ir import Model
 from graphopt.measure import figures, ort_session
 from graphopt.passes.prune import Prune
@@ -31,7 +32,7 @@ MODELS = {"cnn": fashion.FOLDER / "fashion_cnn.onnx", "mobilenet": fashion.FOLDE
 DATA = Path("/usr/share/datasets/fashion-mnist")
 CHANNELS, BUDGETS = (0.3, 0.5, 0.7), (1 / 2, 1 / 3)
 SWEEP = (
-    {}, {"steps": 1500}, {"steps": 3000}, {"batch_size": 64}, {"mixing": 0.0}, {"mixing": 1.0}, {"shifts": False},
+    {}, {"batch_size": 64}, {"mixing": 0.0}, {"mixing": 1.0}, {"shifts": False},
     {"inner": True},
     {"loss": "mse"}, {"learning_rate": 2e-4}, {"learning_rate": 1e-3}, {"learning_rate": 4e-3},
 )  # fmt: skip
@@ -113,10 +114,11 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="*", default=BUDGETS)
     parser.add_argument("--labels", action="store_true", help="fine-tune with labels, too")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--ways", action="store_true")
     arguments = parser.parse_args()
-    options = Distil(threads=arguments.threads)
+    options = Distil(threads=arguments.threads, steps=arguments.steps)
     bench = Bench(MODELS[arguments.model], arguments.data, options)
     print(f"original {bench.points:.2f} % of {len(bench.labels)} images; changes in points; seconds of the CPU")
     if arguments.sweep:

@@ -99,12 +99,13 @@ def test_fewer_costs_count_before_a_smaller_error(monkeypatch):
     assert prune_model(model, Prune(), 0.5, feeds, costs=costs).options.importance == "fisher"
 
 
+@pytest.mark.parametrize("is_global", [True, False])
 @pytest.mark.parametrize("share", [0.7, 0.5])
-def test_what_rounding_leaves_of_a_budget_is_filled(share):
+def test_what_rounding_leaves_of_a_budget_is_filled(share, is_global):
     model = clone_model(load(FASHION))
     unshare(model)
     costs = cost_of_nodes("macs", model, {"image": np.zeros((1, 1, 28, 28), np.float32)})
-    facts, options = find_channels(model), Prune(macs=share, importance="l2")
+    facts, options = find_channels(model), Prune(macs=share, importance="l2", global_ranking=is_global)
     scores, known = weight_scores(facts, "l2", 0), Costs(costs, sum(costs.values()))
     kept, allocations = allocate(facts, scores, options, 0.7)
     more, wider = fill(facts, scores, options, known, share, kept, allocations)

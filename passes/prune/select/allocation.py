@@ -135,11 +135,11 @@ def names_of_node(node: Node) -> list[str]:
 
 
 def comparable_scores(group: ChannelGroup, scores: Array, options: Prune) -> Array:
-    """f64[group.size]: scores that compare across groups."""
+    """f64[group.size]: scores that compare across groups, else their ratios to the mean of the group."""
     own: Array = scores[group.classes]
-    if options.importance in MEASURED:
+    if options.importance in MEASURED and options.global_ranking:
         return own
-    return own / max(float(own.mean()), 1e-30)  # sizes of weights compare within a layer only
+    return own / max(float(own.mean()), 1e-30)  # sizes of weights, for one, compare within a layer only
 
 
 def _global_targets(

@@ -44,7 +44,7 @@ def fill(
 def _competes(one: Allocation, options: Prune) -> bool:
     """The group lost channels, and not by a share of its own."""
     has_own = any(name in options.ratios for name in names_of(one.group))
-    return one.kept < one.group.size and options.global_ranking and not has_own
+    return one.kept < one.group.size and not has_own
 
 
 def _wider(group: ChannelGroup, scores: Array, options: Prune, now: int, kept: Array) -> Array | None:
