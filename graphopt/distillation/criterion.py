@@ -13,6 +13,7 @@ from ..gradient.tensor import Tensor, Writer
 from ..ir import Array, DType, Graph, Model, Port, TensorType, Value
 from ..measure import ort_session
 from .matching import Pair
+from .running import run_session
 
 
 class Criterion:
@@ -41,9 +42,10 @@ class Criterion:
         self._session = ort_session(model)
 
     def losses(self, results: Mapping[str, Any], targets: Mapping[str, Any]) -> Array:
-        """f64[pairs]: the losses of a batch, by the names of outputs and `<name>.target`."""
+        """f64[pairs]: the losses of a batch, by the names of outputs and `<name>.target`. InputError where they do not
+        fit."""
         feeds = {pair.name: results[pair.name] for pair in self.pairs} | dict(targets)
-        return np.array(self._session.run(None, feeds), np.float64).reshape(-1)
+        return np.array(run_session(self._session, None, feeds, "the loss"), np.float64).reshape(-1)
 
     def total(self, losses: Array) -> float:
         """Their weighted sum."""

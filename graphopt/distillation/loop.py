@@ -87,10 +87,11 @@ def run(
     while done.step < task.steps and not done.stopped:
         try:
             since.append(task.step(done.step, cosine(done.step, task.steps, done.rate)))
-        except InputError as error:
+        except (InputError, MemoryError) as error:
+            reason = str(error) if isinstance(error, InputError) else "distil: memory does not suffice for a step"
             if done.step == 0:
-                raise
-            done.stopped = f"stopped: {error}"
+                raise InputError(reason) from error
+            done.stopped = f"stopped: {reason}"
         else:
             done.step += 1
         if done.stopped or done.step % every == 0 or done.step == task.steps:
@@ -106,7 +107,11 @@ def run(
 def _look(task: Task, done: Progressed, since: list[float]) -> None:
     """Take the held-out error, keep weights that lower it, and end a run in which it no longer falls."""
     weights = task.weights()
-    found = task.judge(weights)
+    try:
+        found = task.judge(weights)
+    except InputError as error:
+        done.stopped = done.stopped or f"stopped: {error}"
+        return
     done.history.append((done.step, float(np.mean(since)) if since else math.nan, found.error))
     if found.error < done.error and found.agreement >= done.floor:
         done.error, done.best, done.at = found.error, weights, done.step

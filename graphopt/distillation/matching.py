@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import ModelError, OptionError
+from ..errors import InputError, ModelError, OptionError
 from ..gradient import KL, CrossEntropy, Tensor
 from ..gradient.differentiate import is_float
 from ..gradient.losses import LOSSES, Loss
@@ -171,6 +171,7 @@ def label_pairs(student: Tapped, labels: Mapping[str, Array], loss: Mapping[str,
     for name, array in labels.items():
         if name not in results:
             raise OptionError(f"distil: labels for {name!r}: the student's float outputs are {', '.join(results)}")
+        _check_labels(name, array, results[name])
         found = loss.get(name, AUTO)
         if found in (AUTO, "kl"):
             found = CrossEntropy() if array.dtype.kind in "iu" else RelativeError()
@@ -180,6 +181,22 @@ def label_pairs(student: Tapped, labels: Mapping[str, Array], loss: Mapping[str,
         own = f"{name}.labelled"
         pairs.append(Pair(own, student.again(results[name], own), "", found, holds_scores=array.dtype.kind in "iu"))
     return pairs
+
+
+def _check_labels(name: str, labels: Array, output: Value) -> None:
+    """InputError for labels that no loss could be taken of."""
+    if labels.dtype.kind not in "iubf":
+        raise InputError(f"distil: labels of {name!r} are {labels.dtype}: give numbers")
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise InputError(f"distil: labels of {name!r} hold NaN or infinity")
+        shape = getattr(output.type, "shape", None)
+        if shape is not None and any(isinstance(n, int) and n != m for n, m in zip(shape[1:], labels.shape[1:])):
+            raise InputError(f"distil: labels of {name!r} are {list(labels.shape)} and the output is {output.type}")
+        return
+    classes = (getattr(output.type, "shape", None) or (None,))[-1]
+    if isinstance(classes, int) and labels.size and labels.max() >= classes:
+        raise InputError(f"distil: a label of {name!r} is class {labels.max()}, and the output has {classes}")
 
 
 def inner_candidates(student: Graph, teacher: Graph) -> list[tuple[Value, Value]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..calibration import Calibration, CalibrationData, Preprocess, open_calibration
 from ..errors import InputError, ModelError, OptionError
-from ..gradient import AdamW, Trainer
+from ..gradient import Trainer
 from ..ir import Array, Model, TensorType, clone_model
 from ..machine.files import check_target
 from ..measure import Fidelity, Quality, ort_session
@@ -31,8 +31,10 @@ from .matching import (
     result_pairs,
     spread,
 )
+from .muon import Muon
 from .options import Distil
 from .result import Distilled, DistilReport
+from .running import run_session
 from .samples import Batch, Epochs, Samples
 from .teacher import Targets
 
@@ -151,7 +153,7 @@ class _Work:
         options = self.options
         trainer = Trainer(
             self.tapped.model, options.weights, loss={p.name: Weighted(p.loss, p.weight) for p in self.pairs},
-            optimizer=AdamW(), threads=options.threads,
+            optimizer=Muon(), threads=options.threads,
         )  # fmt: skip
         epochs = Epochs(self.samples, options.batch_size, self.seed, options.mixing, options.shifts)
         steps = options.steps if options.epochs is None else options.epochs * epochs.steps
@@ -174,7 +176,7 @@ class _Work:
         session = ort_session(model, threads=self.options.threads)
         losses, count, agreed, rows = np.zeros(len(names)), 0, 0, 0
         for batch, targets in self._expected:
-            results = dict(zip(names, session.run(names, batch.feeds)))
+            results = dict(zip(names, run_session(session, names, batch.feeds, "the student's result")))
             losses += self.criterion.losses(results, targets) * len(batch.rows)
             count += len(batch.rows)
             for pair in self.pairs:

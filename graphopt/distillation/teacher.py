@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Array
+from ..errors import InputError
+from ..ir import Array, TensorType
 from ..measure import ort_session
 from .matching import Pair, Tapped
+from .running import run_session
 from .samples import Batch, Row, Samples
 
 HELD = 1 << 28
@@ -33,8 +35,9 @@ class Targets:
         found = {}
         for pair in self.pairs:
             value = results[pair.teacher] if pair.teacher else labels[pair.name.removesuffix(".labelled")]
-            whole = value.dtype.kind in "iub" and not pair.teacher
-            found[f"{pair.name}.target"] = value.astype(np.int64) if whole else value
+            if not pair.teacher:
+                value = value.astype(_type_of(pair, value))
+            found[f"{pair.name}.target"] = value
         return found
 
     def _results(self, batch: Batch) -> list[Array]:
@@ -53,4 +56,15 @@ class Targets:
         return results
 
     def _run(self, batch: Batch) -> list[Array]:
-        return [np.asarray(result) for result in self._session.run(self._names, batch.feeds)]
+        results = [np.asarray(a) for a in run_session(self._session, self._names, batch.feeds, "the teacher's result")]
+        for name, result in zip(self._names, results):
+            if result.dtype.kind == "f" and np.isnan(result).any():
+                raise InputError(f"distil: the teacher's {name!r} is NaN on some of the samples")
+        return results
+
+
+def _type_of(pair: Pair, labels: Array) -> Any:
+    """The element type of labels: i64 for whole numbers, that of the result for others."""
+    if labels.dtype.kind in "iub" or not isinstance(pair.student.type, TensorType):
+        return np.int64
+    return pair.student.type.dtype.numpy

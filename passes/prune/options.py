@@ -38,15 +38,17 @@ class Prune:
     they save. ratios: other shares for the layers with these names (a node's
     name), which then are pruned by themselves. keep: how many channels stay of the layers with these names (a number,
     or one for each step), whatever else is asked; where every group is named, nothing is measured to decide how much
-    goes. importance: how channels are scored: "auto" (the measure that suits the
-    ranking on calibration data, "l2" without data), "l1", "l2" (size of a channel's weights), "bn_scale" (of its
+    goes. importance: how channels are scored: "auto" (the measures that suit the
+    ranking are tried on calibration data, as far as that is affordable, and the one is taken that leaves the least
+    error on some samples; "l2" without data), "l1", "l2" (size of a channel's weights), "bn_scale" (of its
     BatchNormalization), "activation" (its energy), "reconstruction" (the error in the layers that read it when it is
     removed), "hessian" (the same after these have adapted), "taylor" and "fisher" (what its removal does to the model's
     results, to first order, by backward passes without labels: to their energy, to themselves), "random", or a callable
     from a layer's weight [channels, ...] to scores. round_to: widths stay multiples of it where they can.
     global_ranking: channels of all layers compete, instead of each layer losing the same share. ignored_layers: names
     of layers whose channels stay.
-    iterative_steps: remove in this many steps, refitting after each, or in one where that leaves less error. recover:
+    iterative_steps: remove in this many steps, refitting after each, or in one where that leaves less error; None
+    leaves it to importance "auto". recover:
     refit the remaining weights on calibration data, without training; a `graphopt.Distil`, or "distil", trains them
     after that. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels that
     always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which is then
@@ -66,7 +68,7 @@ class Prune:
     round_to: int = 8
     global_ranking: bool = True
     ignored_layers: tuple[str, ...] = ()
-    iterative_steps: int = 1
+    iterative_steps: int | None = None
     recover: bool | Distil = True
     ridge: float = RIDGE
     least: float = 0.1
@@ -97,6 +99,8 @@ class Prune:
         if not callable(self.importance) and self.importance not in IMPORTANCES:
             raise OptionError(f"prune: importance {self.importance!r} is not one of {', '.join(IMPORTANCES)}")
         for name in ("round_to", "iterative_steps"):
+            if name == "iterative_steps" and self.iterative_steps is None:
+                continue
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise OptionError(f"prune: {name} {getattr(self, name)!r} is not a positive integer")
         if not isinstance(self.recover, bool):

@@ -1,4 +1,5 @@
-"""Prune a model by a given ratio: score, allocate, remove and refit, in one step or several."""
+"""Prune a model by a given ratio: score, allocate, remove and refit, in one step or several, in the way that leaves the
+least error."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from ...analysis.channels import ChannelFacts, ChannelGroup, find_channels
 from ...equivalence.feeds import Feeds
+from ...errors import ModelError
 from ...ir import Array, Model, Node, clone_model
+from .attempts import attempts
 from .cut.remove import remove, unshare
 from .options import GRADIENTS, MEASURED, Prune
 from .refit.held_out import HeldOutError
@@ -18,8 +21,13 @@ from .score.measured import measured_scores
 from .select.allocation import Allocation, allocate
 from .select.chosen import joined_steps, keep_in_step, kept_channels
 from .select.costs import Costs
+from .select.filling import fill
 from .select.selection import positions_per_class
+from .select.widths import Widths
 
+_ALIKE = 0.02
+"""The share of the channels within which ways of pruning are held to have removed equally many: rounding to widths
+makes such differences. Reasoned, not tuned."""
 _HALVINGS = 12
 """Bisection steps towards a ratio of costs: to a four-thousandth, finer than one channel of most models."""
 
@@ -30,8 +38,9 @@ class PrunedModel:
 
     allocations, recovery: the channels each group kept, and how layers were refitted, in the last step. removed, total:
     channels, over all steps; those of an attention head count each. originals: for each node the node of the original
-    that it is a copy of. left: the share of the costs that is left, by their model; None where none were given. steps:
-    in which it was made. keep: how many channels each group kept, by `Prune.keep`.
+    that it is a copy of. left: the share of the costs that is left, by their model; None where none were given.
+    options: those of the way that was taken, with nothing left open. keep: how many channels each group kept, by
+    `Prune.keep`.
     """
 
     model: Model
@@ -40,8 +49,8 @@ class PrunedModel:
     removed: int
     total: int
     originals: dict[Node, Node]
+    options: Prune
     left: float | None = None
-    steps: int = 1
     keep: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
 
 
@@ -52,33 +61,44 @@ def prune_model(
 ) -> PrunedModel:  # fmt: skip
     """Prune a copy of `original` by `ratio`: of its channels, or of the costs of its nodes where these are given.
 
-    reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. Several steps are
-    taken only where they leave results as near to the original's as one does, on the samples of `HeldOutError`.
+    reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. Of the ways that the
+    options leave open, that is taken which leaves results nearest to the original's on the samples of `HeldOutError`;
+    several steps, only where these leave no more error than one.
     """
-    steps = options.iterative_steps
-    held_out = HeldOutError(original, feeds if steps > 1 and not is_rough and not options.keep else ())
-    attempts = [options, replace(options, iterative_steps=1)] if held_out.feeds else [options]
-    whole = sum(one.iterative_steps for one in attempts)
+    ways = attempts(options, original, feeds, is_rough, costs is not None)
+    held_out = HeldOutError(original, feeds if len(ways) > 1 and not is_rough and not options.keep else ())
+    ways = ways if held_out.feeds else ways[:1]
+    whole, done = sum(way.iterative_steps or 1 for way in ways), 0
     found: list[PrunedModel] = []
-    for one in attempts:
-        done = sum(pruned.steps for pruned in found)
+    for way in ways:
+        steps = way.iterative_steps or 1
 
-        def tell(share: float, done: int = done, steps: int = one.iterative_steps) -> None:
+        def tell(share: float, done: int = done, steps: int = steps) -> None:
             progress((done + share * steps) / whole)
 
-        found.append(_in_steps(original, one, ratio, feeds, seed, reference, tell, is_rough, costs))
-    many, once = found[0], found[-1]
-    if many is once or (costs is not None and (once.left or 0.0) > max(1 - ratio, many.left or 0.0)):
-        return many
-    errors = [float(held_out.errors(pruned.model).mean()) for pruned in found]
-    return once if errors[1] < errors[0] else many
+        try:
+            found.append(_in_steps(original, way, ratio, feeds, seed, reference, tell, is_rough, costs))
+        except ModelError:  # a node without gradient is in the way of one attempt alone
+            if options.importance != "auto" or not found:
+                raise
+        done += steps
+    return found[0] if len(found) == 1 else _best(found, ratio, held_out)
+
+
+def _best(found: list[PrunedModel], ratio: float, held_out: HeldOutError) -> PrunedModel:
+    """The least error on samples held out, among those that removed as much as was asked for, or as any did."""
+    by_cost = found[0].left is not None
+    lefts = [1 - pruned.removed / max(pruned.total, 1) if pruned.left is None else pruned.left for pruned in found]
+    most = max(1 - ratio, min(lefts) + (0 if by_cost else _ALIKE))
+    near = [pruned for pruned, left in zip(found, lefts) if left <= most]
+    return min(near, key=lambda pruned: float(held_out.errors(pruned.model).mean()))
 
 
 def _in_steps(
     original: Model, options: Prune, ratio: float, feeds: Iterable[Feeds], seed: int, reference: Model | None,
     progress: Callable[[float], None], is_rough: bool, costs: Mapping[Node, float] | None,
 ) -> PrunedModel:  # fmt: skip
-    """`prune_model` in the steps of the options."""
+    """`prune_model` in one way."""
     model = clone_model(original)
     originals = dict(zip(model.graph.walk(), original.graph.walk()))
     unshare(model)
@@ -88,19 +108,24 @@ def _in_steps(
     alive: dict[Node, Array] = {}
     counts: list[dict[str, int]] = []
     total = 0
-    steps = options.iterative_steps
+    steps = options.iterative_steps or 1
     left = None if costs is None else _costs(costs, originals)
+    widths: Widths | None = None
     for step in range(steps):
         facts = find_channels(model)
-        asked = keep_in_step(options, facts, step)
+        widths = widths or Widths(facts)
         total = total or sum(_channels(group, group.size, options) for group in facts.groups)
         scores = _scores(model, facts, options, feeds, seed, scales)
+        share = (step + 1) / steps
+        now = keep_in_step(options, facts, step)
+        now = replace(now, ratios={name: one * share for name, one in options.ratios.items()})
         if left is None:
-            kept, allocations = allocate(facts, scores, asked, _step_ratio(ratio, step, steps))
+            kept, allocations = allocate(facts, scores, now, ratio * share, widths=widths)
         else:
-            kept, allocations = _allocate_cost(facts, scores, asked, left, 1 - ratio * (step + 1) / steps)
+            kept, allocations = _allocate_cost(facts, scores, now, left, 1 - ratio * share, widths)
             left = left.narrowed(facts, kept)
         counts.append(kept_channels(allocations))
+        widths.narrow(facts, kept)
         remove(facts, kept)
         if options.recover:
             recovery = recover(
@@ -109,8 +134,9 @@ def _in_steps(
             )  # fmt: skip
         progress((step + 1) / steps)
     stay = sum(_channels(one.group, one.kept, options) for one in allocations)
-    share = None if left is None else sum(left.of.values()) / max(left.total, 1e-30)
-    return PrunedModel(model, allocations, recovery, total - stay, total, originals, share, steps, joined_steps(counts))
+    by_cost = None if left is None else sum(left.of.values()) / max(left.total, 1e-30)
+    keep = joined_steps(counts)
+    return PrunedModel(model, allocations, recovery, total - stay, total, originals, options, by_cost, keep)
 
 
 def _costs(of: Mapping[Node, float], originals: Mapping[Node, Node]) -> Costs:
@@ -119,36 +145,31 @@ def _costs(of: Mapping[Node, float], originals: Mapping[Node, Node]) -> Costs:
 
 
 def _allocate_cost(
-    facts: ChannelFacts, scores: Array, options: Prune, costs: Costs, share: float
+    facts: ChannelFacts, scores: Array, options: Prune, costs: Costs, share: float, widths: Widths
 ) -> tuple[Array, list[Allocation]]:
-    """The allocation that removes least of those that leave at most `share` of the costs; the one that leaves least
-    where none does.
+    """The allocation that removes least of those that leave at most `share` of the costs, filled up to it; the one that
+    leaves least where none does.
 
     What channels save depends on which others go, so that the ratio is found by bisection.
     """
     per_class = costs.per_class(facts)
     low, high = 0.0, 1.0
-    best = least = allocate(facts, scores, options, high, per_class)
+    best = least = allocate(facts, scores, options, high, per_class, widths)
     if costs.share(facts, least[0]) > share:
         return least
     for _ in range(_HALVINGS):
         ratio = (low + high) / 2
-        found = allocate(facts, scores, options, ratio, per_class)
+        found = allocate(facts, scores, options, ratio, per_class, widths)
         if costs.share(facts, found[0]) <= share:
             best, high = found, ratio
         else:
             low = ratio
-    return best
+    return fill(facts, scores, options, costs, share, *best)
 
 
 def _channels(group: ChannelGroup, classes: int, options: Prune) -> int:
     """Channels in some classes of a group; none where the options leave selections alone."""
     return classes * positions_per_class(group) if options.select or not group.selections else 0
-
-
-def _step_ratio(ratio: float, step: int, steps: int) -> float:
-    """Fraction of the remaining channels to prune in this step, so that each removes the same number."""
-    return (ratio / steps) / (1 - ratio * step / steps)
 
 
 def _scores(

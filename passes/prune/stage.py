@@ -44,7 +44,6 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
     it clearly did not become faster.
     """
     start = time.perf_counter()
-    given, options = options, _with_importance(options, context)
     unshared = clone_model(model)
     unshare(unshared)
     facts = find_channels(unshared)
@@ -52,39 +51,44 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
         check_keep(options, facts)
         _check_any_prunable(facts, options)
         is_chosen = all_chosen(options, facts)
-        goal = None if is_chosen else _goal(model, options, context)
-        pruned, note = _as_chosen(model, options, context) if is_chosen else _search(model, options, context, goal)
+        goal, decided = (None, options) if is_chosen else _goal(model, options, context)
+        pruned, note = _as_chosen(model, options, context) if is_chosen else _search(model, decided, context, goal)
         if not pruned.removed:
             raise Declined(note)
     except Declined as declined:
-        settled = replace(given, keep=widths_of(facts), iterative_steps=1)
+        settled = replace(options, keep=widths_of(facts), iterative_steps=1)
         return model, replace(unchanged(declined.reason, facts, time.perf_counter() - start), settled=settled)
     is_synthetic, undone = context.calibration.is_synthetic, pruned.recovery.undone
     notes = [note, *([f"{undone} (made-up inputs)" if is_synthetic else undone] if undone else [])]
-    if pruned.steps < options.iterative_steps:
-        notes.append(f"in one step: {options.iterative_steps} steps left a larger error on samples apart")
+    if _decided(options, pruned) != options:
+        notes.append(_way(pruned.options, options))
     if goal is not None and goal.missed(pruned):
         notes.append(f"{goal.text} were asked for: no more can be removed (least={options.least:g})")
     times = _times(model, pruned, context)
     if options.speed and not is_chosen and times.speedup is not None and times.speedup < _LEAST_SPEEDUP:
         reason = f"the pruned model runs at {times.speedup:.2f}x the speed here: nothing is removed"
-        settled = replace(given, keep=widths_of(facts), iterative_steps=1)
+        settled = replace(options, keep=widths_of(facts), iterative_steps=1)
         return model, replace(unchanged(reason, facts, time.perf_counter() - start, times), settled=settled)
     report = stage_report(pruned, figures(model), facts, times, notes, time.perf_counter() - start, is_synthetic)
-    settled = replace(given, keep=pruned.keep, iterative_steps=pruned.steps)
-    return pruned.model, replace(report, settled=settled)
+    return pruned.model, replace(report, settled=replace(_decided(options, pruned), keep=pruned.keep))
 
 
-def _with_importance(options: Prune, context: StageContext) -> Prune:
-    """Resolve importance "auto": measured on calibration data, if there are any.
+def _decided(options: Prune, pruned: PrunedModel) -> Prune:
+    """The options with the way that was taken."""
+    way = pruned.options
+    return replace(
+        options, importance=way.importance, iterative_steps=way.iterative_steps, global_ranking=way.global_ranking
+    )
 
-    The immediate error of removing a channel compares across layers; the error left after each layer has adapted to
-    the removal of one channel compares only within a layer.
-    """
-    if options.importance != "auto":
-        return options
-    measured = "reconstruction" if options.global_ranking else "hessian"
-    return replace(options, importance="l2" if context.calibration.is_synthetic else measured)
+
+def _way(taken: Prune, asked: Prune) -> str:
+    """The way that was taken of those that the options leave open."""
+    steps = taken.iterative_steps or 1
+    fewer = steps < (asked.iterative_steps or 1)
+    parts = [f"importance {taken.importance!r}"] if asked.importance != taken.importance else []
+    parts += ["every layer alike"] if asked.global_ranking != taken.global_ranking else []
+    parts += [f"in {steps} steps" if steps > 1 else "in one step"] if fewer or steps > 1 else []
+    return ", ".join(parts) + (f": {asked.iterative_steps} left a larger error on samples apart" if fewer else "")
 
 
 def _check_any_prunable(facts: ChannelFacts, options: Prune) -> None:
@@ -113,30 +117,34 @@ class _Goal:
         return pruned.left is not None and pruned.left > self.left * (1 + 1e-9)
 
 
-def _goal(model: Model, options: Prune, context: StageContext) -> _Goal | None:
-    """The target of the options; a speed-up is measured on models without refits, and the share of the nodes' time that
-    may stay lowered until it is reached: narrow layers take more than their share.
+def _goal(model: Model, options: Prune, context: StageContext) -> tuple[_Goal | None, Prune]:
+    """The target of the options, and these with the way that suits it.
+
+    A speed-up is measured, after the first time on models without refits, and the share of the nodes' time that may
+    stay lowered until it is reached: narrow layers take more than their share.
     """
     if options.target is None:
-        return None
+        return None, options
     kind, left = options.target
     feeds = context.calibration.first(1)[0]
     costs = cost_of_nodes(kind, model, feeds)
     if kind != "speedup":
         words = "multiply-accumulates" if kind == "macs" else "parameters"
-        return _Goal(costs, left, f"{left:.0%} of the {words}")
+        return _Goal(costs, left, f"{left:.0%} of the {words}"), options
     goal, wanted = _Goal(costs, left, f"{options.speedup:g}x the speed"), float(options.speedup or 1.0)
     session = session_maker(context.target, threads=1)
-    bare = replace(options, recover=False)
-    for _ in range(_APPROACHES):
-        pruned = _pruned(model, bare, context, 1.0, goal)
+    pruned = _pruned(model, options, context, 1.0, goal)
+    options = _decided(options, pruned)
+    for approach in range(_APPROACHES):
+        if approach:
+            pruned = _pruned(model, replace(options, recover=False), context, 1.0, goal)
         _, after = compare_latency(
             {"before": session(model), "after": session(pruned.model)}, feeds, seconds=_SECONDS, clock=own_clock()
         )
         if after.ratio >= wanted or goal.missed(pruned):
             break
         goal = replace(goal, left=goal.left * after.ratio / wanted * _BEYOND)
-    return goal
+    return goal, options
 
 
 def _as_chosen(model: Model, options: Prune, context: StageContext) -> tuple[PrunedModel, str]:
@@ -154,6 +162,7 @@ def _search(model: Model, options: Prune, context: StageContext, goal: _Goal | N
     Without a metric it is all of the ratio. Declined where no share tried keeps the metric.
     """
     pruned = _pruned(model, options, context, 1.0, goal)
+    options = _decided(options, pruned)
     if context.max_drop is None or context.quality.metric is None:
         is_synthetic = context.calibration.is_synthetic
         return pruned, NOT_MEASURED if is_synthetic else str(context.quality.fidelity(pruned.model))

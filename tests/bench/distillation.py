@@ -2,9 +2,9 @@
 
 512 unlabelled images; points of top-1 on the 10,000 test images (Debian's dataset-fashion-mnist, or --data FOLDER), on
 the 2,000 committed ones without it. Rows: what pruning with its closed form leaves; distillation of that without
-labels; fine-tuning of that with 512 labelled images, which are others; in one step and in four, by share of channels
-and by budget of multiply-accumulates, by loss for cost and with the same share of each layer. --model mobilenet takes
-the MobileNetV2-like net. --sweep tries options on 70 %.
+labels; fine-tuning of that with 512 labelled images, which are others; by share of channels and by budget of
+multiply-accumulates. --ways prunes alone, by every way there is, towards the same budgets. --model mobilenet takes the
+MobileNetV2-like net. --sweep tries options on 70 %.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import graphopt
 from graphopt.calibration import open_calibration
 from graphopt.distillation import Distil, distil
+from graphopt.distillation.options import STEPS
 from graphopt.ir import Model
 from graphopt.measure import figures, ort_session
 from graphopt.passes.prune import Prune
@@ -31,9 +32,16 @@ MODELS = {"cnn": fashion.FOLDER / "fashion_cnn.onnx", "mobilenet": fashion.FOLDE
 DATA = Path("/usr/share/datasets/fashion-mnist")
 CHANNELS, BUDGETS = (0.3, 0.5, 0.7), (1 / 2, 1 / 3)
 SWEEP = (
-    {}, {"steps": 1500}, {"steps": 3000}, {"batch_size": 64}, {"mixing": 0.0}, {"mixing": 1.0}, {"shifts": False},
+    {}, {"batch_size": 64}, {"mixing": 0.0}, {"mixing": 1.0}, {"shifts": False},
     {"inner": True},
     {"loss": "mse"}, {"learning_rate": 2e-4}, {"learning_rate": 1e-3}, {"learning_rate": 4e-3},
+)  # fmt: skip
+WAYS = (
+    {}, {"importance": "reconstruction"}, {"importance": "reconstruction", "iterative_steps": 4},
+    {"importance": "fisher"}, {"importance": "fisher", "iterative_steps": 4},
+    {"importance": "fisher", "iterative_steps": 8},
+    {"importance": "hessian", "iterative_steps": 4}, {"importance": "hessian", "global_ranking": False},
+    {"importance": "hessian", "iterative_steps": 4, "global_ranking": False},
 )  # fmt: skip
 
 
@@ -67,8 +75,6 @@ class Bench:
 
     def pruned(self, options: Prune) -> Model:
         feeds = open_calibration(self.unlabelled, self.base)
-        if options.importance == "auto":  # as the stage resolves it
-            options = replace(options, importance="reconstruction" if options.global_ranking else "hessian")
         if options.target is None:
             return prune_model(self.base, options, options.ratio, feeds).model
         kind, left = options.target
@@ -79,22 +85,23 @@ class Bench:
         """Points lost: closed form, each seed of distillation, with labels in its place."""
         start = time.process_time()
         student = self.pruned(options)
-        parts = [f"{title:23} MACs {figures(student).macs / figures(self.base).macs:4.0%}"]
-        parts.append(f"closed form {self.accuracy(student) - self.points:+6.2f}")
-        pruning = time.process_time() - start
-        start = time.process_time()
-        lost = [self._distilled(student, seed) for seed in seeds]
-        seconds = pruning + (time.process_time() - start) / max(1, len(seeds))
-        parts.append("distilled " + " ".join(f"{points:+6.2f}" for points in lost))
+        _tell(f"{title:23} MACs {figures(student).macs / figures(self.base).macs:4.0%}")
+        _tell(f"closed form {self.accuracy(student) - self.points:+6.2f} {time.process_time() - start:.0f} s")
+        for seed in seeds:
+            start = time.process_time()
+            found = distil(student, self.base, self.unlabelled, seed=seed, options=self.options)
+            lost = self.accuracy(found.ir) - self.points
+            _tell(f"seed {seed} {lost:+6.2f} {time.process_time() - start:.0f} s")
         if with_labels:
             images, labels = self.labelled
             tuned = distil(student, None, {"image": images}, labels=labels, options=self.options)
-            parts.append(f"labels {self.accuracy(tuned.ir) - self.points:+6.2f}")
-        print("  ".join([*parts, f"{seconds:.0f} s"]), flush=True)
+            _tell(f"labels {self.accuracy(tuned.ir) - self.points:+6.2f}")
+        print(flush=True)
 
-    def _distilled(self, student: Model, seed: int) -> float:
-        found = distil(student, self.base, self.unlabelled, seed=seed, options=self.options)
-        return self.accuracy(found.ir) - self.points
+
+def _tell(part: str) -> None:
+    """A part of a row, as soon as it is known."""
+    print(part, end="  ", flush=True)
 
 
 def main() -> None:
@@ -107,25 +114,27 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="*", default=BUDGETS)
     parser.add_argument("--labels", action="store_true", help="fine-tune with labels, too")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--ways", action="store_true")
     arguments = parser.parse_args()
-    options = Distil(threads=arguments.threads)
+    options = Distil(threads=arguments.threads, steps=arguments.steps)
     bench = Bench(MODELS[arguments.model], arguments.data, options)
-    print(f"original {bench.points:.2f} % of {len(bench.labels)} images; changes in points; seconds of the CPU a seed")
+    print(f"original {bench.points:.2f} % of {len(bench.labels)} images; changes in points; seconds of the CPU")
     if arguments.sweep:
         for change in SWEEP:
             bench.options = replace(options, **change)
             bench.row(str(change), Prune(ratio=0.7), arguments.seeds, False)
         return
+    if arguments.ways:
+        for share in arguments.budgets:
+            for way in WAYS:
+                bench.row(f"MACs / {1 / share:.0f} {way}", Prune(macs=share, **way), [], False)
+        return
     for ratio in arguments.ratios:
         bench.row(f"{ratio:.0%} of channels", Prune(ratio=ratio), arguments.seeds, arguments.labels)
-    for ratio in arguments.ratios:
-        bench.row(f"{ratio:.0%} in four steps", Prune(ratio=ratio, iterative_steps=4), [], False)
     for share in arguments.budgets:
-        by_cost = Prune(macs=share, importance="hessian", iterative_steps=3)
-        bench.row(f"MACs / {1 / share:.0f}", by_cost, arguments.seeds, arguments.labels)
-        alike = Prune(macs=share, global_ranking=False)
-        bench.row(f"MACs / {1 / share:.0f}, layers alike", alike, arguments.seeds, arguments.labels)
+        bench.row(f"MACs / {1 / share:.0f}", Prune(macs=share), arguments.seeds, arguments.labels)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.distillation.loop import cosine
+from graphopt.distillation.running import run_session
 from graphopt.distillation.samples import Epochs, Samples
 from graphopt.errors import InputError, ModelError, OptionError
+from graphopt.measure import ort_session
 from graphopt.onnx_io import load
 
 ROOT = Path(__file__).parents[2]
@@ -206,6 +208,11 @@ def test_models_with_a_fixed_batch_learn_a_sample_a_step():
         ({"loss": {"q": "kl"}}, OptionError, "no float output 'q'"),
         ({"lr": 1}, OptionError, "no option is named lr"),
         ({"labels": np.zeros(3, np.int64)}, InputError, "3 labels of 'y' for 60 samples"),
+        ({"labels": np.full(60, 3)}, InputError, "a label of 'y' is class 3, and the output has 3"),
+        ({"labels": np.full((60, 3), np.nan, np.float32)}, InputError, "labels of 'y' hold NaN"),
+        ({"labels": np.zeros((60, 5), np.float32)}, InputError, r"labels of 'y' are \[60, 5\] and the output"),
+        ({"labels": np.full(60, "cat")}, InputError, "give numbers"),
+        ({"teacher": network(act="Log")}, InputError, "the teacher's 'y' is NaN on some of the samples"),
         ({"student": quantized_while_running()}, ModelError, "DynamicQuantizeLinear"),
         ({"weights": ["nothing"]}, OptionError, "nothing"),
         ({"checkpoint": "/nowhere/x.npz"}, graphopt.OutputError, "no directory"),
@@ -233,6 +240,52 @@ def test_a_loss_that_overflows_later_keeps_the_last_good_weights():
     assert "the loss of step" in found.report.stopped
     assert found.report.error_after <= found.report.error_before
     assert all(np.isfinite(w).all() for w in weights_of(found.model).values())
+
+
+def test_labels_of_another_width_are_converted():
+    targets = network_results()
+    found = [
+        graphopt.distil(network(0.3), None, {"x": X}, labels=targets.astype(kind), **SHORT).report.error_after
+        for kind in (np.float64, np.float32)
+    ]
+    assert found[0] == found[1] > 0
+
+
+def network_results() -> Any:
+    return ort_session(network().SerializeToString()).run(None, {"x": X})[0]
+
+
+@pytest.mark.parametrize("where", ["step", "judge"])
+def test_memory_that_no_longer_suffices_keeps_the_best_weights(where, monkeypatch):
+    """Both fail half-way: numpy's error in a step, onnxruntime's where weights are judged."""
+    if where == "step":
+        batch = Epochs.batch
+
+        def fails(epochs, step):
+            if step == 20:
+                raise MemoryError
+            return batch(epochs, step)
+
+        monkeypatch.setattr(Epochs, "batch", fails)
+    else:
+        looks = iter([True] * 8)
+
+        def judged(session, names, feeds, what):
+            if what == "the student's result" and not next(looks, False):
+                raise InputError("distil: the student's result cannot be computed: bad allocation")
+            return list(session.run(names, feeds))
+
+        monkeypatch.setattr("graphopt.distillation.run.run_session", judged)
+    found = graphopt.distil(network(0.3), network(), {"x": X}, **SHORT).report
+    assert "memory does not suffice" in found.stopped or "bad allocation" in found.stopped
+    assert found.improved and found.error_after < found.error_before and found.steps < SHORT["steps"]
+
+
+def test_what_onnxruntime_cannot_run_is_one_line():
+    session = ort_session(network().SerializeToString())
+    with pytest.raises(InputError, match=r"distil: the loss cannot be computed: .*") as caught:
+        run_session(session, None, {"x": np.zeros((1, 7), np.float32)}, "the loss")
+    assert "\n" not in str(caught.value)
 
 
 def test_external_weights_stay_external(tmp_path):

@@ -62,7 +62,7 @@ def test_the_better_of_several_steps_and_of_one_is_taken(is_once_better, monkeyp
     shares = []
     options = graphopt.Prune(ratio=0.5, importance="l2", recover=False, round_to=1, iterative_steps=2)
     pruned = prune_model(model, options, 0.5, feeds, progress=shares.append)
-    assert pruned.steps == (1 if is_once_better else 2) and pruned.model is judged[is_once_better]
+    assert pruned.options.iterative_steps == (1 if is_once_better else 2) and pruned.model is judged[is_once_better]
     assert pruned.removed == WIDTH * 2 and shares == pytest.approx([1 / 3, 2 / 3, 1])
 
 
@@ -74,4 +74,28 @@ def test_made_up_inputs_do_not_judge_steps(monkeypatch):
     model = load(twins())
     feeds = open_calibration(None, model)
     options = graphopt.Prune(ratio=0.5, importance="l2", recover=False, round_to=1, iterative_steps=2)
-    assert prune_model(model, options, 0.5, feeds, is_rough=True).steps == 2
+    assert prune_model(model, options, 0.5, feeds, is_rough=True).options.iterative_steps == 2
+
+
+@pytest.mark.parametrize("is_global", [True, False])
+def test_steps_that_round_up_remove_as_much_in_the_end(is_global):
+    """16 channels less an eighth are 14, which is 16 in multiples of 8: a later step makes up for it."""
+    model = load(twins())
+    options = graphopt.Prune(importance="l2", global_ranking=is_global, recover=False, iterative_steps=4)
+    pruned = prune_model(model, options, 0.5, [])
+    assert [one.kept for one in pruned.allocations] == [8, 8]
+
+
+def test_a_share_of_its_own_is_one_of_the_width_before_all_steps():
+    model = load(twins())
+    first = next(iter(model.graph)).output.name
+    options = graphopt.Prune(importance="l2", ratios={first: 0.5}, round_to=1, recover=False, iterative_steps=4)
+    pruned = prune_model(model, options, 0.0, [])
+    assert [one.kept for one in pruned.allocations] == [8, 16]
+
+
+def test_the_least_share_is_one_of_the_width_before_all_steps():
+    model = load(twins())
+    options = graphopt.Prune(importance="l2", least=0.5, round_to=1, recover=False, iterative_steps=4)
+    pruned = prune_model(model, options, 0.9, [])
+    assert [one.kept for one in pruned.allocations] == [8, 8]

@@ -11,6 +11,7 @@ from ....errors import Declined, OptionError
 from ....ir import Array, Node
 from ..options import MEASURED, Prune
 from .selection import choose_classes, positions_per_class, rounded_width
+from .widths import Widths
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,18 +51,20 @@ class _Choice:
 
 
 def allocate(
-    facts: ChannelFacts, scores: Array, options: Prune, ratio: float, costs: Array | None = None
-) -> tuple[Array, list[Allocation]]:
+    facts: ChannelFacts, scores: Array, options: Prune, ratio: float, costs: Array | None = None,
+    widths: Widths | None = None,
+) -> tuple[Array, list[Allocation]]:  # fmt: skip
     """bool[classes] of the kept ones when `ratio` of the channels is removed, and how many each group keeps.
 
     costs: of each class; the ratio is then one of costs, and channels go by their loss for the cost that they save.
+    widths: those of which ratios are shares, and of which earlier steps have removed some; by default those of now.
 
     Not more than `options.round_to` channels beyond the ratio go, all groups together.
     """
     kept = np.ones(facts.count, bool)
     allocations: list[Allocation] = []
     choices: list[_Choice] = []
-    for group, target in _targets(facts, scores, options, ratio, costs):
+    for group, target in _targets(facts, scores, options, ratio, costs, widths or Widths(facts)):
         if isinstance(target, Declined):
             allocations.append(Allocation(group, group.size, target.reason, group.size))
             continue
@@ -95,7 +98,7 @@ def _give_back(choices: list[_Choice], scores: Array, round_to: int) -> None:
 
 
 def _targets(
-    facts: ChannelFacts, scores: Array, options: Prune, ratio: float, costs: Array | None
+    facts: ChannelFacts, scores: Array, options: Prune, ratio: float, costs: Array | None, widths: Widths
 ) -> list[tuple[ChannelGroup, float | Declined]]:
     """For each group how many classes to keep, before rounding to a width."""
     targets: list[tuple[ChannelGroup, float | Declined]] = []
@@ -113,8 +116,9 @@ def _targets(
         elif own is None and options.global_ranking:
             competing.append(group)
         else:
-            targets.append((group, group.size * (1 - (ratio if own is None else own))))
-    return [*targets, *_global_targets(competing, scores, options, ratio, costs)]
+            target = widths.before(group) * (1 - (ratio if own is None else own))
+            targets.append((group, min(target, float(group.size))))
+    return [*targets, *_global_targets(competing, scores, options, ratio, costs, widths)]
 
 
 def check_prunable(group: ChannelGroup, options: Prune) -> None:
@@ -151,30 +155,39 @@ def names_of_node(node: Node) -> list[str]:
     return [name for name in (node.name, node.output.name, *node.origins) if name]
 
 
+def comparable_scores(group: ChannelGroup, scores: Array, options: Prune) -> Array:
+    """f64[group.size]: scores that compare across groups, else their ratios to the mean of the group."""
+    own: Array = scores[group.classes]
+    if options.importance in MEASURED and options.global_ranking:
+        return own
+    return own / max(float(own.mean()), 1e-30)  # sizes of weights, for one, compare within a layer only
+
+
 def _global_targets(
-    groups: list[ChannelGroup], scores: Array, options: Prune, ratio: float, costs: Array | None
+    groups: list[ChannelGroup], scores: Array, options: Prune, ratio: float, costs: Array | None, widths: Widths
 ) -> list[tuple[ChannelGroup, float]]:
     """Remove the channels with the lowest scores of all groups, except the best of each, the share `least`."""
     if not groups:
         return []
-    all_scores, widths_of, owner, protected = [], [], [], []
+    all_scores, sizes_of, owner, protected, gone = [], [], [], [], 0.0
     for number, group in enumerate(groups):
-        own = scores[group.classes]
-        if options.importance not in MEASURED:  # sizes of weights compare within a layer only
-            own = own / max(float(own.mean()), 1e-30)
-        least = max(1, int(np.ceil(options.least * group.size)))
+        own = comparable_scores(group, scores, options)
+        least = max(1, int(np.ceil(options.least * widths.before(group))))
         rank = np.argsort(np.argsort(-own, kind="stable"), kind="stable")
-        widths = np.full(group.size, float(positions_per_class(group)))
-        if costs is not None:
-            widths = np.maximum(costs[group.classes], 1e-12 * float(costs.max()))
-            own = own / widths
+        sizes = np.full(group.size, float(positions_per_class(group)))
+        if costs is None:
+            gone += (widths.before(group) - group.size) * float(sizes[0])
+        else:
+            sizes = np.maximum(costs[group.classes], 1e-12 * float(costs.max()))
+            own = own / sizes
         all_scores.append(own)
-        widths_of.append(widths)
+        sizes_of.append(sizes)
         owner.append(np.full(group.size, number))
         protected.append(rank < least)
-    widths, owners = np.concatenate(widths_of), np.concatenate(owner)
+    sizes, owners = np.concatenate(sizes_of), np.concatenate(owner)
     order = np.argsort(np.where(np.concatenate(protected), np.inf, np.concatenate(all_scores)), kind="stable")
     removable = order[~np.concatenate(protected)[order]]
-    until = int(np.searchsorted(np.cumsum(widths[removable]), ratio * widths.sum() + 1e-9, side="right"))
+    wanted = ratio * (sizes.sum() + gone) - gone
+    until = int(np.searchsorted(np.cumsum(sizes[removable]), wanted + 1e-9, side="right"))
     removed = np.bincount(owners[removable[:until]], minlength=len(groups))
     return [(group, float(group.size - removed[number])) for number, group in enumerate(groups)]

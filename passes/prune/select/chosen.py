@@ -22,7 +22,7 @@ def keep_in_step(options: Prune, facts: ChannelFacts, step: int) -> Prune:
         if not isinstance(count, int):
             keep[name] = count[min(step, len(count) - 1)]
         elif name in widths:
-            left = options.iterative_steps - step
+            left = (options.iterative_steps or 1) - step
             keep[name] = count + max(0, widths[name] - count) * (left - 1) // left
     return replace(options, keep=keep)
 

@@ -1,0 +1,54 @@
+"""The ways of pruning that are tried where the options leave the choice open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ...equivalence.feeds import Feeds
+from ...ir import Model
+from .options import Prune
+from .select.costs import cost_of_nodes
+
+STEPS = 4
+"""Steps of the attempts that take several (`python -m tests.bench.distillation --ways`)."""
+_AFFORDED = 5e10
+"""Multiply-accumulates of one run over all samples up to which several ways are tried: about a second of a core, each
+way being some dozen such runs. A choice."""
+
+
+def attempts(options: Prune, model: Model, feeds: Iterable[Feeds], is_rough: bool, by_cost: bool) -> list[Prune]:
+    """The options with nothing left open, once for each way that is worth an attempt; the first is that for a model
+    whose results cannot be judged.
+
+    importance "auto": "l2" on made-up feeds (is_rough). Else the immediate error of removing a channel
+    ("reconstruction"), which compares across layers; the error left after each layer has adapted ("hessian") where
+    each layer loses the same share. Then also what a removal does to the model's results ("fisher"). Towards a cost
+    (by_cost), slopes are taken anew in several steps, and the same share of each layer is another attempt.
+    """
+    steps = options.iterative_steps or 1
+    once = [replace(options, iterative_steps=one) for one in dict.fromkeys((steps, 1))]
+    if options.importance != "auto":
+        return once
+    if is_rough:
+        return [replace(one, importance="l2") for one in once]
+    if not options.global_ranking:
+        return [replace(one, importance="hessian") for one in once]
+    found = [replace(one, importance="reconstruction") for one in once]
+    if _passes(model, feeds) > _AFFORDED:
+        return found
+    many = replace(options, iterative_steps=options.iterative_steps or STEPS)
+    if by_cost:
+        found.append(replace(many, importance="fisher"))
+        found.append(replace(options, iterative_steps=1, importance="hessian", global_ranking=False))
+    else:
+        found.append(replace(options, iterative_steps=1, importance="fisher"))
+        if options.iterative_steps is None:
+            found.append(replace(many, importance="reconstruction"))
+    return found
+
+
+def _passes(model: Model, feeds: Iterable[Feeds]) -> float:
+    """Multiply-accumulates of one run over all samples, as if each had the sizes of the first."""
+    samples = list(feeds)
+    return len(samples) * sum(cost_of_nodes("macs", model, samples[0]).values()) if samples else 0.0
