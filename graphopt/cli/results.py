@@ -29,15 +29,17 @@ _METADATA, _KEY, _VALUE = 14, 1, 2
 def kind_of(
     quantize: Quantize | None, prune: Prune | None, exact: str = "opt", precision: Float16 | None = None
 ) -> str:
-    """The kind of a result, as its default name ends: "int8", "pruned", "pruned.int8", "w8", "int4", "fp16"; else
-    `exact`.
+    """The kind of a result, as its default name ends: "int8", "pruned", "pruned.int8", "w4a8", "w8", "int4",
+    "fp16"; else `exact`.
 
-    "int8" computes with integers, "w8" and "int4" only store weights so.
+    "int8" computes with integers, and "w4a8" with weights of 4 bits and activations of 8; "w8" and "int4" only store
+    weights so.
     """
     parts = [] if prune is None else ["pruned"]
     if quantize is not None:
-        bits = "int4" if quantize.weight_type == "int4" else "w8"
-        parts.append(bits if quantize.mode == "weights" else "int8")
+        bits = quantize.weight_type if quantize.weight_bits < 8 else "w8"
+        computed = f"w{quantize.weight_bits}a{quantize.activation_bits}" if quantize.is_narrow else "int8"
+        parts.append(bits if quantize.mode == "weights" else computed)
     if precision is not None:
         parts.append("fp16")
     return ".".join(parts) or exact

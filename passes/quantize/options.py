@@ -72,9 +72,10 @@ class Quantize:
     format: "qdq" or "qoperator". block_size: inputs that share a scale in products, a power of two from 16 to 256
     (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block. So are
     int2, and int3 in codes of 4 bits (as large as int4), for target "onnxruntime" alone, whose own products read them.
-    equalize, correct_bias: the optimisations of the integers. rounding: False to the nearest; True by the covariance of
-    each layer's inputs; "refit" (mode static; True means it below 8 bits) layer after layer, refitted to the inputs
-    that the quantized layers before it yield; "learned" then block after block by gradients.
+    equalize, correct_bias: the optimisations of the integers: channels alike between layers, and means kept.
+    rounding: False to the nearest; True by the covariance of each layer's inputs; "refit" (mode static; True means it
+    below 8 bits) layer after layer, refitted to the inputs that the quantized layers before it yield; "learned" then
+    block after block by gradients.
     correct_means: sequential bias correction, each layer on the integers before it, a session a layer.
     speed: leave layers float that do not gain; stored weights are for size, and are timed only for the report, and so
     are integers of fewer than 8 bits not timed at all.

@@ -13,6 +13,7 @@ from ...errors import Declined, OptionError
 from ...ir import Model
 from ...measure import figures
 from .candidates.already_quantized import require_float
+from .candidates.balance import balance
 from .candidates.calibrated_model import calibrate_model
 from .candidates.half import holds_half, narrowed, widened
 from .candidates.prepare import spell_for_integers
@@ -125,6 +126,7 @@ def _with_warning(report: StageReport, options: Quantize) -> StageReport:
 
 def _quantize_root(model: Model, ready: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
     """Quantize `ready`, the model in the spelling of integers; the model itself where it stays float."""
+    balance(ready, options, context)
     calibrated = calibrate_model(ready, options, context)
     if not any(u.linear is not None for u in calibrated.assignment.units):
         reason = "left float: no convolution or matrix product with constant weights can be quantized"

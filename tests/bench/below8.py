@@ -1,68 +1,96 @@
 """Fewer than 8 bits, all layers: points lost on Fashion-MNIST and on WordSim353, beside rounding to the nearest.
 
-    python -m tests.bench.below8 [--data DIR] [--minilm DIR] [--seeds 3] [--learned]
+    python -m tests.bench.below8 [--data DIR] [--minilm DIR] [--seeds 3] [--learned] [--peers] [--only TEXT]
 
 The reference CNN and the MobileNetV2-like net of models/, on 512 unlabelled images drawn again by each seed (with
 repetition, so that seeds differ) and the test images, all 10,000 with --data (the folder of the idx.gz files). Also
-MiniLM by Spearman with --minilm (its folder, see `tests.bench.minilm_int8`). Gap: the share of what rounding
-to the nearest loses that is won back. --learned adds rounding learnt by gradients.
+MiniLM by Spearman with --minilm (its folder, see `tests.bench.minilm_int8`). Nearest: codes of weights and activations
+rounded to the nearest, on ranges from the least to the greatest element, of weights a channel. Gap: the share of what
+that loses that is won back. --learned adds rounding learnt by gradients; --peers onnxruntime's own quantizer (min-max,
+a scale a channel), which has 4 bits and no fewer. --only: rows whose label, such as "fashion_cnn W4A4", holds TEXT.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import load, save, version_converter
 
 import graphopt
 from graphopt.measure import ort_session
 from models import fashion
-from tests.bench.fashion_int8 import images, logits
+from tests.bench.distillation import DATA, test_data
+from tests.bench.fashion_int8 import logits
+from tests.bench.ort_int8 import Reader
+from tests.bench.quantized import prepare
 
 NETS = {
     "fashion_cnn": (("int4", "uint8"), ("int3", "uint8"), ("int2", "uint8"), ("int4", "uint4")),
     "fashion_mobilenet": (("int4", "uint8"), ("int4", "uint4")),
 }
 """Widths of weights and activations by net."""
-ROUNDINGS: dict[str, dict[str, Any]] = {
+WAYS: dict[str, dict[str, Any]] = {
     "nearest": {"rounding": False, "correct_bias": False},
-    "closed form": {"rounding": "refit"},
+    "closed form": {},
     "learned": {"rounding": "learned"},
 }
-SAMPLES = 512
+PEER = "onnxruntime"
+SAMPLES, TEXTS = 512, 64
+PACKED = 21
+"""The opset that has integers of 4 bits."""
 
 
-def quantized(path: Path, data: Any, seed: int, weight: str, activation: str, rounding: str) -> tuple[bytes, float]:
-    """The quantized file, every layer on integers, and the seconds of processor time that it took."""
+def ours(path: Path, feeds: Sequence[Any], seed: int, weight: str, activation: str, way: str) -> bytes:
+    """The quantized file, every layer on integers."""
     options = graphopt.Quantize(
-        "static", weight_type=weight, activation_type=activation, min_sqnr=-np.inf, min_top1=0, **ROUNDINGS[rounding]
+        "static", weight_type=weight, activation_type=activation, min_sqnr=-np.inf, min_top1=0, **WAYS[way]
     )
-    start = time.process_time()
-    result = graphopt.optimize(path, calibration=data, quantize=options, seed=seed, validate=False)
+    result = graphopt.optimize(path, calibration=feeds, quantize=options, seed=seed, validate=False)
     rows = result.report.stages[0].rows
     assert rows and {row[2] for row in rows} == {"int8"}
-    return result.model.SerializeToString(), time.process_time() - start
+    return bytes(result.model.SerializeToString())
+
+
+def peer(path: Path, feeds: Sequence[Any], weight: str, activation: str) -> bytes:
+    """The file of onnxruntime's static quantizer."""
+    from onnxruntime import quantization as q
+
+    types = {"int4": q.QuantType.QInt4, "uint4": q.QuantType.QUInt4, "uint8": q.QuantType.QUInt8}
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
+        prepare(path, source)
+        raised = version_converter.convert_version(load(source), PACKED)
+        raised.ir_version = max(raised.ir_version, 10)  # the first with integers of 4 bits
+        save(raised, source)
+        q.quantize_static(
+            source, target, Reader(feeds), per_channel=True, weight_type=types[weight],
+            activation_type=types[activation],
+        )  # fmt: skip
+        return target.read_bytes()
 
 
 def figures(
-    path: Path, draw: Callable[[int], Any], score: Callable[[Any], float], widths: tuple[tuple[str, str], ...],
-    roundings: list[str], seeds: int,
-) -> Iterator[tuple[str, str, float, float, float]]:  # fmt: skip
-    """(widths, rounding, mean loss, worst loss, seconds) of a model."""
+    path: Path, draw: Callable[[int], Sequence[Any]], score: Callable[[Any], float], widths: tuple[str, str],
+    ways: Sequence[str], seeds: int,
+) -> Iterator[tuple[str, float, float, float]]:  # fmt: skip
+    """(way, mean loss, worst loss, seconds of processor time) of a model."""
     base = score(str(path))
-    for weight, activation in widths:
-        for rounding in roundings:
-            losses, times = [], []
-            for seed in range(seeds):
-                blob, seconds = quantized(path, draw(seed), seed, weight, activation, rounding)
-                losses.append(base - score(blob))
-                times.append(seconds)
-            label = f"W{weight[3:]}A{8 if activation == 'uint8' else 4}"
-            yield label, rounding, float(np.mean(losses)), max(losses), float(np.mean(times))
+    for way in ways:
+        if way == PEER and min(int(kind[-1]) for kind in widths) < 4:
+            continue
+        losses, times = [], []
+        for seed in range(seeds):
+            start = time.process_time()
+            blob = peer(path, draw(seed), *widths) if way == PEER else ours(path, draw(seed), seed, *widths, way)
+            times.append(time.process_time() - start)
+            losses.append(base - score(blob))
+        yield way, float(np.mean(losses)), max(losses), float(np.mean(times))
 
 
 def main() -> None:
@@ -70,23 +98,28 @@ def main() -> None:
     from rich.table import Table
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--minilm", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learned", action="store_true")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--only", default="")
     given = parser.parse_args()
-    roundings = [name for name in ROUNDINGS if name != "learned" or given.learned]
-    x, labels = images(given.data)
+    ways = [way for way in WAYS if way != "learned" or given.learned] + [PEER] * given.peers
+    x, labels = test_data(given.data)
     with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
         pool = archive["image"]
 
-    def draw(seed: int) -> dict[str, Any]:
-        return {"image": pool[np.random.default_rng(seed).choice(len(pool), SAMPLES)]}
+    def draw(seed: int) -> list[dict[str, Any]]:
+        drawn = pool[np.random.default_rng(seed).choice(len(pool), SAMPLES)]
+        return [{"image": drawn[i : i + 16]} for i in range(0, SAMPLES, 16)]
 
     def points(model: Any) -> float:
         return 100 * float((logits(model, x).argmax(1) == labels).mean())
 
-    cases = [(fashion.FOLDER / f"{name}.onnx", draw, points, widths) for name, widths in NETS.items()]
+    cases: list[tuple[Path, Any, Callable[[Any], float], Any]] = [
+        (fashion.FOLDER / f"{name}.onnx", draw, points, widths) for name, widths in NETS.items()
+    ]
     if given.minilm is not None:
         from tests.bench.minilm_int8 import Encoder, correlation, exported, texts
 
@@ -95,18 +128,23 @@ def main() -> None:
         def spearman(model: Any) -> float:
             return correlation(ort_session(model, threads=0), encode)
 
-        cases.append((exported(given.minilm), lambda seed: texts(encode, seed, 64), spearman, (("int4", "uint8"),)))
-    table = Table(box=None)
-    for heading in ("model", "widths", "rounding", "lost", "worst seed", "gap", "CPU s"):
-        table.add_column(heading, justify="left" if heading in ("model", "widths", "rounding") else "right")
-    for path, draws, score, widths in cases:
-        nearest: dict[str, float] = {}
-        for label, rounding, mean, worst, seconds in figures(path, draws, score, widths, roundings, given.seeds):
-            nearest.setdefault(label, mean)
-            gap = f"{1 - mean / nearest[label]:.0%}" if rounding != "nearest" and nearest[label] > 0 else ""
-            table.add_row(path.stem, label, rounding, f"{mean:.4f}", f"{worst:.4f}", gap, f"{seconds:.0f}")
-            Console(width=100).print(f"{path.stem} {label} {rounding}: {mean:.4f} {gap}", highlight=False)
-    Console(width=100).print(table)
+        path = exported(given.minilm)
+        cases.append((path, lambda seed: texts(encode, seed, TEXTS), spearman, (("int4", "uint8"),)))
+    table, console = Table(box=None), Console(width=100)
+    for heading in ("model and widths", "way", "lost", "worst seed", "gap", "CPU s"):
+        table.add_column(heading, justify="left" if heading in ("model and widths", "way") else "right")
+    for path, draws, score, pairs in cases:
+        for weight, activation in pairs:
+            label = f"{path.stem} W{weight[-1]}A{activation[-1]}"
+            if given.only not in label:
+                continue
+            nearest = 0.0
+            for way, mean, worst, seconds in figures(path, draws, score, (weight, activation), ways, given.seeds):
+                nearest = mean if way == "nearest" else nearest
+                gap = f"{1 - mean / nearest:.0%}" if way != "nearest" and nearest > 0 else ""
+                table.add_row(label, way, f"{mean:.4f}", f"{worst:.4f}", gap, f"{seconds:.0f}")
+                console.print(f"{label} {way}: {mean:.4f} {worst:.4f} {gap} {seconds:.0f} s", highlight=False)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,10 @@ def test_a_kind_is_the_end_of_the_name():
     for kind, given in {
         "opt": (None, None), "int8": (quantize("static"), None), "w8": (quantize("weights"), None),
         "int4": (quantize("weights", weight_type="int4"), None), "pruned": (None, prune),
-        "pruned.int8": (quantize("dynamic"), prune),
+        "int2": (quantize("weights", weight_type="int2"), None),
+        "pruned.int8": (quantize("dynamic"), prune), "w4a8": (quantize("static", weight_type="int4"), None),
+        "w2a4": (quantize("static", weight_type="int2", activation_type="int4"), None),
+        "pruned.w8a4": (quantize("static", activation_type="uint4"), prune),
     }.items():  # fmt: skip
         assert kind_of(*given) == kind
         assert default_name(Path("a/m.v2.onnx"), kind) == Path(f"a/m.v2.{kind}.onnx")
