@@ -39,7 +39,8 @@ class ValueFacts:
 class Sketch:
     """Grows one graph. Every `node` is appended at once; `pool` holds the values that later blocks may read.
 
-    weights: constants that a later `weight` may share. depth: of nested graphs.
+    weights: constants that a later `weight` may share. results: values that become outputs of the model, though other
+    nodes read them. depth: of nested graphs.
     """
 
     rng: random.Random
@@ -48,6 +49,7 @@ class Sketch:
     pool: list[Value] = field(default_factory=list)
     facts: dict[Value, ValueFacts] = field(default_factory=dict)
     weights: list[Value] = field(default_factory=list)
+    results: list[Value] = field(default_factory=list)
     depth: int = 0
     context: Context = field(default_factory=Context)
 

@@ -30,10 +30,11 @@ def graphs(
 
     Graphs are put together from up to `blocks` blocks of one to a dozen nodes: common operators with the constants that
     simplifiers look for, the ways exporters spell activations and normalizations, shape arithmetic, nested graphs,
-    quantization and infinite constants (`families`: elementwise, layout, linear, idioms, sizes, control, quantized,
-    infinite), with symbolic sizes, all of f32, f16, f64, i64, i32, bool, u8 and i8, shared weights, dead ends, results
-    taken from the middle, at one of `opsets`. Two blocks in five match the pattern of a rule in `matching`, so that
-    these fire often; with the `target` onnxruntime there are also operators that only its CPU provider has.
+    quantization, infinite constants and attention with caches (`families`: elementwise, layout, linear, idioms, sizes,
+    control, quantized, infinite, caches), with symbolic sizes, all of f32, f16, f64, i64, i32, bool, u8 and i8, shared
+    weights, dead ends, results taken from the middle, at one of `opsets`. Two blocks in five match the pattern of a
+    rule in `matching`, so that these fire often; with the `target` onnxruntime there are also operators that only its
+    CPU provider has.
     `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few blocks; `shrink` goes on
     to single nodes.
 
@@ -95,7 +96,7 @@ def _set_outputs(s: Sketch) -> None:
     ends = [v for v in computed if v.is_unused]
     results = [v for v in ends if s.chance(0.8)] or ends[-1:]
     middle = [v for v in computed if not v.is_unused]
-    results += [v for v in middle if s.chance(0.06)]
+    results += [v for v in middle if v in s.results or s.chance(0.06)]
     if not results:
         results = [s.node("Identity", s.pool[0])]
     graph.set_outputs(results, [Port(f"out{i}", v.type) for i, v in enumerate(results)])

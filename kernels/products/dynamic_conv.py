@@ -10,7 +10,7 @@ from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
-from graphopt.kernels.products.dynamic_matmul import extremes_step
+from graphopt.kernels.products.dynamic_matmul import extremes_step, joined_rows
 from graphopt.kernels.products.epilogue import FloatOutput
 from graphopt.kernels.products.matmul_conv import Activations, prepare_conv
 from graphopt.kernels.tensors.windows import Image, Window, WindowRecord
@@ -54,7 +54,8 @@ def prepare_dynamic_conv(
     pixels = out.batch * out.height * out.width
     if image.size == 0 or pixels * outputs == 0:
         return Routine(())
-    lines, tiles = image.batch * image.height, image.batch * padded[0]
+    lines, length = joined_rows(image.batch * image.height, image.width * image.channels)
+    tiles = image.batch * padded[0]
     quantize: dict[str, Argument] = {
         "x": Buffer("floats"), "y": Buffer("x"), "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"),
         "ranges": Buffer("ranges"), "lines": lines, "height": image.height, "row": image.width * image.channels,
@@ -75,7 +76,7 @@ def prepare_dynamic_conv(
             strides=window.strides, dilations=window.dilations, groups=groups, level=level,
         )  # fmt: skip
     steps = (
-        extremes_step(Buffer("floats"), lines, image.width * image.channels, 4),
+        extremes_step(Buffer("floats"), lines, length),
         Step(QUANTIZE_IMAGE, quantize, tiles=tiles, grain=4),
         *product.steps,
     )

@@ -11,6 +11,8 @@ from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.products.epilogue import FloatOutput
 from graphopt.kernels.products.matmul_conv import Activations, prepare_matmul
 
+_LINE = 16384
+"""Elements of a line whose extremes are sought at once: 64 KiB of float32, which the next step finds in the caches."""
 _SCRATCH = 512  # bytes: two float32 extremes for each of 64 lanes
 EXTREMES = Kernel(
     "graphopt.kernels.loops.products.dynamic_quantize:extremes",
@@ -20,17 +22,24 @@ QUANTIZE_ROWS = Kernel(
     "graphopt.kernels.loops.products.dynamic_quantize:quantize_rows",
     {
         "x": "i64", "y": "i64", "row_scales": "f32*", "row_zeros": "i32*", "ranges": "f32*",
-        "rows": "i64", "columns": "i64",
+        "lines": "i64", "columns": "i64",
     },
 )  # fmt: skip
 
 
-def extremes_step(x: Buffer, rows: int, columns: int, grain: int) -> Step:
-    """Least and greatest value of each row of float32 x, and 0, to buffer ranges (f32 [rows, 2])."""
+def joined_rows(rows: int, columns: int) -> tuple[int, int]:
+    """Lines of several rows, and their elements: short rows would leave most lanes of a search for extremes empty."""
+    together = max((n for n in range(1, min(rows, _LINE // columns) + 1) if rows % n == 0), default=1)
+    return rows // together, columns * together
+
+
+def extremes_step(x: Buffer, lines: int, columns: int) -> Step:
+    """Least and greatest value of each line of float32 x, and 0, to buffer ranges (f32 [lines, 2])."""
+    grain = max(1, _LINE // columns)
     arguments: dict[str, Argument] = {
         "x": x, "ranges": Buffer("ranges"), "columns": columns, "scratch": SCRATCH, "scratch_bytes": _SCRATCH
     }  # fmt: skip
-    return Step(EXTREMES, arguments, tiles=rows, grain=grain, scratch=_SCRATCH)
+    return Step(EXTREMES, arguments, tiles=lines, grain=grain, scratch=_SCRATCH)
 
 
 def prepare_dynamic_quantize(rows: int, columns: int, *, target: str = "y") -> Routine:
@@ -42,13 +51,14 @@ def prepare_dynamic_quantize(rows: int, columns: int, *, target: str = "y") -> R
     """
     if rows == 0 or columns == 0:
         return Routine(())
-    grain = max(1, 16384 // columns)
+    lines, length = joined_rows(rows, columns)
+    grain = max(1, _LINE // columns)
     quantize: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer(target), "row_scales": Buffer("row_scales"), "row_zeros": Buffer("row_zeros"),
-        "ranges": Buffer("ranges"), "rows": rows, "columns": columns,
+        "ranges": Buffer("ranges"), "lines": lines, "columns": columns,
     }  # fmt: skip
-    steps = (extremes_step(Buffer("x"), rows, columns, grain), Step(QUANTIZE_ROWS, quantize, tiles=rows, grain=grain))
-    return Routine(steps, {"ranges": 8 * rows})
+    steps = (extremes_step(Buffer("x"), lines, length), Step(QUANTIZE_ROWS, quantize, tiles=rows, grain=grain))
+    return Routine(steps, {"ranges": 8 * lines})
 
 
 def prepare_dynamic_matmul(

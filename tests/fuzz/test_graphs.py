@@ -33,7 +33,7 @@ def test_a_seed_stands_for_one_model():
 
 def test_seeds_cover_operators_types_opsets_and_nesting():
     operators, dtypes, opsets = Counter(), set(), set()
-    symbolic = several = 0
+    symbolic = several = caches = 0
     for seed in range(200):
         model = random_graph(seed)
         load(model)
@@ -43,11 +43,12 @@ def test_seeds_cover_operators_types_opsets_and_nesting():
         opsets.add(model.opset_import[0].version)
         symbolic += any(d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim)
         several += len(model.graph.output) > 1
+        caches += any(v.name.startswith("past_keys") for v in model.graph.input)
     assert len(operators) >= 70, len(operators)
     assert {"If", "Loop", "Conv", "BatchNormalization", "Shape", "QuantizeLinear", "Where", "Split"} <= set(operators)
     assert {DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT64, DType.INT32, DType.BOOL, DType.UINT8} <= dtypes
     assert opsets == set(range(11, 25))
-    assert symbolic > 60 and several > 60
+    assert symbolic > 60 and several > 60 and caches > 5
 
 
 def test_shrink_leaves_what_fails():

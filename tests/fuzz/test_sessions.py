@@ -66,14 +66,23 @@ def test_what_onnxruntime_does_to_two_pairs_of_scales_is_no_difference():
     assert not trial.failed, trial.reason
 
 
-def test_codes_without_a_zero_point_are_signed_as_their_type_is():
-    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
-        m (float[4,4,1,1] x, int8[4,4,1,1] c) => (float[4,4,1,1] y) <float s = {0.008}> {
-            a = DequantizeLinear(c, s)
-            b = DequantizeLinear(d, s)
-            e = Conv(a, b)
-            y = Add(e, x) }""")
+CODES = {
+    "a product": "a = DequantizeLinear(c, s) b = DequantizeLinear(d, s) y = Conv(a, b)",
+    "a table": """
+        a = DequantizeLinear(c, s) r = LeakyRelu(a) q = QuantizeLinear(r, s, z) p = DequantizeLinear(q, s, z)
+        b = DequantizeLinear(d, s) y = Conv(p, b)""",
+    "an operator of onnxruntime": """
+        q = com.microsoft.QLinearLeakyRelu(c, s, , u, i) p = DequantizeLinear(q, u, i) b = DequantizeLinear(d, s)
+        y = Conv(p, b)""",
+}
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_codes_without_a_zero_point_are_signed_as_their_type_is(name):
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        m (float[4,4,1,1] x, int8[4,4,1,1] c) => (float[4,4,1,1] y)
+          <float s = {{0.008}}, float u = {{0.02}}, uint8 z = {{128}}, int8 i = {{0}}> {{ {CODES[name]} }}""")
     codes = np.random.default_rng(0).integers(-90, 90, (4, 4, 1, 1)).astype(np.int8)
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, n) for n, array in (("d", codes),))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(codes, "d"))
     trial = attempt(model)
-    assert not trial.failed, trial.reason
+    assert trial.status == "equal", trial.reason

@@ -27,8 +27,9 @@ from graphopt.validation import with_slack
 
 from .noise import TRIALS, moved, shaken, within
 
-SIZES = ({"N": 2, "S": 3}, {"N": 1, "S": 5}, {"N": 3, "S": 1})
-EMPTY = {"N": 0, "S": 3}
+SIZES = ({"N": 2, "S": 3, "P": 2}, {"N": 1, "S": 5, "P": 0}, {"N": 3, "S": 1, "P": 6})
+"""Of batches, of sequences, and of the earlier tokens of a cache."""
+EMPTY = {"N": 0, "S": 3, "P": 2}
 ABORTS = frozenset(("LSTM", "GRU", "RNN"))
 RTOL = {"float64": 1e-6, "float32": 2e-5, "float16": 2e-3}
 Array = np.ndarray[Any, Any]
@@ -128,7 +129,7 @@ def random_feeds(model: onnx.ModelProto, sizes: dict[str, int], seed: int) -> Fe
         if given.name in stored:
             continue
         tensor = given.type.tensor_type
-        shape = [sizes.get(d.dim_param, 2) if d.dim_param else d.dim_value for d in tensor.shape.dim]
+        shape = [_size(d.dim_param, sizes) if d.dim_param else d.dim_value for d in tensor.shape.dim]
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         if dtype.kind == "f":
             values = rng.standard_normal(shape) * 1.5
@@ -137,6 +138,11 @@ def random_feeds(model: onnx.ModelProto, sizes: dict[str, int], seed: int) -> Fe
             values = rng.integers(-4 if dtype.kind == "i" else 0, 2 if dtype.kind == "b" else 6, shape)
         feeds[given.name] = np.asarray(values).astype(dtype)
     return feeds
+
+
+def _size(name: str, sizes: dict[str, int]) -> int:
+    """The size of a name, or of a sum of names and numbers such as "P + 4"; 2 for a name of no size."""
+    return sum(int(part) if part.isdigit() else sizes.get(part, 2) for part in name.split(" + "))
 
 
 def open_plainly(model: onnx.ModelProto) -> Any:

@@ -155,9 +155,19 @@ def quantization_of(scale: Value | None, zero_point: Value | None, dtype: DType 
 
 
 def read_quantization(node: Node) -> Quantization:
-    """Of the codes that a DequantizeLinear reads; without a zero point they are signed as their type is."""
-    type = None if node.inputs[0] is None else node.inputs[0].type
-    return quantization_of(node.input(1), node.input(2), type.dtype if isinstance(type, TensorType) else None)
+    """Of the codes that a DequantizeLinear reads."""
+    return quantization_of_codes(node.inputs[0], node.input(1), node.input(2))
+
+
+def written_quantization(node: Node) -> Quantization:
+    """Of the codes that a QuantizeLinear writes."""
+    return quantization_of(node.input(1), node.input(2), output_dtype(node))
+
+
+def quantization_of_codes(codes: Value | None, scale: Value | None, zero_point: Value | None) -> Quantization:
+    """`quantization_of` an operator's codes; without a zero point they are signed as their type is."""
+    type = None if codes is None else codes.type
+    return quantization_of(scale, zero_point, type.dtype if isinstance(type, TensorType) else None)
 
 
 def requantization_table(x: Quantization, y: Quantization) -> Array | None:

@@ -25,10 +25,9 @@ from .operands import (
     ints,
     is_constant,
     is_quantize,
-    output_dtype,
-    quantization_of,
     quantized_weights,
     requantization_table,
+    written_quantization,
 )
 from .operations import AveragePool, Binary, Clamp, Concat, Coverage, LayerNorm, Quantize
 from .tables import Island, island
@@ -58,7 +57,7 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
         raise Declined("an activation quantized in blocks")
     if vision.is_by_channel(node):
         return vision.quantized_by_channel(node, coverage.providers, islands)
-    y = quantization_of(node.input(1), node.input(2), output_dtype(node))
+    y = written_quantization(node)
     x = node.inputs[0]
     assert x is not None
     function = island(x, islands)
@@ -192,7 +191,7 @@ def _codes_of(value: Value | None, y: Quantization, coverage: Coverage) -> Value
         if is_quantize(use.node) and use.node.output in coverage.providers:
             if coverage.providers[use.node.output].nodes[-1] is not use.node:
                 continue
-            if quantization_of(use.node.input(1), use.node.input(2), output_dtype(use.node)) == y:
+            if written_quantization(use.node) == y:
                 return use.node.output
     return None
 

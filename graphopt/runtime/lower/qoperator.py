@@ -9,9 +9,10 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import Node, Value
+from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 from .builders import average_pool, constant_bias, conv, matmul, with_bias
-from .operands import constant_array, is_constant, quantization_of, requantization_table, stored_weights
+from .operands import constant_array, is_constant, quantization_of_codes, requantization_table, stored_weights
 from .operations import Binary, Concat, Table
 from .traits import Operation
 
@@ -22,9 +23,14 @@ def _activation(value: Value | None) -> Value:
     return value
 
 
+def _codes(node: Node, slot: int) -> Quantization:
+    """The quantization of the operand at `slot`, which its scale and zero point follow."""
+    return quantization_of_codes(node.input(slot), node.input(slot + 1), node.input(slot + 2))
+
+
 def _conv(node: Node) -> Operation:
     _check_channels_first(node)
-    x, y = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(6), node.input(7))
+    x, y = _codes(node, 0), quantization_of_codes(node.output, node.input(6), node.input(7))
     weights = stored_weights(node.input(3), node.input(4), node.input(5), 0)
     bias = constant_bias(node.input(8))
     operation = conv(node, _activation(node.inputs[0]), node.output, (node,), x, weights, None, y, None)
@@ -37,7 +43,7 @@ def _check_channels_first(node: Node) -> None:
 
 
 def _matmul(node: Node) -> Operation:
-    x, y = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(6), node.input(7))
+    x, y = _codes(node, 0), quantization_of_codes(node.output, node.input(6), node.input(7))
     weights = stored_weights(node.input(3), node.input(4), node.input(5), 1)
     return matmul(_activation(node.inputs[0]), node.output, (node,), x, weights, None, y, None)
 
@@ -45,8 +51,8 @@ def _matmul(node: Node) -> Operation:
 def _gemm(node: Node) -> Operation:
     if attr(node, "alpha", 1.0) != 1.0 or attr(node, "transA", 0):
         raise Declined("QGemm with a factor or a transposed input")
-    x = quantization_of(node.input(1), node.input(2))
-    y = None if node.input(7) is None else quantization_of(node.input(7), node.input(8))
+    x = _codes(node, 0)
+    y = None if node.input(7) is None else quantization_of_codes(node.output, node.input(7), node.input(8))
     transposed = bool(attr(node, "transB", 0))
     weights = stored_weights(node.input(3), node.input(4), node.input(5), 0 if transposed else 1)
     if transposed:
@@ -56,8 +62,7 @@ def _gemm(node: Node) -> Operation:
 
 
 def _binary(node: Node) -> Operation:
-    a, b = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(4), node.input(5))
-    y = quantization_of(node.input(6), node.input(7))
+    a, b, y = _codes(node, 0), _codes(node, 3), quantization_of_codes(node.output, node.input(6), node.input(7))
     kind: Literal["add", "multiply"] = "add" if node.op_type == "QLinearAdd" else "multiply"
     for slot, x, scalar, other in ((0, a, b, 3), (3, b, a, 0)):
         fixed = constant_array(node.input(other))
@@ -71,10 +76,10 @@ def _binary(node: Node) -> Operation:
 
 
 def _concat(node: Node) -> Operation:
-    y = quantization_of(node.input(0), node.input(1))
+    y = quantization_of_codes(node.output, node.input(0), node.input(1))
     inputs, tables = [], []
     for slot in range(2, len(node.inputs), 3):
-        x = quantization_of(node.input(slot + 1), node.input(slot + 2))
+        x = _codes(node, slot)
         inputs.append(_activation(node.input(slot)))
         tables.append(requantization_table(x, y))
     axis = int(node.attrs["axis"])
@@ -83,12 +88,12 @@ def _concat(node: Node) -> Operation:
 
 def _pool(node: Node) -> Operation:
     _check_channels_first(node)
-    x, y = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(3), node.input(4))
+    x, y = _codes(node, 0), quantization_of_codes(node.output, node.input(3), node.input(4))
     return average_pool(node, _activation(node.inputs[0]), node.output, (node,), x, y)
 
 
 def _unary(node: Node) -> Operation:
-    x, y = quantization_of(node.input(1), node.input(2)), quantization_of(node.input(3), node.input(4))
+    x, y = _codes(node, 0), quantization_of_codes(node.output, node.input(3), node.input(4))
     real = x.dequantize(x.codes())
     if node.op_type == "QLinearSigmoid":
         with np.errstate(over="ignore"):  # 1 / (1 + inf) = 0, as it should be

@@ -20,7 +20,7 @@ from ...ir import Node, TensorType, Value
 from ...kernels.elementwise.error_function import erf
 from ...ops import attr, version_for
 from .moves import is_move
-from .operands import constant_array, is_constant, is_dequantize, quantization_of
+from .operands import constant_array, is_constant, is_dequantize, read_quantization
 
 Floats = npt.NDArray[np.float32]
 Lines = tuple[Floats, Floats]
@@ -63,7 +63,7 @@ def _island(value: Value, known: dict[Value, Island | None], depth: int) -> Isla
         if source is None or is_constant(source):
             return None
         try:
-            scale = quantization_of(node.input(1), node.input(2))
+            scale = read_quantization(node)
         except Declined:
             return None
         return Island(source, scale.dequantize(scale.codes()), (node,))

@@ -19,7 +19,7 @@ from ...ops import attr, version_for
 from . import operations as op
 from .computed_shapes import broadcast
 from .moves import moved
-from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32, quantization_of
+from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32, read_quantization
 from .tables import Island
 from .traits import Operation
 
@@ -184,7 +184,7 @@ def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[
 
 def _quantization_read(island: Island) -> Quantization:
     """That of the island's source, by the DequantizeLinear at its beginning."""
-    return quantization_of(island.nodes[0].input(1), island.nodes[0].input(2))
+    return read_quantization(island.nodes[0])
 
 
 def float_table(island: Island, node: Node) -> op.FloatTable | None:

@@ -30,8 +30,9 @@ from .operands import (
     ints,
     is_constant,
     is_float32,
-    quantization_of,
+    read_quantization,
     requantization_table,
+    written_quantization,
 )
 from .operations import ChannelQuantize, Concat, DynamicConv, FloatClamp, FloatPool, Lrn, MaxPool, Resize
 from .tables import Island, Lines, island, normalization
@@ -294,7 +295,7 @@ def _before(x: Value, shape: object) -> tuple[list[tuple[float, float]], Lines |
 def _grid(node: Node, axis: int, rank: int, channels: int) -> _Grid:
     scale, zero = constant_array(node.input(1)), constant_array(node.input(2))
     if not is_by_channel(node):
-        one = quantization_of(node.input(1), node.input(2))
+        one = written_quantization(node)
         ones = np.ones(channels)
         return _Grid((ones * one.scale).astype(np.float32), (ones * one.zero_point).astype(np.int64), one)
     if int(attr(node, "axis", 1)) % rank != axis:
@@ -358,8 +359,7 @@ def _operation(
         if function is None:
             signs.append(False)
             continue
-        first = function.nodes[0]
-        signs.append(quantization_of(first.input(1), first.input(2)).signed)
+        signs.append(read_quantization(function.nodes[0]).signed)
         values[place], of_codes[place] = np.broadcast_to(function.values, (size, 256)), True
         nodes += function.nodes
     if lines is not None:

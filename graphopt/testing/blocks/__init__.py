@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..sketch import Sketch
-from . import control, elementwise, heads, idioms, infinite, layout, linear, quantized, sizes
+from . import caches, control, elementwise, heads, idioms, infinite, layout, linear, quantized, sizes
 
 Block = Callable[[Sketch], Any]
 
 FAMILIES: dict[str, tuple[tuple[Block, int], ...]] = {
     "elementwise": elementwise.BLOCKS, "layout": layout.BLOCKS, "linear": linear.BLOCKS,
     "idioms": (*idioms.BLOCKS, *heads.BLOCKS), "sizes": sizes.BLOCKS, "control": control.BLOCKS,
-    "quantized": quantized.BLOCKS, "infinite": infinite.BLOCKS,
+    "quantized": quantized.BLOCKS, "infinite": infinite.BLOCKS, "caches": caches.BLOCKS,
 }  # fmt: skip
 """Blocks and their weights, by family."""

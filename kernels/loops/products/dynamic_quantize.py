@@ -39,12 +39,12 @@ def extremes(lo, hi, worker, x, ranges, columns, scratch, scratch_bytes):
 
 
 @register_jitable
-def _range(ranges, rows):
-    """Least and greatest of all rows and of 0, from the ranges that `extremes` wrote."""
+def _range(ranges, lines):
+    """Least and greatest of all lines and of 0, from the ranges that `extremes` wrote."""
     least, greatest = np.float32(0), np.float32(0)
-    for row in range(rows):
-        least = ranges[2 * row] if ranges[2 * row] < least else least
-        greatest = ranges[2 * row + 1] if ranges[2 * row + 1] > greatest else greatest
+    for line in range(lines):
+        least = ranges[2 * line] if ranges[2 * line] < least else least
+        greatest = ranges[2 * line + 1] if ranges[2 * line + 1] > greatest else greatest
     return least, greatest
 
 
@@ -66,14 +66,14 @@ def _encode_row(source, sink, count, scale, zero):
         sink[i] = encode(source[i], scale, zero, low, high)
 
 
-def quantize_rows(lo, hi, worker, x, y, row_scales, row_zeros, ranges, rows, columns):
-    """Rows lo … hi − 1 to uint8 by the extremes of all rows."""
-    least, greatest = _range(ranges, rows)
+def quantize_rows(lo, hi, worker, x, y, row_scales, row_zeros, ranges, lines, columns):
+    """Rows lo … hi − 1 to uint8 by the extremes of all lines."""
+    least, greatest = _range(ranges, lines)
     scale, zero = _grid(least, greatest)
     for row in range(lo, hi):
         row_scales[row] = scale
         row_zeros[row] = np.int32(zero)
-        _encode_row(f32_at(x + 4 * row * columns), u8_at(y + row * columns), columns, scale, zero)
+    _encode_row(f32_at(x + 4 * lo * columns), u8_at(y + lo * columns), (hi - lo) * columns, scale, zero)
 
 
 def quantize_image(

@@ -61,3 +61,19 @@ def test_nan_and_zeros_are_no_trouble(values: list[float]) -> None:
     np.testing.assert_array_equal(buffers["y"], q)
     assert np.all(buffers["row_scales"] == scale)
     assert np.all(buffers["row_zeros"] == zero)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(300, 70), (257, 100), (3, 20000), (1000, 1)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_extremes_are_those_of_all_lines(rows: int, columns: int, workers: int) -> None:
+    """Short rows are searched several at a time, wherever the extremes lie."""
+    x = np.random.default_rng(rows).normal(size=(rows, columns)).astype(np.float32)
+    for at in ((0, 0), (-1, -1), (rows // 2, columns // 2)):
+        held = naive.placed(x)
+        held[at] = 50
+        buffers = {"x": held, "y": naive.empty((rows, columns), np.uint8)}
+        buffers |= {"row_scales": naive.empty((rows,), np.float32), "row_zeros": naive.empty((rows,), np.int32)}
+        run_routine(prepare_dynamic_quantize(rows, columns), buffers, workers=workers)
+        q, scale, zero = dynamic_quantize(held)
+        np.testing.assert_array_equal(buffers["y"], q)
+        assert np.all(buffers["row_scales"] == scale) and np.all(buffers["row_zeros"] == zero)
