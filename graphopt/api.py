@@ -40,7 +40,7 @@ from .provenance import KEY, Trail
 from .report import Report
 from .reporting import report_of, with_stages
 from .rewrite import RewriteLog
-from .validation import EquivalenceCheck, SizeCheck, with_slack
+from .validation import EquivalenceCheck, SizeCheck, tell_cost, with_slack
 
 if TYPE_CHECKING:
     import onnx
@@ -83,7 +83,7 @@ class Result:
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
-        is_whole = external is not True and onnx_io.external_bytes(self.ir) == 0  # then it need not be emitted anew
+        is_whole = external is not True and not onnx_io.lies_outside(self.ir)  # then it need not be emitted anew
         onnx_io.save(self.emission if is_whole else self.ir, path, external=external)
 
     def _repr_html_(self) -> str:
@@ -195,6 +195,7 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         context = _stage_context(lifted, options, progress)
     except ModelError as error:
         context, refusal = None, error
+    tell_cost(lifted, options.validation.policy, progress)
     work = _Work(options, progress, exact, _on_blame(reference, options))
     check = work.check(reference, before, onnx_io.lifted_from(lifted) if reference is model else None)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
@@ -289,10 +290,10 @@ class _Work:
 
     def clean(self, model: Model, schedule: Sequence[Pass] | None = None) -> Model:
         """The exact passes once more, on what a lossy stage left; validated against that, else left as it is."""
-        emitted = onnx_io.to_proto(model)
+        emitted = onnx_io.emission(model)
         size = figures(model, onnx_io.file_bytes(model, emitted))
         quiet = replace(self, progress=None, on_blame=None, options=_checked_at_end(self.options))
-        check = quiet.check(emitted, size)
+        check = quiet.check(model, size, emitted)
         return quiet.run(model, self.exact if schedule is None else schedule, check, size.constant_bytes).model
 
 

@@ -36,8 +36,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "normalization",
         "products",
         "winograd",
+        "weights",
     ),
-    "kernels/loops": ("core", "layout", "elementwise", "pooling", "normalization", "products", "winograd"),
+    "kernels/loops": ("core", "layout", "elementwise", "pooling", "normalization", "products", "winograd", "weights"),
     "onnx_io": ("parts",),
     "passes": (
         "clean",
