@@ -42,7 +42,7 @@ from .recipe import Recipe, data_of, model_digest, recorded
 from .reporting import report_of, with_stages
 from .result import Result
 from .rewrite import RewriteLog
-from .validation import EquivalenceCheck, SizeCheck, with_slack
+from .validation import EquivalenceCheck, SizeCheck, tell_cost, with_slack
 
 if TYPE_CHECKING:
     import onnx
@@ -181,6 +181,7 @@ def optimize_as(
         context = _stage_context(lifted, options, progress, executor)
     except ModelError as error:
         context, refusal = None, error
+    tell_cost(lifted, options.validation.policy, progress)
     work = _Work(options, progress, exact, _on_blame(reference, options))
     check = work.check(reference, before, onnx_io.lifted_from(lifted) if reference is model else None)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
@@ -283,10 +284,10 @@ class _Work:
 
     def clean(self, model: Model, schedule: Sequence[Pass] | None = None) -> Model:
         """The exact passes once more, on what a lossy stage left; validated against that, else left as it is."""
-        emitted = onnx_io.to_proto(model)
+        emitted = onnx_io.emission(model)
         size = figures(model, onnx_io.file_bytes(model, emitted))
         quiet = replace(self, progress=None, on_blame=None, options=_checked_at_end(self.options))
-        check = quiet.check(emitted, size)
+        check = quiet.check(model, size, emitted)
         return quiet.run(model, self.exact if schedule is None else schedule, check, size.constant_bytes).model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
 from .ir import Model
-from .measure import Figures
-from .pipeline import Verdict
+from .measure import Figures, show_bytes
+from .pipeline import CheckPolicy, Progress, Verdict
 from .pipeline.repro import runnable_feeds
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from .equivalence.runnable import RunnableModel
     from .onnx_io.lend import Emission, WeightPool
     from .onnx_io.source import ModelSource
+
+_log = logging.getLogger(__name__)
 
 SLACK_SHARE, SLACK_BYTES = 0.01, 4096
 """A file never grows by more than this share of its size plus these bytes: room for the names and types that rewrites
@@ -30,6 +33,22 @@ SAME_COMPUTATION = (
     "each result is the same expression of inputs and weights; what is written was loaded and run on one sample"
 )
 """On what grounds a result counts as equal that differs from the original in copies, repeated and unread nodes only."""
+
+
+RUNS = 28
+"""Runs of a model that a full comparison takes: on four samples three of the original and two of the candidate, and at
+least eight with a perturbed weight (`equivalence.reference`, `equivalence.power`)."""
+
+
+def tell_cost(model: Model, policy: CheckPolicy, progress: Progress | None) -> None:
+    """Say, before it begins, what validating a large model takes; of others it is little."""
+    if policy == "off" or not onnx_io.is_large(model):
+        return
+    size = show_bytes(onnx_io.weight_bytes(model))
+    text = f"validate: up to {RUNS} runs, each of which reads {size} of weights; validate=False leaves it out"
+    _log.info(text)
+    if progress is not None:
+        progress(text, 0.0)
 
 
 def with_slack(size: int) -> int:
@@ -143,7 +162,7 @@ class EquivalenceCheck(SizeCheck):
 
     def _original(self) -> RunnableModel:
         """The reference, opened once; its large weights are shared with every candidate that has them, too."""
-        from .equivalence.runnable import RunnableModel, open_runnable
+        from .equivalence.runnable import RunnableModel, folder_of, open_runnable
         from .onnx_io.lend import WeightPool
 
         if self._opened is None or self._pool is None:
@@ -152,6 +171,9 @@ class EquivalenceCheck(SizeCheck):
                 path = Path(self.reference)
                 lent = self._pool.adopt(self.parsed.lent)
                 opened = RunnableModel(self.parsed.proto, path, path.resolve().parent, lent)
+            elif self.parsed is not None and isinstance(self.reference, Model):
+                lent = self._pool.adopt(self.parsed.lent)
+                opened = RunnableModel(self.parsed.proto, None, folder_of(self.reference), lent)
             else:
                 opened = open_runnable(self.reference if self.parsed is None else self.parsed.whole(), "original")
             self._opened = opened.with_weights_lent(self._pool)

@@ -2,8 +2,9 @@
 
 Rooms, each importing only from those before it: ``core`` (compiler, object cache, steps), ``tensors`` (quantization,
 windows, broadcasting), ``layout`` (moving elements), ``elementwise``, ``pooling``, ``normalization``, ``attention``
-(over caches), ``products`` (matrix products, convolutions), ``winograd``. ``loops`` holds the Numba functions behind
-them in rooms of the same names, ``micro`` the LLVM IR generators; both are imported only to compile.
+(over caches), ``products`` (matrix products, convolutions), ``winograd``, ``weights`` (what quantization searches).
+``loops`` holds the Numba functions behind them in rooms of the same names, ``micro`` the LLVM IR generators; both are
+imported only to compile.
 
 How a kernel is made
 --------------------

@@ -13,7 +13,8 @@ from ..calibration.source import CalibrationData
 from ..errors import ModelError
 from ..ir import Model, clone_model
 from ..machine.sessions import is_refusal
-from ..measure import MakeSession, Metric, Quality, ort_session, taking_floats
+from ..measure import SAMPLES, MakeSession, Metric, Quality, ort_session, taking_floats
+from ..onnx_io import is_large
 from ..pipeline import Progress
 from .context import StageContext
 from .report import StageReport
@@ -21,6 +22,10 @@ from .report import StageReport
 Options = TypeVar("Options")
 
 _log = logging.getLogger(__name__)
+
+MADE_UP, FEW = 8, 2
+"""Inputs that are made up where there are no data; and, of models of gigabytes, these and the samples that judge: each
+run reads all weights. `python -m tests.bench.memory` prints the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,11 @@ def stage_context(
     preprocess: str | Preprocess | Tokenizer | None = None, executor: Executor | None = None,
 ) -> StageContext:  # fmt: skip
     """The context of a run; quality is judged by the original. InputError for calibration data that do not fit."""
-    reference = clone_model(original)
-    feeds = open_calibration(calibration, reference, seed=seed, preprocess=preprocess)
-    quality = Quality(reference, session_maker(target), feeds, metric, evaluations=evaluations)
+    reference, large = clone_model(original), is_large(original)
+    made_up = FEW if large else MADE_UP
+    feeds = open_calibration(calibration, reference, samples=made_up, seed=seed, preprocess=preprocess)
+    judged = FEW if large else SAMPLES
+    quality = Quality(reference, session_maker(target), feeds, metric, evaluations=evaluations, samples=judged)
     return StageContext(feeds, quality, max_drop, target, seed, progress, executor)
 
 

@@ -15,8 +15,9 @@ import onnxruntime as ort
 from ..errors import ModelError, OptionError, did_you_mean, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
-from ..machine.sessions import open_session, session_options
-from ..onnx_io.lend import WeightPool
+from ..machine.sessions import LARGE, open_session, session_options, spare_memory
+from ..onnx_io import is_large, to_proto
+from ..onnx_io.lend import Emission, WeightPool, lent_emission, on_disk
 from ..onnx_io.parts.apart import with_lent
 from ..onnx_io.source import is_onnx_ir
 from ..ops import initializers_of, type_proto
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     import onnx_ir
 
     from ..onnx_io.source import ModelSource
-
-_LARGE = 1 << 30
-"""Bytes: 1 GiB of weights is half of the 2 GiB that a protobuf may have, so that copies of the model still fit."""
 
 _WIDENED = {
     onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E4M3FNUZ,
@@ -79,6 +77,15 @@ class RunnableModel:
         """Bytes of weights that lie outside the file."""
         return sum(_external_length(t) for t in initializers_of(self.proto.graph) if t.name not in self.lent)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether copies of the weights would take too much memory."""
+        return self._outside > LARGE
+
+    @property
+    def _outside(self) -> int:
+        return self.external_bytes + sum(array.nbytes for array in self.lent.values())
+
     def in_runtime(self, runtime: str) -> RunnableModel:
         """The same in another runtime. OptionError where it is none of `RUNTIMES`."""
         if runtime not in RUNTIMES:
@@ -112,45 +119,45 @@ class RunnableModel:
         ModelError, one line, when onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError
         without torch.
         """
+        proto, lends = self.proto if edited is None else edited, self.lent
         if self.runtime == "torch":
-            return self._torch_session(taps, self.proto if edited is None else edited)
+            return self._torch_session(taps, proto)
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
+        if self.is_large:
+            proto, lends, folder = on_disk(proto, self.lent, str(self.folder or ""))
         entries = {"session.x64quantprecision": "1"} if precise else {}
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
-        if not prepack:
+        if self.is_large:
+            spare_memory(options, self._outside)
+        elif not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        if self.external_bytes > _LARGE:
-            # Packed copies and arenas of weights this large would not fit beside the mapped file.
-            options.add_session_config_entry("session.disable_prepacking", "1")
-            options.enable_cpu_mem_arena = False
-            options.enable_mem_pattern = False
         taps = tuple(taps)
         addition, casts = self._addition(taps)
         if len(addition.graph.output) > len(casts):  # what leaves is in no pattern: a second arena would be for nothing
             options.enable_mem_pattern = False
-        proto = self.proto if edited is None else edited
-        lent = self._lent_to(proto) if self.lent else {}
+        lent = _lent_to(proto, lends)
         try:
             if lent:
                 options.add_external_initializers([*lent], [*lent.values()])
             if edited is None and self.path is not None and not self.lent and not addition.ByteSize():
-                session = open_session(str(self.path), options)
+                session = open_session(str(self.path), options, folds=not self.is_large)
             else:
                 # Serialized messages merge when concatenated: outputs and nodes are appended without copying weights.
                 blob = proto.SerializeToString() + addition.SerializeToString()
-                session = open_session(blob, options)
+                session = open_session(blob, options, folds=not self.is_large)
         except Exception:  # also of versions that take no lent weights
-            model = self.whole() if lent else self
-            whole = with_lent(edited, self.lent) if lent and edited is not None else edited
+            puts_back = bool(lent) and not self.is_large
+            model = self.whole() if puts_back else self
+            whole = with_lent(edited, self.lent) if puts_back and edited is not None else edited
             again = partial(model.session, threads=threads, taps=taps, edited=whole, strict=strict)
-            if lent:
+            if puts_back:
                 return again(optimize=optimize, precise=precise)
             if precise and self.is_dequantized and (strict or not (optimize and self.is_quantized)):
                 return again(optimize=optimize, precise=False)
             if optimize and not strict:
                 return again(optimize=False)
             raise
-        return TappedSession(session, self.outputs, casts, lent)
+        return TappedSession(session, self.outputs, casts, {**lent, **self.lent})
 
     def _addition(self, taps: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
         """What sessions append to the model: outputs for taps, and casts of results to floats, by name."""
@@ -175,11 +182,6 @@ class RunnableModel:
         session = TorchSession(load(whole, folder=str(self.folder or "")))
         return TappedSession(session, self.outputs, casts, {})
 
-    def _lent_to(self, proto: onnx.ModelProto) -> dict[str, ort.OrtValue]:
-        """The weights that a proto describes but does not hold: an edited copy may hold some of them."""
-        outside = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
-        return {n: ort.OrtValue.ortvalue_from_numpy(array) for n, array in self.lent.items() if n in outside}
-
     def with_weights_lent(self, pool: WeightPool | None = None) -> RunnableModel:
         """The same with large weights outside of the protobuf, where all sessions on it read them; one array stands for
         equal ones of a pool. Itself where they are few, or in torch, whose sessions have tensors of their own.
@@ -190,6 +192,12 @@ class RunnableModel:
         if not lent or self.lent:
             return self
         return RunnableModel(proto, self.path, self.folder, lent, self.scratch)
+
+
+def _lent_to(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
+    """The weights that a proto describes but does not hold: an edited copy may hold some of them."""
+    outside = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL} if lent else ()
+    return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in lent.items() if name in outside}
 
 
 def open_runnable(
@@ -208,9 +216,8 @@ def open_runnable(
     if isinstance(model, onnx.ModelProto):
         return RunnableModel(model, None, folder)
     if isinstance(model, IRModel):
-        from ..onnx_io import to_proto
-
-        return RunnableModel(to_proto(model), None, folder_of(model) or folder)
+        emitted = lent_emission(model) if is_large(model) else Emission(to_proto(model))
+        return RunnableModel(emitted.proto, None, folder_of(model) or folder, emitted.lent)
     if is_onnx_ir(model):
         return _open_onnx_ir(model, folder)
     raise ModelError(f"{label}: expected a path, bytes, onnx.ModelProto or onnx_ir.Model, got {type(model).__name__}")
@@ -261,7 +268,7 @@ def _open_onnx_ir(model: onnx_ir.Model, folder: Path | None) -> RunnableModel:
     tensors = [v.const_value for v in model.graph.initializers.values()]
     folders = [str(t.base_dir) for t in tensors if isinstance(t, onnx_ir.ExternalTensor)]
     inside = sum(t.nbytes for t in tensors if t is not None and not isinstance(t, onnx_ir.ExternalTensor))
-    if inside < _LARGE and len(set(folders)) <= 1:
+    if inside < LARGE and len(set(folders)) <= 1:
         return RunnableModel(onnx_ir.to_proto(model), None, Path(folders[0]).resolve() if folders else folder)
     scratch = tempfile.TemporaryDirectory(prefix="graphopt-")
     path = Path(scratch.name, "model.onnx")

@@ -64,10 +64,11 @@ class Budget:
 
 
 def _resident() -> int:
-    """Bytes of memory that the process holds; 0 where the system does not tell."""
+    """Bytes of memory that the process holds, without mapped files; 0 where the system does not tell."""
     try:
         with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            _, resident, shared, *_ = map(int, file.read().split())
+            return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 

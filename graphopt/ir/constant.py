@@ -57,6 +57,9 @@ class Constant:
                 self._shared = weakref.ref(array)
         return array
 
+    def __reduce__(self) -> tuple[Callable[..., Constant], tuple[Array, DType]]:
+        return Constant.of, (self.array(), self.dtype)  # another process has the elements, not the file
+
     @property
     def type(self) -> TensorType:
         """The type of the value that holds this constant."""

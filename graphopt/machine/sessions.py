@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """The configuration entry that names the folder of external weights for a model given as bytes."""
+LARGE = 1 << 30
+"""Bytes of weights, 1 GiB, from which a model is large: its weights stay in mapped files, and no session packs or
+converts copies of them. Half of what a protobuf may have, so that copies of smaller models fit."""
+
+
+PACKED = 5 << 28
+"""Bytes of weights that a session of a large model may pack, which is a copy in memory: 1.25 GiB, so that all stays
+below 2 GB. What MatMulNBits multiplies unpacked takes five times as long."""
 
 
 def session_options(
@@ -39,12 +47,31 @@ def session_options(
     return settings
 
 
-def open_session(source: str | bytes, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session on the CPU from the path of a model or its serialized bytes. ModelError if it cannot be opened."""
+def spare_memory(settings: onnxruntime.SessionOptions, weights: int) -> None:
+    """Let a session of a large model pack no copies of weights, whose bytes are given, beyond `PACKED`, and keep no
+    memory between runs."""
     import onnxruntime
 
+    if weights > PACKED:
+        settings.add_session_config_entry("session.disable_prepacking", "1")
+    settings.enable_cpu_mem_arena = False
+    settings.enable_mem_pattern = False
+    settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # each DequantizeLinear before its reader
+
+
+def open_session(
+    source: str | bytes, settings: onnxruntime.SessionOptions, *, folds: bool = True
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU from the path of a model or its serialized bytes. ModelError if it cannot be opened.
+
+    folds: onnxruntime computes constants as it loads; without, weights in half precision are converted node by node as
+    they are read, and no copies of them kept.
+    """
+    import onnxruntime
+
+    more = {} if folds else {"disabled_optimizers": ["ConstantFolding"]}
     try:
-        return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"], **more)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error
 

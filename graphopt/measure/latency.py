@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError, one_line
 from ..ir import Array, Model
-from ..machine.sessions import EXTERNAL_FOLDER, open_session, session_options
+from ..machine.sessions import EXTERNAL_FOLDER, open_session, session_options, spare_memory
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -90,14 +90,36 @@ def ort_session(
 def open_ort_session(
     model: str | os.PathLike[str] | bytes | Model, settings: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
-    """`ort_session` with all settings; external weights of a model of the IR are found where they lie."""
+    """`ort_session` with all settings; external weights of a model of the IR are found where they lie, and those of a
+    large one are read where they are mapped."""
     if isinstance(model, Model):
-        from ..onnx_io import to_proto
+        from ..onnx_io import is_large, to_proto
 
+        if is_large(model):
+            return _open_large(model, settings)
         if model.folder:
             settings.add_session_config_entry(EXTERNAL_FOLDER, model.folder)
         return open_session(to_proto(model).SerializeToString(), settings)
     return open_session(model if isinstance(model, bytes) else os.fspath(model), settings)
+
+
+def _open_large(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session that copies no large weights."""
+    import onnxruntime
+
+    from ..onnx_io import weight_bytes
+    from ..onnx_io.lend import lent_emission, on_disk
+
+    emitted = lent_emission(model)
+    proto, arrays, root = on_disk(emitted.proto, emitted.lent, model.folder)
+    lent = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+    if lent:
+        settings.add_external_initializers([*lent], [*lent.values()])
+    settings.add_session_config_entry(EXTERNAL_FOLDER, root)
+    spare_memory(settings, weight_bytes(model))
+    session = open_session(proto.SerializeToString(), settings, folds=False)
+    session.lent = lent, emitted.lent  # they must live as long as the session does
+    return session
 
 
 def compare_latency(

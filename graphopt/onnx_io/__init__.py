@@ -10,18 +10,21 @@ if TYPE_CHECKING:
     from .inference import infer_types
     from .lend import Emission, emission, lifted_from
     from .lift import load
-    from .saving import save
+    from .saving import lies_outside, save
     from .size import external_bytes, file_bytes
+    from .weights import is_large, weight_bytes
 
 __all__ = [
-    "Emission", "check", "emission", "external_bytes", "file_bytes", "infer_types", "lifted_from", "load", "save",
-    "to_onnx", "to_proto",
+    "Emission", "check", "emission", "external_bytes", "file_bytes", "infer_types", "is_large", "lies_outside",
+    "lifted_from", "load", "save", "to_onnx", "to_proto",
+    "weight_bytes",
 ]  # fmt: skip
 
 # No file has the name of what it holds: importing a submodule puts it where its function is looked up.
 _HOMES = {
     "external_bytes": "size", "file_bytes": "size", "Emission": "lend", "emission": "lend", "lifted_from": "lend",
     "check": "checker", "infer_types": "inference", "load": "lift", "save": "saving",
+    "lies_outside": "saving", "is_large": "weights", "weight_bytes": "weights",
     "to_onnx": "emit", "to_proto": "emit",
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from ..ir import Constant, Model
 from ..ops import DEFAULT_DOMAIN, type_proto
 from .emit import Emitter
 from .lift import load
-from .size import constants_of
+from .weights import constants_of
 
 
 def check(model: Model | onnx.ModelProto) -> None:

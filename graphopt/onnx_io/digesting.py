@@ -10,10 +10,10 @@ CHUNK = 1 << 24
 
 
 class DigestingFile:
-    """Counts and digests the written bytes, so that a file can be named by its content."""
+    """Counts the written bytes and, where that is wanted, digests them, so that a file can be named by its content."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.position = file, 0
+    def __init__(self, file: BinaryIO, digests: bool = True) -> None:
+        self.file, self.position, self.digests = file, 0, digests
         self._hash = hashlib.blake2b(digest_size=8)
 
     def write(self, data: memoryview) -> None:
@@ -21,7 +21,8 @@ class DigestingFile:
         for start in range(0, len(data), CHUNK):
             piece = data[start : start + CHUNK]
             self.file.write(piece)
-            self._hash.update(piece)
+            if self.digests:
+                self._hash.update(piece)
         self.position += len(data)
 
     def pad_to(self, offset: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -9,12 +10,18 @@ from math import prod
 import numpy as np
 import onnx
 
+from ..errors import ModelError
 from ..ir import Array, Constant, DType, Model
+from ..machine.spool import place_of
+from ..ops import initializers_of
 from .emit import Emitter, to_proto
 from .parts.apart import ELEMENTS, LENDABLE, WORTH, describe_lent, with_lent
 from .parts.extras import ModelExtras
 from .parts.tensors import ProtoSource, describe_external, external_source, write_tensor
+from .weights import is_large
 
+PROTO_LIMIT = (1 << 31) - (1 << 24)
+"""Bytes of weights that a protobuf may hold: its 2 GiB, less room for the structure."""
 LEAST = 1 << 10
 """Bytes of the smallest tensor that is lent; below are shapes and scalars, which shape inference reads."""
 
@@ -39,6 +46,37 @@ class Lender:
         self.lent[name] = np.ascontiguousarray(constant.array())
 
 
+def lent_emission(model: Model) -> Emission:
+    """The model as ONNX for a session in this process: `Lender` keeps its large weights where they lie."""
+    lender = Lender()
+    return Emission(Emitter(model, store=lender.store, store_inside=write_tensor).model(), lender.lent)
+
+
+def on_disk(
+    proto: onnx.ModelProto, lent: Mapping[str, Array], folder: str
+) -> tuple[onnx.ModelProto, dict[str, Array], str]:
+    """The model for a session that maps all weights that lie on disk, in its folder or in a `Spool`, which onnxruntime
+    would copy where they are lent; those that are still lent; and the folder that the locations are relative to."""
+    placed, left = onnx.ModelProto(), dict[str, Array]()
+    placed.CopyFrom(proto)
+    root = os.path.abspath(os.sep)  # onnxruntime refuses data outside of the folder it is told
+    for tensor in initializers_of(placed.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        array = lent.get(tensor.name)
+        place = None if array is None else place_of(array)
+        if array is not None and place is None:
+            left[tensor.name] = array
+            continue
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                path = os.path.join(folder, entry.value) if place is None else place.path
+                entry.value = os.path.relpath(os.path.realpath(path), root)
+        if place is not None:
+            tensor.external_data.add(key="offset", value=str(place.offset))
+    return placed, left, root
+
+
 @dataclass(slots=True)
 class Emission:
     """A model as ONNX. lent: its large weights, by name, which the proto only describes; none where it holds them."""
@@ -47,16 +85,19 @@ class Emission:
     lent: Mapping[str, Array] = field(default_factory=dict)
 
     def whole(self) -> onnx.ModelProto:
-        """The proto with all weights in it; from now on it holds them."""
+        """The proto with all weights in it; from now on it holds them. ModelError where they exceed 2 GB."""
+        if sum(array.nbytes for array in self.lent.values()) >= PROTO_LIMIT:
+            raise ModelError("the model exceeds protobuf's 2 GB: save it, its data will lie beside the file")
         if self.lent:
             self.proto, self.lent = with_lent(self.proto, self.lent), {}
         return self.proto
 
 
 def emission(model: Model) -> Emission:
-    """The model as ONNX; weights that were read apart, and new ones of such a model, stay outside of the proto."""
+    """The model as ONNX; weights that were read apart, and new ones of such a model or of a large one, stay outside of
+    the proto."""
     source = lifted_from(model)
-    if source is None or not source.lent:
+    if not is_large(model) and (source is None or not source.lent):
         return Emission(to_proto(model))
     lent: dict[str, Array] = {}
 

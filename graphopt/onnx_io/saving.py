@@ -19,15 +19,16 @@ from ..machine.files import beside_name, check_target, replace_file, reported, s
 from ..ops import initializers_of
 from .digesting import DigestingFile
 from .emit import Emitter
-from .lend import Emission
+from .lend import PROTO_LIMIT, Emission, lifted_from
 from .lift import load
+from .parts.apart import WORTH
 from .parts.extras import ModelExtras
 from .parts.stream import write_proto
 from .parts.tensors import describe_external, external_source, stored_bytes, write_tensor
-from .size import constants_of, proto_bytes
+from .size import external_bytes, proto_bytes
 from .source import read_proto
+from .weights import constants_of, is_large
 
-_PROTO_LIMIT = (1 << 31) - (1 << 24)  # protobuf's 2 GiB, less room for the structure
 _EXTERNAL_BYTES = 1024  # smaller tensors stay in the file: shape inference reads some of them
 _PAGE_FROM, _PAGE, _LINE = 1 << 20, 4096, 64
 """Bytes from which a tensor of the data file is aligned to pages, so that it can be mapped; to cache lines below."""
@@ -37,7 +38,8 @@ def save(model: Model | onnx.ModelProto | Emission, path: str | Path, *, externa
     """Write a model so that a reader, at any moment, finds the old model whole or the new one.
 
     `external`: True puts tensors of 1 KB and more into `<name>.data` beside the file, False puts everything into the
-    file, None does the former only where the file would exceed protobuf's 2 GB. Tensors that came from an external file
+    file, None does the former only where the file would exceed protobuf's 2 GB, or weights of 1 MB and more took the
+    place of external ones. Tensors that came from an external file
     and were not touched stay external; in the folder they came from, the file they are in is referred to and not
     copied. Data is streamed: memory does not grow with it.
 
@@ -61,9 +63,25 @@ def save(model: Model | onnx.ModelProto | Emission, path: str | Path, *, externa
         _save(model, path, external)
 
 
+def lies_outside(model: Model) -> bool:
+    """Whether a model is written with data beside its file unless the caller says otherwise: some of it lies outside,
+    or did in the file that it comes from, or it is large."""
+    return external_bytes(model) > 0 or is_large(model) or _was_external(model)
+
+
+def _was_external(model: Model) -> bool:
+    """Whether a model has new weights in place of some that lay outside of its file."""
+    source = lifted_from(model)
+    if source is None or not _has_external(source):
+        return False
+    return sum(c.nbytes for c in constants_of(model) if external_source(c) is None) >= WORTH
+
+
 def _save(model: Model, path: str, external: bool | None) -> None:
+    if external is None and _was_external(model):
+        external = True
     large = [c for c in constants_of(model) if external_source(c) is None or external is False]
-    if external is not True and sum(c.nbytes for c in large) > _PROTO_LIMIT:
+    if external is not True and sum(c.nbytes for c in large) > PROTO_LIMIT:
         if external is False:
             raise OutputError(f"{path!r} cannot be written: one file cannot hold more than 2 GB, use external data")
         external = True
@@ -158,7 +176,7 @@ class _Data:
 
         def write(file: BinaryIO) -> None:
             nonlocal digest
-            out = DigestingFile(file)
+            out = DigestingFile(file, by_digest)
             for constant, offset in self.places.items():
                 out.pad_to(offset)
                 out.write(stored_bytes(constant))
@@ -184,7 +202,7 @@ def _write_proto(proto: onnx.ModelProto, path: str, lent: Mapping[str, Array] | 
 
 def _fits(model: Emission) -> bool:
     try:
-        return proto_bytes(model.proto, model.lent) <= _PROTO_LIMIT
+        return proto_bytes(model.proto, model.lent) <= PROTO_LIMIT
     except (EncodeError, ValueError):
         return False
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from math import prod
 from typing import Any
 
 import onnx
 
-from ..ir import Constant, DType, Model
+from ..ir import DType, Model
 from .emit import to_proto
 from .lend import Emission
 from .parts.tensors import external_source
 from .source import ModelSource
+from .weights import constants_of
 
 _SMALL = 4096  # elements; protobuf computes a size by serialising, which is cheap for smaller tensors
 
@@ -85,15 +86,3 @@ def _framed(size: int) -> int:
 def external_bytes(model: Model) -> int:
     """Bytes that the model's constants take in other files, each constant once."""
     return sum(c.nbytes for c in constants_of(model) if external_source(c) is not None)
-
-
-def constants_of(model: Model) -> Iterator[Constant]:
-    """Every constant that a node reads or an input defaults to, each once, in the order of the nodes."""
-    constants: dict[Constant, None] = {}
-    for body in (model, *(f.body for f in model.functions.values())):
-        for graph in body.graph.graphs():
-            read = [value.default for value in graph.inputs]
-            for node in (*graph.snapshot(), graph.return_node):
-                read += [v.constant for v in node.inputs if v is not None]
-            constants.update((constant, None) for constant in read if constant is not None)
-    return iter(constants)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from ...compress.context import StageContext
 from ...ir import Model
 from ...measure import figures, macs_at
+from ...onnx_io import is_large
 from .candidates.assignment import Assignment
 from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import Unit, useful
@@ -35,7 +36,7 @@ class Decision:
 
     assignment: None leaves the model float. guarded: the accuracy guard's changes. speedup: over the float model;
     None where it was not timed. errors: of single units, where measured; predicted: by gradients.
-    text: for the report.
+    text: for the report. model: of the assignment.
     """
 
     calibrated: CalibratedModel
@@ -45,6 +46,7 @@ class Decision:
     errors: Mapping[Unit, float]
     text: str
     predicted: Mapping[Unit, float] = field(default_factory=dict)
+    model: Model | None = None
 
 
 def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> Decision:
@@ -147,7 +149,7 @@ class _Search:
             return self._decision(
                 guarded, None, f"left float: {guarded.verdict}, {describe_limit(options, self.context)}"
             )
-        if not options.speed:
+        if not options.speed or (options.mode == "weights" and is_large(self.model)):  # its speed is told, no more
             return self._decision(guarded, None, guarded.verdict, guarded.assignment)
         accurate = self._mixed(guarded)
         best = self._fastest(accurate)
@@ -166,8 +168,11 @@ class _Search:
     def _decision(
         self, guarded: GuardResult, speedup: float | None, text: str, assignment: Assignment | None = None
     ) -> Decision:
+        model = None if assignment is None else self.judge.built(assignment)
         assignment = None if assignment is None else assignment.stored
-        return Decision(self.calibrated, assignment, guarded, speedup, self.errors.known, text, self.errors.predicted)
+        return Decision(
+            self.calibrated, assignment, guarded, speedup, self.errors.known, text, self.errors.predicted, model
+        )  # fmt: skip
 
     def _is_smaller(self, assignment: Assignment) -> bool:
         return LARGER * stored_bytes(assignment) < figures(self.model).constant_bytes

@@ -155,7 +155,7 @@ def _layer(decision: Decision, unit: Unit) -> QuantizedLayer:
 
 def _measured_layer(decision: Decision, unit: Unit) -> QuantizedLayer:
     calibrated, assignment, node = decision.calibrated, decision.assignment, unit.node
-    solved, finer, alone = calibrated.solved[node], calibrated.finer.get(node), decision.errors.get(unit)
+    solved, finer, alone = calibrated.solved[node], calibrated.finer.known.get(node), decision.errors.get(unit)
     if assignment is None or unit not in assignment.units:
         objectives = (solved.before, solved.after, solved.error)
         return QuantizedLayer(unit.name, node.op, "float", None, *objectives, error_alone=alone)

@@ -21,7 +21,6 @@ from .candidates.units import PACKED
 from .candidates.upgrade import upgraded
 from .chosen import by_mode
 from .decide import decide
-from .emit.qdq import build
 from .nested import quantize_branches
 from .options import Quantize
 from .place.bias_correction import with_bias_correction
@@ -135,7 +134,7 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
     calibrated = with_harmless_tables(with_best_method(calibrated, context), context)
     decision = decide(model, with_refit(with_bias_correction(calibrated, context), context), context)
     report = report_decision(decision, context.calibration.is_synthetic)
-    return (model if decision.assignment is None else build(decision.assignment)), report
+    return (model if decision.model is None else decision.model), report
 
 
 def _raised(model: Model, options: Quantize, context: StageContext) -> Model:

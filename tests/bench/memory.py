@@ -1,22 +1,100 @@
-"""Peak anonymous memory of optimising a generated external-data model: `python -m tests.bench.memory [gigabytes]`."""
+"""Memory and time of large models: `python -m tests.bench.memory [GB …] [--bits 16 32] [--forms FORM …]`.
+
+A model of each size is generated in a folder that goes again: blocks of MatMul, Relu and Gemm between residuals, random
+weights by seed in external data of 16 or 32 bits, written one by one. Forms: exact, int8 and int4, all by defaults;
+`int4` is for target onnxruntime. With `--rivals NAME …`, `quantize_dynamic` and onnxruntime's `MatMulNBits` quantizer
+beside. A row a form: peak of anonymous memory (RssAnon; mapped files do not count), processor seconds of the whole
+process, size of the result, whether onnxruntime opens it, and the wall time of `graphopt inspect` on the source.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
-from tests import generators
-
-CODE = """
+HIDDEN = 2048
+"""Width of the blocks; inside they are four times as wide, as transformers are."""
+OURS = """
 import sys, graphopt
-report = graphopt.optimize(sys.argv[1], sys.argv[2], validate=sys.argv[3] == "validated").report
-print(report.status, report.before.nodes, report.after.nodes)
+source, output, form = sys.argv[1:]
+options = {"exact": {}, "int8": {"quantize": "weights"},
+           "int4": {"quantize": graphopt.Quantize(mode="weights", weight_type="int4"), "target": "onnxruntime"}}[form]
+result = graphopt.optimize(source, output, **options)
+print(result.report.status, *(stage.summary for stage in result.report.stages))
 """
+THEIRS = """
+import sys, onnx, logging
+logging.disable(logging.WARNING)
+source, output, form = sys.argv[1:]
+if form == "quantize_dynamic":
+    from onnxruntime.quantization import quantize_dynamic
+    quantize_dynamic(source, output, use_external_data_format=True)
+else:
+    from onnxruntime.quantization import matmul_nbits_quantizer as rival
+    config = rival.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4)
+    quantizer = rival.MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
+    quantizer.process()
+    quantizer.model.save_model_to_file(output, use_external_data_format=True)
+print("done")
+"""
+OPEN = """
+import sys, onnxruntime
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.disable_prepacking", "1")
+options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+print("opens")
+"""
+FORMS = ("exact", "int8", "int4")
+RIVALS = ("quantize_dynamic", "MatMulNBits")
+
+
+def large_model(path: Path, gigabytes: float, bits: int, hidden: int = HIDDEN, seed: int = 0) -> Path:
+    """Write a model of about that size, its weights of 16 or 32 bits beside it one by one; returns `path`."""
+    kind, inside = (np.float16 if bits == 16 else np.float32), 4 * hidden
+    elem = TensorProto.FLOAT16 if bits == 16 else TensorProto.FLOAT
+    count = max(1, round(gigabytes * 1e9 / (2 * hidden * inside * bits // 8)))
+    rng, data = np.random.default_rng(seed), path.with_name(f"{path.name}.data")
+    nodes, weights, x = [], [], "x"
+    with data.open("wb") as stream:
+
+        def weight(name: str, *shape: int, scale: float) -> str:
+            array = (rng.standard_normal(shape, np.float32) * np.float32(scale)).astype(kind)
+            tensor = TensorProto(name=name, data_type=elem, dims=shape, data_location=TensorProto.EXTERNAL)
+            place = {"location": data.name, "offset": stream.tell(), "length": array.nbytes}
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=str(value))
+            stream.write(array.tobytes())
+            weights.append(tensor)
+            return name
+
+        for index in range(count):
+            name = f"block{index}"
+            up = weight(f"{name}.up", hidden, inside, scale=hidden**-0.5)
+            down = weight(f"{name}.down", hidden, inside, scale=0.5 * inside**-0.5)
+            bias = weight(f"{name}.bias", hidden, scale=0.01)
+            nodes += [
+                helper.make_node("MatMul", [x, up], [f"{name}.wide"], f"{name}/up"),
+                helper.make_node("Relu", [f"{name}.wide"], [f"{name}.relu"], f"{name}/relu"),
+                helper.make_node("Identity", [f"{name}.relu"], [f"{name}.same"], f"{name}/same"),
+                helper.make_node("Gemm", [f"{name}.same", down, bias], [f"{name}.narrow"], f"{name}/down", transB=1),
+                helper.make_node("Add", [x, f"{name}.narrow"], [f"{name}.sum"], f"{name}/add"),
+            ]
+            x = f"{name}.sum"
+    given, result = (helper.make_tensor_value_info(name, elem, ["N", hidden]) for name in ("x", x))
+    graph = helper.make_graph(nodes, "large", [given], [result], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, path)
+    return path
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -28,39 +106,59 @@ def anonymous_bytes(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
 
-def give_work(path: Path) -> None:
-    """Put an Identity behind every node, so that there is something to rewrite."""
-    model = onnx.load(path, load_external_data=False)
-    results = {value.name for value in model.graph.output}
-    nodes = []
-    for node in model.graph.node:
-        nodes.append(node)
-        if node.output[0] not in results:
-            name = node.output[0]
-            node.output[0] = f"{name}/before"
-            nodes.append(onnx.helper.make_node("Identity", [node.output[0]], [name]))
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    onnx.save(model, path)
+def watched(*command: str) -> tuple[str, int, float, bool]:
+    """(last words, peak of anonymous bytes, processor seconds, success) of a process."""
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(command, stdout=told, stderr=told, text=True)
+        peak = 0
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            peak = max(peak, anonymous_bytes(process.pid))
+            time.sleep(0.01)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        told.seek(0)
+        words = told.read().strip().splitlines() or [""]
+    return words[-1], peak, usage.ru_utime + usage.ru_stime, process.returncode == 0
+
+
+def stored_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def measure(source: Path, forms: list[str], name: str) -> None:
+    """Print a row for each form."""
+    python = sys.executable
+    start = time.perf_counter()
+    subprocess.run([python, "-m", "graphopt", "inspect", str(source)], check=True, stdout=subprocess.DEVNULL)
+    inspected = time.perf_counter() - start
+    for form in forms:
+        with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+            output = Path(folder, "out.onnx")
+            code = THEIRS if form in RIVALS else OURS
+            told, peak, used, fine = watched(python, "-c", code, str(source), str(output), form)
+            opens = watched(python, "-c", OPEN, str(output))[0] if fine else ""
+            cells = f"{peak / 1e6:,.0f} MB", f"{used:.1f} s", f"{stored_bytes(Path(folder)) / 1e9:.2f} GB", opens
+            row = f"{name:>12} {form:>17}" + "".join(f"{cell:>12}" for cell in cells) + f"  inspect {inspected:.2f} s"
+            print(f"{row}  {told[:160]}", flush=True)
 
 
 def main() -> None:
-    gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "large.onnx"
-        generators.external_model(source, gigabytes)
-        give_work(source)
-        for how in ("unvalidated", "validated"):
-            start = time.perf_counter()
-            command = [sys.executable, "-c", CODE, str(source), str(Path(folder) / "out.onnx"), how]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            peak = 0
-            while process.poll() is None:
-                peak = max(peak, anonymous_bytes(process.pid))
-                time.sleep(0.02)
-            told = process.stdout.read().strip() if process.stdout else ""
-            print(f"{gigabytes:g} GB, {how}: {told}, peak {peak / 1e6:.0f} MB, {time.perf_counter() - start:.1f} s")
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("gigabytes", nargs="*", type=float, default=[1.5])
+    parser.add_argument("--bits", nargs="*", type=int, choices=(16, 32), default=[32])
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=[*FORMS])
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=[])
+    parser.add_argument("--folder", help="where the files lie, by default the system's temporary folder")
+    asked = parser.parse_args()
+    for gigabytes in asked.gigabytes:
+        for bits in asked.bits:
+            with tempfile.TemporaryDirectory(dir=asked.folder, prefix="graphopt-") as folder:
+                source = large_model(Path(folder, "large.onnx"), gigabytes, bits)
+                measure(source, [*asked.forms, *asked.rivals], f"{gigabytes:g} GB f{bits}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import graphopt
 from graphopt.compress.layers.linear import Linear
 from graphopt.compress.layers.moments import InputMoments
 from graphopt.errors import Declined, OptionError
-from graphopt.ir import Node
+from graphopt.ir import Constant, Node
 from graphopt.measure import ort_session
 from graphopt.passes.quantize import stage
 from graphopt.passes.quantize.emit.packed import pack
@@ -150,7 +150,7 @@ def test_codes_are_never_worse_than_the_nearest(seed):
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((DEPTH, WIDTH)).astype(np.float32)
     mix = rng.standard_normal((DEPTH, 5)) @ rng.standard_normal((5, DEPTH)) + 0.05 * rng.standard_normal((DEPTH, DEPTH))
-    linear = Linear(Node("MatMul", (None, None)), weight, None, 1, 1)
+    linear = Linear(Node("MatMul", (None, None)), Constant.of(weight), None, 1, 1)
     moments = InputMoments.empty(linear)
     moments.add((rng.standard_normal((400, DEPTH)) @ mix)[None].astype(np.float32))
     for rounding in (True, False):

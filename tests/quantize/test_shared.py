@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 import graphopt
 from graphopt.compress.layers.linear import Linear
-from graphopt.ir import Node
+from graphopt.ir import Constant, Node
 from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.shared import share_weights
 from graphopt.passes.quantize.candidates.units import Unit
@@ -181,7 +181,7 @@ def test_weights_are_compared_whole():
     other = rows.copy()
     other[17, 3] += 1
     head, table, near = Node("MatMul", (None, None)), Node("Gather", (None, None)), Node("Gather", (None, None))
-    given = [Linear(table, rows, None, 1, 1), Linear(near, other, None, 1, 1), Linear(head, rows.T, None, 1, 1)]
+    given = [Linear(n, Constant.of(w), None, 1, 1) for n, w in ((table, rows), (near, other), (head, rows.T))]
     units, shared = share_weights(Unit(linear.node, None, (), (), linear=linear) for linear in given)
     assert shared.heads == {table: head} and shared.codes_of == {table: head}
     assert [unit.layer.axis for unit in units] == [0, 1, 1]

@@ -12,6 +12,7 @@ from ....ir import Array, Model, Node, Value
 from ....kernels.tensors.quantization import Quantization
 from ..numerics.grids import Codes, NarrowGrid, activation_grid, bias_codes, merged_extent, narrow_grid
 from ..numerics.per_channel import ChannelGrid
+from ..numerics.store import CodeStore
 from ..options import Quantize
 from .shared import Shared
 from .units import PACKED, Unit
@@ -28,7 +29,7 @@ class Assignment:
     units: those on integers. grids: of every activation that may be quantized. codes: of each linear operator.
     channels: of per-channel activations, whose entry in `grids` is the one that integer operators see. target: the
     runtime that the model is for. shared: weights with several readers. narrow: grids of activations
-    that layers read in fewer than 8 bits; other operators read the 8 bits of `grids`.
+    that layers read in fewer than 8 bits; other operators read the 8 bits of `grids`. store: of the codes' forms.
     """
 
     model: Model
@@ -40,6 +41,7 @@ class Assignment:
     target: str = "portable"
     shared: Shared = field(default_factory=Shared)
     narrow: dict[Value, NarrowGrid] = field(default_factory=dict)
+    store: CodeStore = field(default_factory=CodeStore)
 
     @property
     def packs(self) -> bool:

@@ -17,13 +17,17 @@ from ....compress.layers.linear import Linear
 from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
-from ....measure import macs_values
+from ....machine.sessions import LARGE
+from ....machine.spool import Spool
+from ....measure import figures, macs_values
 from ....parallel import Content, ordered
 from ..numerics.blocks import block_count, stored_bits
 from ..numerics.solve import BITS, Solved, pair_safety, solve
+from ..numerics.store import CodeStore
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
 from .derivable_ranges import derivable, derive_ranges, non_negative_images
+from .finer import FinerCodes
 from .shared import Shared, float_products, share_weights
 from .units import PACKED, Unit, Units, find_tables, find_units, layer_units
 
@@ -45,7 +49,7 @@ class CalibratedModel:
     extents: dict[Value, Extent]
     samples: int
     solved: dict[Node, Solved]
-    finer: dict[Node, Solved]
+    finer: FinerCodes
     assignment: Assignment
     feed: dict[str, Any]
     shapes: Shapes
@@ -88,12 +92,13 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
         usable += tables
     usable, shared = share_weights(usable, float_products(model.graph, usable))
     units = _with_shared(units, usable, shared)
-    solved, finer = solve_layers(model, usable, grids, options, context, feeds, nearest, shared)
+    store = CodeStore(Spool() if figures(model).constant_bytes > LARGE else None)
+    solved, finer = solve_layers(model, usable, grids, options, context, feeds, nearest, shared, store)
     codes = {node: s.codes for node, s in solved.items()}
     activations = next(iter(grids.values()), {})
     assignment = Assignment(
         model, frozenset(usable), activations, codes, options, target=context.target, shared=shared,
-        narrow=narrow_grids(usable, extents, options),
+        narrow=narrow_grids(usable, extents, options), store=store,
     )  # fmt: skip
     count, feed = max(feeds.count, 1), timing_feed(context)
     values = [*(v for u in usable for v in (*u.inputs, *u.outputs)), *macs_values(model)]
@@ -142,75 +147,85 @@ def _masked_parts(units: Units, masked: Set[Value]) -> Iterator[tuple[str, str]]
 def solve_layers(
     model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: StageContext,
     feeds: _CountedFeeds | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}), shared: Shared = ALONE,
-) -> tuple[dict[Node, Solved], dict[Node, Solved]]:  # fmt: skip
+    store: CodeStore | None = None,
+) -> tuple[dict[Node, Solved], FinerCodes]:  # fmt: skip
     """Codes of every layer at the width asked for, and at 8 bits where that is less; `nearest` are known already.
 
     Of layers that share a weight the first is solved for.
     """
     feeds = feeds or _CountedFeeds(context, options.samples)
     solved: dict[Node, Solved] = {}
-    finer: dict[Node, Solved] = {}
+    store = CodeStore() if store is None else store
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
-    solver = _Solver(model, options, context.target, frozenset(shared.heads.values()))
+    solver = _Solver(model, options, context.target, store, frozenset(shared.heads.values()))
+    steps: dict[Node, float] = {}
     asked: list[Unit] = []
 
-    def problems() -> Iterator[tuple[tuple[_Problem, ...], Content]]:
+    def problems() -> Iterator[tuple[_Problem, Content]]:
         for count, (unit, moments) in enumerate(_with_moments(model, layers, options, context, feeds)):
             context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
             step = min((known[unit.inputs[0]].scale for known in grids.values() if unit.inputs), default=1.0)
+            steps[unit.node] = step
             known = nearest.get(unit.node)
             if known is not None and known.codes.holds_bias(step):
                 solved[unit.node] = known
                 continue
             asked.append(unit)
-            yield solver.problems(unit, moments, step), {}
+            yield solver.problem(unit, moments, step, solver.bits(unit)), {}
 
-    for number, codes in enumerate(ordered(context.executor, _solved, problems())):
-        solved[asked[number].node] = codes[0]
-        if len(codes) > 1:
-            finer[asked[number].node] = codes[1]
+    for number, found in enumerate(ordered(context.executor, solve, problems())):
+        solved[asked[number].node] = solver.kept(asked[number], found)
     solved = {unit.node: solved[unit.node] for unit in layers}  # those known before came out of turn
     for unit in usable:
         first = shared.codes_of.get(unit.node)
-        if first is not None:
-            for found in (solved, finer):
-                if first in found:
-                    same = replace(found[first].codes, bias=unit.layer.bias)
-                    found[unit.node] = replace(found[first], codes=same)
-    return solved, finer
+        if first in solved:
+            solved[unit.node] = _with_bias(solved[first], unit)
+    units = {u.node: u for u in usable}
+
+    def finer(node: Node) -> Solved:
+        # to the nearest: at 8 bits rounding by moments gains too little for its time
+        first = units[shared.codes_of.get(node, node)]
+        return _with_bias(solver(first, None, steps[first.node], 8), units[node])
+
+    return solved, FinerCodes(finer, [node for node, found in solved.items() if found.codes.bits < 8])
+
+
+def _with_bias(solved: Solved, unit: Unit) -> Solved:
+    """The codes of a layer for another that shares its weight, with its own bias."""
+    if solved.codes.bias is unit.layer.bias:
+        return solved
+    return replace(solved, codes=replace(solved.codes, bias=unit.layer.bias))
 
 
 _Problem = tuple[Linear, InputMoments | None, Quantize, bool, float, int, int | None, bool]
 """The arguments of `solve` for one layer."""
 
 
-def _solved(*problems: _Problem) -> list[Solved]:
-    """The codes of one layer at each width, in a task of its own."""
-    return [solve(*problem) for problem in problems]
-
-
 @dataclass(frozen=True, slots=True)
 class _Solver:
-    """States what is to be solved for the codes of each layer. tied: heads whose weight is a table, too."""
+    """Solves for the codes of one layer after the other. tied: heads whose weight is a table, too."""
 
     model: Model
     options: Quantize
     target: str
+    store: CodeStore
     tied: frozenset[Node] = frozenset()
 
-    def problems(self, unit: Unit, moments: InputMoments | None, step: float) -> tuple[_Problem, ...]:
-        """A layer at the width asked for, and where that is less at 8 bits: to the nearest, since rounding by moments
-        gains too little there for its time."""
-        bits = self.bits(unit)
-        asked = self._problem(unit, moments, step, bits)
-        return (asked, self._problem(unit, None, step, 8)) if bits < 8 else (asked,)
+    def __call__(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> Solved:
+        return self.kept(unit, solve(*self.problem(unit, moments, step, bits)))
 
-    def _problem(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> _Problem:
+    def problem(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> _Problem:
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
         block = _block(unit.layer, self.options, self.target) if is_stored_in_blocks else None
         safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables are read as floats
         options = replace(self.options, executor=None, cache=None)
         return unit.layer.alone, moments, options, safe, step, bits, block, unit.node in self.tied
+
+    def kept(self, unit: Unit, solved: Solved) -> Solved:
+        """The same with its codes in the store."""
+        packs = solved.codes.block is not None and solved.codes.bits < 8
+        by_row = packs and self.target == "onnxruntime"  # as its own product packs them
+        return replace(solved, codes=self.store.kept(solved.codes, unit.layer, by_row))
 
     def bits(self, unit: Unit) -> int:
         """The width asked for; 8 where fewer cannot be stored packed, and for tables that no product shares."""
@@ -223,9 +238,8 @@ def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: St
     """Codes rounded to the nearest, which need no data, as if every bias fitted; none where moments are wanted."""
     if _wants_moments(options):
         return {}
-    solver = _Solver(model, options, context.target)
-    layers = [unit for unit in units if unit.linear is not None]
-    return {unit.node: _solved(*solver.problems(unit, None, math.inf)[:1])[0] for unit in layers}
+    solver = _Solver(model, options, context.target, CodeStore())
+    return {unit.node: solver(unit, None, math.inf, solver.bits(unit)) for unit in units if unit.linear is not None}
 
 
 def _wants_moments(options: Quantize) -> bool:
@@ -260,7 +274,7 @@ def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
     """Stored weights of 8 bits are rounded to the nearest where rounding by moments would take more than `DEAR`."""
     if options.mode != "weights" or BITS[options.weight_type] < 8:
         return False
-    return sum(float(u.layer.weight.size) * u.layer.depth for u in layers if fits_memory(u.layer)) > DEAR
+    return sum(float(u.layer.constant.size) * u.layer.depth for u in layers if fits_memory(u.layer)) > DEAR
 
 
 DEAR = 2e10

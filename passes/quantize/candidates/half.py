@@ -14,6 +14,8 @@ from ....ir import RETURN, Array, Constant, DType, Graph, Model, Node, TensorTyp
 HALF = (DType.FLOAT16, DType.BFLOAT16)
 STORED = 256
 """Elements from which on a constant that stays float is worth a Cast: as many bytes as its node takes in the file."""
+LARGE_WEIGHT = 1 << 22
+"""Elements from which on a weight is converted each time it is read, which takes a few milliseconds then."""
 
 Halves = dict[Constant, Constant]
 """Constants in half precision by the float32 ones that took their place."""
@@ -76,10 +78,17 @@ def _widen_constants(graph: Graph, node: Node, wide: dict[Value, Value], halves:
         if value is None or value.constant is None or value.constant.dtype not in HALF:
             continue
         if value not in wide:
-            constant = Constant.of(_floats(value.constant.array()))
+            constant = _wide(value.constant)
             halves[constant] = value.constant
             wide[value] = Value(name=value.name, constant=constant)
         graph.set_input(node, slot, wide[value])
+
+
+def _wide(constant: Constant) -> Constant:
+    """A constant in float32; a large one is converted when it is read, so that its copy takes no memory till then."""
+    if constant.size < LARGE_WEIGHT:
+        return Constant.of(_floats(constant.array()))
+    return Constant(DType.FLOAT, constant.shape, lambda: _floats(constant.array()))
 
 
 def _floats(array: Array) -> Array:
@@ -144,7 +153,8 @@ def _drop_idle_casts(graph: Graph) -> None:
 
 
 def narrowed(model: Model, halves: Halves) -> Model:
-    """The model with the constants that stayed float stored in half precision; edited in place."""
+    """A copy with the constants that stayed float stored in half precision."""
+    model = clone_model(model)
     read: dict[Constant, Value] = {}
     graph = model.graph
     for nested in list(graph.graphs()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ....ops import attr
 from .units import Unit
 
 SAMPLED = 16
-"""Rows that are compared before all of two weights of one shape are: different ones differ there. Not tuned."""
+"""Rows, and elements of each, by which weights are told apart before all of two are compared. Not tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,16 @@ def read_transposed(model: Model) -> None:
         if tuple(attr(transpose, "perm", None) or (1, 0)) != (1, 0):
             continue
         if source not in known:
-            turned = Constant.of(np.ascontiguousarray(weight.array().T))
+            turned = Constant(weight.dtype, weight.shape[::-1], partial(_transposed, weight))
             name = transpose.inputs[0].name if transpose.inputs[0] is not None else ""
             known[source] = Value(constant=turned, name=f"{name}_transposed" if name else "")
         graph.set_input(node, 1, known[source])
         if source.is_unused:
             graph.erase(transpose)
+
+
+def _transposed(weight: Constant) -> Array:
+    return np.ascontiguousarray(weight.array().T)
 
 
 def float_products(graph: Graph, units: Iterable[Unit]) -> list[Unit]:
@@ -68,7 +73,7 @@ def float_products(graph: Graph, units: Iterable[Unit]) -> list[Unit]:
         weight = node.constant(1) if node.op in ("MatMul", "Gemm") and node not in known else None
         if weight is not None and weight.dtype is DType.FLOAT and len(weight.shape) == 2:
             axis = 0 if node.op == "Gemm" and attr(node, "transB", 0) else 1
-            found.append(Unit(node, None, (), node.outputs, linear=Linear(node, weight.array(), None, axis, 1)))
+            found.append(Unit(node, None, (), node.outputs, linear=Linear(node, weight, None, axis, 1)))
     return found
 
 
@@ -79,17 +84,17 @@ def share_weights(units: Iterable[Unit], others: Iterable[Unit] = ()) -> tuple[l
     A weight is compared as rows [N, K]: a table [V, H] is the head of V outputs that reads H inputs.
     """
     units, floats = list(units), list(others)
-    by_shape: dict[tuple[int, ...], list[Unit]] = {}
+    by_content: dict[tuple[tuple[int, ...], bytes], list[Unit]] = {}
     for unit in (*units, *floats):
         if unit.linear is not None and unit.node.op != "Conv":
-            by_shape.setdefault(_rows(unit).shape, []).append(unit)
+            by_content.setdefault(_sample(unit), []).append(unit)
     first_of: dict[Node, Node] = {}
     heads: dict[Node, Node] = {}
-    for alike in by_shape.values():
+    for alike in by_content.values():
         ordered = sorted(alike, key=lambda u: u.is_table)  # products first: their codes are rounded by data
         distinct: list[Unit] = []
         for unit in ordered if len(ordered) > 1 else ():
-            same = next((other for other in distinct if _equal(_rows(other), _rows(unit))), None)
+            same = next((other for other in distinct if np.array_equal(_rows(other), _rows(unit))), None)
             if same is None:
                 distinct.append(unit)
                 continue
@@ -108,11 +113,13 @@ def _rows(unit: Unit) -> Array:
     return linear.weight if unit.node.op == "Gather" or linear.axis == 0 else linear.weight.T
 
 
-def _equal(a: Array, b: Array) -> bool:
-    step = max(1, len(a) // SAMPLED)
-    return np.array_equal(a[::step], b[::step]) and np.array_equal(a, b)
+def _sample(unit: Unit) -> tuple[tuple[int, ...], bytes]:
+    """The shape of a weight's rows and some elements of them: different weights differ there."""
+    rows = _rows(unit)
+    some = rows[:: max(1, len(rows) // SAMPLED), :: max(1, rows.shape[1] // SAMPLED)]
+    return rows.shape, some.tobytes()
 
 
 def _as_rows(unit: Unit) -> Unit:
     """A table with a scale a row, as its head has one an output."""
-    return replace(unit, linear=Linear(unit.node, unit.layer.weight, None, 0, 1))
+    return replace(unit, linear=Linear(unit.node, unit.layer.constant, None, 0, 1))

@@ -202,7 +202,7 @@ def find_tables(graph: Graph) -> list[Unit]:
             continue
         if int(attr(node, "axis", 0)) != 0 or getattr(node.output.type, "rank", None) is None or node.output.is_result:
             continue
-        linear = Linear(node, table.array(), None, 1, 1)
+        linear = Linear(node, table, None, 1, 1)
         tables.append(Unit(node, None, (), (node.output,), linear=linear))
     return tables
 

@@ -60,7 +60,7 @@ def stored_codes(codes: Array, dtype: DType | None) -> tuple[Array, int]:
 
 def constant(array: Array, owner: str, role: str, dtype: DType | None = None) -> Value:
     """A new constant, named after its owner and its role there; `dtype` INT4 takes codes that fit 4 bits."""
-    array = array if dtype is None else array.astype(dtype.numpy)
+    array = array if dtype is None else array.astype(dtype.numpy, copy=False)
     return Value(constant=Constant.of(array, dtype), name=f"{owner}_{role}" if owner else role)
 
 

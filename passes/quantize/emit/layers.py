@@ -8,6 +8,7 @@ import numpy as np
 
 from ....ir import DType, Graph, Node, Value
 from ....ops import update_types
+from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
 from .constants import constant, dequantized, stored_codes
@@ -15,28 +16,27 @@ from .mapped_clone import MappedClone
 from .packed import multiply_packed
 
 
-def store_weights(
-    clone: MappedClone, unit: Unit, codes: Codes, dtype: DType | None = None, target: str = "portable"
-) -> None:  # fmt: skip
+def store_weights(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assignment) -> None:
     """y = W x with W = DequantizeLinear(codes).
 
-    dtype: UINT8 where 8-bit codes are stored as bytes without a sign; None for int8. Codes of 4 bits are packed, two a
-    byte; for target "onnxruntime" products with them become its MatMulNBits.
+    Codes of 4 bits are packed, two a byte; for target "onnxruntime" products with them become its MatMulNBits.
     """
-    linear, graph = unit.layer, clone.model.graph
+    linear, graph, store = unit.layer, clone.model.graph, assignment.store
     node, name = clone.nodes[unit.node], _weight_name(unit)
-    if codes.bits < 8 and codes.block is not None and target == "onnxruntime":
+    if codes.bits < 8 and codes.block is not None and assignment.target == "onnxruntime":
         _set_bias(clone, unit, codes)
-        multiply_packed(clone.model, node, codes, name)
+        multiply_packed(clone.model, node, codes, name, store)
         return
-    packed = DType.INT4 if codes.bits == 4 else dtype
-    axis, scale, zero = linear.axis, codes.scale.reshape(-1), None
+    dtype, axis, scale, zero = assignment.options.weight_dtype, linear.axis, codes.scale.reshape(-1), None
+    stored = linear.stored(codes.rows)
+    if codes.bits == 4:
+        dtype = DType.INT4
+        stored = store.form(codes, "int4", lambda: linear.stored(codes.rows).astype(DType.INT4.numpy))
     if codes.block is not None:
         axis = 1 - axis
-        scale = linear.stored(codes.scale)
+        scale = store.form(codes, "scale", lambda: linear.stored(codes.scale))
         zero = None if codes.zero is None else linear.stored(codes.zero)
-    stored = linear.stored(codes.rows)
-    read = dequantized(graph, node, stored, scale, axis, name, block=codes.block, zero=zero, dtype=packed)
+    read = dequantized(graph, node, stored, scale, axis, name, block=codes.block, zero=zero, dtype=dtype)
     graph.set_input(node, 1, read)
     _set_bias(clone, unit, codes)
 

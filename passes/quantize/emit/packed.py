@@ -9,6 +9,7 @@ from ....ir import Array, Model, Node, Value
 from ....ops import update_types
 from ..numerics.blocks import in_blocks, stored_bits
 from ..numerics.grids import Codes
+from ..numerics.store import CodeStore
 from .constants import constant
 
 PACKED_PRODUCT = "com.microsoft::MatMulNBits"
@@ -18,7 +19,7 @@ ACCURACY_LEVEL = 4
 and MatMul (its `session.qdq_matmulnbits_accuracy_level`), so that both spellings give the same results."""
 
 
-def multiply_packed(model: Model, node: Node, codes: Codes, name: str) -> None:
+def multiply_packed(model: Model, node: Node, codes: Codes, name: str, store: CodeStore) -> None:
     """Let MatMulNBits take the place of a MatMul, or of a Gemm with its bias, with these codes in blocks.
 
     Source: onnxruntime's ContribOperators.md. Codes are stored without a sign around 2^(bits − 1), [N, B, block]
@@ -27,7 +28,7 @@ def multiply_packed(model: Model, node: Node, codes: Codes, name: str) -> None:
     block = codes.block
     assert block is not None
     rows = codes.rows[0]
-    stored, scale, zero = _operands(codes, name)
+    stored, scale, zero = _operands(codes, name, store)
     operands = [node.inputs[0], stored, scale]
     bias = node.input(2) if node.op == "Gemm" else None
     if zero is not None or bias is not None:
@@ -41,7 +42,7 @@ def multiply_packed(model: Model, node: Node, codes: Codes, name: str) -> None:
     _replace(model, node, [Node(PACKED_PRODUCT, operands, attrs, [node.output.type], name=node.name)])
 
 
-def gather_packed(model: Model, node: Node, codes: Codes, name: str) -> Value:
+def gather_packed(model: Model, node: Node, codes: Codes, name: str, store: CodeStore) -> Value:
     """Let GatherBlockQuantized take the place of a Gather of rows; its result.
 
     Codes are stored as `multiply_packed` stores them, so that a product reads the same constant; rows have no axis of
@@ -49,7 +50,7 @@ def gather_packed(model: Model, node: Node, codes: Codes, name: str) -> Value:
     """
     assert codes.block is not None
     depth, count = codes.rows.shape[-1], codes.scale.shape[-1]
-    stored, scale, zero = _operands(codes, name)
+    stored, scale, zero = _operands(codes, name, store)
     flat = Node("Reshape", (stored, constant(np.array([codes.rows.shape[1], -1], np.int64), name, "rows")))
     operands = [flat.output, node.inputs[1], scale, *(() if zero is None else (zero,))]
     attrs = {"bits": stored_bits(codes.bits), "block_size": codes.block, "gather_axis": 0, "quantize_axis": 1}
@@ -61,15 +62,18 @@ def gather_packed(model: Model, node: Node, codes: Codes, name: str) -> Value:
     return _replace(model, node, steps)
 
 
-def _operands(codes: Codes, name: str) -> tuple[Value, Value, Value | None]:
+def _operands(codes: Codes, name: str, store: CodeStore) -> tuple[Value, Value, Value | None]:
     """The codes, scales and zero points (None where those are 0) as both operators take them."""
     assert codes.block is not None
     bits = stored_bits(codes.bits)
     middle = 1 << (bits - 1)
-    stored = pack((in_blocks(codes.rows[0], codes.block) + middle).astype(np.uint8), bits)
+    block = codes.block
+    stored = store.form(
+        codes, "packed", lambda: pack((in_blocks(codes.rows[0], block) + middle).astype(np.uint8), bits)
+    )
     zeros = None if codes.zero is None else pack((codes.zero[0] + middle).astype(np.uint8), bits)
     zero = None if zeros is None else constant(zeros, name, "zero")
-    return constant(stored, name, "codes"), constant(codes.scale[0].copy(), name, "scale"), zero
+    return constant(stored, name, "codes"), constant(codes.scale[0], name, "scale"), zero
 
 
 def _replace(model: Model, node: Node, steps: list[Node]) -> Value:

@@ -47,7 +47,7 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
             elif mode == "dynamic":
                 quantize_dynamically(clone, unit, codes, dtype)
             else:
-                store_weights(clone, unit, codes, dtype, assignment.target)
+                store_weights(clone, unit, codes, assignment)
     if assignment.shared.codes_of or assignment.shared.heads:
         share_floats(clone, assignment)
         share_codes(clone)

@@ -27,7 +27,7 @@ def store_table(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assign
     if head is None:
         rows = _by_column(clone.model.graph, node, unit, codes, name)
     elif codes.bits < 8 and assignment.target == "onnxruntime":
-        rows = gather_packed(clone.model, node, codes, name)
+        rows = gather_packed(clone.model, node, codes, name, assignment.store)
     elif codes.block is not None:
         rows = _by_block(clone.model.graph, node, codes, name, assignment.options.weight_dtype)
     else:

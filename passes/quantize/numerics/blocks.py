@@ -7,19 +7,25 @@ range, with the largest element at the end that has one code more, so scales may
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from ....compress.layers.linear import contiguous
 from ....ir import Array
+from ....kernels.weights.grids import search_grids
+from ....machine.cpu import cpu_count
 from .grids import LEAST
 
 SHARES = tuple(float(share) for share in np.linspace(1.0, 0.6, 9))
 """Shares of a block's range that are tried, each refitted: `tests/quantize/test_blocks.py` holds the cost against that
 of a search over 91 shares and all zero points, at most 12 % less."""
-CHUNK = 1 << 18
-"""Weights searched at a time, 1 MB an array: of 2^15 to 2^18 these were the fastest, on cores with 2 MB of their own.
-`python -m tests.bench.language` prints the time."""
+CHUNK = 1 << 20
+"""Weights that are worked on at a time, 4 MB an array: copies of whole weights would take gigabytes.
+`python -m tests.bench.memory` prints time and memory."""
+MOST_WORKERS = 8
+"""Threads that search at most: more would wait for memory."""
 SAVED = 0.98
 """Zero points are stored where they lower the cost below this share of it: they cost 1/8 bit a weight of some 5."""
 
@@ -68,80 +74,25 @@ def plain_scale(rows: Array, bits: int, block: int) -> Array:
 
 def best_grid(rows: Array, cost: Array, bits: int, block: int) -> BlockGrid:
     """The grid of rows f32 [N, K] whose nearest codes cost least by the weight c [K] of each input's error."""
-    blocks, costs = in_blocks(rows, block), in_blocks(cost.astype(np.float32), block)
-    count = blocks.shape[1]
-    step = max(1, CHUNK // (count * block))
-    parts = []
-    for start in range(0, len(blocks), step):
-        some = blocks[start : start + step]
-        across = np.ascontiguousarray(some.reshape(-1, block).T)
-        weights = np.ascontiguousarray(np.tile(costs.T, len(some)))
-        parts.append(_search(across, weights, bits))
-    symmetric, with_zeros = (tuple(np.concatenate([part[k][j] for part in parts]) for j in range(3)) for k in (0, 1))
-    plain, zeroed = float(symmetric[2].sum(dtype=np.float64)), float(with_zeros[2].sum(dtype=np.float64))
+    costs = in_blocks(cost.astype(np.float32), block)
+    found = [
+        search_grids(in_blocks(part, block).reshape(-1, block), costs, bits, SHARES, min(cpu_count(), MOST_WORKERS))
+        for part in in_parts(rows)
+    ]
+    plain, zeroed = (sum(float(error.sum(dtype=np.float64)) for error in errors) for errors in (
+        [grids.error for grids in found], [grids.zeroed_error for grids in found]
+    ))  # fmt: skip
     if zeroed < SAVED * plain:
-        return BlockGrid(with_zeros[0].reshape(-1, count), with_zeros[1].astype(np.int8).reshape(-1, count), zeroed)
-    return BlockGrid(symmetric[0].reshape(-1, count), None, plain)
+        scale, zero = (np.concatenate(parts) for parts in zip(*((g.zeroed_scale, g.zero) for g in found)))
+        return BlockGrid(scale.reshape(len(rows), -1), zero.reshape(len(rows), -1), zeroed)
+    return BlockGrid(np.concatenate([grids.scale for grids in found]).reshape(len(rows), -1), None, plain)
 
 
-def _search(blocks: Array, costs: Array, bits: int) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-    """(scale, zero, cost), each [M], of symmetric grids and of those with zero points, for blocks [block, M] and the
-    costs of their elements: an input of all blocks lies together, so that a number a block is spread along rows."""
-    least, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    low, high = np.minimum(blocks.min(axis=0), 0), np.maximum(blocks.max(axis=0), 0)
-    none = np.zeros(low.shape, np.float32)
-    end = np.where(high > -low, -high, -low) / np.float32(-least)  # the larger end is the code −2^(bits − 1)
-    symmetric, zeroed = _Best(blocks, costs, least, most), _Best(blocks, costs, least, most)
-    plain = np.maximum(high, -low) / np.float32(most)
-    for share in SHARES:
-        symmetric.offer(_live(end * np.float32(share)), none)
-        symmetric.offer(_live(plain * np.float32(share)), none)
-        scale = _live((high - low) * np.float32(share / (most - least)))
-        zeroed.offer(scale, np.clip(np.rint(least - low * np.float32(share) / scale), least, most))
-    return symmetric.found, zeroed.found
-
-
-class _Best:
-    """The least costly of the grids offered for blocks [block, M], each with its scale refitted to its codes."""
-
-    def __init__(self, blocks: Array, costs: Array, least: int, most: int) -> None:
-        self.blocks, self.costs = blocks, costs
-        self.least, self.most = np.float32(least), np.float32(most)
-        self._weighted = blocks * costs
-        self._energy = np.einsum("km,km->m", blocks, self._weighted)
-        self._steps_room, self._room = np.empty_like(blocks), np.empty_like(blocks)
-        self._kept: tuple[Array, Array, Array] = (np.empty(0), np.empty(0), np.empty(0))
-
-    @property
-    def found(self) -> tuple[Array, Array, Array]:
-        """(scale, zero, cost) of nearest rounding on the grids kept."""
-        scale, zero, _ = self._kept
-        wrong = self.blocks - self._steps(scale, zero) * scale
-        return scale, zero, np.einsum("km,km->m", wrong, wrong * self.costs)
-
-    def offer(self, scale: Array, zero: Array) -> None:
-        """Keep a grid where it costs less than those before.
-
-        With codes q, Σ c (w − s q)² = Σ c w² − 2 s Σ c w q + s² Σ c q², which is least at s = Σ c w q / Σ c q².
-        """
-        steps = self._steps(scale, zero)
-        square = np.einsum("km,km->m", steps, np.multiply(steps, self.costs, out=self._room))
-        cross = np.einsum("km,km->m", steps, self._weighted)
-        fitted = cross / np.where(square > 0, square, 1)
-        fitted = np.where(np.abs(fitted) > LEAST, fitted, scale).astype(np.float32)
-        cost = self._energy + fitted * (fitted * square - 2 * cross)
-        if not self._kept[2].size:
-            self._kept = (fitted, zero.copy(), cost)
-            return
-        better = cost < self._kept[2]
-        for kept, new in zip(self._kept, (fitted, zero, cost)):
-            kept[better] = new[better]
-
-    def _steps(self, scale: Array, zero: Array) -> Array:
-        steps = np.multiply(self.blocks, 1 / scale, out=self._steps_room)
-        np.rint(steps, out=steps)
-        np.maximum(steps, self.least - zero, out=steps)
-        return np.asarray(np.minimum(steps, self.most - zero, out=steps))
+def in_parts(rows: Array) -> Iterator[Array]:
+    """Rows [N, K] of any layout as contiguous f32 arrays of some rows each, `CHUNK` elements at most."""
+    step = max(1, CHUNK // rows.shape[1])
+    for start in range(0, len(rows), step):
+        yield contiguous(rows[start : start + step]).astype(np.float32, copy=False)
 
 
 def _live(scale: Array) -> Array:

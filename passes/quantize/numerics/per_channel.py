@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ....compress.layers.linear import Linear
-from ....ir import Array
+from ....ir import Array, Constant
 from ....kernels.tensors.quantization import Quantization
 from ...fold.weights import scale_conv_inputs
 
@@ -129,12 +129,12 @@ def fold_channel_scales(linear: Linear, read: ChannelGrid | None, written: Chann
         node, kernel, rest = linear.node, linear.weight, tuple(range(1, linear.weight.ndim))
         shift = scale_conv_inputs(node, kernel, read.lift).sum(axis=rest)
         weight = scale_conv_inputs(node, kernel, read.gain).astype(np.float32)
-        linear = _with_bias(replace(linear, weight=weight, rescaled=(read.gain, read.lift)), shift)
+        linear = _with_bias(replace(linear, constant=Constant.of(weight), rescaled=(read.gain, read.lift)), shift)
     if written is not None:
         linear = _with_bias(linear, -written.lift)
         rows = linear.weight / written.gain.reshape(-1, *(1,) * (linear.weight.ndim - 1))
         bias = None if linear.bias is None else (linear.bias / written.gain).astype(np.float32)
-        linear = replace(linear, weight=rows.astype(np.float32), bias=bias)
+        linear = replace(linear, constant=Constant.of(rows.astype(np.float32)), bias=bias)
     return linear
 
 

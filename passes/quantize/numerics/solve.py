@@ -12,7 +12,7 @@ from ....compress.layers.moments import InputMoments
 from ....ir import Array
 from ....kernels import select_level
 from ..options import Quantize
-from .blocks import best_grid, plain_scale, spread
+from .blocks import BlockGrid, best_grid, in_blocks, in_parts, plain_scale, spread
 from .grids import LEAST, PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
 from .narrow import grouped_codes
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
@@ -59,12 +59,14 @@ def solve(
     signal.
     """
     width = bits or BITS[options.weight_type]
-    rows = linear.rows().astype(np.float32)
-    scale, low, high = _scales(linear, rows, options, safe, step, width, block)
+    known = moments if moments is not None and moments.count else None
     if block is not None and width < 8:
-        known = moments if moments is not None and moments.count else None
-        return _solve_blocks(linear, rows, known, options, block, is_read)
-    if moments is None or not moments.count:
+        return _solve_blocks(linear, known, options, block, is_read)
+    if known is None and linear.groups == 1 and options.per_channel:
+        return _solve_nearest(linear, options, safe, step, width, block)
+    rows = linear.rows().astype(np.float32)
+    scale, low, high = _scales(linear, rows, linear.bias, options, safe, step, width, block)
+    if moments is None or known is None:
         codes = nearest_codes(rows, spread(scale, rows.shape[2], block), low, high)
         return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes), block), None, None)
     codes, bias = np.empty(rows.shape, np.int8), linear.bias
@@ -99,7 +101,7 @@ def layer_codes(
 ) -> Codes:  # fmt: skip
     """Codes of rows f32 [G, N, K] that cost least by the covariances f32 [G, K, K]; the layer's own bias."""
     safe = pair_safety(options, target)
-    scale, low, high = _scales(linear, rows, options, safe, step, bits, None)
+    scale, low, high = _scales(linear, rows, linear.bias, options, safe, step, bits, None)
     if bits < 8 and options.per_channel:
         codes, scale = grouped_codes(rows, covariances, bits)
     else:
@@ -108,40 +110,77 @@ def layer_codes(
     return Codes(codes, scale, linear.bias, bits, worst_pair(codes))
 
 
+def _solve_nearest(linear: Linear, options: Quantize, safe: bool, step: float, width: int, block: int | None) -> Solved:
+    """Nearest rounding with a scale an output or a block, some rows at a time."""
+    rows = linear.rows()
+    codes, scales, at = np.empty(rows.shape, np.int8), list[Array](), 0
+    for part in in_parts(rows[0]):
+        to = at + len(part)
+        bias = None if linear.bias is None else linear.bias[at:to]
+        scale, low, high = _scales(linear, part[None], bias, options, safe, step, width, block)
+        codes[0, at:to] = nearest_codes(part[None], spread(scale, rows.shape[2], block), low, high)[0]
+        scales.append(scale)
+        at = to
+    worst = worst_pair(codes) if options.mode != "weights" else 0  # stored weights meet no products of integers
+    return Solved(Codes(codes, np.concatenate(scales, axis=1), linear.bias, width, worst, block), None, None)
+
+
 def _solve_blocks(
-    linear: Linear, rows: Array, moments: InputMoments | None, options: Quantize, block: int, is_read: bool
+    linear: Linear, moments: InputMoments | None, options: Quantize, block: int, is_read: bool
 ) -> Solved:  # fmt: skip
     """Codes of less than 8 bits in blocks: the grid of least error, by the inputs' variance where there are data."""
-    width, depth = BITS[options.weight_type], rows.shape[2]
-    matrix = None if moments is None else moments.covariance_of(0, centred=linear.takes_bias)
-    counted, share, signal = matrix, 0.0, None
-    if matrix is not None:
-        signal = objective(rows[0], matrix)
-        if is_read:  # J is then the error of the products, and of the rows themselves in proportion
-            share = signal / max(_squares(rows[0]), LEAST)
-            counted = matrix + np.eye(depth, dtype=np.float32) * np.float32(share)
-    cost = np.ones(depth) if counted is None else np.diagonal(counted) + damping(counted)
+    width, rows = BITS[options.weight_type], linear.rows()
+    depth = rows.shape[2]
+    if moments is None:
+        grid = best_grid(rows[0], np.ones(depth), width, block)
+        codes = _nearest_in_blocks(rows[0], grid, width, block)[None]
+        zeros = None if grid.zero is None else grid.zero[None]
+        return Solved(Codes(codes, grid.scale[None], linear.bias, width, 0, block, zeros), None, None)
+    rows = rows.astype(np.float32)
+    matrix = moments.covariance_of(0, centred=linear.takes_bias)
+    counted, share, signal = matrix, 0.0, objective(rows[0], matrix)
+    if is_read:  # J is then the error of the products, and of the rows themselves in proportion
+        share = signal / max(_squares(rows[0]), LEAST)
+        counted = matrix + np.eye(depth, dtype=np.float32) * np.float32(share)
+    cost = np.diagonal(counted) + damping(counted)
     grid, plain = best_grid(rows[0], cost, width, block), plain_scale(rows[0], width, block)
-    bounds = -(1 << (width - 1)), (1 << (width - 1)) - 1
-    low, high = (np.full(rows[0].shape, end, np.float32) for end in bounds)
-    bias, before, after = linear.bias, None, None
-    if matrix is None or counted is None or moments is None:
-        codes, _ = _round_blocks(rows[0], grid.scale, grid.zero, block, low, high, None)
-        scale, zero = grid.scale, grid.zero
-    else:
-        wide = spread(plain, depth, block)
-        rounded = rows[0] - nearest(rows[0], wide, low, high) * wide
-        before = objective(rounded, matrix)
-        limit = before + share * _squares(rounded)
-        for scale, zero in ((grid.scale, grid.zero), (plain, None)):
-            codes, error = _round_blocks(rows[0], scale, zero, block, low, high, counted if options.rounding else None)
-            after = objective(error, matrix)
-            if after + share * _squares(error) <= limit:
-                break  # the diagonal that chose the grid may mislead where inputs go together
-        if options.correct_bias and linear.takes_bias:
-            bias = _shifted(bias, error[None], moments)
+    low, high = (np.full(rows[0].shape, end, np.float32) for end in _ends(width))
+    wide = spread(plain, depth, block)
+    rounded = rows[0] - nearest(rows[0], wide, low, high) * wide
+    before = objective(rounded, matrix)
+    limit = before + share * _squares(rounded)
+    for scale, zero in ((grid.scale, grid.zero), (plain, None)):
+        codes, error = _round_blocks(rows[0], scale, zero, block, low, high, counted if options.rounding else None)
+        after = objective(error, matrix)
+        if after + share * _squares(error) <= limit:
+            break  # the diagonal that chose the grid may mislead where inputs go together
+    bias = linear.bias
+    if options.correct_bias and linear.takes_bias:
+        bias = _shifted(bias, error[None], moments)
     found, zeros = codes.astype(np.int8)[None], None if zero is None else zero[None]
     return Solved(Codes(found, scale[None], bias, width, worst_pair(found), block, zeros), before, after, signal)
+
+
+def _ends(width: int) -> tuple[int, int]:
+    """The least and the greatest code."""
+    return -(1 << (width - 1)), (1 << (width - 1)) - 1
+
+
+def _nearest_in_blocks(rows: Array, grid: BlockGrid, width: int, block: int) -> Array:
+    """The nearest codes int8 [N, K] of rows of any layout on a grid of blocks, some rows at a time."""
+    codes, at, depth = np.empty(rows.shape, np.int8), 0, rows.shape[1]
+    low, high = (np.float32(end) for end in _ends(width))
+    for part in in_parts(rows):
+        to = at + len(part)
+        steps = in_blocks(part, block) * (1 / grid.scale[at:to])[..., None]
+        np.rint(steps, out=steps)
+        if grid.zero is not None:
+            steps += grid.zero[at:to, :, None].astype(np.float32)
+        np.maximum(steps, low, out=steps)
+        np.minimum(steps, high, out=steps)
+        codes[at:to] = steps.reshape(len(part), -1)[:, :depth]
+        at = to
+    return codes
 
 
 def _squares(array: Array) -> float:
@@ -168,15 +207,16 @@ def _shifted(bias: Array | None, error: Array, moments: InputMoments) -> Array:
 
 
 def _scales(
-    linear: Linear, rows: Array, options: Quantize, safe: bool, step: float, width: int, block: int | None
-) -> tuple[Array, Array, Array]:
-    """Scale [G, N, B] for B blocks of inputs, and bounds [G, N, K]."""
+    linear: Linear, rows: Array, bias: Array | None, options: Quantize, safe: bool, step: float, width: int,
+    block: int | None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Scale [G, N, B] for B blocks of inputs, and bounds [G, N, K]; of some rows, with the bias of these."""
     scale, low, high = weight_scale(rows, width, safe and not linear.is_depthwise)
     if options.reduce_range and width == 8:
         low, high = np.maximum(low, -64), np.minimum(high, 64)
         scale = np.maximum(scale, np.abs(rows).max(axis=-1) / np.float32(64))
-    if linear.bias is not None:
-        scale = np.maximum(scale, bias_room(linear.bias, step).reshape(scale.shape))
+    if bias is not None:
+        scale = np.maximum(scale, bias_room(bias, step).reshape(scale.shape))
     if not options.per_channel:
         scale = np.full_like(scale, scale.max())
     if block is None:

@@ -48,13 +48,13 @@ class Judge:
 
     def accepts(self, assignment: Assignment) -> bool:
         """Whether its model is good enough."""
-        return is_good_enough(self._built(assignment), self.options, self.context)
+        return is_good_enough(self.built(assignment), self.options, self.context)
 
     def describe(self, assignment: Assignment) -> str:
         """How good its model is, beside the limit."""
         if is_free(self.options, self.context):
             return "results not compared: the floor is off"
-        model, quality, limit = self._built(assignment), self.context.quality, self.context.max_drop
+        model, quality, limit = self.built(assignment), self.context.quality, self.context.max_drop
         if self.context.calibration.is_synthetic:
             close = NOT_MEASURED
         else:
@@ -77,8 +77,8 @@ class Judge:
             return self.context.quality.left
         return 1 if is_free(self.options, self.context) else self.options.evaluations
 
-    def _built(self, assignment: Assignment) -> Model:
-        """The model of an assignment; the last one is kept, since it is judged, then described."""
+    def built(self, assignment: Assignment) -> Model:
+        """The model of an assignment; the last one is kept, since it is judged, described, and perhaps the result."""
         if self._last is None or self._last[0] is not assignment:
             self._last = (assignment, build(assignment))
         return self._last[1]
@@ -168,7 +168,7 @@ def refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[
     """The assignment with the finer codes of some units, and of those that share their weights."""
     first_of = assignment.shared.codes_of
     chosen = {first_of.get(u.node, u.node) for u in units}
-    finer = {node: s.codes for node, s in calibrated.finer.items() if first_of.get(node, node) in chosen}
+    finer = {n: calibrated.finer[n].codes for n in calibrated.finer if first_of.get(n, n) in chosen}
     return replace(assignment, codes={**assignment.codes, **finer})
 
 

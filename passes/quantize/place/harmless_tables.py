@@ -35,7 +35,7 @@ def with_harmless_tables(calibrated: CalibratedModel, context: StageContext) -> 
     if sqnr(units) >= least:
         return calibrated
     kept = rest
-    for table in sorted(tables, key=lambda u: -u.layer.weight.nbytes) if len(tables) > 1 else ():
+    for table in sorted(tables, key=lambda u: -u.layer.constant.nbytes) if len(tables) > 1 else ():
         if sqnr(kept | {table}) >= least:
             kept |= {table}
     left = tuple(

@@ -61,7 +61,7 @@ def _changed(clone: MappedClone, unit: Unit, assignment: Assignment, rounded: di
         inputs = [read if v is clone.values[value] else v for v in inputs]
     if unit.linear is not None:
         codes = assignment.codes[unit.node]
-        whole = unit.linear.stored(whole_weight(codes)).reshape(unit.linear.weight.shape)
+        whole = unit.linear.stored(whole_weight(codes)).reshape(unit.linear.constant.shape)
         inputs[0 if unit.is_table else 1] = Value(constant=Constant.of(whole))
         if codes.bias is not None and unit.linear.takes_bias:
             if unit.linear.addition is None:

@@ -1,0 +1,43 @@
+"""The constants of a model, and whether they are too large to be copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import onnx
+
+from ..ir import Constant, DType, Model
+from ..machine.sessions import LARGE
+from .parts.extras import ModelExtras
+
+
+def is_large(model: Model) -> bool:
+    """Whether the weights of a model, or of the one that it was made of, are too large to be copied: sessions on a
+    quantized model unpack its weights to what they were."""
+    if weight_bytes(model) > LARGE:
+        return True
+    source = model.raw.proto if isinstance(model.raw, ModelExtras) else None
+    return source is not None and sum(map(_nbytes, source.graph.initializer)) > LARGE
+
+
+def weight_bytes(model: Model) -> int:
+    """Bytes of all constants of a model."""
+    return sum(constant.nbytes for constant in constants_of(model))
+
+
+def _nbytes(tensor: onnx.TensorProto) -> int:
+    size: int = prod(tensor.dims) * DType(tensor.data_type).bits // 8
+    return size
+
+
+def constants_of(model: Model) -> Iterator[Constant]:
+    """Every constant that a node reads or an input defaults to, each once, in the order of the nodes."""
+    constants: dict[Constant, None] = {}
+    for body in (model, *(f.body for f in model.functions.values())):
+        for graph in body.graph.graphs():
+            read = [value.default for value in graph.inputs]
+            for node in (*graph.snapshot(), graph.return_node):
+                read += [v.constant for v in node.inputs if v is not None]
+            constants.update((constant, None) for constant in read if constant is not None)
+    return iter(constants)

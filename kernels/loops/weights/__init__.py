@@ -1,0 +1,1 @@
+"""Loops over the weights of a model while it is quantized."""

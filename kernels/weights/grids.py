@@ -1,0 +1,68 @@
+"""Grids of few bits for blocks of weights: the search for the scales, and zero points, that cost least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.kernels.core.compiler import Kernel
+from graphopt.kernels.core.memory import Array, whole_lines
+from graphopt.kernels.core.steps import SCRATCH, Buffer, Routine, Step, run_routine
+
+LANES, PLACES = 64, 16
+"""Blocks of a tile, and arrays of as many numbers beside their weights: as `kernels.loops.weights.grids` has them."""
+SEARCH = Kernel(
+    "graphopt.kernels.loops.weights.grids:search",
+    {
+        "x": "f32*", "cost": "f32*", "count": "i64", "per_row": "i64", "block": "i64", "shares": "f32*",
+        "share_count": "i64", "most": "i64", "scale": "f32*", "error": "f32*", "zeroed_scale": "f32*", "zero": "i8*",
+        "zeroed_error": "f32*", "scratch": "i64", "scratch_bytes": "i64",
+    },
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrids:
+    """Of blocks [M]: scale f32 and squared error f32 of symmetric grids, then scale, zero point int8 and error of those
+    with zero points."""
+
+    scale: Array
+    error: Array
+    zeroed_scale: Array
+    zero: Array
+    zeroed_error: Array
+
+
+def search_grids(blocks: Array, costs: Array, bits: int, shares: Sequence[float], workers: int = 1) -> BlockGrids:
+    """The grids whose nearest codes of `bits` cost least, for blocks f32 [M, block].
+
+    costs: f32 [B, block] of an input's squared error, in turn for the blocks of a row. shares: of a block's range that
+    are tried, each with its scale refitted by least squares to the codes that it leads to.
+    """
+    count, block = blocks.shape
+    found = BlockGrids(*(np.empty(count, kind) for kind in ("f4", "f4", "f4", "i1", "f4")))
+    if not count:
+        return found
+    scratch = whole_lines(4 * LANES * (2 * block + PLACES))
+    step = Step(
+        SEARCH,
+        {
+            "x": Buffer("x"), "cost": Buffer("cost"), "count": count, "per_row": len(costs), "block": block,
+            "shares": np.array(shares, np.float32), "share_count": len(shares), "most": (1 << (bits - 1)) - 1,
+            "scale": Buffer("scale"), "error": Buffer("error"), "zeroed_scale": Buffer("zeroed_scale"),
+            "zero": Buffer("zero"), "zeroed_error": Buffer("zeroed_error"), "scratch": SCRATCH,
+            "scratch_bytes": scratch,
+        },
+        tiles=-(-count // LANES),
+        grain=4,
+        scratch=scratch,
+    )  # fmt: skip
+    buffers = {
+        "x": np.ascontiguousarray(blocks, np.float32), "cost": np.ascontiguousarray(costs, np.float32),
+        "scale": found.scale, "error": found.error, "zeroed_scale": found.zeroed_scale, "zero": found.zero,
+        "zeroed_error": found.zeroed_error,
+    }  # fmt: skip
+    run_routine(Routine((step,)), buffers, workers=workers)
+    return found

@@ -1,0 +1,29 @@
+"""Codes of 8 bits to fall back on, where fewer were asked for: solved when a guard asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ....ir import Node
+from ..numerics.solve import Solved
+
+
+class FinerCodes(Mapping[Node, Solved]):
+    """Of each layer; `known` are those that were asked for."""
+
+    def __init__(self, solve: Callable[[Node], Solved] | None = None, nodes: Iterable[Node] = ()) -> None:
+        self._solve, self._nodes = solve, tuple(nodes)
+        self.known: dict[Node, Solved] = {}
+
+    def __getitem__(self, node: Node) -> Solved:
+        if node not in self.known:
+            if self._solve is None or node not in self._nodes:
+                raise KeyError(node)
+            self.known[node] = self._solve(node)
+        return self.known[node]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)

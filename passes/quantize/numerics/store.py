@@ -1,0 +1,40 @@
+"""Where codes are kept, and the forms in which files hold them, each made once for all models that are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ....compress.layers.linear import Linear
+from ....ir import Array
+from ....machine.spool import Spool
+from .grids import Codes
+
+
+class CodeStore:
+    """Keeps codes in memory, or on disk for models whose weights are large."""
+
+    def __init__(self, spool: Spool | None = None) -> None:
+        self.spool = spool
+        self._forms: dict[tuple[int, str], tuple[Array, Array]] = {}
+
+    def kept(self, codes: Codes, linear: Linear, by_row: bool) -> Codes:
+        """The same codes where they are kept; on disk row by row, or as the weight itself lies in the file."""
+        if self.spool is None:
+            return codes
+        if by_row:
+            rows = self.spool.keep(codes.rows)
+        else:
+            rows = linear.rows_of(self.spool.keep(linear.stored(codes.rows)))
+        zero = None if codes.zero is None else self.spool.keep(codes.zero)
+        return replace(codes, rows=rows, scale=self.spool.keep(codes.scale), zero=zero)
+
+    def form(self, codes: Codes, name: str, make: Callable[[], Array]) -> Array:
+        """The form of codes that `make` computes, from the second time on without computing it."""
+        key = id(codes.rows), name
+        known = self._forms.get(key)
+        if known is None:
+            made = make()
+            known = codes.rows, made if self.spool is None else self.spool.keep(made)
+            self._forms[key] = known  # holds the codes, too: no others get their identity
+        return known[1]

@@ -1,0 +1,74 @@
+"""Models whose weights are not to be copied: on disk and in mapped files they give what they give in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from graphopt.equivalence import runnable
+from graphopt.machine import spool
+from graphopt.onnx_io import saving, weights
+from graphopt.passes.quantize.candidates import calibrated_model
+from tests.bench.memory import large_model
+
+OPTIONS = {
+    "exact": {},
+    "int8": {"quantize": "weights"},
+    "int4": {"quantize": graphopt.Quantize(mode="weights", weight_type="int4"), "target": "onnxruntime"},
+    "int4 portable": {"quantize": graphopt.Quantize(mode="weights", weight_type="int4")},
+    "dynamic": {"quantize": graphopt.Quantize(mode="dynamic", speed=False)},
+}
+
+
+@pytest.fixture(params=[32, 16], ids=["f32", "f16"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / "source").mkdir()
+    return large_model(tmp_path / "source" / "m.onnx", 2 * 2 * 64 * 256 * request.param / 8e9, request.param, hidden=64)
+
+
+def small_limits(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """All that is large beyond a gigabyte is, from a kilobyte on."""
+    for module in (runnable, weights, calibrated_model):
+        patch.setattr(module, "LARGE", 1 << 10)
+    patch.setattr(saving, "WORTH", 1 << 10)
+    patch.setattr(spool, "SEGMENT", 1 << 16)
+    folder.mkdir()
+    patch.setattr(tempfile, "tempdir", str(folder))
+
+
+def test_what_validation_takes_is_said_before(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    graphopt.optimize(source, progress=lambda what, share: told.append(what))
+    assert told and not any("runs" in what for what in told)
+    small_limits(monkeypatch, tmp_path / "scratch")
+    graphopt.optimize(source, progress=lambda what, share: told.append(what))
+    before = next(i for i, what in enumerate(told) if "up to 28 runs" in what)
+    assert "validate=False" in told[before] and before < len(told) - 1
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    model = onnx.load(path)
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("form", OPTIONS)
+def test_large_models_give_the_same(form: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = graphopt.optimize(source, tmp_path / "plain.onnx", **OPTIONS[form])
+    small_limits(monkeypatch, tmp_path / "scratch")
+    large = graphopt.optimize(source, tmp_path / "large.onnx", **OPTIONS[form])
+    assert large.report.status == plain.report.status
+    nodes, others = ([(n.op_type, *n.input) for n in onnx.load(tmp_path / f"{name}.onnx").graph.node]
+                     for name in ("large", "plain"))  # fmt: skip
+    assert nodes == others
+    ours, theirs = read(tmp_path / "large.onnx"), read(tmp_path / "plain.onnx")
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name])
+    assert (tmp_path / "large.onnx.data").stat().st_size > 1 << 12
+    assert (tmp_path / "large.onnx").stat().st_size < 1 << 14
+    runnable.open_runnable(tmp_path / "large.onnx").session(optimize=True)
