@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("options", "validation", "report", "testing", "pytest_plugin"),
     ("reporting", "partial"),
     ("api", "bench", "bisection", "folders", "surgery", "recommendation"),
+    ("search",),
     ("cli", "__main__"),
 )
 """Packages and modules of graphopt, lowest first: a floor imports from those below it, never from one above."""

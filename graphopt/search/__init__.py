@@ -1,0 +1,6 @@
+"""The search of a model's recipes: decisions a layer, predicted, built and measured, until a front of the best stands."""
+
+from .front import Front
+from .point import Point
+
+__all__ = ["Front", "Point"]
