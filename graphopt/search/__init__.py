@@ -1,4 +1,4 @@
-"""The search of a model's recipes: decisions a layer, predicted, built and measured, until a front of the best stands."""
+"""The search for recipes: decisions a layer, predicted, built and measured, until a front of the best stands."""
 
 from .front import Front
 from .point import Point

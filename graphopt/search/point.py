@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 Recipe = Mapping[str, Any]
@@ -116,7 +117,7 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -
         return reference[0] - min(p[0] for p in inside)
     volume = 0.0
     levels = [*sorted({p[-1] for p in inside}), reference[-1]]
-    for low, high in zip(levels, levels[1:]):
+    for low, high in pairwise(levels):
         below = [p[:-1] for p in inside if p[-1] <= low]
         volume += (high - low) * hypervolume(below, reference[:-1])
     return volume

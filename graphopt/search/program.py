@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ import numpy as np
 from ..ir import Array
 
 _NODES = 5000
-"""Nodes of the search tree after which HiGHS gives its best plan so far: a bound, not in seconds, so that a busy machine
-gives the same plan."""
+"""Nodes of the search tree after which HiGHS gives its best plan so far: a bound, not in seconds, so that a busy
+machine gives the same plan."""
 _GAP = 1e-4
 """The share of the cost by which a plan may exceed the bound: far below what the tables know."""
 
@@ -83,7 +83,7 @@ def solve(
     if solution.x is None:
         return None
     starts = columns.starts
-    return tuple(int(np.argmax(solution.x[a:b])) for a, b in zip(starts, starts[1:]))
+    return tuple(int(np.argmax(solution.x[a:b])) for a, b in pairwise(starts))
 
 
 def _ties(columns: _Columns) -> list[Any]:

@@ -34,9 +34,7 @@ def budget_named(given: str | float | Budget) -> Budget:
         return given
     found = _BUDGET.fullmatch(str(given))
     if found is None or isinstance(given, bool) or float(found[1]) <= 0:
-        raise OptionError(
-            f"budget {given!r} is not a time such as 10min, 90s or 1h, nor a number of trials (20 trials)"
-        )
+        raise OptionError(f"budget {given!r} is not a time such as 10min, 90s or 1h, nor a number such as 20 trials")
     unit = found[2] or "s"
     if unit.startswith("trial"):
         if not float(found[1]).is_integer():

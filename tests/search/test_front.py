@@ -10,6 +10,7 @@ from graphopt.search.front import front_from
 from graphopt.search.point import Point, dominates, front_of, hypervolume
 from graphopt.search.words import OBJECTIVES, Budget, budget_named, objectives_named, space_named
 
+RECIPE = {"layers": {"a": "dynamic"}}
 ORIGINAL = Point(name="original", latency=1.0, metric=0.9, size=10_000_000)
 FAST = Point(
     name="trial 1", latency=0.4, metric=0.88, sqnr_db=20.0, size=3_000_000, recipe={"layers": {"a": "dynamic"}}

@@ -1,5 +1,7 @@
 """The folder of a search: lines that survive a kill, and folders of other searches."""
 
+from pathlib import Path
+
 import pytest
 
 from graphopt.errors import OptionError, OutputError
@@ -41,4 +43,4 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_a_folder_of_its_own_goes_with_the_store():
     store = Store.open(None, HEADER)
     path = store.write_model("trial-1", b"onnx")
-    assert open(path, "rb").read() == b"onnx"
+    assert Path(path).read_bytes() == b"onnx"

@@ -48,9 +48,7 @@ def chart(marks: Sequence[Mapping[str, Any]], quality: str) -> str:
         place = f'cx="{x(mark["speed"]):.1f}" cy="{y(mark["quality"]):.1f}" r="{radius:.1f}"'
         parts.append(f'<circle class="{mark["kind"]}" {place}><title>{escape(mark["text"])}</title></circle>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(
-        f'<text x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">times as fast as the original →</text>'
-    )
+    parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">times the original speed →</text>')
     parts.append(f'<text x="{_LEFT}" y="{_TOP - 8}">{escape(quality)} ↑</text></svg>')
     return "\n".join(parts)
 
