@@ -12,7 +12,7 @@ from .errors import GraphoptError, InputError, ModelError, OptionError, OutputEr
 
 if TYPE_CHECKING:
     from . import gradient, rewrite, testing
-    from .api import Result, optimize
+    from .api import optimize
     from .bisection import Bisection, bisect
     from .distillation import Distil, Distilled, distil
     from .equivalence import Comparison, compare
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from .passes.prune import Prune
     from .passes.quantize import Quantize
     from .pipeline import Pass, Registry, register_pass, rule
+    from .recipe import Recipe
     from .recommendation import Recommendation, recommend
     from .report import Report
     from .report.drift import compare_layers
+    from .result import Result
     from .runtime import Session
     from .surgery import Edited, edit
 
@@ -35,8 +37,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants the l
 _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Distil": "distillation", "Distilled": "distillation",
     "Edited": "surgery", "Float16": "passes.float16", "FolderResult": "folders", "Pass": "pipeline",
-    "Prune": "passes.prune", "Quantize": "passes.quantize", "Recommendation": "recommendation", "Registry": "pipeline",
-    "Report": "report", "Result": "api", "Session": "runtime",
+    "Prune": "passes.prune", "Quantize": "passes.quantize", "Recipe": "recipe", "Recommendation": "recommendation",
+    "Registry": "pipeline", "Report": "report", "Result": "result", "Session": "runtime",
     "bisect": "bisection", "compare": "equivalence", "compare_layers": "report.drift", "distil": "distillation",
     "edit": "surgery", "optimize": "api", "optimize_folder": "folders", "recommend": "recommendation",
     "register_pass": "pipeline", "rule": "pipeline",
@@ -45,10 +47,9 @@ _MODULES = ("gradient", "rewrite", "testing")
 
 __all__ = [
     "Bisection", "Comparison", "Distil", "Distilled", "Edited", "Float16", "FolderResult", "GraphoptError",
-    "InputError", "ModelError", "OptionError", "OutputError", "Pass", "Prune", "Quantize", "Recommendation", "Registry",
-    "Report", "Result", "Session", "bisect", "compare", "compare_layers", "distil", "edit", "gradient", "optimize",
-    "optimize_folder", "recommend",
-    "register_pass", "rewrite", "rule", "testing",
+    "InputError", "ModelError", "OptionError", "OutputError", "Pass", "Prune", "Quantize", "Recipe", "Recommendation",
+    "Registry", "Report", "Result", "Session", "bisect", "compare", "compare_layers", "distil", "edit", "gradient",
+    "optimize", "optimize_folder", "recommend", "register_pass", "rewrite", "rule", "testing",
 ]  # fmt: skip
 
 

@@ -37,8 +37,9 @@ from .partial import in_part
 from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
 from .pipeline.repro import leave_repros, runnable_feeds
 from .provenance import KEY, Trail
-from .report import Report
+from .recipe import Recipe, data_of, model_digest, recorded
 from .reporting import report_of, with_stages
+from .result import Result
 from .rewrite import RewriteLog
 from .validation import EquivalenceCheck, SizeCheck, with_slack
 
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from .passes.float16 import Float16
     from .passes.prune import Prune
     from .passes.quantize import Quantize
-    from .runtime import Session
 
 _log = logging.getLogger(__name__)
 
@@ -61,39 +61,6 @@ MADE_UP = "graphopt.made_up"
 """The metadata entry of a model whose numbers come from made-up inputs: the report's banner."""
 _WARM_SECONDS = 0.1
 """How long each region is timed in each runtime where the target is the Session; `graphopt warmup` takes 0.5."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """An optimised model, as IR and as ONNX (external data stays external), and the account of what was done.
-
-    emission: `model`, perhaps without its large weights. is_original: `model` is the original's own proto, since the
-    IR, unchanged but written anew, did not pass.
-    """
-
-    ir: Model
-    report: Report
-    emission: Emission
-    is_original: bool = False
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        """The model as ONNX; put together when first asked for, since large weights lie outside of it."""
-        return self.emission.whole()
-
-    def save(self, path: str | Path, *, external: bool | None = None) -> None:
-        """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
-        is_whole = external is not True and onnx_io.external_bytes(self.ir) == 0  # then it need not be emitted anew
-        onnx_io.save(self.emission if is_whole else self.ir, path, external=external)
-
-    def _repr_html_(self) -> str:
-        return self.report._repr_html_()
-
-    def session(self, threads: int | None = None) -> Session:
-        """A `graphopt.Session` on the model: int8 kernels where they are faster, onnxruntime elsewhere."""
-        from .runtime import session_of
-
-        return session_of(self.ir, threads)
 
 
 def optimize(
@@ -118,6 +85,7 @@ def optimize(
     validate: bool = True,
     check: CheckPolicy = "end",
     provenance: bool = False,
+    recipe: str | os.PathLike[str] | Recipe | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     repros: str | os.PathLike[str] | None = None,
@@ -147,6 +115,8 @@ def optimize(
     repros: a folder for small models that show why a rewrite was rolled back; on_blame: called for each in its place.
     provenance: the file tells where each of its nodes comes from (`graphopt explain`), in a metadata entry that
     neither the figures nor the size limit count.
+    recipe: a file or `graphopt.Recipe`, such as `result.recipe`: it says all that decides the result in place of the
+    options here, but for data, metric, validation and output. Same machine and data: the same bytes.
 
     The same input, options and seed give the same bytes. Raises `graphopt.GraphoptError` subclasses with one line.
     """
@@ -167,8 +137,12 @@ def optimize(
         output=Output(path=output, provenance=provenance),
         seed=seed,
     )
-    result = optimize_as(model, options, progress)
-    if options.compression.quantize is not None and options.compression.quantize.mode == "static":
+    read = Recipe.load(recipe) if isinstance(recipe, (str, os.PathLike)) else recipe
+    if read is not None:
+        options = read.options(options)
+    result = optimize_as(model, options, progress, read)
+    is_static = options.compression.quantize is not None and options.compression.quantize.mode == "static"
+    if is_static or read is not None:
         for note in (result.report.banner, *result.report.notes):
             if note:
                 warnings.warn(note, stacklevel=2)
@@ -176,8 +150,13 @@ def optimize(
 
 
 @collector_paused()
-def optimize_as(model: ModelSource, options: Options, progress: Progress | None = None) -> Result:
-    """`optimize` with its options as one value, for those who keep them: the command line, bisection, recipes."""
+def optimize_as(
+    model: ModelSource, options: Options, progress: Progress | None = None, recipe: Recipe | None = None
+) -> Result:
+    """`optimize` with its options as one value, for those who keep them: the command line, bisection, recipes.
+
+    recipe: that the options are from; model, data and machine are compared with it.
+    """
     options.compression.require_data()
     if options.output.path is not None:
         check_target(options.output.path)
@@ -186,6 +165,8 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
     lifted = onnx_io.load(model)
     _check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
+    if recipe is not None and recipe.model:
+        recipe.check_model(model_digest(lifted))
     lifted.metadata.pop(KEY, None)  # it describes another run
     _log.info("read %d nodes, %d bytes of constants", before.nodes, before.constant_bytes)
     reference: ModelSource | Model = _specialised(lifted, options.target) or model
@@ -235,8 +216,16 @@ def optimize_as(model: ModelSource, options: Options, progress: Progress | None 
         emitted = onnx_io.emission(finished)
     if target == "graphopt":
         _warm(finished, reference, seed)
+    calibration = None if context is None else context.calibration
+    if recipe is not None:
+        data = data_of(options.compression.calibration, calibration)
+        report = replace(report, notes=(*report.notes, *recipe.notes(data)))
     _log.info("%s %s", report.status, report.reason)
-    result = Result(finished, report, emitted, original is not None)
+
+    def record() -> Recipe:
+        return recorded(options, stages, lifted, calibration)
+
+    result = Result(finished, report, emitted, original is not None, record)
     if options.output.path is not None:
         result.save(Path(options.output.path))
     return result

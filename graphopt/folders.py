@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    from .api import Result
     from .report import Report
+    from .result import Result
 
 _SUFFIX = ".onnx"
 

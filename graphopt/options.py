@@ -131,7 +131,7 @@ class Compression:
     def __post_init__(self) -> None:
         if self.metric is not None and not callable(self.metric):
             raise OptionError(f"metric is a function of a session, got {type(self.metric).__name__}")
-        if self.precision is not None and self.quantize is not None:
+        if self.precision is not None and self.quantize is not None and not self.precision.layers:
             raise OptionError("precision float16 is for models in float32: take quantize= or precision=, not both")
         if self.max_drop is None:
             return

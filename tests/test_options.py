@@ -55,7 +55,11 @@ GIVEN = {
     "output.provenance": Given("provenance", True, ["--provenance"]),
     "seed": Given("seed", 7, ["--seed", "7"]),
 }
-NO_FIELD = {"model": "what is optimised", "progress": "a listener: it changes nothing of the result"}
+NO_FIELD = {
+    "model": "what is optimised",
+    "recipe": "gives the fields their values",
+    "progress": "a listener: it changes nothing of the result",
+}
 """Parameters of `optimize` that are no options."""
 OF_THE_COMMAND = {
     "source": "what is optimised",
@@ -71,6 +75,8 @@ OF_THE_COMMAND = {
     "sensitivity": "a field of graphopt.Quantize",
     "precision_option": "a field of graphopt.Float16",
     "prune_option": "a field of graphopt.Prune",
+    "recipe": "gives the fields their values",
+    "save_recipe": "what is done with the result",
     "report": "what is done with the result",
     "provenance_beside": "what is done with the result",
     "save_as_external_data": "what is done with the result",
@@ -88,7 +94,7 @@ class Asked(Exception):
 def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Options]:
     """The options behind a call of `optimize`, or behind words of the command line."""
 
-    def ask(model: Any, options: Options, progress: Any = None) -> None:
+    def ask(model: Any, options: Options, progress: Any = None, recipe: Any = None) -> None:
         raise Asked(options)
 
     def asked(*words: str, **keywords: Any) -> Options:
@@ -158,7 +164,11 @@ def test_the_command_sets_what_the_keyword_sets(field, options):
 
 TEXTS = ("true", "false", "16", "60", "0.5", "int8", "uint8", "mse", "qoperator", "sqnr", "one,two", "some.file")
 """One of these is another value than the default for each option of quantization."""
-NO_WORD = {"mode": "--quantize gives it", "executor": "an object that runs calibration, not a value"}
+NO_WORD = {
+    "mode": "--quantize gives it",
+    "executor": "an object that runs calibration, not a value",
+    "layers": "a mapping: --recipe holds one",
+}
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(graphopt.Quantize) if field.name not in NO_WORD])

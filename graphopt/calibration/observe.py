@@ -71,19 +71,19 @@ class _ObserverCache:
         digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True))
         digest.update("\0".join((method, *Extent.__slots__, *names)).encode())
         self.digest = digest.hexdigest()
-        self.samples = _DigestedFeeds(())
+        self.samples = DigestedFeeds(())
 
     def resume(self, empty: list[Any], feeds: Iterable[Feeds]) -> tuple[int, list[Any], Iterable[Feeds]]:
         """The number of samples seen, their observers, and the samples left; 0 and `empty` where the file is no fit."""
         count, totals, seen = self._load(empty)
-        self.samples = _DigestedFeeds(feeds)
+        self.samples = DigestedFeeds(feeds)
         for _ in islice(self.samples, count):
             pass
         if self.samples.digests[-1] == seen:
             return count, totals, self.samples
         if iter(feeds) is feeds:
             raise InputError(f"calibration: the cache {self.path} saw other samples, and these can be read only once")
-        self.samples = _DigestedFeeds(feeds)
+        self.samples = DigestedFeeds(feeds)
         return 0, empty, self.samples
 
     def _load(self, empty: list[Any]) -> tuple[int, list[Any], bytes]:
@@ -106,7 +106,7 @@ class _ObserverCache:
             raise OutputError(f"calibration: the cache {self.path} cannot be written: {error.strerror}") from error
 
 
-class _DigestedFeeds(Iterator[Feeds]):
+class DigestedFeeds(Iterator[Feeds]):
     """Samples as they are read, with a digest of all samples up to each: a cache holds for the same data alone."""
 
     def __init__(self, feeds: Iterable[Feeds]) -> None:

@@ -15,8 +15,8 @@ from .progress import progress
 from .results import write
 
 if TYPE_CHECKING:
-    from ..api import Result
     from ..options import Options
+    from ..result import Result
 
 
 def optimize_folder(

@@ -116,6 +116,11 @@ def optimize(
         typer.Option(help="fix a size by its name, as batch=1; repeatable"),
     ] = None,
     opset: Annotated[Optional[int], typer.Option(help="convert to this later operator set first")] = None,  # noqa: UP045
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="a recipe says what is done, in place of options; data and metric are given beside it"),
+    ] = None,
+    save_recipe: Annotated[Optional[Path], typer.Option(help="write the recipe of the result")] = None,  # noqa: UP045
     passes: Names = None,
     skip: Names = None,
     add_pass: Annotated[
@@ -149,6 +154,7 @@ def optimize(
     from ..api import optimize_as
     from ..machine.files import check_target
     from ..provenance import sidecar, write_sidecar
+    from ..recipe import Recipe
     from ..report.tables import report_lines
 
     if output is not None and destination not in (None, output):
@@ -172,9 +178,13 @@ def optimize(
         output=Output(provenance=provenance),
         seed=seed,
     )  # fmt: skip
+    read = None if recipe is None else Recipe.load(recipe)
+    options = options if read is None else read.options(options)
     asked = options.compression
     kind = kind_of(asked.quantize, asked.prune, kind, asked.precision)
     if source.is_dir():
+        if recipe is not None or save_recipe is not None:
+            raise OptionError("a recipe is of one model, and this is a folder of several: name one")
         beside = {"--report": report, "--dry-run": dry_run, "--provenance-beside": provenance_beside}
         where = output or destination or source.with_name(f"{source.name}.{kind}")
         optimize_folder(source, where, options, kind, save_as_external_data, beside, force=force, as_json=as_json)
@@ -183,6 +193,8 @@ def optimize(
     to_pipe = str(written) == PIPE
     if report is not None:
         check_target(report)
+    if save_recipe is not None:
+        check_target(save_recipe)
     if not dry_run:
         if to_pipe and as_json:
             raise OptionError("--json and the model cannot both go to stdout: name a file with --output")
@@ -193,7 +205,7 @@ def optimize(
         note(ignored)
     model = sys.stdin.buffer.read() if str(source) == PIPE else source
     with progress("optimize") as tell:
-        result = optimize_as(model, options, tell)
+        result = optimize_as(model, options, tell, read)
         account: Report = result.report
         if report is not None or (account.is_lossy and (as_json or not manner.quiet)):
             tell("measure speed", None)
@@ -205,6 +217,8 @@ def optimize(
                 write_sidecar(account.trail.provenance, sidecar(written))
         if report is not None:
             account.save(report, source.name)
+        if save_recipe is not None:
+            result.recipe.save(save_recipe)
     if as_json:
         write_json({**account.to_dict(), "input": str(source), "output": None if dry_run else str(written)})
     else:

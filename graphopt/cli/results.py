@@ -13,10 +13,10 @@ from ..errors import OutputError
 from ..machine.files import check_target
 
 if TYPE_CHECKING:
-    from ..api import Result
     from ..passes.float16 import Float16
     from ..passes.prune import Prune
     from ..passes.quantize import Quantize
+    from ..result import Result
 
 MARK = "graphopt.result"
 """The metadata entry by which a file tells the kind of result that it is; neither figures nor size limit count it."""

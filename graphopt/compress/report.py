@@ -33,6 +33,8 @@ class StageReport:
 
     summary: one line. refused: (name, reason) of each part that stayed as it was. changed: False when the stage handed
     back the model it was given. fitted: the numbers in the result that are computed from calibration data, "" for none.
+    settled: the stage's options with everything in them that it decided, by which it does the same again; None where
+    its options say all.
     """
 
     name: str
@@ -43,6 +45,7 @@ class StageReport:
     seconds: float = 0.0
     changed: bool = True
     fitted: str = ""
+    settled: Any = None
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..api import Result
+from ..result import Result
 from .data import CLEAR, Mode
 
 FASTER, SMALLER, SLOWER = 1.1, 1.25, 0.95

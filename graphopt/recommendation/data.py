@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-    from ..api import Result
+    from ..result import Result
 
 CLEAR = 2.0
 """Standard errors on each side of a ratio that are its interval (95 %)."""

@@ -98,7 +98,7 @@ def assign(model: Model, given: Candidates, keep_io: bool) -> frozenset[Node]:
     network = _Network()
     vertices = {node: network.vertex() for node in given.slots}
     for node, vertex in vertices.items():
-        network.add(_HALF, vertex, _HEAVY if _is_heavy(node, given.slots[node]) else _LIGHT)
+        network.add(_HALF, vertex, _HEAVY if is_heavy(node, given.slots[node]) else _LIGHT)
     for graph in model.graph.graphs():
         is_free = graph is model.graph and not keep_io
         for value in (*graph.inputs, *(out for node in graph.snapshot() for out in node.outputs)):
@@ -108,7 +108,8 @@ def assign(model: Model, given: Candidates, keep_io: bool) -> frozenset[Node]:
     return frozenset(node for node, vertex in vertices.items() if is_half[vertex])
 
 
-def _is_heavy(node: Node, slots: HalfSlots) -> bool:
+def is_heavy(node: Node, slots: HalfSlots) -> bool:
+    """A product, or a node with a constant of at least `WEIGHT` elements."""
     constants = (node.constant(slot) for slot in slots.inputs)
     return node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") or any(
         constant is not None and constant.size >= WEIGHT for constant in constants

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
+from ...compress.choices import check_choices
 from ...errors import OptionError, did_you_mean
 from ...words import values_of
 
@@ -23,13 +24,16 @@ class Float16:
     keep_io: inputs and results of the model stay float32, so that callers need not change. storage: only weights are
     stored in float16, all computing stays in float32: half the file at the speed of float32 wherever a runtime folds
     constants. min_sqnr: the floor on fidelity (dB) where no metric with a limit judges; rounding to 11 bits alone costs
-    about 70 dB a tensor. keep: names of nodes that stay float32. evaluations: the budget of metric evaluations.
+    about 70 dB a tensor. keep: names of nodes that stay float32. layers: "float16" or any other choice
+    (`graphopt.compress.choices`) by the names of layers; only those become float16, unasked, and of the operators
+    between, which hold no weights, those that save Casts. evaluations: the budget of metric evaluations.
     """
 
     keep_io: bool = True
     storage: bool = False
     min_sqnr: float = 45.0
     keep: tuple[str, ...] = ()
+    layers: Mapping[str, str] = field(default_factory=dict)
     evaluations: int = 16
 
     def __post_init__(self) -> None:
@@ -43,11 +47,12 @@ class Float16:
         if isinstance(self.evaluations, bool) or not isinstance(self.evaluations, int) or self.evaluations < 1:
             raise OptionError(f"precision: evaluations is a number from 1 on, got {self.evaluations!r}")
         object.__setattr__(self, "keep", tuple(self.keep))
+        check_choices("precision", self.layers)
 
 
 def from_words(words: Sequence[str]) -> Float16:
     """Options from words of a command line: KEY=VALUE, or KEY alone for true; commas part lists. OptionError."""
-    return Float16(**values_of(Float16, "precision", words))
+    return Float16(**values_of(Float16, "precision", words, ("layers",)))
 
 
 def check_precision(value: Any) -> Float16 | None:

@@ -9,11 +9,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from ...compress.choices import STORED16
 from ...compress.context import StageContext
 from ...compress.report import NOT_MEASURED, StageReport
 from ...errors import OptionError
 from ...ir import Model, Node, clone_model
 from .assign import WEIGHT, Candidates, assign, candidates
+from .chosen import choices_of, chosen
 from .constants import SMALLEST_NORMAL, clamp_masks
 from .emit import build, rounded, stored
 from .options import Float16
@@ -63,20 +65,26 @@ def _convert(model: Model, options: Float16, context: StageContext) -> tuple[Mod
         return _store(model, options, context)
     moved = clone_model(model)
     why, given = "", Candidates({}, {})
-    for base in (moved, model) if clamp_masks(moved.graph) else (model,):
+    moves = bool(clamp_masks(moved.graph))
+    for base in (moved, model) if moves else (model,):
         given = candidates(base)
         given = given.without({n: "asked for" for n in given.slots if {name_of(n), *n.origins} & set(options.keep)})
         if not given.slots:
             return model, _left("no operator of it can be float16", given)
+        if options.layers:
+            return _as_chosen(base, model, given, options, context)
         if any(node.op == "DequantizeLinear" for node in given.kept) and not _saves(model):
             return model, _left("left as it was: it is quantized, and hardly a byte of it is float32", given)
         context.tell("float16", 0.1)
         given = given.without(unfit(base, given, context.calibration, _VALUE_FLOOR))
         search = _Search(base, given, options, context)
         found = search.run()
-        result = None if found is None else _written(base, found, options, context)
-        if found is not None and result is not None:
-            return result, _reported(base, result, found, context)
+        written = None if found is None else _written(base, found, options, context)
+        if found is not None and written is not None:
+            made, stores = written
+            choices = choices_of(base, found.given, stores)
+            settled = None if base is model and moves else replace(options, layers=choices)  # that is tried second
+            return made, replace(_reported(base, made, found, context), settled=settled)
         why = "no operator of it is worth the Casts around it"
         if search.said:
             why = f"computing in float16 leaves {search.said}, {_floor(options, context)}"
@@ -169,13 +177,25 @@ def _split(nodes: Sequence[Node], count: int) -> list[Sequence[Node]]:
     return [nodes[a:b] for a, b in pairwise(bounds) if a < b]
 
 
-def _written(base: Model, found: _Found, options: Float16, context: StageContext) -> Model | None:
-    """The model of the assignment, all weights in float16 where that costs little enough, too; None where it does not
-    compute what the rounded model does."""
+def _as_chosen(
+    base: Model, model: Model, given: Candidates, options: Float16, context: StageContext
+) -> tuple[Model, StageReport]:
+    """The layers in float16 that the caller chose, and what saves Casts between them; `model` itself without any."""
+    found = _Found(chosen(base, given, options.layers), frozenset(), None)
+    found = replace(found, half=assign(base, found.given, options.keep_io))
+    if not found.half:
+        return model, _left("left float32, as layers were chosen", found.given)
+    result = build(base, found.given, found.half, options.keep_io, STORED16 in options.layers.values())
+    return result, replace(_reported(base, result, found, context), settled=options)
+
+
+def _written(base: Model, found: _Found, options: Float16, context: StageContext) -> tuple[Model, bool] | None:
+    """The model of the assignment, and whether all weights are in float16, as they are where that costs little enough,
+    too; None where it does not compute what the rounded model does."""
     for store in (True, False):
         result = build(base, found.given, found.half, options.keep_io, store)
         if _judge(result, options, context).is_enough:
-            return result
+            return result, store
     return None
 
 

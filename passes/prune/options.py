@@ -36,7 +36,9 @@ class Prune:
     multiply-accumulates or of the parameters that may stay), or speedup (how many times as fast on this machine, in the
     target's runtime; what is removed then depends on the machine). Channels then go by their loss for the cost that
     they save. ratios: other shares for the layers with these names (a node's
-    name), which then are pruned by themselves. importance: how channels are scored: "auto" (the measure that suits the
+    name), which then are pruned by themselves. keep: how many channels stay of the layers with these names (a number,
+    or one for each step), whatever else is asked; where every group is named, nothing is measured to decide how much
+    goes. importance: how channels are scored: "auto" (the measure that suits the
     ranking on calibration data, "l2" without data), "l1", "l2" (size of a channel's weights), "bn_scale" (of its
     BatchNormalization), "activation" (its energy), "reconstruction" (the error in the layers that read it when it is
     removed), "hessian" (the same after these have adapted), "taylor" and "fisher" (what its removal does to the model's
@@ -59,6 +61,7 @@ class Prune:
     parameters: float | None = None
     speedup: float | None = None
     ratios: Mapping[str, float] = field(default_factory=dict)
+    keep: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
     importance: str | Importance = "auto"
     round_to: int = 8
     global_ranking: bool = True
@@ -88,6 +91,9 @@ class Prune:
                 raise OptionError(f"prune: speedup {value!r} is not above 1")
             if name != "speedup" and not (is_number and 0 < value < 1):
                 raise OptionError(f"prune: {name} {value!r} is not a share between 0 and 1, of what may stay")
+        for name, count in self.keep.items():
+            if not _is_count(count) and not (isinstance(count, (list, tuple)) and count and all(map(_is_count, count))):
+                raise OptionError(f"prune: keep: {name}: {count!r} is not a number of channels from 1 on")
         if not callable(self.importance) and self.importance not in IMPORTANCES:
             raise OptionError(f"prune: importance {self.importance!r} is not one of {', '.join(IMPORTANCES)}")
         for name in ("round_to", "iterative_steps"):
@@ -108,6 +114,10 @@ class Prune:
         return None
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def check_prune(value: Any) -> Prune:
     """The options behind `prune=`: a ratio, a dict of options, or the options. OptionError."""
     if isinstance(value, Prune):
@@ -126,5 +136,5 @@ def from_words(ratio: float | None, words: Sequence[str]) -> Prune:
     """Options from a ratio (None for the usual) and words of a command line: KEY=VALUE, or KEY alone for true; commas
     part lists. OptionError.
     """
-    given = values_of(Prune, "prune", words, ("ratio", "ratios"))
+    given = values_of(Prune, "prune", words, ("ratio", "ratios", "keep"))
     return Prune(**given) if ratio is None else Prune(ratio=ratio, **given)

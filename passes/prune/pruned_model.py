@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ...analysis.channels import ChannelFacts, ChannelGroup, find_channels
 from ...equivalence.feeds import Feeds
@@ -16,6 +16,7 @@ from .score.gradients import gradient_scores
 from .score.importance import norm_scales, weight_scores
 from .score.measured import measured_scores
 from .select.allocation import Allocation, allocate
+from .select.chosen import joined_steps, keep_in_step, kept_channels
 from .select.costs import Costs
 from .select.selection import positions_per_class
 
@@ -30,7 +31,7 @@ class PrunedModel:
     allocations, recovery: the channels each group kept, and how layers were refitted, in the last step. removed, total:
     channels, over all steps; those of an attention head count each. originals: for each node the node of the original
     that it is a copy of. left: the share of the costs that is left, by their model; None where none were given. steps:
-    in which it was made.
+    in which it was made. keep: how many channels each group kept, by `Prune.keep`.
     """
 
     model: Model
@@ -41,6 +42,7 @@ class PrunedModel:
     originals: dict[Node, Node]
     left: float | None = None
     steps: int = 1
+    keep: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
 
 
 def prune_model(
@@ -54,7 +56,7 @@ def prune_model(
     taken only where they leave results as near to the original's as one does, on the samples of `HeldOutError`.
     """
     steps = options.iterative_steps
-    held_out = HeldOutError(original, feeds if steps > 1 and not is_rough else ())
+    held_out = HeldOutError(original, feeds if steps > 1 and not is_rough and not options.keep else ())
     attempts = [options, replace(options, iterative_steps=1)] if held_out.feeds else [options]
     whole = sum(one.iterative_steps for one in attempts)
     found: list[PrunedModel] = []
@@ -84,18 +86,21 @@ def _in_steps(
     allocations: list[Allocation] = []
     recovery = Recovery()
     alive: dict[Node, Array] = {}
+    counts: list[dict[str, int]] = []
     total = 0
     steps = options.iterative_steps
     left = None if costs is None else _costs(costs, originals)
     for step in range(steps):
         facts = find_channels(model)
+        asked = keep_in_step(options, facts, step)
         total = total or sum(_channels(group, group.size, options) for group in facts.groups)
         scores = _scores(model, facts, options, feeds, seed, scales)
         if left is None:
-            kept, allocations = allocate(facts, scores, options, _step_ratio(ratio, step, steps))
+            kept, allocations = allocate(facts, scores, asked, _step_ratio(ratio, step, steps))
         else:
-            kept, allocations = _allocate_cost(facts, scores, options, left, 1 - ratio * (step + 1) / steps)
+            kept, allocations = _allocate_cost(facts, scores, asked, left, 1 - ratio * (step + 1) / steps)
             left = left.narrowed(facts, kept)
+        counts.append(kept_channels(allocations))
         remove(facts, kept)
         if options.recover:
             recovery = recover(
@@ -105,7 +110,7 @@ def _in_steps(
         progress((step + 1) / steps)
     stay = sum(_channels(one.group, one.kept, options) for one in allocations)
     share = None if left is None else sum(left.of.values()) / max(left.total, 1e-30)
-    return PrunedModel(model, allocations, recovery, total - stay, total, originals, share, steps)
+    return PrunedModel(model, allocations, recovery, total - stay, total, originals, share, steps, joined_steps(counts))
 
 
 def _costs(of: Mapping[Node, float], originals: Mapping[Node, Node]) -> Costs:

@@ -20,6 +20,7 @@ from .options import Prune
 from .pruned_model import PrunedModel, prune_model
 from .report import PruneFigures, stage_report, stalled, unchanged
 from .select.allocation import check_prunable
+from .select.chosen import all_chosen, check_keep, widths_of
 from .select.costs import cost_of_nodes
 
 _HALVINGS = 4
@@ -43,18 +44,21 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
     it clearly did not become faster.
     """
     start = time.perf_counter()
-    options = _with_importance(options, context)
+    given, options = options, _with_importance(options, context)
     unshared = clone_model(model)
     unshare(unshared)
     facts = find_channels(unshared)
     try:
+        check_keep(options, facts)
         _check_any_prunable(facts, options)
-        goal = _goal(model, options, context)
-        pruned, note = _search(model, options, context, goal)
+        is_chosen = all_chosen(options, facts)
+        goal = None if is_chosen else _goal(model, options, context)
+        pruned, note = _as_chosen(model, options, context) if is_chosen else _search(model, options, context, goal)
         if not pruned.removed:
             raise Declined(note)
     except Declined as declined:
-        return model, unchanged(declined.reason, facts, time.perf_counter() - start)
+        settled = replace(given, keep=widths_of(facts), iterative_steps=1)
+        return model, replace(unchanged(declined.reason, facts, time.perf_counter() - start), settled=settled)
     is_synthetic, undone = context.calibration.is_synthetic, pruned.recovery.undone
     notes = [note, *([f"{undone} (made-up inputs)" if is_synthetic else undone] if undone else [])]
     if pruned.steps < options.iterative_steps:
@@ -62,11 +66,13 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
     if goal is not None and goal.missed(pruned):
         notes.append(f"{goal.text} were asked for: no more can be removed (least={options.least:g})")
     times = _times(model, pruned, context)
-    if options.speed and times.speedup is not None and times.speedup < _LEAST_SPEEDUP:
+    if options.speed and not is_chosen and times.speedup is not None and times.speedup < _LEAST_SPEEDUP:
         reason = f"the pruned model runs at {times.speedup:.2f}x the speed here: nothing is removed"
-        return model, unchanged(reason, facts, time.perf_counter() - start, times)
+        settled = replace(given, keep=widths_of(facts), iterative_steps=1)
+        return model, replace(unchanged(reason, facts, time.perf_counter() - start, times), settled=settled)
     report = stage_report(pruned, figures(model), facts, times, notes, time.perf_counter() - start, is_synthetic)
-    return pruned.model, report
+    settled = replace(given, keep=pruned.keep, iterative_steps=pruned.steps)
+    return pruned.model, replace(report, settled=settled)
 
 
 def _with_importance(options: Prune, context: StageContext) -> Prune:
@@ -131,6 +137,15 @@ def _goal(model: Model, options: Prune, context: StageContext) -> _Goal | None:
             break
         goal = replace(goal, left=goal.left * after.ratio / wanted * _BEYOND)
     return goal
+
+
+def _as_chosen(model: Model, options: Prune, context: StageContext) -> tuple[PrunedModel, str]:
+    """The model with the widths that the caller chose, and its quality in words."""
+    pruned = _pruned(model, options, context, 1.0, None)
+    if context.quality.metric is not None:
+        return pruned, f"the metric falls by {context.quality.drop(pruned.model):.4g}"
+    is_synthetic = context.calibration.is_synthetic
+    return pruned, NOT_MEASURED if is_synthetic else str(context.quality.fidelity(pruned.model))
 
 
 def _search(model: Model, options: Prune, context: StageContext, goal: _Goal | None) -> tuple[PrunedModel, str]:

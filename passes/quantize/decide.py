@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...compress.context import StageContext
 from ...ir import Model
@@ -11,7 +11,9 @@ from ...measure import figures, macs_at
 from .candidates.assignment import Assignment
 from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import Unit, useful
+from .chosen import Chosen, chosen_units
 from .emit.qdq import build
+from .options import ALWAYS
 from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
 from .place.bias_correction import with_bias_correction
 from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates
@@ -49,30 +51,85 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
     """Choose precision per unit: min-cut, accuracy guard, re-cut, time.
 
     Where one scale a tensor would return layers to float, or leave the model float, activations with scales a channel
-    are tried first; so they are where layers are refitted, and the closer of both is taken.
+    are tried first; so they are where layers are refitted, and the closer of both is taken. Layers that the caller
+    placed stay there.
     """
-    search = _Search(model, calibrated, context)
+    chosen = chosen_units(calibrated)
+    if chosen.is_complete:
+        return _as_chosen(calibrated, chosen, context)
+    decision = _decided(model, calibrated, context, chosen.floats)
+    return _with_chosen(decision, chosen, context) if chosen.integers else decision
+
+
+def _decided(
+    model: Model, calibrated: CalibratedModel, context: StageContext, floats: frozenset[Unit] = frozenset()
+) -> Decision:
+    """The decision by accuracy and time; `floats` stay float."""
+    search = _Search(model, calibrated, context, floats)
     accepted = accept_unchanged(search.candidates[0], search.judge)
-    if accepted is not None and not calibrated.options.refits:
+    always = calibrated.options.per_channel_activations == ALWAYS
+    if accepted is not None and not calibrated.options.refits and not always:
         return search.timed(accepted)
-    per_channel = with_per_channel_activations(calibrated, context)
+    per_channel = _per_channel(calibrated, context)
     if per_channel is not None:
-        finer = _Search(model, with_refit(with_bias_correction(per_channel, context), context), context)
+        finer = _Search(model, per_channel, context, floats)
         before, after = (context.quality.fidelity(build(s.candidates[0])).sqnr_db for s in (search, finer))
-        if after > before:
+        if always or after > before:
             decision = finer.timed(accept_unchanged(finer.candidates[0], finer.judge) or finer.guarded())
             if decision.assignment is not None:
                 return decision
     return search.timed(accepted or search.guarded())
 
 
-class _Search:
-    """The assignments of one calibrated model that may be worth their time, judged and timed."""
+def _per_channel(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel | None:
+    """The calibrated model with scales a channel, corrected and refitted like that with one scale a tensor."""
+    per_channel = with_per_channel_activations(calibrated, context)
+    return None if per_channel is None else with_refit(with_bias_correction(per_channel, context), context)
 
-    def __init__(self, model: Model, calibrated: CalibratedModel, context: StageContext) -> None:
+
+def _as_chosen(calibrated: CalibratedModel, chosen: Chosen, context: StageContext) -> Decision:
+    """Every layer where the caller placed it: nothing is timed, and accuracy decides on scales a channel alone."""
+    options, judge = calibrated.options, Judge(calibrated.options, context)
+    assignment = chosen.applied(calibrated, chosen.completed(calibrated.assignment))
+    always = options.per_channel_activations == ALWAYS
+    if assignment.units and (always or not judge.accepts(assignment)):
+        finer = _per_channel(calibrated, context)
+        if finer is not None:
+            placed = chosen.applied(finer, chosen.completed(finer.assignment))
+            fidelity = context.quality.fidelity
+            if always or fidelity(build(placed)).sqnr_db > fidelity(build(assignment)).sqnr_db:
+                calibrated, assignment = finer, placed
+    return _placed(calibrated, assignment, judge)
+
+
+def _with_chosen(decision: Decision, chosen: Chosen, context: StageContext) -> Decision:
+    """The decision on the other layers, with those that the caller placed on integers."""
+    calibrated = decision.calibrated
+    before = decision.assignment or calibrated.assignment.with_units(())
+    placed = chosen.applied(calibrated, before).stored
+    if placed.units == before.units and all(placed.codes[u.node] is before.codes[u.node] for u in chosen.integers):
+        return decision
+    new = _placed(calibrated, placed, Judge(calibrated.options, context))
+    return replace(new, errors=decision.errors, predicted=decision.predicted)
+
+
+def _placed(calibrated: CalibratedModel, assignment: Assignment, judge: Judge) -> Decision:
+    assignment = assignment.stored
+    verdict = judge.describe(assignment) if assignment.units else "left float"
+    guarded = GuardResult(assignment, frozenset(), (), verdict)
+    text = f"{verdict}, as layers were chosen"
+    return Decision(calibrated, assignment if assignment.units else None, guarded, None, {}, text)
+
+
+class _Search:
+    """The assignments of one calibrated model that may be worth their time, judged and timed; `floats` stay float."""
+
+    def __init__(
+        self, model: Model, calibrated: CalibratedModel, context: StageContext, floats: frozenset[Unit] = frozenset()
+    ) -> None:
         self.model, self.calibrated, self.context = model, calibrated, context
         self.judge, self.errors = Judge(calibrated.options, context), SingleUnitErrors(calibrated, context)
-        self.candidates = self._cut(calibrated.assignment.units)
+        self.candidates = self._cut(calibrated.assignment.units - floats)
 
     def guarded(self) -> GuardResult:
         """The best candidate, changed until it is accurate enough."""

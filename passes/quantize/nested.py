@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...calibration import Calibration, Taps
+from ...compress.choices import FLOAT32
 from ...compress.context import StageContext
 from ...compress.layers.linear import LINEAR
 from ...compress.report import StageReport
@@ -19,6 +20,7 @@ from ...equivalence.runnable import open_runnable
 from ...errors import Declined
 from ...ir import Graph, Model, Node, Port, TensorType, Value, clone_model, clone_node, outer_values
 from ...measure import Quality, figures
+from .chosen import inside, outside
 from .emit.mapped_clone import mapped_clone
 from .options import Quantize
 from .place.accuracy_guard import is_good_enough
@@ -34,7 +36,7 @@ def quantize_branches(
 ) -> QuantizedParts:
     """Quantize the branches of each If of the root graph, in a copy. Reports come with the branch's MACs."""
     clone, reports, refused = mapped_clone(model), list[tuple[StageReport, int]](), list[tuple[str, str]]()
-    copy = clone.model
+    copy, choices = clone.model, dict[str, str]()
     for original, node in clone.nodes.items():
         name = node.name or node.output.name or node.op
         if node.op != "If":
@@ -46,8 +48,12 @@ def quantize_branches(
             if not isinstance(branch, Graph) or not any(inner.op in WORTHY for inner in branch.walk()):
                 continue
             part = _cut(model, branch)
+            asked = replace(options, layers=inside(options.layers, label))
             try:
-                quantized, report = _quantized(model, original, slot, part, options, context, quantize)
+                quantized, report = _quantized(model, original, slot, part, asked, context, quantize)
+                choices.update(outside({} if report.settled is None else report.settled.layers, label))
+                if not report.changed:
+                    raise Declined(report.summary, node)
             except Declined as declined:
                 refused.append((label, declined.reason))
                 continue
@@ -55,10 +61,11 @@ def quantize_branches(
                 copy.opsets.setdefault(domain, version)
             copy.graph.set_attr(node, slot, _nested_again(quantized, part, clone.values))
             reports.append((replace(report, name=label), figures(part.model).macs or 0))
-    if reports and not is_good_enough(copy, options, context):
-        reason = f"in branches, {RETURNED_TO_FLOAT}"
-        return QuantizedParts(model, (), (*refused, *((report.name, reason) for report, _ in reports)))
-    return QuantizedParts(copy if reports else model, tuple(reports), tuple(refused))
+    if reports and not choices.items() <= options.layers.items() and not is_good_enough(copy, options, context):
+        reason, floats = f"in branches, {RETURNED_TO_FLOAT}", dict.fromkeys(choices, FLOAT32)
+        refusals = (*refused, *((report.name, reason) for report, _ in reports))
+        return QuantizedParts(model, (), refusals, choices=floats)
+    return QuantizedParts(copy if reports else model, tuple(reports), tuple(refused), choices=choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +118,6 @@ def _quantized(
     cache = None if options.cache is None else f"{options.cache}.{node.name or node.output.name}.{slot}"
     inner = replace(context, calibration=calibration, quality=quality, max_drop=None)
     quantized, report = quantize(part.model, replace(options, cache=cache), inner)
-    if not report.changed:
-        raise Declined(report.summary, node)
     if quantized.opset != model.opset:
         raise Declined(f"it would need opset {quantized.opset}", node)
     return quantized, report

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
+from ...compress.choices import check_choices
 from ...errors import OptionError, did_you_mean
 from ...ir import DType
 from ...words import values_of
@@ -37,11 +38,12 @@ def _is_count(value: Any) -> bool:
 
 _FLAGS = (
     "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "speed", "sensitivity",
-    "per_channel_activations",
 )  # fmt: skip
+ALWAYS = "always"
 _OPTIONAL = frozenset(("reduce_range", "block_size", "samples", "cache", "executor"))
 _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     *((name, _is_flag, "True or False") for name in _FLAGS),
+    ("per_channel_activations", lambda v: _is_flag(v) or v == ALWAYS, "True, False or 'always'"),
     ("percentile", lambda v: _is_real(v) and 50 < v <= 100, "above 50 and at most 100"),
     ("block_size", lambda v: _is_count(v) and 16 <= v <= 256 and not v & (v - 1), "a power of two from 16 to 256"),
     ("evaluations", _is_count, "a number from 1 on"),
@@ -80,8 +82,8 @@ class Quantize:
     sensitivity: measure for the report the error that each layer causes alone, even if no layer need return to float: a
     session a layer.
     per_channel_activations: where one scale a tensor is not good enough, activations that only convolutions read and
-    write as codes get one a channel, if that is better (static, format "qdq", for onnxruntime); it is folded into the
-    weights beside.
+    write as codes get one a channel, if that is better (static, format "qdq", for onnxruntime), or "always"; it is
+    folded into the weights beside.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
     15 dB is noise of 3 % of the signal's power; `python -m tests.bench.zoo_int8` prints both for trained models.
     max_kl: the floor for language models in mode "weights", with judge "auto", in place of both: the mean KL divergence
@@ -89,6 +91,9 @@ class Quantize:
     is as unlikely as if every token had e times as many rivals.
     judge: to which results min_top1 applies: "auto" to those that hold scores of classes, "top1" to every result [N, C]
     or [N, S, C], "sqnr" to none.
+    layers: choices for single layers by their names, such as {"conv1": "static int8", "fc": "weights4", "conv2":
+    "float32"} (`graphopt.compress.choices`): they are obeyed, whatever accuracy and speed say. Where every layer is
+    named nothing is measured, and the operators between follow; else the others are decided as without.
     cache: a file with the observers of calibration, to resume after an interruption. executor: a `concurrent.futures`
     executor (threads share one session) that calibrates several samples at a time.
     """
@@ -112,11 +117,12 @@ class Quantize:
     evaluations: int = 64
     samples: int | None = None
     sensitivity: bool = False
-    per_channel_activations: bool = True
+    per_channel_activations: bool | str = True
     min_sqnr: float = 15.0
     min_top1: float = 0.9
     max_kl: float = 1.0
     judge: str = "auto"
+    layers: Mapping[str, str] = field(default_factory=dict)
     cache: str | os.PathLike[str] | None = None
     executor: Executor | None = None
 
@@ -134,6 +140,7 @@ class Quantize:
                 "quantize: no runtime multiplies activation_type int8 with weight_type uint8: take int8 for both"
             )
         self._check_widths()
+        check_choices("quantize", self.layers)
         for name, fits, expected in _EXPECTED:
             value = getattr(self, name)
             if not (value is None and name in _OPTIONAL) and not fits(value):
@@ -210,4 +217,4 @@ def check_quantize(value: Any) -> Quantize:
 
 def from_words(mode: str, words: Sequence[str]) -> Quantize:
     """Options from words of a command line: KEY=VALUE, or KEY alone for true; commas part lists. OptionError."""
-    return Quantize(mode=mode, **values_of(Quantize, "quantize", words, ("mode", "executor")))
+    return Quantize(mode=mode, **values_of(Quantize, "quantize", words, ("mode", "executor", "layers")))

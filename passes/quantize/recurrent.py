@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...compress.choices import FLOAT32, chosen_for, layer_names, word_of
 from ...compress.context import StageContext
 from ...compress.report import StageReport
 from ...errors import Declined
 from ...ir import DType, Model, Node, Value, clone_model
 from ...ops import attr
 from .candidates.calibrated_model import timing_feed
-from .candidates.units import check_wanted
+from .candidates.units import RECURRENT, check_wanted
 from .emit.constants import constant, dequantized, stored_codes
 from .numerics.grids import nonzero_scales, weight_scale, worst_pair
 from .numerics.rounding import nearest_codes
@@ -23,7 +24,6 @@ from .place.accuracy_guard import is_good_enough
 from .place.latency_guard import needed_gain, stable_timings, timing_session
 from .report import NO_GAIN, RETURNED_TO_FLOAT, QuantizedLayer, QuantizedParts, QuantizeFigures
 
-RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 SMALL = 4096
 """Elements of the weights below which a layer stays float: it would save less than 12 KB."""
 DYNAMIC = "com.microsoft::DynamicQuantizeLSTM"
@@ -37,15 +37,20 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
     refused: list[tuple[str, str]] = []
     layers: list[QuantizedLayer] = []
     copy = clone_model(model)
+    names, word, chosen = layer_names(copy.graph), word_of(options.mode, 8), dict[str, str]()
+    choices = chosen_for(names, options.layers)
     for node in list(copy.graph):
         if node.op not in RECURRENT:
             continue
         name = node.name or node.output.name or node.op
         try:
             _check(node, name, options, context.target)
+            if choices.get(node) == FLOAT32:
+                raise Declined("float32 was chosen for it", node)
         except Declined as declined:
             refused.append((name, declined.reason))
             continue
+        chosen[names[node]] = word
         worst: int | None = None
         if options.mode == "weights":
             _store(copy, node, options)
@@ -56,17 +61,20 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
     if not layers:
         return QuantizedParts(model, (), tuple(refused))
     speedup, reason = None, ""
-    if not is_good_enough(copy, options, context):
+    if all(choices.get(node) == word for node, name in names.items() if name in chosen):
+        reason = ""
+    elif not is_good_enough(copy, options, context):
         reason = RETURNED_TO_FLOAT
     elif options.speed:
         speedup = _speedup(model, copy, context)
         reason = "" if speedup >= needed_gain(options.mode) else NO_GAIN
     if reason:
-        return QuantizedParts(model, (), (*refused, *((layer.name, reason) for layer in layers)))
+        refusals = (*refused, *((layer.name, reason) for layer in layers))
+        return QuantizedParts(model, (), refusals, choices=dict.fromkeys(chosen, FLOAT32))
     pace = "" if speedup is None else f", {speedup:.2f}× as fast with them as without"
     facts = QuantizeFigures(layers=len(layers))
     report = StageReport("recurrent layers", f"{len(layers)} in int8{pace}", tuple(layers), facts)
-    return QuantizedParts(copy, ((report, 0),), tuple(refused), speedup)
+    return QuantizedParts(copy, ((report, 0),), tuple(refused), speedup, chosen)
 
 
 def _check(node: Node, name: str, options: Quantize, target: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -13,8 +13,10 @@ from ...compress.report import Cell, LayerReport, StageFigures, StageReport
 from ...ir import Model, Value
 from .candidates.assignment import Assignment
 from .candidates.units import Unit
+from .chosen import choices_of
 from .decide import Decision, share_of_macs
 from .numerics.solve import FLOAT_PRODUCTS, NO_PAIRS, Certificate, pair_certificate
+from .options import ALWAYS, Quantize
 
 RETURNED_TO_FLOAT = "returned to float for accuracy"
 NO_GAIN = "does not gain on integers here"
@@ -100,7 +102,13 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
             text += f"; {facts.per_channel_activations} activations with scales a channel"
     name = f"quantize {options.mode}"
     fitted = "ranges of activations" if options.mode == "static" else ""
-    return StageReport(name, text, layers, facts, tuple(refused), changed=assignment is not None, fitted=fitted)
+    settled = replace(
+        options, layers=choices_of(calibrated, assignment),
+        per_channel_activations=ALWAYS if assignment is not None and assignment.channels else False,
+    )  # fmt: skip
+    return StageReport(
+        name, text, layers, facts, tuple(refused), changed=assignment is not None, fitted=fitted, settled=settled
+    )
 
 
 def _without_errors(layer: QuantizedLayer) -> QuantizedLayer:
@@ -186,16 +194,21 @@ def _sum(values: Iterable[float | None]) -> float | None:
 @dataclass(frozen=True, slots=True)
 class QuantizedParts:
     """A model with parts that were quantized on their own, a report and the MACs of each, and (name, reason) of the
-    parts that were not. speed: of the model over the one without these parts, where it was timed."""
+    parts that were not. speed: of the model over the one without these parts, where it was timed. choices: what was
+    decided for layers in the parts."""
 
     model: Model
     reports: tuple[tuple[StageReport, int], ...]
     refused: tuple[tuple[str, str], ...]
     speed: float | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
-def with_parts(report: StageReport, parts: QuantizedParts, total: int | None) -> StageReport:
+def with_parts(report: StageReport, parts: QuantizedParts, total: int | None, options: Quantize) -> StageReport:
     """The report of the root graph with those of its parts; `total`: the MACs of the whole model."""
+    if parts.choices:
+        settled = report.settled or replace(options, layers={})
+        report = replace(report, settled=replace(settled, layers={**settled.layers, **parts.choices}))
     refused = (*report.refused, *parts.refused, *(item for part, _ in parts.reports for item in part.refused))
     if not parts.reports:
         return replace(report, refused=refused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ...compress.context import StageContext
@@ -17,6 +18,7 @@ from .candidates.half import holds_half, narrowed, widened
 from .candidates.prepare import spell_for_integers
 from .candidates.units import PACKED
 from .candidates.upgrade import upgraded
+from .chosen import by_mode
 from .decide import decide
 from .emit.qdq import build
 from .nested import quantize_branches
@@ -63,9 +65,42 @@ def _quantize_wide(model: Model, options: Quantize, context: StageContext) -> tu
 
 
 def quantize_model(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize the root graph, branches and recurrent layers; the model itself where that is declined or no gain."""
+    """Quantize the root graph, branches and recurrent layers; the model itself where that is declined or no gain.
+
+    Layers that are chosen for other modes follow, mode after mode.
+    """
     try:
         require_float(model)
+    except Declined as declined:
+        return model, StageReport(f"quantize {options.mode}", declined.reason, changed=False)
+    reports = []
+    for asked in by_mode(model, options):
+        model, report = _quantize_in_mode(model, asked, context)
+        reports.append(report)
+    return model, _joined(reports, options)
+
+
+def _joined(reports: Sequence[StageReport], options: Quantize) -> StageReport:
+    """One report of all modes; what is settled are the caller's options, with every choice."""
+    first, changed = reports[0], [report for report in reports if report.changed]
+    if len(reports) > 1:
+        summary = "; ".join(f"{report.name.partition(' ')[2]}: {report.summary}" for report in reports)
+        first = replace(
+            first if first.changed or not changed else replace(changed[0], name=first.name), summary=summary,
+            layers=tuple(layer for report in reports for layer in report.layers), changed=bool(changed),
+            refused=tuple(item for report in reports for item in report.refused),
+        )  # fmt: skip
+    settled = [report.settled for report in reports if report.settled is not None]
+    if not settled:
+        return first
+    layers = {name: choice for one in settled for name, choice in one.layers.items()}
+    by_channel = settled[0].per_channel_activations
+    return replace(first, settled=replace(options, layers=layers, per_channel_activations=by_channel))
+
+
+def _quantize_in_mode(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
+    """Quantize the layers of one mode; the rest may be quantized already."""
+    try:
         raised = _raised(model, options, context)
     except Declined as declined:
         return model, StageReport(f"quantize {options.mode}", declined.reason, changed=False)
@@ -74,7 +109,7 @@ def quantize_model(model: Model, options: Quantize, context: StageContext) -> tu
     rooted, report = _quantize_root(base, spell_for_integers(nested.model, options, context.target), options, context)
     recurrent = quantize_recurrent(rooted if report.changed or nested.reports else raised, options, context)
     for parts in (nested, recurrent):
-        report = with_parts(report, parts, figures(base).macs if parts.reports else None)
+        report = with_parts(report, parts, figures(base).macs if parts.reports else None, options)
     return recurrent.model if recurrent.reports else rooted, report
 
 

@@ -63,7 +63,7 @@ def test_commands_with_other_defaults(tmp_path, monkeypatch):
     class Asked(Exception):
         pass
 
-    def ask(source, options, progress=None):
+    def ask(source, options, progress=None, recipe=None):
         raise Asked(options)
 
     def asked(*words):

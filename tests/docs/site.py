@@ -27,7 +27,7 @@ GUIDES = (
     "testing", "writing-a-pass", "ir", "fusion",
 )  # fmt: skip
 API = (
-    "graphopt.api.optimize", "graphopt.api.Result", "graphopt.report.Report", "graphopt.equivalence.compare",
+    "graphopt.api.optimize", "graphopt.result.Result", "graphopt.report.Report", "graphopt.equivalence.compare",
     "graphopt.equivalence.Comparison", "graphopt.report.drift.compare_layers", "graphopt.recommendation.recommend",
     "graphopt.surgery.edit", "graphopt.bisection.bisect", "graphopt.runtime.session.Session",
     "graphopt.gradient.differentiate.gradient_model", "graphopt.gradient.training.training_step",

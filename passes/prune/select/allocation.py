@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....analysis.channels import STATISTICS, ChannelFacts, ChannelGroup, Classes
-from ....errors import Declined
+from ....errors import Declined, OptionError
 from ....ir import Array, Node
 from ..options import MEASURED, Prune
 from .selection import choose_classes, positions_per_class, rounded_width
@@ -15,11 +15,13 @@ from .selection import choose_classes, positions_per_class, rounded_width
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
-    """How many classes a group keeps, and the reason where it lost fewer than its share, else ""."""
+    """How many classes a group keeps, and the reason where it lost fewer than its share, else "". asked: the number by
+    which they were chosen; more are kept where parts of layers must stay equal."""
 
     group: ChannelGroup
     kept: int
     reason: str = ""
+    asked: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -61,22 +63,25 @@ def allocate(
     choices: list[_Choice] = []
     for group, target in _targets(facts, scores, options, ratio, costs):
         if isinstance(target, Declined):
-            allocations.append(Allocation(group, group.size, target.reason))
+            allocations.append(Allocation(group, group.size, target.reason, group.size))
             continue
-        choice = _Choice(group, target, rounded_width(group, np.floor(target + 0.5), options.round_to))
+        is_fixed = asked_for(group, options) is not None
+        count = int(target) if is_fixed else rounded_width(group, np.floor(target + 0.5), options.round_to)
+        choice = _Choice(group, target, count)
         choice.choose(scores, choice.count)
         choices.append(choice)
-    _give_back(choices, scores, options.round_to)
+    _give_back([c for c in choices if asked_for(c.group, options) is None], scores, options.round_to)
     for choice in choices:
         group, stay = choice.group, choice.stay
         if stay is None:
-            allocations.append(Allocation(group, group.size, "no choice keeps the parts of its layers equal"))
+            why = "no choice keeps the parts of its layers equal"
+            allocations.append(Allocation(group, group.size, why, choice.count))
             continue
         kept[group.classes] = False
         kept[stay] = True
         is_rounded_up = len(stay) == group.size and choice.target < group.size - 0.5
         reason = f"no smaller multiple of {options.round_to}" if is_rounded_up else ""
-        allocations.append(Allocation(group, len(stay), reason))
+        allocations.append(Allocation(group, len(stay), reason, choice.count))
     return kept, allocations
 
 
@@ -97,12 +102,15 @@ def _targets(
     competing: list[ChannelGroup] = []
     for group in facts.groups:
         own = next((options.ratios[name] for name in names_of(group) if name in options.ratios), None)
+        asked = asked_for(group, options)
         try:
             check_prunable(group, options)
         except Declined as declined:
             targets.append((group, declined))
             continue
-        if own is None and options.global_ranking:
+        if asked is not None:
+            targets.append((group, float(asked)))
+        elif own is None and options.global_ranking:
             competing.append(group)
         else:
             targets.append((group, group.size * (1 - (ratio if own is None else own))))
@@ -117,6 +125,19 @@ def check_prunable(group: ChannelGroup, options: Prune) -> None:
         raise Declined("its layers read what stays for others (select=True lets them read fewer of it)")
     if STATISTICS in group.approximate and not options.statistics:
         raise Declined("a normalisation takes statistics over it (statistics=True removes them all the same)")
+
+
+def asked_for(group: ChannelGroup, options: Prune) -> int | None:
+    """How many classes of a group are to stay by its name in `keep`; None without. OptionError for more than it has."""
+    width = positions_per_class(group)
+    for name in names_of(group):
+        if name in options.keep:
+            count = options.keep[name]
+            assert isinstance(count, int)  # of one step
+            if count > group.size * width:
+                raise OptionError(f"prune: keep: {name}: there are {group.size * width} channels, not {count}")
+            return max(1, round(count / width))
+    return None
 
 
 def names_of(group: ChannelGroup) -> list[str]:

@@ -17,6 +17,8 @@ BINARY = frozenset(("Add", "Mul"))
 POOLS = frozenset(("AveragePool", "GlobalAveragePool"))
 MOVES = frozenset(("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"))
 """Operators that choose among elements: codes pass through, at one scale for input and output."""
+RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
+"""Layers that are no units: they are quantized one by one, in any mode but static."""
 FUNCTIONS = frozenset(("Sigmoid", "LeakyRelu"))
 CLAMPS = frozenset(("Relu", "Clip"))
 CLAMPED = LINEAR | BINARY | {"Concat"}

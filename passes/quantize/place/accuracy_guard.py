@@ -149,12 +149,12 @@ def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> Gua
     order = _by_harm(assignment, errors)
     if calibrated.finer:
         finer = [u for u in order if u.linear is not None]
-        count = _fewest(len(finer), lambda n: judge.accepts(_refine(calibrated, assignment, finer[:n])), judge)
+        count = _fewest(len(finer), lambda n: judge.accepts(refine(calibrated, assignment, finer[:n])), judge)
         if count is not None:
-            chosen = _needed(finer[:count], lambda units: judge.accepts(_refine(calibrated, assignment, units)), judge)
-            refined = _refine(calibrated, assignment, chosen)
+            chosen = _needed(finer[:count], lambda units: judge.accepts(refine(calibrated, assignment, units)), judge)
+            refined = refine(calibrated, assignment, chosen)
             return GuardResult(refined, frozenset(chosen), (), judge.describe(refined))
-        assignment = _refine(calibrated, assignment, finer)
+        assignment = refine(calibrated, assignment, finer)
     count = _fewest(len(order), lambda n: judge.accepts(assignment.without(order[:n])), judge)
     if count is None or count == len(order):
         return GuardResult(assignment.with_units(()), frozenset(), tuple(order), "no placement meets it")
@@ -164,7 +164,7 @@ def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> Gua
     return GuardResult(rest, refined_units, tuple(returned), judge.describe(rest))
 
 
-def _refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[Unit]) -> Assignment:
+def refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[Unit]) -> Assignment:
     """The assignment with the finer codes of some units, and of those that share their weights."""
     first_of = assignment.shared.codes_of
     chosen = {first_of.get(u.node, u.node) for u in units}

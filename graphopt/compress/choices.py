@@ -1,0 +1,65 @@
+"""Choices for single layers, in words: what recipes hold, and what `layers=` of the stages takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from ..errors import OptionError, did_you_mean
+from ..ir import Node
+
+QUANTIZED: dict[str, tuple[str, int]] = {
+    "static int8": ("static", 8), "static int4": ("static", 4), "static int3": ("static", 3),
+    "static int2": ("static", 2), "dynamic": ("dynamic", 8), "weights8": ("weights", 8), "weights4": ("weights", 4),
+    "weights3": ("weights", 3), "weights2": ("weights", 2),
+}  # fmt: skip
+"""(mode, bits of a weight's code) of each choice that quantizes."""
+FLOAT32, FLOAT16, STORED16 = "float32", "float16", "weights16"
+CHOICES = (*QUANTIZED, FLOAT16, STORED16, FLOAT32)
+"""What a layer can be; with "weights16" it computes in float32 on weights that are stored in float16."""
+_WORDS = {meant: word for word, meant in QUANTIZED.items()}
+
+
+def word_of(mode: str, bits: int) -> str:
+    """The choice that quantizes in this mode with so many bits."""
+    return _WORDS[mode, bits]
+
+
+def check_choices(what: str, layers: object) -> None:
+    """OptionError, beginning with `what`, where `layers` is no mapping from names to choices."""
+    if not isinstance(layers, Mapping) or not all(isinstance(name, str) for name in layers):
+        raise OptionError(f"{what}: layers are choices by the names of layers, got {type(layers).__name__}")
+    for name, choice in layers.items():
+        if choice not in CHOICES:
+            close = did_you_mean(str(choice), CHOICES)
+            raise OptionError(f"{what}: layers: {name}: {choice!r} is not one of {', '.join(CHOICES)}{close}")
+
+
+def layer_names(nodes: Iterable[Node]) -> dict[Node, str]:
+    """A name for each node, such as those of a graph, no two alike: its own, its first output's or its operator; with
+    #2 where it is repeated."""
+    names: dict[Node, str] = {}
+    seen: Counter[str] = Counter()
+    for node in nodes:
+        name = node.name or (node.outputs[0].name if node.outputs else "") or node.op
+        seen[name] += 1
+        names[node] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    return names
+
+
+def chosen_for(names: Mapping[Node, str], layers: Mapping[str, str]) -> dict[Node, str]:
+    """The choice of each node that has one, by its name or that of an original node that it comes from."""
+    found = {}
+    for node, name in names.items():
+        choice = next((layers[known] for known in (name, *node.origins) if known in layers), None)
+        if choice is not None:
+            found[node] = choice
+    return found
+
+
+def check_names(what: str, layers: Iterable[str], known: Iterable[str]) -> None:
+    """OptionError for a name that no layer has."""
+    known = set(known)
+    for name in layers:
+        if name not in known:
+            raise OptionError(f"{what}: layers: the model has no {name!r}{did_you_mean(name, known)}")

@@ -1,0 +1,160 @@
+"""A recipe: the options of a run, what was decided for each layer, and where it was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..calibration.source import SYNTHETIC, is_synthetic
+from ..compress.choices import FLOAT16, STORED16, check_choices
+from ..errors import InputError, ModelError, OptionError
+from ..machine.files import check_target, replace_file, reported
+from ..options import Compression, Options, Schedule, Target
+from .machine import profile, versions
+from .tables import read_tables, tables_of
+from .toml import TOMLDecodeError, parsed, written
+
+if TYPE_CHECKING:
+    from ..distillation import Distil
+    from ..passes.float16 import Float16
+    from ..passes.prune import Prune
+    from ..passes.quantize import Quantize
+
+_HEADER = (
+    "# `graphopt optimize MODEL --recipe FILE` makes this result again; change [layers] and [channels] at will.\n\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeWith:
+    """Where a result was made: versions of libraries, and the machine (`cpu`, `instructions`, `cores`)."""
+
+    versions: Mapping[str, str] = field(default_factory=versions)
+    machine: Mapping[str, Any] = field(default_factory=profile)
+
+    def differences(self) -> list[str]:
+        """What is different here, in words."""
+        here = MadeWith()
+        return [
+            f"{name} {theirs} there, {ours} here"
+            for known, present in ((self.versions, here.versions), (self.machine, here.machine))
+            for name, theirs in known.items()
+            if (ours := present.get(name)) != theirs
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides a result.
+
+    layers: a choice for each layer by its name (`graphopt.compress.choices`): "static int8", "dynamic", "weights8",
+    "weights4", "float16", "float32" … channels: how many stay of a layer's, by its name; a list has one number for each
+    step of pruning. Both are obeyed; where they name every layer and group, nothing is measured to decide. The other
+    options are those of `optimize`. model, data: digests of the model and of the calibration data, "" where any will
+    do; data is "synthetic" for made-up inputs. made_with: None for a recipe that was written by hand.
+    """
+
+    seed: int = 0
+    target: Target = field(default_factory=Target)
+    schedule: Schedule = field(default_factory=Schedule)
+    quantize: Quantize | None = None
+    prune: Prune | None = None
+    precision: Float16 | None = None
+    recover: Distil | None = None
+    preprocess: str | None = None
+    layers: Mapping[str, str] = field(default_factory=dict)
+    channels: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
+    model: str = ""
+    data: str = ""
+    made_with: MadeWith | None = None
+
+    def __post_init__(self) -> None:
+        check_choices("recipe", self.layers)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """The recipe in a file. InputError where it cannot be read, OptionError for a key or a value that is none."""
+        name = os.fspath(path)
+        try:
+            tables = parsed(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise InputError(f"recipe {name!r} cannot be read: {error.strerror or error}") from error
+        except (UnicodeDecodeError, TOMLDecodeError) as error:
+            raise InputError(f"recipe {name!r} is not TOML: {error}") from error
+        given = read_tables(tables, name)
+        made = MadeWith(given.pop("versions"), given.pop("machine"))
+        return cls(**given, made_with=made if made.versions or made.machine else None)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe as TOML. OutputError; OptionError for an option that no file can hold, such as a pass object
+        without a name."""
+        check_target(path)
+        text = self.to_toml().encode()
+        with reported(os.fspath(path)):
+            replace_file(os.fspath(path), lambda file: file.write(text))
+
+    def to_toml(self) -> str:
+        """The text of its file. OptionError for an option that no file can hold."""
+        return _HEADER + written(tables_of({one.name: getattr(self, one.name) for one in fields(self)}))
+
+    def options(self, given: Options | None = None) -> Options:
+        """The options of `optimize` that make the result; `given` has what a recipe does not say: data, metric,
+        validation and output. OptionError for what it says already, and for data that are missing.
+        """
+        given = given or Options()
+        self._check_unsaid(given)
+        asked = given.compression
+        calibration = asked.calibration
+        if calibration is None and self.data == SYNTHETIC:
+            calibration = SYNTHETIC
+        if calibration is None and self.data:
+            raise OptionError("recipe: the result was made from calibration data: give calibration= (--calibration)")
+        compression = Compression(
+            quantize=None if self.quantize is None else replace(self.quantize, layers=self.layers),
+            prune=None if self.prune is None else replace(self.prune, keep=self.channels), precision=self._precision(),
+            recover=self.recover, calibration=calibration,
+            preprocess=self.preprocess if asked.preprocess is None else asked.preprocess,
+            metric=asked.metric, max_drop=asked.max_drop,
+        )  # fmt: skip
+        return replace(given, target=self.target, schedule=self.schedule, compression=compression, seed=self.seed)
+
+    def _precision(self) -> Float16 | None:
+        """Half precision for the layers that are chosen for it, wherever the recipe came from."""
+        from ..passes.float16 import Float16
+
+        is_asked = any(choice in (FLOAT16, STORED16) for choice in self.layers.values())
+        if self.precision is None and not is_asked:
+            return None
+        return replace(self.precision or Float16(), layers=self.layers)
+
+    def _check_unsaid(self, given: Options) -> None:
+        usual = Options()
+        said = {
+            "target": given.target == usual.target, "passes": given.schedule == usual.schedule,
+            "seed": given.seed == usual.seed,
+            **{n: getattr(given.compression, n) is None for n in ("quantize", "prune", "precision", "recover")},
+        }  # fmt: skip
+        for name, is_unsaid in said.items():
+            if not is_unsaid:
+                raise OptionError(f"{name} is what the recipe says already: change it there, or leave out the recipe")
+
+    def check_model(self, digest: str) -> None:
+        """ModelError where the model is not that of the recipe."""
+        if self.model and self.model != digest:
+            theirs, ours = _short(self.model), _short(digest)
+            raise ModelError(f"recipe: [data] model is {theirs}, and this is another model, {ours}")
+
+    def notes(self, data: str) -> tuple[str, ...]:
+        """What is different from where the recipe was made, a line each; `data`: the digest of the calibration data."""
+        there = [] if self.made_with is None else self.made_with.differences()
+        notes = [f"recipe: made elsewhere, so that the file may differ: {', '.join(there)}"] if there else []
+        if self.data not in ("", data) and not (is_synthetic(self.data) and is_synthetic(data or None)):
+            notes.append("recipe: made with other calibration data, so that the file differs")
+        return tuple(notes)
+
+
+def _short(digest: str) -> str:
+    return digest[: len("sha256:") + 12]

@@ -1,0 +1,35 @@
+"""Choices of the caller for single layers: which become float16; and what was decided, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...compress.choices import FLOAT16, FLOAT32, STORED16, chosen_for, layer_names
+from ...ir import Model, Node
+from .assign import Candidates, candidates, is_heavy
+
+
+def chosen(model: Model, given: Candidates, layers: Mapping[str, str]) -> Candidates:
+    """The candidates that the choices leave: layers named for float16, and operators without weights."""
+    choices = chosen_for(_names(model), layers)
+    kept = {node: "as it was chosen" for node, choice in choices.items() if choice != FLOAT16 and node in given.slots}
+    unnamed = {n: "not chosen" for n, slots in given.slots.items() if n not in choices and is_heavy(n, slots)}
+    return given.without({**kept, **unnamed})
+
+
+def choices_of(model: Model, given: Candidates, stores: bool) -> dict[str, str]:
+    """What was decided of the model's nodes, by their names; `stores`: float32 nodes have their weights in float16."""
+    names, all_slots = _names(model), candidates(model).slots
+    choices = {}
+    for node, slots in all_slots.items():
+        if node not in given.slots:
+            choices[names[node]] = STORED16 if stores and is_heavy(node, slots) else FLOAT32
+        elif is_heavy(node, slots):
+            choices[names[node]] = FLOAT16
+    return choices
+
+
+def _names(model: Model) -> dict[Node, str]:
+    """Names of all nodes; those of nested graphs come last, so that the root's are the same without them."""
+    root = list(model.graph)
+    return layer_names(dict.fromkeys((*root, *model.graph.walk())))

@@ -1,0 +1,138 @@
+"""Choices of the caller for single layers: which units run on integers and in how many bits; and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ...compress.choices import FLOAT32, QUANTIZED, check_names, chosen_for, layer_names, word_of
+from ...errors import OptionError
+from ...ir import Model
+from .candidates.assignment import Assignment
+from .candidates.calibrated_model import CalibratedModel
+from .candidates.units import RECURRENT, Unit, useful
+from .options import Quantize
+from .place.accuracy_guard import refine
+
+INSIDE = "/"
+"""Parts the name of a branch from the name of a layer in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Units that the caller places on integers, those of them with 8 bits where fewer are usual, and float units.
+
+    is_complete: every layer with weights is placed; the operators between them then follow their neighbours.
+    """
+
+    integers: frozenset[Unit]
+    finer: frozenset[Unit]
+    floats: frozenset[Unit]
+    is_complete: bool
+
+    def completed(self, assignment: Assignment) -> Assignment:
+        """An assignment of the placed layers and of the operators that are useful between them."""
+        return assignment.with_units(_between(self.integers, assignment.units))
+
+    def applied(self, calibrated: CalibratedModel, assignment: Assignment) -> Assignment:
+        """The assignment with the units where they are placed."""
+        placed = assignment.with_units((assignment.units - self.floats) | self.integers)
+        return refine(calibrated, placed, self.finer)
+
+
+def chosen_units(calibrated: CalibratedModel) -> Chosen:
+    """The units that the options place by name. OptionError for a layer that cannot be what it is to be."""
+    options, names = calibrated.options, layer_names(calibrated.model.graph)
+    known = (*names.values(), *(origin for node in names for origin in node.origins))
+    check_names("quantize", (name for name in options.layers if INSIDE not in name), known)
+    choices = chosen_for(names, options.layers)
+    integers, finer, floats = set[Unit](), set[Unit](), set[Unit]()
+    candidates = _candidates(calibrated)
+    for unit in candidates:
+        choice = choices.pop(unit.node, None)
+        mode, bits = QUANTIZED.get(choice or "", ("", 0))
+        if mode == options.mode:
+            integers.add(unit)
+            if bits == 8 and unit.node in calibrated.finer:
+                finer.add(unit)
+        elif choice is not None:
+            floats.add(unit)
+    for node, choice in choices.items():
+        if QUANTIZED.get(choice, ("",))[0] == options.mode and node.op not in RECURRENT:
+            reason = dict(calibrated.units.refused).get(names[node], f"{node.op} has no such form here")
+            raise OptionError(f"quantize: layers: {names[node]} cannot be {choice}: {reason}")
+    placed = integers | floats
+    is_complete = bool(placed) and all(u in placed for u in candidates if u.linear is not None)
+    return Chosen(frozenset(integers), frozenset(finer), frozenset(floats), is_complete)
+
+
+def choices_of(calibrated: CalibratedModel, assignment: Assignment | None) -> dict[str, str]:
+    """What was decided, by the names of layers: each with weights, and operators that do not follow their neighbours;
+    `Chosen.completed` and `applied` give the same units again."""
+    names, order = layer_names(calibrated.model.graph), {n: i for i, n in enumerate(calibrated.model.graph)}
+    units = frozenset[Unit]() if assignment is None else assignment.units
+    layers = frozenset(u for u in units if u.linear is not None)
+    following = _between(layers, calibrated.assignment.units)
+    listed = {u for u in _candidates(calibrated) if u.linear is not None} | (following ^ units)
+    choices = {}
+    for unit in sorted(listed, key=lambda u: order[u.node]):
+        bits = 8 if assignment is None or unit.linear is None else assignment.codes[unit.node].bits
+        choices[names[unit.node]] = word_of(calibrated.options.mode, bits) if unit in units else FLOAT32
+    return choices
+
+
+def _candidates(calibrated: CalibratedModel) -> list[Unit]:
+    """The units that integers can run; tables that were left float for their harm are among them."""
+    units = calibrated.assignment.units
+    known = [u for u in calibrated.units.members if u in units or u.node in calibrated.assignment.codes]
+    return [*known, *(u for u in units if u not in set(known))]
+
+
+def _between(layers: frozenset[Unit], units: frozenset[Unit]) -> frozenset[Unit]:
+    """The layers, and those of the operators without weights that are useful beside them."""
+    return layers | useful(layers | {u for u in units if u.linear is None})
+
+
+def by_mode(model: Model, options: Quantize) -> list[Quantize]:
+    """The options of each mode that a layer of the root graph is to have, those of the usual mode first.
+
+    Beside that, a mode is for the layers alone that are named for it. OptionError for names that no layer has, and for
+    two widths below 8 bits in one mode.
+    """
+    root = {name: choice for name, choice in options.layers.items() if INSIDE not in name}
+    names = layer_names(model.graph)
+    found = []
+    for mode in (options.mode, *(m for m in ("static", "dynamic", "weights") if m != options.mode)):
+        widths = {QUANTIZED[choice][1] for choice in root.values() if QUANTIZED.get(choice, ("",))[0] == mode}
+        widths |= {options.weight_bits} if mode == options.mode else set()
+        narrow = sorted(bits for bits in widths if bits < 8)
+        if len(narrow) > 1:
+            raise OptionError(f"quantize: layers: {mode} weights of {narrow[0]} and {narrow[1]} bits in one model")
+        if not widths:
+            continue
+        kind = f"int{narrow[0]}" if narrow else options.weight_type
+        if mode == options.mode:
+            found.append(replace(options, weight_type=kind))
+            continue
+        chosen = chosen_for(names, root)
+        others = [name for node, name in names.items() if QUANTIZED.get(chosen.get(node, ""), ("",))[0] != mode]
+        layers = {name: choice for name, choice in root.items() if QUANTIZED.get(choice, ("",))[0] == mode}
+        rounding = options.rounding if mode == "static" else bool(options.rounding)
+        activations = options.activation_type if mode == "static" else "uint8"
+        found.append(
+            replace(
+                options, mode=mode, weight_type=kind if narrow else "int8", activation_type=activations,
+                rounding=rounding, nodes_to_exclude=(*options.nodes_to_exclude, *others), layers=layers,
+            )
+        )  # fmt: skip
+    return found
+
+
+def inside(layers: Mapping[str, str], part: str) -> dict[str, str]:
+    """The choices for the layers of a part, by their names in it."""
+    return {name[len(part) + 1 :]: choice for name, choice in layers.items() if name.startswith(part + INSIDE)}
+
+
+def outside(layers: Mapping[str, str], part: str) -> dict[str, str]:
+    """The choices for the layers of a part, by their names in the whole."""
+    return {f"{part}{INSIDE}{name}": choice for name, choice in layers.items()}
