@@ -6,9 +6,9 @@ import math
 import pytest
 
 from graphopt.errors import OptionError
-from graphopt.search.front import front_from
-from graphopt.search.point import Point, dominates, front_of, hypervolume
-from graphopt.search.words import OBJECTIVES, Budget, budget_named, objectives_named, space_named
+from graphopt.searching.front import front_from
+from graphopt.searching.point import Point, dominates, front_of, hypervolume
+from graphopt.searching.words import OBJECTIVES, Budget, budget_named, objectives_named, space_named
 
 RECIPE = {"layers": {"a": "dynamic"}}
 ORIGINAL = Point(name="original", latency=1.0, metric=0.9, size=10_000_000)

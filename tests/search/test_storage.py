@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from graphopt.errors import OptionError, OutputError
-from graphopt.search.storage import Store
+from graphopt.searching.storage import Store
 
 HEADER = {"version": 1, "model": "abc", "seed": 0}
 

@@ -5,12 +5,12 @@ from itertools import product
 import numpy as np
 import pytest
 
-from graphopt.search.front import front_from
-from graphopt.search.plan import Decision
-from graphopt.search.point import Point
-from graphopt.search.program import Limit, solve
-from graphopt.search.tables import CostTable, Factor, Tables
-from graphopt.search.words import OBJECTIVES
+from graphopt.searching.front import front_from
+from graphopt.searching.plan import Decision
+from graphopt.searching.point import Point
+from graphopt.searching.program import Limit, solve
+from graphopt.searching.tables import CostTable, Factor, Tables
+from graphopt.searching.words import OBJECTIVES
 
 WORDS = ("float32", "static int8", "weights8")
 
@@ -102,4 +102,4 @@ def test_a_pick_solves_anew_from_stored_tables():
     front = front_from([original], OBJECTIVES, "SQNR", tables=tables())
     point = front.pick(speedup=2, measured=False)
     assert point.name == "predicted" and point.latency <= 0.5 and not point.path
-    assert point.recipe["layers"] == {"l0": "static int8", "l1": "static int8"}
+    assert point.recipe["layers"] == {"l0": "static int8", "l1": "static int8", "l2": "float32"}

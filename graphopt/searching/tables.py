@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import Array
-from .plan import Decision, Plan, recipe_of
+from .plan import Decision, Plan, plan_of, recipe_of
 from .program import Limit, solve
 
 _FLOOR = 0.1
@@ -124,6 +124,11 @@ class Tables:
     def predict(self, plan: Plan) -> dict[str, float]:
         """The predicted latency, noise and size of a plan."""
         return {name: max(0.0, getattr(self, name).predict(plan)) for name in ("latency", "noise", "size")}
+
+    def predicted(self, recipe: Mapping[str, Any]) -> dict[str, float]:
+        """The predicted figures of a recipe; {} where it is no plan."""
+        plan = plan_of(self.decisions, recipe)
+        return {} if plan is None else self.predict(plan)
 
     def observe(self, plan: Plan, measured: Mapping[str, float]) -> None:
         """Correct the tables by a built model's figures, as far as they are finite and above zero."""

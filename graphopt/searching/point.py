@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 Recipe = Mapping[str, Any]
-"""What makes a point, as plain data: see `graphopt.search.plan`."""
+"""What makes a point, as plain data: see `graphopt.searching.plan`."""
 ORIGINAL = "original"
 
 
