@@ -162,7 +162,7 @@ def _narrowed(
     for k, word in enumerate(words):
         known = _staircase(layer, word, by_word, narrowed, structure)
         for at in product(*(range(len(one)) for one in left)):
-            costs[(k, *at)] = times[k] * np.interp(macs[at], known[0], known[1])
+            costs[k][at] = times[k] * np.interp(macs[at], known[0], known[1])
     return costs
 
 
