@@ -20,7 +20,7 @@ from .words import FLOAT
 
 BYTES = {"float16": 2.0, "static int8": 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4": 0.5 + 4 / 32, FLOAT: 4.0}
 """Bytes of a parameter; those of 4 bits have a float32 scale for each 32."""
-STATIC = "static int8"
+STATIC, HALF = "static int8", "float16"
 _ROUNDED = {"float16": 1e-7, "weights4": 256.0}
 """The noise of half precision, 2^-11 relative and uniform; and how much more four bits have than eight, (2^4)²."""
 _NOISE = {"latency": 0.02, "noise": 0.25, "size": 0.005}
@@ -193,7 +193,7 @@ def _staircase(
 def _crossings(
     structure: Structure, decisions: Sequence[Decision], layer_at: Mapping[int, int], conversion: float
 ) -> list[Factor]:
-    """The time of a conversion where only one of two neighbours runs on integers."""
+    """The time of a conversion where only one of two neighbours runs on integers, or in half precision."""
     found: dict[tuple[int, int], float] = {}
     for writer, reader, elements in structure.edges:
         a, b = layer_at.get(writer), layer_at.get(reader)
@@ -202,7 +202,11 @@ def _crossings(
     factors = []
     for (a, b), cost in found.items():
         first, second = decisions[a].choices, decisions[b].choices
-        differs = np.array([[(one == STATIC) != (other == STATIC) for other in second] for one in first], float)
+        differs = np.array([[_converts(one, other) for other in second] for one in first], float)
         if differs.any():
             factors.append(Factor((a, b), differs * cost, tuple("conversion" for _ in first)))
     return factors
+
+
+def _converts(one: str, other: str) -> bool:
+    return any((one == word) != (other == word) for word in (STATIC, HALF))

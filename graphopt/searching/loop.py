@@ -17,7 +17,7 @@ from ..options import Runtime, runtime_named
 from ..pipeline import Progress
 from ..recommendation.workbench import Workbench
 from .building import CALIBRATIONS, NEAREST, Job, build, recipe_of
-from .costing import STATIC, Uniform, tables_of
+from .costing import HALF, STATIC, Uniform, tables_of
 from .front import Front
 from .lane import Lane, MachineLane
 from .plan import Plan, plan_of
@@ -48,10 +48,15 @@ if TYPE_CHECKING:
 BATCH = 4
 """Plans that are solved from the same tables, whatever the number of workers, so that the answer does not depend on
 it."""
+GAINS = 0.9
+"""The time of the model in half precision, as a share of the original's, below which the target gains by it, and single
+layers may have it: elsewhere a runtime casts to float32 and back around each of them."""
 NARROWED = (0.25, 0.5)
 """Shares of all groups' channels in the models that show how time falls with widths."""
 _FINISHING = 0.3
 """Share of the budget in which points of the front are made again with all care, where trials were made quickly."""
+_BETTER = 3.0
+"""dB by which another way to take ranges must be better: half the noise. Scales a channel may cost time."""
 _BUILDS = 40
 """Candidates that a budget should suffice for: where it does not, they are rounded to the nearest until the end. A
 front of ten points needs a few times as many trials."""
@@ -161,7 +166,7 @@ class Search:
         for word in self.space:
             if word not in PRECISIONS:
                 continue
-            self._one({} if word == "float16" else self._shared({}), word)
+            self._one({} if word == HALF else self._shared({}), word)
             if word == STATIC and not self._is_over() and not self.trials.last.why:
                 self._choose_effort()
                 if METHODS in self.space:
@@ -178,7 +183,7 @@ class Search:
         for method in CALIBRATIONS[1:]:
             self._one({**self._shared({}), METHODS: method}, STATIC)
             last = self.trials.last
-            if not last.why and last.sqnr_db > best.sqnr_db and last.recipe.get(METHODS) == method:
+            if not last.why and last.sqnr_db > best.sqnr_db + _BETTER and last.recipe.get(METHODS) == method:
                 best, self.method = last, method
 
     def _narrowed(self, structure: Structure) -> None:
@@ -251,7 +256,8 @@ class Search:
         """Solve, build, measure, correct, until the budget ends or no new plan is predicted."""
         trials = self.trials
         conversion = self.conversion / (trials.run_seconds or 1.0)
-        tables = trials.tables = tables_of(structure, self.uniform, trials.history[0].size, conversion)
+        mixed = [one for one in self.uniform if one.word != HALF or one.latency < GAINS]
+        tables = trials.tables = tables_of(structure, mixed, trials.history[0].size, conversion)
         tried: list[Plan] = []
         for point in trials.history:
             _learn(tables, point, tried)
