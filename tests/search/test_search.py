@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 import graphopt
+from graphopt.cli import app
 from graphopt.errors import InputError, OptionError, OutputError
 from graphopt.measure import ort_session
 from graphopt.recommendation.workbench import Workbench
+from graphopt.searching import lane
 from graphopt.searching.loop import Search
 from graphopt.searching.trials import Trials
 from graphopt.searching.words import OBJECTIVES, budget_named, space_named
@@ -24,10 +27,10 @@ from tests.search.lanes import TableLane
 SPACE = ("static int8", "weights8", "channels")
 
 
-def run(out, budget="9 trials", *, model=None, executor=None, metric=None, lane=None, space=SPACE, count=8):
+def run(out, budget="9 trials", *, model=None, executor=None, metric=None, timer=None, space=SPACE, count=8):
     bench = Workbench(convnet() if model is None else model, images(count), None, metric, "portable", 0)
     words = space_named(space)
-    trials = Trials(bench, lane or TableLane(), OBJECTIVES, out, {"space": words}, executor)
+    trials = Trials(bench, timer or TableLane(), OBJECTIVES, out, {"space": words}, executor)
     return Search(trials, budget_named(budget), words).run()
 
 
@@ -108,19 +111,19 @@ def test_a_search_that_was_killed_goes_on(searched, tmp_path):
     (tmp_path / "history.jsonl").write_bytes(b"".join(lines[:keep]) + lines[keep][:40])
     for file in folder.glob("trial-*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    lane = TableLane()
-    lane.latency(Workbench(convnet(), None, None, None, "portable", 0).original)
-    before = lane.asked["latency"]
-    resumed = run(tmp_path, lane=lane)
+    timer = TableLane()
+    timer.latency(Workbench(convnet(), None, None, None, "portable", 0).original)
+    before = timer.asked["latency"]
+    resumed = run(tmp_path, timer=timer)
     done = sum(b'"kind":"trial"' in line or b'"kind":"alike"' in line for line in lines[:keep])
-    assert lane.asked["latency"] - before == 9 - done > 0
+    assert timer.asked["latency"] - before == 9 - done > 0
     assert [(name, recipe) for name, recipe, *_ in plain(resumed)] == [(n, r) for n, r, *_ in plain(front)]
 
 
 def test_a_search_that_is_done_is_only_read(searched):
     folder, front = searched
-    lane = TableLane()
-    assert plain(run(folder, lane=lane)) == plain(front) and not lane.asked
+    timer = TableLane()
+    assert plain(run(folder, timer=timer)) == plain(front) and not timer.asked
 
 
 def test_a_short_budget_leaves_what_there_is(tmp_path):
@@ -165,6 +168,37 @@ def test_bad_input_is_one_line(tmp_path):
         graphopt.search(convnet(), calibration=images(4), out=tmp_path / "file" / "x")
     with pytest.raises(InputError):
         graphopt.search(convnet(), calibration=[{"wrong": np.zeros(3)}])
+
+
+def test_the_command_line_writes_a_folder_and_picks(monkeypatch, tmp_path):
+    monkeypatch.setattr(lane, "SECONDS", 0.01)
+    onnx.save(convnet(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "data.npz", x=np.concatenate([next(iter(feed.values())) for feed in images(8)]))
+    words = ["search", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path / "data.npz"), "--budget", "1 trial"]
+    ran = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "found"), "--min-sqnr", "40"])
+    assert ran.exit_code == 0, ran.output
+    assert "original" in ran.stdout and "picked " in ran.stdout and (tmp_path / "found" / "front.html").is_file()
+    ran = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "found"), "--json"])
+    assert json.loads(ran.stdout)["trials"] == 1
+    for wrong, said in ((words[:2], "--out"), ([*words, "--out", str(tmp_path), "--space", "int9"], "int9")):
+        ran = CliRunner().invoke(app, wrong)
+        assert isinstance(ran.exception, OptionError) and said in str(ran.exception)
+
+
+@pytest.mark.slow
+def test_processes_build_the_same(searched, tmp_path):
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    _, front = searched
+    with ProcessPoolExecutor(2, get_context("spawn")) as two:
+        assert plain(run(tmp_path, executor=two)) == plain(front)
+
+
+def test_half_precision_is_mixed_in_only_where_it_gains(tmp_path):
+    front = run(tmp_path, "6 trials", space=("float16", "static int8"))
+    words = {word for p in front.history if p.predicted for word in p.recipe["layers"].values()}
+    assert [p for p in front.history if "float16" in p.recipe.get("layers", {}).values()] and "float16" not in words
 
 
 def test_few_samples_are_told(tmp_path):
