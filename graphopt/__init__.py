@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .report.drift import compare_layers
     from .result import Result
     from .runtime import Session
+    from .searching import Front, search
     from .surgery import Edited, edit
 
 __version__ = "0.2.0"
@@ -36,20 +37,21 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants the l
 
 _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Distil": "distillation", "Distilled": "distillation",
-    "Edited": "surgery", "Float16": "passes.float16", "FolderResult": "folders", "Pass": "pipeline",
+    "Edited": "surgery", "Float16": "passes.float16", "FolderResult": "folders", "Front": "searching",
+    "Pass": "pipeline",
     "Prune": "passes.prune", "Quantize": "passes.quantize", "Recipe": "recipe", "Recommendation": "recommendation",
     "Registry": "pipeline", "Report": "report", "Result": "result", "Session": "runtime",
     "bisect": "bisection", "compare": "equivalence", "compare_layers": "report.drift", "distil": "distillation",
     "edit": "surgery", "optimize": "api", "optimize_folder": "folders", "recommend": "recommendation",
-    "register_pass": "pipeline", "rule": "pipeline",
+    "register_pass": "pipeline", "rule": "pipeline", "search": "searching",
 }  # fmt: skip
 _MODULES = ("gradient", "rewrite", "testing")
 
 __all__ = [
-    "Bisection", "Comparison", "Distil", "Distilled", "Edited", "Float16", "FolderResult", "GraphoptError",
+    "Bisection", "Comparison", "Distil", "Distilled", "Edited", "Float16", "FolderResult", "Front", "GraphoptError",
     "InputError", "ModelError", "OptionError", "OutputError", "Pass", "Prune", "Quantize", "Recipe", "Recommendation",
     "Registry", "Report", "Result", "Session", "bisect", "compare", "compare_layers", "distil", "edit", "gradient",
-    "optimize", "optimize_folder", "recommend", "register_pass", "rewrite", "rule", "testing",
+    "optimize", "optimize_folder", "recommend", "register_pass", "rewrite", "rule", "search", "testing",
 ]  # fmt: skip
 
 

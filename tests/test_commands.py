@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("graphopt", "tests", "models")
-OPTIONAL = {"torch", "transformers", "gensim", "openvino", "onnxsim", "onnxslim"}
+OPTIONAL = {"torch", "transformers", "gensim", "openvino", "onnxsim", "onnxslim", "optuna"}
 """Packages that no extra for tests brings: of the extras `bench` and `train`, and those that a docstring asks for."""
 
 

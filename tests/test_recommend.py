@@ -14,7 +14,7 @@ import graphopt
 from graphopt.cli import app
 from graphopt.errors import InputError, OptionError
 from graphopt.measure import Fidelity, Timing
-from graphopt.recommendation import Mode, Recommendation, trial
+from graphopt.recommendation import Mode, Recommendation, trial, workbench
 from graphopt.recommendation.choosing import WAYS, Made, choose, is_open
 from tests.quantize.nets import convnet, images
 
@@ -76,7 +76,7 @@ def _timed(monkeypatch, *speeds):
         speed, error = speeds[min(len(calls), len(speeds)) - 1]
         return [Timing(label, 1.0, 1.0, 1.0 if label == "original" else speed, 9, error) for label in sessions]
 
-    monkeypatch.setattr(trial, "compare_latency", compare_latency)
+    monkeypatch.setattr(workbench, "compare_latency", compare_latency)
     return calls
 
 
@@ -146,7 +146,9 @@ def test_the_worst_samples_count_not_the_sum_of_all():
 
 def test_a_mode_with_bad_samples_is_not_chosen(monkeypatch):
     _timed(monkeypatch, (3.0, 0.001))
-    monkeypatch.setattr(trial.Quality, "fidelity", lambda self, model: Fidelity(21.0, None, None, 7.6))
+    monkeypatch.setattr(
+        workbench.Quality, "fidelity", lambda self, model, samples=None: Fidelity(21.0, None, None, 7.6)
+    )
     found = graphopt.recommend(convnet(), images(8), seconds=0.01)
     lossy = [mode for mode in found.modes[2:] if mode.file_bytes is not None]
     assert lossy and all("some samples keep only 7.6 dB" in mode.why for mode in lossy)
@@ -156,26 +158,29 @@ def test_a_mode_with_bad_samples_is_not_chosen(monkeypatch):
 
 @pytest.mark.parametrize(("count", "judges"), [(4, 2), (16, 8), (32, 8), (40, 10)])
 def test_samples_that_judge_do_not_make_the_mode(count, judges):
-    from graphopt.calibration import open_calibration
-
-    run = trial.Trial(convnet(), None, None, None, None, "portable", None, 0.01, 0, None)
-    taught, judging = run._parts(open_calibration(images(count), convnet()))
-    assert (len(list(taught)), len(list(judging))) == (count - judges, judges) and run.is_judged
+    bench = workbench.Workbench(convnet(), images(count), None, None, "portable", 0)
+    assert (len(list(bench.taught)), len(list(bench.quality.feeds))) == (count - judges, judges) and bench.is_judged
 
 
 def test_few_samples_do_not_choose_what_learned_from_them():
     from types import SimpleNamespace
 
-    from graphopt.calibration import open_calibration
-
-    run = trial.Trial(convnet(), None, None, None, None, "portable", None, 0.01, 0, None)
-    run._parts(open_calibration(images(3), convnet()))
+    run = trial.Trial(workbench.Workbench(convnet(), images(3), None, None, "portable", 0), None, None, 0.01, None)
     assert run.notes == ["fewer than 4 samples: none was held out to judge by"]
-    run.quality = SimpleNamespace(fidelity=lambda model: Fidelity(40.0, None, None))
+    run.bench.quality = SimpleNamespace(fidelity=lambda model: Fidelity(40.0, None, None))
     for way in WAYS[2:5]:
         made = Made(way, Mode(way.name, ""), SimpleNamespace(ir=None))
         run._judge(made)
         assert made.is_fit is not way.needs_data and ("give 4 samples at least" in made.mode.why) is way.needs_data
+
+
+def test_half_precision_is_among_the_modes(monkeypatch):
+    """It is made and measured: at the speed of the exact model its smaller file is worth it, at less it is not."""
+    _timed(monkeypatch, (0.9, 0.001))
+    found = graphopt.recommend(convnet(), images(8), seconds=0.01)
+    half = next(mode for mode in found.modes if mode.name == "float16")
+    assert half.file_bytes is not None and half.fidelity.sqnr_db > 45 and "--precision float16" in half.command
+    assert "as fast and 1.7" in half.why and choice({"exact": 1.0, "float16": 0.8}, sizes={"float16": 55})[0] == "exact"
 
 
 def test_bad_input_is_one_line(tmp_path):

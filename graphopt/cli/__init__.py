@@ -14,7 +14,7 @@ from .comparing import compare
 from .distilling import distil
 from .editing import edit
 from .optimizing import optimize, prune, quantize, simplify
-from .recommending import recommend
+from .recommending import recommend, search
 from .routing import Commands, spoken
 from .showing import diff, explain, inspect, passes
 from .timing import bench, warmup
@@ -25,7 +25,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 COMMANDS = (
-    optimize, quantize, prune, distil, simplify, recommend, edit,
+    optimize, quantize, prune, distil, simplify, recommend, search, edit,
     verify, compare, bisect,
     inspect, diff, explain, passes,
     bench, warmup,

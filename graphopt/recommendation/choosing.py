@@ -24,16 +24,23 @@ class Way:
     quantize: str | None = None
     prune: float | None = None
     needs_data: bool = False
+    precision: str | None = None
+
+    @property
+    def is_lossy(self) -> bool:
+        """It may change results beyond rounding."""
+        return self.quantize is not None or self.precision is not None
 
     @property
     def options(self) -> str:
         """The options of the command line."""
         prune = "" if self.prune is None else f" --prune {self.prune:g}"
-        return prune + ("" if self.quantize is None else f" --quantize {self.quantize}")
+        precision = "" if self.precision is None else f" --precision {self.precision}"
+        return prune + precision + ("" if self.quantize is None else f" --quantize {self.quantize}")
 
 
 WAYS = (
-    Way("exact"), Way("float16", "float16"), Way("weights", "weights"), Way("dynamic", "dynamic"),
+    Way("exact"), Way("float16", precision="float16"), Way("weights", "weights"), Way("dynamic", "dynamic"),
     Way("static", "static", needs_data=True), Way("prune + static", "static", PRUNED, needs_data=True),
 )  # fmt: skip
 """From the least lossy to the most: each must earn the place of those before it."""
@@ -76,7 +83,7 @@ def choose(made: Sequence[Made], rows: dict[str, Mode]) -> Made:
             continue
         unclear = "" if high < FASTER or shrinks else f", speed not clear within ± {high / ratio - 1:.0%}"
         rows[one.way.name] = replace(rows[one.way.name], why=f"only {gain}{unclear}")
-    if held.mode.speed is None and not held.way.quantize:
+    if held.mode.speed is None and not held.way.is_lossy:
         reason = "the same results, validated; speed is not known"
     chosen = replace(rows[held.way.name], is_chosen=True, why=reason)
     rows[held.way.name] = chosen

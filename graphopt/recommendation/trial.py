@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import onnx_io
 from ..api import optimize_as
-from ..calibration import open_calibration
-from ..compress.stages import session_maker
 from ..errors import Declined, GraphoptError, InputError, ModelError, OptionError, one_line
-from ..ir import Model
 from ..machine.files import check_target, replace_file, reported
-from ..measure import Quality, Timing, compare_latency, own_clock
-from ..options import Compression, Options, Runtime, Target, as_prune, as_quantize
+from ..measure import Timing
+from ..options import Compression, Options, Runtime, Target, as_precision, as_prune, as_quantize
 from ..pipeline import Progress
-from ..pipeline.repro import runnable_feeds
 from .choosing import WAYS, Made, Way, choose, is_open
 from .data import Mode, Recommendation
+from .workbench import LEAST, Workbench
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration, CalibrationData, Preprocess
+    from ..calibration import CalibrationData, Preprocess
     from ..measure import Metric
     from ..onnx_io.source import ModelSource
 
@@ -31,13 +28,6 @@ FALL = 0.01
 """The most that a metric may fall, as a share of the original's, where no `max_drop` is given."""
 MIN_SQNR, MIN_TOP1 = 15.0, 0.9
 """The floor without a metric: that of `graphopt.Quantize`, on the calibration samples."""
-TIMED = 4
-"""Samples of the calibration data that a turn of the timing runs on."""
-LEAST, MANY = 4, 32
-"""Samples from which on half of them judge the modes and are not used to make them, and from which on a quarter does:
-two to seven samples tell little of a tail. Choices: four of sixteen called silero's int8 3.7 dB better than it was."""
-ROUNDS = 3
-"""How often a ratio whose interval holds a threshold is measured anew, each time twice as long."""
 
 
 def recommend(
@@ -70,7 +60,9 @@ def recommend(
     """
     if max_drop is not None and metric is None:
         raise OptionError("max_drop= needs metric=")
-    return Trial(model, calibration, preprocess, metric, max_drop, target, _folder(out), seconds, seed, progress).run()
+    folder = _folder(out)
+    bench = Workbench(model, calibration, preprocess, metric, target, seed)
+    return Trial(bench, max_drop, folder, seconds, progress).run()
 
 
 def _folder(out: str | os.PathLike[str] | None) -> Path | None:
@@ -83,55 +75,31 @@ def _folder(out: str | os.PathLike[str] | None) -> Path | None:
     return folder
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The samples that judge, or the others."""
-
-    samples: Calibration
-    judges: bool
-    every: int
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (feed for at, feed in enumerate(self.samples) if (at % self.every == self.every - 1) is self.judges)
-
-
 @dataclass(slots=True)
 class Trial:
     """One recommendation under way."""
 
-    model: ModelSource
-    given: CalibrationData
-    preprocess: str | Preprocess | None
-    metric: Metric | None
+    bench: Workbench
     max_drop: float | None
-    target: Runtime
     out: Path | None
     seconds: float
-    seed: int
     progress: Progress | None
-    original: Model = field(init=False)
-    calibration: Calibration | None = field(init=False, default=None)
-    taught: Iterable[dict[str, Any]] | None = field(init=False, default=None)
-    is_judged: bool = field(init=False, default=True)
-    quality: Quality | None = field(init=False, default=None)
     rows: dict[str, Mode] = field(init=False, default_factory=dict)
-    notes: list[str] = field(init=False, default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader must know."""
+        return self.bench.notes
 
     def run(self) -> Recommendation:
         """Make, judge and time the modes, and choose."""
-        self.original = onnx_io.load(self.model)
-        if self.given is not None:
-            self.calibration = open_calibration(self.given, self.original, preprocess=self.preprocess)
-            if self.calibration.note:
-                self.notes.append(self.calibration.note)
-            self.taught, judges = self._parts(self.calibration)
-            self.quality = Quality(self.original, session_maker(self.target, 1), judges, self.metric)
-            if self.metric is not None and self.max_drop is None:
-                self.max_drop = FALL * abs(self.quality.base)
-        else:
+        bench = self.bench
+        if bench.quality is None:
             self.notes.append("no calibration data was given: what a lossy mode costs is not known, none is chosen")
-        before = onnx_io.file_bytes(self.original, self.model)
-        base = None if self.quality is None or self.metric is None else self.quality.base
+        elif bench.metric is not None and self.max_drop is None:
+            self.max_drop = FALL * abs(bench.quality.base)
+        before = onnx_io.file_bytes(bench.original, bench.model)
+        base = None if bench.quality is None or bench.metric is None else bench.quality.base
         self.rows["original"] = Mode("original", "", False, before, 1.0, metric=base)
         made = [one for one in map(self._make, self._ways()) if one is not None]
         self._time(made)
@@ -144,19 +112,6 @@ class Trial:
                 replace_file(os.fspath(self.out / "recommendation.json"), lambda file: file.write(text), durable=False)
         return recommendation
 
-    def _parts(self, given: Calibration) -> tuple[Iterable[dict[str, Any]], Iterable[dict[str, Any]]]:
-        """The samples that make the modes, and those that judge them; all for both where a metric judges."""
-        if self.metric is not None:
-            return given, given
-        count = len(given.first(MANY))
-        self.is_judged = count >= LEAST
-        if not self.is_judged:
-            self.notes.append(f"fewer than {LEAST} samples: none was held out to judge by")
-            return given, given
-        every = 4 if count == MANY else 2
-        self.notes.append(f"one of {every} samples judged the modes and was not used to make them")
-        return _Part(given, False, every), _Part(given, True, every)
-
     def _tell(self, what: str, share: float) -> None:
         if self.progress is not None:
             self.progress(what, share)
@@ -165,7 +120,7 @@ class Trial:
         """The modes to run, one after the other: what one shows may spare the next."""
         for number, way in enumerate(WAYS):
             self._tell(way.name, number / (len(WAYS) + 1))
-            if way.needs_data and self.calibration is None:
+            if way.needs_data and self.bench.calibration is None:
                 self.rows[way.name] = Mode(way.name, "not run: it needs calibration data")
             elif way.prune is not None and self.rows["static"].file_bytes is None:
                 self.rows[way.name] = Mode(way.name, "not run: static alone is no gain here")
@@ -174,31 +129,28 @@ class Trial:
 
     def _make(self, way: Way) -> Made | None:
         """Run a mode, and judge its quality; None where it gives no other model than the exact one."""
-        try:
-            quantize = as_quantize(way.quantize)
-        except OptionError:  # a word that this version does not know
-            return None
         compression = Compression(
-            quantize=quantize, prune=as_prune(way.prune), calibration=self.taught,
-            metric=self.metric if way.quantize else None, max_drop=self.max_drop if way.quantize else None,
+            quantize=as_quantize(way.quantize), prune=as_prune(way.prune), precision=as_precision(way.precision),
+            calibration=self.bench.taught, metric=self.bench.metric if way.is_lossy else None,
+            max_drop=self.max_drop if way.is_lossy else None,
         )  # fmt: skip
-        options = Options(target=Target(runtime=self.target), compression=compression, seed=self.seed)
+        options = Options(target=Target(runtime=self.bench.target), compression=compression, seed=self.bench.seed)
         try:
-            result = optimize_as(self.model, options)
+            result = optimize_as(self.bench.model, options)
         except (GraphoptError, Declined) as error:
-            if way.quantize is None:
+            if not way.is_lossy:
                 raise
             self.rows[way.name] = Mode(way.name, f"failed: {one_line(error)}")
             return None
         stages = result.report.stages
-        if way.quantize is not None and not any(stage.changed for stage in stages):
+        if way.is_lossy and not any(stage.changed for stage in stages):
             self.rows[way.name] = Mode(way.name, "; ".join(f"no gain: {stage.summary}" for stage in stages))
             return None
-        if way.quantize is None and result.report.status != "equal":
+        if not way.is_lossy and result.report.status != "equal":
             self.notes.append(f"{way.name}: {result.report.status} {result.report.reason}")
         mode = Mode(way.name, "", False, onnx_io.file_bytes(result.ir, result.model), command=self._command(way))
         made = Made(way, mode, result)
-        if way.quantize is not None:
+        if way.is_lossy:
             self._judge(made)
         if self.out is not None:
             path = self.out / f"{self._stem()}.{way.name.replace(' + ', '-')}.onnx"
@@ -209,16 +161,17 @@ class Trial:
 
     def _judge(self, made: Made) -> None:
         """Whether the mode keeps the results well enough."""
-        if self.quality is None:
+        quality = self.bench.quality
+        if quality is None:
             made.is_fit, made.mode = False, replace(made.mode, why="give --calibration to learn what it costs")
             return
-        fidelity = self.quality.fidelity(made.result.ir)
+        fidelity = quality.fidelity(made.result.ir)
         made.mode = replace(made.mode, fidelity=fidelity)
-        if self.metric is not None:
+        if self.bench.metric is not None:
             known = made.result.report.metric
-            score = known[1] if known is not None else self.quality.score(made.result.ir)
+            score = known[1] if known is not None else quality.score(made.result.ir)
             made.mode = replace(made.mode, metric=score)
-            fall = self.quality.base - score
+            fall = quality.base - score
             if self.max_drop is not None and fall > self.max_drop:
                 made.is_fit, why = False, f"the metric falls by {fall:.4g}, {self.max_drop:.4g} is allowed"
                 made.mode = replace(made.mode, why=why)
@@ -228,7 +181,7 @@ class Trial:
         elif fidelity.low_db < MIN_SQNR:
             why = f"some samples keep only {fidelity.low_db:.1f} dB, nine of ten must keep {MIN_SQNR:g}"
             made.is_fit, made.mode = False, replace(made.mode, why=why)
-        elif not self.is_judged and made.way.needs_data:
+        elif not self.bench.is_judged and made.way.needs_data:
             made.is_fit, why = False, f"give {LEAST} samples at least, to judge it by others than those that made it"
             made.mode = replace(made.mode, why=why)
         elif made.way.prune is not None:
@@ -238,21 +191,15 @@ class Trial:
     def _time(self, made: Sequence[Made]) -> None:
         """Measure all modes side by side, again where an interval holds a threshold of the choice."""
         self._tell("timing", len(WAYS) / (len(WAYS) + 1))
-        feeds = self._feeds()
-        if not feeds:
-            self.notes.append("no inputs were found that the model runs on: nothing was timed")
-            return
-        open_session = session_maker(self.target, 1)
+
+        def is_clear(found: Sequence[Timing]) -> bool:
+            self._note(made, found)
+            return not any(is_open(one, other) for one in made for other in made if one.is_fit and other.is_fit)
+
         try:
-            sessions = {"original": open_session(self.original)}
-            sessions |= {one.way.name: open_session(one.result.ir) for one in made}
-            seconds = self.seconds
-            for _ in range(ROUNDS):
-                timings = compare_latency(sessions, feeds, seconds=seconds, clock=own_clock())
-                self._note(made, timings)
-                if not any(is_open(one, other) for one in made for other in made if one.is_fit and other.is_fit):
-                    break
-                seconds *= 2
+            turns = list(self.bench.timings({one.way.name: one.result.ir for one in made}, self.seconds, is_clear))
+            if not turns:
+                self.notes.append("no inputs were found that the model runs on: nothing was timed")
         except (ModelError, InputError) as error:
             self.notes.append(f"nothing was timed: {one_line(error)}")
 
@@ -263,21 +210,15 @@ class Trial:
             one.mode = replace(one.mode, speed=timing.ratio, error=timing.error)
             self.rows[one.way.name] = one.mode
 
-    def _feeds(self) -> list[dict[str, Any]]:
-        """Samples to time on: values may decide which branch runs, and how long."""
-        if self.calibration is not None:
-            return self.calibration.first(TIMED)
-        return runnable_feeds(self.original, 1, self.seed)
-
     def _command(self, way: Way) -> str:
-        name = os.fspath(self.model) if isinstance(self.model, (str, os.PathLike)) else "MODEL"
+        name = os.fspath(self.bench.model) if isinstance(self.bench.model, (str, os.PathLike)) else "MODEL"
         data = ""
-        if way.quantize is not None and self.calibration is not None:
-            given = os.fspath(self.given) if isinstance(self.given, (str, os.PathLike)) else "DATA.npz"
+        if way.is_lossy and self.bench.calibration is not None:
+            given = os.fspath(self.bench.given) if isinstance(self.bench.given, (str, os.PathLike)) else "DATA.npz"
             data = f" --calibration {given}"
-            data += f" --preprocess {self.preprocess}" if isinstance(self.preprocess, str) else ""
-        target = "" if self.target == "portable" else f" --target {self.target}"
+            data += f" --preprocess {self.bench.preprocess}" if isinstance(self.bench.preprocess, str) else ""
+        target = "" if self.bench.target == "portable" else f" --target {self.bench.target}"
         return f"graphopt optimize {name}{way.options}{data}{target}"
 
     def _stem(self) -> str:
-        return Path(self.model).stem if isinstance(self.model, (str, os.PathLike)) else "model"
+        return Path(self.bench.model).stem if isinstance(self.bench.model, (str, os.PathLike)) else "model"

@@ -23,12 +23,14 @@ from graphopt import cli, options
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (
-    "which-mode", "quantizing", "below-8-bits", "pruning", "float16", "recipes", "gradients", "runtime", "report",
+    "which-mode", "search", "quantizing", "below-8-bits", "pruning", "float16", "recipes", "gradients", "runtime",
+    "report",
     "editing", "testing", "writing-a-pass", "ir", "fusion",
 )  # fmt: skip
 API = (
     "graphopt.api.optimize", "graphopt.result.Result", "graphopt.report.Report", "graphopt.equivalence.compare",
     "graphopt.equivalence.Comparison", "graphopt.report.drift.compare_layers", "graphopt.recommendation.recommend",
+    "graphopt.searching.loop.search", "graphopt.searching.Front",
     "graphopt.surgery.edit", "graphopt.bisection.bisect", "graphopt.runtime.session.Session",
     "graphopt.gradient.differentiate.gradient_model", "graphopt.gradient.training.training_step",
     "graphopt.gradient.trainer.Trainer", "graphopt.pipeline.register_pass", "graphopt.pipeline.rule",

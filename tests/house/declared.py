@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("reporting", "partial", "recipe"),
     ("result",),
     ("api", "bench", "bisection", "folders", "surgery", "recommendation"),
+    ("searching",),
     ("cli", "__main__"),
 )
 """Packages and modules of graphopt, lowest first: a floor imports from those below it, never from one above."""

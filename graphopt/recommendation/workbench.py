@@ -1,0 +1,112 @@
+"""What measures and judges candidates beside the original: its samples, parted; its quality; its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .. import onnx_io
+from ..calibration import open_calibration
+from ..compress.stages import session_maker
+from ..ir import Model
+from ..measure import Quality, Timing, compare_latency, own_clock
+from ..options import Runtime
+from ..pipeline.repro import runnable_feeds
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration, CalibrationData, Preprocess
+    from ..measure import Metric
+    from ..onnx_io.source import ModelSource
+
+TIMED = 4
+"""Samples of the calibration data that a turn of the timing runs on."""
+LEAST, MANY = 4, 32
+"""Samples from which on half of them judge and are not used to make candidates, and from which on a quarter does: two
+to seven samples tell little of a tail. Choices: four of sixteen called silero's int8 3.7 dB better than it was."""
+ROUNDS = 3
+"""How often a ratio that is not clear is measured anew, each time twice as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the samples: of every `every` those whose places are in `places`."""
+
+    samples: Calibration
+    every: int
+    places: frozenset[int]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (feed for at, feed in enumerate(self.samples) if at % self.every in self.places)
+
+
+@dataclass(slots=True)
+class Workbench:
+    """The original with its data, by which candidates are made, judged and timed.
+
+    taught: samples that candidates are made from. judging: those that judge them; all for both where a metric judges.
+    is_judged: the two are apart. quality: None without data. notes: what the reader must know.
+    """
+
+    model: ModelSource
+    given: CalibrationData
+    preprocess: str | Preprocess | None
+    metric: Metric | None
+    target: Runtime
+    seed: int
+    original: Model = field(init=False)
+    calibration: Calibration | None = field(init=False, default=None)
+    taught: Iterable[dict[str, Any]] | None = field(init=False, default=None)
+    is_judged: bool = field(init=False, default=True)
+    quality: Quality | None = field(init=False, default=None)
+    notes: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.original = onnx_io.load(self.model)
+        if self.given is not None:
+            self.calibration = open_calibration(self.given, self.original, preprocess=self.preprocess)
+            if self.calibration.note:
+                self.notes.append(self.calibration.note)
+            self.taught, judging = self.parted(self.calibration)
+            self.quality = self.quality_on(judging)
+
+    def quality_on(self, samples: Iterable[dict[str, Any]]) -> Quality:
+        """What judges on some samples, and by the metric."""
+        return Quality(self.original, session_maker(self.target, 1), samples, self.metric)
+
+    def parted(self, given: Calibration) -> tuple[Iterable[dict[str, Any]], Iterable[dict[str, Any]]]:
+        """The samples that make candidates, and those that judge them; all for both where a metric judges."""
+        if self.metric is not None:
+            return given, given
+        count = len(given.first(MANY))
+        self.is_judged = count >= LEAST
+        if not self.is_judged:
+            self.notes.append(f"fewer than {LEAST} samples: none was held out to judge by")
+            return given, given
+        every = 4 if count == MANY else 2
+        self.notes.append(f"one of {every} samples judged the modes and was not used to make them")
+        last = frozenset((every - 1,))
+        return Part(given, every, frozenset(range(every)) - last), Part(given, every, last)
+
+    def feeds(self) -> list[dict[str, Any]]:
+        """Samples to time on: values may decide which branch runs, and how long."""
+        if self.calibration is not None:
+            return self.calibration.first(TIMED)
+        return runnable_feeds(self.original, 1, self.seed)
+
+    def timings(
+        self, models: Mapping[str, Model], seconds: float, is_clear: Callable[[list[Timing]], bool]
+    ) -> Iterator[list[Timing]]:
+        """Times of models beside the original, in turn, on one thread by its own time; again, twice as long, until they
+        are clear, `ROUNDS` times at most. Nothing where no inputs are known. ModelError, InputError."""
+        feeds = self.feeds()
+        if not feeds:
+            return
+        open_session = session_maker(self.target, 1)
+        sessions = {"original": open_session(self.original)}
+        sessions |= {name: open_session(model) for name, model in models.items()}
+        for turn in range(ROUNDS):
+            found = compare_latency(sessions, feeds, seconds=seconds * 2**turn, clock=own_clock())
+            yield found
+            if is_clear(found):
+                break

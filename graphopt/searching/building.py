@@ -1,0 +1,107 @@
+"""Candidates are built: a recipe in plain data becomes a `graphopt.Recipe`, and that a model, here or in a worker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .. import onnx_io
+from ..api import optimize_as
+from ..distillation import Distil
+from ..equivalence.feeds import Feeds
+from ..errors import Declined, GraphoptError, one_line
+from ..ir import Model
+from ..options import Compression, Options, Runtime, Target, Validation
+from ..passes.float16 import Float16
+from ..passes.prune import Prune
+from ..passes.quantize import Quantize
+from ..recipe import Recipe
+from .point import Recipe as Plain
+from .words import METHODS, RECOVERY, ROUNDING
+
+if TYPE_CHECKING:
+    from ..onnx_io.source import ModelSource
+
+BY_CHANNEL = "scales a channel"
+"""The calibration of one range for each channel of an activation, where it can be had."""
+CALIBRATIONS = ("minmax", "percentile", "mse", BY_CHANNEL)
+"""What the ranges of activations may be taken by; the first is the usual."""
+_OPEN: dict[str, Any] = {"speed": False, "min_sqnr": -math.inf, "min_top1": 0.0, "max_kl": math.inf}
+"""Options by which quantization keeps every layer where it was placed."""
+_QUICK: dict[str, Any] = {"rounding": False, "equalize": False, "correct_bias": False}
+"""Options by which a candidate is made in a fifth of the time, for models that take long; channels are then scored
+without the inverse of a layer's second moments."""
+NEAREST = "rounded to the nearest"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker needs: the model, a recipe, the samples to make it from."""
+
+    model: ModelSource
+    recipe: Recipe
+    samples: Sequence[Feeds]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A candidate. data: its file; ir: the same as IR, where it was built in this process. layers: the word of each
+    layer. errors: of single layers, where they were asked for. why: words for none, "" for a model."""
+
+    data: bytes = b""
+    ir: Model | None = field(default=None, repr=False)
+    layers: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    why: str = ""
+
+
+def recipe_of(plain: Plain, target: Runtime, seed: int, *, uniform: str = "", sensitivity: bool = False) -> Recipe:
+    """The recipe in full. uniform: a word for all layers, in place of a word for each."""
+    layers, channels = dict(plain.get("layers", {})), dict(plain.get("channels", {}))
+    words = {*layers.values(), uniform} - {"float32", "float16", ""}
+    options = dict(_OPEN)
+    if plain.get(METHODS) == BY_CHANNEL:
+        options["per_channel_activations"] = "always"
+    elif METHODS in plain:
+        options["calibrate_method"] = plain[METHODS]
+    if ROUNDING in plain:
+        options.update(_QUICK)
+    modes = {"static int8": "static", "dynamic": "dynamic", "weights8": "weights", "weights4": "weights"}
+    mode = next((modes[word] for word in modes if word in words), None)
+    weight_type = "int4" if uniform == "weights4" else "int8"
+    half = uniform == "float16" or "float16" in layers.values()
+    return Recipe(
+        seed=seed, target=Target(runtime=target),
+        quantize=None if mode is None else Quantize(mode, weight_type=weight_type, sensitivity=sensitivity, **options),
+        prune=Prune(ratio=0.0, importance="reconstruction" if ROUNDING in plain else "hessian") if channels else None,
+        precision=Float16(min_sqnr=-math.inf) if half else None,
+        recover=Distil() if RECOVERY in plain else None,
+        layers={} if uniform else layers, channels=channels,
+    )  # fmt: skip
+
+
+def build(job: Job, *, keep: bool = False) -> Built:
+    """Make the model of a recipe. keep: as IR, too. What cannot be made is a `Built` that says why."""
+    asked = Options(
+        compression=Compression(calibration=job.samples), validation=Validation(validate=False),
+    )  # fmt: skip
+    try:
+        result = optimize_as(job.model, job.recipe.options(asked))
+    except (GraphoptError, Declined) as error:
+        return Built(why=one_line(error))
+    stages = result.report.stages
+    wants = (job.recipe.quantize, job.recipe.prune, job.recipe.precision)
+    if any(want is not None for want in wants) and not any(stage.changed for stage in stages):
+        return Built(why=one_line("; ".join(stage.summary for stage in stages)) or "nothing was changed")
+    layers: dict[str, str] = {}
+    errors: dict[str, float] = {}
+    for stage in stages:
+        layers.update(getattr(stage.settled, "layers", {}))
+        for row in stage.layers:
+            alone, name = getattr(row, "error_alone", None), getattr(row, "name", "")
+            if alone is not None and math.isfinite(alone):
+                errors[name] = alone
+    return Built(onnx_io.to_proto(result.ir).SerializeToString(), result.ir if keep else None, layers, errors)

@@ -1,0 +1,212 @@
+"""The tables of a search, from models in which all layers are alike: measured in place, with all that is fused there.
+
+A layer's time under a word is its share of the time of the model in which every layer has that word. Between widths it
+is interpolated along the multiply-accumulates that are left, through models in which every group was narrowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from ..ir import Array
+from .plan import Decision
+from .structure import Layer, Structure
+from .tables import CostTable, Factor, Tables
+from .words import FLOAT
+
+BYTES = {"float16": 2.0, "static int8": 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4": 0.5 + 4 / 32, FLOAT: 4.0}
+"""Bytes of a parameter; those of 4 bits have a float32 scale for each 32."""
+STATIC, HALF = "static int8", "float16"
+_ROUNDED = {"float16": 1e-7, "weights4": 256.0}
+"""The noise of half precision, 2^-11 relative and uniform; and how much more four bits have than eight, (2^4)²."""
+_NOISE = {"latency": 0.02, "noise": 0.25, "size": 0.005}
+_DOUBT = {"latency": (0.25, 0.2), "noise": (1.0, 0.7), "size": (0.1, 0.1)}
+"""_NOISE and _DOUBT: how far measurements scatter and how far tables are off, as shares (of a kind, of a layer);
+`python -m tests.bench.search` prints the errors of predictions that follow."""
+_LEAST = 0.02
+"""The least that narrowing leaves of a layer's time, as a share: of a call. A choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """A measured model in which all layers have a word, or all groups were narrowed.
+
+    latency: as a share of the original's. shares: of each layer in its time, "" for the rest. layers: the word that
+    each got. channels: how many stay of each group. errors: the relative error of the results with a layer alone so.
+    """
+
+    word: str
+    latency: float
+    shares: Mapping[str, float]
+    layers: Mapping[str, str] = field(default_factory=dict)
+    channels: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+
+def tables_of(structure: Structure, uniform: Sequence[Uniform], file_bytes: int, conversion: float) -> Tables:
+    """The tables of a model. uniform: the float model is the first. conversion: seconds to convert an element between
+    float and codes, as a share of the original's seconds."""
+    by_word = {one.word: one for one in uniform if not one.channels}
+    decisions, layer_at, group_at = _decisions(structure, by_word)
+    base = by_word[FLOAT]
+    latency: list[Factor] = []
+    size: list[Factor] = []
+    noise: list[Factor] = []
+    narrowed = [one for one in uniform if one.channels]
+    for place, layer in enumerate(structure.layers):
+        if place not in layer_at:
+            continue
+        decision = decisions[layer_at[place]]
+        ends = [group_at[end] for end in dict.fromkeys((layer.reads, layer.writes)) if end in group_at]
+        over = (layer_at[place], *ends)
+        times = np.array([_time(layer, word, by_word) for word in decision.choices])
+        left = [_shares_left(decisions[end]) for end in ends]
+        latency.append(Factor(over, _narrowed(times, left, layer, decision.choices, by_word, narrowed, structure),
+                              decision.choices))  # fmt: skip
+        stored = np.array([layer.parameters * BYTES[word] for word in decision.choices])
+        size.append(Factor(over, _outer(stored, left), decision.choices))
+        errors = np.array([_noise(layer, word, by_word) for word in decision.choices])
+        noise.append(Factor(over[:1], errors, decision.choices))
+    for number, at in group_at.items():
+        kinds = ("", *("channels",) * (len(decisions[at].choices) - 1))
+        noise.append(Factor((at,), np.array(structure.groups[number].losses), kinds))
+    latency += _crossings(structure, decisions, layer_at, conversion)
+    stored_now = sum(layer.parameters * BYTES[FLOAT] for k, layer in enumerate(structure.layers) if k in layer_at)
+    rest = base.latency * sum(share for name, share in base.shares.items() if name not in _names(decisions))
+    bases = {"latency": rest, "noise": 0.0, "size": max(0.0, file_bytes - stored_now)}
+    built = {"latency": latency, "noise": noise, "size": size}
+    made = {name: CostTable(bases[name], tuple(built[name]), _NOISE[name], _DOUBT[name]) for name in built}
+    return Tables(decisions, made["latency"], made["noise"], made["size"])
+
+
+def _decisions(
+    structure: Structure, by_word: Mapping[str, Uniform]
+) -> tuple[tuple[Decision, ...], dict[int, int], dict[int, int]]:
+    """The decisions, and the number of the one of each layer and of each group that has a choice."""
+    decisions: list[Decision] = []
+    layer_at: dict[int, int] = {}
+    for root in sorted({layer.tied for layer in structure.layers}):
+        places = [k for k, layer in enumerate(structure.layers) if layer.tied == root]
+        words = [
+            word for word, one in by_word.items()
+            if word != FLOAT and all(one.layers.get(structure.layers[k].name) == word for k in places)
+        ]  # fmt: skip
+        if not words and all(structure.layers[k].reads < 0 and structure.layers[k].writes < 0 for k in places):
+            continue
+        layer_at.update(dict.fromkeys(places, len(decisions)))
+        names = tuple(structure.layers[k].name for k in places)
+        decisions.append(Decision(names[0], (FLOAT, *words), names))
+    group_at: dict[int, int] = {}
+    for number, group in enumerate(structure.groups):
+        if len(group.widths) > 1:
+            group_at[number] = len(decisions)
+            words = [str(width) for width in group.widths]
+            decisions.append(Decision(f"channels of {group.name}", tuple(words), (group.name,), True))
+    return tuple(decisions), layer_at, group_at
+
+
+def _names(decisions: Iterable[Decision]) -> set[str]:
+    return {part for decision in decisions if not decision.is_width for part in decision.parts}
+
+
+def _time(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
+    """The layer's share of the time of the model in which all are alike, with its part of what that model has beside
+    its layers more than the float model has: conversions, mostly."""
+    one, base = by_word[word], by_word[FLOAT]
+    own = one.latency * one.shares.get(layer.name, 0.0)
+    if word == FLOAT:
+        return own
+    changed = {name for name, got in one.layers.items() if got == word}
+    among = sum(one.shares.get(name, 0.0) for name in changed) or 1.0
+    unchanged = base.latency * sum(share for name, share in base.shares.items() if name not in changed)
+    spare = one.latency * (1.0 - among) - unchanged
+    return max(0.0, own + spare * one.shares.get(layer.name, 0.0) / among)
+
+
+def _noise(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
+    """The noise of the results with the layer alone so, as a share of their power."""
+    if word == FLOAT:
+        return 0.0
+    known = by_word[word].errors.get(layer.name)
+    if known is not None:
+        return known**2
+    eight = next((one.errors[layer.name] for one in by_word.values() if layer.name in one.errors), 1e-2)
+    return _ROUNDED["float16"] if word == "float16" else eight**2 * (_ROUNDED["weights4"] if word == "weights4" else 1)
+
+
+def _shares_left(width: Decision) -> Array:
+    counts = np.array([float(word) for word in width.choices])
+    return np.asarray(counts / counts[0])
+
+
+def _outer(first: Array, rest: Sequence[Array]) -> Array:
+    total = first
+    for one in rest:
+        total = np.multiply.outer(total, one)
+    return np.asarray(total)
+
+
+def _narrowed(
+    times: Array, left: Sequence[Array], layer: Layer, words: Sequence[str], by_word: Mapping[str, Uniform],
+    narrowed: Sequence[Uniform], structure: Structure,
+) -> Array:  # fmt: skip
+    """The times of a layer by word and by the widths of its ends."""
+    if not left:
+        return times
+    costs = np.zeros((len(times), *(len(one) for one in left)))
+    macs = _outer(np.ones(1), left)[0]
+    for k, word in enumerate(words):
+        known = _staircase(layer, word, by_word, narrowed, structure)
+        for at in product(*(range(len(one)) for one in left)):
+            costs[k][at] = times[k] * np.interp(macs[at], known[0], known[1])
+    return costs
+
+
+def _staircase(
+    layer: Layer, word: str, by_word: Mapping[str, Uniform], narrowed: Sequence[Uniform], structure: Structure
+) -> tuple[list[float], list[float]]:
+    """Multiply-accumulates that are left of a layer, and the share of its time, through the models that were narrowed;
+    those of integers for integers, else those of floats. Below the narrowest it falls as between the last two."""
+    kind = STATIC if word == STATIC and any(one.word == STATIC for one in narrowed) else FLOAT
+    base = by_word[kind]
+    whole = base.latency * base.shares.get(layer.name, 0.0)
+    points = {1.0: 1.0}
+    for one in narrowed:
+        if one.word != kind or not whole:
+            continue
+        left = 1.0
+        for end in dict.fromkeys((layer.reads, layer.writes)):
+            if end >= 0:
+                group = structure.groups[end]
+                left *= one.channels.get(group.name, group.size) / group.size
+        if left < 1.0:
+            points[left] = float(np.clip(one.latency * one.shares.get(layer.name, 0.0) / whole, _LEAST, 1.5))
+    (low, at), (high, then) = [*sorted(points.items()), (2.0, 2.0)][:2]
+    points[0.0] = float(np.clip(at - low * (then - at) / (high - low), _LEAST, at))
+    return [*sorted(points)], [points[m] for m in sorted(points)]
+
+
+def _crossings(
+    structure: Structure, decisions: Sequence[Decision], layer_at: Mapping[int, int], conversion: float
+) -> list[Factor]:
+    """The time of a conversion where only one of two neighbours runs on integers, or in half precision."""
+    found: dict[tuple[int, int], float] = {}
+    for writer, reader, elements in structure.edges:
+        a, b = layer_at.get(writer), layer_at.get(reader)
+        if a is not None and b is not None and a != b:
+            found[a, b] = found.get((a, b), 0.0) + elements * conversion
+    factors = []
+    for (a, b), cost in found.items():
+        first, second = decisions[a].choices, decisions[b].choices
+        differs = np.array([[_converts(one, other) for other in second] for one in first], float)
+        if differs.any():
+            factors.append(Factor((a, b), differs * cost, tuple("conversion" for _ in first)))
+    return factors
+
+
+def _converts(one: str, other: str) -> bool:
+    return any((one == word) != (other == word) for word in (STATIC, HALF))

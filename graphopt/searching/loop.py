@@ -1,0 +1,308 @@
+"""`graphopt.search`: build, measure, correct the tables, solve again, until the budget ends."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..compress.choices import layer_names
+from ..errors import InputError, OptionError, one_line
+from ..ir import Model
+from ..options import Runtime, runtime_named
+from ..pipeline import Progress
+from ..recommendation.workbench import Workbench
+from .building import CALIBRATIONS, NEAREST, Job, build, recipe_of
+from .costing import HALF, STATIC, Uniform, tables_of
+from .front import Front
+from .lane import Lane, MachineLane
+from .plan import Plan, plan_of
+from .point import Point
+from .structure import Structure, structure_of
+from .sweep import next_plans
+from .tables import Tables
+from .trials import Trials
+from .words import (
+    CHANNELS,
+    FLOAT,
+    METHODS,
+    OBJECTIVES,
+    PRECISIONS,
+    RECOVERY,
+    ROUNDING,
+    Budget,
+    budget_named,
+    objectives_named,
+    space_named,
+)
+
+if TYPE_CHECKING:
+    from ..calibration import CalibrationData, Preprocess
+    from ..measure import Metric
+    from ..onnx_io.source import ModelSource
+
+BATCH = 4
+"""Plans that are solved from the same tables, whatever the number of workers, so that the answer does not depend on
+it."""
+GAINS = 0.9
+"""The time of the model in half precision, as a share of the original's, below which the target gains by it, and single
+layers may have it: elsewhere a runtime casts to float32 and back around each of them."""
+NARROWED = (0.25, 0.5)
+"""Shares of all groups' channels in the models that show how time falls with widths."""
+_FINISHING = 0.3
+"""Share of the budget in which points of the front are made again with all care, where trials were made quickly."""
+_BETTER = 3.0
+"""dB by which another way to take ranges must be better: half the noise. Scales a channel may cost time."""
+_BUILDS = 40
+"""Candidates that a budget should suffice for: where it does not, they are rounded to the nearest until the end. A
+front of ten points needs a few times as many trials."""
+_CAREFUL = 5.0
+"""How many times as long a careful candidate takes as a quick one (MobileNetV2, 16 samples: 8.7 s for 1.8 s)."""
+
+
+def search(
+    model: ModelSource,
+    *,
+    calibration: CalibrationData,
+    metric: Metric | None = None,
+    budget: str | float = "10min",
+    objectives: Sequence[str] = OBJECTIVES,
+    space: Sequence[str] | None = None,
+    executor: Executor | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    out: str | os.PathLike[str] | None = None,
+    target: Runtime = "portable",
+    preprocess: str | Preprocess | None = None,
+) -> Front:
+    """Search for the recipes of a model that nothing beats in latency, quality and size, within a budget.
+
+    model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. calibration: typical inputs, as for `optimize`; of every
+    four samples two make the candidates, one judges them, and one, which the search never sees, confirms what is
+    returned. metric: a function of a session, higher is better; without one quality is SQNR in dB beside the original.
+    budget: "10min", "1h", or a number of trials, "30 trials". objectives: two or three of latency, quality and size.
+    space: words of what may be decided: "float16", "static int8", "dynamic", "weights8", "weights4" for how a layer
+    computes, "channels", "calibration" (how ranges of activations are taken), and, not in the usual space, "recovery"
+    (training of the points that stand at the end). executor: builds candidates, several at a time; time is measured
+    by this process alone, while nothing else of the search runs. out: a folder for the front, its models and recipes,
+    and the history, which is on disk after every trial: the same call resumes a search that was killed. target: the
+    runtime that candidates are for.
+
+    Same seed and same measured times: same recipes, whatever the number of workers. Raises `graphopt.GraphoptError`
+    subclasses with one line; what was found until then is in the folder.
+    """
+    if calibration is None:
+        raise OptionError("search: give calibration= (--calibration samples.npz): candidates are judged by it")
+    asked = budget_named(budget)
+    goals, words = objectives_named(objectives), space_named(space)
+    bench = Workbench(model, calibration, preprocess, metric, runtime_named(target), seed)
+    trials = Trials(bench, MachineLane(bench), goals, out, {"space": words}, executor)
+    return Search(trials, asked, words, progress).run()
+
+
+@dataclass(slots=True)
+class Search:
+    """One search under way. uniform: what was measured of models in which all layers are alike. method: how ranges of
+    activations are taken. is_quick: weights are rounded to the nearest until the end.
+    conversion: seconds to convert an element between float and codes."""
+
+    trials: Trials
+    budget: Budget
+    space: tuple[str, ...]
+    progress: Progress | None = None
+    uniform: list[Uniform] = field(init=False, default_factory=list)
+    method: str = field(init=False, default=CALIBRATIONS[0])
+    is_quick: bool = field(init=False, default=False)
+    conversion: float = field(init=False, default=0.0)
+
+    @property
+    def lane(self) -> Lane:
+        """What measures time."""
+        return self.trials.lane
+
+    def run(self) -> Front:
+        """Measure what is alike, then plan after plan; what was measured before a kill is read, not measured again."""
+        trials = self.trials
+        trials.original()
+        try:
+            self._alike()
+            structure = None if self._is_over() else self._structure()
+            if structure is not None:
+                self._narrowed(structure)
+                self._plans(structure)
+            self._finish()
+        except (OptionError, InputError) as error:
+            trials.notes.append(f"ended early: {one_line(error)}")
+        if trials.tables is None:
+            trials.notes.append("the budget ended before a recipe was solved for: give more of it")
+        trials.show()
+        return trials.front()
+
+    def _is_over(self, share: float = 1.0) -> bool:
+        """Whether this share of the budget is spent."""
+        seconds, trials = self.budget.seconds, self.budget.trials
+        if trials is not None:
+            return len(self.trials.history) > trials
+        return self.trials.seconds >= share * (seconds or math.inf)
+
+    def _tell(self, what: str) -> None:
+        if self.progress is not None:
+            seconds, trials = self.budget.seconds, self.budget.trials
+            share = len(self.trials.history) / (trials + 1) if trials else self.trials.seconds / (seconds or 1.0)
+            self.progress(what, min(1.0, share))
+
+    def _shared(self, recipe: dict[str, Any]) -> dict[str, Any]:
+        """The recipe with what all candidates of this search share: the calibration, and quick rounding."""
+        method: dict[str, Any] = {} if self.method == CALIBRATIONS[0] else {METHODS: self.method}
+        return {**recipe, **method, **({ROUNDING: NEAREST} if self.is_quick else {})}
+
+    def _alike(self) -> None:
+        """Models in which all layers are alike: the first trials, and what the tables are made of."""
+        self._one({}, FLOAT)
+        for word in self.space:
+            if word not in PRECISIONS:
+                continue
+            self._one({} if word == HALF else self._shared({}), word)
+            if word == STATIC and not self._is_over() and not self.trials.last.why:
+                self._choose_effort()
+                if METHODS in self.space:
+                    self._choose_method()
+
+    def _choose_effort(self) -> None:
+        """Quick candidates where careful ones would be too few; a number of trials is no matter of time."""
+        if self.budget.seconds is not None:
+            self.is_quick = self.trials.last.seconds * _BUILDS > self.budget.seconds
+
+    def _choose_method(self) -> None:
+        """The ways to take ranges, on the model in which all layers are static; the best serves all that follow."""
+        best = self.trials.last
+        for method in CALIBRATIONS[1:]:
+            self._one({**self._shared({}), METHODS: method}, STATIC)
+            last = self.trials.last
+            if not last.why and last.sqnr_db > best.sqnr_db + _BETTER and last.recipe.get(METHODS) == method:
+                best, self.method = last, method
+
+    def _narrowed(self, structure: Structure) -> None:
+        """Models in which all groups are narrowed, as floats and on integers."""
+        for share in NARROWED if structure.groups else ():
+            widths = structure.widths(share)
+            self._one({"channels": widths}, FLOAT)
+            if any(one.word == STATIC for one in self.uniform):
+                self._one(self._shared({"channels": widths}), STATIC)
+
+    def _one(self, recipe: dict[str, Any], word: str) -> None:
+        """A trial in which all layers have a word."""
+        if self._is_over():
+            return
+        self._tell(f"{word}, everywhere")
+        trials, bench = self.trials, self.trials.bench
+        record = trials.replay("alike")
+        if record is None:
+            has_errors = word in (STATIC, "weights8") and not recipe.get("channels") and METHODS not in recipe
+            uniform = "" if word == FLOAT else word
+            full = recipe_of(recipe, bench.target, bench.seed, uniform=uniform, sensitivity=has_errors)
+            start = time.monotonic()
+            built = build(Job(bench.model, full, trials.samples), keep=True)
+            settled = {**recipe, **({"layers": dict(built.layers)} if built.layers else {})}
+            point = trials.measured(settled, built, start)
+            record = {
+                "word": word, "point": point.to_dict(), "shares": self._shares(built.ir), "layers": dict(built.layers),
+                "errors": dict(built.errors), "seconds": time.monotonic() - start,
+            }  # fmt: skip
+            trials.store.add("alike", record)
+        trials.add(Point.of(record["point"]))
+        self._note(record)
+
+    def _note(self, record: dict[str, Any]) -> None:
+        """Keep what a model in which all is alike shows, once for each word."""
+        point, word = self.trials.last, record["word"]
+        channels = point.recipe.get("channels", {})
+        if point.latency is None or point.why:
+            return
+        if channels or all(one.word != word for one in self.uniform):
+            told = (record["shares"], record["layers"], channels, record["errors"])
+            self.uniform.append(Uniform(word, point.latency, *told))
+
+    def _shares(self, model: Model | None) -> dict[str, float]:
+        if model is None:
+            return {}
+        names = [*layer_names(model.graph).values(), *(origin for node in model.graph for origin in node.origins)]
+        return self.lane.shares(model, list(dict.fromkeys(names)))
+
+    def _structure(self) -> Structure | None:
+        """The structure of the optimised model; None where there is nothing to decide."""
+        trials, bench = self.trials, self.trials.bench
+        record = trials.replay("structure")
+        if record is None:
+            start = time.monotonic()
+            built = build(Job(bench.model, recipe_of({}, bench.target, bench.seed), trials.samples), keep=True)
+            if built.ir is None:
+                raise InputError(f"search: the model cannot be optimised: {built.why}")
+            found = structure_of(built.ir, trials.samples, bench.seed, channels=CHANNELS in self.space)
+            record = {"structure": found.to_dict(), "conversion": self.lane.conversion()}
+            record["seconds"] = time.monotonic() - start
+            trials.store.add("structure", record)
+        structure, self.conversion = Structure.of(record["structure"]), record["conversion"]
+        if not structure.groups and all(one.word == FLOAT for one in self.uniform):
+            trials.notes.append("no layer of the model can be quantized, and no channels can be removed")
+            return None
+        return structure if any(one.word == FLOAT for one in self.uniform) else None
+
+    def _plans(self, structure: Structure) -> None:
+        """Solve, build, measure, correct, until the budget ends or no new plan is predicted."""
+        trials = self.trials
+        conversion = self.conversion / (trials.run_seconds or 1.0)
+        mixed = [one for one in self.uniform if one.word != HALF or one.latency < GAINS]
+        tables = trials.tables = tables_of(structure, mixed, trials.history[0].size, conversion)
+        tried: list[Plan] = []
+        for point in trials.history:
+            _learn(tables, point, tried)
+        share, turn = 1.0 - _FINISHING if self.is_quick else 1.0, 0
+        while not self._is_over(share):
+            plans = next_plans(tables, tried, trials.objectives, BATCH, turn)
+            if not plans:
+                trials.notes.append("ended before the budget: no new recipe is predicted to be on the front")
+                break
+            turn += BATCH
+            self._tell(f"trial {len(trials.history)}")
+            for point in trials.run([self._shared(tables.recipe(plan)) for plan in plans]):
+                self._tell(f"trial {len(trials.history)}")
+                _learn(tables, point, tried)
+                if self._is_over(share):
+                    break
+
+    def _finish(self) -> None:
+        """Make the points of the front again with all care where they were quick, and train them where that was asked
+        for; then confirm the front by samples that were held out."""
+        better: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
+        if self.is_quick:
+            better.append(lambda recipe: {key: value for key, value in recipe.items() if key != ROUNDING})
+        if RECOVERY in self.space:
+            better.append(lambda recipe: {**recipe, RECOVERY: "distil"})
+        for change in better:
+            for point in self.trials.front().points[1:]:
+                changed = change(dict(point.recipe))
+                if changed == point.recipe or self._is_over():
+                    continue
+                self._tell(f"{point.name}, with all care")
+                list(self.trials.run([changed]))
+        self._tell("confirm")
+        self.trials.confirm()
+
+
+def _learn(tables: Tables, point: Point, tried: list[Plan]) -> None:
+    """Correct the tables by a point, and note its plan as tried."""
+    plan = plan_of(tables.decisions, point.recipe)
+    if plan is None or point.is_original:
+        return
+    if plan not in tried:
+        tried.append(plan)
+    if not point.why:
+        measured = {"latency": point.latency or 0.0, "size": float(point.size)}
+        if any(plan):
+            measured["noise"] = 10.0 ** (-point.sqnr_db / 10.0)
+        tables.observe(plan, measured)

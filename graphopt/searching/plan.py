@@ -1,0 +1,63 @@
+"""A plan as a recipe: which layers compute how, which channels go, in plain data and in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .words import FLOAT, METHODS, RECOVERY, ROUNDING
+
+Plan = tuple[int, ...]
+"""The number of the choice that is taken of each decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision, with its choices, the first of which leaves the model as it is.
+
+    parts: the names of the layers that it is for, or of the layer that makes the channels. is_width: it is how many
+    channels stay, else how layers compute.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+    parts: tuple[str, ...]
+    is_width: bool = False
+
+
+def recipe_of(decisions: Sequence[Decision], plan: Plan) -> dict[str, Any]:
+    """The recipe of a plan: `layers`, the word of each layer by its name; `channels`, how many stay of those of a
+    layer, by its name."""
+    recipe: dict[str, Any] = {}
+    for decision, chosen in zip(decisions, plan):
+        word = decision.choices[chosen]
+        if decision.is_width:
+            recipe.setdefault("channels", {}).update(dict.fromkeys(decision.parts, int(word)))
+        else:
+            recipe.setdefault("layers", {}).update(dict.fromkeys(decision.parts, word))
+    return recipe
+
+
+def plan_of(decisions: Sequence[Decision], recipe: Mapping[str, Any]) -> Plan | None:
+    """The plan of a recipe; None where it holds what no choice of the decisions is."""
+    plan = []
+    for decision in decisions:
+        held = recipe.get("channels" if decision.is_width else "layers", {})
+        words = {str(held[part]) for part in decision.parts if part in held} or {decision.choices[0]}
+        if len(words) > 1 or not words <= {*decision.choices}:
+            return None
+        plan.append(decision.choices.index(words.pop()))
+    return tuple(plan)
+
+
+def describe(recipe: Mapping[str, Any]) -> str:
+    """A recipe in a line: how many layers compute how, how many channels stay, the rest by its words."""
+    counts = Counter(word for word in recipe.get("layers", {}).values() if word != FLOAT)
+    parts = [f"{count} × {word}" for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    if recipe.get("channels"):
+        widths = recipe["channels"].values()
+        parts.append(f"{sum(widths)} channels in {len(widths)} groups")
+    parts += [str(recipe[key]) for key in (METHODS, ROUNDING, RECOVERY) if key in recipe]
+    return ", ".join(parts)

@@ -1,0 +1,185 @@
+"""What of a model is decided together: layers, the channels between them, and what a conversion between two costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..analysis.channels import ChannelFacts, ChannelGroup, find_channels
+from ..calibration import shapes_at
+from ..compress.choices import layer_names
+from ..equivalence.feeds import Feeds
+from ..errors import Declined, GraphoptError
+from ..ir import Array, Model, Node, Value, clone_model
+from ..machine.cpu import host_cpu
+from ..passes.prune import Prune
+from ..passes.prune.cut.remove import unshare
+from ..passes.prune.score.gradients import gradient_scores
+from ..passes.prune.score.measured import measured_scores
+from ..passes.prune.select.allocation import check_prunable, names_of
+from ..passes.prune.select.selection import positions_per_class, rounded_width
+
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
+"""Shares of a group's channels that may go: eighths, since widths are rounded to a tile; above three quarters a layer
+is not what it was. A choice."""
+TILES = {True: 16, False: 8}
+"""Channels of a block in onnxruntime's layout of convolutions, with AVX-512 and without (MlasNchwcGetBlockSize)."""
+_SAMPLES = 16
+"""Samples by which channels are scored: a budget of time; only the order and the sum of a group's scores count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Channels that go together. name: of a layer that makes them, by which recipes call them. size: channels. widths:
+    how many may stay, all of them first. losses: the predicted noise of each, as a share of the results' power.
+    """
+
+    name: str
+    size: int
+    widths: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer with weights. parameters: elements of its constants. reads, writes: the numbers of the groups of its
+    input's and its output's channels, −1 for none. tied: the number of the first layer that must compute alike.
+    """
+
+    name: str
+    parameters: int
+    reads: int = -1
+    writes: int = -1
+    tied: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """The layers of a model in their order, its groups, and (writer, reader, elements) of what layers hand on."""
+
+    layers: tuple[Layer, ...]
+    groups: tuple[Group, ...]
+    edges: tuple[tuple[int, int, int], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Structure:
+        """The structure of `to_dict`."""
+        groups = (Group(g["name"], g["size"], tuple(g["widths"]), tuple(g["losses"])) for g in data["groups"])
+        layers = (Layer(**layer) for layer in data["layers"])
+        return cls(tuple(layers), tuple(groups), tuple((a, b, n) for a, b, n in data["edges"]))
+
+    def widths(self, share: float) -> dict[str, int]:
+        """The widths of all groups when about so many of their channels go."""
+        wanted = {g.name: g.size * (1 - share) for g in self.groups}
+        return {g.name: min(g.widths, key=lambda w: abs(w - wanted[g.name])) for g in self.groups}
+
+
+def structure_of(model: Model, feeds: Sequence[Feeds], seed: int, *, channels: bool = True) -> Structure:
+    """The structure of a model that the exact passes have been through. channels: whether any may go."""
+    copy = clone_model(model)
+    unshare(copy)
+    facts = find_channels(copy)
+    names = layer_names(copy.graph)
+    chosen = _prunable(facts) if channels else []
+    scores = _scores(copy, facts, feeds[:_SAMPLES], seed) if chosen else (np.zeros(0), np.zeros(0))
+    groups = tuple(_group(group, *scores) for group in chosen)
+    found = {layer.node: layer for layer in facts.layers if layer.node in names}
+    weighted = [node for node in copy.graph if node in found or _holds_weight(node)]
+    number = {node: place for place, node in enumerate(weighted)}
+    tied, edges = _joined(copy, number, feeds[0])
+    layers = []
+    for node, place in number.items():
+        own = found.get(node)
+        ends = (None, None) if own is None else (own.inputs, own.outputs)
+        reads, writes = (_group_of(classes, chosen) for classes in ends)
+        layers.append(Layer(names[node], _parameters(node), reads, writes, tied[place]))
+    return Structure(tuple(layers), groups, tuple(edges))
+
+
+def _prunable(facts: ChannelFacts) -> list[ChannelGroup]:
+    chosen = []
+    for group in facts.groups:
+        try:
+            check_prunable(group, Prune())
+        except Declined:
+            continue
+        if names_of(group):
+            chosen.append(group)
+    return chosen
+
+
+def _scores(model: Model, facts: ChannelFacts, feeds: Sequence[Feeds], seed: int) -> tuple[Array, Array]:
+    """f64[classes] twice: the noise of the results when each class goes, to first order; and the score by which classes
+    are ranked in their group, the error that is left when the layers that read them have adapted. The noise is lowered
+    by what adapting leaves of the error in these layers."""
+    adapted = measured_scores(model, facts, "hessian", feeds, seed)
+    removed = measured_scores(model, facts, "reconstruction", feeds, seed)
+    try:
+        noise = gradient_scores(model, facts, "fisher", feeds, seed)
+    except GraphoptError:
+        return adapted, adapted
+    return noise * np.clip(adapted / np.maximum(removed, 1e-30), 0.0, 1.0), adapted
+
+
+def _group(group: ChannelGroup, noise: Array, rank: Array) -> Group:
+    each = positions_per_class(group)
+    tile = TILES["avx512f" in host_cpu()[1]]
+    asked = [group.size, *(rounded_width(group, group.size * (1 - share), tile) for share in SHARES)]
+    classes = list(dict.fromkeys(asked))
+    worst_first = noise[group.classes][np.argsort(rank[group.classes], kind="stable")]
+    losses = [float(worst_first[: group.size - count].sum()) for count in classes]
+    return Group(names_of(group)[0], group.size * each, tuple(c * each for c in classes), tuple(losses))
+
+
+def _group_of(classes: Array | None, groups: Sequence[ChannelGroup]) -> int:
+    if classes is None:
+        return -1
+    here = {int(c) for c in np.unique(classes)}
+    return next((k for k, group in enumerate(groups) if int(group.classes[0]) in here), -1)
+
+
+def _holds_weight(node: Node) -> bool:
+    return any(v is not None and v.constant is not None and len(v.constant.shape) > 1 for v in node.inputs)
+
+
+def _parameters(node: Node) -> int:
+    return sum(math.prod(v.constant.shape) for v in node.inputs if v is not None and v.constant is not None)
+
+
+def _joined(model: Model, number: Mapping[Node, int], feed: Feeds) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """For each layer the first that must compute alike; and what layers hand on to each other, with its elements.
+
+    Layers behind which a Concat follows share its scale.
+    """
+    sources: dict[Value, frozenset[int]] = {}
+    tied = list(range(len(number)))
+    edges: dict[tuple[int, int], Value] = {}
+    for node in model.graph:
+        read = [(value, sources.get(value, frozenset())) for value in node.inputs if value is not None]
+        own = number.get(node)
+        if own is not None:
+            for value, before in read:
+                edges.update({(writer, own): value for writer in before if writer != own})
+            made = frozenset((own,))
+        else:
+            made = frozenset().union(*(before for _, before in read)) if read else frozenset()
+            if node.op == "Concat" and made:
+                first = min(tied[k] for k in made)
+                roots = {tied[k] for k in made}
+                tied = [first if root in roots else root for root in tied]
+        sources.update(dict.fromkeys(node.outputs, made))
+    shapes = shapes_at(model, edges.values(), feed)
+    return tied, [(a, b, math.prod(shapes.get(value, (1,)))) for (a, b), value in edges.items()]
+
+
+def names_of_nodes(nodes: Iterable[Node]) -> set[str]:
+    """Every name by which a recipe may call one of the nodes."""
+    return {name for node in nodes for name in (node.name, *(v.name for v in node.outputs), *node.origins) if name}

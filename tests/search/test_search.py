@@ -1,0 +1,220 @@
+"""Whole searches of tiny models, with times from a table."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+import graphopt
+from graphopt.cli import app
+from graphopt.errors import InputError, OptionError, OutputError
+from graphopt.measure import ort_session
+from graphopt.recommendation.workbench import Workbench
+from graphopt.searching import lane
+from graphopt.searching.loop import Search
+from graphopt.searching.trials import Trials
+from graphopt.searching.words import OBJECTIVES, budget_named, space_named
+from tests.quantize.nets import convnet, images
+from tests.search.lanes import TableLane
+
+SPACE = ("static int8", "weights8", "channels")
+
+
+def run(out, budget="9 trials", *, model=None, executor=None, metric=None, timer=None, space=SPACE, count=8):
+    bench = Workbench(convnet() if model is None else model, images(count), None, metric, "portable", 0)
+    words = space_named(space)
+    trials = Trials(bench, timer or TableLane(), OBJECTIVES, out, {"space": words}, executor)
+    return Search(trials, budget_named(budget), words).run()
+
+
+def plain(front):
+    """What must not depend on who built it."""
+    return [(p.name, json.dumps(p.recipe), p.latency, p.sqnr_db, p.size, p.why) for p in front.history]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    return folder, run(folder)
+
+
+def test_a_front_of_models_that_run(searched):
+    folder, front = searched
+    assert len(front.history) == 10 and front.original.is_original and len(front.points) > 3
+    for point in front.points[1:]:
+        session = ort_session(Path(point.path))
+        assert all(np.isfinite(r).all() for r in session.run(None, images(1)[0]))
+        assert point.size == Path(point.path).stat().st_size
+        assert (point.held_db is None) is math.isinf(point.sqnr_db)
+    assert {p.name for p in folder.glob("*.onnx")} == {Path(p.path).name for p in front.points[1:]}
+    assert json.loads((folder / "front.json").read_text())["points"][0]["name"] == "original"
+    assert "<circle" in (folder / "front.html").read_text()
+
+
+def test_solved_trials_have_predictions_near_what_was_measured(searched):
+    _, front = searched
+    solved = [p for p in front.history if p.predicted and not p.why]
+    assert len(solved) >= 2
+    assert np.median([abs(p.predicted["latency"] / p.latency - 1) for p in solved]) < 0.1
+    assert np.median([abs(p.predicted["size"] / p.size - 1) for p in solved]) < 0.1
+
+
+def test_a_recipe_makes_its_point_again(searched):
+    _, front = searched
+    point = front.points[1]
+    samples = [feed for at, feed in enumerate(images(8)) if at % 4 in (0, 2)]
+    again = graphopt.optimize(convnet(), recipe=Path(point.path).with_suffix(".toml"), calibration=samples)
+    assert onnx.load(point.path).graph == again.model.graph
+
+
+def test_picks_come_from_the_search(searched):
+    _, front = searched
+    fastest = min(point.latency for point in front.points)
+    assert front.pick(speedup=0.99 / fastest).latency == fastest
+    predicted = front.pick(speedup=0.9 / fastest, measured=False)
+    assert predicted.latency <= fastest / 0.9 and predicted.recipe
+
+
+def test_the_same_recipes_whoever_builds_them(searched, tmp_path):
+    _, front = searched
+    with ThreadPoolExecutor(2) as two:
+        threads = run(tmp_path / "threads", executor=two)
+    assert plain(threads) == plain(front)
+
+
+class _Dying(Executor):
+    """An executor whose workers are killed."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        future.set_exception(BrokenExecutor("a worker was killed"))
+        return future
+
+
+def test_dead_workers_cost_no_trial(searched, tmp_path):
+    _, front = searched
+    alone = run(tmp_path, executor=_Dying())
+    assert plain(alone) == plain(front) and any("workers are gone" in note for note in alone.notes)
+
+
+def test_a_search_that_was_killed_goes_on(searched, tmp_path):
+    folder, front = searched
+    lines = (folder / "history.jsonl").read_bytes().splitlines(keepends=True)
+    keep = next(k for k, line in enumerate(lines) if b'"kind":"trial"' in line) + 1
+    (tmp_path / "history.jsonl").write_bytes(b"".join(lines[:keep]) + lines[keep][:40])
+    for file in folder.glob("trial-*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    timer = TableLane()
+    timer.latency(Workbench(convnet(), None, None, None, "portable", 0).original)
+    before = timer.asked["latency"]
+    resumed = run(tmp_path, timer=timer)
+    done = sum(b'"kind":"trial"' in line or b'"kind":"alike"' in line for line in lines[:keep])
+    assert timer.asked["latency"] - before == 9 - done > 0
+    assert [(name, recipe) for name, recipe, *_ in plain(resumed)] == [(n, r) for n, r, *_ in plain(front)]
+
+
+def test_a_search_that_is_done_is_only_read(searched):
+    folder, front = searched
+    timer = TableLane()
+    assert plain(run(folder, timer=timer)) == plain(front) and not timer.asked
+
+
+def test_a_short_budget_leaves_what_there_is(tmp_path):
+    front = run(tmp_path, "1 trial")
+    assert [p.name for p in front.history] == ["original", "trial 1"]
+    assert "the budget ended before a recipe was solved for: give more of it" in front.notes
+
+
+def test_a_metric_that_fails_later_keeps_what_was_found(tmp_path):
+    calls = []
+
+    def metric(session):
+        calls.append(1)
+        if len(calls) > 2:
+            raise ValueError("no labels")
+        return 0.5
+
+    front = run(tmp_path, metric=metric)
+    assert len(front.history) == 2 and front.quality == "metric"
+    assert any("ended early: metric: it raised ValueError: no labels" in note for note in front.notes)
+
+
+def test_a_metric_that_fails_at_once_is_one_line(tmp_path):
+    def metric(session):
+        raise ValueError("no labels")
+
+    with pytest.raises(OptionError, match="metric: it raised ValueError: no labels"):
+        run(tmp_path, metric=metric)
+
+
+def test_bad_input_is_one_line(tmp_path):
+    with pytest.raises(OptionError, match="give calibration="):
+        graphopt.search(convnet(), calibration=None)
+    with pytest.raises(OptionError, match="budget"):
+        graphopt.search(convnet(), calibration=images(4), budget="soon")
+    with pytest.raises(OptionError, match="space"):
+        graphopt.search(convnet(), calibration=images(4), space=["int9"])
+    with pytest.raises(OptionError, match="objectives"):
+        graphopt.search(convnet(), calibration=images(4), objectives=["speed"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        graphopt.search(convnet(), calibration=images(4), out=tmp_path / "file" / "x")
+    with pytest.raises(InputError):
+        graphopt.search(convnet(), calibration=[{"wrong": np.zeros(3)}])
+
+
+def test_the_command_line_writes_a_folder_and_picks(monkeypatch, tmp_path):
+    monkeypatch.setattr(lane, "SECONDS", 0.01)
+    onnx.save(convnet(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "data.npz", x=np.concatenate([next(iter(feed.values())) for feed in images(8)]))
+    words = ["search", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path / "data.npz"), "--budget", "1 trial"]
+    ran = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "found"), "--min-sqnr", "40"])
+    assert ran.exit_code == 0, ran.output
+    assert "original" in ran.stdout and "picked " in ran.stdout and (tmp_path / "found" / "front.html").is_file()
+    ran = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "found"), "--json"])
+    assert json.loads(ran.stdout)["trials"] == 1
+    for wrong, said in ((words[:2], "--out"), ([*words, "--out", str(tmp_path), "--space", "int9"], "int9")):
+        ran = CliRunner().invoke(app, wrong)
+        assert isinstance(ran.exception, OptionError) and said in str(ran.exception)
+
+
+@pytest.mark.slow
+def test_processes_build_the_same(searched, tmp_path):
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    _, front = searched
+    with ProcessPoolExecutor(2, get_context("spawn")) as two:
+        assert plain(run(tmp_path, executor=two)) == plain(front)
+
+
+def test_half_precision_is_mixed_in_only_where_it_gains(tmp_path):
+    front = run(tmp_path, "6 trials", space=("float16", "static int8"))
+    words = {word for p in front.history if p.predicted for word in p.recipe["layers"].values()}
+    assert [p for p in front.history if "float16" in p.recipe.get("layers", {}).values()] and "float16" not in words
+
+
+def test_few_samples_are_told(tmp_path):
+    front = run(tmp_path, "1 trial", count=2)
+    assert any("fewer than 4 samples" in note for note in front.notes) and front.points[-1].held_db is None
+
+
+def test_what_cannot_be_quantized_is_told(tmp_path):
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("Relu", ["x"], ["y"])
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy"]
+    model = helper.make_model(helper.make_graph([node], "g", value[:1], value[1:]), opset_imports=[
+        helper.make_opsetid("", 17)])  # fmt: skip
+    bench = Workbench(model, [{"x": np.ones((1, 3), np.float32) * k} for k in range(4)], None, None, "portable", 0)
+    trials = Trials(bench, TableLane(), OBJECTIVES, tmp_path, {}, None)
+    front = Search(trials, budget_named("9 trials"), SPACE).run()
+    assert any("no layer of the model" in note for note in front.notes) and front.points[0].is_original
+    assert all(point.why for point in front.history[2:]) and math.isinf(front.points[0].sqnr_db)

@@ -1,0 +1,105 @@
+"""Tables and the integer program, against plain enumeration."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from graphopt.searching.front import front_from
+from graphopt.searching.plan import Decision
+from graphopt.searching.point import Point
+from graphopt.searching.program import Limit, solve
+from graphopt.searching.tables import CostTable, Factor, Tables
+from graphopt.searching.words import OBJECTIVES
+
+WORDS = ("float32", "static int8", "weights8")
+
+
+def enumerated(sizes, goal, limits, banned=()):
+    def total(terms, plan):
+        return sum(float(costs[tuple(plan[i] for i in over)]) for over, costs in terms)
+
+    plans = [p for p in product(*map(range, sizes)) if p not in banned]
+    fitting = [p for p in plans if all(total(limit.terms, p) <= limit.most + 1e-9 for limit in limits)]
+    return min((total(goal, p) for p in fitting), default=None), total
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_program_equals_enumeration(seed):
+    rng = np.random.default_rng(seed)
+    sizes = (3, 2, 4, 2)
+    terms = [((i,), rng.uniform(0, 1, sizes[i])) for i in range(4)]
+    terms += [((0, 2), rng.uniform(0, 1, (3, 4))), ((1, 2, 3), rng.uniform(0, 1, (2, 4, 2)))]
+    other = [((i,), rng.uniform(0, 1, sizes[i])) for i in range(4)]
+    for most in (0.9, 1.6, 4.0):
+        best, total = enumerated(sizes, terms, [Limit(other, most)])
+        plan = solve(sizes, terms, [Limit(other, most)])
+        assert (plan is None) == (best is None)
+        if plan is not None:
+            assert total(terms, plan) == pytest.approx(best, rel=1e-3) and total(other, plan) <= most + 1e-6
+
+
+def test_banned_plans_give_the_next_best():
+    costs = [((0,), np.array([0.0, 1.0])), ((1,), np.array([0.0, 2.0]))]
+    assert solve((2, 2), costs, []) == (0, 0)
+    assert solve((2, 2), costs, [], [(0, 0)]) == (1, 0)
+    assert solve((2, 2), costs, [], [(0, 0)], apart=2) == (1, 1)
+    assert solve((2, 2), costs, [], list(product((0, 1), (0, 1)))) is None
+
+
+def tables():
+    decisions = tuple(Decision(f"layer {i}", WORDS, (f"l{i}",)) for i in range(3))
+
+    def table(base, costs, noise):
+        factors = tuple(Factor((i,), np.array(row, float), WORDS) for i, row in enumerate(costs))
+        return CostTable(base, factors, noise, (0.3, 0.2))
+
+    return Tables(
+        decisions,
+        table(0.1, [[0.5, 0.2, 0.5], [0.3, 0.1, 0.3], [0.1, 0.1, 0.1]], 0.02),
+        table(0.0, [[0.0, 1e-3, 1e-5], [0.0, 1e-4, 1e-5], [0.0, 1e-2, 1e-5]], 0.2),
+        table(1000.0, [[400, 100, 100], [400, 100, 100], [800, 200, 200]], 0.01),
+    )
+
+
+def test_limits_are_kept_and_the_rest_is_best():
+    found = tables()
+    plan, predicted = found.solve(latency=0.75)
+    assert plan == (1, 0, 0) and predicted["latency"] == pytest.approx(0.7)
+    assert found.solve(latency=0.6)[0] == (1, 1, 0)
+    assert found.solve(size=1500)[0] == (2, 2, 2)
+    assert found.solve(latency=0.3) is None
+    assert found.solve(noise=1e-12)[0] == (0, 0, 0)
+
+
+def test_measurements_correct_the_predictions():
+    found, truth = tables(), tables()
+    truth.latency.factors = tuple(Factor(f.over, f.costs * [1.0, 1.5, 1.0], f.kinds) for f in truth.latency.factors)
+    before = abs(found.predict((1, 0, 0))["latency"] - truth.predict((1, 0, 0))["latency"])
+    for plan in ((1, 1, 1), (0, 1, 0), (0, 0, 0)):
+        found.observe(plan, {"latency": truth.predict(plan)["latency"]})
+    after = abs(found.predict((1, 0, 0))["latency"] - truth.predict((1, 0, 0))["latency"])
+    assert after < before / 3
+    assert found.predict((0, 0, 0))["latency"] == pytest.approx(1.0, rel=0.02)
+
+
+def test_corrected_factors_sum_to_the_prediction():
+    found = tables()
+    found.observe((1, 2, 1), {"latency": 0.9, "noise": 3e-2, "size": 1400.0})
+    for plan in product(range(3), repeat=3):
+        total = found.noise.base + sum(factor.at(plan) for factor in found.noise.corrected())
+        assert total == pytest.approx(found.noise.predict(plan))
+
+
+def test_figures_that_are_no_numbers_teach_nothing():
+    found = tables()
+    found.observe((1, 1, 1), {"latency": float("nan"), "noise": 0.0})
+    assert not found.latency.seen and not found.noise.seen
+
+
+def test_a_pick_solves_anew_from_stored_tables():
+    original = Point(name="original", latency=1.0, size=2600)
+    front = front_from([original], OBJECTIVES, "SQNR", tables=tables())
+    point = front.pick(speedup=2, measured=False)
+    assert point.name == "predicted" and point.latency <= 0.5 and not point.path
+    assert point.recipe["layers"] == {"l0": "static int8", "l1": "static int8", "l2": "float32"}
