@@ -117,10 +117,12 @@ def _with_chosen(decision: Decision, chosen: Chosen, context: StageContext) -> D
 
 def _placed(calibrated: CalibratedModel, assignment: Assignment, judge: Judge) -> Decision:
     assignment = assignment.stored
-    verdict = judge.describe(assignment) if assignment.units else "left float"
-    guarded = GuardResult(assignment, frozenset(), (), verdict)
-    text = f"{verdict}, as layers were chosen"
-    return Decision(calibrated, assignment if assignment.units else None, guarded, None, {}, text)
+    if not assignment.units:
+        text = "left float, as layers were chosen"
+        return Decision(calibrated, None, GuardResult(assignment, frozenset(), (), "left float"), None, {}, text)
+    guarded = GuardResult(assignment, frozenset(), (), judge.describe(assignment))
+    text = f"{guarded.verdict}, as layers were chosen"
+    return Decision(calibrated, assignment, guarded, None, {}, text, model=judge.built(assignment))
 
 
 class _Search:

@@ -22,6 +22,9 @@ class FinerCodes(Mapping[Node, Solved]):
             self.known[node] = self._solve(node)
         return self.known[node]
 
+    def __contains__(self, node: object) -> bool:
+        return node in self._nodes
+
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes)
 
