@@ -45,7 +45,7 @@ class Result:
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
-        is_whole = external is not True and onnx_io.external_bytes(self.ir) == 0  # then it need not be emitted anew
+        is_whole = external is not True and not onnx_io.lies_outside(self.ir)  # then it need not be emitted anew
         onnx_io.save(self.emission if is_whole else self.ir, path, external=external)
 
     def _repr_html_(self) -> str:
