@@ -154,6 +154,7 @@ def test_any_number_of_workers_gives_the_same_bytes(count, alone):
 
 
 @posix
+@pytest.mark.slow
 def test_a_worker_killed_on_the_way_changes_nothing(alone):
     with ProcessWorkers(2) as workers:
         told: list[int] = []

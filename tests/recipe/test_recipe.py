@@ -55,7 +55,7 @@ WAYS = {
 }
 
 
-LONG = ("timed", "narrow", "in two steps", "by cost", "partly half", "dynamic")
+LONG = ("timed", "narrow", "in two steps", "by cost", "partly half", "dynamic", "weights")
 """Ways that take long, or show little more than another."""
 
 
