@@ -224,7 +224,7 @@ def optimize_as(
         _warm(finished, reference, seed)
     calibration = None if context is None else context.calibration
     if recipe is not None:
-        data = data_of(options.compression.calibration, calibration)
+        data = data_of(options.compression.calibration, calibration) if recipe.data else ""
         report = replace(report, notes=(*report.notes, *recipe.notes(data)))
     _log.info("%s %s", report.status, report.reason)
 

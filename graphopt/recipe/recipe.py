@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibration.source import SYNTHETIC, is_synthetic
+from ..calibration.source import SYNTHETIC
 from ..compress.choices import FLOAT16, STORED16, check_choices
 from ..errors import InputError, ModelError, OptionError
 from ..machine.files import check_target, replace_file, reported
@@ -151,7 +151,7 @@ class Recipe:
         """What is different from where the recipe was made, a line each; `data`: the digest of the calibration data."""
         there = [] if self.made_with is None else self.made_with.differences()
         notes = [f"recipe: made elsewhere, so that the file may differ: {', '.join(there)}"] if there else []
-        if self.data not in ("", data) and not (is_synthetic(self.data) and is_synthetic(data or None)):
+        if self.data not in ("", data):
             notes.append("recipe: made with other calibration data, so that the file differs")
         return tuple(notes)
 

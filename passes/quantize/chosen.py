@@ -14,8 +14,8 @@ from .candidates.units import RECURRENT, Unit, useful
 from .options import Quantize
 from .place.accuracy_guard import refine
 
-INSIDE = "/"
-"""Parts the name of a branch from the name of a layer in it."""
+INSIDE = " branch: "
+"""Stands in the name of a layer in a branch, between the name of the branch and its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +129,10 @@ def by_mode(model: Model, options: Quantize) -> list[Quantize]:
 
 
 def inside(layers: Mapping[str, str], part: str) -> dict[str, str]:
-    """The choices for the layers of a part, by their names in it."""
-    return {name[len(part) + 1 :]: choice for name, choice in layers.items() if name.startswith(part + INSIDE)}
+    """The choices for the layers of a branch, by their names in it; `part` is such as "If_0, then branch"."""
+    return {name[len(part) + 2 :]: choice for name, choice in layers.items() if name.startswith(f"{part}: ")}
 
 
 def outside(layers: Mapping[str, str], part: str) -> dict[str, str]:
-    """The choices for the layers of a part, by their names in the whole."""
-    return {f"{part}{INSIDE}{name}": choice for name, choice in layers.items()}
+    """The choices for the layers of a branch, by their names in the whole."""
+    return {f"{part}: {name}": choice for name, choice in layers.items()}

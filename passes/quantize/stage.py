@@ -29,7 +29,7 @@ from .place.harmless_tables import with_harmless_tables
 from .place.latency_guard import GAIN
 from .recurrent import quantize_recurrent
 from .refit.apply import with_refit
-from .report import QuantizeFigures, report_decision, with_parts
+from .report import QuantizedParts, QuantizeFigures, report_decision, with_parts
 
 SLOWER = 2.0 - GAIN
 """The speed relative to float below which a file of stored weights is told to be slower: as far from 1 as `GAIN`."""
@@ -73,9 +73,9 @@ def quantize_model(model: Model, options: Quantize, context: StageContext) -> tu
         require_float(model)
     except Declined as declined:
         return model, StageReport(f"quantize {options.mode}", declined.reason, changed=False)
-    reports = []
+    reports: list[StageReport] = []
     for asked in by_mode(model, options):
-        model, report = _quantize_in_mode(model, asked, context)
+        model, report = _quantize_in_mode(model, asked, context, not reports)
         reports.append(report)
     return model, _joined(reports, options)
 
@@ -98,13 +98,17 @@ def _joined(reports: Sequence[StageReport], options: Quantize) -> StageReport:
     return replace(first, settled=replace(options, layers=layers, per_channel_activations=by_channel))
 
 
-def _quantize_in_mode(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize the layers of one mode; the rest may be quantized already."""
+def _quantize_in_mode(
+    model: Model, options: Quantize, context: StageContext, is_first: bool
+) -> tuple[Model, StageReport]:  # fmt: skip
+    """Quantize the layers of one mode; the rest may be quantized already, and branches are after the first."""
     try:
         raised = _raised(model, options, context)
     except Declined as declined:
         return model, StageReport(f"quantize {options.mode}", declined.reason, changed=False)
-    nested = quantize_branches(raised, options, context, quantize_model)
+    nested = QuantizedParts(raised, (), ())
+    if is_first:
+        nested = quantize_branches(raised, options, context, quantize_model)
     base = nested.model if nested.reports else model
     rooted, report = _quantize_root(base, spell_for_integers(nested.model, options, context.target), options, context)
     recurrent = quantize_recurrent(rooted if report.changed or nested.reports else raised, options, context)

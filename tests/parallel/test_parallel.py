@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -140,15 +140,21 @@ def alone() -> tuple[bytes, str, list[Any]]:
 
 
 def test_any_workers_give_the_same_bytes(alone, pool):
-    with ExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(2))
-        one, four = (stack.enter_context(executor_of(workers=count)) for count in (1, 4))
-        counting = Counting(pool)
-        assert made(threads) == made(counting) == made(one) == made(four) == alone
-        assert counting.tasks >= 15
+    counting = Counting(pool)
+    with ThreadPoolExecutor(2) as threads:
+        assert made(threads) == made(counting) == alone
+    assert counting.tasks >= 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])
+def test_any_number_of_workers_gives_the_same_bytes(count, alone):
+    with executor_of(workers=count) as workers:
+        assert made(workers) == alone
 
 
 @posix
+@pytest.mark.slow
 def test_a_worker_killed_on_the_way_changes_nothing(alone):
     with ProcessWorkers(2) as workers:
         told: list[int] = []

@@ -55,7 +55,11 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+LONG = ("timed", "narrow", "in two steps", "by cost", "partly half", "dynamic", "weights")
+"""Ways that take long, or show little more than another."""
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.slow if way in LONG else ()) for way in WAYS])
 def test_a_result_is_made_again_byte_for_byte(way, model, data, tmp_path):
     first = graphopt.optimize(model, **WAYS[way], calibration=data if way != "exact" else None)
     first.recipe.save(tmp_path / "recipe.toml")
@@ -98,13 +102,17 @@ def test_a_choice_is_obeyed(model, data):
 
 
 def test_modes_are_mixed(model, data):
-    layers = {"first": "static int8", "second": "weights4", "third": "weights8", "fourth": "dynamic"}
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    for node in model.graph.node:
+        node.name = f"/net/{node.name}" if node.name else ""  # as exporters name them
+    choices = {"first": "static int8", "second": "weights4", "third": "weights8", "fourth": "dynamic"}
+    layers = {f"/net/{name}": choice for name, choice in choices.items()}
     recipe = static(layers)
     result = graphopt.optimize(model, recipe=recipe, calibration=data)
     types = Counter(t.data_type for t in result.model.graph.initializer if len(t.dims) > 1)
     assert types == {TensorProto.INT8: 3, TensorProto.INT4: 1}
     assert operators(result)["MatMulInteger"] == 1 and operators(result)["QuantizeLinear"] == 2
-    assert {k: v for k, v in result.recipe.layers.items() if k in LAYERS} == layers
+    assert {k: v for k, v in result.recipe.layers.items() if k in layers} == layers
     assert bytes_of(graphopt.optimize(model, recipe=result.recipe, calibration=data)) == bytes_of(result)
 
 
@@ -287,10 +295,20 @@ def test_branches_and_recurrent_layers_are_in_a_recipe(floor):
     quantize = graphopt.Quantize("weights", min_sqnr=floor, speed=False)
     first = graphopt.optimize(model, quantize=quantize, calibration=data)
     choices = first.recipe.layers
-    assert {name.rpartition("/")[2] for name in choices} == {"outer", "inner", "lstm"}
+    assert {name.rpartition(": ")[2] for name in choices} == {"outer", "inner", "lstm"}
     assert set(choices.values()) == {"weights8" if floor < 100 else "float32"}
     again = graphopt.optimize(model, recipe=first.recipe, calibration=data)
     assert bytes_of(again) == bytes_of(first) and again.recipe.to_toml() == first.recipe.to_toml()
     other = replace(first.recipe, layers=dict.fromkeys(choices, "weights8"))
     changed = graphopt.optimize(model, recipe=other, calibration=data).recipe.layers
     assert changed == other.layers
+
+
+def test_modes_of_layers_do_not_reach_into_branches():
+    rng = np.random.default_rng(2)
+    data = [{"x": rng.standard_normal((4, 2, 16)).astype("f4"), "long": np.array(i % 2 == 0)} for i in range(4)]
+    free = graphopt.optimize(recurrent(rng), quantize={"mode": "static", "speed": False}, calibration=data).recipe
+    names = {name.rpartition(": ")[2]: name for name in free.layers}
+    layers = {names["outer"]: "weights8", names["inner"]: "float32"}
+    result = graphopt.optimize(recurrent(np.random.default_rng(2)), recipe=static(layers), calibration=data)
+    assert {name: result.recipe.layers[name] for name in layers} == layers
