@@ -14,8 +14,8 @@ from ..words import values_of
 AUTO = "auto"
 """The loss that suits each result: KL where it holds scores of classes, relative squared distance elsewhere."""
 STEPS, BATCH = 6000, 32
-"""Default steps and rows of a step. At 70 % of channels the Fashion CNN loses 1.29 points after 3,000 steps of 32 rows
-and 0.98 after 6,000, seed 0, at a rate of 2e-3 (`python -m tests.bench.distillation --sweep`)."""
+"""Default steps and rows of a step. By AdamW the Fashion CNN at 70 % of channels lost 1.29 points after 3,000 steps and
+0.98 after 6,000, seed 0, at a rate of 2e-3 (`python -m tests.bench.distillation --steps 3000`)."""
 MIXING = 0.5
 """Default share of steps on mixed inputs (`python -m tests.bench.distillation --sweep`)."""
 _MOST = 1 << 16
@@ -28,8 +28,9 @@ class Distil:
 
     loss: "auto" (KL for scores of classes, else the squared distance as a share of the teacher's energy), "kl", "mse",
     "cross_entropy", a `graphopt.gradient` loss or a callable of two tensors, for every result or by result's name.
-    steps: of AdamW; epochs: passes over the data in their place. learning_rate: the peak of warm-up and cosine decay;
-    None tries a few for some steps each, and takes the one with the least held-out error. batch_size: rows of a step.
+    steps: of Muon, and of AdamW for vectors; epochs: passes over the data in their place. learning_rate: the peak of
+    warm-up and cosine decay; None tries a few for some steps each, and takes the one with the least held-out error.
+    batch_size: rows of a step.
     holdout: share of the samples that no step sees, by which the result is judged. inner: also match inner values that
     both models compute. mixing: the share of steps whose inputs are convex combinations of two samples' (Beyer et al.
     2022, "Knowledge distillation: A good teacher is patient and consistent"), where all inputs are floats. shifts:

