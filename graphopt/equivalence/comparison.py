@@ -191,7 +191,7 @@ class _ComparisonRun:
         """Feeds that onnxruntime runs the original on, None where it runs the comparison, too, or cannot: its errors
         tell the sizes that a model wants."""
         model = self.a.in_runtime("onnxruntime")
-        if self.a.runtime == model.runtime:
+        if model is self.a:
             return None
         try:
             session = model.session(optimize=False, threads=self.threads)

@@ -42,7 +42,6 @@ QUANTIZED_OPS = frozenset((
     "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "QGemm", "QEmbedLayerNormalization",
 ))  # fmt: skip
 
-
 RUNTIMES = ("onnxruntime", "torch")
 """What can run models that are compared; torch is the extra `train`."""
 
@@ -90,6 +89,8 @@ class RunnableModel:
         """The same in another runtime. OptionError where it is none of `RUNTIMES`."""
         if runtime not in RUNTIMES:
             raise OptionError(f"runtime {runtime!r} is none of {', '.join(RUNTIMES)}{did_you_mean(runtime, RUNTIMES)}")
+        if runtime == self.runtime:
+            return self
         return RunnableModel(self.proto, self.path, self.folder, self.lent, self.scratch, runtime)
 
     def edited(self, proto: onnx.ModelProto) -> RunnableModel:

@@ -91,8 +91,8 @@ def _take_sequences_apart(graph: Graph) -> int:
         parts = _parts_of(graph, node, known)
         if parts is not None:
             known[node.output] = parts
-        elif node.op == "SequenceAt" and node.inputs[0] in known and (at := _index(node, 1)) is not None:
-            graph.replace_uses(node.output, known[node.inputs[0]][at])
+        elif node.inputs and node.inputs[0] in known and _is_read_at(node):
+            graph.replace_uses(node.output, known[node.inputs[0]][_index(node, 1) or 0])
             count += 1
         elif node.op == "ConcatFromSequence" and node.inputs[0] in known:
             graph.replace_uses(node.output, _joined(graph, node, known[node.inputs[0]]))
@@ -129,6 +129,11 @@ def _parts_of(graph: Graph, node: Node, known: dict[Value, list[Value]]) -> list
     return parts
 
 
+def _is_read_at(node: Node) -> bool:
+    """Whether a node reads a part of a sequence at a known place."""
+    return node.op == "SequenceAt" and _index(node, 1) is not None
+
+
 def _index(node: Node, slot: int) -> int | None:
     constant = node.constant(slot)
     return None if constant is None else int(constant.array().reshape(-1)[0])
@@ -138,8 +143,8 @@ def _split(graph: Graph, node: Node) -> list[Value] | None:
     """The parts of a tensor along an axis, as a Split makes them; None where their sizes are not known."""
     axis, kind, sizes = int(node.attrs.get("axis", 0)), node.inputs[0] and node.inputs[0].type, node.constant(1)
     size = kind.shape[axis] if isinstance(kind, TensorType) and kind.shape else None
-    if any(use.node.op == "SequenceAt" and _index(use.node, 1) is None for use in node.output.uses):
-        return None
+    if not all(use.node.op == "ConcatFromSequence" or _is_read_at(use.node) for use in node.output.uses):
+        return None  # the parts would be made beside the sequence
     if not isinstance(size, int) or (sizes is None and node.input(1) is not None):
         return None
     if sizes is None:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt.torch
 from graphopt.errors import InputError, ModelError, OptionError
 from graphopt.gradient import gradient_model
+from tests import zoo
 from tests.gradient.checking import session
 from tests.test_conformance import Case, cases, run
 
@@ -80,6 +81,17 @@ def test_models_run_as_in_onnxruntime_and_come_back_bit_for_bit(name: str) -> No
     tensors = {t.name for t in onnx.load(path).graph.initializer if t.data_type == TensorProto.FLOAT}
     parameters = {n for n, p in made.module.named_parameters() if isinstance(p, torch.nn.Parameter)}
     assert parameters <= tensors and bool(parameters) == ("qdq" not in name)
+
+
+@zoo.parametrize()
+@pytest.mark.slow
+def test_models_of_the_zoo_come_back_bit_for_bit(name: str) -> None:
+    torch_of()
+    path = zoo.path(name)
+    module = graphopt.torch.to_module(path)
+    assert module.state_dict() or module.program.steps
+    back = graphopt.torch.from_module(module, path)
+    assert back.SerializeToString() == onnx.load(path, load_external_data=False).SerializeToString()
 
 
 def test_names_that_modules_have_themselves_and_external_data(tmp_path: Path) -> None:

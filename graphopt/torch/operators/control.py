@@ -57,6 +57,13 @@ def insert(call: Any, sequence: Any, tensor: Any, place: Any = None) -> Any:
     return copy
 
 
+def erase(call: Any, sequence: Any, place: Any = None) -> Any:
+    """A sequence without one of its tensors, by default the last"""
+    copy = list(sequence)
+    del copy[-1 if place is None else int(place)]
+    return copy
+
+
 def concatenate(call: Any, sequence: Any) -> Any:
     """The tensors of a sequence along an axis, or a new one"""
     function = torch.stack if call.attr("new_axis", 0) else torch.cat
@@ -75,6 +82,7 @@ def divide(call: Any, x: Any, sizes: Any = None) -> Any:
 OPERATORS: dict[str, Callable[..., Any]] = {
     "If": branch, "Loop": loop, "Scan": scan, "SequenceConstruct": lambda call, *parts: (list(parts),),
     "SequenceEmpty": lambda call: ([],), "SequenceInsert": lambda call, *operands: (insert(call, *operands),),
+    "SequenceErase": lambda call, *operands: (erase(call, *operands),),
     "SequenceAt": lambda call, sequence, place: sequence[int(place)],
     "SequenceLength": lambda call, sequence: torch.tensor(len(sequence), dtype=torch.int64),
     "ConcatFromSequence": concatenate, "SplitToSequence": lambda call, *operands: tuple(divide(call, *operands)),
