@@ -62,8 +62,9 @@ class NormalEquations:
         before = np.concatenate([start, bias[:, None, :]], axis=1).astype(np.float64)
         solved = np.empty_like(before)
         for group, left in enumerate(self.gram):
-            penalty = np.full(size + 1, ridge * np.trace(left[:size, :size]) / max(size, 1) + 1e-12)
-            penalty[size] = (1e-9 if free_bias else 1e9) * max(self.rows, 1)
+            rows = max(self.rows, 1)
+            penalty = np.full(size + 1, ridge * np.trace(left[:size, :size]) / max(size, 1) + 1e-12 * rows)
+            penalty[size] = (1e-9 if free_bias else 1e9) * rows
             solved[group] = _solve(left, self.cross[group], penalty, before[group])
         return solved[:, :size], solved[:, size]
 
