@@ -189,3 +189,14 @@ def test_angles_for_each_sample_and_head() -> None:
     model = net.model(net.pair(net.conv(net.pair(net.add("Mul", x, angles)), 8, 4), 0.0713), SHAPE)
     session, kinds = agrees(model, feeds(SHAPE), 0.0713)
     assert kinds["FloatBinary"] == 1 and len(session.describe().parts) == 1, session.describe()
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_coded_angles_for_each_sample_and_head(op: str) -> None:
+    """The same between codes: for batches above one the region of a decoder was refused, and ran node by node."""
+    net = Net()
+    x = net.pair(net.conv(net.pair("x"), 6, 8, 3), 0.05)
+    angles = net.pair(slices(net, net.conv(net.pair("x"), 6, 8), [0, 0], [1, 1], [0, 3], [1, 1]), 0.04)
+    model = net.model(net.pair(net.conv(net.pair(net.add(op, x, angles), 0.06), 8, 4), 0.0713), SHAPE)
+    session, kinds = agrees(model, feeds(SHAPE), 0.0713)
+    assert kinds["Binary"] == 1 and len(session.describe().parts) == 1, session.describe()

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir import Model, Node, Value
-from ...kernels import select_level
+from ...kernels import available_levels, select_level
 from ..lower.traits import Operation, Shape
 from .assumed import Shapes
 from .partition import Segment, constant_nodes
-from .rates import BETWEEN, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, Rates
+from .rates import BETWEEN, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, LevelRates, Rates
 from .stock import work_by_node
 from .work import Work, border_work, class_of, operation_numbers
 
@@ -50,7 +50,8 @@ class Costs:
     """The predicted times of a model's operations and nodes, at the shapes that are known or follow from them."""
 
     def __init__(self, model: Model, known: Mapping[Value, Shape]) -> None:
-        self.rates, self.shapes = RATES[select_level().name], Shapes(known)
+        stock = RATES[available_levels()[0].name]  # onnxruntime takes what the CPU has, whatever kernels are told to
+        self.rates, self.shapes = LevelRates(RATES[select_level().name].kernels, stock.onnxruntime), Shapes(known)
         self._on_kernels: dict[Operation, float] = {}
         constant = constant_nodes(model.graph)
         nodes = [node for node in model.graph if node not in constant]

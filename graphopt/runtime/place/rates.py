@@ -5,7 +5,7 @@ Nanoseconds of one of each of `work.FEATURES`, on kernels by class of operation 
 onnxruntime's quantizers and by ours, of the 25 architectures that were not kept aside and of convolutional networks at
 224 × 224, their regions and the whole, on an AMD EPYC with AVX-512 VNNI, onnxruntime 1.32, one thread. The kernels of
 the lower levels were measured there, too, with GRAPHOPT_ISA, in 208 and 50 of the files; onnxruntime always takes what
-the CPU has, so that its rates there are derived: see WITHOUT_VNNI.
+the CPU has, so that its rates on CPUs without VNNI are derived: see WITHOUT_VNNI.
 
 The rows of language models (BlockedMatMul, AppendCache, CachedAttention, Rotary; MatMulNBits, Attention) are those of
 one token of SmolLM2-135M with 4 bits, timed by `python -m tests.bench.decoders`: their products count by elements.

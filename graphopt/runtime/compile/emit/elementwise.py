@@ -64,7 +64,7 @@ def emit_binary(emitter: RoutineEmitter, operation: op.Binary, inputs: Inputs, s
         if operation.kind == "subtract" or b.shape != shape:
             raise Declined(f"{operation.kind} of {a.shape} and {b.shape}")
         a, b, qa, qb = b, a, qb, qa
-    b = emitter.broadcastable(b, len(shape), a.order)
+    b = _in_one_run(emitter, b, shape, a.order)
     sizes = physical_shape(shape, a.order), physical_shape(b.shape, a.order)
     y = emitter.result(prepare_binary(operation.kind, *sizes, qa, qb, operation.y), shape, a.order, a=a, b=b)
     if operation.table is None:
@@ -94,12 +94,19 @@ def emit_float_binary(emitter: RoutineEmitter, operation: op.FloatBinary, inputs
         a, b, kind = b, a, SWAPPED[kind]
     if a.shape != shape:
         raise Declined(f"{kind} of {a.shape} and {b.shape}")
-    b = emitter.broadcastable(b, len(shape), a.order)
-    while _runs(b.shape, shape, a.order) > 1:  # as the angles of a rotary embedding do, for each sample and each head
-        outer = next(axis for axis in a.order if b.shape[axis] == 1 != shape[axis])
-        b = repeated(emitter, b, outer, shape[outer])
+    b = _in_one_run(emitter, b, shape, a.order)
     sizes = physical_shape(shape, a.order), physical_shape(b.shape, a.order)
     return emitter.result(prepare_float_binary(kind, *sizes), shape, a.order, 4, a=a, b=b)
+
+
+def _in_one_run(emitter: RoutineEmitter, x: Tensor, shape: Shape, order: Order) -> Tensor:
+    """The tensor, repeated until it broadcasts along one run of axes, as kernels take it. The angles of a rotary
+    embedding broadcast along two, for each sample and each head."""
+    x = emitter.broadcastable(x, len(shape), order)
+    while _runs(x.shape, shape, order) > 1:
+        outer = next(axis for axis in order if x.shape[axis] == 1 != shape[axis])
+        x = repeated(emitter, x, outer, shape[outer])
+    return x
 
 
 def _runs(shape: Shape, target: Shape, order: Order) -> int:
