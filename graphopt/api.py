@@ -366,7 +366,7 @@ def _stage_context(original: Model, options: Options, progress: Progress | None)
     )
     return stage_context(
         original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
-        evaluations, asked.preprocess,
+        evaluations, asked.preprocess, asked.texts,
     )  # fmt: skip
 
 

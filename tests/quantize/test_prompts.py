@@ -12,6 +12,7 @@ from graphopt.calibration.doubts import doubts
 from graphopt.equivalence.runnable import open_runnable, signature_of
 from graphopt.measure import Quality, ort_session
 from graphopt.measure.tokens import TokenScores
+from graphopt.passes.quantize import stage
 from graphopt.passes.quantize.candidates.calibrated_model import timing_feed
 from tests.ops import decoders
 from tests.quantize.nets import convnet, parse
@@ -143,3 +144,15 @@ def test_a_language_model_is_judged_by_its_divergence(model):
     assert bits == {4, 8} or bits == {4}
     assert "KL" in summary and "at most KL 1" in summary
     assert 8 in widths(max_kl=1e-9)[0] or None in widths(max_kl=1e-9)[0]
+
+
+def test_wide_weights_of_a_language_model_come_in_blocks(monkeypatch):
+    monkeypatch.setattr(stage, "WIDE_BLOCK", 16)
+    sizes = {}
+    for name, proto in (("decoder", decoders.decoder()), ("plain", convnet())):
+        asked = graphopt.Quantize(mode="weights", speed=False, min_sqnr=1.0)
+        made = graphopt.optimize(proto, quantize=asked, validate=False)
+        nodes = [node for node in made.ir.graph if node.op == "DequantizeLinear"]
+        assert nodes
+        sizes[name] = {node.attrs.get("block_size", 0) for node in nodes}
+    assert 16 in sizes["decoder"] and sizes["plain"] == {0}
