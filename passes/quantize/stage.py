@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 from ...compress.context import StageContext
@@ -31,10 +30,6 @@ from .report import QuantizeFigures, report_decision, with_parts
 
 SLOWER = 2.0 - GAIN
 """The speed relative to float below which a file of stored weights is told to be slower: as far from 1 as `GAIN`."""
-
-WIDE_BLOCK = 128
-"""Inputs that share a scale of 8 bits in a language model: SmolLM2-135M diverges by 0.007 nats, by 0.011 with one scale
-an output, for 3 % more bytes. `python -m tests.bench.language` prints both."""
 
 
 def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
@@ -70,7 +65,7 @@ def quantize_model(model: Model, options: Quantize, context: StageContext) -> tu
     """Quantize the root graph, branches and recurrent layers; the model itself where that is declined or no gain."""
     try:
         require_float(model)
-        raised, options = _in_blocks(model, options, context)
+        raised = _raised(model, options, context)
     except Declined as declined:
         return model, StageReport(f"quantize {options.mode}", declined.reason, changed=False)
     nested = quantize_branches(raised, options, context, quantize_model)
@@ -103,21 +98,6 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
     decision = decide(model, with_refit(with_bias_correction(calibrated, context), context), context)
     report = report_decision(decision, context.calibration.is_synthetic)
     return (model if decision.model is None else decision.model), report
-
-
-def _in_blocks(model: Model, options: Quantize, context: StageContext) -> tuple[Model, Quantize]:
-    """The raised model, and the options with blocks of `WIDE_BLOCK` for 8-bit weights of a language model, where the
-    caller asked for no other and its operator set can have them. Declined where it cannot be raised."""
-    if (
-        options.mode == "weights"
-        and options.weight_bits == 8
-        and not options.block_size
-        and context.quality.next_tokens
-    ):
-        wide = replace(options, block_size=WIDE_BLOCK)
-        with suppress(Declined):
-            return _raised(model, wide, context), wide
-    return _raised(model, options, context), options
 
 
 def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
