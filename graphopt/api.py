@@ -362,7 +362,7 @@ def _stage_context(
     )
     return stage_context(
         original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
-        evaluations, asked.preprocess, executor,
+        evaluations, asked.preprocess, executor, asked.texts,
     )  # fmt: skip
 
 

@@ -141,6 +141,15 @@ class Compression:
             raise OptionError(f"max_drop is a number from 0 on, got {self.max_drop!r}")
 
     @property
+    def texts(self) -> int:
+        """Texts that a language model writes where there are no data: weights of 8 bits are only judged by them."""
+        from .calibration.prompts import FEW_TEXTS, TEXTS
+
+        asked = self.quantize
+        is_wide = asked is not None and asked.mode == "weights" and asked.weight_bits == 8
+        return FEW_TEXTS if is_wide and self.prune is None else TEXTS
+
+    @property
     def is_wanted(self) -> bool:
         """Any stage is to run."""
         return any(stage is not None for stage in (self.quantize, self.prune, self.precision))

@@ -28,10 +28,10 @@ PREFIXES = re.compile(r"past_key_values|past_key_value|past|presents?|new|cache|
 """Parts of the names of caches by which those that enter differ from those that leave."""
 STARTS = (0, 1, 2)
 """Tokens that begin a text in most vocabularies (GPT-NeoX, Llama, Gemma): an ONNX file does not name its own."""
-ROWS, LENGTH, LIKELY = 12, 96, 40
-"""Texts that a model writes where there are no data, their length in tokens, and how many of the likeliest tokens each
-is drawn from. 1,152 tokens took SmolLM2-135M 15 s of one core; `python -m tests.bench.language` shows what they lead
-to."""
+TEXTS, FEW_TEXTS, LENGTH, LIKELY = 12, 4, 96, 40
+"""Texts that a model writes where there are no data, fewer where they only judge 8 bits, their length in tokens, and
+how many of the likeliest tokens each is drawn from. 1,152 tokens took SmolLM2-135M 15 s of one core;
+`python -m tests.bench.language` shows what they lead to."""
 ENOUGH = 17
 """Tokens from which on a text that the model could not continue is long enough: it has at least 16 positions."""
 HELD_APART = 4
@@ -148,16 +148,17 @@ class Prompts:
         However the data begin, in the midst of a text or behind a full cache, these show the first token's activations.
         """
         for start, feed in zip(STARTS, [*feeds] * len(STARTS)):
-            tokens = np.asarray(feed[self.ids])[0, :length]
-            yield self.feed(np.concatenate([[start], tokens]))
+            tokens = np.asarray(feed[self.ids])[0]
+            prompt = np.concatenate([[start], tokens[:length]])
+            yield self.feed(prompt[: max(len(tokens), 2)])  # no longer than the data, which may fill all positions
 
-    def written(self, run: Callable[[Feeds], Mapping[str, Any]], rng: np.random.Generator) -> Array:
-        """Texts [ROWS, LENGTH] that the model writes itself, token after token, from a first one drawn at random.
+    def written(self, run: Callable[[Feeds], Mapping[str, Any]], rng: np.random.Generator, count: int) -> Array:
+        """Texts [count, LENGTH] that the model writes itself, token after token, from a first one drawn at random.
 
         InputError where its results are no scores of tokens.
         """
         assert self.vocabulary is not None
-        first = rng.integers(0, self.vocabulary, ROWS)
+        first = rng.integers(0, self.vocabulary, count)
         first[: len(STARTS)] = np.minimum(STARTS, self.vocabulary - 1)
         texts, feed = first[:, None], self.feed(first[:, None])
         while True:

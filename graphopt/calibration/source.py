@@ -22,7 +22,7 @@ from ..equivalence.value_info import Signature
 from ..errors import InputError, ModelError, one_line
 from .folders import Preprocess, preprocess_named, read_folder
 from .forms import Forms, Tokenizer, as_array
-from .prompts import Prompts, as_tokens
+from .prompts import TEXTS, Prompts, as_tokens
 
 BATCH, BATCH_BYTES = 16, 1 << 18
 """The most rows of one sample, and the most bytes of several rows, where an array of an open batch size holds many:
@@ -95,13 +95,13 @@ class Calibration:
 
 def open_calibration(
     data: CalibrationData, model: Any, *, samples: int = 8, seed: int = 0,
-    preprocess: str | Preprocess | Tokenizer | None = None,
+    preprocess: str | Preprocess | Tokenizer | None = None, texts: int = TEXTS,
 ) -> Calibration:  # fmt: skip
     """Calibration feeds for `model` (anything that `equivalence.open_runnable` opens).
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable or data set of samples, a dict
     of arrays that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, a folder of images or
-    arrays; None or "synthetic" for `samples` made-up feeds, or for text that a language model writes itself. A sample
+    arrays; None or "synthetic" for `samples` made-up feeds, or `texts` that a language model writes itself. A sample
     is a dict of arrays, an array, or a tuple of arrays that labels may follow; tensors of torch are arrays; a batch is
     added, or taken apart, as the model asks; what the model does not take is ignored, with a note. For language models
     a sample may be a prompt, a list or array of tokens, which gets the mask, positions and caches that the model takes,
@@ -115,7 +115,7 @@ def open_calibration(
     prompts = Prompts.of(source, model)
     if is_synthetic(data):
         if prompts is not None and prompts.caches and prompts.vocabulary:
-            text = _OwnText(prompts, model, samples, seed)
+            text = _OwnText(prompts, model, samples, seed, texts)
             return Calibration(text, source, OWN_TEXT, Forms(source, prompts))
         with _calibration_errors():
             feeds = synthesise(model, samples, seed)
@@ -148,8 +148,8 @@ class _LazySession:
 class _OwnText:
     """Feeds of text that a language model writes, when they are first read; made-up ones where it writes none."""
 
-    def __init__(self, prompts: Prompts, model: Any, samples: int, seed: int) -> None:
-        self.prompts, self.model, self.samples, self.seed = prompts, model, samples, seed
+    def __init__(self, prompts: Prompts, model: Any, samples: int, seed: int, count: int) -> None:
+        self.prompts, self.model, self.samples, self.seed, self.count = prompts, model, samples, seed, count
         self.feeds: list[Feeds] = []
 
     def __call__(self) -> Iterator[Feeds]:
@@ -157,7 +157,7 @@ class _OwnText:
         if not self.feeds:
             session = _LazySession(self.model)
             try:
-                texts = self.prompts.written(session, np.random.default_rng(self.seed))
+                texts = self.prompts.written(session, np.random.default_rng(self.seed), self.count)
                 self.feeds = [*self.prompts.continued(texts[-1], session), *map(self.prompts.feed, texts[:-1])]
             except (InputError, ModelError):
                 self.feeds = synthesise(self.model, self.samples, self.seed)

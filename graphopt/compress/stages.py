@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..calibration import Preprocess, Tokenizer, open_calibration
+from ..calibration.prompts import TEXTS
 from ..calibration.source import CalibrationData
 from ..errors import ModelError
 from ..ir import Model, clone_model
@@ -48,12 +49,12 @@ class Stage(Generic[Options]):
 def stage_context(
     original: Model, calibration: CalibrationData, metric: Metric | None = None, max_drop: float | None = None,
     target: str = "portable", seed: int = 0, progress: Progress | None = None, evaluations: int = 64,
-    preprocess: str | Preprocess | Tokenizer | None = None, executor: Executor | None = None,
+    preprocess: str | Preprocess | Tokenizer | None = None, executor: Executor | None = None, texts: int = TEXTS,
 ) -> StageContext:  # fmt: skip
     """The context of a run; quality is judged by the original. InputError for calibration data that do not fit."""
     reference, large = clone_model(original), is_large(original)
     made_up = FEW if large else MADE_UP
-    feeds = open_calibration(calibration, reference, samples=made_up, seed=seed, preprocess=preprocess)
+    feeds = open_calibration(calibration, reference, samples=made_up, seed=seed, preprocess=preprocess, texts=texts)
     judged = FEW if large else SAMPLES
     quality = Quality(reference, session_maker(target), feeds, metric, evaluations=evaluations, samples=judged)
     return StageContext(feeds, quality, max_drop, target, seed, progress, executor)

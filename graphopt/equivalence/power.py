@@ -21,6 +21,10 @@ _AT_LEAST = 8
 _FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _INT_TYPES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 
+PACKED = frozenset(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QMoE"))
+"""Operators of onnxruntime that compute otherwise where their weights are no constants: MatMulNBits then multiplies
+floats, where it packs constants to multiply 8-bit integers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -89,6 +93,7 @@ class _Place:
 
 def _places(graph: onnx.GraphProto, is_root: bool) -> Iterable[_Place]:
     inputs = {v.name for v in graph.input}
+    inputs |= {name for node in graph.node if node.op_type in PACKED for name in node.input}
     outputs = {v.name for v in graph.output}
     for tensor in graph.initializer:
         if _is_weight(tensor) and tensor.name not in inputs and (is_root or tensor.name not in outputs):

@@ -20,6 +20,7 @@ from ..onnx_io import is_large, to_proto
 from ..onnx_io.lend import Emission, WeightPool, lent_emission, on_disk
 from ..onnx_io.parts.apart import with_lent
 from ..onnx_io.source import is_onnx_ir
+from ..onnx_io.weights import half_bytes
 from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes
 from .tapped import TappedSession
@@ -129,7 +130,7 @@ class RunnableModel:
         entries = {"session.x64quantprecision": "1"} if precise else {}
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
         if self.is_large:
-            spare_memory(options, self._outside)
+            spare_memory(options, self._outside, half_bytes(proto))
         elif not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
         taps = tuple(taps)

@@ -47,11 +47,16 @@ def session_options(
     return settings
 
 
-def spare_memory(settings: onnxruntime.SessionOptions, weights: int) -> None:
-    """Let a session of a large model pack no copies of weights, whose bytes are given, beyond `PACKED`, and keep no
-    memory between runs."""
+def spare_memory(settings: onnxruntime.SessionOptions, weights: int, halves: int = 0) -> None:
+    """Let a session of a large model pack no copies of weights beyond `PACKED`, and keep no memory between runs.
+
+    weights: their bytes. halves: of these, the bytes in half precision, of which onnxruntime's optimizations, even
+    without folding, make copies in float32 as they load; without any a weight is converted when it is read.
+    """
     import onnxruntime
 
+    if halves > PACKED // 4:
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if weights > PACKED:
         settings.add_session_config_entry("session.disable_prepacking", "1")
     settings.enable_cpu_mem_arena = False

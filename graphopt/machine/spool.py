@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 SEGMENT = 1 << 28
 """Bytes of one temporary file, or of a larger array: a map of each takes a file handle, of which a process has about a
 thousand, and the codes of 8 GB of weights fill 8 to 16 files."""
-_PAGE = 1 << 12
+_PAGE = 1 << 12  # bytes at which arrays begin: a page of memory
 
 
 class _Segment(mmap.mmap):

@@ -107,8 +107,8 @@ def _open_large(model: Model, settings: onnxruntime.SessionOptions) -> onnxrunti
     """A session that copies no large weights."""
     import onnxruntime
 
-    from ..onnx_io import weight_bytes
     from ..onnx_io.lend import lent_emission, on_disk
+    from ..onnx_io.weights import half_bytes, weight_bytes
 
     emitted = lent_emission(model)
     proto, arrays, root = on_disk(emitted.proto, emitted.lent, model.folder)
@@ -116,7 +116,7 @@ def _open_large(model: Model, settings: onnxruntime.SessionOptions) -> onnxrunti
     if lent:
         settings.add_external_initializers([*lent], [*lent.values()])
     settings.add_session_config_entry(EXTERNAL_FOLDER, root)
-    spare_memory(settings, weight_bytes(model))
+    spare_memory(settings, weight_bytes(model), half_bytes(proto))
     session = open_session(proto.SerializeToString(), settings, folds=False)
     session.lent = lent, emitted.lent  # they must live as long as the session does
     return session

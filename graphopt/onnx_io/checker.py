@@ -22,6 +22,7 @@ def check(model: Model | onnx.ModelProto) -> None:
     if not isinstance(model, Model):
         model = load(model, infer=False)
     skeleton = Emitter(model, skeleton=True).model()
+    _set_aside_external(skeleton)
     _set_aside_contrib(skeleton)
     typed = onnx.ModelProto()
     typed.CopyFrom(skeleton)
@@ -52,8 +53,23 @@ def _infer(skeleton: onnx.ModelProto, model: Model) -> None:
         if not any(node.domain for node in model.graph.walk()):
             raise
         declared = Emitter(model).model()
+        _set_aside_external(declared)
         _set_aside_contrib(declared)
         onnx.shape_inference.infer_shapes(declared, check_type=True, strict_mode=True)
+
+
+def _set_aside_external(proto: onnx.ModelProto) -> None:
+    """Let weights whose data lies outside, where inference would look for it, be typed inputs."""
+    outside = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    inside = [t for t in proto.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    known = {value.name for value in proto.graph.input}
+    infos = [
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in outside if t.name not in known
+    ]
+    kept = onnx.GraphProto(initializer=inside)
+    proto.graph.ClearField("initializer")
+    proto.graph.initializer.extend(kept.initializer)
+    proto.graph.input.extend(infos)
 
 
 def _set_aside_contrib(proto: onnx.ModelProto) -> None:

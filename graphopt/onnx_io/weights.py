@@ -26,6 +26,12 @@ def weight_bytes(model: Model) -> int:
     return sum(constant.nbytes for constant in constants_of(model))
 
 
+def half_bytes(proto: onnx.ModelProto) -> int:
+    """Bytes of the weights of a root graph that are in half precision."""
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    return sum(_nbytes(tensor) for tensor in proto.graph.initializer if tensor.data_type in halves)
+
+
 def _nbytes(tensor: onnx.TensorProto) -> int:
     size: int = prod(tensor.dims) * DType(tensor.data_type).bits // 8
     return size

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto as T
 
 import graphopt
 from graphopt.equivalence import compare
 from graphopt.equivalence.drawn import draw_alike
+from graphopt.equivalence.power import make_perturbable
 from graphopt.equivalence.runnable import RunnableModel, open_runnable
 from graphopt.equivalence.tapped import TappedSession
 from graphopt.errors import InputError, ModelError
@@ -501,3 +503,21 @@ def test_power_is_a_lower_bound_where_time_is_short(monkeypatch):
     quick = compare(model, model, feeds, intermediates=False)
     assert (quick.power, quick.is_power_least) == (0.0, True)
     assert "power: at least 0% of 8" in str(quick)
+
+
+def test_packed_weights_are_not_perturbed():
+    """MatMulNBits multiplies otherwise where its weights are no constants: a model would differ from itself."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 255, (32, 2, 16)).astype(np.uint8)
+    scale = rng.uniform(0.01, 0.1, (32, 2)).astype(np.float32)
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+        g (float[N, 64] x) => (float[N, 32] y) {
+        h = Mul(x, t)
+        y = com.microsoft.MatMulNBits<K = 64, N = 32, bits = 4, block_size = 32, accuracy_level = 4>(h, c, s) }"""
+    )
+    for name, array in (("c", codes), ("s", scale), ("t", rng.uniform(0.5, 2, 64).astype(np.float32))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    perturbable = make_perturbable(open_runnable(proto), 8)
+    assert perturbable is not None and [weight.name for weight in perturbable.weights] == ["t"]
+    assert graphopt.compare(proto, proto).status == "equal"

@@ -252,3 +252,17 @@ def test_an_attribute_twice_is_refused():
     proto = parse("g (float[2] x) => (float[2] y) { y = Softmax<axis = 0>(x) }")
     proto.graph.node[0].attribute.append(helper.make_attribute("axis", 1))
     refused(proto, "'axis' is there twice")
+
+
+def test_data_outside_is_not_sought_where_types_are_inferred(tmp_path, monkeypatch):
+    """Of a model with operators of other domains, whose strict inference may want declared types."""
+    proto = parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+        g (float[2, 8] x) => (float[a, b] y) <float[8] w = {1, 2, 3, 4, 5, 6, 7, 8}> {
+        h = com.microsoft.QuickGelu(x) k = ai.other.Unknown(h) y = Mul(k, w) }"""
+    )
+    proto.opset_import.add(domain="ai.other", version=1)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="w.data", size_threshold=0)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    check(load(tmp_path / "m.onnx"))

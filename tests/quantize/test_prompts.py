@@ -143,3 +143,10 @@ def test_a_language_model_is_judged_by_its_divergence(model):
     assert bits == {4, 8} or bits == {4}
     assert "KL" in summary and "at most KL 1" in summary
     assert 8 in widths(max_kl=1e-9)[0] or None in widths(max_kl=1e-9)[0]
+
+
+def test_a_model_that_takes_no_more_tokens_than_it_wrote_is_quantized():
+    """Its text fills all its positions: prompts that are calibrated on must not be longer."""
+    asked = graphopt.Quantize(mode="weights", speed=False, min_sqnr=1.0)
+    report = graphopt.optimize(decoders.decoder(), quantize=asked, validate=False).report
+    assert report.stages[-1].changed and "int8" in report.stages[-1].summary

@@ -20,6 +20,7 @@ from ....kernels.tensors.quantization import Quantization
 from ....machine.sessions import LARGE
 from ....machine.spool import Spool
 from ....measure import figures, macs_values
+from ....onnx_io import is_large
 from ....parallel import Content, ordered
 from ..numerics.blocks import block_count, stored_bits
 from ..numerics.solve import BITS, Solved, pair_safety, solve
@@ -102,7 +103,8 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
     )  # fmt: skip
     count, feed = max(feeds.count, 1), timing_feed(context)
     values = [*(v for u in usable for v in (*u.inputs, *u.outputs)), *macs_values(model)]
-    shapes = shapes_at(model, values, feed)
+    is_dear = options.mode == "weights" and is_large(model)  # nothing is timed then, and a run would read all weights
+    shapes = {} if is_dear else shapes_at(model, values, feed)
     return CalibratedModel(model, options, units, extents, count, solved, finer, assignment, feed, shapes, grids)
 
 

@@ -71,7 +71,8 @@ def fastest(
     if any(key not in measured for key in keys):
         sessions = {"float": timing_session(model, target)}
         sessions.update({key: timing_session(build(assignment), target) for key, assignment in zip(keys, assignments)})
-        timings, certain = stable_timings(sessions, feed, seconds)
+        told_only = all(assignment.options.mode == "weights" for assignment in assignments)
+        timings, certain = stable_timings(sessions, feed, seconds, 1 if told_only else ATTEMPTS)
         measured = {t.label: (t.median, t.median * t.ratio) for t in timings}
         if certain:
             model_times().add(measured)
@@ -84,10 +85,10 @@ def fastest(
 
 
 def stable_timings(
-    sessions: Mapping[str, Any], feed: Mapping[str, Any], seconds: float = SECONDS
+    sessions: Mapping[str, Any], feed: Mapping[str, Any], seconds: float = SECONDS, attempts: int = ATTEMPTS
 ) -> tuple[list[Timing], bool]:
     """Timings of all sessions relative to the first, repeated while uncertain; and whether they are certain."""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         timings = compare_latency(sessions, feed, seconds=seconds * 2**attempt, clock=own_clock())[1:]
         if all(t.error <= CERTAIN or abs(t.ratio - GAIN) > 4 * t.error * t.ratio for t in timings):
             return timings, True
