@@ -4,8 +4,8 @@ FOLDER is what `python -m tests.strangers.decoders FOLDER` writes. A row a model
 time on the original and its speed on the optimised file over that, one token after 128 and after 1,000 others (64
 tokens where there is no cache); nodes before and after `optimize(target="onnxruntime")`; and the largest difference of
 any result by the largest result, over a step, a prompt, batches padded before and after and one with holes in its mask.
-`--session`: the Session beside onnxruntime on the same files, a token after 128 and after 1,000 others and prompts of so
-many (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the share
+`--session`: the Session beside onnxruntime on the same files, a token after 128 and after 1,000 others and prompts as
+long (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the share
 of what one core reads from memory that a token reaches: weights once, the file's size, and caches once.
 
 One thread, its own time, interleaved. Exports, for which torch is needed, are not made here: a folder without them is
