@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..ir import DType, TensorType
+from ..ir import Array, DType, TensorType
 from .cache.manifest import Input
 
 _in_native_order = attrgetter("dtype.isnative")
@@ -39,7 +40,7 @@ class Feeds:
         arrays: list[Any] = []
         for given, wanted in zip(self._inputs, self._wanted):
             fed = feeds.get(given.name)
-            if type(fed) is np.ndarray and (fed.dtype, fed.shape) == wanted:
+            if wanted is not None and type(fed) is np.ndarray and wanted.fits(fed):
                 arrays.append(fed)
             elif given.name in feeds:
                 arrays.append(_checked(given, fed))
@@ -50,9 +51,30 @@ class Feeds:
         return arrays
 
 
-def _wanted(given: Input) -> tuple[np.dtype[Any], tuple[int | str | None, ...] | None] | None:
-    """The dtype and the shape that need no closer look."""
-    return (given.type.dtype.numpy, given.type.shape) if isinstance(given.type, TensorType) else None
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An array that needs no closer look: its dtype, number of axes, and the sizes that are fixed, by axis."""
+
+    dtype: np.dtype[Any]
+    rank: int
+    sizes: tuple[tuple[int, int], ...]
+
+    def fits(self, fed: Array) -> bool:
+        """Whether an array is such a one. A decoder has a hundred inputs a token."""
+        shape = fed.shape
+        if fed.dtype != self.dtype or len(shape) != self.rank:
+            return False
+        for axis, size in self.sizes:  # noqa: SIM110 - `all` of a generator takes as long as the rest
+            if shape[axis] != size:
+                return False
+        return True
+
+
+def _wanted(given: Input) -> _Wanted | None:
+    if not isinstance(given.type, TensorType) or given.type.shape is None or given.type.dtype is DType.STRING:
+        return None
+    sizes = tuple((axis, size) for axis, size in enumerate(given.type.shape) if isinstance(size, int))
+    return _Wanted(given.type.dtype.numpy, len(given.type.shape), sizes)
 
 
 def _checked(given: Input, fed: Any) -> Any:

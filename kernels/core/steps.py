@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +145,7 @@ class Program:
     after a run the time-stamp counter before each step and after the last.
     """
 
-    __slots__ = ("_call", "_control", "_descriptors", "_keep", "_table", "cycles", "steps", "workers")
+    __slots__ = ("_call", "_control", "_keep", "_starts", "_table", "_words", "cycles", "steps", "workers")
 
     def __init__(
         self, bound: Sequence[tuple[Step, Mapping[str, int]]], *, workers: int = 1, profile: bool = False
@@ -153,10 +154,13 @@ class Program:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.workers = workers
         self.steps = tuple(step for step, _ in bound)
-        self._descriptors = [step.bind(addresses) for step, addresses in bound]
+        descriptors = [step.bind(addresses) for step, addresses in bound]
+        self._words = np.concatenate([np.empty(0, np.int64), *descriptors])
+        self._starts = [0, *accumulate(map(len, descriptors))]
+        begin = int(self._words.ctypes.data)
         rows = [
-            (step.kernel.address(), descriptor.ctypes.data, step.tiles, max(1, step.grain))
-            for step, descriptor in zip(self.steps, self._descriptors, strict=True)
+            (step.kernel.address(), begin + 8 * start, step.tiles, max(1, step.grain))
+            for step, start in zip(self.steps, self._starts)
         ]
         self._table = np.array(rows, np.int64).reshape(-1, Row.WORDS)
         self.cycles = np.zeros(len(rows) + 1, np.int64)
@@ -171,7 +175,15 @@ class Program:
 
     def rebind(self, step: int, argument: int, address: int) -> None:
         """Replace the address in word `argument` of the descriptor of step number `step`, from the next run on."""
-        self._descriptors[step][argument] = address
+        self._words[self._starts[step] + argument] = address
+
+    def place(self, step: int, argument: int) -> int:
+        """The number of such a word among all of the program, for `rebind_all`."""
+        return self._starts[step] + argument
+
+    def rebind_all(self, places: npt.NDArray[np.intp], words: Words) -> None:
+        """Replace many words at once."""
+        self._words[places] = words
 
     def run_worker(self, worker: int) -> None:
         """Take this worker's share of every step; the GIL is released meanwhile."""

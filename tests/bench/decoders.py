@@ -1,9 +1,13 @@
-"""Decoders with their caches, exact: `python -m tests.bench.decoders FOLDER [TEXT]`.
+"""Decoders with their caches: `python -m tests.bench.decoders FOLDER [TEXT]`, or `--session FILE …`.
 
 FOLDER is what `python -m tests.strangers.decoders FOLDER` writes. A row a model whose name holds TEXT: onnxruntime's
 time on the original and its speed on the optimised file over that, one token after 128 and after 1,000 others (64
 tokens where there is no cache); nodes before and after `optimize(target="onnxruntime")`; and the largest difference of
 any result by the largest result, over a step, a prompt, batches padded before and after and one with holes in its mask.
+`--session`: the Session beside onnxruntime on the same files, a token after 128 and after 1,000 others and prompts as
+long (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the share
+of what one core reads from memory that a token reaches: weights once, the file's size, and caches once.
+
 One thread, its own time, interleaved. Exports, for which torch is needed, are not made here: a folder without them is
 said so.
 """
@@ -11,7 +15,9 @@ said so.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +32,8 @@ PASTS = (128, 1000)
 """Earlier tokens, as the issue of language models asks for: short and long."""
 _ENCODED = 64
 """Tokens of the encoder of a pair."""
+_TOKENS = 80
+"""Tokens that are written behind a prompt; half of them are timed at least."""
 
 
 def has_cache(session: onnxruntime.InferenceSession) -> bool:
@@ -99,8 +107,52 @@ def row(path: Path, label: str) -> list[float]:
     return ratios
 
 
+def bandwidth() -> float:
+    """Bytes a second that one core reads of memory, the best of a few sums over 256 MB."""
+    memory = np.ones(1 << 25)
+
+    def seconds() -> float:
+        start = time.thread_time()
+        memory.sum()
+        return time.thread_time() - start
+
+    return memory.nbytes / min(seconds() for _ in range(7))
+
+
+def session_row(path: Path) -> list[float]:
+    """Print a file's times in the Session and in onnxruntime; returns the ratios of a token."""
+    sessions = {"onnxruntime": graphopt.Session(path, 1, kernels=False), "session": graphopt.Session(path, 1)}
+    rng, ratios, read = np.random.default_rng(0), [], bandwidth()
+    pasts = [given for given in sessions["session"].get_inputs() if "past" in given.name]
+    row_bytes = sum(4 * given.shape[1] * given.shape[3] for given in pasts)  # type: ignore[operator]
+    label = f"{path.name} | {sessions['session'].covered} products on kernels"
+    for past in PASTS:
+        steps, prompt = {}, {}
+        for name, session in sessions.items():
+            for _ in range(2):
+                steps[name] = session.tokens(rng.integers(5, 999, past), _TOKENS + 3)
+                start = time.thread_time()
+                next(steps[name])
+                prompt[name] = time.thread_time() - start
+        runs = {name: partial(next, step) for name, step in steps.items()}
+        taken = interleaved(runs, min_runs=_TOKENS // 2, max_runs=_TOKENS // 2, clock=own_clock())
+        stock, ours = (timing.median for timing in taken)
+        ratios.append(taken[1].ratio)
+        share = (path.stat().st_size + past * row_bytes) / ours / read
+        label += (
+            f" | past {past}: {stock * 1e3:.2f} → {ours * 1e3:.2f} ms, {taken[1].ratio:.2f}, {share:.0%} of "
+            f"{read / 1e9:.0f} GB/s, prompt {prompt['onnxruntime']:.2f} → {prompt['session']:.2f} s"
+        )
+    print(label, flush=True)
+    return ratios
+
+
 def main() -> None:
     """Print the rows and their geometric mean."""
+    if sys.argv[1:2] == ["--session"]:
+        found = [r for path in sys.argv[2:] for r in session_row(Path(path))]
+        print(f"{len(found)} ratios: mean {geometric_mean(found):.2f}, least {min(found):.2f}")
+        return
     folder, text = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
     paths = [p for p in sorted(folder.rglob("*.onnx")) if text in str(p.relative_to(folder))]
     if not paths:

@@ -17,16 +17,18 @@ from graphopt.runtime.compile.region_compiler import compile_region, infer_shape
 from graphopt.runtime.compile.shapes import operation_window, permutation_of
 from graphopt.runtime.execute.context import ExecutionContext
 from graphopt.runtime.lower import operations as o
+from graphopt.runtime.lower.decoders import operations as d
 from graphopt.runtime.lower.floats import operations as f
 from graphopt.runtime.lower.operands import constant_array
 from graphopt.runtime.lower.traits import Operation
 from tests.kernels.naive import conv_sums, requantize
 from tests.runtime.float_reference import REFERENCES, mapped
+from tests.runtime.language_reference import LANGUAGE
 
 Array = np.ndarray[Any, Any]
 NEARLY = (
     o.LayerNorm, o.Softmax, o.Lrn, o.FloatMatMul, o.FloatPool, o.FloatSoftmax, o.Gelu, f.FloatFunction, f.FloatMean,
-    f.InstanceNorm,
+    f.InstanceNorm, d.CachedAttention, d.Rotary,
 )  # fmt: skip
 """Operations whose codes may differ by one where they stand next to a tie, because sums are rounded in some order."""
 
@@ -94,7 +96,7 @@ def compute(operation: Operation, *inputs: Array) -> Array:
     raise NotImplementedError(type(operation).__name__)
 
 
-for kind, function in REFERENCES.items():
+for kind, function in {**REFERENCES, **LANGUAGE}.items():
     compute.register(kind)(function)
 
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from tests.runtime.language import LAYERS, WORDS, Feed, feeds, make_language_model, stock
+from tests.runtime.reference import check_regions
 
 try:
     stock(make_language_model())
@@ -55,6 +56,16 @@ def test_results_are_those_of_onnxruntime(bits: int, zeros: bool) -> None:
     (region,) = session.regions  # norms, rotary embeddings, attention, gates and products of all layers
     assert sum(part.operators.get("BlockedMatMul", 0) for part in session.describe().parts) == 4 * LAYERS + 1
     assert region.refusals == []
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_operation_equals_its_reference(bits: int) -> None:
+    """Products bit for bit, one token and several."""
+    session = on_kernels(make_language_model(bits, zeros=bits == 4))
+    for case in CASES[:2]:
+        kinds = check_regions(session, feeds(**case))
+        assert kinds["BlockedMatMul"] == 4 * LAYERS + 1
+        assert kinds["CachedAttention"] == LAYERS
 
 
 def test_a_prediction_takes_kernels() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 from graphopt.runtime.compile import orders, shapes
-from graphopt.runtime.compile.emit import elementwise, floats, images, moves, products, selections
+from graphopt.runtime.compile.emit import decoders, elementwise, floats, images, moves, products, selections
 from graphopt.runtime.compile.legality import LEGALITY
 from graphopt.runtime.lower import operations
+from graphopt.runtime.lower.decoders import operations as decoder_operations
 from graphopt.runtime.lower.floats import operations as float_operations
 from graphopt.runtime.lower.traits import Element, Operation
 from tests.runtime import reference
@@ -17,7 +18,7 @@ from tests.runtime import reference
 
 def kinds() -> Iterator[type[Operation]]:
     """The operations that a graph can be lowered to: the classes that no other one specialises."""
-    named = {**vars(operations), **vars(float_operations)}
+    named = {**vars(operations), **vars(float_operations), **vars(decoder_operations)}
     classes = [c for c in named.values() if inspect.isclass(c) and issubclass(c, Operation)]
     return (c for c in classes if not any(c in other.__bases__ for other in classes))
 
@@ -41,7 +42,7 @@ def test_every_operation_has_its_row() -> None:
 
 
 def test_every_emitter_and_shape_is_used() -> None:
-    emitters = set().union(*map(public, (elementwise, floats, images, moves, products, selections)))
+    emitters = set().union(*map(public, (decoders, elementwise, floats, images, moves, products, selections)))
     assert emitters - {selections.repeated} == {row.emit for row in LEGALITY.values()}
     helpers = {shapes.operation_window, shapes.permutation_of, shapes.cuts_of, shapes.mean_axes}
     assert public(shapes) - helpers == {row.shape for row in LEGALITY.values()}

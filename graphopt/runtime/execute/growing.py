@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,50 +17,71 @@ from ..compile.executable import Executable, Use
 
 _LEAST = 64
 """Rows that memory has room for at least: 64 steps of a first token. Beyond, it doubles, so that a row is copied but
-twice on average (derived)."""
+once on average (derived)."""
 
 Floats = npt.NDArray[np.float32]
 
 
+@dataclass(slots=True)
+class _Memory:
+    """Room for the rows of a cache, [batch, heads, room, size], of which the first are `filled`."""
+
+    array: Floats
+    address: int
+    filled: int
+
+    @property
+    def stride(self) -> int:
+        """Bytes between heads."""
+        return self.array.strides[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """Rows as a kernel finds them: the array that a caller has, its address, and the bytes between its heads."""
+
+    array: Floats
+    address: int
+    stride: int
+
+
 class CacheMemory:
-    """Arrays [batch, heads, room, size] of which a run is handed the first rows, and the next one writes behind them.
+    """The memory of caches that were handed out: a run writes behind the rows of one that it is given back.
 
     A cache grows in place where nothing was written behind it yet; two continuations of one cache are two memories.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._filled: dict[int, tuple[weakref.ref[Floats], int]] = {}
+        self._homes: dict[int, tuple[weakref.ref[Floats], _Memory]] = {}
 
-    def grown(self, past: Floats, count: int) -> Floats:
-        """Memory for the rows of a cache and `count` more, as a view; it is the cache's own where that has room."""
+    def grown(self, past: Array, count: int) -> tuple[_Cache, _Cache]:
+        """A cache where it lies, or a copy if kernels cannot read it there, and room for its rows and `count` more."""
         batch, heads, rows, size = past.shape
-        base: Any = past.base
         with self._lock:
-            memory, filled = self._filled.get(id(base), (None, 0))
-            is_ours = memory is not None and memory() is base
-            if memory is not None and is_ours:
-                at_its_end = base.ctypes.data == past.ctypes.data and filled == rows
-                if at_its_end and base.shape[:2] == (batch, heads) and rows + count <= base.shape[2]:
-                    self._filled[id(base)] = memory, rows + count
-                    return self._first(base, rows + count)
-            fresh = np.empty((batch, heads, max(_LEAST, 2 * (rows + count)), size), np.float32)
-            number = id(fresh)
-            self._filled[number] = weakref.ref(fresh, self._forget(number)), rows + count
-            return self._first(fresh, rows + count)
+            handed, memory = self._homes.get(id(past), (None, None))
+            if handed is None or memory is None or handed() is not past:
+                dense = _with_even_heads(past)
+                memory, source = None, _Cache(dense, int(dense.ctypes.data), dense.strides[1])
+            else:
+                source = _Cache(past, memory.address, memory.stride)
+            if memory is None or memory.filled != rows or rows + count > memory.array.shape[2]:
+                fresh = np.empty((batch, heads, max(_LEAST, 2 * (rows + count)), size), np.float32)
+                memory = _Memory(fresh, int(fresh.ctypes.data), 0)
+            memory.filled = rows + count
+            made = memory.array[:, :, : rows + count]
+            self._hand_out(made, memory)
+            return source, _Cache(made, memory.address, memory.stride)
 
-    def _first(self, memory: Floats, rows: int) -> Floats:
-        return memory[:, :, :rows]
-
-    def _forget(self, number: int) -> Callable[[object], None]:
-        """What happens when the memory with this number goes."""
-        filled = self._filled
+    def _hand_out(self, made: Floats, memory: _Memory) -> None:
+        """Remember the memory of an array while somebody holds the array."""
+        number, homes = id(made), self._homes
 
         def forget(gone: object) -> None:
-            if number in filled and filled[number][0] is gone:  # the number may be that of newer memory
-                del filled[number]
+            if number in homes and homes[number][0] is gone:  # the number may be that of another array by now
+                del homes[number]
 
-        return forget
+        homes[number] = weakref.ref(made, forget), memory
 
 
 def _with_even_heads(cache: Array) -> Floats:
@@ -81,41 +103,37 @@ class Grown:
         growth = executable.growth
         assert growth is not None
         self._program, self._memory, self._growth = program, memory, growth
-        self._rows = uses.get(growth.rows, ())
-        self._places: list[tuple[Sequence[Use], ...]] = []
+        buffers = [growth.rows]
+        for index in growth.masks:
+            mask = executable.sources[index]
+            assert mask is not None
+            buffers.append(mask.buffer)
         for cache in growth.caches:
             source = executable.sources[cache.source]
             assert source is not None
-            buffers = source.buffer, cache.past_stride, executable.results[cache.result].buffer, cache.stride
-            self._places.append(tuple(uses.get(buffer, ()) for buffer in buffers))
-        masks = ((index, executable.sources[index]) for index in growth.masks)
-        self._masks = [(index, uses.get(one.buffer, ())) for index, one in masks if one is not None]
+            buffers += source.buffer, cache.past_stride, executable.results[cache.result].buffer, cache.stride
+        places = [[program.place(step, argument) for step, argument, _ in uses.get(b, ())] for b in buffers]
+        self._places = np.array([place for one in places for place in one], np.intp)
+        self._numbers = np.repeat(np.arange(len(buffers)), [len(one) for one in places])
         self.sources = frozenset((*(cache.source for cache in growth.caches), *growth.masks))
         self.results = frozenset(cache.result for cache in growth.caches)
-        self._held: list[Floats] = []
+        self._held: list[Any] = []
         self._made: dict[int, Floats] = {}
-
-    def _bind(self, places: Sequence[Use], word: int) -> None:
-        for step, argument, _ in places:
-            self._program.rebind(step, argument, word)
 
     def load(self, arrays: Sequence[Array]) -> None:
         """Let the program read these caches and masks, and write behind the caches."""
         growth = self._growth
-        self._bind(self._rows, arrays[growth.caches[0].source].shape[2])
-        for index, places in self._masks:
+        words = [arrays[growth.caches[0].source].shape[2]]
+        for index in growth.masks:
             mask = np.ascontiguousarray(arrays[index], np.float32)
             self._held.append(mask)
-            self._bind(places, mask.ctypes.data)
-        for cache, (source, past_stride, result, stride) in zip(growth.caches, self._places):
-            past = _with_even_heads(arrays[cache.source])
-            made = self._memory.grown(past, growth.count)
-            self._held.append(past)
-            self._made[cache.result] = made
-            self._bind(source, past.ctypes.data)
-            self._bind(past_stride, past.strides[1])
-            self._bind(result, made.ctypes.data)
-            self._bind(stride, made.strides[1])
+            words.append(int(mask.ctypes.data))
+        for cache in growth.caches:
+            past, made = self._memory.grown(arrays[cache.source], growth.count)
+            self._held.append(past.array)
+            self._made[cache.result] = made.array
+            words += past.address, past.stride, made.address, made.stride
+        self._program.rebind_all(self._places, np.array(words, np.int64)[self._numbers])
 
     def take(self) -> dict[int, Floats]:
         """The longer caches by the number of the output; the inputs are let go."""

@@ -20,6 +20,7 @@ PACKED = "com.microsoft::MatMulNBits"
 _ROUNDED = 4
 """The accuracy_level that lets the other operand be rounded to 8 bits."""
 _BITS = {DType.INT4: 4, DType.UINT4: 4, DType.INT8: 8, DType.UINT8: 8}
+"""Bits of a code, by the type in which DequantizeLinear takes it."""
 
 
 def packed_product(node: Node) -> BlockedMatMul:
