@@ -260,7 +260,8 @@ class Search:
         tables = trials.tables = tables_of(structure, mixed, trials.history[0].size, conversion)
         tried: list[Plan] = []
         for point in trials.history:
-            _learn(tables, point, tried)
+            if point.recipe.get(METHODS, self.method) == self.method:
+                _learn(tables, point, tried)
         share, turn = 1.0 - _FINISHING if self.is_quick else 1.0, 0
         while not self._is_over(share):
             plans = next_plans(tables, tried, trials.objectives, BATCH, turn)
