@@ -4,8 +4,8 @@
 fashion_mobilenet (with accuracy on held-out training images; the test images are what is printed of picks) and names of
 the zoo (SQNR). For each: predicted beside measured latency of the solved trials; the volume dominated by the front, by
 random plans and by Optuna's TPE (the extra `bench`), each with the whole budget in the same space; whether
-`quantize="static"` and onnxruntime's own quantizer in six settings are dominated or equalled; `pick(speedup=2)`. --alone
-leaves out random plans and TPE; --space what is not named.
+`quantize="static"` and onnxruntime's own quantizer in six settings are dominated or equalled; `pick(speedup=2)`.
+--alone leaves out random plans and TPE; --space what is not named.
 """
 
 from __future__ import annotations
