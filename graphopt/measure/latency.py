@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Timing:
     """Seconds of one candidate. `ratio` is the median of (first candidate's time / this one's) over paired runs.
 
-    error: the standard error of that median, as a share of it; other work on the machine shows here.
+    error: the standard error of that median, as a share of it; other work on the machine shows here. low: the lower
+    quartile of seconds, which that work reaches less.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Timing:
     ratio: float
     runs: int
     error: float = 0.0
+    low: float = 0.0
 
 
 def interleaved(
@@ -63,7 +65,8 @@ def interleaved(
 def _timing(label: str, times: Sequence[float], ratios: Sequence[float]) -> Timing:
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     error = 0.93 * (high - low) / middle / len(ratios) ** 0.5  # of a median, by the quartiles of a normal distribution
-    return Timing(label, statistics.median(times), min(times), middle, len(times), error)
+    quartile = statistics.quantiles(times, n=4, method="inclusive")[0]
+    return Timing(label, statistics.median(times), min(times), middle, len(times), error, quartile)
 
 
 def own_clock() -> Callable[[], float]:

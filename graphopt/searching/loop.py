@@ -54,7 +54,8 @@ layers may have it: elsewhere a runtime casts to float32 and back around each of
 NARROWED = (0.25, 0.5)
 """Shares of all groups' channels in the models that show how time falls with widths."""
 _FINISHING = 0.3
-"""Share of the budget in which points of the front are made again with all care, where trials were made quickly."""
+"""Share of the budget in which points of the front are made again with all care, where trials were made quickly, or are
+trained."""
 _BETTER = 3.0
 """dB by which another way to take ranges must be better: half the noise. Scales a channel may cost time."""
 _BUILDS = 40
@@ -146,7 +147,7 @@ class Search:
         """Whether this share of the budget is spent."""
         seconds, trials = self.budget.seconds, self.budget.trials
         if trials is not None:
-            return len(self.trials.history) > trials
+            return len(self.trials.history) > share * trials
         return self.trials.seconds >= share * (seconds or math.inf)
 
     def _tell(self, what: str) -> None:
@@ -163,6 +164,7 @@ class Search:
     def _alike(self) -> None:
         """Models in which all layers are alike: the first trials, and what the tables are made of."""
         self._one({}, FLOAT)
+        self.is_quick = self.budget.seconds is not None
         for word in self.space:
             if word not in PRECISIONS:
                 continue
@@ -173,9 +175,12 @@ class Search:
                     self._choose_method()
 
     def _choose_effort(self) -> None:
-        """Quick candidates where careful ones would be too few; a number of trials is no matter of time."""
-        if self.budget.seconds is not None:
-            self.is_quick = self.trials.last.seconds * _BUILDS > self.budget.seconds
+        """Careful candidates where a budget suffices for enough of them; the first in a time is quick, to learn that.
+        A number of trials is no matter of time."""
+        seconds = self.budget.seconds
+        if seconds is not None and self.trials.last.seconds * _CAREFUL * _BUILDS <= seconds:
+            self.is_quick = False
+            self._one(self._shared({}), STATIC)
 
     def _choose_method(self) -> None:
         """The ways to take ranges, on the model in which all layers are static; the best serves all that follow."""
@@ -260,8 +265,9 @@ class Search:
         tables = trials.tables = tables_of(structure, mixed, trials.history[0].size, conversion)
         tried: list[Plan] = []
         for point in trials.history:
-            _learn(tables, point, tried)
-        share, turn = 1.0 - _FINISHING if self.is_quick else 1.0, 0
+            if point.recipe.get(METHODS, self.method) == self.method:
+                _learn(tables, point, tried)
+        share, turn = 1.0 - _FINISHING if self.is_quick or RECOVERY in self.space else 1.0, 0
         while not self._is_over(share):
             plans = next_plans(tables, tried, trials.objectives, BATCH, turn)
             if not plans:

@@ -95,15 +95,15 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 def front_of(points: Sequence[Point], objectives: Sequence[str]) -> tuple[Point, ...]:
     """The points that no other dominates, the original first, then from the fastest on; of equal ones the first.
 
-    The original is always one of them: it is what a reader compares with.
+    The original is always one of them: it is what a reader compares with. A model whose results hold more noise than
+    signal (below 0 dB) is none, unless a metric says what it is worth.
     """
     kept: list[Point] = []
-    values = [point.values(objectives) for point in points]
-    for point, own in zip(points, values):
-        if point.why:
-            continue
+    fit = [p for p in points if not p.why and (p.metric is not None or p.sqnr_db >= 0.0)]
+    values = [point.values(objectives) for point in fit]
+    for point, own in zip(fit, values):
         equal = any(own == other.values(objectives) for other in kept)
-        if point.is_original or not (equal or any(dominates(v, own) for v, p in zip(values, points) if not p.why)):
+        if point.is_original or not (equal or any(dominates(v, own) for v in values)):
             kept.append(point)
     return tuple(sorted(kept, key=lambda point: (not point.is_original, *point.values(objectives))))
 

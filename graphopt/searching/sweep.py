@@ -18,7 +18,8 @@ def next_plans(tables: Tables, tried: Sequence[Plan], objectives: Sequence[str],
     """At most `count` plans that were not tried; none where no new one is predicted. turn: how many were asked before.
 
     In turn the least noise at a latency, and at a size, at places that halve the gaps between those before; where the
-    best plan there was tried already, the best that was not.
+    best plan there was tried already, the best that was not. A smaller file that is predicted to be slower than the
+    model as it is, is not tried where time is an objective: models in which all layers are stored are there already.
     """
     axes = [name for name in ("latency", "size") if name in objectives]
     ends = {axis: _ends(tables, axis) for axis in axes}
@@ -27,9 +28,11 @@ def next_plans(tables: Tables, tried: Sequence[Plan], objectives: Sequence[str],
         axis = axes[place % len(axes)]
         low, high = ends[axis]
         at = low + (high - low) * _halving(1 + place // len(axes))
-        limit = {axis: at * (1 + 1e-6)}
+        limit = {"latency": ends["latency"][1], axis: at} if len(axes) == 2 else {axis: at}
         for banned in ((), (*tried, *found)):
-            solved = tables.solve(latency=limit.get("latency"), size=limit.get("size"), minimise="noise", banned=banned)
+            solved = tables.solve(
+                latency=_loose(limit.get("latency")), size=_loose(limit.get("size")), minimise="noise", banned=banned
+            )
             if solved is None or solved[1]["noise"] > WORST:
                 break
             if solved[0] not in tried and solved[0] not in found:
@@ -38,6 +41,11 @@ def next_plans(tables: Tables, tried: Sequence[Plan], objectives: Sequence[str],
         if len(found) == count:
             break
     return found
+
+
+def _loose(limit: float | None) -> float | None:
+    """A limit with room for rounding."""
+    return None if limit is None else limit * (1 + 1e-6)
 
 
 def _ends(tables: Tables, axis: str) -> tuple[float, float]:

@@ -207,7 +207,7 @@ class Trials:
         title = Path(model).name if isinstance(model, (str, os.PathLike)) else "a model"
         kept = {one.name for one in front.points}
         for place, one in enumerate(self.history):
-            if one.path and one.name not in kept:
+            if one.path and not one.is_original and one.name not in kept:
                 for suffix in (".onnx", ".toml"):
                     Path(one.path).with_suffix(suffix).unlink(missing_ok=True)
                 self.history[place] = replace(one, path="")

@@ -1,11 +1,11 @@
 """`graphopt.search` on real models: are its predictions right, and does it beat random plans, TPE and fixed recipes?
 
-`python -m tests.bench.search MODEL... [--budget 10m] [--alone] [--out DIR]`; models: fashion_cnn, fashion_mobilenet
-(with accuracy on held-out training images; the test images are what is printed of picks) and names of the zoo (SQNR).
-For each: predicted beside measured latency of the solved trials; the volume dominated by the front, by random plans and
-by Optuna's TPE (the extra `bench`), each with the whole budget in the same space; whether `quantize="static"` and
-onnxruntime's own quantizer in six settings are dominated or equalled; `pick(speedup=2)`. --alone leaves out random
-plans and TPE.
+`python -m tests.bench.search MODEL... [--budget 10m] [--alone] [--space A,B] [--out DIR]`; models: fashion_cnn and
+fashion_mobilenet (with accuracy on held-out training images; the test images are what is printed of picks) and names of
+the zoo (SQNR). For each: predicted beside measured latency of the solved trials; the volume dominated by the front, by
+random plans and by Optuna's TPE (the extra `bench`), each with the whole budget in the same space; whether
+`quantize="static"` and onnxruntime's own quantizer in six settings are dominated or equalled; `pick(speedup=2)`.
+--alone leaves out random plans and TPE; --space what is not named.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from graphopt.searching.loop import Search
 from graphopt.searching.plan import Plan
 from graphopt.searching.point import Point, hypervolume
 from graphopt.searching.trials import Trials
-from graphopt.searching.words import OBJECTIVES, SPACE, budget_named
+from graphopt.searching.words import OBJECTIVES, SPACE, budget_named, space_named
 from models import fashion
 from tests import zoo
 from tests.bench import ort_int8, zoo_data
@@ -55,11 +55,11 @@ def case(name: str) -> tuple[Path, Feeds, Any]:
     return zoo.cache() / f"{name}.onnx", zoo_data.feeds(name, 16, 7), None
 
 
-def start(name: str, folder: Path) -> Trials:
+def start(name: str, folder: Path, space: Sequence[str]) -> Trials:
     """Trials of a model, with nothing tried."""
     path, feeds, metric = case(name)
     bench = Workbench(path, feeds, None, metric, "portable", 0)
-    return Trials(bench, MachineLane(bench), OBJECTIVES, folder, {"space": SPACE}, None)
+    return Trials(bench, MachineLane(bench), OBJECTIVES, folder, {"space": space}, None)
 
 
 def volume(points: Sequence[Point], original: Point) -> float:
@@ -82,7 +82,7 @@ def random_plans(sizes: Sequence[int]) -> Iterator[Plan]:
 
 def rival(name: str, kind: str, decisions: Any, seconds: float, folder: Path) -> list[Point]:
     """What random plans or TPE find in the whole budget; they get the decisions for nothing."""
-    trials = start(name, folder)
+    trials = start(name, folder, SPACE)
     trials.original()
     sizes = [len(decision.choices) for decision in decisions.decisions]
     plans = random_plans(sizes)
@@ -142,14 +142,16 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--budget", default="10m")
     parser.add_argument("--alone", action="store_true", help="without random plans and TPE")
+    parser.add_argument("--space", help="words of the space, with commas")
     parser.add_argument("--out", type=Path, help="a folder that is kept, a search in each model's")
     given = parser.parse_args()
+    space = space_named(given.space.split(",") if given.space else None)
     root = given.out or Path(tempfile.mkdtemp(prefix="graphopt-bench-"))
     for name in given.models:
         print(f"== {name}, {given.budget}", flush=True)
-        trials = start(name, root / name)
+        trials = start(name, root / name, space)
         budget = budget_named(given.budget)
-        front = Search(trials, budget, SPACE).run()
+        front = Search(trials, budget, space).run()
         print(front)
         solved = [p for p in front.history if p.predicted and not p.why and p.latency]
         if solved:

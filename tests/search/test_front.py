@@ -35,6 +35,14 @@ def test_an_original_that_is_beaten_stays_on_the_front():
     assert [p.name for p in front_of([ORIGINAL, better], OBJECTIVES)] == ["original", "trial 1"]
 
 
+def test_more_noise_than_signal_is_no_point():
+    plain, noise = (
+        Point(name="original", latency=1.0, size=10),
+        Point(name="trial 1", latency=0.1, sqnr_db=-1.0, size=1),
+    )
+    assert front_of([plain, noise], OBJECTIVES) == (plain,)
+
+
 def test_equal_points_count_once():
     twice = [ORIGINAL, GOOD, Point(name="trial 9", latency=0.6, metric=0.899, sqnr_db=30.0, size=5_000_000)]
     assert [p.name for p in front_of(twice, OBJECTIVES)] == ["original", "trial 2"]

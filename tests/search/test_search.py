@@ -17,8 +17,9 @@ from graphopt.cli import app
 from graphopt.errors import InputError, OptionError, OutputError
 from graphopt.measure import ort_session
 from graphopt.recommendation.workbench import Workbench
-from graphopt.searching import lane
+from graphopt.searching import building, lane
 from graphopt.searching.loop import Search
+from graphopt.searching.plan import describe
 from graphopt.searching.trials import Trials
 from graphopt.searching.words import OBJECTIVES, budget_named, space_named
 from tests.quantize.nets import convnet, images
@@ -199,6 +200,20 @@ def test_half_precision_is_mixed_in_only_where_it_gains(tmp_path):
     front = run(tmp_path, "6 trials", space=("float16", "static int8"))
     words = {word for p in front.history if p.predicted for word in p.recipe["layers"].values()}
     assert [p for p in front.history if "float16" in p.recipe.get("layers", {}).values()] and "float16" not in words
+
+
+def test_what_stands_at_the_end_is_trained_on_request(monkeypatch, tmp_path):
+    monkeypatch.setattr(building, "Distil", lambda: graphopt.Distil(steps=5, batch_size=4, learning_rate=1e-4))
+    front = run(tmp_path, "5 trials", space=("static int8", "recovery"), count=16)
+    trained = [p for p in front.history if p.recipe.get("recovery") == "distil"]
+    assert trained and not any(point.why for point in trained) and "distil" in describe(trained[0].recipe)
+
+
+def test_a_time_begins_with_quick_candidates(tmp_path):
+    front = run(tmp_path, "1h", space=("static int8",))
+    static = [p for p in front.history if "static int8" in p.recipe.get("layers", {}).values()]
+    assert "rounding" in static[0].recipe and "rounding" not in static[1].recipe  # an hour is enough for careful ones
+    assert any("no new recipe is predicted" in note for note in front.notes)
 
 
 def test_few_samples_are_told(tmp_path):

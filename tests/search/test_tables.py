@@ -9,6 +9,7 @@ from graphopt.searching.front import front_from
 from graphopt.searching.plan import Decision
 from graphopt.searching.point import Point
 from graphopt.searching.program import Limit, solve
+from graphopt.searching.sweep import WORST, next_plans
 from graphopt.searching.tables import CostTable, Factor, Tables
 from graphopt.searching.words import OBJECTIVES
 
@@ -89,6 +90,18 @@ def test_corrected_factors_sum_to_the_prediction():
     for plan in product(range(3), repeat=3):
         total = found.noise.base + sum(factor.at(plan) for factor in found.noise.corrected())
         assert total == pytest.approx(found.noise.predict(plan))
+
+
+def test_plans_that_are_tried_are_new_accurate_and_not_slower():
+    found, tried = tables(), [(0, 0, 0), (1, 1, 1)]
+    plans = next_plans(found, tried, OBJECTIVES, 4, 0)
+    assert len(plans) == len({*plans}) > 1 and not {*plans} & {*tried}
+    for plan in plans:
+        predicted = found.predict(plan)
+        assert predicted["noise"] <= WORST and predicted["latency"] <= found.predict((0, 0, 0))["latency"] * 1.001
+    assert next_plans(found, tried, OBJECTIVES, 4, 0) == plans
+    everything = [*product(range(3), repeat=3)]
+    assert next_plans(found, everything, OBJECTIVES, 4, 0) == []
 
 
 def test_figures_that_are_no_numbers_teach_nothing():
