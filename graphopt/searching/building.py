@@ -71,7 +71,7 @@ def recipe_of(plain: Plain, target: Runtime, seed: int, *, uniform: str = "", se
         options.update(_QUICK)
     modes = {"static int8": "static", "dynamic": "dynamic", "weights8": "weights", "weights4": "weights"}
     mode = next((modes[word] for word in modes if word in words), None)
-    weight_type = "int4" if uniform == "weights4" else "int8"
+    weight_type = "int4" if mode == "weights" and "weights4" in words else "int8"
     half = uniform == "float16" or "float16" in layers.values()
     return Recipe(
         seed=seed, target=Target(runtime=target),

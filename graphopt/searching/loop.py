@@ -274,6 +274,7 @@ class Search:
                 trials.notes.append("ended before the budget: no new recipe is predicted to be on the front")
                 break
             turn += BATCH
+            tried += plans  # also where a layer cannot have what was asked for
             self._tell(f"trial {len(trials.history)}")
             for point in trials.run([self._shared(tables.recipe(plan)) for plan in plans]):
                 self._tell(f"trial {len(trials.history)}")

@@ -176,6 +176,9 @@ class Trials:
             measured = self.lane.latency(model)
         except GraphoptError as error:
             return replace(failed, why=one_line(error))
+        if "layers" in recipe:  # what a layer got, where that is not what was asked for
+            got = {name: built.layers.get(name, word) for name, word in recipe["layers"].items()}
+            recipe = {**recipe, "layers": got}
         metric = None if self.bench.metric is None else self.quality.score(model)
         return Point(
             name=name, recipe=recipe, latency=None if measured is None else measured.latency,

@@ -18,6 +18,7 @@ from graphopt.errors import InputError, OptionError, OutputError
 from graphopt.measure import ort_session
 from graphopt.recommendation.workbench import Workbench
 from graphopt.searching import building, lane
+from graphopt.searching.building import Job, build, recipe_of
 from graphopt.searching.loop import Search
 from graphopt.searching.plan import describe
 from graphopt.searching.trials import Trials
@@ -214,6 +215,13 @@ def test_a_time_begins_with_quick_candidates(tmp_path):
     static = [p for p in front.history if "static int8" in p.recipe.get("layers", {}).values()]
     assert "rounding" in static[0].recipe and "rounding" not in static[1].recipe  # an hour is enough for careful ones
     assert any("no new recipe is predicted" in note for note in front.notes)
+
+
+def test_four_bits_are_four_bits_however_they_are_asked_for():
+    job = Job(convnet(), recipe_of({}, "portable", 0, uniform="weights4"), images(4))
+    alike = build(job)
+    named = build(Job(convnet(), recipe_of({"layers": dict(alike.layers)}, "portable", 0), images(4)))
+    assert "weights4" in alike.layers.values() and named.layers == alike.layers and named.data == alike.data
 
 
 def test_few_samples_are_told(tmp_path):
