@@ -127,7 +127,7 @@ def test_speed_decides_of_products_on_integers(gain, monkeypatch):
 def test_stored_weights_are_for_size_and_slower_ones_are_told(gain, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
 
-    def timings(sessions, feed, seconds):
+    def timings(sessions, feed, seconds, attempts):
         return [Timing(label, 1e-3, 1e-3, gain, 20, 0.0) for label in sessions if label != "float"], True
 
     monkeypatch.setattr(latency_guard, "stable_timings", timings)
