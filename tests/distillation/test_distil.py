@@ -321,17 +321,20 @@ def test_weights_of_a_quantized_student_are_codes_again():
     assert any((new[n] != weights_of(student)[n]).any() for n in codes)
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("int4", 4), ("int3", 3), ("int2", 2)])
-def test_weights_of_few_bits_in_a_wider_type_stay_on_their_grid(kind, bits):
+@pytest.mark.parametrize(
+    ("kind", "bits", "read"), [("int4", 4, "uint8"), ("int3", 3, "uint8"), ("int2", 2, "uint8"), ("int4", 4, "uint4")]
+)
+def test_weights_of_few_bits_in_a_wider_type_stay_on_their_grid(kind, bits, read):
     """A row reaches from −2ᵇ⁻¹ to 2ᵇ⁻¹ − 1, or one further up, also where the teacher's weights are larger."""
     half = 1 << (bits - 1)
-    student = quantized(weight_type=kind, min_sqnr=-np.inf, min_top1=0, rounding=False)
+    student = quantized(weight_type=kind, activation_type=read, min_sqnr=-np.inf, min_top1=0, rounding=False)
+    assert any(node.op_type == "Clip" for node in student.graph.node) == (read == "uint4")
     teacher = network(hidden=32)
     for tensor in teacher.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(tensor), tensor.name))
     names = [n for n, w in weights_of(student).items() if w.dtype == np.int8 and w.ndim == 2]
     assert names, "nothing is quantized"
-    found = graphopt.distil(student, teacher, {"x": X}, **{**SHORT, "steps": 100, "learning_rate": 5e-2})
+    found = graphopt.distil(student, teacher, {"x": X}, **{**SHORT, "steps": 100})
     assert found.report.improved and found.report.error_after < 0.8 * found.report.error_before
     pairs = [tuple(weights_of(model)[n].astype(int) for model in (student, found.model)) for n in names]
     assert any((new != old).any() for old, new in pairs)
