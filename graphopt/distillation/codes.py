@@ -16,27 +16,44 @@ from ..ir import Array, Constant, DType, Model, Node, TensorType, Value
 
 _BIAS = DType.INT32
 """The type of stored biases, to which QuantizeLinear cannot quantize: they are trained as floats."""
+_NARROW = (2, 3, 4)
+"""Bits of the grids that weights are quantized to below 8 bits."""
+_EDGE = 0.49
+"""How far beyond its last code a float may move, in codes: it rounds to that code still, and has a gradient there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Codes:
     """How a weight is stored.
 
-    scale, zero: as they broadcast against the codes, f64. dtype: of the codes; low, high: their range.
+    scale, zero: as they broadcast against the codes, f64. dtype: of the codes. low, high: the codes that training may
+    reach, as they broadcast, f64: those of `dtype`, or of the narrower grid on which all codes lie.
     """
 
     scale: Array
     zero: Array
     dtype: DType
+    low: Array
+    high: Array
+
+    @property
+    def is_narrower(self) -> bool:
+        """The codes lie on a grid of fewer bits than their type."""
+        return self.low.ndim > 0
 
     def floats(self, codes: Array) -> Array:
         """s (q − z)"""
         return (self.scale * (codes.astype(np.float64) - self.zero)).astype(np.float32)
 
     def codes(self, floats: Array) -> Array:
-        """clip(round(x / s) + z), in single precision as QuantizeLinear computes it"""
+        """clip(round(x / s) + z, low, high), in single precision as QuantizeLinear computes it"""
         ratio = np.rint(floats.astype(np.float32) / self.scale.astype(np.float32)).astype(np.float64)
-        return np.clip(ratio + self.zero, *_range(self.dtype)).astype(self.dtype.numpy)
+        return np.clip(ratio + self.zero, self.low, self.high).astype(self.dtype.numpy)
+
+    def edges(self) -> tuple[Array, Array]:
+        """The least and greatest float that round to codes of the grid, f32."""
+        low, high = self.scale * (self.low - _EDGE - self.zero), self.scale * (self.high + _EDGE - self.zero)
+        return low.astype(np.float32), high.astype(np.float32)
 
 
 def with_floats(model: Model) -> dict[str, Codes]:
@@ -67,7 +84,8 @@ def with_floats(model: Model) -> dict[str, Codes]:
                 shape = getattr(scale.type, "sizes", ()) if scale is not None else ()
                 zero = Value(constant=Constant.of(np.zeros(shape, constant.dtype.numpy), constant.dtype))
             attrs: dict[str, Any] = {name: v for name, v in node.attrs.items() if name in ("axis", "block_size")}
-            made = Node("QuantizeLinear", [floats, scale, zero], attrs, [Value(constant.type)])
+            inside = _limited(node, floats, stored) if stored.is_narrower else floats
+            made = Node("QuantizeLinear", [inside, scale, zero], attrs, [Value(constant.type)])
             made.origins = node.origins
             graph.insert_before(node, made)
             graph.set_input(node, 0, made.output)
@@ -90,6 +108,17 @@ def store(model: Model, weights: Mapping[str, Array], stored: Mapping[str, Codes
             value.constant = new
 
 
+def _limited(node: Node, floats: Value, stored: Codes) -> Value:
+    """min(max(x, least), greatest) before `node`: QuantizeLinear saturates at the ends of the wider type only."""
+    for op, edge in zip(("Max", "Min"), stored.edges()):
+        made = Node(op, [floats, Value(constant=Constant.of(edge))], {}, [Value(floats.type)])
+        made.origins = node.origins
+        assert node.graph is not None
+        node.graph.insert_before(node, made)
+        floats = made.output
+    return floats
+
+
 def _stored(node: Node, constant: Constant) -> Codes:
     scale, zero = node.constant(1), node.constant(2)
     assert scale is not None
@@ -104,7 +133,30 @@ def _stored(node: Node, constant: Constant) -> Codes:
             return np.repeat(array, size, axis)[tuple(slice(0, n) for n in constant.shape)]
         return array.reshape(()) if array.size == 1 else array.reshape(*[1] * axis, -1, *[1] * (rank - 1 - axis))
 
-    return Codes(broadcast(scale), broadcast(zero), constant.dtype)
+    step, centre = broadcast(scale), broadcast(zero)
+    rows = tuple(k for k in range(rank) if k != axis or size or step.ndim == 0)
+    return Codes(step, centre, constant.dtype, *_limits(constant.array(), centre, constant.dtype, rows))
+
+
+def _limits(codes: Array, zero: Array, dtype: DType, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """The least and greatest code of the smallest grid that holds all codes, kept along the other axes than `axes`.
+
+    Fewer than 8 bits are often stored in a wider type. Such a grid reaches from −2ᵇ⁻¹ to 2ᵇ⁻¹ − 1 beside the zero
+    point, or one further up where the codes of a row do, or from 0 to 2ᵇ − 1. Scalars: the ends of `dtype`.
+    """
+    shifted = codes.astype(np.float64) - zero
+    low, high = shifted.min(axes, keepdims=True, initial=0), shifted.max(axes, keepdims=True, initial=0)
+    for bits in _NARROW if dtype.bits <= 8 else ():
+        half = 1 << (bits - 1)
+        if bits >= dtype.bits:
+            break
+        if dtype.name.startswith("U") and codes.max(initial=0) < 2 * half:
+            return np.zeros_like(low), np.full_like(low, 2 * half - 1)
+        up = (high >= half).astype(np.float64)
+        if (low >= up - half).all() and (high < up + half).all():
+            return up - half + zero, up + half - 1 + zero
+    least, most = _range(dtype)
+    return np.asarray(float(least)), np.asarray(float(most))
 
 
 def _range(dtype: DType) -> tuple[int, int]:

@@ -17,7 +17,7 @@ LEARNT: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """The operands that layers learn, by operator; a bias may be an Add and a scale a Mul."""
 _PASSED = frozenset(("Transpose", "Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand"))
-"""Operators behind which a weight is still a weight; so it is behind fake quantization."""
+"""Operators behind which a weight is still a weight; so it is behind fake quantization, and between constant limits."""
 
 
 def initial(value: Value) -> Constant | None:
@@ -74,6 +74,7 @@ def _is_learnt(value: Value, graph: Graph) -> bool:
 def _learns(node: Node, slot: int, graph: Graph) -> bool:
     if node.graph is not graph:
         return False
-    if slot == 0 and (node.op in _PASSED or node.op in ("QuantizeLinear", "DequantizeLinear")):
+    limits = node.op in ("Max", "Min") and all(v is not None and v.constant is not None for v in node.inputs[1:])
+    if slot == 0 and (limits or node.op in _PASSED or node.op in ("QuantizeLinear", "DequantizeLinear")):
         return any(_learns(u.node, u.slot, graph) for u in node.outputs[0].uses)
     return slot in LEARNT.get(node.op, ())

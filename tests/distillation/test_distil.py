@@ -14,10 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.distillation.codes import _limits
 from graphopt.distillation.loop import cosine
 from graphopt.distillation.running import run_session
 from graphopt.distillation.samples import Epochs, Samples
 from graphopt.errors import InputError, ModelError, OptionError
+from graphopt.ir import DType
 from graphopt.measure import ort_session
 from graphopt.onnx_io import load
 
@@ -317,3 +319,39 @@ def test_weights_of_a_quantized_student_are_codes_again():
     new = weights_of(found.model)
     assert all(new[n].dtype == w.dtype for n, w in weights_of(student).items())
     assert any((new[n] != weights_of(student)[n]).any() for n in codes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "read"), [("int4", 4, "uint8"), ("int3", 3, "uint8"), ("int2", 2, "uint8"), ("int4", 4, "uint4")]
+)
+def test_weights_of_few_bits_in_a_wider_type_stay_on_their_grid(kind, bits, read):
+    """A row reaches from −2ᵇ⁻¹ to 2ᵇ⁻¹ − 1, or one further up, also where the teacher's weights are larger."""
+    half = 1 << (bits - 1)
+    student = quantized(weight_type=kind, activation_type=read, min_sqnr=-np.inf, min_top1=0, rounding=False)
+    assert any(node.op_type == "Clip" for node in student.graph.node) == (read == "uint4")
+    teacher = network(hidden=32)
+    for tensor in teacher.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(tensor), tensor.name))
+    names = [n for n, w in weights_of(student).items() if w.dtype == np.int8 and w.ndim == 2]
+    assert names, "nothing is quantized"
+    found = graphopt.distil(student, teacher, {"x": X}, **{**SHORT, "steps": 100})
+    assert found.report.improved and found.report.error_after < 0.8 * found.report.error_before
+    pairs = [tuple(weights_of(model)[n].astype(int) for model in (student, found.model)) for n in names]
+    assert any((new != old).any() for old, new in pairs)
+    for old, new in pairs:
+        up = (old.max(axis=0) >= half).astype(int)
+        assert (new >= up - half).all() and (new <= up + half - 1).all()
+
+
+def test_the_grid_of_codes_is_read_from_them():
+    cases = {
+        "bytes": ([[-8, 7], [-7, 8]], 0, DType.INT8, [[-8], [-7]], [[7], [8]]),
+        "eight bits": ([[-8, 7], [-8, 9]], 0, DType.INT8, -128, 127),
+        "full type": ([[-8, 7], [-8, 6]], 0, DType.INT4, -8, 7),
+        "unsigned": ([[0, 15], [3, 4]], 8, DType.UINT8, [[0], [0]], [[15], [15]]),
+        "around 128": ([[126, 129], [127, 130]], 128, DType.UINT8, [[126], [127]], [[129], [130]]),
+        "wide": ([[0, 1], [0, 1]], 0, DType.INT32, -(1 << 31), (1 << 31) - 1),
+    }
+    for name, (codes, zero, dtype, low, high) in cases.items():
+        found = _limits(np.array(codes), np.asarray(zero), dtype, (1,))
+        assert [a.tolist() for a in found] == [low, high], name

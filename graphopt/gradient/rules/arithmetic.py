@@ -83,11 +83,14 @@ def extremum(call: Call) -> Gradients:
 
 
 def clip(call: Call) -> Gradients:
-    """y = min(max(x, l), u): dx = g [x = y], which is g [l ≤ x ≤ u]; dl = Σ g [x < l], du = Σ g [x > u]"""
+    """y = min(max(x, l), u): dx = g [x = y], which is g [l ≤ x ≤ u]; dl = Σ g [x < l], du = Σ g [x > u]
+
+    x may be codes, which are compared as floats: onnxruntime compares no bytes.
+    """
     x = call.x
     found: Gradients = {}
     if 0 in call.wanted:
-        found[0] = call.g * x.equals(call.y).cast(x.dtype)
+        found[0] = call.g * x.cast(call.g.dtype).equals(call.y.cast(call.g.dtype)).cast(call.g.dtype)
     for slot in call.wanted & {1, 2}:
         bound = call.input(slot)
         outside = x.less(bound) if slot == 1 else x.greater(bound)
