@@ -212,6 +212,63 @@ def test_a_blocked_dequantizelinear(kind: int, zeros: bool) -> None:
     np.testing.assert_allclose(y, stocks, rtol=0, atol=2e-2 * np.abs(stocks).max())
 
 
+def _by_column(kind: str, zeros: bool, transposed: bool = False) -> tuple[onnx.ModelProto, np.ndarray]:
+    """x · weights of `kind` with a scale for all ("one"), or one a column; the weights as floats."""
+    rng = np.random.default_rng(3)
+    depth, channels = 200, 40
+    signed = kind != "uint8"
+    codes = rng.integers(-128 if signed else 0, 128 if signed else 256, (depth, channels))
+    codes = codes.astype(np.int8 if signed else np.uint8)
+    size = () if kind == "one" else (channels,)
+    scale = rng.uniform(0.01, 0.1, size).astype(np.float32)
+    points = rng.integers(0, 20, size).astype(codes.dtype)
+    stored = np.ascontiguousarray(codes.T) if transposed else codes
+    constants = [numpy_helper.from_array(stored, "w"), numpy_helper.from_array(scale, "s")]
+    constants += [numpy_helper.from_array(points, "z")] if zeros else []
+    nodes = [helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0])] if transposed else []
+    nodes += [
+        helper.make_node(
+            "DequantizeLinear", ["t" if transposed else "w", "s", *(["z"] if zeros else [])], ["d"], axis=1
+        ),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [info("x", TensorProto.FLOAT, ["n", depth])], [info("y", TensorProto.FLOAT, ["n", channels])],
+        constants,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    floats = (codes.astype(np.float32) - (points.astype(np.float32) if zeros else 0)) * scale
+    return model, np.asarray(floats, np.float32)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "one"])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_stored_weights_with_a_scale_a_column(kind: str, zeros: bool, transposed: bool) -> None:
+    model, weights = _by_column(kind, zeros, transposed)
+    session = on_kernels(model)
+    assert session.covered == 1
+    assert session.describe().parts[0].operators == {"BlockedMatMul": 1}
+    x = np.random.default_rng(1).standard_normal((5, len(weights))).astype(np.float32)
+    (y,) = session.run(None, {"x": x})
+    assert np.square(y - x @ weights).mean() < 1e-4 * np.square(x @ weights).mean()
+    (stocks,) = stock(model).run(None, {"x": x})
+    np.testing.assert_allclose(y, stocks, rtol=0, atol=2e-2 * np.abs(stocks).max())
+
+
+def test_weights_that_two_products_read_are_not_rounded_for() -> None:
+    """onnxruntime computes those in float32."""
+    model, weights = _by_column("int8", zeros=False)
+    model.graph.node.append(helper.make_node("MatMul", ["x", "d"], ["other"]))
+    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", weights.shape[1]]))
+    session = on_kernels(model)
+    assert session.covered == 0
+    x = np.random.default_rng(1).standard_normal((5, len(weights))).astype(np.float32)
+    for y in session.run(None, {"x": x}):
+        np.testing.assert_allclose(y, x @ weights, rtol=1e-4, atol=1e-3)
+
+
 def test_tokens_can_be_left_early(session: graphopt.Session) -> None:
     assert len(list(islice(session.tokens([1, 2], 50), 3))) == 3
     assert session.generate([1, 2], 3).shape == (5,)
