@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.runtime.cache import growing_plans
+from graphopt.runtime.lower.decoders import stored
+from graphopt.runtime.place.lowered_model import LoweredModel
 from tests.runtime.language import LAYERS, WORDS, Feed, feeds, make_language_model, stock
 from tests.runtime.reference import check_regions
 
@@ -210,6 +214,47 @@ def test_a_blocked_dequantizelinear(kind: int, zeros: bool) -> None:
     assert np.square(y - x @ weights).mean() < 1e-4 * np.square(x @ weights).mean()
     (stocks,) = stock(model).run(None, {"x": x})
     np.testing.assert_allclose(y, stocks, rtol=0, atol=2e-2 * np.abs(stocks).max())
+
+
+def test_plans_are_kept_once_for_all_lengths(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another session reads neither the graph nor packs weights; a further plan adds no copy of them to the file."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    prompt, cases = list(range(12)), [{"past": 40, "tokens": 1}, {"past": 0, "tokens": 7}]
+    first = on_kernels(model)
+    want = [first.run(None, feeds(**case)) for case in cases], first.generate(prompt, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(LoweredModel, "_lower", lambda self: pytest.fail("the graph was read"))
+        patch.setattr(stored, "pack_blocked", lambda *a, **k: pytest.fail("weights were packed"))
+        again = on_kernels(model)
+        for case, outputs in zip(cases, want[0], strict=True):
+            for a, b in zip(again.run(None, feeds(**case)), outputs, strict=True):
+                np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(again.generate(prompt, 5), want[1])
+    kept = max((tmp_path / "plans").rglob("*"), key=lambda file: file.stat().st_size)
+    before, packed = kept.stat().st_size, sum(len(c.raw_data) for c in model.graph.initializer if "codes" in c.name)
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "pack_blocked", lambda *a, **k: pytest.fail("weights were packed"))
+        other = on_kernels(model).run(None, feeds(3, 2))
+    for a, b in zip(other, first.run(None, feeds(3, 2)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert before > packed
+    assert kept.stat().st_size - before < packed / 2
+
+
+def test_no_more_plans_are_kept_than_a_file_has_room_for(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(growing_plans, "_MOST", 1)
+    session = on_kernels(model)
+    for tokens in (1, 2):
+        session.run(None, feeds(3, tokens))
+    again = on_kernels(model)
+    for tokens, read in ((1, False), (2, True)):
+        again.run(None, feeds(3, tokens))
+        assert (again._lowered._parts is not None) is read
 
 
 def _by_column(kind: str, zeros: bool, transposed: bool = False) -> tuple[onnx.ModelProto, np.ndarray]:
