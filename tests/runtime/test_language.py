@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.runtime.cache import growing_plans
+from graphopt.runtime.lower.decoders import stored
+from graphopt.runtime.place.lowered_model import LoweredModel
 from tests.runtime.language import LAYERS, WORDS, Feed, feeds, make_language_model, stock
 from tests.runtime.reference import check_regions
 
@@ -210,6 +214,104 @@ def test_a_blocked_dequantizelinear(kind: int, zeros: bool) -> None:
     assert np.square(y - x @ weights).mean() < 1e-4 * np.square(x @ weights).mean()
     (stocks,) = stock(model).run(None, {"x": x})
     np.testing.assert_allclose(y, stocks, rtol=0, atol=2e-2 * np.abs(stocks).max())
+
+
+def test_plans_are_kept_once_for_all_lengths(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another session reads neither the graph nor packs weights; a further plan adds no copy of them to the file."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    prompt, cases = list(range(12)), [{"past": 40, "tokens": 1}, {"past": 0, "tokens": 7}]
+    first = on_kernels(model)
+    want = [first.run(None, feeds(**case)) for case in cases], first.generate(prompt, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(LoweredModel, "_lower", lambda self: pytest.fail("the graph was read"))
+        patch.setattr(stored, "pack_blocked", lambda *a, **k: pytest.fail("weights were packed"))
+        again = on_kernels(model)
+        for case, outputs in zip(cases, want[0], strict=True):
+            for a, b in zip(again.run(None, feeds(**case)), outputs, strict=True):
+                np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(again.generate(prompt, 5), want[1])
+    kept = max((tmp_path / "plans").rglob("*"), key=lambda file: file.stat().st_size)
+    before, packed = kept.stat().st_size, sum(len(c.raw_data) for c in model.graph.initializer if "codes" in c.name)
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "pack_blocked", lambda *a, **k: pytest.fail("weights were packed"))
+        other = on_kernels(model).run(None, feeds(3, 2))
+    for a, b in zip(other, first.run(None, feeds(3, 2)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert before > packed
+    assert kept.stat().st_size - before < packed / 2
+
+
+def test_no_more_plans_are_kept_than_a_file_has_room_for(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(growing_plans, "_MOST", 1)
+    session = on_kernels(model)
+    for tokens in (1, 2):
+        session.run(None, feeds(3, tokens))
+    again = on_kernels(model)
+    for tokens, read in ((1, False), (2, True)):
+        again.run(None, feeds(3, tokens))
+        assert (again._lowered._parts is not None) is read
+
+
+def _by_column(kind: str, zeros: bool, transposed: bool = False) -> tuple[onnx.ModelProto, np.ndarray]:
+    """x · weights of `kind` with a scale for all ("one"), or one a column; the weights as floats."""
+    rng = np.random.default_rng(3)
+    depth, channels = 200, 40
+    signed = kind != "uint8"
+    codes = rng.integers(-128 if signed else 0, 128 if signed else 256, (depth, channels))
+    codes = codes.astype(np.int8 if signed else np.uint8)
+    size = () if kind == "one" else (channels,)
+    scale = rng.uniform(0.01, 0.1, size).astype(np.float32)
+    points = rng.integers(0, 20, size).astype(codes.dtype)
+    stored = np.ascontiguousarray(codes.T) if transposed else codes
+    constants = [numpy_helper.from_array(stored, "w"), numpy_helper.from_array(scale, "s")]
+    constants += [numpy_helper.from_array(points, "z")] if zeros else []
+    nodes = [helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0])] if transposed else []
+    nodes += [
+        helper.make_node(
+            "DequantizeLinear", ["t" if transposed else "w", "s", *(["z"] if zeros else [])], ["d"], axis=1
+        ),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [info("x", TensorProto.FLOAT, ["n", depth])], [info("y", TensorProto.FLOAT, ["n", channels])],
+        constants,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    floats = (codes.astype(np.float32) - (points.astype(np.float32) if zeros else 0)) * scale
+    return model, np.asarray(floats, np.float32)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "one"])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_stored_weights_with_a_scale_a_column(kind: str, zeros: bool, transposed: bool) -> None:
+    model, weights = _by_column(kind, zeros, transposed)
+    session = on_kernels(model)
+    assert session.covered == 1
+    assert session.describe().parts[0].operators == {"BlockedMatMul": 1}
+    x = np.random.default_rng(1).standard_normal((5, len(weights))).astype(np.float32)
+    (y,) = session.run(None, {"x": x})
+    assert np.square(y - x @ weights).mean() < 1e-4 * np.square(x @ weights).mean()
+    (stocks,) = stock(model).run(None, {"x": x})
+    np.testing.assert_allclose(y, stocks, rtol=0, atol=2e-2 * np.abs(stocks).max())
+
+
+def test_weights_that_two_products_read_are_not_rounded_for() -> None:
+    """onnxruntime computes those in float32."""
+    model, weights = _by_column("int8", zeros=False)
+    model.graph.node.append(helper.make_node("MatMul", ["x", "d"], ["other"]))
+    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", weights.shape[1]]))
+    session = on_kernels(model)
+    assert session.covered == 0
+    x = np.random.default_rng(1).standard_normal((5, len(weights))).astype(np.float32)
+    for y in session.run(None, {"x": x}):
+        np.testing.assert_allclose(y, x @ weights, rtol=1e-4, atol=1e-3)
 
 
 def test_tokens_can_be_left_early(session: graphopt.Session) -> None:

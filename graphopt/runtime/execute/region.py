@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import Array
+from ..cache.growing_plans import GrowingPlans
 from ..cache.plan_cache import PlanCache
 from ..compile.executable import Executable, Memory, NoExecutable, hidden_addresses
 from ..lower.traits import Shape
@@ -37,10 +38,10 @@ class Region:
         self, lowered: LoweredModel, index: int, team: Team, memory: Memory, cache: PlanCache | None,
         growing: Sequence[tuple[int, int]] = (),
     ) -> None:  # fmt: skip
-        """`growing`: inputs that are longer in each run, and their axes. Plans with such inputs are not kept on disk,
-        as prompts come in any length, and each plan holds the weights."""
+        """`growing`: inputs that are longer in each run, and their axes."""
         self.index, self.team, self.memory = index, team, memory
-        self._lowered, self._cache = lowered, None if growing else cache
+        self._lowered, self._cache = lowered, cache
+        self._plans = GrowingPlans(cache, index) if growing and cache is not None else None
         self._growing, self._caches = growing, CacheMemory()
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Shapes, Executable | NoExecutable] = OrderedDict()
@@ -98,21 +99,34 @@ class Region:
         return compiled
 
     def _load_or_compile(self, shapes: Shapes) -> Executable | NoExecutable:
+        if self._plans is not None:
+            return self._load_or_compile_growing(shapes, self._plans)
         name = (self.index, shapes)
         stored: Executable | NoExecutable | None = None if self._cache is None else self._cache.load(name)
         if stored is not None:
             return stored
-        from ..compile.region_compiler import compile_region  # here, as a session all from the disk compiles nothing
-
-        segment = self.segment
-        compiled: Executable | NoExecutable
-        try:
-            compiled = compile_region(segment.operations, segment.inputs, segment.outputs, shapes, self.memory)
-        except Declined as declined:
-            compiled = NoExecutable(declined.reason)
+        compiled = self._compile(shapes)
         if self._cache is not None and (isinstance(compiled, NoExecutable) or not hidden_addresses(compiled)):
             self._cache.save(name, compiled)
         return compiled
+
+    def _load_or_compile_growing(self, shapes: Shapes, plans: GrowingPlans) -> Executable | NoExecutable:
+        stored = plans.find(self._key(shapes))
+        if stored is not None:
+            return stored
+        plans.lend_weights(self.segment.operations)
+        compiled = self._compile(shapes)
+        plans.keep(self._key(shapes), compiled, self.segment.operations)
+        return compiled
+
+    def _compile(self, shapes: Shapes) -> Executable | NoExecutable:
+        from ..compile.region_compiler import compile_region  # here, as a session all from the disk compiles nothing
+
+        segment = self.segment
+        try:
+            return compile_region(segment.operations, segment.inputs, segment.outputs, shapes, self.memory)
+        except Declined as declined:
+            return NoExecutable(declined.reason)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The region's outputs for arrays in the order of its inputs."""

@@ -63,6 +63,7 @@ def _steps(
     whole[:, :prompt] = mask
     positions = np.maximum(whole.cumsum(axis=1) - 1, 0)
     caches: Sequence[Any] = [cache.empty(batch) for cache in decoder.caches]
+    pasts = [cache.past for cache in decoder.caches]
     ended = np.zeros(batch, bool)
     last = np.zeros(batch, np.int64)
     begin = 0
@@ -70,11 +71,12 @@ def _steps(
         for stop in _stops(begin, end, pieces):
             fed = tokens[:, begin - end :][:, : stop - begin]
             feeds = _feeds(decoder, fed, whole[:, :stop], positions[:, begin:stop], begin)
-            feeds.update((cache.past, held) for cache, held in zip(decoder.caches, caches))
+            feeds.update(zip(pasts, caches))
             logits, *caches = run(decoder.outputs, feeds)
             begin = stop
         last = np.where(ended, last, choose(logits if logits.ndim == 2 else logits[:, -1]))
-        ended |= np.isin(last, list(ends))
+        if ends:
+            ended |= np.isin(last, list(ends))
         yield last
         if ended.all():
             return

@@ -1,4 +1,4 @@
-"""Lowering of products with weights in blocks: MatMulNBits, and a MatMul behind a blocked DequantizeLinear.
+"""Lowering of products with stored weights: MatMulNBits, and a MatMul behind DequantizeLinear in blocks or by column.
 
 Kernels round the other operand to 8 bits, block by block. So does onnxruntime where accuracy_level is 4, and by default
 where it fuses DequantizeLinear and MatMul; other products stay with it.
@@ -21,6 +21,9 @@ _ROUNDED = 4
 """The accuracy_level that lets the other operand be rounded to 8 bits."""
 _BITS = {DType.INT4: 4, DType.UINT4: 4, DType.INT8: 8, DType.UINT8: 8}
 """Bits of a code, by the type in which DequantizeLinear takes it."""
+_COLUMN_BLOCK = 32
+"""Depths that share a scale of x where weights have one a column: onnxruntime's. With 64 a token of SmolLM2-135M of 8
+bits reads 6 % less, and its KL against float is 0.017 instead of 0.013 (two windows of 256 tokens)."""
 
 
 def packed_product(node: Node) -> BlockedMatMul:
@@ -41,22 +44,48 @@ def packed_product(node: Node) -> BlockedMatMul:
 
 
 def dequantized_product(node: Node) -> BlockedMatMul | None:
-    """MatMul by the result of a blocked DequantizeLinear that nothing else reads; None for other products."""
-    weight = node.inputs[1]
+    """MatMul of floats by the result of a DequantizeLinear that nothing else reads; None for other products."""
+    x, weight = node.inputs[:2]
     source = None if weight is None else weight.producer
-    if source is None or weight is None or not is_dequantize(source):
+    if source is None or weight is None or not is_dequantize(source) or not weight.has_one_use:
         return None
+    codes, transposed = _codes(source.inputs[0])
+    scale, zero = source.constant(1), source.constant(2)
+    if codes is None or scale is None or len(codes.shape) != 2 or codes.dtype not in _BITS:
+        return None
+    depth, channels = reversed(codes.shape) if transposed else codes.shape
     block, axis = int(attr(source, "block_size", 0)), int(attr(source, "axis", 1))
-    codes, scale, zero = (source.constant(slot) for slot in range(3))
-    if not block or codes is None or scale is None or len(codes.shape) != 2 or not weight.has_one_use:
-        return None
-    if axis % 2 != 0 or block not in BLOCKS or codes.dtype not in _BITS:
+    if block and (axis % 2 != 0 or block not in BLOCKS):
         raise Declined(f"weights in blocks of {block} along axis {axis}")
+    if not block:
+        if _is_dequantized(x) or not _is_by_column(scale, axis, channels):
+            return None
+        block = _COLUMN_BLOCK
     if source.input(2) is not None and zero is None:
         raise Declined("weights that are not constant")
-    depth, channels = codes.shape
-    stored = StoredBlocks(codes, scale, zero, _BITS[codes.dtype], block, depth, channels, by_column=False)
+    stored = StoredBlocks(
+        codes, scale, zero, _BITS[codes.dtype], block, depth, channels, by_column=False, transposed=transposed
+    )
     return _product(node, (source, node), stored, None)
+
+
+def _codes(value: Value | None) -> tuple[Constant | None, bool]:
+    """Constant codes as they are stored, and whether a Transpose stands behind them."""
+    maker = None if value is None else value.producer
+    if maker is not None and maker.op == "Transpose" and maker.attrs.get("perm") in (None, [1, 0], (1, 0)):
+        return maker.constant(0), True
+    return None if value is None else value.constant, False
+
+
+def _is_dequantized(value: Value | None) -> bool:
+    """Whether the value is made of codes, so that its product is one of integers."""
+    return value is not None and value.producer is not None and is_dequantize(value.producer)
+
+
+def _is_by_column(scale: Constant, axis: int, channels: int) -> bool:
+    """Whether there is one scale for all, or one for each column."""
+    size = int(np.prod(scale.shape))
+    return size == 1 or (axis % 2 == 1 and size == channels)
 
 
 def _product(node: Node, nodes: tuple[Node, ...], stored: StoredBlocks, bias: Value | None) -> BlockedMatMul:

@@ -16,7 +16,8 @@ class StoredBlocks:
     """Codes, scales and zero points (None for 2^(bits − 1)) as constants of the model.
 
     `by_column`: as MatMulNBits stores them, codes [N, blocks, block · bits / 8] packed and zero points packed along
-    blocks; else as a blocked DequantizeLinear does, codes [K, N] and the others [blocks, N], signed or not.
+    blocks; else as DequantizeLinear does, codes [K, N], or [N, K] if `transposed`, and the others [blocks, N], or one a
+    column or for all, signed or not.
     """
 
     codes: Constant
@@ -27,6 +28,7 @@ class StoredBlocks:
     depth: int
     channels: int
     by_column: bool
+    transposed: bool = False
 
     @cached_property
     def packed(self) -> BlockedWeights:
@@ -40,17 +42,23 @@ class StoredBlocks:
                 rows = self.zero.array().reshape(self.channels, -1)
                 zeros = _halves(rows, self.bits).reshape(self.channels, -1)[:, :blocks]
             return pack_blocked(codes, scales, zeros, bits=self.bits, depth=self.depth)
-        stored = self.codes.array()
-        signed = self.codes.dtype.name.startswith("INT")
+        stored = self.codes.array() if self.transposed else self.codes.array().T
         middle = 1 << (self.bits - 1)
-        shift = middle if signed else 0
-        whole = np.full((self.channels, blocks * self.block), middle, np.uint8)
-        whole[:, : self.depth] = (stored.astype(np.int16) + shift).astype(np.uint8).T
-        zeros = None if signed else np.zeros((self.channels, blocks), np.uint8)
+        shift = middle if self.codes.dtype.name.startswith("INT") else 0
+        codes = np.full((self.channels, blocks * self.block), middle, np.uint8)
+        codes[:, : self.depth] = (stored.astype(np.int16) + shift).astype(np.uint8)
+        zeros = np.full((self.channels, blocks), shift, np.uint8)
         if self.zero is not None:
-            zeros = (self.zero.array().astype(np.int16) + shift).astype(np.uint8).T
-        codes = whole.reshape(self.channels, blocks, self.block)
-        return pack_blocked(codes, self.scale.array().T, zeros, bits=self.bits, depth=self.depth)
+            zeros[:] = self._by_block((self.zero.array().astype(np.int16) + shift).astype(np.uint8))
+        scales = np.broadcast_to(self._by_block(self.scale.array()), (self.channels, blocks))
+        return pack_blocked(
+            codes.reshape(self.channels, blocks, self.block), scales, None if (zeros == middle).all() else zeros,
+            bits=self.bits, depth=self.depth,
+        )  # fmt: skip
+
+    def _by_block(self, stored: Array) -> Array:
+        """[blocks, N] as [N, blocks]; one a column or for all as [N, 1] or [1, 1]."""
+        return stored.T if stored.ndim == 2 else stored.reshape(-1, 1)
 
 
 def _halves(packed: Array, bits: int) -> Array:

@@ -1,0 +1,55 @@
+"""The plans of a region whose caches grow, kept in one file: all read the same packed weights, which lie there once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...kernels.products.blocked_matmul import BlockedWeights
+from ..compile.executable import Executable, NoExecutable, hidden_addresses
+from ..lower.decoders.operations import BlockedMatMul
+from ..lower.traits import Operation, Shape
+from .plan_cache import PlanCache
+
+_MOST = 8
+"""Plans of a file: one for each size of a piece of a prompt, and one to spare. The file is written anew with each."""
+
+Plans = dict[tuple[Shape, ...], Executable | NoExecutable]
+
+
+class GrowingPlans:
+    """The plans of region `index` by the shapes of its inputs; read from disk when first asked for."""
+
+    def __init__(self, cache: PlanCache, index: int) -> None:
+        self._cache, self._name = cache, (index, "growing")
+        self._stored: tuple[Plans, tuple[BlockedWeights, ...]] | None = None
+
+    def _read(self) -> tuple[Plans, tuple[BlockedWeights, ...]]:
+        if self._stored is None:
+            self._stored = self._cache.load(self._name) or ({}, ())
+        return self._stored
+
+    def find(self, shapes: tuple[Shape, ...]) -> Executable | NoExecutable | None:
+        """The plan for these shapes; None where there is none."""
+        return self._read()[0].get(shapes)
+
+    def lend_weights(self, operations: Sequence[Operation]) -> None:
+        """Let the operations have the weights of the plans at hand, so that they are not packed again."""
+        for operation, packed in zip(_products(operations), self._read()[1]):
+            operation.weights.packed = packed
+
+    def keep(
+        self, shapes: tuple[Shape, ...], plan: Executable | NoExecutable, operations: Sequence[Operation]
+    ) -> None:  # fmt: skip
+        """Write another plan to the others, if there is room and any process could run it."""
+        plans, weights = self._read()
+        if len(plans) >= _MOST or (isinstance(plan, Executable) and hidden_addresses(plan)):
+            return
+        if isinstance(plan, Executable):
+            weights = tuple(operation.weights.packed for operation in _products(operations))
+        plans[shapes] = plan
+        self._stored = plans, weights
+        self._cache.save(self._name, self._stored)
+
+
+def _products(operations: Sequence[Operation]) -> list[BlockedMatMul]:
+    return [operation for operation in operations if isinstance(operation, BlockedMatMul)]
