@@ -122,7 +122,7 @@ class Recipe:
         return replace(given, target=self.target, schedule=self.schedule, compression=compression, seed=self.seed)
 
     def _quantize(self) -> Quantize | None:
-        """Quantization of the layers that are chosen for it; without [quantize] of these alone, at its usual options."""
+        """Quantization of the layers that are chosen for it; without [quantize] of these alone, as usual."""
         from ..passes.quantize import Quantize
         from ..passes.quantize.candidates.units import BETWEEN
 
