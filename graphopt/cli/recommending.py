@@ -81,6 +81,14 @@ def search(
     min_sqnr: Annotated[Optional[float], typer.Option(help="name the fastest of this many dB")] = None,  # noqa: UP045
     speedup: Annotated[Optional[float], typer.Option(help="name the best that is this many times as fast")] = None,  # noqa: UP045
     size_mb: Annotated[Optional[float], typer.Option(help="name the best of at most so many megabytes")] = None,  # noqa: UP045
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="processes that build candidates; the answer is the same for the same times"),
+    ] = None,
+    scheduler: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="tcp://HOST:PORT of a dask scheduler, whose workers do so"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of every choice that is drawn")] = 0,
     as_json: JSON = False,
 ) -> None:
@@ -88,15 +96,16 @@ def search(
 
     A folder of a search that was interrupted is resumed by the same command.
     """
+    from ..parallel import executor_of
     from ..searching import search as run
 
     if destination is None and not as_json:
         raise OptionError("search: name a folder for what is found: --out DIR")
-    with progress("search") as tell:
+    with executor_of(workers, scheduler) as executor, progress("search") as tell:
         front = run(
             model, calibration=calibration, metric=None if metric is None else function_of(metric), budget=budget,
             objectives=split(objectives) or (), space=split(space), seed=seed, progress=tell, out=destination,
-            target=runtime_named(target), preprocess=preprocess,
+            target=runtime_named(target), preprocess=preprocess, executor=executor,
         )  # fmt: skip
     limits = {"max_drop": max_drop, "min_sqnr": min_sqnr, "speedup": speedup, "size_mb": size_mb}
     is_picked = any(limit is not None for limit in limits.values())

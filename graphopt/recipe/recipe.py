@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.source import SYNTHETIC
-from ..compress.choices import FLOAT16, STORED16, check_choices
+from ..compress.choices import FLOAT16, QUANTIZED, STORED16, check_choices
 from ..errors import InputError, ModelError, OptionError
 from ..machine.files import check_target, replace_file, reported
 from ..options import Compression, Options, Schedule, Target
@@ -113,13 +113,25 @@ class Recipe:
         if calibration is None and self.data:
             raise OptionError("recipe: the result was made from calibration data: give calibration= (--calibration)")
         compression = Compression(
-            quantize=None if self.quantize is None else replace(self.quantize, layers=self.layers),
+            quantize=self._quantize(),
             prune=None if self.prune is None else replace(self.prune, keep=self.channels), precision=self._precision(),
             recover=self.recover, calibration=calibration,
             preprocess=self.preprocess if asked.preprocess is None else asked.preprocess,
             metric=asked.metric, max_drop=asked.max_drop,
         )  # fmt: skip
         return replace(given, target=self.target, schedule=self.schedule, compression=compression, seed=self.seed)
+
+    def _quantize(self) -> Quantize | None:
+        """Quantization of the layers that are chosen for it; without [quantize] of these alone, as usual."""
+        from ..passes.quantize import Quantize
+        from ..passes.quantize.candidates.units import BETWEEN
+
+        if self.quantize is not None:
+            return replace(self.quantize, layers=self.layers)
+        modes = [QUANTIZED[choice][0] for choice in self.layers.values() if choice in QUANTIZED]
+        if not modes:
+            return None
+        return Quantize(modes[0], op_types_to_quantize=tuple(sorted(BETWEEN)), layers=self.layers)
 
     def _precision(self) -> Float16 | None:
         """Half precision for the layers that are chosen for it, wherever the recipe came from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ..equivalence.feeds import Feeds
 from ..errors import Declined, GraphoptError, one_line
 from ..ir import Model
 from ..options import Compression, Options, Runtime, Target, Validation
+from ..parallel import content
 from ..passes.float16 import Float16
 from ..passes.prune import Prune
 from ..passes.quantize import Quantize
@@ -81,6 +83,12 @@ def recipe_of(plain: Plain, target: Runtime, seed: int, *, uniform: str = "", se
         recover=Distil() if RECOVERY in plain else None,
         layers={} if uniform else layers, channels=channels,
     )  # fmt: skip
+
+
+def build_sent(recipe: Recipe, digest: str) -> Built:
+    """In a worker: the model of a recipe, from the model and samples that were sent by their digest."""
+    model, samples = pickle.loads(content(digest))
+    return build(Job(model, recipe, samples))
 
 
 def build(job: Job, *, keep: bool = False) -> Built:

@@ -157,7 +157,9 @@ def _parameters(node: Node) -> int:
 def _joined(model: Model, number: Mapping[Node, int], feed: Feeds) -> tuple[list[int], list[tuple[int, int, int]]]:
     """For each layer the first that must compute alike; and what layers hand on to each other, with its elements.
 
-    Layers behind which a Concat follows share its scale.
+    Layers behind which a Concat follows may share its scale, and run it on integers together or not at all. Nothing
+    else of the quantizer joins layers: Add and Mul read each operand at a scale of its own, and MaxPool and its kin
+    hand on the codes of the one layer that made them.
     """
     sources: dict[Value, frozenset[int]] = {}
     tied = list(range(len(number)))

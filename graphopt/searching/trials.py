@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import onnx_io
-from ..errors import GraphoptError, one_line
+from ..errors import GraphoptError, InputError, one_line
 from ..measure import Quality, metric_name
-from ..recipe import model_digest
+from ..parallel import digest_of, ordered
+from ..recipe import Recipe, model_digest
 from ..recommendation.workbench import LEAST, Part, Workbench
-from .building import Built, Job, build, recipe_of
+from .building import Built, Job, build, build_sent, recipe_of
 from .front import Front, front_from, write_front
 from .lane import Lane
 from .point import ORIGINAL, Point
@@ -132,9 +134,8 @@ class Trials:
         """Build recipes, several at a time where there is an executor; then measure one after the other."""
         bench, known = self.bench, [self.replay("trial") for _ in recipes]
         wanted = [recipe for recipe, record in zip(recipes, known) if record is None]
-        jobs = [Job(self._sent(), recipe_of(recipe, bench.target, bench.seed), self.samples) for recipe in wanted]
         start = time.monotonic()
-        built = self._built(jobs)
+        built = self._built([recipe_of(recipe, bench.target, bench.seed) for recipe in wanted])
         for recipe, record in zip(recipes, known):
             if record is None:
                 point = self.measured(recipe, next(built), start)
@@ -151,17 +152,20 @@ class Trials:
             return model
         return model if onnx_io.external_bytes(self.bench.original) else Path(model).read_bytes()
 
-    def _built(self, jobs: Sequence[Job]) -> Iterator[Built]:
-        """What the jobs made; by an executor all of it before any time is measured. A worker that dies takes only its
-        executor with it: this process builds in its place."""
-        if self.executor is None or not jobs:
-            return map(build, jobs)
+    def _built(self, recipes: Sequence[Recipe]) -> Iterator[Built]:
+        """What the recipes made; by an executor all of it before any time is measured. Workers that are gone take
+        nothing with them: this process builds in their place."""
+        here = (build(Job(self.bench.model, recipe, self.samples)) for recipe in recipes)
+        if self.executor is None or not recipes:
+            return here
+        data = pickle.dumps((self._sent(), self.samples))
+        calls = [((recipe, digest_of(data)), {digest_of(data): data}) for recipe in recipes]
         try:
-            return iter(list(self.executor.map(build, jobs)))
-        except BrokenExecutor as error:
+            return iter(list(ordered(self.executor, build_sent, calls)))
+        except InputError as error:
             self.notes.append(f"the workers are gone, this process went on alone: {one_line(error)}")
             self.executor = None
-            return map(build, jobs)
+            return here
 
     def measured(self, recipe: dict[str, Any], built: Built, start: float) -> Point:
         """The point of a candidate: judged, timed, and written. GraphoptError where the metric fails."""
@@ -208,13 +212,15 @@ class Trials:
         """Write the front, and remove the models that are no longer on it."""
         front, model = self.front(), self.bench.model
         title = Path(model).name if isinstance(model, (str, os.PathLike)) else "a model"
-        kept = {one.name for one in front.points}
+        kept, gone = {one.name for one in front.points}, []
         for place, one in enumerate(self.history):
             if one.path and not one.is_original and one.name not in kept:
-                for suffix in (".onnx", ".toml"):
-                    Path(one.path).with_suffix(suffix).unlink(missing_ok=True)
+                gone.append(Path(one.path))
                 self.history[place] = replace(one, path="")
         write_front(front, self.store.folder, title)
+        for path in gone:  # a front on disk never names a model that is not there
+            for suffix in (".onnx", ".toml"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
 
     def confirm(self) -> None:
         """Judge the front by samples that the search never saw."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...compress.choices import FLOAT32, QUANTIZED, check_names, chosen_for, layer_names, word_of
+from ...compress.layers.linear import LINEAR
 from ...errors import OptionError
-from ...ir import Model
+from ...ir import Model, Node
 from .candidates.assignment import Assignment
 from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import RECURRENT, Unit, useful
@@ -96,8 +97,9 @@ def _between(layers: frozenset[Unit], units: frozenset[Unit]) -> frozenset[Unit]
 def by_mode(model: Model, options: Quantize) -> list[Quantize]:
     """The options of each mode that a layer of the root graph is to have, those of the usual mode first.
 
-    Beside that, a mode is for the layers alone that are named for it. OptionError for names that no layer has, and for
-    two widths below 8 bits in one mode.
+    Beside that, a mode is for the layers alone that are named for it; so is a narrower width of stored weights where
+    the usual one is 8 bits and layers are left to decide. OptionError for names that no layer has, and for two widths
+    below 8 bits in one mode.
     """
     root = {name: choice for name, choice in options.layers.items() if INSIDE not in name}
     names = layer_names(model.graph)
@@ -112,11 +114,10 @@ def by_mode(model: Model, options: Quantize) -> list[Quantize]:
             continue
         kind = f"int{narrow[0]}" if narrow else options.weight_type
         if mode == options.mode:
-            found.append(replace(options, weight_type=kind))
+            found += _of_widths(options, kind, names)
             continue
-        chosen = chosen_for(names, root)
-        others = [name for node, name in names.items() if QUANTIZED.get(chosen.get(node, ""), ("",))[0] != mode]
         layers = {name: choice for name, choice in root.items() if QUANTIZED.get(choice, ("",))[0] == mode}
+        others = _without(names, layers)
         rounding = options.rounding if mode == "static" else bool(options.rounding)
         activations = options.activation_type if mode == "static" else "uint8"
         found.append(
@@ -126,6 +127,32 @@ def by_mode(model: Model, options: Quantize) -> list[Quantize]:
             )
         )  # fmt: skip
     return found
+
+
+def _of_widths(options: Quantize, kind: str, names: Mapping[Node, str]) -> list[Quantize]:
+    """The options of the usual mode: twice where stored weights are of 8 bits, of fewer for some layers, and others are
+    free, first those of 8 bits."""
+    chosen = chosen_for(names, options.layers)
+    is_free = any(node.op in LINEAR and node not in chosen for node in names)
+    if options.mode != "weights" or kind == options.weight_type or not is_free:
+        return [replace(options, weight_type=kind)]
+    word = word_of("weights", int(kind[-1]))
+    narrow = {name: choice for name, choice in options.layers.items() if choice == word and INSIDE not in name}
+    layers = {name: choice for name, choice in options.layers.items() if name not in narrow}
+    first = (names[node] for node in chosen_for(names, narrow))
+    return [
+        replace(options, nodes_to_exclude=(*options.nodes_to_exclude, *first), layers=layers),
+        replace(
+            options, weight_type=kind, nodes_to_exclude=(*options.nodes_to_exclude, *_without(names, narrow)),
+            layers=narrow,
+        ),
+    ]  # fmt: skip
+
+
+def _without(names: Mapping[Node, str], layers: Mapping[str, str]) -> list[str]:
+    """The names of the nodes for which no choice is made."""
+    chosen = chosen_for(names, layers)
+    return [name for node, name in names.items() if node not in chosen]
 
 
 def inside(layers: Mapping[str, str], part: str) -> dict[str, str]:

@@ -89,6 +89,35 @@ def static(layers: dict[str, str]) -> Recipe:
     return Recipe(quantize=graphopt.Quantize("static"), layers=layers)
 
 
+CODES = [f"{name}_codes" for name in "abcd"]
+BITS = {TensorProto.FLOAT: 32, TensorProto.INT8: 8, TensorProto.INT4: 4}
+GIVEN = {
+    "four bits": dict.fromkeys(LAYERS, "weights4"),
+    "eight bits": dict.fromkeys(LAYERS, "weights8"),
+    "both": dict(zip(LAYERS, ("weights8", "weights4", "weights4", "float32"))),
+    "three kinds": dict(zip(LAYERS, ("static int8", "weights4", "weights8", "static int8"))),
+}
+
+
+@pytest.mark.parametrize("mode", [None, "static", "weights"])
+@pytest.mark.parametrize("given", GIVEN)
+def test_each_layer_has_the_bits_that_were_named(mode, given, model, data):
+    quantize = None if mode is None else graphopt.Quantize(mode)
+    result = graphopt.optimize(model, recipe=Recipe(quantize=quantize, layers=GIVEN[given]), calibration=data)
+    assert {name: result.recipe.layers[name] for name in LAYERS} == GIVEN[given]
+    kinds = {t.name[0]: BITS[t.data_type] for t in result.model.graph.initializer if t.name in (*"abcd", *CODES)}
+    widths = {"static int8": 8, "weights8": 8, "weights4": 4, "float32": 32}
+    assert kinds == {name: widths[GIVEN[given][layer]] for name, layer in zip("abcd", LAYERS)}
+
+
+@pytest.mark.parametrize(("mode", "rest"), [(None, 32), ("weights", 8)])
+def test_what_is_not_named_is_as_without_the_choice(mode, rest, model, data):
+    quantize = None if mode is None else graphopt.Quantize(mode, speed=False)
+    result = graphopt.optimize(model, recipe=Recipe(quantize=quantize, layers={"second": "weights4"}), calibration=data)
+    kinds = {t.name[0]: BITS[t.data_type] for t in result.model.graph.initializer if t.name in (*"abcd", *CODES)}
+    assert kinds == {"a": rest, "b": 4, "c": rest, "d": rest}
+
+
 def test_a_choice_is_obeyed(model, data):
     every = dict.fromkeys(LAYERS, "static int8")
     counts = {}

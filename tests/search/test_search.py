@@ -13,9 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 import graphopt
+from graphopt import searching
 from graphopt.cli import app
 from graphopt.errors import InputError, OptionError, OutputError
 from graphopt.measure import ort_session
+from graphopt.parallel import executor_of
 from graphopt.recommendation.workbench import Workbench
 from graphopt.searching import building, lane
 from graphopt.searching.building import Job, build, recipe_of
@@ -187,14 +189,47 @@ def test_the_command_line_writes_a_folder_and_picks(monkeypatch, tmp_path):
         assert isinstance(ran.exception, OptionError) and said in str(ran.exception)
 
 
-@pytest.mark.slow
-def test_processes_build_the_same(searched, tmp_path):
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+def test_the_command_line_hands_workers_over(monkeypatch, searched, tmp_path):
+    onnx.save(convnet(), tmp_path / "m.onnx")
+    seen = []
 
+    def stand_in(model, **options):
+        seen.append(options["executor"])
+        return searched[1]
+
+    monkeypatch.setattr(searching, "search", stand_in)
+    words = ["search", str(tmp_path / "m.onnx"), "--out", str(tmp_path / "found")]
+    for more in ([], ["--workers", "3"]):
+        ran = CliRunner().invoke(app, [*words, *more])
+        assert ran.exit_code == 0, ran.output
+    assert seen[0] is None and seen[1]._max_workers == 3
+    for more, reason in (
+        (["--workers", "0"], "workers: 0 is not a number from 1 on"),
+        (["--workers", "2", "--scheduler", "tcp://x:1"], "workers and scheduler are two places"),
+    ):
+        ran = CliRunner().invoke(app, [*words, *more])
+        assert isinstance(ran.exception, OptionError) and reason in str(ran.exception)
+    assert len(seen) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_processes_gives_the_same_recipes(count, searched, tmp_path):
     _, front = searched
-    with ProcessPoolExecutor(2, get_context("spawn")) as two:
-        assert plain(run(tmp_path, executor=two)) == plain(front)
+    with executor_of(workers=count) as workers:
+        found = run(tmp_path, executor=workers)
+    assert plain(found) == plain(front) and found.notes == front.notes
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_recipes(searched, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
+    _, front = searched
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1",
+    ) as local, executor_of(scheduler=local.scheduler_address) as workers:  # fmt: skip
+        found = run(tmp_path, executor=workers)
+    assert plain(found) == plain(front) and found.notes == front.notes
 
 
 def test_half_precision_is_mixed_in_only_where_it_gains(tmp_path):

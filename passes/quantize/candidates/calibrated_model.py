@@ -87,10 +87,9 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
         usable = layer_units(units.members, options.mode)
         slow = tuple((u.name, SLOW) for u in units.members if u.linear is not None and u not in usable)
         units = Units(tuple(usable), (*units.refused, *slow))
-    if options.op_types_to_quantize is None or "Gather" in options.op_types_to_quantize:
-        tables = [u for u in find_tables(model.graph) if u.name not in options.nodes_to_exclude]
-        units = Units((*units.members, *tables), units.refused)
-        usable += tables
+    tables = find_tables(model.graph, options)
+    units = Units((*units.members, *tables), units.refused)
+    usable += tables
     usable, shared = share_weights(usable, float_products(model.graph, usable))
     units = _with_shared(units, usable, shared)
     store = CodeStore(Spool() if figures(model).constant_bytes > LARGE else None)

@@ -27,7 +27,9 @@ TABLE = 1 << 16
 """Bytes of the smallest table of Gather that is stored as codes: a smaller one would save less than 48 KB."""
 PACKED = 21
 """The operator set from which DequantizeLinear takes 4-bit integers, and blocks."""
-OPERATORS = LINEAR | BINARY | POOLS | MOVES | FUNCTIONS | {"Concat", "Resize"}
+BETWEEN = BINARY | POOLS | MOVES | FUNCTIONS | {"Concat", "Resize"}
+"""Operators without weights, which follow the layers beside them."""
+OPERATORS = LINEAR | BETWEEN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,10 +112,12 @@ def find_units(model: Model, options: Quantize) -> Units:
 
 
 def check_wanted(node: Node, name: str, options: Quantize) -> None:
-    """Declined where the options leave out a node, by its operator or by its name."""
-    if options.op_types_to_quantize is not None and node.op not in options.op_types_to_quantize:
+    """Declined where the options leave out a node, by its operator, unless it is chosen by name, or by its name."""
+    names = {name, *node.origins}
+    types = options.op_types_to_quantize
+    if types is not None and node.op not in types and not names & options.layers.keys():
         raise Declined("its operator is not among op_types_to_quantize", node)
-    if {name, *node.origins} & set(options.nodes_to_exclude):
+    if names & set(options.nodes_to_exclude):
         raise Declined("excluded by name", node)
 
 
@@ -193,8 +197,8 @@ def layer_units(units: Iterable[Unit], mode: str) -> list[Unit]:
     return [u for u in units if u.linear is not None and (mode == "weights" or u.node.op in ("MatMul", "Gemm"))]
 
 
-def find_tables(graph: Graph) -> list[Unit]:
-    """Units of Gather that read rows of a constant float table of at least `TABLE` bytes."""
+def find_tables(graph: Graph, options: Quantize) -> list[Unit]:
+    """Units of Gather that read rows of a constant float table of at least `TABLE` bytes, by what the options allow."""
     tables = []
     for node in graph:
         table = node.constant(0) if node.op == "Gather" else None
@@ -202,8 +206,12 @@ def find_tables(graph: Graph) -> list[Unit]:
             continue
         if int(attr(node, "axis", 0)) != 0 or getattr(node.output.type, "rank", None) is None or node.output.is_result:
             continue
-        linear = Linear(node, table, None, 1, 1)
-        tables.append(Unit(node, None, (), (node.output,), linear=linear))
+        unit = Unit(node, None, (), (node.output,), linear=Linear(node, table, None, 1, 1))
+        try:
+            check_wanted(node, unit.name, options)
+        except Declined:
+            continue
+        tables.append(unit)
     return tables
 
 

@@ -1,0 +1,55 @@
+"""The timing lane: what is measured once, and what anew."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from graphopt.searching.building import NEAREST, Job, build, recipe_of
+from graphopt.searching.lane import CLEAR, MachineLane, form_of
+from tests.quantize.nets import convnet, images
+
+
+class Bench:
+    """Times that do not change; counts how often it measured."""
+
+    def __init__(self, error: float) -> None:
+        self.error, self.measured = error, 0
+
+    def timings(self, models, seconds, is_clear):
+        self.measured += 1
+        yield [SimpleNamespace(low=2.0, error=0.0), SimpleNamespace(low=1.0, error=self.error)]
+
+
+def made(word: str, **recipe: str):
+    full = recipe_of(recipe, "portable", 0, uniform=word)
+    return build(Job(convnet(), full, images(4)), keep=True).ir
+
+
+@pytest.fixture(scope="module")
+def models():
+    return made("static int8"), made("static int8", rounding=NEAREST), made("weights8"), made("weights4")
+
+
+def test_a_form_is_all_but_weights_and_scales(models):
+    careful, quick, eight, four = map(form_of, models)
+    assert careful == quick and len({careful, eight, four}) == 3
+    assert constants(models[0]) != constants(models[1])
+
+
+def constants(model) -> set[bytes]:
+    read = {value for node in model.graph for value in node.inputs if value is not None}
+    return {value.constant.array().tobytes() for value in read if value.constant is not None}
+
+
+def test_equal_forms_share_a_clear_time(models):
+    bench = Bench(CLEAR / 2)
+    lane = MachineLane(bench)
+    assert [lane.latency(model).latency for model in models] == [0.5] * 4 and bench.measured == 3
+
+
+def test_a_time_that_is_not_clear_is_measured_anew(models):
+    bench = Bench(2 * CLEAR)
+    lane = MachineLane(bench)
+    assert [lane.latency(model).error for model in models[:2]] == [2 * CLEAR] * 2 and bench.measured == 2
