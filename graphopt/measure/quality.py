@@ -20,6 +20,7 @@ from ..errors import OptionError, one_line
 from ..ir import Array, Model
 from ..onnx_io import to_proto
 from .classes import classifications
+from .embeddings import PooledVectors, embeddings
 from .tokens import TokenScores, next_tokens
 
 Metric = Callable[[Any], float]
@@ -53,7 +54,8 @@ class Fidelity:
     whatever it holds. None without one. low_db: the signal to noise that nine of ten samples keep, each by itself, of
     the worst output; few samples with loud results do not outweigh those that went wrong. divergence: of scores of next
     tokens, the mean over positions of KL(reference ‖ candidate) in nats; None without such. perplexity: of the text
-    that was read, to the reference and to the candidate, where the tokens are an input.
+    that was read, to the reference and to the candidate, where the tokens are an input. cosine: of vectors of tokens,
+    averaged over each text, the mean cosine with the reference's; of the worst such output, None without one.
     """
 
     sqnr_db: float
@@ -62,16 +64,24 @@ class Fidelity:
     low_db: float = math.inf
     divergence: float | None = None
     perplexity: tuple[float, float] | None = None
+    cosine: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Plain data for JSON; None for an infinite ratio. Divergence where tokens are predicted."""
+        """Plain data for JSON; None for an infinite ratio. Divergence where tokens are predicted, the cosine where
+        texts are embedded."""
         finite = self.sqnr_db if math.isfinite(self.sqnr_db) else None
         tokens = {} if self.divergence is None else {"divergence": self.divergence}
-        return {"sqnr_db": finite, "top1": self.top1, "largest": self.largest, **tokens}
+        texts = {} if self.cosine is None else {"cosine": self.cosine}
+        return {"sqnr_db": finite, "top1": self.top1, "largest": self.largest, **tokens, **texts}
 
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.2%}"
-        return f"{sqnr_text(self.sqnr_db)}{top1}{self.tokens}"
+        return f"{sqnr_text(self.sqnr_db)}{top1}{self.tokens}{self.texts}"
+
+    @property
+    def texts(self) -> str:
+        """The cosine in words; "" where no texts are embedded."""
+        return "" if self.cosine is None else f", cosine {self.cosine:.4f} of pooled vectors"
 
     @property
     def tokens(self) -> str:
@@ -99,6 +109,7 @@ class Quality:
         self.evaluations, self.samples = evaluations, samples
         self.classifications = classifications(reference)
         self.next_tokens = next_tokens(reference, self.classifications)
+        self.embeddings = embeddings(reference, self.classifications)
         self._scores: dict[str, float] = {}
         self._results: list[Expected] | None = None
         self._base: float | None = None
@@ -161,7 +172,10 @@ class Quality:
 
     @property
     def _judge(self) -> Callable[[Any, list[Expected]], Fidelity]:
-        return partial(fidelity_of, classifications=frozenset(self.classifications), next_tokens=self.next_tokens)
+        return partial(
+            fidelity_of, classifications=frozenset(self.classifications), next_tokens=self.next_tokens,
+            embeddings=self.embeddings,
+        )  # fmt: skip
 
     @property
     def _expected(self) -> list[Expected]:
@@ -257,16 +271,19 @@ Expected = tuple[dict[str, Any], list[_Expected]]
 
 
 def fidelity_of(
-    session: Any, samples: Sequence[Expected], classifications: frozenset[int], next_tokens: frozenset[int]
-) -> Fidelity:
+    session: Any, samples: Sequence[Expected], classifications: frozenset[int], next_tokens: frozenset[int],
+    embeddings: frozenset[int] = frozenset(),
+) -> Fidelity:  # fmt: skip
     """Signal to noise and top-1 agreement of a session's results with those of the reference."""
     tallies = [_Tally() for _ in samples[0][1]] if samples else []
-    scores = TokenScores()
+    scores, vectors = TokenScores(), {i: PooledVectors() for i in embeddings}
     for feed, expected in samples:
         for i, (reference, result) in enumerate(zip(expected, session.run(None, feed))):
             tallies[i].add(reference, np.asarray(result))
             if i in next_tokens:
                 scores.add(reference.array, np.asarray(result), feed)
+            if i in embeddings:
+                vectors[i].add(reference.array, np.asarray(result), feed)
     ratios = [t.sqnr_db for t in tallies if t.signal > 0.0]
     shares = {i: t.same / t.rows for i, t in enumerate(tallies) if t.rows}
     return Fidelity(
@@ -276,6 +293,7 @@ def fidelity_of(
         min((t.low_db for t in tallies if t.signal > 0.0), default=math.inf),
         scores.divergence,
         scores.perplexity,
+        min((found.cosine for found in vectors.values() if found.cosine is not None), default=None),
     )
 
 

@@ -146,7 +146,8 @@ def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
 
     Declined where it cannot be raised; for target "onnxruntime" packed products are its own and need no operator set.
     """
-    if options.mode != "weights" or options.weight_bits < 4 or (options.weight_bits == 8 and not options.block_size):
+    is_packed = context.target == "onnxruntime" or not options.block_size
+    if options.mode != "weights" or options.weight_bits < 4 or (options.weight_bits == 8 and is_packed):
         return upgraded(model, context)
     try:
         return upgraded(model, context, PACKED)

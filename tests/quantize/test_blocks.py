@@ -105,6 +105,13 @@ def test_both_spellings_hold_the_same_weights(target):
         assert ((found - weight) ** 2).mean() < 0.02 * (weight**2).mean()
 
 
+def test_blocks_of_eight_bits_are_products_of_onnxruntime_at_any_operator_set():
+    made, noise = stored(target="onnxruntime", weight_type="int8", block_size=64)
+    products = [{a.name: a.i for a in n.attribute} for n in made.model.graph.node if n.op_type == "MatMulNBits"]
+    sizes = [(a["bits"], a["block_size"], a["accuracy_level"]) for a in products]
+    assert sizes == [(8, 64, 4)] * 3 and noise > 35 and made.model.opset_import[0].version == 17
+
+
 @pytest.mark.parametrize(("kind", "stored_in", "least"), [("int3", 4, 12), ("int2", 2, 5)])
 def test_fewer_bits_are_for_onnxruntime(kind, stored_in, least):
     made, noise = stored(target="onnxruntime", weight_type=kind, max_kl=100.0)

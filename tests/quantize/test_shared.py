@@ -156,6 +156,17 @@ def test_blocks_of_eight_bits_are_shared_alike(head):
     assert run(tied(head), "weights", block_size=16, weight_type="uint8")[1] > plain - 1
 
 
+def test_for_onnxruntime_a_language_model_in_eight_bits_has_blocks_but_for_its_table():
+    made, noise = run(tied(), "weights", "onnxruntime")
+    products = [node for node in made.model.graph.node if node.op_type == "MatMulNBits"]
+    assert [attribute.i for node in products for attribute in node.attribute if attribute.name == "bits"] == [8]
+    tables = [t for t in made.model.graph.initializer if t.name.startswith("table") and "codes" in t.name]
+    assert [list(table.dims) for table in tables] == [[WORDS, WIDE]] and noise > 30
+    one, blocked = (run(tied(), "weights", "onnxruntime", block_size=size) for size in (None, 16))
+    assert "GatherBlockQuantized" in [node.op_type for node in blocked[0].model.graph.node] and blocked[1] > one[1]
+    assert elements(blocked[0].model) <= WORDS * WIDE + WIDE * WIDE
+
+
 def test_for_accuracy_what_is_shared_gets_finer_codes_together():
     made, noise = run(tied(), "weights", weight_type="int4", min_sqnr=22.0, judge="sqnr")
     bits = {row[0]: row[3] for row in made.report.stages[0].rows}

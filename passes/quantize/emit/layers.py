@@ -19,11 +19,12 @@ from .packed import multiply_packed
 def store_weights(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assignment) -> None:
     """y = W x with W = DequantizeLinear(codes).
 
-    Codes of 4 bits are packed, two a byte; for target "onnxruntime" products with them become its MatMulNBits.
+    Codes of 4 bits are packed, two a byte; for target "onnxruntime" products with codes in blocks become its
+    MatMulNBits.
     """
     linear, graph, store = unit.layer, clone.model.graph, assignment.store
     node, name = clone.nodes[unit.node], _weight_name(unit)
-    if codes.bits < 8 and codes.block is not None and assignment.target == "onnxruntime":
+    if codes.block is not None and assignment.target == "onnxruntime":
         _set_bias(clone, unit, codes)
         multiply_packed(clone.model, node, codes, name, store)
         return

@@ -66,14 +66,16 @@ def _operands(codes: Codes, name: str, store: CodeStore) -> tuple[Value, Value, 
     """The codes, scales and zero points (None where those are 0) as both operators take them."""
     assert codes.block is not None
     bits = stored_bits(codes.bits)
-    middle = 1 << (bits - 1)
     block = codes.block
-    stored = store.form(
-        codes, "packed", lambda: pack((in_blocks(codes.rows[0], block) + middle).astype(np.uint8), bits)
-    )
-    zeros = None if codes.zero is None else pack((codes.zero[0] + middle).astype(np.uint8), bits)
+    stored = store.form(codes, "packed", lambda: pack(_unsigned(in_blocks(codes.rows[0], block), bits), bits))
+    zeros = None if codes.zero is None else pack(_unsigned(codes.zero[0], bits), bits)
     zero = None if zeros is None else constant(zeros, name, "zero")
     return constant(stored, name, "codes"), constant(codes.scale[0], name, "scale"), zero
+
+
+def _unsigned(codes: Array, bits: int) -> Array:
+    """Codes int8 around 0 as uint8 around 2^(bits − 1)."""
+    return np.asarray(codes.astype(np.uint8) + np.uint8(1 << (bits - 1)))
 
 
 def _replace(model: Model, node: Node, steps: list[Node]) -> Value:

@@ -26,7 +26,7 @@ def store_table(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assign
     name = "" if unit.node.inputs[0] is None else unit.node.inputs[0].name
     if head is None:
         rows = _by_column(clone.model.graph, node, unit, codes, name)
-    elif codes.bits < 8 and assignment.target == "onnxruntime":
+    elif codes.block is not None and assignment.target == "onnxruntime":
         rows = gather_packed(clone.model, node, codes, name, assignment.store)
     elif codes.block is not None:
         rows = _by_block(clone.model.graph, node, codes, name, assignment.options.weight_dtype)

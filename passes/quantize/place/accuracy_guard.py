@@ -63,7 +63,7 @@ class Judge:
             close = f"SQNR {fidelity.sqnr_db:.1f} dB"
             if agreement is not None:
                 close += f", top-1 agreement {agreement:.2%}"
-            close += fidelity.tokens
+            close += fidelity.tokens + fidelity.texts
         if quality.metric is not None and limit is not None:
             return f"metric falls by {quality.drop(model):.4f} of {limit:g} allowed; {close}"
         fall = "" if quality.metric is None else f"metric falls by {quality.drop(model):.4f}; "
@@ -94,6 +94,8 @@ def is_good_enough(model: Model, options: Quantize, context: StageContext) -> bo
     fidelity = quality.fidelity(model)
     if judges_tokens(options, context) and fidelity.divergence is not None:
         return fidelity.divergence <= options.max_kl
+    if judges_texts(options, context) and fidelity.cosine is not None and fidelity.cosine < options.min_cosine:
+        return False
     agreement = agreement_of(fidelity, options)
     return fidelity.sqnr_db >= options.min_sqnr and (agreement is None or agreement >= options.min_top1)
 
@@ -102,6 +104,11 @@ def judges_tokens(options: Quantize, context: StageContext) -> bool:
     """Whether a language model is judged by how far its distributions of the next token move: weights that are stored
     for their size may cost it 15 dB, and hardly a token."""
     return options.mode == "weights" and options.judge == "auto" and bool(context.quality.next_tokens)
+
+
+def judges_texts(options: Quantize, context: StageContext) -> bool:
+    """Whether an encoder of text is judged by the vectors that its readers compare, too."""
+    return options.judge == "auto" and bool(context.quality.embeddings)
 
 
 def agreement_of(fidelity: Fidelity, options: Quantize) -> float | None:
@@ -117,7 +124,8 @@ def describe_floor(options: Quantize, context: StageContext) -> str:
     if judges_tokens(options, context):
         return f"at most KL {options.max_kl:g}; {why}"
     top1 = options.judge == "top1" or (options.judge == "auto" and makers)
-    return f"floor {options.min_sqnr:g} dB{f', {options.min_top1:.0%} of top-1' if top1 else ''}; {why}"
+    texts = f", cosine {options.min_cosine:g}" if judges_texts(options, context) else ""
+    return f"floor {options.min_sqnr:g} dB{texts}{f', {options.min_top1:.0%} of top-1' if top1 else ''}; {why}"
 
 
 def describe_limit(options: Quantize, context: StageContext) -> str:
