@@ -16,6 +16,7 @@ from graphopt.runtime import Session
 from graphopt.runtime.compile import region_compiler
 from graphopt.runtime.execute.region import Region
 from graphopt.runtime.execute.whole import RefusedShapes
+from tests.runtime import language
 from tests.runtime.forms import feed
 from tests.runtime.language import feeds, make_language_model
 
@@ -73,11 +74,24 @@ def test_a_region_that_refuses_is_measured_apart(session: Session, made: dict[st
 
 def test_lengths_of_a_growing_cache_count_for_nothing() -> None:
     """A decoder whose cache is refused at one length does not try again at each of the next."""
-    session = Session(make_language_model().SerializeToString(), threads=1, kernels=True)
+    session = Session(make_language_model(), threads=1, kernels=True)
     session._refused.add(feeds(past=7, tokens=1), "this")
     assert feeds(past=8, tokens=1) in session._refused
     assert feeds(past=8, tokens=2) not in session._refused
     assert feeds(past=8, tokens=1, batch=2) not in session._refused
+
+
+@pytest.mark.parametrize("size", [20, 64])
+def test_heads_of_any_size_leave_products_on_kernels(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention without a kernel is left to onnxruntime when the model is lowered, so that no region refuses it."""
+    monkeypatch.setattr(language, "SIZE", size)
+    model = language.make_language_model()
+    session, given = Session(model, threads=1, kernels=True), feeds(past=7, tokens=2, batch=2)
+    for a, b in zip(session.run(None, given), language.stock(model).run(None, given), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=0.05 * np.abs(b).max())
+    assert session.covered == 4 * language.LAYERS + 1
+    assert not any(region.refusals for region in session.regions)
+    assert any("CachedAttention" in part.operators for part in session.describe().parts) == (size == 64)
 
 
 def test_what_is_refused_is_told_in_one_line() -> None:
