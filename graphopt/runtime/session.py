@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, OptionError, one_line
+from ..errors import InputError, ModelError, OptionError, one_line
 from ..ir import Array, Model
 from ..machine.cpu import cpu_count
 from ..machine.measurements import Pair
@@ -18,8 +18,9 @@ from .cache.manifest import Manifest, Output, Part, manifest_of
 from .cache.plan_cache import PlanCache
 from .compile.executable import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
-from .execute.ort_segment import OrtSegment, abandon, run_with_values
+from .execute.ort_segment import OrtSegment, run_with_values
 from .execute.region import Region
+from .execute.whole import RefusedShapes, WholeModel
 from .execute.workers import Team
 from .feeds import Feeds, are_native
 from .generate.choice import Choice as TokenChoice
@@ -94,10 +95,12 @@ class Session:
         self._feeds = Feeds(manifest.inputs)
         self._outputs = {output.name: output for output in manifest.outputs}
         self._names = list(self._outputs)
-        self._whole: Any = self._open_whole() if manifest.whole else None
+        self._in_onnxruntime = WholeModel(self._open_whole)
+        self._whole: Any = self._in_onnxruntime.session if manifest.whole else None
         self._runners = [] if manifest.whole else [
             self._runner(index, part, memory, cache) for index, part in enumerate(manifest.parts)
         ]  # fmt: skip
+        self._refused = RefusedShapes(self._growing())
 
     def _cache(self, digest: str, memory: Memory, kernels: Kernels, times: Mapping[str, Pair]) -> PlanCache:
         """The plans of the partition that is asked for, or that `times` of this model choose; measurements of others
@@ -188,41 +191,47 @@ class Session:
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any = None) -> list[Any]:
         """The named outputs, all where none is named, for arrays by input name; lists and numbers become arrays.
 
-        `run_options` are onnxruntime's, for models that it runs whole. Raises InputError where the feeds do not fit.
+        `run_options` are onnxruntime's, for models that it runs whole. It does so, too, for shapes of which a region
+        refuses what it is given. Raises InputError where the feeds do not fit.
         """
         if self._forks != _forks.count:
             self._after_fork()
-        if self._whole is not None:
+        if self._whole is not None or feeds in self._refused:
             return self._run_whole(output_names, feeds, run_options)
         outputs, values = self._named(output_names), self._values(feeds)
-        self._execute(values)
-        return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
-
-    def _execute(self, values: list[Any], seen: dict[Region, list[Any]] | None = None) -> None:
         for part, runner in zip(self._manifest.parts, self._runners):
             arrays = [values[place] for place in part.reads]
-            if seen is not None and isinstance(runner, Region):
+            made = runner.on_kernels(arrays) if isinstance(runner, Region) else runner.run(arrays)
+            if made is None:
+                self._refused.add(feeds, runner.refusal(arrays) if isinstance(runner, Region) else "")
+                return self._run_whole(output_names, feeds, run_options)
+            for place, array in zip(part.writes, made):
+                values[place] = array
+        return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
+
+    def region_inputs(self, feeds: Mapping[str, Any]) -> dict[Region, list[Any]]:
+        """The arrays that each region reads in one run on these feeds, copied; one that refuses them is run apart."""
+        seen: dict[Region, list[Any]] = {}
+        values = self._values(feeds)
+        for part, runner in zip(self._manifest.parts, self._runners):
+            arrays = [values[place] for place in part.reads]
+            if isinstance(runner, Region):
                 seen[runner] = [np.array(array) for array in arrays]
             for place, array in zip(part.writes, runner.run(arrays)):
                 values[place] = array
-
-    def region_inputs(self, feeds: Mapping[str, Any]) -> dict[Region, list[Any]]:
-        """The arrays that each region reads in one run on these feeds, copied."""
-        seen: dict[Region, list[Any]] = {}
-        self._execute(self._values(feeds), seen)
         return seen
 
     def _run_whole(self, names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any) -> list[Any]:
         """Straight to onnxruntime; only what it does not take is looked at."""
         try:
             if are_native(feeds):
-                return list(self._whole.run(names or self._names, feeds, run_options))
+                return list(self._in_onnxruntime.session.run(names or self._names, feeds, run_options))
         except Exception:  # onnxruntime raises its own classes for feeds that do not fit, said in one line below
             pass
         outputs, arrays = self._named(names), self._feeds.arrays(feeds)
         given = {given.name: array for given, array in zip(self._manifest.inputs, arrays)}
         try:
-            return list(self._whole.run([output.name for output in outputs], given, run_options))
+            return list(self._in_onnxruntime.session.run([output.name for output in outputs], given, run_options))
         except Exception as error:
             raise InputError(one_line(error)) from error
 
@@ -242,9 +251,9 @@ class Session:
     def _after_fork(self) -> None:
         self._forks = _forks.count
         self._lowered.renew()
+        self._in_onnxruntime.after_fork()
         if self._whole is not None:
-            abandon(self._whole)
-            self._whole = self._open_whole()
+            self._whole = self._in_onnxruntime.session
         for runner in self._runners:
             runner.after_fork()
 
@@ -294,6 +303,17 @@ class Session:
             self._step, self._decoder, tokens, mask, new, _ends(ends), choice, in_pieces=in_pieces
         )  # fmt: skip
 
+    def _growing(self) -> dict[str, int]:
+        """The axes, by input, of caches that grow on kernels and of their mask; none for other models."""
+        if not any(part.growing for part in self._manifest.parts):
+            return {}
+        try:
+            decoder = self._decoder
+        except ModelError:
+            return {}
+        mask = {} if decoder.mask is None else {decoder.mask.name: decoder.mask.rank - 1}
+        return {cache.past: cache.axis for cache in decoder.caches} | mask
+
     @cached_property
     def _decoder(self) -> Decoder:
         return decoder_of(self._manifest.inputs, self._manifest.outputs, self._manifest.positions)
@@ -318,7 +338,7 @@ class Session:
                 reasons.update(runner.refusals)
             where = "kernels" if part.model is None else "onnxruntime"
             parts.append(DescribedPart(where, part.operators, "; ".join(sorted(reasons))))
-        return Description(tuple(parts), self._manifest.verdict)
+        return Description(tuple(parts), "\n".join(filter(None, (self._manifest.verdict, str(self._refused)))))
 
     @property
     def regions(self) -> tuple[Region, ...]:

@@ -129,11 +129,22 @@ class Region:
             return NoExecutable(declined.reason)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The region's outputs for arrays in the order of its inputs."""
+        """The region's outputs for arrays in the order of its inputs, by onnxruntime where kernels refuse them."""
+        made = self.on_kernels(arrays)
+        return self.in_onnxruntime().run(arrays) if made is None else made
+
+    def refusal(self, arrays: Sequence[Array]) -> str:
+        """Why kernels do not take these arrays."""
+        with self._lock:
+            compiled = self._compiled.get(self._key(tuple(array.shape for array in arrays)))
+        return compiled.reason if isinstance(compiled, NoExecutable) else "caches and masks of these lengths together"
+
+    def on_kernels(self, arrays: Sequence[Array]) -> list[Array] | None:
+        """The region's outputs for arrays in the order of its inputs; None where kernels do not take their shapes."""
         shapes = tuple(array.shape for array in arrays)
         executable = self.executable(shapes)
         if executable is None:
-            return self.in_onnxruntime().run(arrays)
+            return None
         if executable.is_empty:
             return [np.empty(border.shape, border.dtype) for border in executable.results]
         key = self._key(shapes)

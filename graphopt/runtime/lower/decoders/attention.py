@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ....errors import Declined
 from ....ir import Node, Value
+from ....kernels import select_level
 from ....ops import attr
 from ..operands import declared_shape, is_float32
 from ..traits import Operation
@@ -62,9 +63,11 @@ def attention(node: Node, known: Mapping[Value, Operation]) -> tuple[Operation, 
         if len(declared_shape(past)) != 4 or any(present in user.inputs and user.outputs for user in present.users):
             raise Declined("a cache that other nodes read")
         made.append(AppendCache(inputs=(new, past), output=present, nodes=(node,), heads=heads))
-    size = declared_shape(pasts[0])[3] if pasts[0] is not None else None
-    if not isinstance(size, int):
+    size, width = (declared_shape(past)[3] if past is not None else None for past in pasts)
+    if not isinstance(size, int) or not isinstance(width, int):
         raise Declined("heads whose size is not known")
+    if size % (lanes := select_level().lanes) or width % lanes:
+        raise Declined(f"heads of {size} and {width}, no whole vectors of {lanes}")
     inputs = (q, *(one.output for one in made), *(() if mask is None else (mask,)))
     made.append(
         CachedAttention(
