@@ -54,7 +54,9 @@ def pad_into_average(build: Builder, x: Value, pads: Array, fill: Array | None, 
     """mean(pad(x, p)) = mean(x, p), for pads of zeros that count"""
     if not _is_zero(fill):
         raise Declined("the pads are not zeros")
-    return build.copy(pool, [x], pads=_pool_pads(pool, pads, x), auto_pad=None, count_include_pad=1)
+    joined = _pool_pads(pool, pads, x)
+    _holds_window(pool, x)
+    return build.copy(pool, [x], pads=joined, auto_pad=None, count_include_pad=1)
 
 
 @rule(op.MaxPool(op.Pad(any_value("x"), constant("pads"), constant("fill", optional=True), mode="constant",
@@ -83,6 +85,13 @@ def _inside(pool: Node, pads: list[int]) -> None:
         raise Declined("the pool has holes")
     if len(pads) != 2 * len(kernel) or any(p >= k for p, k in zip(pads, [*kernel, *kernel])):
         raise Declined("the pads are as large as the kernel")
+
+
+def _holds_window(pool: Node, x: Value) -> None:
+    """Declined unless the image is known to hold the window: onnxruntime divides by another count where it does not."""
+    sizes, kernel = (shape_of(x) or ())[2:], attr(pool, "kernel_shape", ())
+    if not all(isinstance(size, int) and size >= k for size, k in zip(sizes, kernel)):
+        raise Declined("the image may be smaller than the window")
 
 
 def _is_single(x: Value) -> bool:

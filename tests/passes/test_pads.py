@@ -27,6 +27,7 @@ STAYS = {
     "a maximum that may be below zero": "q = Pad(x, p)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
     "pads beyond the kernel": "q = Pad(r, far)\n y = MaxPool<kernel_shape = [3, 3]>(q)",
     "a pool that pads": "q = Pad(x, p)\n y = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(q)",
+    "an image that may be smaller than the window": "q = Pad(x, p)\n y = AveragePool<kernel_shape = [8, 3]>(q)",
     "a pool that rounds up": "q = Pad(x, p)\n y = AveragePool<kernel_shape = [3, 3], ceil_mode = 1>(q)",
 }
 

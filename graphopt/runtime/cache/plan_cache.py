@@ -80,10 +80,12 @@ class PlanCache:
         path = self._path(name)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if sum(1 for _ in self._folder.iterdir()) >= _FILES:
+            count = sum(1 for _ in self._folder.iterdir())
+            if count >= _FILES:
                 return False
             replace_file(str(path), lambda file: _write(file, text, arrays), durable=False)
-            _forget(self._folder)
+            if count & (count + 1) == 0:  # as often as the model's files double: others may have thousands of folders
+                _forget(self._folder)
         except OSError:
             return False
         return True

@@ -18,7 +18,7 @@ def quantizations(least: float = 2**-10, greatest: float = 2.0) -> st.SearchStra
     return st.builds(lambda scale, zero: Quantization(scale, zero), scales, st.integers(0, 255))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(op=OPERATIONS, a=quantizations(), b=quantizations(), y=quantizations())
 def test_every_pair_of_codes(op: BinaryOp, a: Quantization, b: Quantization, y: Quantization) -> None:
     factors = proved_factors(op, a, b, y)

@@ -44,7 +44,7 @@ def pooled(x: Array, window: Window, q: Quantization, y: Quantization, whole: bo
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["max", "mean", "mean", "global"]),
     channels=st.sampled_from([1, 3, 16, 40, 64, 113]),

@@ -41,7 +41,7 @@ def depthwise(x: Array, w: Array, window: Window, scale: Array, x_zero: int, bia
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.sampled_from([1, 3, 8, 16, 24, 40, 64, 97]),
     multiplier=st.sampled_from([1, 1, 1, 2]),

@@ -26,7 +26,7 @@ def dynamic_quantize(x: naive.Array) -> tuple[naive.Array, np.float32, int]:
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=[level.name for level in LEVELS])
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 40), depth=st.integers(1, 200), channels=st.integers(1, 70),
     unsigned=st.booleans(), shift=st.floats(-3, 3), workers=st.integers(1, 2), seed=st.integers(0, 2**31),

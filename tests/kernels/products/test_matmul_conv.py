@@ -64,7 +64,7 @@ def convolutions(draw: Any) -> dict[str, Any]:
 
 
 @every_level
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(case=convolutions(), form=st.sampled_from(["i32", "q8", "clip", "residual", "table", "f32"]))
 def test_conv(level: Level, case: dict[str, Any], form: str) -> None:
     rng = np.random.default_rng(case["seed"])
@@ -142,7 +142,7 @@ def outcome(
 
 
 @every_level
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     rows=st.integers(0, 70), depth=st.integers(1, 200), channels=st.integers(1, 130), x_dtype=dtypes, x_style=styles,
     w_style=styles, transposed=st.booleans(), workers=st.integers(1, 3), seed=st.integers(0, 2**31),
