@@ -144,10 +144,12 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
 def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
     """The model at an operator set that has the operators wanted: packed weights and blocks came later than the rest.
 
-    Declined where it cannot be raised; for target "onnxruntime" packed products are its own and need no operator set.
+    Declined where it cannot be raised; for target "onnxruntime" packed products are its own and need no operator set,
+    and only weights of convolutions are packed in ONNX's.
     """
-    is_packed = context.target == "onnxruntime" or not options.block_size
-    if options.mode != "weights" or options.weight_bits < 4 or (options.weight_bits == 8 and is_packed):
+    has_own = context.target == "onnxruntime" and all(node.op != "Conv" for node in model.graph.walk())
+    is_plain = options.weight_bits == 8 and (context.target == "onnxruntime" or not options.block_size)
+    if options.mode != "weights" or options.weight_bits < 4 or has_own or is_plain:
         return upgraded(model, context)
     try:
         return upgraded(model, context, PACKED)
