@@ -170,15 +170,17 @@ class Search:
                 continue
             self._one({} if word == HALF else self._shared({}), word)
             if word == STATIC and not self._is_over() and not self.trials.last.why:
-                self._choose_effort()
                 if METHODS in self.space:
                     self._choose_method()
+                self._choose_effort()
 
     def _choose_effort(self) -> None:
-        """Careful candidates where a budget suffices for enough of them; the first in a time is quick, to learn that.
-        A number of trials is no matter of time."""
+        """Careful candidates where a budget suffices for enough of them; the first in a time are quick, to learn that:
+        the fastest of them tells, since one has errors of layers measured beside. A number of trials is no matter of
+        time."""
         seconds = self.budget.seconds
-        if seconds is not None and self.trials.last.seconds * _CAREFUL * _BUILDS <= seconds:
+        quick = [point.seconds for point in self.trials.history if ROUNDING in point.recipe and not point.why]
+        if seconds is not None and quick and min(quick) * _CAREFUL * _BUILDS <= seconds:
             self.is_quick = False
             self._one(self._shared({}), STATIC)
 
@@ -207,7 +209,8 @@ class Search:
         trials, bench = self.trials, self.trials.bench
         record = trials.replay("alike")
         if record is None:
-            has_errors = word in (STATIC, "weights8") and not recipe.get("channels") and METHODS not in recipe
+            is_first = all(one.word != word for one in self.uniform)
+            has_errors = word in (STATIC, "weights8") and is_first and not recipe.get("channels")
             uniform = "" if word == FLOAT else word
             full = recipe_of(recipe, bench.target, bench.seed, uniform=uniform, sensitivity=has_errors)
             start = time.monotonic()

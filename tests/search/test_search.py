@@ -250,6 +250,9 @@ def test_a_time_begins_with_quick_candidates(tmp_path):
     static = [p for p in front.history if "static int8" in p.recipe.get("layers", {}).values()]
     assert "rounding" in static[0].recipe and "rounding" not in static[1].recipe  # an hour is enough for careful ones
     assert any("no new recipe is predicted" in note for note in front.notes)
+    records = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
+    measured = [bool(record["errors"]) for record in records if record.get("word") == "static int8"]
+    assert measured == [True, False]  # once for all candidates
 
 
 def test_four_bits_are_four_bits_however_they_are_asked_for():
