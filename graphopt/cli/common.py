@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..errors import InputError, OptionError, did_you_mean, one_line
+from ..options import TARGETS
 from .console import err, out
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from ..measure import Metric
 
 __all__ = [
-    "JSON", "Model", "Names", "Preprocess", "dims_of", "err", "function_of", "one_of", "out", "shapes_of", "split",
+    "JSON", "Calibration", "MetricName", "Model", "Names", "Preprocess", "Scheduler", "TargetName", "Workers",
+    "dims_of", "err", "function_of", "one_of", "out", "shapes_of", "split",
 ]  # fmt: skip
 
 
@@ -37,6 +39,23 @@ Model = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
 Preprocess = Annotated[
     Optional[str],  # noqa: UP045 - as below
     typer.Option(help="of images: raw, unit, signed, imagenet, or as scale=1/255,mean=0.5,std=0.5,size=224x224"),
+]
+Calibration = Annotated[
+    Optional[Path],  # noqa: UP045 - as below
+    typer.Option(help="typical inputs: an .npz file by name, or a folder of images or arrays"),
+]
+MetricName = Annotated[
+    Optional[str],  # noqa: UP045 - as below
+    typer.Option(help="module:function or file.py:function, of a session; higher is better"),
+]
+TargetName = Annotated[str, typer.Option(help="portable, onnxruntime or graphopt", autocompletion=one_of(*TARGETS))]
+Workers = Annotated[
+    Optional[int],  # noqa: UP045 - as below
+    typer.Option(help="processes that share the work; the result does not depend on how many"),
+]
+Scheduler = Annotated[
+    Optional[str],  # noqa: UP045 - as below
+    typer.Option(help="tcp://HOST:PORT of a dask scheduler, whose workers share it"),
 ]
 Names = Annotated[Optional[str], typer.Option(help="comma-separated names")]  # noqa: UP045 - typer reads it at run time
 

@@ -11,7 +11,6 @@ import typer
 from ..errors import OptionError
 from ..options import (
     CHECKS,
-    TARGETS,
     Compression,
     Options,
     Output,
@@ -22,7 +21,21 @@ from ..options import (
     mode_named,
     runtime_named,
 )
-from .common import JSON, Names, Preprocess, dims_of, function_of, one_of, out, shapes_of, split
+from .common import (
+    JSON,
+    MetricName,
+    Names,
+    Preprocess,
+    Scheduler,
+    TargetName,
+    Workers,
+    dims_of,
+    function_of,
+    one_of,
+    out,
+    shapes_of,
+    split,
+)
 from .console import leave_stdout, manner, note, write_json
 from .folder import optimize_folder
 from .progress import progress
@@ -99,14 +112,9 @@ def optimize(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="a word of graphopt.Distil, as steps=3000; repeatable"),
     ] = None,
-    metric: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="module:function or file.py:function, of a session; higher is better"),
-    ] = None,
+    metric: MetricName = None,
     max_drop: Annotated[Optional[float], typer.Option(help="allowed fall of the metric")] = None,  # noqa: UP045
-    target: Annotated[
-        str, typer.Option(help="portable, onnxruntime or graphopt", autocompletion=one_of(*TARGETS))
-    ] = "portable",
+    target: TargetName = "portable",
     input_shape: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="fix the sizes of an input, as x:1,3,224,224 (? leaves one open); repeatable"),
@@ -121,14 +129,8 @@ def optimize(
         typer.Option(help="a recipe says what is done, in place of options; data and metric are given beside it"),
     ] = None,
     save_recipe: Annotated[Optional[Path], typer.Option(help="write the recipe of the result")] = None,  # noqa: UP045
-    workers: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="processes that calibrate, round and try layers; the result is the same"),
-    ] = None,
-    scheduler: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="tcp://HOST:PORT of a dask scheduler, whose workers do so"),
-    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     passes: Names = None,
     skip: Names = None,
     add_pass: Annotated[

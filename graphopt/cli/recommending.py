@@ -9,27 +9,33 @@ import typer
 
 from ..errors import OptionError
 from ..options import runtime_named
-from .common import JSON, Model, Preprocess, function_of, out, split
+from .common import (
+    JSON,
+    Calibration,
+    MetricName,
+    Model,
+    Preprocess,
+    Scheduler,
+    TargetName,
+    Workers,
+    function_of,
+    out,
+    split,
+)
 from .console import write_json
 from .progress import progress
 
 
 def recommend(
     model: Model,
-    calibration: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="typical inputs: an .npz file by name, or a folder of images or arrays"),
-    ] = None,
+    calibration: Calibration = None,
     preprocess: Preprocess = None,
-    metric: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="file.py:function or module:function of a session, higher is better"),
-    ] = None,
+    metric: MetricName = None,
     max_drop: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(help="allowed fall of the metric; a hundredth of the original's by default"),
     ] = None,
-    target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
+    target: TargetName = "portable",
     destination: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="a folder for the file of each mode"),
@@ -57,22 +63,16 @@ def recommend(
 
 def search(
     model: Model,
-    calibration: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="typical inputs: an .npz file by name, or a folder of images or arrays"),
-    ] = None,
+    calibration: Calibration = None,
     preprocess: Preprocess = None,
-    metric: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="file.py:function or module:function of a session, higher is better; else SQNR judges"),
-    ] = None,
+    metric: MetricName = None,
     budget: Annotated[str, typer.Option(help="10m, 1h, 90s, or '30 trials'")] = "10m",
     objectives: Annotated[str, typer.Option(help="of latency, quality, size")] = "latency,quality,size",
     space: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="of float16, 'static int8', dynamic, weights8, weights4, channels, calibration, recovery"),
     ] = None,
-    target: Annotated[str, typer.Option(help="portable, onnxruntime or graphopt")] = "portable",
+    target: TargetName = "portable",
     destination: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="a folder for the front, its models and recipes; resumes what is there"),
@@ -81,18 +81,14 @@ def search(
     min_sqnr: Annotated[Optional[float], typer.Option(help="name the fastest of this many dB")] = None,  # noqa: UP045
     speedup: Annotated[Optional[float], typer.Option(help="name the best that is this many times as fast")] = None,  # noqa: UP045
     size_mb: Annotated[Optional[float], typer.Option(help="name the best of at most so many megabytes")] = None,  # noqa: UP045
-    workers: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="processes that build candidates; the answer is the same for the same times"),
-    ] = None,
-    scheduler: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="tcp://HOST:PORT of a dask scheduler, whose workers do so"),
-    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Annotated[int, typer.Option(help="of every choice that is drawn")] = 0,
     as_json: JSON = False,
 ) -> None:
     """Search for the recipes of MODEL that nothing beats in latency, quality and size.
+
+    Quality is the metric where there is one, else the SQNR beside MODEL.
 
     A folder of a search that was interrupted is resumed by the same command.
     """
