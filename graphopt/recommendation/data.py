@@ -98,12 +98,9 @@ class Recommendation:
             yield ("→" if mode.is_chosen else "", mode.name, size, ratio, speed, quality, mode.why)
 
     def __str__(self) -> str:
-        from rich.console import Console
+        from ..report.tables import plain_text
 
-        console = Console(width=160, force_terminal=False, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain_text(self, width=160)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._table()

@@ -10,7 +10,7 @@ from ..errors import OptionError, OutputError
 from .data import ReportData
 from .headline import headline
 from .latency import measure_latency
-from .tables import WIDE, report_lines
+from .tables import plain_text, report_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -67,12 +67,7 @@ class Report(ReportData):
             raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(width=WIDE, force_terminal=False, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from report_lines(self)

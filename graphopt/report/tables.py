@@ -18,6 +18,16 @@ WIDE = 4096
 """Columns of a console that is no terminal: more than any row has, so that no line is broken and no name cut."""
 
 
+def plain_text(printable: object, width: int = WIDE) -> str:
+    """What rich prints of an object, as text without colours."""
+    from rich.console import Console
+
+    console = Console(width=width, force_terminal=False, no_color=True)
+    with console.capture() as capture:
+        console.print(printable)
+    return capture.get()
+
+
 def plain_table(headings: Iterable[str], right: Container[str] = (), caption: str | None = None) -> Table:
     """An empty table without lines; the columns in `right` are flush right. Long cells are folded, never cut."""
     from rich.table import Table

@@ -173,12 +173,9 @@ class Front:
             yield point.name, speed, quality, held, show_bytes(point.size), describe(point.recipe)
 
     def __str__(self) -> str:
-        from rich.console import Console
+        from ..report.tables import plain_text
 
-        console = Console(width=160, force_terminal=False, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain_text(self, width=160)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._table()
