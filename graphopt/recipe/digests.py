@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
-from ..calibration import Calibration
 from ..calibration.observe import DigestedFeeds
+from ..equivalence.feeds import Feeds
 from ..ir import Constant, Graph, Model, Value
 
 PREFIX = "sha256:"
@@ -55,9 +56,9 @@ def _add_constant(digest: hashlib._Hash, constant: Constant) -> None:
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def data_digest(calibration: Calibration) -> str:
+def data_digest(samples: Iterable[Feeds]) -> str:
     """A digest of all samples as the model reads them, in order."""
-    feeds = DigestedFeeds(calibration)
+    feeds = DigestedFeeds(samples)
     for _ in feeds:
         pass
     return PREFIX + feeds.digests[-1].hex()

@@ -13,6 +13,7 @@ from ..compress.choices import FLOAT16, QUANTIZED, STORED16, check_choices
 from ..errors import InputError, ModelError, OptionError
 from ..machine.files import check_target, replace_file, reported
 from ..options import Compression, Options, Schedule, Target
+from .digests import PREFIX
 from .machine import profile, versions
 from .tables import read_tables, tables_of
 from .toml import TOMLDecodeError, parsed, written
@@ -169,4 +170,4 @@ class Recipe:
 
 
 def _short(digest: str) -> str:
-    return digest[: len("sha256:") + 12]
+    return digest[: len(PREFIX) + 12]

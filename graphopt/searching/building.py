@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import onnx_io
 from ..api import optimize_as
+from ..compress.choices import FLOAT16, FLOAT32, QUANTIZED
 from ..distillation import Distil
 from ..equivalence.feeds import Feeds
 from ..errors import Declined, GraphoptError, one_line
@@ -21,7 +22,7 @@ from ..passes.prune import Prune
 from ..passes.quantize import Quantize
 from ..recipe import Recipe
 from .point import Recipe as Plain
-from .words import METHODS, RECOVERY, ROUNDING
+from .words import METHODS, PRECISIONS, RECOVERY, ROUNDING
 
 if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
@@ -63,7 +64,7 @@ class Built:
 def recipe_of(plain: Plain, target: Runtime, seed: int, *, uniform: str = "", sensitivity: bool = False) -> Recipe:
     """The recipe in full. uniform: a word for all layers, in place of a word for each."""
     layers, channels = dict(plain.get("layers", {})), dict(plain.get("channels", {}))
-    words = {*layers.values(), uniform} - {"float32", "float16", ""}
+    words = {*layers.values(), uniform} - {FLOAT32, FLOAT16, ""}
     options = dict(_OPEN)
     if plain.get(METHODS) == BY_CHANNEL:
         options["per_channel_activations"] = "always"
@@ -71,10 +72,9 @@ def recipe_of(plain: Plain, target: Runtime, seed: int, *, uniform: str = "", se
         options["calibrate_method"] = plain[METHODS]
     if ROUNDING in plain:
         options.update(_QUICK)
-    modes = {"static int8": "static", "dynamic": "dynamic", "weights8": "weights", "weights4": "weights"}
-    mode = next((modes[word] for word in modes if word in words), None)
+    mode = next((QUANTIZED[word][0] for word in PRECISIONS if word in words), None)
     weight_type = "int4" if mode == "weights" and "weights4" in words else "int8"
-    half = uniform == "float16" or "float16" in layers.values()
+    half = uniform == FLOAT16 or FLOAT16 in layers.values()
     return Recipe(
         seed=seed, target=Target(runtime=target),
         quantize=None if mode is None else Quantize(mode, weight_type=weight_type, sensitivity=sensitivity, **options),
@@ -93,9 +93,7 @@ def build_sent(recipe: Recipe, digest: str) -> Built:
 
 def build(job: Job, *, keep: bool = False) -> Built:
     """Make the model of a recipe. keep: as IR, too. What cannot be made is a `Built` that says why."""
-    asked = Options(
-        compression=Compression(calibration=job.samples), validation=Validation(validate=False),
-    )  # fmt: skip
+    asked = Options(compression=Compression(calibration=job.samples), validation=Validation(validate=False))
     try:
         result = optimize_as(job.model, job.recipe.options(asked))
     except (GraphoptError, Declined) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import pickle
@@ -17,7 +16,7 @@ from .. import onnx_io
 from ..errors import GraphoptError, InputError, one_line
 from ..measure import Quality, metric_name
 from ..parallel import digest_of, ordered
-from ..recipe import Recipe, model_digest
+from ..recipe import Recipe, data_digest, model_digest
 from ..recommendation.workbench import LEAST, Part, Workbench
 from .building import Built, Job, build, build_sent, recipe_of
 from .front import Front, front_from, write_front
@@ -58,12 +57,8 @@ class Trials:
     def __post_init__(self) -> None:
         bench = self.bench
         self._part()
-        digest = hashlib.sha256()
-        for feed in self.samples:
-            for name in sorted(feed):
-                digest.update(f"{name} {feed[name].dtype} {feed[name].shape}".encode() + feed[name].tobytes())
         header = {
-            "version": VERSION, "model": model_digest(bench.original), "data": digest.hexdigest(),
+            "version": VERSION, "model": model_digest(bench.original), "data": data_digest(self.samples),
             "objectives": self.objectives, "seed": bench.seed, "target": bench.target,
             "metric": None if bench.metric is None else metric_name(bench.metric), **self.asked,
         }  # fmt: skip
