@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
-from ...compress.choices import check_choices
+from ...compress.choices import QUANTIZED, check_choices
 from ...errors import OptionError, did_you_mean
 from ...ir import DType
 from ...words import values_of
@@ -22,6 +22,8 @@ WEIGHTS = ("int8", "uint8", "int4", "int3", "int2")
 FORMATS = ("qdq", "qoperator")
 JUDGES = ("auto", "top1", "sqnr")
 ROUNDINGS = ("refit", "learned")
+INSIDE = " branch: "
+"""Stands in the name of a layer in a branch, between the name of the branch and its own."""
 
 
 def _is_flag(value: Any) -> bool:
@@ -197,9 +199,15 @@ class Quantize:
         return self.activation_type in ("int8", "int4")
 
     @property
+    def has_narrow(self) -> bool:
+        """Weights or activations have fewer than 8 bits, if only those of single layers outside of branches."""
+        chosen = (QUANTIZED.get(choice, ("", 8)) for name, choice in self.layers.items() if INSIDE not in name)
+        return self.is_narrow or any(mode == self.mode and bits < 8 for mode, bits in chosen)
+
+    @property
     def refits(self) -> bool:
         """Layers are refitted to their quantized inputs, one after the other."""
-        return self.mode == "static" and (self.rounding in ROUNDINGS or (self.rounding is True and self.is_narrow))
+        return self.mode == "static" and (self.rounding in ROUNDINGS or (self.rounding is True and self.has_narrow))
 
     @property
     def weight_dtype(self) -> DType | None:
