@@ -14,7 +14,7 @@ from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import Unit, useful
 from .chosen import Chosen, chosen_units
 from .emit.qdq import build
-from .options import ALWAYS, ROUNDINGS
+from .options import ALWAYS, MEASURED, ROUNDINGS
 from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
 from .place.bias_correction import with_bias_correction
 from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates
@@ -145,7 +145,7 @@ class _Search:
         if options.sensitivity:
             layers = [u for u in calibrated.units.layers if u in calibrated.assignment.units]
             self.errors.measure(layers)
-            if not self.context.calibration.is_synthetic:
+            if options.sensitivity != MEASURED and not self.context.calibration.is_synthetic:
                 self.errors.predict(layers)
         if not guarded.assignment.units:
             return self._decision(

@@ -39,12 +39,13 @@ def _is_count(value: Any) -> bool:
 
 
 _FLAGS = (
-    "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "speed", "sensitivity",
+    "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "speed",
 )  # fmt: skip
-ALWAYS = "always"
+ALWAYS, MEASURED = "always", "measured"
 _OPTIONAL = frozenset(("reduce_range", "block_size", "samples", "cache", "executor"))
 _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     *((name, _is_flag, "True or False") for name in _FLAGS),
+    ("sensitivity", lambda v: _is_flag(v) or v == MEASURED, "True, False or 'measured'"),
     ("per_channel_activations", lambda v: _is_flag(v) or v == ALWAYS, "True, False or 'always'"),
     ("percentile", lambda v: _is_real(v) and 50 < v <= 100, "above 50 and at most 100"),
     ("block_size", lambda v: _is_count(v) and 16 <= v <= 256 and not v & (v - 1), "a power of two from 16 to 256"),
@@ -84,7 +85,7 @@ class Quantize:
     are integers of fewer than 8 bits not timed at all.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     sensitivity: measure for the report the error that each layer causes alone, even if no layer need return to float: a
-    session a layer.
+    session a layer; predict it by gradients, too, unless it is "measured" alone.
     per_channel_activations: where one scale a tensor is not good enough, activations that only convolutions read and
     write as codes get one a channel, if that is better (static, format "qdq", for onnxruntime), or "always"; it is
     folded into the weights beside.
@@ -123,7 +124,7 @@ class Quantize:
     speed: bool = True
     evaluations: int = 64
     samples: int | None = None
-    sensitivity: bool = False
+    sensitivity: bool | str = False
     per_channel_activations: bool | str = True
     min_sqnr: float = 15.0
     min_top1: float = 0.9
