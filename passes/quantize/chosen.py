@@ -39,11 +39,16 @@ class Chosen:
         return refine(calibrated, placed, self.finer)
 
 
+def check_layers(model: Model, options: Quantize) -> None:
+    """OptionError for a choice for a layer outside of branches that the model does not have."""
+    names = layer_names(model.graph)
+    known = (*names.values(), *(origin for node in names for origin in node.origins))
+    check_names("quantize", (name for name in options.layers if INSIDE not in name), known)
+
+
 def chosen_units(calibrated: CalibratedModel) -> Chosen:
     """The units that the options place by name. OptionError for a layer that cannot be what it is to be."""
     options, names = calibrated.options, layer_names(calibrated.model.graph)
-    known = (*names.values(), *(origin for node in names for origin in node.origins))
-    check_names("quantize", (name for name in options.layers if INSIDE not in name), known)
     choices = chosen_for(names, options.layers)
     integers, finer, narrow, floats = set[Unit](), set[Unit](), set[Unit](), set[Unit]()
     candidates = _candidates(calibrated)

@@ -15,6 +15,7 @@ from graphopt import Recipe
 from graphopt.compress.choices import CHOICES, FLOAT16, QUANTIZED, STORED16
 from graphopt.errors import OptionError
 from graphopt.options import Target
+from graphopt.passes.quantize import stage
 from tests.recipe.nets import network, products, samples
 
 QUICK: dict[str, Any] = {
@@ -113,3 +114,27 @@ def test_a_misspelt_layer_of_float16_is_one_line():
     ):
         with pytest.raises(OptionError, match=r"^precision: layers: the model has no 'secnd' .did you mean second"):
             graphopt.optimize(products(), **given)
+
+
+def test_what_a_layer_cannot_be_is_refused_where_it_is_all_of_its_mode():
+    with pytest.raises(OptionError, match=r"^quantize: layers: third cannot be dynamic: onnxruntime is slow at conv"):
+        graphopt.optimize(network(), recipe=Recipe(layers={"first": "weights8", "third": "dynamic"}))
+
+
+def test_a_misspelt_layer_is_refused_before_data_are_read(monkeypatch):
+    monkeypatch.setattr(stage, "calibrate_model", None)
+    quantize = graphopt.Quantize("static", layers={"thrid": "float32"})
+    with pytest.raises(OptionError, match=r"^quantize: layers: the model has no 'thrid' .did you mean third"):
+        graphopt.optimize(network(), quantize=quantize, calibration=samples())
+
+
+def test_a_misspelt_branch_is_one_line():
+    layers = {"choise, then branch: inner": "weights8"}
+    with pytest.raises(OptionError, match=r"the model has no 'choise, then branch'\Z"):
+        graphopt.optimize(network(), recipe=Recipe(quantize=graphopt.Quantize("weights"), layers=layers))
+
+
+def test_channels_alone_are_obeyed():
+    result = graphopt.optimize(network(), recipe=Recipe(channels={"first": 11}), calibration=samples())
+    assert {t.dims[0] for t in result.model.graph.initializer if t.name == "a"} == {11}
+    assert result.recipe.channels["first"] == 11 and result.recipe.channels["second"] == 32
