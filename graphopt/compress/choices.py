@@ -57,6 +57,12 @@ def chosen_for(names: Mapping[Node, str], layers: Mapping[str, str]) -> dict[Nod
     return found
 
 
+def bits_for(nodes: Iterable[Node], layers: Mapping[str, str], mode: str) -> dict[Node, int]:
+    """Bits of a weight's code of each node, such as those of a graph, that is to be quantized in this mode."""
+    chosen = chosen_for(layer_names(nodes), layers)
+    return {node: QUANTIZED[word][1] for node, word in chosen.items() if QUANTIZED.get(word, ("",))[0] == mode}
+
+
 def check_names(what: str, layers: Iterable[str], known: Iterable[str]) -> None:
     """OptionError for a name that no layer has."""
     known = set(known)

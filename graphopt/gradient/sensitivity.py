@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, ModelError, OptionError, one_line
-from ..ir import Array, Constant, Dim, DType, Graph, Model, Node, Port, TensorType, Value, clone_model
+from ..errors import Declined, InputError, ModelError, OptionError
+from ..ir import Array, Constant, Graph, Model, Node, Value, clone_model
 from ..machine.sessions import open_session, session_options
 from ..onnx_io import load, to_proto
 from .differentiate import gradient_model, is_float, look_up, named_values
-from .prepare import prepare
-from .reverse import gradients
-from .tensor import Tensor, Writer
+from .project.projector import Projector, given_array, is_free, results_of
 from .weights import initial, learnt_weights
 
 if TYPE_CHECKING:
@@ -68,7 +64,7 @@ def predicted_losses(
     held = clone_model(model) if isinstance(model, Model) else load(model)
     named = named_values(held)
     groups = [_changed_results(held.graph, look_up(named, n, "initializer"), np.asarray(d)) for n, d in changes.items()]
-    projector = _Projector(held, groups)
+    projector = Projector(held, groups)
     rng, total, count = np.random.default_rng(seed), np.zeros(len(groups)), 0
     for feed, rows in _batches(held, feeds):
         shapes = projector.shapes(feed)
@@ -87,9 +83,9 @@ ROWS = 32
 def _batches(model: Model, feeds: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Array], int]]:
     """Feeds with their number of samples, joined to batches while they are single rows in the same sizes."""
     names = [v.name for v in model.graph.inputs if v.default is None]
-    free, held = _is_free(model), list[dict[str, Array]]()
+    free, held = is_free(model), list[dict[str, Array]]()
     for feed in feeds:
-        arrays = {name: _given(feed, name) for name in names}
+        arrays = {name: given_array(feed, name) for name in names}
         if not free or any(a.ndim == 0 or a.shape[0] != 1 for a in arrays.values()):
             yield arrays, 1
             continue
@@ -148,33 +144,18 @@ def slopes(
     rng, empty = np.random.default_rng(seed), True
     for feed in feeds:
         empty = False
-        arrays = {name: _given(feed, name) for name in given}
-        made = _results(plain, results, {i.name: _given(feed, i.name) for i in plain.get_inputs()})
+        arrays = {name: given_array(feed, name) for name in given}
+        made = results_of(plain, results, {i.name: given_array(feed, i.name) for i in plain.get_inputs()})
         energies = [float(np.sum(np.square(y, dtype=np.float64))) for y in made]
         for _ in range(draws):
             cotangents = {}
             for name, y, energy in zip(seeds, made, energies):
                 s = y if of_energy else rng.choice([-1.0, 1.0], y.shape)
                 cotangents[name] = (s / max(energy**0.5, 1e-30) if relative else s).astype(y.dtype)
-            found = _results(session, [f"{name}.gradient" for name in chosen], {**arrays, **cotangents})
+            found = results_of(session, [f"{name}.gradient" for name in chosen], {**arrays, **cotangents})
             yield {name: np.asarray(g, np.float64) for name, g in zip(chosen, found)}, sum(energies)
     if empty:
         raise InputError("sensitivities need samples, and there are none")
-
-
-def _given(feed: Mapping[str, Any], name: str) -> Array:
-    """The array of an input. InputError where the sample lacks it."""
-    if name not in feed:
-        raise InputError(f"a sample has no {name!r}, but {', '.join(feed) or 'nothing'}")
-    return np.asarray(feed[name])
-
-
-def _results(session: Any, names: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
-    """A run on a sample. InputError, in one line, where it fails."""
-    try:
-        return list(session.run(list(names), dict(feed)))
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise InputError(f"a sample does not run: {one_line(error)}") from error
 
 
 EXACT = 16
@@ -195,11 +176,11 @@ def relative_changes(
 
     ModelError where a node between a change and the results has no gradient, InputError without samples.
     """
-    projector = _Projector(model, [[pair] for pair in changes])
-    given = [{name: _given(feed, name) for name in projector.inputs} for feed in feeds]
+    projector = Projector(model, [[pair] for pair in changes])
+    given = [{name: given_array(feed, name) for name in projector.inputs} for feed in feeds]
     if not given:
         raise InputError("sensitivities need samples, and there are none")
-    made = [_results(projector.plain, projector.results, feed) for feed in given]
+    made = [results_of(projector.plain, projector.results, feed) for feed in given]
     norms = [np.sqrt(np.mean([np.sum(np.square(y, dtype=np.float64)) for y in ys])) for ys in zip(*made)]
     rng, total, count = np.random.default_rng(seed), np.zeros(len(changes)), 0
     free = projector.free
@@ -227,117 +208,15 @@ def _signs(shapes: Sequence[tuple[int, ...]], draws: int, rng: np.random.Generat
     return [part.reshape(len(rows), *shape) for part, shape in zip(parts, shapes)]
 
 
-def _summed(projector: _Projector, feed: dict[str, Array], seeds: list[Array]) -> Array:
+def _summed(projector: Projector, feed: dict[str, Array], seeds: list[Array]) -> Array:
     """Σ over directions of the squared projections, f64[changes]; tries them as one batch where rows are free."""
     draws = len(seeds[0])
     single = all(a.ndim and a.shape[0] == 1 for a in feed.values()) and all(s.shape[1] == 1 for s in seeds)
     if projector.free and single:
+        rows = [s.reshape(-1, *s.shape[2:]) for s in seeds]
+        with suppress(InputError, Declined):  # a size of one that is written into the model; graphs that are nested
+            return projector.squares_of_directions(feed, rows)
         batch = {n: np.repeat(a, draws, 0) for n, a in feed.items()}
-        with suppress(InputError):  # a size of one that is written into the model
-            return projector.squares(batch, [s.reshape(-1, *s.shape[2:]) for s in seeds])
+        with suppress(InputError):
+            return projector.squares(batch, rows)
     return np.asarray(np.sum([projector.squares(feed, [s[k] for s in seeds]) for k in range(draws)], axis=0))
-
-
-def _is_free(model: Model) -> bool:
-    """Whether the first axis of all inputs and results is one size by name: the batch's."""
-    types = [value.type for value in (*model.graph.inputs, *model.graph.outputs)]
-    firsts = {t.shape[0] if isinstance(t, TensorType) and t.shape else None for t in types}
-    return len(firsts) == 1 and isinstance(next(iter(firsts)), str)
-
-
-class _Projector:
-    """A session that returns ⟨∂⟨s, y⟩/∂v, w − v⟩, summed over the pairs (v, w) of each group, for signs s of results y.
-
-    results: the names of y. inputs: those of the model. free: whether rows of a batch are projected each by itself.
-    """
-
-    def __init__(self, model: Model, groups: Sequence[Sequence[tuple[Value, Value]]]) -> None:
-        self._model, self.free = model, _is_free(model)
-        self.inputs = [v.name for v in model.graph.inputs if v.default is None]
-        self.results = [p.name for p, v in zip(model.graph.ports, model.graph.outputs) if is_float(v)]
-        if not self.results:
-            raise ModelError("the model has no float results, and sensitivities are those of results")
-        self._names = [f"graphopt.change{k}" for k in range(len(groups))]
-        ready = _with_projections(model, groups, self.results, self._names, self.free)
-        self._types = [v.type for v in ready.graph.inputs if v.name.endswith(".cotangent")]
-        # onnxruntime quantizes float weights that stand between codes, to other codes than those that are asked about
-        settings = session_options(folder=ready.folder, entries={"session.disable_quant_qdq": "1"})
-        self._session = open_session(to_proto(ready).SerializeToString(), settings)
-        self._read = {i.name for i in self._session.get_inputs()}
-
-    @cached_property
-    def plain(self) -> Any:
-        """A session on the model itself."""
-        return open_session(to_proto(self._model).SerializeToString(), session_options(folder=self._model.folder))
-
-    def shapes(self, feed: Mapping[str, Array]) -> list[tuple[int, ...]]:
-        """The shapes of the results: those that types tell, else of a run."""
-        rows = next(iter(feed.values())).shape[:1] if self.free else ()
-        known = [
-            t.shape[len(rows) :] if isinstance(t, TensorType) and t.shape is not None else None for t in self._types
-        ]
-        if all(sizes is not None and all(isinstance(d, int) for d in sizes) for sizes in known):
-            return [(*rows, *(int(d) for d in sizes or () if isinstance(d, int))) for sizes in known]
-        return [y.shape for y in _results(self.plain, self.results, dict(feed))]
-
-    def squares(self, feed: Mapping[str, Array], signs: Sequence[Array]) -> Array:
-        """The squared projections f64[groups], summed over the rows of the feed."""
-        given = {**feed, **{f"{n}.cotangent": s for n, s in zip(self.results, signs)}}
-        types = {f"{n}.cotangent": t for n, t in zip(self.results, self._types)}
-        for name, kind in types.items():
-            if isinstance(kind, TensorType):
-                given[name] = given[name].astype(kind.dtype.numpy)
-        found = _results(self._session, self._names, {n: a for n, a in given.items() if n in self._read})
-        return np.array([float(np.sum(np.square(f, dtype=np.float64))) for f in found])
-
-
-def _with_projections(
-    model: Model, groups: Sequence[Sequence[tuple[Value, Value]]], results: Sequence[str], names: Sequence[str],
-    free: bool,
-) -> Model:  # fmt: skip
-    """A copy of a model that returns the projections of all groups, by name, and has inputs for signs."""
-    copy = clone_model(model)
-    copies = dict(zip(model.graph.inputs, copy.graph.inputs))
-    for old, new in zip(model.graph.snapshot(), copy.graph.snapshot()):
-        copies.update(zip(old.outputs, new.outputs))
-    graph, tapped = copy.graph, Writer(copy.graph)
-    taps = [tapped.node("Sub", copies[w], copies[v]).value for group in groups for v, w in group]
-    marks = [f"graphopt.tap{k}" for k in range(len(taps))]
-    more = [Port(name, value.type) for name, value in zip(marks, taps)]
-    graph.set_outputs([*graph.outputs, *taps], [*graph.ports, *more])
-    ready = prepare(copy)
-    graph = ready.graph
-    by_name = {port.name: value for port, value in zip(graph.ports, graph.outputs)}
-    writer = Writer(graph)
-    cotangents: dict[Value, Tensor] = {}
-    for name in results:
-        y = by_name[name]
-        seed = Tensor(writer, graph.add_input(Value(y.type, f"{name}.cotangent")))
-        cotangents[y] = cotangents[y] + seed if y in cotangents else seed
-    made = [by_name[name] for name in marks]
-    where = [v.producer.inputs[1] for v in made if v.producer is not None]
-    slopes = gradients(writer, cotangents, [v for v in where if v is not None])
-    first = _first_size(graph) if free else None
-    parts = iter([_projection(writer, value, slope, first) for value, slope in zip(made, slopes)])
-    sums = []
-    for group, name in zip(groups, names):
-        total = reduce(operator.add, [next(parts) for _ in group], writer.constant(0, DType.FLOAT))
-        total.value.name = name
-        sums.append(total.value)
-    graph.set_outputs(sums, [Port(name, value.type) for name, value in zip(names, sums)])
-    return ready
-
-
-def _first_size(graph: Graph) -> Dim:
-    kind = graph.inputs[0].type
-    return kind.shape[0] if isinstance(kind, TensorType) and kind.shape else None
-
-
-def _projection(writer: Writer, change: Value, slope: Tensor | None, rows: Dim) -> Tensor:
-    """⟨slope, change⟩ f32: of each row where the first axis is that of the batch, else of the whole."""
-    if slope is None:
-        return writer.constant(0, DType.FLOAT)
-    product = slope * Tensor(writer, change)
-    batched = rows is not None and product.rank > 1 and product.dims[0] == rows
-    axes = writer.ints(range(1, product.rank)) if batched else None
-    return writer.node("ReduceSum", product, axes, keepdims=0).cast(DType.FLOAT)

@@ -115,7 +115,7 @@ class Recipe:
             raise OptionError("recipe: the result was made from calibration data: give calibration= (--calibration)")
         compression = Compression(
             quantize=self._quantize(),
-            prune=None if self.prune is None else replace(self.prune, keep=self.channels), precision=self._precision(),
+            prune=self._prune(), precision=self._precision(),
             recover=self.recover, calibration=calibration,
             preprocess=self.preprocess if asked.preprocess is None else asked.preprocess,
             metric=asked.metric, max_drop=asked.max_drop,
@@ -133,6 +133,14 @@ class Recipe:
         if not modes:
             return None
         return Quantize(modes[0], op_types_to_quantize=tuple(sorted(BETWEEN)), layers=self.layers)
+
+    def _prune(self) -> Prune | None:
+        """Pruning to the channels that are said; without [prune] of these alone."""
+        from ..passes.prune import Prune
+
+        if self.prune is None and not self.channels:
+            return None
+        return replace(self.prune or Prune(ratio=0.0), keep=self.channels)
 
     def _precision(self) -> Float16 | None:
         """Half precision for the layers that are chosen for it, wherever the recipe came from."""

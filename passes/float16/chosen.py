@@ -17,6 +17,11 @@ def chosen(model: Model, given: Candidates, layers: Mapping[str, str]) -> Candid
     return given.without({**kept, **unnamed})
 
 
+def named(model: Model, layers: Mapping[str, str]) -> list[Node]:
+    """The nodes of a model that have a choice."""
+    return list(chosen_for(_names(model), layers))
+
+
 def choices_of(model: Model, given: Candidates, stores: bool) -> dict[str, str]:
     """What was decided of the model's nodes, by their names; `stores`: float32 nodes have their weights in float16."""
     names, all_slots = _names(model), candidates(model).slots

@@ -25,8 +25,9 @@ class Float16:
     stored in float16, all computing stays in float32: half the file at the speed of float32 wherever a runtime folds
     constants. min_sqnr: the floor on fidelity (dB) where no metric with a limit judges; rounding to 11 bits alone costs
     about 70 dB a tensor. keep: names of nodes that stay float32. layers: "float16" or any other choice
-    (`graphopt.compress.choices`) by the names of layers; only those become float16, unasked, and of the operators
-    between, which hold no weights, those that save Casts. evaluations: the budget of metric evaluations.
+    (`graphopt.compress.choices`) by the names of layers. Where some are float16, those alone become it, unasked, and of
+    the operators between, which hold no weights, those that save Casts; where none is, those named stay as they are and
+    the others are decided as without. evaluations: the budget of metric evaluations.
     """
 
     keep_io: bool = True

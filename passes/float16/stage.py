@@ -9,13 +9,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...compress.choices import STORED16
+from ...compress.choices import FLOAT16, FLOAT32, QUANTIZED, STORED16, check_names
 from ...compress.context import StageContext
 from ...compress.report import NOT_MEASURED, StageReport
 from ...errors import OptionError
 from ...ir import Model, Node, clone_model
 from .assign import WEIGHT, Candidates, assign, candidates
-from .chosen import choices_of, chosen
+from .chosen import choices_of, chosen, named
 from .constants import SMALLEST_NORMAL, clamp_masks
 from .emit import build, rounded, stored
 from .options import Float16
@@ -55,6 +55,15 @@ def _check_names(model: Model, options: Float16) -> None:
     unknown = [name for name in options.keep if name not in known]
     if unknown:
         raise OptionError(f"precision: keep names no node of the model: {', '.join(unknown)}")
+    if not any(choice in QUANTIZED for choice in options.layers.values()):  # else quantization has looked for them
+        check_names("precision", options.layers, known)
+
+
+def _chooses(model: Model, options: Float16) -> bool:
+    """Whether the choices say which layers are float16, and not merely which are not."""
+    is_quantized = any(node.op == "DequantizeLinear" for node in model.graph.walk())
+    halves = any(choice in (FLOAT16, STORED16) for choice in options.layers.values())
+    return bool(options.layers) and (halves or is_quantized)
 
 
 def _convert(model: Model, options: Float16, context: StageContext) -> tuple[Model, StageReport]:
@@ -64,15 +73,16 @@ def _convert(model: Model, options: Float16, context: StageContext) -> tuple[Mod
     if options.storage:
         return _store(model, options, context)
     moved = clone_model(model)
-    why, given = "", Candidates({}, {})
+    why, given, is_chosen = "", Candidates({}, {}), _chooses(model, options)
     moves = bool(clamp_masks(moved.graph))
     for base in (moved, model) if moves else (model,):
         given = candidates(base)
         given = given.without({n: "asked for" for n in given.slots if {name_of(n), *n.origins} & set(options.keep)})
         if not given.slots:
             return model, _left("no operator of it can be float16", given)
-        if options.layers:
+        if is_chosen:
             return _as_chosen(base, model, given, options, context)
+        given = given.without(dict.fromkeys(named(base, options.layers), "as it was chosen"))
         if any(node.op == "DequantizeLinear" for node in given.kept) and not _saves(model):
             return model, _left("left as it was: it is quantized, and hardly a byte of it is float32", given)
         context.tell("float16", 0.1)
@@ -193,8 +203,8 @@ def _as_chosen(
 
 def _written(base: Model, found: _Found, options: Float16, context: StageContext) -> tuple[Model, bool] | None:
     """The model of the assignment, and whether all weights are in float16, as they are where that costs little enough,
-    too; None where it does not compute what the rounded model does."""
-    for store in (True, False):
+    too, and no layer is to stay float32; None where it does not compute what the rounded model does."""
+    for store in (False,) if FLOAT32 in options.layers.values() else (True, False):
         result = build(base, found.given, found.half, options.keep_io, store)
         if _judge(result, options, context).is_enough:
             return result, store

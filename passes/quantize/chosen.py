@@ -6,28 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...compress.choices import FLOAT32, QUANTIZED, check_names, chosen_for, layer_names, word_of
-from ...compress.layers.linear import LINEAR
 from ...errors import OptionError
 from ...ir import Model, Node
 from .candidates.assignment import Assignment
 from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import RECURRENT, Unit, useful
-from .options import Quantize
+from .options import INSIDE, Quantize
 from .place.accuracy_guard import refine
-
-INSIDE = " branch: "
-"""Stands in the name of a layer in a branch, between the name of the branch and its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Units that the caller places on integers, those of them with 8 bits where fewer are usual, and float units.
+    """Units that the caller places on integers, those of them with 8 bits where fewer are usual, those with fewer than
+    8, and float units.
 
     is_complete: every layer with weights is placed; the operators between them then follow their neighbours.
     """
 
     integers: frozenset[Unit]
     finer: frozenset[Unit]
+    narrow: frozenset[Unit]
     floats: frozenset[Unit]
     is_complete: bool
 
@@ -41,20 +39,28 @@ class Chosen:
         return refine(calibrated, placed, self.finer)
 
 
+def check_layers(model: Model, options: Quantize) -> None:
+    """OptionError for a choice for a layer outside of branches that the model does not have."""
+    names = layer_names(model.graph)
+    known = (*names.values(), *(origin for node in names for origin in node.origins))
+    check_names("quantize", (name for name in options.layers if INSIDE not in name), known)
+
+
 def chosen_units(calibrated: CalibratedModel) -> Chosen:
     """The units that the options place by name. OptionError for a layer that cannot be what it is to be."""
     options, names = calibrated.options, layer_names(calibrated.model.graph)
-    known = (*names.values(), *(origin for node in names for origin in node.origins))
-    check_names("quantize", (name for name in options.layers if INSIDE not in name), known)
     choices = chosen_for(names, options.layers)
-    integers, finer, floats = set[Unit](), set[Unit](), set[Unit]()
+    integers, finer, narrow, floats = set[Unit](), set[Unit](), set[Unit](), set[Unit]()
     candidates = _candidates(calibrated)
     for unit in candidates:
         choice = choices.pop(unit.node, None)
         mode, bits = QUANTIZED.get(choice or "", ("", 0))
         if mode == options.mode:
+            _require_bits(calibrated, unit, names[unit.node], choice or "", bits)
             integers.add(unit)
-            if bits == 8 and unit.node in calibrated.finer:
+            if bits < 8:
+                narrow.add(unit)
+            elif unit.node in calibrated.finer:
                 finer.add(unit)
         elif choice is not None:
             floats.add(unit)
@@ -64,7 +70,19 @@ def chosen_units(calibrated: CalibratedModel) -> Chosen:
             raise OptionError(f"quantize: layers: {names[node]} cannot be {choice}: {reason}")
     placed = integers | floats
     is_complete = bool(placed) and all(u in placed for u in candidates if u.linear is not None)
-    return Chosen(frozenset(integers), frozenset(finer), frozenset(floats), is_complete)
+    return Chosen(frozenset(integers), frozenset(finer), frozenset(narrow), frozenset(floats), is_complete)
+
+
+def _require_bits(calibrated: CalibratedModel, unit: Unit, name: str, choice: str, bits: int) -> None:
+    """OptionError where a layer is not stored in the bits that it was given; tables without a head are of 8 bits."""
+    assignment = calibrated.assignment
+    if unit.linear is None or unit.is_table or unit.node in calibrated.finer:
+        return
+    actual = assignment.codes[unit.node].bits
+    if actual != bits:
+        is_shared = unit.node in assignment.shared.codes_of
+        why = "shared with another layer" if is_shared else f"stored in {actual} bits for target {assignment.target}"
+        raise OptionError(f"quantize: layers: {name} cannot be {choice}: its weight is {why}")
 
 
 def choices_of(calibrated: CalibratedModel, assignment: Assignment | None) -> dict[str, str]:
@@ -95,64 +113,48 @@ def _between(layers: frozenset[Unit], units: frozenset[Unit]) -> frozenset[Unit]
 
 
 def by_mode(model: Model, options: Quantize) -> list[Quantize]:
-    """The options of each mode that a layer of the root graph is to have, those of the usual mode first.
+    """The options of each run that the layers of the root graph need, those of the usual mode and width first.
 
-    Beside that, a mode is for the layers alone that are named for it; so is a narrower width of stored weights where
-    the usual one is 8 bits and layers are left to decide. OptionError for names that no layer has, and for two widths
-    below 8 bits in one mode.
+    Every other run is for the layers alone that are named for it: one a mode, and in mode weights one a width. In mode
+    static each layer has its own width in one run. OptionError for names that no layer has.
     """
     root = {name: choice for name, choice in options.layers.items() if INSIDE not in name}
     names = layer_names(model.graph)
-    found = []
-    for mode in (options.mode, *(m for m in ("static", "dynamic", "weights") if m != options.mode)):
-        widths = {QUANTIZED[choice][1] for choice in root.values() if QUANTIZED.get(choice, ("",))[0] == mode}
-        widths |= {options.weight_bits} if mode == options.mode else set()
-        narrow = sorted(bits for bits in widths if bits < 8)
-        if len(narrow) > 1:
-            raise OptionError(f"quantize: layers: {mode} weights of {narrow[0]} and {narrow[1]} bits in one model")
-        if not widths:
-            continue
-        kind = f"int{narrow[0]}" if narrow else options.weight_type
-        if mode == options.mode:
-            found += _of_widths(options, kind, names)
-            continue
-        layers = {name: choice for name, choice in root.items() if QUANTIZED.get(choice, ("",))[0] == mode}
-        others = _without(names, layers)
-        rounding = options.rounding if mode == "static" else bool(options.rounding)
-        activations = options.activation_type if mode == "static" else "uint8"
-        found.append(
-            replace(
-                options, mode=mode, weight_type=kind if narrow else "int8", activation_type=activations,
-                rounding=rounding, nodes_to_exclude=(*options.nodes_to_exclude, *others), layers=layers,
-            )
-        )  # fmt: skip
-    return found
+    runs: dict[tuple[str, int], dict[str, str]] = {}
+    for name, choice in root.items():
+        mode, bits = QUANTIZED.get(choice, ("", 0))
+        is_usual = mode == options.mode and (mode != "weights" or bits in (options.weight_bits, 8))
+        if mode and not is_usual:
+            runs.setdefault((mode, bits if mode == "weights" else 8), {})[name] = choice
+    order = ("static", "dynamic", "weights")
+    others = [
+        _for_these(options, mode, bits, runs[mode, bits], names)
+        for mode, bits in sorted(runs, key=lambda run: (order.index(run[0]), -run[1]))
+    ]
+    later = {
+        name: choice for (mode, _), chosen in runs.items() if mode == options.mode for name, choice in chosen.items()
+    }
+    if not later:
+        return [options, *others]
+    first = replace(
+        options, layers={name: choice for name, choice in options.layers.items() if name not in later},
+        nodes_to_exclude=(*options.nodes_to_exclude, *(names[node] for node in chosen_for(names, later))),
+    )  # fmt: skip
+    return [first, *others]
 
 
-def _of_widths(options: Quantize, kind: str, names: Mapping[Node, str]) -> list[Quantize]:
-    """The options of the usual mode: twice where stored weights are of 8 bits, of fewer for some layers, and others are
-    free, first those of 8 bits."""
-    chosen = chosen_for(names, options.layers)
-    is_free = any(node.op in LINEAR and node not in chosen for node in names)
-    if options.mode != "weights" or kind == options.weight_type or not is_free:
-        return [replace(options, weight_type=kind)]
-    word = word_of("weights", int(kind[-1]))
-    narrow = {name: choice for name, choice in options.layers.items() if choice == word and INSIDE not in name}
-    layers = {name: choice for name, choice in options.layers.items() if name not in narrow}
-    first = (names[node] for node in chosen_for(names, narrow))
-    return [
-        replace(options, nodes_to_exclude=(*options.nodes_to_exclude, *first), layers=layers),
-        replace(
-            options, weight_type=kind, nodes_to_exclude=(*options.nodes_to_exclude, *_without(names, narrow)),
-            layers=narrow,
-        ),
-    ]  # fmt: skip
-
-
-def _without(names: Mapping[Node, str], layers: Mapping[str, str]) -> list[str]:
-    """The names of the nodes for which no choice is made."""
+def _for_these(
+    options: Quantize, mode: str, bits: int, layers: Mapping[str, str], names: Mapping[Node, str]
+) -> Quantize:
+    """The options of a run for some layers alone."""
     chosen = chosen_for(names, layers)
-    return [name for node, name in names.items() if node not in chosen]
+    others = (name for node, name in names.items() if node not in chosen)
+    return replace(
+        options, mode=mode, weight_type="int8" if bits == 8 else f"int{bits}", layers=layers,
+        rounding=options.rounding if mode == "static" else bool(options.rounding),
+        activation_type=options.activation_type if mode == "static" else "uint8",
+        nodes_to_exclude=(*options.nodes_to_exclude, *others),
+    )  # fmt: skip
 
 
 def inside(layers: Mapping[str, str], part: str) -> dict[str, str]:

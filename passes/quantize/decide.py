@@ -14,7 +14,7 @@ from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import Unit, useful
 from .chosen import Chosen, chosen_units
 from .emit.qdq import build
-from .options import ALWAYS
+from .options import ALWAYS, MEASURED, ROUNDINGS
 from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
 from .place.bias_correction import with_bias_correction
 from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates
@@ -59,18 +59,18 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
     chosen = chosen_units(calibrated)
     if chosen.is_complete:
         return _as_chosen(calibrated, chosen, context)
-    decision = _decided(model, calibrated, context, chosen.floats)
+    decision = _decided(model, calibrated, context, chosen.floats | chosen.narrow)
     return _with_chosen(decision, chosen, context) if chosen.integers else decision
 
 
 def _decided(
     model: Model, calibrated: CalibratedModel, context: StageContext, floats: frozenset[Unit] = frozenset()
 ) -> Decision:
-    """The decision by accuracy and time; `floats` stay float."""
+    """The decision by accuracy and time; `floats` stay float, also in what is timed."""
     search = _Search(model, calibrated, context, floats)
     accepted = accept_unchanged(search.candidates[0], search.judge)
     always = calibrated.options.per_channel_activations == ALWAYS
-    if accepted is not None and not calibrated.options.refits and not always:
+    if accepted is not None and calibrated.options.rounding not in ROUNDINGS and not always:
         return search.timed(accepted)
     per_channel = _per_channel(calibrated, context)
     if per_channel is not None:
@@ -145,7 +145,7 @@ class _Search:
         if options.sensitivity:
             layers = [u for u in calibrated.units.layers if u in calibrated.assignment.units]
             self.errors.measure(layers)
-            if not self.context.calibration.is_synthetic:
+            if options.sensitivity != MEASURED and not self.context.calibration.is_synthetic:
                 self.errors.predict(layers)
         if not guarded.assignment.units:
             return self._decision(

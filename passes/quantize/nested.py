@@ -17,12 +17,12 @@ from ...compress.context import StageContext
 from ...compress.layers.linear import LINEAR
 from ...compress.report import StageReport
 from ...equivalence.runnable import open_runnable
-from ...errors import Declined
+from ...errors import Declined, OptionError, did_you_mean
 from ...ir import Graph, Model, Node, Port, TensorType, Value, clone_model, clone_node, outer_values
 from ...measure import Quality, figures
 from .chosen import inside, outside
 from .emit.mapped_clone import mapped_clone
-from .options import Quantize
+from .options import INSIDE, Quantize
 from .place.accuracy_guard import is_good_enough
 from .report import RETURNED_TO_FLOAT, QuantizedParts
 
@@ -37,6 +37,7 @@ def quantize_branches(
     """Quantize the branches of each If of the root graph, in a copy. Reports come with the branch's MACs."""
     clone, reports, refused = mapped_clone(model), list[tuple[StageReport, int]](), list[tuple[str, str]]()
     copy, choices = clone.model, dict[str, str]()
+    _check_branches(model, options)
     for original, node in clone.nodes.items():
         name = node.name or node.output.name or node.op
         if node.op != "If":
@@ -44,7 +45,7 @@ def quantize_branches(
                 refused.append((name, f"in the body of {node.op}, whose values cannot be read"))
             continue
         for slot in BRANCHES:
-            branch, label = original.attrs.get(slot), f"{name}, {slot.replace('_', ' ')}"
+            branch, label = original.attrs.get(slot), _label(name, slot)
             if not isinstance(branch, Graph) or not any(inner.op in WORTHY for inner in branch.walk()):
                 continue
             part = _cut(model, branch)
@@ -74,6 +75,22 @@ class _Part:
 
     model: Model
     captured: tuple[Value, ...]
+
+
+def _label(name: str, slot: str) -> str:
+    """A branch in the names of its layers; ends as `INSIDE` begins."""
+    return f"{name}, {slot.replace('_', ' ')}"
+
+
+def _check_branches(model: Model, options: Quantize) -> None:
+    """OptionError for a choice for a layer in a branch that the model does not have."""
+    ifs = [node.name or node.output.name or node.op for node in model.graph if node.op == "If"]
+    known = [_label(name, slot) for name in ifs for slot in BRANCHES]
+    for name in options.layers:
+        head, inside_of, _ = name.partition(INSIDE)
+        branch = f"{head}{INSIDE}".removesuffix(": ")
+        if inside_of and branch not in known:
+            raise OptionError(f"quantize: layers: {name}: the model has no {branch!r}{did_you_mean(branch, known)}")
 
 
 def _has_products(node: Node) -> bool:

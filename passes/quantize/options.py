@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
-from ...compress.choices import check_choices
+from ...compress.choices import QUANTIZED, check_choices
 from ...errors import OptionError, did_you_mean
 from ...ir import DType
 from ...words import values_of
@@ -22,6 +22,8 @@ WEIGHTS = ("int8", "uint8", "int4", "int3", "int2")
 FORMATS = ("qdq", "qoperator")
 JUDGES = ("auto", "top1", "sqnr")
 ROUNDINGS = ("refit", "learned")
+INSIDE = " branch: "
+"""Stands in the name of a layer in a branch, between the name of the branch and its own."""
 
 
 def _is_flag(value: Any) -> bool:
@@ -37,12 +39,13 @@ def _is_count(value: Any) -> bool:
 
 
 _FLAGS = (
-    "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "speed", "sensitivity",
+    "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "speed",
 )  # fmt: skip
-ALWAYS = "always"
+ALWAYS, MEASURED = "always", "measured"
 _OPTIONAL = frozenset(("reduce_range", "block_size", "samples", "cache", "executor"))
 _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     *((name, _is_flag, "True or False") for name in _FLAGS),
+    ("sensitivity", lambda v: _is_flag(v) or v == MEASURED, "True, False or 'measured'"),
     ("per_channel_activations", lambda v: _is_flag(v) or v == ALWAYS, "True, False or 'always'"),
     ("percentile", lambda v: _is_real(v) and 50 < v <= 100, "above 50 and at most 100"),
     ("block_size", lambda v: _is_count(v) and 16 <= v <= 256 and not v & (v - 1), "a power of two from 16 to 256"),
@@ -82,7 +85,7 @@ class Quantize:
     are integers of fewer than 8 bits not timed at all.
     evaluations: the budget of metric evaluations. samples: the most samples read for calibration; None reads all.
     sensitivity: measure for the report the error that each layer causes alone, even if no layer need return to float: a
-    session a layer.
+    session a layer; predict it by gradients, too, unless it is "measured" alone.
     per_channel_activations: where one scale a tensor is not good enough, activations that only convolutions read and
     write as codes get one a channel, if that is better (static, format "qdq", for onnxruntime), or "always"; it is
     folded into the weights beside.
@@ -121,7 +124,7 @@ class Quantize:
     speed: bool = True
     evaluations: int = 64
     samples: int | None = None
-    sensitivity: bool = False
+    sensitivity: bool | str = False
     per_channel_activations: bool | str = True
     min_sqnr: float = 15.0
     min_top1: float = 0.9
@@ -197,9 +200,15 @@ class Quantize:
         return self.activation_type in ("int8", "int4")
 
     @property
+    def has_narrow(self) -> bool:
+        """Weights or activations have fewer than 8 bits, if only those of single layers outside of branches."""
+        chosen = (QUANTIZED.get(choice, ("", 8)) for name, choice in self.layers.items() if INSIDE not in name)
+        return self.is_narrow or any(mode == self.mode and bits < 8 for mode, bits in chosen)
+
+    @property
     def refits(self) -> bool:
         """Layers are refitted to their quantized inputs, one after the other."""
-        return self.mode == "static" and (self.rounding in ROUNDINGS or (self.rounding is True and self.is_narrow))
+        return self.mode == "static" and (self.rounding in ROUNDINGS or (self.rounding is True and self.has_narrow))
 
     @property
     def weight_dtype(self) -> DType | None:

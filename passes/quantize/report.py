@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -95,7 +96,7 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
     if assignment is not None:
         refused += [(u.name, NO_GAIN) for u in candidates - chosen if u not in returned and u.linear is not None]
         integers = "int8" if options.mode != "weights" else f"layers stored as {_widths(assignment)}"
-        if options.mode == "static" and options.is_narrow:
+        if options.mode == "static" and options.has_narrow:
             integers = f"{_widths(assignment)} weights by {options.activation_type}"
         text = f"{facts.share_of_macs:.0%} of MACs in {integers}, {text}"
         if facts.per_channel_activations:
@@ -119,12 +120,14 @@ def _without_errors(layer: QuantizedLayer) -> QuantizedLayer:
 
 
 def _widths(assignment: Assignment) -> str:
-    """The integers of weights; of fewer than 8 bits with how many layers have 8."""
+    """The integers of weights, with how many layers have others than the usual ones."""
     bits = [assignment.codes[u.node].bits for u in assignment.units if u.linear is not None]
-    kind, wide = assignment.options.weight_type, sum(width == 8 for width in bits)
+    kind, counts = assignment.options.weight_type, Counter(bits)
+    counts.pop(assignment.options.weight_bits, None)
     if kind == "int3" and assignment.options.mode == "weights":
         kind = "int3 in codes of 4 bits"
-    return kind if kind in ("int8", "uint8") or not wide else f"{kind} ({wide} of {len(bits)} as int8)"
+    others = ", ".join(f"{count} of {len(bits)} as int{width}" for width, count in sorted(counts.items()))
+    return f"{kind} ({others})" if others else kind
 
 
 def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:

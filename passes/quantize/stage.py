@@ -19,7 +19,7 @@ from .candidates.half import holds_half, narrowed, widened
 from .candidates.prepare import spell_for_integers
 from .candidates.units import PACKED
 from .candidates.upgrade import upgraded
-from .chosen import by_mode
+from .chosen import by_mode, check_layers, chosen_units
 from .decide import decide
 from .nested import quantize_branches
 from .options import Quantize
@@ -128,10 +128,13 @@ def _with_warning(report: StageReport, options: Quantize) -> StageReport:
 
 
 def _quantize_root(model: Model, ready: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize `ready`, the model in the spelling of integers; the model itself where it stays float."""
+    """Quantize `ready`, the model in the spelling of integers; the model itself where it stays float. OptionError for
+    choices of layers that are not there, before data are read, and for those that a layer cannot be."""
+    check_layers(ready, options)
     balance(ready, options, context)
     calibrated = calibrate_model(ready, options, context)
     if not any(u.linear is not None for u in calibrated.assignment.units):
+        chosen_units(calibrated)
         reason = "left float: no convolution or matrix product with constant weights can be quantized"
         refused = calibrated.units.refused
         return model, StageReport(f"quantize {options.mode}", reason, refused=refused, changed=False)

@@ -10,8 +10,13 @@ import pytest
 from onnx import numpy_helper
 from scipy.stats import spearmanr
 
+from graphopt import onnx_io
 from graphopt.errors import InputError
 from graphopt.gradient import fisher, predicted_losses
+from graphopt.gradient.project.projector import Projector
+from graphopt.ir import Constant, Node, Value
+from graphopt.ops import update_types
+from tests.quantize.nets import convnet, parse
 
 from .checking import session
 from .test_training import linear
@@ -81,3 +86,47 @@ def test_the_order_of_layers_is_that_of_measured_losses() -> None:
     predicted = predicted_losses(proto, [{"image": image[None]} for image in images], changes)
     assert len(measured) > 10
     assert spearmanr(list(predicted.values()), measured).statistic >= 0.9
+
+
+ATTENTION = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,6,8] x) => (float[N,6,8] y)
+    <float[8,24] w1, float[8,8] w2, float[8] g, int64[5] apart = {0, 0, 3, 2, 4}, int64[3] together = {0, 0, 8}>
+    {
+        n = LayerNormalization(x, g)
+        a = MatMul(n, w1)
+        b = Reshape(a, apart)
+        c = Transpose<perm=[2,0,3,1,4]>(b)
+        q, k, v = Split(c)
+        t = Transpose<perm=[0,1,2,4,3]>(k)
+        s = MatMul(q, t)
+        p = Softmax(s)
+        o = MatMul(p, v)
+        m = Transpose<perm=[1,3,2,4,0]>(o)
+        r = Reshape(m, together)
+        h = MatMul(r, w2)
+        y = Add(h, x)
+    }"""
+
+
+@pytest.mark.parametrize("proto, shape", [(convnet(), (1, 3, 16, 16)), (parse(ATTENTION), (1, 6, 8))])
+def test_directions_of_one_sample_share_its_run(proto, shape) -> None:
+    """As in a batch in which the sample is repeated; nothing that the sample alone decides is in the second half."""
+    model = onnx_io.load(proto)
+    values = [n.output for n in model.graph.snapshot() if n.op in ("Conv", "MatMul", "Relu", "Gemm", "Softmax")]
+    changes = []
+    for value in values:
+        node = model.graph.append(Node("Mul", (value, Value(constant=Constant.of(np.float32(1.1))))))
+        update_types(node)
+        changes.append([(value, node.output)])
+    projector = Projector(model, changes)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(np.float32)
+    (result,) = projector.shapes({"x": x})
+    signs = [rng.choice([-1.0, 1.0], (4, *result[1:]))]
+    expected = projector.squares({"x": np.repeat(x, 4, 0)}, signs)
+    found = projector.squares_of_directions({"x": x}, signs)
+    assert np.all(expected > 0) and np.allclose(found, expected, rtol=1e-4)
+    first, second, crossings = projector._halves
+    assert {c.is_shared for c in crossings} == {True, False}
+    assert {i.name for i in second.get_inputs()} == {c.name for c in crossings} | {f"{projector.results[0]}.cotangent"}
+    assert [i.name for i in first.get_inputs()] == ["x"]

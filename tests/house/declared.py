@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "analysis": ("sizes", "channels"),
     "compress": ("layers",),
     "equivalence": ("value_info", "tapped", "onnx_graph", "runnable", "feeds", "synthesis", "metrics", "drift"),
-    "gradient": ("tensor", "blocked", "call", "rules"),
+    "gradient": ("tensor", "blocked", "call", "rules", "reverse", "settling", "prepare", "differentiate", "project"),
     "kernels": (
         "core",
         "micro",

@@ -9,9 +9,10 @@ from onnx import helper, numpy_helper
 import graphopt
 from graphopt import onnx_io
 from graphopt.compress.stages import stage_context
+from graphopt.errors import OptionError
 from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.calibrated_model import calibrate_model
-from graphopt.passes.quantize.place import accuracy_guard
+from graphopt.passes.quantize.place import accuracy_guard, single_unit_errors
 from tests.quantize.nets import convnet, images
 
 FEEDS = images(16)
@@ -65,6 +66,14 @@ def test_error_alone_is_that_of_the_layer_quantized_alone():
         )
         error = np.linalg.norm(result - reference) / np.linalg.norm(reference)
         assert column(stage, "error alone")[name] == pytest.approx(error, rel=0.05)
+
+
+def test_errors_are_measured_without_predictions_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(single_unit_errors, "predicted_errors", None)
+    stage = stage_of(bad_convnet(), sensitivity="measured")[1]
+    assert "error predicted" not in stage.columns and column(stage, "error alone")["node2"] > 0
+    with pytest.raises(OptionError, match="sensitivity 'predicted' is not True, False or 'measured'"):
+        graphopt.Quantize(sensitivity="predicted")
 
 
 def test_scores_are_compared_before_a_softmax():

@@ -36,3 +36,20 @@ def network() -> onnx.ModelProto:
 def samples(count: int = 16) -> dict[str, np.ndarray]:
     """Inputs of the network."""
     return {"x": np.random.default_rng(1).standard_normal((count, 3, 8, 8)).astype("f4")}
+
+
+def products() -> onnx.ModelProto:
+    """Four products with clamps between; x [N, 32] to y [N, 32]."""
+    rng = np.random.default_rng(3)
+    weights = [numpy_helper.from_array((rng.standard_normal((32, 32)) * 0.25).astype("f4"), n) for n in "abcd"]
+    nodes, last = [], "x"
+    for name, weight in zip(("first", "second", "third", "fourth"), "abcd"):
+        result = "y" if weight == "d" else f"{weight}_result"
+        nodes.append(helper.make_node("MatMul", [last, weight], [result], name))
+        last = result
+        if weight != "d":
+            nodes.append(helper.make_node("Relu", [last], [f"{weight}_clamped"]))
+            last = f"{weight}_clamped"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 32]) for name in "xy")
+    graph = helper.make_graph(nodes, "products", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)

@@ -56,7 +56,7 @@ class _Group:
 def balance(model: Model, options: Quantize, context: StageContext) -> int:
     """Balance the channels between layers in place, where layers are refitted to fewer than 8 bits. Returns how many
     groups of values were scaled."""
-    if not (options.equalize and options.is_narrow and options.refits) or context.calibration.is_synthetic:
+    if not (options.equalize and options.has_narrow and options.refits) or context.calibration.is_synthetic:
         return 0
     groups = list(_groups(model.graph))
     feeds = islice(iter(context.calibration), options.samples)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ....calibration import BATCH, METHODS, STARTS, Extent, Shapes, observe, shapes_at
+from ....compress.choices import bits_for
 from ....compress.context import StageContext
 from ....compress.layers.linear import Linear
 from ....compress.layers.moments import InputMoments, fits_memory, gather
@@ -159,12 +160,12 @@ def solve_layers(
     store = CodeStore() if store is None else store
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
     usual, tied = _usual_block(options, context), frozenset(shared.heads.values())
-    solver = _Solver(model, options, context.target, store, tied, usual)
+    solver = _Solver(model, options, context.target, store, _chosen_bits(model, options), tied, usual)
     steps: dict[Node, float] = {}
     asked: list[Unit] = []
 
     def problems() -> Iterator[tuple[_Problem, Content]]:
-        for count, (unit, moments) in enumerate(_with_moments(model, layers, options, context, feeds)):
+        for count, (unit, moments) in enumerate(_with_moments(solver, layers, context, feeds)):
             context.tell(f"round weights: layer {count + 1} of {len(layers)}", count / len(layers))
             step = min((known[unit.inputs[0]].scale for known in grids.values() if unit.inputs), default=1.0)
             steps[unit.node] = step
@@ -189,7 +190,8 @@ def solve_layers(
         first = units[shared.codes_of.get(node, node)]
         return _with_bias(solver(first, None, steps[first.node], 8), units[node])
 
-    return solved, FinerCodes(finer, [node for node, found in solved.items() if found.codes.bits < 8])
+    narrow = [node for node, found in solved.items() if found.codes.bits < 8 and node not in solver.chosen]
+    return solved, FinerCodes(finer, narrow)
 
 
 def _with_bias(solved: Solved, unit: Unit) -> Solved:
@@ -205,13 +207,15 @@ _Problem = tuple[Linear, InputMoments | None, Quantize, bool, float, int, int | 
 
 @dataclass(frozen=True, slots=True)
 class _Solver:
-    """Solves for the codes of one layer after the other. tied: heads whose weight is a table, too. usual: inputs that
-    share a scale where the caller says nothing of it; None for all."""
+    """Solves for the codes of one layer after the other. chosen: bits of layers that were given fewer by name. tied:
+    heads whose weight is a table, too. usual: inputs that share a scale where the caller says nothing of it; None for
+    all."""
 
     model: Model
     options: Quantize
     target: str
     store: CodeStore
+    chosen: Mapping[Node, int]
     tied: frozenset[Node] = frozenset()
     usual: int | None = None
 
@@ -234,35 +238,49 @@ class _Solver:
 
     def bits(self, unit: Unit) -> int:
         """The width asked for; 8 where fewer cannot be stored packed, and for tables that no product shares."""
+        if unit.node in self.chosen:
+            return self.chosen[unit.node]
         asked = self.options.weight_bits
         fits = self.options.mode == "static" or can_pack(self.model, unit.node.op, self.target, asked)
         return BITS[self.options.weight_type] if fits and unit.node.op != "Gather" else 8
 
+    def wants_moments(self, unit: Unit) -> bool:
+        """Whether the layer is rounded by the moments of its inputs, where these can be had."""
+        options = self.options
+        narrowest = min(BITS[options.weight_type], self.chosen.get(unit.node, 8))
+        return bool(options.rounding) or options.correct_bias or narrowest < 8
+
+
+def _chosen_bits(model: Model, options: Quantize) -> dict[Node, int]:
+    """Bits of the layers that were given fewer than 8 by name, in mode static: the others keep the usual width. In
+    mode weights each width is a run of its own."""
+    if options.mode != "static":
+        return {}
+    return {node: bits for node, bits in bits_for(model.graph, options.layers, "static").items() if bits < 8}
+
 
 def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: StageContext) -> dict[Node, Solved]:
     """Codes rounded to the nearest, which need no data, as if every bias fitted; none where moments are wanted."""
-    if _wants_moments(options):
-        return {}
-    solver = _Solver(model, options, context.target, CodeStore())
-    return {unit.node: solver(unit, None, math.inf, solver.bits(unit)) for unit in units if unit.linear is not None}
-
-
-def _wants_moments(options: Quantize) -> bool:
-    return bool(options.rounding) or options.correct_bias or BITS[options.weight_type] < 8
+    solver = _Solver(model, options, context.target, CodeStore(), _chosen_bits(model, options))
+    layers = [u for u in units if u.linear is not None and not solver.wants_moments(u)]
+    return {unit.node: solver(unit, None, math.inf, solver.bits(unit)) for unit in layers}
 
 
 def _with_moments(
-    model: Model, layers: list[Unit], options: Quantize, context: StageContext, feeds: _CountedFeeds
+    solver: _Solver, layers: list[Unit], context: StageContext, feeds: _CountedFeeds
 ) -> Iterator[tuple[Unit, InputMoments | None]]:
     """Each layer with the moments of its inputs, by which it is rounded. None where the data are made up, and where the
     moments of very many inputs do not fit in memory, or 8 bits would take too much time for what they gain."""
+    options = solver.options
     shows = options.mode == "static" or context.calibration.shows_activations
-    if not _wants_moments(options) or not shows or _is_dear(layers, options):
+    wanted = [u for u in layers if solver.wants_moments(u)] if shows and not _is_dear(layers, options) else []
+    if not wanted:
         yield from ((unit, None) for unit in layers)
         return
     left = {unit.node: unit for unit in layers}
-    given = [(u.inputs[0], u.layer) for u in layers if u.inputs and fits_memory(u.layer)]
-    for linear, moments in gather(model, given, partial(_with_first_tokens, feeds, options, context), context.seed):
+    given = [(u.inputs[0], u.layer) for u in wanted if u.inputs and fits_memory(u.layer)]
+    data = partial(_with_first_tokens, feeds, options, context)
+    for linear, moments in gather(solver.model, given, data, context.seed):
         yield left.pop(linear.node), moments
     yield from ((unit, None) for unit in left.values())
 

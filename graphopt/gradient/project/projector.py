@@ -1,0 +1,165 @@
+"""Projections of the slopes of a model's results on changes of values, by directions of the results and by samples."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, ModelError, one_line
+from ...ir import Array, Dim, DType, Graph, Model, Port, TensorType, Value, clone_model
+from ...machine.sessions import open_session, session_options
+from ...onnx_io import to_proto
+from ..differentiate import is_float
+from ..prepare import prepare
+from ..reverse import gradients
+from ..tensor import Tensor, Writer
+from .halves import Crossing, halves
+
+
+def given_array(feed: Mapping[str, Any], name: str) -> Array:
+    """The array of an input. InputError where the sample lacks it."""
+    if name not in feed:
+        raise InputError(f"a sample has no {name!r}, but {', '.join(feed) or 'nothing'}")
+    return np.asarray(feed[name])
+
+
+def results_of(session: Any, names: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
+    """A run on a sample. InputError, in one line, where it fails."""
+    try:
+        return list(session.run(list(names), dict(feed)))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError(f"a sample does not run: {one_line(error)}") from error
+
+
+def is_free(model: Model) -> bool:
+    """Whether the first axis of all inputs and results is one size by name: the batch's."""
+    types = [value.type for value in (*model.graph.inputs, *model.graph.outputs)]
+    firsts = {t.shape[0] if isinstance(t, TensorType) and t.shape else None for t in types}
+    return len(firsts) == 1 and isinstance(next(iter(firsts)), str)
+
+
+class Projector:
+    """A session that returns ⟨∂⟨s, y⟩/∂v, w − v⟩, summed over the pairs (v, w) of each group, for signs s of results y.
+
+    results: the names of y. inputs: those of the model. free: whether rows of a batch are projected each by itself.
+    """
+
+    def __init__(self, model: Model, groups: Sequence[Sequence[tuple[Value, Value]]]) -> None:
+        self._model, self.free = model, is_free(model)
+        self.inputs = [v.name for v in model.graph.inputs if v.default is None]
+        self.results = [p.name for p, v in zip(model.graph.ports, model.graph.outputs) if is_float(v)]
+        if not self.results:
+            raise ModelError("the model has no float results, and sensitivities are those of results")
+        self._names = [f"graphopt.change{k}" for k in range(len(groups))]
+        self._ready = _with_projections(model, groups, self.results, self._names, self.free)
+        self._types = [v.type for v in self._ready.graph.inputs if v.name.endswith(".cotangent")]
+
+    @cached_property
+    def _session(self) -> Any:
+        return _open(self._ready)
+
+    @cached_property
+    def _halves(self) -> tuple[Any, Any, tuple[Crossing, ...]]:
+        """Sessions of both halves, and what crosses between. Declined where there are none."""
+        found = halves(self._ready, [f"{name}.cotangent" for name in self.results])
+        return _open(found.first), _open(found.second), found.crossings
+
+    @cached_property
+    def plain(self) -> Any:
+        """A session on the model itself."""
+        return open_session(to_proto(self._model).SerializeToString(), session_options(folder=self._model.folder))
+
+    def shapes(self, feed: Mapping[str, Array]) -> list[tuple[int, ...]]:
+        """The shapes of the results: those that types tell, else of a run."""
+        rows = next(iter(feed.values())).shape[:1] if self.free else ()
+        known = [
+            t.shape[len(rows) :] if isinstance(t, TensorType) and t.shape is not None else None for t in self._types
+        ]
+        if all(sizes is not None and all(isinstance(d, int) for d in sizes) for sizes in known):
+            return [(*rows, *(int(d) for d in sizes or () if isinstance(d, int))) for sizes in known]
+        return [y.shape for y in results_of(self.plain, self.results, dict(feed))]
+
+    def squares(self, feed: Mapping[str, Array], signs: Sequence[Array]) -> Array:
+        """The squared projections f64[groups], summed over the rows of the feed."""
+        return self._squares(self._session, {**feed, **self._seeds(signs)})
+
+    def squares_of_directions(self, feed: Mapping[str, Array], signs: Sequence[Array]) -> Array:
+        """The same for a feed of one row, summed over the rows of the signs. Declined where graphs are nested."""
+        first, second, crossings = self._halves
+        names = [c.name for c in crossings]
+        made = results_of(first, names, {i.name: feed[i.name] for i in first.get_inputs()})
+        rows = len(signs[0])
+        crossed = {c.name: c.for_rows(array, rows) for c, array in zip(crossings, made)}
+        return self._squares(second, {**crossed, **self._seeds(signs)})
+
+    def _seeds(self, signs: Sequence[Array]) -> dict[str, Array]:
+        given = {}
+        for name, sign, kind in zip(self.results, signs, self._types):
+            given[f"{name}.cotangent"] = sign.astype(kind.dtype.numpy) if isinstance(kind, TensorType) else sign
+        return given
+
+    def _squares(self, session: Any, given: Mapping[str, Array]) -> Array:
+        found = results_of(session, self._names, {i.name: given[i.name] for i in session.get_inputs()})
+        return np.array([float(np.sum(np.square(f, dtype=np.float64))) for f in found])
+
+
+def _open(model: Model) -> Any:
+    # onnxruntime quantizes float weights that stand between codes, to other codes than those that are asked about
+    settings = session_options(folder=model.folder, entries={"session.disable_quant_qdq": "1"})
+    return open_session(to_proto(model).SerializeToString(), settings)
+
+
+def _with_projections(
+    model: Model, groups: Sequence[Sequence[tuple[Value, Value]]], results: Sequence[str], names: Sequence[str],
+    free: bool,
+) -> Model:  # fmt: skip
+    """A copy of a model that returns the projections of all groups, by name, and has inputs for signs."""
+    copy = clone_model(model)
+    copies = dict(zip(model.graph.inputs, copy.graph.inputs))
+    for old, new in zip(model.graph.snapshot(), copy.graph.snapshot()):
+        copies.update(zip(old.outputs, new.outputs))
+    graph, tapped = copy.graph, Writer(copy.graph)
+    taps = [tapped.node("Sub", copies[w], copies[v]).value for group in groups for v, w in group]
+    marks = [f"graphopt.tap{k}" for k in range(len(taps))]
+    more = [Port(name, value.type) for name, value in zip(marks, taps)]
+    graph.set_outputs([*graph.outputs, *taps], [*graph.ports, *more])
+    ready = prepare(copy)
+    graph = ready.graph
+    by_name = {port.name: value for port, value in zip(graph.ports, graph.outputs)}
+    writer = Writer(graph)
+    cotangents: dict[Value, Tensor] = {}
+    for name in results:
+        y = by_name[name]
+        seed = Tensor(writer, graph.add_input(Value(y.type, f"{name}.cotangent")))
+        cotangents[y] = cotangents[y] + seed if y in cotangents else seed
+    made = [by_name[name] for name in marks]
+    where = [v.producer.inputs[1] for v in made if v.producer is not None]
+    slopes = gradients(writer, cotangents, [v for v in where if v is not None])
+    first = _first_size(graph) if free else None
+    parts = iter([_projection(writer, value, slope, first) for value, slope in zip(made, slopes)])
+    sums = []
+    for group, name in zip(groups, names):
+        total = reduce(operator.add, [next(parts) for _ in group], writer.constant(0, DType.FLOAT))
+        total.value.name = name
+        sums.append(total.value)
+    graph.set_outputs(sums, [Port(name, value.type) for name, value in zip(names, sums)])
+    return ready
+
+
+def _first_size(graph: Graph) -> Dim:
+    kind = graph.inputs[0].type
+    return kind.shape[0] if isinstance(kind, TensorType) and kind.shape else None
+
+
+def _projection(writer: Writer, change: Value, slope: Tensor | None, rows: Dim) -> Tensor:
+    """⟨slope, change⟩ f32: of each row where the first axis is that of the batch, else of the whole."""
+    if slope is None:
+        return writer.constant(0, DType.FLOAT)
+    product = slope * Tensor(writer, change)
+    batched = rows is not None and product.rank > 1 and product.dims[0] == rows
+    axes = writer.ints(range(1, product.rank)) if batched else None
+    return writer.node("ReduceSum", product, axes, keepdims=0).cast(DType.FLOAT)
