@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ...compress.choices import FLOAT32, QUANTIZED, check_names, chosen_for, layer_names, word_of
+from ...compress.choices import FLOAT32, QUANTIZED, STORED8, check_names, chosen_for, layer_names, word_of
 from ...compress.layers.linear import LINEAR
 from ...errors import OptionError
 from ...ir import Model, Node
@@ -15,13 +15,15 @@ from .candidates.units import RECURRENT, Unit, useful
 from .options import Quantize
 from .place.accuracy_guard import refine
 
+PRODUCTS = frozenset(("MatMul", "Gemm"))
+"""Operators whose inputs are quantized while the model runs, or that read stored weights beside those that do."""
 INSIDE = " branch: "
 """Stands in the name of a layer in a branch, between the name of the branch and its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Units that the caller places on integers, those of them with 8 bits where fewer are usual, and float units.
+    """Units that the caller places on integers, those of them with finer codes than usual, and float units.
 
     is_complete: every layer with weights is placed; the operators between them then follow their neighbours.
     """
@@ -51,15 +53,15 @@ def chosen_units(calibrated: CalibratedModel) -> Chosen:
     candidates = _candidates(calibrated)
     for unit in candidates:
         choice = choices.pop(unit.node, None)
-        mode, bits = QUANTIZED.get(choice or "", ("", 0))
-        if mode == options.mode:
+        if choice is not None and _mode_of(choice, unit.node, options) == options.mode:
             integers.add(unit)
-            if bits == 8 and unit.node in calibrated.finer:
+            is_finer = choice == STORED8 if options.mode == "dynamic" else QUANTIZED[choice][1] == 8
+            if is_finer and unit.node in calibrated.finer:
                 finer.add(unit)
         elif choice is not None:
             floats.add(unit)
     for node, choice in choices.items():
-        if QUANTIZED.get(choice, ("",))[0] == options.mode and node.op not in RECURRENT:
+        if _mode_of(choice, node, options) == options.mode and node.op not in RECURRENT:
             reason = dict(calibrated.units.refused).get(names[node], f"{node.op} has no such form here")
             raise OptionError(f"quantize: layers: {names[node]} cannot be {choice}: {reason}")
     placed = integers | floats
@@ -77,9 +79,19 @@ def choices_of(calibrated: CalibratedModel, assignment: Assignment | None) -> di
     listed = {u for u in _candidates(calibrated) if u.linear is not None} | (following ^ units)
     choices = {}
     for unit in sorted(listed, key=lambda u: order[u.node]):
-        bits = 8 if assignment is None or unit.linear is None else assignment.codes[unit.node].bits
-        choices[names[unit.node]] = word_of(calibrated.options.mode, bits) if unit in units else FLOAT32
+        codes = None if assignment is None or unit.linear is None else assignment.codes[unit.node]
+        word = word_of(calibrated.options.mode, 8 if codes is None else codes.bits)
+        word = STORED8 if codes is not None and codes.is_stored else word
+        choices[names[unit.node]] = word if unit in units else FLOAT32
     return choices
+
+
+def _mode_of(choice: str, node: Node | None, options: Quantize) -> str:
+    """The mode in which a layer gets what it is to be; "" for floats. Where inputs are quantized while the model runs,
+    products that read stored weights are quantized with the others."""
+    mode = QUANTIZED.get(choice, ("",))[0]
+    is_stored = options.mode == "dynamic" and choice == STORED8 and node is not None and node.op in PRODUCTS
+    return options.mode if is_stored else mode
 
 
 def _candidates(calibrated: CalibratedModel) -> list[Unit]:
@@ -103,9 +115,11 @@ def by_mode(model: Model, options: Quantize) -> list[Quantize]:
     """
     root = {name: choice for name, choice in options.layers.items() if INSIDE not in name}
     names = layer_names(model.graph)
+    nodes = {known: node for node, name in names.items() for known in (*node.origins, name)}
+    modes = {name: _mode_of(choice, nodes.get(name), options) for name, choice in root.items()}
     found = []
     for mode in (options.mode, *(m for m in ("static", "dynamic", "weights") if m != options.mode)):
-        widths = {QUANTIZED[choice][1] for choice in root.values() if QUANTIZED.get(choice, ("",))[0] == mode}
+        widths = {QUANTIZED[choice][1] for name, choice in root.items() if modes[name] == mode}
         widths |= {options.weight_bits} if mode == options.mode else set()
         narrow = sorted(bits for bits in widths if bits < 8)
         if len(narrow) > 1:
@@ -116,7 +130,7 @@ def by_mode(model: Model, options: Quantize) -> list[Quantize]:
         if mode == options.mode:
             found += _of_widths(options, kind, names)
             continue
-        layers = {name: choice for name, choice in root.items() if QUANTIZED.get(choice, ("",))[0] == mode}
+        layers = {name: choice for name, choice in root.items() if modes[name] == mode}
         others = _without(names, layers)
         rounding = options.rounding if mode == "static" else bool(options.rounding)
         activations = options.activation_type if mode == "static" else "uint8"
