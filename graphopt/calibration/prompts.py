@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,14 +118,24 @@ class Prompts:
         return {**made, **{name: value for name, value in feed.items() if name not in made}}
 
     def continued(self, tokens: Array, run: Callable[[Feeds], Mapping[str, Any]]) -> Iterator[Feeds]:
-        """A prompt [S] in two: its first half on an empty cache, its second half on the cache that the first leaves."""
+        """A prompt [S] in two: its first half on an empty cache, its second half on the cache that the first leaves.
+
+        Of the second half one token where the model takes no more on a full cache, as onnxruntime-genai's files in half
+        precision do not; the whole prompt where it takes none.
+        """
         half = len(tokens) // 2
         if not self.caches or half < 1:
             yield self.feed(tokens)
             return
         first = self.feed(tokens[:half])
-        yield first
-        yield self.feed(tokens[half:], caches=self.caches_of(run(first)))
+        caches = self.caches_of(run(first))
+        for probed, rest in ((tokens[half : half + 2], tokens[half:]), (tokens[half : half + 1],) * 2):
+            with suppress(InputError):
+                run(self.feed(probed, caches=caches))
+                yield first
+                yield self.feed(rest, caches=caches)
+                return
+        yield self.feed(tokens)
 
     def caches_of(self, results: Mapping[str, Any]) -> dict[str, Array]:
         """The caches that a run leaves, by the names of the inputs that take them next.

@@ -14,7 +14,7 @@ QUANTIZED: dict[str, tuple[str, int]] = {
     "weights3": ("weights", 3), "weights2": ("weights", 2),
 }  # fmt: skip
 """(mode, bits of a weight's code) of each choice that quantizes."""
-FLOAT32, FLOAT16, STORED16 = "float32", "float16", "weights16"
+FLOAT32, FLOAT16, STORED16, STORED8 = "float32", "float16", "weights16", "weights8"
 CHOICES = (*QUANTIZED, FLOAT16, STORED16, FLOAT32)
 """What a layer can be; with "weights16" it computes in float32 on weights that are stored in float16."""
 _WORDS = {meant: word for word, meant in QUANTIZED.items()}

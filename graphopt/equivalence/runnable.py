@@ -19,6 +19,7 @@ from ..machine.sessions import LARGE, open_session, session_options, spare_memor
 from ..onnx_io import is_large, to_proto
 from ..onnx_io.lend import Emission, WeightPool, lent_emission, on_disk
 from ..onnx_io.parts.apart import with_lent
+from ..onnx_io.parts.cache_sizes import cache_sizes
 from ..onnx_io.source import is_onnx_ir
 from ..onnx_io.weights import half_bytes
 from ..ops import initializers_of, type_proto
@@ -63,7 +64,9 @@ class RunnableModel:
         initializers = {t.name for t in proto.graph.initializer} | {
             t.values.name for t in proto.graph.sparse_initializer
         }
-        self.inputs = tuple(ValueInfo.of(v) for v in proto.graph.input if v.name not in initializers)
+        sizes = cache_sizes(proto.graph)
+        given = (ValueInfo.of(v) for v in proto.graph.input if v.name not in initializers)
+        self.inputs = tuple(value.with_sizes(sizes.get(value.name, {})) for value in given)
         self.outputs = tuple(map(ValueInfo.of, proto.graph.output))
         self.is_quantized = any(_is_quantized(node) for node in walk_nodes(proto))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import onnx
@@ -32,6 +33,12 @@ class ValueInfo:
         if tensor.HasField("shape"):
             dims = tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim)
         return cls(proto.name, tensor.elem_type, dims, proto.type)
+
+    def with_sizes(self, sizes: Mapping[int, int]) -> ValueInfo:
+        """The same with sizes that its file leaves open, by their axes."""
+        if not sizes or self.dims is None:
+            return self
+        return replace(self, dims=tuple(sizes.get(axis, dim) for axis, dim in enumerate(self.dims)))
 
     def has_sizes_of(self, shape: tuple[int, ...]) -> bool:
         """Whether no fixed size differs from an array's of this shape; the ranks are not compared."""

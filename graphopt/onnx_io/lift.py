@@ -14,6 +14,7 @@ from ..ops import schema_of, type_of
 from .inference import infer_types
 from .order import in_order, node_place
 from .parts.attributes import read_attribute
+from .parts.cache_sizes import cache_sizes, set_sizes
 from .parts.extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
 from .parts.tensors import DataFiles, read_constant, read_sparse
 from .source import ModelSource, is_onnx_ir, read_lent
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     import onnx_ir
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4  # before that IR version every initializer had to be listed as an input
-_ROOT = "the graph"
-"""The place of the root graph in messages."""
+_ROOT = "the graph"  # the place of the root graph in messages
 _FIRST_WITH_OPSETS = 3  # the IR version from which models import operator sets (IR.md)
 
 
@@ -33,9 +33,7 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
     `source` is a path, bytes, an `onnx.ModelProto` or an `onnx_ir.Model`; `folder` is where external data lies if the
     source is not a path (the current directory by default). A proto is not copied: do not edit it afterwards. With
     `infer`, types come from ONNX's shape inference, and from the file's declarations where ONNX has no schema of an
-    operator; without, from the declarations only.
-
-    ModelError, in one line, for a model that is not valid.
+    operator; without, from the declarations only. ModelError, in one line, for a model that is not valid.
     """
     proto, path, lent = read_lent(source)
     if path:
@@ -50,6 +48,7 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
         except _Unsorted:
             model = _lift(proto, lent, files, path, ordered=False)
         if infer:
+            set_sizes(model.graph, cache_sizes(proto.graph))
             infer_types(model)
     return model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ...compress.choices import FLOAT32, QUANTIZED, check_names, chosen_for, layer_names, word_of
+from ...compress.choices import FLOAT32, QUANTIZED, STORED8, check_names, chosen_for, layer_names, word_of
 from ...errors import OptionError
 from ...ir import Model, Node
 from .candidates.assignment import Assignment
@@ -14,11 +14,14 @@ from .candidates.units import RECURRENT, Unit, useful
 from .options import INSIDE, Quantize
 from .place.accuracy_guard import refine
 
+PRODUCTS = frozenset(("MatMul", "Gemm"))
+"""Operators whose inputs are quantized while the model runs, or that read stored weights beside those that do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Units that the caller places on integers, those of them with 8 bits where fewer are usual, those with fewer than
-    8, and float units.
+    """Units that the caller places on integers, those of them with finer codes than usual, those with fewer than 8
+    bits, and float units.
 
     is_complete: every layer with weights is placed; the operators between them then follow their neighbours.
     """
@@ -54,18 +57,18 @@ def chosen_units(calibrated: CalibratedModel) -> Chosen:
     candidates = _candidates(calibrated)
     for unit in candidates:
         choice = choices.pop(unit.node, None)
-        mode, bits = QUANTIZED.get(choice or "", ("", 0))
-        if mode == options.mode:
-            _require_bits(calibrated, unit, names[unit.node], choice or "", bits)
+        if choice is not None and _mode_of(choice, unit.node, options) == options.mode:
+            bits = QUANTIZED[choice][1]
+            _require_bits(calibrated, unit, names[unit.node], choice, bits)
             integers.add(unit)
             if bits < 8:
                 narrow.add(unit)
-            elif unit.node in calibrated.finer:
+            elif unit.node in calibrated.finer and (options.mode != "dynamic" or choice == STORED8):
                 finer.add(unit)
         elif choice is not None:
             floats.add(unit)
     for node, choice in choices.items():
-        if QUANTIZED.get(choice, ("",))[0] == options.mode and node.op not in RECURRENT:
+        if _mode_of(choice, node, options) == options.mode and node.op not in RECURRENT:
             reason = dict(calibrated.units.refused).get(names[node], f"{node.op} has no such form here")
             raise OptionError(f"quantize: layers: {names[node]} cannot be {choice}: {reason}")
     placed = integers | floats
@@ -95,9 +98,19 @@ def choices_of(calibrated: CalibratedModel, assignment: Assignment | None) -> di
     listed = {u for u in _candidates(calibrated) if u.linear is not None} | (following ^ units)
     choices = {}
     for unit in sorted(listed, key=lambda u: order[u.node]):
-        bits = 8 if assignment is None or unit.linear is None else assignment.codes[unit.node].bits
-        choices[names[unit.node]] = word_of(calibrated.options.mode, bits) if unit in units else FLOAT32
+        codes = None if assignment is None or unit.linear is None else assignment.codes[unit.node]
+        word = word_of(calibrated.options.mode, 8 if codes is None else codes.bits)
+        word = STORED8 if codes is not None and codes.is_stored else word
+        choices[names[unit.node]] = word if unit in units else FLOAT32
     return choices
+
+
+def _mode_of(choice: str, node: Node | None, options: Quantize) -> str:
+    """The mode in which a layer gets what it is to be; "" for floats. Where inputs are quantized while the model runs,
+    products that read stored weights are quantized with the others."""
+    mode = QUANTIZED.get(choice, ("",))[0]
+    is_stored = options.mode == "dynamic" and choice == STORED8 and node is not None and node.op in PRODUCTS
+    return options.mode if is_stored else mode
 
 
 def _candidates(calibrated: CalibratedModel) -> list[Unit]:
@@ -120,9 +133,10 @@ def by_mode(model: Model, options: Quantize) -> list[Quantize]:
     """
     root = {name: choice for name, choice in options.layers.items() if INSIDE not in name}
     names = layer_names(model.graph)
+    nodes = {known: node for node, name in names.items() for known in (*node.origins, name)}
     runs: dict[tuple[str, int], dict[str, str]] = {}
     for name, choice in root.items():
-        mode, bits = QUANTIZED.get(choice, ("", 0))
+        mode, bits = _mode_of(choice, nodes.get(name), options), QUANTIZED.get(choice, ("", 0))[1]
         is_usual = mode == options.mode and (mode != "weights" or bits in (options.weight_bits, 8))
         if mode and not is_usual:
             runs.setdefault((mode, bits if mode == "weights" else 8), {})[name] = choice

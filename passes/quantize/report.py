@@ -20,6 +20,7 @@ from .numerics.solve import FLOAT_PRODUCTS, NO_PAIRS, Certificate, pair_certific
 from .options import ALWAYS, Quantize
 
 RETURNED_TO_FLOAT = "returned to float for accuracy"
+STORED = "reads weights stored in 8 bits, its input stays float, for accuracy"
 NO_GAIN = "does not gain on integers here"
 
 
@@ -93,7 +94,10 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
         layers = tuple(map(_without_errors, layers))
         facts = replace(facts, objective_before=None, objective_after=None)
     refused = [*calibrated.units.refused, *((u.name, RETURNED_TO_FLOAT) for u in returned)]
+    stored: list[Unit] = []
     if assignment is not None:
+        stored = [u for u in calibrated.units.layers if u in chosen and assignment.codes[u.node].is_stored]
+        refused += [(u.name, STORED) for u in stored]
         refused += [(u.name, NO_GAIN) for u in candidates - chosen if u not in returned and u.linear is not None]
         integers = "int8" if options.mode != "weights" else f"layers stored as {_widths(assignment)}"
         if options.mode == "static" and options.has_narrow:
@@ -101,6 +105,8 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
         text = f"{facts.share_of_macs:.0%} of MACs in {integers}, {text}"
         if facts.per_channel_activations:
             text += f"; {facts.per_channel_activations} activations with scales a channel"
+        if stored:
+            text += f"; {len(stored)} of {facts.layers} layers as weights stored in 8 bits, for accuracy"
     name = f"quantize {options.mode}"
     fitted = "ranges of activations" if options.mode == "static" else ""
     settled = replace(
@@ -136,8 +142,10 @@ def _figures(decision: Decision, chosen: frozenset[Unit]) -> QuantizeFigures:
     pair_safe = None
     if assignment is not None:
         pair_safe = all(certificate(u, assignment).is_exact for u in chosen if u.linear is not None)
+    stored = set() if assignment is None else {node for node, codes in assignment.codes.items() if codes.is_stored}
+    integers = frozenset(u for u in chosen if u.node not in stored)
     return QuantizeFigures(
-        share_of_macs=share_of_macs(calibrated, chosen),
+        share_of_macs=share_of_macs(calibrated, integers),
         speed=decision.speedup,
         layers=sum(u.linear is not None for u in chosen),
         layers_float=sum(u.linear is not None for u in calibrated.assignment.units - chosen),
@@ -166,8 +174,8 @@ def _measured_layer(decision: Decision, unit: Unit) -> QuantizedLayer:
     if finer is not None and codes is finer.codes:
         solved = finer
     return QuantizedLayer(
-        unit.name, node.op, "int8", codes.bits, solved.before, solved.after, solved.error, codes.worst_pair,
-        certificate(unit, assignment), alone,
+        unit.name, node.op, "float" if codes.is_stored else "int8", codes.bits, solved.before, solved.after,
+        solved.error, codes.worst_pair, certificate(unit, assignment), alone,
     )  # fmt: skip
 
 
@@ -182,7 +190,7 @@ def rank_correlation(decision: Decision) -> float | None:
 
 def certificate(unit: Unit, assignment: Assignment) -> Certificate:
     """The certificate of a layer on integers."""
-    if assignment.options.mode == "weights" or unit.node.op == "Gather":
+    if assignment.options.mode == "weights" or unit.node.op == "Gather" or assignment.codes[unit.node].is_stored:
         return FLOAT_PRODUCTS
     if unit.linear is not None and unit.linear.is_depthwise:
         return NO_PAIRS

@@ -1,5 +1,7 @@
 """Encoders of text are judged by the cosine of pooled vectors."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -16,8 +18,11 @@ FEEDS = [
 ]
 
 
-def encoder(rng):
-    """A few inputs of the second product are a hundred times as large as the others: rounding them costs the rest."""
+def encoder(rng, is_idle=False):
+    """A few inputs of the second product are a hundred times as large as the others: rounding them costs the rest.
+
+    Their weights are as small, hence rounded as coarsely; `is_idle`: they are 0.
+    """
     loud = np.ones(WIDE, np.float32)
     loud[:2] = 100.0
     matrix = (rng.standard_normal((WIDE, WIDE)) / 8).astype(np.float32)
@@ -36,7 +41,7 @@ def encoder(rng):
             hidden = Mul(b, u)
         }}""",
         table=rng.standard_normal((WORDS, WIDE)).astype(np.float32), w1=matrix, loud=loud,
-        w2=matrix[::-1] / loud[:, None],
+        w2=matrix[::-1] / loud[:, None] if not is_idle else np.where(loud[:, None] > 1, 0, matrix[::-1]),
     )  # fmt: skip
 
 
@@ -68,6 +73,34 @@ def test_layers_return_to_float_until_the_vectors_are_close():
     assert found[0.5][0] < 0.9999 <= found[0.9999][0]
     assert found[0.5][1].figures["layers"] == 2 and found[0.9999][1].figures["layers"] == 1
     assert f"cosine {found[0.5][0]:.4f} of pooled vectors (floor 0 dB, cosine 0.5" in found[0.5][1].summary
+
+
+def test_layers_compute_on_stored_weights_where_that_is_close_enough():
+    model = encoder(np.random.default_rng(0), is_idle=True)
+    options = graphopt.Quantize("dynamic", speed=False, min_sqnr=0.0, min_cosine=0.97)
+    made = graphopt.optimize(model, quantize=options, calibration=FEEDS)
+    found, (report,) = Counter(node.op_type for node in made.model.graph.node), made.report.stages
+    assert (found["MatMulInteger"], found["MatMul"], found["DequantizeLinear"]) == (1, 1, 1)
+    assert made.recipe.layers == {"a": "dynamic", "b": "weights8"}
+    assert report.refused == (("b", "reads weights stored in 8 bits, its input stays float, for accuracy"),)
+    assert "1 of 2 layers as weights stored in 8 bits, for accuracy" in report.summary
+    assert report.figures["share_of_macs"] == 0.5
+    assert [row.runs_on for row in report.layers] == ["int8", "float"]
+    again = graphopt.optimize(model, recipe=made.recipe, calibration=FEEDS)
+    assert again.model.SerializeToString(deterministic=True) == made.model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_stored_layers_are_those_of_mode_weights(target):
+    """Every layer as stored weights, in mode dynamic: the codes do not keep to what 16 bits hold."""
+    model, layers = encoder(np.random.default_rng(0)), {"a": "weights8", "b": "weights8"}
+    made = [
+        graphopt.optimize(model, quantize=graphopt.Quantize(mode, layers=layers, rounding=False), target=target)
+        for mode in ("dynamic", "weights")
+    ]
+    results = [ort_session(one.model.SerializeToString()).run(None, FEEDS[0])[0] for one in made]
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
+    assert "MatMulInteger" not in {node.op_type for node in made[0].model.graph.node}
 
 
 def test_the_cosine_is_at_most_one():

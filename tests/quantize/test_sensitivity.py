@@ -9,11 +9,12 @@ from onnx import helper, numpy_helper
 import graphopt
 from graphopt import onnx_io
 from graphopt.compress.stages import stage_context
-from graphopt.errors import OptionError
+from graphopt.errors import ModelError, OptionError
 from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.calibrated_model import calibrate_model
-from graphopt.passes.quantize.place import accuracy_guard, single_unit_errors
-from tests.quantize.nets import convnet, images
+from graphopt.passes.quantize.place import accuracy_guard, predicted_errors, single_unit_errors
+from graphopt.passes.quantize.place.single_unit_errors import SingleUnitErrors
+from tests.quantize.nets import convnet, images, parse
 
 FEEDS = images(16)
 
@@ -121,8 +122,39 @@ def test_predicted_errors_are_those_measured(mode):
     assert stage.figures["rank_correlation"] >= 0.9
 
 
-def test_without_gradients_there_is_no_prediction():
-    _, stage = stage_of(convnet(), mode="dynamic", sensitivity=True)
+def test_inputs_quantized_while_running_are_predicted(monkeypatch):
+    """Also where weights are so large that they are ranked without sessions of single layers."""
+    rng = np.random.default_rng(1)
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N,24] x) => (float[N,8] y)
+        <float[24,32] w1, float[32,32] w2, float[32,8] w3> {
+            a = MatMul(x, w1)
+            b = Tanh(a)
+            c = MatMul(b, w2)
+            d = Relu(c)
+            y = MatMul(d, w3)
+        }""",
+        **{f"w{i}": rng.standard_normal(s).astype(np.float32) for i, s in enumerate(((24, 32), (32, 32), (32, 8)), 1)},
+    )  # fmt: skip
+    feeds = [{"x": rng.standard_normal((4, 24)).astype(np.float32)} for _ in range(8)]
+    settings = {"mode": "dynamic", "speed": False, "min_sqnr": -100.0, "sensitivity": True}
+    stage = graphopt.optimize(model, quantize=graphopt.Quantize(**settings), calibration=feeds).report.stages[0]
+    alone, predicted = column(stage, "error alone"), column(stage, "error predicted")
+    assert len(alone) == 3 and predicted == pytest.approx(alone, rel=0.2)
+    monkeypatch.setattr(accuracy_guard, "COPIED", 0)
+    monkeypatch.setattr(SingleUnitErrors, "measure", lambda *_: pytest.fail("a session for each layer"))
+    settings = {**settings, "sensitivity": False, "min_sqnr": 44.0}
+    stage = graphopt.optimize(model, quantize=graphopt.Quantize(**settings), calibration=feeds).report.stages[0]
+    worst = max(predicted, key=predicted.__getitem__)
+    assert column(stage, "runs on")[worst] == "float"
+
+
+def test_without_gradients_there_is_no_prediction(monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise ModelError("no gradient")
+
+    monkeypatch.setattr(predicted_errors, "relative_changes", refused)
+    _, stage = stage_of(convnet(), sensitivity=True)
     assert "error predicted" not in stage.columns and stage.figures["rank_correlation"] is None
 
 

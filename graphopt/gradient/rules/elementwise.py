@@ -121,7 +121,7 @@ def negated(call: Call) -> Gradients:
 RULES: dict[str, Rule] = {
     "Identity": identity, "Cast": cast, "CastLike": cast, "Relu": relu, "LeakyRelu": leaky_relu, "Elu": elu,
     "ThresholdedRelu": thresholded_relu, "Selu": selu, "Celu": celu, "HardSigmoid": hard_sigmoid, "Shrink": shrink,
-    "HardSwish": hard_swish, "Gelu": gelu, "Mish": mish, "Swish": swish,
+    "HardSwish": hard_swish, "Gelu": gelu, "com.microsoft::Gelu": gelu, "Mish": mish, "Swish": swish,
     "Sqrt": _pointwise("y = √x: dx = g / 2y", lambda x, y: 0.5 / y),
     "Exp": _pointwise("y = eˣ: dx = g y", lambda x, y: y),
     "Log": _pointwise("y = ln x: dx = g / x", lambda x, y: x.Reciprocal()),

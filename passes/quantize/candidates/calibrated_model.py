@@ -40,9 +40,10 @@ Grids = dict[Value, Quantization]
 class CalibratedModel:
     """A model with everything known before it is decided which of its units run on integers.
 
-    extents: of activations over `samples` feeds. solved: codes of each linear operator; finer: the same at 8 bits where
-    fewer were asked for, to fall back on. assignment: of all units. shapes: of values on `feed`, the sample to time
-    with. grids: of activations, by calibration method; the assignment has those of the first.
+    extents: of activations over `samples` feeds. solved: codes of each linear operator; finer: to fall back on, of 8
+    bits where fewer were asked for, and in mode dynamic those that are read as floats. assignment: of all units.
+    shapes: of values on `feed`, the sample to time with. grids: of activations, by calibration method; the assignment
+    has those of the first.
     """
 
     model: Model
@@ -151,7 +152,7 @@ def solve_layers(
     feeds: _CountedFeeds | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}), shared: Shared = ALONE,
     store: CodeStore | None = None,
 ) -> tuple[dict[Node, Solved], FinerCodes]:  # fmt: skip
-    """Codes of every layer at the width asked for, and at 8 bits where that is less; `nearest` are known already.
+    """Codes of every layer at the width asked for, and those to fall back on; `nearest` are known already.
 
     Of layers that share a weight the first is solved for.
     """
@@ -190,8 +191,18 @@ def solve_layers(
         first = units[shared.codes_of.get(node, node)]
         return _with_bias(solver(first, None, steps[first.node], 8), units[node])
 
+    if options.mode == "dynamic":
+        stored = _Solver(model, replace(options, mode="weights"), context.target, store, solver.chosen, tied)
+        products = [u.node for u in usable if not u.is_table or u.node in shared.heads]
+        return solved, FinerCodes(lambda node: _stored(stored, units, shared, node), products)
     narrow = [node for node, found in solved.items() if found.codes.bits < 8 and node not in solver.chosen]
     return solved, FinerCodes(finer, narrow)
+
+
+def _stored(solver: _Solver, units: Mapping[Node, Unit], shared: Shared, node: Node) -> Solved:
+    """The codes of a product that reads its weight as floats: to the nearest, whatever 16 bits hold."""
+    solved = solver(units[shared.codes_of.get(node, node)], None, 1.0, 8)
+    return _with_bias(replace(solved, codes=replace(solved.codes, is_stored=True)), units[node])
 
 
 def _with_bias(solved: Solved, unit: Unit) -> Solved:

@@ -1,4 +1,5 @@
-"""Codes of 8 bits to fall back on, where fewer were asked for: solved when a guard asks for them."""
+"""Codes to fall back on: of 8 bits where fewer were asked for; of weights that products of floats read where inputs are
+quantized while the model runs. Solved when a guard asks for them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
             codes = assignment.codes[unit.node]
             if unit.is_table:
                 store_table(clone, unit, codes, assignment)
-            elif mode == "dynamic":
+            elif mode == "dynamic" and not codes.is_stored:
                 quantize_dynamically(clone, unit, codes, dtype)
             else:
                 store_weights(clone, unit, codes, assignment)

@@ -76,7 +76,8 @@ class Codes:
     rows: int8 [G, N/G, K]. scale: f32 [G, N/G, B], for B blocks of `block` inputs, the last of which may be partial;
     of all inputs where `block` is None. bias: f32 [G · N/G], corrected for the mean error of rounding, or None. bits:
     the width they were chosen for. worst_pair: the largest |sum| of two codes of one sign in any row. zero: int8
-    [G, N/G, B], the code of 0 in each block; None where that is 0.
+    [G, N/G, B], the code of 0 in each block; None where that is 0. is_stored: in mode dynamic, the product reads them
+    as floats: its input is not quantized.
     """
 
     rows: Array
@@ -86,6 +87,7 @@ class Codes:
     worst_pair: int
     block: int | None = None
     zero: Array | None = None
+    is_stored: bool = False
 
     def holds_bias(self, step: float) -> bool:
         """The bias fits 32 bits, in units of these scales times the input's, `step`."""

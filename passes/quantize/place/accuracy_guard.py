@@ -11,7 +11,7 @@ import numpy as np
 from ....compress.context import StageContext
 from ....compress.report import NOT_MEASURED
 from ....ir import Model
-from ....measure import Fidelity
+from ....measure import Fidelity, figures
 from ..candidates.assignment import Assignment
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit
@@ -24,13 +24,17 @@ ONE_BY_ONE = 48
 """Units up to which each is quantized alone to measure its error; more are ranked by predicted errors, since each
 costs a session, and where there are none by the noise estimated for them. `python -m tests.bench.zoo_int8` has models
 on either side of the limit."""
+COPIED = 1 << 30
+"""Bytes of weights that the sessions of single layers may copy, in mode dynamic, where errors can be predicted: a
+second and a half of one core for reading, checking and packing 1 GiB. MiniLM has 90 MB and 26 layers. A choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardResult:
     """The assignment that met the guard (without units when none did).
 
-    finer: units with finer codes. returned: units returned to float. verdict: the judge's description.
+    finer: units with finer codes, in mode dynamic those whose codes are read as floats. returned: units returned to
+    float. verdict: the judge's description.
     """
 
     assignment: Assignment
@@ -152,23 +156,28 @@ def accept_unchanged(assignment: Assignment, judge: Judge) -> GuardResult | None
 
 def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> GuardResult:
     """Change units until an assignment is good enough, as few as the budget of evaluations finds: finer codes first,
-    then float."""
+    then float.
+
+    In mode dynamic finer codes are weights of 8 bits that products of floats read. Where not even all of those are good
+    enough, layers return to float beside others whose inputs are quantized: for speed, not for size.
+    """
     calibrated = errors.calibrated
-    order = _by_harm(assignment, errors)
+    order, is_dynamic = _by_harm(assignment, errors), assignment.options.mode == "dynamic"
     if calibrated.finer:
-        finer = [u for u in order if u.linear is not None]
+        finer = [u for u in order if u.linear is not None and (u.node in calibrated.finer or not is_dynamic)]
         count = _fewest(len(finer), lambda n: judge.accepts(refine(calibrated, assignment, finer[:n])), judge)
         if count is not None:
             chosen = _needed(finer[:count], lambda units: judge.accepts(refine(calibrated, assignment, units)), judge)
             refined = refine(calibrated, assignment, chosen)
             return GuardResult(refined, frozenset(chosen), (), judge.describe(refined))
-        assignment = refine(calibrated, assignment, finer)
+        assignment = assignment if is_dynamic else refine(calibrated, assignment, finer)
     count = _fewest(len(order), lambda n: judge.accepts(assignment.without(order[:n])), judge)
     if count is None or count == len(order):
         return GuardResult(assignment.with_units(()), frozenset(), tuple(order), "no placement meets it")
     returned = _needed(order[:count], lambda units: judge.accepts(assignment.without(units)), judge)
     rest = assignment.without(returned)
-    refined_units = frozenset(u for u in rest.units if u.linear is not None) if calibrated.finer else frozenset()
+    are_refined = bool(calibrated.finer) and not is_dynamic
+    refined_units = frozenset(u for u in rest.units if u.linear is not None) if are_refined else frozenset()
     return GuardResult(rest, refined_units, tuple(returned), judge.describe(rest))
 
 
@@ -213,7 +222,12 @@ def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
     """
     calibrated = errors.calibrated
     units = [u for u in calibrated.units.members if u in assignment.units and not u.passes_codes]
-    if len(units) <= ONE_BY_ONE:
+    is_dear = assignment.options.mode == "dynamic" and len(units) * figures(calibrated.model).constant_bytes > COPIED
+    if is_dear:
+        errors.predict(units)
+    if is_dear and all(u in errors.predicted for u in units):
+        known = errors.predicted
+    elif len(units) <= ONE_BY_ONE:
         errors.measure(units)
         known = errors.known
     else:

@@ -99,7 +99,7 @@ def _key(assignment: Assignment, feed: Mapping[str, Any], target: str) -> str:
     """The key of an assignment's time: the model's structure, and the units on integers."""
     order, options = assignment.order, assignment.options
     codes = {u: assignment.codes[u.node] for u in assignment.units if u.linear is not None}
-    bits = sorted((order[u], of_unit.bits, of_unit.block or 0) for u, of_unit in codes.items())
+    bits = sorted((order[u], of.bits, of.block or 0, *(["stored"] * of.is_stored)) for u, of in codes.items())
     placed = sorted(order[u] for u in assignment.units)
     kind = f"{options.format} {options.activation_type}{' by channel' * bool(assignment.channels)}"
     text = f"{structure_digest(assignment, feed)} {target} {placed} {bits} {kind}"

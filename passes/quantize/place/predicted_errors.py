@@ -32,10 +32,10 @@ def predicted_errors(
     for the change δ of the unit's result v that rounding its inputs, its weight and its result makes, computed exactly.
 
     It is the Fisher information of Theis et al. 2018 along what quantization does. {} where it is not known: for
-    activations quantized while running or with scales a channel, and where a node has no gradient.
+    activations with scales a channel, and where a node has no gradient.
     """
     assignment = calibrated.assignment
-    if assignment.options.mode == "dynamic" or assignment.channels or not units:
+    if assignment.channels or not units:
         return {}
     clone = mapped_clone(assignment.model)
     drop_final_softmax(clone.model)
@@ -59,6 +59,8 @@ def _changed(clone: MappedClone, unit: Unit, assignment: Assignment, rounded: di
         is_narrow = unit.linear is not None and value in assignment.narrow
         read = _rounded(clone, value, clone.values[value], assignment, is_narrow, rounded)
         inputs = [read if v is clone.values[value] else v for v in inputs]
+    if assignment.options.mode == "dynamic" and not unit.is_table:
+        inputs[0] = _rounded_while_running(clone, clone.values[unit.inputs[0]], rounded)
     if unit.linear is not None:
         codes = assignment.codes[unit.node]
         whole = unit.linear.stored(whole_weight(codes)).reshape(unit.linear.constant.shape)
@@ -117,6 +119,21 @@ def _rounded(
             update_types(step)
         known[value, is_narrow] = steps[-1].output
     return known[value, is_narrow]
+
+
+def _rounded_while_running(
+    clone: MappedClone, value: Value, known: dict[tuple[Value, bool], Value]
+) -> Value:  # fmt: skip
+    """A value of the clone on the grid that it gets where it is quantized while the model runs."""
+    if (value, False) not in known:
+        quantize = Node("DynamicQuantizeLinear", (value,), None, 3)
+        clone.model.graph.append(quantize)
+        update_types(quantize)
+        read = Node("DequantizeLinear", quantize.outputs)
+        clone.model.graph.append(read)
+        update_types(read)
+        known[value, False] = read.output
+    return known[value, False]
 
 
 def drop_final_softmax(model: Model) -> bool:
