@@ -6,7 +6,7 @@ its addresses: the arrays stay alive, and a table read from disk is linked again
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -41,6 +41,13 @@ class LinkedTable:
         width = self.words.shape[1]
         self.links = [link for link in self.links if np.any(np.asarray(link[0]) % width != word)]
         self.words[:, word] = values
+
+    def relink(self, replaced: Callable[[Array], Array]) -> None:
+        """Point at the arrays that take the place of those it points at, which must hold the same."""
+        for index, (places, target, offset) in enumerate(self.links):
+            if isinstance(target, np.ndarray) and (new := replaced(target)) is not target:
+                self.links[index] = places, new, offset
+                self._write(places, new, offset)
 
     @property
     def nbytes(self) -> int:

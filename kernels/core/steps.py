@@ -78,6 +78,14 @@ class Step:
             elif isinstance(value, LinkedTable):
                 yield from (target for _, target, _ in value.links if isinstance(target, MicroKernel))
 
+    def replace_arrays(self, replaced: Callable[[Array], Array]) -> None:
+        """Read constants, also in tables, from the arrays that take their place, which must hold the same."""
+        words = {name: replaced(v) if isinstance(v, np.ndarray) else v for name, v in self.arguments.items()}
+        object.__setattr__(self, "arguments", words)
+        for value in words.values():
+            if isinstance(value, LinkedTable):
+                value.relink(replaced)
+
     def bind(self, addresses: Mapping[str, int]) -> Words:
         """The descriptor: one int64 per argument. Raises KeyError for a buffer without an address."""
         words = np.empty(max(1, len(self.arguments)), np.int64)

@@ -30,18 +30,11 @@ def _turned() -> OpPattern:
 
 @rule(op.Reshape(_turned(), any_value("sizes"), name="last"), min_opset=5)
 def split_heads_of_batch(build: Builder, x: Value, first: Node, turn: Node, last: Node) -> Value:
-    """reshape(permute(reshape(x, [S, B H, D])), [B, H, S, D]) = permute(reshape(permute(x), [B, S, H, D]))"""
+    """reshape(permute(reshape(x, [S, B H, D])), [B, H, S, D]) = permute(reshape(permute(x), [B, S, H, D]))
+
+    Or [B, H, D, S], where transpositions of keys were joined.
+    """
     return _split(build, x, first, last, turn.attrs.get("perm"))
-
-
-@rule(
-    op.Reshape(op.Transpose(_turned(), perm=(0, 2, 1), name="keys", shared=True), any_value("sizes"), name="last"),
-    min_opset=5,
-)
-def split_keys_of_batch(build: Builder, x: Value, first: Node, turn: Node, last: Node) -> Value:
-    """reshape(permute(permute(reshape(x, [S, B H, D]))), [B, H, D, S]) = permute(reshape(permute(x), [B, S, H, D]))"""
-    perm = turn.attrs.get("perm")
-    return _split(build, x, first, last, None if perm is None else (perm[0], perm[2], perm[1]))
 
 
 def _split(build: Builder, x: Value, first: Node, last: Node, perm: tuple[int, ...] | None) -> Value:
@@ -113,6 +106,4 @@ def _leads_to_swap(value: Value) -> bool:
     return False
 
 
-put_batch_first = rule_pass(
-    "put-batch-first", split_heads_of_batch, split_keys_of_batch, join_heads_time_first, doc=__doc__
-)
+put_batch_first = rule_pass("put-batch-first", split_heads_of_batch, join_heads_time_first, doc=__doc__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from ...compress.context import StageContext
 from ...ir import Model
@@ -14,11 +15,11 @@ from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import Unit, useful
 from .chosen import Chosen, chosen_units
 from .emit.qdq import build
-from .options import ALWAYS, MEASURED, ROUNDINGS
+from .options import ALWAYS, MEASURED, ROUNDINGS, Quantize
 from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
 from .place.bias_correction import with_bias_correction
-from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates
-from .place.mixed_precision import LARGER, stored_bytes, with_mixed_precision
+from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates, most_gain, needed_gain
+from .place.mixed_precision import stored_bytes, with_mixed_precision
 from .place.per_channel_activations import with_per_channel_activations
 from .place.single_unit_errors import SingleUnitErrors
 from .refit.apply import with_refit
@@ -28,6 +29,9 @@ SLIVER = 0.05
 four times as fast on 5 % of the work gains 4 %, twice `GAIN` less one."""
 CLEARLY = 1.0 + 2 * (GAIN - 1.0)
 """The ratio that counts as clearly faster: as far beyond `GAIN` as that is beyond no gain."""
+SMALLER = 1.05
+"""How many times as many bytes of constants the float model must have for the quantized one to count as smaller: a file
+that is a twentieth smaller is a gain that its user sees, chosen and not tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +164,11 @@ class _Search:
             best = self._fastest(accurate)
         if best.assignment is None:
             return self._decision(guarded, 1.0, "left float: integers are not faster on this machine")
-        chosen, share = accurate[best.assignment], share_of_macs(self.calibrated, best.assignment.units)
-        if share < SLIVER and best.speedup < CLEARLY and not self._is_smaller(best.assignment):
-            text = f"left float: {share:.0%} of MACs would gain {best.speedup:.2f}×, which is noise, and no bytes"
-            return self._decision(guarded, 1.0, text)
-        text = f"{best.speedup:.2f}× as fast; {chosen.verdict}"
+        chosen, gain = accurate[best.assignment], self._gain(best)
+        if gain.is_noise:
+            return self._decision(guarded, 1.0, f"left float: {gain}, which is noise")
+        stored = f"{gain.fewer_bytes:.0%} fewer bytes, " if best.assignment.only_tables else ""
+        text = f"{stored}{best.speedup:.2f}× as fast; {chosen.verdict}"
         return self._decision(chosen, best.speedup, text, best.assignment)
 
     def _decision(
@@ -176,8 +180,17 @@ class _Search:
             self.calibrated, assignment, guarded, speedup, self.errors.known, text, self.errors.predicted, model
         )  # fmt: skip
 
-    def _is_smaller(self, assignment: Assignment) -> bool:
-        return LARGER * stored_bytes(assignment) < figures(self.model).constant_bytes
+    def _gain(self, best: TimedAssignment) -> _Gain:
+        """What the assignment gains, as far as its measured speed can be believed."""
+        assert best.assignment is not None
+        share, speedup = share_of_macs(self.calibrated, best.assignment.units), best.speedup
+        if _is_for_time(self.calibrated.options, self.context):
+            speedup = min(speedup, most_gain(self.calibrated, best.assignment.units))
+        least = CLEARLY if share < SLIVER else needed_gain(self.calibrated.options.mode)
+        if best.assignment.only_tables:
+            least = inf  # whatever they were timed, they compute nothing faster
+        before, after = figures(self.model).constant_bytes, stored_bytes(best.assignment)
+        return _Gain(share, speedup, least, 1 - after / before if before else 0.0)
 
     def _fastest(self, accurate: Mapping[Assignment, GuardResult]) -> TimedAssignment:
         return fastest(self.model, list(accurate), self.calibrated.feed, self.context.target)
@@ -186,8 +199,8 @@ class _Search:
         """Assignments of all units, or of those that gain, that may be worth their time; the most promising first."""
         every = self.calibrated.assignment.with_units(useful(units))
         options = self.calibrated.options
-        if self.context.target == "graphopt" or not options.speed or options.mode == "weights":
-            return [every]  # stored weights are for a small file: every layer counts, none for its time
+        if not _is_for_time(options, self.context):
+            return [every]
         return min_cut_candidates(self.calibrated, every)
 
     def _mixed(self, guarded: GuardResult) -> dict[Assignment, GuardResult]:
@@ -211,6 +224,32 @@ class _Search:
             for other in others
             if self.judge.left and self.judge.accepts(other)
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Gain:
+    """What integers gain: their share of multiply-accumulates, the ratio to the float model's speed, the `least` ratio
+    that is no noise, and the share of the constants' bytes that are saved."""
+
+    share: float
+    speedup: float
+    least: float
+    fewer_bytes: float
+
+    @property
+    def is_noise(self) -> bool:
+        """Neither time nor bytes are gained."""
+        return self.speedup < self.least and SMALLER * (1 - self.fewer_bytes) >= 1
+
+    def __str__(self) -> str:
+        saved = f"{self.fewer_bytes:.0%} fewer" if self.fewer_bytes >= 0.005 else "no fewer"
+        return f"{self.share:.0%} of MACs in int8 would gain at most {self.speedup:.2f}× and {saved} bytes"
+
+
+def _is_for_time(options: Quantize, context: StageContext) -> bool:
+    """Whether units are placed by their times in onnxruntime: stored weights are for a small file, of which every layer
+    counts, none for its time."""
+    return context.target != "graphopt" and options.speed and options.mode != "weights"
 
 
 def share_of_macs(calibrated: CalibratedModel, units: Set[Unit]) -> float:

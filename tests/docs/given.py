@@ -326,24 +326,18 @@ g (float[N,5,8] x) => (float[a,b,c] y) <float[4,8] w, float[4] bias, int64[2] ro
         17,
         "portable",
     ),
-    **{
-        f"put-batch-first/{rule}": (
-            f"""
-g (float[B,5,8] x) => (float[a,b,c,d] y) <float[8,8] w, int64[3] flat = {{5, -1, 4}}, int64[4] four = {{{four}}}> {{
+    "put-batch-first/split_heads_of_batch": (
+        """
+g (float[B,5,8] x) => (float[a,b,c,d] y) <float[8,8] w, int64[3] flat = {5, -1, 4}, int64[4] four = {-1, 2, 5, 4}> {
   t = Transpose<perm = [1, 0, 2]>(x)
   h = MatMul(t, w)
   r = Reshape(h, flat)
   m = Transpose<perm = [1, 0, 2]>(r)
-  {nodes}
-}}""",
-            17,
-            "portable",
-        )
-        for rule, four, nodes in (
-            ("split_heads_of_batch", "-1, 2, 5, 4", "y = Reshape(m, four)"),
-            ("split_keys_of_batch", "-1, 2, 4, 5", "k = Transpose<perm = [0, 2, 1]>(m)\n  y = Reshape(k, four)"),
-        )
-    },
+  y = Reshape(m, four)
+}""",
+        17,
+        "portable",
+    ),
     "put-batch-first/join_heads_time_first": (
         """
 g (float[B,2,5,4] x) => (float[a,b,c] y) <float[8,8] w, int64[3] join = {0, 0, 8}> {

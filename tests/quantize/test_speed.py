@@ -1,5 +1,8 @@
 """The speed guard remembers what it is certain of, and measures again what other work may have blurred."""
 
+from math import inf
+
+import numpy as np
 import pytest
 
 import graphopt
@@ -69,14 +72,15 @@ def test_only_certain_verdicts_are_remembered(rounds, asked, kept, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("gain", "kernel", "changed"),
+    ("gain", "most", "kernel", "changed"),
     [
-        (1.03, 3, False),  # noise, and no bytes
-        (1.3, 3, True),  # clear
-        (1.03, 1, True),  # half of the work
+        (1.03, inf, 3, False),  # noise, and no bytes
+        (1.3, inf, 3, True),  # clear
+        (1.3, 1.02, 3, False),  # more than the layer's own time: noise of the measurement
+        (1.03, inf, 1, True),  # half of the work
     ],
 )
-def test_a_sliver_on_integers_must_gain_clearly(gain, kernel, changed, monkeypatch):
+def test_a_sliver_on_integers_must_gain_clearly(gain, most, kernel, changed, monkeypatch):
     model = parse(
         f"""<ir_version: 8, opset_import: ["" : 17]> net (float[1,3,16,16] x) => (float[1,8,16,16] y)
         <float[64,3,3,3] w1, float[64,64,{kernel},{kernel}] w2, float[8,64,1,1] w3>
@@ -84,15 +88,43 @@ def test_a_sliver_on_integers_must_gain_clearly(gain, kernel, changed, monkeypat
            c = Conv<pads=[{kernel // 2},{kernel // 2},{kernel // 2},{kernel // 2}]>(b, w2)  d = Relu(c)
            y = Conv(d, w3) }}"""
     )
-    excluded = ["a", "c"] if kernel == 3 else ["y"]
+    excluded = ["a", "c"] if kernel == 3 else ["y", "c"]
 
     def fastest(model, assignments, feed, target):
         return latency_guard.TimedAssignment(assignments[0] if assignments else None, gain)
 
     monkeypatch.setattr(decide, "fastest", fastest)
+    monkeypatch.setattr(decide, "most_gain", lambda calibrated, units: most)
     monkeypatch.setattr(decide, "min_cut_candidates", lambda calibrated, assignment: [assignment])
     options = graphopt.Quantize(nodes_to_exclude=excluded)
     stage = graphopt.optimize(model, quantize=options, calibration=images(4)).report.stages[0]
     assert stage.changed == changed
     if not changed:
-        assert stage.summary == "left float: 1% of MACs would gain 1.03×, which is noise, and no bytes"
+        told = f"1% of MACs in int8 would gain at most {min(gain, most):.2f}× and 1% fewer bytes, which is noise"
+        assert stage.summary == f"left float: {told}"
+
+
+@pytest.mark.parametrize(
+    ("wide", "ratio", "summary"),
+    [
+        (8, 0.99, "fewer bytes, 0.99× as fast"),
+        (8, 0.95, "left float: integers are not faster"),
+        (8000, 1.1, "which is noise"),
+    ],
+)
+def test_tables_alone_are_stored_for_their_size(wide, ratio, summary, monkeypatch, tmp_path):
+    """Their time is noise: they must save bytes, and not be slower."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (int64[1,9] ids) => (float[1,9,{wide}] y)
+        <float[300,64] table, float[64,{wide}] w> {{ e = Gather(table, ids)  y = MatMul(e, w) }}"""
+    )
+
+    def timed(sessions, feed, seconds, attempts):
+        return [Timing(label, 1e-3, 1e-3, ratio, 20) for label in [*sessions][1:]], True
+
+    monkeypatch.setattr(latency_guard, "stable_timings", timed)
+    feeds = [{"ids": np.full((1, 9), i)} for i in range(4)]
+    options = graphopt.Quantize("dynamic", nodes_to_exclude=["y"])
+    stage = graphopt.optimize(model, quantize=options, calibration=feeds).report.stages[0]
+    assert stage.changed is ("fewer bytes, 0" in summary) and summary in stage.summary

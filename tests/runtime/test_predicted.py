@@ -241,9 +241,14 @@ def test_sizes_that_follow_from_shapes_are_known() -> None:
         width = Constant<value_ints = [2, -1]>()
         sizes = Concat<axis = 0>(rows, width)
         y = Reshape(sum, sizes)
+        batch, tokens = Split(shape, halves)
+        split = Slice(positions, first, tokens, second)
+        both = Expand(split, shape)
     """
-    text = f"""<ir_version: 9, opset_import: ["": 17]> positions (int64[batch, length] ids) => (float[N, 2, K] y)
-    <int64 one = {{1}}, int64 zero = {{0}}, int64[1] first = {{0}}, int64[1] second = {{1}}, float[20, 6] table,
+    text = f"""<ir_version: 9, opset_import: ["": 17]> positions (int64[batch, length] ids)
+    => (float[N, 2, K] y, int64[B, T] both)
+    <int64 one = {{1}}, int64 zero = {{0}}, int64[1] first = {{0}}, int64[1] second = {{1}}, int64[2] halves = {{1, 1}},
+     float[20, 6] table,
      int64[1, 32] positions> {{{nodes}}}"""
     text = text.replace("float[20, 6] table", f"float[20, 6] table = {{{', '.join(['0.0'] * 120)}}}")
     text = text.replace("int64[1, 32] positions", f"int64[1, 32] positions = {{{', '.join(['1'] * 32)}}}")
@@ -251,6 +256,7 @@ def test_sizes_that_follow_from_shapes_are_known() -> None:
     assert shapes["range"] == (16,) and shapes["taken"] == (16, 6)
     assert shapes["cut"] == (1, 16) and shapes["more"] == (1, 16, 6)
     assert shapes["y"] == (16, 2, 3)
+    assert shapes["split"] == shapes["both"] == (1, 16)
 
 
 def test_cold_caches_are_filled_once() -> None:

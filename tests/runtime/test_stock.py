@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
@@ -56,3 +57,25 @@ def test_products_take_in_their_scales() -> None:
     assert {"Cast", "Mul"}.isdisjoint(found) and found["Conv"].keys() == {"Conv qdq pointwise"}
     assert found["MatMulInteger"] == {"MatMulInteger": [1.0, 24.0, 12.0, 0.0, 3.0 * 16 * 8]}  # 4 columns as 16
     assert found["Sin"] == {"Sin": [1.0, 0.0, 12.0, 0.0, 0.0]} and "QuantizeLinear" in found
+
+
+@pytest.mark.parametrize(("half", "taken_in"), [(0.5, True), (0.25, False)])
+def test_gelu_by_tanh_is_one_kernel(half: float, taken_in: bool) -> None:
+    model = load(
+        onnx.parser.parse_model(
+            f"""<ir_version: 8, opset_import: ["" : 17]> net (float[2,8] x) => (float[2,8] y) {{
+                three = Constant<value_float=3.0>()  d = Constant<value_float=0.044715>()
+                c = Constant<value_float=0.7978845608>()  one = Constant<value_float=1.0>()
+                half = Constant<value_float={half}>()
+                cube = Pow(x, three)  bent = Mul(cube, d)  sum = Add(x, bent)  inner = Mul(sum, c)  t = Tanh(inner)
+                raised = Add(t, one)  halved = Mul(x, half)  y = Mul(halved, raised) }}"""
+        )
+    )
+    found = stock_work(model.graph, assumed_shapes(model))
+    assert (found == {"Gelu": [1.0, 0.0, 16.0, 0.0, 0.0]}) is taken_in and ("Tanh" in found) is not taken_in
+
+
+def test_a_tanh_that_is_the_result_is_no_gelu() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> net (float[2,8] x) => (float[2,8] y) { y = Tanh(x) }'
+    model = load(onnx.parser.parse_model(text))
+    assert stock_work(model.graph, assumed_shapes(model)) == {"Tanh": [1.0, 0.0, 16.0, 0.0, 0.0]}

@@ -22,6 +22,7 @@ from .fusion import fuse
 from .growth import growing_axes
 from .layouts import natural
 from .legality import emit, output_shape, wanted_orders
+from .shared_weights import share_weights
 from .tensor import Tensor
 
 
@@ -45,6 +46,7 @@ def compile_region(
         for bound in emitter.bound
         for step in bound.routine.steps
     )
+    share_weights([row.step for row in steps])
     borders = tuple(None if tensor is None else _border(tensor, np.dtype(np.uint8)) for tensor in sources)
     return Executable(
         Library(function for row in steps for function in row.step.functions), steps, tuple(offsets),

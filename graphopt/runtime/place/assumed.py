@@ -74,7 +74,7 @@ def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> Mapping[str, Shape]:
         if not found:
             break
         graph = probe.bare.graph
-        nodes = [node for node in graph.node if not (node.output and node.output[0] in found)]
+        nodes = [node for node in graph.node if not node.output or any(name not in found for name in node.output)]
         del graph.node[:]
         graph.node.extend(nodes)
         graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in found.items())
@@ -83,7 +83,7 @@ def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> Mapping[str, Shape]:
 
 
 def _of_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-    """The small values that nodes with one output compute of shapes and of constants, in onnxruntime."""
+    """The small values that nodes compute of shapes and of constants, in onnxruntime."""
     from ...machine.sessions import open_session, session_options
 
     given = {one.name: one for one in proto.graph.initializer if prod(one.dims) <= _SMALL}
@@ -91,7 +91,7 @@ def _of_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str,
     nodes: list[onnx.NodeProto] = []
     known: set[str] = set()
     for node in proto.graph.node:
-        if len(node.output) != 1:
+        if not node.output or not all(node.output):
             continue
         name = node.output[0]
         if node.op_type == "Constant" and not node.domain:
@@ -101,13 +101,13 @@ def _of_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str,
             ends = {one.name: one.i for one in node.attribute}
             found[name] = np.array(shapes[node.input[0]][ends.get("start", 0) : ends.get("end")], np.int64)
         elif (
-            (prod(shapes[name]) <= _SMALL if name in shapes else node.op_type in _LINES)
+            all(prod(shapes[one]) <= _SMALL if one in shapes else node.op_type in _LINES for one in node.output)
             and all(one in found or one in known or one in given or not one for one in node.input)
             and any(one in found or one in known for one in node.input)
             and not any(one.HasField("g") for one in node.attribute)
         ):
             nodes.append(node)
-            known.add(name)
+            known.update(node.output)
     if known:
         read = {name for node in nodes for name in node.input}
         constants = [numpy_helper.from_array(found[name], name) for name in found if name in read]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 
 from ...ir import Node, TensorType, Value
+from ..lower.floats.gelu import spelled_by_tanh
 from ..lower.operands import is_constant, is_dequantize, is_quantize
 from ..lower.traits import Shape
 from .work import Work, add_work, filled_macs
@@ -46,6 +47,9 @@ _ALIKE = {
     "com.microsoft::Gelu": "Gelu", "com.microsoft::BiasGelu": "Gelu", "com.microsoft::FastGelu": "Gelu",
 }  # fmt: skip
 """Operators by the class of the nodes that onnxruntime fuses to them."""
+
+_BEHIND = 3
+"""Nodes behind the tanh of a Gelu: an Add of one, and products with x and one half, in any order."""
 
 
 def stock_work(nodes: Iterable[Node], shapes: Mapping[Value, Shape]) -> Work:
@@ -90,6 +94,10 @@ def _kind(node: Node, absorbed: set[Node]) -> str:
         absorbed.update(_dequantization(node))
     if node.op == "Erf":
         gelu = list(_gelu(node))
+        absorbed.update(gelu)
+        return "Gelu" if gelu else node.op
+    if node.op == "Tanh":
+        gelu = list(_gelu_by_tanh(node))
         absorbed.update(gelu)
         return "Gelu" if gelu else node.op
     if node.op not in _ON_CODES and node.op not in _MOVED:
@@ -162,6 +170,20 @@ def _gelu(erf: Node) -> Iterable[Node]:
     half = _only_reader(product)
     if half is not None and half.op == "Mul" and any(value is not None and is_constant(value) for value in half.inputs):
         yield half
+
+
+def _gelu_by_tanh(tanh: Node) -> Iterable[Node]:
+    """The other nodes of x / 2 · (1 + tanh(…)), which are one kernel; none for any other tanh."""
+    end = tanh
+    for _ in range(_BEHIND):
+        reader = _only_reader(end)
+        if reader is None or reader.op not in ("Add", "Mul"):
+            return
+        end = reader
+        found = spelled_by_tanh(end) if end.op == "Mul" else None
+        if found is not None:
+            yield from (node for node in found[2] if node is not tanh)
+            return
 
 
 def _only_reader(node: Node) -> Node | None:

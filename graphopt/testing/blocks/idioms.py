@@ -245,6 +245,37 @@ def rotary_heads(s: Sketch) -> None:
     _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
 
 
+def rotary_tokens(s: Sketch) -> None:
+    """`rotary` over heads f32[N,H,S,D], with a computed angle for each token of each row, f32[N,S,D/2]"""
+    x = s.pick(DType.FLOAT, ranks=(4,), bound=20.0, where=lambda v: all(isinstance(d, int) for d in s.shape(v)[1:]))
+    width = s.size(x, 3)
+    if width % 2:
+        raise Declined("no halves")
+    first = s.node("Slice", x, s.ints(0, 0), s.ints(1, width // 2), s.ints(1, 3))
+    angles = s.with_axes("Squeeze", first, (1,), 13)
+    whole = s.node("Concat", angles, angles, axis=-1)
+    cos, sin = (s.with_axes("Unsqueeze", s.node(op, whole), (1,), 13) for op in ("Cos", "Sin"))
+    if s.chance(0.5):
+        a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(3))
+        b = s.node("Slice", x, s.ints(width // 2), s.ints((1 << 63) - 1), s.ints(3))
+    elif s.opset >= 13:
+        a, b = s.nodes("Split", x, s.ints(width // 2, width // 2), outputs=2, axis=3)
+    else:
+        a, b = s.nodes("Split", x, outputs=2, axis=3)
+    turned = s.node("Concat", s.node("Neg", b), a, axis=-1)
+    _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
+
+
+def norm_of_sums(s: Sketch) -> None:
+    """layer_norm((x + b) + skip), as it ends blocks of transformers; x is no product that would take the bias in"""
+    skip = s.pick(DType.FLOAT, ranks=(3,), bound=20.0)
+    width = s.size(skip, 2)
+    x = s.node(s.choose(("Tanh", "Sigmoid", "Abs")), skip)
+    total = _both(s, "Add", _both(s, "Add", x, s.weight((width,))), skip)
+    gamma, beta = s.weight((width,), low=0.5), s.weight((width,))
+    s.node("LayerNormalization", total, gamma, *((beta,) if s.chance(0.7) else ()), axis=-1, bound=4.0)
+
+
 def shuffle(s: Sketch) -> None:
     """Channel shuffle: Reshape, Transpose, Reshape"""
     x = s.pick(DType.FLOAT, ranks=(4,))
@@ -270,5 +301,5 @@ def squeeze_excite(s: Sketch) -> None:
 BLOCKS = (
     (swish, 4), (hard_sigmoid, 1), (gelu, 3), (mish, 2), (small_activations, 3), (layer_norm, 5), (softmax, 2),
     (l2_normalised, 2), (instance_norm, 2), (attention, 2), (rotary, 2),
-    (rotary_heads, 2), (shuffle, 2), (squeeze_excite, 2),
+    (rotary_heads, 2), (rotary_tokens, 3), (norm_of_sums, 3), (shuffle, 2), (squeeze_excite, 2),
 )  # fmt: skip

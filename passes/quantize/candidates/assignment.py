@@ -63,6 +63,11 @@ class Assignment:
         units = self.shared.kept(self.units, self.options.mode)
         return self if units == self.units else replace(self, units=units)
 
+    @property
+    def only_tables(self) -> bool:
+        """Nothing runs on integers: tables are stored as codes, and no more."""
+        return all(unit.is_table for unit in self.units)
+
     def bias_scale(self, unit: Unit) -> Array:
         """The scale f32 [N · G] of a layer's bias codes: that of the input that it reads times its weights'."""
         narrow = self.narrow.get(unit.inputs[0])

@@ -5,7 +5,8 @@ Stored weights are timed, too, but their objective is size: where they are slowe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from ....machine.measurements import Measurements
 from ....measure import Timing, compare_latency, ort_session, own_clock
 from ..candidates.assignment import Assignment
 from ..candidates.calibrated_model import CalibratedModel
-from ..candidates.units import useful
+from ..candidates.units import Unit, useful
 from ..emit.qdq import build
 from .cost_model import measure_costs, structure_digest
 from .min_cut import cheapest
@@ -48,9 +49,19 @@ def min_cut_candidates(calibrated: CalibratedModel, assignment: Assignment) -> l
     return [assignment.with_units(chosen), assignment]
 
 
-def needed_gain(mode: str) -> float:
-    """The ratio from which a model counts as fast enough: weights are stored for their size, whatever the time."""
-    return GAIN if mode != "weights" else 0.0
+def needed_gain(mode: str, only_tables: bool = False) -> float:
+    """The ratio from which a model counts as fast enough. Weights are stored for their size, whatever the time; so are
+    tables of embeddings, but they must not make the model slower."""
+    if mode == "weights":
+        return 0.0
+    return 2.0 - GAIN if only_tables else GAIN
+
+
+def most_gain(calibrated: CalibratedModel, units: Set[Unit]) -> float:
+    """The ratio that nothing measured of these units on integers can exceed: Amdahl's, were they to take no time."""
+    costs = measure_costs(calibrated.assignment, calibrated.feed, calibrated.shapes)
+    rest = sum(seconds for unit, seconds in costs.as_float.items() if unit not in units)
+    return math.inf if rest == 0 else sum(costs.as_float.values()) / rest
 
 
 def model_times() -> Measurements:
@@ -79,7 +90,8 @@ def fastest(
     best = TimedAssignment(None, 1.0)
     for key, assignment in zip(keys, assignments):
         ratio = measured[key][1] / measured[key][0]
-        if ratio >= needed_gain(assignment.options.mode) and (best.assignment is None or ratio > best.speedup):
+        needed = needed_gain(assignment.options.mode, assignment.only_tables)
+        if ratio >= needed and (best.assignment is None or ratio > best.speedup):
             best = TimedAssignment(assignment, ratio)
     return best
 

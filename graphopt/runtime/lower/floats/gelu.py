@@ -127,6 +127,12 @@ def gelu_by_tanh(node: Node, known: Mapping[Value, Operation]) -> FloatFunction 
             if attr(node, "approximate", "none") == "tanh"
             else None
         )
+    found = spelled_by_tanh(node)
+    return None if found is None else _by_sigmoid(node, *found, known)
+
+
+def spelled_by_tanh(node: Node) -> tuple[Value, tuple[float, float], tuple[Node, ...]] | None:
+    """The x, c and d of x / 2 · (1 + tanh(c x + d x³)) where `node` ends it, and all its nodes."""
     curve = _curve_behind(node.output, "Tanh", 0)
     if curve is None:
         return None
@@ -137,8 +143,7 @@ def gelu_by_tanh(node: Node, known: Mapping[Value, Operation]) -> FloatFunction 
             continue
         inner = _polynomial(curve.inputs[0], x, nodes, 0)
         if inner is not None and not any(inner[degree] for degree in (0, 2)):
-            covered = tuple(dict.fromkeys(reversed(nodes)))
-            return _by_sigmoid(node, x, (inner[1], inner[3]), covered, known)
+            return x, (inner[1], inner[3]), tuple(dict.fromkeys(reversed(nodes)))
     return None
 
 
