@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property, reduce
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,24 +70,25 @@ def predicted_losses(
     groups = [_changed_results(held.graph, look_up(named, n, "initializer"), np.asarray(d)) for n, d in changes.items()]
     projector = _Projector(held, groups)
     rng, total, count = np.random.default_rng(seed), np.zeros(len(groups)), 0
-    for feed, rows in _batches(held, feeds):
-        shapes = projector.shapes(feed)
+    for feed, rows in _batches(projector.inputs, projector.free, feeds):
         for _ in range(draws):
-            total += projector.squares(feed, [rng.choice([-1.0, 1.0], shape) for shape in shapes])
+            total += projector.drawn(feed, rng)
         count += rows
     if not count:
         raise InputError("sensitivities need samples, and there are none")
     return dict(zip(changes, (total / (count * draws)).tolist()))
 
 
-ROWS = 32
-"""Samples that are run as one batch: more save little, and hold the activations of as many."""
+ROWS = 8
+"""Samples that are run as one batch. Of 4 to 32 the fastest for `python -m tests.bench.gradient_sensitivity`: the
+activations of more leave the caches."""
 
 
-def _batches(model: Model, feeds: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Array], int]]:
-    """Feeds with their number of samples, joined to batches while they are single rows in the same sizes."""
-    names = [v.name for v in model.graph.inputs if v.default is None]
-    free, held = _is_free(model), list[dict[str, Array]]()
+def _batches(
+    names: Sequence[str], free: bool, feeds: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[dict[str, Array], int]]:
+    """Feeds with their number of samples, where rows are free joined to batches of single rows in the same sizes."""
+    held = list[dict[str, Array]]()
     for feed in feeds:
         arrays = {name: _given(feed, name) for name in names}
         if not free or any(a.ndim == 0 or a.shape[0] != 1 for a in arrays.values()):
@@ -199,7 +200,7 @@ def relative_changes(
     given = [{name: _given(feed, name) for name in projector.inputs} for feed in feeds]
     if not given:
         raise InputError("sensitivities need samples, and there are none")
-    made = [_results(projector.plain, projector.results, feed) for feed in given]
+    made = [projector.run(feed) for feed in given]
     norms = [np.sqrt(np.mean([np.sum(np.square(y, dtype=np.float64)) for y in ys])) for ys in zip(*made)]
     rng, total, count = np.random.default_rng(seed), np.zeros(len(changes)), 0
     free = projector.free
@@ -252,7 +253,7 @@ class _Projector:
     """
 
     def __init__(self, model: Model, groups: Sequence[Sequence[tuple[Value, Value]]]) -> None:
-        self._model, self.free = model, _is_free(model)
+        self.free = _is_free(model)
         self.inputs = [v.name for v in model.graph.inputs if v.default is None]
         self.results = [p.name for p, v in zip(model.graph.ports, model.graph.outputs) if is_float(v)]
         if not self.results:
@@ -262,57 +263,64 @@ class _Projector:
         self._types = [v.type for v in ready.graph.inputs if v.name.endswith(".cotangent")]
         # onnxruntime quantizes float weights that stand between codes, to other codes than those that are asked about
         settings = session_options(folder=ready.folder, entries={"session.disable_quant_qdq": "1"})
+        if not any(node.op == "Conv" for node in ready.graph):  # whose blocks of channels gain more than they cost
+            settings.graph_optimization_level = type(settings.graph_optimization_level).ORT_ENABLE_BASIC
         self._session = open_session(to_proto(ready).SerializeToString(), settings)
         self._read = {i.name for i in self._session.get_inputs()}
+        self._shapes: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
 
-    @cached_property
-    def plain(self) -> Any:
-        """A session on the model itself."""
-        return open_session(to_proto(self._model).SerializeToString(), session_options(folder=self._model.folder))
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """The results."""
+        return _results(self._session, self.results, self._given(feed, [np.ones(())] * len(self.results)))
 
-    def shapes(self, feed: Mapping[str, Array]) -> list[tuple[int, ...]]:
-        """The shapes of the results: those that types tell, else of a run."""
-        rows = next(iter(feed.values())).shape[:1] if self.free else ()
-        known = [
-            t.shape[len(rows) :] if isinstance(t, TensorType) and t.shape is not None else None for t in self._types
-        ]
-        if all(sizes is not None and all(isinstance(d, int) for d in sizes) for sizes in known):
-            return [(*rows, *(int(d) for d in sizes or () if isinstance(d, int))) for sizes in known]
-        return [y.shape for y in _results(self.plain, self.results, dict(feed))]
+    def drawn(self, feed: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """The squared projections f64[groups] for signs at random, summed over the rows of the feed.
+
+        Results are taken to be as large as those of an earlier feed of the same sizes, until they are seen not to be.
+        """
+        key = tuple(array.shape for array in feed.values())
+        if key in self._shapes:
+            with suppress(InputError):
+                return self.squares(feed, [rng.choice([-1.0, 1.0], shape) for shape in self._shapes[key]])
+        self._shapes[key] = [y.shape for y in self.run(feed)]
+        return self.squares(feed, [rng.choice([-1.0, 1.0], shape) for shape in self._shapes[key]])
+
+    def _given(self, feed: Mapping[str, Array], cotangents: Sequence[Array]) -> dict[str, Array]:
+        """What the session reads of a sample and of cotangents, these in the types of the results."""
+        given = dict(feed)
+        for name, array, kind in zip(self.results, cotangents, self._types):
+            given[f"{name}.cotangent"] = array.astype(kind.dtype.numpy) if isinstance(kind, TensorType) else array
+        return {name: array for name, array in given.items() if name in self._read}
 
     def squares(self, feed: Mapping[str, Array], signs: Sequence[Array]) -> Array:
-        """The squared projections f64[groups], summed over the rows of the feed."""
-        given = {**feed, **{f"{n}.cotangent": s for n, s in zip(self.results, signs)}}
-        types = {f"{n}.cotangent": t for n, t in zip(self.results, self._types)}
-        for name, kind in types.items():
-            if isinstance(kind, TensorType):
-                given[name] = given[name].astype(kind.dtype.numpy)
-        found = _results(self._session, self._names, {n: a for n, a in given.items() if n in self._read})
-        return np.array([float(np.sum(np.square(f, dtype=np.float64))) for f in found])
+        """The squared projections f64[groups], summed over the rows of the feed. InputError where results have other
+        sizes than the signs."""
+        found = _results(self._session, [*self._names, *self.results], self._given(feed, signs))
+        if any(y.shape != s.shape for y, s in zip(found[len(self._names) :], signs)):
+            raise InputError("a sample has results of other sizes than were expected")
+        return np.array([float(np.sum(np.square(f, dtype=np.float64))) for f in found[: len(self._names)]])
 
 
 def _with_projections(
     model: Model, groups: Sequence[Sequence[tuple[Value, Value]]], results: Sequence[str], names: Sequence[str],
     free: bool,
 ) -> Model:  # fmt: skip
-    """A copy of a model that returns the projections of all groups, by name, and has inputs for signs."""
-    copy = clone_model(model)
-    copies = dict(zip(model.graph.inputs, copy.graph.inputs))
-    for old, new in zip(model.graph.snapshot(), copy.graph.snapshot()):
-        copies.update(zip(old.outputs, new.outputs))
-    graph, tapped = copy.graph, Writer(copy.graph)
-    taps = [tapped.node("Sub", copies[w], copies[v]).value for group in groups for v, w in group]
+    """A model, made of the given one, that returns the projections of all groups, by name, and has inputs for signs."""
+    graph, tapped = model.graph, Writer(model.graph)
+    taps = [tapped.node("Sub", w, v).value for group in groups for v, w in group]
     marks = [f"graphopt.tap{k}" for k in range(len(taps))]
     more = [Port(name, value.type) for name, value in zip(marks, taps)]
     graph.set_outputs([*graph.outputs, *taps], [*graph.ports, *more])
-    ready = prepare(copy)
+    ready = prepare(model, own=True)
     graph = ready.graph
     by_name = {port.name: value for port, value in zip(graph.ports, graph.outputs)}
     writer = Writer(graph)
     cotangents: dict[Value, Tensor] = {}
     for name in results:
         y = by_name[name]
-        seed = Tensor(writer, graph.add_input(Value(y.type, f"{name}.cotangent")))
+        kind = TensorType(Tensor(writer, y).dtype)  # of any shape that broadcasts, so that results can be had alone
+        given = Tensor(writer, graph.add_input(Value(kind, f"{name}.cotangent")))
+        seed = writer.node("Expand", given, writer.node("Shape", y))
         cotangents[y] = cotangents[y] + seed if y in cotangents else seed
     made = [by_name[name] for name in marks]
     where = [v.producer.inputs[1] for v in made if v.producer is not None]
@@ -324,7 +332,8 @@ def _with_projections(
         total = reduce(operator.add, [next(parts) for _ in group], writer.constant(0, DType.FLOAT))
         total.value.name = name
         sums.append(total.value)
-    graph.set_outputs(sums, [Port(name, value.type) for name, value in zip(names, sums)])
+    kept = [*(by_name[name] for name in results), *sums]
+    graph.set_outputs(kept, [Port(name, value.type) for name, value in zip((*results, *names), kept)])
     return ready
 
 
