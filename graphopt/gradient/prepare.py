@@ -37,9 +37,12 @@ EXPANDED = (
 """Operators that are differentiated through the functions that ONNX defines them by."""
 
 
-def prepare(source: ModelSource | Model) -> Model:
-    """A model of its own, at opset 18 or later, without function calls. ModelError where it cannot be converted."""
-    model = clone_model(source) if isinstance(source, Model) else load(source)
+def prepare(source: ModelSource | Model, *, own: bool = False) -> Model:
+    """A model at opset 18 or later, without function calls. ModelError where it cannot be converted.
+
+    own: the source is a typed model of the caller's, which is edited in place; else it is left as it is.
+    """
+    model = load(source) if not isinstance(source, Model) else source if own else clone_model(source)
     if model.opset == _OLD_SCAN and any(node.op == "Scan" for node in model.graph.walk()):
         raise ModelError("a Scan of opset 8, over the rows of a batch, which no converter knows: export at 9 or later")
     if 0 < model.opset < _RELABELLED:
@@ -50,12 +53,11 @@ def prepare(source: ModelSource | Model) -> Model:
                 _raise(graph, node)
         model.opsets[""] = OPSET
         model.ir_version = max(model.ir_version, _IR_VERSION)
-    for graph in model.graph.graphs():
-        for node in graph:
-            _spell_defaults(graph, node)
+    spelled = [_spell_defaults(graph, node) for graph in model.graph.graphs() for node in graph]
     if model.functions or any(node.op in EXPANDED for node in model.graph.walk()):
         model = _inlined(model)
-    infer_types(model)
+    if not own or any(spelled):
+        infer_types(model)
     settle(model.graph)
     return model
 
@@ -72,12 +74,15 @@ def _raise(graph: Graph, node: Node) -> None:
         graph.set_attr(node, "coordinate_transformation_mode", "output_half_pixel")
 
 
-def _spell_defaults(graph: Graph, node: Node) -> None:
-    """Write the defaults of attributes that ONNX 1.23 forgets: its inliner in definitions, its inference of an STFT."""
+def _spell_defaults(graph: Graph, node: Node) -> bool:
+    """Write the defaults of attributes that ONNX 1.23 forgets: its inliner in definitions, its inference of an STFT.
+    True if there were any."""
+    count = len(node.attrs)
     schema = schema_of(node.op, version_for(node)) if node.op in (*EXPANDED, "STFT") else None
     for name in schema.attributes if schema is not None else ():
         if name not in node.attrs and (default := attr(node, name)) is not None:
             graph.set_attr(node, name, default)
+    return len(node.attrs) > count
 
 
 def _converted(model: Model) -> Model:

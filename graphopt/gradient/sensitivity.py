@@ -13,7 +13,7 @@ from ..ir import Array, Constant, Graph, Model, Node, Value, clone_model
 from ..machine.sessions import open_session, session_options
 from ..onnx_io import load, to_proto
 from .differentiate import gradient_model, is_float, look_up, named_values
-from .project.projector import Projector, given_array, is_free, results_of
+from .project.projector import Projector, given_array, results_of
 from .weights import initial, learnt_weights
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def predicted_losses(
     groups = [_changed_results(held.graph, look_up(named, n, "initializer"), np.asarray(d)) for n, d in changes.items()]
     projector = Projector(held, groups)
     rng, total, count = np.random.default_rng(seed), np.zeros(len(groups)), 0
-    for feed, rows in _batches(held, feeds):
+    for feed, rows in _batches(projector.inputs, projector.free, feeds):
         shapes = projector.shapes(feed)
         for _ in range(draws):
             total += projector.squares(feed, [rng.choice([-1.0, 1.0], shape) for shape in shapes])
@@ -76,14 +76,16 @@ def predicted_losses(
     return dict(zip(changes, (total / (count * draws)).tolist()))
 
 
-ROWS = 32
-"""Samples that are run as one batch: more save little, and hold the activations of as many."""
+ROWS = 8
+"""Samples that are run as one batch. Of 4 to 32 the fastest for `python -m tests.bench.gradient_sensitivity`: the
+activations of more leave the caches."""
 
 
-def _batches(model: Model, feeds: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Array], int]]:
-    """Feeds with their number of samples, joined to batches while they are single rows in the same sizes."""
-    names = [v.name for v in model.graph.inputs if v.default is None]
-    free, held = is_free(model), list[dict[str, Array]]()
+def _batches(
+    names: Sequence[str], free: bool, feeds: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[dict[str, Array], int]]:
+    """Feeds with their number of samples, where rows are free joined to batches of single rows in the same sizes."""
+    held = list[dict[str, Array]]()
     for feed in feeds:
         arrays = {name: given_array(feed, name) for name in names}
         if not free or any(a.ndim == 0 or a.shape[0] != 1 for a in arrays.values()):

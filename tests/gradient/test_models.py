@@ -177,6 +177,76 @@ def test_fake_quantization_passes_gradients_straight_through_and_none_outside_it
     assert ds == pytest.approx((5 - 5.2) + (-30 + 30.4) + 127 - 128, abs=1e-4)
 
 
+def blocked(
+    sizes: tuple[Any, ...], scales: tuple[Any, ...], axis: int, block: int, only: bool = False
+) -> onnx.ModelProto:
+    """DequantizeLinear of int4 by blocks, of codes q that are given or, but for `only`, of x rounded to them."""
+    attrs: dict[str, Any] = {"axis": axis, "block_size": block}
+    nodes = [helper.make_node("Cast", ["x"], ["q"], to=TensorProto.INT4)]
+    if not only:
+        nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attrs)]
+    nodes.append(helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], **attrs))
+    proto = model(nodes, {"x": sizes, "s": scales}, {"y": sizes})
+    z = np.array([(5 * k) % 7 - 3 for k in range(int(np.prod(SCALES)))]).reshape(SCALES)
+    proto.graph.initializer.append(helper.make_tensor("z", TensorProto.INT4, SCALES, z.ravel()))
+    proto.opset_import[0].version, proto.ir_version = 21, 10
+    return proto
+
+
+SCALES = (3, 2, 2)
+
+
+@pytest.mark.parametrize("sizes", [(3, 6, 2), (3, "N", 2)], ids=["known", "unknown"])
+def test_scales_of_blocks_of_4_bit_codes_equal_central_differences(sizes: tuple[Any, ...]) -> None:
+    """The last block is a part of one: 6 indices along axis 1 in blocks of 4."""
+    rng = np.random.default_rng(0)
+    q = rng.integers(-8, 8, (3, 6, 2)).astype(np.float32)
+    proto, s = blocked(sizes, SCALES, 1, 4, only=True), rng.uniform(0.05, 0.2, SCALES).astype(np.float32)
+    worst = check(proto, {"x": q, "s": s}, ["s"])
+    assert worst.differences < 1e-6
+    assert worst.single < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axis"), [((3, 6, 2), 1), ((3, "N", 2), 1), ((3, 2, 5), -1)], ids=["known", "unknown", "last axis"]
+)
+def test_fake_quantization_by_blocks_of_4_bits_equals_central_differences_of_its_straight_through_form(
+    sizes: tuple[Any, ...], axis: int
+) -> None:
+    """y = s (clip(x / s + z + c, −8, 7) − z), where c, what rounding adds, counts as constant."""
+    rng = np.random.default_rng(1)
+    shape = tuple(6 if size == "N" else size for size in sizes)
+    block = 4 if axis == 1 else 3
+    x, s = rng.standard_normal(shape), rng.uniform(0.1, 0.3, SCALES)
+    proto = gradient_model(blocked(sizes, SCALES, axis, block), ["x", "s"])
+    z = np.array([(5 * k) % 7 - 3 for k in range(int(np.prod(SCALES)))], float).reshape(SCALES)
+    x, s = x.astype(np.float32).astype(float), s.astype(np.float32).astype(float)
+
+    def wide(vector: Any) -> Any:
+        return np.repeat(vector, block, axis).take(range(shape[axis]), axis)
+
+    added = np.round(x / wide(s)) - x / wide(s)
+    cotangent = rng.standard_normal(shape)
+
+    def loss(x: Any, s: Any) -> float:
+        inside = np.clip(x / wide(s) + wide(z) + added, -8, 7)
+        return float((wide(s) * (inside - wide(z)) * cotangent).sum())
+
+    _, dx, ds = session(proto).run(
+        None, {n: np.float32(v) for n, v in (("x", x), ("s", s), ("y.cotangent", cotangent))}
+    )
+    reached = np.round(x / wide(s)) + wide(z)
+    assert (reached < -8).any() or (reached > 7).any()
+    for array, found in ((x, dx), (s, ds)):
+        for index in np.ndindex(array.shape):
+            kept, ends = array[index], []
+            for step in (1e-6, -1e-6):
+                array[index] = kept + step
+                ends.append(loss(x, s))
+            array[index] = kept
+            assert found[index] == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=2e-4)
+
+
 def test_an_operator_without_gradient_is_named() -> None:
     proto = model([helper.make_node("Unique", ["x"], ["y"], name="once")], {"x": (2,)}, {"y": (2,)})
     with pytest.raises(ModelError, match=r"no gradient of Unique 'once': the operator has no gradient rule"):

@@ -56,6 +56,21 @@ def test_predictions_are_exact_where_the_only_result_is_linear_in_a_weight() -> 
     assert predicted_losses(proto, [], {}) == {}
 
 
+def test_results_may_have_other_sizes_than_those_of_a_feed_of_the_same_sizes() -> None:
+    """y = (x w)[:n] for an input n: ⟨∂y/∂w, δ⟩ = x δ in its first element, and 0 behind."""
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (float[1, 2] x, int64[1] n) => (float[k] y) <float[2, 4] w = {1, 2, 3, 4, 5, 6, 7, 8}, int64[1] zero = {0},
+        int64[1] one = {1}, int64[1] all = {-1}> {
+        p = MatMul(x, w)
+        q = Reshape(p, all)
+        y = Slice(q, zero, n, zero, one)
+    }"""
+    change = np.array([[1, 0, 0, 0], [2, 0, 0, 0]], np.float32)
+    x = np.array([[3, 4]], np.float32)
+    feeds = [{"x": x, "n": np.array([n])} for n in (2, 4, 1)]
+    assert predicted_losses(onnx.parser.parse_model(text), feeds, {"w": change})["w"] == pytest.approx(121, rel=1e-4)
+
+
 def test_samples_that_do_not_fit_are_one_line() -> None:
     proto = linear(w=np.ones((4, 3), np.float32), b=np.ones(3, np.float32))
     changes = {"w": np.ones((4, 3), np.float32)}

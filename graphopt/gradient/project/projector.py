@@ -110,6 +110,8 @@ class Projector:
 def _open(model: Model) -> Any:
     # onnxruntime quantizes float weights that stand between codes, to other codes than those that are asked about
     settings = session_options(folder=model.folder, entries={"session.disable_quant_qdq": "1"})
+    if not any(node.op == "Conv" for node in model.graph):  # whose blocks of channels gain more than they cost
+        settings.graph_optimization_level = type(settings.graph_optimization_level).ORT_ENABLE_BASIC
     return open_session(to_proto(model).SerializeToString(), settings)
 
 
@@ -127,7 +129,7 @@ def _with_projections(
     marks = [f"graphopt.tap{k}" for k in range(len(taps))]
     more = [Port(name, value.type) for name, value in zip(marks, taps)]
     graph.set_outputs([*graph.outputs, *taps], [*graph.ports, *more])
-    ready = prepare(copy)
+    ready = prepare(copy, own=True)
     graph = ready.graph
     by_name = {port.name: value for port, value in zip(graph.ports, graph.outputs)}
     writer = Writer(graph)

@@ -5,6 +5,8 @@ The cotangent of codes q is dL/dq as a float tensor, though q are integers.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...errors import Declined
 from ...ir import DType
 from ..call import Call, Gradients, Rule
@@ -12,19 +14,34 @@ from ..tensor import Tensor
 
 
 def _shaped(call: Call, vector: Tensor) -> Tensor:
-    """A scale or zero point as a factor of x: of the whole tensor, or of each index along an axis."""
+    """A scale or zero point as a factor of x: of the tensor, of each index along an axis, or of each block of these."""
     if call.attr("block_size", 0):
-        raise Declined("quantization by blocks")
+        return call.writer.node("Gather", vector, _blocks(call), axis=call.axis(default=1))
     if not vector.dims or vector.dims == (1,):
         return vector.reshape([]) if vector.dims else vector
     after = call.x.rank - 1 - call.axis(default=1)
     return vector.unsqueeze(list(range(1, after + 1))) if after else vector
 
 
+def _blocks(call: Call) -> Tensor:
+    """The block of each index along the axis, i64."""
+    floats = call.y if call.y.dtype.is_float else call.x  # onnxruntime has no Shape of 4-bit integers
+    size, block, w = floats.size(call.axis(default=1)), int(call.attr("block_size")), call.writer
+    if isinstance(size, int):
+        return w.constant(np.arange(size) // block)
+    zero, one = w.constant(np.int64(0)), w.constant(np.int64(1))
+    return w.node("Range", zero, size.reshape([]), one) / block
+
+
 def _sum(call: Call, g: Tensor) -> Tensor:
     """Σ g to the shape of the scale."""
-    scale = call.input(1)
-    return g.reduced_to(_shaped(call, scale)).reshape(scale.shape)
+    scale, block = call.input(1), call.attr("block_size", 0)
+    if not block:
+        return g.reduced_to(_shaped(call, scale)).reshape(scale.shape)
+    axis, sizes = call.axis(default=1), scale.sizes()
+    missing = sizes[axis] * block - g.size(axis)
+    pads = [*[0] * (g.rank + axis), missing, *[0] * (g.rank - 1 - axis)]
+    return g.pad(pads).reshape([*sizes[: axis + 1], block, *sizes[axis + 1 :]]).sum([axis + 1])
 
 
 def dequantize(call: Call) -> Gradients:
