@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..gradient import Trainer
 from ..ir import Array
 from .checkpoint import Progressed, load
-from .samples import Epochs
+from .epochs import Epochs
 from .teacher import Targets
 
 RATES = (2e-4, 1e-3, 2e-3)
