@@ -63,12 +63,12 @@ def distil(
     row a sample: classes i64 (cross entropy) or numbers. Further keywords are the fields of `graphopt.Distil`, or
     `options` holds them. seed: of every choice that is drawn. progress: called with (what, share done).
 
-    Some samples are held out. The weights that are returned are those with the least error on these, at any moment of
-    the run, that decide at least as often as the student's own for the teacher's class: the student's own where no
-    others are better. Names, metadata and all that is not trained stay as they
-    are. BatchNormalization computes with its statistics, as at inference, and they stay; its scale and bias are
-    trained. A quantized student (QuantizeLinear and DequantizeLinear) is trained through fake quantization, and its
-    weights are quantized again.
+    Some samples are held out. The weights that are returned have the least error on these of all moments of the run, or
+    are later ones whose error is at most a twentieth above, and decide at least as often as the student's own for the
+    teacher's class: the student's own where no others are better than they. Names, metadata and all that is not trained
+    stay as they are. BatchNormalization computes with its statistics, as at inference, and they stay; its scale and
+    bias are trained. A quantized student (QuantizeLinear and DequantizeLinear) is trained through fake quantization,
+    and its weights are quantized again.
 
     The same models, data, options and seed give the same weights. InputError, OptionError, ModelError, one line each.
     """
