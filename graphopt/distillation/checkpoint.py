@@ -21,16 +21,16 @@ _ABOUT = "about.json"
 class Progressed:
     """The state of a run between two steps.
 
-    digest: of models, data and options. step: steps done. rate: the peak of the schedule. error: the least held-out
-    error; floor: the least agreement that is accepted; best: the weights that have that error, None while these are the
-    student's own; at: the step that left them. history: (step, loss of training since the last entry, held-out error).
+    digest: of models, data and options. step: steps done. rate: the peak of the schedule. best: the weights that are
+    kept, None while these are the student's own; error: theirs on the samples held out; at: the step that left them;
+    least: the least error of all that were kept. history: (step, loss of training since the last, held-out error).
     """
 
     digest: str
     rate: float = 0.0
     step: int = 0
     error: float = float("inf")
-    floor: float = 0.0
+    least: float = float("inf")
     at: int = 0
     history: list[tuple[int, float, float]] = field(default_factory=list)
     stopped: str = ""

@@ -17,9 +17,10 @@ _COEFFICIENTS = (
 _SIZE = 0.2
 """The root mean square of a step at rate 1, which is Adam's: rates then suit both (Liu et al. 2025, arXiv
 2502.16982)."""
-_NARROW, _LONG = 8, 32
-"""Weights with fewer rows or columns (depthwise kernels), or one side this many times the other (embeddings), take
-Adam's step: they are no maps between spaces, or orthogonalising costs more than the gradient. Reasoned, not tuned."""
+_NARROW, _LONG = 9, 32
+"""Weights with so few rows or columns (depthwise kernels of 3 × 3), or one side this many times the other (embeddings),
+take Adam's step: they are no maps between spaces, or orthogonalising costs more than the gradient. Reasoned: for
+depthwise kernels both steps leave the same error (Fashion CNN, 1,500 steps)."""
 _TINY = 1e-12
 """Keeps the norm of a gradient of zeros from dividing."""
 

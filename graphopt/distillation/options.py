@@ -12,12 +12,12 @@ from ..gradient.losses import LOSSES, Loss
 from ..words import values_of
 
 AUTO = "auto"
-"""The loss that suits each result: KL where it holds scores of classes, relative squared distance elsewhere."""
-STEPS, BATCH = 6000, 32
-"""Default steps and rows of a step. By AdamW the Fashion CNN at 70 % of channels lost 1.29 points after 3,000 steps and
-0.98 after 6,000, seed 0, at a rate of 2e-3 (`python -m tests.bench.distillation --steps 3000`)."""
-MIXING = 0.5
-"""Default share of steps on mixed inputs (`python -m tests.bench.distillation --sweep`)."""
+"""The loss that suits each result: KL and relative squared distance for scores of classes, the distance elsewhere."""
+STEPS, BATCH = 10_000, 32
+"""Default steps and rows of a step: errors fall until the end of a schedule, and this one takes the Fashion CNN less
+than ten minutes of one core."""
+MIXING = PATCHES = 0.5
+"""Default shares of mixed and of patched rows (`python -m tests.bench.distillation --sweep`)."""
 _MOST = 1 << 16
 """A bound on batches and threads, which catches exchanged arguments; a choice."""
 
@@ -26,17 +26,19 @@ _MOST = 1 << 16
 class Distil:
     """Options of `graphopt.distil` and of `recover=`.
 
-    loss: "auto" (KL for scores of classes, else the squared distance as a share of the teacher's energy), "kl", "mse",
+    loss: "auto" (the squared distance as a share of the teacher's energy, and KL for scores of classes), "kl", "mse",
     "cross_entropy", a `graphopt.gradient` loss or a callable of two tensors, for every result or by result's name.
     steps: of Muon, and of AdamW for vectors; epochs: passes over the data in their place. learning_rate: the peak of
     warm-up and cosine decay; None tries a few for some steps each, and takes the one with the least held-out error.
     batch_size: rows of a step.
     holdout: share of the samples that no step sees, by which the result is judged. inner: also match inner values that
-    both models compute. mixing: the share of steps whose inputs are convex combinations of two samples' (Beyer et al.
-    2022, "Knowledge distillation: A good teacher is patient and consistent"), where all inputs are floats. shifts:
-    images [N, C, H, W] of grey levels or colours are moved by up to a fourteenth of their size; the teacher sees them
-    so, too. weights: names of those that are trained, None for all. checkpoint: a file from which a run that was killed
-    resumes. threads: of onnxruntime, 0 for all cores.
+    both models compute. mixing: the share of rows that are convex combinations of two samples (Beyer et al. 2022,
+    "Knowledge distillation: A good teacher is patient and consistent"), where all inputs are floats. patches: the share
+    in which a rectangle is another sample's, where all are images [N, C, H, W] of grey levels or colours. shifts:
+    images are moved by up to a fourteenth of their size. mirrors: half of them are mirrored; None where the teacher
+    says of mirrored samples much what it says of the samples. The teacher sees all of this, too; where labels are
+    learnt nothing is combined, and images move only if each is of a class. weights: names of those that are trained,
+    None for all. checkpoint: a file from which a run that was killed resumes. threads: of onnxruntime, 0 for all cores.
     """
 
     loss: str | Loss | Mapping[str, str | Loss] = AUTO
@@ -47,7 +49,9 @@ class Distil:
     holdout: float = 0.1
     inner: bool = False
     mixing: float = MIXING
+    patches: float = PATCHES
     shifts: bool = True
+    mirrors: bool | None = None
     weights: Sequence[str] | None = None
     checkpoint: str | os.PathLike[str] | None = None
     threads: int = 0
@@ -71,8 +75,10 @@ class Distil:
             raise OptionError(f"distil: learning_rate {self.learning_rate!r} is not positive")
         if not _is_number(self.holdout, 0) or self.holdout >= 1:
             raise OptionError(f"distil: holdout {self.holdout!r} is not between 0 and 1")
-        if self.mixing != 0 and not (_is_number(self.mixing, 0) and self.mixing <= 1):
-            raise OptionError(f"distil: mixing {self.mixing!r} is not from 0 to 1")
+        for name in ("mixing", "patches"):
+            value = getattr(self, name)
+            if value != 0 and not (_is_number(value, 0) and value <= 1):
+                raise OptionError(f"distil: {name} {value!r} is not from 0 to 1")
         if isinstance(self.weights, str):
             raise OptionError(f"distil: weights is a list of names, got {self.weights!r}")
 

@@ -1,4 +1,4 @@
-"""The samples of a run: rows that are batched anew in every epoch, and rows held out, which no step sees."""
+"""The samples of a run, and which of them are held out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from ..ir import Array, Model, TensorType
 
 LEAST = 8
 """Samples below which nothing is learnt: with the default share, one is held out of eight. A choice."""
-SHIFTED = 14
-"""Images are shifted by up to their size over this: 2 of 28 pixels (`python -m tests.bench.distillation --sweep`)."""
 Row = tuple[int, int]
 """The number of a feed, and a row of it; -1 for all of it."""
 
@@ -105,72 +103,6 @@ class Samples:
             return (number,)
         feed = self.feeds[number]
         return tuple((n, a.shape[1:] if a.ndim else a.tobytes(), a.dtype.str) for n, a in feed.items())
-
-
-class Epochs:
-    """Batches by the number of the step alone, so that a run resumes anywhere."""
-
-    def __init__(self, samples: Samples, size: int, seed: int, mixing: float, shifts: bool = False) -> None:
-        self.samples, self.seed = samples, seed
-        self.size = size if samples.are_rows else 1
-        self.mixing = mixing if samples.are_mixable else 0.0
-        self.shifts = shifts and samples.are_mixable and any(map(_is_image, samples.feeds[0].values()))
-        self.steps = sum(max(1, len(rows) // self.size) for rows in samples.groups.values())
-        self._epoch, self._order = -1, list[list[Row]]()
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step."""
-        epoch, place = divmod(step, self.steps)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._shuffled(epoch)
-        batch = self.samples.batch(self._order[place])
-        rng = np.random.default_rng([self.seed, 1, step])
-        if self.shifts:
-            batch = _shifted(batch, rng)
-        if rng.random() >= self.mixing or len(batch.rows) < 2:
-            return batch
-        return _mixed(batch, rng)
-
-    def _shuffled(self, epoch: int) -> list[list[Row]]:
-        """Full batches alone where a group has one; what is left over takes part in another epoch."""
-        rng = np.random.default_rng([self.seed, 0, epoch])
-        batches: list[list[Row]] = []
-        for rows in self.samples.groups.values():
-            order = [rows[i] for i in rng.permutation(len(rows))]
-            batches += [order[i * self.size : (i + 1) * self.size] for i in range(max(1, len(rows) // self.size))]
-        return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def _is_image(array: Array) -> bool:
-    """Planes [N, C, H, W] of grey levels or colours, large enough to be shifted."""
-    return array.ndim == 4 and array.shape[1] in (1, 3, 4) and min(array.shape[2:]) >= SHIFTED
-
-
-def _shifted(batch: Batch, rng: np.random.Generator) -> Batch:
-    """Images moved by up to a fourteenth of their size, each by itself; what enters at the border repeats it."""
-    feeds = dict(batch.feeds)
-    for name, array in batch.feeds.items():
-        if not _is_image(array):
-            continue
-        reach = [size // SHIFTED for size in array.shape[2:]]
-        moved = np.empty_like(array)
-        for i, image in enumerate(array):
-            down, right = (int(rng.integers(-far, far + 1)) for far in reach)
-            rows = np.clip(np.arange(array.shape[2]) + down, 0, array.shape[2] - 1)
-            columns = np.clip(np.arange(array.shape[3]) + right, 0, array.shape[3] - 1)
-            moved[i] = image[:, rows][:, :, columns]
-        feeds[name] = moved
-    return Batch(feeds, batch.rows, True)
-
-
-def _mixed(batch: Batch, rng: np.random.Generator) -> Batch:
-    """x ← λ x + (1 − λ) x' with another row x' of the batch, λ uniform for each row."""
-    partner, share = rng.permutation(len(batch.rows)), rng.random(len(batch.rows))
-    feeds = {}
-    for name, array in batch.feeds.items():
-        by = share.astype(array.dtype).reshape(-1, *[1] * (array.ndim - 1))
-        feeds[name] = array * by + array[partner] * (1 - by)
-    return Batch(feeds, batch.rows, True)
 
 
 def _is_open(model: Model) -> bool:

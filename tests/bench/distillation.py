@@ -32,7 +32,8 @@ MODELS = {"cnn": fashion.FOLDER / "fashion_cnn.onnx", "mobilenet": fashion.FOLDE
 DATA = Path("/usr/share/datasets/fashion-mnist")
 CHANNELS, BUDGETS = (0.3, 0.5, 0.7), (1 / 2, 1 / 3)
 SWEEP = (
-    {}, {"batch_size": 64}, {"mixing": 0.0}, {"mixing": 1.0}, {"shifts": False},
+    {}, {"batch_size": 64}, {"mixing": 0.0}, {"mixing": 1.0, "patches": 0.0}, {"patches": 0.0},
+    {"mirrors": False}, {"shifts": False},
     {"inner": True},
     {"loss": "mse"}, {"learning_rate": 2e-4}, {"learning_rate": 1e-3}, {"learning_rate": 4e-3},
 )  # fmt: skip

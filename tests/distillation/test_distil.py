@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.distillation.codes import _limits
+from graphopt.distillation.epochs import Epochs, Variety
 from graphopt.distillation.loop import cosine
 from graphopt.distillation.running import run_session
-from graphopt.distillation.samples import Epochs, Samples
+from graphopt.distillation.samples import Samples
 from graphopt.errors import InputError, ModelError, OptionError
 from graphopt.ir import DType
 from graphopt.measure import ort_session
@@ -183,7 +184,7 @@ def test_the_rate_warms_up_and_falls_to_zero(peak):
 
 def test_batches_depend_on_the_step_alone_and_no_step_sees_what_is_held_out():
     samples = Samples([{"x": X[i : i + 7]} for i in range(0, 56, 7)], load(network()), 0.1)
-    first, second = Epochs(samples, 8, 3, 0.5), Epochs(samples, 8, 3, 0.5)
+    first, second = (Epochs(samples, 8, 3, Variety(mixing=0.05)) for _ in range(2))
     ahead = second.batch(9)
     seen = [first.batch(k) for k in range(10)]
     assert (seen[9].feeds["x"] == ahead.feeds["x"]).all()
@@ -313,7 +314,7 @@ def test_weights_of_a_quantized_student_are_codes_again():
         tensor = next(t for t in student.graph.initializer if t.name == name)
         shifted = np.clip(array.astype(int) + np.random.default_rng(4).integers(-9, 10, array.shape), -127, 127)
         tensor.CopyFrom(numpy_helper.from_array(shifted.astype(array.dtype), name))
-    found = graphopt.distil(student, network(hidden=32), {"x": X}, **{**SHORT, "steps": 100})
+    found = graphopt.distil(student, network(hidden=32), {"x": X}, **{**SHORT, "steps": 200})
     assert found.report.improved and found.report.error_after < 0.5 * found.report.error_before
     assert found.model.graph.node == student.graph.node
     new = weights_of(found.model)
@@ -334,7 +335,7 @@ def test_weights_of_few_bits_in_a_wider_type_stay_on_their_grid(kind, bits, read
         tensor.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(tensor), tensor.name))
     names = [n for n, w in weights_of(student).items() if w.dtype == np.int8 and w.ndim == 2]
     assert names, "nothing is quantized"
-    found = graphopt.distil(student, teacher, {"x": X}, **{**SHORT, "steps": 100})
+    found = graphopt.distil(student, teacher, {"x": X}, **{**SHORT, "steps": 200})
     assert found.report.improved and found.report.error_after < 0.8 * found.report.error_before
     pairs = [tuple(weights_of(model)[n].astype(int) for model in (student, found.model)) for n in names]
     assert any((new != old).any() for old, new in pairs)
