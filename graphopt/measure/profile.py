@@ -100,9 +100,9 @@ def _labelled(model: Model) -> Model:
         for value in node.outputs:
             if not value.is_result:
                 value.name = f"n{number}_{value.index}"
-        for nested in node.subgraphs:
-            for inner in nested.walk():
-                inner.name = _INNER
+    nested = (inner for node in clone.graph for body in node.subgraphs for inner in body.walk())
+    for number, inner in enumerate(nested):  # onnxruntime may lift a branch into the root graph, where names differ
+        inner.name = f"{_INNER}{number}_"
     return clone
 
 
