@@ -150,6 +150,8 @@ def main() -> None:
     root = given.out or Path(tempfile.mkdtemp(prefix="graphopt-bench-"))
     for name in given.models:
         print(f"== {name}, {given.budget}", flush=True)
+        path, feeds, _ = case(name)
+        ort_int8.variants(name, path, feeds[::2])  # its processes are forked, before there are threads
         trials = start(name, root / name, space)
         budget = budget_named(given.budget)
         front = Search(trials, budget, space).run()
