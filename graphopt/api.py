@@ -8,19 +8,16 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import onnx_io
-from .compress.context import StageContext
 from .compress.report import StageReport, banner_of
-from .compress.stages import Stage, run_stages, stage_context
-from .errors import ModelError, OptionError, did_you_mean
-from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
+from .errors import ModelError, OptionError
+from .ir import Model, clone_model, collector_paused, collector_running
 from .machine.files import check_target
-from .measure import Figures, figures
-from .ops import DEFAULT_DOMAIN, schema
+from .measure import figures
 from .options import (
     Compression,
     Options,
@@ -35,14 +32,14 @@ from .options import (
     as_recover,
 )
 from .partial import in_part
-from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, PassLike, Progress, current, run
+from .pipeline import CheckPolicy, OnBlame, Outcome, PassLike, Progress
 from .pipeline.repro import leave_repros, runnable_feeds
 from .provenance import KEY, Trail
 from .recipe import Recipe, data_of, model_digest, recorded
 from .reporting import report_of, with_stages
 from .result import Result
-from .rewrite import RewriteLog
-from .validation import EquivalenceCheck, SizeCheck, tell_cost, with_slack
+from .validation import EquivalenceCheck, SizeCheck, tell_cost
+from .work import Work, check_operators, context_of, schedules
 
 if TYPE_CHECKING:
     import onnx
@@ -50,7 +47,6 @@ if TYPE_CHECKING:
     from .calibration import CalibrationData, Preprocess, Tokenizer
     from .distillation import Distil
     from .measure import Metric
-    from .onnx_io.lend import Emission
     from .onnx_io.source import ModelSource
     from .passes.float16 import Float16
     from .passes.prune import Prune
@@ -168,21 +164,21 @@ def optimize_as(
     start = time.perf_counter()
     target, seed = options.target.runtime, options.seed
     lifted = onnx_io.load(model)
-    _check_operators(lifted)
+    check_operators(lifted)
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
     if recipe is not None and recipe.model:
         recipe.check_model(model_digest(lifted))
     lifted.metadata.pop(KEY, None)  # it describes another run
     _log.info("read %d nodes, %d bytes of constants", before.nodes, before.constant_bytes)
     reference: ModelSource | Model = _specialised(lifted, options.target) or model
-    exact, last = _schedules(lifted, options)
+    exact, last = schedules(lifted, options)
     refusal: ModelError | None = None
     try:
-        context = _stage_context(lifted, options, progress, executor)
+        context = context_of(lifted, options, progress, executor)
     except ModelError as error:
         context, refusal = None, error
     tell_cost(lifted, options.validation.policy, progress)
-    work = _Work(options, progress, exact, _on_blame(reference, options))
+    work = Work(options, progress, exact, _on_blame(reference, options))
     check = work.check(reference, before, onnx_io.lifted_from(lifted) if reference is model else None)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
     if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
@@ -196,10 +192,7 @@ def optimize_as(
     if refusal is not None and original is None:
         raise refusal
     if context is not None and original is None:
-        with collector_running():
-            finished, stages = run_stages(finished, _stages(options.compression), context, work.clean)
-        if last and target == "onnxruntime":
-            finished = work.clean(finished, last)
+        finished, stages = work.compressed(finished, context, last)
     banner = ""
     if context is not None and context.calibration.is_synthetic:
         banner = banner_of(stages, context.quality.metric is not None)
@@ -251,51 +244,6 @@ def _kept_original(
     return read_proto(model)[0]
 
 
-@dataclass(slots=True)
-class _Work:
-    """Runs schedules as the options say; `logs` are the records of all runs."""
-
-    options: Options
-    progress: Progress | None
-    exact: Sequence[Pass]
-    on_blame: OnBlame | None
-    logs: list[RewriteLog] = field(default_factory=list)
-
-    def check(self, reference: ModelSource | Model, before: Figures, parsed: Emission | None = None) -> SizeCheck:
-        """What a result has to pass. parsed: the reference as ONNX, where it was parsed already."""
-        if self.options.validation.policy == "off":
-            return SizeCheck(before)
-        return EquivalenceCheck(reference, before, self.options.seed, parsed)
-
-    def run(self, model: Model, schedule: Sequence[Pass], check: SizeCheck, constant_bytes: int) -> Outcome:
-        """Run a schedule within the budget of bytes."""
-        policy = self.options.validation.policy
-        outcome = run(
-            model, schedule, target=self.options.target.runtime, size_limit=with_slack(constant_bytes), check=check,
-            policy="end" if policy == "off" else policy, progress=self.progress, on_blame=self.on_blame,
-        )  # fmt: skip
-        self.logs.append(outcome.log)
-        return outcome
-
-    def quietly(self, model: Model, check: SizeCheck) -> Outcome:
-        """Run the exact schedule on a part of a model."""
-        quiet = replace(self, progress=None, on_blame=None)
-        return quiet.run(model, self.exact, check, figures(model).constant_bytes)
-
-    def clean(self, model: Model, schedule: Sequence[Pass] | None = None) -> Model:
-        """The exact passes once more, on what a lossy stage left; validated against that, else left as it is."""
-        emitted = onnx_io.emission(model)
-        size = figures(model, onnx_io.file_bytes(model, emitted))
-        quiet = replace(self, progress=None, on_blame=None, options=_checked_at_end(self.options))
-        check = quiet.check(model, size, emitted)
-        return quiet.run(model, self.exact if schedule is None else schedule, check, size.constant_bytes).model
-
-
-def _checked_at_end(options: Options) -> Options:
-    policy: CheckPolicy = "end" if options.validation.validate else "off"
-    return replace(options, validation=Validation(check=policy))
-
-
 def _specialised(model: Model, target: Target) -> Model | None:
     """Fix the sizes that are asked for; returns the original at these sizes, None where none are fixed."""
     if not target.input_shapes and not target.dims:
@@ -307,33 +255,6 @@ def _specialised(model: Model, target: Target) -> Model | None:
     return clone_model(model)
 
 
-def _schedules(model: Model, options: Options) -> tuple[list[Pass], list[Pass]]:
-    """The passes before lossy stages, and those that wait for them: these know no operators only the target has."""
-    registry, asked = current(), options.schedule
-    schedule = list(registry.scheduled(asked.add) if asked.passes is None else registry.resolve(asked.passes))
-    for name in asked.skip:
-        if not any(item.name == name for item in schedule):
-            known = list(dict.fromkeys(item.name for item in schedule))
-            raise OptionError(f"skip {name!r}{did_you_mean(name, known)}: the schedule has {', '.join(known)}")
-    schedule = [*_conversion(model, options.target.opset), *(p for p in schedule if p.name not in asked.skip)]
-    if not options.compression.is_wanted:
-        return schedule, []
-    from .passes import FOR_TARGET
-
-    return [p for p in schedule if p not in FOR_TARGET], [p for p in schedule if p in FOR_TARGET]
-
-
-def _conversion(model: Model, opset: int | None) -> list[Pass]:
-    """The pass that takes the model to the opset that is asked for. OptionError where it cannot go there."""
-    if opset is None:
-        return []
-    from .passes.convert import check_convertible, convert_opset
-
-    convert = convert_opset(opset)
-    check_convertible(model, opset)
-    return [convert]
-
-
 def _check_conversion(outcome: Outcome, opset: int | None) -> None:
     """OptionError with the reason where the conversion was rolled back."""
     if opset is None or outcome.model.opset in (0, opset):
@@ -342,28 +263,6 @@ def _check_conversion(outcome: Outcome, opset: int | None) -> None:
     if rolled_back is not None and isinstance(rolled_back.cause, OptionError):
         raise rolled_back.cause
     raise OptionError(f"opset {opset}: {'no reason is known' if rolled_back is None else rolled_back.reason}")
-
-
-def _stages(compression: Compression) -> list[Stage[Any]]:
-    from .passes import stages
-
-    return stages(compression.prune, compression.quantize, compression.precision, compression.recover)
-
-
-def _stage_context(
-    original: Model, options: Options, progress: Progress | None, executor: Executor | None
-) -> StageContext | None:
-    """The context of lossy stages, None where there are none. InputError for calibration data that do not fit."""
-    asked = options.compression
-    if not asked.is_wanted:
-        return None
-    evaluations = max(
-        stage.evaluations for stage in (asked.prune, asked.quantize, asked.precision) if stage is not None
-    )
-    return stage_context(
-        original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
-        evaluations, asked.preprocess, executor, asked.texts,
-    )  # fmt: skip
 
 
 def _on_blame(reference: ModelSource | Model, options: Options) -> OnBlame | None:
@@ -381,14 +280,3 @@ def _warm(model: Model, reference: ModelSource | Model, seed: int) -> None:
     if feeds:
         with collector_running():
             warmup(model, feeds[0], seconds=_WARM_SECONDS)
-
-
-def _check_operators(model: Model) -> None:
-    """ModelError for an operator that ONNX's own domain does not have at the model's opset, nor onnxruntime in it."""
-    for body in (model, *(f.body for f in model.functions.values())):
-        for node in body.graph.walk():
-            if node.domain or schema(node) is not None or node.op in DEFAULT_DOMAIN:
-                continue
-            if FunctionId("", node.op, node.overload) in model.functions:
-                continue
-            raise ModelError(f"node {node.name or node.op!r}: opset {body.opset} has no operator {node.op}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -25,7 +26,8 @@ class Timing:
     """Seconds of one candidate. `ratio` is the median of (first candidate's time / this one's) over paired runs.
 
     error: the standard error of that median, as a share of it; other work on the machine shows here. low: the lower
-    quartile of seconds, which that work reaches less.
+    quartile of seconds, which that work reaches less. low_error: the standard error, as a share, of the ratio of low to
+    the first candidate's.
     """
 
     label: str
@@ -35,6 +37,11 @@ class Timing:
     runs: int
     error: float = 0.0
     low: float = 0.0
+    low_error: float = 0.0
+
+
+_BLOCKS, _LEAST_RUNS = 8, 4
+"""Blocks of runs whose quartiles tell how far quartiles scatter, and the runs that a quartile takes. Choices."""
 
 
 def interleaved(
@@ -59,14 +66,29 @@ def interleaved(
                 run()
             times[label].append((clock() - start) / count)
     base = next(iter(times.values()))
-    return [_timing(label, t, [b / x for b, x in zip(base, t)]) for label, t in times.items()]
+    return [_timing(label, t, base) for label, t in times.items()]
 
 
-def _timing(label: str, times: Sequence[float], ratios: Sequence[float]) -> Timing:
+def _timing(label: str, times: Sequence[float], base: Sequence[float]) -> Timing:
+    ratios = [b / x for b, x in zip(base, times)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     error = 0.93 * (high - low) / middle / len(ratios) ** 0.5  # of a median, by the quartiles of a normal distribution
-    quartile = statistics.quantiles(times, n=4, method="inclusive")[0]
-    return Timing(label, statistics.median(times), min(times), middle, len(times), error, quartile)
+    settled = _low_error(times, base, error)
+    return Timing(label, statistics.median(times), min(times), middle, len(times), error, _quartile(times), settled)
+
+
+def _low_error(times: Sequence[float], base: Sequence[float], usual: float) -> float:
+    """By the scatter between blocks of consecutive runs, which drift reaches, too; `usual` of too few runs."""
+    length = len(times) // _BLOCKS
+    if length < _LEAST_RUNS:
+        return usual
+    starts = range(0, length * _BLOCKS, length)
+    ratios = [_quartile(times[k : k + length]) / _quartile(base[k : k + length]) for k in starts]
+    return statistics.stdev(ratios) / statistics.fmean(ratios) / math.sqrt(_BLOCKS)
+
+
+def _quartile(times: Sequence[float]) -> float:
+    return statistics.quantiles(times, n=4, method="inclusive")[0]
 
 
 def own_clock() -> Callable[[], float]:

@@ -6,8 +6,8 @@ import json
 import re
 import statistics
 import tempfile
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,17 +79,19 @@ _DUMPED = 1 << 30
 
 
 def kernel_times(
-    models: Sequence[Model], feeds: Mapping[str, Array], *, runs: int = 12, threads: int = 1
+    models: Sequence[Model], feeds: Mapping[str, Array], *, runs: int = 12, threads: int = 1, nested: bool = False
 ) -> list[list[KernelTime]]:
     """For each model, the operators of the root graph as onnxruntime runs them, with the nodes that they compute.
 
     Counted as by `profile_nodes`. A node that onnxruntime computes beforehand, or as part of another, belongs to the
-    operator that takes in its result.
+    operator that takes in its result. nested: those of nested graphs, too, with the node that each is named after,
+    once for all turns of a loop; what holds them then has the rest of its time.
     """
     labelled = [_labelled(model) for model in models]
     results: list[dict[str, list[str]]] = []
     profiles = _profiles(labelled, feeds, runs, threads, optimize=True, results=results)
-    return [_kernels(model, profile, made) for model, profile, made in zip(models, profiles, results)]
+    found = [_kernels(model, profile, made) for model, profile, made in zip(models, profiles, results)]
+    return [_with_nested(*one, runs) for one in zip(models, found, profiles)] if nested else found
 
 
 def _labelled(model: Model) -> Model:
@@ -100,10 +102,33 @@ def _labelled(model: Model) -> Model:
         for value in node.outputs:
             if not value.is_result:
                 value.name = f"n{number}_{value.index}"
-        for nested in node.subgraphs:
-            for inner in nested.walk():
-                inner.name = _INNER
+    for number, (inner, _) in enumerate(_nested(clone)):
+        inner.name = f"{_INNER}{number}_"  # onnxruntime may take a branch into the root graph, where names differ
     return clone
+
+
+def _nested(model: Model) -> Iterator[tuple[Node, Node]]:
+    """The nodes of nested graphs, and the node of the root graph that holds each."""
+    return ((inner, node) for node in model.graph for body in node.subgraphs for inner in body.walk())
+
+
+def _with_nested(
+    model: Model, kernels: Sequence[KernelTime], profile: Sequence[KernelRun], runs: int
+) -> list[KernelTime]:
+    """The operators of the root graph and of nested ones."""
+    nodes = list(_nested(model))
+    found, spent = list[KernelTime](), dict[Node, float]()
+    for name, times in _grouped([run for run in profile if run.name.startswith(_INNER)], lambda run: run.name).items():
+        node, holder = nodes[int(name.removeprefix(_INNER).partition("_")[0])]
+        turns = len(times) / runs
+        seconds = _lower_quartile(times[len(times) // 3 :]) * turns
+        op = next(run.op for run in profile if run.name == name)
+        found.append(KernelTime(op, name, node, (node,), seconds))
+        spent[holder] = spent.get(holder, 0.0) + seconds
+    rest = [
+        replace(one, seconds=max(0.0, one.seconds - spent[one.node])) if one.node in spent else one for one in kernels
+    ]
+    return [*rest, *found]
 
 
 def _kernels(model: Model, profile: list[KernelRun], results: Mapping[str, list[str]]) -> list[KernelTime]:

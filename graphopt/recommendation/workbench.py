@@ -60,6 +60,7 @@ class Workbench:
     is_judged: bool = field(init=False, default=True)
     quality: Quality | None = field(init=False, default=None)
     notes: list[str] = field(init=False, default_factory=list)
+    _session: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.original = onnx_io.load(self.model)
@@ -95,17 +96,20 @@ class Workbench:
         return runnable_feeds(self.original, 1, self.seed)
 
     def timings(
-        self, models: Mapping[str, Model], seconds: float, is_clear: Callable[[list[Timing]], bool]
-    ) -> Iterator[list[Timing]]:
+        self, models: Mapping[str, Model], seconds: float, is_clear: Callable[[list[Timing]], bool],
+        rounds: int = ROUNDS,
+    ) -> Iterator[list[Timing]]:  # fmt: skip
         """Times of models beside the original, in turn, on one thread by its own time; again, twice as long, until they
-        are clear, `ROUNDS` times at most. Nothing where no inputs are known. ModelError, InputError."""
+        are clear, `rounds` times at most. Nothing where no inputs are known. ModelError, InputError."""
         feeds = self.feeds()
         if not feeds:
             return
         open_session = session_maker(self.target, 1)
-        sessions = {"original": open_session(self.original)}
+        if self._session is None:
+            self._session = open_session(self.original)
+        sessions = {"original": self._session}
         sessions |= {name: open_session(model) for name, model in models.items()}
-        for turn in range(ROUNDS):
+        for turn in range(rounds):
             found = compare_latency(sessions, feeds, seconds=seconds * 2**turn, clock=own_clock())
             yield found
             if is_clear(found):

@@ -6,11 +6,13 @@ import math
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .. import onnx_io
 from ..api import optimize_as
 from ..compress.choices import FLOAT16, FLOAT32, QUANTIZED
+from ..compress.report import StageReport
 from ..distillation import Distil
 from ..equivalence.feeds import Feeds
 from ..errors import Declined, GraphoptError, one_line
@@ -21,6 +23,7 @@ from ..passes.float16 import Float16
 from ..passes.prune import Prune
 from ..passes.quantize import Quantize
 from ..recipe import Recipe
+from ..work import Exact, exact
 from .point import Recipe as Plain
 from .words import METHODS, PRECISIONS, RECOVERY, ROUNDING
 
@@ -40,15 +43,6 @@ NEAREST = "rounded to the nearest"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What a worker needs: the model, a recipe, the samples to make it from."""
-
-    model: ModelSource
-    recipe: Recipe
-    samples: Sequence[Feeds]
-
-
-@dataclass(frozen=True, slots=True)
 class Built:
     """A candidate. data: its file; ir: the same as IR, where it was built in this process. layers: the word of each
     layer. errors: of single layers, where they were asked for. why: words for none, "" for a model."""
@@ -61,11 +55,14 @@ class Built:
     why: str = ""
 
 
-def recipe_of(plain: Plain, target: Runtime, seed: int, *, uniform: str = "", sensitivity: bool = False) -> Recipe:
-    """The recipe in full. uniform: a word for all layers, in place of a word for each."""
+def recipe_of(
+    plain: Plain, target: Runtime, seed: int, *, uniform: str = "", sensitivity: bool = False, guarded: bool = False
+) -> Recipe:
+    """The recipe in full. uniform: a word for all layers, in place of a word for each. guarded: quantization may place
+    layers otherwise."""
     layers, channels = dict(plain.get("layers", {})), dict(plain.get("channels", {}))
     words = {*layers.values(), uniform} - {FLOAT32, FLOAT16, ""}
-    options = dict(_OPEN)
+    options = {} if guarded else dict(_OPEN)
     if plain.get(METHODS) == BY_CHANNEL:
         options["per_channel_activations"] = "always"
     elif METHODS in plain:
@@ -85,29 +82,49 @@ def recipe_of(plain: Plain, target: Runtime, seed: int, *, uniform: str = "", se
     )  # fmt: skip
 
 
+@dataclass(slots=True)
+class Builder:
+    """Makes the models of recipes from one original and its samples, after exact passes that run once."""
+
+    model: ModelSource
+    samples: Sequence[Feeds]
+    _exact: Exact | None = field(init=False, default=None, repr=False)
+
+    def build(self, recipe: Recipe, *, keep: bool = False) -> Built:
+        """Make the model of a recipe. keep: as IR, too. What cannot be made is a `Built` that says why."""
+        asked = Options(compression=Compression(calibration=self.samples), validation=Validation(validate=False))
+        try:
+            made, stages = self._made(recipe.options(asked))
+        except (GraphoptError, Declined) as error:
+            return Built(why=one_line(error))
+        wants = (recipe.quantize, recipe.prune, recipe.precision)
+        if any(want is not None for want in wants) and not any(stage.changed for stage in stages):
+            return Built(why=one_line("; ".join(stage.summary for stage in stages)) or "nothing was changed")
+        layers: dict[str, str] = {}
+        errors: dict[str, float] = {}
+        for stage in stages:
+            layers.update(getattr(stage.settled, "layers", {}))
+            for row in stage.layers:
+                alone, name = getattr(row, "error_alone", None), getattr(row, "name", "")
+                if alone is not None and math.isfinite(alone):
+                    errors[name] = alone
+        return Built(onnx_io.to_proto(made).SerializeToString(), made if keep else None, layers, errors)
+
+    def _made(self, options: Options) -> tuple[Model, tuple[StageReport, ...]]:
+        if not options.compression.is_wanted:
+            result = optimize_as(self.model, options)
+            return result.ir, result.report.stages
+        if self._exact is None:
+            self._exact = exact(self.model, options)
+        return self._exact.compressed(options)
+
+
+@lru_cache(maxsize=1)
+def _builder(digest: str) -> Builder:
+    model, samples = pickle.loads(content(digest))
+    return Builder(model, samples)
+
+
 def build_sent(recipe: Recipe, digest: str) -> Built:
     """In a worker: the model of a recipe, from the model and samples that were sent by their digest."""
-    model, samples = pickle.loads(content(digest))
-    return build(Job(model, recipe, samples))
-
-
-def build(job: Job, *, keep: bool = False) -> Built:
-    """Make the model of a recipe. keep: as IR, too. What cannot be made is a `Built` that says why."""
-    asked = Options(compression=Compression(calibration=job.samples), validation=Validation(validate=False))
-    try:
-        result = optimize_as(job.model, job.recipe.options(asked))
-    except (GraphoptError, Declined) as error:
-        return Built(why=one_line(error))
-    stages = result.report.stages
-    wants = (job.recipe.quantize, job.recipe.prune, job.recipe.precision)
-    if any(want is not None for want in wants) and not any(stage.changed for stage in stages):
-        return Built(why=one_line("; ".join(stage.summary for stage in stages)) or "nothing was changed")
-    layers: dict[str, str] = {}
-    errors: dict[str, float] = {}
-    for stage in stages:
-        layers.update(getattr(stage.settled, "layers", {}))
-        for row in stage.layers:
-            alone, name = getattr(row, "error_alone", None), getattr(row, "name", "")
-            if alone is not None and math.isfinite(alone):
-                errors[name] = alone
-    return Built(onnx_io.to_proto(result.ir).SerializeToString(), result.ir if keep else None, layers, errors)
+    return _builder(digest).build(recipe)

@@ -16,17 +16,19 @@ from ..ir import Array
 from .plan import Decision
 from .structure import Layer, Structure
 from .tables import CostTable, Factor, Tables
-from .words import FLOAT
+from .words import FLOAT, STATIC
 
-BYTES = {"float16": 2.0, "static int8": 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4": 0.5 + 4 / 32, FLOAT: 4.0}
+BYTES = {"float16": 2.0, STATIC: 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4": 0.5 + 4 / 32, FLOAT: 4.0}
 """Bytes of a parameter; those of 4 bits have a float32 scale for each 32."""
-STATIC, HALF = "static int8", "float16"
+HALF = "float16"
 _ROUNDED = {"float16": 1e-7, "weights4": 256.0}
 """The noise of half precision, 2^-11 relative and uniform; and how much more four bits have than eight, (2^4)²."""
 _NOISE = {"latency": 0.02, "noise": 0.25, "size": 0.005}
-_DOUBT = {"latency": (0.25, 0.2), "noise": (1.0, 0.7), "size": (0.1, 0.1)}
-"""_NOISE and _DOUBT: how far measurements scatter and how far tables are off, as shares (of a kind, of a layer);
-`python -m tests.bench.search` prints the errors of predictions that follow."""
+_DOUBT = {"latency": (0.25, 0.2), "noise": (1.5, 1.0), "size": (0.1, 0.1)}
+_DOUBTS = {"conversion": 1.0}
+"""_NOISE, _DOUBT and _DOUBTS: how far measurements scatter and how far tables are off, as logarithms (of a kind, of a
+layer; conversions are known least: beside them a runtime changes layouts); `python -m tests.bench.search` prints the
+errors of predictions that follow."""
 _LEAST = 0.02
 """The least that narrowing leaves of a layer's time, as a share: of a call. A choice."""
 
@@ -79,7 +81,7 @@ def tables_of(structure: Structure, uniform: Sequence[Uniform], file_bytes: int,
     rest = base.latency * sum(share for name, share in base.shares.items() if name not in _names(decisions))
     bases = {"latency": rest, "noise": 0.0, "size": max(0.0, file_bytes - stored_now)}
     built = {"latency": latency, "noise": noise, "size": size}
-    made = {name: CostTable(bases[name], tuple(built[name]), _NOISE[name], _DOUBT[name]) for name in built}
+    made = {name: CostTable(bases[name], tuple(built[name]), _NOISE[name], _DOUBT[name], _DOUBTS) for name in built}
     return Tables(decisions, made["latency"], made["noise"], made["size"])
 
 
@@ -128,7 +130,8 @@ def _time(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
 
 
 def _noise(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
-    """The noise of the results with the layer alone so, as a share of their power."""
+    """The noise of the results with the layer alone so, as a share of their power; where it was not measured, that of
+    the word whose was."""
     if word == FLOAT:
         return 0.0
     known = by_word[word].errors.get(layer.name)

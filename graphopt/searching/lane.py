@@ -11,14 +11,17 @@ from ..errors import InputError
 from ..ir import Constant, Model, Node, Value
 from ..measure import Timing, kernel_times
 from ..passes.quantize.place.cost_model import conversion_rates
+from ..recipe import Recipe
 from ..recommendation.workbench import Workbench
-from .structure import names_of_nodes
+from .building import Builder
+from .structure import branch_labels, names_of_nodes
 
 CLEAR = 0.01
 """The standard error of a ratio, as a share, up to which it is clear: 95 % of such intervals are within 2 %, less than
-the steps of a front. `Workbench.timings` bounds how often a ratio is measured."""
-SECONDS = 0.4
-"""Seconds of a first measurement, original and candidate each; a choice."""
+the steps of a front."""
+SECONDS, TURNS = 0.3, 3
+"""Seconds of a first measurement, original and candidate each, and how often it is made, twice as long each time, until
+it is clear: 4 s at most. Choices."""
 PROFILED = 12
 """Runs of a profile, of which eight count; those of `graphopt.measure.profile_nodes`."""
 STEERING = 8
@@ -49,6 +52,11 @@ class Lane(Protocol):
         """Seconds to convert an element between float and codes."""
         ...
 
+    def placed(self, builder: Builder, recipe: Recipe) -> Mapping[str, str]:
+        """The words that layers get where quantization places them itself, by times of this machine; {} where it does
+        not, or times are no machine's."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MachineLane:
@@ -69,13 +77,13 @@ class MachineLane:
             return self.known[form]
 
         def is_clear(found: list[Timing]) -> bool:
-            return found[1].error <= CLEAR
+            return found[1].low_error <= CLEAR
 
-        turns = list(self.bench.timings({"candidate": model}, SECONDS, is_clear))
+        turns = list(self.bench.timings({"candidate": model}, SECONDS, is_clear, TURNS))
         if not turns:
             return None
-        best = min(turns, key=lambda found: found[1].error)
-        measured = Measured(best[1].low / best[0].low, best[1].error, best[0].low)
+        best = min(turns, key=lambda found: found[1].low_error)
+        measured = Measured(best[1].low / best[0].low, best[1].low_error, best[0].low)
         if form is not None and measured.error <= CLEAR:
             self.known[form] = measured
         return measured
@@ -85,11 +93,11 @@ class MachineLane:
         feeds = self.bench.feeds()
         if not feeds:
             return {}
-        wanted = {*layers}
+        wanted, places = {*layers}, branch_labels(model)
         times: Mapping[str, float] = {}
-        for kernel in kernel_times([model], feeds[0], runs=PROFILED)[0]:
-            own = names_of_nodes([] if kernel.node is None else [kernel.node]) & wanted
-            found = own or names_of_nodes(kernel.nodes) & wanted
+        for kernel in kernel_times([model], feeds[0], runs=PROFILED, nested=bool(places))[0]:
+            own = names_of_nodes([] if kernel.node is None else [kernel.node], places) & wanted
+            found = own or names_of_nodes(kernel.nodes, places) & wanted
             name = min(found, key=layers.index) if found else ""
             times = {**times, name: times.get(name, 0.0) + kernel.seconds}
         total = sum(times.values())
@@ -100,6 +108,10 @@ class MachineLane:
     def conversion(self) -> float:
         """The mean of both directions."""
         return sum(conversion_rates()) / 2
+
+    def placed(self, builder: Builder, recipe: Recipe) -> Mapping[str, str]:
+        """By the stage's own guards."""
+        return builder.build(recipe).layers
 
 
 def form_of(model: Model) -> str | None:

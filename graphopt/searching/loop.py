@@ -5,25 +5,24 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..compress.choices import layer_names
 from ..errors import InputError, OptionError, one_line
 from ..ir import Model
 from ..options import Runtime, runtime_named
 from ..pipeline import Progress
 from ..recommendation.workbench import Workbench
-from .building import CALIBRATIONS, NEAREST, Job, build, recipe_of
-from .costing import HALF, STATIC, Uniform, tables_of
+from .building import CALIBRATIONS, NEAREST, Builder, recipe_of
+from .costing import HALF, Uniform, tables_of
 from .front import Front
 from .lane import Lane, MachineLane
-from .plan import Plan, plan_of
+from .plan import Plan, alternating, plan_of
 from .point import Point
-from .structure import Structure, structure_of
-from .sweep import next_plans
+from .structure import Structure, branch_labels, names_in, structure_of
+from .sweep import TRIES, next_plans
 from .tables import Tables
 from .trials import Trials
 from .words import (
@@ -34,6 +33,7 @@ from .words import (
     PRECISIONS,
     RECOVERY,
     ROUNDING,
+    STATIC,
     Budget,
     budget_named,
     objectives_named,
@@ -53,6 +53,10 @@ GAINS = 0.9
 layers may have it: elsewhere a runtime casts to float32 and back around each of them."""
 NARROWED = (0.25, 0.5)
 """Shares of all groups' channels in the models that show how time falls with widths."""
+_STARTING = 0.45
+"""Share of the budget from which on no more models are narrowed alike: the rest is for recipes by layer. A choice."""
+_FEW = 4
+"""Samples by which layers are compared one by one: the order and the shares count, sums are corrected."""
 _FINISHING = 0.3
 """Share of the budget in which points of the front are made again with all care, where trials were made quickly, or are
 trained."""
@@ -63,6 +67,14 @@ _BUILDS = 40
 front of ten points needs a few times as many trials."""
 _CAREFUL = 5.0
 """How many times as long a careful candidate takes as a quick one (MobileNetV2, 16 samples: 8.7 s for 1.8 s)."""
+_AGAIN = 3.0
+"""How many times as long a point of the front takes with all care, at the end, as it took (Fashion MobileNet: 2.8 to
+4.2 times)."""
+_ALONE = 0.05
+"""Share of the budget that errors of single layers may take: some hundred times a build where layers are many."""
+_ONE = 0.2
+"""The time of one layer's error, as a share of that of the build of a model in which all are alike: a guess
+(rapidocr-rec: 0.6 s for 1.9 s)."""
 
 
 def search(
@@ -134,6 +146,7 @@ class Search:
             structure = None if self._is_over() else self._structure()
             if structure is not None:
                 self._narrowed(structure)
+                self._choose_effort()
                 self._plans(structure)
             self._finish()
         except (OptionError, InputError) as error:
@@ -172,15 +185,20 @@ class Search:
             if word == STATIC and not self._is_over() and not self.trials.last.why:
                 if METHODS in self.space:
                     self._choose_method()
-                self._choose_effort()
+                self._placed()
+
+    def _has_care(self) -> bool:
+        """Whether points of the front are worth making again with all care: not those of models that take long, of
+        which one is all that is left of a budget (rapidocr-rec: 73 s, 2.7 s to the nearest)."""
+        made = [p.seconds for p in self.trials.history if p.recipe.get("layers") and "channels" not in p.recipe]
+        return min(made, default=0.0) <= (self.budget.seconds or math.inf) / 100
 
     def _choose_effort(self) -> None:
         """Careful candidates where a budget suffices for enough of them; the first in a time are quick, to learn that:
-        the fastest of them tells, since one has errors of layers measured beside. A number of trials is no matter of
-        time."""
+        the slowest of them tells, such as one with channels removed. A number of trials is no matter of time."""
         seconds = self.budget.seconds
         quick = [point.seconds for point in self.trials.history if ROUNDING in point.recipe and not point.why]
-        if seconds is not None and quick and min(quick) * _CAREFUL * _BUILDS <= seconds:
+        if seconds is not None and quick and max(quick) * _CAREFUL * _BUILDS <= seconds:
             self.is_quick = False
             self._one(self._shared({}), STATIC)
 
@@ -193,13 +211,34 @@ class Search:
             if not last.why and last.sqnr_db > best.sqnr_db + _BETTER and last.recipe.get(METHODS) == method:
                 best, self.method = last, method
 
+    def _placed(self) -> None:
+        """Layers where quantization itself places them: what a call without a search makes is never better."""
+        trials, bench = self.trials, self.trials.bench
+        if self._is_over():
+            return
+        self._tell("static int8, as it is placed")
+        record = trials.replay("placed")
+        if record is None:
+            start = time.monotonic()
+            recipe = recipe_of(self._shared({}), bench.target, bench.seed, uniform=STATIC, guarded=True)
+            layers = dict(self.lane.placed(trials.builder, recipe))
+            record = {"layers": layers, "seconds": time.monotonic() - start}
+            trials.store.add("placed", record)
+        known = [point.recipe.get("layers") for point in trials.history]
+        if record["layers"] and record["layers"] not in known and not self._is_over():
+            list(trials.run([self._shared({"layers": record["layers"]})]))
+
     def _narrowed(self, structure: Structure) -> None:
         """Models in which all groups are narrowed, as floats and on integers."""
-        for share in NARROWED if structure.groups else ():
+        done: list[dict[str, int]] = [{group.name: group.size for group in structure.groups}]
+        for share in NARROWED:
             widths = structure.widths(share)
-            self._one({"channels": widths}, FLOAT)
-            if any(one.word == STATIC for one in self.uniform):
-                self._one(self._shared({"channels": widths}), STATIC)
+            if widths in done:
+                continue
+            done.append(widths)
+            for word in (FLOAT, STATIC):
+                if any(one.word == word for one in self.uniform) and not self._is_over(_STARTING):
+                    self._one(self._shared({"channels": widths}), word)
 
     def _one(self, recipe: dict[str, Any], word: str) -> None:
         """A trial in which all layers have a word."""
@@ -209,21 +248,31 @@ class Search:
         trials, bench = self.trials, self.trials.bench
         record = trials.replay("alike")
         if record is None:
-            is_first = all(one.word != word for one in self.uniform)
-            has_errors = word in (STATIC, "weights8") and is_first and not recipe.get("channels")
-            uniform = "" if word == FLOAT else word
-            full = recipe_of(recipe, bench.target, bench.seed, uniform=uniform, sensitivity=has_errors)
             start = time.monotonic()
-            built = build(Job(bench.model, full, trials.samples), keep=True)
+            full = recipe_of(recipe, bench.target, bench.seed, uniform="" if word == FLOAT else word)
+            built = trials.builder.build(full, keep=True)
             settled = {**recipe, **({"layers": dict(built.layers)} if built.layers else {})}
             point = trials.measured(settled, built, start)
+            has_errors = word in (STATIC, "weights8") and not recipe.get("channels") and not built.why
             record = {
                 "word": word, "point": point.to_dict(), "shares": self._shares(built.ir), "layers": dict(built.layers),
-                "errors": dict(built.errors), "seconds": time.monotonic() - start,
+                "errors": self._errors(recipe, word, built.layers, point.seconds) if has_errors else {},
+                "seconds": time.monotonic() - start,
             }  # fmt: skip
             trials.store.add("alike", record)
         trials.add(Point.of(record["point"]))
         self._note(record)
+
+    def _errors(self, recipe: dict[str, Any], word: str, layers: Mapping[str, str], seconds: float) -> dict[str, float]:
+        """The errors of single layers, on few samples, once for all words: what a word does to all layers alike, the
+        model in which all have it shows. {} where that takes too much of the budget; `seconds` built that model."""
+        trials, bench = self.trials, self.trials.bench
+        if any(one.errors for one in self.uniform):
+            return {}
+        if seconds * len(layers) * _ONE > _ALONE * (self.budget.seconds or math.inf):
+            return {}
+        full = recipe_of(recipe, bench.target, bench.seed, uniform=word, sensitivity=True)
+        return dict(Builder(bench.model, trials.samples[:_FEW]).build(full).errors)
 
     def _note(self, record: dict[str, Any]) -> None:
         """Keep what a model in which all is alike shows, once for each word."""
@@ -238,8 +287,9 @@ class Search:
     def _shares(self, model: Model | None) -> dict[str, float]:
         if model is None:
             return {}
-        names = [*layer_names(model.graph).values(), *(origin for node in model.graph for origin in node.origins)]
-        return self.lane.shares(model, list(dict.fromkeys(names)))
+        known, labels = names_in(model), branch_labels(model)
+        origins = [labels.get(node, "") + origin for node in known for origin in node.origins]
+        return self.lane.shares(model, list(dict.fromkeys([*known.values(), *origins])))
 
     def _structure(self) -> Structure | None:
         """The structure of the optimised model; None where there is nothing to decide."""
@@ -247,10 +297,12 @@ class Search:
         record = trials.replay("structure")
         if record is None:
             start = time.monotonic()
-            built = build(Job(bench.model, recipe_of({}, bench.target, bench.seed), trials.samples), keep=True)
+            built = trials.builder.build(recipe_of({}, bench.target, bench.seed), keep=True)
             if built.ir is None:
                 raise InputError(f"search: the model cannot be optimised: {built.why}")
-            found = structure_of(built.ir, trials.samples, bench.seed, channels=CHANNELS in self.space)
+            found = structure_of(
+                built.ir, trials.samples, bench.seed, channels=CHANNELS in self.space, quick=self.is_quick
+            )
             record = {"structure": found.to_dict(), "conversion": self.lane.conversion()}
             record["seconds"] = time.monotonic() - start
             trials.store.add("structure", record)
@@ -265,18 +317,23 @@ class Search:
         trials = self.trials
         conversion = self.conversion / (trials.run_seconds or 1.0)
         mixed = [one for one in self.uniform if one.word != HALF or one.latency < GAINS]
-        tables = trials.tables = tables_of(structure, mixed, trials.history[0].size, conversion)
+        tables = tables_of(structure, mixed, trials.history[0].size, conversion)
         tried: list[Plan] = []
+        every_other = alternating(tables.decisions)
+        if any(every_other) and not self._is_over(_STARTING):
+            list(trials.run([self._shared(tables.recipe(every_other))]))
+        trials.tables = tables
         for point in trials.history:
             if point.recipe.get(METHODS, self.method) == self.method:
                 _learn(tables, point, tried)
-        share, turn = 1.0 - _FINISHING if self.is_quick or RECOVERY in self.space else 1.0, 0
+        is_remade = (self.is_quick and self._has_care()) or RECOVERY in self.space
+        share, turn = 1.0 - _FINISHING if is_remade else 1.0, 0
         while not self._is_over(share):
-            plans = next_plans(tables, tried, trials.objectives, BATCH, turn)
+            plans = next_plans(tables, tried, trials.history, trials.objectives, BATCH, turn)
             if not plans:
                 trials.notes.append("ended before the budget: no new recipe is predicted to be on the front")
                 break
-            turn += BATCH
+            turn += TRIES * BATCH
             tried += plans  # also where a layer cannot have what was asked for
             self._tell(f"trial {len(trials.history)}")
             for point in trials.run([self._shared(tables.recipe(plan)) for plan in plans]):
@@ -289,14 +346,16 @@ class Search:
         """Make the points of the front again with all care where they were quick, and train them where that was asked
         for; then confirm the front by samples that were held out."""
         better: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
-        if self.is_quick:
+        if self.is_quick and self._has_care():
             better.append(lambda recipe: {key: value for key, value in recipe.items() if key != ROUNDING})
         if RECOVERY in self.space:
             better.append(lambda recipe: {**recipe, RECOVERY: "distil"})
         for change in better:
             for point in self.trials.front().points[1:]:
                 changed = change(dict(point.recipe))
-                if changed == point.recipe or self._is_over():
+                left = (self.budget.seconds or math.inf) - self.trials.seconds
+                is_long = RECOVERY not in changed and _AGAIN * point.seconds > left
+                if changed == point.recipe or is_long or self._is_over():
                     continue
                 self._tell(f"{point.name}, with all care")
                 list(self.trials.run([changed]))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .words import FLOAT, METHODS, RECOVERY, ROUNDING
+from .words import FLOAT, METHODS, RECOVERY, ROUNDING, STATIC
 
 Plan = tuple[int, ...]
 """The number of the choice that is taken of each decision."""
@@ -29,10 +29,13 @@ class Decision:
 
 def recipe_of(decisions: Sequence[Decision], plan: Plan) -> dict[str, Any]:
     """The recipe of a plan: `layers`, the word of each layer by its name; `channels`, how many stay of those of a
-    layer, by its name."""
+    layer, by its name, where any goes."""
     recipe: dict[str, Any] = {}
+    is_narrowed = any(chosen for decision, chosen in zip(decisions, plan) if decision.is_width)
     for decision, chosen in zip(decisions, plan):
         word = decision.choices[chosen]
+        if decision.is_width and not is_narrowed:
+            continue
         if decision.is_width:
             recipe.setdefault("channels", {}).update(dict.fromkeys(decision.parts, int(word)))
         else:
@@ -49,6 +52,15 @@ def plan_of(decisions: Sequence[Decision], recipe: Mapping[str, Any]) -> Plan | 
         if len(words) > 1 or not words <= {*decision.choices}:
             return None
         plan.append(decision.choices.index(words.pop()))
+    return tuple(plan)
+
+
+def alternating(decisions: Sequence[Decision]) -> Plan:
+    """The plan in which every other layer that can be runs on integers: with most borders between both."""
+    plan, turn = [], False
+    for decision in decisions:
+        turn ^= STATIC in decision.choices
+        plan.append(decision.choices.index(STATIC) if turn and STATIC in decision.choices else 0)
     return tuple(plan)
 
 

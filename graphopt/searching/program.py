@@ -16,11 +16,11 @@ import numpy as np
 
 from ..ir import Array
 
-_NODES = 5000
+_NODES = 200
 """Nodes of the search tree after which HiGHS gives its best plan so far: a bound, not in seconds, so that a busy
 machine gives the same plan."""
 _GAP = 1e-4
-"""The share of the cost by which a plan may exceed the bound: far below what the tables know."""
+"""The share of the cost by which a plan may exceed the bound, where the caller says nothing."""
 
 Terms = Sequence[tuple[tuple[int, ...], Array]]
 """Costs: the decisions that each depends on, with an axis of the array for each."""
@@ -58,11 +58,13 @@ class _Columns:
 
 
 def solve(
-    sizes: Sequence[int], goal: Terms, limits: Sequence[Limit], banned: Sequence[tuple[int, ...]] = (), apart: int = 1
-) -> tuple[int, ...] | None:
+    sizes: Sequence[int], goal: Terms, limits: Sequence[Limit], banned: Sequence[tuple[int, ...]] = (), apart: int = 1,
+    *, gap: float = _GAP,
+) -> tuple[int, ...] | None:  # fmt: skip
     """The choice of each decision with the least cost; None where no plan keeps to the limits.
 
     sizes: the number of choices of each decision. banned: plans that it must differ from in `apart` decisions at least.
+    gap: the share of the cost by which it may exceed the bound.
     """
     from scipy.optimize import Bounds, milp
 
@@ -78,7 +80,7 @@ def solve(
     solution = milp(
         goal_row / scale + tie, integrality=whole, bounds=Bounds(0, 1),
         constraints=[*_ties(columns), *_limits(columns, limits), *_others(columns, banned, apart)],
-        options={"node_limit": _NODES, "mip_rel_gap": _GAP},
+        options={"node_limit": _NODES, "mip_rel_gap": gap},
     )  # fmt: skip
     if solution.x is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..calibration import shapes_at
 from ..compress.choices import layer_names
 from ..equivalence.feeds import Feeds
 from ..errors import Declined, GraphoptError
-from ..ir import Array, Model, Node, Value, clone_model
+from ..ir import Array, Graph, Model, Node, TensorType, Value, clone_model
 from ..machine.cpu import host_cpu
 from ..passes.prune import Prune
 from ..passes.prune.cut.remove import unshare
@@ -28,8 +29,11 @@ SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 is not what it was. A choice."""
 TILES = {True: 16, False: 8}
 """Channels of a block in onnxruntime's layout of convolutions, with AVX-512 and without (MlasNchwcGetBlockSize)."""
-_SAMPLES = 16
-"""Samples by which channels are scored: a budget of time; only the order and the sum of a group's scores count."""
+_SAMPLES, _FEW = 16, 4
+"""Samples by which channels are scored, and with little time: only the order and the sum of a group's scores count."""
+ADAPTED = 0.3
+"""The share of an error that is left when the layers behind have adapted, where it was not measured: a guess that
+every narrowed model corrects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +86,21 @@ class Structure:
         return {g.name: min(g.widths, key=lambda w: abs(w - wanted[g.name])) for g in self.groups}
 
 
-def structure_of(model: Model, feeds: Sequence[Feeds], seed: int, *, channels: bool = True) -> Structure:
-    """The structure of a model that the exact passes have been through. channels: whether any may go."""
+def structure_of(
+    model: Model, feeds: Sequence[Feeds], seed: int, *, channels: bool = True, quick: bool = False
+) -> Structure:
+    """The structure of a model that the exact passes have been through. channels: whether any may go. quick: they are
+    scored on fewer samples, and without the inverse of a layer's second moments."""
     copy = clone_model(model)
     unshare(copy)
     facts = find_channels(copy)
-    names = layer_names(copy.graph)
+    names = names_in(copy)
     chosen = _prunable(facts) if channels else []
-    scores = _scores(copy, facts, feeds[:_SAMPLES], seed) if chosen else (np.zeros(0), np.zeros(0))
+    scores = _scores(copy, facts, feeds[:_SAMPLES], seed, quick) if chosen else (np.zeros(0), np.zeros(0))
+    chosen = [group for group in chosen if scores[0][group.classes].any()]  # nothing is known of what no sample runs
     groups = tuple(_group(group, *scores) for group in chosen)
     found = {layer.node: layer for layer in facts.layers if layer.node in names}
-    weighted = [node for node in copy.graph if node in found or _holds_weight(node)]
+    weighted = [node for node in names if node in found or _holds_weight(node)]
     number = {node: place for place, node in enumerate(weighted)}
     tied, edges = _joined(copy, number, feeds[0])
     layers = []
@@ -116,12 +124,13 @@ def _prunable(facts: ChannelFacts) -> list[ChannelGroup]:
     return chosen
 
 
-def _scores(model: Model, facts: ChannelFacts, feeds: Sequence[Feeds], seed: int) -> tuple[Array, Array]:
+def _scores(model: Model, facts: ChannelFacts, feeds: Sequence[Feeds], seed: int, quick: bool) -> tuple[Array, Array]:
     """f64[classes] twice: the noise of the results when each class goes, to first order; and the score by which classes
     are ranked in their group, the error that is left when the layers that read them have adapted. The noise is lowered
-    by what adapting leaves of the error in these layers."""
-    adapted = measured_scores(model, facts, "hessian", feeds, seed)
+    by what adapting leaves of the error in these layers; `quick`, by a share that measurements correct."""
+    feeds = feeds[:_FEW] if quick else feeds
     removed = measured_scores(model, facts, "reconstruction", feeds, seed)
+    adapted = ADAPTED * removed if quick else measured_scores(model, facts, "hessian", feeds, seed)
     try:
         noise = gradient_scores(model, facts, "fisher", feeds, seed)
     except GraphoptError:
@@ -164,7 +173,7 @@ def _joined(model: Model, number: Mapping[Node, int], feed: Feeds) -> tuple[list
     sources: dict[Value, frozenset[int]] = {}
     tied = list(range(len(number)))
     edges: dict[tuple[int, int], Value] = {}
-    for node in model.graph:
+    for node in (*model.graph, *branch_labels(model)):
         read = [(value, sources.get(value, frozenset())) for value in node.inputs if value is not None]
         own = number.get(node)
         if own is not None:
@@ -178,10 +187,43 @@ def _joined(model: Model, number: Mapping[Node, int], feed: Feeds) -> tuple[list
                 roots = {tied[k] for k in made}
                 tied = [first if root in roots else root for root in tied]
         sources.update(dict.fromkeys(node.outputs, made))
-    shapes = shapes_at(model, edges.values(), feed)
-    return tied, [(a, b, math.prod(shapes.get(value, (1,)))) for (a, b), value in edges.items()]
+    root = {value for node in model.graph for value in node.outputs}
+    shapes = shapes_at(model, [value for value in edges.values() if value in root], feed)
+    return tied, [(a, b, math.prod(shapes.get(value) or _declared(value))) for (a, b), value in edges.items()]
 
 
-def names_of_nodes(nodes: Iterable[Node]) -> set[str]:
-    """Every name by which a recipe may call one of the nodes."""
-    return {name for node in nodes for name in (node.name, *(v.name for v in node.outputs), *node.origins) if name}
+def _declared(value: Value) -> list[int]:
+    """The sizes that are known of a value in a branch, which cannot be read from outside."""
+    shape = value.type.shape if isinstance(value.type, TensorType) else None
+    return [size for size in shape or () if isinstance(size, int)]
+
+
+def branch_labels(model: Model) -> dict[Node, str]:
+    """What stands before the names of nodes in branches of the root graph's If, in recipes."""
+    labels = {}
+    for node in model.graph:
+        for slot in ("then_branch", "else_branch") if node.op == "If" else ():
+            branch = node.attrs.get(slot)
+            name = node.name or node.output.name or node.op
+            if isinstance(branch, Graph):
+                labels.update(dict.fromkeys(branch, f"{name}, {slot.replace('_', ' ')}: "))
+    return labels
+
+
+def names_in(model: Model) -> dict[Node, str]:
+    """The names by which recipes call the nodes of the root graph, and of branches in it."""
+    names, labels = layer_names(model.graph), branch_labels(model)
+    for label in dict.fromkeys(labels.values()):
+        inside = layer_names(node for node, own in labels.items() if own == label)
+        names.update((node, label + name) for node, name in inside.items())
+    return names
+
+
+def names_of_nodes(nodes: Iterable[Node], labels: Mapping[Node, str] = MappingProxyType({})) -> set[str]:
+    """Every name by which a recipe may call one of the nodes. labels: of those in branches."""
+    return {
+        labels.get(node, "") + name
+        for node in nodes
+        for name in (node.name, *(v.name for v in node.outputs), *node.origins)
+        if name
+    }

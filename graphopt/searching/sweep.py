@@ -1,65 +1,126 @@
-"""The plans to try next: points of the predicted front, spread over latency and size."""
+"""The plans to try next: those by which the predicted front gains most."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from .plan import Plan
+from .point import Point, hypervolume
 from .tables import Tables
 
-WORST = 10.0**-1.5
-"""Noise, as a share of the signal's power, from which on no plan is tried: 15 dB, the floor of `graphopt.Quantize`."""
-TRIES = 12
-"""Places of the front that are solved for a plan that is new, before the search counts as done. Each costs an integer
-program, less than the build of a model."""
+WORST, BEST = 10.0, 60.0
+"""SQNR in dB from which on a result counts: noise of a tenth of the signal; and from which on more is worth nothing. A
+metric says more, see `Scale.of`."""
+LOSS = 0.1
+"""The share of a metric that a point may have lost whose SQNR is still of interest. A choice."""
+APART = 5.0
+"""dB that the ends of a scale are apart at least."""
+SLACK = 1.05
+"""The latency and the size, as shares of the original's, up to which a point gains."""
+TRIES = 3
+"""Programs that are solved for each plan that is taken. Each costs about a second, less than the build of a model."""
 
 
-def next_plans(tables: Tables, tried: Sequence[Plan], objectives: Sequence[str], count: int, turn: int) -> list[Plan]:
-    """At most `count` plans that were not tried; none where no new one is predicted. turn: how many were asked before.
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What counts: SQNR between two ends, and size beside the original's."""
 
-    In turn the least noise at a latency, and at a size, at places that halve the gaps between those before; where the
-    best plan there was tried already, the best that was not. A smaller file that is predicted to be slower than the
-    model as it is, is not tried where time is an objective: models in which all layers are stored are there already.
+    low: float
+    high: float
+    size: float
+
+    @classmethod
+    def of(cls, history: Sequence[Point]) -> Scale:
+        """The scale of a search: with a metric from where it is nearly lost to where nothing is."""
+        original, low, high = history[0], WORST, BEST
+        scored = [p for p in history[1:] if not p.why and p.metric is not None and math.isfinite(p.sqnr_db)]
+        if original.metric is not None and scored:
+            spare = max(original.metric_error or 0.0, 1e-9)
+            lost = {p.sqnr_db: original.metric - (p.metric or 0.0) for p in scored}
+            low = min([WORST, *(decibels for decibels, loss in lost.items() if loss <= LOSS * abs(original.metric))])
+            hurt = [decibels for decibels, loss in lost.items() if loss > spare]
+            high = max(low + APART, max(hurt) + APART if hurt else min(lost))
+        return cls(low, min(high, BEST), float(original.size or 1))
+
+    def values(self, latency: float | None, decibels: float, size: float) -> tuple[float, float, float]:
+        """Latency, lost quality and size as shares of what counts, to minimise."""
+        left = (min(decibels, self.high) - self.low) / (self.high - self.low)
+        return (math.inf if latency is None else latency), 1.0 - left, size / self.size
+
+
+def next_plans(
+    tables: Tables, tried: Sequence[Plan], history: Sequence[Point], objectives: Sequence[str], count: int, turn: int
+) -> list[Plan]:
+    """At most `count` plans that were not tried; none where no new one is predicted to widen the front of `history`.
+    turn: how many were asked for before.
+
+    Candidates are solved for: the least latency and size, in changing shares, at a noise, and the least noise at a
+    latency; at places that fill the ranges evenly. Those are taken by which the volume that the front dominates gains
+    most. A model that is slower than the original is not tried where time is an objective: those in which all layers
+    are stored are there already.
     """
-    axes = [name for name in ("latency", "size") if name in objectives]
-    ends = {axis: _ends(tables, axis) for axis in axes}
-    found: list[Plan] = []
-    for place in range(turn, turn + TRIES + count):
-        axis = axes[place % len(axes)]
-        low, high = ends[axis]
-        at = low + (high - low) * _halving(1 + place // len(axes))
-        limit = {"latency": ends["latency"][1], axis: at} if len(axes) == 2 else {axis: at}
-        for banned in ((), (*tried, *found)):
-            solved = tables.solve(
-                latency=_loose(limit.get("latency")), size=_loose(limit.get("size")), minimise="noise", banned=banned
-            )
-            if solved is None or solved[1]["noise"] > WORST:
-                break
-            if solved[0] not in tried and solved[0] not in found:
-                found.append(solved[0])
-                break
-        if len(found) == count:
+    scale = Scale.of(history)
+    axes = [name for name in ("latency", "quality", "size") if name in objectives]
+    places = range(turn, turn + TRIES * count)
+    solved = dict.fromkeys(plan for place in places if (plan := _solved(tables, scale, axes, place)) is not None)
+    new = [plan for plan in solved if plan not in tried]
+    if not new:  # the best are known: others that are near them
+        others = (_solved(tables, scale, axes, place, tried) for place in places[:TRIES])
+        new = [plan for plan in dict.fromkeys(others) if plan is not None]
+    known = [scale.values(p.latency, p.sqnr_db, p.size) for p in history if not p.why]
+    return _widest(known, {plan: _values(scale, tables.predict(plan)) for plan in new}, axes, count)
+
+
+def _solved(tables: Tables, scale: Scale, axes: Sequence[str], place: int, banned: Sequence[Plan] = ()) -> Plan | None:
+    """The plan of one place: of every three the third is the least noise at a latency, or at a size."""
+    whole = tables.predict(tables.start)
+    decibels = scale.low + (scale.high - scale.low) * halton(place + 1, 2)
+    noise = 10.0 ** (-decibels / 10.0)
+    slowest = max(1.0, whole["latency"])
+    if place % 3 == 2:
+        axis = "latency" if "latency" in axes else "size"
+        least = tables.solve(noise=10.0 ** (-scale.low / 10.0), minimise=axis)
+        low, high = (0.0 if least is None else least[1][axis]), (slowest if axis == "latency" else scale.size)
+        at = low + (high - low) * halton(place // 3 + 1, 2)
+        limit = {axis: at * (1 + 1e-6)}
+        found = tables.solve(latency=limit.get("latency"), size=limit.get("size"), minimise="noise", banned=banned)
+        return None if found is None or found[1]["noise"] > 10.0 ** (-scale.low / 10.0) else found[0]
+    weight = halton(place + 1, 3) if len(axes) == 3 else float("latency" in axes)
+    goal = {"latency": weight, "size": (1.0 - weight) / scale.size}
+    found = tables.solve(noise=noise, minimise=goal, banned=banned)
+    return None if found is None or ("latency" in axes and found[1]["latency"] > SLACK * slowest) else found[0]
+
+
+def _values(scale: Scale, predicted: Mapping[str, float]) -> tuple[float, float, float]:
+    return scale.values(predicted["latency"], -10.0 * math.log10(max(predicted["noise"], 1e-20)), predicted["size"])
+
+
+def _widest(
+    known: Sequence[tuple[float, ...]], found: Mapping[Plan, tuple[float, ...]], axes: Sequence[str], count: int
+) -> list[Plan]:
+    """The plans that widen the front most, one after the other; none that does not."""
+    kept = [at for at, name in enumerate(("latency", "quality", "size")) if name in axes]
+    reference = [(SLACK, 1.0, SLACK)[at] for at in kept]
+    front = [[values[at] for at in kept] for values in known]
+    left = {plan: [values[at] for at in kept] for plan, values in found.items()}
+    volume, taken = hypervolume(front, reference), list[Plan]()
+    while left and len(taken) < count:
+        volumes = {plan: hypervolume([*front, values], reference) for plan, values in left.items()}
+        plan = max(volumes, key=volumes.__getitem__)
+        if volumes[plan] <= volume:
             break
-    return found
+        front, volume = [*front, left.pop(plan)], volumes[plan]
+        taken.append(plan)
+    return taken
 
 
-def _loose(limit: float | None) -> float | None:
-    """A limit with room for rounding."""
-    return None if limit is None else limit * (1 + 1e-6)
-
-
-def _ends(tables: Tables, axis: str) -> tuple[float, float]:
-    """The least of a cost that is predicted within `WORST`, and that of the model as it is."""
-    whole = tables.predict(tables.start)[axis]
-    solved = tables.solve(noise=WORST, minimise=axis)
-    return (whole if solved is None else min(whole, solved[1][axis])), whole
-
-
-def _halving(number: int) -> float:
-    """1/2, 1/4, 3/4, 1/8, 5/8, …: the sequence of van der Corput, from 1 on."""
-    value, part = 0.0, 0.5
+def halton(number: int, base: int) -> float:
+    """The sequence of Halton: in base 2 1/2, 1/4, 3/4, 1/8, 5/8, … from number 1 on."""
+    value, part = 0.0, 1.0 / base
     while number:
-        value += part * (number & 1)
-        number >>= 1
-        part /= 2
+        value += part * (number % base)
+        number //= base
+        part /= base
     return value

@@ -18,7 +18,7 @@ from ..measure import Quality, metric_name
 from ..parallel import digest_of, ordered
 from ..recipe import Recipe, data_digest, model_digest
 from ..recommendation.workbench import LEAST, Part, Workbench
-from .building import Built, Job, build, build_sent, recipe_of
+from .building import Builder, Built, build_sent, recipe_of
 from .front import Front, front_from, write_front
 from .lane import Lane
 from .point import ORIGINAL, Point
@@ -48,6 +48,7 @@ class Trials:
     quality: Quality = field(init=False)
     held: Quality | None = field(init=False, default=None)
     samples: list[dict[str, Any]] = field(init=False)
+    builder: Builder = field(init=False)
     tables: Tables | None = field(init=False, default=None)
     run_seconds: float | None = field(init=False, default=None)
     _replayed: list[dict[str, Any]] = field(init=False)
@@ -57,6 +58,7 @@ class Trials:
     def __post_init__(self) -> None:
         bench = self.bench
         self._part()
+        self.builder = Builder(bench.model, self.samples)
         header = {
             "version": VERSION, "model": model_digest(bench.original), "data": data_digest(self.samples),
             "objectives": self.objectives, "seed": bench.seed, "target": bench.target,
@@ -150,7 +152,7 @@ class Trials:
     def _built(self, recipes: Sequence[Recipe]) -> Iterator[Built]:
         """What the recipes made; by an executor all of it before any time is measured. Workers that are gone take
         nothing with them: this process builds in their place."""
-        here = (build(Job(self.bench.model, recipe, self.samples)) for recipe in recipes)
+        here = map(self.builder.build, recipes)
         if self.executor is None or not recipes:
             return here
         data = pickle.dumps((self._sent(), self.samples))

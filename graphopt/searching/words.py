@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ..errors import OptionError, did_you_mean
 
 OBJECTIVES = ("latency", "quality", "size")
-PRECISIONS = ("float16", "static int8", "dynamic", "weights8", "weights4")
+STATIC = "static int8"
+PRECISIONS = ("float16", STATIC, "dynamic", "weights8", "weights4")
 """Words for how a layer computes beside "float32"; those of a recipe."""
 FLOAT = "float32"
 CHANNELS, METHODS, RECOVERY = "channels", "calibration", "recovery"

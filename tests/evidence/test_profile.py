@@ -56,14 +56,23 @@ def test_nested_nodes_count_once():
 
     def body(op):
         out = onnx.helper.make_tensor_value_info("r", 1, [2])
-        return onnx.helper.make_graph([onnx.helper.make_node(op, ["x"], ["r"], name=op)], op, [], [out])
+        nodes = [onnx.helper.make_node(op, [given], [made], name=op + given) for given, made in ("xs", "sr")]
+        return onnx.helper.make_graph(nodes, op, [], [out])
 
-    branch = onnx.helper.make_node("If", ["flag"], ["z"], then_branch=body("Exp"), else_branch=body("Abs"), name="if")
-    nodes = [branch, onnx.helper.make_node("Neg", ["z"], ["y"], name="neg")]
-    graph = onnx.helper.make_graph(nodes, "g", [flag, x], [y])
-    model = onnx_io.load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8))
-    (kernels,) = kernel_times([model], {"flag": np.array(True), "x": np.ones(2, np.float32)}, runs=3)
+    def model(condition, *first):
+        branch = onnx.helper.make_node("If", [condition], ["z"], then_branch=body("Exp"), else_branch=body("Abs"))
+        nodes = [*first, branch, onnx.helper.make_node("Neg", ["z"], ["y"], name="neg")]
+        graph = onnx.helper.make_graph(nodes, "g", [flag, x], [y])
+        opset = [onnx.helper.make_opsetid("", 17)]
+        return onnx_io.load(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8))
+
+    feeds = {"flag": np.array(True), "x": np.ones(2, np.float32)}
+    (kernels,) = kernel_times([model("flag")], feeds, runs=3)
     assert sorted(kernel.op for kernel in kernels) == ["If", "Neg"]
+    known = onnx.helper.make_node("Constant", [], ["yes"], value_int=1)
+    lifted = onnx.helper.make_node("Cast", ["yes"], ["known"], to=onnx.TensorProto.BOOL)
+    (kernels,) = kernel_times([model("known", known, lifted)], feeds, runs=3)  # onnxruntime takes the branch in
+    assert "Neg" in {kernel.op for kernel in kernels} and "If" not in {kernel.op for kernel in kernels}
 
 
 def test_two_models_stand_side_by_side(tmp_path):

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("distillation",),
     ("passes",),
     ("options", "validation", "report", "testing", "pytest_plugin"),
-    ("reporting", "partial", "recipe"),
+    ("reporting", "partial", "recipe", "work"),
     ("result",),
     ("api", "bench", "bisection", "folders", "surgery", "recommendation"),
     ("searching",),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from graphopt.searching.building import NEAREST, Job, build, recipe_of
+from graphopt.searching.building import NEAREST, Builder, recipe_of
 from graphopt.searching.lane import CLEAR, MachineLane, form_of
 from tests.quantize.nets import convnet, images
 
@@ -17,14 +17,14 @@ class Bench:
     def __init__(self, error: float) -> None:
         self.error, self.measured = error, 0
 
-    def timings(self, models, seconds, is_clear):
+    def timings(self, models, seconds, is_clear, rounds):
         self.measured += 1
-        yield [SimpleNamespace(low=2.0, error=0.0), SimpleNamespace(low=1.0, error=self.error)]
+        yield [SimpleNamespace(low=2.0, low_error=0.0), SimpleNamespace(low=1.0, low_error=self.error)]
 
 
 def made(word: str, **recipe: str):
     full = recipe_of(recipe, "portable", 0, uniform=word)
-    return build(Job(convnet(), full, images(4)), keep=True).ir
+    return Builder(convnet(), images(4)).build(full, keep=True).ir
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from graphopt.measure import ort_session
 from graphopt.parallel import executor_of
 from graphopt.recommendation.workbench import Workbench
 from graphopt.searching import building, lane
-from graphopt.searching.building import Job, build, recipe_of
+from graphopt.searching.building import Builder, recipe_of
 from graphopt.searching.loop import Search
 from graphopt.searching.plan import describe
 from graphopt.searching.trials import Trials
@@ -256,9 +256,9 @@ def test_a_time_begins_with_quick_candidates(tmp_path):
 
 
 def test_four_bits_are_four_bits_however_they_are_asked_for():
-    job = Job(convnet(), recipe_of({}, "portable", 0, uniform="weights4"), images(4))
-    alike = build(job)
-    named = build(Job(convnet(), recipe_of({"layers": dict(alike.layers)}, "portable", 0), images(4)))
+    build = Builder(convnet(), images(4)).build
+    alike = build(recipe_of({}, "portable", 0, uniform="weights4"))
+    named = build(recipe_of({"layers": dict(alike.layers)}, "portable", 0))
     assert "weights4" in alike.layers.values() and named.layers == alike.layers and named.data == alike.data
 
 

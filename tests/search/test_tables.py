@@ -1,5 +1,6 @@
 """Tables and the integer program, against plain enumeration."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -9,7 +10,7 @@ from graphopt.searching.front import front_from
 from graphopt.searching.plan import Decision
 from graphopt.searching.point import Point
 from graphopt.searching.program import Limit, solve
-from graphopt.searching.sweep import WORST, next_plans
+from graphopt.searching.sweep import BEST, SLACK, WORST, Scale, next_plans
 from graphopt.searching.tables import CostTable, Factor, Tables
 from graphopt.searching.words import OBJECTIVES
 
@@ -92,16 +93,43 @@ def test_corrected_factors_sum_to_the_prediction():
         assert total == pytest.approx(found.noise.predict(plan))
 
 
-def test_plans_that_are_tried_are_new_accurate_and_not_slower():
+ORIGINAL = Point(name="original", latency=1.0, size=2600)
+
+
+def test_plans_that_are_tried_are_new_and_widen_the_front():
     found, tried = tables(), [(0, 0, 0), (1, 1, 1)]
-    plans = next_plans(found, tried, OBJECTIVES, 4, 0)
+    plans = next_plans(found, tried, [ORIGINAL], OBJECTIVES, 4, 0)
     assert len(plans) == len({*plans}) > 1 and not {*plans} & {*tried}
     for plan in plans:
         predicted = found.predict(plan)
-        assert predicted["noise"] <= WORST and predicted["latency"] <= found.predict((0, 0, 0))["latency"] * 1.001
-    assert next_plans(found, tried, OBJECTIVES, 4, 0) == plans
+        assert predicted["noise"] <= 10 ** (-WORST / 10) and predicted["latency"] <= SLACK
+        assert predicted["latency"] < 1.0 or predicted["size"] < 2600
+    assert next_plans(found, tried, [ORIGINAL], OBJECTIVES, 4, 0) == plans
     everything = [*product(range(3), repeat=3)]
-    assert next_plans(found, everything, OBJECTIVES, 4, 0) == []
+    assert next_plans(found, everything, [ORIGINAL], OBJECTIVES, 4, 0) == []
+    best = Point(name="trial 1", latency=0.01, sqnr_db=99.0, size=1)
+    assert next_plans(found, tried, [ORIGINAL, best], OBJECTIVES, 4, 0) == []
+
+
+@pytest.mark.parametrize("objectives", [("latency", "quality"), ("quality", "size")])
+def test_plans_serve_the_objectives_alone(objectives):
+    found = tables()
+    plans = next_plans(found, [(0, 0, 0)], [ORIGINAL], objectives, 4, 0)
+    words = {word for plan in plans for word in plan}
+    assert plans and (2 in words) is ("size" in objectives)
+
+
+def test_a_metric_says_what_quality_counts():
+    def point(decibels, metric):
+        return Point(name="trial", latency=1.0, sqnr_db=decibels, metric=metric)
+
+    original = Point(name="original", latency=1.0, size=10, metric=0.9, metric_error=0.01)
+    plain = Scale.of([ORIGINAL, Point(name="trial", latency=1.0, sqnr_db=3.0)])
+    assert (plain.low, plain.high) == (WORST, BEST)
+    scale = Scale.of([original, point(40.0, 0.9), point(18.0, 0.85), point(6.0, 0.83), point(2.0, 0.5)])
+    assert (scale.low, scale.high) == (6.0, 23.0)
+    assert scale.values(0.5, 23.0, 5) == scale.values(0.5, 60.0, 5) == (0.5, 0.0, 0.5)
+    assert scale.values(None, 6.0, 20) == (math.inf, 1.0, 2.0)
 
 
 def test_figures_that_are_no_numbers_teach_nothing():

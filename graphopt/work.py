@@ -1,0 +1,176 @@
+"""The work on one model: schedules of exact passes, then the lossy stages, as the options say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from . import onnx_io
+from .compress.context import StageContext
+from .compress.report import StageReport
+from .compress.stages import Stage, run_stages, stage_context
+from .errors import ModelError, OptionError, did_you_mean
+from .ir import FunctionId, Model, collector_paused, collector_running
+from .measure import Figures, figures
+from .ops import DEFAULT_DOMAIN, schema
+from .options import Compression, Options, Validation
+from .pipeline import CheckPolicy, OnBlame, Outcome, Pass, Progress, current, run
+from .provenance import KEY
+from .rewrite import RewriteLog
+from .validation import EquivalenceCheck, SizeCheck, with_slack
+
+if TYPE_CHECKING:
+    from .onnx_io.lend import Emission
+    from .onnx_io.source import ModelSource
+
+
+@dataclass(slots=True)
+class Work:
+    """Runs schedules as the options say; `logs` are the records of all runs."""
+
+    options: Options
+    progress: Progress | None
+    exact: Sequence[Pass]
+    on_blame: OnBlame | None
+    logs: list[RewriteLog] = field(default_factory=list)
+
+    def check(self, reference: ModelSource | Model, before: Figures, parsed: Emission | None = None) -> SizeCheck:
+        """What a result has to pass. parsed: the reference as ONNX, where it was parsed already."""
+        if self.options.validation.policy == "off":
+            return SizeCheck(before)
+        return EquivalenceCheck(reference, before, self.options.seed, parsed)
+
+    def run(self, model: Model, schedule: Sequence[Pass], check: SizeCheck, constant_bytes: int) -> Outcome:
+        """Run a schedule within the budget of bytes."""
+        policy = self.options.validation.policy
+        outcome = run(
+            model, schedule, target=self.options.target.runtime, size_limit=with_slack(constant_bytes), check=check,
+            policy="end" if policy == "off" else policy, progress=self.progress, on_blame=self.on_blame,
+        )  # fmt: skip
+        self.logs.append(outcome.log)
+        return outcome
+
+    def compressed(
+        self, model: Model, context: StageContext, last: Sequence[Pass]
+    ) -> tuple[Model, tuple[StageReport, ...]]:
+        """Run the lossy stages of the options on a model that the exact passes have been through."""
+        with collector_running():
+            finished, stages = run_stages(model, _stages(self.options.compression), context, self.clean)
+        if last and self.options.target.runtime == "onnxruntime":
+            finished = self.clean(finished, last)
+        return finished, stages
+
+    def quietly(self, model: Model, check: SizeCheck) -> Outcome:
+        """Run the exact schedule on a part of a model."""
+        quiet = replace(self, progress=None, on_blame=None)
+        return quiet.run(model, self.exact, check, figures(model).constant_bytes)
+
+    def clean(self, model: Model, schedule: Sequence[Pass] | None = None) -> Model:
+        """The exact passes once more, on what a lossy stage left; validated against that, else left as it is."""
+        emitted = onnx_io.emission(model)
+        size = figures(model, onnx_io.file_bytes(model, emitted))
+        quiet = replace(self, progress=None, on_blame=None, options=_checked_at_end(self.options))
+        check = quiet.check(model, size, emitted)
+        return quiet.run(model, self.exact if schedule is None else schedule, check, size.constant_bytes).model
+
+
+def _checked_at_end(options: Options) -> Options:
+    policy: CheckPolicy = "end" if options.validation.validate else "off"
+    return replace(options, validation=Validation(check=policy))
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """A model that the exact passes have been through, not validated, with its data: many recipes start from it.
+
+    model: for lossy stages, which never edit it. context: of these stages, with the original's results. last: the
+    passes that wait for them.
+    """
+
+    model: Model
+    context: StageContext
+    work: Work
+    last: Sequence[Pass]
+
+    def compressed(self, options: Options) -> tuple[Model, tuple[StageReport, ...]]:
+        """What `optimize_as` makes with options that differ from those of `exact` in `compression` alone."""
+        return replace(self.work, options=options).compressed(self.model, self.context, self.last)
+
+
+@collector_paused()
+def exact(model: ModelSource, options: Options) -> Exact:
+    """The exact passes of a run that has lossy stages. options: without a metric, and not validated."""
+    lifted = onnx_io.load(model)
+    check_operators(lifted)
+    lifted.metadata.pop(KEY, None)
+    before = figures(lifted, onnx_io.file_bytes(lifted, model))
+    schedule, last = schedules(lifted, options)
+    context = context_of(lifted, options, None, None)
+    if context is None:
+        raise OptionError("exact: no lossy stage was asked for")
+    work = Work(options, None, schedule, None)
+    return Exact(
+        work.run(lifted, schedule, work.check(model, before), before.constant_bytes).model, context, work, last
+    )
+
+
+def schedules(model: Model, options: Options) -> tuple[list[Pass], list[Pass]]:
+    """The passes before lossy stages, and those that wait for them: these know no operators only the target has."""
+    registry, asked = current(), options.schedule
+    schedule = list(registry.scheduled(asked.add) if asked.passes is None else registry.resolve(asked.passes))
+    for name in asked.skip:
+        if not any(item.name == name for item in schedule):
+            known = list(dict.fromkeys(item.name for item in schedule))
+            raise OptionError(f"skip {name!r}{did_you_mean(name, known)}: the schedule has {', '.join(known)}")
+    schedule = [*_conversion(model, options.target.opset), *(p for p in schedule if p.name not in asked.skip)]
+    if not options.compression.is_wanted:
+        return schedule, []
+    from .passes import FOR_TARGET
+
+    return [p for p in schedule if p not in FOR_TARGET], [p for p in schedule if p in FOR_TARGET]
+
+
+def _conversion(model: Model, opset: int | None) -> list[Pass]:
+    """The pass that takes the model to the opset that is asked for. OptionError where it cannot go there."""
+    if opset is None:
+        return []
+    from .passes.convert import check_convertible, convert_opset
+
+    convert = convert_opset(opset)
+    check_convertible(model, opset)
+    return [convert]
+
+
+def _stages(compression: Compression) -> list[Stage[Any]]:
+    from .passes import stages
+
+    return stages(compression.prune, compression.quantize, compression.precision, compression.recover)
+
+
+def context_of(
+    original: Model, options: Options, progress: Progress | None, executor: Executor | None
+) -> StageContext | None:
+    """The context of lossy stages, None where there are none. InputError for calibration data that do not fit."""
+    asked = options.compression
+    if not asked.is_wanted:
+        return None
+    evaluations = max(
+        stage.evaluations for stage in (asked.prune, asked.quantize, asked.precision) if stage is not None
+    )
+    return stage_context(
+        original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
+        evaluations, asked.preprocess, executor, asked.texts,
+    )  # fmt: skip
+
+
+def check_operators(model: Model) -> None:
+    """ModelError for an operator that ONNX's own domain does not have at the model's opset, nor onnxruntime in it."""
+    for body in (model, *(f.body for f in model.functions.values())):
+        for node in body.graph.walk():
+            if node.domain or schema(node) is not None or node.op in DEFAULT_DOMAIN:
+                continue
+            if FunctionId("", node.op, node.overload) in model.functions:
+                continue
+            raise ModelError(f"node {node.name or node.op!r}: opset {body.opset} has no operator {node.op}")
