@@ -71,16 +71,17 @@ class Projector:
     @cached_property
     def plain(self) -> Any:
         """A session on the model itself."""
-        return open_session(to_proto(self._model).SerializeToString(), session_options(folder=self._model.folder))
+        return _open(self._model)
 
     def shapes(self, feed: Mapping[str, Array]) -> list[tuple[int, ...]]:
-        """The shapes of the results: those that types tell, else of a run."""
-        rows = next(iter(feed.values())).shape[:1] if self.free else ()
-        known = [
-            t.shape[len(rows) :] if isinstance(t, TensorType) and t.shape is not None else None for t in self._types
-        ]
-        if all(sizes is not None and all(isinstance(d, int) for d in sizes) for sizes in known):
-            return [(*rows, *(int(d) for d in sizes or () if isinstance(d, int))) for sizes in known]
+        """The shapes of the results: those that types tell, by the sizes of the inputs, else of a run."""
+        sizes: dict[Dim, int] = {}
+        for value in self._model.graph.inputs:
+            if value.name in feed and isinstance(value.type, TensorType):
+                sizes.update(zip(value.type.shape or (), feed[value.name].shape))
+        known = [_with_sizes(kind, sizes) for kind in self._types]
+        if all(None not in shape for shape in known):
+            return [tuple(size for size in shape if size is not None) for shape in known]
         return [y.shape for y in results_of(self.plain, self.results, dict(feed))]
 
     def squares(self, feed: Mapping[str, Array], signs: Sequence[Array]) -> Array:
@@ -105,6 +106,13 @@ class Projector:
     def _squares(self, session: Any, given: Mapping[str, Array]) -> Array:
         found = results_of(session, self._names, {i.name: given[i.name] for i in session.get_inputs()})
         return np.array([float(np.sum(np.square(f, dtype=np.float64))) for f in found])
+
+
+def _with_sizes(kind: object, sizes: Mapping[Dim, int]) -> list[int | None]:
+    """A shape with names replaced by sizes; None for what is not known."""
+    if not isinstance(kind, TensorType) or kind.shape is None:
+        return [None]
+    return [sizes.get(d) if isinstance(d, str) else d for d in kind.shape]
 
 
 def _open(model: Model) -> Any:
