@@ -14,6 +14,8 @@ from ...ops import attr
 from .windows import Windows, draw_positions
 
 LINEAR = frozenset(("Conv", "Gemm", "MatMul"))
+TRANSPOSED = "ConvTranspose"
+"""Linear too, but on no runtime's integers: only stored or simulated with few bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Linear:
     """A node y = W x + b with constant W and constant or no b.
 
     constant: the weight in float32, read when it is asked for: a model's weights may be larger than memory. axis: along
-    which its output channels lie. groups: of a convolution, else 1. addition: for a MatMul, the Add behind it that
+    which its output channels lie, of a transposed convolution those of one group, but axis 0 where a group has one
+    channel on either side. groups: of a convolution, else 1. addition: for a MatMul, the Add behind it that
     holds its bias, with the slot. rescaled: for a convolution whose weight belongs to x' = (x − d) / T, the pair T, d,
     each one number a channel of the input.
     """
@@ -48,12 +51,17 @@ class Linear:
     @property
     def takes_bias(self) -> bool:
         """A number can be added to each output channel at no cost."""
-        return self.node.op in ("Conv", "Gemm") or self.addition is not None
+        return self.node.op in ("Conv", "Gemm", TRANSPOSED) or self.addition is not None
+
+    @property
+    def is_scattered(self) -> bool:
+        """The output channels lie along no single axis: those of a transposed convolution in several groups."""
+        return self.node.op == TRANSPOSED and self.groups > 1 and self.axis == 1
 
     @property
     def channels(self) -> int:
         """Output channels, N · G."""
-        return int(self.constant.shape[self.axis])
+        return int(self.constant.shape[self.axis]) * (self.groups if self.is_scattered else 1)
 
     @property
     def depth(self) -> int:
@@ -71,14 +79,24 @@ class Linear:
 
     def rows_of(self, stored: Array) -> Array:
         """An array of the weight's shape as [G, N/G, K]."""
-        return rows_of(stored, self.axis, self.groups)
+        if self.is_scattered:
+            stored = scattered(stored, self.groups)
+        return rows_of(stored, 0 if self.is_scattered else self.axis, self.groups)
 
     def stored(self, rows: Array) -> Array:
         """The inverse of `rows_of`; for a matrix also of rows [1, N, B] of another length."""
         shape = self.constant.shape
         if len(shape) == 2:
             shape = _with_depth(shape, self.axis, rows.shape[-1])
+        if self.is_scattered:
+            return scattered(rows.reshape(self.channels, -1, *shape[2:]), self.groups)
         return stored_rows(rows, shape, self.axis)
+
+    @property
+    def gathered(self) -> Linear:
+        """A Conv with the rows of a scattered layer: output channels are on axis 0 of its weight [N · G, C/G, …]."""
+        weight = np.ascontiguousarray(scattered(self.weight, self.groups))
+        return Linear(Node("Conv"), Constant.of(weight), self.bias, 0, self.groups)
 
     def patches(self, x: Array, rows: int, rng: np.random.Generator) -> Array:
         """At most `rows` of the vectors that the weight is multiplied with, drawn at random: f32 [G, R, K]."""
@@ -86,6 +104,11 @@ class Linear:
             shape = (-1, *(1,) * (x.ndim - 2))
             gain, lift = (part.reshape(shape) for part in self.rescaled)
             x = ((x - lift) / gain).astype(np.float32)
+        if self.node.op == TRANSPOSED:
+            windows = Windows.of(self.node, self.constant.shape[2:])
+            sizes = (len(x), *windows.transposed_sizes(self.node, x.shape[2:]))
+            patches = windows.transposed_patches(x, draw_positions(sizes, rows, rng))
+            return np.ascontiguousarray(patches.reshape(len(patches), self.groups, self.depth).transpose(1, 0, 2))
         if self.node.op != "Conv":
             flat = x.reshape(-1, x.shape[-1])  # drawn without sorting: the order of rows is that of the sums over them
             return (flat if len(flat) <= rows else flat[rng.choice(len(flat), rows, replace=False)])[None]
@@ -112,6 +135,12 @@ def stored_rows(rows: Array, shape: Sequence[int], axis: int) -> Array:
     return contiguous(stored) if stored.ndim == 2 else np.ascontiguousarray(stored)
 
 
+def scattered(weight: Array, groups: int) -> Array:
+    """A weight [G · a, b, …] as [G · b, a, …]: that of a ConvTranspose [C, M/G, …] as that of a Conv, and back."""
+    split = weight.reshape(groups, -1, *weight.shape[1:])
+    return split.swapaxes(1, 2).reshape(-1, split.shape[1], *weight.shape[2:])
+
+
 TILE = 128, 64
 """Rows and columns of a tile that is turned at once: of 16 to 512 the fastest on matrices [2048, 8192]."""
 
@@ -132,7 +161,7 @@ def contiguous(matrix: Array) -> Array:
 def linear_of(node: Node) -> Linear:
     """The node as a linear map. Declined where it is none that can be quantized."""
     weight = node.constant(1)
-    if node.op not in LINEAR:
+    if node.op not in LINEAR and node.op != TRANSPOSED:
         raise Declined(f"{node.op} is no linear operator", node)
     if weight is None or weight.dtype is not DType.FLOAT:
         raise Declined("its weight is not a float32 constant", node)
@@ -144,7 +173,8 @@ def linear_of(node: Node) -> Linear:
     if array.size == 0 or numbers(array) is not None:
         raise Declined("its weight is empty, or holds NaN, infinite or mask values", node)
     axis, groups = _layout(node, array, bias is not None)
-    channels = array.shape[axis]
+    is_scattered = node.op == TRANSPOSED and groups > 1 and axis == 1
+    channels = array.shape[axis] * (groups if is_scattered else 1)
     values = None if bias is None else bias.array().reshape(-1)
     if bias is not None and not _is_per_channel(bias.shape, channels):
         raise Declined("its bias is not one number a channel", node)
@@ -164,6 +194,13 @@ def _layout(node: Node, weight: Array, has_bias: bool) -> tuple[int, int]:
         if weight.ndim not in (3, 4):
             raise Declined(f"a convolution over {weight.ndim - 2} axes", node)
         return 0, int(attr(node, "group", 1))
+    if node.op == TRANSPOSED:
+        if weight.ndim not in (3, 4):
+            raise Declined(f"a transposed convolution over {weight.ndim - 2} axes", node)
+        if attr(node, "auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attrs:
+            raise Declined("a transposed convolution whose pads follow from sizes", node)
+        groups = int(attr(node, "group", 1))
+        return 0 if weight.shape[:2] == (groups, 1) else 1, groups
     if weight.ndim != 2:
         raise Declined(f"its weight has {weight.ndim} axes", node)
     if node.op == "MatMul":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....compress.layers.linear import LINEAR, Linear, is_float32, linear_of
+from ....compress.layers.linear import LINEAR, TRANSPOSED, Linear, is_float32, linear_of
 from ....errors import Declined
 from ....ir import DType, Graph, Model, Node, Value
 from ....ops import attr, version_for
@@ -21,7 +21,7 @@ RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 """Layers that are no units: they are quantized one by one, in any mode but static."""
 FUNCTIONS = frozenset(("Sigmoid", "LeakyRelu"))
 CLAMPS = frozenset(("Relu", "Clip"))
-CLAMPED = LINEAR | BINARY | {"Concat"}
+CLAMPED = LINEAR | BINARY | {"Concat", TRANSPOSED}
 """Operators whose rounding to codes can clamp too."""
 TABLE = 1 << 16
 """Bytes of the smallest table of Gather that is stored as codes: a smaller one would save less than 48 KB."""
@@ -98,15 +98,16 @@ def find_units(model: Model, options: Quantize) -> Units:
     refused: list[tuple[str, str]] = []
     for node in model.graph:
         name = node.name or node.output.name or node.op
-        if node.op == "ConvTranspose":
+        is_narrow = node.op == TRANSPOSED and options.mode == "static" and options.is_narrow
+        if node.op == TRANSPOSED and not is_narrow:
             refused.append((name, "a transposed convolution"))
-        if node.op not in OPERATORS:
+        if node.op not in OPERATORS and not is_narrow:
             continue
         try:
             check_wanted(node, name, options)
             members.append(_unit(node, model.graph))
         except Declined as declined:
-            if node.op in LINEAR:
+            if node.op in LINEAR or is_narrow:
                 refused.append((name, declined.reason))
     return Units(tuple(members), tuple(refused))
 
@@ -123,7 +124,7 @@ def check_wanted(node: Node, name: str, options: Quantize) -> None:
 
 def _unit(node: Node, graph: Graph) -> Unit:
     """The unit of a node. Declined where integers cannot run it."""
-    linear = linear_of(node) if node.op in LINEAR else None
+    linear = linear_of(node) if node.op in LINEAR or node.op == TRANSPOSED else None
     inputs = _activations(node, linear is not None)
     if not inputs or not all(is_float32(v) for v in (*inputs, *node.outputs) if not v.is_unused):
         raise Declined("its operands are not float32 activations", node)

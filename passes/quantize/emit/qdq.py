@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ....compress.layers.linear import Linear
 from ....ir import Constant, DType, Graph, Model, Node, TensorType, Use, Value
 from ....kernels.tensors.quantization import Quantization
 from ....rewrite import Context
@@ -16,7 +17,7 @@ from ..candidates.assignment import Assignment, implied
 from ..candidates.units import Unit
 from ..numerics.grids import bias_codes
 from ..numerics.per_channel import ChannelGrid
-from .constants import along_channels, dequantized, grid_operands
+from .constants import along_channels, constant, dequantized, grid_operands
 from .layers import quantize_dynamically, store_weights
 from .mapped_clone import MappedClone, mapped_clone
 from .narrow import narrowed, packed_codes
@@ -219,23 +220,21 @@ class _QdqBuilder:
         return known
 
     def _weights(self, unit: Unit, copy: Node) -> None:
-        linear = unit.layer
+        linear, held = unit.layer, unit.layer.gathered if unit.layer.is_scattered else unit.layer
         codes = self.assignment.codes[unit.node]
         name = unit.node.inputs[1].name if unit.node.inputs[1] is not None else ""
-        scale = codes.scale.reshape(-1)
-        stored, kind = linear.stored(codes.rows), self.assignment.options.weight_dtype
+        scale, zero = codes.scale.reshape(-1), None
+        stored, kind = held.stored(codes.rows), self.assignment.options.weight_dtype
         per_channel = bool(np.ptp(scale)) or self.assignment.options.per_channel
-        axis = linear.axis if per_channel else None
+        axis = held.axis if per_channel else None
         if self.simulates:
             whole = (codes.rows * codes.scale).astype(np.float32)
             self.graph.set_input(copy, 1, Value(constant=Constant.of(linear.stored(whole)), name=name))
-        elif codes.bits < 8 and self.assignment.packs:
-            stored, zero, kind = packed_codes(linear, codes, self.assignment.model.opset)
-            self.graph.set_input(
-                copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, zero=zero, dtype=kind)
-            )
         else:
-            self.graph.set_input(copy, 1, dequantized(self.graph, copy, stored, scale, axis, name, dtype=kind))
+            if codes.bits < 8 and self.assignment.packs:
+                stored, zero, kind = packed_codes(held, codes, self.assignment.model.opset)
+            read = dequantized(self.graph, copy, stored, scale, axis, name, zero=zero, dtype=kind)
+            self.graph.set_input(copy, 1, read if held is linear else self._scattered(copy, read, linear))
         if codes.bias is None or not linear.takes_bias:
             return
         if linear.addition is not None:
@@ -251,6 +250,21 @@ class _QdqBuilder:
         whole = bias_codes(codes.bias, unit_scale).astype(np.int32)
         read = dequantized(self.graph, copy, whole, unit_scale, 0 if per_channel else None, f"{name}_bias")
         self.graph.set_inputs(copy, (*copy.inputs[:2], read))
+
+    def _scattered(self, copy: Node, weight: Value, linear: Linear) -> Value:
+        """[N · G, C/G, …] as the weight [C, N, …] of a transposed convolution in groups, of which no axis holds the
+        output channels."""
+        shape, groups = linear.constant.shape, linear.groups
+        split = (groups, linear.channels // groups, shape[0] // groups, *shape[2:])
+        perm = (0, 2, 1, *range(3, len(split)))
+        steps = [Node("Reshape", (weight, constant(np.array(split), "", "split")))]
+        steps.append(Node("Transpose", (steps[-1].output,), {"perm": perm}))
+        steps.append(Node("Reshape", (steps[-1].output, constant(np.array(shape), "", "whole"))))
+        for step, sizes in zip(steps, (split, tuple(split[k] for k in perm), shape)):
+            step.output.type = TensorType(DType.FLOAT, sizes)
+            step.made_by = "quantize"
+            self.graph.insert_before(copy, step)
+        return steps[-1].output
 
 
 def _named(value: Value, suffix: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ....calibration import Taps
 from ....compress.context import StageContext
+from ....compress.layers.linear import TRANSPOSED
 from ....ir import Array, Model, Node, Value
 from ..candidates.assignment import Assignment
 from ..candidates.calibrated_model import CalibratedModel
@@ -79,7 +80,7 @@ def _means(
         seen = taps.run(feed)
         for i, (value, unit) in enumerate(zip(values, layers)):
             array = seen[value]
-            axis = 1 if unit.node.op == "Conv" else array.ndim - 1
+            axis = 1 if unit.node.op in ("Conv", TRANSPOSED) else array.ndim - 1
             others = tuple(a for a in range(array.ndim) if a != axis)
             sums[i] = sums[i] + array.sum(axis=others, dtype=np.float64)
             counts[i] += array.size // array.shape[axis]

@@ -142,6 +142,8 @@ class Learner:
     def _layer(self, number: int, unit: Unit, values: dict[Value, Value]) -> _Layer:
         """What is learnt of a layer; its weight and bias in `values` become those computed from it."""
         codes, linear = self.streams.assignment.codes[unit.node], self.streams.linear(unit)
+        if linear.is_scattered:
+            raise Declined("output channels along no single axis", unit.node)
         copy = self.streams.node(unit)
         layer = _Layer(unit, f"learnt.w{number}", f"learnt.s{number}", f"learnt.b{number}", f"learnt.r{number}")
         w, around = self.writer, _along(linear.weight.ndim, linear.axis)
