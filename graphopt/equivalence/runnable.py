@@ -18,7 +18,7 @@ from ..ir import Model as IRModel
 from ..machine.sessions import LARGE, open_session, session_options, spare_memory
 from ..onnx_io import is_large, to_proto
 from ..onnx_io.lend import Emission, WeightPool, lent_emission, on_disk
-from ..onnx_io.parts.apart import with_lent
+from ..onnx_io.parts.apart import LENDABLE, with_lent
 from ..onnx_io.parts.cache_sizes import cache_sizes
 from ..onnx_io.source import is_onnx_ir
 from ..onnx_io.weights import half_bytes
@@ -86,6 +86,11 @@ class RunnableModel:
         return self._outside > LARGE
 
     @property
+    def _packs(self) -> bool:
+        """Whether weights of fewer than 8 bits are lent, which a session takes from files alone."""
+        return any(t.name in self.lent and t.data_type not in LENDABLE for t in self.proto.graph.initializer)
+
+    @property
     def _outside(self) -> int:
         return self.external_bytes + sum(array.nbytes for array in self.lent.values())
 
@@ -128,7 +133,7 @@ class RunnableModel:
         if self.runtime == "torch":
             return self._torch_session(taps, proto)
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
-        if self.is_large:
+        if self.is_large or self._packs:
             proto, lends, folder = on_disk(proto, self.lent, str(self.folder or ""))
         entries = {"session.x64quantprecision": "1"} if precise else {}
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)

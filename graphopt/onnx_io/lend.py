@@ -17,7 +17,7 @@ from ..ops import initializers_of
 from .emit import Emitter, to_proto
 from .parts.apart import ELEMENTS, LENDABLE, WORTH, describe_lent, with_lent
 from .parts.extras import ModelExtras
-from .parts.tensors import ProtoSource, describe_external, external_source, write_tensor
+from .parts.tensors import PackedSource, ProtoSource, describe_external, external_source, write_tensor
 from .weights import is_large
 
 PROTO_LIMIT = (1 << 31) - (1 << 24)
@@ -38,12 +38,13 @@ class Lender:
 
     def store(self, proto: onnx.TensorProto, constant: Constant, name: str) -> None:
         """Fill the proto of an initializer."""
-        if constant.nbytes < LEAST or constant.dtype not in LENDABLE or external_source(constant) is not None:
+        is_packed, is_new = isinstance(constant.source, PackedSource), external_source(constant) is None
+        if constant.nbytes < LEAST or not (is_packed or (constant.dtype in LENDABLE and is_new)):
             write_tensor(proto, constant, name)
             return
         describe_external(proto, constant, name)
         describe_lent(proto, constant.nbytes)
-        self.lent[name] = np.ascontiguousarray(constant.array())
+        self.lent[name] = _elements(constant)
 
 
 def lent_emission(model: Model) -> Emission:
@@ -125,9 +126,14 @@ def _lendable_array(constant: Constant) -> Array | None:
     source = constant.source
     if isinstance(source, ProtoSource):
         return source.lent
-    if source is None and constant.size > ELEMENTS and constant.dtype in LENDABLE:
-        return np.ascontiguousarray(constant.array())
-    return None
+    is_lendable = isinstance(source, PackedSource) or (source is None and constant.dtype in LENDABLE)
+    return _elements(constant) if is_lendable and constant.size > ELEMENTS else None
+
+
+def _elements(constant: Constant) -> Array:
+    """The elements in memory; those of fewer than 8 bits packed, which only a session that maps them takes."""
+    source = constant.source
+    return source.packed if isinstance(source, PackedSource) else np.ascontiguousarray(constant.array())
 
 
 _CHUNK = 1 << 24

@@ -154,14 +154,14 @@ class Session:
     def _has_external_weights(self) -> bool:
         from ..onnx_io import external_bytes
 
-        return external_bytes(self._lowered.model) > 0
+        return external_bytes(self._lowered.original) > 0
 
     @property
     def _folder(self) -> str:
         """Where external data lies."""
         if isinstance(self._source, (str, os.PathLike)):
             return os.path.dirname(self._source)
-        return "" if isinstance(self._source, bytes) else self._lowered.model.folder
+        return "" if isinstance(self._source, bytes) else self._lowered.original.folder
 
     def _open_whole(self) -> Any:
         source = self._source
@@ -170,7 +170,7 @@ class Session:
         elif not isinstance(source, bytes):
             from ..onnx_io import to_proto
 
-            source = to_proto(self._lowered.model).SerializeToString()
+            source = to_proto(self._lowered.original).SerializeToString()
         folder = self._folder if isinstance(source, bytes) else ""
         return open_as_optimized(source, session_options(threads=self.threads, folder=folder))
 

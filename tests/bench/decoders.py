@@ -36,6 +36,11 @@ _TOKENS = 80
 """Tokens that are written behind a prompt; half of them are timed at least."""
 
 
+def _bytes(path: Path) -> int:
+    """Bytes of a file and of the data beside it."""
+    return sum(one.stat().st_size for one in (path, path.with_name(f"{path.name}.data")) if one.exists())
+
+
 def has_cache(session: onnxruntime.InferenceSession) -> bool:
     """The model takes keys and values of earlier tokens."""
     return any("past" in given.name for given in session.get_inputs())
@@ -138,7 +143,7 @@ def session_row(path: Path) -> list[float]:
         taken = interleaved(runs, min_runs=_TOKENS // 2, max_runs=_TOKENS // 2, clock=own_clock())
         stock, ours = (timing.median for timing in taken)
         ratios.append(taken[1].ratio)
-        share = (path.stat().st_size + past * row_bytes) / ours / read
+        share = (_bytes(path) + past * row_bytes) / ours / read
         label += (
             f" | past {past}: {stock * 1e3:.2f} → {ours * 1e3:.2f} ms, {taken[1].ratio:.2f}, {share:.0%} of "
             f"{read / 1e9:.0f} GB/s, prompt {prompt['onnxruntime']:.2f} → {prompt['session']:.2f} s"

@@ -10,9 +10,10 @@ import onnx
 import pytest
 
 import graphopt
+from graphopt import onnx_io
 from graphopt.equivalence import runnable
 from graphopt.machine import spool
-from graphopt.onnx_io import saving, weights
+from graphopt.onnx_io import lend, saving, weights
 from graphopt.passes.quantize.candidates import calibrated_model
 from tests.bench.memory import large_model
 
@@ -72,3 +73,23 @@ def test_large_models_give_the_same(form: str, source: Path, tmp_path: Path, mon
     assert (tmp_path / "large.onnx.data").stat().st_size > 1 << 12
     assert (tmp_path / "large.onnx").stat().st_size < 1 << 14
     runnable.open_runnable(tmp_path / "large.onnx").session(optimize=True)
+
+
+def test_codes_of_4_bits_lie_on_disk(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No protobuf holds them, of those for sessions and that of the result."""
+    small_limits(monkeypatch, tmp_path / "scratch")
+    seen: list[lend.Emission] = []
+    for module, name in ((runnable, "lent_emission"), (onnx_io, "emission")):
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda model, made=made: seen.append(made(model)) or seen[-1])
+    graphopt.optimize(source, tmp_path / "out.onnx", **OPTIONS["int4 portable"])
+    packed = [
+        (tensor, emitted.lent)
+        for emitted in seen
+        for tensor in emitted.proto.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT4 and np.prod(tensor.dims) > lend.ELEMENTS
+    ]
+    assert packed
+    for tensor, lent in packed:
+        assert not tensor.raw_data and spool.place_of(lent[tensor.name]) is not None
+        assert lent[tensor.name].nbytes == np.prod(tensor.dims) // 2

@@ -101,6 +101,23 @@ class ExternalSource:
         return str(self.raw.name)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedSource:
+    """The source of a new constant of fewer than 8 bits: its bytes as a file stores them, uint8, kept on disk."""
+
+    packed: Array
+
+
+def packed_constant(packed: Array, dtype: DType, shape: tuple[int, ...]) -> Constant:
+    """A constant of 4-bit elements that lie packed on disk, two a byte, unpacked when they are read."""
+
+    def unpacked() -> Array:
+        tensor = onnx.TensorProto(dims=shape, data_type=int(dtype), raw_data=packed.tobytes())
+        return np.asarray(_ir_tensor(tensor).numpy())
+
+    return Constant(dtype, shape, unpacked, PackedSource(packed))
+
+
 class DataFile:
     """One mapped file."""
 
@@ -250,6 +267,8 @@ def describe(proto: onnx.TensorProto, constant: Constant) -> None:
 def packed_bytes(constant: Constant) -> bytes:
     """The elements as the file stores them: little endian, types below 8 bits packed. Not for strings."""
     source = constant.source
+    if isinstance(source, PackedSource):
+        return source.packed.tobytes()
     if isinstance(source, ProtoSource) and source.lent is None:
         return source.data()
     array = np.ascontiguousarray(constant.array())
@@ -279,6 +298,8 @@ def stored_bytes(constant: Constant) -> memoryview:
     source = constant.source
     if isinstance(source, ExternalSource):
         return source.file.bytes(source.offset, constant.nbytes).data
+    if isinstance(source, PackedSource):
+        return source.packed.data
     if (isinstance(source, ProtoSource) and source.lent is None) or constant.dtype.bits < 8:
         return memoryview(packed_bytes(constant))
     array = np.ascontiguousarray(constant.array())

@@ -96,7 +96,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
         len(places),
         whole,
         lowered.verdict,
-        position_limit(graph),
+        position_limit(lowered.original.graph),
     )
 
 

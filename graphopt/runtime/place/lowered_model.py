@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from ...errors import ModelError
 from ...ir import Model
 from ...machine.measurements import Pair
+from ..lower.decoders.spelling import spelled_for_kernels
 from ..lower.lowering import lower
 from ..lower.operations import Coverage
 from ..lower.ort_types import add_types_from_ort
@@ -101,6 +102,7 @@ class LoweredModel:
         self._source, self._digest, self._kernels, self._times = source, digest, kernels, times
         self._stamp = stamp
         self._parts: _Parts | None = None
+        self._original: Model | None = None
         self.renew()
 
     def renew(self) -> None:
@@ -109,8 +111,16 @@ class LoweredModel:
 
     @property
     def model(self) -> Model:
-        """The model in the IR."""
+        """The model in the IR, in the operators that are cut into segments."""
         return self._get().model
+
+    @property
+    def original(self) -> Model:
+        """The model in the IR as it was given."""
+        with self._lock:
+            if self._original is None:
+                self._original = self._lifted()
+            return self._original
 
     @property
     def coverage(self) -> Coverage:
@@ -154,10 +164,19 @@ class LoweredModel:
             return self._parts
 
     def _lower(self) -> _Parts:
-        model = self._lifted()
+        model = self.original
         if self._kernels is False:
             return _Parts(model, Coverage(), (), ((),), partition(model.graph, Coverage()))
         add_types_from_ort(model)
+        spelled = spelled_for_kernels(model)
+        if spelled is not None:
+            parts = self._cut(spelled.model)
+            if not any(unit in spelled.only for segment in parts.segments for unit in segment.units):
+                return parts
+        return self._cut(model)
+
+    def _cut(self, model: Model) -> _Parts:
+        """The partition that is asked for, of one spelling of the model."""
         coverage = lower(model.graph)
         segments = partition(model.graph, coverage)
         greedy = candidates_of(segments)

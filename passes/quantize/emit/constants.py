@@ -12,7 +12,7 @@ from ..numerics.per_channel import ChannelGrid
 def dequantized(
     graph: Graph,
     reader: Node,
-    codes: Array,
+    codes: Array | Constant,
     scale: Array,
     axis: int | None,
     name: str,
@@ -28,8 +28,14 @@ def dequantized(
     codes, INT4, INT2 or UINT8; None for int8. INT2 is read through Cast to int8, which runtimes fold as they load:
     onnxruntime 1.32 fuses convolutions with it into a QLinearConv that it then refuses.
     """
-    codes, zero_point = stored_codes(codes, dtype)
-    packed = constant(codes, name, "codes", dtype)
+    zero_point = 0
+    if isinstance(codes, Constant):
+        packed = Value(constant=codes, name=f"{name}_codes" if name else "codes")
+    else:
+        codes, zero_point = stored_codes(codes, dtype)
+        packed = constant(codes, name, "codes", dtype)
+    assert packed.constant is not None
+    kind = packed.constant.dtype
     if dtype is DType.INT2:
         dtype = DType.INT8
         cast = Node("Cast", (packed,), {"to": int(dtype)}, [TensorType(dtype, codes.shape)])
@@ -40,8 +46,8 @@ def dequantized(
     operands = [packed, constant(scales, name, "scale")]
     if zero is not None:
         operands.append(constant(stored_codes(zero, dtype)[0], name, "zero", dtype))
-    elif codes.dtype != np.int32 and not (block is not None and zero_point == 0):  # a block without one has 0
-        operands.append(constant(np.full(scales.shape, zero_point, codes.dtype), name, "zero", dtype))
+    elif kind is not DType.INT32 and not (block is not None and zero_point == 0):  # a block without one has 0
+        operands.append(constant(np.full(scales.shape, zero_point, kind.numpy), name, "zero", dtype))
     attrs = {} if axis is None else {"axis": axis}
     if block is not None:
         attrs["block_size"] = block

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ....ir import DType, Graph, Node, Value
+from ....ir import Array, Constant, DType, Graph, Node, Value
+from ....onnx_io.parts.tensors import packed_constant
 from ....ops import update_types
 from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
@@ -29,10 +30,13 @@ def store_weights(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assi
         multiply_packed(clone.model, node, codes, name, store)
         return
     dtype, axis, scale, zero = assignment.options.weight_dtype, linear.axis, codes.scale.reshape(-1), None
-    stored = linear.stored(codes.rows)
+    stored: Array | Constant = linear.stored(codes.rows)
     if codes.bits == 4:
-        dtype = DType.INT4
-        stored = store.form(codes, "int4", lambda: linear.stored(codes.rows).astype(DType.INT4.numpy))
+        dtype, nibbles = DType.INT4, store.nibbles(codes, linear)
+        if nibbles is None:
+            stored = store.form(codes, "int4", lambda: linear.stored(codes.rows).astype(DType.INT4.numpy))
+        else:
+            stored = packed_constant(nibbles, dtype, stored.shape)
     if codes.block is not None:
         axis = 1 - axis
         scale = store.form(codes, "scale", lambda: linear.stored(codes.scale))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from ....compress.layers.linear import Linear
 from ....ir import Array
 from ....machine.spool import Spool
@@ -28,6 +30,18 @@ class CodeStore:
             rows = linear.rows_of(self.spool.keep(linear.stored(codes.rows)))
         zero = None if codes.zero is None else self.spool.keep(codes.zero)
         return replace(codes, rows=rows, scale=self.spool.keep(codes.scale), zero=zero)
+
+    def nibbles(self, codes: Codes, linear: Linear) -> Array | None:
+        """Codes of 4 bits as a file stores them, two a byte, the first in the lower half; None for those in memory."""
+        if self.spool is None:
+            return None
+
+        def packed() -> Array:
+            flat = np.ascontiguousarray(linear.stored(codes.rows)).reshape(-1).view(np.uint8)
+            flat = np.append(flat, np.uint8(0)) if flat.size % 2 else flat
+            return np.asarray((flat[::2] & 15) | (flat[1::2] << np.uint8(4)))
+
+        return self.form(codes, "nibbles", packed)
 
     def form(self, codes: Codes, name: str, make: Callable[[], Array]) -> Array:
         """The form of codes that `make` computes, from the second time on without computing it."""
