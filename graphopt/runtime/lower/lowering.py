@@ -10,7 +10,7 @@ from . import dynamic, qoperator, transformer, vision
 from .builders import max_pool
 from .decoders.attention import attention, rotary
 from .decoders.products import PACKED, dequantized_product, packed_product
-from .floats import activations, normalizations, selections
+from .floats import activations, normalizations, resize, selections
 from .floats.gelu import gelu, gelu_by_tanh
 from .moves import blocks_moved, is_move, moved, stays_on_kernels
 from .operands import is_constant, is_dequantize, is_quantize, read_quantization
@@ -38,6 +38,7 @@ _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]]
     "Where": activations.guarded,
     "InstanceNormalization": normalizations.instance_norm,
     "ReduceMean": normalizations.float_mean,
+    "Resize": resize.float_resize,
     **dict.fromkeys(activations.OPERATORS, activations.function_of),
 }
 """The operation of a node from float32 to float32, by its operator."""

@@ -342,6 +342,7 @@ _ALONE: Rates = {
     "Expand": (200, 0.15, 0.1, 0.2, 0.006),
     "FloatFunction": (200, 0.15, 0.42, 0.2, 0.006),
     "FloatMean": (300, 0.15, 0.1, 0.2, 0.006),
+    "FloatResize": (300, 0.15, 0.3, 0.2, 0.006),
     "InstanceNorm": (400, 0.15, 0.18, 0.2, 0.006),
     "Pad": (400, 0.15, 0.15, 0.2, 0.006),
     "Slice": (200, 0.15, 0.1, 0.2, 0.006),
@@ -354,6 +355,7 @@ _ALONE_ONNXRUNTIME: Rates = {
     "FloatMean": (1.3e03, 0.2, 0.1, 0.3, 0.01),
     "InstanceNorm": (1.5e03, 0.2, 0.3, 0.3, 0.01),
     "Pad": (1.4e03, 0.2, 0.1, 0.3, 0.01),
+    "Resize linear": (1.2e03, 0.2, 1.4, 0.3, 0.01),
     "Slice": (1.3e03, 0.2, 0.13, 0.3, 0.01),
 }
 """onnxruntime's of the same: elements as timed alone, a call as those of small operations among others."""
