@@ -61,6 +61,7 @@ LEGALITY: Mapping[type[Operation], Legality[Any]] = dict((
     _row(op.ChannelTable, shapes.channel_table_shape, moves.emit_channel_table, orders.wants_moved),
     _row(op.Concat, shapes.concat_shape, moves.emit_concat, orders.wants_as_result),
     _row(op.Conv, shapes.conv_shape, products.emit_conv, orders.wants_channels_last),
+    _row(op.ConvTranspose, shapes.conv_transpose_shape, products.emit_conv_transpose, orders.wants_channels_last),
     _row(op.Dequantize, shapes.first_shape, elementwise.emit_dequantize, orders.wants_as_result),
     _row(op.DynamicConv, shapes.conv_shape, products.emit_dynamic_conv, orders.wants_channels_last),
     _row(op.DynamicMatMul, shapes.matmul_shape, products.emit_dynamic_matmul, orders.wants_natural),

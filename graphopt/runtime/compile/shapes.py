@@ -86,6 +86,17 @@ def conv_shape(operation: op.Conv | op.DynamicConv, shapes: Shapes) -> Shape:
     return _windowed(operation, x, operation.weights.shape[0])
 
 
+def conv_transpose_shape(operation: op.ConvTranspose, shapes: Shapes) -> Shape:
+    """[N, O, spatial axes times the strides, and some more]."""
+    x = shapes[0]
+    if len(x) != 4 or x[1] != operation.weights.shape[1]:
+        raise Declined(f"ConvTranspose of {x} with weights {operation.weights.shape}")
+    sizes = tuple(size * by + more for size, by, more in zip(x[2:], operation.strides, operation.more))
+    if min(sizes) <= 0 or 0 in x:
+        raise Declined(f"ConvTranspose of {x} to {sizes}")
+    return (x[0], operation.channels, *sizes)
+
+
 def max_pool_shape(operation: op.MaxPool, shapes: Shapes) -> Shape:
     """[N, C, spatial axes]."""
     return _windowed(operation, shapes[0], shapes[0][1])

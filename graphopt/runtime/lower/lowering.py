@@ -15,7 +15,7 @@ from .floats.gelu import gelu, gelu_by_tanh
 from .moves import blocks_moved, is_move, moved, stays_on_kernels
 from .operands import is_constant, is_dequantize, is_quantize, read_quantization
 from .operations import Coverage, Dequantize
-from .qdq import is_only_quantized, linear, quantized_result
+from .qdq import PRODUCTS, is_only_quantized, linear, quantized_result
 from .tables import Island, island
 from .traits import Operation
 
@@ -93,7 +93,7 @@ def _lower_node(
         product = dynamic.dynamic_product(node, coverage.providers)
         if product is not None:
             return product
-    if node.op in ("Conv", "Gemm", "MatMul") and not is_only_quantized(node.output):
+    if node.op in PRODUCTS and not is_only_quantized(node.output):
         blocked = dequantized_product(node) if node.op == "MatMul" else None
         if blocked is not None:
             return blocked

@@ -212,6 +212,8 @@ def _numbers(node: Node, kind: str, shapes: Mapping[Value, Shape]) -> tuple[str,
     sizes, constant = shapes.get(weight, ()), is_constant(weight)
     if len(sizes) < 2:
         return kind, (1.0, 0.0, float(prod(output)), 0.0, 0.0)
+    if node.op == "ConvTranspose":
+        return kind, (1.0, float(prod(first)), float(prod(output)), 0.0, float(prod(first) * prod(sizes[1:])))
     if "Conv" in node.op:
         groups = node.attrs.get("group", 1)
         if groups > 1:
