@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from graphopt.kernels import Buffer, Routine, bind_routine, select_level
 from graphopt.kernels.elementwise.codes import prepare_binary, prepare_dequantize, prepare_quantize, prepare_table
 from graphopt.kernels.elementwise.functions import FloatFunctionName, prepare_float_function
+from graphopt.kernels.layout.interpolate import linear_taps, prepare_resize_linear
 from graphopt.kernels.layout.moves import copy_rows_step
 from graphopt.kernels.normalization.instance_norm import prepare_instance_norm
 from graphopt.kernels.pooling.codes import prepare_average_pool, prepare_max_pool
@@ -108,6 +109,11 @@ def functions(rng: np.random.Generator) -> None:
             peer(op, "", ["x"], {"x": x}, {}, y),
             8 * count,
         )
+    image, taps = Image(1, 32, 32, 64), linear_taps(32, 64, 2.0, "half_pixel")
+    kept = {"roi": np.zeros(0, np.float32), "scales": np.array([1, 1, 2, 2], np.float32)}
+    large = naive.empty((1, 64, 64, 64), np.float32)
+    other = peer("Resize", "", ["x", *kept], {"x": x.reshape(1, 64, 32, 32)}, kept, large, mode="linear")
+    compare("Resize linear", prepare_resize_linear(image, taps, taps), {"x": x, "y": large}, other, 4 * large.size)
     rows = naive.empty((256, 1), np.float32)
     given = {"x": x.reshape(256, 256)}
     other = peer("ReduceMean", "", ["x"], given, {}, rows, axes=[1])

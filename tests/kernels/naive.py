@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels import aligned_empty
+from graphopt.kernels.layout.interpolate import Taps
 
 Array = npt.NDArray[Any]
 
@@ -76,3 +77,13 @@ def requantize(
     low = info.min if low is None else low
     high = info.max if high is None else high
     return np.clip(v + zero_point, low, high).astype(dtype)
+
+
+def resize_linear(x: Array, rows: Taps, columns: Taps) -> Array:
+    """x float32 [n, h, w, c] between two rows and two columns, in the order of the sum that the kernel has."""
+    y: Array = np.zeros((len(x), rows.places.shape[1], columns.places.shape[1], x.shape[3]), np.float32)
+    for i, (places, weights) in enumerate(zip(rows.places, rows.weights)):
+        for j, (others, more) in enumerate(zip(columns.places, columns.weights)):
+            product = (weights[:, None] * more)[:, :, None] * x[:, places][:, :, others]
+            y = product if i == j == 0 else y + product
+    return y

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from graphopt.kernels.elementwise.error_function import erf
+from graphopt.kernels.layout.interpolate import linear_taps
 from graphopt.runtime.compile.legality import output_shape
 from graphopt.runtime.compile.shapes import cuts_of
 from graphopt.runtime.lower.floats import operations as f
 from graphopt.runtime.lower.traits import Operation
+from tests.kernels.naive import resize_linear
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +52,16 @@ def _instance_norm(operation: f.InstanceNorm, x: Array) -> Array:
     return np.asarray(y * scale + bias, np.float32)
 
 
+def _float_resize(operation: f.FloatResize, x: Array) -> Array:
+    shape = output_shape(operation, (x.shape,))
+    scales = operation.scales or tuple(to / size for to, size in zip(shape[2:], x.shape[2:]))
+    rows, columns = (
+        linear_taps(size, to, scale, operation.coordinates)  # type: ignore[arg-type]
+        for size, to, scale in zip(x.shape[2:], shape[2:], scales)
+    )
+    return resize_linear(x.transpose(0, 2, 3, 1), rows, columns).transpose(0, 3, 1, 2)
+
+
 def _pad(operation: f.Pad, x: Array) -> Array:
     y = x if operation.table is None else mapped(operation.table, x)
     return np.pad(y, operation.pads, constant_values=np.asarray(operation.value, y.dtype))
@@ -71,6 +83,7 @@ REFERENCES: dict[type[Operation], Callable[..., Array]] = {
     f.Expand: _expand,
     f.FloatFunction: _float_function,
     f.FloatMean: _float_mean,
+    f.FloatResize: _float_resize,
     f.InstanceNorm: _instance_norm,
     f.Pad: _pad,
     f.Slice: _slice,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import singledispatch
 from typing import Any
 
@@ -141,6 +142,28 @@ def _(operation: o.Conv, x: Array) -> Array:
     )  # fmt: skip
     y = _finished(operation, sums).transpose(0, 3, 1, 2)
     return y[:, :, 0] if len(spatial) == 1 else y
+
+
+@compute.register
+def _(operation: o.ConvTranspose, x: Array) -> Array:
+    """Each input pixel adds its product with the kernel, its phases put together again, to where the kernel lies."""
+    (s, t), taps = operation.strides, operation.weights.shape[2:]
+    phases = operation.weights.astype(np.int64).reshape(s, t, -1, x.shape[1], *taps)
+    zero = np.reshape(operation.weight_zero_point, -1)[: operation.channels].reshape(-1, 1, 1, 1)
+    kernel = phases[..., ::-1, ::-1].transpose(2, 3, 4, 0, 5, 1).reshape(-1, x.shape[1], taps[0] * s, taps[1] * t)
+    centred, codes = kernel - zero, x.astype(np.int64) - operation.x.zero_point
+    shape = output_shape(operation, (x.shape,))
+    sums = np.zeros((*shape[:2], *(a + b + k * u for a, b, k, u in zip(shape[2:], operation.begin, taps, (s, t)))))
+    for i, j in np.ndindex(*x.shape[2:]):
+        where = slice(i * s, i * s + taps[0] * s), slice(j * t, j * t + taps[1] * t)
+        added = np.einsum("nc,ockl->nokl", codes[:, :, i, j], centred)
+        room = sums[:, :, where[0], where[1]]
+        room += added[:, :, : room.shape[2], : room.shape[3]]
+    (top, left), (height, width) = operation.begin, shape[2:]
+    cut = sums[:, :, top : top + height, left : left + width].transpose(0, 2, 3, 1)
+    bias = 0 if operation.bias is None else operation.bias[: operation.channels]
+    own = replace(operation, scale=operation.scale[: operation.channels])
+    return _finished(own, (cut + bias).astype(np.int32)).transpose(0, 3, 1, 2)
 
 
 @compute.register

@@ -1,7 +1,8 @@
-"""Resize of codes by whole factors, against the reference and onnxruntime; what interpolates is left, with a reason."""
+"""Resize of codes by whole factors and linear of floats, against the reference and onnxruntime; others are left."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from graphopt.kernels.layout.interpolate import linear_taps
 from graphopt.runtime import Session
 from tests.runtime.reference import check_regions
 from tests.runtime.test_session import exact_session
 
 
-def upsampled(attributes: dict[str, Any], *, sizes: list[int] | None = None, scale: float = 0.05) -> onnx.ModelProto:
+def upsampled(
+    attributes: dict[str, Any], *, sizes: Sequence[int] | None = None, scale: float = 0.05
+) -> onnx.ModelProto:
     """x, quantized, through a 1×1 Conv, then a Resize by 3 and 2 that is quantized with `scale`."""
     constants: dict[str, Any] = {
         "w": np.random.default_rng(2).integers(-90, 90, (9, 4, 1, 1)).astype(np.int8), "ws": np.float32(0.02),
@@ -58,11 +62,69 @@ def test_whole_factors(attributes: dict[str, Any], sizes: list[int] | None, scal
     np.testing.assert_allclose(session.run(None, FEEDS)[0], exact_session(model).run(None, FEEDS)[0], atol=0.071)
 
 
-@pytest.mark.parametrize("attributes", [{"mode": "linear"}, {"coordinate_transformation_mode": "align_corners"}])
+@pytest.mark.parametrize("attributes", [{"mode": "cubic"}, {"coordinate_transformation_mode": "align_corners"}])
 def test_others_are_left(attributes: dict[str, Any]) -> None:
     model = upsampled(attributes)
     session = Session(model, 1, kernels=True)
     assert "Resize" in str(session.describe()).splitlines()[1] and "(Resize " in str(session.describe())
+    np.testing.assert_allclose(session.run(None, FEEDS)[0], exact_session(model).run(None, FEEDS)[0], atol=0.051)
+
+
+COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+
+
+@pytest.mark.parametrize("how", COORDINATES)
+@pytest.mark.parametrize(
+    ("sizes", "factors"),
+    [(None, (3, 2)), (None, (0.5, 1.7)), ((2, 9, 7, 11), None), ((2, 9, 1, 6), None), ((2, 9, 3, 2), None)],
+)
+def test_linear(how: str, sizes: tuple[int, ...] | None, factors: tuple[float, float] | None) -> None:
+    """Interpolated between codes as float32, in the region of the convolution before."""
+    model = upsampled({"mode": "linear", "coordinate_transformation_mode": how}, sizes=sizes)
+    if factors is not None:
+        (given,) = [one for one in model.graph.initializer if one.name == "factors"]
+        given.CopyFrom(numpy_helper.from_array(np.array([1, 1, *factors], np.float32), "factors"))
+    if sizes is not None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    session = Session(model, 2, kernels=True)
+    assert len(session.describe().parts) == 1, session.describe()
+    assert check_regions(session, FEEDS)["FloatResize"] == 1
+    np.testing.assert_allclose(session.run(None, FEEDS)[0], exact_session(model).run(None, FEEDS)[0], atol=0.051)
+
+
+@pytest.mark.parametrize("how", COORDINATES)
+@pytest.mark.parametrize(("size", "out"), [(5, 15), (5, 8), (7, 3), (1, 4), (4, 1), (6, 6), (9, 10)])
+def test_taps_are_onnxruntimes(how: Any, size: int, out: int) -> None:
+    """Weights and places, by the rows that a matrix of unit vectors is resized to."""
+    n, value = helper.make_node, helper.make_tensor_value_info
+    sizes = numpy_helper.from_array(np.array([1, size, out, 1]), "sizes")
+    node = n("Resize", ["x", "", "", "sizes"], ["y"], mode="linear", coordinate_transformation_mode=how)
+    graph = helper.make_graph(
+        [node], "g", [value("x", TensorProto.FLOAT, [1, size, size, 1])], [value("y", TensorProto.FLOAT, None)], [sizes]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    eye = np.eye(size, dtype=np.float32).reshape(1, size, size, 1)
+    want = exact_session(model).run(None, {"x": eye})[0][0, :, :, 0]
+    taps, found = linear_taps(size, out, out / size, how), np.zeros((size, out), np.float32)
+    for places, weights in zip(taps.places, taps.weights):
+        np.add.at(found, (places, np.arange(out)), weights)
+    np.testing.assert_allclose(found, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"antialias": 1}, {"axes": [2, 3]}, {"coordinate_transformation_mode": "half_pixel_symmetric"}, {}]
+)
+def test_other_linear_ones_are_left(attributes: dict[str, Any]) -> None:
+    model = upsampled({"mode": "linear", **attributes})
+    model.opset_import[0].version = 19 if attributes else 10
+    if not attributes:  # of an operator set without coordinates
+        (resize,) = [node for node in model.graph.node if node.op_type == "Resize"]
+        del resize.input[1]
+    for one in model.graph.initializer:
+        if one.name == "factors" and "axes" in attributes:
+            one.CopyFrom(numpy_helper.from_array(np.array([3, 2], np.float32), "factors"))
+    session = Session(model, 1, kernels=True)
+    assert len(session.describe().parts) > 1
     np.testing.assert_allclose(session.run(None, FEEDS)[0], exact_session(model).run(None, FEEDS)[0], atol=0.051)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...ir import Array, Value
 from ...kernels.tensors.quantization import Quantization
-from ..lower.operations import Binary, Clamp, Conv, LinearOperation, Residual, Table
+from ..lower.operations import Binary, Clamp, Conv, ConvTranspose, LinearOperation, Residual, Table
 from ..lower.traits import Operation
 from .tabulate import tabulate
 
@@ -96,7 +96,7 @@ def _with_residual(
         return None
     if before.residual is not None or before.table is not None or before.clamp is not None or before.y != inner:
         return None
-    if isinstance(before, Conv) and before.is_depthwise:
+    if isinstance(before, ConvTranspose) or (isinstance(before, Conv) and before.is_depthwise):
         return None
     nodes = (*before.nodes, *after.nodes)
     clamp = None if after.table is None else limits_of(after.table, after.y)

@@ -5,7 +5,10 @@ Each raises Declined for shapes that do not fit; `Window` raises ValueError for 
 
 from __future__ import annotations
 
+import math
 from math import prod
+
+import numpy as np
 
 from ...errors import Declined
 from ...ir import Value
@@ -14,7 +17,7 @@ from ...ops import resolve_pads
 from ..lower import operations as op
 from ..lower.computed_shapes import broadcast, computed_sizes, reshaped
 from ..lower.decoders.operations import AppendCache, BlockedMatMul, CachedAttention
-from ..lower.floats.operations import Expand, FloatMean, InstanceNorm, Pad, Slice
+from ..lower.floats.operations import Expand, FloatMean, FloatResize, InstanceNorm, Pad, Slice
 from ..lower.traits import Operation, Shape
 
 Shapes = tuple[Shape, ...]
@@ -81,6 +84,17 @@ def conv_shape(operation: op.Conv | op.DynamicConv, shapes: Shapes) -> Shape:
     if len(x) != operation.weights.ndim or x[1] != operation.weights.shape[1] * operation.groups:
         raise Declined(f"Conv of {x} with weights {operation.weights.shape}")
     return _windowed(operation, x, operation.weights.shape[0])
+
+
+def conv_transpose_shape(operation: op.ConvTranspose, shapes: Shapes) -> Shape:
+    """[N, O, spatial axes times the strides, and some more]."""
+    x = shapes[0]
+    if len(x) != 4 or x[1] != operation.weights.shape[1]:
+        raise Declined(f"ConvTranspose of {x} with weights {operation.weights.shape}")
+    sizes = tuple(size * by + more for size, by, more in zip(x[2:], operation.strides, operation.more))
+    if min(sizes) <= 0 or 0 in x:
+        raise Declined(f"ConvTranspose of {x} to {sizes}")
+    return (x[0], operation.channels, *sizes)
 
 
 def max_pool_shape(operation: op.MaxPool, shapes: Shapes) -> Shape:
@@ -181,6 +195,15 @@ def resize_shape(operation: op.Resize, shapes: Shapes) -> Shape:
     if len(sizes) != len(shapes[0]) or any(size == 0 or to % size for size, to in zip(shapes[0], sizes)):
         raise Declined(f"Resize of {shapes[0]} to {sizes}, no whole multiples")
     return sizes
+
+
+def float_resize_shape(operation: FloatResize, shapes: Shapes) -> Shape:
+    """Height and width as given, or times the scales and rounded down."""
+    x = shapes[0]
+    if len(x) != 4 or 0 in x:
+        raise Declined(f"Resize of {x}")
+    scaled = (math.floor(np.float32(size) * np.float32(by)) for size, by in zip(x[2:], operation.scales))
+    return (*x[:2], *(operation.sizes or scaled))
 
 
 def permutation_of(operation: op.Transpose, rank: int) -> Shape:

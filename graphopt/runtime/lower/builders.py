@@ -13,7 +13,7 @@ from ...ir import Array, Node, Value
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 from .operands import Weights, constant_array, integer_bias, ints
-from .operations import AveragePool, Clamp, Conv, LinearOperation, MatMul, MaxPool
+from .operations import AveragePool, Clamp, Conv, ConvTranspose, LinearOperation, MatMul, MaxPool
 
 _Linear = TypeVar("_Linear", bound=LinearOperation)
 
@@ -51,6 +51,48 @@ def conv(
         weight_zero_point=weights.one_zero_point, scale=scale, bias=integer_bias(bias, scale, len(scale)), y=y,
         clamp=clamp, groups=int(attr(node, "group", 1)), **window_attributes(node, rank),
     )  # fmt: skip
+
+
+def conv_transpose(
+    node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, weights: Weights,
+    bias: Value | None, y: Quantization | None, clamp: Clamp | None,
+) -> ConvTranspose:  # fmt: skip
+    """A transposed convolution of codes: y[s q + r − p] = Σ_m x[q − m] w[r + s m] for each remainder r below s.
+
+    Reversed along m these are s kernels, ceil(k / s) wide, of one convolution with stride 1.
+    """
+    window = window_attributes(node, 2)
+    plain = window["auto_pad"] == "NOTSET" and {*window["dilations"]} == {1} and not node.attrs.get("output_shape")
+    if weights.codes.ndim != 4 or not plain or attr(node, "group", 1) != 1:
+        raise Declined("a transposed convolution of other than an image, in groups, dilated or of a given shape")
+    strides, pads = window["strides"], window["pads"]
+    extra, kernel = ints(node, "output_padding", (0, 0)), weights.codes.shape[2:]
+    taps = [-(-size // stride) for size, stride in zip(kernel, strides)]
+    phases = strides[0] * strides[1]
+    scale = _per_channel(weights, 1, x)
+    biases = integer_bias(bias, scale, len(scale))
+    zero = weights.one_zero_point
+    return ConvTranspose(
+        inputs=(source,), output=output, nodes=nodes, x=x, weights=_by_phase(weights, strides, taps), y=y, clamp=clamp,
+        weight_zero_point=zero if isinstance(zero, int) or zero.size == 1 else np.tile(zero, phases),
+        scale=np.tile(scale, phases), bias=None if biases is None else np.tile(biases, phases),
+        strides=(strides[0], strides[1]), pads=(taps[0] - 1, taps[1] - 1), begin=(pads[0], pads[1]),
+        more=(
+            extra[0] + kernel[0] - strides[0] - pads[0] - pads[2], extra[1] + kernel[1] - strides[1] - pads[1] - pads[3]
+        ),
+    )  # fmt: skip
+
+
+def _by_phase(weights: Weights, strides: tuple[int, ...], taps: list[int]) -> Array:
+    """Codes [C, O, k, l] as [s t O, C, ceil(k / s), ceil(l / t)], each phase reversed, filled up with zeros."""
+    codes = weights.codes
+    channels, outputs, height, width = codes.shape
+    whole = np.empty((channels, outputs, taps[0] * strides[0], taps[1] * strides[1]), codes.dtype)
+    whole[:] = weights.zero_point.reshape(1, -1, 1, 1)
+    whole[:, :, :height, :width] = codes
+    split = whole.reshape(channels, outputs, taps[0], strides[0], taps[1], strides[1])[:, :, ::-1, :, ::-1]
+    phases = split.transpose(3, 5, 1, 0, 2, 4)
+    return np.ascontiguousarray(phases.reshape(-1, channels, *taps))
 
 
 def matmul(

@@ -10,12 +10,12 @@ from . import dynamic, qoperator, transformer, vision
 from .builders import max_pool
 from .decoders.attention import attention, rotary
 from .decoders.products import PACKED, dequantized_product, packed_product
-from .floats import activations, normalizations, selections
+from .floats import activations, normalizations, resize, selections
 from .floats.gelu import gelu, gelu_by_tanh
 from .moves import blocks_moved, is_move, moved, stays_on_kernels
 from .operands import is_constant, is_dequantize, is_quantize, read_quantization
 from .operations import Coverage, Dequantize
-from .qdq import is_only_quantized, linear, quantized_result
+from .qdq import PRODUCTS, is_only_quantized, linear, quantized_result
 from .tables import Island, island
 from .traits import Operation
 
@@ -38,6 +38,7 @@ _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]]
     "Where": activations.guarded,
     "InstanceNormalization": normalizations.instance_norm,
     "ReduceMean": normalizations.float_mean,
+    "Resize": resize.float_resize,
     **dict.fromkeys(activations.OPERATORS, activations.function_of),
 }
 """The operation of a node from float32 to float32, by its operator."""
@@ -92,7 +93,7 @@ def _lower_node(
         product = dynamic.dynamic_product(node, coverage.providers)
         if product is not None:
             return product
-    if node.op in ("Conv", "Gemm", "MatMul") and not is_only_quantized(node.output):
+    if node.op in PRODUCTS and not is_only_quantized(node.output):
         blocked = dequantized_product(node) if node.op == "MatMul" else None
         if blocked is not None:
             return blocked

@@ -93,6 +93,25 @@ class Conv(LinearOperation):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ConvTranspose(LinearOperation):
+    """Transposed convolution of an image, as one of stride 1 that makes `strides` pixels at once, then spread and cut.
+
+    weights: [strides · O, C, kernel …] of that one, `pads` its own. `begin` rows and columns are cut off before; the
+    result has `more` rows and columns than the input's times `strides`.
+    """
+
+    strides: tuple[int, int]
+    pads: tuple[int, int]
+    begin: tuple[int, int]
+    more: tuple[int, int]
+
+    @property
+    def channels(self) -> int:
+        """Those of the result."""
+        return len(self.weights) // (self.strides[0] * self.strides[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class MatMul(LinearOperation):
     """x [..., K] · weights [K, N]."""
 

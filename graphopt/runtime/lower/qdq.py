@@ -16,7 +16,7 @@ from ...ir import Node, Value
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 from . import transformer, vision
-from .builders import average_pool, conv, matmul, max_pool
+from .builders import average_pool, conv, conv_transpose, matmul, max_pool
 from .floats import selections
 from .moves import stays_on_kernels
 from .operands import (
@@ -32,6 +32,9 @@ from .operands import (
 from .operations import AveragePool, Binary, Clamp, Concat, Coverage, LayerNorm, Quantize
 from .tables import Island, island
 from .traits import Operation
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators with weights, or of two activations."""
 
 _OF_CODES: dict[str, Callable[[Node, Value, Value, tuple[Node, ...], Quantization, Quantization], Operation]] = {
     "AveragePool": average_pool, "GlobalAveragePool": average_pool, "Resize": vision.resize, "LRN": vision.lrn,
@@ -110,7 +113,7 @@ def _between(
     node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None, coverage: Coverage
 ) -> Operation | None:  # fmt: skip
     """The operation of `node` and the QuantizeLinear behind it, clipped to `clamp`; None where there is none."""
-    if node.op in ("Conv", "Gemm", "MatMul"):
+    if node.op in PRODUCTS:
         return linear(node, output, y, nodes, clamp)
     if node.op in ("Add", "Sub", "Mul") or (node.op == "Sum" and len(node.inputs) == 2):
         return _binary(node, output, y, nodes, clamp)
@@ -143,8 +146,9 @@ def linear(
             raise Declined("a product of activations that is clipped")
         return transformer.activation_matmul((source, x), dequantized_source(node.input(1)), output, covered, y)
     weights = quantized_weights(node.input(1))
-    if node.op == "Conv":
-        return conv(node, source, output, covered, x, weights, node.input(2), y, clamp)
+    if node.op in ("Conv", "ConvTranspose"):
+        build = conv if node.op == "Conv" else conv_transpose
+        return build(node, source, output, covered, x, weights, node.input(2), y, clamp)
     if node.op == "MatMul":
         return matmul(source, output, covered, x, weights, None, y, clamp)
     if attr(node, "alpha", 1.0) != 1.0 or attr(node, "transA", 0) or (node.input(2) and attr(node, "beta", 1.0) != 1.0):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 
 from ...ir import Node, TensorType, Value
+from ...ops import attr
 from ..lower.floats.gelu import spelled_by_tanh
 from ..lower.operands import is_constant, is_dequantize, is_quantize
 from ..lower.traits import Shape
@@ -100,6 +101,8 @@ def _kind(node: Node, absorbed: set[Node]) -> str:
         gelu = list(_gelu_by_tanh(node))
         absorbed.update(gelu)
         return "Gelu" if gelu else node.op
+    if node.op == "Resize" and str(attr(node, "mode", "nearest")) != "nearest":
+        return "Resize linear"
     if node.op not in _ON_CODES and node.op not in _MOVED:
         return _ALIKE.get(node.op, node.op)
     data = [value for value in node.inputs if value is not None and _is_float(value)]
@@ -209,6 +212,8 @@ def _numbers(node: Node, kind: str, shapes: Mapping[Value, Shape]) -> tuple[str,
     sizes, constant = shapes.get(weight, ()), is_constant(weight)
     if len(sizes) < 2:
         return kind, (1.0, 0.0, float(prod(output)), 0.0, 0.0)
+    if node.op == "ConvTranspose":
+        return kind, (1.0, float(prod(first)), float(prod(output)), 0.0, float(prod(first) * prod(sizes[1:])))
     if "Conv" in node.op:
         groups = node.attrs.get("group", 1)
         if groups > 1:

@@ -9,6 +9,7 @@ from ...ir import Value
 from ..lower.operations import (
     ActivationMatMul,
     Conv,
+    ConvTranspose,
     DynamicConv,
     DynamicProduct,
     FloatMatMul,
@@ -73,7 +74,9 @@ def features(operation: Operation, inputs: Sequence[Shape], output: Shape) -> tu
     """How much of each of FEATURES the operation is."""
     elements, read, unfolded, macs = float(prod(output)), 0.0, 0.0, 0.0
     if isinstance(operation, (LinearOperation, DynamicProduct)):
-        groups = operation.groups if isinstance(operation, (Conv, DynamicConv)) else 0
+        groups = int(isinstance(operation, ConvTranspose))
+        if isinstance(operation, (Conv, DynamicConv)):
+            groups = operation.groups
         return 1.0, float(prod(inputs[0])), *filled_macs(operation.weights.shape, output, groups)
     if isinstance(operation, (ActivationMatMul, FloatMatMul)) and inputs[0]:
         read = float(prod(inputs[0]) + prod(inputs[1]))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from ....errors import Declined
 from ....kernels.elementwise.codes import prepare_table
+from ....kernels.layout.interpolate import Coordinates, linear_taps, prepare_resize_linear
 from ....kernels.layout.moves import prepare_resize_nearest
 from ....kernels.normalization.lrn import prepare_lrn
 from ....kernels.pooling.codes import prepare_average_pool, prepare_max_pool
 from ....kernels.pooling.floats import prepare_float_pool
 from ...lower import operations as op
+from ...lower.floats import operations as float_op
 from ...lower.traits import Shape
 from ..emitter import Inputs, RoutineEmitter
 from ..layouts import channels_last
@@ -55,6 +59,19 @@ def emit_float_pool(emitter: RoutineEmitter, operation: op.FloatPool, inputs: In
     window, include = operation_window(operation, x.shape[2:]), operation.count_include_pad
     routine = prepare_float_pool(image, window, mean=operation.mean, count_include_pad=include)
     return emitter.result(routine, shape, channels_last(len(shape)), 4, x=x)
+
+
+def emit_float_resize(
+    emitter: RoutineEmitter, operation: float_op.FloatResize, inputs: Inputs, shape: Shape
+) -> Tensor:  # fmt: skip
+    """Float32 interpolated between two rows and two columns."""
+    x, image = emitter.image(inputs[0])
+    scales = operation.scales or (shape[2] / image.height, shape[3] / image.width)
+    how = cast(Coordinates, operation.coordinates)
+    rows, columns = (
+        linear_taps(size, out, scale, how) for size, out, scale in zip((image.height, image.width), shape[2:], scales)
+    )
+    return emitter.result(prepare_resize_linear(image, rows, columns), shape, channels_last(4), 4, x=x)
 
 
 def emit_lrn(emitter: RoutineEmitter, operation: op.Lrn, inputs: Inputs, shape: Shape) -> Tensor:

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ....errors import Declined
-from ....kernels import Routine
+from ....kernels import Buffer, Routine
+from ....kernels.layout.moves import copy_rows_step
+from ....kernels.layout.permute import prepare_permute
 from ....kernels.products.activation_product import prepare_activation_product
 from ....kernels.products.depthwise import prepare_depthwise
 from ....kernels.products.dynamic_conv import prepare_dynamic_conv
@@ -57,6 +59,41 @@ def emit_matmul(emitter: RoutineEmitter, operation: op.MatMul, inputs: Inputs, s
         weight_zero_point=operation.weight_zero_point,
     )  # fmt: skip
     return _finished(emitter, operation, routine, x, inputs, shape, natural(len(shape)))
+
+
+def emit_conv_transpose(
+    emitter: RoutineEmitter, operation: op.ConvTranspose, inputs: Inputs, shape: Shape
+) -> Tensor:  # fmt: skip
+    """A convolution that makes the pixels of all phases side by side, these spread out, and what is outside cut off."""
+    x, image = emitter.image(inputs[0])
+    weights, strides = operation.weights, operation.strides
+    rows, columns = (
+        max(size, -(-(begin + out) // stride))
+        for size, out, begin, stride in zip((image.height, image.width), shape[2:], operation.begin, strides)
+    )
+    pads = (*operation.pads, rows - image.height, columns - image.width)
+    routine = prepare_conv(
+        image.shape, weights, _activations(operation), _output(operation), bias=operation.bias,
+        weight_zero_point=operation.weight_zero_point, pads=pads,
+    )  # fmt: skip
+    itemsize, channels, order = 4 if operation.y is None else 1, operation.channels, channels_last(4)
+    phases = emitter.result(routine, (shape[0], len(weights), rows, columns), order, itemsize, x=x)
+    sizes = (shape[0] * rows, columns, *strides, channels)
+    height, width = rows * strides[0], columns * strides[1]
+    spread = prepare_permute(sizes, (0, 2, 1, 3, 4), itemsize)
+    y = emitter.result(spread, (shape[0], channels, height, width), order, itemsize, x=phases)
+    if (height, width) == shape[2:]:
+        return y
+    pixel = channels * itemsize
+    first = (operation.begin[0] * width + operation.begin[1]) * pixel
+    cuts = tuple(
+        copy_rows_step(
+            shape[2], shape[3] * pixel, Buffer("x", first + index * height * width * pixel),
+            Buffer("y", index * shape[2] * shape[3] * pixel), x_stride=width * pixel, y_stride=shape[3] * pixel,
+        )
+        for index in range(shape[0])
+    )  # fmt: skip
+    return emitter.result(Routine(cuts), shape, order, itemsize, x=y)
 
 
 def _finished(

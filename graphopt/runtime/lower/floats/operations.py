@@ -74,6 +74,15 @@ class Pad(Rearrangement):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FloatResize(FloatOperation):
+    """Linear Resize of an image's height and width, by `scales` or to `sizes`; of the two one is empty."""
+
+    coordinates: str
+    scales: tuple[float, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class InstanceNorm(FloatOperation):
     """InstanceNormalization of float32 [N, C, …]; scale and bias: float32 [C]."""
 
