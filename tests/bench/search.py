@@ -30,7 +30,7 @@ from graphopt.searching.loop import Search
 from graphopt.searching.plan import Plan
 from graphopt.searching.point import Point, hypervolume
 from graphopt.searching.trials import Trials
-from graphopt.searching.words import OBJECTIVES, SPACE, budget_named, space_named
+from graphopt.searching.words import METHODS, OBJECTIVES, ROUNDING, SPACE, budget_named, space_named
 from models import fashion
 from tests import zoo
 from tests.bench import ort_int8, zoo_data
@@ -81,8 +81,9 @@ def random_plans(sizes: Sequence[int]) -> Iterator[Plan]:
         yield tuple(int(rng.integers(size)) for size in sizes)
 
 
-def rival(name: str, kind: str, decisions: Any, seconds: float, folder: Path) -> list[Point]:
-    """What random plans or TPE find in the whole budget; they get the decisions for nothing."""
+def rival(name: str, kind: str, decisions: Any, shared: dict[str, str], seconds: float, folder: Path) -> list[Point]:
+    """What random plans or TPE find in the whole budget; they get the decisions for nothing, and candidates are made as
+    quickly."""
     trials = start(name, folder, SPACE)
     trials.original()
     sizes = [len(decision.choices) for decision in decisions.decisions]
@@ -99,7 +100,7 @@ def rival(name: str, kind: str, decisions: Any, seconds: float, folder: Path) ->
             plan = next(plans)
         else:
             plan = tuple(trial.suggest_int(str(k), 0, size - 1) for k, size in enumerate(sizes))
-        point = next(iter(trials.run([decisions.recipe(plan)])))
+        point = next(iter(trials.run([{**decisions.recipe(plan), **shared}])))
         if study is not None and trial is not None:
             is_bad = point.why or point.latency is None
             study.tell(trial, [9.0, 100.0, 9e9] if is_bad else list(point.values(OBJECTIVES)))
@@ -175,8 +176,10 @@ def main() -> None:
         own = volume(front.history[1:], front.original)
         print(f"volume of the search {own:.4f}", flush=True)
         if not given.alone and trials.tables is not None and budget.seconds:
+            known = solved[0].recipe if solved else {}
+            shared = {key: known[key] for key in (METHODS, ROUNDING) if key in known}
             for kind in ("random", "TPE"):
-                points = rival(name, kind, trials.tables, budget.seconds, root / f"{name}-{kind}")
+                points = rival(name, kind, trials.tables, shared, budget.seconds, root / f"{name}-{kind}")
                 other = volume(points[1:], points[0])
                 print(
                     f"volume of {kind} {other:.4f} ({len(points) - 1} trials): {own / max(other, 1e-9):.2f} ×",

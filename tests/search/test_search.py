@@ -19,7 +19,7 @@ from graphopt.errors import InputError, OptionError, OutputError
 from graphopt.measure import ort_session
 from graphopt.parallel import executor_of
 from graphopt.recommendation.workbench import Workbench
-from graphopt.searching import building, lane
+from graphopt.searching import building, lane, loop, structure
 from graphopt.searching.building import Builder, recipe_of
 from graphopt.searching.loop import Search
 from graphopt.searching.plan import describe
@@ -279,3 +279,49 @@ def test_what_cannot_be_quantized_is_told(tmp_path):
     front = Search(trials, budget_named("9 trials"), SPACE).run()
     assert any("no layer of the model" in note for note in front.notes) and front.points[0].is_original
     assert all(point.why for point in front.history[2:]) and math.isinf(front.points[0].sqnr_db)
+
+
+def test_channels_stay_where_a_candidate_takes_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "TILES", {True: 2, False: 2})
+    monkeypatch.setattr(loop, "_DEAR", 0.0)
+    front = run(tmp_path, "1h", space=("static int8", "channels"))
+    assert any("channels stay" in note for note in front.notes)
+    assert any("channels" in point.recipe for point in front.history)  # those from which that is known
+    assert not any("channels" in point.recipe for point in front.history if point.predicted)
+
+
+def branched():
+    """Two branches with a convolution each, of which samples take the first."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def body(name):
+        weight = np.random.default_rng(len(name)).normal(size=(16, 3, 3, 3)).astype(np.float32)
+        second = np.random.default_rng(9).normal(size=(4, 16, 1, 1)).astype(np.float32)
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["c"], name="first"), helper.make_node("Relu", ["c"], ["d"]),
+            helper.make_node("Conv", ["d", "v"], [name], name="second"),
+        ]  # fmt: skip
+        made = helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 6, 6])
+        constants = [numpy_helper.from_array(array, key) for key, array in (("w", weight), ("v", second))]
+        return helper.make_graph(nodes, name, [], [made], constants)
+
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])
+    node = helper.make_node("If", ["flag"], ["y"], then_branch=body("a"), else_branch=body("bb"), name="if")
+    graph = helper.make_graph([node], "g", [x, flag], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_layers_of_a_branch_are_decided_as_far_as_samples_reach(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "TILES", {True: 2, False: 2})
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.normal(size=(1, 3, 8, 8)).astype("f4"), "flag": np.array(True)} for _ in range(8)]
+    bench = Workbench(branched(), samples, None, None, "portable", 0)
+    trials = Trials(bench, TableLane(), OBJECTIVES, tmp_path, {}, None)
+    front = Search(trials, budget_named("16 trials"), space_named(("static int8", "weights8", "channels"))).run()
+    decided = {part for decision in trials.tables.decisions for part in decision.parts}
+    assert {"if, then branch: first", "if, then branch: second"} <= decided
+    assert not any("else branch" in part for part in decided)
+    assert any(point.predicted for point in front.history)
+    assert not any("channels" in point.recipe for point in front.history)
