@@ -11,6 +11,7 @@ random plans and by Optuna's TPE (the extra `bench`), each with the whole budget
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -128,13 +129,23 @@ def peers(name: str, trials: Trials) -> Iterator[Point]:
             )  # fmt: skip
 
 
+def first_of_plan(points: Sequence[Point]) -> list[Point]:
+    """The points whose plan no earlier one has: those that are made again with all care have a time that is known."""
+    found: dict[str, Point] = {}
+    for point in points:
+        plan = {key: value for key, value in point.recipe.items() if key in ("layers", "channels")}
+        found.setdefault(json.dumps(plan, sort_keys=True), point)
+    return list(found.values())
+
+
 def is_matched(peer: Point, points: Sequence[Point]) -> bool:
-    """A point of the front is as good in everything: within two percent of time and bytes, half a dB or the metric's
-    standard error."""
+    """A point of the front is as good in everything: within two percent of time and bytes, half a dB up to the quality
+    from which on more counts nothing, or the metric's standard error."""
     slack = 0.5 if peer.metric is None else points[0].metric_error or 0.0
+    wanted = min(peer.quality, MANY_DB) if peer.metric is None else peer.quality
     return any(
         point.latency is not None and peer.latency is not None and point.latency <= SLACK * peer.latency
-        and point.size <= SLACK * peer.size and point.quality >= peer.quality - slack
+        and point.size <= SLACK * peer.size and point.quality >= wanted - slack
         for point in points
     )  # fmt: skip
 
@@ -157,7 +168,7 @@ def main() -> None:
         budget = budget_named(given.budget)
         front = Search(trials, budget, space).run()
         print(front)
-        solved = [p for p in front.history if p.predicted and not p.why and p.latency]
+        solved = first_of_plan([p for p in front.history if p.predicted and not p.why and p.latency])
         if solved:
             predicted, measured = np.array([(p.predicted["latency"], p.latency) for p in solved]).T
             error = np.median(np.abs(predicted / measured - 1))

@@ -27,6 +27,7 @@ from graphopt.searching.trials import Trials
 from graphopt.searching.words import OBJECTIVES, budget_named, space_named
 from tests.quantize.nets import convnet, images
 from tests.search.lanes import TableLane
+from tests.search.nets import branched
 
 SPACE = ("static int8", "weights8", "channels")
 
@@ -288,29 +289,6 @@ def test_channels_stay_where_a_candidate_takes_too_long(tmp_path, monkeypatch):
     assert any("channels stay" in note for note in front.notes)
     assert any("channels" in point.recipe for point in front.history)  # those from which that is known
     assert not any("channels" in point.recipe for point in front.history if point.predicted)
-
-
-def branched():
-    """Two branches with a convolution each, of which samples take the first."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    def body(name):
-        weight = np.random.default_rng(len(name)).normal(size=(16, 3, 3, 3)).astype(np.float32)
-        second = np.random.default_rng(9).normal(size=(4, 16, 1, 1)).astype(np.float32)
-        nodes = [
-            helper.make_node("Conv", ["x", "w"], ["c"], name="first"), helper.make_node("Relu", ["c"], ["d"]),
-            helper.make_node("Conv", ["d", "v"], [name], name="second"),
-        ]  # fmt: skip
-        made = helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 6, 6])
-        constants = [numpy_helper.from_array(array, key) for key, array in (("w", weight), ("v", second))]
-        return helper.make_graph(nodes, name, [], [made], constants)
-
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
-    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])
-    node = helper.make_node("If", ["flag"], ["y"], then_branch=body("a"), else_branch=body("bb"), name="if")
-    graph = helper.make_graph([node], "g", [x, flag], [y])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def test_layers_of_a_branch_are_decided_as_far_as_samples_reach(tmp_path, monkeypatch):
