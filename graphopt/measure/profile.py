@@ -104,6 +104,8 @@ def _labelled(model: Model) -> Model:
                 value.name = f"n{number}_{value.index}"
     for number, (inner, _) in enumerate(_nested(clone)):
         inner.name = f"{_INNER}{number}_"  # onnxruntime may take a branch into the root graph, where names differ
+        for value in inner.outputs:
+            value.name = f"{_INNER}{number}_{value.index}"
     return clone
 
 
@@ -123,12 +125,22 @@ def _with_nested(
         turns = len(times) / runs
         seconds = _lower_quartile(times[len(times) // 3 :]) * turns
         op = next(run.op for run in profile if run.name == name)
+        node = _main(node, op)
         found.append(KernelTime(op, name, node, (node,), seconds))
         spent[holder] = spent.get(holder, 0.0) + seconds
     rest = [
         replace(one, seconds=max(0.0, one.seconds - spent[one.node])) if one.node in spent else one for one in kernels
     ]
     return [*rest, *found]
+
+
+def _main(node: Node, op: str) -> Node:
+    """The node that an operator is for where it is named after an activation that it took in: upwards the first of its
+    kind; the same where there is none."""
+    above: Node | None = node
+    while above is not None and not op.endswith(above.op_type):
+        above = above.inputs[0].producer if above.inputs and above.inputs[0] is not None else None
+    return node if above is None else above
 
 
 def _kernels(model: Model, profile: list[KernelRun], results: Mapping[str, list[str]]) -> list[KernelTime]:

@@ -55,6 +55,8 @@ NARROWED = (0.25, 0.5)
 """Shares of all groups' channels in the models that show how time falls with widths."""
 _STARTING = 0.45
 """Share of the budget from which on no more models are narrowed alike: the rest is for recipes by layer. A choice."""
+_DEAR = 0.1
+"""Share of the budget that one candidate without some channels may take. A choice."""
 _FEW = 4
 """Samples by which layers are compared one by one: the order and the shares count, sums are corrected."""
 _FINISHING = 0.3
@@ -147,7 +149,7 @@ class Search:
             if structure is not None:
                 self._narrowed(structure)
                 self._choose_effort()
-                self._plans(structure)
+                self._plans(self._affordable(structure))
             self._finish()
         except (OptionError, InputError) as error:
             trials.notes.append(f"ended early: {one_line(error)}")
@@ -182,10 +184,10 @@ class Search:
             if word not in PRECISIONS:
                 continue
             self._one({} if word == HALF else self._shared({}), word)
-            if word == STATIC and not self._is_over() and not self.trials.last.why:
-                if METHODS in self.space:
-                    self._choose_method()
-                self._placed()
+            if word == STATIC and METHODS in self.space and not self._is_over() and not self.trials.last.why:
+                self._choose_method()
+        if any(one.word == STATIC for one in self.uniform):
+            self._placed()
 
     def _has_care(self) -> bool:
         """Whether points of the front are worth making again with all care: not those of models that take long, of
@@ -214,7 +216,7 @@ class Search:
     def _placed(self) -> None:
         """Layers where quantization itself places them: what a call without a search makes is never better."""
         trials, bench = self.trials, self.trials.bench
-        if self._is_over():
+        if self._is_over(_STARTING):
             return
         self._tell("static int8, as it is placed")
         record = trials.replay("placed")
@@ -239,6 +241,16 @@ class Search:
             for word in (FLOAT, STATIC):
                 if any(one.word == word for one in self.uniform) and not self._is_over(_STARTING):
                     self._one(self._shared({"channels": widths}), word)
+
+    def _affordable(self, structure: Structure) -> Structure:
+        """The structure; without its groups where the budget does not suffice for candidates that lose channels."""
+        seconds = self.budget.seconds
+        narrowed = [point.seconds for point in self.trials.history if "channels" in point.recipe]
+        has_choice = any(len(group.widths) > 1 for group in structure.groups)
+        if seconds is None or not has_choice or (narrowed and min(narrowed) <= _DEAR * seconds):
+            return structure
+        self.trials.notes.append("channels stay: the budget suffices for too few models without some of them")
+        return structure.without_groups()
 
     def _one(self, recipe: dict[str, Any], word: str) -> None:
         """A trial in which all layers have a word."""

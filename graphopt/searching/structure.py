@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -80,6 +80,11 @@ class Structure:
         layers = (Layer(**layer) for layer in data["layers"])
         return cls(tuple(layers), tuple(groups), tuple((a, b, n) for a, b, n in data["edges"]))
 
+    def without_groups(self) -> Structure:
+        """The structure in which all channels stay."""
+        layers = (replace(layer, reads=-1, writes=-1) for layer in self.layers)
+        return Structure(tuple(layers), (), self.edges)
+
     def widths(self, share: float) -> dict[str, int]:
         """The widths of all groups when about so many of their channels go."""
         wanted = {g.name: g.size * (1 - share) for g in self.groups}
@@ -95,9 +100,8 @@ def structure_of(
     unshare(copy)
     facts = find_channels(copy)
     names = names_in(copy)
-    chosen = _prunable(facts) if channels else []
+    chosen = [group for group in _prunable(facts) if not _in_branches(group, facts, copy)] if channels else []
     scores = _scores(copy, facts, feeds[:_SAMPLES], seed, quick) if chosen else (np.zeros(0), np.zeros(0))
-    chosen = [group for group in chosen if scores[0][group.classes].any()]  # nothing is known of what no sample runs
     groups = tuple(_group(group, *scores) for group in chosen)
     found = {layer.node: layer for layer in facts.layers if layer.node in names}
     weighted = [node for node in names if node in found or _holds_weight(node)]
@@ -122,6 +126,14 @@ def _prunable(facts: ChannelFacts) -> list[ChannelGroup]:
         if names_of(group):
             chosen.append(group)
     return chosen
+
+
+def _in_branches(group: ChannelGroup, facts: ChannelFacts, model: Model) -> bool:
+    """Whether a layer of a branch reads or makes channels of a group: samples may not take the branch, and names of its
+    layers may be those of others."""
+    nested = [layer for layer in facts.layers if layer.node.graph is not model.graph]
+    ends = [classes for layer in nested for classes in (layer.inputs, layer.outputs) if classes is not None]
+    return any(np.isin(classes, group.classes).any() for classes in ends)
 
 
 def _scores(model: Model, facts: ChannelFacts, feeds: Sequence[Feeds], seed: int, quick: bool) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ random plans and by Optuna's TPE (the extra `bench`), each with the whole budget
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from graphopt.searching.loop import Search
 from graphopt.searching.plan import Plan
 from graphopt.searching.point import Point, hypervolume
 from graphopt.searching.trials import Trials
-from graphopt.searching.words import OBJECTIVES, SPACE, budget_named, space_named
+from graphopt.searching.words import METHODS, OBJECTIVES, ROUNDING, SPACE, budget_named, space_named
 from models import fashion
 from tests import zoo
 from tests.bench import ort_int8, zoo_data
@@ -81,8 +82,9 @@ def random_plans(sizes: Sequence[int]) -> Iterator[Plan]:
         yield tuple(int(rng.integers(size)) for size in sizes)
 
 
-def rival(name: str, kind: str, decisions: Any, seconds: float, folder: Path) -> list[Point]:
-    """What random plans or TPE find in the whole budget; they get the decisions for nothing."""
+def rival(name: str, kind: str, decisions: Any, shared: dict[str, str], seconds: float, folder: Path) -> list[Point]:
+    """What random plans or TPE find in the whole budget; they get the decisions for nothing, and candidates are made as
+    quickly."""
     trials = start(name, folder, SPACE)
     trials.original()
     sizes = [len(decision.choices) for decision in decisions.decisions]
@@ -99,7 +101,7 @@ def rival(name: str, kind: str, decisions: Any, seconds: float, folder: Path) ->
             plan = next(plans)
         else:
             plan = tuple(trial.suggest_int(str(k), 0, size - 1) for k, size in enumerate(sizes))
-        point = next(iter(trials.run([decisions.recipe(plan)])))
+        point = next(iter(trials.run([{**decisions.recipe(plan), **shared}])))
         if study is not None and trial is not None:
             is_bad = point.why or point.latency is None
             study.tell(trial, [9.0, 100.0, 9e9] if is_bad else list(point.values(OBJECTIVES)))
@@ -127,13 +129,23 @@ def peers(name: str, trials: Trials) -> Iterator[Point]:
             )  # fmt: skip
 
 
+def first_of_plan(points: Sequence[Point]) -> list[Point]:
+    """The points whose plan no earlier one has: those that are made again with all care have a time that is known."""
+    found: dict[str, Point] = {}
+    for point in points:
+        plan = {key: value for key, value in point.recipe.items() if key in ("layers", "channels")}
+        found.setdefault(json.dumps(plan, sort_keys=True), point)
+    return list(found.values())
+
+
 def is_matched(peer: Point, points: Sequence[Point]) -> bool:
-    """A point of the front is as good in everything: within two percent of time and bytes, half a dB or the metric's
-    standard error."""
+    """A point of the front is as good in everything: within two percent of time and bytes, half a dB up to the quality
+    from which on more counts nothing, or the metric's standard error."""
     slack = 0.5 if peer.metric is None else points[0].metric_error or 0.0
+    wanted = min(peer.quality, MANY_DB) if peer.metric is None else peer.quality
     return any(
         point.latency is not None and peer.latency is not None and point.latency <= SLACK * peer.latency
-        and point.size <= SLACK * peer.size and point.quality >= peer.quality - slack
+        and point.size <= SLACK * peer.size and point.quality >= wanted - slack
         for point in points
     )  # fmt: skip
 
@@ -156,7 +168,7 @@ def main() -> None:
         budget = budget_named(given.budget)
         front = Search(trials, budget, space).run()
         print(front)
-        solved = [p for p in front.history if p.predicted and not p.why and p.latency]
+        solved = first_of_plan([p for p in front.history if p.predicted and not p.why and p.latency])
         if solved:
             predicted, measured = np.array([(p.predicted["latency"], p.latency) for p in solved]).T
             error = np.median(np.abs(predicted / measured - 1))
@@ -175,8 +187,10 @@ def main() -> None:
         own = volume(front.history[1:], front.original)
         print(f"volume of the search {own:.4f}", flush=True)
         if not given.alone and trials.tables is not None and budget.seconds:
+            known = solved[0].recipe if solved else {}
+            shared = {key: known[key] for key in (METHODS, ROUNDING) if key in known}
             for kind in ("random", "TPE"):
-                points = rival(name, kind, trials.tables, budget.seconds, root / f"{name}-{kind}")
+                points = rival(name, kind, trials.tables, shared, budget.seconds, root / f"{name}-{kind}")
                 other = volume(points[1:], points[0])
                 print(
                     f"volume of {kind} {other:.4f} ({len(points) - 1} trials): {own / max(other, 1e-9):.2f} ×",

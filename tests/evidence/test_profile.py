@@ -69,6 +69,9 @@ def test_nested_nodes_count_once():
     feeds = {"flag": np.array(True), "x": np.ones(2, np.float32)}
     (kernels,) = kernel_times([model("flag")], feeds, runs=3)
     assert sorted(kernel.op for kernel in kernels) == ["If", "Neg"]
+    (apart,) = kernel_times([model("flag")], feeds, runs=3, nested=True)
+    assert sorted(kernel.op for kernel in apart) == ["Exp", "Exp", "If", "Neg"]
+    assert {kernel.node.op for kernel in apart} == {"Exp", "If", "Neg"} and all(k.seconds >= 0 for k in apart)
     known = onnx.helper.make_node("Constant", [], ["yes"], value_int=1)
     lifted = onnx.helper.make_node("Cast", ["yes"], ["known"], to=onnx.TensorProto.BOOL)
     (kernels,) = kernel_times([model("known", known, lifted)], feeds, runs=3)  # onnxruntime takes the branch in

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from graphopt import onnx_io
+from graphopt.measure import interleaved
 from graphopt.searching.building import NEAREST, Builder, recipe_of
 from graphopt.searching.lane import CLEAR, MachineLane, form_of
+from graphopt.searching.structure import names_in
 from tests.quantize.nets import convnet, images
+from tests.search.nets import branched
 
 
 class Bench:
@@ -53,3 +58,25 @@ def test_a_time_that_is_not_clear_is_measured_anew(models):
     bench = Bench(2 * CLEAR)
     lane = MachineLane(bench)
     assert [lane.latency(model).error for model in models[:2]] == [2 * CLEAR] * 2 and bench.measured == 2
+
+
+@pytest.mark.parametrize(("scatter", "runs"), [(0.0, 40), (0.2, 40), (0.2, 5)])
+def test_blocks_of_runs_tell_how_far_a_ratio_of_quartiles_scatters(scatter, runs):
+    rng = np.random.default_rng(0)
+    ticks = [tick for _ in range(runs) for tick in (0.0, 2.0, 0.0, 1.0 + scatter * rng.random())]
+    clock = iter([*ticks])
+    first, second = interleaved(
+        {"a": lambda: None, "b": lambda: None}, seconds=0.0, min_runs=runs, max_runs=runs, clock=lambda: next(clock)
+    )
+    assert first.low_error == 0.0
+    assert second.low_error == (0.0 if not scatter else second.error if runs < 32 else pytest.approx(0.01, abs=0.01))
+
+
+def test_layers_are_named_in_branches_and_timed_there():
+    samples = {"x": np.ones((1, 3, 8, 8), np.float32), "flag": np.array(True)}
+    model = onnx_io.load(branched())
+    lane = MachineLane(SimpleNamespace(feeds=lambda: [samples]))
+    names = list(names_in(model).values())
+    shares = lane.shares(model, names)
+    assert "if, then branch: first" in names and shares["if, then branch: first"] > 0
+    assert not any("else branch" in name for name in shares) and sum(shares.values()) == pytest.approx(1.0)

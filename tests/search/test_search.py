@@ -19,7 +19,7 @@ from graphopt.errors import InputError, OptionError, OutputError
 from graphopt.measure import ort_session
 from graphopt.parallel import executor_of
 from graphopt.recommendation.workbench import Workbench
-from graphopt.searching import building, lane
+from graphopt.searching import building, lane, loop, structure
 from graphopt.searching.building import Builder, recipe_of
 from graphopt.searching.loop import Search
 from graphopt.searching.plan import describe
@@ -27,6 +27,7 @@ from graphopt.searching.trials import Trials
 from graphopt.searching.words import OBJECTIVES, budget_named, space_named
 from tests.quantize.nets import convnet, images
 from tests.search.lanes import TableLane
+from tests.search.nets import branched
 
 SPACE = ("static int8", "weights8", "channels")
 
@@ -279,3 +280,26 @@ def test_what_cannot_be_quantized_is_told(tmp_path):
     front = Search(trials, budget_named("9 trials"), SPACE).run()
     assert any("no layer of the model" in note for note in front.notes) and front.points[0].is_original
     assert all(point.why for point in front.history[2:]) and math.isinf(front.points[0].sqnr_db)
+
+
+def test_channels_stay_where_a_candidate_takes_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "TILES", {True: 2, False: 2})
+    monkeypatch.setattr(loop, "_DEAR", 0.0)
+    front = run(tmp_path, "1h", space=("static int8", "channels"))
+    assert any("channels stay" in note for note in front.notes)
+    assert any("channels" in point.recipe for point in front.history)  # those from which that is known
+    assert not any("channels" in point.recipe for point in front.history if point.predicted)
+
+
+def test_layers_of_a_branch_are_decided_as_far_as_samples_reach(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "TILES", {True: 2, False: 2})
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.normal(size=(1, 3, 8, 8)).astype("f4"), "flag": np.array(True)} for _ in range(8)]
+    bench = Workbench(branched(), samples, None, None, "portable", 0)
+    trials = Trials(bench, TableLane(), OBJECTIVES, tmp_path, {}, None)
+    front = Search(trials, budget_named("16 trials"), space_named(("static int8", "weights8", "channels"))).run()
+    decided = {part for decision in trials.tables.decisions for part in decision.parts}
+    assert {"if, then branch: first", "if, then branch: second"} <= decided
+    assert not any("else branch" in part for part in decided)
+    assert any(point.predicted for point in front.history)
+    assert not any("channels" in point.recipe for point in front.history)

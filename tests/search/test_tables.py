@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graphopt.searching.front import front_from
-from graphopt.searching.plan import Decision
+from graphopt.searching.plan import Decision, alternating, recipe_of
 from graphopt.searching.point import Point
 from graphopt.searching.program import Limit, solve
 from graphopt.searching.sweep import BEST, SLACK, WORST, Scale, next_plans
@@ -144,3 +144,22 @@ def test_a_pick_solves_anew_from_stored_tables():
     point = front.pick(speedup=2, measured=False)
     assert point.name == "predicted" and point.latency <= 0.5 and not point.path
     assert point.recipe["layers"] == {"l0": "static int8", "l1": "static int8", "l2": "float32"}
+
+
+def test_noise_that_is_off_by_far_is_corrected():
+    factors = tuple(Factor((i,), np.array([0.0, 1e-4, 1e-5]), WORDS) for i in range(3))
+    noise = CostTable(0.0, factors, 0.25, (1.5, 1.0))
+    noise.observe((1, 1, 1), 0.03)  # a hundred times what the table has
+    assert noise.predict((1, 1, 1)) == pytest.approx(0.03, rel=0.1)
+    assert noise.predict((1, 0, 0)) == pytest.approx(0.01, rel=0.2) and 0 < noise.predict((2, 0, 0)) < 1e-3
+
+
+def test_every_other_layer_is_on_integers():
+    width = Decision("channels of l0", ("8", "4"), ("l0",), True)
+    other = Decision("layer 9", ("float32", "weights8"), ("l9",))
+    decisions = (*tables().decisions, other, width)
+    plan = alternating(decisions)
+    assert plan == (1, 0, 1, 0, 0)
+    assert "channels" not in recipe_of(decisions, plan) and recipe_of(decisions, (0, 0, 0, 0, 1))["channels"] == {
+        "l0": 4
+    }
