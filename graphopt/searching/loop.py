@@ -48,9 +48,10 @@ if TYPE_CHECKING:
 BATCH = 4
 """Plans that are solved from the same tables, whatever the number of workers, so that the answer does not depend on
 it."""
-GAINS = 0.9
-"""The time of the model in half precision, as a share of the original's, below which the target gains by it, and single
-layers may have it: elsewhere a runtime casts to float32 and back around each of them."""
+AS_FAST = 1.02
+"""The time of the model in half precision, as a share of that in float32, up to which single layers may have it, the
+width of a clear interval: a runtime without arithmetic of its own for it then casts weights once, when it loads them;
+elsewhere it casts around each layer."""
 NARROWED = (0.25, 0.5)
 """Shares of all groups' channels in the models that show how time falls with widths."""
 _STARTING = 0.45
@@ -328,7 +329,8 @@ class Search:
         """Solve, build, measure, correct, until the budget ends or no new plan is predicted."""
         trials = self.trials
         conversion = self.conversion / (trials.run_seconds or 1.0)
-        mixed = [one for one in self.uniform if one.word != HALF or one.latency < GAINS]
+        fast = AS_FAST * next(one.latency for one in self.uniform if one.word == FLOAT)
+        mixed = [one for one in self.uniform if one.word != HALF or one.latency <= fast]
         tables = tables_of(structure, mixed, trials.history[0].size, conversion)
         tried: list[Plan] = []
         every_other = alternating(tables.decisions)
