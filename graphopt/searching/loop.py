@@ -75,9 +75,9 @@ _AGAIN = 3.0
 4.2 times)."""
 _ALONE = 0.05
 """Share of the budget that errors of single layers may take: some hundred times a build where layers are many."""
-_ONE = 0.2
-"""The time of one layer's error, as a share of that of the build of a model in which all are alike: a guess
-(rapidocr-rec: 0.6 s for 1.9 s)."""
+_ONE, _RUNS = 0.2, 2.0
+"""The time of one layer's error, as a share of that of the build of a model in which all are alike, and in runs of the
+model a sample: guesses (rapidocr-rec: 0.6 s, of builds of 1.9 s; rapidocr-det: 0.55 s, of 0.7 s and runs of 0.06 s)."""
 
 
 def search(
@@ -282,7 +282,8 @@ class Search:
         trials, bench = self.trials, self.trials.bench
         if any(one.errors for one in self.uniform):
             return {}
-        if seconds * len(layers) * _ONE > _ALONE * (self.budget.seconds or math.inf):
+        each = _ONE * seconds + _RUNS * _FEW * (trials.run_seconds or 0.0)
+        if each * len(layers) > _ALONE * (self.budget.seconds or math.inf):
             return {}
         full = recipe_of(recipe, bench.target, bench.seed, uniform=word, sensitivity=True)
         return dict(Builder(bench.model, trials.samples[:_FEW]).build(full).errors)
