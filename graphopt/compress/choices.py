@@ -48,10 +48,12 @@ def layer_names(nodes: Iterable[Node]) -> dict[Node, str]:
 
 
 def chosen_for(names: Mapping[Node, str], layers: Mapping[str, str]) -> dict[Node, str]:
-    """The choice of each node that has one, by its name or that of an original node that it comes from."""
-    found = {}
+    """The choice of each node that has one, by its name or that of an original node that it comes from and that no
+    other has by itself: a bias that was taken out of a convolution is not what is meant by it."""
+    found, own = {}, {*names.values()}
     for node, name in names.items():
-        choice = next((layers[known] for known in (name, *node.origins) if known in layers), None)
+        origins = (origin for origin in node.origins if origin not in own)
+        choice = next((layers[known] for known in (name, *origins) if known in layers), None)
         if choice is not None:
             found[node] = choice
     return found

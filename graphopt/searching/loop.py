@@ -48,9 +48,10 @@ if TYPE_CHECKING:
 BATCH = 4
 """Plans that are solved from the same tables, whatever the number of workers, so that the answer does not depend on
 it."""
-GAINS = 0.9
-"""The time of the model in half precision, as a share of the original's, below which the target gains by it, and single
-layers may have it: elsewhere a runtime casts to float32 and back around each of them."""
+AS_FAST = 1.02
+"""The time of the model in half precision, as a share of that in float32, up to which single layers may have it, the
+width of a clear interval: a runtime without arithmetic of its own for it then casts weights once, when it loads them;
+elsewhere it casts around each layer."""
 NARROWED = (0.25, 0.5)
 """Shares of all groups' channels in the models that show how time falls with widths."""
 _STARTING = 0.45
@@ -74,9 +75,9 @@ _AGAIN = 3.0
 4.2 times)."""
 _ALONE = 0.05
 """Share of the budget that errors of single layers may take: some hundred times a build where layers are many."""
-_ONE = 0.2
-"""The time of one layer's error, as a share of that of the build of a model in which all are alike: a guess
-(rapidocr-rec: 0.6 s for 1.9 s)."""
+_ONE, _RUNS = 0.2, 2.0
+"""The time of one layer's error, as a share of that of the build of a model in which all are alike, and in runs of the
+model a sample: guesses (rapidocr-rec: 0.6 s, of builds of 1.9 s; rapidocr-det: 0.55 s, of 0.7 s and runs of 0.06 s)."""
 
 
 def search(
@@ -281,7 +282,8 @@ class Search:
         trials, bench = self.trials, self.trials.bench
         if any(one.errors for one in self.uniform):
             return {}
-        if seconds * len(layers) * _ONE > _ALONE * (self.budget.seconds or math.inf):
+        each = _ONE * seconds + _RUNS * _FEW * (trials.run_seconds or 0.0)
+        if each * len(layers) > _ALONE * (self.budget.seconds or math.inf):
             return {}
         full = recipe_of(recipe, bench.target, bench.seed, uniform=word, sensitivity=True)
         return dict(Builder(bench.model, trials.samples[:_FEW]).build(full).errors)
@@ -328,7 +330,8 @@ class Search:
         """Solve, build, measure, correct, until the budget ends or no new plan is predicted."""
         trials = self.trials
         conversion = self.conversion / (trials.run_seconds or 1.0)
-        mixed = [one for one in self.uniform if one.word != HALF or one.latency < GAINS]
+        fast = AS_FAST * next(one.latency for one in self.uniform if one.word == FLOAT)
+        mixed = [one for one in self.uniform if one.word != HALF or one.latency <= fast]
         tables = tables_of(structure, mixed, trials.history[0].size, conversion)
         tried: list[Plan] = []
         every_other = alternating(tables.decisions)

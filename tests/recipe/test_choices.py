@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
@@ -12,7 +13,7 @@ from onnx import TensorProto
 
 import graphopt
 from graphopt import Recipe
-from graphopt.compress.choices import CHOICES, FLOAT16, QUANTIZED, STORED16
+from graphopt.compress.choices import CHOICES, FLOAT16, QUANTIZED, STORED16, chosen_for
 from graphopt.errors import OptionError
 from graphopt.options import Target
 from graphopt.passes.quantize import stage
@@ -138,3 +139,19 @@ def test_channels_alone_are_obeyed():
     result = graphopt.optimize(network(), recipe=Recipe(channels={"first": 11}), calibration=samples())
     assert {t.dims[0] for t in result.model.graph.initializer if t.name == "a"} == {11}
     assert result.recipe.channels["first"] == 11 and result.recipe.channels["second"] == 32
+
+
+@dataclass(frozen=True)
+class Named:
+    """A node as far as choices read it."""
+
+    origins: tuple[str, ...] = ()
+
+
+def test_an_origin_counts_where_no_node_has_its_name():
+    fused, conv, bias = Named(("gemm", "norm")), Named(("conv",)), Named(("conv", "other"))
+    names = {fused: "fused", conv: "conv", bias: "Add"}
+    layers = {"norm": "float16", "conv": "static int8"}
+    assert chosen_for(names, layers) == {fused: "float16", conv: "static int8"}
+    assert chosen_for(names, {"other": "dynamic", "Add": "float32"}) == {bias: "float32"}
+    assert chosen_for(names, {"other": "dynamic"}) == {bias: "dynamic"}

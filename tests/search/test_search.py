@@ -26,6 +26,7 @@ from graphopt.searching.plan import describe
 from graphopt.searching.trials import Trials
 from graphopt.searching.words import OBJECTIVES, budget_named, space_named
 from tests.quantize.nets import convnet, images
+from tests.search import lanes
 from tests.search.lanes import TableLane
 from tests.search.nets import branched
 
@@ -233,10 +234,13 @@ def test_a_dask_cluster_gives_the_same_recipes(searched, tmp_path):
     assert plain(found) == plain(front) and found.notes == front.notes
 
 
-def test_half_precision_is_mixed_in_only_where_it_gains(tmp_path):
-    front = run(tmp_path, "6 trials", space=("float16", "static int8"))
+@pytest.mark.parametrize(("cost", "is_mixed"), [(0.0, True), (40.0, False)])
+def test_half_precision_is_mixed_in_only_where_it_is_as_fast(cost, is_mixed, tmp_path, monkeypatch):
+    monkeypatch.setitem(lanes.COSTS, "Cast", cost)
+    front = run(tmp_path, "10 trials", space=("float16", "static int8"))
     words = {word for p in front.history if p.predicted for word in p.recipe["layers"].values()}
-    assert [p for p in front.history if "float16" in p.recipe.get("layers", {}).values()] and "float16" not in words
+    assert [p for p in front.history if "float16" in p.recipe.get("layers", {}).values()]
+    assert ("float16" in words) is is_mixed
 
 
 def test_what_stands_at_the_end_is_trained_on_request(monkeypatch, tmp_path):
