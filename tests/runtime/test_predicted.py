@@ -24,7 +24,7 @@ from graphopt.runtime.place.assumed import Shapes, assumed_shapes
 from graphopt.runtime.place.lowered_model import LoweredModel
 from graphopt.runtime.place.measured import partition_key, region_digest
 from graphopt.runtime.place.partition import partition
-from graphopt.runtime.place.rates import OTHER, RATES, WHOLE, Cold, LevelRates
+from graphopt.runtime.place.rates import ONCE, OTHER, RATES, WHOLE, Cold, LevelRates
 from graphopt.runtime.place.work import BORDER, FEATURES, class_of, features, region_work
 from tests.runtime.forms import FORMS, feed
 
@@ -257,6 +257,19 @@ def test_sizes_that_follow_from_shapes_are_known() -> None:
     assert shapes["cut"] == (1, 16) and shapes["more"] == (1, 16, 6)
     assert shapes["y"] == (16, 2, 3)
     assert shapes["split"] == shapes["both"] == (1, 16)
+
+
+def test_one_region_pays_half_for_cold_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "BETWEEN", Cold(1.0, 1e9))
+    monkeypatch.setattr(cost, "CUT", Cold(0.0, 0.0))
+    model = load(two_towers())
+    coverage, costs = lower(model.graph), cost.Costs(model, assumed_shapes(model))
+    first = next(o for o in coverage.providers.values() if class_of(o) == "DynamicMatMul")
+    for left, share in (({*()}, 1.0), ({first}, ONCE)):
+        segments = partition(model.graph, coverage, left)
+        found = costs.of(segments)
+        assert sum(segment.is_region for segment in segments) == (1 if left else 2)
+        assert found.cold == pytest.approx(share * found.kernels) and found.kernels > 0
 
 
 def test_cold_caches_are_filled_once() -> None:

@@ -19,7 +19,7 @@ from .cost import Costs, micro, region_nodes
 from .measured import with_parts
 from .partition import Segment, partition, results, sources
 from .placement import Placement
-from .rates import BETWEEN, CUT, SEGMENT
+from .rates import BETWEEN, CUT, ONCE, SEGMENT
 
 GAIN, DOUBT = 0.05, 0.25
 """What a partition must be predicted to win: this share of the whole model's time in onnxruntime, and this share of
@@ -63,19 +63,19 @@ def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
     reasons: dict[Node, str] = {}
     for region in greedy:
         if region.is_region and any(operation in left for operation in region.operations):
-            text = _told(costs, region)
+            text = _told(costs, region, sum(one.is_region for one in greedy))
             reasons.update((n, text) for o in region.operations if o in left for n in o.nodes)
     decisions: dict[Operation, str] = {}
     for region in segments:
         if pays and region.is_region:
-            decisions.update(dict.fromkeys(region.operations, _told(costs, region)))
+            decisions.update(dict.fromkeys(region.operations, _told(costs, region, regions)))
     return Placement(left, reasons, decisions, verdict)
 
 
-def _told(costs: Costs, region: Segment) -> str:
-    """All that is predicted of a region, in a line."""
+def _told(costs: Costs, region: Segment, regions: int) -> str:
+    """All that is predicted of one of so many regions, in a line."""
     kernels, stock = costs.of_region(region), costs.in_onnxruntime(region_nodes(region.operations))
-    cold = BETWEEN.after(kernels)
+    cold = BETWEEN.after(kernels) * (ONCE if regions == 1 else 1.0)
     return (
         f"predicted {micro(kernels)} on kernels + {micro(cold)} for cold caches + {SEGMENT * 1e-3:g} µs for its "
         f"borders = {micro(kernels + cold + SEGMENT * 1e-9)}, against {micro(stock)} in onnxruntime"

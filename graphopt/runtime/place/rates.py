@@ -48,6 +48,11 @@ BETWEEN, CUT = Cold(0.5, 150e3), Cold(0.6, 35e3)
 sessions with all regions beside the measured times of these: regions of more than 300 µs lose 4 to 6 % in the median,
 those of 30 to 300 µs 20 to 34 %."""
 
+ONCE = 0.5
+"""The share of these that a partition with one region pays, as caches change hands but twice a run. Eight files that
+all of it had left whole in onnxruntime, predicted at 0.89 to 1.02 of it, ran 1.06 to 1.50 times as fast in parts; with
+half of it they are predicted at 1.06 to 1.18 (`python -m tests.bench.session_ratio`)."""
+
 WITHOUT_VNNI = 2.3
 """How much longer a multiply-accumulate of integers takes without AVX-512 VNNI: what our own kernels lose with AVX2
 (DynamicMatMul), taken for onnxruntime's. Its kernels may lose more: then these rates leave too much to it."""
