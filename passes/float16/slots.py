@@ -21,6 +21,8 @@ _ORDERED = frozenset(("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "Unique")
 """Operators that choose by order: half precision makes ties of neighbours."""
 _COUNTED = frozenset(("Range", "CumSum", "Floor", "Ceil", "Round", "Mod", "NonZero"))
 """Operators that count or index with floats: float16 holds whole numbers up to 2,048 only."""
+_SCATTERED = frozenset(("ScatterElements", "ScatterND"))
+"""Operators whose reductions fail in onnxruntime when they run, not when they are loaded."""
 _WORK = frozenset(
     (
         "Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Attention", "Softmax",
@@ -63,6 +65,8 @@ def half_slots(node: Node) -> HalfSlots:
         raise Declined("its result's type is an attribute", node)
     if node.op == "Transpose" and _moves_batch_into_product(node):
         raise Declined("onnxruntime 1.32 ends the process where it joins it with a product in float16", node)
+    if node.op in _SCATTERED and attr(node, "reduction", "none") != "none":
+        raise Declined("onnxruntime 1.32 reduces no float16 there", node)
     values = [v for v in (*node.inputs, *node.outputs) if v is not None]
     if not all(isinstance(v.type, TensorType) for v in values):
         raise Declined("a value of it is no tensor, or of unknown type", node)

@@ -236,6 +236,20 @@ def test_a_transpose_that_onnxruntime_joins_with_a_product_stays(perm, shape):
     same(result, proto, {"x": RNG.normal(size=[int(n) for n in shape.split(",")]).astype("f4")})
 
 
+@pytest.mark.parametrize("op, more", [("ScatterElements", ""), ("ScatterND", ""), ("ScatterElements", "none")])
+def test_scatters_that_onnxruntime_does_not_reduce_in_float16_stay(op, more):
+    """It loads them, and fails when they run: the whole model stayed float32 for one of them."""
+    indices = "int64[4,8] i = {0,1,2,0,1,2,0,1,1,0,2,0,1,2,0,1,2,1,0,0,1,2,0,1,0,1,2,0,1,2,0,1}"
+    if op == "ScatterND":
+        indices = "int64[4,1] i = {0,1,1,3}"
+    proto = model(f"g (float[4,8] x) => (float[4,8] y) <{indices}>"
+                  f"{{ m = MatMul(x, w) s = {op}<reduction = \"{more or 'add'}\">(m, i, m) y = MatMul(s, w) }}",
+                  w=WEIGHTS["w"][:8, :8])  # fmt: skip
+    result = half(proto)
+    assert types(result)[op] == ("f16" if more else "f32") and types(result)["MatMul"] == "f16"
+    same(result, proto, {"x": RNG.normal(size=(4, 8)).astype("f4")})
+
+
 def test_what_is_not_worth_its_casts_stays():
     result = half(model("g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }"))
     assert types(result) == {"Relu": "f32"}
