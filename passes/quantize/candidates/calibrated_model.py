@@ -28,7 +28,7 @@ from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..numerics.store import CodeStore
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
-from .derivable_ranges import derivable, derive_ranges, non_negative_images
+from .derivable_ranges import derivable, derive_ranges, forget_silent, non_negative_images
 from .finer import FinerCodes
 from .shared import Shared, float_products, share_weights
 from .units import PACKED, Unit, Units, find_tables, find_units, layer_units
@@ -121,6 +121,7 @@ def _observed(
         progress=lambda count: context.tell(f"calibrate: {count} samples", 0.0),
     )  # fmt: skip
     derive_ranges(extents, derived)
+    forget_silent(extents)
     fit = {value: extent for value, extent in extents.items() if not extent.masked}
     methods = METHODS if options.calibrate_method == "auto" else (options.calibrate_method,)
     return extents, {m: choose_grids(units, fit, replace(options, calibrate_method=m)) for m in methods}

@@ -11,7 +11,8 @@ from math import prod
 import numpy as np
 
 from ....calibration import Extent
-from ....ir import TensorType, Value
+from ....ir import Node, TensorType, Value
+from ....ops import attr
 from ..options import Quantize
 from .units import Unit
 
@@ -43,6 +44,30 @@ def non_negative_images(units: Iterable[Unit]) -> frozenset[Value]:
     )
 
 
+def silent_below(value: Value) -> float:
+    """The number below which elements of a value make no difference, −∞ where there is none: x h(x) = 0 for
+    x ≤ −β / α, h(x) = max(0, min(1, αx + β)), where nothing else reads x. Codes need not reach further down."""
+    floors: list[float] = []
+    for node in value.users:
+        if node.op == "HardSwish":
+            floors.append(-3.0)
+        elif node.op == "HardSigmoid" and all(_is_gated(user, value, node) for user in node.output.users):
+            floors.append(-float(attr(node, "beta", 0.5)) / float(attr(node, "alpha", 0.2)))
+        elif node.op != "Mul" or not any(v is not None and _gate_of(v, value) for v in node.inputs):
+            return -np.inf
+    return min(floors, default=-np.inf)
+
+
+def _is_gated(node: Node, value: Value, gate: Node) -> bool:
+    """Whether a node multiplies a value by its gate."""
+    return node.op == "Mul" and set(node.inputs) == {value, gate.output}
+
+
+def _gate_of(gate: Value, value: Value) -> bool:
+    node = gate.producer
+    return node is not None and node.op == "HardSigmoid" and node.inputs[0] is value
+
+
 def _has_space(unit: Unit) -> bool:
     shape = unit.output.type.shape if isinstance(unit.output.type, TensorType) else None
     if shape is None or len(shape) < 3:
@@ -63,6 +88,12 @@ def derive_ranges(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, So
         if unit.passes_codes:
             extent.seen = round(extent.seen * (_ratio(sources[0], value) or 1.0))
         seen[value] = extent
+
+
+def forget_silent(seen: dict[Value, Extent]) -> None:
+    """Let extents end where elements make no difference any more."""
+    for value, extent in seen.items():
+        extent.low = max(extent.low, silent_below(value))
 
 
 def _ratio(source: Value, value: Value) -> float | None:

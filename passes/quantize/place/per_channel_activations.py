@@ -15,6 +15,7 @@ from ....compress.context import StageContext
 from ....ir import Array, Model, Value
 from ...fold.weights import is_padded
 from ..candidates.calibrated_model import CalibratedModel, solve_layers
+from ..candidates.derivable_ranges import silent_below
 from ..candidates.units import BINARY, FUNCTIONS, Unit, useful
 from ..numerics.per_channel import ChannelGrid, channel_energy, channel_grid, fold_channel_scales
 
@@ -118,5 +119,5 @@ def channel_ranges(
     for value, (first, second) in peaks_of.items():
         more = math.sqrt(max(1.0, math.log(ENOUGH) / math.log(max(counts[value], 2))))
         low, high = np.maximum(np.minimum(2 * first - second, HEADROOM * first), more * first)
-        ranges[value] = (-low, high)
+        ranges[value] = (np.maximum(-low, silent_below(value)), high)
     return ranges
