@@ -59,7 +59,7 @@ def recipe_of(
     plain: Plain, target: Runtime, seed: int, *, uniform: str = "", sensitivity: bool = False, guarded: bool = False
 ) -> Recipe:
     """The recipe in full. uniform: a word for all layers, in place of a word for each. guarded: quantization may place
-    layers otherwise."""
+    layers otherwise. sensitivity: measure the errors of single layers, without the predictions that no search reads."""
     layers, channels = dict(plain.get("layers", {})), dict(plain.get("channels", {}))
     words = {*layers.values(), uniform} - {FLOAT32, FLOAT16, ""}
     options = {} if guarded else dict(_OPEN)
@@ -74,7 +74,9 @@ def recipe_of(
     half = uniform == FLOAT16 or FLOAT16 in layers.values()
     return Recipe(
         seed=seed, target=Target(runtime=target),
-        quantize=None if mode is None else Quantize(mode, weight_type=weight_type, sensitivity=sensitivity, **options),
+        quantize=None if mode is None else Quantize(
+            mode, weight_type=weight_type, sensitivity="measured" if sensitivity else False, **options
+        ),
         prune=Prune(ratio=0.0, importance="reconstruction" if ROUNDING in plain else "hessian") if channels else None,
         precision=Float16(min_sqnr=-math.inf) if half else None,
         recover=Distil() if RECOVERY in plain else None,
