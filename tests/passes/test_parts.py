@@ -2,7 +2,15 @@
 
 import pytest
 
-from graphopt.passes import cancel_transposes, name_sizes, put_batch_first, resolve_shapes, split_slices, take_parts
+from graphopt.passes import (
+    cancel_transposes,
+    join_steps,
+    name_sizes,
+    put_batch_first,
+    resolve_shapes,
+    split_slices,
+    take_parts,
+)
 from tests.passes.harness import assert_same, body, lift, ops, rewrite
 
 PARTS = """g (float[N,5,6] x) => (float[a,b,c] y) <int64[4] s = {{0, 0, 3, 2}}, int64[1] front = {{0}},
@@ -120,7 +128,7 @@ def heads(size="B", perm="[1, 0, 2]", heads=2, width=4):
 @pytest.mark.parametrize("size", ["B", "3"])
 def test_the_batch_comes_first(size):
     before = heads(size)
-    after, changes = rewrite(before, name_sizes, put_batch_first, cancel_transposes, resolve_shapes)
+    after, changes = rewrite(before, name_sizes, join_steps, put_batch_first, cancel_transposes, resolve_shapes)
     assert changes >= 3
     assert ops(after) == ["MatMul", "Reshape", "Transpose", "Reshape", "Transpose", "MatMul", "MatMul", "Transpose",
                           "Reshape", "MatMul", "Neg"]  # fmt: skip

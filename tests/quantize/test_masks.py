@@ -60,7 +60,7 @@ def test_masked_scores_stay_float_and_the_rest_is_quantized(mode, value):
         assert ((before - after) ** 2).sum() < 1e-2 * (before**2).sum()
 
 
-@pytest.mark.parametrize("mode, layers", [("static", 1), ("dynamic", 1), ("weights", 2)])
+@pytest.mark.parametrize("mode, layers", [("static", 1), ("dynamic", 2), ("weights", 2)])
 @pytest.mark.parametrize("masked", ["Div(x, d)", "Log(x)", "Sqrt(x)"])
 def test_a_layer_that_reads_masked_rows_is_told_or_rounded_by_the_others(mode, layers, masked):
     """Infinite, negative infinite or NaN in the last row: one range for all rows would be of no use to the first."""
