@@ -366,7 +366,7 @@ class Search:
         if RECOVERY in self.space:
             better.append(lambda recipe: {**recipe, RECOVERY: "distil"})
         for change in better:
-            for point in self.trials.front().points[1:]:
+            for point in sorted(self.trials.front().points[1:], key=lambda p: "channels" in p.recipe):  # the dear last
                 changed = change(dict(point.recipe))
                 left = (self.budget.seconds or math.inf) - self.trials.seconds
                 is_long = RECOVERY not in changed and _AGAIN * point.seconds > left
