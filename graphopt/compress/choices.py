@@ -47,6 +47,11 @@ def layer_names(nodes: Iterable[Node]) -> dict[Node, str]:
     return names
 
 
+def branch_name(node: Node, slot: str) -> str:
+    """A branch of an If, such as "If_0, then branch": with a colon behind it stands before the names of its layers."""
+    return f"{node.name or node.output.name or node.op}, {slot.replace('_', ' ')}"
+
+
 def chosen_for(names: Mapping[Node, str], layers: Mapping[str, str]) -> dict[Node, str]:
     """The choice of each node that has one, by its name or that of an original node that it comes from and that no
     other has by itself: a bias that was taken out of a convolution is not what is meant by it."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..analysis.channels import ChannelFacts, ChannelGroup, find_channels
 from ..calibration import shapes_at
-from ..compress.choices import layer_names
+from ..compress.choices import branch_name, layer_names
 from ..equivalence.feeds import Feeds
 from ..errors import Declined, GraphoptError
 from ..ir import Array, Graph, Model, Node, TensorType, Value, clone_model
@@ -216,9 +216,8 @@ def branch_labels(model: Model) -> dict[Node, str]:
     for node in model.graph:
         for slot in ("then_branch", "else_branch") if node.op == "If" else ():
             branch = node.attrs.get(slot)
-            name = node.name or node.output.name or node.op
             if isinstance(branch, Graph):
-                labels.update(dict.fromkeys(branch, f"{name}, {slot.replace('_', ' ')}: "))
+                labels.update(dict.fromkeys(branch, f"{branch_name(node, slot)}: "))
     return labels
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...calibration import Calibration, Taps
-from ...compress.choices import FLOAT32
+from ...compress.choices import FLOAT32, branch_name
 from ...compress.context import StageContext
 from ...compress.layers.linear import LINEAR
 from ...compress.report import StageReport
@@ -39,13 +39,13 @@ def quantize_branches(
     copy, choices = clone.model, dict[str, str]()
     _check_branches(model, options)
     for original, node in clone.nodes.items():
-        name = node.name or node.output.name or node.op
         if node.op != "If":
             if _has_products(node):
+                name = node.name or node.output.name or node.op
                 refused.append((name, f"in the body of {node.op}, whose values cannot be read"))
             continue
         for slot in BRANCHES:
-            branch, label = original.attrs.get(slot), _label(name, slot)
+            branch, label = original.attrs.get(slot), branch_name(node, slot)
             if not isinstance(branch, Graph) or not any(inner.op in WORTHY for inner in branch.walk()):
                 continue
             part = _cut(model, branch)
@@ -77,15 +77,9 @@ class _Part:
     captured: tuple[Value, ...]
 
 
-def _label(name: str, slot: str) -> str:
-    """A branch in the names of its layers; ends as `INSIDE` begins."""
-    return f"{name}, {slot.replace('_', ' ')}"
-
-
 def _check_branches(model: Model, options: Quantize) -> None:
     """OptionError for a choice for a layer in a branch that the model does not have."""
-    ifs = [node.name or node.output.name or node.op for node in model.graph if node.op == "If"]
-    known = [_label(name, slot) for name in ifs for slot in BRANCHES]
+    known = [branch_name(node, slot) for node in model.graph if node.op == "If" for slot in BRANCHES]
     for name in options.layers:
         head, inside_of, _ = name.partition(INSIDE)
         branch = f"{head}{INSIDE}".removesuffix(": ")
