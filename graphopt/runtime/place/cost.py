@@ -10,7 +10,7 @@ from ...kernels import available_levels, select_level
 from ..lower.traits import Operation, Shape
 from .assumed import Shapes
 from .partition import Segment, constant_nodes
-from .rates import BETWEEN, CUT, ONCE, OTHER, RATES, SEGMENT, SESSION, WHOLE, LevelRates, Rates
+from .rates import BETWEEN, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, LevelRates, Rates, cold_share
 from .stock import work_by_node
 from .work import Work, border_work, class_of, operation_numbers
 
@@ -91,8 +91,7 @@ class Costs:
         kernels = [self.of_region(region) for region in regions]
         stock = [self.in_onnxruntime(unit for unit in one.units if isinstance(unit, Node)) for one in others]
         cold = sum(map(BETWEEN.after, kernels)) + sum(map(CUT.after, stock)) if regions and others else 0.0
-        cold *= ONCE if len(regions) == 1 else 1.0
-        return Prediction(sum(kernels), sum(stock), cold, len(others))
+        return Prediction(sum(kernels), sum(stock), cold * cold_share(len(regions)), len(others))
 
 
 def region_nodes(operations: Iterable[Operation]) -> list[Node]:

@@ -19,7 +19,7 @@ from .cost import Costs, micro, region_nodes
 from .measured import with_parts
 from .partition import Segment, partition, results, sources
 from .placement import Placement
-from .rates import BETWEEN, CUT, ONCE, SEGMENT
+from .rates import BETWEEN, CUT, SEGMENT, cold_share
 
 GAIN, DOUBT = 0.05, 0.25
 """What a partition must be predicted to win: this share of the whole model's time in onnxruntime, and this share of
@@ -75,7 +75,7 @@ def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
 def _told(costs: Costs, region: Segment, regions: int) -> str:
     """All that is predicted of one of so many regions, in a line."""
     kernels, stock = costs.of_region(region), costs.in_onnxruntime(region_nodes(region.operations))
-    cold = BETWEEN.after(kernels) * (ONCE if regions == 1 else 1.0)
+    cold = BETWEEN.after(kernels) * cold_share(regions)
     return (
         f"predicted {micro(kernels)} on kernels + {micro(cold)} for cold caches + {SEGMENT * 1e-3:g} µs for its "
         f"borders = {micro(kernels + cold + SEGMENT * 1e-9)}, against {micro(stock)} in onnxruntime"

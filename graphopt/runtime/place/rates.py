@@ -53,6 +53,12 @@ ONCE = 0.5
 all of it had left whole in onnxruntime, predicted at 0.89 to 1.02 of it, ran 1.06 to 1.50 times as fast in parts; with
 half of it they are predicted at 1.06 to 1.18 (`python -m tests.bench.session_ratio`)."""
 
+
+def cold_share(regions: int) -> float:
+    """The share of `BETWEEN` and `CUT` that each part of a partition with so many regions pays."""
+    return ONCE if regions == 1 else 1.0
+
+
 WITHOUT_VNNI = 2.3
 """How much longer a multiply-accumulate of integers takes without AVX-512 VNNI: what our own kernels lose with AVX2
 (DynamicMatMul), taken for onnxruntime's. Its kernels may lose more: then these rates leave too much to it."""
