@@ -172,20 +172,18 @@ def linear_of(node: Node) -> Linear:
     array = weight.array()
     if array.size == 0 or numbers(array) is not None:
         raise Declined("its weight is empty, or holds NaN, infinite or mask values", node)
-    axis, groups = _layout(node, array, bias is not None)
-    is_scattered = node.op == TRANSPOSED and groups > 1 and axis == 1
-    channels = array.shape[axis] * (groups if is_scattered else 1)
+    linear = Linear(node, weight, None, *_layout(node, array, bias is not None))
     values = None if bias is None else bias.array().reshape(-1)
-    if bias is not None and not _is_per_channel(bias.shape, channels):
+    if bias is not None and not _is_per_channel(bias.shape, linear.channels):
         raise Declined("its bias is not one number a channel", node)
-    addition = _addition(node, channels) if node.op == "MatMul" else None
+    addition = _addition(node, linear.channels) if node.op == "MatMul" else None
     if addition is not None:
         constant = addition[0].constant(addition[1])
         values = None if constant is None else constant.array().reshape(-1)
     if values is not None and numbers(values) is not None:
         raise Declined("its bias holds NaN, infinite or mask values", node)
-    spread = None if values is None else np.broadcast_to(values, (channels,))
-    return Linear(node, weight, spread, axis, groups, addition)
+    spread = None if values is None else np.broadcast_to(values, (linear.channels,))
+    return replace(linear, bias=spread, addition=addition)
 
 
 def _layout(node: Node, weight: Array, has_bias: bool) -> tuple[int, int]:

@@ -121,9 +121,7 @@ def _rounded(
     return known[value, is_narrow]
 
 
-def _rounded_while_running(
-    clone: MappedClone, value: Value, known: dict[tuple[Value, bool], Value]
-) -> Value:  # fmt: skip
+def _rounded_while_running(clone: MappedClone, value: Value, known: dict[tuple[Value, bool], Value]) -> Value:
     """A value of the clone on the grid that it gets where it is quantized while the model runs."""
     if (value, False) not in known:
         quantize = Node("DynamicQuantizeLinear", (value,), None, 3)
