@@ -12,16 +12,16 @@ from itertools import product
 
 import numpy as np
 
+from ..compress.choices import FLOAT16, FLOAT32
 from ..ir import Array
 from .plan import Decision
 from .structure import Layer, Structure
 from .tables import CostTable, Factor, Tables
-from .words import FLOAT, STATIC
+from .words import STATIC
 
-BYTES = {"float16": 2.0, STATIC: 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4": 0.5 + 4 / 32, FLOAT: 4.0}
+BYTES = {FLOAT16: 2.0, STATIC: 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4": 0.5 + 4 / 32, FLOAT32: 4.0}
 """Bytes of a parameter; those of 4 bits have a float32 scale for each 32."""
-HALF = "float16"
-_ROUNDED = {"float16": 1e-7, "weights4": 256.0}
+_ROUNDED = {FLOAT16: 1e-7, "weights4": 256.0}
 """The noise of half precision, 2^-11 relative and uniform; and how much more four bits have than eight, (2^4)²."""
 _NOISE = {"latency": 0.02, "noise": 0.25, "size": 0.005}
 _DOUBT = {"latency": (0.25, 0.2), "noise": (1.5, 1.0), "size": (0.1, 0.1)}
@@ -54,7 +54,7 @@ def tables_of(structure: Structure, uniform: Sequence[Uniform], file_bytes: int,
     float and codes, as a share of the original's seconds."""
     by_word = {one.word: one for one in uniform if not one.channels}
     decisions, layer_at, group_at = _decisions(structure, by_word)
-    base = by_word[FLOAT]
+    base = by_word[FLOAT32]
     latency: list[Factor] = []
     size: list[Factor] = []
     noise: list[Factor] = []
@@ -77,7 +77,7 @@ def tables_of(structure: Structure, uniform: Sequence[Uniform], file_bytes: int,
         kinds = ("", *("channels",) * (len(decisions[at].choices) - 1))
         noise.append(Factor((at,), np.array(structure.groups[number].losses), kinds))
     latency += _crossings(structure, decisions, layer_at, conversion)
-    stored_now = sum(layer.parameters * BYTES[FLOAT] for k, layer in enumerate(structure.layers) if k in layer_at)
+    stored_now = sum(layer.parameters * BYTES[FLOAT32] for k, layer in enumerate(structure.layers) if k in layer_at)
     rest = base.latency * sum(share for name, share in base.shares.items() if name not in _names(decisions))
     bases = {"latency": rest, "noise": 0.0, "size": max(0.0, file_bytes - stored_now)}
     built = {"latency": latency, "noise": noise, "size": size}
@@ -95,13 +95,13 @@ def _decisions(
         places = [k for k, layer in enumerate(structure.layers) if layer.tied == root]
         words = [
             word for word, one in by_word.items()
-            if word != FLOAT and all(one.layers.get(structure.layers[k].name) == word for k in places)
+            if word != FLOAT32 and all(one.layers.get(structure.layers[k].name) == word for k in places)
         ]  # fmt: skip
         if not words and all(structure.layers[k].reads < 0 and structure.layers[k].writes < 0 for k in places):
             continue
         layer_at.update(dict.fromkeys(places, len(decisions)))
         names = tuple(structure.layers[k].name for k in places)
-        decisions.append(Decision(names[0], (FLOAT, *words), names))
+        decisions.append(Decision(names[0], (FLOAT32, *words), names))
     group_at: dict[int, int] = {}
     for number, group in enumerate(structure.groups):
         if len(group.widths) > 1:
@@ -118,9 +118,9 @@ def _names(decisions: Iterable[Decision]) -> set[str]:
 def _time(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
     """The layer's share of the time of the model in which all are alike, with its part of what that model has beside
     its layers more than the float model has: conversions, mostly."""
-    one, base = by_word[word], by_word[FLOAT]
+    one, base = by_word[word], by_word[FLOAT32]
     own = one.latency * one.shares.get(layer.name, 0.0)
-    if word == FLOAT:
+    if word == FLOAT32:
         return own
     changed = {name for name, got in one.layers.items() if got == word}
     among = sum(one.shares.get(name, 0.0) for name in changed) or 1.0
@@ -132,7 +132,7 @@ def _time(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
 def _noise(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
     """The noise of the results with the layer alone so, as a share of their power; where it was not measured, that of
     the word whose was."""
-    if word == FLOAT:
+    if word == FLOAT32:
         return 0.0
     known = by_word[word].errors.get(layer.name)
     if known is not None:
@@ -174,7 +174,7 @@ def _staircase(
 ) -> tuple[list[float], list[float]]:
     """Multiply-accumulates that are left of a layer, and the share of its time, through the models that were narrowed;
     those of integers for integers, else those of floats. Below the narrowest it falls as between the last two."""
-    kind = STATIC if word == STATIC and any(one.word == STATIC for one in narrowed) else FLOAT
+    kind = STATIC if word == STATIC and any(one.word == STATIC for one in narrowed) else FLOAT32
     base = by_word[kind]
     whole = base.latency * base.shares.get(layer.name, 0.0)
     points = {1.0: 1.0}
@@ -212,4 +212,4 @@ def _crossings(
 
 
 def _converts(one: str, other: str) -> bool:
-    return any((one == word) != (other == word) for word in (STATIC, HALF))
+    return any((one == word) != (other == word) for word in (STATIC, FLOAT16))

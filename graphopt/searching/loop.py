@@ -10,13 +10,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..compress.choices import FLOAT16, FLOAT32
 from ..errors import InputError, OptionError, one_line
 from ..ir import Model
 from ..options import Runtime, runtime_named
 from ..pipeline import Progress
 from ..recommendation.workbench import Workbench
 from .building import CALIBRATIONS, NEAREST, Builder, recipe_of
-from .costing import HALF, Uniform, tables_of
+from .costing import Uniform, tables_of
 from .front import Front
 from .lane import Lane, MachineLane
 from .plan import Plan, alternating, plan_of
@@ -27,7 +28,6 @@ from .tables import Tables
 from .trials import Trials
 from .words import (
     CHANNELS,
-    FLOAT,
     METHODS,
     OBJECTIVES,
     PRECISIONS,
@@ -179,12 +179,12 @@ class Search:
 
     def _alike(self) -> None:
         """Models in which all layers are alike: the first trials, and what the tables are made of."""
-        self._one({}, FLOAT)
+        self._one({}, FLOAT32)
         self.is_quick = self.budget.seconds is not None
         for word in self.space:
             if word not in PRECISIONS:
                 continue
-            self._one({} if word == HALF else self._shared({}), word)
+            self._one({} if word == FLOAT16 else self._shared({}), word)
             if word == STATIC and METHODS in self.space and not self._is_over() and not self.trials.last.why:
                 self._choose_method()
         if any(one.word == STATIC for one in self.uniform):
@@ -239,7 +239,7 @@ class Search:
             if widths in done:
                 continue
             done.append(widths)
-            for word in (FLOAT, STATIC):
+            for word in (FLOAT32, STATIC):
                 if any(one.word == word for one in self.uniform) and not self._is_over(_STARTING):
                     self._one(self._shared({"channels": widths}), word)
 
@@ -262,7 +262,7 @@ class Search:
         record = trials.replay("alike")
         if record is None:
             start = time.monotonic()
-            full = recipe_of(recipe, bench.target, bench.seed, uniform="" if word == FLOAT else word)
+            full = recipe_of(recipe, bench.target, bench.seed, uniform="" if word == FLOAT32 else word)
             built = trials.builder.build(full, keep=True)
             settled = {**recipe, **({"layers": dict(built.layers)} if built.layers else {})}
             point = trials.measured(settled, built, start)
@@ -321,17 +321,17 @@ class Search:
             record["seconds"] = time.monotonic() - start
             trials.store.add("structure", record)
         structure, self.conversion = Structure.of(record["structure"]), record["conversion"]
-        if not structure.groups and all(one.word == FLOAT for one in self.uniform):
+        if not structure.groups and all(one.word == FLOAT32 for one in self.uniform):
             trials.notes.append("no layer of the model can be quantized, and no channels can be removed")
             return None
-        return structure if any(one.word == FLOAT for one in self.uniform) else None
+        return structure if any(one.word == FLOAT32 for one in self.uniform) else None
 
     def _plans(self, structure: Structure) -> None:
         """Solve, build, measure, correct, until the budget ends or no new plan is predicted."""
         trials = self.trials
         conversion = self.conversion / (trials.run_seconds or 1.0)
-        fast = AS_FAST * next(one.latency for one in self.uniform if one.word == FLOAT)
-        mixed = [one for one in self.uniform if one.word != HALF or one.latency <= fast]
+        fast = AS_FAST * next(one.latency for one in self.uniform if one.word == FLOAT32)
+        mixed = [one for one in self.uniform if one.word != FLOAT16 or one.latency <= fast]
         tables = tables_of(structure, mixed, trials.history[0].size, conversion)
         tried: list[Plan] = []
         every_other = alternating(tables.decisions)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .words import FLOAT, METHODS, RECOVERY, ROUNDING, STATIC
+from ..compress.choices import FLOAT32
+from .words import METHODS, RECOVERY, ROUNDING, STATIC
 
 Plan = tuple[int, ...]
 """The number of the choice that is taken of each decision."""
@@ -66,7 +67,7 @@ def alternating(decisions: Sequence[Decision]) -> Plan:
 
 def describe(recipe: Mapping[str, Any]) -> str:
     """A recipe in a line: how many layers compute how, how many channels stay, the rest by its words."""
-    counts = Counter(word for word in recipe.get("layers", {}).values() if word != FLOAT)
+    counts = Counter(word for word in recipe.get("layers", {}).values() if word != FLOAT32)
     parts = [f"{count} × {word}" for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     if recipe.get("channels"):
         widths = recipe["channels"].values()

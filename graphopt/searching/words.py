@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..compress.choices import FLOAT16
 from ..errors import OptionError, did_you_mean
 
 OBJECTIVES = ("latency", "quality", "size")
 STATIC = "static int8"
-PRECISIONS = ("float16", STATIC, "dynamic", "weights8", "weights4")
+PRECISIONS = (FLOAT16, STATIC, "dynamic", "weights8", "weights4")
 """Words for how a layer computes beside "float32"; those of a recipe."""
-FLOAT = "float32"
 CHANNELS, METHODS, RECOVERY = "channels", "calibration", "recovery"
 SPACE = (*PRECISIONS, CHANNELS, METHODS)
 """The space where none is given. Recovery by training is asked for by name: it takes minutes a candidate."""
