@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from tests.runtime.language import GROUPS, HEADS, INNER, LAYERS, SIZE, WIDTH, WORDS, Builder, Feed
+from tests.runtime.language import GROUPS, HEADS, INNER, LAYERS, SIZE, WIDTH, WORDS, Builder, Feed, random_caches
 
 POSITIONS = 512
 """Rows of the tables of angles."""
@@ -72,30 +72,14 @@ def make_genai_model(form: Form = Form(), *, bits: int = 4, accuracy_level: int 
         gated = b.node("Mul", [gate, b.product(normed, WIDTH, INNER, f"up{i}")], f"gated{i}")
         normed, x = added(b.product(gated, INNER, WIDTH, f"down{i}"), f"next{i}", last=i == LAYERS - 1)
     b.product(normed, WIDTH, WORDS, "logits")
-    info = helper.make_tensor_value_info
-    tokens = [info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"])]
-    tokens.append(info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]))
-    names = [f"{i}.{half}" for i in range(LAYERS) for half in ("key", "value")]
-    size = "kv_cache_dim" if form.open_heads else SIZE
-    caches = {
-        word: [info(f"{word}.{name}", TensorProto.FLOAT, ["batch_size", HEADS, length, size]) for name in names]
-        for word, length in (("past_key_values", "past_sequence_length"), ("present", "total_sequence_length"))
-    }
-    logits = info("logits", TensorProto.FLOAT, ["batch_size", "sequence_length", WORDS])
-    graph = helper.make_graph(
-        b.nodes, "genai", [*tokens, *caches["past_key_values"]], [logits, *caches["present"]], b.constants
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    tokens = {"input_ids": "sequence_length", "attention_mask": "total_sequence_length"}
+    sizes = ("batch_size", "sequence_length", "past_sequence_length", "total_sequence_length")
+    return b.decoder("genai", tokens, sizes, "kv_cache_dim" if form.open_heads else SIZE, opset=21, ir_version=10)
 
 
 def feeds(past: int, tokens: int, *, batch: int = 1, seed: int = 0) -> Feed:
     """Random tokens behind random caches."""
     rng = np.random.default_rng(seed)
-    caches = {
-        f"past_key_values.{i}.{half}": rng.standard_normal((batch, HEADS, past, SIZE)).astype(np.float32)
-        for i in range(LAYERS)
-        for half in ("key", "value")
-    }
+    caches = random_caches(rng, past, batch)
     ids = rng.integers(0, WORDS, (batch, tokens))
     return {"input_ids": ids, "attention_mask": np.ones((batch, past + tokens), np.int64), **caches}

@@ -47,6 +47,25 @@ class Builder:
             accuracy_level=self.accuracy_level,
         )  # fmt: skip
 
+    def decoder(
+        self, name: str, tokens: dict[str, str], sizes: tuple[str, str, str, str], size: int | str, *, opset: int,
+        ir_version: int,
+    ) -> onnx.ModelProto:  # fmt: skip
+        """The model that returns logits and longer caches. tokens: int64 inputs and how many columns they have. sizes:
+        names of the batch, of tokens new, before and in all; size: of a head."""
+        info = helper.make_tensor_value_info
+        batch, new, past, total = sizes
+        given = [info(one, TensorProto.INT64, [batch, count]) for one, count in tokens.items()]
+        before, after = (
+            [info(f"{word}.{i}.{half}", TensorProto.FLOAT, [batch, HEADS, count, size])
+             for i in range(LAYERS) for half in ("key", "value")]
+            for word, count in (("past_key_values", past), ("present", total))
+        )  # fmt: skip
+        logits = info("logits", TensorProto.FLOAT, [batch, new, WORDS])
+        graph = helper.make_graph(self.nodes, name, [*given, *before], [logits, *after], self.constants)
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+
 
 def make_language_model(
     bits: int = 4, *, zeros: bool = False, accuracy_level: int = 4, inner: int = INNER
@@ -98,22 +117,17 @@ def make_language_model(
         gated = b.node("Mul", [gate, f"u{i}"], f"h{i}")
         x = b.node("Add", [x, b.product(gated, inner, WIDTH, f"down{i}")], f"x{i}")
     b.product(b.node("RMSNormalization", [x, ones], "last", axis=-1, epsilon=1e-5), WIDTH, WORDS, "logits")
-    info = helper.make_tensor_value_info
-    tokens = [
-        info(name, TensorProto.INT64, ["batch", size])
-        for name, size in (("input_ids", "tokens"), ("attention_mask", "total"), ("position_ids", "tokens"))
-    ]
-    names = [f"{i}.{one}" for i in range(LAYERS) for one in ("key", "value")]
-    caches = {
-        word: [info(f"{word}.{name}", TensorProto.FLOAT, ["batch", HEADS, size, SIZE]) for name in names]
-        for word, size in (("past_key_values", "past"), ("present", "total"))
+    tokens = {"input_ids": "tokens", "attention_mask": "total", "position_ids": "tokens"}
+    return b.decoder("language", tokens, ("batch", "tokens", "past", "total"), SIZE, opset=23, ir_version=11)
+
+
+def random_caches(rng: np.random.Generator, past: int, batch: int) -> Feed:
+    """Keys and values of `past` tokens for each layer."""
+    return {
+        f"past_key_values.{i}.{half}": rng.standard_normal((batch, HEADS, past, SIZE)).astype(np.float32)
+        for i in range(LAYERS)
+        for half in ("key", "value")
     }
-    logits = info("logits", TensorProto.FLOAT, ["batch", "tokens", WORDS])
-    graph = helper.make_graph(
-        b.nodes, "language", [*tokens, *caches["past_key_values"]], [logits, *caches["present"]], b.constants
-    )
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=11)
 
 
 def feeds(past: int, tokens: int, *, batch: int = 1, padded: int = 0, seed: int = 0) -> Feed:
@@ -121,11 +135,7 @@ def feeds(past: int, tokens: int, *, batch: int = 1, padded: int = 0, seed: int 
     rng = np.random.default_rng(seed)
     mask = np.ones((batch, past + tokens), np.int64)
     mask[0, :padded] = 0
-    caches = {
-        f"past_key_values.{i}.{one}": rng.standard_normal((batch, HEADS, past, SIZE)).astype(np.float32)
-        for i in range(LAYERS)
-        for one in ("key", "value")
-    }
+    caches = random_caches(rng, past, batch)
     return {
         "input_ids": rng.integers(0, WORDS, (batch, tokens)),
         "attention_mask": mask,
