@@ -53,7 +53,8 @@ def pool() -> Iterator[ProcessWorkers]:
         yield workers
 
 
-def test_content_goes_to_workers_that_lack_it(pool):
+def test_content_goes_to_workers_that_lack_it(pool, tmp_path):
+    assert all(ordered(pool, work.met, [((str(tmp_path), number, 2), {}) for number in range(2)]))  # both have started
     data = os.urandom(1 << 20)
     counting = Counting(pool)
     calls = [((number, digest_of(data)), {digest_of(data): data}) for number in range(40)]
