@@ -17,11 +17,7 @@ from graphopt.runtime.execute.ort_segment import OrtSegment
 from graphopt.runtime.place.extract import input_name, output_name
 from graphopt.runtime.warmup import warmup
 
-HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
-
-
-def parse(text: str) -> onnx.ModelProto:
-    return parser.parse_model(HEAD + text)
+from .spelled import parse
 
 
 def refused(source, what: str, how=load) -> None:

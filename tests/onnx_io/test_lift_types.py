@@ -1,0 +1,71 @@
+"""Types of values: declared, inferred without weights, open, of sequences and maps."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from graphopt.ir import DType, SequenceType, TensorType
+from graphopt.onnx_io import infer_types, load
+from graphopt.onnx_io.emit import Emitter
+
+from .spelled import parse, round_trip
+
+
+def test_open_sizes_are_not_equal_because_they_look_alike():
+    proto = parse("g (float[N, M] x) => (y) { y = Transpose(x) }")
+    first, second = proto.graph.input[0].type.tensor_type.shape.dim
+    first.dim_param = second.dim_param = "?"
+    model, _ = round_trip(proto)
+    assert model.graph.inputs[0].type == TensorType(DType.FLOAT, (None, None))
+    second.dim_value = -1
+    round_trip(proto)
+
+
+def test_sequences_optionals_and_maps():
+    proto = parse("g (seq(float[N]) s, int64 i) => (float[N] y) { y = SequenceAt(s, i) }")
+    proto.graph.input.append(
+        helper.make_value_info("m", onnx.TypeProto(map_type={"key_type": 7, "value_type": proto.graph.output[0].type}))
+    )
+    proto.graph.input.append(helper.make_value_info("o", helper.make_optional_type_proto(proto.graph.input[0].type)))
+    proto.graph.input.append(helper.make_value_info("p", helper.make_sparse_tensor_type_proto(1, [2])))
+    model, _ = round_trip(proto)
+    assert model.graph.inputs[0].type == SequenceType(TensorType(DType.FLOAT, ("N",)))
+    assert next(iter(model.graph)).output.type == TensorType(DType.FLOAT, ("N",))
+
+
+def test_declared_types_count_only_where_onnx_knows_nothing():
+    proto = parse("g (float[2, 3] x) => (y) { a = own.Op(x) b = Transpose(a) h = Relu(x) y = Exp(h) }",
+                  '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>\n')  # fmt: skip
+    proto.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.INT32, [4, 5]))
+    proto.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.DOUBLE, [9]))
+    model, emitted = round_trip(proto)
+    types = {v.name: v.type for n in model.graph for v in n.outputs}
+    assert types["a"] == TensorType(DType.INT32, (4, 5)) and types["b"] == TensorType(DType.INT32, (5, 4))
+    assert types["h"] == types["y"] == TensorType(DType.FLOAT, (2, 3))
+    assert [info.name for info in emitted.graph.value_info] == ["a"]
+
+
+def test_inference_sees_no_weights():
+    weight = numpy_helper.from_array(np.zeros((2000, 500), np.float32), "w")
+    proto = parse("g (float[N, 2000] x) => (y) { y = MatMul(x, w) }")
+    proto.graph.initializer.append(weight)
+    model = load(proto)
+    assert next(iter(model.graph)).output.type == TensorType(DType.FLOAT, ("N", 500))
+    assert Emitter(model, skeleton=True).model().ByteSize() < 500
+
+
+def test_shapes_flow_through_small_constants():
+    proto = parse("""g (float[2, 4, 6] x) => (y) {
+        s = Shape(x) i = Constant<value_ints = [0]>() n = Gather(s, i) m = Constant<value_ints = [-1]>()
+        t = Concat<axis = 0>(n, m) y = Reshape(x, t)
+    }""")
+    model = load(proto)
+    assert model.graph.outputs[0].type == TensorType(DType.FLOAT, (2, 24))
+
+
+def test_a_model_that_inference_refuses_still_gets_types():
+    proto = parse("g (float[2] x) => (y, z) { h = Reshape(x, s) y = Relu(x) z = Exp(y) }")
+    proto.graph.initializer.append(helper.make_tensor("s", TensorProto.INT64, [2], [0, 0]))
+    model = load(proto)
+    infer_types(model)
+    assert model.graph.outputs[1].type == TensorType(DType.FLOAT, (2,))
