@@ -94,7 +94,7 @@ class Builder:
 
     def build(self, recipe: Recipe, *, keep: bool = False) -> Built:
         """Make the model of a recipe. keep: as IR, too. What cannot be made is a `Built` that says why."""
-        asked = Options(compression=Compression(calibration=self.samples), validation=Validation(validate=False))
+        asked = self._asked()
         try:
             made, stages = self._made(recipe.options(asked))
         except (GraphoptError, Declined) as error:
@@ -111,6 +111,17 @@ class Builder:
                 if alone is not None and math.isfinite(alone):
                     errors[name] = alone
         return Built(onnx_io.to_proto(made).SerializeToString(), made if keep else None, layers, errors)
+
+    def on(self, samples: Sequence[Feeds], recipe: Recipe) -> Builder:
+        """A builder on other samples, with the same exact passes. recipe: of a lossy stage."""
+        found = Builder(self.model, samples)
+        options = recipe.options(found._asked())
+        if self._exact is not None and options.compression.is_wanted:
+            found._exact = self._exact.on(options)
+        return found
+
+    def _asked(self) -> Options:
+        return Options(compression=Compression(calibration=self.samples), validation=Validation(validate=False))
 
     def _made(self, options: Options) -> tuple[Model, tuple[StageReport, ...]]:
         if not options.compression.is_wanted:
