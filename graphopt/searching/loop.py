@@ -16,7 +16,7 @@ from ..ir import Model
 from ..options import Runtime, runtime_named
 from ..pipeline import Progress
 from ..recommendation.workbench import Workbench
-from .building import CALIBRATIONS, NEAREST, Builder, recipe_of
+from .building import CALIBRATIONS, NEAREST, recipe_of
 from .costing import Uniform, tables_of
 from .front import Front
 from .lane import Lane, MachineLane
@@ -52,6 +52,8 @@ AS_FAST = 1.02
 """The time of the model in half precision, as a share of that in float32, up to which single layers may have it, the
 width of a clear interval: a runtime without arithmetic of its own for it then casts weights once, when it loads them;
 elsewhere it casts around each layer."""
+BORDERING = (STATIC, FLOAT16, "weights8")
+"""Words of models in which every other layer has them: those tell what borders cost."""
 NARROWED = (0.25, 0.5)
 """Shares of all groups' channels in the models that show how time falls with widths."""
 _STARTING = 0.45
@@ -286,7 +288,7 @@ class Search:
         if each * len(layers) > _ALONE * (self.budget.seconds or math.inf):
             return {}
         full = recipe_of(recipe, bench.target, bench.seed, uniform=word, sensitivity=True)
-        return dict(Builder(bench.model, trials.samples[:_FEW]).build(full).errors)
+        return dict(trials.builder.on(trials.samples[:_FEW], full).build(full).errors)
 
     def _note(self, record: dict[str, Any]) -> None:
         """Keep what a model in which all is alike shows, once for each word."""
@@ -329,14 +331,15 @@ class Search:
     def _plans(self, structure: Structure) -> None:
         """Solve, build, measure, correct, until the budget ends or no new plan is predicted."""
         trials = self.trials
-        conversion = self.conversion / (trials.run_seconds or 1.0)
         fast = AS_FAST * next(one.latency for one in self.uniform if one.word == FLOAT32)
         mixed = [one for one in self.uniform if one.word != FLOAT16 or one.latency <= fast]
-        tables = tables_of(structure, mixed, trials.history[0].size, conversion)
+        tables = tables_of(structure, mixed, trials.history[0].size, self.conversion, trials.run_seconds or 1.0)
         tried: list[Plan] = []
-        every_other = alternating(tables.decisions)
-        if any(every_other) and not self._is_over(_STARTING):
-            list(trials.run([self._shared(tables.recipe(every_other))]))
+        for word in BORDERING:
+            every_other = alternating(tables.decisions, word)
+            if any(every_other) and not self._is_over(_STARTING):
+                self._tell(f"{word}, every other layer")
+                list(trials.run([self._shared(tables.recipe(every_other))]))
         trials.tables = tables
         for point in trials.history:
             if point.recipe.get(METHODS, self.method) == self.method:
