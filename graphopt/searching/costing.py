@@ -23,13 +23,13 @@ BYTES = {FLOAT16: 2.0, STATIC: 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4":
 """Bytes of a parameter; those of 4 bits have a float32 scale for each 32."""
 _ROUNDED = {FLOAT16: 1e-7, "weights4": 256.0}
 """The noise of half precision, 2^-11 relative and uniform; and how much more four bits have than eight, (2^4)²."""
-_NOISE = {"latency": 0.02, "noise": 0.25, "size": 0.005}
-_DOUBT = {"latency": (0.25, 0.2), "noise": (1.5, 1.0), "size": (0.1, 0.1)}
 _BORDERS: dict[str, tuple[str, ...]] = {
     "conversion": (STATIC,), "half": (FLOAT16,), "layout": ("weights8", "weights4", "dynamic"),
 }  # fmt: skip
 """Words of layers at whose borders to others a runtime adds operators: QuantizeLinear and its inverse; Cast; changes of
 the blocked layout of convolutions, which those have whose weights are floats when the runtime loads them."""
+_NOISE = {"latency": 0.02, "noise": 0.25, "size": 0.005}
+_DOUBT = {"latency": (0.25, 0.2), "noise": (1.5, 1.0), "size": (0.1, 0.1)}
 _DOUBTS = dict.fromkeys(_BORDERS, (1.0, 0.5))
 """_NOISE, _DOUBT and _DOUBTS: how far measurements scatter and how far tables are off, as logarithms (of a kind, of a
 layer; borders are known least: which operators a runtime adds there depends on both sides);
