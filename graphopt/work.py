@@ -95,8 +95,15 @@ class Exact:
     last: Sequence[Pass]
 
     def compressed(self, options: Options) -> tuple[Model, tuple[StageReport, ...]]:
-        """What `optimize_as` makes with options that differ from those of `exact` in `compression` alone."""
+        """What `optimize_as` makes with options that differ from those of `exact` in `compression` alone; without times
+        in its reports."""
         return replace(self.work, options=options).compressed(self.model, self.context, self.last)
+
+    def on(self, options: Options) -> Exact:
+        """The same with the calibration data of other options."""
+        context = context_of(self.context.quality.reference, options, None, None)
+        assert context is not None
+        return replace(self, context=replace(context, is_timed=False))
 
 
 @collector_paused()
@@ -111,9 +118,8 @@ def exact(model: ModelSource, options: Options) -> Exact:
     if context is None:
         raise OptionError("exact: no lossy stage was asked for")
     work = Work(options, None, schedule, None)
-    return Exact(
-        work.run(lifted, schedule, work.check(model, before), before.constant_bytes).model, context, work, last
-    )
+    made = work.run(lifted, schedule, work.check(model, before), before.constant_bytes).model
+    return Exact(made, replace(context, is_timed=False), work, last)
 
 
 def schedules(model: Model, options: Options) -> tuple[list[Pass], list[Pass]]:

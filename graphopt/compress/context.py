@@ -15,7 +15,7 @@ class StageContext:
     """calibration: feeds to read as often as needed. quality: judges candidates against the original. max_drop: how far
     the metric may fall; None leaves the stage to a floor of its own. target: the runtime that the result is for.
     executor: runs independent work, where there is one; `candidates_executor`: the same for candidates, which run on
-    workers in onnxruntime alone.
+    workers in onnxruntime alone. is_timed: whether reports tell times: not where the caller measures results itself.
     """
 
     calibration: Calibration
@@ -25,6 +25,7 @@ class StageContext:
     seed: int
     progress: Progress | None = None
     executor: Executor | None = None
+    is_timed: bool = True
 
     @property
     def candidates_executor(self) -> Executor | None:

@@ -43,12 +43,12 @@ def profile_nodes(
     """For each model, seconds by the name of the node that ran, fusions and layout changes included; onnxruntime
     derives the names from those in the model.
 
-    The models run in turn, so that other work on the machine hits all alike; the lower quartile of a node's times
-    counts, which interruptions do not reach. The first third of the runs warms up and is not counted.
+    The models run in turn, so that other work on the machine hits all alike; the mean of the lower half of a node's
+    times counts, which interruptions do not reach. The first third of the runs warms up and is not counted.
     """
     profiles = _profiles(models, feeds, runs, threads, optimize=True)
     return [
-        {name: _lower_quartile(times[len(times) // 3 :]) for name, times in _grouped(p, lambda run: run.name).items()}
+        {name: _settled(times[len(times) // 3 :]) for name, times in _grouped(p, lambda run: run.name).items()}
         for p in profiles
     ]
 
@@ -58,7 +58,8 @@ class KernelTime:
     """One operator as onnxruntime runs it, and the model's nodes that it computes, in their order.
 
     node: the one that it is named after, as a convolution with its norm and its activation; None for what onnxruntime
-    adds by itself, such as a change of layout. seconds: of one run.
+    adds by itself, such as a change of layout. seconds: of one run. reordered: the node whose result such a change of
+    layout is of.
     """
 
     op: str
@@ -66,6 +67,7 @@ class KernelTime:
     node: Node | None
     nodes: tuple[Node, ...]
     seconds: float
+    reordered: Node | None = None
 
 
 _LABEL = re.compile(r"(?<![A-Za-z0-9])n(\d+)_")
@@ -74,6 +76,8 @@ _INNER = "inner_"
 """The label of nodes of nested graphs: their time is part of that of the node that holds them."""
 _LAYOUT = ("ReorderInput", "ReorderOutput")
 """Operators that change between the layouts of tensors, whose results have the names of those that they reorder."""
+_Ends = tuple[list[str], list[str]]
+_NOTHING: _Ends = ([], [])
 _DUMPED = 1 << 30
 """Bytes of constants up to which onnxruntime writes down the graph that it runs: a protobuf ends at twice as many."""
 
@@ -88,7 +92,7 @@ def kernel_times(
     once for all turns of a loop; what holds them then has the rest of its time.
     """
     labelled = [_labelled(model) for model in models]
-    results: list[dict[str, list[str]]] = []
+    results: list[dict[str, _Ends]] = []
     profiles = _profiles(labelled, feeds, runs, threads, optimize=True, results=results)
     found = [_kernels(model, profile, made) for model, profile, made in zip(models, profiles, results)]
     return [_with_nested(*one, runs) for one in zip(models, found, profiles)] if nested else found
@@ -123,7 +127,7 @@ def _with_nested(
     for name, times in _grouped([run for run in profile if run.name.startswith(_INNER)], lambda run: run.name).items():
         node, holder = nodes[int(name.removeprefix(_INNER).partition("_")[0])]
         turns = len(times) / runs
-        seconds = _lower_quartile(times[len(times) // 3 :]) * turns
+        seconds = _settled(times[len(times) // 3 :]) * turns
         op = next(run.op for run in profile if run.name == name)
         node = _main(node, op)
         found.append(KernelTime(op, name, node, (node,), seconds))
@@ -143,14 +147,16 @@ def _main(node: Node, op: str) -> Node:
     return node if above is None else above
 
 
-def _kernels(model: Model, profile: list[KernelRun], results: Mapping[str, list[str]]) -> list[KernelTime]:
+def _kernels(model: Model, profile: list[KernelRun], results: Mapping[str, _Ends]) -> list[KernelTime]:
     order = model.graph.snapshot()
     named = {value.name: node for node in order for value in node.outputs if value.name}
     groups = _grouped([run for run in profile if not run.name.startswith(_INNER)], lambda run: run.name)
     ops = {run.name: run.op for run in profile}
-    starts: dict[str, Node | None] = {name: _start(name, results.get(name, ()), order, named) for name in groups}
+    starts: dict[str, Node | None] = {
+        name: _start(name, results.get(name, _NOTHING)[0], order, named) for name in groups
+    }
     owner = {node: name for name, node in reversed(starts.items()) if node is not None}
-    for name, made in results.items():
+    for name, (made, _) in results.items():
         for text in made if name in starts else ():
             last = _start(text, (), order, named)
             if last is not None:
@@ -174,8 +180,11 @@ def _kernels(model: Model, profile: list[KernelRun], results: Mapping[str, list[
     for name, times in groups.items():
         start, nodes = starts[name], parts.get(name, [])
         main = start if start is None else next((n for n in nodes if ops[name].endswith(n.op_type)), start)
-        seconds = _lower_quartile(times[len(times) // 3 :])
-        found.append(KernelTime(ops[name], name, main, tuple(nodes), seconds))
+        seconds = _settled(times[len(times) // 3 :])
+        ends = results.get(name, _NOTHING) if name.startswith(_LAYOUT) else _NOTHING
+        near = (_start(text, (), order, named) for some in ends for text in some)
+        reordered = next((node for node in near if node is not None), None)
+        found.append(KernelTime(ops[name], name, main, tuple(nodes), seconds, reordered))
     return found
 
 
@@ -194,9 +203,9 @@ def _start(name: str, results: Sequence[str], order: Sequence[Node], named: Mapp
 
 def _profiles(
     models: Sequence[bytes | Model], feeds: Mapping[str, Array], runs: int, threads: int, *, optimize: bool,
-    results: list[dict[str, list[str]]] | None = None,
+    results: list[dict[str, _Ends]] | None = None,
 ) -> list[list[KernelRun]]:  # fmt: skip
-    """The runs of every node. `results` is filled with the names of each node's results in the graph that runs."""
+    """The runs of every node. `results` is filled with the ends of each node in the graph that runs."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         sessions = []
         for number, model in enumerate(models):
@@ -208,21 +217,24 @@ def _profiles(
                 settings.optimized_model_filepath = str(dumped)
             sessions.append(open_ort_session(model, settings))
             if results is not None:
-                results.append(_results_in(dumped))
+                results.append(_ends_in(dumped))
         for _ in range(runs):
             for session in sessions:
                 session.run(None, dict(feeds))
         return [_kernel_runs(Path(session.end_profiling())) for session in sessions]
 
 
-def _results_in(path: Path) -> dict[str, list[str]]:
-    """The names of each node's results in a file, by the node's name; empty where there is no file."""
+def _ends_in(path: Path) -> dict[str, _Ends]:
+    """The names of each node's results and inputs in a file, by the node's name; empty where there is no file."""
     if not path.is_file():
         return {}
     import onnx
 
     proto = onnx.load(path, load_external_data=False)
-    return {node.name: [name for name in node.output if name] for node in proto.graph.node if node.name}
+    return {
+        node.name: ([name for name in node.output if name], [name for name in node.input if name])
+        for node in proto.graph.node if node.name
+    }  # fmt: skip
 
 
 def _kernel_runs(profile: Path) -> list[KernelRun]:
@@ -245,5 +257,7 @@ def _grouped(runs: Sequence[KernelRun], key: Callable[[KernelRun], K]) -> dict[K
     return groups
 
 
-def _lower_quartile(times: list[float]) -> float:
-    return statistics.quantiles(times, n=4, method="inclusive")[0] if len(times) > 1 else times[0]
+def _settled(times: Sequence[float]) -> float:
+    """The mean of the lower half: interruptions do not reach it, and it tells parts of the microseconds in which
+    profiles are written."""
+    return statistics.fmean(sorted(times)[: (len(times) + 1) // 2])

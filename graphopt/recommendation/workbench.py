@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ class Workbench:
     quality: Quality | None = field(init=False, default=None)
     notes: list[str] = field(init=False, default_factory=list)
     _session: Any = field(init=False, default=None)
+    _run: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.original = onnx_io.load(self.model)
@@ -89,24 +91,43 @@ class Workbench:
         last = frozenset((every - 1,))
         return Part(given, every, frozenset(range(every)) - last), Part(given, every, last)
 
-    def feeds(self) -> list[dict[str, Any]]:
+    def feeds(self, samples: int = TIMED) -> list[dict[str, Any]]:
         """Samples to time on: values may decide which branch runs, and how long."""
         if self.calibration is not None:
-            return self.calibration.first(TIMED)
+            return self.calibration.first(samples)
         return runnable_feeds(self.original, 1, self.seed)
+
+    def _open(self) -> Any:
+        """The session of the original."""
+        if self._session is None:
+            self._session = session_maker(self.target, 1)(self.original)
+        return self._session
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds of one run of the original, from two of them; 0 where no inputs are known."""
+        if self._run is None:
+            feeds, session = self.feeds(1), self._open()
+            times = []
+            for _ in range(2 if feeds else 0):
+                start = time.perf_counter()
+                session.run(None, feeds[0])
+                times.append(time.perf_counter() - start)
+            self._run = min(times, default=0.0)
+        return self._run
 
     def timings(
         self, models: Mapping[str, Model], seconds: float, is_clear: Callable[[list[Timing]], bool],
-        rounds: int = ROUNDS,
+        rounds: int = ROUNDS, samples: int = TIMED,
     ) -> Iterator[list[Timing]]:  # fmt: skip
         """Times of models beside the original, in turn, on one thread by its own time; again, twice as long, until they
-        are clear, `rounds` times at most. Nothing where no inputs are known. ModelError, InputError."""
-        feeds = self.feeds()
+        are clear, `rounds` times at most. samples: how many they run on. Nothing where no inputs are known. ModelError,
+        InputError."""
+        feeds = self.feeds(samples)
         if not feeds:
             return
         open_session = session_maker(self.target, 1)
-        if self._session is None:
-            self._session = open_session(self.original)
+        self._open()
         sessions = {"original": self._session}
         sessions |= {name: open_session(model) for name, model in models.items()}
         for turn in range(rounds):

@@ -6,7 +6,7 @@ is interpolated along the multiply-accumulates that are left, through models in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -23,12 +23,19 @@ BYTES = {FLOAT16: 2.0, STATIC: 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4":
 """Bytes of a parameter; those of 4 bits have a float32 scale for each 32."""
 _ROUNDED = {FLOAT16: 1e-7, "weights4": 256.0}
 """The noise of half precision, 2^-11 relative and uniform; and how much more four bits have than eight, (2^4)²."""
+_BORDERS: dict[str, tuple[str, ...]] = {
+    "conversion": (STATIC,), "half": (FLOAT16,), "layout": ("weights8", "weights4", "dynamic"),
+}  # fmt: skip
+"""Words of layers at whose borders to others a runtime adds operators: QuantizeLinear and its inverse; Cast; changes of
+the blocked layout of convolutions, which those have whose weights are floats when the runtime loads them."""
 _NOISE = {"latency": 0.02, "noise": 0.25, "size": 0.005}
 _DOUBT = {"latency": (0.25, 0.2), "noise": (1.5, 1.0), "size": (0.1, 0.1)}
-_DOUBTS = {"conversion": 1.0}
+_DOUBTS = dict.fromkeys(_BORDERS, (1.0, 0.5))
 """_NOISE, _DOUBT and _DOUBTS: how far measurements scatter and how far tables are off, as logarithms (of a kind, of a
-layer; conversions are known least: beside them a runtime changes layouts); `python -m tests.bench.search` prints the
-errors of predictions that follow."""
+layer; borders are known least: which operators a runtime adds there depends on both sides);
+`python -m tests.bench.search` prints the errors of predictions that follow."""
+_CALL = 1e-6
+"""Seconds of a call of an operator in onnxruntime, whatever it does (least of those of rapidocr-cls)."""
 _LEAST = 0.02
 """The least that narrowing leaves of a layer's time, as a share: of a call. A choice."""
 
@@ -49,9 +56,11 @@ class Uniform:
     errors: Mapping[str, float] = field(default_factory=dict)
 
 
-def tables_of(structure: Structure, uniform: Sequence[Uniform], file_bytes: int, conversion: float) -> Tables:
+def tables_of(
+    structure: Structure, uniform: Sequence[Uniform], file_bytes: int, conversion: float, run: float
+) -> Tables:
     """The tables of a model. uniform: the float model is the first. conversion: seconds to convert an element between
-    float and codes, as a share of the original's seconds."""
+    float and codes. run: seconds of one run of the original."""
     by_word = {one.word: one for one in uniform if not one.channels}
     decisions, layer_at, group_at = _decisions(structure, by_word)
     base = by_word[FLOAT32]
@@ -65,10 +74,12 @@ def tables_of(structure: Structure, uniform: Sequence[Uniform], file_bytes: int,
         decision = decisions[layer_at[place]]
         ends = [group_at[end] for end in dict.fromkeys((layer.reads, layer.writes)) if end in group_at]
         over = (layer_at[place], *ends)
-        times = np.array([_time(layer, word, by_word) for word in decision.choices])
+        times = np.array([_time(layer, word, by_word, structure) for word in decision.choices])
         left = [_shares_left(decisions[end]) for end in ends]
-        latency.append(Factor(over, _narrowed(times, left, layer, decision.choices, by_word, narrowed, structure),
-                              decision.choices))  # fmt: skip
+        latency.append(Factor(over[:1], times, decision.choices))
+        if left:
+            saved = _saved(times, left, layer, decision.choices, by_word, narrowed, structure)
+            latency.append(Factor(over, saved, tuple(f"narrowed {word}" for word in decision.choices)))
         stored = np.array([layer.parameters * BYTES[word] for word in decision.choices])
         size.append(Factor(over, _outer(stored, left), decision.choices))
         errors = np.array([_noise(layer, word, by_word) for word in decision.choices])
@@ -76,9 +87,11 @@ def tables_of(structure: Structure, uniform: Sequence[Uniform], file_bytes: int,
     for number, at in group_at.items():
         kinds = ("", *("channels",) * (len(decisions[at].choices) - 1))
         noise.append(Factor((at,), np.array(structure.groups[number].losses), kinds))
-    latency += _crossings(structure, decisions, layer_at, conversion)
+    latency += _crossings(structure, decisions, layer_at, conversion / run, _CALL / run)
     stored_now = sum(layer.parameters * BYTES[FLOAT32] for k, layer in enumerate(structure.layers) if k in layer_at)
-    rest = base.latency * sum(share for name, share in base.shares.items() if name not in _names(decisions))
+    rest = max(
+        0.0, base.latency - sum(_spent(layer, base) for k, layer in enumerate(structure.layers) if k in layer_at)
+    )
     bases = {"latency": rest, "noise": 0.0, "size": max(0.0, file_bytes - stored_now)}
     built = {"latency": latency, "noise": noise, "size": size}
     made = {name: CostTable(bases[name], tuple(built[name]), _NOISE[name], _DOUBT[name], _DOUBTS) for name in built}
@@ -111,22 +124,23 @@ def _decisions(
     return tuple(decisions), layer_at, group_at
 
 
-def _names(decisions: Iterable[Decision]) -> set[str]:
-    return {part for decision in decisions if not decision.is_width for part in decision.parts}
+def _spent(layer: Layer, one: Uniform) -> float:
+    """The time of a layer in a model, with that of the nodes behind it, as a share of the original's."""
+    return one.latency * sum(one.shares.get(name, 0.0) for name in (layer.name, *layer.followers))
 
 
-def _time(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
-    """The layer's share of the time of the model in which all are alike, with its part of what that model has beside
-    its layers more than the float model has: conversions, mostly."""
+def _time(layer: Layer, word: str, by_word: Mapping[str, Uniform], structure: Structure) -> float:
+    """The layer's time in the model in which all are alike, with its part of what that model has beside its layers more
+    than the float model has: conversions, mostly."""
     one, base = by_word[word], by_word[FLOAT32]
-    own = one.latency * one.shares.get(layer.name, 0.0)
+    own = _spent(layer, one)
     if word == FLOAT32:
         return own
-    changed = {name for name, got in one.layers.items() if got == word}
-    among = sum(one.shares.get(name, 0.0) for name in changed) or 1.0
-    unchanged = base.latency * sum(share for name, share in base.shares.items() if name not in changed)
-    spare = one.latency * (1.0 - among) - unchanged
-    return max(0.0, own + spare * one.shares.get(layer.name, 0.0) / among)
+    changed = [other for other in structure.layers if one.layers.get(other.name) == word]
+    among = sum(_spent(other, one) for other in changed)
+    unchanged = base.latency - sum(_spent(other, base) for other in changed)
+    spare = one.latency - among - unchanged
+    return max(0.0, own + spare * own / among) if among else own
 
 
 def _noise(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
@@ -153,19 +167,17 @@ def _outer(first: Array, rest: Sequence[Array]) -> Array:
     return np.asarray(total)
 
 
-def _narrowed(
+def _saved(
     times: Array, left: Sequence[Array], layer: Layer, words: Sequence[str], by_word: Mapping[str, Uniform],
     narrowed: Sequence[Uniform], structure: Structure,
 ) -> Array:  # fmt: skip
-    """The times of a layer by word and by the widths of its ends."""
-    if not left:
-        return times
+    """What the widths of its ends change of the times of a layer, by word and by these widths: mostly below zero."""
     costs = np.zeros((len(times), *(len(one) for one in left)))
     macs = _outer(np.ones(1), left)[0]
     for k, word in enumerate(words):
         known = _staircase(layer, word, by_word, narrowed, structure)
         for at in product(*(range(len(one)) for one in left)):
-            costs[k][at] = times[k] * np.interp(macs[at], known[0], known[1])
+            costs[k][at] = times[k] * (np.interp(macs[at], known[0], known[1]) - 1.0)
     return costs
 
 
@@ -176,7 +188,7 @@ def _staircase(
     those of integers for integers, else those of floats. Below the narrowest it falls as between the last two."""
     kind = STATIC if word == STATIC and any(one.word == STATIC for one in narrowed) else FLOAT32
     base = by_word[kind]
-    whole = base.latency * base.shares.get(layer.name, 0.0)
+    whole = _spent(layer, base)
     points = {1.0: 1.0}
     for one in narrowed:
         if one.word != kind or not whole:
@@ -187,29 +199,27 @@ def _staircase(
                 group = structure.groups[end]
                 left *= one.channels.get(group.name, group.size) / group.size
         if left < 1.0:
-            points[left] = float(np.clip(one.latency * one.shares.get(layer.name, 0.0) / whole, _LEAST, 1.5))
+            points[left] = float(np.clip(_spent(layer, one) / whole, _LEAST, 1.5))
     (low, at), (high, then) = [*sorted(points.items()), (2.0, 2.0)][:2]
     points[0.0] = float(np.clip(at - low * (then - at) / (high - low), _LEAST, at))
     return [*sorted(points)], [points[m] for m in sorted(points)]
 
 
 def _crossings(
-    structure: Structure, decisions: Sequence[Decision], layer_at: Mapping[int, int], conversion: float
+    structure: Structure, decisions: Sequence[Decision], layer_at: Mapping[int, int], conversion: float, call: float
 ) -> list[Factor]:
-    """The time of a conversion where only one of two neighbours runs on integers, or in half precision."""
+    """The time of what a runtime adds between two neighbours of which only one is on integers, in half precision, or
+    on weights that are stored: an operator and its inverse, as long as conversions until measurements tell."""
     found: dict[tuple[int, int], float] = {}
     for writer, reader, elements in structure.edges:
         a, b = layer_at.get(writer), layer_at.get(reader)
         if a is not None and b is not None and a != b:
-            found[a, b] = found.get((a, b), 0.0) + elements * conversion
+            found[a, b] = found.get((a, b), 0.0) + elements * conversion + 2 * call
     factors = []
     for (a, b), cost in found.items():
         first, second = decisions[a].choices, decisions[b].choices
-        differs = np.array([[_converts(one, other) for other in second] for one in first], float)
-        if differs.any():
-            factors.append(Factor((a, b), differs * cost, tuple("conversion" for _ in first)))
+        for kind, words in _BORDERS.items():
+            differs = np.array([[(one in words) != (other in words) for other in second] for one in first], float)
+            if differs.any():
+                factors.append(Factor((a, b), differs * cost, (kind,) * len(first)))
     return factors
-
-
-def _converts(one: str, other: str) -> bool:
-    return any((one == word) != (other == word) for word in (STATIC, FLOAT16))

@@ -1,25 +1,21 @@
-"""`graphopt.search`: build, measure, correct the tables, solve again, until the budget ends."""
+"""The loop of a search: build, measure, correct the tables, solve again, until the budget ends."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..compress.choices import FLOAT16, FLOAT32
 from ..errors import InputError, OptionError, one_line
 from ..ir import Model
-from ..options import Runtime, runtime_named
 from ..pipeline import Progress
-from ..recommendation.workbench import Workbench
-from .building import CALIBRATIONS, NEAREST, Builder, recipe_of
+from .building import CALIBRATIONS, NEAREST, RANKINGS, recipe_of
 from .costing import Uniform, tables_of
 from .front import Front
-from .lane import Lane, MachineLane
+from .lane import Lane
 from .plan import Plan, alternating, plan_of
 from .point import Point
 from .structure import Structure, branch_labels, names_in, structure_of
@@ -29,21 +25,16 @@ from .trials import Trials
 from .words import (
     CHANNELS,
     METHODS,
-    OBJECTIVES,
     PRECISIONS,
+    RANKING,
     RECOVERY,
     ROUNDING,
     STATIC,
     Budget,
-    budget_named,
-    objectives_named,
-    space_named,
 )
 
 if TYPE_CHECKING:
-    from ..calibration import CalibrationData, Preprocess
-    from ..measure import Metric
-    from ..onnx_io.source import ModelSource
+    pass
 
 BATCH = 4
 """Plans that are solved from the same tables, whatever the number of workers, so that the answer does not depend on
@@ -52,6 +43,8 @@ AS_FAST = 1.02
 """The time of the model in half precision, as a share of that in float32, up to which single layers may have it, the
 width of a clear interval: a runtime without arithmetic of its own for it then casts weights once, when it loads them;
 elsewhere it casts around each layer."""
+BORDERING = (STATIC, FLOAT16, "weights8")
+"""Words of models in which every other layer has them: those tell what borders cost."""
 NARROWED = (0.25, 0.5)
 """Shares of all groups' channels in the models that show how time falls with widths."""
 _STARTING = 0.45
@@ -70,6 +63,8 @@ _BUILDS = 40
 front of ten points needs a few times as many trials."""
 _CAREFUL = 5.0
 """How many times as long a careful candidate takes as a quick one (MobileNetV2, 16 samples: 8.7 s for 1.8 s)."""
+_EARLY = 0.05
+"""Share of the budget that the placed model may be predicted to take with all care before other trials. A choice."""
 _AGAIN = 3.0
 """How many times as long a point of the front takes with all care, at the end, as it took (Fashion MobileNet: 2.8 to
 4.2 times)."""
@@ -80,50 +75,11 @@ _ONE, _RUNS = 0.2, 2.0
 model a sample: guesses (rapidocr-rec: 0.6 s, of builds of 1.9 s; rapidocr-det: 0.55 s, of 0.7 s and runs of 0.06 s)."""
 
 
-def search(
-    model: ModelSource,
-    *,
-    calibration: CalibrationData,
-    metric: Metric | None = None,
-    budget: str | float = "10min",
-    objectives: Sequence[str] = OBJECTIVES,
-    space: Sequence[str] | None = None,
-    executor: Executor | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    out: str | os.PathLike[str] | None = None,
-    target: Runtime = "portable",
-    preprocess: str | Preprocess | None = None,
-) -> Front:
-    """Search for the recipes of a model that nothing beats in latency, quality and size, within a budget.
-
-    model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. calibration: typical inputs, as for `optimize`; of every
-    four samples two make the candidates, one judges them, and one, which the search never sees, confirms what is
-    returned. metric: a function of a session, higher is better; without one quality is SQNR in dB beside the original.
-    budget: "10min", "1h", or a number of trials, "30 trials". objectives: two or three of latency, quality and size.
-    space: words of what may be decided: "float16", "static int8", "dynamic", "weights8", "weights4" for how a layer
-    computes, "channels", "calibration" (how ranges of activations are taken), and, not in the usual space, "recovery"
-    (training of the points that stand at the end). executor: builds candidates, several at a time; time is measured
-    by this process alone, while nothing else of the search runs. out: a folder for the front, its models and recipes,
-    and the history, which is on disk after every trial: the same call resumes a search that was killed. target: the
-    runtime that candidates are for.
-
-    Same seed and same measured times: same recipes, whatever the number of workers. Raises `graphopt.GraphoptError`
-    subclasses with one line; what was found until then is in the folder.
-    """
-    if calibration is None:
-        raise OptionError("search: give calibration= (--calibration samples.npz): candidates are judged by it")
-    asked = budget_named(budget)
-    goals, words = objectives_named(objectives), space_named(space)
-    bench = Workbench(model, calibration, preprocess, metric, runtime_named(target), seed)
-    trials = Trials(bench, MachineLane(bench), goals, out, {"space": words}, executor)
-    return Search(trials, asked, words, progress).run()
-
-
 @dataclass(slots=True)
 class Search:
     """One search under way. uniform: what was measured of models in which all layers are alike. method: how ranges of
-    activations are taken. is_quick: weights are rounded to the nearest until the end.
+    activations are taken. ranking: what tells which channels of a group go. is_quick: weights are rounded to
+    the nearest until the end.
     conversion: seconds to convert an element between float and codes."""
 
     trials: Trials
@@ -132,6 +88,7 @@ class Search:
     progress: Progress | None = None
     uniform: list[Uniform] = field(init=False, default_factory=list)
     method: str = field(init=False, default=CALIBRATIONS[0])
+    ranking: str = field(init=False, default=RANKINGS[0])
     is_quick: bool = field(init=False, default=False)
     conversion: float = field(init=False, default=0.0)
 
@@ -175,6 +132,8 @@ class Search:
     def _shared(self, recipe: dict[str, Any]) -> dict[str, Any]:
         """The recipe with what all candidates of this search share: the calibration, and quick rounding."""
         method: dict[str, Any] = {} if self.method == CALIBRATIONS[0] else {METHODS: self.method}
+        if "channels" in recipe:
+            method[RANKING] = self.ranking
         return {**recipe, **method, **({ROUNDING: NEAREST} if self.is_quick else {})}
 
     def _alike(self) -> None:
@@ -187,8 +146,8 @@ class Search:
             self._one({} if word == FLOAT16 else self._shared({}), word)
             if word == STATIC and METHODS in self.space and not self._is_over() and not self.trials.last.why:
                 self._choose_method()
-        if any(one.word == STATIC for one in self.uniform):
-            self._placed()
+            if word == STATIC and any(one.word == STATIC for one in self.uniform):
+                self._placed()
 
     def _has_care(self) -> bool:
         """Whether points of the front are worth making again with all care: not those of models that take long, of
@@ -215,7 +174,8 @@ class Search:
                 best, self.method = last, method
 
     def _placed(self) -> None:
-        """Layers where quantization itself places them: what a call without a search makes is never better."""
+        """Layers where quantization itself places them: what a call without a search makes is never better. With all
+        care at once where that takes little of the budget, not only at the end, where time may be short."""
         trials, bench = self.trials, self.trials.bench
         if self._is_over(_STARTING):
             return
@@ -230,6 +190,9 @@ class Search:
         known = [point.recipe.get("layers") for point in trials.history]
         if record["layers"] and record["layers"] not in known and not self._is_over():
             list(trials.run([self._shared({"layers": record["layers"]})]))
+        quick = trials.last.seconds
+        if record["layers"] and _CAREFUL * quick <= _EARLY * (self.budget.seconds or 0.0) and not self._is_over():
+            list(trials.run([_with_care(self._shared({"layers": record["layers"]}))]))
 
     def _narrowed(self, structure: Structure) -> None:
         """Models in which all groups are narrowed, as floats and on integers."""
@@ -242,6 +205,18 @@ class Search:
             for word in (FLOAT32, STATIC):
                 if any(one.word == word for one in self.uniform) and not self._is_over(_STARTING):
                     self._one(self._shared({"channels": widths}), word)
+                    if len(done) == 2 and word == FLOAT32:
+                        self._choose_ranking(widths)
+
+    def _choose_ranking(self, widths: dict[str, int]) -> None:
+        """The ways to tell which channels go, on the first model that is narrowed; the better serves all the rest."""
+        first = self.trials.last
+        if first.why or first.seconds > _EARLY / 2 * (self.budget.seconds or math.inf):
+            return
+        self._one({**self._shared({"channels": widths}), RANKING: RANKINGS[1]}, FLOAT32)
+        last = self.trials.last
+        if not last.why and last.recipe.get(RANKING) == RANKINGS[1] and last.sqnr_db > first.sqnr_db:
+            self.ranking = RANKINGS[1]
 
     def _affordable(self, structure: Structure) -> Structure:
         """The structure; without its groups where the budget does not suffice for candidates that lose channels."""
@@ -286,7 +261,7 @@ class Search:
         if each * len(layers) > _ALONE * (self.budget.seconds or math.inf):
             return {}
         full = recipe_of(recipe, bench.target, bench.seed, uniform=word, sensitivity=True)
-        return dict(Builder(bench.model, trials.samples[:_FEW]).build(full).errors)
+        return dict(trials.builder.on(trials.samples[:_FEW], full).build(full).errors)
 
     def _note(self, record: dict[str, Any]) -> None:
         """Keep what a model in which all is alike shows, once for each word."""
@@ -329,17 +304,19 @@ class Search:
     def _plans(self, structure: Structure) -> None:
         """Solve, build, measure, correct, until the budget ends or no new plan is predicted."""
         trials = self.trials
-        conversion = self.conversion / (trials.run_seconds or 1.0)
         fast = AS_FAST * next(one.latency for one in self.uniform if one.word == FLOAT32)
         mixed = [one for one in self.uniform if one.word != FLOAT16 or one.latency <= fast]
-        tables = tables_of(structure, mixed, trials.history[0].size, conversion)
+        tables = tables_of(structure, mixed, trials.history[0].size, self.conversion, trials.run_seconds or 1.0)
         tried: list[Plan] = []
-        every_other = alternating(tables.decisions)
-        if any(every_other) and not self._is_over(_STARTING):
-            list(trials.run([self._shared(tables.recipe(every_other))]))
+        for word in BORDERING:
+            every_other = alternating(tables.decisions, word)
+            if any(every_other) and not self._is_over(_STARTING):
+                self._tell(f"{word}, every other layer")
+                list(trials.run([self._shared(tables.recipe(every_other))]))
         trials.tables = tables
         for point in trials.history:
-            if point.recipe.get(METHODS, self.method) == self.method:
+            known = (point.recipe.get(METHODS, self.method), point.recipe.get(RANKING, self.ranking))
+            if known == (self.method, self.ranking):
                 _learn(tables, point, tried)
         is_remade = (self.is_quick and self._has_care()) or RECOVERY in self.space
         share, turn = 1.0 - _FINISHING if is_remade else 1.0, 0
@@ -362,7 +339,7 @@ class Search:
         for; then confirm the front by samples that were held out."""
         better: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
         if self.is_quick and self._has_care():
-            better.append(lambda recipe: {key: value for key, value in recipe.items() if key != ROUNDING})
+            better.append(_with_care)
         if RECOVERY in self.space:
             better.append(lambda recipe: {**recipe, RECOVERY: "distil"})
         for change in better:
@@ -370,12 +347,18 @@ class Search:
                 changed = change(dict(point.recipe))
                 left = (self.budget.seconds or math.inf) - self.trials.seconds
                 is_long = RECOVERY not in changed and _AGAIN * point.seconds > left
-                if changed == point.recipe or is_long or self._is_over():
+                is_known = any(one.recipe == changed for one in self.trials.history)
+                if is_known or is_long or self._is_over():
                     continue
                 self._tell(f"{point.name}, with all care")
                 list(self.trials.run([changed]))
         self._tell("confirm")
         self.trials.confirm()
+
+
+def _with_care(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without quick rounding."""
+    return {key: value for key, value in recipe.items() if key != ROUNDING}
 
 
 def _learn(tables: Tables, point: Point, tried: list[Plan]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..compress.choices import FLOAT32
-from .words import METHODS, RECOVERY, ROUNDING, STATIC
+from .words import METHODS, RECOVERY, ROUNDING
 
 Plan = tuple[int, ...]
 """The number of the choice that is taken of each decision."""
@@ -56,12 +56,12 @@ def plan_of(decisions: Sequence[Decision], recipe: Mapping[str, Any]) -> Plan | 
     return tuple(plan)
 
 
-def alternating(decisions: Sequence[Decision]) -> Plan:
-    """The plan in which every other layer that can be runs on integers: with most borders between both."""
+def alternating(decisions: Sequence[Decision], word: str) -> Plan:
+    """The plan in which every other layer that can be is of a word: with most borders between both."""
     plan, turn = [], False
     for decision in decisions:
-        turn ^= STATIC in decision.choices
-        plan.append(decision.choices.index(STATIC) if turn and STATIC in decision.choices else 0)
+        turn ^= word in decision.choices
+        plan.append(decision.choices.index(word) if turn and word in decision.choices else 0)
     return tuple(plan)
 
 

@@ -52,6 +52,8 @@ class Group:
 class Layer:
     """A layer with weights. parameters: elements of its constants. reads, writes: the numbers of the groups of its
     input's and its output's channels, −1 for none. tied: the number of the first layer that must compute alike.
+    followers: the names of nodes without weights behind it, as far as the next layers, whose time depends on the same
+    decisions.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Layer:
     reads: int = -1
     writes: int = -1
     tied: int = -1
+    followers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Structure:
     def of(cls, data: Mapping[str, Any]) -> Structure:
         """The structure of `to_dict`."""
         groups = (Group(g["name"], g["size"], tuple(g["widths"]), tuple(g["losses"])) for g in data["groups"])
-        layers = (Layer(**layer) for layer in data["layers"])
+        layers = (Layer(**{**layer, "followers": tuple(layer["followers"])}) for layer in data["layers"])
         return cls(tuple(layers), tuple(groups), tuple((a, b, n) for a, b, n in data["edges"]))
 
     def without_groups(self) -> Structure:
@@ -106,13 +109,13 @@ def structure_of(
     found = {layer.node: layer for layer in facts.layers if layer.node in names}
     weighted = [node for node in names if node in found or _holds_weight(node)]
     number = {node: place for place, node in enumerate(weighted)}
-    tied, edges = _joined(copy, number, feeds[0])
+    tied, edges, followers = _joined(copy, number, names, feeds[0])
     layers = []
     for node, place in number.items():
         own = found.get(node)
         ends = (None, None) if own is None else (own.inputs, own.outputs)
         reads, writes = (_group_of(classes, chosen) for classes in ends)
-        layers.append(Layer(names[node], _parameters(node), reads, writes, tied[place]))
+        layers.append(Layer(names[node], _parameters(node), reads, writes, tied[place], tuple(followers[place])))
     return Structure(tuple(layers), groups, tuple(edges))
 
 
@@ -175,8 +178,11 @@ def _parameters(node: Node) -> int:
     return sum(math.prod(v.constant.shape) for v in node.inputs if v is not None and v.constant is not None)
 
 
-def _joined(model: Model, number: Mapping[Node, int], feed: Feeds) -> tuple[list[int], list[tuple[int, int, int]]]:
-    """For each layer the first that must compute alike; and what layers hand on to each other, with its elements.
+def _joined(
+    model: Model, number: Mapping[Node, int], names: Mapping[Node, str], feed: Feeds
+) -> tuple[list[int], list[tuple[int, int, int]], list[list[str]]]:
+    """For each layer the first that must compute alike; what layers hand on to each other, with its elements; and for
+    each layer the nodes behind it that are none, of which it is the last layer before them.
 
     Layers behind which a Concat follows may share its scale, and run it on integers together or not at all. Nothing
     else of the quantizer joins layers: Add and Mul read each operand at a scale of its own, and MaxPool and its kin
@@ -185,6 +191,7 @@ def _joined(model: Model, number: Mapping[Node, int], feed: Feeds) -> tuple[list
     sources: dict[Value, frozenset[int]] = {}
     tied = list(range(len(number)))
     edges: dict[tuple[int, int], Value] = {}
+    followers: list[list[str]] = [[] for _ in number]
     for node in (*model.graph, *branch_labels(model)):
         read = [(value, sources.get(value, frozenset())) for value in node.inputs if value is not None]
         own = number.get(node)
@@ -194,6 +201,8 @@ def _joined(model: Model, number: Mapping[Node, int], feed: Feeds) -> tuple[list
             made = frozenset((own,))
         else:
             made = frozenset().union(*(before for _, before in read)) if read else frozenset()
+            if made:
+                followers[max(made)].append(names[node])
             if node.op == "Concat" and made:
                 first = min(tied[k] for k in made)
                 roots = {tied[k] for k in made}
@@ -201,7 +210,8 @@ def _joined(model: Model, number: Mapping[Node, int], feed: Feeds) -> tuple[list
         sources.update(dict.fromkeys(node.outputs, made))
     root = {value for node in model.graph for value in node.outputs}
     shapes = shapes_at(model, [value for value in edges.values() if value in root], feed)
-    return tied, [(a, b, math.prod(shapes.get(value) or _declared(value))) for (a, b), value in edges.items()]
+    handed = [(a, b, math.prod(shapes.get(value) or _declared(value))) for (a, b), value in edges.items()]
+    return tied, handed, followers
 
 
 def _declared(value: Value) -> list[int]:

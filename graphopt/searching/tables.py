@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -42,25 +43,26 @@ class CostTable:
     """A sum of factors, and what of it measurements corrected.
 
     base: the part that no decision changes. noise: the relative standard error of a measurement; doubt: how far, as
-    logarithms, the cost of all factors of a kind may be off, and that of a single factor beyond; doubts: the first for
-    kinds that have one of their own.
+    logarithms, the cost of all factors of a kind may be off, and that of a single factor under a single choice beyond;
+    doubts: those of kinds that have others.
 
-    The corrections are multipliers of all costs, of each kind, of each factor: the mode of a model in which their
-    logarithms are Gaussian, and those of the measured totals, too (Gauss-Newton on a ridge regression).
+    The corrections are multipliers of all costs, of each kind, of each factor by the choice of its first decision: the
+    mode of a model in which their logarithms are Gaussian, and those of the measured totals, too (Gauss-Newton on a
+    ridge regression).
     """
 
     base: float
     factors: tuple[Factor, ...]
     noise: float
     doubt: tuple[float, float]
-    doubts: Mapping[str, float] = field(default_factory=dict)
+    doubts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     seen: dict[Plan, float] = field(default_factory=dict)
     _shift: Array | None = None
+    _rows: dict[Plan, tuple[Array, Array, Array]] = field(default_factory=dict)
 
     def predict(self, plan: Plan) -> float:
         """The corrected total."""
-        costs, kinds = self._row(plan)
-        return self.base + float(costs @ self._scales(kinds))
+        return self.base + float(self._parts(plan, self._corrections())[0].sum())
 
     def observe(self, plan: Plan, total: float) -> None:
         """Correct by a measured total."""
@@ -70,46 +72,57 @@ class CostTable:
     def corrected(self) -> list[Factor]:
         """The factors with their corrections."""
         shift, columns = self._corrections(), self._columns()
-        own = shift[0] + shift[len(columns) + 1 :]
-        return [
-            Factor(f.over, f.costs * np.exp(more + shift[[columns[kind] for kind in f.kinds]]).reshape(
-                -1, *[1] * (f.costs.ndim - 1)), f.kinds)
-            for more, f in zip(own, self.factors)
-        ]  # fmt: skip
+        found = []
+        for factor, first in zip(self.factors, self._starts()):
+            own = shift[0] + shift[[columns[kind] for kind in factor.kinds]] + shift[first : first + len(factor.kinds)]
+            scale = np.exp(own).reshape(-1, *[1] * (factor.costs.ndim - 1))
+            found.append(Factor(factor.over, factor.costs * scale, factor.kinds))
+        return found
 
-    def _row(self, plan: Plan) -> tuple[Array, Array]:
-        """f64[factors], i64[factors]: the costs of a plan as the tables have them, and the columns of their kinds."""
-        columns = self._columns()
-        kinds = [columns[factor.kinds[plan[factor.over[0]]]] for factor in self.factors]
-        return np.array([factor.at(plan) for factor in self.factors]), np.array(kinds, int)
-
-    def _scales(self, kinds: Array) -> Array:
-        shift, first = self._corrections(), len(self._columns()) + 1
-        return np.asarray(np.exp(shift[0] + shift[kinds] + shift[first:]))
+    def _parts(self, plan: Plan, shift: Array) -> tuple[Array, Array, Array]:
+        """f64[factors]: the costs of a plan under corrections; i64[factors] twice: the columns of their kinds, and of
+        each under its choice."""
+        if plan not in self._rows:
+            columns = self._columns()
+            chosen = [plan[factor.over[0]] for factor in self.factors]
+            kinds = np.array([columns[factor.kinds[choice]] for factor, choice in zip(self.factors, chosen)], int)
+            own = np.array(self._starts(), int) + np.array(chosen, int)
+            self._rows[plan] = np.array([factor.at(plan) for factor in self.factors]), kinds, own
+        costs, kinds, own = self._rows[plan]
+        return costs * np.exp(shift[0] + shift[kinds] + shift[own]), kinds, own
 
     def _columns(self) -> dict[str, int]:
         kinds = dict.fromkeys(kind for factor in self.factors for kind in factor.kinds)
         return {kind: 1 + place for place, kind in enumerate(kinds)}
 
+    def _starts(self) -> list[int]:
+        """The column of the first choice of each factor."""
+        first = 1 + len(self._columns())
+        counts = [len(factor.kinds) for factor in self.factors]
+        return [first + before for before in accumulate([0, *counts[:-1]])]
+
+    def _spread(self) -> Array:
+        """The variances of the corrections."""
+        kinds = [self.doubts.get(kind, self.doubt)[0] for kind in self._columns()]
+        own = [self.doubts.get(kind, self.doubt)[1] for factor in self.factors for kind in factor.kinds]
+        return np.array([self.doubt[0], *kinds, *own]) ** 2
+
     def _corrections(self) -> Array:
-        """Logarithms of the multipliers: of all, of each kind, of each factor."""
+        """Logarithms of the multipliers: of all, of each kind, of each factor by its choices."""
         if self._shift is not None:
             return self._shift
-        columns, count = self._columns(), len(self.factors)
-        doubts = [self.doubt[0], *(self.doubts.get(kind, self.doubt[0]) for kind in columns)]
-        spread = np.array([*doubts, *[self.doubt[1]] * count]) ** 2
+        spread, count = self._spread(), len(self.seen)
         shift = np.zeros(len(spread))
-        rows = [self._row(plan) for plan in self.seen]
         totals = np.log(list(self.seen.values()))
-        for _ in range(_STEPS if rows else 0):
-            moved, wanted = np.zeros((len(rows), len(spread))), np.zeros(len(rows))
-            for number, (costs, kinds) in enumerate(rows):
-                parts = costs * np.exp(shift[0] + shift[kinds] + shift[len(columns) + 1 :])
+        for _ in range(_STEPS if count else 0):
+            moved, wanted = np.zeros((count, len(spread))), np.zeros(count)
+            for number, plan in enumerate(self.seen):
+                parts, kinds, own = self._parts(plan, shift)
                 total = max(_LEAST, self.base + float(parts.sum()))
                 np.add.at(moved[number], kinds, parts / total)
-                moved[number, 0], moved[number, len(columns) + 1 :] = parts.sum() / total, parts / total
+                moved[number, 0], moved[number, own] = parts.sum() / total, parts / total
                 wanted[number] = totals[number] - np.log(total)
-            gram = (moved * spread) @ moved.T + self.noise**2 * np.eye(len(rows))
+            gram = (moved * spread) @ moved.T + self.noise**2 * np.eye(count)
             best = spread * (moved.T @ np.linalg.solve(gram, wanted + moved @ shift))
             shift = shift + np.clip(best - shift, -_STRIDE, _STRIDE)
         self._shift = shift

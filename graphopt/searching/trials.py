@@ -25,7 +25,7 @@ from .point import ORIGINAL, Point
 from .storage import Store
 from .tables import Tables
 
-VERSION = 1
+VERSION = 2
 """Of the history's lines; a later version does not resume an earlier one's."""
 
 

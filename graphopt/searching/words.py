@@ -17,6 +17,8 @@ CHANNELS, METHODS, RECOVERY = "channels", "calibration", "recovery"
 SPACE = (*PRECISIONS, CHANNELS, METHODS)
 """The space where none is given. Recovery by training is asked for by name: it takes minutes a candidate."""
 WORDS = (*SPACE, RECOVERY)
+RANKING = "ranking"
+"""The key of what tells which channels of a group go, in recipes in which some do."""
 ROUNDING = "rounding"
 """The key of a recipe whose weights are rounded to the nearest, as candidates of large models are until the end."""
 _UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # in seconds

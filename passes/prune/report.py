@@ -67,12 +67,12 @@ class RefittedLayer:
 
 @dataclass(frozen=True, slots=True)
 class PruneFigures(StageFigures):
-    """Seconds of one run in one thread before and after, and their ratio, None where it is not clear; the other figures
-    only of a model that was pruned."""
+    """Seconds of one run in one thread before and after, None where it was not timed, and their ratio, None where it is
+    not clear; the other figures only of a model that was pruned."""
 
-    seconds_before: float
-    seconds_after: float
-    speedup: float | None
+    seconds_before: float | None = None
+    seconds_after: float | None = None
+    speedup: float | None = None
     stalled: tuple[StalledLayer, ...] = ()
     channels: int | None = None
     removed: int | None = None
@@ -95,8 +95,9 @@ def stage_report(
     parts = [
         f"{pruned.removed / max(pruned.total, 1):.0%} of {pruned.total} channels removed",
         f"{after.parameters / max(before.parameters, 1):.0%} of the parameters{share} left",
-        "no clear change of speed" if times.speedup is None else f"{times.speedup:.2f}x as fast",
     ]
+    if times.seconds_before is not None:
+        parts.append("no clear change of speed" if times.speedup is None else f"{times.speedup:.2f}x as fast")
     stage_figures = replace(
         times, channels=pruned.total, removed=pruned.removed, parameters_before=before.parameters,
         parameters_after=after.parameters, macs_before=before.macs, macs_after=after.macs,

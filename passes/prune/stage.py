@@ -64,8 +64,9 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
         notes.append(_way(pruned.options, options))
     if goal is not None and goal.missed(pruned):
         notes.append(f"{goal.text} were asked for: no more can be removed (least={options.least:g})")
-    times = _times(model, pruned, context)
-    if options.speed and not is_chosen and times.speedup is not None and times.speedup < _LEAST_SPEEDUP:
+    decides = options.speed and not is_chosen
+    times = _times(model, pruned, context) if decides or context.is_timed else PruneFigures()
+    if decides and times.speedup is not None and times.speedup < _LEAST_SPEEDUP:
         reason = f"the pruned model runs at {times.speedup:.2f}x the speed here: nothing is removed"
         settled = replace(options, keep=widths_of(facts), iterative_steps=1)
         return model, replace(unchanged(reason, facts, time.perf_counter() - start, times), settled=settled)

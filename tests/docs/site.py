@@ -30,7 +30,7 @@ GUIDES = (
 API = (
     "graphopt.api.optimize", "graphopt.result.Result", "graphopt.report.Report", "graphopt.equivalence.compare",
     "graphopt.equivalence.Comparison", "graphopt.report.drift.compare_layers", "graphopt.recommendation.recommend",
-    "graphopt.searching.loop.search", "graphopt.searching.Front",
+    "graphopt.searching.search", "graphopt.searching.Front",
     "graphopt.surgery.edit", "graphopt.bisection.bisect", "graphopt.runtime.session.Session",
     "graphopt.gradient.differentiate.gradient_model", "graphopt.gradient.training.training_step",
     "graphopt.gradient.trainer.Trainer", "graphopt.pipeline.register_pass", "graphopt.pipeline.rule",

@@ -158,7 +158,7 @@ def test_every_other_layer_is_on_integers():
     width = Decision("channels of l0", ("8", "4"), ("l0",), True)
     other = Decision("layer 9", ("float32", "weights8"), ("l9",))
     decisions = (*tables().decisions, other, width)
-    plan = alternating(decisions)
+    plan = alternating(decisions, "static int8")
     assert plan == (1, 0, 1, 0, 0)
     assert "channels" not in recipe_of(decisions, plan) and recipe_of(decisions, (0, 0, 0, 0, 1))["channels"] == {
         "l0": 4
