@@ -15,9 +15,8 @@ from itertools import product
 from typing import Any
 
 from ...errors import Declined
-from ...ir import TensorType
 from ...ops import resolve_pads
-from ..blocked import conv_in_blocks, fits
+from ..blocked import as_blocks, conv_in_blocks, conv_of_blocks, fits, in_blocks, weights_in_blocks
 from ..call import Call, Gradients, Rule
 from ..tensor import Tensor
 
@@ -167,12 +166,12 @@ def _apart(g: Tensor, x: Tensor, w: Tensor, window: Window) -> Tensor | None:
     ]
     if len(sizes) != 2 or min(pads) < 0:
         return None
-    (height, width), (down, across) = (o for _, o in sizes), window.strides
-    lone = g.reshape([-1, height, 1, width, 1]).pad([0, 0, 0, 0, 0, 0, 0, down - 1, 0, across - 1])
-    wide = lone.reshape([-1, window.group, height * down, width * across])
-    wide.value.type = TensorType(g.dtype, (x.dims[0], window.group, height * down, width * across))
+    (height, width), (down, across), block = (o for _, o in sizes), window.strides, g.writer.block
+    lone = in_blocks(g).reshape([-1, 1, width, block]).pad([0, 0, 0, 0, 0, down - 1, 0, (across - 1) * block])
+    shape = (x.dims[0], window.group, height * down, width * across)
+    wide = as_blocks(lone.reshape([-1, *(int(str(d)) for d in shape[1:])]), shape)
     attrs: dict[str, Any] = {"group": window.group, "dilations": window.dilations, "pads": tuple(pads)}
-    return conv_in_blocks(wide, w, flipped=True, **attrs)
+    return conv_of_blocks(wide, weights_in_blocks(w, flipped=True), **attrs)
 
 
 def _depthwise_weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) -> Tensor | None:
@@ -180,24 +179,32 @@ def _depthwise_weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) 
     are unknown.
 
     Padded images are H' high, H' a multiple of the stride s, and g with zero rows H'/s: row i of image n then meets row
-    n H' + s i + d k of the images in output row k, for strides s and dilations d that swap their places.
+    n H' + s i + d k of the images in output row k, for strides s and dilations d that swap their places. The zero rows
+    above an image are those below the one before.
     """
     sizes = [s for s in (*x.dims[2:], *g.dims[2:]) if isinstance(s, int)]
     if len(sizes) != 4:
         return None
     (height, width, rows, columns), (down, across) = sizes, window.strides
-    (top, left, bottom, right), (kh, kw) = window.pads, window.kernel
-    bottom += -(height + top + bottom) % down
-    tall = height + top + bottom
-    images = x.pad([0, 0, top, left, 0, 0, bottom, right]).transpose([1, 0, 2, 3])
-    kernels = g.pad([0] * 6 + [tall // down - rows, 0]).transpose([1, 0, 2, 3])
+    (top, left, bottom, _), (kh, kw) = window.pads, window.kernel
+    tall = max(top + height + max(0, bottom - top), rows * down)
+    tall += -tall % down
+    images = _one_below_the_other(x, (1, window.group), top, tall - height - top)
+    kernels = _one_below_the_other(g, (window.group, 1), 0, tall // down - rows)
     below = max(0, window.dilations[0] * (kh - 1) - down + 1)
-    made = conv_in_blocks(
-        images.reshape([1, window.group, -1, width + left + right]),
-        kernels.reshape([window.group, 1, -1, columns]),
-        group=window.group, strides=window.dilations, dilations=(down, across), pads=(0, 0, below, 0),
-    )  # fmt: skip
-    return made.slice([0, 0], [kh, kw], [2, 3]).transpose([1, 0, 2, 3]).reshape(w.sizes())
+    right = max(0, (columns - 1) * across + (kw - 1) * window.dilations[1] + 1 - left - width)
+    attrs: dict[str, Any] = {"strides": window.dilations, "dilations": (down, across), "pads": (0, left, below, right)}
+    made = conv_of_blocks(images, kernels, group=window.group, **attrs)
+    return made.slice([0, 0], [kh, kw], [2, 3]).reshape(w.sizes())
+
+
+def _one_below_the_other(x: Tensor, lead: tuple[int, int], above: int, below: int) -> Tensor:
+    """The images of x [N, C, H, W] with rows of zeros above and below each, as one image [*lead, N (a + H + b), W] in
+    blocks. lead: (1, C) or, for a kernel of each channel, (C, 1)."""
+    block, (height, width) = x.writer.block, (int(str(d)) for d in x.dims[2:])
+    lines = in_blocks(x).reshape([-1, max(lead) // block, height, width * block]).transpose([1, 0, 2, 3])
+    tall = lines.pad([0, 0, above, 0, 0, 0, below, 0]).reshape([*lead, -1, width])
+    return as_blocks(tall, (*lead, None, width))
 
 
 def _plus(size: int | Tensor, number: int) -> int | Tensor:
