@@ -25,6 +25,7 @@ class Writer:
         self.graph, self.block = graph, block
         self.anchor: Node | None = None
         self.origins: tuple[str, ...] = ()
+        self.blocked: dict[Value, Value] = {}  # values in blocks of channels by the values that they hold
         self._constants: dict[tuple[bytes, int, tuple[int, ...]], Value] = {}
         self._shapes: dict[Value, Value] = {}
 

@@ -5,9 +5,9 @@ onnxruntime; torch runs the module that it was exported from. `gradient` is forw
 file, `step` a whole step of AdamW on the mean square of all results, where weights are inputs. Columns are our time
 over torch's: below 1 we are faster. Modules are in evaluation mode, so that exporters fold batch norms into
 convolutions, which torch runs and differentiates. `fashion-B` is the net of `models/train_fashion.py` at batch B.
-One thread: seconds of that thread, interleaved. Several: wall time of the shortest turns, each after a pause in which
-the threads of the other runtime stop spinning; the machine's load is printed, and a busy one tells little. Needs torch,
-torchvision and transformers (the extra `strangers`).
+One thread: seconds of that thread, interleaved. Several: wall time of the shortest turns, each a run of steps as in
+training, after a pause in which the threads of the other runtime stop spinning; the machine's load is printed, and a
+busy one tells little. Needs torch, torchvision and transformers (the extra `strangers`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ NAMES = ("resnet", "mobilenetv2", "convnext", "mixer", "bert", "gpt2", "vit", "u
 """Architectures measured unless others are named: convolutions dense and depthwise, encoders, a decoder."""
 PAUSE = 0.05
 """Seconds before a turn of several threads: onnxruntime's and OpenMP's workers spin for some milliseconds."""
+STEPS = 10
+"""Steps of a turn of several threads: the first wakes workers and fills caches, which is no more than a tenth then."""
 
 
 def clock_of(threads: int) -> Callable[[], float]:
@@ -51,6 +53,16 @@ def clock_of(threads: int) -> Callable[[], float]:
         return time.perf_counter()
 
     return clock
+
+
+def turn(run: Callable[[], object], threads: int) -> Callable[[], None]:
+    """What is timed as one: a step on one thread, else steps one after the other."""
+
+    def steps() -> None:
+        for _ in range(1 if threads == 1 else STEPS):
+            run()
+
+    return steps
 
 
 def architecture_of(name: str, wide: bool) -> Any:
@@ -115,7 +127,8 @@ def measured(name: str, wide: bool, seconds: float, threads: int) -> tuple[float
         (torch_gradient, lambda: session.run(None, {**feeds, **seeds})),
         (torch_step, lambda: trainer.step(batch, 0.0)),
     ):
-        own, other = interleaved({"ours": ours, "torch": theirs}, seconds=seconds, clock=clock_of(threads))
+        turns = {name: turn(run, threads) for name, run in {"ours": ours, "torch": theirs}.items()}
+        own, other = interleaved(turns, seconds=seconds, clock=clock_of(threads))
         found.append(other.ratio if threads == 1 else own.best / other.best)
         errors.append(other.error)
     return found[0], errors[0], found[1], errors[1]

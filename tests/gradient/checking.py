@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from graphopt.gradient import gradient_model
 
@@ -59,6 +60,21 @@ def session(proto: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+class Pad(OpRun):
+    """The operator by its definition; the reference evaluator's refuses to crop."""
+
+    def _run(
+        self, data: Any, pads: Any, value: Any = None, axes: Any = None, mode: str = "constant"
+    ) -> tuple[Any, ...]:
+        over = range(data.ndim) if axes is None else [int(a) for a in axes]
+        added, kept = [(0, 0)] * data.ndim, [slice(None)] * data.ndim
+        for axis, begin, end in zip(over, pads[: len(over)], pads[len(over) :]):
+            kept[axis] = slice(max(0, -begin), data.shape[axis] - max(0, -end))
+            added[axis] = (max(0, begin), max(0, end))
+        more = {"constant_values": 0 if value is None else value.item()} if mode == "constant" else {}
+        return (np.pad(data[tuple(kept)], added, mode=mode, **more),)
+
+
 class Double:
     """Runs a model in double precision: in onnxruntime where it has all kernels, else in ONNX's reference evaluator."""
 
@@ -68,7 +84,7 @@ class Double:
         try:
             self.runner = session(proto)
         except Exception:  # onnxruntime has no double kernel of an operator
-            self.runner = ReferenceEvaluator(proto)
+            self.runner = ReferenceEvaluator(proto, new_ops=[Pad])
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         with warnings.catch_warnings(), np.errstate(all="ignore"):

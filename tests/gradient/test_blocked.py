@@ -104,6 +104,15 @@ def test_a_step_of_the_fashion_cnn_in_blocks() -> None:
     assert not any(node.domain for node in training_step(FASHION).graph.node)
 
 
+def test_each_value_is_brought_into_blocks_once() -> None:
+    block = block_size()
+    if not block:
+        pytest.skip("onnxruntime has no blocked convolutions on this machine")
+    nodes = to_proto(build_step(FASHION, None, "mse", "sgd", block).model).graph.node
+    read = [node.input[0] for node in nodes if node.domain == DOMAIN and node.op_type == "ReorderInput"]
+    assert len(read) == len(set(read)) > 8
+
+
 def test_frozen_statistics_become_part_of_the_weights_before_them() -> None:
     model = prepare(FASHION)
     norms = sum(node.op == "BatchNormalization" for node in model.graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ CONVOLUTIONS = {
     "pointwise": (6, 5, (1, 1), {}),
     "pointwise, strided": (6, 5, (1, 1), {"strides": [2, 2]}),
     "one axis": (6, 5, (3,), {"pads": [1, 1], "strides": [2]}),
+    "as large as its input": (6, 5, (3, 3), {"pads": [1, 1, 1, 1]}),
+    "as large as its input, uneven padding": (4, 6, (4, 5), {"pads": [2, 1, 1, 3]}),
+    "as large as its input, dilated": (4, 5, (3, 3), {"dilations": [2, 3], "pads": [2, 3, 2, 3]}),
+    "as large as its input, dilated beyond it": (4, 5, (3, 3), {"dilations": [7, 8], "pads": [7, 8, 7, 8]}),
+    "as large as its input, grouped": (6, 10, (3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
+    "half as wide as its input": (6, 5, (3, 5), {"pads": [1, 2, 1, 2], "strides": [1, 2]}),
     "wide padding": (3, 5, (2, 2), {"pads": [3, 3, 3, 3]}),
 }
 
@@ -85,6 +92,15 @@ def test_convolutions(name: str, known: bool) -> None:
     worst = check(proto, {"x": rng.standard_normal(shape).astype(np.float32)}, ["x", "w", "b"])
     assert worst.differences < 1e-6
     assert worst.single < 1e-4
+
+
+def test_taps_of_a_convolution_share_shifted_operands() -> None:
+    """Two shifted copies of each operand for nine taps, and no Slice: a pair for each tap would be nine."""
+    w = np.ones((6, 5, 3, 3), np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])]
+    made = gradient_model(model(nodes, {"x": ("N", 5, 7, 8)}, {"y": [None] * 4}, w=w), ["w"])
+    count = Counter(node.op_type for node in made.graph.node)
+    assert (count["Pad"], count["Slice"], count["MatMul"]) == (4, 0, 9)
 
 
 @pytest.mark.parametrize("sizes", [(2, 4, 7, 8), ("N", 4, "H", "W")], ids=["known sizes", "unknown sizes"])

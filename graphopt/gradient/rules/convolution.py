@@ -1,9 +1,9 @@
 """Conv and ConvTranspose, dense, grouped and depthwise, over any number of spatial axes.
 
-The weight gradient is a Slice a tap and a matrix product, never a Conv over transposed tensors (measured up to 4.9 × as
-slow in onnxruntime); the input gradient at stride 1 is a Conv with flipped weights, beyond it a ConvTranspose. In a
-training step for this machine, convolutions are in blocks of channels (`blocked.py`), and a depthwise one has both its
-gradients as Conv: of what lies between its strides, and of the whole batch at once.
+The weight gradient is a matrix product a tap, of shifted operands or of a Slice for each, never a Conv over transposed
+tensors (measured up to 4.9 × as slow in onnxruntime); the input gradient at stride 1 is a Conv with flipped weights,
+beyond it a ConvTranspose. In a training step for this machine, convolutions are in blocks of channels (`blocked.py`),
+and a depthwise one has both its gradients as Conv: of what lies between its strides, and of the whole batch at once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from ...errors import Declined
-from ...ir import TensorType
 from ...ops import resolve_pads
-from ..blocked import conv_in_blocks, fits
+from ..blocked import as_blocks, conv_in_blocks, conv_of_blocks, fits, in_blocks, weights_in_blocks
 from ..call import Call, Gradients, Rule
 from ..tensor import Tensor
 
@@ -167,12 +168,12 @@ def _apart(g: Tensor, x: Tensor, w: Tensor, window: Window) -> Tensor | None:
     ]
     if len(sizes) != 2 or min(pads) < 0:
         return None
-    (height, width), (down, across) = (o for _, o in sizes), window.strides
-    lone = g.reshape([-1, height, 1, width, 1]).pad([0, 0, 0, 0, 0, 0, 0, down - 1, 0, across - 1])
-    wide = lone.reshape([-1, window.group, height * down, width * across])
-    wide.value.type = TensorType(g.dtype, (x.dims[0], window.group, height * down, width * across))
+    (height, width), (down, across), block = (o for _, o in sizes), window.strides, g.writer.block
+    lone = in_blocks(g).reshape([-1, 1, width, block]).pad([0, 0, 0, 0, 0, down - 1, 0, (across - 1) * block])
+    shape = (x.dims[0], window.group, height * down, width * across)
+    wide = as_blocks(lone.reshape([-1, *(int(str(d)) for d in shape[1:])]), shape)
     attrs: dict[str, Any] = {"group": window.group, "dilations": window.dilations, "pads": tuple(pads)}
-    return conv_in_blocks(wide, w, flipped=True, **attrs)
+    return conv_of_blocks(wide, weights_in_blocks(w, flipped=True), **attrs)
 
 
 def _depthwise_weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) -> Tensor | None:
@@ -180,24 +181,32 @@ def _depthwise_weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) 
     are unknown.
 
     Padded images are H' high, H' a multiple of the stride s, and g with zero rows H'/s: row i of image n then meets row
-    n H' + s i + d k of the images in output row k, for strides s and dilations d that swap their places.
+    n H' + s i + d k of the images in output row k, for strides s and dilations d that swap their places. The zero rows
+    above an image are those below the one before.
     """
     sizes = [s for s in (*x.dims[2:], *g.dims[2:]) if isinstance(s, int)]
     if len(sizes) != 4:
         return None
     (height, width, rows, columns), (down, across) = sizes, window.strides
-    (top, left, bottom, right), (kh, kw) = window.pads, window.kernel
-    bottom += -(height + top + bottom) % down
-    tall = height + top + bottom
-    images = x.pad([0, 0, top, left, 0, 0, bottom, right]).transpose([1, 0, 2, 3])
-    kernels = g.pad([0] * 6 + [tall // down - rows, 0]).transpose([1, 0, 2, 3])
+    (top, left, bottom, _), (kh, kw) = window.pads, window.kernel
+    tall = max(top + height + max(0, bottom - top), rows * down)
+    tall += -tall % down
+    images = _one_below_the_other(x, (1, window.group), top, tall - height - top)
+    kernels = _one_below_the_other(g, (window.group, 1), 0, tall // down - rows)
     below = max(0, window.dilations[0] * (kh - 1) - down + 1)
-    made = conv_in_blocks(
-        images.reshape([1, window.group, -1, width + left + right]),
-        kernels.reshape([window.group, 1, -1, columns]),
-        group=window.group, strides=window.dilations, dilations=(down, across), pads=(0, 0, below, 0),
-    )  # fmt: skip
-    return made.slice([0, 0], [kh, kw], [2, 3]).transpose([1, 0, 2, 3]).reshape(w.sizes())
+    right = max(0, (columns - 1) * across + (kw - 1) * window.dilations[1] + 1 - left - width)
+    attrs: dict[str, Any] = {"strides": window.dilations, "dilations": (down, across), "pads": (0, left, below, right)}
+    made = conv_of_blocks(images, kernels, group=window.group, **attrs)
+    return made.slice([0, 0], [kh, kw], [2, 3]).reshape(w.sizes())
+
+
+def _one_below_the_other(x: Tensor, lead: tuple[int, int], above: int, below: int) -> Tensor:
+    """The images of x [N, C, H, W] with rows of zeros above and below each, as one image [*lead, N (a + H + b), W] in
+    blocks. lead: (1, C) or, for a kernel of each channel, (C, 1)."""
+    block, (height, width) = x.writer.block, (int(str(d)) for d in x.dims[2:])
+    lines = in_blocks(x).reshape([-1, max(lead) // block, height, width * block]).transpose([1, 0, 2, 3])
+    tall = lines.pad([0, 0, above, 0, 0, 0, below, 0]).reshape([*lead, -1, width])
+    return as_blocks(tall, (*lead, None, width))
 
 
 def _plus(size: int | Tensor, number: int) -> int | Tensor:
@@ -225,25 +234,76 @@ def weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) -> Tensor:
         whole = _depthwise_weight_gradient(x, g, w, window)
         if whole is not None:
             return whole
+    if c > FEW_CHANNELS and (pairs := shifted(x, g, window)):
+        products = [_product(g_k, x_k, m, c, group) for g_k, x_k in pairs]
+        return _stacked(products, m, c, window)
     parts = taps(x.pad(window.around), g.sizes()[2:], window)
-    if group == 1:
-        rows = g.reshape([0, m, -1])
-        if len(parts) == 1 or c >= MANY_CHANNELS or c <= FEW_CHANNELS:
-            flat = [part.reshape([0, c, -1]) for part in parts]
-            columns = flat[0] if len(flat) == 1 else x.writer.node("Concat", *flat, axis=1)
-            summed = (rows @ columns.T).sum([0])
-            return summed.reshape([m, count, c]).transpose([0, 2, 1]).reshape([m, c, *window.kernel])
-        products = [(rows @ part.reshape([0, c, -1]).T).sum([0]) for part in parts]
-    elif m == group and c == 1:
+    if group == 1 and (len(parts) == 1 or c >= MANY_CHANNELS or c <= FEW_CHANNELS):
+        flat = [part.reshape([0, c, -1]) for part in parts]
+        columns = flat[0] if len(flat) == 1 else x.writer.node("Concat", *flat, axis=1)
+        summed = (g.reshape([0, m, -1]) @ columns.T).sum([0])
+        return summed.reshape([m, count, c]).transpose([0, 2, 1]).reshape([m, c, *window.kernel])
+    if m == group and c == 1:
         over = [0, *range(2, 2 + window.rank)]
-        products = [(g * part).sum(over).reshape([m, 1]) for part in parts]
-    else:
-        rows = g.reshape([0, group, m // group, -1])
-        products = [(rows @ part.reshape([0, group, c, -1]).T).sum([0]).reshape([m, c]) for part in parts]
+        return _stacked([(g * part).sum(over).reshape([m, 1]) for part in parts], m, c, window)
+    return _stacked([_product(g, part, m, c, group) for part in parts], m, c, window)
+
+
+def _product(g: Tensor, part: Tensor, m: int, c: int, group: int) -> Tensor:
+    """Σ_n g_n x_nᵀ over the batch and all places, [M, C/G] of g [N, M, …] and the elements x [N, C, …] of a tap."""
+    if group == 1:
+        return (g.reshape([0, m, -1]) @ part.reshape([0, c, -1]).T).sum([0])
+    rows = g.reshape([0, group, m // group, -1])
+    return (rows @ part.reshape([0, group, c, -1]).T).sum([0]).reshape([m, c])
+
+
+def _stacked(products: Sequence[Tensor], m: int, c: int, window: Window) -> Tensor:
+    """Results [M, C/G] of all taps as the kernels [M, C/G, *kernel]."""
     if len(products) == 1:
         return products[0].reshape([m, c, *window.kernel])
-    stacked = x.writer.node("Concat", *(p.unsqueeze([2]) for p in products), axis=2)
+    stacked = products[0].writer.node("Concat", *(p.unsqueeze([2]) for p in products), axis=2)
     return stacked.reshape([m, c, *window.kernel])
+
+
+def shifted(x: Tensor, g: Tensor, window: Window) -> list[tuple[Tensor, Tensor]]:
+    """For each tap g and x [N, …, H' W'], shifted so that their elements meet; none where sizes are unknown, or x is
+    not s times as large as g.
+
+    Tap k of one axis reads element s i + d k − p = s (i + q) + r for window i. Of x, phase r of each axis is taken, and
+    shifted by q along rows: one long copy, and zeros for what comes from another row; of g, the rows are shifted. For a
+    kernel of 3 × 3 these are two copies of each where a Slice of x for each tap makes nine, of many short runs.
+    """
+    sizes = [s for s in g.dims[2:] if isinstance(s, int)]
+    if len(sizes) != 2 or x.dims[2:] != tuple(n * s for n, s in zip(sizes, window.strides)):
+        return []
+    per_axis = [
+        [divmod(k * d - pad, s) for k in range(count)]
+        for count, d, pad, s in zip(window.kernel, window.dilations, window.begins, window.strides)
+    ]
+    if any(abs(q) >= n for shifts, n in zip(per_axis, sizes) for q, _ in shifts):
+        return []
+    rows = {q: _lowered(g, q * sizes[1]) for q, _ in per_axis[0]}
+    columns = {}
+    for r, t in product({r for _, r in per_axis[0]}, {t for _, t in per_axis[1]}):
+        phase = x if window.strides == (1, 1) else x.slice([r, t], [2**31 - 1] * 2, [2, 3], window.strides)
+        columns.update({(r, t, q): _moved(phase, sizes, q) for q in {q for q, found in per_axis[1] if found == t}})
+    return [(rows[q], columns[r, t, p]) for q, r in per_axis[0] for p, t in per_axis[1]]
+
+
+def _lowered(g: Tensor, places: int) -> Tensor:
+    """Each plane of g [N, M, H, W] moved down by so many places, zeros first: [N, M, H W]."""
+    return g.reshape([0, 0, -1]).pad([0, 0, places, 0, 0, -places])
+
+
+def _moved(x: Tensor, sizes: Sequence[int], places: int) -> Tensor:
+    """x [N, C, *sizes] with each row moved to the left by so many places, zeros behind it."""
+    if not places:
+        return x
+    height, width = sizes
+    kept = (np.arange(width) + places >= 0) & (np.arange(width) + places < width)
+    mask = x.writer.constant(np.tile(kept, height), x.dtype)
+    rows = x.reshape([-1]).pad([-places, places]).reshape([-1, height * width]) * mask
+    return rows.reshape([-1, x.size(1), *sizes])
 
 
 def conv_transpose(call: Call) -> Gradients:
