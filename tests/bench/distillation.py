@@ -95,8 +95,10 @@ class Bench:
             _tell(f"seed {seed} {lost:+6.2f} {time.process_time() - start:.0f} s")
         if with_labels:
             images, labels = self.labelled
+            start = time.process_time()
             tuned = distil(student, None, {"image": images}, labels=labels, options=self.options)
-            _tell(f"labels {self.accuracy(tuned.ir) - self.points:+6.2f}")
+            lost = self.accuracy(tuned.ir) - self.points
+            _tell(f"labels {lost:+6.2f} {time.process_time() - start:.0f} s")
         print(flush=True)
 
 
@@ -113,7 +115,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--ratios", type=float, nargs="*", default=CHANNELS)
     parser.add_argument("--budgets", type=float, nargs="*", default=BUDGETS)
-    parser.add_argument("--labels", action="store_true", help="fine-tune with labels, too")
+    parser.add_argument("--labels", action="store_true", help="fine-tune with labels, too, from seed 0")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--sweep", action="store_true")
