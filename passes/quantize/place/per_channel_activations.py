@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -17,9 +17,7 @@ from ...fold.weights import is_padded
 from ..candidates.calibrated_model import CalibratedModel, solve_layers
 from ..candidates.derivable_ranges import silent_below
 from ..candidates.units import BINARY, FUNCTIONS, Unit, useful
-from ..emit.qdq import build
 from ..numerics.per_channel import ChannelGrid, channel_energy, channel_grid, fold_channel_scales
-from .output_ranges import last_feeds, narrowed_ranges
 
 HEADROOM = 2.0
 """The most by which a channel's range exceeds its largest sample, for the distance of its two largest samples."""
@@ -34,8 +32,7 @@ def with_per_channel_activations(calibrated: CalibratedModel, context: StageCont
     without any.
 
     Calibrates those activations once more by each channel's range, whatever the method, and rounds the weights of the
-    convolutions beside them anew; their J is in the scales of their channels. Where layers are refitted, ranges are
-    those that cost the results least, if these then come closer to the reference's.
+    convolutions beside them anew; their J is in the scales of their channels.
     """
     options, assignment = calibrated.options, calibrated.assignment
     if options.mode != "static" or options.format != "qdq" or options.is_narrow or not options.per_channel:
@@ -49,34 +46,8 @@ def with_per_channel_activations(calibrated: CalibratedModel, context: StageCont
         return None
     context.tell("calibrate channels", 0.0)
     ranges = channel_ranges(calibrated.model, values, islice(iter(context.calibration), options.samples))
-    plain = _grids(calibrated, ordered, ranges)
-    if not options.refits:
-        return _with_grids(calibrated, units, plain, context)
-    feeds = last_feeds(options, context)
-    narrowed = _grids(
-        calibrated, ordered, narrowed_ranges(calibrated.model, ranges, feeds, context.seed, options.signed)
-    )
-    nearest = replace(calibrated, options=replace(options, rounding=False, correct_bias=False))
-    found = (_with_grids(nearest, units, grids, context).assignment for grids in (plain, narrowed))
-    before, after = (context.quality.fidelity(build(assignment)).sqnr_db for assignment in found)
-    return _with_grids(calibrated, units, narrowed if after > before else plain, context)
-
-
-def _grids(
-    calibrated: CalibratedModel, units: Sequence[Unit], ranges: Mapping[Value, tuple[Array, Array]]
-) -> dict[Value, ChannelGrid]:
-    return {v: _grid(calibrated, v, units, low, high) for v, (low, high) in ranges.items()}
-
-
-def _with_grids(
-    calibrated: CalibratedModel, units: frozenset[Unit], grids: dict[Value, ChannelGrid], context: StageContext
-) -> CalibratedModel:
-    """The calibrated model with grids by channel, folded into the weights beside, which are rounded by its options."""
-    assignment, options = calibrated.assignment, calibrated.options
-    layers = [
-        u for u in sorted(units, key=assignment.order.__getitem__)
-        if u.linear is not None and (u.inputs[0] in grids or u.output in grids)
-    ]  # fmt: skip
+    grids = {v: _grid(calibrated, v, ordered, *ranges[v]) for v in values if v in ranges}
+    layers = [u for u in ordered if u.linear is not None and (u.inputs[0] in grids or u.output in grids)]
     folded = [
         replace(u, linear=fold_channel_scales(u.linear, grids.get(u.inputs[0]), grids.get(u.output)))
         for u in layers if u.linear is not None

@@ -9,7 +9,6 @@ from ....compress.context import StageContext
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import useful
 from ..emit.qdq import build
-from ..place.output_ranges import with_output_ranges
 from .closed_form import refit
 from .learned import learn
 
@@ -22,7 +21,6 @@ def with_refit(calibrated: CalibratedModel, context: StageContext) -> Calibrated
     options = calibrated.options
     if not options.refits or context.calibration.is_synthetic:
         return calibrated
-    calibrated = with_output_ranges(calibrated, context)
     feeds = list(islice(iter(context.calibration), options.samples))
     before = calibrated.assignment.with_units(useful(calibrated.assignment.units))
     after = (learn if options.rounding == "learned" else refit)(before, context, feeds)

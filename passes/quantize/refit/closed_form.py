@@ -168,17 +168,12 @@ def with_output_grids(
 ) -> tuple[Assignment, set[Value]]:
     """The assignment with grids of few bits that cost the results least, and the activations that have them: those with
     slopes (`place.output_ranges`)."""
-    ranges = {
-        value: (np.array([(grid.low - grid.zero) * grid.scale]), np.array([(grid.high - grid.zero) * grid.scale]))
-        for value, grid in assignment.narrow.items()
-    }
-    found = output_histograms(assignment.model, ranges, feeds[-SLOPES:], context.seed) if ranges else {}
     narrow = dict(assignment.narrow)
+    ranges = {v: ((g.low - g.zero) * g.scale, (g.high - g.zero) * g.scale) for v, g in narrow.items()}
+    found = output_histograms(assignment.model, ranges, feeds[-SLOPES:], context.seed) if ranges else {}
     for value, (centres, weights) in found.items():
         if len(centres):
-            narrow[value] = _cheapest(
-                centres, weights, (ranges[value][0].item(), ranges[value][1].item()), narrow[value]
-            )
+            narrow[value] = _cheapest(centres, weights, ranges[value], narrow[value])
     return replace(assignment, narrow=narrow), set(found)
 
 
