@@ -1,6 +1,7 @@
 """Fewer than 8 bits, all layers: points lost on Fashion-MNIST and on WordSim353, beside rounding to the nearest.
 
     python -m tests.bench.below8 [--data DIR] [--minilm DIR] [--seeds 3] [--learned] [--peers] [--only TEXT]
+    python -m tests.bench.below8 --int8 rapidocr-rec silero-default [--samples 256] [--tests 64] [--learned] [--every]
 
 The reference CNN and the MobileNetV2-like net of models/, on 512 unlabelled images drawn again by each seed (with
 repetition, so that seeds differ) and the test images, all 10,000 with --data (the folder of the idx.gz files). Also
@@ -8,6 +9,10 @@ MiniLM by Spearman with --minilm (its folder, see `tests.bench.minilm_int8`). Ne
 rounded to the nearest, on ranges from the least to the greatest element, of weights a channel. Gap: the share of what
 that loses that is won back. --learned adds rounding learnt by gradients; --peers onnxruntime's own quantizer (min-max,
 a scale a channel), which has 4 bits and no fewer. --only: rows whose label, such as "fashion_cnn W4A4", holds TEXT.
+
+--int8: models of the zoo at 8 bits on so many unlabelled samples of `tests.bench.zoo_data`, by default settings, in
+closed form, refitted, and learnt with --learned: dB on other samples, the share of decisions that are alike and of
+multiply-accumulates on integers. --every: all layers on integers, whatever it costs.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +31,14 @@ from onnx import load, save, version_converter
 import graphopt
 from graphopt.measure import ort_session
 from models import fashion
+from tests import zoo
+from tests.bench import zoo_data
 from tests.bench.distillation import DATA, test_data
 from tests.bench.fashion_int8 import logits
 from tests.bench.ort_int8 import Reader
 from tests.bench.quantized import prepare
+from tests.bench.side_by_side import integer_share, quality
+from tests.bench.zoo_int8 import decisions
 
 NETS = {
     "fashion_cnn": (("int4", "uint8"), ("int3", "uint8"), ("int2", "uint8"), ("int4", "uint4")),
@@ -93,6 +103,24 @@ def figures(
         yield way, float(np.mean(losses)), max(losses), float(np.mean(times))
 
 
+def int8_rows(names: Sequence[str], samples: int, tests: int, learned: bool, every: bool) -> Iterator[str]:
+    """A line for each model of the zoo and way to round."""
+    for name in names:
+        path, unseen = zoo.path(name), zoo_data.feeds(name, tests, 2)
+        known = zoo_data.feeds(name, samples, 1)
+        floor = {"speed": False, "min_sqnr": -np.inf, "min_top1": 0} if every else {}
+        for way, rounding in (("closed form", True), ("refit", "refit"), ("learned", "learned"))[: 2 + learned]:
+            start = time.process_time()
+            options = graphopt.Quantize("static", rounding=rounding, **floor)
+            result = graphopt.optimize(path, calibration=known, quantize=options, validate=False)
+            seconds = time.process_time() - start
+            blob = result.model.SerializeToString()
+            sessions = ort_session(str(path)), ort_session(blob)
+            sqnr, same = quality(partial(decisions, name), *sessions, unseen)
+            share = integer_share(blob, unseen[0])
+            yield f"{name} {way}: {sqnr:.2f} dB, {same:.4f} alike, {share:.0%} of MACs, {seconds:.0f} s"
+
+
 def main() -> None:
     from rich.console import Console
     from rich.table import Table
@@ -104,7 +132,15 @@ def main() -> None:
     parser.add_argument("--learned", action="store_true")
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--only", default="")
+    parser.add_argument("--int8", nargs="+", default=(), metavar="NAME")
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--tests", type=int, default=64)
+    parser.add_argument("--every", action="store_true")
     given = parser.parse_args()
+    if given.int8:
+        for row in int8_rows(given.int8, given.samples, given.tests, given.learned, given.every):
+            print(row, flush=True)
+        return
     ways = [way for way in WAYS if way != "learned" or given.learned] + [PEER] * given.peers
     x, labels = test_data(given.data)
     with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:

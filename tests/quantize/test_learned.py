@@ -71,7 +71,7 @@ def test_what_is_learnt_is_closer_on_held_out_samples_and_repeatable(monkeypatch
         return errors[-1][1]
 
     monkeypatch.setattr(learned, "_run", recorded)
-    options = {"weight_type": "int4", "activation_type": "uint4"}
+    options = {"weight_type": "int2", "activation_type": "uint4"}
     _, first, _ = learnt(monkeypatch, **options)
     assert len(errors) == 6  # of three blocks, before and after
     pairs = [(errors[k][1], errors[k + 1][1]) for k in (0, 2, 4)]

@@ -24,6 +24,7 @@ from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
 from ..numerics.grids import Codes, NarrowGrid, narrow_grid
 from ..numerics.solve import layer_codes
+from ..place.output_ranges import output_histograms
 from .streams import Rows, Streams, layers_of
 
 RIDGE = 1e-3
@@ -31,6 +32,8 @@ RIDGE = 1e-3
 `python -m tests.bench.below8` shows the accuracy."""
 SHARES = np.linspace(1.0, 0.2, 41)
 """Shares of an activation's range that are tried as the range of few bits, in steps of 2 %."""
+SLOPES = 32
+"""Feeds whose slopes choose the ranges of few bits: a bound on time, as many as results are judged on."""
 SEEN = 1 << 20
 """Elements of an activation that its range is chosen on: a bound on time, not tuned."""
 
@@ -40,9 +43,9 @@ def refit(assignment: Assignment, context: StageContext, feeds: Sequence[Feeds])
 
     Each layer keeps what it had where that predicts held-out rows better.
     """
+    assignment, chosen = with_output_grids(assignment, context, feeds)
     streams = Streams(assignment, feeds, context.seed)
     layers = layers_of(assignment)
-    chosen: set[Value] = set()
     for count, unit in enumerate(layers):
         context.tell(f"refit to quantized inputs: layer {count + 1} of {len(layers)}", count / len(layers))
         reach(streams, unit, chosen)
@@ -157,10 +160,29 @@ def best_grid_for(values: Array, old: NarrowGrid) -> NarrowGrid:
     counts, edges = np.histogram(values, 4096, (low, high))
     centres = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
     kept = counts > 0
-    centres, counts = centres[kept], counts[kept].astype(np.float64)
+    return _cheapest(centres[kept], counts[kept].astype(np.float64), (low, high), old)
+
+
+def with_output_grids(
+    assignment: Assignment, context: StageContext, feeds: Sequence[Feeds]
+) -> tuple[Assignment, set[Value]]:
+    """The assignment with grids of few bits that cost the results least, and the activations that have them: those with
+    slopes (`place.output_ranges`)."""
+    narrow = dict(assignment.narrow)
+    ranges = {v: ((g.low - g.zero) * g.scale, (g.high - g.zero) * g.scale) for v, g in narrow.items()}
+    found = output_histograms(assignment.model, ranges, feeds[-SLOPES:], context.seed) if ranges else {}
+    for value, (centres, weights) in found.items():
+        if len(centres):
+            narrow[value] = _cheapest(centres, weights, ranges[value], narrow[value])
+    return replace(assignment, narrow=narrow), set(found)
+
+
+def _cheapest(centres: Array, weights: Array, whole: tuple[float, float], old: NarrowGrid) -> NarrowGrid:
+    """The grid of as many bits with the least squared error at some points f32 [n], by their weights f64 [n]."""
+    low, high = whole
 
     def cost(grid: NarrowGrid) -> float:
-        return float(counts @ np.square(grid.rounded(centres) - centres, dtype=np.float64))
+        return float(weights @ np.square(grid.rounded(centres) - centres, dtype=np.float64))
 
     ends = [(low, high)]
     for above in SHARES:

@@ -24,7 +24,7 @@ from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
 from ..numerics.grids import Codes, worst_pair
 from .blocks import MOST, Block, blocks_of
-from .closed_form import reach, refit_layer
+from .closed_form import reach, refit_layer, with_output_grids
 from .streams import FOLDS, Streams, layers_of
 
 STEPS = 200
@@ -38,9 +38,9 @@ Fashion CNN at W4A4, where ten times the rate overfits. `python -m tests.bench.b
 
 def learn(assignment: Assignment, context: StageContext, feeds: Sequence[Feeds]) -> Assignment:
     """The assignment with layers refitted, then learnt block by block where the error on held-out samples falls."""
+    assignment, chosen = with_output_grids(assignment, context, feeds)
     streams = Streams(assignment, feeds, context.seed)
     layers = layers_of(assignment)
-    chosen: set[Value] = set()
     count = 0
     for block in blocks_of(streams.floats, layers):
         count += len(block.layers)
