@@ -42,7 +42,7 @@ _FLAGS = (
     "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "speed",
 )  # fmt: skip
 ALWAYS, MEASURED = "always", "measured"
-_OPTIONAL = frozenset(("reduce_range", "block_size", "bits_per_weight", "samples", "cache", "executor"))
+_OPTIONAL = frozenset(("reduce_range", "block_size", "bits_per_weight", "max_kl", "samples", "cache", "executor"))
 _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     *((name, _is_flag, "True or False") for name in _FLAGS),
     ("sensitivity", lambda v: _is_flag(v) or v == MEASURED, "True, False or 'measured'"),
@@ -96,9 +96,10 @@ class Quantize:
     folded into the weights beside.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
     15 dB is noise of 3 % of the signal's power; `python -m tests.bench.zoo_int8` prints both for trained models.
-    max_kl: the floor for language models in mode "weights", with judge "auto", in place of both: the mean KL divergence
-    of the next token's distribution from the original's, in nats. Weights of 4 bits reach 0.1 to 0.2; at 1 nat a text
-    is as unlikely as if every token had e times as many rivals.
+    max_kl: the floor for language models in modes "weights" and "dynamic", with judge "auto", in place of both: the
+    mean KL divergence of the next token's distribution from the original's, in nats; by default 1 for weights, of which
+    4 bits reach 0.1 to 0.2, and 0.05 in mode "dynamic", where layers that would miss it read stored weights. At 1 nat a
+    text is as unlikely as if every token had e times as many rivals.
     min_cosine: beside min_sqnr, with judge "auto", for vectors of tokens: the mean cosine between the original's
     average over a text and the result's. 0.995 is an angle of 6 degrees. In mode "dynamic" layers that would miss it
     compute in float on weights of 8 bits, two of MiniLM's 36, for a tenth of the speed. A choice.
@@ -134,7 +135,7 @@ class Quantize:
     per_channel_activations: bool | str = True
     min_sqnr: float = 15.0
     min_top1: float = 0.9
-    max_kl: float = 1.0
+    max_kl: float | None = None
     min_cosine: float = 0.995
     judge: str = "auto"
     layers: Mapping[str, str] = field(default_factory=dict)
@@ -186,6 +187,11 @@ class Quantize:
             raise OptionError(f"quantize: activation_type {self.activation_type} is for format qdq")
         if self.mode == "static" and self.is_narrow:
             object.__setattr__(self, "speed", False)
+
+    @property
+    def kl_limit(self) -> float:
+        """The divergence that language models may have, in nats."""
+        return self.max_kl if self.max_kl is not None else 0.05 if self.mode == "dynamic" else 1.0
 
     @property
     def activation_bits(self) -> int:

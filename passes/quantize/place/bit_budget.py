@@ -7,19 +7,16 @@ layers, which reads their weights as inputs. Harm grows with the power of roundi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ....compress.choices import layer_names, word_of
 from ....compress.context import StageContext
 from ....compress.layers.linear import Linear
-from ....compress.stages import session_maker
 from ....errors import OptionError
 from ....ir import Array, DType, Model, TensorType, Value
-from ....measure import Quality, figures
 from ..candidates.calibrated_model import block_of, usual_block
 from ..candidates.prepare import spell_for_integers
 from ..candidates.shared import Shared, float_products, share_weights
@@ -27,16 +24,13 @@ from ..candidates.units import Unit, find_tables, find_units, layer_units
 from ..emit.mapped_clone import mapped_clone
 from ..numerics.blocks import block_count, plain_scale, spread
 from ..options import Quantize
+from .variants import Variants
 
 MEASURED_BITS = 3
 """The width at which single layers are measured: noise far above that of float32, and a few hundredths of a nat at most
 in SmolLM2-135M, where harm still grows with the noise's power."""
 MEASURED_BLOCK = 32
 """Inputs that share a scale there: the usual number."""
-SAMPLES, WORK, SHORTEST, LONGEST = 4, 2e12, 8, 256
-"""Samples by which layers are measured, the multiply-adds that all measurements together may take, and the least and
-most tokens of each sample. 2e12 are 40 s of one core; SmolLM2-135M, of 211 layers, gets 17 tokens a sample. A
-choice."""
 SCALE_BITS = 32
 """Bits of a scale: float32."""
 
@@ -146,32 +140,19 @@ def _harms(
         inputs[unit] = f"graphopt.weight{number}"
         given = clone.model.graph.add_input(Value(TensorType(DType.FLOAT, constant.shape), inputs[unit]))
         clone.model.graph.set_input(node, 0 if unit.is_table else 1, given)
-    quality = context.quality
-    session = session_maker("portable")(clone.model)
     weights = {name: np.ascontiguousarray(unit.layer.weight) for unit, name in inputs.items()}
-    feeds = _feeds(context, WORK / (len(own) * figures(ready).parameters))
-    judge = Quality(quality.reference, lambda _: _Reading(session, weights), feeds, samples=len(feeds))
+    variants = Variants(clone.model, weights, context, len(own))
     harms = []
     for count, unit in enumerate(own):
         context.tell(f"measure: layer {count + 1} of {len(own)}", count / len(own))
         rounded = _rounded(unit.layer)
-        changed = {
-            inputs[v]: np.ascontiguousarray(v.layer.stored(rounded).reshape(v.layer.constant.shape))
-            for v in readers[unit]
-        }
-        found = judge.fidelity_of(_Reading(session, {**weights, **changed}))
-        harm = 10.0 ** (-found.sqnr_db / 10.0) if found.divergence is None else found.divergence
-        harms.append(max(float(harm), 0.0) if np.isfinite(harm) else 1.0)
+        harms.append(variants.harm({inputs[v]: _stored(v.layer, rounded) for v in readers[unit]}))
     return harms
 
 
-def _feeds(context: StageContext, tokens: float) -> list[dict[str, Any]]:
-    """A few samples; of prompts of a decoder the first tokens, so that all are about `tokens`."""
-    feeds, prompts = context.calibration.first(SAMPLES), context.calibration.prompts
-    if prompts is None or not prompts.caches:
-        return feeds
-    length = int(np.clip(tokens / len(feeds), SHORTEST, LONGEST))
-    return [prompts.feed(np.asarray(feed[prompts.ids])[:1, :length]) for feed in feeds]
+def _stored(linear: Linear, rows: Array) -> Array:
+    """Rows as the weight lies in the model."""
+    return np.ascontiguousarray(linear.stored(rows).reshape(linear.constant.shape))
 
 
 def _rounded(linear: Linear) -> Array:
@@ -180,14 +161,3 @@ def _rounded(linear: Linear) -> Array:
     scale = spread(plain_scale(rows, MEASURED_BITS, MEASURED_BLOCK), rows.shape[-1], MEASURED_BLOCK)
     most = np.float32((1 << (MEASURED_BITS - 1)) - 1)
     return np.asarray(np.clip(np.rint(rows / scale), -most - 1, most) * scale, np.float32)
-
-
-class _Reading:
-    """A session that is given weights beside each sample."""
-
-    def __init__(self, session: Any, weights: Mapping[str, Array]) -> None:
-        self.session, self.weights = session, weights
-
-    def run(self, names: Sequence[str] | None, feed: Mapping[str, Any]) -> list[Any]:
-        """The results for a sample with these weights."""
-        return list(self.session.run(names, {**feed, **self.weights}))
