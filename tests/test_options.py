@@ -176,14 +176,15 @@ NO_WORD = {
 
 @pytest.mark.parametrize("name", [field.name for field in fields(graphopt.Quantize) if field.name not in NO_WORD])
 def test_every_field_of_quantize_can_be_given_as_a_word(name, options):
-    usual = getattr(graphopt.Quantize("static"), name)
+    mode = "weights" if name == "bits_per_weight" else "static"  # of which it is a budget
+    usual = getattr(graphopt.Quantize(mode), name)
     for text in TEXTS:
         try:
-            found = options("--quantize", "static", "--quantize-option", f"{name}={text}").compression.quantize
+            found = options("--quantize", mode, "--quantize-option", f"{name}={text}").compression.quantize
         except OptionError:
             continue
         if getattr(found, name) != usual:
-            assert graphopt.Quantize("static", **{name: getattr(found, name)}) == found
+            assert graphopt.Quantize(mode, **{name: getattr(found, name)}) == found
             return
     pytest.fail(f"no text gives {name} another value than {usual}")
 

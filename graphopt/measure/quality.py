@@ -156,9 +156,13 @@ class Quality:
         """Signal to noise and top-1 agreement with the reference, on all samples held or the first few."""
         if self._last is not None and self._last[0] is model and self._last[1] == samples:
             return self._last[2]
-        fidelity = self._judge(self.session(model), self._expected[:samples])
+        fidelity = self.fidelity_of(self.session(model), samples)
         self._last = (model, samples, fidelity)
         return fidelity
+
+    def fidelity_of(self, session: Any, samples: int | None = None) -> Fidelity:
+        """The same of a candidate's session."""
+        return self._judge(session, self._expected[:samples])
 
     def fidelities(
         self, models: Iterable[Model], samples: int | None = None, executor: Executor | None = None

@@ -42,13 +42,14 @@ _FLAGS = (
     "per_channel", "reduce_range", "equalize", "correct_bias", "correct_means", "speed",
 )  # fmt: skip
 ALWAYS, MEASURED = "always", "measured"
-_OPTIONAL = frozenset(("reduce_range", "block_size", "samples", "cache", "executor"))
+_OPTIONAL = frozenset(("reduce_range", "block_size", "bits_per_weight", "max_kl", "samples", "cache", "executor"))
 _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     *((name, _is_flag, "True or False") for name in _FLAGS),
     ("sensitivity", lambda v: _is_flag(v) or v == MEASURED, "True, False or 'measured'"),
     ("per_channel_activations", lambda v: _is_flag(v) or v == ALWAYS, "True, False or 'always'"),
     ("percentile", lambda v: _is_real(v) and 50 < v <= 100, "above 50 and at most 100"),
     ("block_size", lambda v: _is_count(v) and 16 <= v <= 256 and not v & (v - 1), "a power of two from 16 to 256"),
+    ("bits_per_weight", lambda v: _is_real(v) and v > 0, "a number of bits above 0"),
     ("evaluations", _is_count, "a number from 1 on"),
     ("samples", _is_count, "a number from 1 on"),
     ("min_sqnr", _is_real, "a number of dB"),
@@ -76,6 +77,10 @@ class Quantize:
     format: "qdq" or "qoperator". block_size: inputs that share a scale in products, a power of two from 16 to 256
     (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block. So are
     int2, and int3 in codes of 4 bits (as large as int4), for target "onnxruntime" alone, whose own products read them.
+    bits_per_weight: a budget in mode "weights": each layer is stored in 8 or 4 bits, or 2 for target "onnxruntime", so
+    that all together take at most so many bits a weight, scales and zero points included (4 bits in blocks of 32 take
+    5.1), where rounding harms the results least. It is obeyed, whatever accuracy says; tables without a head and layers
+    of `layers` are apart.
     equalize, correct_bias: the optimisations of the integers: channels alike between layers, and means kept.
     rounding: False to the nearest; True by the covariance of each layer's inputs; "refit" (mode static; True means it
     below 8 bits) layer after layer, refitted to the inputs that the quantized layers before it yield; "learned" then
@@ -91,9 +96,10 @@ class Quantize:
     folded into the weights beside.
     min_sqnr, min_top1: the floor on fidelity (dB, share) where no metric with a limit judges; −inf and 0 switch it off.
     15 dB is noise of 3 % of the signal's power; `python -m tests.bench.zoo_int8` prints both for trained models.
-    max_kl: the floor for language models in mode "weights", with judge "auto", in place of both: the mean KL divergence
-    of the next token's distribution from the original's, in nats. Weights of 4 bits reach 0.1 to 0.2; at 1 nat a text
-    is as unlikely as if every token had e times as many rivals.
+    max_kl: the floor for language models in modes "weights" and "dynamic", with judge "auto", in place of both: the
+    mean KL divergence of the next token's distribution from the original's, in nats; by default 1 for weights, of which
+    4 bits reach 0.1 to 0.2, and 0.05 in mode "dynamic", where layers that would miss it read stored weights. At 1 nat a
+    text is as unlikely as if every token had e times as many rivals.
     min_cosine: beside min_sqnr, with judge "auto", for vectors of tokens: the mean cosine between the original's
     average over a text and the result's. 0.995 is an angle of 6 degrees. In mode "dynamic" layers that would miss it
     compute in float on weights of 8 bits, two of MiniLM's 36, for a tenth of the speed. A choice.
@@ -117,6 +123,7 @@ class Quantize:
     op_types_to_quantize: tuple[str, ...] | None = None
     format: str = "qdq"
     block_size: int | None = None
+    bits_per_weight: float | None = None
     equalize: bool = True
     correct_bias: bool = True
     correct_means: bool = False
@@ -128,7 +135,7 @@ class Quantize:
     per_channel_activations: bool | str = True
     min_sqnr: float = 15.0
     min_top1: float = 0.9
-    max_kl: float = 1.0
+    max_kl: float | None = None
     min_cosine: float = 0.995
     judge: str = "auto"
     layers: Mapping[str, str] = field(default_factory=dict)
@@ -174,10 +181,17 @@ class Quantize:
                 f"quantize: weight_type {self.weight_type} is for modes weights and static: in mode dynamic products "
                 f"take 8 bits, and {self.weight_bits} would take as much room"
             )
+        if self.bits_per_weight is not None and (self.mode, self.weight_type) != ("weights", "int8"):
+            raise OptionError("quantize: bits_per_weight is for mode weights, and chooses what weight_type would say")
         if self.format == "qoperator" and self.activation_bits < 8:
             raise OptionError(f"quantize: activation_type {self.activation_type} is for format qdq")
         if self.mode == "static" and self.is_narrow:
             object.__setattr__(self, "speed", False)
+
+    @property
+    def kl_limit(self) -> float:
+        """The divergence that language models may have, in nats."""
+        return self.max_kl if self.max_kl is not None else 0.05 if self.mode == "dynamic" else 1.0
 
     @property
     def activation_bits(self) -> int:

@@ -24,6 +24,7 @@ from .decide import decide
 from .nested import quantize_branches
 from .options import Quantize
 from .place.bias_correction import with_bias_correction
+from .place.bit_budget import with_bit_budget
 from .place.calibration_methods import with_best_method
 from .place.harmless_tables import with_harmless_tables
 from .place.latency_guard import GAIN
@@ -73,6 +74,7 @@ def quantize_model(model: Model, options: Quantize, context: StageContext) -> tu
         require_float(model)
     except Declined as declined:
         return model, StageReport(f"quantize {options.mode}", declined.reason, changed=False)
+    options = with_bit_budget(model, options, context)
     reports: list[StageReport] = []
     for asked in by_mode(model, options):
         model, report = _quantize_in_mode(model, asked, context, not reports)

@@ -4,7 +4,8 @@ MODEL takes tokens, and mask, positions and caches beside, as exporters of decod
 token windows [N, S]: `calibration`, `calibration_without_bos` (optional) and `evaluation`, from different texts. A row
 a file: megabytes, perplexity on `evaluation` and KL against the float model there, both from an empty cache, agreement
 of the likeliest token, and the processor time that the file cost. Forms: int8 and int4 with data, int4 with prompts
-that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
+that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, a budget of bits a weight with
+data (`mixed-5.5`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
 which are left out with a reason where it lacks them.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -26,20 +28,24 @@ from graphopt.measure.tokens import TokenScores
 
 OURS = {
     "int8": ("int8", "calibration"), "int4": ("int4", "calibration"),
-    "int4-no-bos": ("int4", "calibration_without_bos"), "int4-alone": ("int4", ""),
+    "int4-no-bos": ("int4", "calibration_without_bos"), "int4-alone": ("int4", ""), "int3": ("int3", "calibration"),
+    "int2": ("int2", "calibration"),
 }  # fmt: skip
 """The weights' type and the name of the data, "" for none."""
 RIVALS = ("ort-rtn", "ort-k-quant")
+MIXED = "mixed-"
+"""Stands before a budget of bits a weight."""
 
 
 def made(form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, output: Path) -> str:
     """Write the form of the model; the reason where that cannot be, else ""."""
-    if form in OURS:
-        kind, data = OURS[form]
+    if form in OURS or form.startswith(MIXED):
+        kind, data = OURS.get(form, ("int8", "calibration"))
         if data and data not in windows:
             return f"WINDOWS holds no {data}"
         calibration = [*windows[data][:prompts]] if data else None
-        quantize = graphopt.Quantize(mode="weights", weight_type=kind)
+        budget = float(form.removeprefix(MIXED)) if form.startswith(MIXED) else None
+        quantize = graphopt.Quantize(mode="weights", weight_type=kind, bits_per_weight=budget)
         graphopt.optimize(
             model, output, quantize=quantize, calibration=calibration, target="onnxruntime", validate=False
         )
@@ -59,6 +65,13 @@ def made(form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, o
         return str(error)
     quantizer.model.save_model_to_file(str(output), use_external_data_format=False)
     return ""
+
+
+def form(word: str) -> str:
+    """A form that is known, or a budget."""
+    if word not in (*OURS, *RIVALS) and not re.fullmatch(rf"{MIXED}\d+(\.\d+)?", word):
+        raise argparse.ArgumentTypeError(f"{word} is none of {', '.join((*OURS, *RIVALS))}, {MIXED}BITS")
+    return word
 
 
 def scores_on(session, prompts: Prompts, windows: np.ndarray, expected: list[np.ndarray]) -> tuple[TokenScores, float]:
@@ -83,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("windows_file", type=Path, metavar="WINDOWS")
-    parser.add_argument("--forms", nargs="*", default=[*OURS, *RIVALS], choices=[*OURS, *RIVALS])
+    parser.add_argument("--forms", nargs="*", default=[*OURS, *RIVALS], type=form)
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=10)
     asked = parser.parse_args()
@@ -106,13 +119,13 @@ def main() -> None:
     print(f"{'form':14}" + "".join(f"{title:>12}" for title in ("MB", "perplexity", "KL", "same token", "CPU s")))
     judge("float", asked.model, 0.0)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        for form in asked.forms:
-            start, output = time.process_time(), Path(folder, f"{form}.onnx")
-            reason = made(form, asked.model, windows, asked.prompts, output)
+        for name in asked.forms:
+            start, output = time.process_time(), Path(folder, f"{name}.onnx")
+            reason = made(name, asked.model, windows, asked.prompts, output)
             if reason:
-                print(f"{form:14}left out: {reason}", flush=True)
+                print(f"{name:14}left out: {reason}", flush=True)
             else:
-                judge(form, output, time.process_time() - start)
+                judge(name, output, time.process_time() - start)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Builder:
         """MatMulNBits by random codes."""
         blocks = -(-depth // BLOCK)
         codes = self.rng.integers(0, 256, (channels, blocks, BLOCK * self.bits // 8)).astype(np.uint8)
-        scale = self.rng.uniform(0.6, 1.4, (channels, blocks)) * depth**-0.5 / (4 if self.bits == 4 else 70)
+        scale = self.rng.uniform(0.6, 1.4, (channels, blocks)) * depth**-0.5 / {2: 1, 4: 4, 8: 70}[self.bits]
         read = [x, self.constant(codes, f"{name}.codes"), self.constant(scale.astype(np.float32), f"{name}.scale")]
         if self.zeros:
             stored = self.rng.integers(0x66, 0x99, (channels, -(-blocks * self.bits // 8))).astype(np.uint8)

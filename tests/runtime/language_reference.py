@@ -14,20 +14,19 @@ Array = np.ndarray[Any, Any]
 
 
 def _codes(stored: Array, bits: int, count: int) -> Array:
-    """[rows, count] of packed rows, the first of two in the lower half of a byte."""
+    """[rows, count] of packed rows, the first of a byte in its lowest bits."""
     rows = stored.reshape(len(stored), -1)
-    if bits == 4:
-        rows = np.stack((rows & 15, rows >> 4), axis=-1).reshape(len(rows), -1)
-    return rows[:, :count]
+    places = [rows >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
+    return np.stack(places, axis=-1).reshape(len(rows), -1)[:, :count]
 
 
 def _blocked_matmul(operation: d.BlockedMatMul, x: Array) -> Array:
     weights, (depth, channels) = operation.weights, operation.sizes
     blocks = -(-depth // operation.block)
-    codes = _codes(weights.codes.array().reshape(channels, -1), operation.bits, blocks * operation.block)
-    zeros = np.full((channels, blocks), 1 << (operation.bits - 1), np.uint8)
+    codes = _codes(weights.codes.array().reshape(channels, -1), weights.bits, blocks * operation.block)
+    zeros = np.full((channels, blocks), 1 << (weights.bits - 1), np.uint8)
     if weights.zero is not None:
-        zeros = _codes(weights.zero.array().reshape(channels, -1), operation.bits, blocks)
+        zeros = _codes(weights.zero.array().reshape(channels, -1), weights.bits, blocks)
     bias = np.zeros(channels, np.float32) if operation.bias is None else operation.bias
     scales = weights.scale.array().reshape(channels, blocks)
     rows = product(x.reshape(-1, depth), codes.reshape(channels, blocks, operation.block), scales, zeros, bias)

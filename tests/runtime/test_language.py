@@ -49,7 +49,7 @@ def assert_alike(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=(0.05 if index == 0 else 0.02) * np.abs(b).max())
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_results_are_those_of_onnxruntime(bits: int, zeros: bool) -> None:
     model = make_language_model(bits, zeros=zeros)
@@ -62,10 +62,10 @@ def test_results_are_those_of_onnxruntime(bits: int, zeros: bool) -> None:
     assert region.refusals == []
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_every_operation_equals_its_reference(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "zeros"), [(2, False), (2, True), (4, True), (8, False)])
+def test_every_operation_equals_its_reference(bits: int, zeros: bool) -> None:
     """Products bit for bit, one token and several."""
-    session = on_kernels(make_language_model(bits, zeros=bits == 4))
+    session = on_kernels(make_language_model(bits, zeros=zeros))
     for case in CASES[:2]:
         kinds = check_regions(session, feeds(**case))
         assert kinds["BlockedMatMul"] == 4 * LAYERS + 1

@@ -1,6 +1,10 @@
 """Attention with a cache as one operator: earlier keys and values enter, and the operator appends the new ones itself.
 
 Repeated heads of grouped queries (Ainslie et al. 2023) fold in: the operator reads each head of the cache once.
+
+onnxruntime's GroupQueryAttention would take in the rotary embedding and the Split before it, three nodes a layer. It is
+not equal: on the CPU it turns every row of a first prompt by the first position alone, and refuses several rows of a
+batch behind a cache.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from ....errors import Declined
-from ....ir import Dim, DType, Graph, Node, Value
+from ....ir import Array, Dim, DType, Graph, Node, Value
 from ....machine.sessions import open_session, session_options
 from ....rewrite import Builder, Context
 from .core import dims_of
@@ -51,7 +51,11 @@ class Masks:
             return bias
         if bias not in self._known:
             build = Builder(self.graph, self.context)
-            moved = build.Where(build.Equal(bias, _LOWEST), _ABOVE_LOWEST, bias)
+            choice = bias.producer
+            if choice is not None and (ends := _constant_ends(choice)):
+                moved = build.Where(choice.inputs[0], *(np.where(e == _LOWEST, _ABOVE_LOWEST, e) for e in ends))
+            else:
+                moved = build.Where(build.Equal(bias, _LOWEST), _ABOVE_LOWEST, bias)
             self._new[bias] = (moved,), build.nodes
             return moved
         return self._known[bias][0]
@@ -99,6 +103,12 @@ def with_shape_of_scores(bias: Value, scores: tuple[Dim, ...]) -> Value:
     if not fits or any(s not in (1, d) for s, d in zip(shape[:2], scores[:2])):
         raise Declined("the bias does not have the shape of the scores")
     return bias
+
+
+def _constant_ends(node: Node) -> list[Array]:
+    """The two constants that a Where chooses from; none for any other node."""
+    ends = [node.constant(slot) for slot in (1, 2)] if node.op == "Where" else []
+    return [] if None in ends else [end.array() for end in ends if end is not None]
 
 
 def _may_be_lowest(bias: Value) -> bool:

@@ -1,4 +1,8 @@
-"""Sums before norms and activations: onnxruntime's fusions of them are used where faster, and avoided where slower."""
+"""Sums before norms and activations: onnxruntime's fusions of them are used where faster, and avoided where slower.
+
+SkipSimplifiedLayerNormalization is not written: rows of 576 and 2,048 numbers, one to 128 of them, take 1.1 to 2.4
+times as long in it as in Add and RMSNormalization (onnxruntime 1.32, one thread, interleaved).
+"""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def solve_layers(
     solved: dict[Node, Solved] = {}
     store = CodeStore() if store is None else store
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
-    usual, tied = _usual_block(options, context), frozenset(shared.heads.values())
+    usual, tied = usual_block(options, context), frozenset(shared.heads.values())
     solver = _Solver(model, options, context.target, store, _chosen_bits(model, options), tied, usual)
     steps: dict[Node, float] = {}
     asked: list[Unit] = []
@@ -238,7 +238,7 @@ class _Solver:
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
         is_whole = bits == 8 and unit.node in self.tied  # blocks of a large table take more bytes than they are worth
         size = self.options.block_size or (None if is_whole else self.usual)
-        block = _block(unit.layer, self.options, self.target, size) if is_stored_in_blocks else None
+        block = block_of(unit.layer, self.options, self.target, size) if is_stored_in_blocks else None
         safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables are read as floats
         options = replace(self.options, executor=None, cache=None)
         return unit.layer.alone, moments, options, safe, step, bits, block, unit.node in self.tied
@@ -323,7 +323,7 @@ def can_pack(model: Model, op: str, target: str, bits: int) -> bool:
     return (bits == 4 and model.opset >= PACKED) or (target == "onnxruntime" and op in ("MatMul", "Gemm"))
 
 
-def _usual_block(options: Quantize, context: StageContext) -> int | None:
+def usual_block(options: Quantize, context: StageContext) -> int | None:
     """Inputs that share a scale of stored weights unless the caller says otherwise; None for all.
 
     Of 8 bits those of language models for onnxruntime, which multiplies one scale an output in such blocks, too.
@@ -333,7 +333,7 @@ def _usual_block(options: Quantize, context: StageContext) -> int | None:
     return USUAL_BLOCK
 
 
-def _block(linear: Linear, options: Quantize, target: str, size: int | None) -> int | None:
+def block_of(linear: Linear, options: Quantize, target: str, size: int | None) -> int | None:
     """How many inputs share a scale, up to `size`; None for all. Blocks are for stored weights of products.
 
     onnxruntime's own product stores whole blocks: there it is the size up to the one asked for that takes least bytes.

@@ -18,6 +18,7 @@ from ..candidates.units import Unit
 from ..emit.qdq import build
 from ..options import Quantize
 from .cost_model import CALL, measure_costs
+from .rounded_inputs import harmful_inputs
 from .single_unit_errors import SingleUnitErrors
 
 ONE_BY_ONE = 48
@@ -97,7 +98,7 @@ def is_good_enough(model: Model, options: Quantize, context: StageContext) -> bo
         return True
     fidelity = quality.fidelity(model)
     if judges_tokens(options, context) and fidelity.divergence is not None:
-        return fidelity.divergence <= options.max_kl
+        return fidelity.divergence <= options.kl_limit
     if judges_texts(options, context) and fidelity.cosine is not None and fidelity.cosine < options.min_cosine:
         return False
     agreement = agreement_of(fidelity, options)
@@ -107,7 +108,7 @@ def is_good_enough(model: Model, options: Quantize, context: StageContext) -> bo
 def judges_tokens(options: Quantize, context: StageContext) -> bool:
     """Whether a language model is judged by how far its distributions of the next token move: weights that are stored
     for their size may cost it 15 dB, and hardly a token."""
-    return options.mode == "weights" and options.judge == "auto" and bool(context.quality.next_tokens)
+    return options.mode != "static" and options.judge == "auto" and bool(context.quality.next_tokens)
 
 
 def judges_texts(options: Quantize, context: StageContext) -> bool:
@@ -126,7 +127,7 @@ def describe_floor(options: Quantize, context: StageContext) -> str:
     why = f"classes by {makers}" if makers else "no result holds scores of classes"
     why = why if options.judge == "auto" else f"judge {options.judge}"
     if judges_tokens(options, context):
-        return f"at most KL {options.max_kl:g}; {why}"
+        return f"at most KL {options.kl_limit:g}; {why}"
     top1 = options.judge == "top1" or (options.judge == "auto" and makers)
     texts = f", cosine {options.min_cosine:g}" if judges_texts(options, context) else ""
     return f"floor {options.min_sqnr:g} dB{texts}{f', {options.min_top1:.0%} of top-1' if top1 else ''}; {why}"
@@ -162,12 +163,23 @@ def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> Gua
     enough, layers return to float beside others whose inputs are quantized: for speed, not for size.
     """
     calibrated = errors.calibrated
-    order, is_dynamic = _by_harm(assignment, errors), assignment.options.mode == "dynamic"
+    is_dynamic = assignment.options.mode == "dynamic"
+    is_measured = is_dynamic and judges_tokens(judge.options, judge.context) and bool(calibrated.finer)
+    guess = 0
+    if is_measured:
+        order, guess = harmful_inputs(assignment, calibrated.finer, judge.context, judge.options.kl_limit)
+    else:
+        order = _by_harm(assignment, errors)
     if calibrated.finer:
         finer = [u for u in order if u.linear is not None and (u.node in calibrated.finer or not is_dynamic)]
-        count = _fewest(len(finer), lambda n: judge.accepts(refine(calibrated, assignment, finer[:n])), judge)
+
+        def accepts(units: Sequence[Unit]) -> bool:
+            return judge.accepts(refine(calibrated, assignment, units))
+
+        count = guess if guess and accepts(finer[:guess]) else None
+        count = _fewest(len(finer), lambda n: accepts(finer[:n]), judge) if count is None else count
         if count is not None:
-            chosen = _needed(finer[:count], lambda units: judge.accepts(refine(calibrated, assignment, units)), judge)
+            chosen = finer[:count] if is_measured else _needed(finer[:count], accepts, judge)
             refined = refine(calibrated, assignment, chosen)
             return GuardResult(refined, frozenset(chosen), (), judge.describe(refined))
         assignment = assignment if is_dynamic else refine(calibrated, assignment, finer)

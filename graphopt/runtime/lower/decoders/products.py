@@ -32,7 +32,7 @@ def packed_product(node: Node) -> BlockedMatMul:
     depth, channels = int(attr(node, "K", 0)), int(attr(node, "N", 0))
     if int(attr(node, "accuracy_level", 0)) != _ROUNDED:
         raise Declined("a product that must not round its input to 8 bits")
-    if bits not in (4, 8) or block not in BLOCKS:
+    if bits not in (2, 4, 8) or block not in BLOCKS:
         raise Declined(f"weights of {bits} bits in blocks of {block}")
     codes, scale, zero = (node.constant(slot) for slot in (1, 2, 3))
     if codes is None or scale is None or (node.input(3) is not None and zero is None):
@@ -97,7 +97,7 @@ def _product(node: Node, nodes: tuple[Node, ...], stored: StoredBlocks, bias: Va
     if not isinstance(node.output.type, TensorType):
         raise Declined("a result of unknown type")
     return BlockedMatMul(
-        inputs=(x,), output=node.output, nodes=nodes, weights=stored, bits=stored.bits, block=stored.block,
+        inputs=(x,), output=node.output, nodes=nodes, weights=stored, bits=stored.kernel_bits, block=stored.block,
         sizes=(stored.depth, stored.channels), bias=None if added is None else added.reshape(-1),
     )  # fmt: skip
 

@@ -30,18 +30,23 @@ class StoredBlocks:
     by_column: bool
     transposed: bool = False
 
+    @property
+    def kernel_bits(self) -> int:
+        """The width that kernels read: codes of 2 bits are unpacked to 4."""
+        return max(self.bits, 4)
+
     @cached_property
     def packed(self) -> BlockedWeights:
         """As kernels read them. ValueError for sizes that they do not take."""
         blocks = -(-self.depth // self.block)
         if self.by_column:
-            codes = _halves(self.codes.array(), self.bits).reshape(self.channels, blocks, self.block)
+            codes = _unpacked(self.codes.array(), self.bits).reshape(self.channels, blocks, self.block)
             scales = self.scale.array().reshape(self.channels, blocks)
-            zeros = None
+            zeros = np.full((self.channels, blocks), 2, np.uint8) if self.bits == 2 else None
             if self.zero is not None:
                 rows = self.zero.array().reshape(self.channels, -1)
-                zeros = _halves(rows, self.bits).reshape(self.channels, -1)[:, :blocks]
-            return pack_blocked(codes, scales, zeros, bits=self.bits, depth=self.depth)
+                zeros = _unpacked(rows, self.bits).reshape(self.channels, -1)[:, :blocks]
+            return pack_blocked(codes, scales, zeros, bits=self.kernel_bits, depth=self.depth)
         stored = self.codes.array() if self.transposed else self.codes.array().T
         middle = 1 << (self.bits - 1)
         shift = middle if self.codes.dtype.name.startswith("INT") else 0
@@ -61,12 +66,12 @@ class StoredBlocks:
         return stored.T if stored.ndim == 2 else stored.reshape(-1, 1)
 
 
-def _halves(packed: Array, bits: int) -> Array:
-    """Codes of 4 bits, the first of each two in the lower half; bytes as they are."""
+def _unpacked(packed: Array, bits: int) -> Array:
+    """Codes of 2 or 4 bits, the first of each byte in its lowest bits; bytes as they are."""
     flat = packed.reshape(-1).view(np.uint8)
     if bits == 8:
         return flat
-    codes = np.empty((flat.size, 2), np.uint8)
-    np.bitwise_and(flat, 15, out=codes[:, 0])
-    np.right_shift(flat, 4, out=codes[:, 1])
+    codes = np.empty((flat.size, 8 // bits), np.uint8)
+    for place in range(8 // bits):
+        np.bitwise_and(flat >> np.uint8(place * bits), (1 << bits) - 1, out=codes[:, place])
     return codes.reshape(-1)

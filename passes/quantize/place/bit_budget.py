@@ -1,0 +1,163 @@
+"""Mixed bits of stored weights: a width for each layer, so that all stay within a budget with the least harm.
+
+A layer's harm is measured with that layer alone rounded to `MEASURED_BITS`: the divergence of the next token's
+distribution in language models, elsewhere the power of the results' noise. The float model is one session for all
+layers, which reads their weights as inputs. Harm grows with the power of rounding's noise, fourfold with each bit less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ....compress.choices import layer_names, word_of
+from ....compress.context import StageContext
+from ....compress.layers.linear import Linear
+from ....errors import OptionError
+from ....ir import Array, DType, Model, TensorType, Value
+from ..candidates.calibrated_model import block_of, usual_block
+from ..candidates.prepare import spell_for_integers
+from ..candidates.shared import Shared, float_products, share_weights
+from ..candidates.units import Unit, find_tables, find_units, layer_units
+from ..emit.mapped_clone import mapped_clone
+from ..numerics.blocks import block_count, plain_scale, spread
+from ..options import Quantize
+from .variants import Variants
+
+MEASURED_BITS = 3
+"""The width at which single layers are measured: noise far above that of float32, and a few hundredths of a nat at most
+in SmolLM2-135M, where harm still grows with the noise's power."""
+MEASURED_BLOCK = 32
+"""Inputs that share a scale there: the usual number."""
+SCALE_BITS = 32
+"""Bits of a scale: float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChoice:
+    """A layer's widths, narrowest first, each with the bits that it takes in all, and the harm of each."""
+
+    bits: tuple[int, ...]
+    stored: tuple[float, ...]
+    harm: tuple[float, ...]
+
+
+def with_bit_budget(model: Model, options: Quantize, context: StageContext) -> Quantize:
+    """The options with a choice for each layer in place of the budget. OptionError for a budget below what the
+    narrowest widths take."""
+    if options.bits_per_weight is None:
+        return options
+    asked = replace(options, bits_per_weight=None)
+    ready = spell_for_integers(model, asked, context.target)
+    units, shared = _layers(ready, asked)
+    names = layer_names(ready.graph)
+    own = [
+        u for u in units if u.node not in shared.codes_of and not {names[u.node], *u.node.origins} & asked.layers.keys()
+    ]
+    weights = sum(unit.layer.constant.size for unit in own)
+    if not own:
+        return asked
+    stored = [_stored_bits(unit, asked, context, unit.node in shared.heads.values()) for unit in own]
+    least = sum(min(of_layer.values()) for of_layer in stored)
+    if least > options.bits_per_weight * weights:
+        raise OptionError(
+            f"quantize: bits_per_weight {options.bits_per_weight:g} is below {least / weights:.2f}, the least that the "
+            f"layers take with their scales for target {context.target}"
+        )
+    harms = _harms(ready, own, units, shared, context)
+    choices = [
+        LayerChoice(tuple(of), tuple(of.values()), tuple(harm * 4.0 ** (MEASURED_BITS - bits) for bits in of))
+        for of, harm in zip(stored, harms)
+    ]
+    chosen = {u.node: bits for u, bits in zip(own, allocate(choices, options.bits_per_weight * weights))}
+    chosen |= {u.node: 8 for u in find_tables(ready.graph, asked) if u.node not in {v.node for v in units}}
+    words = {
+        names[node]: word_of("weights", chosen[shared.codes_of.get(node, node)])
+        for node in names
+        if shared.codes_of.get(node, node) in chosen
+    }
+    return replace(asked, weight_type=f"int{max(chosen.values())}", layers={**words, **asked.layers})
+
+
+def allocate(choices: Sequence[LayerChoice], budget: float) -> list[int]:
+    """The widths of layers that take at most `budget` bits together: each starts at its narrowest, and the widening
+    that saves most harm for its bits comes first.
+
+    Harm falls ever more slowly with bits, so that this is the optimum but for the last layers that fit.
+    """
+    taken = [0] * len(choices)
+    left = budget - sum(choice.stored[0] for choice in choices)
+    steps = sorted(
+        (
+            ((choice.harm[k] - choice.harm[k + 1]) / (choice.stored[k + 1] - choice.stored[k]), k, number)
+            for number, choice in enumerate(choices) for k in range(len(choice.bits) - 1)
+        ),
+        key=lambda step: (-step[0], step[1:]),
+    )  # fmt: skip
+    for _, k, number in steps:
+        more = choices[number].stored[k + 1] - choices[number].stored[k]
+        if taken[number] == k and more <= left:
+            taken[number], left = k + 1, left - more
+    return [choice.bits[at] for choice, at in zip(choices, taken)]
+
+
+def _layers(ready: Model, options: Quantize) -> tuple[list[Unit], Shared]:
+    """Layers whose width is free: products and convolutions, and tables tied to a product."""
+    units = layer_units(find_units(ready, options).members, options.mode)
+    units = [*units, *find_tables(ready.graph, options)]
+    tied, shared = share_weights(units, float_products(ready.graph, units))
+    return [u for u in tied if not u.is_table or u.node in shared.heads], shared
+
+
+def _stored_bits(unit: Unit, options: Quantize, context: StageContext, is_tied: bool) -> dict[int, float]:
+    """The bits that a layer takes with its scales and zero points, by width, narrowest first."""
+    packs_two = context.target == "onnxruntime" and unit.node.op in ("MatMul", "Gemm")
+    return {bits: _taken(unit.layer, bits, options, context, is_tied) for bits in ((2, 4, 8) if packs_two else (4, 8))}
+
+
+def _taken(linear: Linear, bits: int, options: Quantize, context: StageContext, is_tied: bool) -> float:
+    asked = replace(options, weight_type=f"int{bits}")
+    size = options.block_size or (None if bits == 8 and is_tied else usual_block(asked, context))
+    block = block_of(linear, asked, context.target, size)
+    if block is None:
+        return float(linear.constant.size * bits + linear.channels * SCALE_BITS)
+    blocks = block_count(linear.depth, block)
+    depth = blocks * block if context.target == "onnxruntime" else linear.depth
+    zero = bits if bits < 8 else 0
+    return float(linear.channels * (depth * bits + blocks * (SCALE_BITS + zero)))
+
+
+def _harms(
+    ready: Model, own: Sequence[Unit], units: Sequence[Unit], shared: Shared, context: StageContext
+) -> list[float]:  # fmt: skip
+    """What each layer does to the results, with those that share its weight, if it alone is rounded."""
+    readers = {u: [v for v in units if v is u or shared.codes_of.get(v.node) is u.node] for u in own}
+    clone, inputs = mapped_clone(ready), dict[Unit, str]()
+    for number, unit in enumerate(v for readings in readers.values() for v in readings):
+        constant, node = unit.layer.constant, clone.nodes[unit.node]
+        inputs[unit] = f"graphopt.weight{number}"
+        given = clone.model.graph.add_input(Value(TensorType(DType.FLOAT, constant.shape), inputs[unit]))
+        clone.model.graph.set_input(node, 0 if unit.is_table else 1, given)
+    weights = {name: np.ascontiguousarray(unit.layer.weight) for unit, name in inputs.items()}
+    variants = Variants(clone.model, weights, context, len(own))
+    harms = []
+    for count, unit in enumerate(own):
+        context.tell(f"measure: layer {count + 1} of {len(own)}", count / len(own))
+        rounded = _rounded(unit.layer)
+        harms.append(variants.harm({inputs[v]: _stored(v.layer, rounded) for v in readers[unit]}))
+    return harms
+
+
+def _stored(linear: Linear, rows: Array) -> Array:
+    """Rows as the weight lies in the model."""
+    return np.ascontiguousarray(linear.stored(rows).reshape(linear.constant.shape))
+
+
+def _rounded(linear: Linear) -> Array:
+    """The weight's rows f32 [G, N/G, K], rounded to the nearest of `MEASURED_BITS`."""
+    rows = linear.rows().astype(np.float32)
+    scale = spread(plain_scale(rows, MEASURED_BITS, MEASURED_BLOCK), rows.shape[-1], MEASURED_BLOCK)
+    most = np.float32((1 << (MEASURED_BITS - 1)) - 1)
+    return np.asarray(np.clip(np.rint(rows / scale), -most - 1, most) * scale, np.float32)
