@@ -248,7 +248,7 @@ def test_memory_that_does_not_suffice_is_an_answer(monkeypatch: pytest.MonkeyPat
 
 
 def test_ranks_that_inputs_leave_open_are_sought_and_vary():
-    """Before operator set 13 Softmax flattens all axes from `axis` on: two axes cannot tell that from the last alone."""
+    """Before operator set 13 Softmax flattens the axes from `axis` on: two axes cannot tell that from the last."""
     softmax = node("Softmax", "x", "y", axis=1)
     proto = model([softmax], [("x", T.FLOAT, None)], [("y", T.FLOAT, None)])
     proto.opset_import[0].version = 11

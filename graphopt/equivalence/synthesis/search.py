@@ -38,7 +38,7 @@ _MAX_ALIVE = 1 << 22
 inner values besides, and arenas that grow by doubling: together they stay within half of `_MAX_BYTES`, and 50 runs
 within seconds. Sizes that a model fixes may take more."""
 _RANKS = (1, 2, 3, 4, 5)
-"""Ranks for inputs that leave theirs open: a vector to a batch of volumes. Four samples show the first four that run."""
+"""Ranks for inputs that leave theirs open: a vector to a batch of volumes. Four samples show the first four."""
 
 # onnxruntime tells the sizes and bounds it expects nowhere but in the text of its errors. They only propose the next
 # try: a text that reads otherwise ends the search sooner, and no feed counts before the model ran on it.
