@@ -38,21 +38,31 @@ class PooledVectors:
 
     def add(self, reference: Array, result: Array, feed: Mapping[str, Any]) -> None:
         """Vectors [B, S, F] of the reference and of a candidate on one feed, averaged over the tokens that its mask
-        keeps; nothing where no input has whole numbers [B, S]. Where they differ in shape, no text is alike."""
+        keeps; nothing where no input has whole numbers [B, S]. Where they differ in shape, no text is alike. A text of
+        which the mask keeps no token, or whose reference is not finite, has no direction, and does not count."""
         sizes = reference.shape[:2]
         read = {name: np.asarray(v) for name, v in feed.items() if np.shape(v) == sizes and reference.size}
         if not any(value.dtype.kind in "iu" for value in read.values()):
             return
-        self.texts += len(reference)
+        kept = next((value for name, value in read.items() if MASK.search(name)), np.ones(sizes))
+        a = _pooled(reference, kept)
+        norms = np.linalg.norm(a, axis=1)
+        known = np.isfinite(norms) & (norms > LEAST)
+        self.texts += int(known.sum())
         if result.shape != reference.shape:
             return
-        kept = next((value for name, value in read.items() if MASK.search(name)), np.ones(sizes))
-        a, b = (np.einsum("bsf,bs->bf", v.astype(np.float32), kept.astype(np.float32)) for v in (reference, result))
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        cosines = np.einsum("bf,bf->b", a, b) / np.maximum(norms, LEAST)
+        b = _pooled(result, kept)
+        both = norms * np.linalg.norm(b, axis=1)
+        cosines = np.einsum("bf,bf->b", a, b)[known] / np.maximum(both[known], LEAST)
         self.alike += float(cosines[np.isfinite(cosines)].sum())
 
     @property
     def cosine(self) -> float | None:
         """The mean cosine between the reference's vectors and the candidate's; None without any."""
         return self.alike / self.texts if self.texts else None
+
+
+def _pooled(vectors: Array, kept: Array) -> Array:
+    """Sums [B, F] of vectors [B, S, F] over the tokens that are kept [B, S]."""
+    summed: Array = np.einsum("bsf,bs->bf", vectors.astype(np.float32), kept.astype(np.float32))
+    return summed

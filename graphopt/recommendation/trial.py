@@ -12,7 +12,7 @@ from .. import onnx_io
 from ..api import optimize_as
 from ..errors import Declined, GraphoptError, InputError, ModelError, OptionError, one_line
 from ..machine.files import check_target, replace_file, reported
-from ..measure import Timing
+from ..measure import Timing, show_db
 from ..options import Compression, Options, Runtime, Target, as_precision, as_prune, as_quantize
 from ..pipeline import Progress
 from .choosing import WAYS, Made, Way, choose, is_open
@@ -179,7 +179,7 @@ class Trial:
             why = f"{fidelity} is below {MIN_SQNR:g} dB and {MIN_TOP1:.0%}"
             made.is_fit, made.mode = False, replace(made.mode, why=why)
         elif fidelity.low_db < MIN_SQNR:
-            why = f"some samples keep only {fidelity.low_db:.1f} dB, nine of ten must keep {MIN_SQNR:g}"
+            why = f"some samples keep only {show_db(fidelity.low_db)} dB, nine of ten must keep {MIN_SQNR:g}"
             made.is_fit, made.mode = False, replace(made.mode, why=why)
         elif not self.bench.is_judged and made.way.needs_data:
             made.is_fit, why = False, f"give {LEAST} samples at least, to judge it by others than those that made it"

@@ -1,4 +1,4 @@
-"""Preparation of linear Resize of float32 images, as onnxruntime computes it."""
+"""Where Resize reads, and preparation of linear Resize of float32 images, as onnxruntime computes them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from graphopt.kernels.tensors.windows import Image
 
 Coordinates = Literal["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"]
 """Where an output pixel lies in the input: ONNX's coordinate_transformation_mode."""
+Nearest = Literal["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
+"""Which pixel is the nearest: ONNX's nearest_mode, the default first."""
 
 
 class ResizeRecord(NamedTuple):
@@ -43,11 +45,8 @@ class Taps:
     weights: npt.NDArray[np.float32]
 
 
-def linear_taps(size: int, out: int, scale: float, coordinates: Coordinates) -> Taps:
-    """The taps of `out` elements along an axis of `size`, in float32 as onnxruntime computes them.
-
-    `scale` is the output's size over the input's, which need not be exact. Beyond the ends the last element counts.
-    """
+def _places(size: int, out: int, scale: float, coordinates: Coordinates) -> npt.NDArray[np.float32]:
+    """Where each of `out` elements lies along an axis of `size`, also beyond its ends."""
     at = np.arange(out, dtype=np.float32)
     factor = np.float32(scale)
     if scale != 1:
@@ -59,6 +58,31 @@ def linear_taps(size: int, out: int, scale: float, coordinates: Coordinates) -> 
             at = (at + np.float32(0.5)) / factor - np.float32(0.5)
         else:
             at = np.zeros(out, np.float32)
+    return at
+
+
+def nearest_places(
+    size: int, out: int, scale: float, coordinates: Coordinates, nearest: Nearest
+) -> npt.NDArray[np.int32]:
+    """The elements along an axis of `size` that `out` elements are, int32; arguments as of `linear_taps`."""
+    at = _places(size, out, scale, coordinates)
+    if nearest == "floor":
+        at = np.floor(at)
+    elif nearest == "ceil":
+        at = np.ceil(at)
+    else:
+        below = np.trunc(at)
+        is_half = at - below == np.float32(0.5)
+        at = np.where(is_half, below + np.float32(nearest == "round_prefer_ceil"), np.rint(at))
+    return np.clip(at, 0, size - 1).astype(np.int32)
+
+
+def linear_taps(size: int, out: int, scale: float, coordinates: Coordinates) -> Taps:
+    """The taps of `out` elements along an axis of `size`, in float32 as onnxruntime computes them.
+
+    `scale` is the output's size over the input's, which need not be exact. Beyond the ends the last element counts.
+    """
+    at = _places(size, out, scale, coordinates)
     at = np.clip(at, np.float32(0), np.float32(size - 1))
     first = np.minimum(at.astype(np.int32), size - 1)
     second = np.minimum(first + 1, size - 1)

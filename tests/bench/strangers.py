@@ -1,4 +1,4 @@
-"""Files that nobody looked at: `python -m tests.bench.strangers [FOLDER] [--modes MODE …] [--match TEXT]`.
+"""Files that nobody looked at: `python -m tests.bench.strangers [FOLDER] [--modes MODE …] [--only NAME …] [--rows F]`.
 
 FOLDER is filled first with what `python -m tests.strangers FOLDER` exports, at least `FILES` files of `KINDS`
 architectures (by this interpreter, or by that of `--exporter`, which has torch); whatever else lies there with its
@@ -8,7 +8,10 @@ its speed on the original, and the Session's over onnxruntime's on the same file
 `exact`, our `static`, `dynamic` and `weights`, `prune`, each also for target onnxruntime (`-ort`), and what
 onnxruntime.quantization writes: the six settings of `tests.bench.ort_int8`, and `ort-raw` without preprocessing. One
 thread; seconds of that thread, interleaved. Each file is measured in a process of its own, and one that ends it is a
-row, too. The summary names what breaks a bar.
+row, too. The summary names what breaks a bar; the exit code is 1 if anything does.
+
+A row takes 6 to 40 s while a machine of two cores does other work, so that a full run, 142 files in 17 forms, is some
+15 hours of one core: `--rows` keeps rows, and goes on after those that it has.
 """
 
 from __future__ import annotations
@@ -142,31 +145,22 @@ def measure(path: Path, form: str, seconds: float) -> Row:
     return row
 
 
-def rows(paths: list[Path], forms: list[str], seconds: float, limit: float) -> Iterator[Row]:
-    """Every file in every form, each in a process of its own."""
-    for path in paths:
-        for form in forms:
-            command = [
-                sys.executable,
-                "-m",
-                "tests.bench.strangers",
-                "--one",
-                form,
-                "--seconds",
-                str(seconds),
-                str(path),
-            ]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-            except subprocess.TimeoutExpired:
-                yield Row(file=path.stem, form=form, why=f"not done in {limit:g} s")
-                continue
-            lines = done.stdout.strip().splitlines()
-            if done.returncode == 0 and lines:
-                yield json.loads(lines[-1])
-            else:
-                errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-                yield Row(file=path.stem, form=form, why=errors[-1][:110])
+def rows(asked: list[tuple[Path, str]], seconds: float, limit: float) -> Iterator[Row]:
+    """Files, each in a form and in a process of its own."""
+    for path, form in asked:
+        options = ["--one", form, "--seconds", str(seconds), str(path)]
+        command = [sys.executable, "-m", "tests.bench.strangers", *options]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+        except subprocess.TimeoutExpired:
+            yield Row(file=path.stem, form=form, why=f"not done in {limit:g} s")
+            continue
+        lines = done.stdout.strip().splitlines()
+        if done.returncode == 0 and lines:
+            yield json.loads(lines[-1])
+        else:
+            errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            yield Row(file=path.stem, form=form, why=errors[-1][:110])
 
 
 def show(row: Row) -> str:
@@ -228,10 +222,10 @@ def broken(found: list[Row]) -> Iterator[str]:
                 yield f"{told}: {row[key]:.2f} of onnxruntime in the Session{', warm' * (key == 'warm')}"
 
 
-def filled(folder: Path, exporter: str, match: str = "") -> list[Path]:
-    """The files of the folder that have inputs, after what is missing of the corpus was exported."""
+def filled(folder: Path, exporter: str, only: list[str], match: str = "") -> list[Path]:
+    """The files of the folder that have inputs, after what is missing of the corpus was exported, all or some names."""
     root = Path(__file__).parents[2]
-    command = [exporter, "-m", "tests.strangers", str(folder.absolute())]
+    command = [exporter, "-m", "tests.strangers", str(folder.absolute()), *(["--only", *only] if only else [])]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode:
         told = (done.stderr.strip().splitlines() or ["no reason"])[-1]
@@ -240,7 +234,7 @@ def filled(folder: Path, exporter: str, match: str = "") -> list[Path]:
     kinds = {path.stem.partition("-")[0] for path in paths}
     few = "" if len(paths) >= FILES and len(kinds) >= KINDS else f", fewer than {FILES} of {KINDS}"
     print(f"{len(paths)} files of {len(kinds)} architectures{few}", flush=True)
-    return [path for path in paths if match in path.name]
+    return [path for path in paths if match in path.name and (not only or path.stem.partition("-")[0] in only)]
 
 
 def main() -> None:
@@ -248,23 +242,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="a temporary one unless given")
     parser.add_argument("--modes", nargs="*", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="only these architectures")
     parser.add_argument("--match", default="", help="only files whose name holds this text")
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each session")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that a row may take")
     parser.add_argument("--exporter", default=sys.executable, help="the Python that exports: it has torch")
+    parser.add_argument("--rows", type=Path, help="where rows are kept: those there already are not measured again")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.one:
         print(json.dumps(measure(arguments.folder, arguments.one, arguments.seconds)))
         return
+    kept = arguments.rows.read_text().splitlines() if arguments.rows and arguments.rows.exists() else []
+    found: list[Row] = [json.loads(line) for line in kept]
     with tempfile.TemporaryDirectory() as temporary:
-        paths = filled(arguments.folder or Path(temporary), arguments.exporter, arguments.match)
-        found = []
-        for row in rows(paths, arguments.modes, arguments.seconds, arguments.limit):
+        paths = filled(arguments.folder or Path(temporary), arguments.exporter, arguments.only, arguments.match)
+        known = {(row["file"], row["form"]) for row in found}
+        asked = [(path, form) for path in paths for form in arguments.modes if (path.stem, form) not in known]
+        for row in rows(asked, arguments.seconds, arguments.limit):
             found.append(row)
             print(show(row), flush=True)
-    print("\n".join((*summary(found), *broken(found))))
+            if arguments.rows:
+                with arguments.rows.open("a") as file:
+                    print(json.dumps(row), file=file)
+    faults = list(broken(found))
+    print("\n".join((*summary(found), *faults)))
+    if faults or not found:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -245,3 +245,16 @@ def test_memory_that_does_not_suffice_is_an_answer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("graphopt.equivalence.synthesis.search.draw", draw)
     with pytest.raises(InputError, match="not enough memory"):
         synthesise(embedding())
+
+
+def test_ranks_that_inputs_leave_open_are_sought_and_vary():
+    """Before operator set 13 Softmax flattens the axes from `axis` on: two axes cannot tell that from the last."""
+    softmax = node("Softmax", "x", "y", axis=1)
+    proto = model([softmax], [("x", T.FLOAT, None)], [("y", T.FLOAT, None)])
+    proto.opset_import[0].version = 11
+    assert [feeds["x"].ndim for feeds in synthesise(proto, 4)] == [2, 3, 4, 5]
+    converted = graphopt.optimize(proto, opset=13)
+    assert converted.model.opset_import[0].version == 13
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    given = graphopt.Session(proto).run(None, {"x": x})[0]
+    np.testing.assert_allclose(converted.session().run(None, {"x": x})[0], given, rtol=1e-6)

@@ -106,3 +106,27 @@ def test_stored_layers_are_those_of_mode_weights(target):
 def test_the_cosine_is_at_most_one():
     with pytest.raises(OptionError, match="min_cosine 2 is not a cosine of at most 1"):
         graphopt.Quantize(min_cosine=2)
+
+
+def test_texts_without_direction_do_not_count():
+    """A text of which the mask keeps nothing counted as wrong, so that no encoder was quantized without data."""
+    vectors, rng = PooledVectors(), np.random.default_rng(0)
+    reference = rng.standard_normal((3, 4, 8)).astype(np.float32)
+    reference[2] = np.nan
+    mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    vectors.add(reference, reference, {"ids": np.ones((3, 4), np.int64), "mask": mask})
+    assert vectors.texts == 1
+    assert vectors.cosine == pytest.approx(1)
+    vectors.add(reference, np.full_like(reference, np.nan), {"mask": mask})
+    assert vectors.cosine == pytest.approx(0.5)
+
+
+def test_an_encoder_is_quantized_without_data():
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (int64[B,S] ids, int64[B,S] attention_mask) => (float[B,S,64] y)
+        <float[50,64] t, float[64,64] w, float[64] g, float[64] b>
+        { x = Gather(t, ids) h = MatMul(x, w) y = LayerNormalization(h, g, b) }"""
+    )
+    options = graphopt.Quantize(mode="dynamic", speed=False)
+    assert graphopt.optimize(model, quantize=options).report.stages[0].changed

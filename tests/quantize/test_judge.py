@@ -1,6 +1,7 @@
 """Which results a judge asks for the same largest element, and what that changes."""
 
 import numpy as np
+import onnx
 import pytest
 
 import graphopt
@@ -69,3 +70,16 @@ def test_a_classifier_is_judged_by_its_classes():
     strict = graphopt.Quantize(speed=False, min_top1=1.0, min_sqnr=-np.inf, judge="sqnr")
     made = graphopt.optimize(convnet(), quantize=strict, calibration=images(16))
     assert "results not compared: the floor is off" in made.report.stages[0].summary
+
+
+def test_results_without_noise_are_told_in_words():
+    """Weights of zero are the same as codes; "SQNR inf dB" told nothing."""
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N,64] x) => (float[N,64] y)
+        <float[64,64] w> { y = MatMul(x, w) }"""
+    )
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((64, 64), np.float32), "w"))
+    data = [{"x": np.full((2, 64), i, np.float32)} for i in range(3)]
+    summary = graphopt.optimize(model, quantize="weights", calibration=data).report.stages[0].summary
+    assert "the same results" in summary
+    assert "inf" not in summary

@@ -1,4 +1,4 @@
-"""Transposed convolutions of fewer than 8 bits: their rows and patches, codes by output channel, and refits."""
+"""Transposed convolutions, most of fewer than 8 bits: rows and patches, codes by output channel, and refits."""
 
 from __future__ import annotations
 
@@ -102,3 +102,20 @@ def test_what_stays_float_is_told() -> None:
             g (float[1,4,3,3] x) => (float[1,2,H,W] y) <float[4,2,3,3] w> {{ y = ConvTranspose<{text}>(x, w) }}""")
         with pytest.raises(Declined, match=reason):
             linear_of(next(iter(load(model).graph)))
+
+
+def test_eight_bits_are_for_kernels_which_have_the_dense_ones() -> None:
+    """The dense one is an integer layer for graphopt; groups and dilation have no kernel, onnxruntime has for none."""
+    feeds = images(6)
+    options, found = graphopt.Quantize("static", speed=False, min_sqnr=-np.inf, min_top1=0.0), {}
+    for target in ("graphopt", "portable"):
+        result = graphopt.optimize(decoder(), calibration=feeds, quantize=options, target=target)
+        (stage,) = result.report.stages
+        assert ("r", "a transposed convolution") in stage.refused or target == "graphopt"
+        found[target] = {layer.name: layer.runs_on for layer in stage.layers}
+        if target == "graphopt":
+            want, got = outputs(decoder(), feeds), outputs(result.model, feeds)
+            assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 25
+            region = graphopt.Session(result.model, 1, kernels=True).describe().parts[0]
+            assert region.where == "kernels" and region.operators["ConvTranspose"] == 1
+    assert found == {"graphopt": {"p": "int8", "r": "int8"}, "portable": {"p": "int8"}}

@@ -52,8 +52,8 @@ def _instance_norm(operation: f.InstanceNorm, x: Array) -> Array:
     return np.asarray(y * scale + bias, np.float32)
 
 
-def _float_resize(operation: f.FloatResize, x: Array) -> Array:
-    shape = output_shape(operation, (x.shape,))
+def _float_resize(operation: f.FloatResize, x: Array, *others: Array) -> Array:
+    shape = output_shape(operation, tuple(a.shape for a in (x, *others)))
     scales = operation.scales or tuple(to / size for to, size in zip(shape[2:], x.shape[2:]))
     rows, columns = (
         linear_taps(size, to, scale, operation.coordinates)  # type: ignore[arg-type]

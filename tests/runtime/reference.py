@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.kernels.elementwise.error_function import erf
+from graphopt.kernels.layout.interpolate import nearest_places
 from graphopt.runtime import Session
 from graphopt.runtime.compile.executable import hidden_addresses
 from graphopt.runtime.compile.fusion import fuse
@@ -242,10 +243,13 @@ def _(operation: o.Concat, *inputs: Array) -> Array:
 
 
 @compute.register
-def _(operation: o.Resize, x: Array) -> Array:
+def _(operation: o.Resize, x: Array, *others: Array) -> Array:
     y = x if operation.table is None else mapped(operation.table, x)
-    for axis, size in enumerate(output_shape(operation, (x.shape,))):
-        y = np.repeat(y, size // x.shape[axis], axis)
+    shape = output_shape(operation, tuple(a.shape for a in (x, *others)))
+    for axis, (size, to) in enumerate(zip(x.shape[2:], shape[2:])):
+        scale = operation.scales[axis] if operation.scales else to / size
+        places = nearest_places(size, to, scale, operation.coordinates, operation.nearest)  # type: ignore[arg-type]
+        y = np.take(y, places, axis + 2)
     return y
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt.kernels.layout.interpolate import linear_taps
+from graphopt.kernels.layout.interpolate import linear_taps, nearest_places
 from graphopt.runtime import Session
 from tests.runtime.reference import check_regions
 from tests.runtime.test_session import exact_session
@@ -62,7 +62,7 @@ def test_whole_factors(attributes: dict[str, Any], sizes: list[int] | None, scal
     np.testing.assert_allclose(session.run(None, FEEDS)[0], exact_session(model).run(None, FEEDS)[0], atol=0.071)
 
 
-@pytest.mark.parametrize("attributes", [{"mode": "cubic"}, {"coordinate_transformation_mode": "align_corners"}])
+@pytest.mark.parametrize("attributes", [{"mode": "cubic"}, {"coordinate_transformation_mode": "half_pixel_symmetric"}])
 def test_others_are_left(attributes: dict[str, Any]) -> None:
     model = upsampled(attributes)
     session = Session(model, 1, kernels=True)
@@ -128,8 +128,86 @@ def test_other_linear_ones_are_left(attributes: dict[str, Any]) -> None:
     np.testing.assert_allclose(session.run(None, FEEDS)[0], exact_session(model).run(None, FEEDS)[0], atol=0.051)
 
 
-def test_sizes_that_are_no_multiples_run_all_the_same() -> None:
-    model = upsampled(NEAREST, sizes=[2, 9, 7, 6])
+NEARESTS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+
+@pytest.mark.parametrize("how", COORDINATES)
+@pytest.mark.parametrize("nearest", NEARESTS)
+@pytest.mark.parametrize(("size", "out"), [(5, 15), (5, 8), (7, 3), (1, 4), (4, 1), (6, 6), (9, 10)])
+def test_nearest_places_are_onnxruntimes(how: Any, nearest: Any, size: int, out: int) -> None:
+    n, value = helper.make_node, helper.make_tensor_value_info
+    sizes = numpy_helper.from_array(np.array([1, 1, out, 1]), "sizes")
+    node = n("Resize", ["x", "", "", "sizes"], ["y"], coordinate_transformation_mode=how, nearest_mode=nearest)
+    graph = helper.make_graph(
+        [node], "g", [value("x", TensorProto.FLOAT, [1, 1, size, 1])], [value("y", TensorProto.FLOAT, None)], [sizes]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    want = exact_session(model).run(None, {"x": np.arange(size, dtype=np.float32).reshape(1, 1, size, 1)})[0]
+    np.testing.assert_array_equal(nearest_places(size, out, out / size, how, nearest), want.reshape(-1))
+
+
+@pytest.mark.parametrize("how", COORDINATES)
+@pytest.mark.parametrize("nearest", NEARESTS)
+@pytest.mark.parametrize(
+    ("sizes", "factors"), [((2, 9, 7, 6), None), ((2, 9, 3, 11), None), (None, (0.5, 1.7)), (None, (2.5, 1.0))]
+)
+def test_nearest_of_any_factor(
+    how: str, nearest: str, sizes: tuple[int, ...] | None, factors: tuple[float, float] | None
+) -> None:
+    model = upsampled({"coordinate_transformation_mode": how, "nearest_mode": nearest}, sizes=sizes)
+    if factors is not None:
+        (given,) = [one for one in model.graph.initializer if one.name == "factors"]
+        given.CopyFrom(numpy_helper.from_array(np.array([1, 1, *factors], np.float32), "factors"))
     session = Session(model, 1, kernels=True)
+    assert len(session.describe().parts) == 1, session.describe()
+    assert check_regions(session, FEEDS)["Resize"] == 1
     np.testing.assert_allclose(session.run(None, FEEDS)[0], exact_session(model).run(None, FEEDS)[0], atol=0.051)
-    assert "no whole multiples" in str(session.describe())
+
+
+def pyramid(mode: str, *, coded: bool) -> onnx.ModelProto:
+    """A level of a feature pyramid: half the size, then resized to the shape of what it is added to; codes or float."""
+    rng, n = np.random.default_rng(3), helper.make_node
+    constants: dict[str, Any] = {
+        "w1": rng.integers(-90, 90, (8, 4, 1, 1)).astype(np.int8),
+        "w2": rng.integers(-9, 9, (8, 8, 3, 3)).astype(np.int8),
+        "w3": rng.integers(-90, 90, (4, 8, 1, 1)).astype(np.int8), "ws": np.float32(0.02), "wz": np.int8(0),
+        "s": np.float32(0.05), "z": np.uint8(120), "two": np.array([2]), "last": np.array([4]), "none": np.array([0]),
+    }  # fmt: skip
+    nodes = [n("DequantizeLinear", [w, "ws", "wz"], [f"{w}d"]) for w in ("w1", "w2", "w3")]
+
+    def quantized(name: str) -> str:
+        nodes.append(n("QuantizeLinear", [name, "s", "z"], [f"{name}q"]))
+        nodes.append(n("DequantizeLinear", [f"{name}q", "s", "z"], [f"{name}d"]))
+        return f"{name}d"
+
+    nodes.append(n("Conv", [quantized("x"), "w1d"], ["a"]))
+    a = quantized("a")
+    nodes.append(n("Conv", [a, "w2d"], ["b"], strides=[2, 2], pads=[1, 1, 1, 1]))
+    b = quantized("b")
+    nodes += [
+        n("Shape", [a], ["as"]), n("Slice", ["as", "two", "last", "none"], ["hw"]),
+        n("Shape", [b], ["bs"]), n("Slice", ["bs", "none", "two", "none"], ["nc"]),
+        n("Concat", ["nc", "hw"], ["sizes"], axis=0), n("Resize", [b, "", "", "sizes"], ["r"], mode=mode),
+    ]  # fmt: skip
+    nodes.append(n("Add", [quantized("r") if coded else "r", a], ["sum"]))
+    nodes.append(n("Conv", [quantized("sum"), "w3d"], ["y"]))
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, "H", "W"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("coded", [False, True])
+def test_sizes_that_the_model_computes(mode: str, coded: bool) -> None:
+    """Odd and even sizes: at odd ones the factor is none that is whole."""
+    model = pyramid(mode, coded=coded)
+    session = Session(model, 1, kernels=True)
+    for height, width in ((6, 8), (7, 5)):
+        feeds = {"x": np.random.default_rng(4).normal(0, 2, (2, 4, height, width)).astype(np.float32)}
+        assert check_regions(session, feeds)["FloatResize" if mode == "linear" else "Resize"] == 1
+        want = exact_session(model).run(None, feeds)[0]
+        np.testing.assert_allclose(session.run(None, feeds)[0], want, atol=0.3)
+    assert len(session.describe().parts) == 1, session.describe()

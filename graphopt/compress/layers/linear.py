@@ -15,7 +15,7 @@ from .windows import Windows, draw_positions
 
 LINEAR = frozenset(("Conv", "Gemm", "MatMul"))
 TRANSPOSED = "ConvTranspose"
-"""Linear too, but on no runtime's integers: only stored or simulated with few bits."""
+"""Linear too; on integers in graphopt's Session alone, elsewhere only stored or simulated with few bits."""
 
 
 @dataclass(frozen=True, slots=True)

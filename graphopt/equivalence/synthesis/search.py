@@ -37,6 +37,8 @@ _MAX_ALIVE = 1 << 22
 """Elements that a run may hold at once, as its shapes tell: 16 MiB of floats. The sessions that run it later hold
 inner values besides, and arenas that grow by doubling: together they stay within half of `_MAX_BYTES`, and 50 runs
 within seconds. Sizes that a model fixes may take more."""
+_RANKS = (1, 2, 3, 4, 5)
+"""Ranks for inputs that leave theirs open: a vector to a batch of volumes. Four samples show the first four."""
 
 # onnxruntime tells the sizes and bounds it expects nowhere but in the text of its errors. They only propose the next
 # try: a text that reads otherwise ends the search sooner, and no feed counts before the model ran on it.
@@ -82,6 +84,8 @@ class _Search:
         self.index = GraphIndex(model.proto)
         self.facts = read_facts(model, self.index)
         self.ranks: dict[str, int] = {}
+        self.unranked = [p.name for p in model.inputs if p.elem and p.dims is None]
+        self.runnable_ranks: list[int] = []
         self.pinned = {p.name: self._channels(p.name) for p in model.inputs}
         self.symbols = read_symbols(model.inputs, self.ranks)
         self.style = Style()
@@ -102,6 +106,7 @@ class _Search:
     def _first(self) -> tuple[Sample, dict[str, int]]:
         rng = np.random.default_rng(self.seed)
         fallback: tuple[Sample, dict[str, int]] | None = None  # it runs, but gives no finite number
+        self._seek_ranks()
         for sizes in self._attempts(rng):
             for style in self._styles():
                 sample = self._try(sizes, style, 0)
@@ -117,6 +122,18 @@ class _Search:
             tried = f"{self.tries} tried); the last: {self.failure}"
             raise InputError(f"no inputs were found that the model runs on ({tried}")
         return fallback
+
+    def _seek_ranks(self) -> None:
+        """Note the ranks on which the model runs where inputs leave theirs open, and go on with the least of them."""
+        if self.unranked:
+            self.runnable_ranks = [rank for rank in _RANKS if self._try(self._assume(rank), self.style, 0) is not None]
+            self._assume(next(iter(self.runnable_ranks), 1))
+
+    def _assume(self, rank: int) -> dict[str, int]:
+        """Give inputs that leave their rank open this one; the preferred sizes then."""
+        self.ranks.update(dict.fromkeys(self.unranked, rank))
+        self.symbols = read_symbols(self.model.inputs, self.ranks)
+        return preferred(self.symbols, 0)
 
     def _attempts(self, rng: np.random.Generator) -> Iterator[dict[str, int]]:
         """Sizes to try: where the preferred ones fail, those that weights demand; none that take too much."""
@@ -156,7 +173,10 @@ class _Search:
         return [base, *(replace(base, size=n) for n in (1, 2, 8, 32))] if sized else [base]
 
     def _next(self, number: int, sizes: dict[str, int], samples: Sequence[Sample]) -> Sample:
-        """Another sample, with other sizes if the model takes them."""
+        """Another sample, of another rank where that is open, with other sizes if the model takes them."""
+        if self.runnable_ranks:
+            open_sizes = self._assume(self.runnable_ranks[number % len(self.runnable_ranks)])
+            sizes = {symbol: sizes.get(symbol, size) for symbol, size in open_sizes.items()}
         varied = preferred(self.symbols, number)
         is_batch = {s: self.symbols.kinds[s] == "batch" for s in sizes}
         scaled = {s: varied[s] if is_batch[s] else n * 2 for s, n in sizes.items()}

@@ -70,7 +70,7 @@ LEGALITY: Mapping[type[Operation], Legality[Any]] = dict((
     _row(float_op.FloatFunction, shapes.first_shape, floats.emit_float_function, orders.wants_as_result),
     _row(float_op.Expand, shapes.expand_shape, selections.emit_expand, orders.takes_any),
     _row(float_op.FloatMean, shapes.mean_shape, floats.emit_float_mean, orders.takes_any),
-    _row(float_op.FloatResize, shapes.float_resize_shape, images.emit_float_resize, orders.wants_channels_last),
+    _row(float_op.FloatResize, shapes.resize_shape, images.emit_float_resize, orders.wants_channels_last),
     _row(float_op.InstanceNorm, shapes.instance_norm_shape, floats.emit_instance_norm, orders.wants_natural),
     _row(float_op.Pad, shapes.pad_shape, selections.emit_pad, orders.wants_as_result),
     _row(float_op.Slice, shapes.slice_shape, selections.emit_slice, orders.wants_as_result),

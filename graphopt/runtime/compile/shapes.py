@@ -189,21 +189,16 @@ def side_by_side_shape(operation: op.ChannelQuantize, shapes: Shapes) -> Shape:
     return (*shapes[0][:axis], sum(operation.sizes), *shapes[0][axis:][1:])
 
 
-def resize_shape(operation: op.Resize, shapes: Shapes) -> Shape:
-    """Whole multiples of the input's sizes."""
-    sizes = operation.sizes or tuple(size * factor for size, factor in zip(shapes[0], operation.factors))
-    if len(sizes) != len(shapes[0]) or any(size == 0 or to % size for size, to in zip(shapes[0], sizes)):
-        raise Declined(f"Resize of {shapes[0]} to {sizes}, no whole multiples")
-    return sizes
-
-
-def float_resize_shape(operation: FloatResize, shapes: Shapes) -> Shape:
-    """Height and width as given, or times the scales and rounded down."""
-    x = shapes[0]
-    if len(x) != 4 or 0 in x:
-        raise Declined(f"Resize of {x}")
+def resize_shape(operation: op.Resize | FloatResize, shapes: Shapes) -> Shape:
+    """Sizes as given, or times the scales and rounded down."""
+    x, sizes = shapes[0], operation.sizes
+    if isinstance(sizes, Value):
+        sizes = computed_sizes(sizes, dict(zip(operation.inputs[1:], shapes[1:])))
     scaled = (math.floor(np.float32(size) * np.float32(by)) for size, by in zip(x[2:], operation.scales))
-    return (*x[:2], *(operation.sizes or scaled))
+    sizes = sizes or (*x[:2], *scaled)
+    if len(sizes) != len(x) or sizes[:2] != x[:2] or 0 in x:
+        raise Declined(f"Resize of {x} to {sizes}")
+    return sizes
 
 
 def permutation_of(operation: op.Transpose, rank: int) -> Shape:

@@ -354,13 +354,20 @@ class Concat(Rearrangement):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Resize(Operation):
-    """Elements repeated along each axis, `factors` times or up to whole multiples `sizes`; then an optional table."""
+class Resize(Rearrangement):
+    """Resize to the nearest of an image or a sequence, after an optional table; the modes are named as ONNX names them.
 
-    factors: tuple[int, ...] = ()
-    sizes: tuple[int, ...] = ()
+    Sizes are the input's times `scales`, of the axes behind the channels, or `sizes`, of all axes: a Value is computed
+    from the shapes of the inputs after the first.
+    """
+
+    traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
+
+    coordinates: str
+    nearest: str
+    scales: tuple[float, ...] = ()
+    sizes: tuple[int, ...] | Value = ()
     table: Array | None = None
-    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

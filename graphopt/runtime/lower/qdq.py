@@ -18,6 +18,7 @@ from ...ops import attr
 from . import transformer, vision
 from .builders import average_pool, conv, conv_transpose, matmul, max_pool
 from .floats import selections
+from .floats.resize import resize
 from .moves import stays_on_kernels
 from .operands import (
     constant_array,
@@ -37,7 +38,7 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with weights, or of two activations."""
 
 _OF_CODES: dict[str, Callable[[Node, Value, Value, tuple[Node, ...], Quantization, Quantization], Operation]] = {
-    "AveragePool": average_pool, "GlobalAveragePool": average_pool, "Resize": vision.resize, "LRN": vision.lrn,
+    "AveragePool": average_pool, "GlobalAveragePool": average_pool, "LRN": vision.lrn,
     "Softmax": transformer.softmax,
 }  # fmt: skip
 """Operators of one quantized tensor, by their operation from codes to codes."""
@@ -122,6 +123,9 @@ def _between(
     if node.op in _OF_CODES:
         source, x = dequantized_source(node.inputs[0])
         return _OF_CODES[node.op](node, source, output, (node, *nodes), x, y)
+    if node.op == "Resize":
+        known, (source, x) = coverage.providers, dequantized_source(node.inputs[0])
+        return resize(node, source, output, (node, *nodes), x, y, lambda value: stays_on_kernels(value, known))
     if node.op == "MaxPool":
         return _max_pool(node, output, y, nodes, coverage)
     if node.op == "Div":

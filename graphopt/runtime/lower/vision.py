@@ -1,4 +1,4 @@
-"""Lowering of vision operators: resizing and LRN of codes; pools, clips and concatenation of float32; by channel.
+"""Lowering of vision operators: LRN of codes; pools, clips and concatenation of float32; by channel.
 
 The float32 ones stand between convolutions that are quantized while running. QuantizeLinear by channel comes with what
 stands before it: a chain Concat → BatchNormalization → Relu → QuantizeLinear, as dense blocks have, is a function of
@@ -31,49 +31,14 @@ from .operands import (
     is_constant,
     is_float32,
     read_quantization,
-    requantization_table,
     written_quantization,
 )
-from .operations import ChannelQuantize, Concat, DynamicConv, FloatClamp, FloatPool, Lrn, MaxPool, Resize
+from .operations import ChannelQuantize, Concat, DynamicConv, FloatClamp, FloatPool, Lrn, MaxPool
 from .tables import Island, Lines, island, normalization
 from .traits import Operation
 
 _MOST = 256
 """Tensors side by side that one operation takes; derived: a dense block of 58 layers has 59."""
-
-# With a whole factor s these put the source of output i at i // s: floor(i / s), or (i + ½) / s − ½ to the nearest,
-# which lies at least ½ / s away from the halves.
-_REPEATING = {
-    ("asymmetric", "floor"),
-    *((mode, rounding) for mode in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
-      for rounding in ("round_prefer_floor", "round_prefer_ceil")),
-}  # fmt: skip
-
-
-def resize(
-    node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization
-) -> Resize:
-    """Resize of codes, mode nearest by whole factors: every element is repeated. Declined for any other."""
-    if str(attr(node, "mode", "nearest")) != "nearest":
-        raise Declined("Resize that interpolates")
-    how = str(attr(node, "coordinate_transformation_mode", "half_pixel"))
-    if (how, str(attr(node, "nearest_mode", "round_prefer_floor"))) not in _REPEATING or node.attrs.get("axes"):
-        raise Declined(f"Resize with {how} coordinates")
-    scales, sizes = _flat_constant(node, 2), _flat_constant(node, 3)
-    whole = scales is not None and np.all(scales == np.rint(scales)) and np.all(scales >= 1)
-    if sizes is None and not whole:
-        raise Declined("Resize by factors that are not constant and whole")
-    return Resize(
-        inputs=(source,), output=output, nodes=nodes,
-        factors=() if scales is None else tuple(int(v) for v in scales.tolist()),
-        sizes=() if sizes is None else tuple(int(v) for v in sizes.tolist()),
-        table=requantization_table(x, y), signed=y.signed,
-    )  # fmt: skip
-
-
-def _flat_constant(node: Node, slot: int) -> Array | None:
-    array = constant_array(node.input(slot))
-    return None if array is None or array.size == 0 else array.reshape(-1)
 
 
 def lrn(

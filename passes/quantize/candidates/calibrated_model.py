@@ -72,7 +72,7 @@ MASKED = "a tensor that holds NaN, infinite or mask values: it stays float"
 
 def calibrate_model(model: Model, options: Quantize, context: StageContext) -> CalibratedModel:
     """Calibrate, choose grids, solve for the codes. `model` is not changed. InputError for data that do not fit."""
-    units = find_units(model, options)
+    units = find_units(model, options, context.target)
     feeds = _CountedFeeds(context, options.samples)
     extents: dict[Value, Extent] = {}
     grids: dict[str, Grids] = {}

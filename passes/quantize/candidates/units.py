@@ -92,22 +92,29 @@ class Units:
         return tuple(unit for unit in self.members if unit.linear is not None)
 
 
-def find_units(model: Model, options: Quantize) -> Units:
-    """Every operator of the root graph that integers could run, by what the options allow."""
+def find_units(model: Model, options: Quantize, target: str = "portable") -> Units:
+    """Every operator of the root graph that integers could run, by what the options allow.
+
+    Transposed convolutions are quantized to fewer than 8 bits, and to 8 for graphopt's own kernels: onnxruntime has no
+    integers for them.
+    """
     members: list[Unit] = []
     refused: list[tuple[str, str]] = []
     for node in model.graph:
         name = node.name or node.output.name or node.op
-        is_narrow = node.op == TRANSPOSED and options.mode == "static" and options.is_narrow
-        if node.op == TRANSPOSED and not is_narrow:
+        is_transposed = node.op == TRANSPOSED and options.mode == "static"
+        is_transposed &= options.is_narrow or target == "graphopt"
+        if node.op == TRANSPOSED and not is_transposed:
             refused.append((name, "a transposed convolution"))
-        if node.op not in OPERATORS and not is_narrow:
+        if node.op not in OPERATORS and not is_transposed:
             continue
         try:
             check_wanted(node, name, options)
+            if is_transposed and not options.is_narrow:
+                _check_transposed(node)
             members.append(_unit(node, model.graph))
         except Declined as declined:
-            if node.op in LINEAR or is_narrow:
+            if node.op in LINEAR or is_transposed:
                 refused.append((name, declined.reason))
     return Units(tuple(members), tuple(refused))
 
@@ -179,6 +186,13 @@ def _check_resize(node: Node) -> None:
     mode = str(attr(node, "mode", "nearest"))
     if mode != "nearest":
         raise Declined(f"{mode} interpolation computes with its operands", node)
+
+
+def _check_transposed(node: Node) -> None:
+    weight, dilations = node.constant(1), attr(node, "dilations", ())
+    plain = str(attr(node, "auto_pad", "NOTSET")) == "NOTSET" and not node.attrs.get("output_shape")
+    if weight is None or len(weight.shape) != 4 or not plain or attr(node, "group", 1) != 1 or {*dilations} - {1}:
+        raise Declined("a transposed convolution of other than an image, in groups, dilated or of a given shape", node)
 
 
 def _check_shape(node: Node) -> None:

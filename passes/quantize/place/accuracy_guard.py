@@ -10,6 +10,7 @@ import numpy as np
 
 from ....compress.context import StageContext
 from ....compress.report import NOT_MEASURED
+from ....equivalence.metrics import sqnr_text
 from ....ir import Model
 from ....measure import Fidelity, figures
 from ..candidates.assignment import Assignment
@@ -65,7 +66,7 @@ class Judge:
         else:
             fidelity = quality.fidelity(model)
             agreement = agreement_of(fidelity, self.options)
-            close = f"SQNR {fidelity.sqnr_db:.1f} dB"
+            close = sqnr_text(fidelity.sqnr_db)
             if agreement is not None:
                 close += f", top-1 agreement {agreement:.2%}"
             close += fidelity.tokens + fidelity.texts

@@ -75,8 +75,10 @@ def fastest(
     """The fastest of the float model and the assignments, timed interleaved in the target runtime on one thread.
 
     Times are remembered for models of the same shapes on this machine, so that the same input gives the same result;
-    where the machine is too busy to be certain, the verdict holds for this call alone.
+    where the machine is too busy to be certain, the verdict holds for this call alone, and a candidate must be faster
+    by two standard errors of its own.
     """
+    errors: dict[str, float] = {}
     keys = [_key(assignment, feed, target) for assignment in assignments]
     measured = model_times().load()
     if any(key not in measured for key in keys):
@@ -85,12 +87,15 @@ def fastest(
         told_only = all(assignment.options.mode == "weights" for assignment in assignments)
         timings, certain = stable_timings(sessions, feed, seconds, 1 if told_only else ATTEMPTS)
         measured = {t.label: (t.median, t.median * t.ratio) for t in timings}
+        errors = {t.label: t.error for t in timings}
         if certain:
             model_times().add(measured)
     best = TimedAssignment(None, 1.0)
     for key, assignment in zip(keys, assignments):
         ratio = measured[key][1] / measured[key][0]
         needed = needed_gain(assignment.options.mode, assignment.only_tables)
+        if needed == GAIN:
+            needed = max(needed, 1 + 2 * errors.get(key, 0.0))
         if ratio >= needed and (best.assignment is None or ratio > best.speedup):
             best = TimedAssignment(assignment, ratio)
     return best

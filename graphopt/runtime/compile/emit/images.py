@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
-import numpy as np
-
-from ....errors import Declined
 from ....kernels.elementwise.codes import prepare_table
-from ....kernels.layout.interpolate import Coordinates, linear_taps, prepare_resize_linear
+from ....kernels.layout.interpolate import (
+    Coordinates,
+    Nearest,
+    linear_taps,
+    nearest_places,
+    prepare_resize_linear,
+)
 from ....kernels.layout.moves import prepare_resize_nearest
 from ....kernels.normalization.lrn import prepare_lrn
 from ....kernels.pooling.codes import prepare_average_pool, prepare_max_pool
 from ....kernels.pooling.floats import prepare_float_pool
+from ....kernels.tensors.windows import Image
 from ...lower import operations as op
 from ...lower.floats import operations as float_op
 from ...lower.traits import Shape
@@ -23,16 +29,26 @@ from ..tensor import Tensor
 
 
 def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, shape: Shape) -> Tensor:
-    """Every element repeated, mapped by the table before that."""
+    """The nearest of all elements, mapped by the table before that."""
     x, image = emitter.image(inputs[0])
-    if shape[:2] != x.shape[:2]:
-        raise Declined(f"Resize of {x.shape} to {shape}, batch or channels too")
     if operation.table is not None:
         x = emitter.result(prepare_table(x.size, operation.table), x.shape, x.order, x=x)
-    height, width = shape[2:] if len(shape) == 4 else (1, shape[2])
-    rows = np.arange(height) // (height // image.height)
-    columns = np.arange(width) // (width // image.width)
-    return emitter.result(prepare_resize_nearest(image, rows, columns), shape, channels_last(len(shape)), x=x)
+    how, nearest = cast(Coordinates, operation.coordinates), cast(Nearest, operation.nearest)
+    rows, columns = (
+        nearest_places(size, out, scale, how, nearest) for size, out, scale in _resized(operation, image, shape)
+    )
+    itemsize = 4 if operation.floats else 1
+    routine = prepare_resize_nearest(replace(image, channels=image.channels * itemsize), rows, columns)
+    return emitter.result(routine, shape, channels_last(len(shape)), itemsize, x=x)
+
+
+def _resized(
+    operation: op.Resize | float_op.FloatResize, image: Image, shape: Shape
+) -> Iterator[tuple[int, int, float]]:
+    """Size, size of the result, and scale of rows and columns; a sequence is a row."""
+    target = shape[2:] if len(shape) == 4 else (1, shape[2])
+    scales = operation.scales or tuple(out / size for size, out in zip((image.height, image.width), target))
+    yield from zip((image.height, image.width), target, (1.0, *scales)[-2:])
 
 
 def emit_max_pool(emitter: RoutineEmitter, operation: op.MaxPool, inputs: Inputs, shape: Shape) -> Tensor:
@@ -66,11 +82,8 @@ def emit_float_resize(
 ) -> Tensor:  # fmt: skip
     """Float32 interpolated between two rows and two columns."""
     x, image = emitter.image(inputs[0])
-    scales = operation.scales or (shape[2] / image.height, shape[3] / image.width)
     how = cast(Coordinates, operation.coordinates)
-    rows, columns = (
-        linear_taps(size, out, scale, how) for size, out, scale in zip((image.height, image.width), shape[2:], scales)
-    )
+    rows, columns = (linear_taps(size, out, scale, how) for size, out, scale in _resized(operation, image, shape))
     return emitter.result(prepare_resize_linear(image, rows, columns), shape, channels_last(4), 4, x=x)
 
 

@@ -75,11 +75,13 @@ class Pad(Rearrangement):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FloatResize(FloatOperation):
-    """Linear Resize of an image's height and width, by `scales` or to `sizes`; of the two one is empty."""
+    """Linear Resize of an image's height and width; `scales` and `sizes` as of `Resize`."""
+
+    traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.FLOAT, is_glue=True, reads_first=True)
 
     coordinates: str
     scales: tuple[float, ...] = ()
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[int, ...] | Value = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
