@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each session")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that a row may take")
     parser.add_argument("--exporter", default=sys.executable, help="the Python that exports: it has torch")
-    parser.add_argument("--rows", type=Path, help="where rows are kept: those there already are not measured again")
+    parser.add_argument("--rows", type=Path, help="where rows are kept: what they measured is not measured again")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -255,7 +255,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.folder, arguments.one, arguments.seconds)))
         return
     kept = arguments.rows.read_text().splitlines() if arguments.rows and arguments.rows.exists() else []
-    found: list[Row] = [json.loads(line) for line in kept]
+    found: list[Row] = [row for row in map(json.loads, kept) if "gain" in row]
     with tempfile.TemporaryDirectory() as temporary:
         paths = filled(arguments.folder or Path(temporary), arguments.exporter, arguments.only, arguments.match)
         known = {(row["file"], row["form"]) for row in found}
