@@ -104,7 +104,11 @@ def _shifted(batch: Batch, rng: np.random.Generator) -> Batch:
 
 def _combined(batch: Batch, variety: Variety, rng: np.random.Generator) -> Batch:
     """x ← λ x + (1 − λ) x' for some rows, x' being another row of the batch: λ is uniform, or 0 in a rectangle of the
-    image and 1 beside it."""
+    image and 1 beside it.
+
+    Partners that the teacher decides alike are no better: a divergence of 0.0105 both ways on 2,000 images apart
+    (Fashion CNN at half of its multiply-accumulates, 1,500 steps).
+    """
     count = len(batch.rows)
     drawn, partner, share = rng.random(count), rng.permutation(count), rng.random(count)
     place = rng.random((count, 2))
