@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..compress.choices import FLOAT16, FLOAT32
 from ..errors import InputError, OptionError, one_line
@@ -32,9 +32,6 @@ from .words import (
     STATIC,
     Budget,
 )
-
-if TYPE_CHECKING:
-    pass
 
 BATCH = 4
 """Plans that are solved from the same tables, whatever the number of workers, so that the answer does not depend on

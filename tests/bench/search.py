@@ -32,7 +32,7 @@ from graphopt.searching.loop import Search
 from graphopt.searching.plan import Plan
 from graphopt.searching.point import Point, hypervolume
 from graphopt.searching.trials import Trials
-from graphopt.searching.words import METHODS, OBJECTIVES, ROUNDING, SPACE, budget_named, space_named
+from graphopt.searching.words import METHODS, OBJECTIVES, RANKING, ROUNDING, SPACE, budget_named, space_named
 from models import fashion
 from tests import zoo
 from tests.bench import ort_int8, zoo_data
@@ -188,8 +188,12 @@ def main() -> None:
         own = volume(front.history[1:], front.original)
         print(f"volume of the search {own:.4f}", flush=True)
         if not given.alone and trials.tables is not None and budget.seconds:
-            known = solved[0].recipe if solved else {}
-            shared = {key: known[key] for key in (METHODS, ROUNDING) if key in known}
+            shared = {
+                key: point.recipe[key]
+                for point in solved
+                for key in (METHODS, RANKING, ROUNDING)
+                if key in point.recipe
+            }
             for kind in ("random", "TPE"):
                 points = rival(name, kind, trials.tables, shared, budget.seconds, root / f"{name}-{kind}")
                 other = volume(points[1:], points[0])
