@@ -294,7 +294,16 @@ def test_channels_stay_where_a_candidate_takes_too_long(tmp_path, monkeypatch):
     front = run(tmp_path, "1h", space=("static int8", "channels"))
     assert any("channels stay" in note for note in front.notes)
     assert any("channels" in point.recipe for point in front.history)  # those from which that is known
-    assert not any("channels" in point.recipe for point in front.history if point.predicted)
+    known = [point.recipe.get("channels") for point in front.history if not point.predicted]
+    assert all(point.recipe.get("channels") in known for point in front.history)  # made again at the end, none new
+
+
+def test_care_that_makes_the_static_model_worse_is_kept_for_the_end(tmp_path):
+    front = run(tmp_path, "1h", space=("static int8", "weights8"))
+    static = [p for p in front.history if {*p.recipe.get("layers", {}).values()} == {"static int8"}]
+    assert static[0].sqnr_db > static[1].sqnr_db
+    assert "rounding" in static[0].recipe and "rounding" not in static[1].recipe
+    assert "rounding" in next(p for p in front.history if p.predicted).recipe
 
 
 def test_layers_of_a_branch_are_decided_as_far_as_samples_reach(tmp_path, monkeypatch):
