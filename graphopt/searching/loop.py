@@ -294,12 +294,8 @@ class Search:
         record = trials.replay("structure")
         if record is None:
             start = time.monotonic()
-            built = trials.builder.build(recipe_of({}, bench.target, bench.seed), keep=True)
-            if built.ir is None:
-                raise InputError(f"search: the model cannot be optimised: {built.why}")
-            found = structure_of(
-                built.ir, trials.samples, bench.seed, channels=CHANNELS in self.space, quick=self.is_quick
-            )
+            base = trials.builder.base(recipe_of({}, bench.target, bench.seed, uniform=STATIC))
+            found = structure_of(base, trials.samples, bench.seed, channels=CHANNELS in self.space, quick=self.is_quick)
             record = {"structure": found.to_dict(), "conversion": self.lane.conversion()}
             record["seconds"] = time.monotonic() - start
             trials.store.add("structure", record)

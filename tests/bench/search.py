@@ -5,8 +5,8 @@ fashion_mobilenet (with accuracy on held-out training images; the test images ar
 the zoo (SQNR). For each: predicted beside measured latency of the solved trials; the volume dominated by the front, by
 random plans and by Optuna's TPE (the extra `bench`), each with the whole budget in the same space; whether
 `quantize="static"` and onnxruntime's own quantizer in six settings are dominated or equalled; `pick(speedup=2)`.
---alone leaves out random plans and TPE; --space what is not named. docs/search.md has the figures of eight models with
-a budget of two minutes. One thread for BLAS (OPENBLAS_NUM_THREADS=1) is faster where others use the machine.
+--alone leaves out random plans and TPE; --space what is not named.docs/search.md has the
+figures of eight models. One thread for BLAS (OPENBLAS_NUM_THREADS=1) is faster where others use the machine.
 """
 
 from __future__ import annotations
