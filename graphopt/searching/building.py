@@ -123,6 +123,12 @@ class Builder:
             found._exact = self._exact.on(options)
         return found
 
+    def base(self, recipe: Recipe) -> Model:
+        """The model that lossy stages start from, with the layers that recipes name. recipe: of such a stage."""
+        if self._exact is None:
+            self._exact = exact(self.model, recipe.options(self._asked()))
+        return self._exact.model
+
     def _asked(self) -> Options:
         return Options(compression=Compression(calibration=self.samples), validation=Validation(validate=False))
 

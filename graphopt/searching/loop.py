@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..compress.choices import FLOAT16, FLOAT32
 from ..errors import InputError, OptionError, one_line
@@ -33,9 +33,6 @@ from .words import (
     Budget,
 )
 
-if TYPE_CHECKING:
-    pass
-
 BATCH = 4
 """Plans that are solved from the same tables, whatever the number of workers, so that the answer does not depend on
 it."""
@@ -58,6 +55,8 @@ _FINISHING = 0.3
 trained."""
 _BETTER = 3.0
 """dB by which another way to take ranges must be better: half the noise. Scales a channel may cost time."""
+_FRUITLESS = 4
+"""Turns of a dozen programs each without a new plan after which a search ends. A choice."""
 _BUILDS = 40
 """Candidates that a budget should suffice for: where it does not, they are rounded to the nearest until the end. A
 front of ten points needs a few times as many trials."""
@@ -157,12 +156,21 @@ class Search:
 
     def _choose_effort(self) -> None:
         """Careful candidates where a budget suffices for enough of them; the first in a time are quick, to learn that:
-        the slowest of them tells, such as one with channels removed. A number of trials is no matter of time."""
+        the slowest of them tells, such as one with channels removed. A number of trials is no matter of time. Where the
+        model in which all layers are static is no better with care, only the points of the front are made again."""
         seconds = self.budget.seconds
         quick = [point.seconds for point in self.trials.history if ROUNDING in point.recipe and not point.why]
         if seconds is not None and quick and max(quick) * _CAREFUL * _BUILDS <= seconds:
+            nearest = max((p.sqnr_db for p in self._all_static()), default=-math.inf)
             self.is_quick = False
             self._one(self._shared({}), STATIC)
+            self.is_quick = max((p.sqnr_db for p in self._all_static()), default=nearest) <= nearest
+
+    def _all_static(self) -> list[Point]:
+        """The trials in which all layers are static, with all their channels and ranges taken as in the rest."""
+        tried = [point for point in self.trials.history if not point.why and "channels" not in point.recipe]
+        same = [point for point in tried if point.recipe.get(METHODS, CALIBRATIONS[0]) == self.method]
+        return [p for p in same if {*p.recipe.get("layers", {}).values()} == {STATIC}]
 
     def _choose_method(self) -> None:
         """The ways to take ranges, on the model in which all layers are static; the best serves all that follow."""
@@ -286,12 +294,8 @@ class Search:
         record = trials.replay("structure")
         if record is None:
             start = time.monotonic()
-            built = trials.builder.build(recipe_of({}, bench.target, bench.seed), keep=True)
-            if built.ir is None:
-                raise InputError(f"search: the model cannot be optimised: {built.why}")
-            found = structure_of(
-                built.ir, trials.samples, bench.seed, channels=CHANNELS in self.space, quick=self.is_quick
-            )
+            base = trials.builder.base(recipe_of({}, bench.target, bench.seed, uniform=STATIC))
+            found = structure_of(base, trials.samples, bench.seed, channels=CHANNELS in self.space, quick=self.is_quick)
             record = {"structure": found.to_dict(), "conversion": self.lane.conversion()}
             record["seconds"] = time.monotonic() - start
             trials.store.add("structure", record)
@@ -319,9 +323,13 @@ class Search:
             if known == (self.method, self.ranking):
                 _learn(tables, point, tried)
         is_remade = (self.is_quick and self._has_care()) or RECOVERY in self.space
-        share, turn = 1.0 - _FINISHING if is_remade else 1.0, 0
+        share, turn, fruitless = 1.0 - _FINISHING if is_remade else 1.0, 0, 0
         while not self._is_over(share):
             plans = next_plans(tables, tried, trials.history, trials.objectives, BATCH, turn)
+            fruitless = 0 if plans else fruitless + 1
+            if not plans and fruitless < _FRUITLESS:
+                turn += TRIES * BATCH
+                continue
             if not plans:
                 trials.notes.append("ended before the budget: no new recipe is predicted to be on the front")
                 break

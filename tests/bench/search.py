@@ -5,8 +5,8 @@ fashion_mobilenet (with accuracy on held-out training images; the test images ar
 the zoo (SQNR). For each: predicted beside measured latency of the solved trials; the volume dominated by the front, by
 random plans and by Optuna's TPE (the extra `bench`), each with the whole budget in the same space; whether
 `quantize="static"` and onnxruntime's own quantizer in six settings are dominated or equalled; `pick(speedup=2)`.
---alone leaves out random plans and TPE; --space what is not named. docs/search.md has the figures of eight models with
-a budget of two minutes. One thread for BLAS (OPENBLAS_NUM_THREADS=1) is faster where others use the machine.
+--alone leaves out random plans and TPE; --space what is not named.docs/search.md has the
+figures of eight models. One thread for BLAS (OPENBLAS_NUM_THREADS=1) is faster where others use the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from graphopt.searching.loop import Search
 from graphopt.searching.plan import Plan
 from graphopt.searching.point import Point, hypervolume
 from graphopt.searching.trials import Trials
-from graphopt.searching.words import METHODS, OBJECTIVES, ROUNDING, SPACE, budget_named, space_named
+from graphopt.searching.words import METHODS, OBJECTIVES, RANKING, ROUNDING, SPACE, budget_named, space_named
 from models import fashion
 from tests import zoo
 from tests.bench import ort_int8, zoo_data
@@ -188,8 +188,12 @@ def main() -> None:
         own = volume(front.history[1:], front.original)
         print(f"volume of the search {own:.4f}", flush=True)
         if not given.alone and trials.tables is not None and budget.seconds:
-            known = solved[0].recipe if solved else {}
-            shared = {key: known[key] for key in (METHODS, ROUNDING) if key in known}
+            shared = {
+                key: point.recipe[key]
+                for point in solved
+                for key in (METHODS, RANKING, ROUNDING)
+                if key in point.recipe
+            }
             for kind in ("random", "TPE"):
                 points = rival(name, kind, trials.tables, shared, budget.seconds, root / f"{name}-{kind}")
                 other = volume(points[1:], points[0])

@@ -10,8 +10,8 @@ import pytest
 from graphopt import onnx_io
 from graphopt.measure import interleaved
 from graphopt.searching.building import NEAREST, Builder, recipe_of
-from graphopt.searching.lane import CLEAR, MachineLane, form_of
-from graphopt.searching.structure import names_in
+from graphopt.searching.lane import CLEAR, LONG, MachineLane, form_of, layer_near, without_entries
+from graphopt.searching.structure import names_in, structure_of
 from tests.quantize.nets import convnet, images
 from tests.search.nets import branched
 
@@ -19,10 +19,8 @@ from tests.search.nets import branched
 class Bench:
     """Times that do not change; counts how often it measured."""
 
-    def __init__(self, error: float) -> None:
-        self.error, self.measured = error, 0
-
-    run_seconds = 0.0
+    def __init__(self, error: float, run_seconds: float = 0.0) -> None:
+        self.error, self.measured, self.run_seconds = error, 0, run_seconds
 
     def feeds(self, samples):
         return [{}] * samples
@@ -85,3 +83,52 @@ def test_layers_are_named_in_branches_and_timed_there():
     shares = lane.shares(model, names)
     assert "if, then branch: first" in names and shares["if, then branch: first"] > 0
     assert not any("else branch" in name for name in shares) and sum(shares.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("run", "samples"), [(LONG / 2, 4), (2 * LONG, 1)])
+def test_long_runs_are_timed_on_one_sample(models, run, samples):
+    measured = MachineLane(Bench(0.0, run)).latency(models[0])
+    assert measured.seconds == 2.0 / samples and measured.latency == 0.5
+
+
+def kernel(seconds: float, *branches: str) -> SimpleNamespace:
+    return SimpleNamespace(seconds=seconds, node=SimpleNamespace(subgraphs=branches))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "alone", "expected"),
+    [
+        ([kernel(5.0), kernel(3.0)], 4.0, [3.0, 1.0]),  # half of what is too much from each
+        ([kernel(5.0), kernel(1.0)], 2.0, [4.0, 0.0]),  # never more than the least has
+        ([kernel(5.0), kernel(3.0)], 9.0, [5.0, 3.0]),  # nothing where nothing is too much
+        ([kernel(9.0, "then"), kernel(2.0), kernel(4.0)], 8.0, [2.0, 2.0, 4.0]),  # what holds the others' entries first
+    ],
+)
+def test_times_without_what_a_profile_adds(kernels, alone, expected):
+    assert without_entries(kernels, alone) == pytest.approx(expected)
+
+
+def test_conversions_count_to_the_layer_that_they_are_for(models):
+    model, names = models[0], names_in(models[0])
+    wanted = {name for node, name in names.items() if node.op in ("Conv", "Gemm", "MatMul")}
+    for node in model.graph:
+        reads = {use.node for value in node.outputs for use in value.uses}
+        near = layer_near([node], wanted, {})
+        if node.op == "DequantizeLinear" and node.inputs[0].constant is not None:
+            assert near == {names[reader] for reader in reads}
+        elif node.op in ("QuantizeLinear", "DequantizeLinear"):
+            assert len(near) <= 1
+    assert any(layer_near([node], wanted, {}) for node in model.graph if node.op == "QuantizeLinear")
+
+
+def test_nodes_without_weights_follow_the_layer_before_them():
+    built = Builder(convnet(), images(4)).build(recipe_of({}, "portable", 0), keep=True).ir
+    layers = structure_of(built, images(4), 0, channels=False).layers
+    names = names_in(built)
+    following = [name for layer in layers for name in layer.followers]
+    assert len(following) == len({*following}) > 0 and not {*following} & {layer.name for layer in layers}
+    for node, name in names.items():
+        before = [v.producer for v in node.inputs if v is not None and v.producer is not None]
+        if name in following and len(before) == 1 and names[before[0]] in {layer.name for layer in layers}:
+            layer = next(layer for layer in layers if layer.name == names[before[0]])
+            assert name in layer.followers

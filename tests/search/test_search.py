@@ -18,11 +18,13 @@ from graphopt.cli import app
 from graphopt.errors import InputError, OptionError, OutputError
 from graphopt.measure import ort_session
 from graphopt.parallel import executor_of
+from graphopt.passes.prune import stage
 from graphopt.recommendation.workbench import Workbench
 from graphopt.searching import building, lane, loop, structure
 from graphopt.searching.building import Builder, recipe_of
 from graphopt.searching.loop import Search
 from graphopt.searching.plan import describe
+from graphopt.searching.structure import structure_of
 from graphopt.searching.trials import Trials
 from graphopt.searching.words import OBJECTIVES, budget_named, space_named
 from tests.quantize.nets import convnet, images
@@ -292,7 +294,16 @@ def test_channels_stay_where_a_candidate_takes_too_long(tmp_path, monkeypatch):
     front = run(tmp_path, "1h", space=("static int8", "channels"))
     assert any("channels stay" in note for note in front.notes)
     assert any("channels" in point.recipe for point in front.history)  # those from which that is known
-    assert not any("channels" in point.recipe for point in front.history if point.predicted)
+    known = [point.recipe.get("channels") for point in front.history if not point.predicted]
+    assert all(point.recipe.get("channels") in known for point in front.history)  # made again at the end, none new
+
+
+def test_care_that_makes_the_static_model_worse_is_kept_for_the_end(tmp_path):
+    front = run(tmp_path, "1h", space=("static int8", "weights8"))
+    static = [p for p in front.history if {*p.recipe.get("layers", {}).values()} == {"static int8"}]
+    assert static[0].sqnr_db > static[1].sqnr_db
+    assert "rounding" in static[0].recipe and "rounding" not in static[1].recipe
+    assert "rounding" in next(p for p in front.history if p.predicted).recipe
 
 
 def test_layers_of_a_branch_are_decided_as_far_as_samples_reach(tmp_path, monkeypatch):
@@ -307,3 +318,45 @@ def test_layers_of_a_branch_are_decided_as_far_as_samples_reach(tmp_path, monkey
     assert not any("else branch" in part for part in decided)
     assert any(point.predicted for point in front.history)
     assert not any("channels" in point.recipe for point in front.history)
+
+
+def test_channels_are_ranked_as_suits_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "TILES", {True: 2, False: 2})
+    front = run(tmp_path, "14 trials", space=("static int8", "channels"))
+    narrowed = [point for point in front.history if "channels" in point.recipe]
+    first, second = narrowed[:2]
+    assert (first.recipe["ranking"], second.recipe["ranking"]) == ("reconstruction", "hessian")
+    assert first.recipe["channels"] == second.recipe["channels"]
+    better = max((first, second), key=lambda point: point.sqnr_db)
+    assert {point.recipe["ranking"] for point in narrowed[2:]} == {better.recipe["ranking"]}
+
+
+def test_the_placed_model_is_made_with_all_care_at_once(tmp_path, monkeypatch):
+    words = dict.fromkeys(
+        Builder(convnet(), images(4)).build(recipe_of({}, "portable", 0, uniform="static int8")).layers
+    )
+    placed = {name: "static int8" if k % 2 else "float32" for k, name in enumerate(words)}
+    monkeypatch.setattr(TableLane, "placed", lambda *_: placed)
+    front = run(tmp_path, "1h", space=("static int8", "weights8"))
+    asked = [point.recipe for point in front.history if point.recipe.get("layers") == placed]
+    assert ["rounding" in recipe for recipe in asked[:2]] == [True, False]
+    stored = next(k for k, p in enumerate(front.history) if "weights8" in p.recipe.get("layers", {}).values())
+    assert front.history[stored - 1].recipe in asked
+
+
+def test_errors_of_layers_share_the_exact_passes(monkeypatch):
+    builder = Builder(convnet(), images(8))
+    recipe = recipe_of({}, "portable", 0, uniform="static int8", sensitivity=True)
+    builder.build(recipe)
+    monkeypatch.setattr(building, "exact", lambda *_: pytest.fail("the exact passes ran again"))
+    few, whole = builder.on(images(8)[:2], recipe).build(recipe), builder.build(recipe)
+    assert few.errors and few.errors.keys() == whole.errors.keys() and few.errors != whole.errors
+
+
+def test_nothing_is_timed_for_reports_of_candidates(monkeypatch):
+    monkeypatch.setattr(structure, "TILES", {True: 2, False: 2})
+    builder = Builder(convnet(), images(4))
+    built = builder.build(recipe_of({}, "portable", 0), keep=True).ir
+    widths = structure_of(built, images(4), 0, quick=True).widths(0.5)
+    monkeypatch.setattr(stage, "_times", lambda *_: pytest.fail("a candidate was timed for its report"))
+    assert not builder.build(recipe_of({"channels": widths}, "portable", 0)).why

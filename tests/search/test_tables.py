@@ -6,10 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 
+from graphopt.searching.costing import Uniform, tables_of
 from graphopt.searching.front import front_from
 from graphopt.searching.plan import Decision, alternating, recipe_of
 from graphopt.searching.point import Point
 from graphopt.searching.program import Limit, solve
+from graphopt.searching.structure import Group, Layer, Structure
 from graphopt.searching.sweep import BEST, SLACK, WORST, Scale, next_plans
 from graphopt.searching.tables import CostTable, Factor, Tables
 from graphopt.searching.words import OBJECTIVES
@@ -163,3 +165,45 @@ def test_every_other_layer_is_on_integers():
     assert "channels" not in recipe_of(decisions, plan) and recipe_of(decisions, (0, 0, 0, 0, 1))["channels"] == {
         "l0": 4
     }
+
+
+def pair():
+    """Two layers with a group of channels between them: a ReLU follows the first."""
+    layers = (Layer("a", 100, writes=0, tied=0, followers=("relu",)), Layer("b", 100, reads=0, tied=1))
+    structure = Structure(layers, (Group("a", 32, (32, 16), (0.0, 0.01)),), ((0, 1, 1000),))
+    words = {"a": "static int8", "b": "static int8"}
+    shares = {"a": 0.5, "relu": 0.1, "b": 0.3, "": 0.1}
+    uniform = [
+        Uniform("float32", 1.0, shares), Uniform("static int8", 0.5, shares, words),
+        Uniform("weights8", 1.1, shares, dict.fromkeys(words, "weights8")),
+        Uniform("float32", 0.55, {"a": 0.5, "relu": 0.1, "b": 0.22, "": 0.18}, {}, {"a": 16}),
+    ]  # fmt: skip
+    return tables_of(structure, uniform, 1000, 1e-6, 1.0)
+
+
+def test_a_layer_takes_what_follows_it_along_and_borders_cost():
+    found = pair().latency
+    assert found.base == pytest.approx(0.1)
+    assert found.predict((0, 0, 0)) == pytest.approx(1.0)
+    assert found.predict((1, 1, 0)) == pytest.approx(0.5, abs=1e-9)
+    assert found.predict((0, 0, 1)) == pytest.approx(0.1 + 0.55 * 0.82, abs=1e-9)
+    border = 1e-3 + 2e-6  # of a thousand elements, and two calls
+    for mixed, sides in (((1, 0, 0), 1), ((0, 2, 0), 1), ((1, 2, 0), 2)):
+        apart = sum(f.at(mixed) for f in found.factors if len(f.over) == 1)
+        assert found.predict(mixed) == pytest.approx(0.1 + apart + sides * border, abs=1e-9)
+
+
+def test_what_widths_save_is_corrected_apart_from_what_layers_take():
+    found = pair().latency
+    whole, narrow = found.predict((0, 0, 0)), found.predict((0, 0, 1))
+    found.observe((0, 0, 0), whole)
+    found.observe((0, 0, 1), narrow - 0.1)
+    assert found.predict((0, 0, 0)) == pytest.approx(whole, rel=0.02)
+    assert found.predict((0, 0, 1)) == pytest.approx(narrow - 0.1, rel=0.05)
+
+
+def test_a_layer_is_corrected_for_each_choice_by_itself():
+    found = tables().latency
+    found.observe((0, 0, 0), 1.0)
+    found.observe((1, 0, 0), 0.9)  # 0.7 by the tables
+    assert found.predict((1, 0, 0)) > 0.8 and found.predict((0, 0, 0)) == pytest.approx(1.0, rel=0.03)
