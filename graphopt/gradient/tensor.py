@@ -186,6 +186,21 @@ class Tensor:
     def __neg__(self) -> Tensor:
         return self.writer.node("Neg", self)
 
+    def positive(self) -> Tensor:
+        """1 for x > 0, else 0. For this machine alone min(max(2¹²⁷ x, 0), 1), which is in between for x < 2⁻¹²⁷: one
+        operator on all threads, where onnxruntime casts bools to floats on one."""
+        if self.writer.block and self.dtype is DType.FLOAT:
+            return self.writer.node("HardSigmoid", self, alpha=2.0**127, beta=0.0)
+        return self.greater(0).cast(self.dtype)
+
+    def same(self, other: Tensor) -> Tensor:
+        """1 where both are equal, else 0. For this machine alone by their difference d, as min(max(1 − 2¹²⁷ d², 0), 1),
+        which is 1 for |d| < 2⁻⁷⁵ and in between below 2⁻⁶³."""
+        if self.writer.block and self.dtype is DType.FLOAT:
+            d = self - other
+            return self.writer.node("HardSigmoid", d * d, alpha=-(2.0**127), beta=1.0)
+        return self.equals(other).cast(self.dtype)
+
     def equals(self, other: Operand) -> Tensor:
         """Elementwise ==, as bool."""
         return self._with("Equal", other)

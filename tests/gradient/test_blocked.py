@@ -14,7 +14,9 @@ from graphopt.gradient import training_step
 from graphopt.gradient.blocked import DOMAIN, block_size
 from graphopt.gradient.folding import fold_batch_normalizations
 from graphopt.gradient.prepare import prepare
+from graphopt.gradient.tensor import Tensor, Writer
 from graphopt.gradient.training import build_step
+from graphopt.ir import DType, Graph, Model, Port, TensorType, Value
 from graphopt.onnx_io import to_proto
 
 from .checking import session
@@ -138,3 +140,17 @@ def test_statistics_of_the_batch_are_not_folded() -> None:
         )  # fmt: skip
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
         assert fold_batch_normalizations(prepare(proto).graph) == (outputs == ["y"] and not also)
+
+
+def test_masks_of_this_machine_equal_comparisons() -> None:
+    graph = Graph()
+    model = Model(graph, {"": 18}, ir_version=8)
+    values = [graph.add_input(Value(TensorType(DType.FLOAT, (6,)), name)) for name in "xy"]
+    x, y = (Tensor(Writer(graph, 16), value) for value in values)
+    masks = [x.positive(), x.same(y)]
+    graph.set_outputs([m.value for m in masks], [Port(n, m.value.type) for n, m in zip(("positive", "same"), masks)])
+    a = np.array([0, -1, 1e-30, 6, 6, np.inf], np.float32)
+    b = np.array([0, 0, 1e-30, 6, np.nextafter(np.float32(6), 0), 6], np.float32)
+    positive, same = session(to_proto(model)).run(None, {"x": a, "y": b})
+    assert positive.tolist() == (a > 0).tolist()
+    assert same.tolist() == (a == b).tolist()

@@ -90,7 +90,7 @@ def clip(call: Call) -> Gradients:
     x = call.x
     found: Gradients = {}
     if 0 in call.wanted:
-        found[0] = call.g * x.cast(call.g.dtype).equals(call.y.cast(call.g.dtype)).cast(call.g.dtype)
+        found[0] = call.g * x.cast(call.g.dtype).same(call.y.cast(call.g.dtype))
     for slot in call.wanted & {1, 2}:
         bound = call.input(slot)
         outside = x.less(bound) if slot == 1 else x.greater(bound)

@@ -28,7 +28,7 @@ def _selected(condition: Tensor, like: Tensor) -> Tensor:
 
 def relu(call: Call) -> Gradients:
     """y = max(x, 0): dx = g [y > 0]"""
-    return {0: call.g * _selected(call.y.greater(0), call.x)}
+    return {0: call.g * call.y.positive()}
 
 
 def leaky_relu(call: Call) -> Gradients:

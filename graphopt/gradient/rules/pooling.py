@@ -100,10 +100,12 @@ def global_average_pool(call: Call) -> Gradients:
     axes = list(range(2, call.x.rank))
     sizes = [call.x.size(a) for a in axes]
     if all(isinstance(s, int) for s in sizes):
-        share = call.g / float(math.prod(s for s in sizes if isinstance(s, int)))
-        return {0: share.expand(call.x.shape)}
-    count = call.writer.node("ReduceProd", call.writer.ints(sizes), keepdims=0).cast(call.x.dtype)
-    return {0: (call.g / count).expand(call.x.shape)}
+        count = math.prod(s for s in sizes if isinstance(s, int))
+        ones = call.writer.constant(np.ones((1, count)), call.x.dtype)
+        share = (call.g / float(count)).reshape([-1, 1])
+        return {0: (share @ ones).reshape(call.x.shape)}  # Expand takes five times as long, on one thread
+    total = call.writer.node("ReduceProd", call.writer.ints(sizes), keepdims=0).cast(call.x.dtype)
+    return {0: (call.g / total).expand(call.x.shape)}
 
 
 def global_max_pool(call: Call) -> Gradients:
