@@ -10,6 +10,7 @@ from ...errors import Declined
 from ...ir import DType, Graph, Node, TensorType, Value
 from ...pipeline.passes import graph_pass
 from ...rewrite import QUANTIZERS, Builder, Context
+from .stored_products import merge_stored
 
 _ROWS = 16
 """Rows of a weight from which one product saves more than the Split of its result costs: the product does 16
@@ -48,16 +49,17 @@ class _Branch:
 
 @graph_pass("merge-products")
 def merge_products(graph: Graph, context: Context) -> int:
-    """x W1 + b1, x W2 + b2, … = split(x [W1 W2 …] + [b1 b2 …])"""
+    """x W1 + b1, x W2 + b2, … = split(x [W1 W2 …] + [b1 b2 …]), and three or more MatMulNBits alike"""
+    merged = merge_stored(graph, context)
     nodes = list(graph.walk())
     if any(node.op in QUANTIZERS for node in nodes):
-        return 0
+        return merged
     groups: dict[tuple[Value, Graph | None, bool], list[_Branch]] = {}
     for node in nodes:
         branch = _branch(node) if node.op == "MatMul" else None
         if branch is not None and node.inputs[0] is not None:
             groups.setdefault((node.inputs[0], node.graph, branch.sum is None), []).append(branch)
-    return sum(_merge(x, branches, context) for (x, _, _), branches in groups.items() if len(branches) > 1)
+    return merged + sum(_merge(x, branches, context) for (x, _, _), branches in groups.items() if len(branches) > 1)
 
 
 def _branch(product: Node) -> _Branch | None:

@@ -68,7 +68,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "quantize",
         "float16",
     ),
-    "passes/fuse": ("guards", "evidence", "products", "attention", "onnxruntime"),
+    "passes/fuse": ("guards", "evidence", "stored_products", "products", "attention", "onnxruntime"),
     "passes/prune": ("options", "score", "select", "cut", "refit"),
     "passes/quantize": ("options", "numerics", "candidates", "emit", "place", "refit"),
     "report": ("latency", "data", "headline", "html"),

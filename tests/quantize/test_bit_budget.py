@@ -22,9 +22,11 @@ FEEDS = [{"x": RNG.standard_normal((6, WIDE)).astype(np.float32)} for _ in range
 TEXT = f"""<ir_version: 8, opset_import: ["" : 21]> net (float[N,{WIDE}] x) => (float[N,{WIDE}] y)
 <float[{WIDE},{WIDE}] loud, float[{WIDE},{WIDE}] usual, float[{WIDE},{WIDE}] faint, float little = {{0.01}}>
 {{
+    t = Tanh(x)
+    s = Sin(x)
     a = MatMul(x, loud)
-    b = MatMul(x, usual)
-    c = MatMul(x, faint)
+    b = MatMul(t, usual)
+    c = MatMul(s, faint)
     d = Mul(b, little)
     e = Mul(c, little)
     f = Mul(e, little)
@@ -121,6 +123,13 @@ def test_a_decoder_is_measured_by_divergence_on_the_first_tokens_of_prompts():
     assert bits(result) <= 6.0 * sum(np.prod(dims) for dims in weights.values()) + floats + 1000  # numbers of shapes
     three = made(None, model=decoders.decoder(), feeds=prompts, weight_type="int4", max_kl=100.0)
     assert divergence(result) < divergence(three) < divergence(made(3.3, model=decoders.decoder(), feeds=prompts))
+
+
+def test_products_of_one_input_get_one_width_and_are_merged():
+    result = made(4.6, model=decoders.decoder(), feeds=[np.arange(1, 13) * 7 % 100 for _ in range(4)])
+    found = widths(result)
+    products = [node for node in result.model.graph.node if node.op_type == "MatMulNBits"]
+    assert len(products) == len(found) - 4 and len({*found.values()}) > 1  # queries, keys and values of two layers
 
 
 def test_a_recipe_makes_the_same_file_again():

@@ -7,7 +7,7 @@ layers, which reads their weights as inputs. Harm grows with the power of roundi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,17 +27,17 @@ from ..options import Quantize
 from .variants import Variants
 
 MEASURED_BITS = 3
-"""The width at which single layers are measured: noise far above that of float32, and a few hundredths of a nat at most
-in SmolLM2-135M, where harm still grows with the noise's power."""
+"""The width at which single layers are measured: between those that are chosen. A choice, not tuned."""
 MEASURED_BLOCK = 32
 """Inputs that share a scale there: the usual number."""
+PRODUCTS = frozenset(("MatMul", "Gemm"))
 SCALE_BITS = 32
 """Bits of a scale: float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """A layer's widths, narrowest first, each with the bits that it takes in all, and the harm of each."""
+    """The widths of one or more layers, narrowest first, with the bits that they take in all, and the harm of each."""
 
     bits: tuple[int, ...]
     stored: tuple[float, ...]
@@ -59,19 +59,21 @@ def with_bit_budget(model: Model, options: Quantize, context: StageContext) -> Q
     weights = sum(unit.layer.constant.size for unit in own)
     if not own:
         return asked
-    stored = [_stored_bits(unit, asked, context, unit.node in shared.heads.values()) for unit in own]
+    groups = _groups(own)
+    stored = [_stored_bits(group, asked, context, shared) for group in groups]
     least = sum(min(of_layer.values()) for of_layer in stored)
     if least > options.bits_per_weight * weights:
         raise OptionError(
             f"quantize: bits_per_weight {options.bits_per_weight:g} is below {least / weights:.2f}, the least that the "
             f"layers take with their scales for target {context.target}"
         )
-    harms = _harms(ready, own, units, shared, context)
+    harms = _harms(ready, groups, units, shared, context)
     choices = [
         LayerChoice(tuple(of), tuple(of.values()), tuple(harm * 4.0 ** (MEASURED_BITS - bits) for bits in of))
         for of, harm in zip(stored, harms)
     ]
-    chosen = {u.node: bits for u, bits in zip(own, allocate(choices, options.bits_per_weight * weights))}
+    found = allocate(choices, options.bits_per_weight * weights)
+    chosen = {unit.node: bits for group, bits in zip(groups, found) for unit in group}
     chosen |= {u.node: 8 for u in find_tables(ready.graph, asked) if u.node not in {v.node for v in units}}
     words = {
         names[node]: word_of("weights", chosen[shared.codes_of.get(node, node)])
@@ -111,10 +113,22 @@ def _layers(ready: Model, options: Quantize) -> tuple[list[Unit], Shared]:
     return [u for u in tied if not u.is_table or u.node in shared.heads], shared
 
 
-def _stored_bits(unit: Unit, options: Quantize, context: StageContext, is_tied: bool) -> dict[int, float]:
-    """The bits that a layer takes with its scales and zero points, by width, narrowest first."""
-    packs_two = context.target == "onnxruntime" and unit.node.op in ("MatMul", "Gemm")
-    return {bits: _taken(unit.layer, bits, options, context, is_tied) for bits in ((2, 4, 8) if packs_two else (4, 8))}
+def _groups(units: Iterable[Unit]) -> list[list[Unit]]:
+    """Products of one input, which get one width so that they can be merged into one; other layers alone."""
+    groups: dict[object, list[Unit]] = {}
+    for unit in units:
+        groups.setdefault(unit.inputs[0] if unit.node.op in PRODUCTS else unit, []).append(unit)
+    return list(groups.values())
+
+
+def _stored_bits(group: Sequence[Unit], options: Quantize, context: StageContext, shared: Shared) -> dict[int, float]:
+    """The bits that layers take with their scales and zero points, by width, narrowest first."""
+    packs_two = context.target == "onnxruntime" and all(unit.node.op in PRODUCTS for unit in group)
+    heads = {*shared.heads.values()}
+    return {
+        bits: sum(_taken(unit.layer, bits, options, context, unit.node in heads) for unit in group)
+        for bits in ((2, 4, 8) if packs_two else (4, 8))
+    }
 
 
 def _taken(linear: Linear, bits: int, options: Quantize, context: StageContext, is_tied: bool) -> float:
@@ -130,9 +144,10 @@ def _taken(linear: Linear, bits: int, options: Quantize, context: StageContext, 
 
 
 def _harms(
-    ready: Model, own: Sequence[Unit], units: Sequence[Unit], shared: Shared, context: StageContext
+    ready: Model, groups: Sequence[Sequence[Unit]], units: Sequence[Unit], shared: Shared, context: StageContext
 ) -> list[float]:  # fmt: skip
-    """What each layer does to the results, with those that share its weight, if it alone is rounded."""
+    """What each group does to the results, with the layers that share its weights, if it alone is rounded."""
+    own = [unit for group in groups for unit in group]
     readers = {u: [v for v in units if v is u or shared.codes_of.get(v.node) is u.node] for u in own}
     clone, inputs = mapped_clone(ready), dict[Unit, str]()
     for number, unit in enumerate(v for readings in readers.values() for v in readings):
@@ -141,12 +156,15 @@ def _harms(
         given = clone.model.graph.add_input(Value(TensorType(DType.FLOAT, constant.shape), inputs[unit]))
         clone.model.graph.set_input(node, 0 if unit.is_table else 1, given)
     weights = {name: np.ascontiguousarray(unit.layer.weight) for unit, name in inputs.items()}
-    variants = Variants(clone.model, weights, context, len(own))
+    variants = Variants(clone.model, weights, context, len(groups))
     harms = []
-    for count, unit in enumerate(own):
-        context.tell(f"measure: layer {count + 1} of {len(own)}", count / len(own))
-        rounded = _rounded(unit.layer)
-        harms.append(variants.harm({inputs[v]: _stored(v.layer, rounded) for v in readers[unit]}))
+    for count, group in enumerate(groups):
+        context.tell(f"measure: layer {count + 1} of {len(groups)}", count / len(groups))
+        changed: dict[str, Array] = {}
+        for unit in group:
+            rounded = _rounded(unit.layer)
+            changed |= {inputs[v]: _stored(v.layer, rounded) for v in readers[unit]}
+        harms.append(variants.harm(changed))
     return harms
 
 

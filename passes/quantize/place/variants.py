@@ -9,12 +9,12 @@ import numpy as np
 
 from ....compress.context import StageContext
 from ....compress.stages import session_maker
-from ....ir import Array, Model
+from ....ir import Array, Model, TensorType
 from ....measure import Quality, figures
 
 SAMPLES, WORK, SHORTEST, LONGEST = 4, 2e12, 8, 256
 """Samples by which variants are measured, the multiply-adds that all may take together, and the least and most tokens
-of each sample. 2e12 are 40 s of one core; SmolLM2-135M, of 211 layers, gets 17 tokens a sample. A choice."""
+of each sample. By count, not measured, SmolLM2-135M gets 17 tokens a sample for 211 variants. A choice."""
 
 
 class Variants:
@@ -41,12 +41,18 @@ class Variants:
 
 
 def _short_samples(context: StageContext, tokens: float) -> list[dict[str, Any]]:
-    """A few samples; of prompts of a decoder the first tokens, so that all are about `tokens`."""
+    """A few samples; of prompts of a decoder the first tokens, about `tokens` in all, as one batch where its size is
+    free: weights that are inputs are packed anew for each run."""
     feeds, prompts = context.calibration.first(SAMPLES), context.calibration.prompts
     if prompts is None or not prompts.caches:
         return feeds
     length = int(np.clip(tokens / len(feeds), SHORTEST, LONGEST))
-    return [prompts.feed(np.asarray(feed[prompts.ids])[:1, :length]) for feed in feeds]
+    rows = [np.asarray(feed[prompts.ids])[:1, :length] for feed in feeds]
+    types = [v.type for v in context.quality.reference.graph.inputs if v.name == prompts.ids]
+    if any(isinstance(t, TensorType) and t.shape and not isinstance(t.shape[0], int) for t in types):
+        shortest = min(row.shape[1] for row in rows)
+        rows = [np.concatenate([row[:, :shortest] for row in rows])]
+    return [prompts.feed(row) for row in rows]
 
 
 class _Given:

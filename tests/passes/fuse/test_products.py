@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
+from graphopt import onnx_io
 from graphopt.passes import name_sizes
 from graphopt.passes.fuse import fuse_attention, fuse_for_onnxruntime, merge_products
-from tests.passes.harness import assert_same, lift, ops, rewrite
+from tests.passes.harness import assert_same, lift, ops, outputs, rewrite
 
 HEAD = """g (float[B,S,16] x) => (float[a,b,c] y) <float[16,16] w, float[16,16] u, float[16,8] v, float[16] bw,
   float[16] bu, float[8] bv, float[1] one, float[3,16] thin, float[16,16] v16, float[16] bv16,
@@ -93,3 +95,40 @@ def test_a_large_weight_stays_where_it_is_stored():
     text = HEAD.format(nodes=PLAIN + "y = Add(h, i)").replace("float[16,16] w", f"float[16,{wide}] w")
     before = lift(text.replace("float[16,8] v", f"float[16,{wide}] v"), w=np.zeros((16, wide)), v=np.zeros((16, wide)))
     assert rewrite(before, merge_products)[1] == 0
+
+
+def stored(kinds, bits=4, **attributes):
+    """Products of one x f32[B,S,40] by random codes in blocks of 16; kinds: outputs, and if there are zero points."""
+    rng, depth, blocks = np.random.default_rng(1), 40, 3
+    nodes, constants = [], []
+    for k, (size, has_zero) in enumerate(kinds):
+        arrays = [
+            rng.integers(0, 256, (size, blocks, 2 * bits), dtype=np.uint8), rng.random((size, blocks), np.float32),
+            rng.integers(0, 256, (size, -(-blocks * bits // 8)), dtype=np.uint8),
+        ][: 3 if has_zero else 2]  # fmt: skip
+        names = [f"w{k}_{i}" for i in range(len(arrays))]
+        constants += [numpy_helper.from_array(a, name) for a, name in zip(arrays, names)]
+        sizes = {"K": depth, "N": size, "bits": bits, "block_size": 16, "accuracy_level": 4, **attributes}
+        nodes.append(helper.make_node("MatMulNBits", ["x", *names], [f"p{k}"], domain="com.microsoft", **sizes))
+    read = [f"p{k}" for k in range(len(kinds))]
+    nodes.append(helper.make_node("Concat", read, ["y"], axis=-1))
+    x, y = (helper.make_tensor_value_info(name, 1, ["B", "S", size]) for name, size in (("x", depth), ("y", "n")))
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
+    return onnx_io.load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zeros", [(False, False, False), (True, False, True)])
+def test_three_stored_products_of_one_operand_become_one_bit_for_bit(zeros, bits):
+    before = stored([*zip((24, 8, 16), zeros)], bits)
+    after, changes = rewrite(before, merge_products, target="onnxruntime")
+    assert changes == 1 and ops(after) == ["com.microsoft::MatMulNBits", "Split", "Concat"]
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 40)).astype(np.float32)}
+    a, b = (outputs(onnx_io.to_proto(m), feeds)[0] for m in (before, after))
+    assert np.array_equal(a, b)
+
+
+def test_two_stored_products_and_portable_ones_stay():
+    assert rewrite(stored([(24, False), (8, False)]), merge_products, target="onnxruntime")[1] == 0
+    assert rewrite(stored([(24, False)] * 3), merge_products)[1] == 0
