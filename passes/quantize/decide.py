@@ -15,13 +15,13 @@ from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import Unit, useful
 from .chosen import Chosen, chosen_units
 from .emit.qdq import build
+from .errors.single_unit_errors import SingleUnitErrors
 from .options import ALWAYS, MEASURED, ROUNDINGS, Quantize
 from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
 from .place.bias_correction import with_bias_correction
 from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates, most_gain, needed_gain
 from .place.mixed_precision import stored_bytes, with_mixed_precision
 from .place.per_channel_activations import with_per_channel_activations
-from .place.single_unit_errors import SingleUnitErrors
 from .refit.apply import with_refit
 
 SLIVER = 0.05

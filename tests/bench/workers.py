@@ -21,7 +21,7 @@ from graphopt.parallel.processes import ProcessWorkers
 from graphopt.passes.quantize.candidates.calibrated_model import CalibratedModel, calibrate_model
 from graphopt.passes.quantize.candidates.prepare import spell_for_integers
 from graphopt.passes.quantize.candidates.upgrade import upgraded
-from graphopt.passes.quantize.place.single_unit_errors import SingleUnitErrors
+from graphopt.passes.quantize.errors.single_unit_errors import SingleUnitErrors
 
 MODELS = ("models/fashion_cnn.onnx", "models/fashion_mobilenet.onnx")
 OPTIONS = graphopt.Quantize("static", rounding=False, correct_bias=False)

@@ -70,7 +70,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "passes/fuse": ("guards", "evidence", "stored_products", "products", "attention", "onnxruntime"),
     "passes/prune": ("options", "score", "select", "cut", "refit"),
-    "passes/quantize": ("options", "numerics", "candidates", "emit", "place", "refit"),
+    "passes/quantize": ("options", "numerics", "candidates", "emit", "errors", "place", "refit"),
     "report": ("latency", "data", "headline", "html"),
     "runtime": ("lower", "compile", "place", "cache", "execute", "generate"),
     "runtime/lower": (

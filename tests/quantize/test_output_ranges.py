@@ -12,8 +12,8 @@ from graphopt.compress.context import StageContext
 from graphopt.compress.stages import stage_context
 from graphopt.errors import ModelError
 from graphopt.passes.quantize.candidates.calibrated_model import CalibratedModel, calibrate_model
-from graphopt.passes.quantize.place import output_ranges
-from graphopt.passes.quantize.place.output_ranges import output_histograms, slopes
+from graphopt.passes.quantize.errors import output_ranges
+from graphopt.passes.quantize.errors.output_ranges import output_histograms, slopes
 from graphopt.passes.quantize.refit.closed_form import with_output_grids
 from tests.quantize.nets import images, parse
 

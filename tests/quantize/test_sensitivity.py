@@ -12,8 +12,9 @@ from graphopt.compress.stages import stage_context
 from graphopt.errors import ModelError, OptionError
 from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.calibrated_model import calibrate_model
-from graphopt.passes.quantize.place import accuracy_guard, predicted_errors, single_unit_errors
-from graphopt.passes.quantize.place.single_unit_errors import SingleUnitErrors
+from graphopt.passes.quantize.errors import predicted_errors, single_unit_errors
+from graphopt.passes.quantize.errors.single_unit_errors import SingleUnitErrors
+from graphopt.passes.quantize.place import accuracy_guard
 from tests.quantize.nets import convnet, images, parse
 
 FEEDS = images(16)

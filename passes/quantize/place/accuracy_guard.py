@@ -17,10 +17,10 @@ from ..candidates.assignment import Assignment
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit
 from ..emit.qdq import build
+from ..errors.rounded_inputs import harmful_inputs
+from ..errors.single_unit_errors import SingleUnitErrors
 from ..options import Quantize
 from .cost_model import CALL, measure_costs
-from .rounded_inputs import harmful_inputs
-from .single_unit_errors import SingleUnitErrors
 
 ONE_BY_ONE = 48
 """Units up to which each is quantized alone to measure its error; more are ranked by predicted errors, since each

@@ -22,9 +22,9 @@ from ..candidates.prepare import spell_for_integers
 from ..candidates.shared import Shared, float_products, share_weights
 from ..candidates.units import Unit, find_tables, find_units, layer_units
 from ..emit.mapped_clone import mapped_clone
+from ..errors.variants import Variants
 from ..numerics.blocks import block_count, plain_scale, spread
 from ..options import Quantize
-from .variants import Variants
 
 MEASURED_BITS = 3
 """The width at which single layers are measured: between those that are chosen. A choice, not tuned."""

@@ -22,9 +22,9 @@ from ....equivalence.feeds import Feeds
 from ....ir import Array, Value
 from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
+from ..errors.output_ranges import output_histograms
 from ..numerics.grids import Codes, NarrowGrid, narrow_grid
 from ..numerics.solve import layer_codes
-from ..place.output_ranges import output_histograms
 from .streams import Rows, Streams, layers_of
 
 RIDGE = 1e-3
@@ -167,7 +167,7 @@ def with_output_grids(
     assignment: Assignment, context: StageContext, feeds: Sequence[Feeds]
 ) -> tuple[Assignment, set[Value]]:
     """The assignment with grids of few bits that cost the results least, and the activations that have them: those with
-    slopes (`place.output_ranges`)."""
+    slopes (`errors.output_ranges`)."""
     narrow = dict(assignment.narrow)
     ranges = {v: ((g.low - g.zero) * g.scale, (g.high - g.zero) * g.scale) for v, g in narrow.items()}
     found = output_histograms(assignment.model, ranges, feeds[-SLOPES:], context.seed) if ranges else {}
