@@ -183,24 +183,27 @@ class Search:
 
     def _placed(self) -> None:
         """Layers where quantization itself places them: what a call without a search makes is never better. With all
-        care at once where that takes little of the budget, not only at the end, where time may be short."""
+        care where that takes little of the budget: codes to the nearest send other layers back to float, such as
+        MiniLM's embedding, and at the end time may be short."""
         trials, bench = self.trials, self.trials.bench
         if self._is_over(_STARTING):
             return
         self._tell("static int8, as it is placed")
+        shared = self._shared({})
+        is_careful = _CAREFUL * trials.last.seconds <= _EARLY * (self.budget.seconds or 0.0)
         record = trials.replay("placed")
         if record is None:
             start = time.monotonic()
-            recipe = recipe_of(self._shared({}), bench.target, bench.seed, uniform=STATIC, guarded=True)
-            layers = dict(self.lane.placed(trials.builder, recipe))
+            asked = _with_care(shared) if is_careful else shared
+            layers = dict(self.lane.placed(trials.builder, recipe_of(
+                asked, bench.target, bench.seed, uniform=STATIC, guarded=True
+            )))  # fmt: skip
             record = {"layers": layers, "seconds": time.monotonic() - start}
             trials.store.add("placed", record)
         known = [point.recipe.get("layers") for point in trials.history]
-        if record["layers"] and record["layers"] not in known and not self._is_over():
-            list(trials.run([self._shared({"layers": record["layers"]})]))
-        quick = trials.last.seconds
-        if record["layers"] and _CAREFUL * quick <= _EARLY * (self.budget.seconds or 0.0) and not self._is_over():
-            list(trials.run([_with_care(self._shared({"layers": record["layers"]}))]))
+        for recipe in (shared, _with_care(shared)) if is_careful else (shared,):
+            if record["layers"] and record["layers"] not in known and not self._is_over():
+                list(trials.run([{**recipe, "layers": record["layers"]}]))
 
     def _narrowed(self, structure: Structure) -> None:
         """Models in which all groups are narrowed, as floats and on integers."""
