@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -140,12 +141,14 @@ def first_of_plan(points: Sequence[Point]) -> list[Point]:
 
 
 def is_matched(peer: Point, points: Sequence[Point]) -> bool:
-    """A point of the front is as good in everything: within two percent of time and bytes, half a dB up to the quality
-    from which on more counts nothing, or the metric's standard error."""
+    """A point of the front is as good in everything: within two percent of bytes, of time, or two standard errors of
+    both times where those are more; half a dB up to the quality from which on more counts nothing, or the metric's
+    standard error."""
     slack = 0.5 if peer.metric is None else points[0].metric_error or 0.0
     wanted = min(peer.quality, MANY_DB) if peer.metric is None else peer.quality
     return any(
-        point.latency is not None and peer.latency is not None and point.latency <= SLACK * peer.latency
+        point.latency is not None and peer.latency is not None
+        and point.latency <= max(SLACK, 1 + 2 * math.hypot(point.error, peer.error)) * peer.latency
         and point.size <= SLACK * peer.size and point.quality >= wanted - slack
         for point in points
     )  # fmt: skip
