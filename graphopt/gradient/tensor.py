@@ -77,6 +77,12 @@ class Writer:
         """A tensor of one number."""
         return self.node("ConstantOfShape", shape, value=Constant.of(np.array([number]).astype(dtype.numpy), dtype))
 
+    def ones(self, size: int | Tensor) -> Tensor:
+        """A row f32[1, size] of ones."""
+        if isinstance(size, int):
+            return self.constant(np.ones((1, size)), DType.FLOAT)
+        return self.full(self.ints([1, size]), 1.0, DType.FLOAT)
+
     def shape_of(self, value: Value) -> Tensor:
         """The shape of a value as i64[rank], constant where it is known."""
         type = value.type

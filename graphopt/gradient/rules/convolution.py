@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import Declined
+from ...ir import DType
 from ...ops import resolve_pads
 from ..blocked import as_blocks, conv_in_blocks, conv_of_blocks, fits, in_blocks, weights_in_blocks
 from ..call import Call, Gradients, Rule
@@ -95,7 +96,7 @@ def conv(call: Call) -> Gradients:
     if 1 in call.wanted:
         found[1] = weight_gradient(x, g, w, window)
     if 2 in call.wanted:
-        found[2] = g.sum([0, *range(2, g.rank)])
+        found[2] = over_batch(g).sum(list(range(1, g.rank - 1)))
     return found
 
 
@@ -241,7 +242,7 @@ def weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) -> Tensor:
     if group == 1 and (len(parts) == 1 or c >= MANY_CHANNELS or c <= FEW_CHANNELS):
         flat = [part.reshape([0, c, -1]) for part in parts]
         columns = flat[0] if len(flat) == 1 else x.writer.node("Concat", *flat, axis=1)
-        summed = (g.reshape([0, m, -1]) @ columns.T).sum([0])
+        summed = over_batch(g.reshape([0, m, -1]) @ columns.T)
         return summed.reshape([m, count, c]).transpose([0, 2, 1]).reshape([m, c, *window.kernel])
     if m == group and c == 1:
         over = [0, *range(2, 2 + window.rank)]
@@ -252,9 +253,19 @@ def weight_gradient(x: Tensor, g: Tensor, w: Tensor, window: Window) -> Tensor:
 def _product(g: Tensor, part: Tensor, m: int, c: int, group: int) -> Tensor:
     """Σ_n g_n x_nᵀ over the batch and all places, [M, C/G] of g [N, M, …] and the elements x [N, C, …] of a tap."""
     if group == 1:
-        return (g.reshape([0, m, -1]) @ part.reshape([0, c, -1]).T).sum([0])
+        return over_batch(g.reshape([0, m, -1]) @ part.reshape([0, c, -1]).T)
     rows = g.reshape([0, group, m // group, -1])
-    return (rows @ part.reshape([0, group, c, -1]).T).sum([0]).reshape([m, c])
+    return over_batch(rows @ part.reshape([0, group, c, -1]).T).reshape([m, c])
+
+
+def over_batch(x: Tensor) -> Tensor:
+    """Σ over the first axis, in a step of this machine as 1ᵀ x: at small batches onnxruntime's ReduceSum takes up to
+    nine times as long (2 × 512²), and wakes threads for the smallest."""
+    sizes = x.dims[1:]
+    if not x.writer.block or x.dtype is not DType.FLOAT or not all(isinstance(s, int) for s in sizes):
+        return x.sum([0])
+    summed = x.writer.ones(x.size(0)) @ x.reshape([0, -1])
+    return summed.reshape([int(str(s)) for s in sizes])
 
 
 def _stacked(products: Sequence[Tensor], m: int, c: int, window: Window) -> Tensor:
@@ -326,7 +337,7 @@ def conv_transpose(call: Call) -> Gradients:
     if 1 in call.wanted:
         found[1] = weight_gradient(around, x, w, inner)
     if 2 in call.wanted:
-        found[2] = g.sum([0, *range(2, g.rank)])
+        found[2] = over_batch(g).sum(list(range(1, g.rank - 1)))
     return found
 
 
