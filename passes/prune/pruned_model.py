@@ -1,5 +1,4 @@
-"""Prune a model by a given ratio: score, allocate, remove and refit, in one step or several, in the way that leaves the
-least error."""
+"""Prune a model by a given ratio in one way: score, allocate, remove and refit, in one step or several."""
 
 from __future__ import annotations
 
@@ -8,12 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from ...analysis.channels import ChannelFacts, ChannelGroup, find_channels
 from ...equivalence.feeds import Feeds
-from ...errors import ModelError
 from ...ir import Array, Model, Node, clone_model
-from .attempts import attempts
 from .cut.remove import remove, unshare
 from .options import GRADIENTS, MEASURED, Prune
-from .refit.held_out import HeldOutError
 from .refit.recover import Recovery, recover
 from .score.gradients import gradient_scores
 from .score.importance import norm_scales, weight_scores
@@ -25,9 +21,6 @@ from .select.filling import fill
 from .select.selection import positions_per_class
 from .select.widths import Widths
 
-_ALIKE = 0.02
-"""The share of the channels within which ways of pruning are held to have removed equally many: rounding to widths
-makes such differences. Reasoned, not tuned."""
 _HALVINGS = 12
 """Bisection steps towards a ratio of costs: to a four-thousandth, finer than one channel of most models."""
 
@@ -54,51 +47,13 @@ class PrunedModel:
     keep: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
 
 
-def prune_model(
-    original: Model, options: Prune, ratio: float, feeds: Iterable[Feeds], *, seed: int = 0,
-    reference: Model | None = None, progress: Callable[[float], None] = lambda share: None, is_rough: bool = False,
-    costs: Mapping[Node, float] | None = None,
-) -> PrunedModel:  # fmt: skip
-    """Prune a copy of `original` by `ratio`: of its channels, or of the costs of its nodes where these are given.
-
-    reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. Of the ways that the
-    options leave open, that is taken which leaves results nearest to the original's on the samples of `HeldOutError`;
-    several steps, only where these leave no more error than one.
-    """
-    ways = attempts(options, original, feeds, is_rough, costs is not None)
-    held_out = HeldOutError(original, feeds if len(ways) > 1 and not is_rough and not options.keep else ())
-    ways = ways if held_out.feeds else ways[:1]
-    whole, done = sum(way.iterative_steps or 1 for way in ways), 0
-    found: list[PrunedModel] = []
-    for way in ways:
-        steps = way.iterative_steps or 1
-
-        def tell(share: float, done: int = done, steps: int = steps) -> None:
-            progress((done + share * steps) / whole)
-
-        try:
-            found.append(_in_steps(original, way, ratio, feeds, seed, reference, tell, is_rough, costs))
-        except ModelError:  # a node without gradient is in the way of one attempt alone
-            if options.importance != "auto" or not found:
-                raise
-        done += steps
-    return found[0] if len(found) == 1 else _best(found, ratio, held_out)
-
-
-def _best(found: list[PrunedModel], ratio: float, held_out: HeldOutError) -> PrunedModel:
-    """The least error on samples held out, among those that removed as much as was asked for, or as any did."""
-    by_cost = found[0].left is not None
-    lefts = [1 - pruned.removed / max(pruned.total, 1) if pruned.left is None else pruned.left for pruned in found]
-    most = max(1 - ratio, min(lefts) + (0 if by_cost else _ALIKE))
-    near = [pruned for pruned, left in zip(found, lefts) if left <= most]
-    return min(near, key=lambda pruned: float(held_out.errors(pruned.model).mean()))
-
-
-def _in_steps(
+def prune_in_steps(
     original: Model, options: Prune, ratio: float, feeds: Iterable[Feeds], seed: int, reference: Model | None,
     progress: Callable[[float], None], is_rough: bool, costs: Mapping[Node, float] | None,
 ) -> PrunedModel:  # fmt: skip
-    """`prune_model` in one way."""
+    """Prune a copy of `original` by `ratio` in one way: of its channels, or of the costs of its nodes where these are
+    given. reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. ModelError
+    where the way needs gradients that a node does not have."""
     model = clone_model(original)
     originals = dict(zip(model.graph.walk(), original.graph.walk()))
     unshare(model)

@@ -15,9 +15,10 @@ from ...equivalence.feeds import Feeds
 from ...errors import Declined
 from ...ir import Model, Node, clone_model
 from ...measure import Timing, compare_latency, figures, node_seconds, own_clock
+from .best_way import prune_model
 from .cut.remove import unshare
 from .options import Prune
-from .pruned_model import PrunedModel, prune_model
+from .pruned_model import PrunedModel
 from .report import PruneFigures, stage_report, stalled, unchanged
 from .select.allocation import check_prunable
 from .select.chosen import all_chosen, check_keep, widths_of
@@ -196,7 +197,7 @@ def _pruned(model: Model, options: Prune, context: StageContext, share: float, g
     return prune_model(
         model, scaled, ratio * share, context.calibration, seed=context.seed, reference=context.quality.reference,
         progress=lambda done: context.tell("prune", done), costs=None if goal is None else goal.costs,
-        is_rough=context.calibration.is_synthetic,
+        is_rough=context.calibration.is_synthetic, executor=context.executor,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from graphopt.distillation.options import STEPS
 from graphopt.ir import Model
 from graphopt.measure import figures, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.pruned_model import prune_model
+from graphopt.passes.prune.best_way import prune_model
 from graphopt.passes.prune.select.costs import cost_of_nodes
 from models import fashion
 

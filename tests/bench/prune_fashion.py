@@ -20,7 +20,7 @@ from graphopt.calibration import Calibration, open_calibration
 from graphopt.ir import Model
 from graphopt.measure import figures, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.pruned_model import prune_model
+from graphopt.passes.prune.best_way import prune_model
 from models import fashion
 
 MODEL = fashion.FOLDER / "fashion_cnn.onnx"

@@ -23,7 +23,7 @@ from graphopt.analysis.channels import find_channels
 from graphopt.calibration import open_calibration
 from graphopt.measure import compare_latency, figures, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.pruned_model import prune_model
+from graphopt.passes.prune.best_way import prune_model
 from tests import zoo
 
 SAMPLES, LENGTH = 64, 48

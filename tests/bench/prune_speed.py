@@ -20,7 +20,7 @@ from graphopt.calibration import open_calibration
 from graphopt.ir import Model
 from graphopt.measure import compare_latency, geometric_mean, ort_session
 from graphopt.passes.prune import Prune
-from graphopt.passes.prune.pruned_model import prune_model
+from graphopt.passes.prune.best_way import prune_model
 from models import fashion
 from tests import generators, zoo
 from tests.bench.prune_fashion import MODEL, Accuracy, stored

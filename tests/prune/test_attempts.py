@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,12 @@ from graphopt.calibration import open_calibration
 from graphopt.errors import ModelError
 from graphopt.ir import clone_model
 from graphopt.onnx_io import load
-from graphopt.passes.prune import pruned_model
+from graphopt.parallel import executor_of
+from graphopt.passes.prune import best_way, pruned_model
 from graphopt.passes.prune.attempts import STEPS, attempts
+from graphopt.passes.prune.best_way import prune_model
 from graphopt.passes.prune.cut.remove import unshare
 from graphopt.passes.prune.options import Prune
-from graphopt.passes.prune.pruned_model import prune_model
 from graphopt.passes.prune.score.importance import weight_scores
 from graphopt.passes.prune.select.allocation import allocate
 from graphopt.passes.prune.select.costs import Costs, cost_of_nodes
@@ -66,7 +68,7 @@ def test_the_way_with_the_least_error_is_taken_and_told(best, monkeypatch):
         judged.append(model)
         return np.full(3, 1.0 if len(judged) == best + 1 else 2.0)
 
-    monkeypatch.setattr("graphopt.passes.prune.pruned_model.HeldOutError.errors", errors)
+    monkeypatch.setattr("graphopt.passes.prune.best_way.HeldOutError.errors", errors)
     options = Prune(macs=0.5, recover=False, round_to=1)
     result = graphopt.optimize(twins(), prune=options, calibration={"x": X}, validate=False)
     words = ["importance 'reconstruction'", f"importance 'fisher', in {STEPS} steps", "every layer alike"]
@@ -95,8 +97,36 @@ def test_fewer_costs_count_before_a_smaller_error(monkeypatch):
     def in_steps(original, way, *rest):
         return replace(whole, options=way, left=0.5 if way.importance == "fisher" else 0.6)
 
-    monkeypatch.setattr(pruned_model, "_in_steps", in_steps)
+    monkeypatch.setattr(best_way, "prune_in_steps", in_steps)
     assert prune_model(model, Prune(), 0.5, feeds, costs=costs).options.importance == "fisher"
+
+
+@pytest.mark.parametrize("options", [Prune(round_to=1), Prune(macs=0.5, round_to=1)])
+def test_workers_try_the_ways_and_change_nothing(options, monkeypatch):
+    def made(executor):
+        result = graphopt.optimize(twins(), prune=options, calibration={"x": X}, validate=False, executor=executor)
+        return result.model.SerializeToString(), result.recipe.to_toml()
+
+    alone, tried, try_way = made(None), [], best_way._tried
+    with ThreadPoolExecutor(2) as threads, monkeypatch.context() as patch:
+        patch.setattr(best_way, "_tried", lambda *call: tried.append(call) or try_way(*call))
+        assert made(threads) == alone and len(tried) == 3
+    with executor_of(workers=2) as processes:
+        assert made(processes) == alone
+
+
+def test_a_way_without_gradient_on_a_worker_is_left_out(monkeypatch):
+    def refused(*arguments):
+        raise ModelError("no gradient")
+
+    monkeypatch.setattr(pruned_model, "gradient_scores", refused)
+    model = load(twins())
+    feeds = open_calibration({"x": X}, model)
+    with ThreadPoolExecutor(2) as threads:
+        pruned = prune_model(model, Prune(round_to=1), 0.5, feeds, executor=threads)
+        assert pruned.options.importance == "reconstruction"
+        with pytest.raises(ModelError, match="no gradient"):
+            prune_model(model, Prune(round_to=1, importance="fisher", iterative_steps=2), 0.5, feeds, executor=threads)
 
 
 @pytest.mark.parametrize("is_global", [True, False])

@@ -8,7 +8,7 @@ import graphopt
 from graphopt.calibration import open_calibration
 from graphopt.measure import ort_session
 from graphopt.onnx_io import load
-from graphopt.passes.prune.pruned_model import prune_model
+from graphopt.passes.prune.best_way import prune_model
 
 WIDTH = 8
 
@@ -58,7 +58,7 @@ def test_the_better_of_several_steps_and_of_one_is_taken(is_once_better, monkeyp
         assert len(held_out.feeds) >= 3
         return np.full(len(held_out.feeds), 2.0 if (len(judged) == 1) == is_once_better else 1.0)
 
-    monkeypatch.setattr("graphopt.passes.prune.pruned_model.HeldOutError.errors", errors)
+    monkeypatch.setattr("graphopt.passes.prune.best_way.HeldOutError.errors", errors)
     shares = []
     options = graphopt.Prune(ratio=0.5, importance="l2", recover=False, round_to=1, iterative_steps=2)
     pruned = prune_model(model, options, 0.5, feeds, progress=shares.append)

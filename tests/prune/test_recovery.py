@@ -24,8 +24,8 @@ from graphopt.compress.layers.rows import (
 from graphopt.ir import clone_model
 from graphopt.measure import ort_session
 from graphopt.passes.prune import Prune
+from graphopt.passes.prune.best_way import prune_model
 from graphopt.passes.prune.cut.remove import remove
-from graphopt.passes.prune.pruned_model import prune_model
 from graphopt.passes.prune.refit.held_out import HeldOutError
 from graphopt.passes.prune.refit.recover import recover
 from tests import nets
