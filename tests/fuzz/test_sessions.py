@@ -86,3 +86,22 @@ def test_codes_without_a_zero_point_are_signed_as_their_type_is(name):
     model.graph.initializer.append(onnx.numpy_helper.from_array(codes, "d"))
     trial = attempt(model)
     assert trial.status == "equal", trial.reason
+
+
+DEQUANTIZED = {
+    "one scale": ("int8", "float s = {0.008}", "DequantizeLinear(w, s)", ""),
+    "a scale a column": ("int8", "float[4] s = {0.008, 0.01, 0.02, 0.003}", "DequantizeLinear(w, s)", ""),
+    "blocks": ("uint8", "float[2,4] s = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}",
+               "DequantizeLinear<axis = 0, block_size = 16>(w, s, z)", ", uint8[2,4] z = {1, 2, 3, 4, 5, 6, 7, 128}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", DEQUANTIZED)
+def test_products_of_stored_codes_equal_the_reference(form):
+    dtype, scale, read, zero = DEQUANTIZED[form]
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 21]>
+        m (float[N,S,20] x) => (float[N,S,4] y) <{scale}{zero}> {{ d = {read} y = MatMul(x, d) }}""")
+    drawn = np.random.default_rng(0).integers(0, 256, (20, 4)).astype(np.uint8).view(dtype)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(drawn, "w"))
+    trial = attempt(model)
+    assert trial.status == "equal" and trial.fired["BlockedMatMul"] == 1, (trial.reason, trial.fired)

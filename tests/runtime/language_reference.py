@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.runtime.lower.decoders import operations as d
+from graphopt.runtime.lower.decoders.stored import StoredBlocks
 from tests.kernels.products.test_blocked_matmul import product
 
 Array = np.ndarray[Any, Any]
@@ -20,17 +21,35 @@ def _codes(stored: Array, bits: int, count: int) -> Array:
     return np.stack(places, axis=-1).reshape(len(rows), -1)[:, :count]
 
 
+def _packed(weights: StoredBlocks, blocks: int) -> tuple[Array, Array, Array]:
+    """Codes [N, blocks, block], scales and zero points [N, blocks] of a MatMulNBits."""
+    count = weights.channels
+    codes = _codes(weights.codes.array().reshape(count, -1), weights.bits, blocks * weights.block)
+    zeros = np.full((count, blocks), 1 << (weights.bits - 1), np.uint8)
+    if weights.zero is not None:
+        zeros = _codes(weights.zero.array().reshape(count, -1), weights.bits, blocks)
+    return codes.reshape(count, blocks, -1), weights.scale.array().reshape(count, blocks), zeros
+
+
+def _dequantized(weights: StoredBlocks, blocks: int) -> tuple[Array, Array, Array]:
+    """The same of a DequantizeLinear of codes [K, N], or [N, K] behind which a Transpose stands."""
+
+    def by_block(stored: Array) -> Array:
+        rows = stored.T if stored.ndim == 2 else stored.reshape(-1, 1)
+        return np.broadcast_to(rows, (weights.channels, blocks))
+
+    stored = weights.codes.array() if weights.transposed else weights.codes.array().T
+    codes = np.zeros((weights.channels, blocks * weights.block), np.int64)
+    codes[:, : weights.depth] = stored
+    zeros = np.zeros((1, 1), np.int64) if weights.zero is None else weights.zero.array().astype(np.int64)
+    return codes.reshape(weights.channels, blocks, -1), by_block(weights.scale.array()), by_block(zeros)
+
+
 def _blocked_matmul(operation: d.BlockedMatMul, x: Array) -> Array:
     weights, (depth, channels) = operation.weights, operation.sizes
-    blocks = -(-depth // operation.block)
-    codes = _codes(weights.codes.array().reshape(channels, -1), weights.bits, blocks * operation.block)
-    zeros = np.full((channels, blocks), 1 << (weights.bits - 1), np.uint8)
-    if weights.zero is not None:
-        zeros = _codes(weights.zero.array().reshape(channels, -1), weights.bits, blocks)
+    parts = (_packed if weights.by_column else _dequantized)(weights, -(-depth // operation.block))
     bias = np.zeros(channels, np.float32) if operation.bias is None else operation.bias
-    scales = weights.scale.array().reshape(channels, blocks)
-    rows = product(x.reshape(-1, depth), codes.reshape(channels, blocks, operation.block), scales, zeros, bias)
-    return rows.reshape(*x.shape[:-1], channels)
+    return product(x.reshape(-1, depth), *parts, bias).reshape(*x.shape[:-1], channels)
 
 
 def _heads(rows: Array, heads: int) -> Array:
