@@ -56,12 +56,13 @@ def prune_model(
     ways = attempts(options, original, feeds, is_rough, costs is not None)
     held_out = HeldOutError(original, feeds if len(ways) > 1 and not is_rough and not options.keep else ())
     ways = ways if held_out.feeds else ways[:1]
+    tried = 0
     if executor is not None and len(ways) > 1 and _bytes(original, reference, feeds) <= SENT:
-        told = _tried_away(executor, original, ways, ratio, feeds, seed, reference, costs)
         outcomes = []
-        for count, outcome in enumerate(told):
+        for outcome in _tried_away(executor, original, ways, ratio, feeds, seed, reference, costs):
             outcomes.append(outcome)
-            progress((count + 1) / (len(ways) + 1))
+            progress(len(outcomes) / (len(ways) + 1))
+        tried = len(outcomes)
         if outcomes[0] is not None:
             known = [(way, outcome) for way, outcome in zip(ways, outcomes) if outcome is not None]
             ways = [known[_best([outcome for _, outcome in known], ratio, costs is not None)][0]]
@@ -71,7 +72,7 @@ def prune_model(
         steps = way.iterative_steps or 1
 
         def tell(share: float, done: int = done, steps: int = steps) -> None:
-            progress((done + share * steps) / whole)
+            progress((tried + (done + share * steps) / whole) / (tried + 1))
 
         try:
             found.append(prune_in_steps(original, way, ratio, feeds, seed, reference, tell, is_rough, costs))

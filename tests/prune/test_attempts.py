@@ -123,8 +123,10 @@ def test_a_way_without_gradient_on_a_worker_is_left_out(monkeypatch):
     model = load(twins())
     feeds = open_calibration({"x": X}, model)
     with ThreadPoolExecutor(2) as threads:
-        pruned = prune_model(model, Prune(round_to=1), 0.5, feeds, executor=threads)
+        shares = []
+        pruned = prune_model(model, Prune(round_to=1), 0.5, feeds, executor=threads, progress=shares.append)
         assert pruned.options.importance == "reconstruction"
+        assert shares == sorted(shares) and len(shares) > 3 and shares[-1] == 1.0
         with pytest.raises(ModelError, match="no gradient"):
             prune_model(model, Prune(round_to=1, importance="fisher", iterative_steps=2), 0.5, feeds, executor=threads)
 
