@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...compress.choices import FLOAT32, QUANTIZED, STORED8, check_names, chosen_for, layer_names, word_of
+from ...compress.layers.linear import PRODUCTS
 from ...errors import OptionError
 from ...ir import Model, Node
 from .candidates.assignment import Assignment
@@ -13,9 +14,6 @@ from .candidates.calibrated_model import CalibratedModel
 from .candidates.units import RECURRENT, Unit, useful
 from .options import INSIDE, Quantize
 from .place.accuracy_guard import refine
-
-PRODUCTS = frozenset(("MatMul", "Gemm"))
-"""Operators whose inputs are quantized while the model runs, or that read stored weights beside those that do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from ...ops import attr
 from .windows import Windows, draw_positions
 
 LINEAR = frozenset(("Conv", "Gemm", "MatMul"))
+PRODUCTS = frozenset(("MatMul", "Gemm"))
+"""One matrix product each: inputs can be quantized while the model runs, weights read as they are stored."""
 TRANSPOSED = "ConvTranspose"
 """Linear too; on integers in graphopt's Session alone, elsewhere only stored or simulated with few bits."""
 

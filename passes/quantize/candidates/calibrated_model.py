@@ -14,7 +14,7 @@ from typing import Any
 from ....calibration import BATCH, METHODS, STARTS, Extent, Shapes, observe, shapes_at
 from ....compress.choices import bits_for
 from ....compress.context import StageContext
-from ....compress.layers.linear import Linear
+from ....compress.layers.linear import PRODUCTS, Linear
 from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
@@ -320,7 +320,7 @@ rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the ne
 def can_pack(model: Model, op: str, target: str, bits: int) -> bool:
     """Whether weights of less than 8 bits can be stored packed: 4 in DequantizeLinear by the operator set, fewer, too,
     in onnxruntime's own product (MatMulNBits) whatever that is."""
-    return (bits == 4 and model.opset >= PACKED) or (target == "onnxruntime" and op in ("MatMul", "Gemm"))
+    return (bits == 4 and model.opset >= PACKED) or (target == "onnxruntime" and op in PRODUCTS)
 
 
 def usual_block(options: Quantize, context: StageContext) -> int | None:

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from ....compress.layers.linear import Linear
+from ....compress.layers.linear import PRODUCTS, Linear
 from ....ir import Array, Constant, DType, Graph, Model, Node, Value
 from ....ops import attr
 from .units import Unit
@@ -44,7 +44,7 @@ def read_transposed(model: Model) -> None:
     """W x with W = Transpose(constant) reads the transposed constant, in place: as a layer like all others."""
     graph, known = model.graph, dict[Value, Value]()
     for node in list(graph):
-        source = node.input(1) if node.op in ("MatMul", "Gemm") else None
+        source = node.input(1) if node.op in PRODUCTS else None
         transpose = None if source is None else source.producer
         if source is None or transpose is None or transpose.op != "Transpose" or transpose.graph is not graph:
             continue
@@ -70,7 +70,7 @@ def float_products(graph: Graph, units: Iterable[Unit]) -> list[Unit]:
     """The products with constant matrices that are none of the units and stay float."""
     known, found = {unit.node for unit in units}, []
     for node in graph:
-        weight = node.constant(1) if node.op in ("MatMul", "Gemm") and node not in known else None
+        weight = node.constant(1) if node.op in PRODUCTS and node not in known else None
         if weight is not None and weight.dtype is DType.FLOAT and len(weight.shape) == 2:
             axis = 0 if node.op == "Gemm" and attr(node, "transB", 0) else 1
             found.append(Unit(node, None, (), node.outputs, linear=Linear(node, weight, None, axis, 1)))

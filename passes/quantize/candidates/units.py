@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....compress.layers.linear import LINEAR, TRANSPOSED, Linear, is_float32, linear_of
+from ....compress.layers.linear import LINEAR, PRODUCTS, TRANSPOSED, Linear, is_float32, linear_of
 from ....errors import Declined
 from ....ir import DType, Graph, Model, Node, Value
 from ....ops import attr, version_for
@@ -209,7 +209,7 @@ _CHECKS = {
 def layer_units(units: Iterable[Unit], mode: str) -> list[Unit]:
     """The layers that a mode without calibration quantizes: products of matrices when dynamic (integer convolutions are
     slow in onnxruntime), every layer when weights are stored."""
-    return [u for u in units if u.linear is not None and (mode == "weights" or u.node.op in ("MatMul", "Gemm"))]
+    return [u for u in units if u.linear is not None and (mode == "weights" or u.node.op in PRODUCTS)]
 
 
 def find_tables(graph: Graph, options: Quantize) -> list[Unit]:

@@ -23,9 +23,7 @@ class Variants:
     runs: how many variants there will be: of prompts so many tokens are read that all of them stay within `WORK`.
     """
 
-    def __init__(
-        self, model: Model, usual: Mapping[str, Array], context: StageContext, runs: int
-    ) -> None:  # fmt: skip
+    def __init__(self, model: Model, usual: Mapping[str, Array], context: StageContext, runs: int) -> None:
         self._session, self._usual = session_maker("portable")(model), dict(usual)
         work = runs * figures(context.quality.reference).parameters  # multiply-adds a token
         feeds = _short_samples(context, WORK / max(1, work))

@@ -14,10 +14,10 @@ import numpy as np
 
 from ....compress.choices import layer_names, word_of
 from ....compress.context import StageContext
-from ....compress.layers.linear import Linear
+from ....compress.layers.linear import PRODUCTS, Linear
 from ....errors import OptionError
 from ....ir import Array, DType, Model, TensorType, Value
-from ..candidates.calibrated_model import block_of, usual_block
+from ..candidates.calibrated_model import block_of, can_pack, usual_block
 from ..candidates.prepare import spell_for_integers
 from ..candidates.shared import Shared, float_products, share_weights
 from ..candidates.units import Unit, find_tables, find_units, layer_units
@@ -30,7 +30,6 @@ MEASURED_BITS = 3
 """The width at which single layers are measured: between those that are chosen. A choice, not tuned."""
 MEASURED_BLOCK = 32
 """Inputs that share a scale there: the usual number."""
-PRODUCTS = frozenset(("MatMul", "Gemm"))
 SCALE_BITS = 32
 """Bits of a scale: float32."""
 
@@ -60,7 +59,7 @@ def with_bit_budget(model: Model, options: Quantize, context: StageContext) -> Q
     if not own:
         return asked
     groups = _groups(own)
-    stored = [_stored_bits(group, asked, context, shared) for group in groups]
+    stored = [_stored_bits(ready, group, asked, context, shared) for group in groups]
     least = sum(min(of_layer.values()) for of_layer in stored)
     if least > options.bits_per_weight * weights:
         raise OptionError(
@@ -121,9 +120,11 @@ def _groups(units: Iterable[Unit]) -> list[list[Unit]]:
     return list(groups.values())
 
 
-def _stored_bits(group: Sequence[Unit], options: Quantize, context: StageContext, shared: Shared) -> dict[int, float]:
+def _stored_bits(
+    model: Model, group: Sequence[Unit], options: Quantize, context: StageContext, shared: Shared
+) -> dict[int, float]:
     """The bits that layers take with their scales and zero points, by width, narrowest first."""
-    packs_two = context.target == "onnxruntime" and all(unit.node.op in PRODUCTS for unit in group)
+    packs_two = all(can_pack(model, unit.node.op, context.target, 2) for unit in group)
     heads = {*shared.heads.values()}
     return {
         bits: sum(_taken(unit.layer, bits, options, context, unit.node in heads) for unit in group)
