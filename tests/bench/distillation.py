@@ -1,10 +1,10 @@
 """Pruning and distillation of a Fashion-MNIST classifier: `python -m tests.bench.distillation [--seeds 0 1 2]`
 
 512 unlabelled images; points of top-1 on the 10,000 test images (Debian's dataset-fashion-mnist, or --data FOLDER), on
-the 2,000 committed ones without it. Rows: what pruning with its closed form leaves; distillation of that without
-labels; fine-tuning of that with 512 labelled images, which are others; by share of channels and by budget of
-multiply-accumulates. --ways prunes alone, by every way there is, towards the same budgets. --model mobilenet takes the
-MobileNetV2-like net. --sweep tries options on 70 %.
+the 2,000 committed ones without it. Rows: what pruning with its closed form leaves, and with channels exchanged between
+layers; distillation of that without labels; fine-tuning of that with 512 labelled images, which are others; by share of
+channels and by budget of multiply-accumulates. --ways prunes alone, by every way there is, towards the same budgets.
+--model mobilenet takes the MobileNetV2-like net. --sweep tries options on 70 %.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from graphopt.distillation import Distil, distil
 from graphopt.distillation.options import STEPS
 from graphopt.ir import Model
 from graphopt.measure import figures, ort_session
-from graphopt.passes.prune import Prune
+from graphopt.passes.prune import Prune, affordable
 from graphopt.passes.prune.best_way import prune_model
 from graphopt.passes.prune.select.costs import cost_of_nodes
 from models import fashion
@@ -88,6 +88,10 @@ class Bench:
         student = self.pruned(options)
         _tell(f"{title:23} MACs {figures(student).macs / figures(self.base).macs:4.0%}")
         _tell(f"closed form {self.accuracy(student) - self.points:+6.2f} {time.process_time() - start:.0f} s")
+        if seeds and options.exchange is None:
+            start = time.process_time()
+            student = self.pruned(replace(options, exchange=affordable(self.options)))
+            _tell(f"exchanged {self.accuracy(student) - self.points:+6.2f} {time.process_time() - start:.0f} s")
         for seed in seeds:
             start = time.process_time()
             found = distil(student, self.base, self.unlabelled, seed=seed, options=self.options)
