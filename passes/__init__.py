@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -119,11 +120,14 @@ def stages(
 
     wanted: list[Stage[Any]] = []
     if prune is not None:
+        from .prune import affordable
         from .prune import prune as run_prune
 
-        wanted.append(Stage("prune", prune, run_prune, clean=True))
         if recover is None and not isinstance(prune.recover, bool):
             recover = prune.recover
+        if prune.exchange is None:
+            prune = replace(prune, exchange=0 if recover is None else affordable(recover))
+        wanted.append(Stage("prune", prune, run_prune, clean=True))
     if prune is not None and recover is not None:
         wanted.append(_recovery("recover", recover))
     if quantize is not None:

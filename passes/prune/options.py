@@ -48,7 +48,9 @@ class Prune:
     global_ranking: channels of all layers compete, instead of each layer losing the same share. ignored_layers: names
     of layers whose channels stay.
     iterative_steps: remove in this many steps, refitting after each, or in one where that leaves less error; None
-    leaves it to importance "auto". recover:
+    leaves it to importance "auto". exchange: layers then trade channels with each other, within the ratio or target, as
+    long as results on samples apart come nearer to the original's, at the price of at most so many prunings; None for a
+    share of the training that `recover` asks for, and for none without. recover:
     refit the remaining weights on calibration data, without training; a `graphopt.Distil`, or "distil", trains them
     after that. ridge: how strongly the refit holds on to the old weights. least: the share of a group's channels that
     always stays. statistics: also remove channels whose mean or variance is taken by a normalisation, which is then
@@ -69,6 +71,7 @@ class Prune:
     global_ranking: bool = True
     ignored_layers: tuple[str, ...] = ()
     iterative_steps: int | None = None
+    exchange: int | None = None
     recover: bool | Distil = True
     ridge: float = RIDGE
     least: float = 0.1
@@ -103,6 +106,8 @@ class Prune:
                 continue
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise OptionError(f"prune: {name} {getattr(self, name)!r} is not a positive integer")
+        if self.exchange is not None and (not isinstance(self.exchange, int) or self.exchange < 0):
+            raise OptionError(f"prune: exchange {self.exchange!r} is not a number of prunings from 0 on")
         if not isinstance(self.recover, bool):
             object.__setattr__(self, "recover", check_distil(self.recover))
         if not 0 <= self.least <= 1 or self.ridge < 0:

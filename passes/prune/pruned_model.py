@@ -10,6 +10,7 @@ from ...equivalence.feeds import Feeds
 from ...ir import Array, Model, Node, clone_model
 from .cut.remove import remove, unshare
 from .options import GRADIENTS, MEASURED, Prune
+from .refit.held_out import HeldOutError
 from .refit.recover import Recovery, recover
 from .score.gradients import gradient_scores
 from .score.importance import norm_scales, weight_scores
@@ -50,10 +51,12 @@ class PrunedModel:
 def prune_in_steps(
     original: Model, options: Prune, ratio: float, feeds: Iterable[Feeds], seed: int, reference: Model | None,
     progress: Callable[[float], None], is_rough: bool, costs: Mapping[Node, float] | None,
+    first_scores: Array | None = None, held_out: HeldOutError | None = None,
 ) -> PrunedModel:  # fmt: skip
     """Prune a copy of `original` by `ratio` in one way: of its channels, or of the costs of its nodes where these are
-    given. reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. ModelError
-    where the way needs gradients that a node does not have."""
+    given. reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. first_scores:
+    those of the first step, f64[classes], where they are known. held_out: samples that no layer is refitted on.
+    ModelError where the way needs gradients that a node does not have."""
     model = clone_model(original)
     originals = dict(zip(model.graph.walk(), original.graph.walk()))
     unshare(model)
@@ -70,7 +73,8 @@ def prune_in_steps(
         facts = find_channels(model)
         widths = widths or Widths(facts)
         total = total or sum(_channels(group, group.size, options) for group in facts.groups)
-        scores = _scores(model, facts, options, feeds, seed, scales)
+        known = first_scores if step == 0 else None
+        scores = _scores(model, facts, options, feeds, seed, scales) if known is None else known
         share = (step + 1) / steps
         now = keep_in_step(options, facts, step)
         now = replace(now, ratios={name: one * share for name, one in options.ratios.items()})
@@ -85,13 +89,21 @@ def prune_in_steps(
         if options.recover:
             recovery = recover(
                 original, model, facts, feeds, originals, kept, ridge=options.ridge, seed=seed, is_rough=is_rough,
-                alive=alive,
+                alive=alive, held_out=held_out,
             )  # fmt: skip
         progress((step + 1) / steps)
     stay = sum(_channels(one.group, one.kept, options) for one in allocations)
     by_cost = None if left is None else sum(left.of.values()) / max(left.total, 1e-30)
     keep = joined_steps(counts)
     return PrunedModel(model, allocations, recovery, total - stay, total, originals, options, by_cost, keep)
+
+
+def scores_of(original: Model, options: Prune, feeds: Iterable[Feeds], seed: int, reference: Model | None) -> Array:
+    """f64[classes]: the scores of the first step of a way."""
+    model = clone_model(original)
+    unshare(model)
+    scales = norm_scales(reference or original) if options.importance == "bn_scale" else {}
+    return _scores(model, find_channels(model), options, feeds, seed, scales)
 
 
 def _costs(of: Mapping[Node, float], originals: Mapping[Node, Node]) -> Costs:

@@ -57,7 +57,7 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
         if not pruned.removed:
             raise Declined(note)
     except Declined as declined:
-        settled = replace(options, keep=widths_of(facts), iterative_steps=1)
+        settled = replace(options, keep=widths_of(facts), iterative_steps=1, exchange=0)
         return model, replace(unchanged(declined.reason, facts, time.perf_counter() - start), settled=settled)
     is_synthetic, undone = context.calibration.is_synthetic, pruned.recovery.undone
     notes = [note, *([f"{undone} (made-up inputs)" if is_synthetic else undone] if undone else [])]
@@ -69,10 +69,10 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
     times = _times(model, pruned, context) if decides or context.is_timed else PruneFigures()
     if decides and times.speedup is not None and times.speedup < _LEAST_SPEEDUP:
         reason = f"the pruned model runs at {times.speedup:.2f}x the speed here: nothing is removed"
-        settled = replace(options, keep=widths_of(facts), iterative_steps=1)
+        settled = replace(options, keep=widths_of(facts), iterative_steps=1, exchange=0)
         return model, replace(unchanged(reason, facts, time.perf_counter() - start, times), settled=settled)
     report = stage_report(pruned, figures(model), facts, times, notes, time.perf_counter() - start, is_synthetic)
-    return pruned.model, replace(report, settled=replace(_decided(options, pruned), keep=pruned.keep))
+    return pruned.model, replace(report, settled=replace(_decided(options, pruned), keep=pruned.keep, exchange=0))
 
 
 def _decided(options: Prune, pruned: PrunedModel) -> Prune:
@@ -135,11 +135,11 @@ def _goal(model: Model, options: Prune, context: StageContext) -> tuple[_Goal | 
         return _Goal(costs, left, f"{left:.0%} of the {words}"), options
     goal, wanted = _Goal(costs, left, f"{options.speedup:g}x the speed"), float(options.speedup or 1.0)
     session = session_maker(context.target, threads=1)
-    pruned = _pruned(model, options, context, 1.0, goal)
+    pruned = _pruned(model, replace(options, exchange=0), context, 1.0, goal)
     options = _decided(options, pruned)
     for approach in range(_APPROACHES):
         if approach:
-            pruned = _pruned(model, replace(options, recover=False), context, 1.0, goal)
+            pruned = _pruned(model, replace(options, recover=False, exchange=0), context, 1.0, goal)
         _, after = compare_latency(
             {"before": session(model), "after": session(pruned.model)}, feeds, seconds=_SECONDS, clock=own_clock()
         )

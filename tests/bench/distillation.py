@@ -1,7 +1,8 @@
 """Pruning and distillation of a Fashion-MNIST classifier: `python -m tests.bench.distillation [--seeds 0 1 2]`
 
-512 unlabelled images; points of top-1 on the 10,000 test images (Debian's dataset-fashion-mnist, or --data FOLDER), on
-the 2,000 committed ones without it. Rows: what pruning with its closed form leaves; distillation of that without
+Pruning sees 512 unlabelled images, distillation as many, or --images of those the net was trained on. Points of top-1
+on the 10,000 test images (Debian's dataset-fashion-mnist, or --data FOLDER), on the 2,000 committed ones without it.
+Rows: what pruning with its closed form leaves, and with channels exchanged between layers; distillation of that without
 labels; fine-tuning of that with 512 labelled images, which are others; by share of channels and by budget of
 multiply-accumulates. --ways prunes alone, by every way there is, towards the same budgets. --model mobilenet takes the
 MobileNetV2-like net. --sweep tries options on 70 %.
@@ -23,13 +24,14 @@ from graphopt.distillation import Distil, distil
 from graphopt.distillation.options import STEPS
 from graphopt.ir import Model
 from graphopt.measure import figures, ort_session
-from graphopt.passes.prune import Prune
+from graphopt.passes.prune import Prune, affordable
 from graphopt.passes.prune.best_way import prune_model
 from graphopt.passes.prune.select.costs import cost_of_nodes
 from models import fashion
 
 MODELS = {"cnn": fashion.FOLDER / "fashion_cnn.onnx", "mobilenet": fashion.FOLDER / "fashion_mobilenet.onnx"}
 DATA = Path("/usr/share/datasets/fashion-mnist")
+COMMITTED = 512
 CHANNELS, BUDGETS = (0.3, 0.5, 0.7), (1 / 2, 1 / 3)
 SWEEP = (
     {}, {"batch_size": 64}, {"mixing": 0.0}, {"mixing": 1.0, "patches": 0.0}, {"patches": 0.0},
@@ -57,14 +59,25 @@ def test_data(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return fashion.normalise(images.reshape(-1, 28, 28)), labels.astype(np.int64)
 
 
-class Bench:
-    """The model, its data, and the rows that are printed."""
+def unlabelled_data(folder: Path, count: int) -> np.ndarray:
+    """The committed images, or so many training images drawn by a seed."""
+    with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
+        committed: np.ndarray = archive["image"]
+    if count <= len(committed):
+        return committed[:count]
+    data = gzip.decompress((folder / "train-images-idx3-ubyte.gz").read_bytes())
+    images = np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28)
+    return fashion.normalise(images[np.random.default_rng(5).permutation(len(images))[:count]])
 
-    def __init__(self, model: Path, folder: Path, options: Distil) -> None:
+
+class Bench:
+    """The model, its data, and the rows that are printed. samples: what students learn from."""
+
+    def __init__(self, model: Path, folder: Path, options: Distil, count: int) -> None:
         self.images, self.labels = test_data(folder)
         self.base = graphopt.optimize(model, validate=False).ir
-        with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
-            self.unlabelled = {"image": archive["image"]}
+        self.unlabelled = {"image": unlabelled_data(folder, COMMITTED)}
+        self.samples = {"image": unlabelled_data(folder, count)}
         images, labels = fashion.load("holdout")
         count = len(self.unlabelled["image"])
         self.labelled = images[:count], labels[:count]
@@ -88,9 +101,13 @@ class Bench:
         student = self.pruned(options)
         _tell(f"{title:23} MACs {figures(student).macs / figures(self.base).macs:4.0%}")
         _tell(f"closed form {self.accuracy(student) - self.points:+6.2f} {time.process_time() - start:.0f} s")
+        if seeds and options.exchange is None:
+            start = time.process_time()
+            student = self.pruned(replace(options, exchange=affordable(self.options)))
+            _tell(f"exchanged {self.accuracy(student) - self.points:+6.2f} {time.process_time() - start:.0f} s")
         for seed in seeds:
             start = time.process_time()
-            found = distil(student, self.base, self.unlabelled, seed=seed, options=self.options)
+            found = distil(student, self.base, self.samples, seed=seed, options=self.options)
             lost = self.accuracy(found.ir) - self.points
             _tell(f"seed {seed} {lost:+6.2f} {time.process_time() - start:.0f} s")
         if with_labels:
@@ -113,6 +130,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--model", choices=MODELS, default="cnn")
     parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--images", type=int, default=COMMITTED, help="unlabelled images to learn from")
     parser.add_argument("--ratios", type=float, nargs="*", default=CHANNELS)
     parser.add_argument("--budgets", type=float, nargs="*", default=BUDGETS)
     parser.add_argument("--labels", action="store_true", help="fine-tune with labels, too, from seed 0")
@@ -122,7 +140,7 @@ def main() -> None:
     parser.add_argument("--ways", action="store_true")
     arguments = parser.parse_args()
     options = Distil(threads=arguments.threads, steps=arguments.steps)
-    bench = Bench(MODELS[arguments.model], arguments.data, options)
+    bench = Bench(MODELS[arguments.model], arguments.data, options, arguments.images)
     print(f"original {bench.points:.2f} % of {len(bench.labels)} images; changes in points; seconds of the CPU")
     if arguments.sweep:
         for change in SWEEP:

@@ -15,7 +15,7 @@ from graphopt.errors import ModelError
 from graphopt.ir import clone_model
 from graphopt.onnx_io import load
 from graphopt.parallel import executor_of
-from graphopt.passes.prune import best_way, pruned_model
+from graphopt.passes.prune import job, pruned_model
 from graphopt.passes.prune.attempts import STEPS, attempts
 from graphopt.passes.prune.best_way import prune_model
 from graphopt.passes.prune.cut.remove import unshare
@@ -68,7 +68,7 @@ def test_the_way_with_the_least_error_is_taken_and_told(best, monkeypatch):
         judged.append(model)
         return np.full(3, 1.0 if len(judged) == best + 1 else 2.0)
 
-    monkeypatch.setattr("graphopt.passes.prune.best_way.HeldOutError.errors", errors)
+    monkeypatch.setattr("graphopt.passes.prune.job.HeldOutError.errors", errors)
     options = Prune(macs=0.5, recover=False, round_to=1)
     result = graphopt.optimize(twins(), prune=options, calibration={"x": X}, validate=False)
     words = ["importance 'reconstruction'", f"importance 'fisher', in {STEPS} steps", "every layer alike"]
@@ -97,7 +97,7 @@ def test_fewer_costs_count_before_a_smaller_error(monkeypatch):
     def in_steps(original, way, *rest):
         return replace(whole, options=way, left=0.5 if way.importance == "fisher" else 0.6)
 
-    monkeypatch.setattr(best_way, "prune_in_steps", in_steps)
+    monkeypatch.setattr(job, "prune_in_steps", in_steps)
     assert prune_model(model, Prune(), 0.5, feeds, costs=costs).options.importance == "fisher"
 
 
@@ -107,9 +107,9 @@ def test_workers_try_the_ways_and_change_nothing(options, monkeypatch):
         result = graphopt.optimize(twins(), prune=options, calibration={"x": X}, validate=False, executor=executor)
         return result.model.SerializeToString(), result.recipe.to_toml()
 
-    alone, tried, try_way = made(None), [], best_way._tried
+    alone, tried, try_way = made(None), [], job._outcome
     with ThreadPoolExecutor(2) as threads, monkeypatch.context() as patch:
-        patch.setattr(best_way, "_tried", lambda *call: tried.append(call) or try_way(*call))
+        patch.setattr(job, "_outcome", lambda *call: tried.append(call) or try_way(*call))
         assert made(threads) == alone and len(tried) == 3
     with executor_of(workers=2) as processes:
         assert made(processes) == alone

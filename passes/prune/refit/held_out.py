@@ -20,12 +20,13 @@ _FEW = 40
 class HeldOutError:
     """Compares models by their float results on some of the samples, whose numbers are `samples`.
 
-    Every fourth of a few samples, every tenth of many; none where that would be fewer than three.
+    Every fourth of a few samples, every tenth of many, or as many as are asked for by `step`; none where that would be
+    fewer than three.
     """
 
-    def __init__(self, original: Model, feeds: Iterable[Feeds]) -> None:
+    def __init__(self, original: Model, feeds: Iterable[Feeds], step: int | None = None) -> None:
         count = sum(1 for _ in feeds)
-        step = 4 if count < _FEW else 10
+        step = step or (4 if count < _FEW else 10)
         chosen = range(step - 1, count, step)
         self.samples = frozenset(chosen if len(chosen) >= _LEAST else ())
         self.feeds = [feed for number, feed in enumerate(feeds) if number in self.samples]

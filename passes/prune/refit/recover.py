@@ -95,14 +95,15 @@ class _Target:
 def recover(
     original: Model, pruned: Model, facts: ChannelFacts, feeds: Iterable[Feeds], originals: dict[Node, Node],
     kept: Array, *, ridge: float = RIDGE, seed: int = 0, is_rough: bool = False,
-    alive: dict[Node, Array] | None = None,
+    alive: dict[Node, Array] | None = None, held_out: HeldOutError | None = None,
 ) -> Recovery:  # fmt: skip
     """Refit the layers of `pruned`, in place. `facts` and `kept` say which channels were removed from it; `originals`
     maps its nodes to the original's; `feeds` are read several times. alive: for each node which of the original's
     channels earlier steps left it, brought up to date.
 
     Where a layer has few rows for its inputs, some samples are held out: if results on them are worse than without
-    refits, all refits are undone. is_rough: the feeds are made up, which fewer rows and one ridge do for.
+    refits, all refits are undone; `held_out` are others to hold out, in any case. is_rough: the feeds are made up,
+    which fewer rows and one ridge do for.
     """
     alive = {} if alive is None else alive
     _survive(pruned, facts, kept, alive)
@@ -111,7 +112,7 @@ def recover(
         return Recovery((), tuple(unfitted))
     _read_outputs(original, targets, feeds, seed, _ROUGH_ROWS if is_rough else _ROWS_PER_UNKNOWN)
     is_judged = not is_rough and any(_is_scarce(target) for target in targets)
-    held_out = HeldOutError(original, feeds if is_judged else ())
+    held_out = held_out or HeldOutError(original, feeds if is_judged else ())
     inputs, before = inputs_of(pruned), held_out.errors(pruned)
     frontier = Frontier(pruned, feeds)
     refits: list[Refit] = []
