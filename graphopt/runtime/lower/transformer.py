@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import Declined
 from ...ir import Node, Value
@@ -179,6 +180,17 @@ def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[
     return op.ChannelTable(
         inputs=(island.source, *read), output=node.output, nodes=nodes, y=y, moves=tuple(moves), tables=tables,
         axis=-1 if island.axis is None else island.axis, x=x, lines=lines,
+    )  # fmt: skip
+
+
+def by_channel(
+    node: Node, source: Value, axis: int, x: Quantization, y: Quantization, values: npt.NDArray[np.float32]
+) -> op.ChannelTable:
+    """The float32 `values` [channels, 256] of codes of x, quantized to y, as a table for each channel along `axis`."""
+    tables = y.quantize(values)
+    lines = proved_lines(values / np.float64(y.scale), tables, x, y.zero_point)
+    return op.ChannelTable(
+        inputs=(source,), output=node.output, nodes=(node,), y=y, tables=tables, axis=axis, x=x, lines=lines
     )  # fmt: skip
 
 
