@@ -49,12 +49,12 @@ def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary
         if is_constant(other):
             constant = constant_array(other)
             assert constant is not None
-            _fits(x, other)
+            check_broadcast(x, other)
             return op.FloatBinary(inputs=(x,), output=node.output, nodes=(node,), kind=how, constant=constant)
     try:
-        _fits(left, right)
+        check_broadcast(left, right)
     except Declined:
-        _fits(right, left)
+        check_broadcast(right, left)
         return op.FloatBinary(inputs=(right, left), output=node.output, nodes=(node,), kind=SWAPPED[kind])
     return op.FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
 
@@ -69,7 +69,7 @@ def square(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | Non
     return op.FloatBinary(inputs=(x, x), output=node.output, nodes=(node,), kind="multiply")
 
 
-def _fits(x: Value, other: Value) -> None:
+def check_broadcast(x: Value, other: Value) -> None:
     """Declined where kernels cannot broadcast `other` to x. Open sizes are taken to be equal until shapes are known."""
     left, right = declared_shape(x), declared_shape(other)
     sizes = [
