@@ -121,7 +121,8 @@ net (float[N,5,16] x) => (float[N,5,16] y) {
 """
 
 
-def test_attention_in_onnxruntimes_own_operators_is_one_region(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["QUInt8", "QInt8"])
+def test_attention_in_onnxruntimes_own_operators_is_one_region(kind: str, tmp_path: Path) -> None:
     """Constants along the channels and of other shapes, products of activations, Softmax; sizes that follow."""
     model, rng = onnx.parser.parse_model(ATTENTION), np.random.default_rng(3)
     shapes = {**dict.fromkeys(("wq", "wk", "wv", "wo"), (16, 16)), **dict.fromkeys(("bq", "bk", "g", "b"), (16,))}
@@ -140,7 +141,8 @@ def test_attention_in_onnxruntimes_own_operators_is_one_region(tmp_path: Path) -
     onnx.save(model, tmp_path / "m.onnx")
     quantization.quantize_static(
         tmp_path / "m.onnx", tmp_path / "q.onnx", Reader(), quant_format=quantization.QuantFormat.QOperator,
-        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8, per_channel=True,
+        activation_type=getattr(quantization.QuantType, kind), weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
     )  # fmt: skip
     session = Session(tmp_path / "q.onnx", threads=1, kernels=True)
     assert len(session.regions) == 1, session.describe()
