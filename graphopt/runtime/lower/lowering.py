@@ -19,7 +19,6 @@ from .qdq import PRODUCTS, is_only_quantized, linear, quantized_result
 from .tables import Island, island
 from .traits import Operation
 
-_SIGNED = {DType.UINT8: False, DType.INT8: True}
 _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]] = {
     "Softmax": transformer.float_softmax,
     "MaxPool": vision.float_pool,

@@ -128,10 +128,8 @@ def _unary(node: Node) -> Operation:
 def _softmax(node: Node) -> Operation:
     x, y = _codes(node, 0), quantization_of_codes(node.output, node.input(3), node.input(4))
     source = _activation(node.input(0))
-    if int(attr(node, "axis", -1 if int(attr(node, "opset", 13)) >= 13 else 1)) not in (
-        -1,
-        len(declared_shape(source)) - 1,
-    ):
+    usual = -1 if int(attr(node, "opset", 13)) >= 13 else 1  # as ONNX's Softmax of that operator set
+    if int(attr(node, "axis", usual)) not in (-1, len(declared_shape(source)) - 1):
         raise Declined("Softmax over other than the last axis")
     return Softmax(inputs=(source,), output=node.output, nodes=(node,), x=x, y=y)
 
