@@ -8,6 +8,9 @@ from ..ir import Model, TensorType, Value
 from ..ops import has_contrib_types, type_of, update_types
 from .emit import Emitter
 
+_MADE_UP = "unk__"
+"""How names begin that ONNX's inference gives to sizes it does not know."""
+
 
 def infer_types(model: Model) -> bool:
     """Set the types that ONNX infers; a value without inferred type keeps the one it has.
@@ -30,12 +33,13 @@ def infer_types(model: Model) -> bool:
 
 
 def _infer_behind_contrib(model: Model) -> None:
-    """Types from the first of onnxruntime's own operators on, which ONNX's inference leaves untyped."""
+    """Types from the first of onnxruntime's own operators on, which ONNX's inference leaves untyped; behind them it
+    makes up a name where a size, such as the number of sizes that Shape gives, follows from theirs."""
     for graph in model.graph.graphs():
         is_behind = False
         for node in graph:
             is_behind = is_behind or has_contrib_types(node)
-            if is_behind and any(_lacks_shape(value) for value in node.outputs):
+            if is_behind and any(_lacks_size(value) for value in node.outputs):
                 update_types(node)
 
 
@@ -54,5 +58,6 @@ def _store(graph: onnx.GraphProto, values: dict[str, Value]) -> None:
                     _store(nested, values)
 
 
-def _lacks_shape(value: Value) -> bool:
-    return value.type is None or (isinstance(value.type, TensorType) and value.type.shape is None)
+def _lacks_size(value: Value) -> bool:
+    shape = value.type.shape if isinstance(value.type, TensorType) else ()
+    return value.type is None or shape is None or any(str(size).startswith(_MADE_UP) for size in shape)

@@ -1,7 +1,8 @@
 """Types of the results of onnxruntime's own operators, for which ONNX has no schema.
 
 Source: the shape inference of onnxruntime's contrib operators (docs/ContribOperators.md of its repository), for those
-that language models hold. Unknown sizes stay unknown; an operator that is not here passes through untyped.
+that language models and quantized files hold. Unknown sizes stay unknown; an operator that is not here passes through
+untyped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ DEFAULT_DOMAIN = frozenset(("SimplifiedLayerNormalization",))
 of ONNX's first versions, which nothing writes any more."""
 
 _Types = tuple["Type | None", ...]
+_Shape = tuple[Dim, ...] | None
 
 
 def contrib_types(node: Node) -> _Types | None:
@@ -37,7 +39,7 @@ def _tensor(node: Node, slot: int) -> TensorType | None:
     return value.type if value is not None and isinstance(value.type, TensorType) else None
 
 
-def _shape(node: Node, slot: int) -> tuple[Dim, ...] | None:
+def _shape(node: Node, slot: int) -> _Shape:
     known = _tensor(node, slot)
     return None if known is None else known.shape
 
@@ -108,6 +110,80 @@ def _grouped_attention(node: Node, query: TensorType) -> _Types:
     return (result, cache, cache)
 
 
+def _of_codes(node: Node, a: TensorType) -> _Types:
+    """a ∘ b of codes, each with scale and zero point behind it."""
+    return (TensorType(a.dtype, _broadcast(a.shape, _shape(node, 3))),)
+
+
+def _broadcast(a: _Shape, b: _Shape) -> _Shape:
+    if a is None or b is None:
+        return None
+    rank = max(len(a), len(b))
+    pairs = zip((*(1,) * (rank - len(a)), *a), (*(1,) * (rank - len(b)), *b))
+    return tuple([_one_size(one, other) for one, other in pairs])
+
+
+def _one_size(one: Dim, other: Dim) -> Dim:
+    if one == 1 or one == other:
+        return other
+    if other == 1 or isinstance(one, int):  # beside a number above 1, an open size is that or 1
+        return one
+    return other if isinstance(other, int) else None
+
+
+def _concat(node: Node, scale: TensorType) -> _Types:
+    """Codes side by side: scale and zero point of the result, then those triples."""
+    parts, first = [_shape(node, slot) for slot in range(2, len(node.inputs), 3)], _tensor(node, 2)
+    if first is None:
+        return (None,)
+    if first.shape is None or any(shape is None or len(shape) != len(first.shape) for shape in parts):
+        return (TensorType(first.dtype, None),)
+    sizes, at = list(first.shape), int(node.attrs["axis"]) % max(1, len(first.shape))
+    along = [shape[at] for shape in parts if shape]
+    numbers = [size for size in along if isinstance(size, int)]
+    sizes[at] = sum(numbers) if len(numbers) == len(along) else None
+    return (TensorType(first.dtype, tuple(sizes)),)
+
+
+def _pool(node: Node, x: TensorType) -> _Types:
+    """An image of as many channels, of one pixel where the pool is global."""
+    if x.shape is None or len(x.shape) < 3:
+        return (x,)
+    inside = slice(1, -1) if node.attrs.get("channels_last") else slice(2, None)
+    size = 1 if node.op_type == "QLinearGlobalAveragePool" else None
+    sizes = list(x.shape)
+    sizes[inside] = [size] * (len(sizes) - 2)
+    return (TensorType(x.dtype, tuple(sizes)),)
+
+
+def _gemm(node: Node, a: TensorType) -> _Types:
+    """[M, N], of codes where there is a zero point for them."""
+    zero, b = _tensor(node, 8), _shape(node, 3)
+    rows, columns = (None if s is None or len(s) != 2 else s for s in (a.shape, b))
+    m = None if rows is None else rows[1 if node.attrs.get("transA") else 0]
+    n = None if columns is None else columns[0 if node.attrs.get("transB") else 1]
+    return (TensorType(DType.FLOAT if zero is None else zero.dtype, (m, n)),)
+
+
+def _product(node: Node, a: TensorType) -> _Types:
+    """a · b in float32, of codes or rounded to them."""
+    b = _shape(node, 1)
+    if a.shape is None or b is None or min(len(a.shape), len(b)) < 2:
+        return (TensorType(DType.FLOAT, None),)
+    batch = _broadcast(a.shape[:-2], b[:-2])
+    return (TensorType(DType.FLOAT, None if batch is None else (*batch, a.shape[-2], b[-1])),)
+
+
+def _dequantized(node: Node, x: TensorType) -> _Types:
+    scale = _tensor(node, 1)
+    return (None if scale is None else TensorType(scale.dtype, x.shape),)
+
+
+def _quantized(node: Node, x: TensorType) -> _Types:
+    zero = _tensor(node, 2)
+    return (TensorType(DType.UINT8 if zero is None else zero.dtype, x.shape),)
+
+
 _TABLE: Mapping[str, Callable[[Node, TensorType], _Types]] = {
     "SimplifiedLayerNormalization": _simplified,
     **{
@@ -126,6 +202,19 @@ _TABLE: Mapping[str, Callable[[Node, TensorType], _Types]] = {
             "FastGelu": _same,
             "QuickGelu": _same,
             "BiasGelu": _same,
+            "QLinearAdd": _of_codes,
+            "QLinearMul": _of_codes,
+            "QLinearSigmoid": _same,
+            "QLinearLeakyRelu": _same,
+            "QLinearSoftmax": _same,
+            "QLinearConcat": _concat,
+            "QLinearAveragePool": _pool,
+            "QLinearGlobalAveragePool": _pool,
+            "QGemm": _gemm,
+            "MatMulIntegerToFloat": _product,
+            "DynamicQuantizeMatMul": _product,
+            "DequantizeLinear": _dequantized,
+            "QuantizeLinear": _quantized,
         }.items()
     },
 }

@@ -78,6 +78,8 @@ class Session:
             raise OptionError(f"kernels must be True, False, None, 'predicted' or 'measured', got {kernels!r}")
         if memory not in ("fast", "small"):
             raise OptionError(f"memory must be 'fast' or 'small', got {memory!r}")
+        if isinstance(model, (str, os.PathLike)):  # the file is read again for new sizes, wherever the process is then
+            model = os.path.abspath(model)
         self.threads, self._source = threads or cpu_count(), model
         self._team, self._forks = Team(self.threads), _forks.count
         times = {} if isinstance(kernels, bool) else region_times(self.threads).load()
@@ -159,15 +161,13 @@ class Session:
     @property
     def _folder(self) -> str:
         """Where external data lies."""
-        if isinstance(self._source, (str, os.PathLike)):
+        if isinstance(self._source, str):
             return os.path.dirname(self._source)
         return "" if isinstance(self._source, bytes) else self._lowered.original.folder
 
     def _open_whole(self) -> Any:
         source = self._source
-        if isinstance(source, (str, os.PathLike)):
-            source = os.fspath(source)
-        elif not isinstance(source, bytes):
+        if not isinstance(source, (str, bytes)):
             from ..onnx_io import to_proto
 
             source = to_proto(self._lowered.original).SerializeToString()

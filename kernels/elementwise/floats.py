@@ -13,7 +13,7 @@ from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.core.struct_layouts import Kind
 from graphopt.kernels.tensors.broadcasting import TILE, Broadcast, broadcast
 
-FloatOp = Literal["add", "subtract", "multiply", "divide", "subtract_from", "divide_into"]
+FloatOp = Literal["add", "subtract", "multiply", "divide", "subtract_from", "divide_into", "prelu"]
 SWAPPED: dict[str, FloatOp] = {
     "add": "add", "multiply": "multiply", "subtract": "subtract_from", "divide": "divide_into",
     "subtract_from": "subtract", "divide_into": "divide",
@@ -39,7 +39,9 @@ def prepare_float_binary(
 ) -> Routine:
     """y = a ∘ b in float32, of a's shape; b broadcasts as in `broadcasting.broadcast`, and may be a constant.
 
-    subtract_from is b − a and divide_into b / a. Raises ValueError where b does not broadcast.
+    subtract_from is b − a, divide_into b / a, and prelu a, or a · b where a is not above 0.
+
+    Raises ValueError where b does not broadcast.
     """
     rows, count = broadcast(a_shape, b_shape), prod(a_shape)
     other: Argument = Buffer("b") if constant is None else np.ascontiguousarray(constant, np.float32)

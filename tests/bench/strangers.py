@@ -11,7 +11,7 @@ thread; seconds of that thread, interleaved. Each file is measured in a process 
 row, too. The summary names what breaks a bar; the exit code is 1 if anything does.
 
 A row takes 6 to 40 s while a machine of two cores does other work, so that a full run, 142 files in 17 forms, is some
-15 hours of one core: `--rows` keeps rows, and goes on after those that it has.
+15 hours of one core: `--rows` keeps rows, and goes on after those that it has; `--draw N` takes only N files by a seed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -141,7 +142,9 @@ def measure(path: Path, form: str, seconds: float) -> Row:
         from graphopt.runtime.warmup import warmup
 
         warmup(made, feeds[0], threads=1)
-        _compare(row, "warm", {"stock": stock, "session": graphopt.Session(made, 1)}, feeds[0], seconds)
+        session = graphopt.Session(made, 1)
+        row["warm regions"] = len(session.regions)
+        _compare(row, "warm", {"stock": stock, "session": session}, feeds[0], seconds)
     return row
 
 
@@ -244,6 +247,8 @@ def main() -> None:
     parser.add_argument("--modes", nargs="*", choices=FORMS, default=list(FORMS))
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="only these architectures")
     parser.add_argument("--match", default="", help="only files whose name holds this text")
+    parser.add_argument("--draw", type=int, metavar="N", help="only N files of these, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each session")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that a row may take")
     parser.add_argument("--exporter", default=sys.executable, help="the Python that exports: it has torch")
@@ -258,6 +263,8 @@ def main() -> None:
     found: list[Row] = [row for row in map(json.loads, kept) if "gain" in row]
     with tempfile.TemporaryDirectory() as temporary:
         paths = filled(arguments.folder or Path(temporary), arguments.exporter, arguments.only, arguments.match)
+        if arguments.draw is not None and arguments.draw < len(paths):
+            paths = sorted(random.Random(arguments.seed).sample(paths, arguments.draw))
         known = {(row["file"], row["form"]) for row in found}
         asked = [(path, form) for path in paths for form in arguments.modes if (path.stem, form) not in known]
         for row in rows(asked, arguments.seconds, arguments.limit):

@@ -87,3 +87,52 @@ def test_an_unknown_operator_of_onnx_is_still_told():
     model.graph.node[-1].op_type = "Addd"
     with pytest.raises(graphopt.ModelError, match="has no operator Addd"):
         graphopt.optimize(model)
+
+
+CODES = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+net (uint8[N,4,6,8] x, uint8[N,1,6,1] c, float[N,3,8] f) => (uint8[N,4,6,8] y)
+<float s = {0.1}, uint8 z = {3}> {
+    a1 = com.microsoft.QLinearAdd(c, s, z, x, s, z, s, z) a2 = com.microsoft.QLinearMul(x, s, z, c, s, z, s, z)
+    u1 = com.microsoft.QLinearSigmoid(a1, s, z, s, z) u2 = com.microsoft.QLinearLeakyRelu(a2, s, z, s, z)
+    u3 = com.microsoft.QLinearSoftmax<axis = -1, opset = 17>(a2, s, z, s, z)
+    k1 = com.microsoft.QLinearConcat<axis = -3>(s, z, u1, s, z, u2, s, z)
+    p1 = com.microsoft.QLinearAveragePool<kernel_shape = [2, 2]>(k1, s, z, s, z)
+    p2 = com.microsoft.QLinearGlobalAveragePool(k1, s, z, s, z)
+    p3 = com.microsoft.QLinearGlobalAveragePool<channels_last = 1>(k1, s, z, s, z)
+    r = Reshape(u3, rows)
+    g1 = com.microsoft.QGemm(r, s, z, w, s, z, , s, z) g2 = com.microsoft.QGemm<transB = 1>(r, s, z, t, s, z)
+    m1 = com.microsoft.MatMulIntegerToFloat(u3, w, s, s, z, z) m2 = com.microsoft.DynamicQuantizeMatMul(f, w, s, z)
+    d = com.microsoft.DequantizeLinear(p2, s, z) e = com.microsoft.QuantizeLinear(d, s, z)
+    sizes = Shape(u1) back = Reshape(g1, any) h = Shape(back) y = Reshape(u1, sizes)
+}"""
+
+
+def test_types_of_operators_on_codes_are_those_that_onnxruntime_gives():
+    model, rng = onnx.parser.parse_model(CODES), np.random.default_rng(0)
+    weights = {"w": rng.integers(0, 9, (8, 5), np.uint8), "t": rng.integers(0, 9, (5, 8), np.uint8)}
+    for name, array in {**weights, "rows": np.array([-1, 8]), "any": np.array([-1, 1, 5])}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    types = {v.name: v.type for node in load(model).graph for v in node.outputs}
+    made = [out for node in model.graph.node for out in node.output]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name != "y")
+    feed = {"x": rng.integers(0, 9, (2, 4, 6, 8), np.uint8), "c": rng.integers(0, 9, (2, 1, 6, 1), np.uint8)}
+    session = ort.InferenceSession(model.SerializeToString())
+    names = [one.name for one in session.get_outputs()]
+    arrays = dict(zip(names, session.run(names, {**feed, "f": rng.standard_normal((2, 3, 8)).astype(np.float32)})))
+    for name, array in arrays.items():
+        found = types[name]
+        assert found.dtype.numpy == array.dtype and found.rank == array.ndim, name
+        assert all(a == b for a, b in zip(found.shape, array.shape) if isinstance(a, int)), name
+    numbers = {
+        "a1": (4, 6, 8),
+        "u3": (4, 6, 8),
+        "k1": (8, 6, 8),
+        "p1": (8,),
+        "p2": (8, 1, 1),
+        "p3": (1, 1, 8),
+        "h": (3,),
+    }
+    for name, sizes in numbers.items():
+        assert tuple(size for size in types[name].shape if isinstance(size, int))[: len(sizes)] == sizes, name
+    assert types["g1"].shape[1] == 5 == types["g2"].shape[1] and types["m2"].shape[1:] == (3, 5)
+    assert types["a1"].shape[0] == "N"

@@ -75,11 +75,22 @@ def _slice(operation: f.Slice, x: Array, *others: Array) -> Array:
     return y if operation.table is None else mapped(operation.table, y)
 
 
+def _blocks(operation: f.Blocks, x: Array) -> Array:
+    n, c, h, w = x.shape
+    b = operation.block
+    if operation.kind == "space":
+        return x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
+    split = (n, b, b, c // b**2, h, w) if operation.kind == "DCR" else (n, c // b**2, b, b, h, w)
+    order = (0, 3, 4, 1, 5, 2) if operation.kind == "DCR" else (0, 1, 4, 2, 5, 3)
+    return x.reshape(split).transpose(order).reshape(n, c // b**2, h * b, w * b)
+
+
 def _expand(operation: f.Expand, x: Array, *others: Array) -> Array:
     return np.broadcast_to(x, output_shape(operation, (x.shape, *(other.shape for other in others))))
 
 
 REFERENCES: dict[type[Operation], Callable[..., Array]] = {
+    f.Blocks: _blocks,
     f.Expand: _expand,
     f.FloatFunction: _float_function,
     f.FloatMean: _float_mean,

@@ -314,6 +314,7 @@ def _(operation: o.FloatBinary, x: Array, *other: Array) -> Array:
     functions = {
         "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide,
         "subtract_from": lambda p, q: q - p, "divide_into": lambda p, q: q / p,
+        "prelu": lambda p, q: np.where(p > 0, p, p * q),
     }  # fmt: skip
     return np.asarray(functions[operation.kind](x, b), np.float32)
 

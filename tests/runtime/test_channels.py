@@ -145,8 +145,28 @@ def test_blocks_moved_to_channels_and_back(op: str, mode: Any, behind: str) -> N
     x = net.add("DequantizeLinear", codes, net.constant(np.float32(1)), net.constant(np.uint8(120)))
     channels = 32 if op == "SpaceToDepth" else 2
     session, kinds = agrees(net.model(net.pair(net.conv(x, channels, 4), 2.5), shape), feeds(shape), 2.5)
-    assert kinds["ChannelTable"] == 1
+    assert kinds["Blocks"] == 1
     assert len(session.describe().parts) == 1, session.describe()
+
+
+@pytest.mark.parametrize("op, mode", [("SpaceToDepth", {}), ("DepthToSpace", {}), ("DepthToSpace", {"mode": "CRD"})])
+@pytest.mark.parametrize("size", ["known", "open"])
+def test_blocks_of_floats_stay_in_the_region(op: str, mode: Any, size: str) -> None:
+    """Between a convolution that is not quantized behind and one that reads codes; PRelu of each channel there."""
+    net, shape = Net(), (2, 8, 6, 4)
+    x = net.add(op, net.conv(net.pair("x"), 8, 8, 3), blocksize=2, **mode)
+    channels = 32 if op == "SpaceToDepth" else 2
+    slopes = net.constant(net.rng.uniform(-0.5, 0.5, (channels, 1, 1)).astype(np.float32))
+    x = net.pair(net.add("Mul", net.add("PRelu", x, slopes), net.add("ReduceMean", "x", keepdims=0)), 0.02, 128)
+    made = net.model(net.pair(net.conv(x, channels, 4), 2.5), shape)
+    if size == "open":
+        model = onnx.load_from_string(made)
+        for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+            dim.Clear()
+        made = model.SerializeToString()
+    session, kinds = agrees(made, feeds(shape), 2.5)
+    assert kinds["Blocks"] == 1 and kinds["FloatBinary"] == 2
+    assert sum(part.where == "kernels" for part in session.describe().parts) == 1, session.describe()
 
 
 def test_channels_that_kernels_do_not_know_stay() -> None:

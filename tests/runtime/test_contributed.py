@@ -12,7 +12,10 @@ import pytest
 from onnx import helper, numpy_helper
 from onnxruntime import quantization
 
+from graphopt.onnx_io import load
 from graphopt.runtime import Session
+from graphopt.runtime.place.assumed import assumed_shapes
+from tests.runtime.reference import check_regions
 
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -103,3 +106,56 @@ def test_a_constant_on_either_side_makes_a_table() -> None:
     options.add_session_config_entry("session.x64quantprecision", "1")
     stock = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, x)[0], stock.run(None, x)[0])
+
+
+ATTENTION = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,5,16] x) => (float[N,5,16] y) {
+    q = MatMul(x, wq) qb = Add(q, bq) qr = Reshape(qb, split) qt = Transpose<perm = [0,2,1,3]>(qr)
+    k = MatMul(x, wk) kb = Add(bk, k) kr = Reshape(kb, split) kt = Transpose<perm = [0,2,3,1]>(kr)
+    v = MatMul(x, wv) vr = Reshape(v, split) vt = Transpose<perm = [0,2,1,3]>(vr)
+    a = MatMul(qt, kt) h = Mul(a, half) p = Softmax<axis = -1>(h) c = MatMul(p, vt)
+    t = Transpose<perm = [0,2,1,3]>(c) sizes = Shape(x) r = Reshape(t, sizes) o = MatMul(r, wo) e = Add(o, x)
+    z = Add(e, grid) y = LayerNormalization(z, g, b)
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["QUInt8", "QInt8"])
+def test_attention_in_onnxruntimes_own_operators_is_one_region(kind: str, tmp_path: Path) -> None:
+    """Constants along the channels and of other shapes, products of activations, Softmax; sizes that follow."""
+    model, rng = onnx.parser.parse_model(ATTENTION), np.random.default_rng(3)
+    shapes = {**dict.fromkeys(("wq", "wk", "wv", "wo"), (16, 16)), **dict.fromkeys(("bq", "bk", "g", "b"), (16,))}
+    for name, shape in {**shapes, "grid": (5, 16), "half": ()}.items():
+        values = np.asarray(rng.normal(0, 0.5, shape), np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    model.graph.initializer.append(helper.make_tensor("split", onnx.TensorProto.INT64, [4], [0, 0, 2, 8]))
+    feeds = [{"x": rng.standard_normal((2, 5, 16)).astype(np.float32)} for _ in range(4)]
+
+    class Reader(quantization.CalibrationDataReader):
+        left = iter(feeds)
+
+        def get_next(self) -> Any:
+            return next(self.left, None)
+
+    onnx.save(model, tmp_path / "m.onnx")
+    quantization.quantize_static(
+        tmp_path / "m.onnx", tmp_path / "q.onnx", Reader(), quant_format=quantization.QuantFormat.QOperator,
+        activation_type=getattr(quantization.QuantType, kind), weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+    )  # fmt: skip
+    session = Session(tmp_path / "q.onnx", threads=1, kernels=True)
+    assert len(session.regions) == 1, session.describe()
+    kinds = {type(operation).__name__ for operation in session.regions[0].segment.operations}
+    assert {"ActivationMatMul", "Binary", "ChannelTable", "LayerNorm", "MatMul", "Softmax"} <= kinds
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    stock = ort.InferenceSession(tmp_path / "q.onnx", options, providers=["CPUExecutionProvider"])
+    assert check_regions(session, feeds[0]).total() >= 10
+    for feed in feeds:  # a code of the least significant place is a fiftieth here
+        np.testing.assert_allclose(session.run(None, feed)[0], stock.run(None, feed)[0], atol=0.05)
+    lifted = load(tmp_path / "q.onnx")
+    known = assumed_shapes(lifted)
+    assert {known[value][1:] for value in lifted.graph.outputs} == {(5, 16)}
+    assert all(value in known for node in lifted.graph for value in node.outputs)

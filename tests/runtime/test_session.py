@@ -71,6 +71,25 @@ def test_sources(made: dict[str, Path], source: str) -> None:
     np.testing.assert_array_equal(Session(model, threads=1, kernels=True).run(None, feed())[0], want)
 
 
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("form", ["qdq", "dynamic", "float"])
+def test_files_are_found_after_a_change_of_directory(
+    made: dict[str, Path], form: str, external: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session reads its file again for new sizes, and to run whole what a region refuses."""
+    (tmp_path / "elsewhere").mkdir()
+    model = onnx.load(made[form])
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=external, location="w", size_threshold=256)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # from the file, then from the plans on disk
+        session = Session("m.onnx", threads=1, kernels=True)
+    monkeypatch.chdir("elsewhere")
+    want = Session(made[form], threads=1, kernels=True).run(None, feed(5))[0]
+    np.testing.assert_array_equal(session.run(None, feed(5))[0], want)
+    whole = ort.InferenceSession(str(made[form])).run(None, feed(5))[0]
+    np.testing.assert_allclose(session._run_whole(None, feed(5), None)[0], whole, rtol=1e-5, atol=1e-5)
+
+
 def test_new_shapes_and_empty_batches(made: dict[str, Path]) -> None:
     session = Session(made["qdq"], threads=2, kernels=True)
     exact = exact_session(made["qdq"])

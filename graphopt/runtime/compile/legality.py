@@ -68,6 +68,7 @@ LEGALITY: Mapping[type[Operation], Legality[Any]] = dict((
     _row(op.FloatBinary, shapes.float_binary_shape, elementwise.emit_float_binary, orders.wants_as_result),
     _row(op.FloatClamp, shapes.first_shape, elementwise.emit_float_clamp, orders.wants_as_result),
     _row(float_op.FloatFunction, shapes.first_shape, floats.emit_float_function, orders.wants_as_result),
+    _row(float_op.Blocks, shapes.blocks_shape, moves.emit_blocks, orders.wants_as_result),
     _row(float_op.Expand, shapes.expand_shape, selections.emit_expand, orders.takes_any),
     _row(float_op.FloatMean, shapes.mean_shape, floats.emit_float_mean, orders.takes_any),
     _row(float_op.FloatResize, shapes.resize_shape, images.emit_float_resize, orders.wants_channels_last),

@@ -17,7 +17,7 @@ from ...ops import resolve_pads
 from ..lower import operations as op
 from ..lower.computed_shapes import broadcast, computed_sizes, reshaped
 from ..lower.decoders.operations import AppendCache, BlockedMatMul, CachedAttention
-from ..lower.floats.operations import Expand, FloatMean, FloatResize, InstanceNorm, Pad, Slice
+from ..lower.floats.operations import Blocks, Expand, FloatMean, FloatResize, InstanceNorm, Pad, Slice
 from ..lower.traits import Operation, Shape
 
 Shapes = tuple[Shape, ...]
@@ -238,6 +238,16 @@ def channel_table_shape(operation: op.ChannelTable, shapes: Shapes) -> Shape:
     for move in operation.moves:
         shape = move_shape(move, (shape, *(known[value] for value in move.inputs[1:])))
     return shape
+
+
+def blocks_shape(operation: Blocks, shapes: Shapes) -> Shape:
+    """[N, C b², H / b, W / b] of blocks that become channels, [N, C / b², H b, W b] of channels that become blocks."""
+    x, b = shapes[0], operation.block
+    if len(x) != 4 or (x[1] % (b * b) if operation.kind != "space" else x[2] % b or x[3] % b):
+        raise Declined(f"blocks of {b} × {b} pixels of {x}")
+    if operation.kind == "space":
+        return x[0], x[1] * b * b, x[2] // b, x[3] // b
+    return x[0], x[1] // (b * b), x[2] * b, x[3] * b
 
 
 def slice_shape(operation: Slice, shapes: Shapes) -> Shape:

@@ -19,7 +19,6 @@ from .qdq import PRODUCTS, is_only_quantized, linear, quantized_result
 from .tables import Island, island
 from .traits import Operation
 
-_SIGNED = {DType.UINT8: False, DType.INT8: True}
 _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]] = {
     "Softmax": transformer.float_softmax,
     "MaxPool": vision.float_pool,
@@ -83,8 +82,8 @@ def _lower_node(
     dtype = source.type.dtype if source is not None and isinstance(source.type, TensorType) else None
     if node.op == "MaxPool" and source in coverage.providers and dtype in (DType.INT8, DType.UINT8):
         return max_pool(node, source, node.output, (node,), dtype is DType.INT8)
-    if node.op in ("SpaceToDepth", "DepthToSpace") and source in coverage.providers and dtype in _SIGNED:
-        return blocks_moved(node, source, _SIGNED[dtype])
+    if node.op in ("SpaceToDepth", "DepthToSpace") and source in coverage.providers:
+        return blocks_moved(node, source, coverage.providers)
     if node.op == PACKED:
         return packed_product(node)
     if node.op in ("Attention", "RotaryEmbedding"):

@@ -8,11 +8,11 @@ from typing import Literal
 
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
-from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 from .computed_shapes import shape_sources
-from .operands import constant_array, declared_shape
-from .operations import ChannelTable, Dequantize, Reshape, Transpose
+from .floats.operations import Blocks
+from .operands import constant_array
+from .operations import Dequantize, Reshape, Transpose
 from .traits import Operation
 
 _KINDS: dict[str, Literal["reshape", "squeeze", "unsqueeze"]] = {
@@ -39,31 +39,12 @@ def _rank(value: Value | None) -> int | None:
     return len(declared.shape) if isinstance(declared, TensorType) and declared.shape is not None else None
 
 
-def blocks_moved(node: Node, source: Value, signed: bool) -> ChannelTable:
-    """SpaceToDepth or DepthToSpace of codes: Reshape that splits the axes, Transpose, Reshape that merges them."""
-    shape, block = declared_shape(source), int(node.attrs["blocksize"])
-    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
-        raise Declined(f"{node.op} of an image whose sizes are not known")
-    channels, height, width = (int(str(size)) for size in shape[1:])
-    split: tuple[int, ...]
-    order: tuple[int, ...]
-    if node.op == "SpaceToDepth":
-        split, order = (0, channels, height // block, block, width // block, block), (0, 3, 5, 1, 2, 4)
-        merged = (0, channels * block * block, height // block, width // block)
-    else:
-        inner, deep = channels // (block * block), str(attr(node, "mode", "DCR")) == "DCR"
-        split = (0, *((block, block, inner) if deep else (inner, block, block)), height, width)
-        order = (0, 3, 4, 1, 5, 2) if deep else (0, 1, 4, 2, 5, 3)
-        merged = (0, inner, height * block, width * block)
-    first, second = Value(), Value()
-    moves = (
-        Reshape(inputs=(source,), output=first, nodes=(node,), kind="reshape", target=split),
-        Transpose(inputs=(first,), output=second, nodes=(node,), permutation=order),
-        Reshape(inputs=(second,), output=node.output, nodes=(node,), kind="reshape", target=merged),
-    )
-    y = Quantization(1.0, 0, signed)
-    return ChannelTable(
-        inputs=(source,), output=node.output, nodes=(node,), tables=None, axis=-1, y=y, moves=moves
+def blocks_moved(node: Node, source: Value, known: Mapping[Value, Operation]) -> Blocks:
+    """SpaceToDepth or DepthToSpace of codes or floats."""
+    kind: Literal["space", "DCR", "CRD"] = "CRD" if str(attr(node, "mode", "DCR")) == "CRD" else "DCR"
+    return Blocks(
+        inputs=(source,), output=node.output, nodes=(node,), floats=known[source].writes_float,
+        block=int(node.attrs["blocksize"]), kind="space" if node.op == "SpaceToDepth" else kind,
     )  # fmt: skip
 
 

@@ -11,9 +11,18 @@ from ...errors import Declined
 from ...ir import Node, Value
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
+from . import transformer
 from .builders import average_pool, constant_bias, conv, matmul, with_bias
-from .operands import constant_array, is_constant, quantization_of_codes, requantization_table, stored_weights
-from .operations import Binary, Concat, Table
+from .operands import (
+    constant_array,
+    declared_shape,
+    is_constant,
+    quantization_of_codes,
+    requantization_table,
+    stored_weights,
+)
+from .operations import Binary, Concat, Softmax, Table
+from .tables import varying_axis
 from .traits import Operation
 
 
@@ -44,6 +53,9 @@ def _check_channels_first(node: Node) -> None:
 
 def _matmul(node: Node) -> Operation:
     x, y = _codes(node, 0), quantization_of_codes(node.output, node.input(6), node.input(7))
+    if not is_constant(node.input(3)):
+        left, right = _activation(node.input(0)), _activation(node.input(3))
+        return transformer.activation_matmul((left, x), (right, _codes(node, 3)), node.output, (node,), y)
     weights = stored_weights(node.input(3), node.input(4), node.input(5), 1)
     return matmul(_activation(node.inputs[0]), node.output, (node,), x, weights, None, y, None)
 
@@ -71,8 +83,17 @@ def _binary(node: Node) -> Operation:
         value, real = scalar.dequantize(fixed.reshape(())), x.dequantize(x.codes())
         table = y.quantize(real + value if kind == "add" else real * value)
         return Table(inputs=(_activation(node.inputs[slot]),), output=node.output, nodes=(node,), table=table)
-    inputs = (_activation(node.input(0)), _activation(node.input(3)))
-    return Binary(inputs=inputs, output=node.output, nodes=(node,), kind=kind, a=a, b=b, y=y)
+    for slot, x, of, other in ((0, a, b, 3), (3, b, a, 0)):
+        codes = constant_array(node.input(other))
+        axis = None if codes is None else varying_axis(codes, _activation(node.input(slot)))
+        if codes is not None and axis is not None:
+            values, real = of.dequantize(codes.reshape(-1, 1)), x.dequantize(x.codes())
+            found = real + values if kind == "add" else real * values
+            return transformer.by_channel(node, _activation(node.input(slot)), axis, x, y, found)
+    left, right = node.input(0), node.input(3)
+    if left is None or right is None or (is_constant(left) and is_constant(right)):
+        raise Declined("constant or missing activations")
+    return Binary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind, a=a, b=b, y=y)
 
 
 def _concat(node: Node) -> Operation:
@@ -104,6 +125,15 @@ def _unary(node: Node) -> Operation:
     return Table(inputs=(_activation(node.inputs[0]),), output=node.output, nodes=(node,), table=table)
 
 
+def _softmax(node: Node) -> Operation:
+    x, y = _codes(node, 0), quantization_of_codes(node.output, node.input(3), node.input(4))
+    source = _activation(node.input(0))
+    usual = -1 if int(attr(node, "opset", 13)) >= 13 else 1  # as ONNX's Softmax of that operator set
+    if int(attr(node, "axis", usual)) not in (-1, len(declared_shape(source)) - 1):
+        raise Declined("Softmax over other than the last axis")
+    return Softmax(inputs=(source,), output=node.output, nodes=(node,), x=x, y=y)
+
+
 LOWERINGS: dict[str, Callable[[Node], Operation]] = {
     "QLinearConv": _conv,
     "com.microsoft::QLinearConv": _conv,
@@ -116,5 +146,6 @@ LOWERINGS: dict[str, Callable[[Node], Operation]] = {
     "com.microsoft::QLinearAveragePool": _pool,
     "com.microsoft::QLinearSigmoid": _unary,
     "com.microsoft::QLinearLeakyRelu": _unary,
+    "com.microsoft::QLinearSoftmax": _softmax,
 }
 """The operation of a node by its operator. Each raises Declined where kernels do not take the node."""

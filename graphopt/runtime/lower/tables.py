@@ -101,7 +101,7 @@ def _combined(node: Node, evaluate: Callable[..., Any], known: dict[Value, Islan
         if constant.size == 1 and constant.ndim <= 1:
             operands[slot] = constant.reshape(())
             continue
-        axis = None if moves else _axis(constant, source)
+        axis = None if moves else varying_axis(constant, source)
         if axis is None:
             return None
         axes.add(axis)
@@ -143,7 +143,7 @@ def normalization(node: Node) -> Lines | None:
         return scale, beta - mean * scale
 
 
-def _axis(constant: Any, source: Value) -> int | None:
+def varying_axis(constant: Any, source: Value) -> int | None:
     """The axis, from the end, along which a constant varies within codes of known rank; None where it does not."""
     long = [axis for axis, size in enumerate(constant.shape) if size != 1]
     declared = source.type

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import Declined
 from ...ir import Node, Value
@@ -48,12 +49,12 @@ def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary
         if is_constant(other):
             constant = constant_array(other)
             assert constant is not None
-            _fits(x, other)
+            check_broadcast(x, other)
             return op.FloatBinary(inputs=(x,), output=node.output, nodes=(node,), kind=how, constant=constant)
     try:
-        _fits(left, right)
+        check_broadcast(left, right)
     except Declined:
-        _fits(right, left)
+        check_broadcast(right, left)
         return op.FloatBinary(inputs=(right, left), output=node.output, nodes=(node,), kind=SWAPPED[kind])
     return op.FloatBinary(inputs=(left, right), output=node.output, nodes=(node,), kind=kind)
 
@@ -68,7 +69,7 @@ def square(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | Non
     return op.FloatBinary(inputs=(x, x), output=node.output, nodes=(node,), kind="multiply")
 
 
-def _fits(x: Value, other: Value) -> None:
+def check_broadcast(x: Value, other: Value) -> None:
     """Declined where kernels cannot broadcast `other` to x. Open sizes are taken to be equal until shapes are known."""
     left, right = declared_shape(x), declared_shape(other)
     sizes = [
@@ -179,6 +180,17 @@ def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[
     return op.ChannelTable(
         inputs=(island.source, *read), output=node.output, nodes=nodes, y=y, moves=tuple(moves), tables=tables,
         axis=-1 if island.axis is None else island.axis, x=x, lines=lines,
+    )  # fmt: skip
+
+
+def by_channel(
+    node: Node, source: Value, axis: int, x: Quantization, y: Quantization, values: npt.NDArray[np.float32]
+) -> op.ChannelTable:
+    """The float32 `values` [channels, 256] of codes of x, quantized to y, as a table for each channel along `axis`."""
+    tables = y.quantize(values)
+    lines = proved_lines(values / np.float64(y.scale), tables, x, y.zero_point)
+    return op.ChannelTable(
+        inputs=(source,), output=node.output, nodes=(node,), y=y, tables=tables, axis=axis, x=x, lines=lines
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...ir import Model, Node, Value
+from ...kernels import available_levels, select_level
 from ..lower.operations import Coverage
 from ..lower.traits import Operation
 from .assumed import assumed_shapes
@@ -30,6 +31,12 @@ ALONE = 0.03
 """What a partition with one region must be predicted to win instead: it is cut once, before and behind. Of 18 encoders,
 by both exporters and quantizers, that were predicted to win 0.3 to 11 % so, each ran 1.01 to 1.26 times as fast, while
 two recurrent ones of 0.6 and 0.7 % lost 5 and 8."""
+
+BELOW = 0.15
+"""What any partition must be predicted to win at least where kernels are told to run below the CPU's own level: the
+rates there come from fewer rows, and onnxruntime keeps what the CPU has. With AVX2 on a CPU with VNNI, three encoders
+predicted to win 6 % ran 0.80 to 0.84 times as fast, four files predicted to win 20 % and more 1.19 to 1.59 times
+(GRAPHOPT_ISA=avx2 `python -m tests.bench.session_ratio`)."""
 
 _EDGES = (0.0, 0.1, 0.4)
 """Prices of an edge between the runtimes, in SEGMENT, at which minimum cuts are sought: a border has several edges."""
@@ -51,6 +58,8 @@ def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
         left, segments = better
     found, regions = costs.of(segments), sum(segment.is_region for segment in segments)
     gain, doubt = (GAIN, DOUBT) if regions > 1 else (ALONE, 0.0)
+    if select_level() is not available_levels()[0]:
+        gain = max(gain, BELOW)
     asked = (1 - gain) * costs.whole - doubt * found.cut
     pays = found.seconds <= asked and regions > 0
     if not pays:

@@ -255,7 +255,7 @@ def rotary_tokens(s: Sketch) -> None:
     angles = s.with_axes("Squeeze", first, (1,), 13)
     whole = s.node("Concat", angles, angles, axis=-1)
     cos, sin = (s.with_axes("Unsqueeze", s.node(op, whole), (1,), 13) for op in ("Cos", "Sin"))
-    if s.chance(0.5):
+    if s.chance(0.7):
         a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(3))
         b = s.node("Slice", x, s.ints(width // 2), s.ints((1 << 63) - 1), s.ints(3))
     elif s.opset >= 13:
@@ -301,5 +301,5 @@ def squeeze_excite(s: Sketch) -> None:
 BLOCKS = (
     (swish, 4), (hard_sigmoid, 1), (gelu, 3), (mish, 2), (small_activations, 3), (layer_norm, 5), (softmax, 2),
     (l2_normalised, 2), (instance_norm, 2), (attention, 2), (rotary, 2),
-    (rotary_heads, 2), (rotary_tokens, 3), (norm_of_sums, 3), (shuffle, 2), (squeeze_excite, 2),
+    (rotary_heads, 2), (rotary_tokens, 6), (norm_of_sums, 3), (shuffle, 2), (squeeze_excite, 2),
 )  # fmt: skip

@@ -124,9 +124,13 @@ def unit_axis(s: Sketch) -> None:
 
 
 def open_reshapes(s: Sketch) -> None:
-    """Two Reshapes in a row, the size between them unknown"""
+    """Two Reshapes in a row, the size between them unknown, perhaps of a value whose rank is"""
     x = s.pick(*WIDE, ranks=(2, 3, 4), where=lambda v: isinstance(s.shape(v)[0], str))
     size = s.size(x, -1)
+    if size > 1 and s.dtype(x) is DType.FLOAT and s.chance(0.4):  # the first size may be 1
+        y = s.node("Softmax", s.node("Squeeze", x), axis=-1)
+        s.node("Reshape", s.node("Reshape", y, s.ints(-1, size)), s.ints(*s.choose(((-1,), (1, -1, size)))))
+        return
     y = s.node("Reshape", x, s.ints(-1, size))
     if s.chance(0.4):
         y = s.node(s.choose(("Relu", "Tanh")), y)
@@ -312,7 +316,9 @@ def depth_and_space(s: Sketch) -> None:
 
 def gathered_mask(s: Sketch) -> None:
     """m[b, t] for all positions b and t, as transformers reads a mask: by pairs of them, or by places of its rows"""
-    m = s.pick(*ANY, ranks=(2,))
+    m = s.pick(*ANY, ranks=(2, 3), where=lambda v: isinstance(s.shape(v)[1], str) or s.rank(v) == 2)
+    if s.rank(m) == 3:  # in a mask of open sizes, positions are counted when it runs
+        m = s.node("Gather", m, s.constant(np.array(0, np.int64)), axis=2)
     (height, width), shape = s.shape(m), s.node("Shape", m)
     rows = s.with_axes("Unsqueeze", _counted(s, shape, 0, height), (1, 2, 3), 13)
     columns = s.with_axes("Unsqueeze", _counted(s, shape, 1, width), (0, 1, 2), 13)

@@ -20,6 +20,14 @@ def conv(s: Sketch) -> None:
         y = after_linear(s, y)
 
 
+def scaled_input(s: Sketch) -> None:
+    """Conv of W (a x + c), a picture's usual scaling of all channels or of each, with and without padding"""
+    x = s.pick(DType.FLOAT, ranks=(4,), bound=50.0, where=lambda v: _fits_window(s, v))
+    channels = s.size(x, 1)
+    one, other = (s.weight(s.choose(((1,), (channels, 1, 1))), low=0.5, high=2.0) for _ in range(2))
+    convolve(s, s.node(s.choose(("Add", "Sub")), s.node(s.choose(("Mul", "Div")), x, one), other))
+
+
 def _fits_window(s: Sketch, v: Value) -> bool:
     shape = s.shape(v)
     return isinstance(shape[1], int) and all(isinstance(d, int) and d >= 3 for d in shape[2:])
@@ -233,6 +241,6 @@ def einsum(s: Sketch) -> None:
 
 
 BLOCKS = (
-    (conv, 10), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 6), (softmax, 2), (recurrent, 1),
-    (einsum, 2),
+    (conv, 10), (scaled_input, 2), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 6),
+    (softmax, 2), (recurrent, 1), (einsum, 2),
 )  # fmt: skip

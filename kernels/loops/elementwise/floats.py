@@ -44,6 +44,11 @@ def _divide_into(p, q):
     return q / p
 
 
+@register_jitable
+def _prelu(p, q):
+    return p if p > np.float32(0) else np.float32(p * q)
+
+
 def _binary(combine):
     def kernel(lo, hi, worker, a, b, y, count, rows):
         """y = a ∘ b; a tile is a row of a, whose row of b lies at strides: one element of it where rows.inner is 0."""
@@ -64,4 +69,4 @@ def _binary(combine):
 
 
 add, subtract, multiply, divide = _binary(_add), _binary(_subtract), _binary(_multiply), _binary(_divide)
-subtract_from, divide_into = _binary(_subtract_from), _binary(_divide_into)
+subtract_from, divide_into, prelu = _binary(_subtract_from), _binary(_divide_into), _binary(_prelu)

@@ -7,10 +7,11 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.loops.core.arithmetic import code_limits, limited
-from graphopt.kernels.loops.core.exponential import LEAST, exp, multiply_add
+from graphopt.kernels.loops.core.exponential import LEAST, float_of_bits, powers_of_two
 from graphopt.kernels.loops.core.memory import address_of, call4, f32_at, u8_at
 from graphopt.kernels.loops.core.reduction import greatest, total
 
+FAR = np.float32(4096)  # up to here n ln 2 is exact to 4e-8, as powers_of_two needs it
 SHORT = 128  # columns below which a table of all 256 results does not pay
 
 
@@ -54,20 +55,27 @@ def softmax_codes(lo, hi, worker, x, y, rows, columns, flip, weights, exponentia
 def softmax_floats(lo, hi, worker, x, y, columns, unknown, scratch, scratch_bytes):
     """y = exp(x − max) / Σ over float32 rows; a tile is a row. −inf gives 0, a row of −inf alone `unknown`.
 
-    The rounding error of x − max (Knuth's two-sum) is added back: 50 below the maximum it is 2e-6 of a result.
+    exp(x) is 2ⁿ exp(r); all of a row are divided by the power of two of the greatest, so that no rounding of x − max
+    is told by results far below it. Rows whose greatest is far from 0 are moved there first.
     """
     lanes = f32_at(scratch + worker * scratch_bytes)
     for row in range(lo, hi):
         at = row * columns
         values, powers = f32_at(address_of(x) + 4 * at), f32_at(address_of(y) + 4 * at)
         top = greatest(values, columns, lanes)
+        base = np.float32(0) if np.abs(top) < FAR else top
+        least = np.float32(np.float32(top - base) + LEAST)
+        bits, _ = powers_of_two(np.float32(top - base))
+        scale = np.int32(np.int32(127 << 23) - np.int32(bits << np.int32(23)))
         for i in range(columns):
-            d = np.float32(values[i] - top)
-            taken = np.float32(d - values[i])
-            lost = np.float32(np.float32(values[i] - np.float32(d - taken)) - np.float32(top + taken))
-            e = exp(d)
-            powers[i] = np.float32(0) if d < LEAST else multiply_add(e, lost, e)
+            v = np.float32(values[i] - base)
+            bits, e = powers_of_two(v)
+            power = float_of_bits(np.int32(np.int32(bits << np.int32(23)) + scale))
+            powers[i] = np.float32(0) if v < least else np.float32(e * power)
         factor = np.float32(np.float32(1) / total(powers, columns, lanes))
+        if factor != factor:
+            for i in range(columns):
+                powers[i] = unknown
+            continue
         for i in range(columns):
-            v = np.float32(powers[i] * factor)
-            powers[i] = v if v == v else unknown
+            powers[i] = np.float32(powers[i] * factor)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.kernels import Buffer, Kernel, Program, Step, bind_routine, run_routine, select_level
@@ -21,6 +21,7 @@ from graphopt.kernels.tensors.quantization import Quantization
 from tests.kernels import naive
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(0, 20000),
     scale=st.floats(0.0078125, 10, width=32),

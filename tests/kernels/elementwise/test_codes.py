@@ -37,6 +37,7 @@ def codes(rng: np.random.Generator, q: Quantization, shape: tuple[int, ...]) -> 
     return naive.placed(rng.integers(q.low, q.high + 1, shape).astype(q.dtype))
 
 
+@settings(deadline=None)
 @given(q=quantizations(), count=st.integers(0, 9000), seed=st.integers(0, 999))
 def test_quantize_and_dequantize(q: Quantization, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -19,17 +19,21 @@ from tests.kernels import naive
 from tests.kernels.elementwise.test_codes import SHAPES
 
 LEVELS = [level.name for level in available_levels()]
-FUNCTIONS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
+FUNCTIONS = {
+    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide,
+    "prelu": lambda a, b: np.where(a > 0, a, a * b),
+}  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    op=st.sampled_from(["add", "subtract", "multiply", "divide"]), shapes=st.sampled_from(SHAPES),
+    op=st.sampled_from(sorted(FUNCTIONS)), shapes=st.sampled_from(SHAPES),
     constant=st.booleans(), swapped=st.booleans(), seed=st.integers(0, 999),
 )  # fmt: skip
 def test_arithmetic(
     op: FloatOp, shapes: tuple[tuple[int, ...], tuple[int, ...]], constant: bool, swapped: bool, seed: int
 ) -> None:
+    swapped = swapped and op in SWAPPED
     rng = np.random.default_rng(seed)
     a, b = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     y = naive.empty(a.shape, np.float32)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.kernels import Buffer, Routine, run_routine
@@ -33,6 +33,7 @@ def run(routine: Routine, shape: tuple[int, ...], **inputs: Any) -> Array:
     return y
 
 
+@settings(deadline=None)
 @given(rows=st.integers(0, 40), counts=st.lists(st.integers(1, 80), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_rows_are_joined_and_taken_apart(rows: int, counts: list[int], seed: int) -> None:
     """Concat and its inverse, Slice: copies of rows at strides."""
@@ -59,6 +60,7 @@ def test_rows_are_mapped_at_strides() -> None:
     assert not out[:, :5].any()
 
 
+@settings(deadline=None)
 @given(rows=st.integers(0, 30), count=st.integers(0, 40), gap=st.integers(0, 5), floats=st.booleans())
 def test_rows_are_filled(rows: int, count: int, gap: int, floats: bool) -> None:
     y = naive.empty((rows, count + gap), np.float32 if floats else np.uint8)
@@ -69,6 +71,7 @@ def test_rows_are_filled(rows: int, count: int, gap: int, floats: bool) -> None:
     np.testing.assert_array_equal(y, want)
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 30), groups=st.integers(1, 6), each=st.integers(1, 40))
 def test_channel_shuffle(rows: int, groups: int, each: int) -> None:
     x = random_bytes(rows, rows, groups * each)
@@ -76,6 +79,7 @@ def test_channel_shuffle(rows: int, groups: int, each: int) -> None:
     np.testing.assert_array_equal(run(prepare_channel_shuffle(rows, groups * each, groups), x.shape, x=x), expected)
 
 
+@settings(deadline=None)
 @given(size=st.tuples(*[st.integers(1, 9)] * 4), factors=st.tuples(*[st.sampled_from([0.5, 1.0, 1.7, 2.0, 3.0])] * 2))
 def test_resize_nearest(size: tuple[int, int, int, int], factors: tuple[float, float]) -> None:
     x = random_bytes(0, *size)

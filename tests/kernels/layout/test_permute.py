@@ -11,7 +11,10 @@ from graphopt.kernels import run_routine
 from graphopt.kernels.layout.permute import prepare_permute
 from tests.kernels import naive
 
-SHAPES = [(2, 3, 4, 5), (1, 7, 9), (4, 5), (2, 1, 3, 1, 4), (6,), (2, 40, 70), (3, 33, 65, 2), (0, 3)]
+SHAPES = [
+    (2, 3, 4, 5), (1, 7, 9), (4, 5), (2, 1, 3, 1, 4), (6,), (2, 40, 70), (3, 33, 65, 2), (0, 3), (2, 3, 2, 5, 3),
+    (1, 3, 40, 13), (1, 3, 521),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -13,6 +13,7 @@ from ....kernels.elementwise.codes import prepare_table
 from ....kernels.elementwise.tables import prepare_channel_lines, prepare_channel_table
 from ....kernels.layout.moves import copy_rows_step, map_rows_step
 from ...lower import operations as op
+from ...lower.floats.operations import Blocks
 from ...lower.traits import Shape
 from ..emitter import Inputs, RoutineEmitter
 from ..layouts import Order, natural, physical_shape, reshaped, transposed
@@ -75,6 +76,26 @@ def emit_concat(emitter: RoutineEmitter, operation: op.Concat, inputs: Inputs, s
             emitter.add(Routine((step,)), x=x, y=y)
         begin += count
     return y
+
+
+def emit_blocks(emitter: RoutineEmitter, operation: Blocks, inputs: Inputs, shape: Shape) -> Tensor:
+    """Axes split and transposed for nothing, moved once into the order that the readers want, and merged."""
+    (x,) = inputs
+    parts, first = operation.split(x.shape), 0
+    places: list[range] = []
+    for part in parts:
+        places.append(range(first, first + len(part)))
+        first += len(part)
+    permutation = operation.permutation
+    split = replace(
+        x, shape=tuple(size for part in parts for size in part), order=tuple(p for a in x.order for p in places[a])
+    )
+    turned = replace(
+        split, shape=tuple(split.shape[a] for a in permutation), order=transposed(split.order, permutation)
+    )
+    merged = ((0,), (1, 2, 3), (4,), (5,)) if operation.kind == "space" else ((0,), (1,), (2, 3), (4, 5))
+    order = emitter.wanted.get(operation.output, x.order)
+    return replace(emitter.ordered(turned, tuple(p for a in order for p in merged[a])), shape=shape, order=order)
 
 
 def emit_channel_table(emitter: RoutineEmitter, operation: op.ChannelTable, inputs: Inputs, shape: Shape) -> Tensor:

@@ -11,8 +11,9 @@ from ....ir import Node, Value
 from ....kernels.elementwise.functions import FloatFunctionName
 from ....ops import attr
 from ..operands import are_floats, constant_array, is_float32
-from ..operations import FloatSoftmax
+from ..operations import FloatBinary, FloatSoftmax
 from ..traits import Operation
+from ..transformer import check_broadcast
 from .gelu import is_made, scalar
 from .operations import FloatFunction
 
@@ -37,13 +38,16 @@ _FUNCTIONS: dict[str, Callable[[Node], _Made]] = {
 OPERATORS = frozenset((*_FUNCTIONS, "PRelu"))
 
 
-def function_of(node: Node, known: Mapping[Value, Operation]) -> FloatFunction | None:
+def function_of(node: Node, known: Mapping[Value, Operation]) -> FloatFunction | FloatBinary | None:
     """The operation of one of OPERATORS; None where kernels do not compute its operand."""
     x = node.inputs[0]
     if node.op == "PRelu":
         slope = constant_array(node.input(1))
-        if slope is None or slope.size != 1 or not is_made(x, known):
+        if x is None or slope is None or not is_made(x, known):
             return None
+        if slope.size != 1 and node.inputs[1] is not None:
+            check_broadcast(x, node.inputs[1])
+            return FloatBinary(inputs=(x,), output=node.output, nodes=(node,), kind="prelu", constant=slope)
         return FloatFunction(
             inputs=(x,), output=node.output, nodes=(node,), function="leaky", a=float(slope.reshape(()))
         )  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ....ir import Array, Value
 from ....kernels.elementwise.functions import FloatFunctionName
-from ..traits import Element, FloatOperation, Rearrangement, Traits
+from ..traits import Element, FloatOperation, Rearrangement, Shape, Traits
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -59,6 +59,31 @@ class Expand(Rearrangement):
     traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
 
     target: tuple[int, ...] | Value
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Blocks(Rearrangement):
+    """Blocks of `block` × `block` pixels of an image that become its channels, or channels that become such blocks.
+
+    kind: ONNX's SpaceToDepth, or the mode of DepthToSpace, by which the number in the block comes before the channel
+    (DCR) or behind it.
+    """
+
+    block: int
+    kind: Literal["space", "DCR", "CRD"]
+
+    @property
+    def permutation(self) -> tuple[int, ...]:
+        """Of the axes when those that change are split in two."""
+        return {"space": (0, 3, 5, 1, 2, 4), "DCR": (0, 3, 4, 1, 5, 2), "CRD": (0, 1, 4, 2, 5, 3)}[self.kind]
+
+    def split(self, shape: Shape) -> tuple[Shape, ...]:
+        """The sizes [N, C, H, W], each as those that it is split to."""
+        n, c, h, w = shape
+        b = self.block
+        if self.kind == "space":
+            return (n,), (c,), (h // b, b), (w // b, b)
+        return (n,), ((b, b, c // (b * b)) if self.kind == "DCR" else (c // (b * b), b, b)), (h,), (w,)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
