@@ -26,6 +26,7 @@ from .matching import (
     RelativeError,
     Tapped,
     Weighted,
+    anchor_pairs,
     inner_candidates,
     is_alike,
     label_pairs,
@@ -33,7 +34,7 @@ from .matching import (
     spread,
 )
 from .muon import Muon
-from .options import Distil
+from .options import HELD, LABELLED, Distil
 from .result import Distilled, DistilReport
 from .running import run_session
 from .samples import Batch, Samples
@@ -63,9 +64,13 @@ def distil(
     row a sample: classes i64 (cross entropy) or numbers. Further keywords are the fields of `graphopt.Distil`, or
     `options` holds them. seed: of every choice that is drawn. progress: called with (what, share done).
 
+    Where labels alone are learnt, the student's own results at the start are kept beside them, as far as they explain
+    the labels.
+
     Some samples are held out. The weights that are returned have the least error on these of all moments of the run, or
     are later ones whose error is at most a twentieth above, and decide at least as often as the student's own for the
-    teacher's class: the student's own where no others are better than they. Names, metadata and all that is not trained
+    teacher's class: the student's own where no others are better than they, and with labels where no others are better
+    beyond chance. Names, metadata and all that is not trained
     stay as they are. BatchNormalization computes with its statistics, as at inference, and they stay; its scale and
     bias are trained. A quantized student (QuantizeLinear and DequantizeLinear) is trained through fake quantization,
     and its weights are quantized again.
@@ -130,7 +135,7 @@ class _Work:
         self.student, self.options, self.seed = student, options, seed
         named = _by_output(labels, student)
         try:
-            self.samples = Samples(feeds, student, options.holdout, named)
+            self.samples = Samples(feeds, student, options.holdout or (LABELLED if named else HELD), named)
         except MemoryError:
             raise InputError("distil: memory does not suffice for the samples: give fewer") from None
         floats = clone_model(student)
@@ -147,9 +152,13 @@ class _Work:
             self.pairs += label_pairs(self.tapped, named, own)
         if self.teacher is not None and options.inner:
             self.pairs += self._inner()
-        self.criterion = Criterion(self.pairs)
+        self.judged = tuple(self.pairs)
+        self.guide = self.teacher or Tapped(clone_model(student))
+        if self.teacher is None:
+            self.pairs += anchor_pairs(self.tapped, self.guide, self.samples, options.batch_size, options.threads)
+        self.criterion = Criterion(self.judged)
         self.held = self.samples.batches_of(self.samples.held, options.batch_size)
-        self.targets = Targets(self.teacher, self.pairs, self.samples, options.threads)
+        self.targets = Targets(self.guide, self.pairs, self.samples, options.threads)
         self._expected = [(batch, self.targets.of(batch)) for batch in self.held]
 
     def task(self) -> Task:
@@ -178,19 +187,22 @@ class _Work:
         """The student, as it would be emitted with these weights, on the samples held out."""
         model = clone_model(self.tapped.model)
         store(model, {n: self._as_emitted(n, array) for n, array in weights.items()}, {})
-        names = [pair.name for pair in self.pairs]
+        names = [pair.name for pair in self.judged]
         session = ort_session(model, threads=self.options.threads)
-        losses, count, agreed, rows = np.zeros(len(names)), 0, 0, 0
-        for batch, targets in self._expected:
+        losses, count, agreed, rows, single = np.zeros(len(names)), 0, 0, 0, list[float]()
+        for batch, expected in self._expected:
             results = dict(zip(names, run_session(session, names, batch.feeds, "the student's result")))
+            targets = {f"{name}.target": expected[f"{name}.target"] for name in names}
             losses += self.criterion.losses(results, targets) * len(batch.rows)
             count += len(batch.rows)
-            for pair in self.pairs:
+            if self.samples.labels:
+                single += self.criterion.row_totals(results, targets, len(batch.rows))
+            for pair in self.judged:
                 if pair.holds_scores:
                     decided, target = results[pair.name].argmax(-1), targets[f"{pair.name}.target"]
                     same = decided == (target if target.shape == decided.shape else target.argmax(-1))
                     agreed, rows = agreed + int(same.sum()), rows + same.size
-        return Judged(self.criterion.total(losses / count), agreed / rows if rows else 1.0)
+        return Judged(self.criterion.total(losses / count), agreed / rows if rows else 1.0, tuple(single))
 
     def quality(self) -> Callable[[Model], Fidelity] | None:
         """The fidelity to the teacher on the samples held out, as a function of a model; None without a teacher."""
@@ -206,10 +218,10 @@ class _Work:
 
     def _bears_mirrors(self) -> bool:
         """Whether the teacher's results for mirrored samples are those for the samples, but for a share of energy."""
-        if self.teacher is None or not self.samples.are_mixable:
-            return False
-        inner = set(self.teacher.taps.values())
+        inner = set(self.guide.taps.values())
         names = [f"{pair.name}.target" for pair in self.pairs if pair.teacher and pair.teacher not in inner]
+        if not names or not self.samples.are_mixable:
+            return False
         distance, energy = 0.0, 0.0
         for batch, expected in self._expected:
             found = self.targets.of(mirrored(batch, np.ones(len(batch.rows), bool)))

@@ -44,3 +44,16 @@ def test_later_weights_are_kept_that_are_about_as_good(found, at, error):
 
 def test_weights_that_decide_less_well_are_not_kept():
     assert kept(Judged(1.0, 0.9), Judged(0.8, 0.9), Judged(0.5, 0.8), Judged(0.7, 0.95))[:2] == (3, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("gains", "at"),
+    [
+        ((0.3, 0.1, 0.2, 0.2), 1),
+        ((0.9, -0.1, 0.1, -0.1), 0),  # one row alone: two standard errors are 0.48, the mean 0.2
+        ((0.2,), 0),
+    ],
+)
+def test_losses_of_labels_fall_only_where_rows_tell_it(gains, at):
+    start, rows = Judged(1.0, 0.9, (1.0,) * len(gains)), tuple(1.0 - gain for gain in gains)
+    assert kept(start, Judged(0.8, 0.9, rows))[0] == at
