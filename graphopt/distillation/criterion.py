@@ -44,7 +44,8 @@ class Criterion:
     def losses(self, results: Mapping[str, Any], targets: Mapping[str, Any]) -> Array:
         """f64[pairs]: the losses of a batch, by the names of outputs and `<name>.target`. InputError where they do not
         fit."""
-        feeds = {pair.name: results[pair.name] for pair in self.pairs} | dict(targets)
+        feeds = {pair.name: results[pair.name] for pair in self.pairs}
+        feeds |= {name: targets[name] for name in (f"{pair.name}.target" for pair in self.pairs)}
         return np.array(run_session(self._session, None, feeds, "the loss"), np.float64).reshape(-1)
 
     def row_totals(self, results: Mapping[str, Any], targets: Mapping[str, Any], count: int) -> list[float]:

@@ -46,18 +46,21 @@ Weights = dict[str, Array]
 @dataclass(frozen=True, slots=True)
 class Judged:
     """Of weights on samples held out: the loss, and the share of rows decided as their target is, 1 without classes.
-    rows: the loss of each row by itself, where labels are learnt."""
+    rows: the loss of the labels of each row by itself. must_gain: no teacher judges beside them."""
 
     error: float
     agreement: float
     rows: tuple[float, ...] = ()
+    must_gain: bool = False
 
-    def is_clearly_below(self, start: Judged) -> bool:
-        """Whether the mean of what the rows gain over those of `start` is beyond chance; True without rows."""
-        if not self.rows:
-            return True
+    def bears_out(self, start: Judged) -> bool:
+        """Whether the labels' rows gain beyond chance over those of `start` or, beside a teacher, do not lose beyond
+        it; True without labels."""
+        if len(self.rows) < 2:
+            return not self.must_gain
         gains = np.subtract(start.rows, self.rows)
-        return len(gains) > 1 and bool(gains.mean() > CLEAR * gains.std(ddof=1) / math.sqrt(len(gains)))
+        margin = CLEAR * gains.std(ddof=1) / math.sqrt(len(gains))
+        return bool(gains.mean() > (margin if self.must_gain else -margin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def _look(task: Task, done: Progressed, since: list[float], start: Judged) -> No
         return
     done.history.append((done.step, float(np.mean(since)) if since else math.nan, found.error))
     decides = found.agreement >= start.agreement - DECIDED
-    if decides and found.error < min(start.error, LATER * done.least) and found.is_clearly_below(start):
+    if decides and found.error < min(start.error, LATER * done.least) and found.bears_out(start):
         done.error, done.best, done.at = found.error, weights, done.step
         done.least = min(done.least, found.error)
     looks = sum(1 for step, _, _ in done.history if step > done.at)

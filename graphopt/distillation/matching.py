@@ -208,6 +208,11 @@ def label_pairs(student: Tapped, labels: Mapping[str, Array], loss: Mapping[str,
     return pairs
 
 
+def leaves_out_unknown(loss: Loss) -> bool:
+    """Whether rows of a class below 0 do not count."""
+    return isinstance(loss.loss if isinstance(loss, Probabilities) else loss, CrossEntropy)
+
+
 def _check_labels(name: str, labels: Array, output: Value) -> None:
     """InputError for labels that no loss could be taken of."""
     if labels.dtype.kind not in "iubf":

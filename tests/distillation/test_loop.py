@@ -47,13 +47,17 @@ def test_weights_that_decide_less_well_are_not_kept():
 
 
 @pytest.mark.parametrize(
-    ("gains", "at"),
+    ("gains", "alone", "beside"),
     [
-        ((0.3, 0.1, 0.2, 0.2), 1),
-        ((0.9, -0.1, 0.1, -0.1), 0),  # one row alone: two standard errors are 0.48, the mean 0.2
-        ((0.2,), 0),
+        ((0.3, 0.1, 0.2, 0.2), 1, 1),
+        ((0.9, -0.1, 0.1, -0.1), 0, 1),  # one row alone: two standard errors are 0.48, the mean 0.2
+        ((-0.3, -0.1, -0.2, -0.2), 0, 0),
+        ((0.2,), 0, 1),
     ],
 )
-def test_losses_of_labels_fall_only_where_rows_tell_it(gains, at):
-    start, rows = Judged(1.0, 0.9, (1.0,) * len(gains)), tuple(1.0 - gain for gain in gains)
-    assert kept(start, Judged(0.8, 0.9, rows))[0] == at
+def test_labels_decide_where_their_rows_gain_or_lose_beyond_chance(gains, alone, beside):
+    """Alone they must gain; beside a teacher, whose results judge, they must not lose."""
+    rows = tuple(1.0 - gain for gain in gains)
+    for must_gain, at in ((True, alone), (False, beside)):
+        start, found = Judged(1.0, 0.9, (1.0,) * len(gains), must_gain), Judged(0.8, 0.9, rows, must_gain)
+        assert kept(start, found)[0] == at
