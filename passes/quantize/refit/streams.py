@@ -21,9 +21,9 @@ from ..numerics.per_channel import fold_channel_scales
 ROWS_PER_UNKNOWN, MOST_ROWS, LEAST_ROWS = 40, 40_000, 20_000
 """Rows that a layer is refitted on: some for each weight of an output, within bounds; between overfitting and time.
 With 6 and 4,000, as pruning refits on, the nets of `python -m tests.bench.below8` lose 0.1 to 0.2 dB more at W4A4."""
-ELEMENTS = 1 << 24
-"""Elements of these rows in all groups, from which on fewer than `LEAST_ROWS` do: 64 MB, a bound on time. A depthwise
-layer of 240 channels with 25 weights each has 2,800 rows then, 110 for each weight."""
+ELEMENTS = 1 << 25
+"""Elements of these rows in all groups, from which on fewer than `LEAST_ROWS` do: 128 MB, a bound on time. A depthwise
+layer of 240 channels with 25 weights each has 5,600 rows then, 220 for each weight."""
 FOLDS = 4
 """Every fourth sample, or every fourth row of fewer than `FEW` samples, is held out of a layer's fit to judge it."""
 FEW = 8
