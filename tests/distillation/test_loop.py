@@ -50,7 +50,7 @@ def test_weights_that_decide_less_well_are_not_kept():
     ("gains", "alone", "beside"),
     [
         ((0.3, 0.1, 0.2, 0.2), 1, 1),
-        ((0.9, -0.1, 0.1, -0.1), 0, 1),  # one row alone: two standard errors are 0.48, the mean 0.2
+        ((0.9, -0.1, 0.1, -0.1), 0, 1),  # one row alone: 2.6 standard errors are 0.62, the mean 0.2
         ((-0.3, -0.1, -0.2, -0.2), 0, 0),
         ((0.2,), 0, 1),
     ],
