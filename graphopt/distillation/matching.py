@@ -259,8 +259,9 @@ def skill(parts: Sequence[tuple[Array, Array]]) -> float:
     labels = np.concatenate([known.reshape(-1) for _, known in parts])
     if labels.dtype.kind not in "iu":
         results = np.concatenate([result.reshape(-1) for result, _ in parts]).astype(np.float64)
-        rest, whole = np.square(results - labels).mean(), labels.var(dtype=np.float64)
-        return float(np.clip(1 - rest / whole, 0, 1)) if whole > 0 else 0.0
+        whole = labels.var(dtype=np.float64)
+        fits = results.shape == labels.shape and whole > 0
+        return float(np.clip(1 - np.square(results - labels).mean() / whole, 0, 1)) if fits else 0.0
     counted = labels >= 0
     decided = np.concatenate([result.argmax(-1).reshape(-1) for result, _ in parts])
     if not counted.any():

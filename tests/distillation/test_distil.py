@@ -188,6 +188,7 @@ def test_a_start_is_kept_as_far_as_it_explains_the_labels():
     assert skill([(numbers, numbers)]) == 1.0
     assert skill([(numbers, numbers + np.array([[0.5], [-0.5], [0.5], [-0.5]]))]) == pytest.approx(0.75)
     assert skill([(numbers, -numbers)]) == skill([(numbers, np.ones((4, 1)))]) == 0.0
+    assert skill([(np.ones((4, 2)), numbers)]) == 0.0  # that they do not fit is told where the loss is made
 
 
 def test_a_loss_of_ones_own():

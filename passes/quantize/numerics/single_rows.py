@@ -36,13 +36,16 @@ def row_costs(error: Array, covariances: Array) -> Array:
 
 
 def nearest_plane(weight: Array, scale: Array, low: Array, high: Array, firm: Array) -> Array:
-    """Codes [G, K] by Babai's nearest plane, as in `best_codes`; the nearest where a C is not positive definite."""
+    """Codes [G, K] by Babai's nearest plane, as in `best_codes`; the nearest where C is not positive definite."""
     order = np.argsort(np.einsum("gkk->gk", firm), axis=1, kind="stable")
     each = np.arange(len(weight))[:, None]
     try:
         factor = np.linalg.cholesky(firm[each[:, :, None], order[:, :, None], order[:, None, :]])
     except np.linalg.LinAlgError:
-        return nearest(weight, scale[:, None], low, high)
+        if len(weight) == 1:
+            return nearest(weight, scale[:, None], low, high)
+        every = [tuple(a[g : g + 1] for a in (weight, scale, low, high, firm)) for g in range(len(weight))]
+        return np.concatenate([nearest_plane(*alone) for alone in every])
     w, least, most = (np.take_along_axis(a, order, axis=1) for a in (weight, low, high))
     codes, owed = np.empty_like(w), np.zeros_like(w)
     for k in range(w.shape[1] - 1, -1, -1):
