@@ -44,8 +44,17 @@ class Criterion:
     def losses(self, results: Mapping[str, Any], targets: Mapping[str, Any]) -> Array:
         """f64[pairs]: the losses of a batch, by the names of outputs and `<name>.target`. InputError where they do not
         fit."""
-        feeds = {pair.name: results[pair.name] for pair in self.pairs} | dict(targets)
+        feeds = {pair.name: results[pair.name] for pair in self.pairs}
+        feeds |= {name: targets[name] for name in (f"{pair.name}.target" for pair in self.pairs)}
         return np.array(run_session(self._session, None, feeds, "the loss"), np.float64).reshape(-1)
+
+    def row_totals(self, results: Mapping[str, Any], targets: Mapping[str, Any], count: int) -> list[float]:
+        """The weighted sum of the losses of each row of a batch by itself."""
+
+        def row(arrays: Mapping[str, Any], i: int) -> dict[str, Any]:
+            return {name: array[i : i + 1] for name, array in arrays.items()}
+
+        return [self.total(self.losses(row(results, i), row(targets, i))) for i in range(count)]
 
     def total(self, losses: Array) -> float:
         """Their weighted sum."""

@@ -13,6 +13,8 @@ from .samples import Batch, Row, Samples
 
 SHIFTED = 14
 """Images are shifted by up to their size over this: 2 of 28 pixels (`python -m tests.bench.distillation --sweep`)."""
+WHOLE = 1 / 3
+"""The least share of rows that are not combined where labels are learnt: a choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,17 @@ class Variety:
     mirrors: bool = False
 
     def for_samples(self, samples: Samples) -> Variety:
-        """What of it these samples bear: labels of combined rows are unknown, and labels that are no class of a whole
-        image would have to move with it."""
+        """What of it these samples bear: labels of combined rows are unknown, so that a third of the rows stays whole
+        where they are classes, and all do where they are others; labels that are no class of a whole image would have
+        to move with it."""
         arrays = [array for array in samples.feeds[0].values() if array.ndim]
-        mixable = samples.are_mixable and not samples.labels
+        mixable = samples.are_mixable and all(a.dtype.kind in "iu" for a in samples.labels.values())
+        share = 1.0 if not samples.labels else min(1.0, (1 - WHOLE) / max(self.mixing + self.patches, WHOLE))
         movable = samples.are_mixable and all(a.ndim == 1 and a.dtype.kind in "iub" for a in samples.labels.values())
         has_images = any(map(is_image, arrays))
         return Variety(
-            self.mixing if mixable else 0.0, self.patches if mixable and all(map(is_image, arrays)) else 0.0,
+            share * self.mixing if mixable else 0.0,
+            share * self.patches if mixable and all(map(is_image, arrays)) else 0.0,
             self.shifts and movable and has_images, self.mirrors and movable and has_images,
         )  # fmt: skip
 
@@ -125,7 +130,7 @@ def _combined(batch: Batch, variety: Variety, rng: np.random.Generator) -> Batch
                 kept[i, 0][_rectangle(array.shape[2:], share[i], place[i])] = 0
         by = kept.astype(array.dtype)
         feeds[name] = array * by + array[partner] * (1 - by)
-    return Batch(feeds, batch.rows, True)
+    return Batch(feeds, batch.rows, True, tuple(np.flatnonzero(is_patched | is_mixed).tolist()))
 
 
 def _rectangle(image: tuple[int, ...], area: float, place: Array) -> tuple[slice, ...]:

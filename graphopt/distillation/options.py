@@ -16,6 +16,9 @@ AUTO = "auto"
 STEPS, BATCH = 10_000, 32
 """Default steps and rows of a step: errors fall until the end of a schedule, and this one takes the Fashion CNN less
 than ten minutes of one core."""
+HELD, LABELLED = 0.1, 0.25
+"""Default shares of samples that judge: more where labels alone do, of which each says less than what a teacher says. A
+choice: 128 of 512."""
 MIXING = PATCHES = 0.5
 """Default shares of mixed and of patched rows (`python -m tests.bench.distillation --sweep`)."""
 _MOST = 1 << 16
@@ -31,14 +34,16 @@ class Distil:
     steps: of Muon, and of AdamW for vectors; epochs: passes over the data in their place. learning_rate: the peak of
     warm-up and cosine decay; None tries a few for some steps each, and takes the one with the least held-out error.
     batch_size: rows of a step.
-    holdout: share of the samples that no step sees, by which the result is judged. inner: also match inner values that
-    both models compute. mixing: the share of rows that are convex combinations of two samples (Beyer et al. 2022,
-    "Knowledge distillation: A good teacher is patient and consistent"), where all inputs are floats. patches: the share
-    in which a rectangle is another sample's, where all are images [N, C, H, W] of grey levels or colours. shifts:
-    images are moved by up to a fourteenth of their size. mirrors: half of them are mirrored; None where the teacher
-    says of mirrored samples much what it says of the samples. The teacher sees all of this, too; where labels are
-    learnt nothing is combined, and images move only if each is of a class. weights: names of those that are trained,
-    None for all. checkpoint: a file from which a run that was killed resumes. threads: of onnxruntime, 0 for all cores.
+    holdout: share of the samples that no step sees, by which the result is judged; None for a tenth, and for a quarter
+    without a teacher. inner: also match inner values that both models compute. mixing: the share of rows that are
+    convex combinations of two samples (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and
+    consistent"), where all inputs are floats. patches: the share in which a rectangle is another sample's, where all
+    are images [N, C, H, W] of grey levels or colours. shifts: images are moved by up to a fourteenth of their size.
+    mirrors: half of them are mirrored; None where the teacher says of mirrored samples much what it says of the
+    samples. The teacher sees all of this, too; where classes are learnt a third of the rows stays whole, and these
+    alone have labels; with other labels nothing is combined, and images move only if each is of a class. weights: names
+    of those that are trained, None for all. checkpoint: a file from which a run that was killed resumes. threads: of
+    onnxruntime, 0 for all cores.
     """
 
     loss: str | Loss | Mapping[str, str | Loss] = AUTO
@@ -46,7 +51,7 @@ class Distil:
     epochs: int | None = None
     learning_rate: float | None = None
     batch_size: int = BATCH
-    holdout: float = 0.1
+    holdout: float | None = None
     inner: bool = False
     mixing: float = MIXING
     patches: float = PATCHES
@@ -73,7 +78,7 @@ class Distil:
             raise OptionError(f"distil: threads={self.threads!r}, batch_size={self.batch_size!r}: not in [0, {_MOST}]")
         if self.learning_rate is not None and not _is_number(self.learning_rate, 0):
             raise OptionError(f"distil: learning_rate {self.learning_rate!r} is not positive")
-        if not _is_number(self.holdout, 0) or self.holdout >= 1:
+        if self.holdout is not None and not (_is_number(self.holdout, 0) and self.holdout < 1):
             raise OptionError(f"distil: holdout {self.holdout!r} is not between 0 and 1")
         for name in ("mixing", "patches"):
             value = getattr(self, name)

@@ -26,14 +26,16 @@ from .matching import (
     RelativeError,
     Tapped,
     Weighted,
+    anchor_pairs,
     inner_candidates,
     is_alike,
     label_pairs,
+    leaves_out_unknown,
     result_pairs,
     spread,
 )
 from .muon import Muon
-from .options import Distil
+from .options import HELD, LABELLED, Distil
 from .result import Distilled, DistilReport
 from .running import run_session
 from .samples import Batch, Samples
@@ -63,12 +65,17 @@ def distil(
     row a sample: classes i64 (cross entropy) or numbers. Further keywords are the fields of `graphopt.Distil`, or
     `options` holds them. seed: of every choice that is drawn. progress: called with (what, share done).
 
+    Where labels alone are learnt, the student's own results at the start are kept beside them, as far as they explain
+    the labels.
+
     Some samples are held out. The weights that are returned have the least error on these of all moments of the run, or
     are later ones whose error is at most a twentieth above, and decide at least as often as the student's own for the
-    teacher's class: the student's own where no others are better than they. Names, metadata and all that is not trained
-    stay as they are. BatchNormalization computes with its statistics, as at inference, and they stay; its scale and
-    bias are trained. A quantized student (QuantizeLinear and DequantizeLinear) is trained through fake quantization,
-    and its weights are quantized again.
+    teacher's class: the student's own where no others are better than they, and with labels alone where no others are
+    better beyond chance. Beside a teacher, which judges, labels must not lose beyond chance.
+
+    Names, metadata and all that is not trained stay as they are. BatchNormalization computes with its statistics, as at
+    inference, and they stay; its scale and bias are trained. A quantized student (QuantizeLinear and DequantizeLinear)
+    is trained through fake quantization, and its weights are quantized again.
 
     The same models, data, options and seed give the same weights. InputError, OptionError, ModelError, one line each.
     """
@@ -130,7 +137,7 @@ class _Work:
         self.student, self.options, self.seed = student, options, seed
         named = _by_output(labels, student)
         try:
-            self.samples = Samples(feeds, student, options.holdout, named)
+            self.samples = Samples(feeds, student, options.holdout or (HELD if teacher else LABELLED), named)
         except MemoryError:
             raise InputError("distil: memory does not suffice for the samples: give fewer") from None
         floats = clone_model(student)
@@ -147,9 +154,15 @@ class _Work:
             self.pairs += label_pairs(self.tapped, named, own)
         if self.teacher is not None and options.inner:
             self.pairs += self._inner()
-        self.criterion = Criterion(self.pairs)
+        labelled = [pair for pair in self.pairs if not pair.teacher]
+        self.judges = labelled if self.teacher is None else [pair for pair in self.pairs if pair.teacher]
+        self.guide = self.teacher or Tapped(clone_model(student))
+        if self.teacher is None:
+            self.pairs += anchor_pairs(self.tapped, self.guide, self.samples, options.batch_size, options.threads)
+        self.criterion = Criterion(self.judges)
+        self.labelled = Criterion(labelled) if labelled else None
         self.held = self.samples.batches_of(self.samples.held, options.batch_size)
-        self.targets = Targets(self.teacher, self.pairs, self.samples, options.threads)
+        self.targets = Targets(self.guide, self.pairs, self.samples, options.threads)
         self._expected = [(batch, self.targets.of(batch)) for batch in self.held]
 
     def task(self) -> Task:
@@ -160,7 +173,9 @@ class _Work:
             optimizer=Muon(), threads=options.threads,
         )  # fmt: skip
         mirrors = self._bears_mirrors() if options.mirrors is None else options.mirrors
-        variety = Variety(options.mixing, options.patches, options.shifts, mirrors)
+        combines = not self.samples.labels or self._bears_unknown()
+        shares = (options.mixing, options.patches) if combines else (0.0, 0.0)
+        variety = Variety(*shares, options.shifts, mirrors)
         epochs = Epochs(self.samples, options.batch_size, self.seed, variety)
         steps = options.steps if options.epochs is None else options.epochs * epochs.steps
         plain = replace(options, checkpoint=None)
@@ -178,19 +193,22 @@ class _Work:
         """The student, as it would be emitted with these weights, on the samples held out."""
         model = clone_model(self.tapped.model)
         store(model, {n: self._as_emitted(n, array) for n, array in weights.items()}, {})
-        names = [pair.name for pair in self.pairs]
+        pairs = list(dict.fromkeys((*self.judges, *(self.labelled.pairs if self.labelled else ()))))
+        names = [pair.name for pair in pairs]
         session = ort_session(model, threads=self.options.threads)
-        losses, count, agreed, rows = np.zeros(len(names)), 0, 0, 0
+        losses, agreed, decided, single = np.zeros(len(self.judges)), 0, 0, list[float]()
         for batch, targets in self._expected:
             results = dict(zip(names, run_session(session, names, batch.feeds, "the student's result")))
             losses += self.criterion.losses(results, targets) * len(batch.rows)
-            count += len(batch.rows)
-            for pair in self.pairs:
+            if self.labelled is not None:
+                single += self.labelled.row_totals(results, targets, len(batch.rows))
+            for pair in pairs:
                 if pair.holds_scores:
-                    decided, target = results[pair.name].argmax(-1), targets[f"{pair.name}.target"]
-                    same = decided == (target if target.shape == decided.shape else target.argmax(-1))
-                    agreed, rows = agreed + int(same.sum()), rows + same.size
-        return Judged(self.criterion.total(losses / count), agreed / rows if rows else 1.0)
+                    classes, target = results[pair.name].argmax(-1), targets[f"{pair.name}.target"]
+                    same = classes == (target if target.shape == classes.shape else target.argmax(-1))
+                    agreed, decided = agreed + int(same.sum()), decided + same.size
+        error = self.criterion.total(losses / len(self.samples.held))
+        return Judged(error, agreed / decided if decided else 1.0, tuple(single), self.teacher is None)
 
     def quality(self) -> Callable[[Model], Fidelity] | None:
         """The fidelity to the teacher on the samples held out, as a function of a model; None without a teacher."""
@@ -206,10 +224,10 @@ class _Work:
 
     def _bears_mirrors(self) -> bool:
         """Whether the teacher's results for mirrored samples are those for the samples, but for a share of energy."""
-        if self.teacher is None or not self.samples.are_mixable:
-            return False
-        inner = set(self.teacher.taps.values())
+        inner = set(self.guide.taps.values())
         names = [f"{pair.name}.target" for pair in self.pairs if pair.teacher and pair.teacher not in inner]
+        if not names or not self.samples.are_mixable:
+            return False
         distance, energy = 0.0, 0.0
         for batch, expected in self._expected:
             found = self.targets.of(mirrored(batch, np.ones(len(batch.rows), bool)))
@@ -217,6 +235,11 @@ class _Work:
                 distance += float(np.square(found[name] - expected[name], dtype=np.float64).sum())
                 energy += float(np.square(expected[name], dtype=np.float64).sum())
         return distance < _MIRRORED * energy
+
+    def _bears_unknown(self) -> bool:
+        """Whether rows of an unknown class teach something, and labels are learnt by a loss that leaves them out."""
+        guided = any(pair.teacher for pair in self.pairs)
+        return guided and all(pair.teacher or leaves_out_unknown(pair.loss) for pair in self.pairs)
 
     def _as_emitted(self, name: str, array: Array) -> Array:
         codes = self.stored.get(name)

@@ -14,17 +14,21 @@ from ..ir import Array, Model, TensorType
 
 LEAST = 8
 """Samples below which nothing is learnt: with the default share, one is held out of eight. A choice."""
+UNKNOWN = -100
+"""The class of rows that `CrossEntropy` leaves out: torch's."""
 Row = tuple[int, int]
 """The number of a feed, and a row of it; -1 for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch. feeds: the model's inputs; rows: where they come from; is_mixed: they are combinations of two rows."""
+    """A batch. feeds: the model's inputs; rows: where they come from; is_mixed: they are no longer these; combined: the
+    places of those that are of two rows, whose class nobody knows."""
 
     feeds: Feeds
     rows: tuple[Row, ...]
     is_mixed: bool = False
+    combined: tuple[int, ...] = ()
 
 
 class Samples:
@@ -85,7 +89,12 @@ class Samples:
     def labels_of(self, batch: Batch) -> dict[str, Array]:
         """The labels of a batch."""
         places = [self._place[row] for row in batch.rows]
-        return {name: array[places] for name, array in self.labels.items()}
+        found = {name: array[places] for name, array in self.labels.items()}
+        if batch.combined:
+            found = {name: array.astype(np.int64) for name, array in found.items()}
+            for array in found.values():
+                array[list(batch.combined)] = UNKNOWN
+        return found
 
     def digest(self) -> str:
         """Of all samples and labels."""

@@ -16,7 +16,7 @@ from .candidates.units import Unit, useful
 from .chosen import Chosen, chosen_units
 from .emit.qdq import build
 from .errors.single_unit_errors import SingleUnitErrors
-from .options import ALWAYS, MEASURED, ROUNDINGS, Quantize
+from .options import ALWAYS, MEASURED, Quantize
 from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
 from .place.bias_correction import with_bias_correction
 from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates, most_gain, needed_gain
@@ -57,12 +57,12 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
     """Choose precision per unit: min-cut, accuracy guard, re-cut, time.
 
     Where one scale a tensor would return layers to float, or leave the model float, activations with scales a channel
-    are tried first; so they are where layers are refitted, and the closer of both is taken. Layers that the caller
+    are tried first; so they are where layers are refitted, and the closer of both is refitted. Layers that the caller
     placed stay there.
     """
     chosen = chosen_units(calibrated)
     if chosen.is_complete:
-        return _as_chosen(calibrated, chosen, context)
+        return _as_chosen(with_refit(calibrated, context), chosen, context)
     decision = _decided(model, calibrated, context, chosen.floats | chosen.narrow)
     return _with_chosen(decision, chosen, context) if chosen.integers else decision
 
@@ -72,25 +72,27 @@ def _decided(
 ) -> Decision:
     """The decision by accuracy and time; `floats` stay float, also in what is timed."""
     search = _Search(model, calibrated, context, floats)
-    accepted = accept_unchanged(search.candidates[0], search.judge)
-    always = calibrated.options.per_channel_activations == ALWAYS
-    if accepted is not None and calibrated.options.rounding not in ROUNDINGS and not always:
+    refits, always = calibrated.options.refits, calibrated.options.per_channel_activations == ALWAYS
+    accepted = None if refits else accept_unchanged(search.candidates[0], search.judge)
+    if accepted is not None and not always:
         return search.timed(accepted)
     per_channel = _per_channel(calibrated, context)
     if per_channel is not None:
         finer = _Search(model, per_channel, context, floats)
         before, after = (context.quality.fidelity(build(s.candidates[0])).sqnr_db for s in (search, finer))
         if always or after > before:
-            decision = finer.timed(accept_unchanged(finer.candidates[0], finer.judge) or finer.guarded())
+            decision = (finer.refitted() if refits else finer).decision()
             if decision.assignment is not None:
                 return decision
+    if refits:
+        return search.refitted().decision()
     return search.timed(accepted or search.guarded())
 
 
 def _per_channel(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel | None:
-    """The calibrated model with scales a channel, corrected and refitted like that with one scale a tensor."""
+    """The calibrated model with scales a channel, corrected like that with one scale a tensor."""
     per_channel = with_per_channel_activations(calibrated, context)
-    return None if per_channel is None else with_refit(with_bias_correction(per_channel, context), context)
+    return None if per_channel is None else with_bias_correction(per_channel, context)
 
 
 def _as_chosen(calibrated: CalibratedModel, chosen: Chosen, context: StageContext) -> Decision:
@@ -101,6 +103,7 @@ def _as_chosen(calibrated: CalibratedModel, chosen: Chosen, context: StageContex
     if assignment.units and (always or not judge.accepts(assignment)):
         finer = _per_channel(calibrated, context)
         if finer is not None:
+            finer = with_refit(finer, context)
             placed = chosen.applied(finer, chosen.completed(finer.assignment))
             fidelity = context.quality.fidelity
             if always or fidelity(build(placed)).sqnr_db > fidelity(build(assignment)).sqnr_db:
@@ -136,8 +139,17 @@ class _Search:
         self, model: Model, calibrated: CalibratedModel, context: StageContext, floats: frozenset[Unit] = frozenset()
     ) -> None:
         self.model, self.calibrated, self.context = model, calibrated, context
+        self.floats = floats
         self.judge, self.errors = Judge(calibrated.options, context), SingleUnitErrors(calibrated, context)
         self.candidates = self._cut(calibrated.assignment.units - floats)
+
+    def refitted(self) -> _Search:
+        """The same of the model with layers refitted to their quantized inputs."""
+        return _Search(self.model, with_refit(self.calibrated, self.context), self.context, self.floats)
+
+    def decision(self) -> Decision:
+        """That on the best candidate, changed where it is not accurate enough."""
+        return self.timed(accept_unchanged(self.candidates[0], self.judge) or self.guarded())
 
     def guarded(self) -> GuardResult:
         """The best candidate, changed until it is accurate enough."""

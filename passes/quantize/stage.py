@@ -29,7 +29,6 @@ from .place.calibration_methods import with_best_method
 from .place.harmless_tables import with_harmless_tables
 from .place.latency_guard import GAIN
 from .recurrent import quantize_recurrent
-from .refit.apply import with_refit
 from .report import QuantizedParts, QuantizeFigures, report_decision, with_parts
 
 SLOWER = 2.0 - GAIN
@@ -141,7 +140,7 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
         refused = calibrated.units.refused
         return model, StageReport(f"quantize {options.mode}", reason, refused=refused, changed=False)
     calibrated = with_harmless_tables(with_best_method(calibrated, context), context)
-    decision = decide(model, with_refit(with_bias_correction(calibrated, context), context), context)
+    decision = decide(model, with_bias_correction(calibrated, context), context)
     report = report_decision(decision, context.calibration.is_synthetic)
     return (model if decision.model is None else decision.model), report
 

@@ -8,7 +8,8 @@ repetition, so that seeds differ) and the test images, all 10,000 with --data (t
 MiniLM by Spearman with --minilm (its folder, see `tests.bench.minilm_int8`). Nearest: codes of weights and activations
 rounded to the nearest, on ranges from the least to the greatest element, of weights a channel. Gap: the share of what
 that loses that is won back. --learned adds rounding learnt by gradients; --peers onnxruntime's own quantizer (min-max,
-a scale a channel), which has 4 bits and no fewer. --only: rows whose label, such as "fashion_cnn W4A4", holds TEXT.
+a scale a channel), which has 4 bits and no fewer, and AdaRound of aimet-onnx (a scale a channel), in --iterations steps
+a layer, where that is installed. --only: rows whose label, such as "fashion_cnn W4A4", holds TEXT.
 
 --int8: models of the zoo at 8 bits on so many unlabelled samples of `tests.bench.zoo_data`, by default settings, in
 closed form, refitted, and learnt with --learned: dB on other samples, the share of decisions that are alike and of
@@ -21,6 +22,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "closed form": {},
     "learned": {"rounding": "learned"},
 }
-PEER = "onnxruntime"
+PEER, ADAROUND = "onnxruntime", "aimet AdaRound"
+ITERATIONS = 10_000
+"""Steps of AdaRound a layer: aimet's default."""
 SAMPLES, TEXTS = 512, 64
 PACKED = 21
 """The opset that has integers of 4 bits."""
@@ -85,9 +89,45 @@ def peer(path: Path, feeds: Sequence[Any], weight: str, activation: str) -> byte
         return target.read_bytes()
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """A session on aimet's simulation, whose quantizers live only as long as the simulation does."""
+
+    simulation: Any
+
+    def run(self, names: Sequence[str] | None, feed: Any) -> list[Any]:
+        return list(self.simulation.session.run(names, feed))
+
+
+def adaround(path: Path, feeds: Sequence[Any], weight: str, activation: str, iterations: int) -> Simulated:
+    """aimet's simulation, normalisations folded, weights rounded by AdaRound (Nagel et al. 2020)."""
+    from aimet_onnx import QuantizationSimModel, apply_adaround
+    from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
+    from aimet_onnx.common.defs import qtype
+
+    model = load(path)
+    fold_all_batch_norms_to_weight(model)
+    kinds = {"param_type": qtype.int(int(weight[-1])), "activation_type": qtype.int(int(activation[-1]))}
+    simulated = QuantizationSimModel(model, **kinds)
+    apply_adaround(simulated, feeds, iterations)
+    simulated.compute_encodings(feeds)
+    return Simulated(simulated)
+
+
+def missing(way: str) -> str:
+    """Why a way cannot be tried here; "" where it can."""
+    if way != ADAROUND:
+        return ""
+    try:
+        import aimet_onnx  # noqa: F401
+    except ImportError as error:
+        return f"{error}: pip install aimet-onnx"
+    return ""
+
+
 def figures(
     path: Path, draw: Callable[[int], Sequence[Any]], score: Callable[[Any], float], widths: tuple[str, str],
-    ways: Sequence[str], seeds: int,
+    ways: Sequence[str], seeds: int, iterations: int = ITERATIONS,
 ) -> Iterator[tuple[str, float, float, float]]:  # fmt: skip
     """(way, mean loss, worst loss, seconds of processor time) of a model."""
     base = score(str(path))
@@ -97,9 +137,14 @@ def figures(
         losses, times = [], []
         for seed in range(seeds):
             start = time.process_time()
-            blob = peer(path, draw(seed), *widths) if way == PEER else ours(path, draw(seed), seed, *widths, way)
+            if way == PEER:
+                found: Any = peer(path, draw(seed), *widths)
+            elif way == ADAROUND:
+                found = adaround(path, draw(seed), *widths, iterations)
+            else:
+                found = ours(path, draw(seed), seed, *widths, way)
             times.append(time.process_time() - start)
-            losses.append(base - score(blob))
+            losses.append(base - score(found))
         yield way, float(np.mean(losses)), max(losses), float(np.mean(times))
 
 
@@ -131,6 +176,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learned", action="store_true")
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of AdaRound, a layer")
     parser.add_argument("--only", default="")
     parser.add_argument("--int8", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--samples", type=int, default=256)
@@ -141,7 +187,11 @@ def main() -> None:
         for row in int8_rows(given.int8, given.samples, given.tests, given.learned, given.every):
             print(row, flush=True)
         return
-    ways = [way for way in WAYS if way != "learned" or given.learned] + [PEER] * given.peers
+    ways = [way for way in WAYS if way != "learned" or given.learned] + [PEER, ADAROUND] * given.peers
+    for way in ways:
+        if missing(way):
+            print(f"{way}: left out: {missing(way)}")
+    ways = [way for way in ways if not missing(way)]
     x, labels = test_data(given.data)
     with np.load(fashion.FOLDER / "fashion_calibration.npz") as archive:
         pool = archive["image"]
@@ -162,7 +212,7 @@ def main() -> None:
         encode = Encoder(given.minilm)
 
         def spearman(model: Any) -> float:
-            return correlation(ort_session(model, threads=0), encode)
+            return correlation(model if hasattr(model, "run") else ort_session(model, threads=0), encode)
 
         path = exported(given.minilm)
         cases.append((path, lambda seed: texts(encode, seed, TEXTS), spearman, (("int4", "uint8"),)))
@@ -175,7 +225,9 @@ def main() -> None:
             if given.only not in label:
                 continue
             nearest = 0.0
-            for way, mean, worst, seconds in figures(path, draws, score, (weight, activation), ways, given.seeds):
+            for way, mean, worst, seconds in figures(
+                path, draws, score, (weight, activation), ways, given.seeds, given.iterations
+            ):
                 nearest = mean if way == "nearest" else nearest
                 gap = f"{1 - mean / nearest:.0%}" if way != "nearest" and nearest > 0 else ""
                 table.add_row(label, way, f"{mean:.4f}", f"{worst:.4f}", gap, f"{seconds:.0f}")

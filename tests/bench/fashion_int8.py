@@ -34,8 +34,8 @@ def images(data: Path | None) -> tuple[Array, Array]:
 
 
 def logits(model: Any, x: Array, options: dict[str, str] | None = None) -> Array:
-    """All logits, in batches."""
-    session = ort_session(model, threads=0, options=options)
+    """All logits of a model or session, in batches."""
+    session = model if hasattr(model, "run") else ort_session(model, threads=0, options=options)
     return np.concatenate([session.run(None, {"image": x[i : i + 500]})[0] for i in range(0, len(x), 500)])
 
 

@@ -17,6 +17,7 @@ import graphopt
 from graphopt.distillation.codes import _limits
 from graphopt.distillation.epochs import Epochs, Variety
 from graphopt.distillation.loop import cosine
+from graphopt.distillation.matching import skill
 from graphopt.distillation.running import run_session
 from graphopt.distillation.samples import Samples
 from graphopt.errors import InputError, ModelError, OptionError
@@ -165,6 +166,29 @@ def test_labels_alone_are_a_task_and_go_beside_a_teacher():
     assert alone.report.error_after < 0.5 * alone.report.error_before and alone.report.fidelity_after is None
     both = graphopt.distil(network(0.3), network(), {"x": X}, labels={"y": labels}, **SHORT)
     assert both.report.matched[:2] == ("y", "y.labelled")
+
+
+def test_labels_that_say_nothing_change_nothing():
+    """A start that its own decisions and some drawn ones are labels of; a quarter of the samples judges by default."""
+    x = RNG.normal(size=(512, 6)).astype(np.float32)
+    known = ort_session(network().SerializeToString()).run(None, {"x": x})[0].argmax(1)
+    labels = np.where(np.arange(512) % 8 == 0, np.random.default_rng(4).integers(3, size=512), known)
+    for holdout, share in ((None, 4), (0.1, 10)):
+        found = graphopt.distil(network(), None, {"x": x}, labels=labels, holdout=holdout, **SHORT).report
+        assert found.held_out == 512 // share and found.matched == ("y.labelled", "y")
+        assert found.fidelity_before is None
+
+
+def test_a_start_is_kept_as_far_as_it_explains_the_labels():
+    scores = np.eye(3)[[0, 1, 2, 0, 0, 0]]
+    assert skill([(scores[:3], np.array([0, 1, 2])), (scores[3:], np.array([0, 0, 1]))]) == pytest.approx(2 / 3)
+    assert skill([(scores, np.array([0, 1, 2, -100, 0, -100]))]) == 1.0  # padding does not count
+    assert skill([(scores, np.zeros(6, int))]) == skill([(scores, np.array([1, 2, 0, 1, 2, 1]))]) == 0.0
+    numbers = np.array([[0.0], [1.0], [2.0], [3.0]])
+    assert skill([(numbers, numbers)]) == 1.0
+    assert skill([(numbers, numbers + np.array([[0.5], [-0.5], [0.5], [-0.5]]))]) == pytest.approx(0.75)
+    assert skill([(numbers, -numbers)]) == skill([(numbers, np.ones((4, 1)))]) == 0.0
+    assert skill([(np.ones((4, 2)), numbers)]) == 0.0  # that they do not fit is told where the loss is made
 
 
 def test_a_loss_of_ones_own():

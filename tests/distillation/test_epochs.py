@@ -79,11 +79,36 @@ def test_mirrored_images_exchange_left_and_right():
     assert (mirrored(whole, np.arange(12) < 1).feeds["x"][1:] == IMAGES[1:]).all()
 
 
-def test_inputs_whose_labels_are_known_are_moved_and_never_combined():
-    every = Variety(1.0, 1.0, True, True)
+def test_inputs_with_classes_are_combined_in_part_and_with_other_labels_left_alone():
+    every = Variety(0.5, 0.5, True, True)
     assert every.for_samples(samples_of()) == every
-    assert every.for_samples(samples_of(np.zeros(12, np.int64))) == Variety(0.0, 0.0, True, True)
+    of_classes = every.for_samples(samples_of(np.zeros(12, np.int64)))
+    assert of_classes == Variety(pytest.approx(1 / 3), pytest.approx(1 / 3), True, True)
+    assert Variety(mixing=0.1).for_samples(samples_of(np.zeros(12, np.int64))).mixing == 0.1
     assert every.for_samples(samples_of(np.zeros((12, 2), np.float32))) == Variety()
+
+
+def test_the_class_of_combined_rows_is_unknown():
+    classes = np.arange(12, dtype=np.uint8) % 2
+    samples = samples_of(classes)
+    batch = Epochs(samples, 8, 0, Variety(mixing=0.5)).batch(0)
+    found = samples.labels_of(batch)["y"]
+    assert 0 < len(batch.combined) < 8 and set(np.flatnonzero(found == -100)) == set(batch.combined)
+    whole = [k for k in range(8) if k not in batch.combined]
+    assert [found[k] for k in whole] == [classes[batch.rows[k][1]] for k in whole]
+    assert all((batch.feeds["x"][k] == IMAGES[batch.rows[k][1]]).all() for k in whole)
+
+
+def absolute(y: Any, target: Any) -> Any:
+    return (y - target.cast(y.dtype).unsqueeze([-1])).Abs().mean()
+
+
+@pytest.mark.parametrize(("teacher", "loss", "mixing"), [(True, "auto", 1 / 3), (False, absolute, 0.0)])
+def test_rows_are_combined_where_a_teacher_knows_them_and_the_loss_leaves_them_out(teacher, loss, mixing):
+    model, labels = load(rows_summed(np.ones(20))), np.arange(12) % 2
+    given = open_calibration({"x": IMAGES}, model)
+    work = _Work(model, model if teacher else None, given, Distil(threads=1, loss=loss), labels, 0)
+    assert work.task().epochs.variety.mixing == pytest.approx(mixing)
 
 
 @pytest.mark.parametrize(("weights", "bears"), [(np.ones(20), True), (np.arange(20) < 1, False)])

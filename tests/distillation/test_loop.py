@@ -44,3 +44,20 @@ def test_later_weights_are_kept_that_are_about_as_good(found, at, error):
 
 def test_weights_that_decide_less_well_are_not_kept():
     assert kept(Judged(1.0, 0.9), Judged(0.8, 0.9), Judged(0.5, 0.8), Judged(0.7, 0.95))[:2] == (3, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("gains", "alone", "beside"),
+    [
+        ((0.3, 0.1, 0.2, 0.2), 1, 1),
+        ((0.9, -0.1, 0.1, -0.1), 0, 1),  # one row alone: 2.6 standard errors are 0.62, the mean 0.2
+        ((-0.3, -0.1, -0.2, -0.2), 0, 0),
+        ((0.2,), 0, 1),
+    ],
+)
+def test_labels_decide_where_their_rows_gain_or_lose_beyond_chance(gains, alone, beside):
+    """Alone they must gain; beside a teacher, whose results judge, they must not lose."""
+    rows = tuple(1.0 - gain for gain in gains)
+    for must_gain, at in ((True, alone), (False, beside)):
+        start, found = Judged(1.0, 0.9, (1.0,) * len(gains), must_gain), Judged(0.8, 0.9, rows, must_gain)
+        assert kept(start, found)[0] == at

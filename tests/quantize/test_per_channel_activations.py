@@ -14,6 +14,7 @@ from graphopt.compress.layers.linear import linear_of
 from graphopt.compress.stages import stage_context
 from graphopt.equivalence.metrics import sqnr_db
 from graphopt.measure import ort_session
+from graphopt.passes.quantize import decide
 from graphopt.passes.quantize.candidates.calibrated_model import calibrate_model
 from graphopt.passes.quantize.emit.qdq import build
 from graphopt.passes.quantize.numerics.per_channel import channel_energy, channel_grid, fold_channel_scales
@@ -25,6 +26,7 @@ from graphopt.passes.quantize.place.per_channel_activations import (
     with_per_channel_activations,
     without_float_neighbours,
 )
+from graphopt.passes.quantize.refit.apply import with_refit
 from tests.quantize.nets import convnet, images, parse
 
 RNG = np.random.default_rng(0)
@@ -285,3 +287,21 @@ def test_where_one_scale_a_tensor_is_all_there_is(options, target):
     result = graphopt.optimize(separable(), quantize=given, calibration=FEEDS, target=target)
     assert not result.report.stages[-1].figures["per_channel_activations"]
     onnx.checker.check_model(result.model)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_only_the_closer_of_two_kinds_of_scales_is_refitted(per_channel, monkeypatch):
+    seen: list[bool] = []
+
+    def refitted(calibrated, context):
+        seen.append(bool(calibrated.assignment.channels))
+        return with_refit(calibrated, context)
+
+    monkeypatch.setattr(decide, "with_refit", refitted)
+    options = graphopt.Quantize(
+        speed=False, min_sqnr=-np.inf, min_top1=0, rounding="refit", per_channel_activations=per_channel
+    )
+    result = graphopt.optimize(separable(), calibration=FEEDS, quantize=options, validate=False)
+    assert seen == [per_channel]  # channels differ a hundredfold
+    axes = {a.name for node in result.model.graph.node if node.op_type == "QuantizeLinear" for a in node.attribute}
+    assert ("axis" in axes) is per_channel

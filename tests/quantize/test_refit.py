@@ -16,6 +16,8 @@ from graphopt.measure import ort_session
 from graphopt.passes.quantize.candidates.calibrated_model import CalibratedModel, calibrate_model
 from graphopt.passes.quantize.numerics.grids import narrow_grid
 from graphopt.passes.quantize.numerics.narrow import grouped_codes, narrow_codes
+from graphopt.passes.quantize.numerics.rounding import best_codes
+from graphopt.passes.quantize.numerics.single_rows import single_row_codes
 from graphopt.passes.quantize.refit.closed_form import best_grid_for, refit
 from graphopt.passes.quantize.refit.streams import Streams, layers_of
 from tests.quantize.nets import convnet, images, parse
@@ -144,6 +146,24 @@ def test_rows_of_a_depthwise_convolution_are_rounded_together():
                       for row in (rows[g] - codes[g] * scale[g], rows[g] - alone * step[:, None])])  # fmt: skip
     together, single = np.sum(costs, axis=0)
     assert together < 1.1 * single and codes.dtype == np.int8
+
+
+@pytest.mark.parametrize("size", [9, 25])
+def test_single_rows_of_eight_bits_are_rounded_as_each_by_itself(size):
+    rng = np.random.default_rng(size)
+    rows = rng.standard_normal((12, size)).astype(np.float32)
+    patches = (rng.standard_normal((12, 80, size)) @ rng.standard_normal((12, size, size))).astype(np.float32)
+    matrices = patches.transpose(0, 2, 1) @ patches / 80
+    scale, high = np.abs(rows).max(axis=1) / 100, np.full(rows.shape, 127, np.int8)
+    together = single_row_codes(rows, scale, -high, high, matrices)
+    for g in range(12):
+        wide = np.full((1, size), scale[g], np.float32)
+        alone = best_codes(rows[g : g + 1], wide, -high[g : g + 1], high[g : g + 1], matrices[g])
+        assert (together[g] == alone[0]).all()
+    broken = matrices.copy()
+    broken[3] = -np.eye(size)  # as rounding may leave it; the others are rounded as before
+    found = single_row_codes(rows, scale, -high, high, broken)
+    assert (np.delete(found, 3, axis=0) == np.delete(together, 3, axis=0)).all()
 
 
 def test_a_frontier_goes_back_to_a_point_that_it_passed():

@@ -10,6 +10,7 @@ import numpy as np
 from ....ir import Array
 from .grids import nonzero_scales
 from .rounding import best_codes, damping, descend, nearest
+from .single_rows import damped, descended, nearest_plane, row_costs
 
 SHARES = np.linspace(1.0, 0.3, 29)
 """Shares of the largest weight that are tried as the range. `python -m tests.bench.below8` shows the effect."""
@@ -28,48 +29,20 @@ def grouped_codes(rows: Array, covariances: Array, bits: int) -> tuple[Array, Ar
 
 def _single_rows(weight: Array, covariances: Array, bits: int) -> tuple[Array, Array]:
     """`narrow_codes` of rows [G, K] that have a C [G, K, K] each, all at once."""
-    size = weight.shape[1]
-    damped = covariances + np.eye(size, dtype=np.float32) * np.array([damping(c) for c in covariances])[:, None, None]
-    diagonal = np.einsum("gkk->gk", damped)
-    scale, low, high = _start(weight, diagonal, bits)
-    codes = _plane(weight, scale, low, high, damped)
+    firm = damped(covariances)
+    scale, low, high = _start(weight, np.einsum("gkk->gk", firm), bits)
+    codes = nearest_plane(weight, scale, low, high, firm)
     best, best_scale, least = codes.copy(), scale.copy(), np.full(len(weight), np.inf)
     for _ in range(TURNS + 1):
-        gradient = np.einsum("gk,gkl->gl", weight - codes * scale[:, None], damped)
-        for _ in range(2):
-            for k in range(size):
-                target = np.clip(
-                    np.rint(codes[:, k] + gradient[:, k] / (scale * diagonal[:, k])), low[:, k], high[:, k]
-                )
-                gradient -= ((target - codes[:, k]) * scale)[:, None] * damped[:, k]
-                codes[:, k] = target
-        error = weight - codes * scale[:, None]
-        cost = np.einsum("gk,gkl,gl->g", error, damped, error, dtype=np.float64)
+        codes = descended(weight, codes, scale, low, high, firm)
+        cost = row_costs(weight - codes * scale[:, None], firm)
         better = cost < least
         best[better], best_scale[better], least[better] = codes[better], scale[better], cost[better]
-        product = np.einsum("gk,gkl->gl", codes, damped)
+        product = np.einsum("gk,gkl->gl", codes, firm)
         above, below = (product * weight).sum(axis=1), (product * codes).sum(axis=1)
         fits = (above > 0) & (below > 0)
         scale = np.where(fits, above / np.where(fits, below, 1), scale).astype(np.float32)
     return best.astype(np.int8), best_scale
-
-
-def _plane(weight: Array, scale: Array, low: Array, high: Array, damped: Array) -> Array:
-    """Codes [G, K] by Babai's nearest plane, as in `best_codes`; the nearest where a C is not positive definite."""
-    order = np.argsort(np.einsum("gkk->gk", damped), axis=1, kind="stable")
-    each = np.arange(len(weight))[:, None]
-    try:
-        factor = np.linalg.cholesky(damped[each[:, :, None], order[:, :, None], order[:, None, :]])
-    except np.linalg.LinAlgError:
-        return nearest(weight, scale[:, None], low, high)
-    w, least, most = (np.take_along_axis(a, order, axis=1) for a in (weight, low, high))
-    codes, owed = np.empty_like(w), np.zeros_like(w)
-    for k in range(w.shape[1] - 1, -1, -1):
-        codes[:, k] = np.clip(np.rint((w[:, k] + owed[:, k] / factor[:, k, k]) / scale), least[:, k], most[:, k])
-        owed[:, :k] += factor[:, k, :k] * (w[:, k] - codes[:, k] * scale)[:, None]
-    found = np.empty_like(codes)
-    np.put_along_axis(found, order, codes, axis=1)
-    return found
 
 
 def narrow_codes(weight: Array, covariance: Array, bits: int) -> tuple[Array, Array]:

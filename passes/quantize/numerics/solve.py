@@ -16,6 +16,7 @@ from .blocks import BlockGrid, best_grid, in_blocks, in_parts, plain_scale, spre
 from .grids import LEAST, PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
 from .narrow import grouped_codes
 from .rounding import best_codes, clipped_scale, damping, nearest, nearest_codes, objective
+from .single_rows import single_row_codes
 
 BITS = {"int8": 8, "uint8": 8, "int4": 4, "int3": 3, "int2": 2}  # of a code
 
@@ -80,6 +81,10 @@ def solve(
             signal += objective(rows[g], matrix)
             before += objective(rows[g] - plain[g], matrix)
             after += objective(rows[g] - codes[g] * scale[g], matrix)
+    together = None
+    if options.rounding and width == 8 and rows.shape[:2] == (linear.groups, 1) and linear.groups > 1 and block is None:
+        matrices = [moments.covariance_of(g, centred=linear.takes_bias) for g in range(linear.groups)]
+        together = single_row_codes(rows[:, 0], scale[:, 0, 0], low[:, 0], high[:, 0], np.stack(matrices))
     for g in range(0 if is_narrow and options.rounding else linear.groups):
         matrix = moments.covariance_of(g, centred=linear.takes_bias)
         signal += objective(rows[g], matrix)
@@ -88,8 +93,12 @@ def solve(
         if options.per_channel and width < 8 and not is_narrow:
             scale[g, :, 0] = _clipped(rows[g], scale[g, :, 0], low[g], high[g], matrix)
             full = spread(scale[g], rows.shape[2], block)
-        chosen = best_codes(rows[g], full, low[g], high[g], matrix) if options.rounding else None
-        codes[g] = nearest_codes(rows[g], full, low[g], high[g]) if chosen is None else chosen
+        if together is not None:
+            codes[g] = together[g]
+        elif options.rounding:
+            codes[g] = best_codes(rows[g], full, low[g], high[g], matrix)
+        else:
+            codes[g] = nearest_codes(rows[g], full, low[g], high[g])
         after += objective(rows[g] - codes[g] * full, matrix)
     if options.correct_bias and linear.takes_bias:
         bias = _shifted(bias, rows - codes * spread(scale, rows.shape[2], block), moments)
@@ -104,6 +113,9 @@ def layer_codes(
     scale, low, high = _scales(linear, rows, linear.bias, options, safe, step, bits, None)
     if bits < 8 and options.per_channel:
         codes, scale = grouped_codes(rows, covariances, bits)
+    elif rows.shape[1] == 1:
+        single = (rows[:, 0], scale[:, 0, 0], low[:, 0], high[:, 0])
+        codes = single_row_codes(*single, covariances)[:, None]
     else:
         full = np.broadcast_to(scale, rows.shape)
         codes = np.stack([best_codes(*of_group) for of_group in zip(rows, full, low, high, covariances)])

@@ -21,6 +21,9 @@ from ..numerics.per_channel import fold_channel_scales
 ROWS_PER_UNKNOWN, MOST_ROWS, LEAST_ROWS = 40, 40_000, 20_000
 """Rows that a layer is refitted on: some for each weight of an output, within bounds; between overfitting and time.
 With 6 and 4,000, as pruning refits on, the nets of `python -m tests.bench.below8` lose 0.1 to 0.2 dB more at W4A4."""
+ELEMENTS = 1 << 25
+"""Elements of these rows in all groups, from which on fewer than `LEAST_ROWS` do: 128 MB, a bound on time. A depthwise
+layer of 240 channels with 25 weights each has 5,600 rows then, 220 for each weight."""
 FOLDS = 4
 """Every fourth sample, or every fourth row of fewer than `FEW` samples, is held out of a layer's fit to judge it."""
 FEW = 8
@@ -113,8 +116,7 @@ class Streams:
         plain = replace(linear, rescaled=None)
         value = copy.inputs[0]
         assert value is not None
-        wanted = min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_UNKNOWN * linear.depth))
-        each = -(-wanted // max(self.count, 1))
+        each = -(-_wanted(linear) // max(self.count, 1))
         sums = [NormalEquations(linear.groups, linear.depth, linear.channels) for _ in range(2)]
         weight, bias = linear.rows().astype(np.float32), _bias(linear)
         for number, (x, q) in enumerate(zip(self.floats.values(unit.inputs[0]), self.quantized.values(value))):
@@ -137,6 +139,12 @@ class Streams:
             held = np.full(count, number % FOLDS == FOLDS - 1)
         yield ~held
         yield held
+
+
+def _wanted(linear: Linear) -> int:
+    """Rows that a layer is refitted on."""
+    least = min(LEAST_ROWS, ELEMENTS // (linear.groups * linear.depth))
+    return min(MOST_ROWS, max(least, ROWS_PER_UNKNOWN * linear.depth))
 
 
 def _bias(linear: Linear) -> Array:
