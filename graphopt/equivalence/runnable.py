@@ -44,6 +44,11 @@ QUANTIZED_OPS = frozenset((
     "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "QGemm", "QEmbedLayerNormalization",
 ))  # fmt: skip
 
+_PRECISE = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "0"}
+"""What onnxruntime is asked for: sums of 8-bit products in 32 bits; MatMul behind DequantizeLinear in float32."""
+_IN_FLOAT, _IN_CODES = 1, 4
+"""accuracy_level of MatMulNBits: float32; the other operand rounded to 8 bits."""
+
 RUNTIMES = ("onnxruntime", "torch")
 """What can run models that are compared; torch is the extra `train`."""
 
@@ -125,9 +130,9 @@ class RunnableModel:
 
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
         strict: a model that cannot be loaded with optimizations is not loaded without. precise: 8-bit products that
-        never saturate, where onnxruntime can load the model so. prepack: weights are packed for many runs. Raises
-        ModelError, one line, when onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError
-        without torch.
+        never saturate, and none that rounds floats to 8 bits, where onnxruntime can load the model so. prepack: weights
+        are packed for many runs. Raises ModelError, one line, when onnxruntime refuses the model; Unsupported when
+        torch lacks an operator, OptionError without torch.
         """
         proto, lends = self.proto if edited is None else edited, self.lent
         if self.runtime == "torch":
@@ -135,7 +140,7 @@ class RunnableModel:
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
         if self.is_large or self._packs:
             proto, lends, folder = on_disk(proto, self.lent, str(self.folder or ""))
-        entries = {"session.x64quantprecision": "1"} if precise else {}
+        entries = _PRECISE if precise else {}
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
         if self.is_large:
             spare_memory(options, self._outside, half_bytes(proto))
@@ -191,6 +196,17 @@ class RunnableModel:
         whole.MergeFrom(addition)
         session = TorchSession(load(whole, folder=str(self.folder or "")))
         return TappedSession(session, self.outputs, casts, {})
+
+    def with_unrounded_products(self) -> RunnableModel:
+        """The same with products of stored weights that read their other operand as it is, where onnxruntime would
+        round it to 8 bits: what comes before such a product is known but to half a step there, in layer after layer."""
+        if not any(map(_rounded_by, walk_nodes(self.proto))):
+            return self
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        for attribute in filter(None, map(_rounded_by, walk_nodes(proto))):
+            attribute.i = _IN_FLOAT
+        return self.edited(proto)
 
     def with_weights_lent(self, pool: WeightPool | None = None) -> RunnableModel:
         """The same with large weights outside of the protobuf, where all sessions on it read them; one array stands for
@@ -285,6 +301,13 @@ def _open_onnx_ir(model: onnx_ir.Model, folder: Path | None) -> RunnableModel:
     onnx_ir.save(model, path, external_data="model.onnx.data")
     saved = _open_path(path, "model")
     return RunnableModel(saved.proto, saved.path, saved.folder, scratch=scratch)
+
+
+def _rounded_by(node: onnx.NodeProto) -> onnx.AttributeProto | None:
+    """The attribute by which a product rounds its other operand; None where it does not."""
+    if node.op_type != "MatMulNBits":
+        return None
+    return next((a for a in node.attribute if a.name == "accuracy_level" and a.i == _IN_CODES), None)
 
 
 def _is_quantized(node: onnx.NodeProto) -> bool:
