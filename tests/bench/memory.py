@@ -4,7 +4,7 @@ A model of each size is generated in a folder that goes again: blocks of MatMul,
 weights by seed in external data of 16 or 32 bits, written one by one. Forms: exact, int8 and int4, all by defaults;
 `int4` is for target onnxruntime. With `--rivals NAME …`, `quantize_dynamic` and onnxruntime's `MatMulNBits` quantizer
 beside. A row a form: peak of anonymous memory (RssAnon; mapped files do not count), processor seconds of the whole
-process, size of the result, whether onnxruntime opens it, and the wall time of `graphopt inspect` on the source.
+process, size of the result, whether onnxruntime opens it, and those that `graphopt inspect` takes on the source.
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ def stored_bytes(folder: Path) -> int:
 def measure(source: Path, forms: list[str], name: str) -> None:
     """Print a row for each form."""
     python = sys.executable
-    start = time.perf_counter()
-    subprocess.run([python, "-m", "graphopt", "inspect", str(source)], check=True, stdout=subprocess.DEVNULL)
-    inspected = time.perf_counter() - start
+    _, _, inspected, _ = watched(python, "-m", "graphopt", "inspect", str(source))
     for form in forms:
         with tempfile.TemporaryDirectory(dir=source.parent) as folder:
             output = Path(folder, "out.onnx")

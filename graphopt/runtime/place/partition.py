@@ -37,6 +37,11 @@ class Segment:
         return tuple(unit for unit in self.units if isinstance(unit, Operation))
 
 
+def whole(graph: Graph) -> Segment:
+    """All nodes of a graph as one segment."""
+    return Segment(tuple(graph), graph.inputs, graph.outputs)
+
+
 def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
     """Segments in the order they run; operations in `banned` are left to their nodes.
 
