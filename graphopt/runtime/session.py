@@ -24,7 +24,7 @@ from .execute.whole import RefusedShapes, WholeModel
 from .execute.workers import Team
 from .feeds import Feeds, are_native
 from .generate.choice import Choice as TokenChoice
-from .generate.coded import CACHE_TYPES, CacheType, check_coded
+from .generate.coded import CACHE_TYPES, CacheType, check_coded, shapes_alone
 from .generate.decoder import Decoder, decoder_of
 from .generate.loop import generated, prompt_of
 from .place.lowered_model import Kernels, LoweredModel, digest_of, stamp_of
@@ -200,15 +200,15 @@ class Session:
         if self._whole is not None or feeds in self._refused:
             return self._run_whole(output_names, feeds, run_options)
         outputs, values = self._named(output_names), self._values(feeds)
-        if (refusal := self._run_parts(values)) is not None:
+        if (refusal := self._run_parts(values, {})) is not None:
             self._refused.add(feeds, refusal)
             return self._run_whole(output_names, feeds, run_options)
         return _results(outputs, values)
 
-    def _run_parts(self, values: list[Any]) -> str | None:
-        """Compute all values; the reason where kernels refuse what a region reads."""
+    def _run_parts(self, values: list[Any], sized: Mapping[int, Any]) -> str | None:
+        """Compute all values; the reason where kernels refuse what a region reads. sized: for nodes in onnxruntime."""
         for part, runner in zip(self._manifest.parts, self._runners):
-            arrays = [values[place] for place in part.reads]
+            arrays = [values[place] if part.model is None else sized.get(place, values[place]) for place in part.reads]
             made = runner.on_kernels(arrays) if isinstance(runner, Region) else runner.run(arrays)
             if made is None:
                 return runner.refusal(arrays) if isinstance(runner, Region) else ""
@@ -324,7 +324,8 @@ class Session:
             self._after_fork()
         coded = frozenset(cache.past for cache in self._decoder.caches)
         outputs, values = self._named(names), self._values(feeds, coded)
-        if (refusal := self._run_parts(values)) is not None:
+        sized = shapes_alone(self._decoder, self._manifest, values)
+        if (refusal := self._run_parts(values, sized)) is not None:
             raise ModelError(f"cache='int8' cannot be had, as kernels refuse {refusal}")
         return _results(outputs, values)
 

@@ -184,6 +184,28 @@ def test_rows_of_a_coded_cache_are_the_codes_of_the_rows(session: graphopt.Sessi
     assert 0 < difference < 0.1 * np.abs(floats["logits"]).max()
 
 
+def test_nodes_in_onnxruntime_may_ask_for_the_size_of_a_cache_of_codes(session: graphopt.Session) -> None:
+    """As exporters find how many tokens came before; and must not read what it holds."""
+    asking, reading = make_language_model(), make_language_model()
+    past = "past_key_values.0.key"
+    for model, size in ((asking, [("Shape", [past], "s")]), (reading, [("Relu", [past], "q"), ("Shape", ["q"], "s")])):
+        nodes = [
+            *(helper.make_node(op, read, [made]) for op, read, made in size),
+            helper.make_node("Gather", ["s", "one"], ["heads"]),
+            helper.make_node("Sub", ["heads", "heads"], ["nothing"]),
+            helper.make_node("Add", ["attention_mask", "nothing"], ["marked"]),
+        ]
+        (order,) = [node for node in model.graph.node if node.op_type == "CumSum"]
+        order.input[0] = "marked"
+        for node in reversed(nodes):
+            model.graph.node.insert(0, node)
+    prompt = [3, 1, 4, 2]
+    written = on_kernels(asking).generate(prompt, 20, cache="int8").tolist()
+    assert written == session.generate(prompt, 20, cache="int8").tolist()
+    with pytest.raises(ModelError, match="whose attention kernels compute"):
+        on_kernels(reading).generate(prompt, 2, cache="int8")
+
+
 def test_a_cache_of_codes_is_for_kernels(model: onnx.ModelProto, session: graphopt.Session) -> None:
     whole = graphopt.Session(model.SerializeToString(), threads=1, kernels=False)
     with pytest.raises(ModelError, match="whose attention kernels compute"):
