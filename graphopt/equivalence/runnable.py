@@ -44,8 +44,6 @@ QUANTIZED_OPS = frozenset((
     "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "QGemm", "QEmbedLayerNormalization",
 ))  # fmt: skip
 
-_PRECISE = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "0"}
-"""What onnxruntime is asked for: sums of 8-bit products in 32 bits; MatMul behind DequantizeLinear in float32."""
 _IN_FLOAT, _IN_CODES = 1, 4
 """accuracy_level of MatMulNBits: float32; the other operand rounded to 8 bits."""
 
@@ -130,9 +128,9 @@ class RunnableModel:
 
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
         strict: a model that cannot be loaded with optimizations is not loaded without. precise: 8-bit products that
-        never saturate, and none that rounds floats to 8 bits, where onnxruntime can load the model so. prepack: weights
-        are packed for many runs. Raises ModelError, one line, when onnxruntime refuses the model; Unsupported when
-        torch lacks an operator, OptionError without torch.
+        never saturate, where onnxruntime can load the model so. prepack: weights are packed for many runs. Raises
+        ModelError, one line, when onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError
+        without torch.
         """
         proto, lends = self.proto if edited is None else edited, self.lent
         if self.runtime == "torch":
@@ -140,7 +138,7 @@ class RunnableModel:
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
         if self.is_large or self._packs:
             proto, lends, folder = on_disk(proto, self.lent, str(self.folder or ""))
-        entries = _PRECISE if precise else {}
+        entries = {"session.x64quantprecision": "1"} if precise else {}
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
         if self.is_large:
             spare_memory(options, self._outside, half_bytes(proto))

@@ -137,8 +137,7 @@ def test_data_beside_the_file_may_belong_to_nested_graphs(make, tmp_path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
     model, first, second = make("int8"), tmp_path / "a/m.onnx", tmp_path / "b/m.onnx"
-    samples, session = feeds(model), open_runnable(model).session(optimize=True)
-    wanted = [session.run(feed)["y"] for feed in samples]
+    samples, wanted = feeds(model), results(model, True)
     onnx.save_model(model, first, save_as_external_data=True, size_threshold=64, location="m.data")
     result = graphopt.optimize(str(first), str(second))
     assert result.report.status == "equal"
