@@ -303,7 +303,7 @@ def _open_onnx_ir(model: onnx_ir.Model, folder: Path | None) -> RunnableModel:
 
 def _rounded_by(node: onnx.NodeProto) -> onnx.AttributeProto | None:
     """The attribute by which a product rounds its other operand; None where it does not."""
-    if node.op_type != "MatMulNBits":
+    if (node.domain, node.op_type) != ("com.microsoft", "MatMulNBits"):
         return None
     return next((a for a in node.attribute if a.name == "accuracy_level" and a.i == _IN_CODES), None)
 

@@ -12,8 +12,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 import graphopt
+from graphopt import onnx_io
 from graphopt.ir import Graph, Node
 from graphopt.runtime import Session
 from graphopt.runtime.lower.decoders.products import PACKED
@@ -66,11 +68,20 @@ def test_a_model_of_floats_is_opened_without_inferring_types(monkeypatch: pytest
         raise AssertionError("types of a model that kernels cannot run")
 
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
-    monkeypatch.setattr(graphopt.onnx_io, "infer_types", refuse)
+    monkeypatch.setattr(onnx_io, "infer_types", refuse)
     session = Session(FASHION.with_name("fashion_cnn.onnx"), 1)
     assert not session.regions and "an input that is not quantized" in str(session.describe())
     with pytest.raises(AssertionError, match="types of a model"):
         Session(FASHION, 1)
+
+
+def test_a_model_without_nodes_is_run() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    model = helper.make_model(helper.make_graph([], "g", [x], [x]), opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    for kernels in (None, True, False):
+        (result,) = Session(model.SerializeToString(), 1, kernels=kernels).run(None, {"x": np.ones(2, np.float32)})
+        assert result.tolist() == [1, 1]
 
 
 def test_whatever_kernels_multiply_has_codes() -> None:

@@ -12,29 +12,33 @@ from math import prod
 
 import onnx
 
-_SAME = frozenset(("SimplifiedLayerNormalization", "QuickGelu", "Gelu", "FastGelu", "BiasGelu"))
-"""Operators whose first result is like their first operand."""
+_OWN = "com.microsoft"
+_NORM = "SimplifiedLayerNormalization"
+_SAME = frozenset((("", _NORM), *((_OWN, name) for name in (_NORM, "QuickGelu", "Gelu", "FastGelu", "BiasGelu"))))
+"""Domains and operators whose first result is like their first operand."""
+_WIDTHS = (2, 4, 8)
+"""Bits of a code."""
 
 
 def put_stand_ins(skeleton: onnx.ModelProto) -> None:
     """Replace in place, in nested graphs too, what has a stand-in and one result that is read."""
     shapes = {t.name: (tuple(t.dims), t.data_type) for t in skeleton.graph.initializer}
     for value in skeleton.graph.input:
-        kind = value.type.tensor_type
-        shapes[value.name] = tuple(d.dim_value for d in kind.shape.dim), kind.elem_type
+        declared = value.type.tensor_type
+        shapes[value.name] = tuple(d.dim_value for d in declared.shape.dim), declared.elem_type
     given: dict[tuple[int, ...], str] = {}
     for node in _walk(skeleton.graph.node):
         if any(node.output[1:]) or not node.input:
             continue
-        if node.op_type in _SAME and (node.domain or node.op_type != "Gelu"):
+        kind, sizes = (node.domain, node.op_type), _numbers(node)
+        if kind in _SAME:
             _become(node, "Identity", node.input[:1])
-        elif node.op_type == "MatMulNBits":
-            sizes = _numbers(node)
+        elif kind == (_OWN, "MatMulNBits") and sizes.keys() >= {"K", "N"}:
             _become(node, "MatMul", (node.input[0], _given(given, (sizes["K"], sizes["N"]))))
-        elif node.op_type == "GatherBlockQuantized" and node.input[0] in shapes:
-            sizes, (shape, kind) = _numbers(node), shapes[node.input[0]]
-            if sizes.get("gather_axis", 0) == 0 and len(shape) > 1 and prod(shape):
-                codes = 8 // sizes.get("bits", 4) if kind == onnx.TensorProto.UINT8 else 1
+        elif kind == (_OWN, "GatherBlockQuantized") and node.input[0] in shapes:
+            (shape, elem), bits = shapes[node.input[0]], sizes.get("bits", 4)
+            if sizes.get("gather_axis", 0) == 0 and len(shape) > 1 and prod(shape) and bits in _WIDTHS:
+                codes = 8 // bits if elem == onnx.TensorProto.UINT8 else 1
                 table = _given(given, (*shape[:-1], shape[-1] * codes))
                 _become(node, "Gather", (table, node.input[1]))
     for shape, name in given.items():

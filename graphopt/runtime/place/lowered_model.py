@@ -167,7 +167,7 @@ class LoweredModel:
         model = self.original
         if self._kernels is False or not has_codes(model.graph):
             coverage = Coverage() if self._kernels is False else uncovered(model.graph)
-            return _Parts(model, coverage, (), ((),), [whole(model.graph)])
+            return _Parts(model, coverage, (), ((),), whole(model.graph))
         if not isinstance(self._source, Model):
             from ...onnx_io import infer_types
 
