@@ -64,6 +64,9 @@ def compare(
     runtime: what runs both models, "onnxruntime" or "torch" (the extra `train`), which shares no code with it; feeds
         are made up by onnxruntime where it runs the original. A model with an operator that torch lacks is unverified.
 
+    Unless `min_sqnr` asks how far a lossy candidate is off, products of stored weights (MatMulNBits) read what they
+    multiply as it is in both models, also where they would round it to 8 bits.
+
     A candidate that fails where the original runs is different; an original that does not run is unverified. Raises
     ModelError for anything but a model, InputError when the given inputs do not fit the original, OptionError for an
     unknown runtime or without torch.
@@ -75,6 +78,8 @@ def compare(
     difference = interface_difference(original, candidate)
     if difference:
         return Comparison("different", difference)
+    if min_sqnr is None:
+        original, candidate = (model.with_unrounded_products() for model in (original, candidate))
     inner = intermediates and min_sqnr is None
     job = _ComparisonRun(*draw_alike(original, candidate), rtol, seed, min_sqnr, power, inner, threads)
     given = job.feeds_elsewhere(samples) if inputs is None else checked_feeds(inputs, original)

@@ -44,6 +44,9 @@ QUANTIZED_OPS = frozenset((
     "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "QGemm", "QEmbedLayerNormalization",
 ))  # fmt: skip
 
+_IN_FLOAT, _IN_CODES = 1, 4
+"""accuracy_level of MatMulNBits: float32; the other operand rounded to 8 bits."""
+
 RUNTIMES = ("onnxruntime", "torch")
 """What can run models that are compared; torch is the extra `train`."""
 
@@ -192,6 +195,17 @@ class RunnableModel:
         session = TorchSession(load(whole, folder=str(self.folder or "")))
         return TappedSession(session, self.outputs, casts, {})
 
+    def with_unrounded_products(self) -> RunnableModel:
+        """The same with products of stored weights that read their other operand as it is, where onnxruntime would
+        round it to 8 bits: what comes before such a product is known but to half a step there, in layer after layer."""
+        if not any(map(_rounded_by, walk_nodes(self.proto))):
+            return self
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        for attribute in filter(None, map(_rounded_by, walk_nodes(proto))):
+            attribute.i = _IN_FLOAT
+        return self.edited(proto)
+
     def with_weights_lent(self, pool: WeightPool | None = None) -> RunnableModel:
         """The same with large weights outside of the protobuf, where all sessions on it read them; one array stands for
         equal ones of a pool. Itself where they are few, or in torch, whose sessions have tensors of their own.
@@ -285,6 +299,13 @@ def _open_onnx_ir(model: onnx_ir.Model, folder: Path | None) -> RunnableModel:
     onnx_ir.save(model, path, external_data="model.onnx.data")
     saved = _open_path(path, "model")
     return RunnableModel(saved.proto, saved.path, saved.folder, scratch=scratch)
+
+
+def _rounded_by(node: onnx.NodeProto) -> onnx.AttributeProto | None:
+    """The attribute by which a product rounds its other operand; None where it does not."""
+    if (node.domain, node.op_type) != ("com.microsoft", "MatMulNBits"):
+        return None
+    return next((a for a in node.attribute if a.name == "accuracy_level" and a.i == _IN_CODES), None)
 
 
 def _is_quantized(node: onnx.NodeProto) -> bool:

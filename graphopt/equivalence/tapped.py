@@ -28,17 +28,27 @@ _EVERY = 0.02
 """Seconds between looks at the clock and the memory: in this time a core touches some 100 MB of new pages."""
 
 
+_STARVED = 10.0
+"""How many times as many seconds may pass where the process computes in fewer of them: on a machine whose cores twenty
+others want, seconds on the clock say nothing of a run. A bound for runs that wait, not tuned."""
+
+
 class Budget:
-    """Seconds and bytes beyond what the process takes now; `reason` says what was spent, "" while all is well."""
+    """Seconds and bytes beyond what the process takes now; `reason` says what was spent, "" while all is well.
+
+    Seconds in which the process did not compute count for a tenth.
+    """
 
     def __init__(self, seconds: float, memory: int) -> None:
         self.seconds, self.memory, self.reason = seconds, memory, ""
-        self._until, self._most = time.monotonic() + seconds, _resident() + memory
+        self._start, self._computed = time.monotonic(), time.process_time()
+        self._most = _resident() + memory
 
     @property
     def is_spent(self) -> bool:
         """Whether no time is left."""
-        return time.monotonic() > self._until
+        passed, computed = time.monotonic() - self._start, time.process_time() - self._computed
+        return min(passed, max(computed, passed / _STARVED)) > self.seconds
 
     @contextmanager
     def watching(self, options: Any) -> Iterator[None]:

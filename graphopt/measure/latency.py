@@ -118,14 +118,29 @@ def open_ort_session(
     """`ort_session` with all settings; external weights of a model of the IR are found where they lie, and those of a
     large one are read where they are mapped."""
     if isinstance(model, Model):
-        from ..onnx_io import is_large, to_proto
+        from ..onnx_io import is_large
 
         if is_large(model):
             return _open_large(model, settings)
         if model.folder:
             settings.add_session_config_entry(EXTERNAL_FOLDER, model.folder)
-        return open_session(to_proto(model).SerializeToString(), settings)
+        return _open_lent(model, settings)
     return open_session(model if isinstance(model, bytes) else os.fspath(model), settings)
+
+
+def _open_lent(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session that reads weights where they lie in this process: in bytes they would be copied four times."""
+    import onnxruntime
+
+    from ..onnx_io.lend import lent_emission
+
+    emitted = lent_emission(model, packed=False)
+    lent = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in emitted.lent.items()}
+    if lent:
+        settings.add_external_initializers([*lent], [*lent.values()])
+    session = open_session(emitted.proto.SerializeToString(), settings)
+    session.lent = lent, emitted.lent  # they must live as long as the session does
+    return session
 
 
 def _open_large(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

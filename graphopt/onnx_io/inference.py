@@ -7,6 +7,7 @@ import onnx
 from ..ir import Model, TensorType, Value
 from ..ops import has_contrib_types, type_of, update_types
 from .emit import Emitter
+from .parts.stand_ins import put_stand_ins
 
 _MADE_UP = "unk__"
 """How names begin that ONNX's inference gives to sizes it does not know."""
@@ -19,9 +20,11 @@ def infer_types(model: Model) -> bool:
     node was then inferred by itself.
     """
     emitter = Emitter(model, skeleton=True)
-    skeleton = emitter.model().SerializeToString()
+    skeleton = emitter.model()
+    if any(has_contrib_types(node) for node in model.graph.walk()):
+        put_stand_ins(skeleton)
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(skeleton.SerializeToString(), data_prop=True)
     except Exception:  # InferenceError, RuntimeError or DecodeError, for a model that contradicts itself
         for graph in model.graph.graphs():
             for node in graph:

@@ -33,13 +33,16 @@ class Lender:
     the system maps fresh memory page by page.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, packed: bool = True) -> None:
+        """packed: also weights of fewer than 8 bits, which a session takes from files alone."""
         self.lent: dict[str, Array] = {}
+        self._packed = packed
 
     def store(self, proto: onnx.TensorProto, constant: Constant, name: str) -> None:
         """Fill the proto of an initializer."""
         is_packed, is_new = isinstance(constant.source, PackedSource), external_source(constant) is None
-        if constant.nbytes < LEAST or not (is_packed or (constant.dtype in LENDABLE and is_new)):
+        is_lent = self._packed if is_packed else constant.dtype in LENDABLE and is_new
+        if constant.nbytes < LEAST or not is_lent:
             write_tensor(proto, constant, name)
             return
         describe_external(proto, constant, name)
@@ -47,9 +50,9 @@ class Lender:
         self.lent[name] = _elements(constant)
 
 
-def lent_emission(model: Model) -> Emission:
+def lent_emission(model: Model, *, packed: bool = True) -> Emission:
     """The model as ONNX for a session in this process: `Lender` keeps its large weights where they lie."""
-    lender = Lender()
+    lender = Lender(packed=packed)
     return Emission(Emitter(model, store=lender.store, store_inside=write_tensor).model(), lender.lent)
 
 

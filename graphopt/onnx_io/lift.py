@@ -47,8 +47,8 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
             model = _lift(proto, lent, files, path, ordered=True)
         except _Unsorted:
             model = _lift(proto, lent, files, path, ordered=False)
+        set_sizes(model.graph, cache_sizes(proto.graph))
         if infer:
-            set_sizes(model.graph, cache_sizes(proto.graph))
             infer_types(model)
     return model
 

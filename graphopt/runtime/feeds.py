@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -32,15 +32,18 @@ class Feeds:
         self._names = frozenset(given.name for given in inputs)
         self._wanted = [_wanted(given) for given in inputs]
 
-    def arrays(self, feeds: Mapping[str, Any]) -> list[Any]:
-        """What is fed to each input, or its default. Raises InputError where the feeds do not fit the inputs."""
+    def arrays(self, feeds: Mapping[str, Any], trusted: Collection[str] = ()) -> list[Any]:
+        """What is fed to each input, or its default. Raises InputError where the feeds do not fit the inputs.
+
+        Feeds of `trusted` inputs are taken as they are.
+        """
         for name in feeds:
             if name not in self._names:
                 raise InputError(f"no input {name!r}; the model has {', '.join(one.name for one in self._inputs)}")
         arrays: list[Any] = []
         for given, wanted in zip(self._inputs, self._wanted):
             fed = feeds.get(given.name)
-            if wanted is not None and type(fed) is np.ndarray and wanted.fits(fed):
+            if given.name in trusted or (wanted is not None and type(fed) is np.ndarray and wanted.fits(fed)):
                 arrays.append(fed)
             elif given.name in feeds:
                 arrays.append(_checked(given, fed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from .execute.whole import RefusedShapes, WholeModel
 from .execute.workers import Team
 from .feeds import Feeds, are_native
 from .generate.choice import Choice as TokenChoice
+from .generate.coded import CACHE_TYPES, CacheType, check_coded, shapes_alone
 from .generate.decoder import Decoder, decoder_of
 from .generate.loop import generated, prompt_of
 from .place.lowered_model import Kernels, LoweredModel, digest_of, stamp_of
@@ -199,15 +200,21 @@ class Session:
         if self._whole is not None or feeds in self._refused:
             return self._run_whole(output_names, feeds, run_options)
         outputs, values = self._named(output_names), self._values(feeds)
+        if (refusal := self._run_parts(values, {})) is not None:
+            self._refused.add(feeds, refusal)
+            return self._run_whole(output_names, feeds, run_options)
+        return _results(outputs, values)
+
+    def _run_parts(self, values: list[Any], sized: Mapping[int, Any]) -> str | None:
+        """Compute all values; the reason where kernels refuse what a region reads. sized: for nodes in onnxruntime."""
         for part, runner in zip(self._manifest.parts, self._runners):
-            arrays = [values[place] for place in part.reads]
+            arrays = [values[place] if part.model is None else sized.get(place, values[place]) for place in part.reads]
             made = runner.on_kernels(arrays) if isinstance(runner, Region) else runner.run(arrays)
             if made is None:
-                self._refused.add(feeds, runner.refusal(arrays) if isinstance(runner, Region) else "")
-                return self._run_whole(output_names, feeds, run_options)
+                return runner.refusal(arrays) if isinstance(runner, Region) else ""
             for place, array in zip(part.writes, made):
                 values[place] = array
-        return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
+        return None
 
     def region_inputs(self, feeds: Mapping[str, Any]) -> dict[Region, list[Any]]:
         """The arrays that each region reads in one run on these feeds, copied; one that refuses them is run apart."""
@@ -243,9 +250,9 @@ class Session:
                 raise InputError(f"no output {name!r}; the model has {', '.join(self._outputs)}")
         return [self._outputs[name] for name in names]
 
-    def _values(self, feeds: Mapping[str, Any]) -> list[Any]:
+    def _values(self, feeds: Mapping[str, Any], trusted: Collection[str] = ()) -> list[Any]:
         """The model's values by number, those of its inputs filled in."""
-        arrays = self._feeds.arrays(feeds)
+        arrays = self._feeds.arrays(feeds, trusted)
         return arrays + [None] * (self._manifest.values - len(arrays))
 
     def _after_fork(self) -> None:
@@ -269,39 +276,58 @@ class Session:
         temperature: float = 0.0,
         top_k: int | None = None,
         seed: int = 0,
+        cache: CacheType = "float32",
     ) -> Array:  # fmt: skip
         """A prompt, int64[tokens] or [batch, tokens], and the tokens that a decoder with a cache writes behind it.
 
         Prompts of other lengths are padded in front, 0 in `attention_mask` [batch, tokens]. A row ends with a token of
         `eos_token_id`, repeated up to the longest row. The likeliest token is taken each time; with a `temperature`
-        above 0 one is drawn, out of the `top_k` likeliest, by the seed. Raises ModelError where the model is no such
-        decoder, InputError where the prompt does not fit it or is too long.
+        above 0 one is drawn, out of the `top_k` likeliest, by the seed. `cache="int8"` keeps keys and values in 8 bits
+        with a scale for each head and token, a quarter of the memory, where kernels compute the attention. Raises
+        ModelError where the model is no such decoder, InputError where the prompt does not fit it or is too long.
         """
         tokens, mask = prompt_of(input_ids, attention_mask)
         choice = TokenChoice(temperature, top_k, seed)
-        new = self._generated(tokens, mask, max_new_tokens, eos_token_id, choice)
+        new = self._generated(tokens, mask, max_new_tokens, eos_token_id, choice, cache)
         written = np.concatenate((tokens, np.stack(list(new), axis=1)), axis=1)
         return written if np.ndim(input_ids) == 2 else written[0]
 
     def tokens(
         self, input_ids: Any, max_new_tokens: int, *, eos_token_id: int | Iterable[int] | None = None,
-        temperature: float = 0.0, top_k: int | None = None, seed: int = 0,
+        temperature: float = 0.0, top_k: int | None = None, seed: int = 0, cache: CacheType = "float32",
     ) -> Iterator[int]:  # fmt: skip
         """The same for one prompt, token by token as they are computed, without the prompt."""
         tokens, mask = prompt_of(input_ids)
         if len(tokens) != 1:
             raise InputError(f"tokens are given one by one for one prompt, not for {len(tokens)}")
         choice = TokenChoice(temperature, top_k, seed)
-        new = self._generated(tokens, mask, max_new_tokens, eos_token_id, choice)
+        new = self._generated(tokens, mask, max_new_tokens, eos_token_id, choice, cache)
         return (int(row[0]) for row in new)
 
     def _generated(
-        self, tokens: Array, mask: Array, new: int, ends: int | Iterable[int] | None, choice: TokenChoice
-    ) -> Iterator[Array]:
-        in_pieces = self._whole is None and any(part.growing for part in self._manifest.parts)
+        self, tokens: Array, mask: Array, new: int, ends: int | Iterable[int] | None, choice: TokenChoice,
+        cache: CacheType,
+    ) -> Iterator[Array]:  # fmt: skip
+        if cache not in CACHE_TYPES:
+            raise OptionError(f"cache must be {' or '.join(map(repr, CACHE_TYPES))}, got {cache!r}")
+        decoder, in_pieces = self._decoder, any(part.growing for part in self._manifest.parts)
+        if coded := cache == "int8":
+            check_coded(decoder, self._manifest)
         return generated(
-            self._step, self._decoder, tokens, mask, new, _ends(ends), choice, in_pieces=in_pieces
+            self._step_on_codes if coded else self._step, decoder, tokens, mask, new, _ends(ends), choice,
+            in_pieces=in_pieces and self._whole is None, coded=coded,
         )  # fmt: skip
+
+    def _step_on_codes(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """One step of generation on caches that are rows of codes, which kernels alone know."""
+        if self._forks != _forks.count:
+            self._after_fork()
+        coded = frozenset(cache.past for cache in self._decoder.caches)
+        outputs, values = self._named(names), self._values(feeds, coded)
+        sized = shapes_alone(self._decoder, self._manifest, values)
+        if (refusal := self._run_parts(values, sized)) is not None:
+            raise ModelError(f"cache='int8' cannot be had, as kernels refuse {refusal}")
+        return _results(outputs, values)
 
     def _growing(self) -> dict[str, int]:
         """The axes, by input, of caches that grow on kernels and of their mask; none for other models."""
@@ -355,6 +381,11 @@ class Session:
     def covered(self) -> int:
         """Products (Conv, Gemm, MatMul) that run on kernels."""
         return sum(part.products for part in self._manifest.parts if part.model is None)
+
+
+def _results(outputs: Sequence[Output], values: Sequence[Any]) -> list[Any]:
+    """The outputs among all values; constant ones are copies."""
+    return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
 
 
 def _ends(tokens: int | Iterable[int] | None) -> tuple[int, ...]:

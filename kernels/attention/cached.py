@@ -2,11 +2,13 @@
 
 Buffers `rows`, `past_stride`, `key_stride`, … stand for numbers that are bound before each run, as addresses are: the
 rows of the cache before, and the bytes between its heads. One program so serves every length.
+
+A cache is of float32, or of rows of codes: int8 [size] and their scale, a float32, in `row_bytes`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
@@ -29,8 +31,8 @@ class AppendSizes(NamedTuple):
 
 
 class AttentionSizes(NamedTuple):
-    """New rows; heads of keys, of queries that share one, of these at once; numbers of a key and of a value; keys of a
-    chunk. The mask's rows between those of the batch, of heads and of new rows; 0 where one serves all."""
+    """New rows; heads of keys, of queries that share one, of these at once; numbers of a key and of a value, and bytes;
+    keys of a chunk. The mask's rows between those of the batch, of heads and of new rows; 0 where one serves all."""
 
     tokens: int
     heads: int
@@ -38,6 +40,8 @@ class AttentionSizes(NamedTuple):
     together: int
     size: int
     width: int
+    key_bytes: int
+    value_bytes: int
     chunk: int
     mask_batch: int
     mask_head: int
@@ -53,10 +57,11 @@ class RotarySizes(NamedTuple):
     interleaved: int
 
 
-APPEND = Kernel(
-    "graphopt.kernels.loops.attention.cached:append",
-    {**dict.fromkeys(("new", "past", "y", "rows", "past_stride", "y_stride"), "i64"), "sizes": AppendSizes},
-)
+_APPEND: dict[str, Any] = {
+    **dict.fromkeys(("new", "past", "y", "rows", "past_stride", "y_stride"), "i64"), "sizes": AppendSizes,
+}  # fmt: skip
+APPEND = Kernel("graphopt.kernels.loops.attention.cached:append", _APPEND)
+APPEND_CODES = Kernel("graphopt.kernels.loops.attention.cached:append_codes", _APPEND)
 ATTEND = Kernel(
     "graphopt.kernels.loops.attention.cached:attend",
     {
@@ -71,27 +76,35 @@ ROTATE = Kernel(
 )
 
 
-def prepare_append(batch: int, count: int, heads: int, size: int) -> Routine:
+def row_bytes(size: int, coded: bool) -> int:
+    """Bytes of a row of a cache: of `size` float32, or of as many codes and their scale."""
+    return size + 4 if coded else 4 * size
+
+
+def prepare_append(batch: int, count: int, heads: int, size: int, coded: bool = False) -> Routine:
     """y[batch, heads, rows + count, size] = past[batch, heads, rows, size] with new[batch, count, heads · size] behind.
 
-    Heads lie past_stride and y_stride bytes apart. Where y and past are one buffer, only the new rows are written.
+    Heads lie past_stride and y_stride bytes apart. Where y and past are one buffer, only the new rows are written,
+    which become rows of codes where the cache is `coded`.
     """
     arguments: dict[str, Argument] = {
         **{name: Buffer(name) for name in ("new", "past", "y", "rows", "past_stride", "y_stride")},
         "sizes": AppendSizes(count, heads, size),
     }  # fmt: skip
-    return Routine((Step(APPEND, arguments, tiles=batch * heads),) if batch * count else ())
+    kernel = APPEND_CODES if coded else APPEND
+    return Routine((Step(kernel, arguments, tiles=batch * heads),) if batch * count else ())
 
 
 def prepare_attention(
     batch: int, count: int, heads: int, groups: int, size: int, width: int, scale: float,
-    mask: tuple[int, int, int] | None = None, *, level: Level | None = None,
+    mask: tuple[int, int, int] | None = None, *, coded: bool = False, level: Level | None = None,
 ) -> Routine:  # fmt: skip
     """y[batch, count, heads · groups · width] = softmax(scale · q keysᵀ + mask) values, a head's by its group's keys.
 
     q: [batch, count, heads · groups · size]; keys: [batch, heads, rows + count, size] and values with `width`, heads
-    key_stride and value_stride bytes apart; `mask`: sizes of the mask along batch, heads and new rows, 1 where one
-    serves all, its rows being rows + count long. Raises ValueError for sizes that are no whole vectors.
+    key_stride and value_stride bytes apart, rows of codes where `coded`; `mask`: sizes of the mask along batch, heads
+    and new rows, 1 where one serves all, its rows being rows + count long. Raises ValueError for sizes that are no
+    whole vectors.
     """
     level = level or select_level()
     if size % level.lanes or width % level.lanes:
@@ -105,13 +118,14 @@ def prepare_attention(
         rows = mask[2], mask[1] * mask[2]
         strides = (rows[1] if mask[0] > 1 else 0, rows[0] if mask[1] > 1 else 0, 1 if mask[2] > 1 else 0)
     scratch = whole_lines(256 + 4 * together * (size + CHUNK + width + 2))
-    source = "graphopt.kernels.micro.attention_tile:"
+    source, bytes_of = "graphopt.kernels.micro.attention_tile:", (row_bytes(size, coded), row_bytes(width, coded))
+    sizes = AttentionSizes(count, heads, groups, together, size, width, *bytes_of, CHUNK, *strides)
     arguments: dict[str, Argument] = {
         **{name: Buffer(name) for name in ("q", "keys", "values")}, "mask": 0 if mask is None else Buffer("mask"),
         **{name: Buffer(name) for name in ("y", "rows", "key_stride", "value_stride")},
-        "sizes": AttentionSizes(count, heads, groups, together, size, width, CHUNK, *strides), "scale": scale,
-        "scores": MicroKernel(source + "emit_scores", (level.name, together, size, CHUNK)),
-        "sums": MicroKernel(source + "emit_values", (level.name, together, width, CHUNK)),
+        "sizes": sizes, "scale": scale,
+        "scores": MicroKernel(source + "emit_scores", (level.name, together, size, CHUNK, int(coded))),
+        "sums": MicroKernel(source + "emit_values", (level.name, together, width, CHUNK, int(coded))),
         "scratch": SCRATCH, "scratch_bytes": scratch,
     }  # fmt: skip
     tiles = batch * heads * count * (groups // together)

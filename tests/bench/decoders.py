@@ -6,7 +6,9 @@ tokens where there is no cache); nodes before and after `optimize(target="onnxru
 any result by the largest result, over a step, a prompt, batches padded before and after and one with holes in its mask.
 `--session`: the Session beside onnxruntime on the same files, a token after 128 and after 1,000 others and prompts as
 long (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the share
-of what one core reads from memory that a token reaches: weights once, the file's size, and caches once.
+of what one core reads from memory that a token reaches: weights once, the file's size, and caches once. A token on a
+cache of 8 bits stands beside. With `--windows FILE` (an .npz with `evaluation`, tokens [N, S]) also the KL divergence
+of the next token between both caches, over eight windows.
 
 One thread, its own time, interleaved. Exports, for which torch is needed, are not made here: a folder without them is
 said so.
@@ -25,6 +27,9 @@ import onnxruntime
 
 import graphopt
 from graphopt.measure import geometric_mean, interleaved, ort_session, own_clock
+from graphopt.measure.tokens import TokenScores
+from graphopt.runtime.generate.coded import CacheType
+from graphopt.runtime.generate.loop import _feeds, prompt_of
 from tests.bench.nodes import count
 
 Feed = dict[str, np.ndarray]
@@ -124,9 +129,24 @@ def bandwidth() -> float:
     return memory.nbytes / min(seconds() for _ in range(7))
 
 
-def session_row(path: Path) -> list[float]:
+def cache_divergence(session: graphopt.Session, windows: np.ndarray) -> float:
+    """Mean KL(float32 cache ‖ 8-bit cache) in nats over all positions, each attending to the rows before it."""
+    scores, decoder = TokenScores(), session._decoder
+    for window in windows:
+        tokens, mask = prompt_of(window)
+        given = _feeds(decoder, tokens, mask, np.arange(tokens.size)[None], 0)
+        logits = []
+        for coded, step in ((False, session._step), (True, session._step_on_codes)):
+            caches = {cache.past: cache.empty(1, coded) for cache in decoder.caches}
+            logits.append(step([decoder.logits], {**given, **caches})[0])
+        scores.add(*logits, given)
+    return scores.divergence or 0.0
+
+
+def session_row(path: Path, windows: np.ndarray | None) -> list[float]:
     """Print a file's times in the Session and in onnxruntime; returns the ratios of a token."""
     sessions = {"onnxruntime": graphopt.Session(path, 1, kernels=False), "session": graphopt.Session(path, 1)}
+    sessions["int8 cache"] = sessions["session"]
     rng, ratios, read = np.random.default_rng(0), [], bandwidth()
     pasts = [given for given in sessions["session"].get_inputs() if "past" in given.name]
     row_bytes = sum(4 * given.shape[1] * given.shape[3] for given in pasts)  # type: ignore[operator]
@@ -135,19 +155,23 @@ def session_row(path: Path) -> list[float]:
         steps, prompt = {}, {}
         for name, session in sessions.items():
             for _ in range(2):
-                steps[name] = session.tokens(rng.integers(5, 999, past), _TOKENS + 3)
+                kept: CacheType = "int8" if name == "int8 cache" else "float32"
+                steps[name] = session.tokens(rng.integers(5, 999, past), _TOKENS + 3, cache=kept)
                 start = time.thread_time()
                 next(steps[name])
                 prompt[name] = time.thread_time() - start
         runs = {name: partial(next, step) for name, step in steps.items()}
         taken = interleaved(runs, min_runs=_TOKENS // 2, max_runs=_TOKENS // 2, clock=own_clock())
-        stock, ours = (timing.median for timing in taken)
+        stock, ours, coded = (timing.median for timing in taken)
         ratios.append(taken[1].ratio)
         share = (_bytes(path) + past * row_bytes) / ours / read
         label += (
             f" | past {past}: {stock * 1e3:.2f} → {ours * 1e3:.2f} ms, {taken[1].ratio:.2f}, {share:.0%} of "
-            f"{read / 1e9:.0f} GB/s, prompt {prompt['onnxruntime']:.2f} → {prompt['session']:.2f} s"
+            f"{read / 1e9:.0f} GB/s, 8-bit cache {coded * 1e3:.2f} ms, prompt {prompt['onnxruntime']:.2f} → "
+            f"{prompt['session']:.2f} s"
         )
+    if windows is not None:
+        label += f" | KL of the 8-bit cache {cache_divergence(sessions['session'], windows):.5f}"
     print(label, flush=True)
     return ratios
 
@@ -155,7 +179,12 @@ def session_row(path: Path) -> list[float]:
 def main() -> None:
     """Print the rows and their geometric mean."""
     if sys.argv[1:2] == ["--session"]:
-        found = [r for path in sys.argv[2:] for r in session_row(Path(path))]
+        files, windows = sys.argv[2:], None
+        if "--windows" in files:
+            place = files.index("--windows")
+            windows = np.load(files[place + 1])["evaluation"][:8]
+            del files[place : place + 2]
+        found = [r for path in files for r in session_row(Path(path), windows)]
         print(f"{len(found)} ratios: mean {geometric_mean(found):.2f}, least {min(found):.2f}")
         return
     folder, text = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""

@@ -4,8 +4,8 @@ MODEL takes tokens, and mask, positions and caches beside, as exporters of decod
 token windows [N, S]: `calibration`, `calibration_without_bos` (optional) and `evaluation`, from different texts. A row
 a file: megabytes, perplexity on `evaluation` and KL against the float model there, both from an empty cache, agreement
 of the likeliest token, and the processor time that the file cost. Forms: int8 and int4 with data, int4 with prompts
-that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, a budget of bits a weight with
-data (`mixed-5.5`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
+that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, mode dynamic, a budget of bits
+a weight with data (`mixed-5.5`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
 which are left out with a reason where it lacks them.
 """
 
@@ -29,9 +29,9 @@ from graphopt.measure.tokens import TokenScores
 OURS = {
     "int8": ("int8", "calibration"), "int4": ("int4", "calibration"),
     "int4-no-bos": ("int4", "calibration_without_bos"), "int4-alone": ("int4", ""), "int3": ("int3", "calibration"),
-    "int2": ("int2", "calibration"),
+    "int2": ("int2", "calibration"), "dynamic": ("dynamic", "calibration"),
 }  # fmt: skip
-"""The weights' type and the name of the data, "" for none."""
+"""The weights' type, or mode dynamic, and the name of the data, "" for none."""
 RIVALS = ("ort-rtn", "ort-k-quant")
 MIXED = "mixed-"
 """Stands before a budget of bits a weight."""
@@ -45,7 +45,9 @@ def made(form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, o
             return f"WINDOWS holds no {data}"
         calibration = [*windows[data][:prompts]] if data else None
         budget = float(form.removeprefix(MIXED)) if form.startswith(MIXED) else None
-        quantize = graphopt.Quantize(mode="weights", weight_type=kind, bits_per_weight=budget)
+        quantize = graphopt.Quantize(mode="dynamic")
+        if kind != "dynamic":
+            quantize = graphopt.Quantize(mode="weights", weight_type=kind, bits_per_weight=budget)
         graphopt.optimize(
             model, output, quantize=quantize, calibration=calibration, target="onnxruntime", validate=False
         )

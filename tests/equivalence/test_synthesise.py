@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto as T
 
 import graphopt
-from graphopt.equivalence import synthesise
+from graphopt.equivalence import synthesise, tapped
 from graphopt.equivalence.runnable import open_runnable
 from graphopt.equivalence.synthesis.search import _Search
 from graphopt.equivalence.tapped import Budget
@@ -258,3 +258,18 @@ def test_ranks_that_inputs_leave_open_are_sought_and_vary():
     x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
     given = graphopt.Session(proto).run(None, {"x": x})[0]
     np.testing.assert_allclose(converted.session().run(None, {"x": x})[0], given, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("passed", "computed", "spent"), [(14, 14, False), (16, 16, True), (16, 30, True), (100, 9, False), (151, 9, True)]
+)
+def test_time_in_which_others_compute_hardly_counts(
+    monkeypatch: pytest.MonkeyPatch, passed: float, computed: float, spent: bool
+) -> None:
+    clocks = {"monotonic": 100.0, "process_time": 5.0}
+    for name in clocks:
+        monkeypatch.setattr(tapped.time, name, lambda name=name: clocks[name])
+    budget = Budget(15.0, 1 << 30)
+    clocks["monotonic"] += passed
+    clocks["process_time"] += computed
+    assert budget.is_spent == spent

@@ -9,6 +9,8 @@ from onnx import numpy_helper
 
 from graphopt import onnx_io
 from graphopt.equivalence.runnable import RunnableModel, open_runnable, signature_of
+from graphopt.machine.sessions import open_session
+from graphopt.measure import latency, ort_session
 from graphopt.onnx_io.emit import Emitter
 from graphopt.onnx_io.lend import LEAST, Lender, with_lent
 from tests.generators import chain
@@ -42,6 +44,19 @@ def test_sessions_read_what_was_lent_and_keep_it():
     del weights
     gc.collect()
     assert np.array_equal(session.run(feed)["y"], expected)
+
+
+def test_sessions_of_candidates_copy_no_weights(monkeypatch):
+    model, feed, sizes = onnx_io.load(convnet()), images(1)[0], []
+    expected = ort_session(onnx_io.to_proto(model).SerializeToString()).run(None, feed)[0]
+    monkeypatch.setattr(
+        latency, "open_session", lambda source, settings: sizes.append(len(source)) or open_session(source, settings)
+    )
+    session = ort_session(model)
+    gc.collect()
+    assert np.array_equal(session.run(None, feed)[0], expected)
+    weights = sum(array.nbytes for array in lent(model)[1].values())
+    assert sizes[0] < onnx_io.to_proto(model).ByteSize() - weights / 2
 
 
 def test_where_onnxruntime_takes_none_they_are_put_back(monkeypatch):

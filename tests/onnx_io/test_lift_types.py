@@ -69,3 +69,33 @@ def test_a_model_that_inference_refuses_still_gets_types():
     model = load(proto)
     infer_types(model)
     assert model.graph.outputs[1].type == TensorType(DType.FLOAT, (2,))
+
+
+def test_sizes_are_followed_through_products_of_stored_weights() -> None:
+    """As onnxruntime's own tool leaves decoders: heads are split by sizes that the model computes."""
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    g (int64[batch, seq] ids) => (float[p, q, r, s] y)
+    <uint8[50, 32] table, float[50, 2] scales, uint8[64, 2, 16] codes, float[64, 2] steps, float[64] ones,
+     int64 zero = {0}, int64 one = {1}, int64[1] first = {0}, int64[2] heads = {4, 16}> {
+      e = com.microsoft.GatherBlockQuantized<bits = 4, block_size = 32>(table, ids, scales)
+      n = SimplifiedLayerNormalization<axis = -1>(e, ones)
+      x = com.microsoft.MatMulNBits<K = 64, N = 64, bits = 4, block_size = 32>(n, codes, steps)
+      z = com.microsoft.QuickGelu(x)
+      sizes = Shape(z)
+      b = Gather(sizes, zero)
+      c = Gather(sizes, one)
+      b1 = Unsqueeze(b, first)
+      c1 = Unsqueeze(c, first)
+      to = Concat<axis = 0>(b1, c1, heads)
+      h = Reshape(z, to)
+      y = Transpose<perm = [0, 2, 1, 3]>(h)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    for name, shape, kind in (
+        ("table", (50, 32), np.uint8), ("scales", (50, 2), np.float32), ("codes", (64, 2, 16), np.uint8),
+        ("steps", (64, 2), np.float32), ("ones", (64,), np.float32),
+    ):  # fmt: skip
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones(shape, kind), name))
+    graph = load(proto).graph
+    assert str(graph.outputs[0].type) == "f32[batch,4,seq,16]"
+    assert {v.name for v in graph.inputs} == {"ids"}

@@ -11,10 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.errors import ModelError, OptionError
 from graphopt.runtime.cache import growing_plans
 from graphopt.runtime.lower.decoders import stored
 from graphopt.runtime.place.lowered_model import LoweredModel
-from tests.runtime.language import LAYERS, WORDS, Feed, feeds, make_language_model, stock
+from tests.kernels.attention.test_cached import coded_rows
+from tests.runtime.language import HEADS, LAYERS, SIZE, WORDS, Feed, feeds, make_language_model, stock
 from tests.runtime.reference import check_regions
 
 try:
@@ -149,6 +151,67 @@ def test_generation_follows_the_plain_loop(model: onnx.ModelProto, session: grap
     logits = other.run(["logits"], given)[0][0, len(prompt) - 1 : -1]
     chosen = np.take_along_axis(logits, np.array(written[len(prompt) :])[:, None], axis=1)[:, 0]
     assert (chosen >= logits.max(axis=1) - 0.1 * np.abs(logits).max()).all()
+
+
+def test_generation_on_a_cache_of_codes(model: onnx.ModelProto, session: graphopt.Session) -> None:
+    """Tokens are the likeliest by onnxruntime's float32 cache, but for ties; two prompts at once, one padded."""
+    prompt, other = [3, 1, 4, 2, 5, 40, 33], stock(model)
+    written = session.generate(prompt, 60, cache="int8").tolist()
+    assert written == [*prompt, *session.tokens(prompt, 60, cache="int8")]
+    assert len(set(written)) > 5
+    given = feeds(0, len(written))
+    given["input_ids"] = np.array([written])
+    logits = other.run(["logits"], given)[0][0, len(prompt) - 1 : -1]
+    chosen = np.take_along_axis(logits, np.array(written[len(prompt) :])[:, None], axis=1)[:, 0]
+    assert (chosen >= logits.max(axis=1) - 0.1 * np.abs(logits).max()).all()
+    rows, mask = [prompt, [0, 0, 0, *prompt[:4]]], [[1] * 7, [0, 0, 0, 1, 1, 1, 1]]
+    both = session.generate(rows, 20, attention_mask=mask, cache="int8")
+    assert both[0].tolist() == session.generate(prompt, 20, cache="int8").tolist()
+    assert both[1, 3:].tolist() == session.generate(prompt[:4], 20, cache="int8").tolist()
+
+
+def test_rows_of_a_coded_cache_are_the_codes_of_the_rows(session: graphopt.Session) -> None:
+    """In the first layer, which no attention precedes, bit for bit; results of both differ by rounding."""
+    given = feeds(0, 5)
+    names = [output.name for output in session.get_outputs()]
+    floats = dict(zip(names, session.run(names, given)))
+    empty = {name: np.zeros((1, HEADS, 0, SIZE + 4), np.uint8) for name in given if "past" in name}
+    coded = dict(zip(names, session._step_on_codes(names, {**given, **empty})))
+    for name in ("present.0.key", "present.0.value"):
+        assert coded[name].dtype == np.uint8
+        np.testing.assert_array_equal(coded[name], coded_rows(floats[name]))
+    difference = np.abs(coded["logits"] - floats["logits"]).max()
+    assert 0 < difference < 0.1 * np.abs(floats["logits"]).max()
+
+
+def test_nodes_in_onnxruntime_may_ask_for_the_size_of_a_cache_of_codes(session: graphopt.Session) -> None:
+    """As exporters find how many tokens came before; and must not read what it holds."""
+    asking, reading = make_language_model(), make_language_model()
+    past = "past_key_values.0.key"
+    for model, size in ((asking, [("Shape", [past], "s")]), (reading, [("Relu", [past], "q"), ("Shape", ["q"], "s")])):
+        nodes = [
+            *(helper.make_node(op, read, [made]) for op, read, made in size),
+            helper.make_node("Gather", ["s", "one"], ["heads"]),
+            helper.make_node("Sub", ["heads", "heads"], ["nothing"]),
+            helper.make_node("Add", ["attention_mask", "nothing"], ["marked"]),
+        ]
+        (order,) = [node for node in model.graph.node if node.op_type == "CumSum"]
+        order.input[0] = "marked"
+        for node in reversed(nodes):
+            model.graph.node.insert(0, node)
+    prompt = [3, 1, 4, 2]
+    written = on_kernels(asking).generate(prompt, 20, cache="int8").tolist()
+    assert written == session.generate(prompt, 20, cache="int8").tolist()
+    with pytest.raises(ModelError, match="whose attention kernels compute"):
+        on_kernels(reading).generate(prompt, 2, cache="int8")
+
+
+def test_a_cache_of_codes_is_for_kernels(model: onnx.ModelProto, session: graphopt.Session) -> None:
+    whole = graphopt.Session(model.SerializeToString(), threads=1, kernels=False)
+    with pytest.raises(ModelError, match="whose attention kernels compute"):
+        whole.generate([1, 2], 2, cache="int8")
+    with pytest.raises(OptionError, match="cache must be 'float32' or 'int8', got 'int4'"):
+        session.generate([1, 2], 2, cache="int4")  # type: ignore[arg-type]
 
 
 def test_prompts_of_any_length_take_few_plans(model: onnx.ModelProto) -> None:

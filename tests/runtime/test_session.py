@@ -12,9 +12,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 import graphopt
+from graphopt import onnx_io
+from graphopt.ir import Graph, Node
 from graphopt.runtime import Session
+from graphopt.runtime.lower.decoders.products import PACKED
+from graphopt.runtime.lower.lowering import has_codes
+from graphopt.runtime.lower.qoperator import LOWERINGS
 from tests import zoo
 from tests.bench.quantized import quantized
 from tests.runtime.forms import FORMS, feed
@@ -55,6 +61,35 @@ def test_models_without_regions_run_whole(made: dict[str, Path]) -> None:
     assert session.covered == 0
     want = ort.InferenceSession(str(made["float"])).run(None, feed())[0]
     np.testing.assert_allclose(session.run(["y"], feed())[0], want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_of_floats_is_opened_without_inferring_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("types of a model that kernels cannot run")
+
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(onnx_io, "infer_types", refuse)
+    session = Session(FASHION.with_name("fashion_cnn.onnx"), 1)
+    assert not session.regions and "an input that is not quantized" in str(session.describe())
+    with pytest.raises(AssertionError, match="types of a model"):
+        Session(FASHION, 1)
+
+
+def test_a_model_without_nodes_is_run() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    model = helper.make_model(helper.make_graph([], "g", [x], [x]), opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    for kernels in (None, True, False):
+        (result,) = Session(model.SerializeToString(), 1, kernels=kernels).run(None, {"x": np.ones(2, np.float32)})
+        assert result.tolist() == [1, 1]
+
+
+def test_whatever_kernels_multiply_has_codes() -> None:
+    products = [*LOWERINGS, PACKED, "MatMulInteger", "ConvInteger", "com.microsoft::DynamicQuantizeMatMul"]
+    for op in (*products, "com.microsoft::MatMulIntegerToFloat", "QuantizeLinear", "DequantizeLinear"):
+        graph = Graph()
+        graph.append(Node(op, (), None, 1))
+        assert has_codes(graph), op
 
 
 @pytest.mark.parametrize("source", ["bytes", "proto", "ir"])

@@ -10,8 +10,9 @@ from ..lower.decoders.operations import BlockedMatMul
 from ..lower.traits import Operation, Shape
 from .plan_cache import PlanCache
 
-_MOST = 8
-"""Plans of a file: one for each size of a piece of a prompt, and one to spare. The file is written anew with each."""
+_MOST = 16
+"""Plans of a file: one for each size of a piece of a prompt and one to spare, for caches of floats and of codes. The
+file is written anew with each."""
 
 Plans = dict[tuple[Shape, ...], Executable | NoExecutable]
 

@@ -44,6 +44,7 @@ class Part:
     `operators` are counted by name; `products` are those that multiply and accumulate, on kernels. `refusals`: why
     nodes are left to onnxruntime; `decision`: the times for which a region is on kernels. `shapes`: a region's input
     shapes where the model fixes them. `growing`: a region's inputs that are longer in each run, and their axes.
+    `sized`: values of which nodes read nothing but the shape.
     """
 
     reads: tuple[int, ...]
@@ -55,6 +56,7 @@ class Part:
     model: bytes | None
     decision: str = ""
     growing: tuple[tuple[int, int], ...] = ()
+    sized: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,18 @@ def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], 
         model,
         lowered.decision(segment) if segment.is_region else "",
         growing_axes(segment.operations, segment.inputs),
+        frozenset() if segment.is_region else frozenset(places[v] for v in _sized(segment)),
     )
+
+
+def _sized(segment: Segment) -> list[Value]:
+    """Inputs of nodes that ask for their shape alone."""
+    inside = set(segment.units)
+    return [
+        value
+        for value in segment.inputs
+        if all(node.op == "Shape" or (node not in inside and node.graph is value.owner) for node in value.users)
+    ]
 
 
 def _fixed_shapes(segment: Segment) -> tuple[Shape, ...] | None:

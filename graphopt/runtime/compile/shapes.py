@@ -136,9 +136,10 @@ def blocked_matmul_shape(operation: BlockedMatMul, shapes: Shapes) -> Shape:
 
 
 def appended_shape(operation: AppendCache, shapes: Shapes) -> Shape:
-    """[batch, heads, past + tokens, size]."""
+    """[batch, heads, past + tokens, size]; rows of codes are four bytes longer than they have elements."""
     new, past = shapes
-    if past[0] != new[0] or past[1] != operation.heads or new[2] != past[1] * past[3]:
+    size = past[3] - 4 * operation.coded
+    if past[0] != new[0] or past[1] != operation.heads or new[2] != past[1] * size:
         raise Declined(f"rows {new} behind a cache {past}")
     return (*past[:2], past[2] + new[1], past[3])
 
@@ -147,11 +148,12 @@ def attention_shape(operation: CachedAttention, shapes: Shapes) -> Shape:
     """[batch, tokens, heads · groups · size of a value]."""
     q, keys, values, *mask = shapes
     heads = operation.heads * operation.groups
-    if q[0] != keys[0] or q[2] != heads * keys[3] or values[:3] != keys[:3]:
+    size, width = (cache[3] - 4 * operation.coded for cache in (keys, values))
+    if q[0] != keys[0] or q[2] != heads * size or values[:3] != keys[:3]:
         raise Declined(f"attention of {q} over {keys} and {values}")
     if mask and (mask[0][-1:] != keys[2:3] or broadcast(mask[0], (q[0], heads, q[1], keys[2]))[3:] != keys[2:3]):
         raise Declined(f"a mask {mask[0]} for {keys[2]} keys")
-    return (*q[:2], heads * values[3])
+    return (*q[:2], heads * width)
 
 
 def activation_matmul_shape(operation: op.FloatMatMul | op.ActivationMatMul, shapes: Shapes) -> Shape:

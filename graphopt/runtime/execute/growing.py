@@ -19,14 +19,15 @@ _LEAST = 64
 """Rows that memory has room for at least: 64 steps of a first token. Beyond, it doubles, so that a row is copied but
 once on average (derived)."""
 
-Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[Any]
+"""A cache, [batch, heads, rows, size]: float32, or bytes, which are rows of codes."""
 
 
 @dataclass(slots=True)
 class _Memory:
     """Room for the rows of a cache, [batch, heads, room, size], of which the first are `filled`."""
 
-    array: Floats
+    array: Rows
     address: int
     filled: int
 
@@ -42,7 +43,7 @@ class _Cache(NamedTuple):
     A decoder makes a hundred a token: a tuple is made in a third of a frozen dataclass's time.
     """
 
-    array: Floats
+    array: Rows
     address: int
     stride: int
 
@@ -55,7 +56,7 @@ class CacheMemory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._homes: dict[int, tuple[weakref.ref[Floats], _Memory]] = {}
+        self._homes: dict[int, tuple[weakref.ref[Rows], _Memory]] = {}
 
     def grown(self, past: Array, count: int) -> tuple[_Cache, _Cache]:
         """A cache where it lies, or a copy if kernels cannot read it there, and room for its rows and `count` more."""
@@ -68,14 +69,14 @@ class CacheMemory:
             else:
                 source = _Cache(past, memory.address, memory.stride)
             if memory is None or memory.filled != rows or rows + count > memory.array.shape[2]:
-                fresh = np.empty((batch, heads, max(_LEAST, 2 * (rows + count)), size), np.float32)
+                fresh = np.empty((batch, heads, max(_LEAST, 2 * (rows + count)), size), source.array.dtype)
                 memory = _Memory(fresh, int(fresh.ctypes.data), 0)
             memory.filled = rows + count
             made = memory.array[:, :, : rows + count]
             self._hand_out(made, memory)
             return source, _Cache(made, memory.address, memory.stride)
 
-    def _hand_out(self, made: Floats, memory: _Memory) -> None:
+    def _hand_out(self, made: Rows, memory: _Memory) -> None:
         """Remember the memory of an array while somebody holds the array."""
         number, homes = id(made), self._homes
 
@@ -86,14 +87,15 @@ class CacheMemory:
         homes[number] = weakref.ref(made, forget), memory
 
 
-def _with_even_heads(cache: Array) -> Floats:
+def _with_even_heads(cache: Array) -> Rows:
     """The cache itself if its rows are dense and its heads evenly spaced, as kernels read them; else a copy."""
     itemsize, (_, heads, rows, size) = cache.itemsize, cache.shape
     strides = cache.strides
     even = strides[3] == itemsize and (rows < 2 or strides[2] == size * itemsize) and strides[1] >= 0
-    if even and strides[0] == heads * strides[1] and cache.flags.aligned and cache.dtype == np.float32:
+    known = cache.dtype in (np.float32, np.uint8)
+    if even and strides[0] == heads * strides[1] and cache.flags.aligned and known:
         return cache
-    return np.ascontiguousarray(cache, np.float32)
+    return np.ascontiguousarray(cache, cache.dtype if known else np.float32)
 
 
 class Grown:
@@ -120,7 +122,7 @@ class Grown:
         self.sources = frozenset((*(cache.source for cache in growth.caches), *growth.masks))
         self.results = frozenset(cache.result for cache in growth.caches)
         self._held: list[Any] = []
-        self._made: dict[int, Floats] = {}
+        self._made: dict[int, Rows] = {}
 
     def load(self, arrays: Sequence[Array]) -> None:
         """Let the program read these caches and masks, and write behind the caches."""
@@ -137,7 +139,7 @@ class Grown:
             words += *past[1:], *made[1:]
         self._program.rebind_all(self._places, np.array(words, np.int64)[self._numbers])
 
-    def take(self) -> dict[int, Floats]:
+    def take(self) -> dict[int, Rows]:
         """The longer caches by the number of the output; the inputs are let go."""
         made, self._made, self._held = self._made, {}, []
         return made

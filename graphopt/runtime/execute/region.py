@@ -13,6 +13,7 @@ from ...ir import Array
 from ..cache.growing_plans import GrowingPlans
 from ..cache.plan_cache import PlanCache
 from ..compile.executable import Executable, Memory, NoExecutable, hidden_addresses
+from ..lower.decoders.operations import with_coded_caches
 from ..lower.traits import Shape
 from ..place.extract import extract
 from ..place.lowered_model import LoweredModel
@@ -81,13 +82,21 @@ class Region:
             sizes[index][axis] = 0
         return tuple(map(tuple, sizes))
 
-    def executable(self, shapes: Shapes) -> Executable | None:
-        """The executable for these input shapes; None where kernels do not take them (`refusals` says why)."""
+    def _are_coded(self, arrays: Sequence[Array]) -> bool:
+        """Whether the caches among the inputs are rows of codes. Rows of codes have a length of their own, so that the
+        shapes alone tell an executable for them from others."""
+        return any(arrays[index].dtype == np.uint8 for index, _ in self._growing)
+
+    def executable(self, shapes: Shapes, coded: bool = False) -> Executable | None:
+        """The executable for these input shapes; None where kernels do not take them (`refusals` says why).
+
+        `coded`: caches are rows of codes.
+        """
         wanted = self._key(shapes)
         with self._lock:
             compiled = self._compiled.get(wanted)
             if compiled is None:
-                compiled = self._compiled[wanted] = self._load_or_compile(shapes)
+                compiled = self._compiled[wanted] = self._load_or_compile(shapes, coded)
                 while len(self._compiled) > _EXECUTABLES:
                     oldest, _ = self._compiled.popitem(last=False)
                     for key in [key for key in self._idle if key[0] == oldest]:
@@ -98,33 +107,36 @@ class Region:
             return None
         return compiled
 
-    def _load_or_compile(self, shapes: Shapes) -> Executable | NoExecutable:
+    def _load_or_compile(self, shapes: Shapes, coded: bool) -> Executable | NoExecutable:
         if self._plans is not None:
-            return self._load_or_compile_growing(shapes, self._plans)
+            return self._load_or_compile_growing(shapes, coded, self._plans)
         name = (self.index, shapes)
         stored: Executable | NoExecutable | None = None if self._cache is None else self._cache.load(name)
         if stored is not None:
             return stored
-        compiled = self._compile(shapes)
+        compiled = self._compile(shapes, coded)
         if self._cache is not None and (isinstance(compiled, NoExecutable) or not hidden_addresses(compiled)):
             self._cache.save(name, compiled)
         return compiled
 
-    def _load_or_compile_growing(self, shapes: Shapes, plans: GrowingPlans) -> Executable | NoExecutable:
+    def _load_or_compile_growing(
+        self, shapes: Shapes, coded: bool, plans: GrowingPlans
+    ) -> Executable | NoExecutable:  # fmt: skip
         stored = plans.find(self._key(shapes))
         if stored is not None:
             return stored
         plans.lend_weights(self.segment.operations)
-        compiled = self._compile(shapes)
+        compiled = self._compile(shapes, coded)
         plans.keep(self._key(shapes), compiled, self.segment.operations)
         return compiled
 
-    def _compile(self, shapes: Shapes) -> Executable | NoExecutable:
+    def _compile(self, shapes: Shapes, coded: bool) -> Executable | NoExecutable:
         from ..compile.region_compiler import compile_region  # here, as a session all from the disk compiles nothing
 
         segment = self.segment
+        operations = with_coded_caches(segment.operations) if coded else segment.operations
         try:
-            return compile_region(segment.operations, segment.inputs, segment.outputs, shapes, self.memory)
+            return compile_region(operations, segment.inputs, segment.outputs, shapes, self.memory)
         except Declined as declined:
             return NoExecutable(declined.reason)
 
@@ -142,7 +154,7 @@ class Region:
     def on_kernels(self, arrays: Sequence[Array]) -> list[Array] | None:
         """The region's outputs for arrays in the order of its inputs; None where kernels do not take their shapes."""
         shapes = tuple(array.shape for array in arrays)
-        executable = self.executable(shapes)
+        executable = self.executable(shapes, self._are_coded(arrays))
         if executable is None:
             return None
         if executable.is_empty:

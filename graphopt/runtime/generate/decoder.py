@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import InputError, ModelError
 from ...ir import Array, TensorType
+from ...kernels.attention.cached import row_bytes
 from ..cache.manifest import Input, Output
 
 _TOKENS = ("input_ids", "decoder_input_ids", "tokens")
@@ -39,11 +40,14 @@ class Cache:
     shape: tuple[int | str | None, ...]
     axis: int
 
-    def empty(self, batch: int) -> Array:
-        """The cache before the first token: no rows, the batch along the other open axis."""
+    def empty(self, batch: int, coded: bool = False) -> Array:
+        """The cache before the first token: no rows, the batch along the other open axis. `coded`: of bytes, its rows
+        being codes and their scale."""
         sizes = [size if isinstance(size, int) else batch for size in self.shape]
         sizes[self.axis] = 0
-        return np.zeros(sizes, self.dtype)
+        if coded:
+            sizes[-1] = row_bytes(sizes[-1], coded)
+        return np.zeros(sizes, np.uint8 if coded else self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

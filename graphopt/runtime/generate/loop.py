@@ -39,30 +39,31 @@ def prompt_of(input_ids: Any, attention_mask: Any = None) -> tuple[Array, Array]
 
 def generated(
     run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice, *,
-    in_pieces: bool = False,
+    in_pieces: bool = False, coded: bool = False,
 ) -> Iterator[Array]:  # fmt: skip
     """The new tokens step by step, int64[batch] each, at most `new`; rows that have ended repeat their end.
 
     Stops when all rows have given one of `ends`. `in_pieces`: the prompt is read in pieces of a few sizes, for each of
-    which there will be a plan. Raises InputError where prompt and new tokens are too long.
+    which there will be a plan. `coded`: caches are rows of codes. Raises InputError where prompt and new tokens are too
+    long.
     """
     if not isinstance(new, (int, np.integer)) or new < 1:
         raise OptionError(f"max_new_tokens must be a positive number, got {new!r}")
     if decoder.mask is None and not mask.all():
         raise InputError("the model takes no attention_mask: prompts cannot be padded")
     decoder.check_length(tokens.shape[1], new)
-    return _steps(run, decoder, tokens, mask, new, ends, choose, _PIECES if in_pieces else ())
+    return _steps(run, decoder, tokens, mask, new, ends, choose, _PIECES if in_pieces else (), coded)
 
 
 def _steps(
     run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice,
-    pieces: Sequence[int],
+    pieces: Sequence[int], coded: bool,
 ) -> Iterator[Array]:  # fmt: skip
     batch, prompt = tokens.shape
     whole = np.ones((batch, prompt + new), np.int64)  # of which each step reads a longer beginning
     whole[:, :prompt] = mask
     positions = np.maximum(whole.cumsum(axis=1) - 1, 0)
-    caches: Sequence[Any] = [cache.empty(batch) for cache in decoder.caches]
+    caches: Sequence[Any] = [cache.empty(batch, coded) for cache in decoder.caches]
     pasts = [cache.past for cache in decoder.caches]
     ended = np.zeros(batch, bool)
     last = np.zeros(batch, np.int64)

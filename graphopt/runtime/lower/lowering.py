@@ -13,7 +13,7 @@ from .decoders.products import PACKED, dequantized_product, packed_product
 from .floats import activations, normalizations, resize, selections
 from .floats.gelu import gelu, gelu_by_tanh
 from .moves import blocks_moved, is_move, moved, stays_on_kernels
-from .operands import is_constant, is_dequantize, is_quantize, read_quantization
+from .operands import UNQUANTIZED, is_constant, is_dequantize, is_quantize, read_quantization
 from .operations import Coverage, Dequantize
 from .qdq import PRODUCTS, is_only_quantized, linear, quantized_result
 from .tables import Island, island
@@ -41,6 +41,20 @@ _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]]
     **dict.fromkeys(activations.OPERATORS, activations.function_of),
 }
 """The operation of a node from float32 to float32, by its operator."""
+
+
+_CODES = ("uantize", "QLinear", "QGemm", "Integer", "NBits")
+"""Parts of the names of operators that make, read or multiply codes."""
+
+
+def has_codes(graph: Graph) -> bool:
+    """Whether kernels may compute something: every region has a product of codes."""
+    return any(part in node.op for node in graph for part in _CODES)
+
+
+def uncovered(graph: Graph) -> Coverage:
+    """The coverage of a graph without codes."""
+    return Coverage(refusals={node: UNQUANTIZED for node in graph if node.op in PRODUCTS})
 
 
 def lower(graph: Graph) -> Coverage:

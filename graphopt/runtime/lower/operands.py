@@ -14,6 +14,8 @@ from ...kernels.tensors.quantization import Quantization
 from ...ops import attr
 from .traits import Operation
 
+UNQUANTIZED = "an input that is not quantized"
+"""Why kernels have no product of floats."""
 _BYTES = (DType.UINT8, DType.INT8)
 
 
@@ -210,7 +212,7 @@ def dequantized_source(value: Value | None) -> tuple[Value, Quantization]:
     """The codes that DequantizeLinear turns into `value`, and their quantization. Declined for other values."""
     node = None if value is None else value.producer
     if node is None or not is_dequantize(node) or is_constant(node.inputs[0]):
-        raise Declined("an input that is not quantized")
+        raise Declined(UNQUANTIZED)
     assert node.inputs[0] is not None
     return node.inputs[0], read_quantization(node)
 

@@ -13,7 +13,7 @@ from ...errors import ModelError
 from ...ir import Model
 from ...machine.measurements import Pair
 from ..lower.decoders.spelling import spelled_for_kernels
-from ..lower.lowering import lower
+from ..lower.lowering import has_codes, lower, uncovered
 from ..lower.operations import Coverage
 from ..lower.ort_types import add_types_from_ort
 from ..lower.traits import Operation
@@ -26,7 +26,7 @@ from .measured import (
     slower_regions,
     with_parts,
 )
-from .partition import Segment, partition
+from .partition import Segment, partition, whole
 from .placement import Placement
 
 if TYPE_CHECKING:
@@ -165,8 +165,13 @@ class LoweredModel:
 
     def _lower(self) -> _Parts:
         model = self.original
-        if self._kernels is False:
-            return _Parts(model, Coverage(), (), ((),), partition(model.graph, Coverage()))
+        if self._kernels is False or not has_codes(model.graph):
+            coverage = Coverage() if self._kernels is False else uncovered(model.graph)
+            return _Parts(model, coverage, (), ((),), whole(model.graph))
+        if not isinstance(self._source, Model):
+            from ...onnx_io import infer_types
+
+            infer_types(model)
         add_types_from_ort(model)
         spelled = spelled_for_kernels(model)
         if spelled is not None:
@@ -224,4 +229,4 @@ class LoweredModel:
         unchanged = self._stamp is not None and stamp_of(self._source) == self._stamp
         if self._digest is not None and not unchanged and digest_of(self._source) != self._digest:
             raise ModelError(f"{str(self._source)!r} has changed since the session was made")
-        return load(self._source)
+        return load(self._source, infer=False)

@@ -37,6 +37,12 @@ class Segment:
         return tuple(unit for unit in self.units if isinstance(unit, Operation))
 
 
+def whole(graph: Graph) -> list[Segment]:
+    """All nodes of a graph as one segment, if there are any."""
+    nodes = tuple(graph)
+    return [Segment(nodes, graph.inputs, graph.outputs)] if nodes else []
+
+
 def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
     """Segments in the order they run; operations in `banned` are left to their nodes.
 

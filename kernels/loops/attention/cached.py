@@ -1,4 +1,7 @@
-"""Attention over keys and values of earlier tokens, the growth of these, and rotary embeddings, all of float32."""
+"""Attention over keys and values of earlier tokens, the growth of these, and rotary embeddings, of float32.
+
+Keys and values may be kept as rows of codes.
+"""
 
 # mypy: ignore-errors
 
@@ -7,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.loops.core.exponential import LEAST, exp
-from graphopt.kernels.loops.core.memory import call4, f32_at
+from graphopt.kernels.loops.core.memory import call4, f32_at, i8_at
 from graphopt.kernels.loops.core.reduction import greatest, total
 
 LOWEST = np.float32(np.finfo(np.float32).min)
+ZERO = np.float32(2.0**-100)  # rows with no greater element are coded as 0: the inverse of their scale may be infinite
 
 
 def append(lo, hi, worker, new, past, y, rows, past_stride, y_stride, sizes):
@@ -32,6 +36,34 @@ def append(lo, hi, worker, new, past, y, rows, past_stride, y_stride, sizes):
             kept = f32_at(target + 4 * size * (rows + r))
             for i in range(size):
                 kept[i] = row[i]
+
+
+def append_codes(lo, hi, worker, new, past, y, rows, past_stride, y_stride, sizes):
+    """The same with rows of codes: int8 [size], each the nearest to x / scale, and the scale max |x| / 127 behind them.
+
+    new: float32. Both strides and the rows of past and y are of size + 4 bytes.
+    """
+    size, heads, count = sizes.size, sizes.heads, sizes.tokens
+    for tile in range(lo, hi):
+        source, target = past + tile * past_stride, y + tile * y_stride
+        if source != target:
+            old, kept = i8_at(source), i8_at(target)
+            for i in range(rows * (size + 4)):
+                kept[i] = old[i]
+        batch = tile // heads
+        for r in range(count):
+            row = f32_at(new + 4 * size * ((batch * count + r) * heads + tile - batch * heads))
+            line = target + (size + 4) * (rows + r)
+            codes, scale = i8_at(line), f32_at(line + size)
+            top = np.float32(0)
+            for i in range(size):
+                magnitude = np.float32(abs(row[i]))
+                top = magnitude if magnitude > top else top
+            top = top if top > ZERO else np.float32(0)
+            inverse = np.float32(0) if top == np.float32(0) else np.float32(np.float32(127) / top)
+            scale[0] = np.float32(top / np.float32(127))
+            for i in range(size):
+                codes[i] = np.int8(np.rint(np.float32(row[i] * inverse)))
 
 
 def attend(
@@ -68,7 +100,7 @@ def attend(
             state[2 * h], state[2 * h + 1] = np.float32(-np.inf), np.float32(0)
         for begin in range(0, length, chunk):
             count = min(chunk, length - begin)
-            call4(scores, own + 256, keys + matrix * key_stride + 4 * begin * size, points_at, count)
+            call4(scores, own + 256, keys + matrix * key_stride + begin * sizes.key_bytes, points_at, count)
             for h in range(together):
                 points = f32_at(points_at + 4 * h * chunk)
                 if mask != 0:
@@ -94,7 +126,7 @@ def attend(
                     for i in range(h * width, (h + 1) * width):
                         totals[i] = np.float32(totals[i] * shrink)
                 state[2 * h + 1] = np.float32(state[2 * h + 1] + total(points, count, lanes))
-            call4(sums, points_at, values + matrix * value_stride + 4 * begin * width, sums_at, count)
+            call4(sums, points_at, values + matrix * value_stride + begin * sizes.value_bytes, sums_at, count)
         for h in range(together):
             target = f32_at(y + 4 * (line + h) * width)
             whole = state[2 * h + 1]

@@ -100,6 +100,67 @@ def test_append(rows: int, in_place: bool) -> None:
     assert (y[:, :, rows + count :].view(np.uint8) == 0x5A).all()  # nothing behind is written
 
 
+def coded_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows [..., size] as bytes [..., size + 4]: the nearest code to x / scale, and the scale max |x| / 127."""
+    top = np.abs(rows).max(axis=-1, keepdims=True)
+    top = np.where(top > 2.0**-100, top, 0).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(top == 0, 0, np.float32(127) / top).astype(np.float32)
+    codes = np.rint(rows * inverse).astype(np.int8).view(np.uint8)
+    return np.concatenate((codes, (top / np.float32(127)).view(np.uint8)), axis=-1)
+
+
+def decoded_rows(coded: np.ndarray) -> np.ndarray:
+    """The float32 that rows of codes stand for."""
+    scale = np.ascontiguousarray(coded[..., -4:]).view(np.float32)
+    return np.ascontiguousarray(coded[..., :-4]).view(np.int8) * scale
+
+
+@pytest.mark.parametrize("rows", [0, 7])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_append_codes(rows: int, in_place: bool) -> None:
+    """Bit for bit; a row of zeros, and one of the smallest numbers, have codes 0."""
+    rng = np.random.default_rng(0)
+    batch, count, heads, size, room = 2, 3, 2, 20, 16
+    past = rng.integers(0, 256, (batch, heads, rows, size + 4)).astype(np.uint8)
+    new = naive.placed(rng.normal(size=(batch, count, heads, size)).astype(np.float32))
+    new[0, 0, 0], new[0, 0, 1] = 0, 1e-42
+    y = naive.empty((batch, heads, room, size + 4), np.uint8)
+    if in_place:
+        y[:, :, :rows] = past
+    source, stride = (y, room * (size + 4)) if in_place else (naive.placed(past), rows * (size + 4))
+    run(
+        prepare_append(batch, count, heads, size, coded=True), 2,
+        new=new, past=source, y=y, rows=rows, past_stride=stride, y_stride=room * (size + 4),
+    )  # fmt: skip
+    np.testing.assert_array_equal(y[:, :, :rows], past)
+    expected = coded_rows(new.transpose(0, 2, 1, 3))
+    np.testing.assert_array_equal(y[:, :, rows : rows + count], expected)
+    assert np.abs(decoded_rows(expected) - new.transpose(0, 2, 1, 3)).max() < np.abs(new).max() / 250
+    assert (y[:, :, rows + count :] == 0x5A).all()  # nothing behind is written
+
+
+@every_level
+@pytest.mark.parametrize("rows", [0, 300])
+def test_attention_over_codes_is_that_over_what_they_stand_for(level: Level, rows: int) -> None:
+    """Bit for bit."""
+    rng = np.random.default_rng(rows)
+    heads, groups, size, width, count, room = 2, 3, 32, 16, 3, 5
+    total = rows + count
+    q = naive.placed(rng.normal(size=(1, count, heads, groups, size)).astype(np.float32))
+    codes = [coded_rows(rng.normal(size=(1, heads, total + room, n)).astype(np.float32)) for n in (size, width)]
+    found = []
+    for coded in (False, True):
+        keys, values = (naive.placed(one if coded else decoded_rows(one)) for one in codes)
+        y = naive.empty((1, count, heads, groups, width), np.float32)
+        routine = prepare_attention(1, count, heads, groups, size, width, 0.3, coded=coded, level=level)
+        strides = {"key_stride": keys.strides[1], "value_stride": values.strides[1]}
+        run(routine, 2, q=q, keys=keys, values=values, y=y, rows=rows, **strides)
+        found.append(y)
+    assert np.abs(found[0]).max() > 0
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("turned", [16, 12])
 def test_rotary(interleaved: bool, turned: int) -> None:

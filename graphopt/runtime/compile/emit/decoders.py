@@ -40,7 +40,7 @@ def emit_append(emitter: RoutineEmitter, operation: AppendCache, inputs: Inputs,
     new = emitter.ordered(inputs[0], natural(3))
     batch, count = new.shape[:2]
     y, stride = emitter.growing.result(operation.inputs[1], operation.output, shape, count)
-    routine = prepare_append(batch, count, operation.heads, shape[3])
+    routine = prepare_append(batch, count, operation.heads, new.shape[2] // operation.heads, operation.coded)
     emitter.add(
         routine, new=new, past=inputs[1], y=y, rows=emitter.growing.rows,
         past_stride=emitter.growing.past_stride(operation.inputs[1]), y_stride=stride,
@@ -54,8 +54,9 @@ def emit_attention(emitter: RoutineEmitter, operation: CachedAttention, inputs: 
     q = emitter.ordered(q, natural(3))
     rows = emitter.growing.masks[operation.inputs[3]] if mask else None
     batch, tokens = shape[:2]
+    size, width = (length // (operation.heads * operation.groups) for length in (q.shape[2], shape[2]))
     routine = prepare_attention(
-        batch, tokens, operation.heads, operation.groups, keys.shape[3], values.shape[3], operation.scale, rows
+        batch, tokens, operation.heads, operation.groups, size, width, operation.scale, rows, coded=operation.coded
     )
     strides = [emitter.growing.strides[value] for value in operation.inputs[1:3]]
     y = emitter.new(shape, natural(3), 4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ....ir import Array
@@ -37,10 +38,12 @@ class Rotary(FloatOperation):
 class AppendCache(FloatOperation):
     """Keys or values of new tokens, [batch, tokens, heads · size], behind a cache [batch, heads, past, size].
 
-    The cache is an input of the region and the result an output, both of any length in one executable.
+    The cache is an input of the region and the result an output, both of any length in one executable. `coded`: both
+    are uint8 [batch, heads, rows, size + 4], rows of codes and their scale.
     """
 
     heads: int
+    coded: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -54,3 +57,10 @@ class CachedAttention(FloatOperation):
     heads: int
     groups: int
     scale: float
+    coded: bool = False
+    """Keys and values are rows of codes."""
+
+
+def with_coded_caches(operations: Sequence[Operation]) -> list[Operation]:
+    """The operations of a region whose caches are rows of codes."""
+    return [replace(o, coded=True) if isinstance(o, (AppendCache, CachedAttention)) else o for o in operations]

@@ -1,0 +1,69 @@
+"""Operators of ONNX in place of onnxruntime's own, in a skeleton whose types are inferred.
+
+ONNX's inference knows no type of what onnxruntime's own operators compute, and follows sizes that the model computes
+(Shape, Gather, Concat, Reshape) no further than to the first of them: a decoder quantized by onnxruntime's own tool
+would lose its shapes. A stand-in has the type of the result, and one more input where it needs an operand's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+
+import onnx
+
+_OWN = "com.microsoft"
+_NORM = "SimplifiedLayerNormalization"
+_SAME = frozenset((("", _NORM), *((_OWN, name) for name in (_NORM, "QuickGelu", "Gelu", "FastGelu", "BiasGelu"))))
+"""Domains and operators whose first result is like their first operand."""
+_WIDTHS = (2, 4, 8)
+"""Bits of a code."""
+
+
+def put_stand_ins(skeleton: onnx.ModelProto) -> None:
+    """Replace in place, in nested graphs too, what has a stand-in and one result that is read."""
+    shapes = {t.name: (tuple(t.dims), t.data_type) for t in skeleton.graph.initializer}
+    for value in skeleton.graph.input:
+        declared = value.type.tensor_type
+        shapes[value.name] = tuple(d.dim_value for d in declared.shape.dim), declared.elem_type
+    given: dict[tuple[int, ...], str] = {}
+    for node in _walk(skeleton.graph.node):
+        if any(node.output[1:]) or not node.input:
+            continue
+        kind, sizes = (node.domain, node.op_type), _numbers(node)
+        if kind in _SAME:
+            _become(node, "Identity", node.input[:1])
+        elif kind == (_OWN, "MatMulNBits") and sizes.keys() >= {"K", "N"}:
+            _become(node, "MatMul", (node.input[0], _given(given, (sizes["K"], sizes["N"]))))
+        elif kind == (_OWN, "GatherBlockQuantized") and node.input[0] in shapes:
+            (shape, elem), bits = shapes[node.input[0]], sizes.get("bits", 4)
+            if sizes.get("gather_axis", 0) == 0 and len(shape) > 1 and prod(shape) and bits in _WIDTHS:
+                codes = 8 // bits if elem == onnx.TensorProto.UINT8 else 1
+                table = _given(given, (*shape[:-1], shape[-1] * codes))
+                _become(node, "Gather", (table, node.input[1]))
+    for shape, name in given.items():
+        skeleton.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+
+
+def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _walk(attribute.g.node)
+            elif attribute.type == onnx.AttributeProto.GRAPHS:
+                for graph in attribute.graphs:
+                    yield from _walk(graph.node)
+
+
+def _numbers(node: onnx.NodeProto) -> dict[str, int]:
+    return {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+
+
+def _given(given: dict[tuple[int, ...], str], shape: tuple[int, ...]) -> str:
+    """The input of this shape."""
+    return given.setdefault(shape, f"graphopt.stand_in{len(given)}")
+
+
+def _become(node: onnx.NodeProto, op: str, inputs: Sequence[str]) -> None:
+    node.CopyFrom(onnx.helper.make_node(op, list(inputs), [node.output[0]], name=node.name))
