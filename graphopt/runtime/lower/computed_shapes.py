@@ -12,13 +12,15 @@ from ...analysis.sizes import LONGEST, Sizes, derive_sizes
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ...ops import attr
-from .operands import constant_array, is_constant
+from .operands import constant_array, declared_shape, is_constant
 from .traits import Shape
 
 _SAME_SHAPE = frozenset((
     "QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Relu", "Clip", "Erf", "Tanh", "Sigmoid", "Softmax",
     "LayerNormalization", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu", "HardSwish", "Sqrt", "Exp", "Neg",
 ))  # fmt: skip
+_OPEN = 7
+"""Stands for a size that is not declared, in both operands alike; any number above 1 would do."""
 _BROADCAST = frozenset(("Add", "Sub", "Mul", "Div"))
 _ONE_INPUT = _SAME_SHAPE | {"Transpose"}
 _ON_INTEGERS = frozenset((
@@ -219,6 +221,20 @@ def broadcast(*shapes: Shape) -> Shape:
         return tuple(np.broadcast_shapes(*shapes))
     except ValueError as error:
         raise Declined(f"operands of shapes {', '.join(map(str, shapes))}") from error
+
+
+def check_broadcast(x: Value, other: Value) -> None:
+    """Declined where kernels cannot broadcast `other` to x. Open sizes are taken to be equal until shapes are known."""
+    left, right = declared_shape(x), declared_shape(other)
+    sizes = [
+        tuple(dim if isinstance(dim, int) else against if isinstance(against, int) else _OPEN for dim, against in pairs)
+        for pairs in (
+            zip(left, (*[_OPEN] * (len(left) - len(right)), *right)),
+            zip(right, left[max(0, len(left) - len(right)) :]),
+        )
+    ]
+    if broadcast(*sizes) != sizes[0]:
+        raise Declined(f"{right} does not broadcast to {left}")
 
 
 def _reshape(node: Node, x: Shape, answers: _Answers) -> Shape:

@@ -12,7 +12,7 @@ from .decoders.attention import attention, rotary
 from .decoders.products import PACKED, dequantized_product, packed_product
 from .floats import activations, normalizations, resize, selections
 from .floats.gelu import gelu, gelu_by_tanh
-from .moves import blocks_moved, is_move, moved, stays_on_kernels
+from .moves import is_move, moved, stays_on_kernels
 from .operands import UNQUANTIZED, is_constant, is_dequantize, is_quantize, read_quantization
 from .operations import Coverage, Dequantize
 from .qdq import PRODUCTS, is_only_quantized, linear, quantized_result
@@ -97,7 +97,7 @@ def _lower_node(
     if node.op == "MaxPool" and source in coverage.providers and dtype in (DType.INT8, DType.UINT8):
         return max_pool(node, source, node.output, (node,), dtype is DType.INT8)
     if node.op in ("SpaceToDepth", "DepthToSpace") and source in coverage.providers:
-        return blocks_moved(node, source, coverage.providers)
+        return selections.blocks_moved(node, source, coverage.providers)
     if node.op == PACKED:
         return packed_product(node)
     if node.op in ("Attention", "RotaryEmbedding"):

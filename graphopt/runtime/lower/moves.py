@@ -1,5 +1,4 @@
-"""Lowering of operators that only move elements: Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Identity, and blocks
-of an image moved to its channels and back."""
+"""Lowering of operators that only move elements: Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Identity."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ from ...errors import Declined
 from ...ir import Node, TensorType, Value
 from ...ops import attr
 from .computed_shapes import shape_sources
-from .floats.operations import Blocks
 from .operands import constant_array
 from .operations import Dequantize, Reshape, Transpose
 from .traits import Operation
@@ -37,15 +35,6 @@ def keeps_shape(node: Node) -> bool:
 def _rank(value: Value | None) -> int | None:
     declared = None if value is None else value.type
     return len(declared.shape) if isinstance(declared, TensorType) and declared.shape is not None else None
-
-
-def blocks_moved(node: Node, source: Value, known: Mapping[Value, Operation]) -> Blocks:
-    """SpaceToDepth or DepthToSpace of codes or floats."""
-    kind: Literal["space", "DCR", "CRD"] = "CRD" if str(attr(node, "mode", "DCR")) == "CRD" else "DCR"
-    return Blocks(
-        inputs=(source,), output=node.output, nodes=(node,), floats=known[source].writes_float,
-        block=int(node.attrs["blocksize"]), kind="space" if node.op == "SpaceToDepth" else kind,
-    )  # fmt: skip
 
 
 def moved(

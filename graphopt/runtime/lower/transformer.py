@@ -18,7 +18,7 @@ from ...kernels.elementwise.proved_lines import proved_lines
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
 from . import operations as op
-from .computed_shapes import broadcast
+from .computed_shapes import check_broadcast
 from .moves import moved
 from .operands import are_floats, constant_array, declared_shape, is_constant, is_float32, read_quantization
 from .tables import Island
@@ -30,8 +30,6 @@ NORMS = frozenset(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNor
 _KINDS: dict[str, FloatOp] = {"Add": "add", "Sum": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}
 _AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Identity"))
 TABULATED = frozenset(("Mul", "Pow", "Tanh", "Sigmoid", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"))
-_OPEN = 7
-"""Stands for a size that is not declared, in both operands alike; any number above 1 would do."""
 
 _RANK = 4
 """Axes that the kernels of activation products take: two of batch, rows, columns."""
@@ -67,20 +65,6 @@ def square(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | Non
     if exponent.ndim > 1 or not are_floats(node, known):
         return None
     return op.FloatBinary(inputs=(x, x), output=node.output, nodes=(node,), kind="multiply")
-
-
-def check_broadcast(x: Value, other: Value) -> None:
-    """Declined where kernels cannot broadcast `other` to x. Open sizes are taken to be equal until shapes are known."""
-    left, right = declared_shape(x), declared_shape(other)
-    sizes = [
-        tuple(dim if isinstance(dim, int) else against if isinstance(against, int) else _OPEN for dim, against in pairs)
-        for pairs in (
-            zip(left, (*[_OPEN] * (len(left) - len(right)), *right)),
-            zip(right, left[max(0, len(left) - len(right)) :]),
-        )
-    ]
-    if broadcast(*sizes) != sizes[0]:
-        raise Declined(f"{right} does not broadcast to {left}")
 
 
 def layer_norm(

@@ -10,10 +10,10 @@ import numpy as np
 from ....ir import Node, Value
 from ....kernels.elementwise.functions import FloatFunctionName
 from ....ops import attr
+from ..computed_shapes import check_broadcast
 from ..operands import are_floats, constant_array, is_float32
 from ..operations import FloatBinary, FloatSoftmax
 from ..traits import Operation
-from ..transformer import check_broadcast
 from .gelu import is_made, scalar
 from .operations import FloatFunction
 

@@ -1,9 +1,11 @@
-"""Lowering of Slice, Split, Gather by a constant number, Expand and Pad, of codes and of float32."""
+"""Lowering of Slice, Split, Gather by a constant number, Expand, Pad, and blocks of an image moved to its channels and
+back, of codes and of float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import accumulate, pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from ....ops import attr
 from ..computed_shapes import shape_sources
 from ..operands import constant_array, declared_shape, ints
 from ..traits import Operation
-from .operations import Expand, Pad, Slice
+from .operations import Blocks, Expand, Pad, Slice
 
 OPERATORS = frozenset(("Slice", "Split", "Gather", "Expand", "Pad"))
 _LAST = 1 << 62  # beyond any size
@@ -175,3 +177,12 @@ _CUTS: dict[str, Callable[[Node, int], tuple[_Cut, ...]]] = {
     "Slice": _of_slice, "Split": _of_split, "Gather": _of_gather,
 }  # fmt: skip
 """The cuts of an output, by operator."""
+
+
+def blocks_moved(node: Node, source: Value, known: Mapping[Value, Operation]) -> Blocks:
+    """SpaceToDepth or DepthToSpace of codes or floats."""
+    kind: Literal["space", "DCR", "CRD"] = "CRD" if str(attr(node, "mode", "DCR")) == "CRD" else "DCR"
+    return Blocks(
+        inputs=(source,), output=node.output, nodes=(node,), floats=known[source].writes_float,
+        block=int(node.attrs["blocksize"]), kind="space" if node.op == "SpaceToDepth" else kind,
+    )  # fmt: skip
