@@ -37,7 +37,7 @@ def test_each_kind_and_each_fact_has_a_table_of_its_own(monkeypatch):
 def test_another_onnxruntime_has_another_table(monkeypatch):
     table = Measurements("units")
     table.add({"a": (1.0, 2.0)})
-    monkeypatch.setattr(measurements, "version", lambda package: "0.0")
+    monkeypatch.setattr(measurements, "_onnxruntime", lambda: "0.0")
     assert table.load() == {}
 
 
