@@ -52,8 +52,8 @@ def test_random_operators_draw_alike_on_both_sides():
 
 
 @pytest.mark.parametrize(("op", "inputs", "attrs", "elem"), [
-    ("RandomNormal", "", {"shape": [5, 6], "mean": 2.0}, T.FLOAT),
-    ("RandomUniform", "", {"shape": [5, 6], "low": 2.0, "high": 3.0}, T.FLOAT),
+    ("RandomNormal", "", {"shape": [50, 60], "mean": 2.0}, T.FLOAT),
+    ("RandomUniform", "", {"shape": [50, 60], "low": 2.0, "high": 3.0}, T.FLOAT),
     ("RandomUniformLike", "p", {"dtype": T.DOUBLE}, T.DOUBLE), ("Bernoulli", "p", {}, T.FLOAT),
     ("Multinomial", "p", {"sample_size": 300}, T.INT32), ("Dropout", "p ratio yes", {}, T.FLOAT),
     ("RandomNormalLike", "p", {"scale": 3.0}, T.FLOAT),
