@@ -17,6 +17,8 @@ The value of Frantar et al. 2023."""
 POLISHED = 4e9
 """Multiply-adds that one sweep of coordinate descent over a layer may take: 0.1 s at 40 billion a second.
 `python -m tests.bench.zoo_int8` shows the accuracy, `python -m tests.bench.quantize_time` the time."""
+SWEEPS = 2
+"""Turns of coordinate descent over the codes of a layer. A choice."""
 _BLOCK = 32
 """Columns rounded before their error is spread over the rest by one product. Not tuned finely: 16 to 64 take as long,
 the 128 of Frantar et al. 2023 a third more, on 1,536 rows of 576."""
@@ -109,13 +111,13 @@ def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped:
     return np.asarray(codes[back].T)
 
 
-def descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array, sweeps: int = 2) -> Array:
+def descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array) -> Array:
     """Coordinate descent on J; each step is exact: the gradient Δ C is kept up to date, block by block."""
     gradient = np.ascontiguousarray(((weight - codes * scale) @ c).T)  # [K, N]
     codes, steps = np.ascontiguousarray(codes.T), np.ascontiguousarray(scale.T)
     least, most = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
     diagonal = np.diagonal(c)
-    for _ in range(sweeps):
+    for _ in range(SWEEPS):
         moved = 0
         for start in range(0, len(codes), _BLOCK):
             block = slice(start, min(start + _BLOCK, len(codes)))

@@ -8,10 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....ir import Array
-from .rounding import damping, nearest
-
-SWEEPS = 2
-"""Turns of coordinate descent, as many as `rounding.descend` takes."""
+from .rounding import SWEEPS, damping, nearest
 
 
 def damped(covariances: Array) -> Array:

@@ -73,8 +73,8 @@ def solve(
     codes, bias = np.empty(rows.shape, np.int8), linear.bias
     is_narrow = options.mode == "static" and width < 8 and options.per_channel and block is None
     before = after = signal = 0.0
+    matrices = [moments.covariance_of(g, centred=linear.takes_bias) for g in range(linear.groups)]
     if is_narrow and options.rounding:
-        matrices = [moments.covariance_of(g, centred=linear.takes_bias) for g in range(linear.groups)]
         plain = nearest(rows, scale, low, high) * scale
         codes, scale = grouped_codes(rows, np.stack(matrices), width)
         for g, matrix in enumerate(matrices):
@@ -83,10 +83,8 @@ def solve(
             after += objective(rows[g] - codes[g] * scale[g], matrix)
     together = None
     if options.rounding and width == 8 and rows.shape[:2] == (linear.groups, 1) and linear.groups > 1 and block is None:
-        matrices = [moments.covariance_of(g, centred=linear.takes_bias) for g in range(linear.groups)]
         together = single_row_codes(rows[:, 0], scale[:, 0, 0], low[:, 0], high[:, 0], np.stack(matrices))
-    for g in range(0 if is_narrow and options.rounding else linear.groups):
-        matrix = moments.covariance_of(g, centred=linear.takes_bias)
+    for g, matrix in enumerate([] if is_narrow and options.rounding else matrices):
         signal += objective(rows[g], matrix)
         full = spread(scale[g], rows.shape[2], block)
         before += objective(rows[g] - nearest(rows[g], full, low[g], high[g]) * full, matrix)
