@@ -97,13 +97,9 @@ def _best(outcomes: Sequence[Outcome], job: Job) -> int:
 
 
 def _traded(
-    job: Job,
-    options: Prune,
-    ways: Sequence[Prune],
-    best: PrunedModel,
-    executor: Executor | None,
+    job: Job, options: Prune, ways: Sequence[Prune], best: PrunedModel, executor: Executor | None,
     progress: Callable[[float], None],
-) -> PrunedModel:
+) -> PrunedModel:  # fmt: skip
     """`best`, or the model with channels of some layers exchanged for some of others, by what suits one step."""
     trades, halves = options.exchange or 0, replace(job, step=_HALF)
     apart, groups = halves.held_out(), groups_of(job.original, best.keep, options)
@@ -122,10 +118,10 @@ def _traded(
     start = at_once(best, groups)
     alone = [replace(start, importance=one) for one in dict.fromkeys(way.importance for way in [start, *ways])]
     first, *others = outcomes([best.options, *alone])
-    _, way = min(zip(others, alone), key=lambda one: math.inf if one[0] is None else one[0].error)
+    begun, way = min(zip(others, alone), key=lambda one: math.inf if one[0] is None else one[0].error)
     halves = replace(halves, scores=scores_of(job.original, way, job.feeds, job.seed, job.reference))
     most = max(1 - job.ratio, Outcome.of(best, apart).left)
-    found = Exchange(way, groups, most, outcomes, trades).best(best.keep)
+    found = Exchange(way, groups, most, outcomes, trades).best(best.keep, begun)
     if first is not None and found is not None and found[1].error < first.error:
         best = replace(job, scores=halves.scores).pruned(found[0])
     progress(1.0)

@@ -99,11 +99,16 @@ class Exchange:
     _known: dict[Widths, Outcome] = field(default_factory=dict)
     _steps: Sequence[int] = ()
 
-    def best(self, keep: Mapping[str, int | Sequence[int]]) -> tuple[Prune, Outcome] | None:
+    def best(
+        self, keep: Mapping[str, int | Sequence[int]], start: Outcome | None = None
+    ) -> tuple[Prune, Outcome] | None:
         """The way to the widths that leave the least error, and what it comes to; None where the start cannot be made
-        in one step within the budget."""
+        in one step within the budget. start: what the widths `keep` come to, where that is known."""
         now = tuple(_last(keep[group.name]) for group in self.groups)
-        self._try([now])
+        if start is None:
+            self._try([now])
+        else:
+            self._known[now] = start
         outcome = self._known.get(now)
         if outcome is None or outcome.left > self.most:
             return None
