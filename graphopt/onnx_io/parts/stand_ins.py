@@ -1,4 +1,4 @@
-"""Operators of ONNX in place of onnxruntime's own, in a skeleton whose types are inferred.
+"""Operators of ONNX in place of onnxruntime's own, in a skeleton whose types, or whose shapes alone, are inferred.
 
 ONNX's inference knows no type of what onnxruntime's own operators compute, and follows sizes that the model computes
 (Shape, Gather, Concat, Reshape) no further than to the first of them: a decoder quantized by onnxruntime's own tool
@@ -14,10 +14,24 @@ import onnx
 
 _OWN = "com.microsoft"
 _NORM = "SimplifiedLayerNormalization"
-_SAME = frozenset((("", _NORM), *((_OWN, name) for name in (_NORM, "QuickGelu", "Gelu", "FastGelu", "BiasGelu"))))
+_GELUS = ("QuickGelu", "Gelu", "FastGelu", "BiasGelu")
+_SAME = frozenset((("", _NORM), *((_OWN, name) for name in (_NORM, *_GELUS))))
 """Domains and operators whose first result is like their first operand."""
 _WIDTHS = (2, 4, 8)
 """Bits of a code."""
+_ONE, _TWO, _CODES = (0,), (0, 1), (0, 3)
+_LIKE = {
+    **dict.fromkeys(("QLinearAdd", "QLinearMul"), ("Add", _CODES)),
+    **dict.fromkeys(
+        ("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QuantizeLinear", "DequantizeLinear", *_GELUS),
+        ("Identity", _ONE),
+    ),
+    **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul"), ("MatMul", _TWO)),
+    "QLinearAveragePool": ("AveragePool", _ONE), "QLinearGlobalAveragePool": ("GlobalAveragePool", _ONE),
+    "QGemm": ("Gemm", _CODES),
+}  # fmt: skip
+"""Operators of onnxruntime, by one of ONNX's whose result has the same shape, if not the same type, and the operands
+that this takes."""
 
 
 def put_stand_ins(skeleton: onnx.ModelProto) -> None:
@@ -43,6 +57,21 @@ def put_stand_ins(skeleton: onnx.ModelProto) -> None:
                 _become(node, "Gather", (table, node.input[1]))
     for shape, name in given.items():
         skeleton.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+
+
+def put_alike_shapes(graph: onnx.GraphProto) -> None:
+    """Replace in place what has a result of the same shape by ONNX's operators; their attributes stay."""
+    for node in graph.node:
+        if node.domain != _OWN:
+            continue
+        op, slots = _LIKE.get(node.op_type, ("", ()))
+        if node.op_type == "QLinearConcat":
+            op, slots = "Concat", tuple(range(2, len(node.input), 3))
+        if op and not any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute):
+            operands = [node.input[slot] for slot in slots]
+            node.op_type, node.domain = op, ""
+            node.ClearField("input")
+            node.input.extend(operands)
 
 
 def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

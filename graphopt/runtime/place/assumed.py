@@ -35,35 +35,6 @@ _LINES = ("Range", "Slice")
 """Operators that are computed before their shape is known: others may fill memory, as an Expand does."""
 
 
-_ONE, _TWO, _CODES = (0,), (0, 1), (0, 3)
-_LIKE = {
-    **dict.fromkeys(("QLinearAdd", "QLinearMul"), ("Add", _CODES)),
-    **dict.fromkeys(
-        ("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QuantizeLinear", "DequantizeLinear", "Gelu",
-         "FastGelu", "QuickGelu", "BiasGelu"), ("Identity", _ONE),
-    ),
-    **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul"), ("MatMul", _TWO)),
-    "QLinearAveragePool": ("AveragePool", _ONE), "QLinearGlobalAveragePool": ("GlobalAveragePool", _ONE),
-    "QGemm": ("Gemm", _CODES),
-}  # fmt: skip
-"""Operators of onnxruntime, by one of ONNX's whose result has the same shape, and the operands that this takes."""
-
-
-def _write_like(graph: onnx.GraphProto) -> None:
-    """Put operators of which ONNX infers the shapes in the place of onnxruntime's own."""
-    for node in graph.node:
-        if node.domain != "com.microsoft":
-            continue
-        op, slots = _LIKE.get(node.op_type, ("", ()))
-        if node.op_type == "QLinearConcat":
-            op, slots = "Concat", tuple(range(2, len(node.input), 3))
-        if op and not any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute):
-            operands = [node.input[slot] for slot in slots]
-            node.op_type, node.domain = op, ""
-            node.ClearField("input")
-            node.input.extend(operands)
-
-
 def assumed_shapes(model: Model) -> dict[Value, Shape]:
     """The shapes of a model's values under ASSUMED sizes; those that do not follow are left out.
 
@@ -75,10 +46,11 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
     from ...equivalence.synthesis.sizes import read_symbols
     from ...equivalence.value_info import ValueInfo
     from ...onnx_io.emit import Emitter
+    from ...onnx_io.parts.stand_ins import put_alike_shapes
 
     emitter = Emitter(model, skeleton=True)
     proto = emitter.model()
-    _write_like(proto.graph)
+    put_alike_shapes(proto.graph)
     symbols = read_symbols([ValueInfo.of(given) for given in proto.graph.input], {})
     found: Mapping[str, Shape] = {}
     for factor in _LONGER if {*symbols.kinds.values()} - {"batch", "channel"} else _LONGER[:1]:
