@@ -119,9 +119,7 @@ class Region:
             self._cache.save(name, compiled)
         return compiled
 
-    def _load_or_compile_growing(
-        self, shapes: Shapes, coded: bool, plans: GrowingPlans
-    ) -> Executable | NoExecutable:  # fmt: skip
+    def _load_or_compile_growing(self, shapes: Shapes, coded: bool, plans: GrowingPlans) -> Executable | NoExecutable:
         stored = plans.find(self._key(shapes))
         if stored is not None:
             return stored
