@@ -14,7 +14,7 @@ from ..errors import InputError, ModelError, OptionError
 from ..gradient import Trainer
 from ..ir import Array, Model, TensorType, clone_model
 from ..machine.files import check_target
-from ..measure import Fidelity, Quality, ort_session
+from ..measure import Fidelity, Quality, figures, ort_session
 from ..onnx_io import external_bytes, load, to_proto
 from ..pipeline import Progress
 from .codes import Codes, store, with_floats
@@ -35,7 +35,7 @@ from .matching import (
     spread,
 )
 from .muon import Muon
-from .options import HELD, LABELLED, Distil
+from .options import HELD, LABELLED, MOST_TIMES, PLENTY, STEPS, Distil
 from .result import Distilled, DistilReport
 from .running import run_session
 from .samples import Batch, Samples
@@ -177,11 +177,17 @@ class _Work:
         shares = (options.mixing, options.patches) if combines else (0.0, 0.0)
         variety = Variety(*shares, options.shifts, mirrors)
         epochs = Epochs(self.samples, options.batch_size, self.seed, variety)
-        steps = options.steps if options.epochs is None else options.epochs * epochs.steps
+        steps = options.epochs * epochs.steps if options.epochs is not None else options.steps or self._usual_steps()
         plain = replace(options, checkpoint=None)
         teacher = b"" if self.teacher is None else _bytes(self.teacher.model)
         digest = digest_of(_bytes(self.student), teacher, self.samples.digest(), plain, self.seed)
         return Task(trainer, epochs, self.targets, self.judge, steps, digest)
+
+    def _usual_steps(self) -> int:
+        """As many as the share of its teacher's multiply-accumulates that a student has left asks for."""
+        whole = 0 if self.teacher is None else figures(self.teacher.model).macs
+        share = figures(self.tapped.model).macs / whole if whole else 1.0
+        return round(STEPS * min(MOST_TIMES, max(1.0, PLENTY / max(share, 1e-9))))
 
     def emitted(self, weights: Mapping[str, Array]) -> Model:
         """The student with other weights."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from ...analysis.channels import find_channels
-from ...distillation.options import Distil
+from ...distillation.options import STEPS, Distil
 from ...errors import Declined
 from ...ir import Model, clone_model
 from .cut.remove import unshare
@@ -54,7 +54,7 @@ class Group:
 
 def affordable(recover: Distil) -> int:
     """How many prunings are a small share of a training; 0 where that is told in epochs, whose steps are not known."""
-    return min(_MOST, recover.steps // _STEPS) if recover.epochs is None else 0
+    return min(_MOST, (recover.steps or STEPS) // _STEPS) if recover.epochs is None else 0
 
 
 def groups_of(original: Model, keep: Mapping[str, int | Sequence[int]], options: Prune) -> list[Group]:

@@ -17,7 +17,7 @@ from .chosen import Chosen, chosen_units
 from .emit.qdq import build
 from .errors.single_unit_errors import SingleUnitErrors
 from .options import ALWAYS, MEASURED, Quantize
-from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, guard
+from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, errors_alone, guard
 from .place.bias_correction import with_bias_correction
 from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates, most_gain, needed_gain
 from .place.mixed_precision import stored_bytes, with_mixed_precision
@@ -144,8 +144,14 @@ class _Search:
         self.candidates = self._cut(calibrated.assignment.units - floats)
 
     def refitted(self) -> _Search:
-        """The same of the model with layers refitted to their quantized inputs."""
-        return _Search(self.model, with_refit(self.calibrated, self.context), self.context, self.floats)
+        """The same of the model with layers refitted to their quantized inputs, on the units that stay on integers."""
+        units = self.candidates[0].units
+        if _is_for_time(self.calibrated.options, self.context):
+            errors = errors_alone(self.candidates[0], self.errors)
+            mixed = with_mixed_precision(self.calibrated, self.candidates[0], errors)
+            units = units if mixed is None else mixed.units
+        floats = self.floats | (self.calibrated.assignment.units - units)
+        return _Search(self.model, with_refit(self.calibrated, self.context, units), self.context, floats)
 
     def decision(self) -> Decision:
         """That on the best candidate, changed where it is not accurate enough."""

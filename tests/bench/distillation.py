@@ -21,7 +21,6 @@ import numpy as np
 import graphopt
 from graphopt.calibration import open_calibration
 from graphopt.distillation import Distil, distil
-from graphopt.distillation.options import STEPS
 from graphopt.ir import Model
 from graphopt.measure import figures, ort_session
 from graphopt.passes.prune import Prune, affordable
@@ -135,7 +134,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="*", default=BUDGETS)
     parser.add_argument("--labels", action="store_true", help="fine-tune with labels, too, from seed 0")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--ways", action="store_true")
     arguments = parser.parse_args()

@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.distillation import run
 from graphopt.distillation.codes import _limits
 from graphopt.distillation.epochs import Epochs, Variety
 from graphopt.distillation.loop import cosine
@@ -157,6 +158,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="is damaged"):
         graphopt.distil(network(0.3), network(), {"x": X}, checkpoint=path, **SHORT)
+
+
+@pytest.mark.parametrize(("hidden", "times"), [(32, 1.0), (16, 1.0), (10, 1.6), (2, 2.0)])
+def test_a_small_student_learns_longer(hidden, times, monkeypatch):
+    monkeypatch.setattr(run, "STEPS", 10)
+    options = {**SHORT, "steps": None, "learning_rate": 1e-4}
+    found = graphopt.distil(network(hidden=hidden), network(hidden=32), {"x": X}, **options)
+    assert found.report.steps == round(10 * times)
 
 
 def test_labels_alone_are_a_task_and_go_beside_a_teacher():

@@ -35,7 +35,7 @@ def with_costs(calibrated, monkeypatch, gains, harms):
 
 
 def test_what_harms_and_hardly_gains_returns_to_float(calibrated, monkeypatch):
-    monkeypatch.setattr(mixed_precision, "LARGER", 2.0)
+    monkeypatch.setattr(mixed_precision, "LARGER", 3.0)
     gains, harms = {0: 0.5, 1: 0.001, 2: 0.5}, {0: 0.01, 1: 0.3, 2: 0.01}
     linear, errors = with_costs(calibrated, monkeypatch, gains, harms)
     found = with_mixed_precision(calibrated, calibrated.assignment, errors)
@@ -63,3 +63,12 @@ def test_nothing_is_done_where_nothing_was_measured(calibrated):
     assert with_mixed_precision(calibrated, calibrated.assignment, {}) is None
     dynamic = replace(calibrated.assignment, options=replace(calibrated.options, mode="dynamic"))
     assert with_mixed_precision(calibrated, dynamic, dict.fromkeys(dynamic.units, 0.1)) is None
+
+
+def test_a_refit_buys_accuracy_with_more_time(calibrated, monkeypatch):
+    units, gained = len(calibrated.assignment.units), 0.03
+    linear, errors = with_costs(calibrated, monkeypatch, {3: gained * units, 1: 0.9}, {3: 0.3, 1: 0.01})
+    assert with_mixed_precision(calibrated, calibrated.assignment, errors) is None
+    refit = replace(calibrated.assignment, options=replace(calibrated.options, rounding="refit"))
+    found = with_mixed_precision(calibrated, refit, errors)
+    assert found is not None and {*linear} - found.units == {linear[3]}

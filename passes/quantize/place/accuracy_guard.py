@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -233,19 +233,13 @@ def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
 
     Where speed is asked for, by the power of that error for each second a unit gains: large gains may harm more.
     """
-    calibrated = errors.calibrated
-    units = [u for u in calibrated.units.members if u in assignment.units and not u.passes_codes]
+    calibrated, units = errors.calibrated, _changeable(assignment, errors)
     is_dear = assignment.options.mode == "dynamic" and len(units) * figures(calibrated.model).constant_bytes > COPIED
     if is_dear:
         errors.predict(units)
     if is_dear and all(u in errors.predicted for u in units):
         return _by_half(units, errors)
-    if len(units) <= ONE_BY_ONE:
-        errors.measure(units)
-        known = errors.known
-    else:
-        errors.predict(units)
-        known = errors.predicted
+    known = errors_alone(assignment, errors)
     if not all(u in known for u in units):
         return sorted(units, key=lambda u: -_estimated_noise(calibrated, u))
     if not calibrated.options.speed or calibrated.options.mode != "static" or assignment.target == "graphopt":
@@ -253,6 +247,21 @@ def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
     costs = measure_costs(calibrated.assignment, calibrated.feed, calibrated.shapes)
     gains = {u: max(costs.as_float[u] - costs.as_codes[u], CALL) for u in units}
     return sorted(units, key=lambda u: -(known[u] ** 2) / gains[u])
+
+
+def errors_alone(assignment: Assignment, errors: SingleUnitErrors) -> Mapping[Unit, float]:
+    """The error of each unit alone: measured where units are few, else predicted, as far as that can be."""
+    units = _changeable(assignment, errors)
+    if len(units) <= ONE_BY_ONE:
+        errors.measure(units)
+        return errors.known
+    errors.predict(units)
+    return errors.predicted
+
+
+def _changeable(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
+    """The units of an assignment that round something, in the model's order."""
+    return [u for u in errors.calibrated.units.members if u in assignment.units and not u.passes_codes]
 
 
 def _by_half(units: Sequence[Unit], errors: SingleUnitErrors) -> list[Unit]:
