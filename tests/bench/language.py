@@ -6,7 +6,8 @@ a file: megabytes, perplexity on `evaluation` and KL against the float model the
 of the likeliest token, and the processor time that the file cost. Forms: int8 and int4 with data, int4 with prompts
 that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, mode dynamic, a budget of bits
 a weight with data (`mixed-5.5`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
-which are left out with a reason where it lacks them.
+which are left out with a reason where it lacks them. `python -m tests.strangers.smollm2 FOLDER` makes both files of
+SmolLM2-135M.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from graphopt.ir import Constant, Node
 from graphopt.measure import ort_session
 from graphopt.passes.quantize import stage
 from graphopt.passes.quantize.emit.packed import pack
-from graphopt.passes.quantize.numerics.blocks import best_grid, in_blocks, plain_scale, spread
-from graphopt.passes.quantize.numerics.rounding import nearest
+from graphopt.passes.quantize.numerics.blocks import best_grid, fitted_scale, in_blocks, plain_scale, spread
+from graphopt.passes.quantize.numerics.rounding import nearest, objective
 from graphopt.passes.quantize.numerics.solve import solve
 from tests.quantize.nets import parse
 
@@ -66,6 +66,25 @@ def test_blocks_are_packed_and_the_last_may_be_partial(block, target):
     else:
         assert ops.count("MatMulNBits") == 3 and "DequantizeLinear" not in ops
         assert made.model.opset_import[0].version == 17  # onnxruntime's own products need no other
+
+
+@pytest.mark.parametrize("depth", [96, DEPTH])
+def test_scales_refitted_to_codes_cost_least(depth):
+    rng = np.random.default_rng(1)
+    rows, x = rng.standard_normal((7, depth)).astype(np.float32), rng.standard_normal((400, depth)).astype(np.float32)
+    covariance = (x.T @ x / len(x) + 0.5).astype(np.float32)  # inputs of different blocks go together
+    scale, zero = plain_scale(rows, 3, 32), rng.integers(-2, 2, (7, -(-depth // 32)))
+    full, origin = spread(scale, depth, 32), spread(zero, depth, 32).astype(np.float32)
+    steps = nearest(rows + origin * full, full, np.float32(-4), np.float32(3)) - origin
+    steps[2, :32] = 0  # says nothing of its scale
+    found = fitted_scale(rows, steps, scale, covariance, 32)
+    assert found.dtype == np.float32 and found[2, 0] == scale[2, 0]
+    for row, step, one in zip(rows, steps, found):
+        parts = np.stack([np.where(np.arange(depth) // 32 == b, step, 0) for b in range(len(one))]).astype(np.float64)
+        kept = parts.any(axis=1)
+        best = np.linalg.lstsq(parts[kept] @ covariance @ parts[kept].T, parts[kept] @ covariance @ row)[0]
+        np.testing.assert_allclose(one[kept], best, rtol=2e-3)
+    assert objective(rows - steps * spread(found, depth, 32), covariance) < objective(rows - steps * full, covariance)
 
 
 def test_finer_blocks_are_closer_and_data_help():

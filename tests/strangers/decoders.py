@@ -71,7 +71,7 @@ class Step(nn.Module):
 
     def forward(self, ids: Any, mask: Any, positions: Any, *pasts: Any) -> tuple[Any, ...]:
         cache = transformers.DynamicCache()
-        for layer in range(LAYERS):
+        for layer in range(len(pasts) // 2):
             cache.update(pasts[2 * layer], pasts[2 * layer + 1], layer)
         made = self.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
@@ -148,12 +148,12 @@ def write(
     print(path, flush=True)
 
 
-def write_decoder(style: str, exporter: str, folder: Path) -> None:
+def write_decoder(model: Any, path: Path, exporter: str) -> None:
     """Export a step of a decoder."""
-    model = decoder(style)
-    heads = HEADS if style in ("phi", "gpt2") else GROUPS
-    pasts = [torch.randn(2, heads, 5, WIDTH // HEADS) for _ in range(2 * LAYERS)]
-    kinds = [f"{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value")]
+    config = model.config
+    heads, size = getattr(config, "num_key_value_heads", HEADS), config.hidden_size // config.num_attention_heads
+    pasts = [torch.randn(2, heads, 5, size) for _ in range(2 * config.num_hidden_layers)]
+    kinds = [f"{layer}.{kind}" for layer in range(config.num_hidden_layers) for kind in ("key", "value")]
     names = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{kind}" for kind in kinds)]
     axes = {name: {0: "batch", 2: "past"} for name in names}
     axes |= {"input_ids": {0: "batch", 1: "seq"}, "position_ids": {0: "batch", 1: "seq"}}
@@ -162,7 +162,7 @@ def write_decoder(style: str, exporter: str, folder: Path) -> None:
         torch.ones(2, 3, dtype=torch.long), torch.ones(2, 8, dtype=torch.long), torch.arange(5, 8).repeat(2, 1), *pasts,
     ]  # fmt: skip
     results = ["logits", *(f"present.{kind}" for kind in kinds)]
-    write(Step(model), inputs, names, axes, results, folder / f"{style}-{exporter}.onnx", exporter)
+    write(Step(model), inputs, names, axes, results, path, exporter)
 
 
 def write_pair(style: str, exporter: str, folder: Path) -> None:
@@ -211,7 +211,10 @@ def main() -> None:
     for style in styles:
         for exporter in OPSETS:
             torch.manual_seed(0)
-            (write_pair if style in PAIRS else write_decoder)(style, exporter, folder)
+            if style in PAIRS:
+                write_pair(style, exporter, folder)
+            else:
+                write_decoder(decoder(style), folder / f"{style}-{exporter}.onnx", exporter)
 
 
 if __name__ == "__main__":

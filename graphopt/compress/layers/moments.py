@@ -91,19 +91,24 @@ def fits_memory(linear: Linear) -> bool:
 
 
 def gather(
-    model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[dict[str, Any]]], seed: int
-) -> Iterator[tuple[Linear, InputMoments]]:
-    """Each layer with the moments of its input value over the calibration data; a few layers in memory at a time."""
+    model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[dict[str, Any]]], seed: int,
+    enough: int = ENOUGH,
+) -> Iterator[tuple[Linear, InputMoments]]:  # fmt: skip
+    """Each layer with the moments of its input value over the calibration data; a few layers in memory at a time.
+
+    enough: patches for each unknown, and for 1,024 unknowns where a layer has fewer; an eighth of them from a sample at
+    most.
+    """
     for part in portions(layers, lambda item: moment_bytes(item[1]), BUDGET):
         moments_of = {linear.node: InputMoments.empty(linear) for _, linear in part}
-        needs = {linear.node: max(2048, ENOUGH * linear.depth) for _, linear in part}
+        needs = {linear.node: enough * max(1024, linear.depth) for _, linear in part}
         rng = np.random.default_rng(seed)
         values = list(dict.fromkeys(value for value, _ in part))
         for arrays in stream(model, values, feeds()):
             for value, linear in part:
                 moments = moments_of[linear.node]
                 if value in arrays and moments.count < needs[linear.node]:
-                    moments.add(linear.patches(arrays[value], max(256, linear.depth // 4), rng))
+                    moments.add(linear.patches(arrays[value], needs[linear.node] // 8, rng))
             if all(moments.count >= needs[node] for node, moments in moments_of.items()):
                 break
         for _, linear in part:

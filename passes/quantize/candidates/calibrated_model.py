@@ -15,7 +15,7 @@ from ....calibration import BATCH, METHODS, STARTS, Extent, Shapes, observe, sha
 from ....compress.choices import bits_for
 from ....compress.context import StageContext
 from ....compress.layers.linear import PRODUCTS, Linear
-from ....compress.layers.moments import InputMoments, fits_memory, gather
+from ....compress.layers.moments import ENOUGH, InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
 from ....machine.sessions import LARGE
@@ -292,9 +292,14 @@ def _with_moments(
     left = {unit.node: unit for unit in layers}
     given = [(u.inputs[0], u.layer) for u in wanted if u.inputs and fits_memory(u.layer)]
     data = partial(_with_first_tokens, feeds, options, context)
-    for linear, moments in gather(solver.model, given, data, context.seed):
+    for linear, moments in gather(solver.model, given, data, context.seed, _enough(options)):
         yield left.pop(linear.node), moments
     yield from ((unit, None) for unit in left.values())
+
+
+def _enough(options: Quantize) -> int:
+    """Patches for each unknown of a layer: more for stored weights of few bits, whose errors follow what data show."""
+    return 2 * ENOUGH if options.mode == "weights" and options.weight_bits < 8 else ENOUGH
 
 
 def _with_first_tokens(feeds: _CountedFeeds, options: Quantize, context: StageContext) -> Iterator[dict[str, Any]]:

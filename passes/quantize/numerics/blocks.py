@@ -26,6 +26,8 @@ CHUNK = 1 << 20
 `python -m tests.bench.memory` prints time and memory."""
 MOST_WORKERS = 8
 """Threads that search at most: more would wait for memory."""
+HELD = 1e-4
+"""Stiffness of a refitted scale: enough for float32 where blocks are alike, too little to matter elsewhere."""
 SAVED = 0.98
 """Zero points are stored where they lower the cost below this share of it: they cost 1/8 bit a weight of some 5."""
 
@@ -86,6 +88,33 @@ def best_grid(rows: Array, cost: Array, bits: int, block: int) -> BlockGrid:
         scale, zero = (np.concatenate(parts) for parts in zip(*((g.zeroed_scale, g.zero) for g in found)))
         return BlockGrid(scale.reshape(len(rows), -1), zero.reshape(len(rows), -1), zeroed)
     return BlockGrid(np.concatenate([grids.scale for grids in found]).reshape(len(rows), -1), None, plain)
+
+
+def fitted_scale(rows: Array, steps: Array, scale: Array, covariance: Array, block: int) -> Array:
+    """The scales s [N, B] of least J = tr(Δ C Δᵀ), Δ = W − s θ, for rows W and steps θ = q − z, f32 [N, K].
+
+    A row's J is a quadratic form of its scales, whose matrix is θ_aᵀ C_ab θ_b for blocks a and b. Each is held to the
+    scale it had by `HELD` of its diagonal, a block of zeros wholly.
+    """
+    found, depth, count = np.empty_like(scale), rows.shape[1], scale.shape[1]
+    padded = np.zeros((count * block,) * 2, np.float32)
+    padded[:depth, :depth] = covariance
+    size = max(1, CHUNK // max(depth, count**2))
+    for at in range(0, len(rows), size):
+        part = slice(at, at + size)
+        codes = in_blocks(steps[part], block)
+        wanted = np.einsum("nbk,nbk->nb", in_blocks(rows[part] @ covariance, block), codes)
+        matrix = np.empty((len(codes), count, count), np.float32)
+        for b in range(count):  # C is symmetric: the blocks before b are known
+            seen = codes[:, b] @ padded[b * block : (b + 1) * block, b * block :]
+            matrix[:, b, b:] = np.einsum("nak,nak->na", seen.reshape(len(codes), -1, block), codes[:, b:])
+            matrix[:, b:, b] = matrix[:, b, b:]
+        own = np.einsum("nbb->nb", matrix)
+        held = np.where(own > 0, own * np.float32(HELD), np.float32(1))
+        own += held
+        wanted += held * scale[part]
+        found[part] = np.linalg.solve(matrix, wanted[..., None])[..., 0]
+    return np.where(np.isfinite(found) & (np.abs(found) > LEAST), found, scale)
 
 
 def in_parts(rows: Array) -> Iterator[Array]:

@@ -60,6 +60,19 @@ def nearest_codes(weight: Array, scale: Array, low: Array, high: Array) -> Array
 
 def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> Array:
     """Codes int8 [N, K] for f32 weight [N, K] with scale [N, K], within bounds [N, K], given C [K, K]."""
+    best, damped = spread_codes(weight, scale, low, high, covariance)
+    if is_polished(weight):
+        best = descend(weight, best, scale, low, high, damped)
+    return best.astype(np.int8)
+
+
+def is_polished(weight: Array) -> bool:
+    """Whether a layer is small enough for coordinate descent."""
+    return float(weight.size * weight.shape[1]) <= POLISHED
+
+
+def spread_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> tuple[Array, Array]:
+    """The codes f32 [N, K] before coordinate descent, GPTQ's or the nearest, whichever cost less; and the damped C."""
     plain = nearest(weight, scale, low, high)
     damped = covariance + np.eye(len(covariance), dtype=np.float32) * damping(covariance)
     candidates = [plain]
@@ -70,15 +83,12 @@ def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance:
     if solved is not None:
         candidates.append(solved)
     costs = [objective(weight - codes * scale, covariance) for codes in candidates]
-    best = candidates[int(np.argmin(costs))]
-    if float(weight.size) * weight.shape[1] <= POLISHED:
-        best = descend(weight, best, scale, low, high, damped)
-    return best.astype(np.int8)
+    return candidates[int(np.argmin(costs))], damped
 
 
-def damping(covariance: Array) -> np.float32:
+def damping(covariance: Array, share: float = DAMPING) -> np.float32:
     """The number added to the diagonal of C."""
-    return np.float32(max(DAMPING * float(np.trace(covariance)) / len(covariance), 1e-12))
+    return np.float32(max(share * float(np.trace(covariance)) / len(covariance), 1e-12))
 
 
 def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped: Array) -> Array | None:
