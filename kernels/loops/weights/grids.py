@@ -164,7 +164,7 @@ def search(
 
 
 def nearest(lo, hi, worker, x, count, block, scale, zero, most, codes):
-    """The nearest codes of blocks x [count, block] on grids [count], from −most − 1 to most; a tile is `LANES` of them."""
+    """The nearest codes of blocks x [count, block] on grids [count], from −most − 1 to most; `LANES` blocks a tile."""
     least = np.float32(-most - 1)
     greatest = np.float32(most)
     for b in range(lo * LANES, min(hi * LANES, count)):
