@@ -91,7 +91,7 @@ def nearest_codes(blocks: Array, scale: Array, zero: Array | None, bits: int, wo
     }  # fmt: skip
     step = Step(NEAREST, arguments, tiles=-(-count // LANES), grain=64)
     zeros = np.zeros(count, np.int8) if zero is None else np.ascontiguousarray(zero, np.int8)
-    buffers = {
+    buffers: dict[str, Array] = {
         "x": np.ascontiguousarray(blocks, np.float32), "scale": np.ascontiguousarray(scale, np.float32),
         "zero": zeros, "codes": codes,
     }  # fmt: skip

@@ -19,7 +19,7 @@ def widened(array: Array, workers: int = 1) -> Array:
     wide = np.empty(array.shape, np.float32)
     if not array.size:
         return wide
-    arguments = {"x": Buffer("x"), "y": Buffer("y"), "count": array.size}
-    step = Step(WIDEN, arguments, tiles=-(-array.size // WIDENED))
+    tiles = -(-array.size // WIDENED)
+    step = Step(WIDEN, {"x": Buffer("x"), "y": Buffer("y"), "count": array.size}, tiles=tiles)
     run_routine(Routine((step,)), {"x": array, "y": wide}, workers=workers)
     return wide

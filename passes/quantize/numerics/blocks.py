@@ -92,11 +92,11 @@ def best_grid(rows: Array, cost: Array, bits: int, block: int, codes: Array | No
         found.append(_search(part, costs, bits, block, zeroed))
         if codes is not None and zeroed is not None:
             codes[at : at + len(part)] = _nearest(part, found[-1], bits, block, zeroed)
-    both = zeroed is None
     if zeroed is None:
         zeroed = sum(_cost(g, True) for g in found) < SAVED * sum(_cost(g, False) for g in found)
-    for grids, (at, part) in zip(found, in_parts(rows)) if codes is not None and both else ():
-        codes[at : at + len(part)] = _nearest(part, grids, bits, block, zeroed)
+        if codes is not None:
+            for grids, (at, part) in zip(found, in_parts(rows)):
+                codes[at : at + len(part)] = _nearest(part, grids, bits, block, zeroed)
     total = sum(_cost(grids, zeroed) for grids in found)
     scale, zero = (np.concatenate(parts).reshape(len(rows), -1) for parts in zip(*(_grid(g, zeroed) for g in found)))
     return BlockGrid(scale, zero if zeroed else None, total)
