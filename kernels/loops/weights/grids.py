@@ -120,13 +120,17 @@ def search(
             least_wide[i] = least
             most_wide[i] = greatest
             source = (first + min(i, here - 1)) * block
+            for k in range(block):
+                v[k * LANES + i] = x[source + k]
+        for i in range(LANES if per_row > 1 or tile == lo else 0):  # one row of costs is the same for all tiles
             place = ((first + min(i, here - 1)) % per_row) * block
             for k in range(block):
-                value = x[source + k]
-                v[k * LANES + i] = value
                 c[k * LANES + i] = cost[place + k]
-                low[i] = value if value < low[i] else low[i]
-                high[i] = value if value > high[i] else high[i]
+        for k in range(block):
+            row = f32_at(address_of(v) + 4 * LANES * k)
+            for i in range(LANES):
+                low[i] = row[i] if row[i] < low[i] else low[i]
+                high[i] = row[i] if row[i] > high[i] else high[i]
         for kind in range(first_kind, first_kind + kinds):
             for i in range(LANES):
                 best_cost[i] = np.float32(np.inf)

@@ -142,7 +142,7 @@ def _solve_blocks(
     depth = rows.shape[2]
     if moments is None:
         codes = np.empty(rows.shape, np.int8)
-        grid = best_grid(rows[0], np.ones(depth), width, block, codes[0])
+        grid = best_grid(rows[0], None, width, block, codes[0])
         zeros = None if grid.zero is None else grid.zero[None]
         return Solved(Codes(codes, grid.scale[None], linear.bias, width, 0, block, zeros), None, None)
     rows = linear.rows()
