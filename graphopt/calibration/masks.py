@@ -11,6 +11,8 @@ HUGE = 1e30
 −3.4e38, and sums of it; a product of activations that large would overflow at the next one."""
 HUGE_HALF = 3e4
 """The same for negative elements of float16, whose least number is −65504; exporters write that or −3e4."""
+_INFINITE, _MASK = (int(np.array(number, np.float16).view(np.uint16)) for number in (np.inf, -HUGE_HALF))
+"""Bits of float16 from which on positive, and negative, elements are none: each sign's grow with its magnitudes."""
 
 
 def numbers(array: Array) -> Array | None:
@@ -18,6 +20,10 @@ def numbers(array: Array) -> Array | None:
     if array.dtype.kind != "f" or not array.size:
         return None
     low, high = (-HUGE_HALF, np.inf) if array.dtype == np.float16 else (-HUGE, HUGE)
+    if array.dtype == np.float16:  # by their bits, which numpy compares many times as fast
+        bits = array.view(np.int16)
+        all_kept = bits.max() < _INFINITE and bits.view(np.uint16).max() < _MASK
+        return None if all_kept else np.asarray((array > low) & (array < high))
     if low < array.min() and array.max() < high:  # NaN is neither
         return None
     kept: Array = (array > low) & (array < high)

@@ -20,14 +20,16 @@ class Constant:
     """An immutable tensor.
 
     `source` tells the tensor of the file that the constant was lifted from, which is emitted in its place: external
-    data stays external, packed formats stay packed.
+    data stays external, packed formats stay packed. `half` is the constant of float16 whose elements this one of
+    float32 has, widened whenever they are read; None for others.
     """
 
-    __slots__ = ("_array", "_nbytes", "_read", "_shared", "dtype", "shape", "size", "source")
+    __slots__ = ("_array", "_nbytes", "_read", "_shared", "dtype", "half", "shape", "size", "source")
 
     def __init__(self, dtype: DType, shape: tuple[int, ...], read: Callable[[], Array], source: Any = None) -> None:
         self.dtype, self.shape, self.source = dtype, shape, source
         self.size = math.prod(shape)  # the number of elements
+        self.half: Constant | None = None
         self._nbytes = (self.size * dtype.bits + 7) // 8
         self._read = read
         self._array: Array | None = None

@@ -17,8 +17,14 @@ SEARCH = Kernel(
     "graphopt.kernels.loops.weights.grids:search",
     {
         "x": "f32*", "cost": "f32*", "count": "i64", "per_row": "i64", "block": "i64", "shares": "f32*",
-        "share_count": "i64", "most": "i64", "scale": "f32*", "error": "f32*", "zeroed_scale": "f32*", "zero": "i8*",
-        "zeroed_error": "f32*", "scratch": "i64", "scratch_bytes": "i64",
+        "share_count": "i64", "most": "i64", "first_kind": "i64", "kinds": "i64", "scale": "f32*", "error": "f32*",
+        "zeroed_scale": "f32*", "zero": "i8*", "zeroed_error": "f32*", "scratch": "i64", "scratch_bytes": "i64",
+    },
+)  # fmt: skip
+NEAREST = Kernel(
+    "graphopt.kernels.loops.weights.grids:nearest",
+    {
+        "x": "f32*", "count": "i64", "block": "i64", "scale": "f32*", "zero": "i8*", "most": "i64", "codes": "i8*",
     },
 )  # fmt: skip
 
@@ -26,7 +32,7 @@ SEARCH = Kernel(
 @dataclass(frozen=True, slots=True)
 class BlockGrids:
     """Of blocks [M]: scale f32 and squared error f32 of symmetric grids, then scale, zero point int8 and error of those
-    with zero points."""
+    with zero points. Only the kind that was asked for has values."""
 
     scale: Array
     error: Array
@@ -35,14 +41,17 @@ class BlockGrids:
     zeroed_error: Array
 
 
-def search_grids(blocks: Array, costs: Array, bits: int, shares: Sequence[float], workers: int = 1) -> BlockGrids:
-    """The grids whose nearest codes of `bits` cost least, for blocks f32 [M, block].
+def search_grids(
+    blocks: Array, costs: Array, bits: int, shares: Sequence[float], workers: int = 1, zeroed: bool | None = None
+) -> BlockGrids:  # fmt: skip
+    """The grids whose nearest codes of `bits` cost least, for blocks f32 [M, block], `block` a multiple of 4.
 
     costs: f32 [B, block] of an input's squared error, in turn for the blocks of a row. shares: of a block's range that
-    are tried, each with its scale refitted by least squares to the codes that it leads to.
+    are tried, each with its scale refitted by least squares to the codes that it leads to. zeroed: whether only grids
+    with zero points are sought, or only those without; None for both.
     """
     count, block = blocks.shape
-    found = BlockGrids(*(np.empty(count, kind) for kind in ("f4", "f4", "f4", "i1", "f4")))
+    found = BlockGrids(*(np.zeros(count, kind) for kind in ("f4", "f4", "f4", "i1", "f4")))
     if not count:
         return found
     scratch = whole_lines(4 * LANES * (2 * block + PLACES))
@@ -51,6 +60,7 @@ def search_grids(blocks: Array, costs: Array, bits: int, shares: Sequence[float]
         {
             "x": Buffer("x"), "cost": Buffer("cost"), "count": count, "per_row": len(costs), "block": block,
             "shares": np.array(shares, np.float32), "share_count": len(shares), "most": (1 << (bits - 1)) - 1,
+            "first_kind": 1 if zeroed else 0, "kinds": 2 if zeroed is None else 1,
             "scale": Buffer("scale"), "error": Buffer("error"), "zeroed_scale": Buffer("zeroed_scale"),
             "zero": Buffer("zero"), "zeroed_error": Buffer("zeroed_error"), "scratch": SCRATCH,
             "scratch_bytes": scratch,
@@ -66,3 +76,24 @@ def search_grids(blocks: Array, costs: Array, bits: int, shares: Sequence[float]
     }  # fmt: skip
     run_routine(Routine((step,)), buffers, workers=workers)
     return found
+
+
+def nearest_codes(blocks: Array, scale: Array, zero: Array | None, bits: int, workers: int = 1) -> Array:
+    """The codes int8 of blocks f32 [M, block] to the nearest on grids scale · (code − zero): scale f32 [M] of either
+    sign, zero int8 [M] or None for 0."""
+    count, block = blocks.shape
+    codes = np.empty(blocks.shape, np.int8)
+    if not count:
+        return codes
+    arguments = {
+        "x": Buffer("x"), "count": count, "block": block, "scale": Buffer("scale"), "zero": Buffer("zero"),
+        "most": (1 << (bits - 1)) - 1, "codes": Buffer("codes"),
+    }  # fmt: skip
+    step = Step(NEAREST, arguments, tiles=-(-count // LANES), grain=64)
+    zeros = np.zeros(count, np.int8) if zero is None else np.ascontiguousarray(zero, np.int8)
+    buffers: dict[str, Array] = {
+        "x": np.ascontiguousarray(blocks, np.float32), "scale": np.ascontiguousarray(scale, np.float32),
+        "zero": zeros, "codes": codes,
+    }  # fmt: skip
+    run_routine(Routine((step,)), buffers, workers=workers)
+    return codes

@@ -61,7 +61,8 @@ RIVALS = ("quantize_dynamic", "MatMulNBits")
 def large_model(path: Path, gigabytes: float, bits: int, hidden: int = HIDDEN, seed: int = 0) -> Path:
     """Write a model of about that size, its weights of 16 or 32 bits beside it one by one; returns `path`.
 
-    Weights are the same random numbers by factors of their own: to draw 4 GB takes longer than to quantize them.
+    Weights are the same random numbers by factors of their own: to draw 4 GB takes longer than to quantize them. In
+    turn they are read from the end: a product with its own transpose would grow, block by block, out of 16 bits.
     """
     kind, inside = (np.float16 if bits == 16 else np.float32), 4 * hidden
     elem = TensorProto.FLOAT16 if bits == 16 else TensorProto.FLOAT
@@ -73,7 +74,8 @@ def large_model(path: Path, gigabytes: float, bits: int, hidden: int = HIDDEN, s
 
         def weight(name: str, *shape: int, scale: float) -> str:
             factor = np.float32(scale * (1 + len(weights) / 1024))
-            array = (drawn[: int(np.prod(shape))] * factor).astype(kind).reshape(shape)
+            numbers = drawn[::-1] if len(weights) % 2 else drawn
+            array = (numbers[: int(np.prod(shape))] * factor).astype(kind).reshape(shape)
             tensor = TensorProto(name=name, data_type=elem, dims=shape, data_location=TensorProto.EXTERNAL)
             place = {"location": data.name, "offset": stream.tell(), "length": array.nbytes}
             for key, value in place.items():
@@ -85,7 +87,7 @@ def large_model(path: Path, gigabytes: float, bits: int, hidden: int = HIDDEN, s
         for index in range(count):
             name = f"block{index}"
             up = weight(f"{name}.up", hidden, inside, scale=hidden**-0.5)
-            down = weight(f"{name}.down", hidden, inside, scale=0.5 * inside**-0.5)
+            down = weight(f"{name}.down", hidden, inside, scale=0.25 * inside**-0.5)
             bias = weight(f"{name}.bias", hidden, scale=0.01)
             nodes += [
                 helper.make_node("MatMul", [x, up], [f"{name}.wide"], f"{name}/up"),

@@ -13,6 +13,7 @@ from graphopt.ir import Constant, Node
 from graphopt.measure import ort_session
 from graphopt.passes.quantize import stage
 from graphopt.passes.quantize.emit.packed import pack
+from graphopt.passes.quantize.numerics import blocks
 from graphopt.passes.quantize.numerics.blocks import best_grid, fitted_scale, in_blocks, plain_scale, spread
 from graphopt.passes.quantize.numerics.rounding import nearest, objective
 from graphopt.passes.quantize.numerics.solve import solve
@@ -170,6 +171,27 @@ def test_the_grid_of_a_block_is_nearly_the_best_by_brute_force(shape):
     plain = plain_scale(rows, 4, 32)
     wrong = rows - nearest(rows, plain, -8, 7) * plain
     assert grid.cost <= 1.12 * best.sum() + 1e-9 and grid.cost <= (wrong**2 * cost).sum()
+
+
+@pytest.mark.parametrize("law", ["normal", "laplace", "uniform", "skewed"])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_a_sample_of_rows_finds_the_kind_of_grid_that_all_rows_find(law, kind, monkeypatch):
+    rng = np.random.default_rng(3)
+    weight = rng.gamma(2, size=(1100, 2048)) if law == "skewed" else getattr(rng, law)(size=(1100, 2048))
+    rows = weight.astype(kind).T  # output channels lie side by side, as in the weight of a MatMul
+    wide = np.ascontiguousarray(rows, np.float32)
+    for bits in (4, 2):
+        codes, expected = (np.empty(rows.shape, np.int8) for _ in range(2))
+        grid = blocks.best_grid(rows, None, bits, 32, codes)
+        with monkeypatch.context() as patch:
+            patch.setattr(blocks, "_needs_zeros", lambda *given: None)
+            every = blocks.best_grid(wide, np.ones(1100), bits, 32, expected)
+        assert grid.cost == every.cost and (grid.zero is None) == (every.zero is None)
+        np.testing.assert_array_equal(grid.scale, every.scale)
+        np.testing.assert_array_equal(codes, expected)
+        zero = 0 if grid.zero is None else spread(grid.zero, 1100, 32)
+        wrong = wide - (codes.astype(np.float32) - zero) * spread(grid.scale, 1100, 32)
+        assert grid.cost == pytest.approx(float((wrong**2).sum(dtype=np.float64)), rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(4))

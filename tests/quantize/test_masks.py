@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import graphopt
+from graphopt.calibration import numbers
 from graphopt.measure import Quality, ort_session
 from graphopt.onnx_io import load
 from tests.quantize.nets import parse
@@ -93,3 +94,12 @@ def test_masks_in_results_do_not_hide_noise():
     feed = {"x": np.array([[1, 2, 3, LEAST / 2], [3, 2, 1, 0]], np.float32)}
     quality = Quality(model, lambda m: ort_session(m), [feed])
     assert quality.fidelity(other).sqnr_db == pytest.approx(20, abs=0.01)
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, -65504, -3e4])
+def test_halves_that_are_no_numbers_are_told(number: float) -> None:
+    halves = np.linspace(-29984, 65504, 24, dtype=np.float16).reshape(4, 6).T
+    assert numbers(halves) is None and numbers(-np.abs(halves) / 4) is None and numbers(halves[:0]) is None
+    halves[2, 3] = number
+    kept = numbers(halves)
+    assert kept is not None and not kept[2, 3] and kept.sum() == halves.size - 1

@@ -51,6 +51,11 @@ class Linear:
         return self.constant.array()
 
     @property
+    def stored_weight(self) -> Array:
+        """As the file holds it: float16 where `weight` is widened when it is read, else the same."""
+        return (self.constant.half or self.constant).array()
+
+    @property
     def takes_bias(self) -> bool:
         """A number can be added to each output channel at no cost."""
         return self.node.op in ("Conv", "Gemm", TRANSPOSED) or self.addition is not None
@@ -171,7 +176,7 @@ def linear_of(node: Node) -> Linear:
     bias = None if bias_value is None else bias_value.constant
     if bias_value is not None and (bias is None or bias.dtype is not DType.FLOAT):
         raise Declined("its bias is not constant", node)
-    array = weight.array()
+    array = (weight.half or weight).array()
     if array.size == 0 or numbers(array) is not None:
         raise Declined("its weight is empty, or holds NaN, infinite or mask values", node)
     linear = Linear(node, weight, None, *_layout(node, array, bias is not None))

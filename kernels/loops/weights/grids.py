@@ -16,21 +16,32 @@ PLACES = 16
 
 
 @register_jitable
+def _added(value, weight, inverse, low, high, square, cross):
+    q = np.float32(np.rint(np.float32(value * inverse)))
+    q = q if q > low else low
+    q = q if q < high else high
+    t = np.float32(q * weight)
+    return np.float32(square + np.float32(q * t)), np.float32(cross + np.float32(t * value))
+
+
+@register_jitable
 def _sums(v, c, block, inverse, low, high, square, cross):
-    """Σ c q² and Σ c q v of each lane's block, q being the nearest steps within bounds."""
+    """Σ c q² and Σ c q v of each lane's block, q being the nearest steps within bounds; four steps for each time that
+    the sums are read and written."""
     for i in range(LANES):
         square[i] = np.float32(0)
         cross[i] = np.float32(0)
-    for k in range(block):
+    for k in range(0, block, 4):
         row = f32_at(address_of(v) + 4 * LANES * k)
         weight = f32_at(address_of(c) + 4 * LANES * k)
         for i in range(LANES):
-            q = np.float32(np.rint(np.float32(row[i] * inverse[i])))
-            q = q if q > low[i] else low[i]
-            q = q if q < high[i] else high[i]
-            t = np.float32(q * weight[i])
-            square[i] = np.float32(square[i] + np.float32(q * t))
-            cross[i] = np.float32(cross[i] + np.float32(t * row[i]))
+            a, b, m, lo, hi = square[i], cross[i], inverse[i], low[i], high[i]
+            a, b = _added(row[i], weight[i], m, lo, hi, a, b)
+            a, b = _added(row[i + LANES], weight[i + LANES], m, lo, hi, a, b)
+            a, b = _added(row[i + 2 * LANES], weight[i + 2 * LANES], m, lo, hi, a, b)
+            a, b = _added(row[i + 3 * LANES], weight[i + 3 * LANES], m, lo, hi, a, b)
+            square[i] = a
+            cross[i] = b
 
 
 @register_jitable
@@ -78,13 +89,14 @@ def _live(scale):
 
 
 def search(
-    lo, hi, worker, x, cost, count, per_row, block, shares, share_count, most, scale, error, zeroed_scale, zero,
-    zeroed_error, scratch, scratch_bytes,
+    lo, hi, worker, x, cost, count, per_row, block, shares, share_count, most, first_kind, kinds, scale, error,
+    zeroed_scale, zero, zeroed_error, scratch, scratch_bytes,
 ):  # fmt: skip
     """The best symmetric grid and the best with a zero point of each block; a tile is `LANES` of them.
 
     x: [count, block], `per_row` blocks a row, whose inputs have the costs [per_row, block]. Codes go from −most − 1 to
-    most. Results [count]: the scale and the squared error of the symmetric grid, then scale, zero point and error.
+    most. first_kind, kinds: symmetric grids are kind 0, those with a zero point kind 1. Results [count] of each kind
+    asked for: the scale and the squared error of the symmetric grid, then scale, zero point and error.
     """
     v = f32_at(scratch + worker * scratch_bytes)
     c = f32_at(address_of(v) + 4 * LANES * block)
@@ -108,14 +120,18 @@ def search(
             least_wide[i] = least
             most_wide[i] = greatest
             source = (first + min(i, here - 1)) * block
+            for k in range(block):
+                v[k * LANES + i] = x[source + k]
+        for i in range(LANES if per_row > 1 or tile == lo else 0):  # one row of costs is the same for all tiles
             place = ((first + min(i, here - 1)) % per_row) * block
             for k in range(block):
-                value = x[source + k]
-                v[k * LANES + i] = value
                 c[k * LANES + i] = cost[place + k]
-                low[i] = value if value < low[i] else low[i]
-                high[i] = value if value > high[i] else high[i]
-        for kind in range(2):
+        for k in range(block):
+            row = f32_at(address_of(v) + 4 * LANES * k)
+            for i in range(LANES):
+                low[i] = row[i] if row[i] < low[i] else low[i]
+                high[i] = row[i] if row[i] > high[i] else high[i]
+        for kind in range(first_kind, first_kind + kinds):
             for i in range(LANES):
                 best_cost[i] = np.float32(np.inf)
             for s in range(share_count):
@@ -149,3 +165,17 @@ def search(
                     zeroed_scale[first + i] = best_scale[i]
                     zero[first + i] = np.int8(best_zero[i])
                     zeroed_error[first + i] = best_cost[i]
+
+
+def nearest(lo, hi, worker, x, count, block, scale, zero, most, codes):
+    """The nearest codes of blocks x [count, block] on grids [count], from −most − 1 to most; `LANES` blocks a tile."""
+    least = np.float32(-most - 1)
+    greatest = np.float32(most)
+    for b in range(lo * LANES, min(hi * LANES, count)):
+        inverse = np.float32(np.float32(1) / scale[b])
+        none = np.float32(zero[b])
+        for k in range(b * block, (b + 1) * block):
+            q = np.float32(np.float32(np.rint(np.float32(x[k] * inverse))) + none)
+            q = q if q > least else least
+            q = q if q < greatest else greatest
+            codes[k] = np.int8(np.int32(q))

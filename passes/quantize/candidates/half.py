@@ -88,7 +88,9 @@ def _wide(constant: Constant) -> Constant:
     """A constant in float32; a large one is converted when it is read, so that its copy takes no memory till then."""
     if constant.size < LARGE_WEIGHT:
         return Constant.of(_floats(constant.array()))
-    return Constant(DType.FLOAT, constant.shape, lambda: _floats(constant.array()))
+    wide = Constant(DType.FLOAT, constant.shape, lambda: _floats(constant.array()))
+    wide.half = constant if constant.dtype is DType.FLOAT16 else None
+    return wide
 
 
 def _floats(array: Array) -> Array:

@@ -94,7 +94,7 @@ def share_weights(units: Iterable[Unit], others: Iterable[Unit] = ()) -> tuple[l
         ordered = sorted(alike, key=lambda u: u.is_table)  # products first: their codes are rounded by data
         distinct: list[Unit] = []
         for unit in ordered if len(ordered) > 1 else ():
-            same = next((other for other in distinct if np.array_equal(_rows(other), _rows(unit))), None)
+            same = next((other for other in distinct if _are_equal(other, unit)), None)
             if same is None:
                 distinct.append(unit)
                 continue
@@ -107,17 +107,21 @@ def share_weights(units: Iterable[Unit], others: Iterable[Unit] = ()) -> tuple[l
     return tied, Shared(first_of, heads)
 
 
-def _rows(unit: Unit) -> Array:
+def _rows(unit: Unit, weight: Array) -> Array:
     """The weight as rows [N, K]: a view."""
-    linear = unit.layer
-    return linear.weight if unit.node.op == "Gather" or linear.axis == 0 else linear.weight.T
+    return weight if unit.node.op == "Gather" or unit.layer.axis == 0 else weight.T
+
+
+def _are_equal(one: Unit, other: Unit) -> bool:
+    """Whether two weights have the same rows."""
+    return np.array_equal(_rows(one, one.layer.weight), _rows(other, other.layer.weight))
 
 
 def _sample(unit: Unit) -> tuple[tuple[int, ...], bytes]:
     """The shape of a weight's rows and some elements of them: different weights differ there."""
-    rows = _rows(unit)
+    rows = _rows(unit, unit.layer.stored_weight)
     some = rows[:: max(1, len(rows) // SAMPLED), :: max(1, rows.shape[1] // SAMPLED)]
-    return rows.shape, some.tobytes()
+    return rows.shape, some.astype(np.float32).tobytes()
 
 
 def _as_rows(unit: Unit) -> Unit:

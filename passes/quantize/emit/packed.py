@@ -7,7 +7,7 @@ import numpy as np
 
 from ....ir import Array, Model, Node, Value
 from ....ops import update_types
-from ..numerics.blocks import in_blocks, stored_bits
+from ..numerics.blocks import CHUNK, in_blocks, stored_bits
 from ..numerics.grids import Codes
 from ..numerics.store import CodeStore
 from .constants import constant
@@ -102,8 +102,13 @@ def pack(codes: Array, bits: int) -> Array:
     missing = -codes.shape[-1] % each
     if missing:
         codes = np.pad(codes, (*((0, 0),) * (codes.ndim - 1), (0, missing)), constant_values=1 << (bits - 1))
-    parts = codes.reshape(*codes.shape[:-1], -1, each)
-    packed = np.zeros(parts.shape[:-1], np.uint8)
-    for place in range(each):
-        packed |= parts[..., place] << np.uint8(place * bits)
+    words = np.ascontiguousarray(codes).view(f"<u{each}")  # a word holds the codes of a byte, each in a byte of its own
+    packed = np.empty(words.shape, np.uint8)
+    whole, flat = words.reshape(-1), packed.reshape(-1)
+    for at in range(0, len(whole), CHUNK):
+        some = whole[at : at + CHUNK]
+        joined = np.zeros_like(some)
+        for place in range(each):
+            joined |= (some >> some.dtype.type(place * (8 - bits))) & some.dtype.type((2**bits - 1) << (place * bits))
+        flat[at : at + CHUNK] = joined
     return packed

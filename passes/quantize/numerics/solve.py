@@ -12,7 +12,7 @@ from ....compress.layers.moments import InputMoments
 from ....ir import Array
 from ....kernels import select_level
 from ..options import Quantize
-from .blocks import BlockGrid, best_grid, fitted_scale, in_blocks, in_parts, plain_scale, spread
+from .blocks import best_grid, fitted_scale, in_parts, plain_scale, spread
 from .grids import LEAST, PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
 from .narrow import grouped_codes
 from .rounding import (
@@ -137,15 +137,14 @@ def layer_codes(
 
 def _solve_nearest(linear: Linear, options: Quantize, safe: bool, step: float, width: int, block: int | None) -> Solved:
     """Nearest rounding with a scale an output or a block, some rows at a time."""
-    rows = linear.rows()
-    codes, scales, at = np.empty(rows.shape, np.int8), list[Array](), 0
-    for part in in_parts(rows[0]):
+    rows = linear.rows_of(linear.stored_weight)
+    codes, scales = np.empty(rows.shape, np.int8), list[Array]()
+    for at, part in in_parts(rows[0]):
         to = at + len(part)
         bias = None if linear.bias is None else linear.bias[at:to]
         scale, low, high = _scales(linear, part[None], bias, options, safe, step, width, block)
         codes[0, at:to] = nearest_codes(part[None], spread(scale, rows.shape[2], block), low, high)[0]
         scales.append(scale)
-        at = to
     worst = worst_pair(codes) if options.mode != "weights" else 0  # stored weights meet no products of integers
     return Solved(Codes(codes, np.concatenate(scales, axis=1), linear.bias, width, worst, block), None, None)
 
@@ -154,14 +153,14 @@ def _solve_blocks(
     linear: Linear, moments: InputMoments | None, options: Quantize, block: int, is_read: bool
 ) -> Solved:  # fmt: skip
     """Codes of less than 8 bits in blocks: the grid of least error, by the inputs' variance where there are data."""
-    width, rows = BITS[options.weight_type], linear.rows()
+    width, rows = BITS[options.weight_type], linear.rows_of(linear.stored_weight)
     depth = rows.shape[2]
     if moments is None:
-        grid = best_grid(rows[0], np.ones(depth), width, block)
-        codes = _nearest_in_blocks(rows[0], grid, width, block)[None]
+        codes = np.empty(rows.shape, np.int8)
+        grid = best_grid(rows[0], None, width, block, codes[0])
         zeros = None if grid.zero is None else grid.zero[None]
         return Solved(Codes(codes, grid.scale[None], linear.bias, width, 0, block, zeros), None, None)
-    rows = rows.astype(np.float32)
+    rows = linear.rows()
     matrix = moments.covariance_of(0, centred=linear.takes_bias)
     counted, share, signal = matrix, 0.0, objective(rows[0], matrix)
     if is_read:  # J is then the error of the products, and of the rows themselves in proportion
@@ -192,23 +191,6 @@ def _solve_blocks(
 def _ends(width: int) -> tuple[int, int]:
     """The least and the greatest code."""
     return -(1 << (width - 1)), (1 << (width - 1)) - 1
-
-
-def _nearest_in_blocks(rows: Array, grid: BlockGrid, width: int, block: int) -> Array:
-    """The nearest codes int8 [N, K] of rows of any layout on a grid of blocks, some rows at a time."""
-    codes, at, depth = np.empty(rows.shape, np.int8), 0, rows.shape[1]
-    low, high = (np.float32(end) for end in _ends(width))
-    for part in in_parts(rows):
-        to = at + len(part)
-        steps = in_blocks(part, block) * (1 / grid.scale[at:to])[..., None]
-        np.rint(steps, out=steps)
-        if grid.zero is not None:
-            steps += grid.zero[at:to, :, None].astype(np.float32)
-        np.maximum(steps, low, out=steps)
-        np.minimum(steps, high, out=steps)
-        codes[at:to] = steps.reshape(len(part), -1)[:, :depth]
-        at = to
-    return codes
 
 
 def _squares(array: Array) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.kernels.weights.grids import search_grids
+from graphopt.kernels.weights.grids import nearest_codes, search_grids
 
 SHARES = (1.0, 0.9, 0.75)
 LEAST = np.float32(1e-20)
@@ -75,6 +75,29 @@ def test_grids(bits: int, blocks: int, block: int, per_row: int) -> None:
     for ours, theirs in zip(given, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
+    wanted = {False: given[:2], True: given[2:]}
+    for zeroed, kind in wanted.items():
+        alone = search_grids(x, costs, bits, SHARES, zeroed=zeroed)
+        names = ("zeroed_scale", "zero", "zeroed_error") if zeroed else ("scale", "error")
+        for name, both in zip(names, kind, strict=True):
+            np.testing.assert_array_equal(getattr(alone, name), both)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("has_zero", [False, True])
+@pytest.mark.parametrize(("blocks", "block"), [(7, 64), (130, 32), (66, 256)])
+def test_nearest(bits: int, has_zero: bool, blocks: int, block: int) -> None:
+    rng = np.random.default_rng(bits)
+    least, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    x = (4 * rng.standard_normal((blocks, block))).astype(np.float32)
+    scale = (rng.uniform(0.1, 0.5, blocks) * rng.choice([-1, 1], blocks)).astype(np.float32)
+    zero = rng.integers(least, most + 1, blocks).astype(np.int8) if has_zero else np.zeros(blocks, np.int8)
+    shifted = np.rint(x * (np.float32(1) / scale)[:, None]) + zero[:, None]
+    codes = nearest_codes(x, scale, zero if has_zero else None, bits, workers=2)
+    np.testing.assert_array_equal(codes, np.clip(shifted, least, most).astype(np.int8))
+    assert {least, most} <= set(np.unique(codes))
+
 
 def test_no_blocks() -> None:
+    assert nearest_codes(np.empty((0, 32), np.float32), np.empty(0, np.float32), None, 4).shape == (0, 32)
     assert search_grids(np.empty((0, 32), np.float32), np.ones((1, 32), np.float32), 4, SHARES).scale.size == 0
