@@ -361,5 +361,5 @@ def _counted(s: Sketch, shape: Value, axis: int, size: Dim) -> Value:
 BLOCKS = (
     (transpose, 6), (reshape, 6), (unit_axis, 4), (open_reshapes, 2), (flatten, 2), (squeeze, 4), (slices, 5),
     (split, 3), (hand_split, 2), (concat, 4), (gather, 3), (embed, 1), (pad, 3), (padded_slice, 2), (expand, 3),
-    (reduce, 5), (argmax, 1), (depth_and_space, 2), (gathered_mask, 3),
+    (reduce, 5), (argmax, 1), (depth_and_space, 2), (gathered_mask, 5),
 )  # fmt: skip

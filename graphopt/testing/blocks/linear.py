@@ -243,5 +243,5 @@ def einsum(s: Sketch) -> None:
 
 BLOCKS = (
     (conv, 10), (scaled_input, 2), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 6),
-    (softmax, 2), (recurrent, 1), (einsum, 2),
+    (softmax, 2), (recurrent, 1), (einsum, 4),
 )  # fmt: skip
