@@ -63,7 +63,8 @@ class Part:
 class Manifest:
     """The model's inputs and outputs, and its parts in order. `values` are numbered, inputs first.
 
-    `whole`: onnxruntime runs all of the model, from its own file. `verdict`: what decided of the parts together.
+    `whole`: onnxruntime runs all of the model, from its own file. `computed`: then its stored weights are computed as
+    it is loaded. `verdict`: what decided of the parts together.
     `positions`: the most tokens that its tables of positions hold, None where it has none.
     """
 
@@ -74,6 +75,7 @@ class Manifest:
     whole: bool
     verdict: str = ""
     positions: int | None = None
+    computed: bool = False
 
 
 def manifest_of(lowered: LoweredModel) -> Manifest:
@@ -99,6 +101,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
         whole,
         lowered.verdict,
         position_limit(lowered.original.graph),
+        all(lowered.computes_weights(segment) for segment in segments) if whole and segments else False,
     )
 
 
@@ -120,7 +123,7 @@ def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], 
     refusals = lowered.coverage.refusals
     model: bytes | None = None
     if not segment.is_region:
-        model = b"" if whole else extract(lowered.model, segment)
+        model = b"" if whole else extract(lowered.model, segment, computed=lowered.computes_weights(segment))
     return Part(
         tuple(places[value] for value in segment.inputs),
         tuple(places[value] for value in segment.outputs),
