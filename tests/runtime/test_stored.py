@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.machine.sessions import open_session, session_options
+from graphopt.runtime.cache.manifest import COMPUTED
 from graphopt.runtime.execute.ort_segment import OrtSegment
 from graphopt.runtime.place.extract import COMPUTED_WEIGHTS
 
@@ -58,7 +59,7 @@ def _activations() -> bytes:
 
 
 def _is_computed(model: bytes) -> bool:
-    return graphopt.Session(model, 1, kernels=False)._manifest.computed
+    return COMPUTED in graphopt.Session(model, 1, kernels=False).describe().verdict
 
 
 def test_weights_of_convolutions_and_small_products_are_computed_once() -> None:

@@ -17,6 +17,9 @@ from ..place.extract import extract
 from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
 
+COMPUTED = "stored weights are computed once, as onnxruntime loads them"
+"""What a session tells of a model that runs whole so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -85,6 +88,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
     for value in (*graph.inputs, *(v for segment in segments for v in segment.outputs)):
         places.setdefault(value, len(places))
     whole = not any(segment.is_region for segment in segments)
+    computed = whole and any(lowered.computes_weights(segment) for segment in segments)
     return Manifest(
         tuple(_input(value) for value in graph.inputs),
         tuple(
@@ -99,9 +103,9 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
         tuple(_part(lowered, segment, places, whole) for segment in segments),
         len(places),
         whole,
-        lowered.verdict,
+        "; ".join(filter(None, (lowered.verdict, COMPUTED if computed else ""))),
         position_limit(lowered.original.graph),
-        all(lowered.computes_weights(segment) for segment in segments) if whole and segments else False,
+        computed,
     )
 
 
