@@ -29,6 +29,7 @@ from .generate.decoder import Decoder, decoder_of
 from .generate.loop import generated, prompt_of
 from .place.lowered_model import Kernels, LoweredModel, digest_of, stamp_of
 from .place.measured import Choice, chosen, left_to_onnxruntime, region_times, slower_regions
+from .place.stored import ONCE
 
 if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
@@ -64,11 +65,7 @@ class Session:
     """
 
     def __init__(
-        self,
-        model: ModelSource | Model,
-        threads: int | None = None,
-        *,
-        memory: Memory = "fast",
+        self, model: ModelSource | Model, threads: int | None = None, *, memory: Memory = "fast",
         kernels: Kernels = None,
     ) -> None:  # fmt: skip
         """`kernels` True runs every region on kernels, False none, None those that pay: as `warmup` measured, else by
@@ -173,7 +170,8 @@ class Session:
 
             source = to_proto(self._lowered.original).SerializeToString()
         folder = self._folder if isinstance(source, bytes) else ""
-        return open_as_optimized(source, session_options(threads=self.threads, folder=folder))
+        entries = ONCE if self._manifest.computed else None
+        return open_as_optimized(source, session_options(threads=self.threads, folder=folder, entries=entries))
 
     # -- the face of onnxruntime
 

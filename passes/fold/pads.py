@@ -11,7 +11,9 @@ from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule, weight
 
-_NOT_NEGATIVE = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Abs", "Softmax", "Exp", "Softplus"))
+_NOT_NEGATIVE = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Abs", "Exp", "Softplus"))
+"""Operators without negative results. Softmax is none: a row that a mask shuts out by -inf is NaN, and onnxruntime's
+MaxPool prefers the zeros of pads to those."""
 
 
 def _spatial(node: Node, pads: Array, rank: int | None) -> list[int]:

@@ -35,6 +35,26 @@ def close(a: float, b: float, rtol: float = 1e-5) -> bool:
     return abs(a - b) <= rtol * abs(b)
 
 
+_KEEPS = frozenset((
+    "Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze", "Where",
+))  # fmt: skip
+"""Operators through which an infinite element of an operand may reach their result as it is."""
+
+
+def finite(value: Value) -> None:
+    """Declined where an infinite constant reaches a value: a pad before a pool, a place that a mask shuts out."""
+    seen, stack = {value}, [value]
+    while stack:
+        one = stack.pop()
+        if one.constant is not None and one.constant.dtype.is_float and not np.isfinite(one.constant.array()).all():
+            raise Declined("a value may be infinite")
+        node = one.producer
+        reached = [v for v in node.inputs if v is not None] if node is not None and node.op in _KEEPS else []
+        stack += [v for v in reached if v not in seen]
+        seen.update(reached)
+
+
 def clip_limits(clip: Node, low: Array | None, high: Array | None) -> tuple[float, float]:
     """The limits of a Clip with constant operands `low` and `high`; infinite where one is missing."""
     if version_for(clip) < 11:

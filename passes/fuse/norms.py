@@ -16,7 +16,7 @@ from ...ops import attr
 from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, spellings
 from ..fold.batchnorm import batch_norm
 from ..fold.channels import constant_second, elementwise, factor_of, floating, shift_of, spread
-from .guards import number, reduced_axes, same_axes
+from .guards import finite, number, reduced_axes, same_axes
 
 _AXES = constant("axes", optional=True)
 
@@ -71,6 +71,7 @@ def fuse_layer_norm(build: Builder, x: Value, mean: Node, variance: Node, eps: A
     Over all axes but the first two it is instance_norm(x) (Ulyanov et al. 2016).
     """
     type = elementwise(x, result)
+    finite(x)  # of a row with an infinite element LayerNormalization makes zeros, the chain NaN
     shape = type.shape or ()
     axes = same_axes(len(shape), mean, variance)
     epsilon = number(eps, 0.0)

@@ -3,9 +3,10 @@
 Every FILE is a model with its inputs beside it, as .npz of the same name or of the name before "__". A row a file: the
 ratio to onnxruntime without warm-up and, with --warm, after it; the regions on kernels. One thread, seconds of that
 thread, interleaved; a ratio that looks like a loss is measured again, each time for longer, and the median counts. As
-that stops at the first one above 1, a file that runs whole in onnxruntime counts as at most 1 in means. Then geometric
-means, of all files and of convolutional ones, the worst file, and those that break the bar: below SLOWER, and
-for runs under SHORT by more than SLACK. `tests.bench.strangers` measures its rows so, too.
+that stops at the first one above 1, a file that runs whole in onnxruntime counts as at most 1 in means, unless stored
+weights are computed as it is opened. Then geometric means, of all files and of convolutional ones, the worst file, and
+those that break the bar: below SLOWER, and for runs under SHORT by more than SLACK. `tests.bench.strangers` measures
+its rows so, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import json
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from graphopt import Session
 from graphopt.measure import compare_latency, geometric_mean, ort_session, own_clock
 from graphopt.measure.macs import node_macs
 from graphopt.onnx_io import load
+from graphopt.runtime.cache.manifest import COMPUTED
 from graphopt.runtime.warmup import warmup
 
 SLOWER, SHORT, SLACK = 0.97, 100e-6, 5e-6
@@ -34,10 +36,19 @@ AGAIN = 5
 Row = dict[str, Any]
 
 
-def clear_ratio(candidates: Mapping[str, Any], feed: Mapping[str, Any], seconds: float) -> tuple[float, float]:
-    """How many times as fast the second is as the first, and how many seconds more it takes."""
+def clear_ratio(
+    candidates: Mapping[str, Any], feed: Mapping[str, Any], seconds: float,
+    again: Callable[[], Mapping[str, Any]] | None = None,
+) -> tuple[float, float]:  # fmt: skip
+    """How many times as fast the second is as the first, and how many seconds more it takes.
+
+    `again` opens both anew before they are measured again: where the weights of a session lie in memory, it keeps for
+    life. Of two sessions of onnxruntime on one file of 38 MB one takes 0.96 to 1.03 of the other's time.
+    """
     found: list[tuple[float, float]] = []
     while True:
+        if found and again is not None:
+            candidates = again()
         first, second = compare_latency(candidates, feed, seconds=seconds * (1 + len(found)), clock=own_clock())
         found.append((second.ratio, second.median - first.median))
         ratios, more = zip(*found)
@@ -55,16 +66,22 @@ def measure(path: Path, seconds: float, warm: bool) -> Row:
     """One row."""
     fed = path.with_suffix(".npz")
     feeds = dict(np.load(fed if fed.exists() else path.with_name(path.stem.split("__")[0] + ".npz")))
-    stock, session = ort_session(str(path)), Session(path, 1)
+
+    def opened() -> dict[str, Any]:
+        return {"onnxruntime": ort_session(str(path)), "session": Session(path, 1)}
+
+    candidates = opened()
+    session = candidates["session"]
     feeds = {one.name: feeds[one.name] for one in session.get_inputs()}
-    ratio, more = clear_ratio({"onnxruntime": stock, "session": session}, feeds, seconds)
+    ratio, more = clear_ratio(candidates, feeds, seconds, opened)
     row: Row = {"file": path.stem, "session": ratio, "session more": more, "regions": len(session.regions)}
+    row["computed"] = COMPUTED in session.describe().verdict
     row["convolutional"] = is_convolutional(path)
     if warm:
         warmup(path, feeds, threads=1, seconds=seconds)
-        session = Session(path, 1)
-        row["warm"], row["warm more"] = clear_ratio({"onnxruntime": stock, "session": session}, feeds, seconds)
-        row["warm regions"] = len(session.regions)
+        candidates = opened()
+        row["warm"], row["warm more"] = clear_ratio(candidates, feeds, seconds, opened)
+        row["warm regions"] = len(candidates["session"].regions)
     return row
 
 
@@ -79,7 +96,7 @@ def breaks_bar(row: Row, key: str) -> bool:
 
 def _counted(row: Row, key: str) -> float:
     """A ratio as it counts in means."""
-    regions = row.get("warm regions" if key == "warm" else "regions", 1)
+    regions = row.get("warm regions" if key == "warm" else "regions", 1) or row.get("computed")
     return float(row[key] if regions else min(1.0, row[key]))
 
 

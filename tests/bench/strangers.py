@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import numpy as np
 
 import graphopt
 from graphopt.measure import geometric_mean, ort_session
+from graphopt.runtime.cache.manifest import COMPUTED
 from tests.bench import ort_int8, session_ratio
 from tests.bench.ort_int8 import SETTINGS
 from tests.bench.session_ratio import clear_ratio, is_convolutional
@@ -115,9 +116,11 @@ def _ours(form: str, path: Path, feeds: list[Feed], row: Row) -> bytes:
     return result.model.SerializeToString()
 
 
-def _compare(row: Row, key: str, candidates: dict[str, Any], feed: Feed, seconds: float) -> None:
+def _compare(row: Row, key: str, opened: Callable[[], dict[str, Any]], feed: Feed, seconds: float) -> Any:
     """How many times as fast the second candidate is as the first; a loss is measured again until it is clear."""
-    row[key] = clear_ratio(candidates, feed, seconds)[0]
+    candidates = opened()
+    row[key] = clear_ratio(candidates, feed, seconds, opened)[0]
+    return list(candidates.values())[1]
 
 
 def measure(path: Path, form: str, seconds: float) -> Row:
@@ -133,18 +136,19 @@ def measure(path: Path, form: str, seconds: float) -> Row:
             made = _ours(form, path, feeds, row)
         os.chdir(path.parent)
     row["seconds"], row["peak_mb"] = time.perf_counter() - start, _peak_mb()
-    stock = ort_session(made)
-    _compare(row, "gain", {"float": ort_session(str(path)), form: stock}, feeds[0], seconds)
-    session = graphopt.Session(made, 1)
-    _compare(row, "session", {"stock": stock, "session": session}, feeds[0], seconds)
+
+    def both() -> dict[str, Any]:
+        return {"stock": ort_session(made), "session": graphopt.Session(made, 1)}
+
+    _compare(row, "gain", lambda: {"float": ort_session(str(path)), form: ort_session(made)}, feeds[0], seconds)
+    session = _compare(row, "session", both, feeds[0], seconds)
     row["regions"], row["convolutional"] = len(session.regions), is_convolutional(path)
+    row["computed"] = COMPUTED in session.describe().verdict
     if session.regions or form != "exact":
         from graphopt.runtime.warmup import warmup
 
         warmup(made, feeds[0], threads=1)
-        session = graphopt.Session(made, 1)
-        row["warm regions"] = len(session.regions)
-        _compare(row, "warm", {"stock": stock, "session": session}, feeds[0], seconds)
+        row["warm regions"] = len(_compare(row, "warm", both, feeds[0], seconds).regions)
     return row
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from graphopt import onnx_io
 from graphopt.passes import compose_linear_maps, fold_affine, fold_affine_before, fold_batchnorm, fold_chains
+from graphopt.passes.fuse.norms import fuse_layer_norm
+from graphopt.pipeline.passes import rule_pass
 from tests.passes.harness import lift, outputs, random_feeds, rewrite
 
 PASSES = (fold_chains, fold_affine, fold_batchnorm, fold_affine_before, compose_linear_maps)
@@ -58,3 +60,17 @@ def test_the_same_arithmetic_is_folded_where_it_is_finite(name):
     spread = np.array([3.0, 4.0]).reshape(1, 2, 1, 1) if text is CONV else np.array([3.0, 4.0])
     before = lift(text.replace("NODES", nodes), c=spread, t=np.array([3.0, 4.0]), g=np.array([1.0, 2.0]))
     assert rewrite(before, *PASSES)[1] >= 1
+
+
+@pytest.mark.parametrize(("number", "count"), [(0.0, 1), (-np.inf, 0)])
+def test_rows_with_an_infinite_element_keep_their_chain(number, count):
+    """LayerNormalization makes zeros of what is NaN."""
+    text = """g (float[2,3,4] x) => (float[2,3,6] y)
+      <int64[6] pads = {0, 0, 1, 0, 0, 1}, float fill, float two = {2}, float eps = {0.00001}> {
+      p = Pad(x, pads, fill)  q = MaxPool<kernel_shape = [1]>(p)  m = ReduceMean<axes = [2]>(q)  c = Sub(q, m)
+      s = Pow(c, two)  v = ReduceMean<axes = [2]>(s)  e = Add(v, eps)  r = Sqrt(e)  y = Div(c, r) }"""
+    before = lift(text, fill=np.array(number, np.float32))
+    after, _ = rewrite(before, rule_pass("alone", *fuse_layer_norm))
+    assert sum(node.op.endswith("LayerNormalization") for node in after.graph) == count
+    a, b = onnx_io.to_proto(before), onnx_io.to_proto(after)
+    np.testing.assert_allclose(*outputs(b, random_feeds(a)), *outputs(a, random_feeds(a)), rtol=1e-5, atol=1e-6)

@@ -25,6 +25,7 @@ STAYS = {
     "a cut": "q = Pad(x, cut)\n y = Conv(q, w)",
     "automatic pads": 'q = Pad(x, p)\n y = Conv<auto_pad = "SAME_UPPER">(q, w)',
     "a maximum that may be below zero": "q = Pad(x, p)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
+    "shares of a row that a mask shuts out": "m = Softmax(x)\n q = Pad(m, p)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
     "pads beyond the kernel": "q = Pad(r, far)\n y = MaxPool<kernel_shape = [3, 3]>(q)",
     "a pool that pads": "q = Pad(x, p)\n y = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(q)",
     "an image that may be smaller than the window": "q = Pad(x, p)\n y = AveragePool<kernel_shape = [8, 3]>(q)",

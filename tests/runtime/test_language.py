@@ -75,7 +75,7 @@ def test_every_operation_equals_its_reference(bits: int, zeros: bool) -> None:
 
 
 def test_a_prediction_takes_kernels() -> None:
-    model = make_language_model(inner=4096)
+    model = make_language_model(inner=16384)
     assert graphopt.Session(model.SerializeToString(), threads=1).covered == 4 * LAYERS + 1
 
 

@@ -79,3 +79,22 @@ def test_a_tanh_that_is_the_result_is_no_gelu() -> None:
     text = '<ir_version: 8, opset_import: ["" : 17]> net (float[2,8] x) => (float[2,8] y) { y = Tanh(x) }'
     model = load(onnx.parser.parse_model(text))
     assert stock_work(model.graph, assumed_shapes(model)) == {"Tanh": [1.0, 0.0, 16.0, 0.0, 0.0]}
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_stored_weight_is_read_once_or_computed_once(computed: bool) -> None:
+    """By MatMul its codes are multiplied as they are; Conv waits for a DequantizeLinear in each run."""
+    model = load(
+        onnx.parser.parse_model(
+            """<ir_version: 8, opset_import: ["" : 17]> net (float[2,8,4] x) => (float[2,8,3] y)
+            <int8[8,8,1] a = {ones8}, float[8] s = {eight}, int8[4,3] b = {ones3}, float[3] t = {1, 1, 1}> {
+                v = DequantizeLinear<axis = 0>(a, s)  h = Conv(x, v)  w = DequantizeLinear<axis = 1>(b, t)
+                y = MatMul(h, w) }""".replace("{ones8}", "{" + ", ".join(["1"] * 64) + "}")
+            .replace("{ones3}", "{" + ", ".join(["1"] * 12) + "}")
+            .replace("{eight}", "{" + ", ".join(["1"] * 8) + "}")
+        )
+    )
+    found = {node.op: w for node, w in work_by_node(model.graph, assumed_shapes(model), computed=computed).items()}
+    assert found["MatMul"] == {f"MatMul {'computed' if computed else 'stored'}": [1.0, 64.0, 48.0, 12.0, 48.0 * 4]}
+    dequantized = {} if computed else {"DequantizeLinear": [1.0, 0.0, 64.0, 0.0, 0.0]}
+    assert found["Conv"] == {"Conv pointwise": found["Conv"]["Conv pointwise"], **dequantized}

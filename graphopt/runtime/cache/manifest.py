@@ -17,6 +17,9 @@ from ..place.extract import extract
 from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
 
+COMPUTED = "stored weights are computed once, as onnxruntime loads them"
+"""What a session tells of a model that runs whole so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -63,7 +66,8 @@ class Part:
 class Manifest:
     """The model's inputs and outputs, and its parts in order. `values` are numbered, inputs first.
 
-    `whole`: onnxruntime runs all of the model, from its own file. `verdict`: what decided of the parts together.
+    `whole`: onnxruntime runs all of the model, from its own file. `computed`: then its stored weights are computed as
+    it is loaded. `verdict`: what decided of the parts together.
     `positions`: the most tokens that its tables of positions hold, None where it has none.
     """
 
@@ -74,6 +78,7 @@ class Manifest:
     whole: bool
     verdict: str = ""
     positions: int | None = None
+    computed: bool = False
 
 
 def manifest_of(lowered: LoweredModel) -> Manifest:
@@ -83,6 +88,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
     for value in (*graph.inputs, *(v for segment in segments for v in segment.outputs)):
         places.setdefault(value, len(places))
     whole = not any(segment.is_region for segment in segments)
+    computed = whole and any(lowered.computes_weights(segment) for segment in segments)
     return Manifest(
         tuple(_input(value) for value in graph.inputs),
         tuple(
@@ -97,8 +103,9 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
         tuple(_part(lowered, segment, places, whole) for segment in segments),
         len(places),
         whole,
-        lowered.verdict,
+        "; ".join(filter(None, (lowered.verdict, COMPUTED if computed else ""))),
         position_limit(lowered.original.graph),
+        computed,
     )
 
 
@@ -120,7 +127,7 @@ def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], 
     refusals = lowered.coverage.refusals
     model: bytes | None = None
     if not segment.is_region:
-        model = b"" if whole else extract(lowered.model, segment)
+        model = b"" if whole else extract(lowered.model, segment, computed=lowered.computes_weights(segment))
     return Part(
         tuple(places[value] for value in segment.inputs),
         tuple(places[value] for value in segment.outputs),

@@ -8,7 +8,8 @@ from typing import Any
 from ...errors import InputError, one_line
 from ...ir import Array
 from ...machine.sessions import open_as_optimized, session_options
-from ..place.extract import EXACT_PRODUCTS, input_name, output_name
+from ..place.extract import COMPUTED_WEIGHTS, EXACT_PRODUCTS, input_name, output_name
+from ..place.stored import ONCE
 
 _EXACT = {"session.qdq_matmulnbits_accuracy_level": "0"}  # products with stored weights in float32
 _QUIET = {"session.force_spinning_stop": "1"}  # its threads do not spin where the next region's want to run
@@ -35,7 +36,10 @@ class OrtSegment:
         self._session = self._open()
 
     def _open(self) -> Any:
-        entries = {**_QUIET, **_EXACT} if EXACT_PRODUCTS.encode() in self._source else _QUIET
+        marked = ((EXACT_PRODUCTS, _EXACT), (COMPUTED_WEIGHTS, ONCE))
+        entries = dict(_QUIET)
+        for mark, more in marked:
+            entries.update(more if mark.encode() in self._source else {})
         settings = session_options(threads=self._threads, folder=self._folder, entries=entries)
         return open_as_optimized(self._source, settings)
 

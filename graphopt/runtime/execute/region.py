@@ -179,7 +179,8 @@ class Region:
             if self._ort is None:
                 model, segment = self._lowered.model, self.segment
                 sizes = len(segment.inputs), len(segment.outputs)
-                self._ort = OrtSegment(extract(model, segment), *sizes, self.team.size, model.folder)
+                source = extract(model, segment, computed=self._lowered.computes_weights(segment))
+                self._ort = OrtSegment(source, *sizes, self.team.size, model.folder)
             return self._ort
 
     def _take(self, executable: Executable, shapes: Shapes, workers: int) -> ExecutionContext:

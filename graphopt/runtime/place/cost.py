@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir import Model, Node, Value
@@ -12,6 +12,7 @@ from .assumed import Shapes
 from .partition import Segment, constant_nodes
 from .rates import BETWEEN, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, LevelRates, Rates, cold_share
 from .stock import work_by_node
+from .stored import is_multiplied_as_stored, is_stored, may_be_computed
 from .work import Work, border_work, class_of, operation_numbers
 
 _NANO = 1e-9  # seconds of a nanosecond, in which rates are given
@@ -59,15 +60,14 @@ class Costs:
             for value in (*node.inputs, *node.outputs):
                 if value is not None:
                     self.shapes.of(value)
-        self.nodes = {
-            node: seconds_of(work, self.rates.onnxruntime)
-            for node, work in work_by_node(nodes, self.shapes.known).items()
-        }
-        self.whole = sum(self.nodes.values()) + seconds_of({WHOLE: [1.0, 0.0, 0.0, 0.0, 0.0]}, self.rates.onnxruntime)
+        forms = (False, True) if may_be_computed(model.graph) else (False,)
+        self._forms = [seconds_by_node(nodes, self.shapes.known, self.rates.onnxruntime, computed=c) for c in forms]
+        self.whole = self.in_onnxruntime(nodes) + seconds_of({WHOLE: [1.0, 0.0, 0.0, 0.0, 0.0]}, self.rates.onnxruntime)
 
     def in_onnxruntime(self, nodes: Iterable[Node]) -> float:
-        """Seconds of nodes in onnxruntime, among all others."""
-        return sum(self.nodes.get(node, 0.0) for node in dict.fromkeys(nodes))
+        """Seconds of nodes in onnxruntime, among all others, with stored weights as they are or computed once."""
+        listed = dict.fromkeys(nodes)
+        return min(sum(seconds.get(node, 0.0) for node in listed) for seconds in self._forms)
 
     def on_kernels(self, operation: Operation) -> float:
         """Seconds of an operation on kernels, in a region."""
@@ -92,6 +92,24 @@ class Costs:
         stock = [self.in_onnxruntime(unit for unit in one.units if isinstance(unit, Node)) for one in others]
         cold = sum(map(BETWEEN.after, kernels)) + sum(map(CUT.after, stock)) if regions and others else 0.0
         return Prediction(sum(kernels), sum(stock), cold * cold_share(len(regions)), len(others))
+
+
+def computes_weights(nodes: Sequence[Node], shapes: Callable[[], Mapping[Value, Shape]]) -> bool:
+    """Whether onnxruntime is predicted to run nodes faster with their stored weights computed once. The `shapes` of
+    values are asked for only where they matter: a weight that is not multiplied as stored only loses."""
+    if not any(is_stored(value) for node in nodes for value in node.inputs):
+        return False
+    known = shapes() if any(map(is_multiplied_as_stored, nodes)) else {}
+    rates = RATES[available_levels()[0].name].onnxruntime
+    stored, computed = (sum(seconds_by_node(nodes, known, rates, computed=c).values()) for c in (False, True))
+    return computed < stored
+
+
+def seconds_by_node(
+    nodes: Iterable[Node], shapes: Mapping[Value, Shape], rates: Rates, *, computed: bool
+) -> dict[Node, float]:  # fmt: skip
+    """Seconds of nodes in onnxruntime at rates; `computed`: with stored weights computed once."""
+    return {node: seconds_of(work, rates) for node, work in work_by_node(nodes, shapes, computed=computed).items()}
 
 
 def region_nodes(operations: Iterable[Operation]) -> list[Node]:

@@ -22,15 +22,22 @@ EXACT_PRODUCTS = "graphopt.exact_products"
 """The metadata entry of a segment in which onnxruntime must not round activations: see `_is_rounded_here`."""
 
 
-def extract(model: Model, segment: Segment) -> bytes:
-    """The nodes of a segment as an ONNX file; its inputs and outputs are the segment's, named by number."""
+COMPUTED_WEIGHTS = "graphopt.computed_weights"
+"""The metadata entry of a segment whose stored weights onnxruntime computes as it loads."""
+
+
+def extract(model: Model, segment: Segment, *, computed: bool = False) -> bytes:
+    """The nodes of a segment as an ONNX file; its inputs and outputs are the segment's, named by number.
+
+    `computed`: its stored weights are computed as it is loaded.
+    """
     from ...onnx_io import to_proto
 
     values: dict[Value, Value] = {}
     for index, value in enumerate(segment.inputs):
         values[value] = Value(value.type, input_name(index))
     graph = Graph("segment", [values[value] for value in segment.inputs])
-    for node in _nodes(segment):
+    for node in nodes_of(segment):
         _append(graph, node, values)
     ports = [Port(output_name(i), v.type) for i, v in enumerate(segment.outputs)]
     graph.set_outputs([values[value] for value in segment.outputs], ports)
@@ -39,6 +46,8 @@ def extract(model: Model, segment: Segment) -> bytes:
     )
     if any(_is_rounded_here(segment, value, copy) for value, copy in values.items()):
         part.metadata[EXACT_PRODUCTS] = "1"
+    if computed:
+        part.metadata[COMPUTED_WEIGHTS] = "1"
     return bytes(to_proto(part).SerializeToString())
 
 
@@ -54,7 +63,8 @@ def _is_rounded_here(segment: Segment, value: Value, copy: Value) -> bool:
     return not value.has_one_use or any(made is not None and made.op == "DequantizeLinear" for made in makers)
 
 
-def _nodes(segment: Segment) -> list[Node]:
+def nodes_of(segment: Segment) -> list[Node]:
+    """The nodes whose work the units of a segment do."""
     return list(dict.fromkeys(n for u in segment.units for n in (u.nodes if isinstance(u, Operation) else (u,))))
 
 

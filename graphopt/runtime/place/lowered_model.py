@@ -7,16 +7,18 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import ModelError
-from ...ir import Model
+from ...ir import Model, Value
 from ...machine.measurements import Pair
 from ..lower.decoders.spelling import spelled_for_kernels
 from ..lower.lowering import has_codes, lower, uncovered
 from ..lower.operations import Coverage
 from ..lower.ort_types import add_types_from_ort
-from ..lower.traits import Operation
+from ..lower.traits import Operation, Shape
+from .extract import nodes_of
 from .measured import (
     Choice,
     candidates_of,
@@ -28,6 +30,7 @@ from .measured import (
 )
 from .partition import Segment, partition, whole
 from .placement import Placement
+from .stored import may_be_computed
 
 if TYPE_CHECKING:
     from ...onnx_io.source import ModelSource
@@ -151,6 +154,24 @@ class LoweredModel:
             "" if pair is None else f"measured {pair[0] * 1e6:.0f} µs on kernels, {pair[1] * 1e6:.0f} µs in onnxruntime"
         )
         return "; ".join(filter(None, (told, seconds)))
+
+    def computes_weights(self, segment: Segment) -> bool:
+        """Whether stored weights of a segment in onnxruntime are computed once, as it is loaded."""
+        if not self._may_be_computed:
+            return False
+        from .cost import computes_weights  # here, as it needs the whole compiler
+
+        return computes_weights(nodes_of(segment), lambda: self._shapes)
+
+    @cached_property
+    def _may_be_computed(self) -> bool:
+        return may_be_computed(self.model.graph)
+
+    @cached_property
+    def _shapes(self) -> Mapping[Value, Shape]:
+        from .assumed import assumed_shapes  # as above
+
+        return assumed_shapes(self.model)
 
     @property
     def verdict(self) -> str:

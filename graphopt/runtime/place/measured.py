@@ -28,10 +28,14 @@ TIE = 0.02
 a warm-up, so that this never makes worse."""
 
 
+_COMPARED = "computed weights"
+"""What onnxruntime does with stored weights in the times beside those on kernels: earlier ones are taken anew."""
+
+
 def region_times(threads: int) -> Measurements:
     """Seconds of regions and partitions with kernels and in onnxruntime, by `candidates_of`, for this level and number
     of threads."""
-    return Measurements("regions", (select_level().name, str(threads), generation()))
+    return Measurements("regions", (select_level().name, str(threads), generation(), _COMPARED))
 
 
 def slower_regions(times: Mapping[str, Pair]) -> frozenset[str]:

@@ -10,6 +10,7 @@ from ...ops import attr
 from ..lower.floats.gelu import spelled_by_tanh
 from ..lower.operands import is_constant, is_dequantize, is_quantize
 from ..lower.traits import Shape
+from .stored import is_multiplied_as_stored, is_stored
 from .work import Work, add_work, filled_macs
 
 _WEIGHT = {
@@ -39,6 +40,10 @@ _TO_FLOAT = frozenset(("MatMul", "Gemm"))
 """Those that take codes also where their result stays float."""
 
 
+AS_STORED, AS_COMPUTED = "MatMul stored", "MatMul computed"
+"""Classes of products with stored weights, by the codes, and by the floats that they were computed to as the session
+was opened."""
+
 _ALIKE = {
     "QLinearConv": "Conv qdq", "QLinearMatMul": "MatMul qdq", "com.microsoft::QGemm": "Gemm qdq",
     "com.microsoft::QLinearAdd": "Add qdq", "com.microsoft::QLinearMul": "Mul qdq",
@@ -49,6 +54,7 @@ _ALIKE = {
     "com.microsoft::QuantizeLinear": "QuantizeLinear", "com.microsoft::DequantizeLinear": "DequantizeLinear",
     "com.microsoft::DynamicQuantizeMatMul": "MatMulInteger", "com.microsoft::MatMulIntegerToFloat": "MatMulInteger",
     "com.microsoft::FusedConv": "Conv", "com.microsoft::FusedMatMul": "MatMul", "com.microsoft::FusedGemm": "Gemm",
+    "com.microsoft::MatMulNBits": AS_STORED,
     "com.microsoft::Gelu": "Gelu", "com.microsoft::BiasGelu": "Gelu", "com.microsoft::FastGelu": "Gelu",
 }  # fmt: skip
 """Operators by the class of the nodes that onnxruntime fuses to them."""
@@ -66,10 +72,13 @@ def stock_work(nodes: Iterable[Node], shapes: Mapping[Value, Shape]) -> Work:
     return total
 
 
-def work_by_node(nodes: Iterable[Node], shapes: Mapping[Value, Shape]) -> dict[Node, Work]:
+def work_by_node(
+    nodes: Iterable[Node], shapes: Mapping[Value, Shape], *, computed: bool = False
+) -> dict[Node, Work]:  # fmt: skip
     """The work of each node in onnxruntime at these shapes of values; unknown ones count as one element.
 
-    What a kernel takes in is part of its node, and nodes of constants are computed once: they have none.
+    What a kernel takes in is part of its node, and nodes of constants are computed once: they have none. `computed`:
+    stored weights are, too.
     """
     nodes = list(dict.fromkeys(node for node in nodes if not _is_folded(node)))
     absorbed: set[Node] = set()
@@ -79,10 +88,16 @@ def work_by_node(nodes: Iterable[Node], shapes: Mapping[Value, Shape]) -> dict[N
         if node in absorbed or (is_dequantize(node) and any(use.node in kinds for use in node.output.uses)):
             continue
         kind, numbers = _numbers(node, kinds[node], shapes)
+        as_stored = is_multiplied_as_stored(node) and kinds[node] == node.op
+        if as_stored:
+            kind, numbers = AS_COMPUTED if computed else AS_STORED, _stored_numbers(node, shapes)
         work: Work = {kind: list(numbers)}
         if kinds[node] == node.op:  # onnxruntime gives each reader a DequantizeLinear of its own, weights' included
             for value in node.inputs:
-                if value is not None and value.producer is not None and is_dequantize(value.producer):
+                is_weight = is_stored(value)
+                if is_weight and (computed or as_stored):
+                    continue
+                if value is not None and (is_weight or (value.producer is not None and is_dequantize(value.producer))):
                     add_work(work, "DequantizeLinear", (1.0, 0.0, float(prod(shapes.get(value, ()))), 0.0, 0.0))
         found[node] = work
     return found
@@ -208,6 +223,8 @@ def _numbers(node: Node, kind: str, shapes: Mapping[Value, Shape]) -> tuple[str,
     slot = _WEIGHT.get(node.op)
     weight = node.input(slot) if slot is not None else None
     first = shapes.get(node.inputs[0], ()) if node.inputs and node.inputs[0] is not None else ()
+    if kind == AS_STORED:
+        return kind, _stored_numbers(node, shapes)
     if node.op in _GATES and len(output) == 4 and len(first) == 3:
         steps, width = float(prod(output)), first[-1] + output[-1]  # [time, directions, batch, hidden]
         return kind, (1.0, float(prod(first)), steps, 0.0, steps * _GATES[node.op] * width)
@@ -231,3 +248,10 @@ def _numbers(node: Node, kind: str, shapes: Mapping[Value, Shape]) -> tuple[str,
         )  # fmt: skip
     inner = (first or (1,))[-1]
     return kind, (1.0, float(prod(first)), *filled_macs((inner, output[-1]), output, 0))
+
+
+def _stored_numbers(node: Node, shapes: Mapping[Value, Shape]) -> tuple[float, ...]:
+    """The numbers of a product with stored weights: each is read once, and unpacked."""
+    output, first = shapes.get(node.outputs[0], ()), shapes.get(node.inputs[0], ()) if node.inputs[0] else ()
+    inner, width = (first or (1,))[-1], (output or (1,))[-1]
+    return 1.0, float(prod(first)), float(prod(output)), float(inner * width), float(prod(output) * inner)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 from ...ir import Value
+from ..lower.decoders.operations import BlockedMatMul
 from ..lower.operations import (
     ActivationMatMul,
     Conv,
@@ -21,7 +22,8 @@ from .partition import Segment
 
 FEATURES = ("call", "input", "output", "unfolded", "mac")
 """What the time of a class is a sum of: calls, elements that products read, elements written, elements that a window
-is unfolded to, and multiply-accumulates, those of constant weights with the channels that fill a register up."""
+or a stored weight is unfolded to, and multiply-accumulates, those of constant weights with the channels that fill a
+register up."""
 
 Work = dict[str, list[float]]
 """By class of operation, how much there is of each of FEATURES."""
@@ -78,6 +80,8 @@ def features(operation: Operation, inputs: Sequence[Shape], output: Shape) -> tu
         if isinstance(operation, (Conv, DynamicConv)):
             groups = operation.groups
         return 1.0, float(prod(inputs[0])), *filled_macs(operation.weights.shape, output, groups)
+    if isinstance(operation, BlockedMatMul):
+        return 1.0, float(prod(inputs[0])), elements, float(prod(operation.sizes)), elements * operation.sizes[0]
     if isinstance(operation, (ActivationMatMul, FloatMatMul)) and inputs[0]:
         read = float(prod(inputs[0]) + prod(inputs[1]))
         macs = elements * inputs[0][-1]

@@ -208,15 +208,7 @@ def rotary(s: Sketch) -> None:
     width = s.size(x, -1)
     if width % 2:
         raise Declined("no halves")
-    axis = s.rank(x) - 1
-    if s.chance(0.5):
-        a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(axis))
-        b = s.node("Slice", x, s.ints(width // 2), s.ints((1 << 63) - 1), s.ints(axis))
-    elif s.opset >= 13:
-        a, b = s.nodes("Split", x, s.ints(width // 2, width // 2), outputs=2, axis=axis)
-    else:
-        a, b = s.nodes("Split", x, outputs=2, axis=axis)
-    turned = s.node("Concat", s.node("Neg", b), a, axis=axis)
+    turned = _turned(s, x, width)
     length = s.shape(x)[-2]
     if s.rank(x) == 4 and isinstance(length, int) and s.chance(0.6):
         halves = s.arrays.uniform(-1, 1, (2, length, width // 2)).astype(np.float32)
@@ -226,20 +218,26 @@ def rotary(s: Sketch) -> None:
     _both(s, "Add", _both(s, "Mul", x, cosine), _both(s, "Mul", turned, sine), bound=40.0)
 
 
+def _turned(s: Sketch, x: Value, width: int) -> Value:
+    """[-x2, x1] of the halves of the last axis, which Slice or Split takes"""
+    last = s.rank(x) - 1
+    if s.chance(0.5):
+        a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(last))
+        b = s.node("Slice", x, s.ints(width // 2), s.ints((1 << 63) - 1), s.ints(-1 if s.chance(0.1) else last))
+    elif s.opset >= 13:
+        a, b = s.nodes("Split", x, s.ints(width // 2, width // 2), outputs=2, axis=last)
+    else:
+        a, b = s.nodes("Split", x, outputs=2, axis=last)
+    return s.node("Concat", s.node("Neg", b), a, axis=s.choose((-1, last)))
+
+
 def rotary_heads(s: Sketch) -> None:
     """`rotary` over heads f32[N,H,S,D], with cosines and sines whose halves are equal"""
     x = s.pick(DType.FLOAT, ranks=(4,), bound=20.0)
     length, width = s.size(x, 2), s.size(x, 3)
     if width % 2:
         raise Declined("no halves")
-    if s.chance(0.5):
-        a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(3))
-        b = s.node("Slice", x, s.ints(width // 2), s.ints((1 << 63) - 1), s.ints(-1 if s.chance(0.1) else 3))
-    elif s.opset >= 13:
-        a, b = s.nodes("Split", x, s.ints(width // 2, width // 2), outputs=2, axis=3)
-    else:
-        a, b = s.nodes("Split", x, outputs=2, axis=3)
-    turned = s.node("Concat", s.node("Neg", b), a, axis=s.choose((-1, 3)))
+    turned = _turned(s, x, width)
     half = s.arrays.uniform(-1, 1, (2, 1, 1, length, width // 2))
     cos, sin = (s.constant(np.concatenate([table, table], -1), DType.FLOAT) for table in half)
     _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
@@ -255,14 +253,7 @@ def rotary_tokens(s: Sketch) -> None:
     angles = s.with_axes("Squeeze", first, (1,), 13)
     whole = s.node("Concat", angles, angles, axis=-1)
     cos, sin = (s.with_axes("Unsqueeze", s.node(op, whole), (1,), 13) for op in ("Cos", "Sin"))
-    if s.chance(0.7):
-        a = s.node("Slice", x, s.ints(0), s.ints(width // 2), s.ints(3))
-        b = s.node("Slice", x, s.ints(width // 2), s.ints((1 << 63) - 1), s.ints(3))
-    elif s.opset >= 13:
-        a, b = s.nodes("Split", x, s.ints(width // 2, width // 2), outputs=2, axis=3)
-    else:
-        a, b = s.nodes("Split", x, outputs=2, axis=3)
-    turned = s.node("Concat", s.node("Neg", b), a, axis=-1)
+    turned = _turned(s, x, width)
     _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
 
 
@@ -301,5 +292,5 @@ def squeeze_excite(s: Sketch) -> None:
 BLOCKS = (
     (swish, 4), (hard_sigmoid, 1), (gelu, 3), (mish, 2), (small_activations, 3), (layer_norm, 5), (softmax, 2),
     (l2_normalised, 2), (instance_norm, 2), (attention, 2), (rotary, 2),
-    (rotary_heads, 2), (rotary_tokens, 6), (norm_of_sums, 3), (shuffle, 2), (squeeze_excite, 2),
+    (rotary_heads, 2), (rotary_tokens, 8), (norm_of_sums, 3), (shuffle, 2), (squeeze_excite, 2),
 )  # fmt: skip

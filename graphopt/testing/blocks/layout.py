@@ -250,6 +250,18 @@ def pad(s: Sketch) -> None:
         s.node("Pad", y, s.ints(*amounts), number, mode=mode)
 
 
+def padded_slice(s: Sketch) -> None:
+    """Pad of a Slice: one axis cut, this or another padded, perhaps on the side that is not cut"""
+    x = s.pick(*WIDE, ranks=(2, 3, 4))
+    rank = s.rank(x)
+    known = [i for i, d in enumerate(s.shape(x)) if isinstance(d, int) and d > 1]
+    axis, amounts = s.choose(known), [0] * (2 * rank)
+    is_front = s.chance(0.5)
+    amounts[s.choose(known) + rank * is_front] = s.integer(0, 2)
+    y = _slice(s, x, [int(is_front)], [_END if is_front else s.size(x, axis) - 1], [axis], [1])
+    s.node("Pad", y, s.ints(*amounts), s.constant(1.0, s.dtype(x)) if s.chance(0.3) else None)
+
+
 def expand(s: Sketch) -> None:
     """Expand or Tile, often by nothing; followed by an Add that would have broadcast anyway"""
     x = s.pick(*WIDE, *INTEGERS, ranks=(1, 2, 3))
@@ -348,6 +360,6 @@ def _counted(s: Sketch, shape: Value, axis: int, size: Dim) -> Value:
 
 BLOCKS = (
     (transpose, 6), (reshape, 6), (unit_axis, 4), (open_reshapes, 2), (flatten, 2), (squeeze, 4), (slices, 5),
-    (split, 3), (hand_split, 2), (concat, 4), (gather, 3), (embed, 1), (pad, 3), (expand, 3), (reduce, 5), (argmax, 1),
-    (depth_and_space, 2), (gathered_mask, 3),
+    (split, 3), (hand_split, 2), (concat, 4), (gather, 3), (embed, 1), (pad, 3), (padded_slice, 2), (expand, 3),
+    (reduce, 5), (argmax, 1), (depth_and_space, 2), (gathered_mask, 5),
 )  # fmt: skip

@@ -156,7 +156,8 @@ def two_products(s: Sketch) -> None:
     s.size(x, -1)
     perm = (*range(rank - 2), rank - 1, rank - 2)
     same = [v for v in s.pool if v.type == x.type and s.facts[v].bound <= 20]
-    y = s.node("MatMul", x, s.node("Transpose", s.choose(same), perm=perm))
+    factors = x, s.node("Transpose", s.choose(same), perm=perm)
+    y = s.node("MatMul", *factors[:: s.choose((1, -1))])
     if s.chance(0.6):
         y = s.node(s.choose(("Div", "Mul")), y, s.constant(2.0, s.dtype(x)))
     if s.chance(0.6):
@@ -242,5 +243,5 @@ def einsum(s: Sketch) -> None:
 
 BLOCKS = (
     (conv, 10), (scaled_input, 2), (norm, 3), (other_norms, 3), (product, 7), (two_products, 2), (pools, 6),
-    (softmax, 2), (recurrent, 1), (einsum, 2),
+    (softmax, 2), (recurrent, 1), (einsum, 4),
 )  # fmt: skip
