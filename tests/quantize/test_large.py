@@ -13,8 +13,10 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.equivalence import runnable
 from graphopt.machine import spool
+from graphopt.measure import latency
 from graphopt.onnx_io import lend, saving, weights
 from graphopt.passes.quantize.candidates import calibrated_model
+from graphopt.passes.quantize.errors import single_unit_errors
 from tests.bench.memory import large_model
 
 OPTIONS = {
@@ -93,3 +95,20 @@ def test_codes_of_4_bits_lie_on_disk(source: Path, tmp_path: Path, monkeypatch: 
     for tensor, lent in packed:
         assert not tensor.raw_data and spool.place_of(lent[tensor.name]) is not None
         assert lent[tensor.name].nbytes == np.prod(tensor.dims) // 2
+
+
+def test_no_layer_of_a_large_model_takes_its_own_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verdict that fails asks which layers harm most: the errors of their codes tell, for no memory."""
+    (tmp_path / "source").mkdir()
+    source = large_model(tmp_path / "source" / "m.onnx", 30 * 2 * 64 * 256 * 16 / 8e9, 16, hidden=64)
+    small_limits(monkeypatch, tmp_path / "scratch")
+    opened: list[int] = []
+    open_session = latency.open_session
+    monkeypatch.setattr(latency, "open_session", lambda *a, **k: opened.append(1) or open_session(*a, **k))
+    monkeypatch.setattr(single_unit_errors, "predicted_errors", lambda *_: pytest.fail("a gradient copies weights"))
+    options = graphopt.Quantize(mode="weights", weight_type="int4", min_sqnr=24)
+    result = graphopt.optimize(source, tmp_path / "out.onnx", quantize=options, target="onnxruntime", validate=False)
+    (stage,) = result.report.stages
+    kinds = [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node]
+    assert stage.changed and 0 < kinds.count("MatMulNBits") < 60 and "of 60 as int8" in stage.summary
+    assert len(opened) < 14  # the reference, the first verdict, and a bisection of 60 layers

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from ....compress.context import StageContext
 from ....ir import Model, clone_model
 from ....measure import Quality
+from ....onnx_io import is_large
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit
 from ..emit.qdq import build
@@ -49,6 +50,7 @@ class SingleUnitErrors:
         return model
 
     def predict(self, units: Sequence[Unit]) -> None:
-        """Predict the errors of units, together; nothing where a node has no gradient."""
-        if not all(unit in self.predicted for unit in units):
+        """Predict the errors of units, together; nothing where a node has no gradient, nor of large models, whose
+        weights a gradient copies several times."""
+        if not is_large(self.calibrated.model) and not all(unit in self.predicted for unit in units):
             self.predicted.update(predicted_errors(self.calibrated, units, self.context, RANKED))

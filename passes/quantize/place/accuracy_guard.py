@@ -13,6 +13,7 @@ from ....compress.report import NOT_MEASURED
 from ....equivalence.metrics import sqnr_text
 from ....ir import Model
 from ....measure import Fidelity, figures
+from ....onnx_io import is_large
 from ..candidates.assignment import Assignment
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit
@@ -203,8 +204,12 @@ def refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[
 
 
 def _needed(changed: Sequence[Unit], accepts: Callable[[list[Unit]], bool], judge: Judge) -> list[Unit]:
-    """The changed units that are needed for acceptance: the least harmful are dropped first, while the budget lasts."""
+    """The changed units that are needed for acceptance: the least harmful are dropped first, while the budget lasts.
+
+    All of them for large models, of which each attempt opens a session."""
     kept = list(changed)
+    if is_large(judge.context.quality.reference):
+        return kept
     for unit in reversed(changed):
         if judge.left < 2 or len(kept) <= 1:
             break
@@ -229,11 +234,14 @@ def _fewest(total: int, accepts: Callable[[int], bool], judge: Judge) -> int | N
 
 
 def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
-    """Units with the most harmful first: by the error of each alone, measured or predicted, or by the noise estimated.
+    """Units with the most harmful first: by the error of each alone, measured or predicted, or by the noise estimated,
+    as of large models.
 
     Where speed is asked for, by the power of that error for each second a unit gains: large gains may harm more.
     """
     calibrated, units = errors.calibrated, _changeable(assignment, errors)
+    if is_large(calibrated.model):  # a session a unit reads all weights each time, and a gradient copies them
+        return sorted(units, key=lambda u: -_estimated_noise(calibrated, u))
     is_dear = assignment.options.mode == "dynamic" and len(units) * figures(calibrated.model).constant_bytes > COPIED
     if is_dear:
         errors.predict(units)
