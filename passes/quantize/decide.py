@@ -144,14 +144,8 @@ class _Search:
         self.candidates = self._cut(calibrated.assignment.units - floats)
 
     def refitted(self) -> _Search:
-        """The same of the model with layers refitted to their quantized inputs, on the units that stay on integers."""
-        units = self.candidates[0].units
-        if _is_for_time(self.calibrated.options, self.context):
-            errors = errors_alone(self.candidates[0], self.errors)
-            mixed = with_mixed_precision(self.calibrated, self.candidates[0], errors)
-            units = units if mixed is None else mixed.units
-        floats = self.floats | (self.calibrated.assignment.units - units)
-        return _Search(self.model, with_refit(self.calibrated, self.context, units), self.context, floats)
+        """The same of the model with layers refitted to their quantized inputs."""
+        return _Search(self.model, with_refit(self.calibrated, self.context), self.context, self.floats)
 
     def decision(self) -> Decision:
         """That on the best candidate, changed where it is not accurate enough."""
@@ -222,10 +216,13 @@ class _Search:
         return min_cut_candidates(self.calibrated, every)
 
     def _mixed(self, guarded: GuardResult) -> dict[Assignment, GuardResult]:
-        """Where accuracy returned units to float: the assignment without others that harm but hardly gain, if any."""
-        if not guarded.returned or self.context.target == "graphopt":
+        """Where accuracy returned units to float, or layers are refitted for its sake: the assignment without others
+        that harm but hardly gain, if any."""
+        refits = self.calibrated.options.refits
+        if self.context.target == "graphopt" or not (guarded.returned or refits):
             return {}
-        mixed = with_mixed_precision(self.calibrated, guarded.assignment, self.errors.known)
+        errors = errors_alone(guarded.assignment, self.errors) if refits else self.errors.known
+        mixed = with_mixed_precision(self.calibrated, guarded.assignment, errors)
         if mixed is None or not self.judge.left or not self.judge.accepts(mixed):
             return {}
         more = sorted(guarded.assignment.units - mixed.units, key=guarded.assignment.order.__getitem__)

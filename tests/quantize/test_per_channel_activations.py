@@ -293,9 +293,9 @@ def test_where_one_scale_a_tensor_is_all_there_is(options, target):
 def test_only_the_closer_of_two_kinds_of_scales_is_refitted(per_channel, monkeypatch):
     seen: list[bool] = []
 
-    def refitted(calibrated, context, units):
+    def refitted(calibrated, context):
         seen.append(bool(calibrated.assignment.channels))
-        return with_refit(calibrated, context, units)
+        return with_refit(calibrated, context)
 
     monkeypatch.setattr(decide, "with_refit", refitted)
     options = graphopt.Quantize(

@@ -7,24 +7,22 @@ from itertools import islice
 
 from ....compress.context import StageContext
 from ..candidates.calibrated_model import CalibratedModel
-from ..candidates.units import Unit, useful
+from ..candidates.units import useful
 from ..emit.qdq import build
 from .closed_form import refit
 from .learned import learn
 
 
-def with_refit(
-    calibrated: CalibratedModel, context: StageContext, units: frozenset[Unit] | None = None
-) -> CalibratedModel:
+def with_refit(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel:
     """The calibrated model with layers refitted one after the other; itself where results do not come closer.
 
-    units: those on integers meanwhile, by default all that gain. On made-up inputs nothing is refitted.
+    On made-up inputs nothing is refitted.
     """
     options = calibrated.options
     if not options.refits or context.calibration.is_synthetic:
         return calibrated
     feeds = list(islice(iter(context.calibration), options.samples))
-    before = calibrated.assignment.with_units(useful(calibrated.assignment.units) if units is None else units)
+    before = calibrated.assignment.with_units(useful(calibrated.assignment.units))
     after = (learn if options.rounding == "learned" else refit)(before, context, feeds)
     old, new = (context.quality.fidelity(build(assignment)).sqnr_db for assignment in (before, after))
     if new <= old:
