@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from graphopt import compare, onnx_io
-from graphopt.analysis.channels import RANGE, ChannelFacts, find_channels
+from graphopt.analysis.channels import RANGE, ChannelFacts, WeightedLayer, find_channels
 from graphopt.ir import Constant, Model, Node, TensorType, Value, verify
 from graphopt.passes.prune.cut.remove import remove, unshare
 from graphopt.passes.prune.select.selection import choose_classes
@@ -33,7 +33,8 @@ def draw(facts: ChannelFacts, seed: int, ratio: float, approximate: bool = False
 
 
 def masked(model: Model, facts: ChannelFacts, kept: Kept) -> None:
-    """Give every layer zeros for the removed channels of its inputs, in place: the same as zeros in its weight.
+    """Give every layer zeros for the removed channels of its inputs, in place: the same as zeros in its weight, where
+    they are put, too, if that is infinite there.
 
     Channels that are quantized on their way to a layer are zero before, unless all stay and the layer reads a
     selection.
@@ -55,6 +56,21 @@ def masked(model: Model, facts: ChannelFacts, kept: Kept) -> None:
         zeroed = _zeroed(node, data, len(facts.axes[data]), axis, kept[classes])
         node.graph.set_input(node, slot, zeroed)
         done.add(zeroed)
+    for layer in facts.layers:
+        if layer.kind == "dense" and layer.inputs is not None:
+            _make_finite(layer, kept[layer.inputs])
+
+
+def _make_finite(layer: WeightedLayer, flags: np.ndarray) -> None:
+    """Zeros in a weight of dense channels, where `flags` are false, if it holds what times zero is NaN."""
+    constant = layer.weight.constant
+    if constant is None or not constant.dtype.is_float or np.isfinite(constant.array()).all():
+        return
+    shape = [1] * len(constant.shape)
+    shape[layer.in_axis] = len(flags)
+    slot = next(i for i, value in enumerate(layer.node.inputs) if value is layer.weight)
+    array = np.where(flags.reshape(shape), constant.array(), constant.dtype.numpy.type(0))
+    layer.node.graph.set_input(layer.node, slot, Value(constant=Constant.of(array)))
 
 
 def _reads(facts: ChannelFacts):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from graphopt import onnx_io
-from graphopt.ir import DType
 from graphopt.testing import random_graph
 from tests import nets, zoo
 from tests.prune.oracle import assert_exact
@@ -31,16 +28,7 @@ def test_random_networks(start):
 def test_graphs_of_any_kind(start):
     """Graphs not made for pruning: most have nothing to remove, and none may break."""
     for seed in range(start, start + PER_TEST):
-        proto = random_graph(seed)
-        if not has_infinite_weight(proto):
-            assert_exact(proto, seed, status=("equal", "unverified"))
-
-
-def has_infinite_weight(proto):
-    """A matrix holds what is not finite: times a channel of zeros it is NaN, which it is not without the channel."""
-    constants = {v.constant for node in onnx_io.load(proto).graph.walk() for v in node.inputs if v is not None}
-    matrices = [c.array() for c in constants if c is not None and c.dtype is DType.FLOAT and len(c.shape) > 1]
-    return not all(np.isfinite(array).all() for array in matrices)
+        assert_exact(random_graph(seed), seed, status=("equal", "unverified"))
 
 
 @zoo.parametrize(
