@@ -8,7 +8,8 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.compress.stages import stage_context
 from graphopt.passes.quantize.candidates.calibrated_model import calibrate_model
-from graphopt.passes.quantize.place import mixed_precision
+from graphopt.passes.quantize.errors.single_unit_errors import SingleUnitErrors
+from graphopt.passes.quantize.place import accuracy_guard, mixed_precision
 from graphopt.passes.quantize.place.min_cut import Costs
 from graphopt.passes.quantize.place.mixed_precision import with_mixed_precision
 from tests.quantize.nets import convnet, images
@@ -63,6 +64,13 @@ def test_nothing_is_done_where_nothing_was_measured(calibrated):
     assert with_mixed_precision(calibrated, calibrated.assignment, {}) is None
     dynamic = replace(calibrated.assignment, options=replace(calibrated.options, mode="dynamic"))
     assert with_mixed_precision(calibrated, dynamic, dict.fromkeys(dynamic.units, 0.1)) is None
+
+
+def test_no_unit_of_a_large_model_takes_its_own_session(calibrated, monkeypatch):
+    monkeypatch.setattr(accuracy_guard, "is_large", lambda _: True)
+    monkeypatch.setattr(SingleUnitErrors, "measure", lambda *_: pytest.fail("a session a unit"))
+    errors = SingleUnitErrors(calibrated, stage_context(calibrated.model, FEEDS))
+    assert accuracy_guard.errors_alone(calibrated.assignment, errors) == {}
 
 
 def test_a_refit_buys_accuracy_with_more_time(calibrated, monkeypatch):

@@ -25,7 +25,7 @@ from .rounding import (
     nearest_codes,
     objective,
     spread_codes,
-)  # fmt: skip
+)
 from .single_rows import single_row_codes
 
 BITS = {"int8": 8, "uint8": 8, "int4": 4, "int3": 3, "int2": 2}  # of a code

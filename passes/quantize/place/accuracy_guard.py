@@ -240,8 +240,6 @@ def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
     Where speed is asked for, by the power of that error for each second a unit gains: large gains may harm more.
     """
     calibrated, units = errors.calibrated, _changeable(assignment, errors)
-    if is_large(calibrated.model):  # a session a unit reads all weights each time, and a gradient copies them
-        return sorted(units, key=lambda u: -_estimated_noise(calibrated, u))
     is_dear = assignment.options.mode == "dynamic" and len(units) * figures(calibrated.model).constant_bytes > COPIED
     if is_dear:
         errors.predict(units)
@@ -258,8 +256,11 @@ def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
 
 
 def errors_alone(assignment: Assignment, errors: SingleUnitErrors) -> Mapping[Unit, float]:
-    """The error of each unit alone: measured where units are few, else predicted, as far as that can be."""
+    """The error of each unit alone: measured where units are few, else predicted, as far as that can be. None of large
+    models: each session would read all weights."""
     units = _changeable(assignment, errors)
+    if is_large(errors.calibrated.model):
+        return {}
     if len(units) <= ONE_BY_ONE:
         errors.measure(units)
         return errors.known
