@@ -43,8 +43,8 @@ def feeds_of(path: Path, name: str, count: int) -> list[dict[str, Any]]:
     if name == "rapidocr-rec":
         return [{given.name: lines(rng)} for _ in range(count)]
     ids = [rng.integers(0, IDS, (1, LENGTH)) for _ in range(count)]
-    return [{i.name: np.ones((1, LENGTH), np.int64) if "mask" in i.name else row for i in session.get_inputs()}
-            for row in ids]  # fmt: skip
+    fixed = {"attention_mask": np.ones((1, LENGTH), np.int64), "token_type_ids": np.zeros((1, LENGTH), np.int64)}
+    return [{i.name: fixed.get(i.name, row) for i in session.get_inputs()} for row in ids]
 
 
 def lines(rng: np.random.Generator) -> Any:

@@ -44,7 +44,7 @@ def exported(folder: Path) -> Path:
     target = zoo.cache() / "minilm-float.onnx"
     if not target.is_file():
         with tempfile.TemporaryDirectory() as away:
-            command = [sys.executable, "-c", EXPORT, str(folder.resolve()), str(target)]
+            command = [sys.executable, "-E", "-c", EXPORT, str(folder.resolve()), str(target)]
             subprocess.run(command, check=True, cwd=away, capture_output=True)
     return target
 
