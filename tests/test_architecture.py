@@ -162,6 +162,34 @@ def test_exact_passes_do_without_onnxruntime():
     assert done.stdout.strip() == "[]"
 
 
+SHOWN = str(ROOT / "models" / "fashion_cnn.onnx")
+HEAVY = {"numpy", "onnx", "onnx_ir", "onnxruntime", "networkx", "numba", "scipy", "jinja2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "loaded"),
+    [
+        (["--help"], set()),
+        (["inspect", SHOWN], {"numpy", "onnx"}),
+        (["inspect", SHOWN, "--json"], {"numpy", "onnx"}),
+        (["diff", SHOWN, SHOWN], {"numpy", "onnx"}),
+        (["passes"], {"numpy"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_commands_that_show_load_what_they_need(words, loaded):
+    code = (
+        "import sys; from graphopt.cli import main; sys.argv[0] = 'graphopt'\ntry: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout
+    modules = done.stderr.split()
+    assert HEAVY & {*modules} == loaded
+    rooms = {name.split(".")[1] for name in modules if name.startswith("graphopt.")}
+    assert "cli" in rooms and not rooms & {"calibration", "equivalence", "runtime", "kernels"}
+
+
 def test_one_import_reaches_all_that_users_call():
     """In a fresh interpreter: what other tests imported before would hide a name that only they brought."""
     code = "import graphopt; [getattr(graphopt, name) for name in graphopt.__all__]; graphopt.testing.assert_equivalent"

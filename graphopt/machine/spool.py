@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import tempfile
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from glob import escape, glob
 from typing import Any
 
 import numpy as np
@@ -15,12 +18,18 @@ import numpy.typing as npt
 
 from ..errors import OutputError
 
+if sys.platform != "win32":
+    import fcntl
+
 Array = npt.NDArray[Any]
 
 SEGMENT = 1 << 28
 """Bytes of one temporary file, or of a larger array: a map of each takes a file handle, of which a process has about a
 thousand, and the codes of 8 GB of weights fill 8 to 16 files."""
 _PAGE = 1 << 12  # bytes at which arrays begin: a page of memory
+_LOCKED = "graphopt-spool-"
+"""How the names of files begin that are locked for as long as a process maps them: one without a lock is left over from
+a process that was killed."""
 
 
 class _Segment(mmap.mmap):
@@ -67,8 +76,10 @@ class Spool:
 
 
 def _segment(size: int) -> _Segment:
+    _sweep(tempfile.gettempdir())
     handle, path = tempfile.mkstemp(prefix="graphopt-")
     try:
+        path = _locked(handle, path)
         os.truncate(handle, size)
         segment = _Segment(handle, size, access=mmap.ACCESS_READ)
     except BaseException:
@@ -80,6 +91,35 @@ def _segment(size: int) -> _Segment:
     segment.address = np.frombuffer(segment, np.uint8).ctypes.data
     weakref.finalize(segment, _remove, path)
     return segment
+
+
+def _locked(handle: int, path: str) -> str:
+    """The path of a new file once it is locked; as it was where there are no locks. The map shares the lock, as forked
+    children do, and the system frees it with the last of them, however that ends."""
+    if sys.platform == "win32":
+        return path
+    locked = os.path.join(os.path.dirname(path), _LOCKED + os.path.basename(path))
+    with suppress(OSError):  # some file systems have no locks
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.rename(path, locked)  # after the lock: under this name a file without one is removed
+        return locked
+    return path
+
+
+@cache
+def _sweep(folder: str) -> None:
+    """Remove the files of this user's processes that are gone, once for each process and folder."""
+    if sys.platform == "win32":
+        return
+    for path in glob(os.path.join(escape(folder), f"{_LOCKED}*")):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if os.fstat(handle).st_uid == os.geteuid():
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while a process maps it
+                    os.unlink(path)
+            finally:
+                os.close(handle)
 
 
 def _remove(path: str) -> None:

@@ -1,11 +1,20 @@
-"""Measurement: static figures of a model, its latency on this machine, the quality of a lossy one."""
+"""Measurement: static figures of a model, its latency on this machine, the quality of a lossy one.
+
+Only static figures load with the package: qualities and latencies need calibration and onnxruntime, half a second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .figures import AT_ONE, Figures, figures, macs_text, peak_activation_bytes, value_bytes
-from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session, own_clock, taking_floats
 from .macs import macs_at, macs_by_size, macs_values, node_macs
-from .profile import KernelTime, kernel_times, node_seconds, profile_nodes
-from .quality import SAMPLES, Fidelity, MakeSession, Metric, Quality, metric_name
 from .units import show_bytes, show_change, show_count, show_db
+
+if TYPE_CHECKING:
+    from .latency import Timing, compare_latency, geometric_mean, interleaved, ort_session, own_clock, taking_floats
+    from .profile import KernelTime, kernel_times, node_seconds, profile_nodes
+    from .quality import SAMPLES, Fidelity, MakeSession, Metric, Quality, metric_name
 
 __all__ = [
     "AT_ONE", "SAMPLES", "Fidelity", "Figures", "KernelTime", "MakeSession", "Metric", "Quality", "Timing",
@@ -15,3 +24,20 @@ __all__ = [
     "show_bytes", "show_change", "show_count", "show_db", "taking_floats",
     "value_bytes",
 ]  # fmt: skip
+
+_HOMES = {
+    "Timing": "latency", "compare_latency": "latency", "geometric_mean": "latency", "interleaved": "latency",
+    "ort_session": "latency", "own_clock": "latency", "taking_floats": "latency",
+    "KernelTime": "profile", "kernel_times": "profile", "node_seconds": "profile", "profile_nodes": "profile",
+    "SAMPLES": "quality", "Fidelity": "quality", "MakeSession": "quality", "Metric": "quality", "Quality": "quality",
+    "metric_name": "quality",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return value

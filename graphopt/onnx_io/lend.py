@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from ..errors import ModelError
-from ..ir import Array, Constant, DType, Model
+from ..ir import Array, Constant, DType, Model, Node, Value, clone_model
 from ..machine.spool import place_of
 from ..ops import initializers_of
 from .emit import Emitter, to_proto
@@ -53,7 +53,31 @@ class Lender:
 def lent_emission(model: Model, *, packed: bool = True) -> Emission:
     """The model as ONNX for a session in this process: `Lender` keeps its large weights where they lie."""
     lender = Lender(packed=packed)
-    return Emission(Emitter(model, store=lender.store, store_inside=write_tensor).model(), lender.lent)
+    emitted = _reading_halves(model) if is_large(model) else model
+    return Emission(Emitter(emitted, store=lender.store, store_inside=write_tensor).model(), lender.lent)
+
+
+def _reading_halves(model: Model) -> Model:
+    """The model with weights of float16 on disk read by a Cast right before each reader: widened, all of them would be
+    in memory at once."""
+    if not any(_half_of(value) for node in model.graph.walk() for value in node.inputs):
+        return model
+    copy = clone_model(model)
+    for node in list(copy.graph.walk()):
+        for slot, value in enumerate(node.inputs):
+            half = _half_of(value)
+            if value is None or half is None:
+                continue
+            cast = Node("Cast", (Value(name=value.name, constant=half),), {"to": int(DType.FLOAT)}, [value.type])
+            copy.graph.insert_before(node, cast)
+            copy.graph.set_input(node, slot, cast.output)
+    return copy
+
+
+def _half_of(value: Value | None) -> Constant | None:
+    """The constant of float16 on disk that a constant value has the elements of, None where it is no such."""
+    half = None if value is None or value.constant is None else value.constant.half
+    return None if half is None or external_source(half) is None else half
 
 
 def on_disk(

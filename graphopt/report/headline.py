@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from .data import ReportData
+if TYPE_CHECKING:
+    from .data import ReportData
 
 _SAME_SIZE = 0.005
 """Change of a file's size, as a share, below which two decimals show 1.00: the size is then called the same."""

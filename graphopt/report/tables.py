@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..compress.report import StageReport
 from ..measure import AT_ONE, Figures, macs_text, show_bytes, show_change, show_count
-from ..pipeline import Effect
-from .data import ReportData
 from .headline import headline
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from ..compress.report import StageReport
+    from ..pipeline import Effect
+    from .data import ReportData
 
 WIDE = 4096
 """Columns of a console that is no terminal: more than any row has, so that no line is broken and no name cut."""

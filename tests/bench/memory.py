@@ -62,7 +62,8 @@ def large_model(path: Path, gigabytes: float, bits: int, hidden: int = HIDDEN, s
     """Write a model of about that size, its weights of 16 or 32 bits beside it one by one; returns `path`.
 
     Weights are the same random numbers by factors of their own: to draw 4 GB takes longer than to quantize them. In
-    turn they are read from the end: a product with its own transpose would grow, block by block, out of 16 bits.
+    turn they are read from the end: a product with its own transpose would grow, block by block, out of 16 bits. So
+    would many blocks that add alike to the residual: each adds less, the more there are.
     """
     kind, inside = (np.float16 if bits == 16 else np.float32), 4 * hidden
     elem = TensorProto.FLOAT16 if bits == 16 else TensorProto.FLOAT
@@ -87,7 +88,7 @@ def large_model(path: Path, gigabytes: float, bits: int, hidden: int = HIDDEN, s
         for index in range(count):
             name = f"block{index}"
             up = weight(f"{name}.up", hidden, inside, scale=hidden**-0.5)
-            down = weight(f"{name}.down", hidden, inside, scale=0.25 * inside**-0.5)
+            down = weight(f"{name}.down", hidden, inside, scale=4 / count * inside**-0.5)
             bias = weight(f"{name}.bias", hidden, scale=0.01)
             nodes += [
                 helper.make_node("MatMul", [x, up], [f"{name}.wide"], f"{name}/up"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -53,6 +56,46 @@ def test_files_go_with_their_arrays(folder: Path) -> None:
     del kept
     gc.collect()
     assert not list(folder.iterdir())
+
+
+_KEEPS = """
+import sys
+import numpy as np
+from graphopt.machine.spool import Spool, place_of
+kept = Spool().keep(np.arange(5))
+print(place_of(kept).path, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on files")
+def test_files_of_killed_processes_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", _KEEPS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )  # fmt: skip
+    assert keeper.stdin is not None and keeper.stdout is not None
+    left = Path(keeper.stdout.readline().strip())
+    foreign = folder / "graphopt-of-others"
+    foreign.write_bytes(b"")
+    mine = Spool().keep(np.arange(3))
+    module._sweep.cache_clear()
+    again = Spool().keep(np.arange(4))
+    assert left.exists()  # its process lives, and so do both of this one
+    assert all(Path(place_of(array).path).exists() for array in (mine, again))  # type: ignore[union-attr]
+    keeper.send_signal(signal.SIGKILL)
+    keeper.communicate()
+    assert left.exists() and left.parent == folder
+    module._sweep.cache_clear()
+    uid = os.geteuid()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: uid + 1)
+        module._sweep(str(folder))
+    assert left.exists()  # of another user
+    module._sweep.cache_clear()
+    module._sweep(str(folder))
+    assert not left.exists() and foreign.exists()
+    assert all(Path(place_of(array).path).exists() for array in (mine, again))  # type: ignore[union-attr]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

@@ -92,16 +92,13 @@ class NoExecutable:
 def hidden_addresses(executable: Executable) -> list[str]:
     """Arguments that are addresses of this process as plain numbers; with any, another process could not run it."""
     arrays = [array for row in executable.steps for array in _arrays(row.step)]
-    begins = np.sort(np.array([array.ctypes.data for array in arrays if array.size], np.int64))
-    functions = np.array([unit.address() for unit in executable.library.units], np.int64)
+    addresses = {array.ctypes.data for array in arrays if array.size}
+    addresses.update(unit.address() for unit in executable.library.units)
 
     def hides(value: Any) -> bool:
-        if isinstance(value, np.ndarray) and value.dtype != np.int64:
-            return False
-        if not isinstance(value, (int, np.ndarray)):
-            return False
-        words = np.asarray(value, np.int64)
-        return bool(np.isin(words, begins).any() or np.isin(words, functions).any())
+        if isinstance(value, np.ndarray):
+            return value.dtype == np.int64 and not addresses.isdisjoint(value.ravel().tolist())
+        return isinstance(value, int) and value in addresses
 
     return [
         f"{row.step.kernel.name}: {name}"

@@ -155,12 +155,13 @@ def _drop_idle_casts(graph: Graph) -> None:
 
 
 def narrowed(model: Model, halves: Halves) -> Model:
-    """A copy with the constants that stayed float stored in half precision."""
+    """A copy with the constants that stayed float stored in half precision, and cast right before the first reader:
+    sessions that fold nothing hold one of them at a time in float32."""
     model = clone_model(model)
     read: dict[Constant, Value] = {}
     graph = model.graph
-    for nested in list(graph.graphs()):
-        for node in nested.snapshot():
+    for anchor in graph.snapshot():
+        for node in (anchor, *(node for nested in anchor.subgraphs for node in nested.walk())):
             for slot, value in enumerate(node.inputs):
                 constant = None if value is None else value.constant
                 if value is None or constant is None or constant not in halves or constant.size < STORED:
@@ -169,7 +170,7 @@ def narrowed(model: Model, halves: Halves) -> Model:
                     stored = Value(name=value.name, constant=halves[constant])
                     cast = _cast(stored, DType.FLOAT)
                     cast.output.type = constant.type
-                    graph.insert_before(next(iter(graph), graph.return_node), cast)
+                    graph.insert_before(anchor, cast)
                     read[constant] = cast.output
-                nested.set_input(node, slot, read[constant])
+                graph.set_input(node, slot, read[constant])
     return model
