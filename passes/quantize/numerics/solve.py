@@ -37,7 +37,8 @@ showed little. Of ten layers of SmolLM2-135M at 3 bits the error on other texts 
 TABLE_SHARE = 0.03
 """What the rows' own error counts beside the products' where a head is also a table, both relative to their signals:
 what a table's rows lose, the layers behind them level out. SmolLM2-135M with these weights alone in 4 bits diverges on
-texts beside those of the benchmark, with 1, 0.3, 0.1 and 0.03, by 0.063, 0.060, 0.058 and 0.057 nats."""
+texts beside those of the benchmark, with 1, 0.3, 0.1 and 0.03, by 0.063, 0.060, 0.058 and 0.057 nats; in 3 bits, with 1
+and 0.03, by 0.237 and 0.224. `python -m tests.bench.language` shows what it leads to."""
 POLISHED_BLOCKS, PART = 2e10, 4096
 """Multiply-adds that one sweep of coordinate descent over stored weights of few bits may take, more than other layers
 are given: the head of SmolLM2-135M takes 1.6e10, and 7 s for scales and sweeps. Rows that are worked on at a time."""
