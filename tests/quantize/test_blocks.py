@@ -14,6 +14,7 @@ from graphopt.measure import ort_session
 from graphopt.passes.quantize import stage
 from graphopt.passes.quantize.emit.packed import pack
 from graphopt.passes.quantize.numerics import blocks
+from graphopt.passes.quantize.numerics import solve as numerics
 from graphopt.passes.quantize.numerics.blocks import best_grid, fitted_scale, in_blocks, plain_scale, spread
 from graphopt.passes.quantize.numerics.rounding import nearest, objective
 from graphopt.passes.quantize.numerics.solve import solve
@@ -196,16 +197,51 @@ def test_a_sample_of_rows_finds_the_kind_of_grid_that_all_rows_find(law, kind, m
 
 @pytest.mark.parametrize("seed", range(4))
 def test_codes_are_never_worse_than_the_nearest(seed):
-    rng = np.random.default_rng(seed)
-    weight = rng.standard_normal((DEPTH, WIDTH)).astype(np.float32)
-    mix = rng.standard_normal((DEPTH, 5)) @ rng.standard_normal((5, DEPTH)) + 0.05 * rng.standard_normal((DEPTH, DEPTH))
-    linear = Linear(Node("MatMul", (None, None)), Constant.of(weight), None, 1, 1)
-    moments = InputMoments.empty(linear)
-    moments.add((rng.standard_normal((400, DEPTH)) @ mix)[None].astype(np.float32))
+    linear, moments = together(seed)
     for rounding in (True, False):
         options = graphopt.Quantize("weights", weight_type="int4", rounding=rounding)
         found = solve(linear, moments, options, False, block=32)
         assert found.after <= found.before * (1 + 1e-6)
+
+
+def together(seed, rank=5):
+    """A product with a constant weight, and moments of inputs that go together."""
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((DEPTH, rank)) @ rng.standard_normal((rank, DEPTH)) + 0.05 * np.eye(DEPTH)
+    weight = Constant.of(rng.standard_normal((DEPTH, WIDTH)).astype(np.float32))
+    linear = Linear(Node("MatMul", (None, None)), weight, None, 1, 1)
+    moments = InputMoments.empty(linear)
+    moments.add((rng.standard_normal((400, DEPTH)) @ mix)[None].astype(np.float32))
+    return linear, moments
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_large_weight_is_polished_in_parts(seed, monkeypatch):
+    linear, moments = together(seed)
+    options = graphopt.Quantize("weights", weight_type="int4")
+    monkeypatch.setattr(numerics, "POLISHED_BLOCKS", 0)
+    rough = solve(linear, moments, options, False, block=32).after
+    monkeypatch.setattr(numerics, "POLISHED_BLOCKS", 2e10)
+    whole = solve(linear, moments, options, False, block=32).after
+    monkeypatch.setattr(numerics, "PART", 7)  # the last of WIDTH rows are fewer
+    assert solve(linear, moments, options, False, block=32).after == pytest.approx(whole, rel=0.02)
+    assert whole < 0.95 * rough
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_head_that_is_a_table_is_rounded_for_its_products_first(seed):
+    linear, moments = together(seed)
+    options, rows = graphopt.Quantize("weights", weight_type="int4"), linear.rows()[0]
+
+    def lost(found):
+        codes, zero = found.codes, found.codes.zero
+        steps = codes.rows[0] - (0 if zero is None else spread(zero[0], DEPTH, 32))
+        return found.after, float(((rows - steps * spread(codes.scale[0], DEPTH, 32)) ** 2).sum())
+
+    head, tied = (lost(solve(linear, moments, options, False, block=32, is_read=read)) for read in (False, True))
+    grid = best_grid(rows, None, 4, 32)
+    assert head[0] < tied[0] < 1.6 * head[0]  # the products' error
+    assert grid.cost < tied[1] < head[1]  # the rows' own
 
 
 def test_partial_blocks_and_packing():

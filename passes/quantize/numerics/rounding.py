@@ -66,9 +66,9 @@ def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance:
     return best.astype(np.int8)
 
 
-def is_polished(weight: Array) -> bool:
-    """Whether a layer is small enough for coordinate descent."""
-    return float(weight.size * weight.shape[1]) <= POLISHED
+def is_polished(weight: Array, most: float = POLISHED) -> bool:
+    """Whether a sweep of coordinate descent over a layer takes at most as many multiply-adds."""
+    return float(weight.size * weight.shape[1]) <= most
 
 
 def spread_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> tuple[Array, Array]:
