@@ -37,7 +37,7 @@ from graphopt.measure import geometric_mean, ort_session
 from graphopt.runtime.cache.manifest import COMPUTED
 from tests.bench import ort_int8, session_ratio
 from tests.bench.ort_int8 import SETTINGS
-from tests.bench.session_ratio import clear_ratio, is_convolutional
+from tests.bench.session_ratio import clear_ratio, is_convolutional, warmed
 
 QUANTIZED = ("static", "dynamic", "weights")
 OURS = ("exact", *QUANTIZED, "prune")
@@ -145,10 +145,7 @@ def measure(path: Path, form: str, seconds: float) -> Row:
     row["regions"], row["convolutional"] = len(session.regions), is_convolutional(path)
     row["computed"] = COMPUTED in session.describe().verdict
     if session.regions or form != "exact":
-        from graphopt.runtime.warmup import warmup
-
-        warmup(made, feeds[0], threads=1)
-        row["warm regions"] = len(_compare(row, "warm", both, feeds[0], seconds).regions)
+        row.update(warmed(made, both, feeds[0], seconds))
     return row
 
 
