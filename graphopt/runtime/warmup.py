@@ -46,8 +46,8 @@ ratios of the same two partitions scattered by 15 %, each known within 2 to 11 %
 slower wins a race in three there, and five of five once in 300 times."""
 
 GRANTED = 200
-"""The time of all races, in that granted to a run in one: 100 s by default, 20 s where `optimize` warms up. No race is
-begun when it is spent. A bound, not tuned: fourteen races that are as long as they get."""
+"""The time of all races and their sessions, in that granted to a run in one: 100 s by default, 20 s where `optimize`
+warms up. No race is begun when it is spent. A bound, not tuned: fourteen races that are as long as they get."""
 
 _ALTERNATIVES: dict[Choice, Kernels] = {"whole": False, "all": True, "measured": "measured"}
 """What may take the place of the partition predicted, as sessions are asked for it."""
@@ -112,8 +112,8 @@ def warmup(
     come up where slower ones go back to onnxruntime, until nothing is new. Each is raced beside the partition predicted
     up to OPENED times, in sessions opened anew, and taken only if it is faster beyond the errors of every race; of
     several the fastest is. After GRANTED times `seconds` of races no further one is begun, and what is not measured
-    stays as predicted. Where the cache cannot be written, nothing is remembered. `progress` is told the kernels that
-    are compiled.
+    stays as predicted; compilation is not counted. Where the cache cannot be written, nothing is remembered. `progress`
+    is told the kernels that are compiled.
     """
     remove = on_compile(progress) if progress is not None else None
     timings: list[RegionTiming | PartitionTiming] = []
@@ -177,7 +177,9 @@ class _Races:
         found: list[Race] = []
         while len(found) < OPENED and (not found or is_faster(found[-1].doubted)):
             ahead = len(found) % 2 == 0
+            begun = time.perf_counter()
             pair = [self.opened(kernels=one) for one in (("predicted", kernels) if ahead else (kernels, "predicted"))]
+            self.spent += time.perf_counter() - begun
             first, second = (partial(session.run, None, self.feeds) for session in pair)
             race = self.run(second, first)
             if race is None:

@@ -1,13 +1,14 @@
 """The Session beside onnxruntime on the same file: `python -m tests.bench.session_ratio FILE … [--warm] [--rows FILE]`.
 
 Every FILE is a model with its inputs beside it, as .npz of the same name or of the name before "__". A row a file: the
-ratio to onnxruntime without warm-up and, with --warm, after it; the regions on kernels. One thread, seconds of that
-thread, interleaved; a ratio that looks like a loss is measured again, each time for longer, and the median counts. As
-that stops at the first one above 1, a file that runs whole in onnxruntime counts as at most 1 in means, unless stored
-weights are computed as it is opened. Then geometric means, of all files and of convolutional ones, the worst file, and
-those that break the bar: below SLOWER, and for runs under SHORT by more than SLACK. Where a warm-up leads to other
-regions, sessions with both are measured beside each other. Where it leads to the same it did no harm: a ratio below
-SLOWER of that before is noise, which is counted apart. `tests.bench.strangers` measures its rows so, too.
+ratio to onnxruntime as predicted, whatever earlier warm-ups showed, and, with --warm, after one; the regions on
+kernels. One thread, seconds of that thread, interleaved; a ratio that looks like a loss is measured again, each time
+for longer, and the median counts. As that stops at the first one above 1, a file that runs whole in onnxruntime counts
+as at most 1 in means, unless stored weights are computed as it is opened. Then geometric means, of all files and of
+convolutional ones, the worst file, and those that break the bar: below SLOWER, and for runs under SHORT by more than
+SLACK. Where a warm-up leads to other regions, sessions with both are measured beside each other. Where it leads to the
+same it did no harm: a ratio below SLOWER of that before is noise, which is counted apart. `tests.bench.strangers`
+measures its rows so, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from graphopt.measure import compare_latency, geometric_mean, ort_session, own_c
 from graphopt.measure.macs import node_macs
 from graphopt.onnx_io import load
 from graphopt.runtime.cache.manifest import COMPUTED
+from graphopt.runtime.place.lowered_model import Kernels
 from graphopt.runtime.place.measured import region_digest
 from graphopt.runtime.warmup import warmup
 
@@ -70,8 +73,8 @@ def measure(path: Path, seconds: float, warm: bool) -> Row:
     fed = path.with_suffix(".npz")
     feeds = dict(np.load(fed if fed.exists() else path.with_name(path.stem.split("__")[0] + ".npz")))
 
-    def opened() -> dict[str, Any]:
-        return {"onnxruntime": ort_session(str(path)), "session": Session(path, 1)}
+    def opened(kernels: Kernels = "predicted") -> dict[str, Any]:
+        return {"onnxruntime": ort_session(str(path)), "session": Session(path, 1, kernels=kernels)}
 
     candidates = opened()
     session = candidates["session"]
@@ -81,14 +84,14 @@ def measure(path: Path, seconds: float, warm: bool) -> Row:
     row["computed"] = COMPUTED in session.describe().verdict
     row["convolutional"] = is_convolutional(path)
     if warm:
-        row.update(warmed(path, opened, feeds, seconds))
+        row.update(warmed(path, partial(opened, None), feeds, seconds))
     return row
 
 
 def warmed(
     model: Path | bytes, opened: Callable[[], Mapping[str, Any]], feeds: Mapping[str, Any], seconds: float
 ) -> Row:  # fmt: skip
-    """What a row says of a warm-up, after that; `opened` gives onnxruntime and the Session."""
+    """What a row says of a warm-up, after that; `opened` gives onnxruntime and the Session as it is then."""
     row: Row = {}
     begun = time.perf_counter()
     warmup(model, feeds, threads=1, seconds=seconds)
