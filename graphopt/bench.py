@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .runtime.profile import StepTime
-    from .runtime.warmup import RegionTiming
+    from .runtime.warmup import PartitionTiming, RegionTiming
 
 Tell = Callable[[str, "float | None"], None]
 """Called with the current step, and the share that is done, None where it is not known."""
@@ -250,8 +250,8 @@ def _step_table(name: str, steps: Sequence[StepTime]) -> Table:
 
 def warmup_timings(
     model: Path, *, threads: int, seconds: float, inputs: Path | None, progress: Tell = _silent
-) -> list[RegionTiming]:
-    """Compile the model's kernels, time its regions in both runtimes, remember the times for later sessions."""
+) -> list[RegionTiming | PartitionTiming]:
+    """Compile the model's kernels, time its regions and partitions, remember the times for later sessions."""
     from .runtime.warmup import warmup
 
     compiled = itertools.count(1)
@@ -262,14 +262,22 @@ def warmup_timings(
     return warmup(str(model), _feeds(model, inputs), threads=threads, seconds=seconds, progress=tell)
 
 
-def warmup_table(timings: Sequence[RegionTiming]) -> Table:
-    """A row a region: its time in both runtimes, and the faster one."""
+def warmup_table(timings: Sequence[RegionTiming | PartitionTiming]) -> Table:
+    """A row a region, its time in both runtimes, and a row a partition, its time and that of the one predicted."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("part", "kernels ms", "onnxruntime ms", "runs on"):
-        table.add_column(heading, justify="left" if heading in ("part", "runs on") else "right")
+    for heading in ("part", "on", "ms", "beside", "ms", "better"):
+        table.add_column(heading, justify="right" if heading == "ms" else "left")
     for timing in timings:
-        milliseconds = f"{timing.kernels * 1e3:.3f}", f"{timing.onnxruntime * 1e3:.3f}"
-        table.add_row(timing.part, *milliseconds, timing.runs_on)
+        table.add_row(*_cells(timing), timing.runs_on)
     return table
+
+
+def _cells(timing: RegionTiming | PartitionTiming) -> tuple[str, ...]:
+    from .runtime.warmup import RegionTiming
+
+    if isinstance(timing, RegionTiming):
+        return timing.part, "kernels", f"{timing.kernels * 1e3:.3f}", "onnxruntime", f"{timing.onnxruntime * 1e3:.3f}"
+    seconds = ("not measured" if one is None else f"{one * 1e3:.3f}" for one in (timing.seconds, timing.predicted))
+    return "model", timing.part, next(seconds), "as predicted", next(seconds)

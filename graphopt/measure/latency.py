@@ -48,23 +48,26 @@ def interleaved(
     candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_runs: int = 5, max_runs: int = 1000,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:  # fmt: skip
-    """Time callables in turn, A B C A B C …, after two untimed turns, so that drift of the machine hits all alike.
+    """Time callables in turn, A B C C B A A B C …, after two untimed runs of each: drift of the machine hits all alike,
+    and so does what each finds in caches behind the others.
 
     Short calls are repeated within a turn until the turn takes about a millisecond. `clock` gives seconds; with
     time.process_time, the time of other processes does not count.
     """
     repeats = {label: _repeats(run) for label, run in candidates.items()}
     times: dict[str, list[float]] = {label: [] for label in candidates}
+    turn = [*candidates.items()]
     end = time.perf_counter() + seconds * len(candidates)
     while len(next(iter(times.values()))) < min_runs or (
         time.perf_counter() < end and len(next(iter(times.values()))) < max_runs
     ):
-        for label, run in candidates.items():
+        for label, run in turn:
             count = repeats[label]
             start = clock()
             for _ in range(count):
                 run()
             times[label].append((clock() - start) / count)
+        turn.reverse()
     base = next(iter(times.values()))
     return [_timing(label, t, base) for label, t in times.items()]
 

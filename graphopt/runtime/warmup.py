@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..ir import Model
 from ..kernels import on_compile
-from ..machine.measurements import Pair
+from ..machine.measurements import Measurements, Pair
 from ..measure import interleaved, own_clock
 from .place.lowered_model import Kernels
-from .place.measured import Choice, partition_key, region_digest, region_times
+from .place.measured import (
+    AS_PREDICTED,
+    PARTITIONS,
+    Choice,
+    is_faster,
+    partition_key,
+    region_digest,
+    region_times,
+)
 from .session import Session
 
 if TYPE_CHECKING:
@@ -28,33 +36,40 @@ quantized models are judged, `python -m tests.bench.zoo_int8`."""
 
 
 DOUBT = 2
-"""Standard errors by which another partition is taken to be slower, and the one predicted faster, than measured: the
-second is left only for what is faster beyond both intervals, however busy the machine. Two are 95 % of a normal
-distribution."""
+"""Standard errors by which another partition is taken to be slower than measured: the one predicted is left only for
+what is faster beyond both intervals. Two are 95 % of a normal distribution."""
 
-_NAMES: dict[str, str] = {
-    "predicted": "partition as predicted", "all": "partition with all regions",
-    "measured": "partition of the faster regions",
-}  # fmt: skip
-"""Partitions by what decides them, as they are shown."""
+OPENED = 5
+"""Races that another partition must win, every one, each in sessions opened anew: where its memory lies a session keeps
+for life, and other work may slow one of two sessions for as long as a race lasts. On a machine that did much other work
+ratios of the same two partitions scattered by 15 %, each known within 2 to 11 % by its own interval; one that is 5 %
+slower wins a race in three there, and five of five once in 300 times."""
+
+GRANTED = 200
+"""The time of all races and their sessions, in that granted to a run in one: 100 s by default, 20 s where `optimize`
+warms up. No race is begun when it is spent. A bound, not tuned: fourteen races that are as long as they get."""
+
+_ALTERNATIVES: dict[Choice, Kernels] = {"whole": False, "all": True, "measured": "measured"}
+"""What may take the place of the partition predicted, as sessions are asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """Seconds in both runtimes, medians, and the standard error of their ratio as a share of it."""
+    """Median seconds of a candidate and of what it is measured beside; the standard error of their ratio as a share."""
 
-    kernels: float
-    onnxruntime: float
+    candidate: float
+    beside: float
     error: float = 0.0
 
-    def moved(self, errors: float) -> Pair:
-        """The times, those on kernels longer by so many errors."""
-        return self.kernels * max(0.0, 1 + errors * self.error), self.onnxruntime
+    @property
+    def doubted(self) -> Pair:
+        """The times, the candidate's longer by DOUBT errors."""
+        return self.candidate * (1 + DOUBT * self.error), self.beside
 
 
 @dataclass(frozen=True, slots=True)
 class RegionTiming:
-    """One region, or the model in a partition: seconds on kernels and in onnxruntime (medians of interleaved runs)."""
+    """One region: seconds on kernels and in onnxruntime, medians of interleaved runs."""
 
     part: str
     kernels: float
@@ -66,8 +81,20 @@ class RegionTiming:
         return "kernels" if self.kernels <= self.onnxruntime else "onnxruntime"
 
 
-_AS_WHOLE = Race(1.0, 1.0)
-"""The times of a partition without regions, which is the whole model in onnxruntime: equal, whatever they are."""
+@dataclass(frozen=True, slots=True)
+class PartitionTiming:
+    """The model in another partition than the one predicted: seconds of both in the race that speaks least for the
+    other, None where the time for races was spent; whether the other won every race beyond doubt."""
+
+    part: str
+    seconds: float | None = None
+    predicted: float | None = None
+    won: bool = False
+
+    @property
+    def runs_on(self) -> str:
+        """Which of the two is the better choice."""
+        return self.part if self.won else PARTITIONS["predicted"]
 
 
 def warmup(
@@ -77,76 +104,115 @@ def warmup(
     threads: int | None = None,
     seconds: float = 0.5,
     progress: Callable[[str], None] | None = None,
-) -> list[RegionTiming]:
-    """Compile and measure; later sessions leave to onnxruntime the regions that it runs faster.
+) -> list[RegionTiming | PartitionTiming]:
+    """Compile and measure; later sessions run the partition predicted, or another that is clearly faster here.
 
-    Regions are measured one by one, in either runtime for about `seconds` or more until the verdict is clear, and so
-    are those that come up where slower ones go back to onnxruntime, until nothing is new. Then whole models are: in the
-    partition that is predicted, in that of all regions and in that of the faster ones, each beside the whole model in
-    onnxruntime. Later sessions run the fastest of these; one that is not faster than the one predicted beyond the
-    errors of both is not taken. Where the cache cannot be written, nothing is remembered and sessions go by prediction.
-    `progress` is told the kernels that are compiled.
+    Others are the whole model in onnxruntime, all regions on kernels, and those that are faster there: regions are
+    measured one by one, in either runtime for about `seconds` or more until the verdict is clear, and so are those that
+    come up where slower ones go back to onnxruntime, until nothing is new. Each is raced beside the partition predicted
+    up to OPENED times, in sessions opened anew, and taken only if it is faster beyond the errors of every race; of
+    several the fastest is. After GRANTED times `seconds` of races no further one is begun, and what is not measured
+    stays as predicted; compilation is not counted. Where the cache cannot be written, nothing is remembered. `progress`
+    is told the kernels that are compiled.
     """
     remove = on_compile(progress) if progress is not None else None
-    timings: list[RegionTiming] = []
+    timings: list[RegionTiming | PartitionTiming] = []
     try:
         session = Session(model, threads, kernels=True)
         if not session.regions:
             return timings
         greedy, times = session.greedy, region_times(session.threads)
-        measured: dict[str, Race] = {}
-        while new := _measure(session, feeds, seconds, measured):
-            timings += [_timing(f"region {len(timings) + i}", race) for i, race in enumerate(new.values())]
-            measured |= new
-            times.add({digest: race.moved(0) for digest, race in new.items()})
-            session = Session(model, threads, kernels="measured")
-        whole = Session(model, threads, kernels=False)
-        raced: dict[tuple[str, ...], Race] = {}
-        asked: dict[Choice, Kernels] = {"predicted": "predicted", "all": True, "measured": "measured"}
-        for choice, kernels in asked.items():
-            candidate = Session(model, threads, kernels=kernels)
-            parts = tuple(region_digest(region.segment) for region in candidate.regions)
-            if parts and parts not in raced:
-                runs = partial(candidate.run, None, feeds), partial(whole.run, None, feeds)
-                raced[parts] = _race(*runs, seconds, session.threads)
-                timings.append(_timing(_NAMES[choice], raced[parts]))
-            times.add({partition_key(greedy, choice): _verdict(choice, raced.get(parts, _AS_WHOLE))})
+        races = _Races(partial(Session, model, threads), feeds, seconds, session.threads)
+        times.add({partition_key(greedy, choice): AS_PREDICTED for choice in _ALTERNATIVES})
+        seen = [_digests(Session(model, threads, kernels="predicted"))]
+        for choice, kernels in _ALTERNATIVES.items():
+            if choice == "measured":
+                timings += _measured(session, races, times)
+            digests = _digests(Session(model, threads, kernels=kernels))
+            if digests in seen:
+                continue
+            seen.append(digests)
+            race = races.partition(kernels)
+            if race is None:
+                timings.append(PartitionTiming(PARTITIONS[choice]))
+                continue
+            times.add({partition_key(greedy, choice): race.doubted})
+            timings.append(PartitionTiming(PARTITIONS[choice], race.candidate, race.beside, is_faster(race.doubted)))
     finally:
         if remove is not None:
             remove()
     return timings
 
 
-def _timing(part: str, race: Race) -> RegionTiming:
-    return RegionTiming(part, race.kernels, race.onnxruntime)
+def _digests(session: Session) -> tuple[str, ...]:
+    """What tells the session's partition from others of the same model."""
+    return tuple(region_digest(region.segment) for region in session.regions)
 
 
-def _verdict(choice: Choice, race: Race) -> Pair:
-    """The times by which sessions choose, in favour of the partition predicted."""
-    return race.moved(-DOUBT if choice == "predicted" else DOUBT)
+@dataclass(slots=True)
+class _Races:
+    """Races of two runs on the same feeds, until their time is spent; `opened` makes a session for `kernels`."""
+
+    opened: Callable[..., Session]
+    feeds: Mapping[str, Any]
+    seconds: float
+    threads: int
+    spent: float = 0.0
+
+    def run(self, candidate: Callable[[], object], beside: Callable[[], object]) -> Race | None:
+        """One race; None when the time is spent. What both compile at first does not count."""
+        if self.spent >= GRANTED * self.seconds:
+            return None
+        candidate(), beside()
+        begun = time.perf_counter()
+        race = _race(candidate, beside, self.seconds, self.threads)
+        self.spent += time.perf_counter() - begun
+        return race
+
+    def partition(self, kernels: Kernels) -> Race | None:
+        """The race that speaks least for a partition beside the one predicted: of OPENED, or the first not won.
+
+        Which of the two is opened first, and runs first in turn, alternates.
+        """
+        found: list[Race] = []
+        while len(found) < OPENED and (not found or is_faster(found[-1].doubted)):
+            ahead = len(found) % 2 == 0
+            begun = time.perf_counter()
+            pair = [self.opened(kernels=one) for one in (("predicted", kernels) if ahead else (kernels, "predicted"))]
+            self.spent += time.perf_counter() - begun
+            first, second = (partial(session.run, None, self.feeds) for session in pair)
+            race = self.run(second, first)
+            if race is None:
+                return None
+            found.append(race if ahead else Race(race.beside, race.candidate, race.error))
+        return max(found, key=lambda race: race.doubted[0] / race.doubted[1])
 
 
-def _measure(
-    session: Session, feeds: Mapping[str, Any], seconds: float, known: Mapping[str, object]
-) -> dict[str, Race]:
-    """Times of the session's regions by their digests, but of `known` ones."""
-    measured: dict[str, Race] = {}
-    for region, given in session.region_inputs(feeds).items():
-        digest = region_digest(region.segment)
-        if digest not in known and digest not in measured:
-            kernels, ort = partial(region.run, given), partial(region.in_onnxruntime().run, given)
-            measured[digest] = _race(kernels, ort, seconds, session.threads)
-    return measured
+def _measured(session: Session, races: _Races, times: Measurements) -> Iterator[RegionTiming]:
+    """Times of all regions, and of those that come up where slower ones go back to onnxruntime, until none is new."""
+    known: set[str] = set()
+    while True:
+        found: dict[str, Race] = {}
+        for region, given in session.region_inputs(races.feeds).items():
+            digest = region_digest(region.segment)
+            if digest not in known:
+                known.add(digest)
+                race = races.run(partial(region.run, given), partial(region.in_onnxruntime().run, given))
+                if race is not None:
+                    found[digest] = race
+                    yield RegionTiming(f"region {len(known) - 1}", race.candidate, race.beside)
+        if not found:
+            return
+        times.add({digest: (race.candidate, race.beside) for digest, race in found.items()})
+        session = races.opened(kernels="measured")
 
 
-def _race(
-    kernels: Callable[[], object], ort: Callable[[], object], seconds: float, threads: int
-) -> Race:  # fmt: skip
+def _race(candidate: Callable[[], object], beside: Callable[[], object], seconds: float, threads: int) -> Race:
     """Seconds of both, measured again, each time for twice as long, while the ratio's interval holds 1."""
     clock = own_clock() if threads == 1 else time.perf_counter  # others compute, too
     for attempt in range(ATTEMPTS):
-        candidates = {"onnxruntime": ort, "kernels": kernels}
-        _, timing = interleaved(candidates, seconds=seconds * 2**attempt, clock=clock)
+        runs = {"beside": beside, "candidate": candidate}
+        _, timing = interleaved(runs, seconds=seconds * 2**attempt, clock=clock)
         if timing.error <= CERTAIN or abs(timing.ratio - 1) > ERRORS * timing.error * timing.ratio:
             break
     return Race(timing.median, timing.median * timing.ratio, timing.error)

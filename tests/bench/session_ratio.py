@@ -1,12 +1,14 @@
 """The Session beside onnxruntime on the same file: `python -m tests.bench.session_ratio FILE … [--warm] [--rows FILE]`.
 
 Every FILE is a model with its inputs beside it, as .npz of the same name or of the name before "__". A row a file: the
-ratio to onnxruntime without warm-up and, with --warm, after it; the regions on kernels. One thread, seconds of that
-thread, interleaved; a ratio that looks like a loss is measured again, each time for longer, and the median counts. As
-that stops at the first one above 1, a file that runs whole in onnxruntime counts as at most 1 in means, unless stored
-weights are computed as it is opened. Then geometric means, of all files and of convolutional ones, the worst file, and
-those that break the bar: below SLOWER, and for runs under SHORT by more than SLACK. `tests.bench.strangers` measures
-its rows so, too.
+ratio to onnxruntime as predicted, whatever earlier warm-ups showed, and, with --warm, after one; the regions on
+kernels. One thread, seconds of that thread, interleaved; a ratio that looks like a loss is measured again, each time
+for longer, and the median counts. As that stops at the first one above 1, a file that runs whole in onnxruntime counts
+as at most 1 in means, unless stored weights are computed as it is opened. Then geometric means, of all files and of
+convolutional ones, the worst file, and those that break the bar: below SLOWER, and for runs under SHORT by more than
+SLACK. Where a warm-up leads to other regions, sessions with both are measured beside each other. Where it leads to the
+same it did no harm: a ratio below SLOWER of that before is noise, which is counted apart. `tests.bench.strangers`
+measures its rows so, too.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,8 @@ from graphopt.measure import compare_latency, geometric_mean, ort_session, own_c
 from graphopt.measure.macs import node_macs
 from graphopt.onnx_io import load
 from graphopt.runtime.cache.manifest import COMPUTED
+from graphopt.runtime.place.lowered_model import Kernels
+from graphopt.runtime.place.measured import region_digest
 from graphopt.runtime.warmup import warmup
 
 SLOWER, SHORT, SLACK = 0.97, 100e-6, 5e-6
@@ -67,8 +73,8 @@ def measure(path: Path, seconds: float, warm: bool) -> Row:
     fed = path.with_suffix(".npz")
     feeds = dict(np.load(fed if fed.exists() else path.with_name(path.stem.split("__")[0] + ".npz")))
 
-    def opened() -> dict[str, Any]:
-        return {"onnxruntime": ort_session(str(path)), "session": Session(path, 1)}
+    def opened(kernels: Kernels = "predicted") -> dict[str, Any]:
+        return {"onnxruntime": ort_session(str(path)), "session": Session(path, 1, kernels=kernels)}
 
     candidates = opened()
     session = candidates["session"]
@@ -78,10 +84,28 @@ def measure(path: Path, seconds: float, warm: bool) -> Row:
     row["computed"] = COMPUTED in session.describe().verdict
     row["convolutional"] = is_convolutional(path)
     if warm:
-        warmup(path, feeds, threads=1, seconds=seconds)
-        candidates = opened()
-        row["warm"], row["warm more"] = clear_ratio(candidates, feeds, seconds, opened)
-        row["warm regions"] = len(candidates["session"].regions)
+        row.update(warmed(path, partial(opened, None), feeds, seconds))
+    return row
+
+
+def warmed(
+    model: Path | bytes, opened: Callable[[], Mapping[str, Any]], feeds: Mapping[str, Any], seconds: float
+) -> Row:  # fmt: skip
+    """What a row says of a warm-up, after that; `opened` gives onnxruntime and the Session as it is then."""
+    row: Row = {}
+    begun = time.perf_counter()
+    warmup(model, feeds, threads=1, seconds=seconds)
+    row["warmup seconds"] = time.perf_counter() - begun
+    row["warm"], row["warm more"] = clear_ratio(opened(), feeds, seconds, opened)
+
+    def both() -> dict[str, Session]:
+        return {"cold": Session(model, 1, kernels="predicted"), "warm": Session(model, 1)}
+
+    sessions = both()
+    cold, warm = ([region_digest(region.segment) for region in one.regions] for one in sessions.values())
+    row["warm regions"], row["same regions"] = len(warm), cold == warm
+    if cold != warm:
+        row["warm over cold"], _ = clear_ratio(sessions, feeds, seconds, both)
     return row
 
 
@@ -114,10 +138,21 @@ def summary(found: Sequence[Row]) -> Iterator[str]:
         slow = [f"{row['file']} {row.get('form', '')} {row[key]:.3f}" for row in found if breaks_bar(row, key)]
         if slow:
             yield f"slower {what}: {'; '.join(slow)}"
-    warmed = [row for row in found if "warm" in row]
-    worse = [row["file"] for row in warmed if _counted(row, "warm") < SLOWER * _counted(row, "session")]
-    if worse:
-        yield f"made worse by warm-up: {'; '.join(worse)}"
+    rows = [row for row in found if "same regions" in row]
+    if rows:
+        noise = sum(_counted(row, "warm") < SLOWER * _counted(row, "session") for row in rows if row["same regions"])
+        other = [row for row in rows if not row["same regions"]]
+        worse = [f"{row['file']} {row.get('form', '')}" for row in other if row["warm over cold"] < SLOWER]
+        yield (
+            f"warm-up: the same regions in {len(rows) - len(other)} of {len(rows)}, {noise} of them below {SLOWER} of "
+            f"the ratio before; other regions in {len(other)}"
+            + (
+                f", mean {geometric_mean([row['warm over cold'] for row in other]):.3f} of the speed before"
+                if other
+                else ""
+            )
+            + f", made worse: {'; '.join(worse) or 'none'}; at most {max(row['warmup seconds'] for row in rows):.0f} s"
+        )
 
 
 def main() -> None:
@@ -139,7 +174,8 @@ def main() -> None:
         row = found[-1]
         told = f"{row['session']:6.3f} {row['regions']:3}"
         if "warm" in row:
-            told += f"  warm {row['warm']:6.3f} {row['warm regions']:3}"
+            told += f"  warm {row['warm']:6.3f} {row['warm regions']:3} "
+            told += "same regions" if row["same regions"] else f"{row['warm over cold']:.3f} of the speed before"
         print(f"{row['file']:44} {told}{' convolutional' if row['convolutional'] else ''}", flush=True)
         if arguments.rows:
             with arguments.rows.open("a") as file:

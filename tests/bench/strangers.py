@@ -27,6 +27,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ import numpy as np
 import graphopt
 from graphopt.measure import geometric_mean, ort_session
 from graphopt.runtime.cache.manifest import COMPUTED
+from graphopt.runtime.place.lowered_model import Kernels
 from tests.bench import ort_int8, session_ratio
 from tests.bench.ort_int8 import SETTINGS
-from tests.bench.session_ratio import clear_ratio, is_convolutional
+from tests.bench.session_ratio import clear_ratio, is_convolutional, warmed
 
 QUANTIZED = ("static", "dynamic", "weights")
 OURS = ("exact", *QUANTIZED, "prune")
@@ -137,18 +139,15 @@ def measure(path: Path, form: str, seconds: float) -> Row:
         os.chdir(path.parent)
     row["seconds"], row["peak_mb"] = time.perf_counter() - start, _peak_mb()
 
-    def both() -> dict[str, Any]:
-        return {"stock": ort_session(made), "session": graphopt.Session(made, 1)}
+    def both(kernels: Kernels = "predicted") -> dict[str, Any]:
+        return {"stock": ort_session(made), "session": graphopt.Session(made, 1, kernels=kernels)}
 
     _compare(row, "gain", lambda: {"float": ort_session(str(path)), form: ort_session(made)}, feeds[0], seconds)
     session = _compare(row, "session", both, feeds[0], seconds)
     row["regions"], row["convolutional"] = len(session.regions), is_convolutional(path)
     row["computed"] = COMPUTED in session.describe().verdict
     if session.regions or form != "exact":
-        from graphopt.runtime.warmup import warmup
-
-        warmup(made, feeds[0], threads=1)
-        row["warm regions"] = len(_compare(row, "warm", both, feeds[0], seconds).regions)
+        row.update(warmed(made, partial(both, None), feeds[0], seconds))
     return row
 
 

@@ -1,5 +1,6 @@
 """The speed guard remembers what it is certain of, and measures again what other work may have blurred."""
 
+from itertools import groupby
 from math import inf
 
 import numpy as np
@@ -38,6 +39,18 @@ def test_other_work_shows_in_the_error_of_a_ratio():
 
     assert timed(False).error == 0.0 and timed(False).ratio == 1.0
     assert timed(True).error > 0.05
+
+
+def test_no_candidate_always_runs_behind_the_same_one():
+    order = []
+
+    def clock():
+        return float(len(order))
+
+    runs = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = interleaved(runs, seconds=0, min_runs=4, clock=clock)
+    turns = "".join(name for name, _ in groupby(order[-4 * 3 * 1000 :]))
+    assert turns.endswith("abcbabcba") and all(timing.median == 1.0 for timing in times)
 
 
 @pytest.mark.parametrize(

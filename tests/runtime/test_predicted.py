@@ -195,9 +195,9 @@ def test_a_plan_of_a_prediction_is_kept_apart(
         assert session.covered == 0 and "predicted" in str(session.describe())
         np.testing.assert_array_equal(Session(path, 1, kernels=True).run(None, feed())[0], want)
     every = Session(path, 1, kernels=True)
-    for times, regions in (((1.0, 2.0), 1), ((2.0, 1.0), 0)):
-        measured[region_digest(every.regions[0].segment)] = times
-        measured[partition_key(every.greedy, "all")] = times
+    measured[region_digest(every.regions[0].segment)] = (1.0, 2.0)
+    for choice, times, regions in (("all", (1.0, 2.0), 1), ("whole", (1.0, 3.0), 0)):
+        measured[partition_key(every.greedy, choice)] = times  # type: ignore[arg-type]
         for _ in range(2):
             session = Session(path, 1)
             assert len(session.regions) == regions and "predicted" not in str(session.describe())

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnxruntime import quantization
 
+from graphopt.bench import warmup_table
 from graphopt.measure import Timing
 from graphopt.runtime import Session
 from graphopt.runtime import warmup as module
@@ -34,39 +35,47 @@ def block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Races:
-    """Takes the place of the stop watch: `slow` tells the regions, or the session (True), that lose on kernels."""
+    """Takes the place of the stop watch: `slow` tells the regions that lose on kernels, `cost` the seconds of a model
+    in a session's partition, in its so many-th race."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, slow: Callable[[Any], bool]) -> None:
-        self.slow, self.seen = slow, Counter[str]()
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, slow: Callable[[Region], bool], cost: Callable[[Session, int], float]
+    ) -> None:  # fmt: skip
+        self.slow, self.cost, self.seen = slow, cost, Counter[str]()
+        self.pairs: list[tuple[Session, Session]] = []
         monkeypatch.setattr(module, "_race", self.race)
 
-    def race(self, kernels: partial[Any], ort: Any, seconds: float, threads: int) -> module.Race:
-        runner = kernels.func.__self__  # type: ignore[attr-defined]
-        self.seen[region_digest(runner.segment) if isinstance(runner, Region) else "whole model"] += 1
-        return module.Race(2.0, 1.0) if self.slow(runner) else module.Race(1.0, 2.0)
+    def race(self, candidate: partial[Any], beside: partial[Any], seconds: float, threads: int) -> module.Race:
+        runner, other = candidate.func.__self__, beside.func.__self__  # type: ignore[attr-defined]
+        if isinstance(runner, Region):
+            self.seen[region_digest(runner.segment)] += 1
+            return module.Race(2.0, 1.0) if self.slow(runner) else module.Race(1.0, 2.0)
+        self.pairs.append((runner, other))
+        return module.Race(*(self.cost(one, len(self.pairs)) for one in (runner, other)))
 
 
 def operators(region: Region) -> list[str]:
     return [type(operation).__name__ for operation in region.segment.operations]
 
 
+def as_told(timings: list[Any]) -> list[tuple[str, str]]:
+    return [(timing.part, timing.runs_on) for timing in timings]
+
+
 def test_a_ban_holds_for_the_parts_of_fused_operations(block: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feeds = feeds_of(2, 5)
     want = Session(block, 1, kernels=False).run(None, feeds)[0]
     assert len(Session(block, 1, kernels=True).regions) == 1
-    races = Races(monkeypatch, lambda runner: True)
+    assert not Session(block, 1, kernels="predicted").regions
+    races = Races(monkeypatch, lambda region: True, lambda session, _: 1.0 + len(session.regions))
     timings = module.warmup(block, feeds, threads=1)
-    assert [timing.runs_on for timing in timings] == ["onnxruntime"] * 2 and races.seen.total() == 2
+    assert as_told(timings) == [("all regions on kernels", "as predicted"), ("region 0", "onnxruntime")]
+    assert races.seen.total() == 1 == len(races.pairs)
     measured = Session(block, 1, kernels="measured")
     assert not measured.regions and "measured slower" in str(measured.describe())
     session = Session(block, 1)
     assert not session.regions
     np.testing.assert_array_equal(session.run(None, feeds)[0], want)
-
-
-def _slow(runner: Any) -> bool:
-    """Regions of several operations lose, and sessions with one region do."""
-    return len(operators(runner)) != 1 if isinstance(runner, Region) else len(runner.regions) == 1
 
 
 def test_partitions_are_measured_until_nothing_is_new(block: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,11 +87,18 @@ def test_partitions_are_measured_until_nothing_is_new(block: Path, monkeypatch: 
 
     monkeypatch.setattr(lowered_model, "with_parts", only)
     feeds = feeds_of(2, 5)
-    races = Races(monkeypatch, _slow)
+
+    def cost(session: Session, _: int) -> float:
+        return {0: 2.0, 1: 3.0}.get(len(session.regions), 1.0)
+
+    monkeypatch.setattr(lowered_model, "with_parts", only)
+    feeds = feeds_of(2, 5)
+    races = Races(monkeypatch, lambda region: len(operators(region)) != 1, cost)
     timings = module.warmup(block, feeds, threads=1)
     times, session = region_times(1).load(), Session(block, 1)
-    assert races.seen.pop("whole model") == 2 and len(races.seen) >= 3 and set(races.seen.values()) == {1}
-    assert [t.part for t in timings if t.runs_on == "kernels"][-1] == "partition of the faster regions"
+    assert len(races.seen) >= 3 and set(races.seen.values()) == {1} and len(races.pairs) == 1 + module.OPENED
+    assert as_told(timings)[0] == ("all regions on kernels", "as predicted")
+    assert as_told(timings)[-1] == ("the faster regions on kernels",) * 2
     assert "measured: the faster regions on kernels" in str(session.describe())
     assert session.regions
     for region in session.regions:
@@ -97,16 +113,49 @@ def test_a_model_that_loses_as_a_whole_stays_whole(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
     path = made["qdq"]
-    races = Races(monkeypatch, lambda runner: isinstance(runner, Session))
-    for _ in range(2):  # each call seeks its verdict anew
+    assert Session(path, 1, kernels="predicted").regions
+    races = Races(monkeypatch, lambda region: False, lambda session, _: 1.0 + len(session.regions))
+    for turn in range(2):  # each call seeks its verdict anew
         timings = module.warmup(path, feed(), threads=1)
-        assert [timing.part for timing in timings] == ["region 0", "partition as predicted"]
-        assert [timing.runs_on for timing in timings] == ["kernels", "onnxruntime"]
+        assert as_told(timings) == [("whole in onnxruntime", "whole in onnxruntime"), ("region 0", "kernels")]
+        assert len(races.pairs) == module.OPENED * (turn + 1)
         assert not Session(path, 1).regions and Session(path, 1, kernels=True).regions
-    assert races.seen["whole model"] == 2
-    races.slow = lambda runner: False
+    races.cost = lambda session, _: 1.0
     module.warmup(path, feed(), threads=1)
     assert Session(path, 1).regions and Session(path, 1).describe().parts
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2, 3])
+def test_every_race_must_be_won_in_sessions_opened_anew(
+    lost: int, block: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """All regions on kernels are twice as fast as the whole in onnxruntime, but for the race that is lost."""
+    races = Races(
+        monkeypatch, lambda region: True, lambda session, race: 1.0 if bool(session.regions) != (race == lost) else 2.0
+    )
+    timings = module.warmup(block, feeds_of(2, 5), threads=1)
+    assert timings[0] == module.PartitionTiming(
+        "all regions on kernels", *((1.0, 2.0, True) if not lost else (2.0, 1.0, False))
+    )
+    assert len(races.pairs) == (lost or module.OPENED)
+    assert len({id(session) for pair in races.pairs for session in pair}) == 2 * len(races.pairs)
+    for turn, (candidate, beside) in enumerate(races.pairs):
+        assert bool(candidate.regions) is (turn % 2 == 0) and bool(beside.regions) is (turn % 2 == 1)
+    assert bool(Session(block, 1).regions) is (lost == 0)
+
+
+def test_nothing_is_raced_when_the_time_is_spent(block: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeds = feeds_of(2, 5)
+    races = Races(monkeypatch, lambda region: False, lambda session, _: 2.0 - len(session.regions))
+    module.warmup(block, feeds, threads=1)
+    assert Session(block, 1).regions and races.pairs
+    races.pairs.clear()
+    monkeypatch.setattr(module, "GRANTED", 0)
+    timings = module.warmup(block, feeds, threads=1)
+    assert timings == [module.PartitionTiming("all regions on kernels")] and not races.pairs
+    assert not Session(block, 1).regions  # as predicted: what an earlier warm-up found is sought anew
+    rows = [*warmup_table(timings).columns[2].cells]
+    assert rows == ["not measured"]
 
 
 def test_a_verdict_is_sought_until_it_is_clear(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,35 +180,22 @@ def test_a_verdict_is_sought_until_it_is_clear(monkeypatch: pytest.MonkeyPatch) 
         assert astuple(found) == pytest.approx(want) and asked == [0.5 * 2**i for i in range(len(errors))]
 
 
-def test_the_predicted_partition_stays_unless_another_is_clearly_faster() -> None:
-    greedy = ("region", "partition:1")
-
-    def choice(**ratios: float) -> str:
-        return chosen(greedy, {partition_key(greedy, name): (ratio, 1.0) for name, ratio in ratios.items()})  # type: ignore[arg-type]
-
-    assert choice() == "predicted" == chosen((), {})
-    assert choice(predicted=0.9, all=0.89, measured=0.95) == "predicted"
-    assert choice(predicted=0.9, all=0.8, measured=0.79) == "measured"
-    assert choice(predicted=1.0, all=0.9, measured=0.95) == "all"
-    assert choice(predicted=1.01, all=1.5, measured=1.2) == "predicted"  # no clear loss
-    assert choice(predicted=1.1, all=1.5, measured=0.99) == "whole" == choice(predicted=1.1, all=1.5)
-
-
 @pytest.mark.parametrize(
-    ("predicted", "every", "regions"),
+    ("races", "choice"),
     [
-        ((1.0, 0.001), (0.9, 0.001), "all"),  # both are known well
-        ((1.0, 0.001), (0.9, 0.06), "predicted"),  # within twice its error
-        ((1.0, 0.04), (0.96, 0.001), "predicted"),
-        ((1.2, 0.01), (1.3, 0.01), "whole"),
-        ((1.2, 0.11), (1.3, 0.01), "predicted"),  # perhaps as fast as onnxruntime
+        ({}, "predicted"),
+        ({"all": (0.99, 1.0, 0.001)}, "predicted"),  # a tie
+        ({"all": (0.9, 1.0, 0.001)}, "all"),
+        ({"all": (0.9, 1.0, 0.06)}, "predicted"),  # within twice its error
+        ({"whole": (0.9, 1.0, 0.01), "all": (1.2, 1.0, 0.01)}, "whole"),
+        ({"whole": (0.9, 1.0, 0.01), "all": (0.8, 1.0, 0.01), "measured": (0.85, 1.0, 0.01)}, "all"),
+        ({"whole": (0.9, 1.0, 0.01), "all": (0.8, 1.0, 0.2), "measured": (0.85, 1.0, 0.01)}, "measured"),
     ],
 )
-def test_an_interval_that_is_not_clear_leaves_the_prediction(
-    predicted: tuple[float, float], every: tuple[float, float], regions: str
+def test_the_predicted_partition_stays_unless_another_is_clearly_faster(
+    races: dict[Any, tuple[float, float, float]], choice: str
 ) -> None:
-    """Times and errors of partitions, in onnxruntime's time."""
+    """Seconds of partitions and of the one predicted, and the errors of their ratios."""
     greedy = ("region", "partition:1")
-    races = {"predicted": module.Race(predicted[0], 1.0, predicted[1]), "all": module.Race(every[0], 1.0, every[1])}
-    times = {partition_key(greedy, one): module._verdict(one, race) for one, race in races.items()}  # type: ignore[arg-type]
-    assert chosen(greedy, times) == regions
+    times = {partition_key(greedy, one): module.Race(*race).doubted for one, race in races.items()}
+    assert chosen(greedy, times) == choice and chosen((), times) == "predicted"

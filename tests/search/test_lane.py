@@ -66,8 +66,9 @@ def test_a_time_that_is_not_clear_is_measured_anew(models):
 @pytest.mark.parametrize(("scatter", "runs"), [(0.0, 40), (0.2, 40), (0.2, 5)])
 def test_blocks_of_runs_tell_how_far_a_ratio_of_quartiles_scatters(scatter, runs):
     rng = np.random.default_rng(0)
-    ticks = [tick for _ in range(runs) for tick in (0.0, 2.0, 0.0, 1.0 + scatter * rng.random())]
-    clock = iter([*ticks])
+    seconds = {"a": iter([2.0] * runs), "b": iter([1.0 + scatter * rng.random() for _ in range(runs)])}
+    ticks = [tick for turn in range(runs) for label in ("ab", "ba")[turn % 2] for tick in (0.0, next(seconds[label]))]
+    clock = iter(ticks)
     first, second = interleaved(
         {"a": lambda: None, "b": lambda: None}, seconds=0.0, min_runs=runs, max_runs=runs, clock=lambda: next(clock)
     )

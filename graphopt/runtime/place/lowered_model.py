@@ -20,6 +20,7 @@ from ..lower.ort_types import add_types_from_ort
 from ..lower.traits import Operation, Shape
 from .extract import nodes_of
 from .measured import (
+    PARTITIONS,
     Choice,
     candidates_of,
     chosen,
@@ -39,12 +40,6 @@ Kernels = bool | Literal["predicted", "measured"] | None
 """What a caller asks to run on kernels."""
 
 _SLOWER = "measured slower than onnxruntime here"
-
-_WORDS: dict[Choice, str] = {
-    "predicted": "as predicted", "all": "all regions on kernels", "measured": "the faster regions on kernels",
-    "whole": "whole in onnxruntime",
-}  # fmt: skip
-"""A verdict in words."""
 
 _PIECE = 1 << 20
 """Bytes of a file that are read at a time: enough that calls cost nothing beside hashing."""
@@ -210,7 +205,7 @@ class LoweredModel:
             return _Parts(model, coverage, greedy, (greedy,), segments)
         choice: Choice = self._kernels if isinstance(self._kernels, str) else chosen(greedy, self._times)
         rounds: tuple[tuple[str, ...], ...] = (greedy,)
-        placed = Placement(set(), verdict="" if not greedy else f"measured: {_WORDS[choice]}")
+        placed = Placement(set(), verdict="" if not greedy else f"measured: {PARTITIONS[choice]}")
         if greedy and choice == "predicted":
             from .predicted import left_by_prediction  # here, as it needs the whole compiler
 

@@ -17,16 +17,21 @@ from ..lower.operations import Coverage
 from ..lower.traits import Operation
 from .partition import Segment
 
-Choice = Literal["predicted", "all", "measured", "whole"]
-"""What decides what runs on kernels: prediction, nothing, the times of regions, or a verdict against all of it."""
+Choice = Literal["predicted", "whole", "all", "measured"]
+"""What decides what runs on kernels: prediction, nothing at all, all that can, or the times of regions."""
 
-PARTITIONS: tuple[Choice, ...] = ("predicted", "all", "measured")
-"""Those that have regions, in the order in which they are measured."""
+PARTITIONS: dict[Choice, str] = {
+    "predicted": "as predicted", "whole": "whole in onnxruntime", "all": "all regions on kernels",
+    "measured": "the faster regions on kernels",
+}  # fmt: skip
+"""In words, the partitions that sessions may run; in the order in which they are measured beside the first."""
 
 TIE = 0.02
 """What another partition must be faster by than the one predicted: twice the error at which a ratio counts as clear in
 a warm-up, so that this never makes worse."""
 
+AS_PREDICTED: Pair = (1.0, 1.0)
+"""The times of a partition that is not taken, whatever they were."""
 
 _COMPARED = "computed weights"
 """What onnxruntime does with stored weights in the times beside those on kernels: earlier ones are taken anew."""
@@ -44,24 +49,20 @@ def slower_regions(times: Mapping[str, Pair]) -> frozenset[str]:
 
 
 def partition_key(greedy: tuple[str, ...], choice: Choice) -> str:
-    """The key of a partition's times, as a whole and in onnxruntime, in a model of which `greedy` are the digests."""
-    return f"{greedy[-1]}:{choice}" if greedy else ""
+    """The key of the times of a partition and of the one predicted, in a model of which `greedy` are the digests."""
+    return f"{greedy[-1]}:{choice}/predicted" if greedy else ""
+
+
+def is_faster(pair: Pair) -> bool:
+    """Whether a partition is faster by TIE than the one predicted, by the times of both."""
+    return 0 < pair[0] * (1 + TIE) < pair[1]
 
 
 def chosen(greedy: tuple[str, ...], times: Mapping[str, Pair]) -> Choice:
-    """The partition that sessions of a model run: that predicted, unless another was measured to be faster by TIE."""
-    ratios: dict[Choice, float] = {"whole": 1.0}
-    for choice in PARTITIONS:
-        seconds, ort = times.get(partition_key(greedy, choice), (0.0, 0.0))
-        if seconds > 0 < ort:
-            ratios[choice] = seconds / ort
-    if len(ratios) == 1:
-        return "predicted"
-    best = min(ratios, key=ratios.__getitem__)
-    for first in ("predicted", "whole"):
-        if first in ratios and ratios[first] <= ratios[best] * (1 + TIE):
-            return first
-    return best
+    """The partition that sessions of a model run: that predicted, or the fastest of those measured to be faster."""
+    pairs = {choice: times.get(partition_key(greedy, choice), AS_PREDICTED) for choice in PARTITIONS}
+    faster: dict[Choice, float] = {choice: pair[0] / pair[1] for choice, pair in pairs.items() if is_faster(pair)}
+    return min(faster, key=faster.__getitem__, default="predicted")
 
 
 def candidates_of(segments: Iterable[Segment]) -> tuple[str, ...]:
