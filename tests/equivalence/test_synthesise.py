@@ -139,6 +139,24 @@ def test_sizes_of_an_example_are_learned_from_a_reshape(shape: list[str | int], 
     assert len({len(f["x"]) for f in feeds}) == (3 if shape[0] == "batch" else 1)
 
 
+def test_samples_of_the_caller_serve_where_no_inputs_are_found():
+    """A square of 13, one name for both sides: a side in proportion is no whole number, and no weight tells it."""
+    nodes = [
+        node("Shape", "x", "sizes"), node("Gather", "sizes first", "batch"), node("Gather", "sizes last", "channels"),
+        node("Concat", "fixed batch channels", "target", axis=0), node("Reshape", "x target", "r"),
+        node("Identity", "r", "same"), node("MatMul", "same w", "y"),
+    ]  # fmt: skip
+    constants = {"first": np.array([0]), "last": np.array([3]), "fixed": np.array([169]), "w": f32(32, 64)}
+    made = model(nodes, [("x", T.FLOAT, ["batch", "side", "side", 32])], [("y", T.FLOAT, None)], constants)
+    with pytest.raises(InputError):
+        synthesise(made)
+    samples = [{"x": f32(1, 13, 13, 32)} for _ in range(2)]
+    assert graphopt.optimize(made).report.status == "unverified"
+    result = graphopt.optimize(made, quantize="weights", calibration=samples)
+    assert result.report.status == "lossy" and not result.report.rolled_back
+    assert "Identity" not in {n.op_type for n in result.model.graph.node}
+
+
 def test_sizes_that_a_reshape_asks_for():
     both = [*reshapable({"b": 1, "t": 8}, (8, 1, 32), (24, 8, 8))]
     assert {"b": 2, "t": 24} in both
