@@ -163,6 +163,7 @@ def test_sizes_that_a_reshape_asks_for():
     assert {"b": 6, "t": 8} in both
     assert [*reshapable({"t": 6}, (1, 6), (4, -1))] == [{"t": 4}, {"t": 12}]
     assert [*reshapable({"t": 4}, (0, 4), (2, 2))] == [*reshapable({"t": 4}, (1, 4), (0, 2))] == []
+    assert not [*reshapable({"t": 4, "empty": 0}, (1, 4), (2, 4))]
     assert all(f["b"] * f["t"] * 32 == 24 * 8 * 8 for f in both)
 
 

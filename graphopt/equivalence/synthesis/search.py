@@ -170,7 +170,7 @@ class _Search:
                 yield from self._reshaped(chosen, further - 1)
 
     def _is_batch(self, size: tuple[str, int]) -> bool:
-        return self.symbols.kinds[size[0]] == "batch"
+        return self.symbols.kinds.get(size[0]) == "batch"
 
     def _shapes(self) -> Probe:
         if self.probe is None:

@@ -179,7 +179,7 @@ def reshapable(sizes: Mapping[str, int], given: Sequence[int], asked: Sequence[i
     grows in proportion.
     """
     found, wanted = math.prod(given), abs(math.prod(asked))
-    if not found or not wanted:
+    if not found or not wanted or 0 in sizes.values():
         return
 
     def lacking(elements: Fraction) -> Fraction:
