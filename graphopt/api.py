@@ -179,7 +179,7 @@ def optimize_as(
         context, refusal = None, error
     tell_cost(lifted, options.validation.policy, progress)
     work = Work(options, progress, exact, _on_blame(reference, options))
-    check = work.check(reference, before, onnx_io.lifted_from(lifted) if reference is model else None)
+    check = work.check(reference, before, onnx_io.lifted_from(lifted) if reference is model else None, context)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
     if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
         onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
+from .errors import InputError
 from .ir import Model
 from .measure import Figures, show_bytes
 from .pipeline import CheckPolicy, Progress, Verdict
@@ -93,13 +95,17 @@ class EquivalenceCheck(SizeCheck):
     A result that cannot be verified is refused, too: in doubt the original is kept. One that is the same expression of
     inputs and weights (`equivalence.structure`) is loaded and run, not compared. unverified: the last comparison that
     told nothing. parsed: the reference as ONNX where it
-    was parsed already. grounds: why a candidate without a comparison counts as equal.
+    was parsed already. given: reads samples of the caller, for a reference on which no made-up inputs run. grounds: why
+    a candidate without a comparison counts as equal.
     """
 
     def __init__(
-        self, reference: ModelSource | Model, before: Figures, seed: int, parsed: Emission | None = None
-    ) -> None:
+        self, reference: ModelSource | Model, before: Figures, seed: int, parsed: Emission | None = None,
+        given: Callable[[], list[Feeds]] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(before)
+        self.given = given
+        self._samples: list[Feeds] | None = None
         self.reference, self.seed, self.parsed = reference, seed, parsed
         self.grounds = NOTHING_CHANGED
         self._pool: WeightPool | None = None
@@ -209,7 +215,13 @@ class EquivalenceCheck(SizeCheck):
         from .equivalence import compare
 
         start = time.perf_counter()
+        inputs = inputs or self._samples
         comparison = compare(self._original(), self._open(emitted), inputs, seed=self.seed, **options)
+        if inputs is None and comparison.samples == 0 and self.given is not None:
+            with suppress(InputError):  # sizes may be fixed that the samples do not have
+                samples = self.given()
+                comparison = compare(self._original(), self._open(emitted), samples, seed=self.seed, **options)
+                self._samples = self.feeds = samples
         self.seconds += time.perf_counter() - start
         return comparison
 

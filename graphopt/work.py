@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from .onnx_io.lend import Emission
     from .onnx_io.source import ModelSource
 
+GIVEN = 4
+"""Samples of the caller that a result is compared on where no made-up inputs run: as many as are made up."""
+
 
 @dataclass(slots=True)
 class Work:
@@ -36,11 +40,17 @@ class Work:
     on_blame: OnBlame | None
     logs: list[RewriteLog] = field(default_factory=list)
 
-    def check(self, reference: ModelSource | Model, before: Figures, parsed: Emission | None = None) -> SizeCheck:
-        """What a result has to pass. parsed: the reference as ONNX, where it was parsed already."""
+    def check(
+        self, reference: ModelSource | Model, before: Figures, parsed: Emission | None = None,
+        context: StageContext | None = None,
+    ) -> SizeCheck:  # fmt: skip
+        """What a result has to pass. parsed: the reference as ONNX, where it was parsed already. context: has the
+        caller's data, if there are any."""
         if self.options.validation.policy == "off":
             return SizeCheck(before)
-        return EquivalenceCheck(reference, before, self.options.seed, parsed)
+        given = None if context is None or context.calibration.is_synthetic else context.calibration
+        first = None if given is None else partial(given.first, GIVEN)
+        return EquivalenceCheck(reference, before, self.options.seed, parsed, first)
 
     def run(self, model: Model, schedule: Sequence[Pass], check: SizeCheck, constant_bytes: int) -> Outcome:
         """Run a schedule within the budget of bytes."""

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it exits with, and that bad input never damages anything."""
 
+import json
 import os
 import signal
 import subprocess
@@ -115,6 +116,16 @@ def test_inspect_diff_passes_and_bench(model, tmp_path):
     assert done.returncode == 0 and "fold-constants" in done.stdout
     done = cli("bench", model, other, "--seconds", "0.05")
     assert done.returncode == 0 and "ms" in done.stdout
+
+
+def test_the_size_of_a_file_is_that_of_the_file(tmp_path):
+    """Not of the same model as it would be written: nodes of Constant take more bytes than initializers."""
+    constant = helper.make_node("Constant", [], ["c"], value_floats=[1.0, 2.0, 3.0, 4.0])
+    path = tmp_path / "m.onnx"
+    onnx.save(small(extra=[constant]), path)
+    found = json.loads(cli("inspect", path, "--json").stdout)
+    both = json.loads(cli("diff", path, path, "--json").stdout)
+    assert found["file_bytes"] == both["before"]["file_bytes"] == both["after"]["file_bytes"] == path.stat().st_size
 
 
 def test_dry_run_writes_nothing(model, tmp_path):

@@ -29,7 +29,7 @@ def inspect(
     from ..report.tables import model_table
 
     lifted = onnx_io.load(model)
-    found = figures(lifted, onnx_io.file_bytes(lifted))
+    found = figures(lifted, onnx_io.file_bytes(lifted, model))
     if as_json:
         write_json({"opsets": dict(lifted.opsets), **found.to_dict()})
         return
@@ -57,7 +57,7 @@ def diff(
     from ..report.tables import figures_table
 
     a, b = onnx_io.load(original), onnx_io.load(changed)
-    before, after = (figures(m, onnx_io.file_bytes(m)) for m in (a, b))
+    before, after = (figures(m, onnx_io.file_bytes(m, path)) for m, path in ((a, original), (b, changed)))
     found = read(changed, b.metadata)
     if found is not None and not found.is_of(a.graph):
         found = None

@@ -54,6 +54,17 @@ class Writer:
         """Append one node with one output, which is returned."""
         return self.nodes(op, *inputs, **attrs)[0]
 
+    def scatter(
+        self, op: str, data: Tensor, places: Tensor, updates: Tensor, reduction: str = "none", **attrs: Any
+    ) -> Tensor:
+        """ScatterElements or ScatterND. Half precision that is reduced, for which onnxruntime has no kernel on the CPU,
+        is float32 in between."""
+        if reduction == "none":
+            return self.node(op, data, places, updates, **attrs)
+        dtype = DType.FLOAT if data.dtype is DType.FLOAT16 else data.dtype
+        made = self.node(op, data.cast(dtype), places, updates.cast(dtype), reduction=reduction, **attrs)
+        return made.cast(data.dtype)
+
     def constant(self, array: Any, dtype: DType | None = None) -> Tensor:
         """A constant of a numpy array or a number, in `dtype` if it is given."""
         array = np.asarray(array)

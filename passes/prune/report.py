@@ -117,9 +117,11 @@ def _row(allocation: Allocation) -> PrunedGroup:
     group = allocation.group
     width, kept = positions_per_class(group), f"{allocation.kept / group.size:.0%}"
     makers = [layer for layer in group.makers if layer.kind != "depthwise"] or group.makers
+    readers = _labels(group.readers)
     return PrunedGroup(
-        _labels(makers), group.size * width, allocation.kept * width, kept, _labels(group.readers), allocation.reason
-    )
+        _labels(makers) or f"inputs of {readers}", group.size * width, allocation.kept * width, kept, readers,
+        allocation.reason,
+    )  # fmt: skip
 
 
 def _labels(layers: Sequence[WeightedLayer]) -> str:

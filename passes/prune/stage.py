@@ -32,6 +32,9 @@ _LEAST_SPEEDUP = 0.99
 `python -m tests.bench.prune_speed speed` shows the ratios of the zoo."""
 _APPROACHES, _BEYOND = 5, 0.98
 """Steps towards a speed-up, and how far beyond it each aims: 2 % for what the next measurement may differ."""
+_LEAST_TURNS = 40
+"""Turns of a millisecond or more below which no ratio is clear: quartiles of the five to ten that a busy machine leaves
+scatter so little by chance that one of four ratios of 1.08 showed as 1.4 to 2.3 at four standard errors."""
 _SECONDS, _ATTEMPTS = 0.25, 3
 """Seconds for each model in a first measurement, and how often it is made again, twice as long each time, until the
 ratio is clear. Bounds on time: 3.5 s at most."""
@@ -221,4 +224,5 @@ def _clear_timings(sessions: Mapping[str, Any], feeds: Feeds) -> tuple[Timing, T
 
 def _is_clear(timing: Timing) -> bool:
     """Four standard errors lie between the ratio and the least that counts, whatever else the machine does."""
-    return abs(timing.ratio - _LEAST_SPEEDUP) > 4 * timing.error * timing.ratio
+    is_measured = timing.runs * max(1.0, timing.median / 1e-3) >= _LEAST_TURNS
+    return is_measured and abs(timing.ratio - _LEAST_SPEEDUP) > 4 * timing.error * timing.ratio

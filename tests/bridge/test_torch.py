@@ -150,6 +150,19 @@ def test_gradients_equal_those_of_the_ir() -> None:
         assert np.abs(a - b.numpy()).max() < 2e-5 * max(1e-2, float(b.abs().max()))
 
 
+@pytest.mark.parametrize("op", ["Elu", "Selu", "Celu", "Softplus", "Mish", "Gelu", "Swish"])
+def test_gradients_are_finite_where_another_branch_would_overflow(op: str) -> None:
+    """e^x − 1 has no finite gradient at 200, and 0 · ∞ is NaN."""
+    torch = torch_of()
+    x = torch.tensor([-200.0, -1.0, 0.5, 200.0], requires_grad=True)
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (4,)) for name in "xy"]
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], "g", info[:1], info[1:])
+    module = graphopt.torch.to_module(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]))
+    module(x).sum().backward()
+    assert np.isfinite(x.grad.numpy()).all()
+    assert x.grad[3] == pytest.approx(1.0507 if op == "Selu" else 1, rel=1e-5)
+
+
 def test_what_does_not_fit_is_one_line() -> None:
     torch = torch_of()
     proto = linear(**weights())

@@ -13,6 +13,7 @@ import graphopt
 from graphopt.equivalence import synthesise, tapped
 from graphopt.equivalence.runnable import open_runnable
 from graphopt.equivalence.synthesis.search import _Search
+from graphopt.equivalence.synthesis.sizes import reshapable
 from graphopt.equivalence.tapped import Budget
 from graphopt.errors import InputError, ModelError
 from tests.equivalence.nets import f32, model, node
@@ -120,6 +121,50 @@ def test_sizes_are_searched_until_the_model_runs():
         {"shape": np.array([0, 3 * 224 * 224]), "w": f32(3 * 224 * 224, 2, scale=0.01)},
     )  # fmt: skip
     assert synthesise(net, 2)[1]["x"].shape[2:] == (224, 224)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fixed"), [(["batch", "time", 8], 11), (["batch", "high", "wide", 2], 169), ([5, "time", "wide", 1], 442)]
+)
+def test_sizes_of_an_example_are_learned_from_a_reshape(shape: list[str | int], fixed: int):
+    """Into [fixed, batch, channels], as exporters of attention write it: no weight tells the example's sizes."""
+    nodes = [
+        node("Shape", "x", "sizes"), node("Gather", "sizes first", "batch"), node("Gather", "sizes last", "channels"),
+        node("Concat", "fixed batch channels", "target", axis=0), node("Reshape", "x target", "y"),
+    ]  # fmt: skip
+    constants = {"first": np.array([0]), "last": np.array([len(shape) - 1]), "fixed": np.array([fixed])}
+    feeds = synthesise(model(nodes, [("x", T.FLOAT, shape)], [("y", T.FLOAT, None)], constants))
+    assert len(feeds) == 4
+    assert {np.prod(f["x"].shape[1:-1]) for f in feeds} == {fixed}
+    assert len({len(f["x"]) for f in feeds}) == (3 if shape[0] == "batch" else 1)
+
+
+def test_samples_of_the_caller_serve_where_no_inputs_are_found():
+    """A square of 13, one name for both sides: a side in proportion is no whole number, and no weight tells it."""
+    nodes = [
+        node("Shape", "x", "sizes"), node("Gather", "sizes first", "batch"), node("Gather", "sizes last", "channels"),
+        node("Concat", "fixed batch channels", "target", axis=0), node("Reshape", "x target", "r"),
+        node("Identity", "r", "same"), node("MatMul", "same w", "y"),
+    ]  # fmt: skip
+    constants = {"first": np.array([0]), "last": np.array([3]), "fixed": np.array([169]), "w": f32(32, 64)}
+    made = model(nodes, [("x", T.FLOAT, ["batch", "side", "side", 32])], [("y", T.FLOAT, None)], constants)
+    with pytest.raises(InputError):
+        synthesise(made)
+    samples = [{"x": f32(1, 13, 13, 32)} for _ in range(2)]
+    assert graphopt.optimize(made).report.status == "unverified"
+    result = graphopt.optimize(made, quantize="weights", calibration=samples)
+    assert result.report.status == "lossy" and not result.report.rolled_back
+    assert "Identity" not in {n.op_type for n in result.model.graph.node}
+
+
+def test_sizes_that_a_reshape_asks_for():
+    both = [*reshapable({"b": 1, "t": 8}, (8, 1, 32), (24, 8, 8))]
+    assert {"b": 2, "t": 24} in both
+    assert {"b": 6, "t": 8} in both
+    assert [*reshapable({"t": 6}, (1, 6), (4, -1))] == [{"t": 4}, {"t": 12}]
+    assert [*reshapable({"t": 4}, (0, 4), (2, 2))] == [*reshapable({"t": 4}, (1, 4), (0, 2))] == []
+    assert not [*reshapable({"t": 4, "empty": 0}, (1, 4), (2, 4))]
+    assert all(f["b"] * f["t"] * 32 == 24 * 8 * 8 for f in both)
 
 
 def test_graph_indexes_stay_below_the_number_of_nodes():

@@ -10,10 +10,11 @@ import onnx
 import pytest
 
 from graphopt.errors import ModelError
+from graphopt.gradient import gradient_model
 from graphopt.gradient.rules import CONSTANT, RULES
 from tests.test_conformance import cases, run
 
-from .checking import STEP, check, is_float
+from .checking import STEP, check, is_float, session
 
 SIZES = {"Resize": 1, "Upsample": 1}
 """Operators whose float inputs from this slot on decide shapes and have no gradient."""
@@ -72,6 +73,30 @@ def test_gradients_of_the_backend_suite_equal_central_differences(part: int) -> 
     assert not wrong
     assert outcomes["right"] > 50
     assert outcomes["declined"] <= 0.15 * outcomes["right"]
+
+
+@pytest.mark.parametrize(
+    ("op", "indices", "attrs"),
+    [
+        ("Gather", [[2, 0], [2, 2]], {}), ("GatherElements", [[2, 0, 1, 1], [2, 0, 1, 0]], {}),
+        ("GatherND", [[2], [0], [2]], {}), ("MaxPool", None, {"kernel_shape": [2, 2]}),
+    ],
+)  # fmt: skip
+def test_sums_at_indices_run_in_half_precision(op: str, indices: list[Any] | None, attrs: dict[str, Any]) -> None:
+    """onnxruntime scatters sums of float32, none of float16."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 4) if indices else (1, 1, 3, 4)).astype(np.float16)
+    half = onnx.TensorProto.FLOAT16
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, ["x", "i"] if indices else ["x"], ["y"], **attrs)], "g",
+        [onnx.helper.make_tensor_value_info("x", half, x.shape)], [onnx.helper.make_tensor_value_info("y", half, None)],
+        [onnx.numpy_helper.from_array(np.array(indices), "i")] if indices else [],
+    )  # fmt: skip
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    g = np.ones_like(session(proto).run(None, {"x": x})[0])
+    made = session(gradient_model(proto, ["x"])).run(["x.gradient"], {"x": x, "y.cotangent": g})[0]
+    assert made.dtype == np.float16 and made.shape == x.shape
+    assert made.max() >= 2 and made.sum() == g.sum()
 
 
 def test_no_operator_is_both_constant_and_differentiated() -> None:

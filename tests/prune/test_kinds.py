@@ -166,6 +166,7 @@ def test_a_layer_between_channels_that_stay_reads_a_selection():
     options = graphopt.Prune(ratio=0.5, round_to=1, select=True, iterative_steps=2)
     result = graphopt.optimize(proto, prune=options, validate=False)
     assert [node.op for node in result.ir.graph][:4] == ["Gather", "Gemm", "Gather", "MatMul"]
+    assert all(row[0] == f"inputs of {row[4]}" for row in result.report.stages[0].rows)
     assert not graphopt.optimize(proto, prune=0.5, validate=False).report.stages[0].changed
 
 

@@ -143,6 +143,15 @@ def test_only_a_clear_speed_is_claimed_or_decides(ratio, error, clear, kept, mon
     assert len(asked) == (1 if clear else 3) and all(clock is time.thread_time for _, clock in asked)
 
 
+@pytest.mark.parametrize(("median", "runs", "clear"), [(1e-4, 39, False), (1e-4, 40, True), (0.02, 5, True)])
+def test_a_speed_by_a_few_turns_of_short_runs_is_not_claimed(median, runs, clear, monkeypatch):
+    timings = [Timing("before", 2 * median, median, 1.0, runs), Timing("after", median, median, 2.0, runs, 0.01)]
+    monkeypatch.setattr(stages, "compare_latency", lambda *_, **__: timings)
+    options = graphopt.Prune(ratio=0.5, round_to=1, global_ranking=False, recover=False, speed=True)
+    (stage,) = graphopt.optimize(nets.load("residual"), prune=options, validate=False).report.stages
+    assert stage.figures["speedup"] == (2.0 if clear else None)
+
+
 @pytest.mark.parametrize("name", ["attention", "grouped", "shuffle", "residual"])
 @pytest.mark.parametrize("global_ranking", [True, False])
 @pytest.mark.parametrize(("ratio", "round_to"), [(0.1, 1), (0.3, 1), (0.3, 8), (0.6, 4)])

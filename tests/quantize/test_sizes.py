@@ -69,3 +69,18 @@ def test_conversions_cost_what_their_elements_do(model, size, monkeypatch):
     into, out = cost_model.conversion_costs(Assignment(model, frozenset(units), {}, {}, Quantize()), shapes)
     clamped = next(u.output for u in units if u.clamp is not None)
     assert into[clamped] == pytest.approx(8 * size * size) and out[clamped] == pytest.approx(2 * 8 * size * size)
+
+
+def test_weights_whose_codes_and_scales_take_more_bytes_stay():
+    """Of one input a channel has one weight of 4 bytes; its code, scale and zero point take 6."""
+    net = parse("""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,1] x) => (float[N,64] y) <float[1,256] w, float[256,64] v> {
+        h = MatMul(x, w)
+        y = MatMul(h, v)
+    }""")
+    options = Quantize("weights", min_sqnr=-math.inf, min_top1=0)
+    feeds = [{"x": np.float32([[-1], [n]])} for n in range(4)]
+    made = graphopt.optimize(net, quantize=options, calibration=feeds, validate=False, passes=[])
+    stored = {t.name: tuple(t.dims) for t in made.model.graph.initializer if t.data_type in (2, 3) and len(t.dims) == 2}
+    assert [*stored.values()] == [(256, 64)]
+    assert any("more bytes" in why for _, why in made.report.stages[0].refused)

@@ -20,7 +20,7 @@ from ..value_info import ValueInfo
 from .draws import Style, draw
 from .probe import Probe
 from .semantics import InputFacts, read_facts
-from .sizes import attempts, preferred, read_symbols
+from .sizes import attempts, preferred, read_symbols, reshapable
 
 if TYPE_CHECKING:
     from ...onnx_io.source import ModelSource
@@ -45,6 +45,7 @@ _RANKS = (1, 2, 3, 4, 5)
 _BOUNDS = re.compile(r"idx=(-?\d+) must be within the inclusive range \[(-?\d+),\s*(-?\d+)\]")
 _EXPECTED = re.compile(r"for input: (\S+) for the following indices(.*?)Please fix", re.DOTALL)
 _AXIS = re.compile(r"index: (\d+) Got: (\d+) Expected: (\d+)")
+_RESHAPED = re.compile(r"Input shape:\{([\d,]+)\}, requested shape:\{([-\d,]+)\}")
 _RANK = re.compile(r"Invalid rank for input: (\S+) Got: (\d+) Expected: (\d+)")
 
 
@@ -90,6 +91,7 @@ class _Search:
         self.symbols = read_symbols(model.inputs, self.ranks)
         self.style = Style()
         self.tries = 0
+        self.reshaped: set[tuple[int, ...]] = set()
         self.probe: Probe | None = None
         self.most, self.budget = _MAX_ALIVE, Budget(_MAX_SECONDS, _MAX_BYTES)
         self.failure, self.not_finite = "no inputs were tried", False
@@ -146,10 +148,29 @@ class _Search:
             alive = self._alive(sizes)
             if alive <= self.most:
                 yield sizes
+                yield from self._reshaped(sizes) if number else ()
             elif smallest is None or alive < smallest[0]:
                 smallest = alive, sizes
         if smallest is not None and not self.tries:
             yield smallest[1]
+
+    def _reshaped(self, sizes: Mapping[str, int], further: int = 2) -> Iterator[dict[str, int]]:
+        """Where a Reshape failed on `sizes`, those that it asks for: exporters write sizes of their example into shapes
+        that a model computes, of which inference knows nothing. Batches, which these seldom are, come last."""
+        found = _RESHAPED.search(self.failure)
+        if found is None:
+            return
+        given, asked = ([int(n) for n in shape.split(",")] for shape in found.groups())
+        for chosen in reshapable(dict(sorted(sizes.items(), key=self._is_batch)), given, asked):
+            if (key := tuple(chosen.values())) in self.reshaped or self._alive(chosen) > self.most:
+                continue
+            self.reshaped.add(key)
+            yield chosen
+            if further:
+                yield from self._reshaped(chosen, further - 1)
+
+    def _is_batch(self, size: tuple[str, int]) -> bool:
+        return self.symbols.kinds.get(size[0]) == "batch"
 
     def _shapes(self) -> Probe:
         if self.probe is None:

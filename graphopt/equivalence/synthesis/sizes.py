@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -168,6 +170,35 @@ def attempts(symbols: Symbols, rng: np.random.Generator) -> Iterator[dict[str, i
         yield from ({**base, symbol: size} for size in (1, 2, 3, 4, 5, 7, 16, 32))
     for _ in range(24):
         yield {s: n if s not in free else int(rng.choice(_LIKELY)) for s, n in base.items()}
+
+
+def reshapable(sizes: Mapping[str, int], given: Sequence[int], asked: Sequence[int]) -> Iterator[dict[str, int]]:
+    """Sizes at which a tensor that has the shape `given` at `sizes` could have that `asked` for, where -1 is free.
+
+    One dimension becomes a size that is asked for, and where that does not suffice another makes up for it; or one
+    grows in proportion.
+    """
+    found, wanted = math.prod(given), abs(math.prod(asked))
+    if not found or not wanted or 0 in sizes.values():
+        return
+
+    def lacking(elements: Fraction) -> Fraction:
+        share = wanted / elements
+        return Fraction(share.numerator) if -1 in asked else share
+
+    for symbol, size in sizes.items():
+        for other in dict.fromkeys(n for n in asked if n > 1 and n != size):
+            rest, chosen = lacking(Fraction(found * other, size)), {**sizes, symbol: other}
+            yield from [chosen] if rest == 1 else _scaled(chosen, [s for s in sizes if s != symbol], rest)
+    yield from _scaled(sizes, sizes, lacking(Fraction(found)))
+
+
+def _scaled(sizes: Mapping[str, int], symbols: Iterable[str], factor: Fraction) -> Iterator[dict[str, int]]:
+    """`sizes` with one of some dimensions multiplied, where that is a whole number."""
+    for symbol in symbols:
+        size = sizes[symbol] * factor
+        if size.denominator == 1:
+            yield {**sizes, symbol: int(size)}
 
 
 def _related(base: Mapping[str, int], free: Sequence[str]) -> Iterator[dict[str, int]]:

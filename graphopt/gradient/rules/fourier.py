@@ -50,9 +50,7 @@ def stft(call: Call) -> Gradients:
     if 0 in call.wanted:
         parts = back if window is None else back * window.unsqueeze([1])
         empty = w.full(w.ints([x.size(1), x.size(0), x.size(2)]), 0.0, x.dtype)
-        summed = w.node(
-            "ScatterND", empty, places.unsqueeze([2]), parts.transpose([1, 2, 0, 3]), reduction="add"
-        )  # fmt: skip
+        summed = w.scatter("ScatterND", empty, places.unsqueeze([2]), parts.transpose([1, 2, 0, 3]), "add")
         found[0] = summed.transpose([1, 0, 2])
     if 2 in call.wanted:
         found[2] = (back * x.Gather(places, axis=1)).sum([0, 1, 3])

@@ -19,7 +19,7 @@ def gather(call: Call) -> Gradients:
     order = [axis, *(a for a in range(x.rank) if a != axis)]
     shape = call.writer.ints([x.size(a) for a in order]) if axis else x.shape
     empty = call.writer.full(shape, 0.0, call.g.dtype)
-    summed = call.writer.node("ScatterND", empty, places, rows, reduction="add")
+    summed = call.writer.scatter("ScatterND", empty, places, rows, "add")
     return {0: summed.transpose([order.index(a) for a in range(x.rank)])}
 
 
@@ -29,15 +29,14 @@ def gather_elements(call: Call) -> Gradients:
 
 
 def _scatter(data: Tensor, indices: Tensor, updates: Tensor, axis: int, reduction: str) -> Tensor:
-    more = {} if reduction == "none" else {"reduction": reduction}
-    return data.writer.node("ScatterElements", data, indices, updates, axis=axis, **more)
+    return data.writer.scatter("ScatterElements", data, indices, updates, reduction, axis=axis)
 
 
 def gather_nd(call: Call) -> Gradients:
     """y = x[i₀, i₁, …]: dx = Σ g at the indices"""
     if call.attr("batch_dims", 0):
         return by_positions(call)
-    return {0: call.writer.node("ScatterND", call.x.zeros(), call.input(1), call.g, reduction="add")}
+    return {0: call.writer.scatter("ScatterND", call.x.zeros(), call.input(1), call.g, "add")}
 
 
 def scatter_elements(call: Call) -> Gradients:
@@ -56,8 +55,7 @@ def scatter_nd(call: Call) -> Gradients:
     indices = call.input(1)
 
     def scatter(data: Tensor, u: Tensor, how: str) -> Tensor:
-        more = {} if how == "none" else {"reduction": how}
-        return call.writer.node("ScatterND", data, indices, u, **more)
+        return call.writer.scatter("ScatterND", data, indices, u, how)
 
     return _scattered(call, lambda t: call.writer.node("GatherND", t, indices), scatter)
 

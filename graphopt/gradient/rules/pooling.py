@@ -34,9 +34,7 @@ def scattered(x: Tensor, places: Tensor, g: Tensor) -> Tensor:
     sizes = x.type.size
     count = writer.constant(np.array([sizes], np.int64)) if sizes is not None else x.Size().reshape([1])
     empty = writer.full(count, 0.0, g.dtype)
-    flat = writer.node(
-        "ScatterElements", empty, places.reshape([-1]), g.reshape([-1]), axis=0, reduction="add"
-    )  # fmt: skip
+    flat = writer.scatter("ScatterElements", empty, places.reshape([-1]), g.reshape([-1]), "add", axis=0)
     return flat.reshape(x.shape)
 
 

@@ -104,7 +104,7 @@ def grid_sample(call: Call) -> Gradients:
         places = place.unsqueeze([1]).expand(g.shape)
         if 0 in call.wanted:
             part = g * _product([weight for _, weight, _ in corner], seen).unsqueeze([1]).cast(g.dtype)
-            dx = w.node("ScatterElements", dx, places, part, axis=2, reduction="add")
+            dx = w.scatter("ScatterElements", dx, places, part, "add", axis=2)
         if 1 in call.wanted and mode != "nearest":
             read = (g * flat.GatherElements(places, axis=2)).sum([1]).cast(grid.dtype) * seen
             for d, (_, _, sign) in enumerate(corner):

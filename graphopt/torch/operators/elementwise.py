@@ -42,6 +42,11 @@ def shrink(call: Any, x: Any) -> Any:
     return torch.where(x < -width, x + bias, torch.where(x > width, x - bias, torch.zeros_like(x)))
 
 
+def _negative_part(x: Any) -> Any:
+    """e^min(x, 0) − 1: without the limit, a large x has no finite gradient even where the branch is not taken"""
+    return torch.expm1(torch.clamp(x, max=0))
+
+
 def prelu(call: Any, x: Any, slope: Any) -> Any:
     """x for x ≥ 0, else slope · x"""
     return torch.where(x < 0, x * slope, x)
@@ -60,9 +65,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Identity": _plain(lambda x: x), "HardSwish": _plain(F.hardswish), "Mish": _plain(F.mish), "Clip": clip,
     "Cast": cast, "CastLike": lambda call, x, like: x.to(like.dtype), "Shrink": shrink, "PRelu": prelu,
     "LeakyRelu": lambda call, x: F.leaky_relu(x, call.attr("alpha", 0.01)),
-    "Elu": lambda call, x: torch.where(x < 0, call.attr("alpha", 1.0) * torch.expm1(x), x),
+    "Elu": lambda call, x: torch.where(x < 0, call.attr("alpha", 1.0) * _negative_part(x), x),
     "Selu": lambda call, x: call.attr("gamma", 1.0507) * torch.where(
-        x > 0, x, call.attr("alpha", 1.67326) * torch.expm1(x)
+        x > 0, x, call.attr("alpha", 1.67326) * _negative_part(x)
     ),
     "Celu": lambda call, x: F.celu(x, call.attr("alpha", 1.0)),
     "HardSigmoid": lambda call, x: torch.clamp(x * call.attr("alpha", 0.2) + call.attr("beta", 0.5), 0, 1),

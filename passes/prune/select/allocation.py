@@ -83,7 +83,7 @@ def allocate(
         kept[group.classes] = False
         kept[stay] = True
         is_rounded_up = len(stay) == group.size and choice.target < group.size - 0.5
-        reason = f"no smaller multiple of {options.round_to}" if is_rounded_up else ""
+        reason = f"less than a step of {options.round_to} would go" if is_rounded_up else ""
         allocations.append(Allocation(group, len(stay), reason, choice.count))
     return kept, allocations
 

@@ -112,7 +112,10 @@ def find_units(model: Model, options: Quantize, target: str = "portable") -> Uni
             check_wanted(node, name, options)
             if is_transposed and not options.is_narrow:
                 _check_transposed(node)
-            members.append(_unit(node, model.graph))
+            unit = _unit(node, model.graph)
+            if options.mode == "weights" and options.per_channel and unit.linear is not None:
+                _check_shrinks(unit.linear)
+            members.append(unit)
         except Declined as declined:
             if node.op in LINEAR or is_transposed:
                 refused.append((name, declined.reason))
@@ -127,6 +130,13 @@ def check_wanted(node: Node, name: str, options: Quantize) -> None:
         raise Declined("its operator is not among op_types_to_quantize", node)
     if names & set(options.nodes_to_exclude):
         raise Declined("excluded by name", node)
+
+
+def _check_shrinks(layer: Linear) -> None:
+    """Declined where a channel's codes of 8 bits, scale and zero point take no fewer bytes than its weights."""
+    width = 4 if layer.constant.half is None else 2
+    if layer.depth * width <= layer.depth + width + 1:
+        raise Declined("its codes and scales would take more bytes than its weights", layer.node)
 
 
 def _unit(node: Node, graph: Graph) -> Unit:
