@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...analysis.operands import MOVES, moved
 from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 
 FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
 WIDE_FLOATS = (DType.FLOAT, DType.DOUBLE)
 """Types whose constants are combined in double precision."""
+MASKED_WITHIN = 6
+"""Nodes between a mask and the factor that are looked through: a mask is made, moved into place and put in."""
+_MASKING = {"Where": (1, 2), "Pad": (0, 2), "Add": (0, 1), "Sub": (0, 1)}
+"""Operators that put constants into a tensor, and the operands that their results hold."""
 
 
 def floating(x: Value) -> TensorType:
@@ -58,14 +63,32 @@ def shift_of(node: Node, c: Array) -> Array:
 
 
 def factor_of(node: Node, c: Array) -> Array:
-    """The factor of a Mul or Div by the constant c: c or 1 / c, in double precision; Declined if it is not finite."""
+    """The factor of a Mul or Div by the constant c: c or 1 / c, in double precision; Declined if it is not finite, or
+    takes masked numbers beyond the end of their type: they are infinite only as long as the factor stands there."""
     _check_finite(c)
     c = c.astype(np.float64)
-    if node.op == "Mul":
-        return c
-    if not c.all():
+    if node.op == "Div" and not c.all():
         raise Declined("division by zero")
-    return 1 / c
+    factor: Array = c if node.op == "Mul" else 1 / c
+    most = float(np.abs(factor).max(initial=0))
+    if most > 1 and any(v is not None and v.constant is None and _overflows(v, most) for v in node.inputs):
+        raise Declined("the factor takes masked numbers to infinity")
+    return factor
+
+
+def _overflows(x: Value, factor: float, steps: int = MASKED_WITHIN) -> bool:
+    """Whether a constant that is put into x, so many nodes before it at most, does not stay finite times a factor."""
+    if x.constant is not None:
+        array = x.constant.array()
+        return array.dtype.kind == "f" and float(np.abs(array).max(initial=0)) * factor > float(np.finfo(array.dtype).max)
+    node = x.producer
+    if node is None or not steps:
+        return False
+    if node.op in MOVES:
+        read = moved(node)
+    else:
+        read = tuple(node.input(slot) for slot in _MASKING.get(node.op, ()))
+    return any(v is not None and _overflows(v, factor, steps - 1) for v in read)
 
 
 def _check_finite(c: Array) -> None:

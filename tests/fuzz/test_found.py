@@ -27,6 +27,14 @@ FOUND = {
         <ir_version: 11, opset_import: ["" : 23]>
         g (float x) => (float y) <float[1] two = {2}, int64[1] last = {-1}, float eps = {0.00001}>
         { p = Pow(x, two) m = ReduceMean<keepdims = 0>(p, last) a = Add(eps, m) r = Sqrt(a) y = Div(x, r) }""",
+    "a factor before a Conv that takes masked numbers to infinity": """
+        g (float[1,2,3,3] x, bool[1,2,3,3] mask) => (float[1,2,3,3] y)
+          <float lowest = {-3.4028235e38}, float k = {0.8559}, float[2,2,1,1] w = {0.1, 0.2, 0.3, 0.1}>
+        { m = Where(mask, lowest, x) d = Div(m, k) y = Conv(d, w) }""",
+    "products in a row, the first of which takes moved masks to infinity": """
+        g (float[2,3] x, bool[2,3] mask) => (float[3,2] y)
+          <float lowest = {-3.4028235e38}, float a = {8}, float b = {0.1}>
+        { m = Where(mask, lowest, x) t = Transpose(m) p = Mul(t, a) y = Mul(p, b) }""",
 }
 
 
