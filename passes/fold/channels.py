@@ -80,7 +80,8 @@ def _overflows(x: Value, factor: float, steps: int = MASKED_WITHIN) -> bool:
     """Whether a constant that is put into x, so many nodes before it at most, does not stay finite times a factor."""
     if x.constant is not None:
         array = x.constant.array()
-        return array.dtype.kind == "f" and float(np.abs(array).max(initial=0)) * factor > float(np.finfo(array.dtype).max)
+        largest = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0
+        return bool(largest) and largest * factor > float(np.finfo(array.dtype).max)
     node = x.producer
     if node is None or not steps:
         return False
