@@ -142,7 +142,7 @@ class Compression:
 
     @property
     def texts(self) -> int:
-        """Texts that a language model writes where there are no data: weights of 8 bits are only judged by them."""
+        """Texts that a language model writes itself: weights of 8 bits are only judged by them, without data."""
         from .calibration.prompts import FEW_TEXTS, TEXTS
 
         asked = self.quantize

@@ -3,7 +3,7 @@
 The first token of a prompt is where attention rests (its sink): its activations are the largest of all, and weights
 that were rounded without a look at them lose the model. So prompts run whole, from an empty cache. Where there are no
 data, text that the model writes itself takes their place: random tokens have other activations (LLM-QAT, Liu et al.
-2023, calibrates so).
+2023, calibrates so). Beside data it shows few bits what other texts lead to.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PREFIXES = re.compile(r"past_key_values|past_key_value|past|presents?|new|cache|
 STARTS = (0, 1, 2)
 """Tokens that begin a text in most vocabularies (GPT-NeoX, Llama, Gemma): an ONNX file does not name its own."""
 TEXTS, FEW_TEXTS, LENGTH, LIKELY = 12, 4, 96, 40
-"""Texts that a model writes where there are no data, fewer where they only judge 8 bits, their length in tokens, and
-how many of the likeliest tokens each is drawn from. 1,152 tokens took SmolLM2-135M 15 s of one core;
-`python -m tests.bench.language` shows what they lead to."""
+"""Texts that a model writes, fewer where they only judge 8 bits, their length in tokens, and how many of the likeliest
+tokens each is drawn from. 1,152 tokens took SmolLM2-135M 15 s of one core; `python -m tests.bench.language` shows what
+they lead to."""
 ENOUGH = 17
 """Tokens from which on a text that the model could not continue is long enough: it has at least 16 positions."""
 HELD_APART = 4

@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,17 @@ def is_synthetic(data: CalibrationData) -> bool:
 class Calibration:
     """Checked feeds of a model; every iteration reads them from the start. `note` is a warning for the user, if any.
 
+    own_text: returns feeds of text that a language model with caches writes itself, beside the data; none where it
+    writes none, or where such text is the data already.
+
     Iterating raises InputError, one line, when the data do not fit the model or the reader fails half-way.
     """
 
     def __init__(
-        self, read: Callable[[], Iterator[Any]], source: Signature, note: str = "", forms: Forms | None = None
-    ) -> None:
-        self._read, self._note, self._forms = read, note, forms or Forms(source)
+        self, read: Callable[[], Iterator[Any]], source: Signature, note: str = "", forms: Forms | None = None,
+        own_text: Callable[[], list[Feeds]] = list,
+    ) -> None:  # fmt: skip
+        self._read, self._note, self._forms, self.own_text = read, note, forms or Forms(source), own_text
 
     @property
     def prompts(self) -> Prompts | None:
@@ -113,17 +118,21 @@ def open_calibration(
     asked = preprocess_named(preprocess) if isinstance(preprocess, (str, Preprocess)) else None
     source = signature_of(model)
     prompts = Prompts.of(source, model)
+    writes = prompts is not None and prompts.caches and prompts.vocabulary
     if is_synthetic(data):
-        if prompts is not None and prompts.caches and prompts.vocabulary:
-            text = _OwnText(prompts, model, samples, seed, texts)
-            return Calibration(text, source, OWN_TEXT, Forms(source, prompts))
+        if prompts is not None and writes:
+            made = cache(
+                lambda: _own_text(prompts, _LazySession(model), seed, texts) or synthesise(model, samples, seed)
+            )
+            return Calibration(lambda: iter(made()), source, OWN_TEXT, Forms(source, prompts))
         with _calibration_errors():
             feeds = synthesise(model, samples, seed)
         return Calibration(lambda: iter(feeds), source, SYNTHESISED, Forms(source, prompts))
     session = _LazySession(model)
     forms = Forms(source, prompts, session if prompts is not None and prompts.caches else None, tokenizer)
+    own_text = cache(partial(_own_text, prompts, session, seed, texts)) if prompts is not None and writes else list
     with _calibration_errors():
-        calibration = Calibration(_reader(data, source, forms, asked), source, forms=forms)
+        calibration = Calibration(_reader(data, source, forms, asked), source, forms=forms, own_text=own_text)
     calibration.first(1)
     return calibration
 
@@ -145,23 +154,13 @@ class _LazySession:
             raise InputError(f"inputs: the model does not run on a prompt: {error}") from error
 
 
-class _OwnText:
-    """Feeds of text that a language model writes, when they are first read; made-up ones where it writes none."""
-
-    def __init__(self, prompts: Prompts, model: Any, samples: int, seed: int, count: int) -> None:
-        self.prompts, self.model, self.samples, self.seed, self.count = prompts, model, samples, seed, count
-        self.feeds: list[Feeds] = []
-
-    def __call__(self) -> Iterator[Feeds]:
-        """The feeds from the start."""
-        if not self.feeds:
-            session = _LazySession(self.model)
-            try:
-                texts = self.prompts.written(session, np.random.default_rng(self.seed), self.count)
-                self.feeds = [*self.prompts.continued(texts[-1], session), *map(self.prompts.feed, texts[:-1])]
-            except (InputError, ModelError):
-                self.feeds = synthesise(self.model, self.samples, self.seed)
-        return iter(self.feeds)
+def _own_text(prompts: Prompts, run: _LazySession, seed: int, count: int) -> list[Feeds]:
+    """Texts that a language model writes itself, as feeds, the last of them in two parts; none where it writes none."""
+    try:
+        texts = prompts.written(run, np.random.default_rng(seed), count)
+        return [*prompts.continued(texts[-1], run), *map(prompts.feed, texts[:-1])]
+    except (InputError, ModelError):
+        return []
 
 
 def _reader(data: Any, source: Signature, forms: Forms, preprocess: Preprocess | None) -> Callable[[], Iterator[Any]]:

@@ -12,7 +12,7 @@ from graphopt.calibration.doubts import doubts
 from graphopt.equivalence.runnable import open_runnable, signature_of
 from graphopt.measure import Quality, ort_session
 from graphopt.measure.tokens import TokenScores
-from graphopt.passes.quantize.candidates.calibrated_model import timing_feed
+from graphopt.passes.quantize.candidates.calibrated_model import timing_feed, with_texts_beside
 from tests.ops import decoders
 from tests.quantize.nets import convnet, parse
 
@@ -107,6 +107,23 @@ def test_without_data_the_model_writes_its_own_text(model):
     assert all(token in row for token, row in zip(text["ids"][0, 1:], likely))  # each among its 40 likeliest
     plain = open_calibration(None, convnet())
     assert not plain.shows_activations and "itself" not in plain.note
+
+
+def test_weights_of_few_bits_read_text_of_the_models_own_beside_the_data(model):
+    calibration = open_calibration([TEXT, np.roll(TEXT, 3)], model, seed=3)
+    context = SimpleNamespace(calibration=calibration, quality=SimpleNamespace(reference=model))
+
+    def read(weight_type):
+        options = graphopt.Quantize(mode="weights", weight_type=weight_type)
+        return [feed["ids"] for feed in with_texts_beside(calibration, options, context)]
+
+    given = [feed["ids"] for feed in calibration]
+    own = [feed["ids"] for feed in open_calibration(None, model, seed=3)]
+    starts = [ids for ids in read("int8") if ids[0, 0] in STARTS][: len(STARTS)]
+    for weight_type, expected in (("int8", [*starts, *given]), ("int4", [*starts, *own, *given])):
+        assert all(np.array_equal(a, b) for a, b in zip(read(weight_type), expected, strict=True))
+    assert open_calibration(None, model, seed=3).own_text() == []
+    assert open_calibration(None, convnet()).own_text() == []
 
 
 def test_divergence_and_perplexity_by_their_definitions():

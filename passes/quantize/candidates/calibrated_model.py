@@ -291,7 +291,7 @@ def _with_moments(
         return
     left = {unit.node: unit for unit in layers}
     given = [(u.inputs[0], u.layer) for u in wanted if u.inputs and fits_memory(u.layer)]
-    data = partial(_with_first_tokens, feeds, options, context)
+    data = partial(with_texts_beside, feeds, options, context)
     for linear, moments in gather(solver.model, given, data, context.seed, _enough(options)):
         yield left.pop(linear.node), moments
     yield from ((unit, None) for unit in left.values())
@@ -302,11 +302,15 @@ def _enough(options: Quantize) -> int:
     return 2 * ENOUGH if options.mode == "weights" and options.weight_bits < 8 else ENOUGH
 
 
-def _with_first_tokens(feeds: _CountedFeeds, options: Quantize, context: StageContext) -> Iterator[dict[str, Any]]:
-    """The feeds; for stored weights of a decoder behind short prompts that show what a text's first token leads to."""
+def with_texts_beside(feeds: _CountedFeeds, options: Quantize, context: StageContext) -> Iterator[dict[str, Any]]:
+    """The feeds; for stored weights of a decoder behind short prompts that show what a text's first token leads to, and
+    for few bits behind text that the model writes itself, too: other texts than the data are closer to that. A large
+    model would read all its weights for each token of it."""
     prompts = context.calibration.prompts
     if options.mode == "weights" and prompts is not None and prompts.caches:
         yield from prompts.first_tokens(context.calibration.first(len(STARTS)))
+        if options.weight_bits < 8 and not is_large(context.quality.reference):
+            yield from context.calibration.own_text()
     yield from feeds
 
 
