@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import GraphoptError, InputError, ModelError, OptionError, OutputError
+from .machine.lazy import names_in
 
 if TYPE_CHECKING:
     from . import gradient, rewrite, testing
@@ -55,14 +56,11 @@ __all__ = [
 ]  # fmt: skip
 
 
+_named = names_in(__name__, _HOME)
+
+
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
+    return import_module(f".{name}", __name__) if name in _MODULES else _named(name)
 
 
 def __dir__() -> list[str]:

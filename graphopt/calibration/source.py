@@ -118,19 +118,20 @@ def open_calibration(
     asked = preprocess_named(preprocess) if isinstance(preprocess, (str, Preprocess)) else None
     source = signature_of(model)
     prompts = Prompts.of(source, model)
-    writes = prompts is not None and prompts.caches and prompts.vocabulary
+    cached = prompts if prompts is not None and prompts.caches else None
+    writer = cached if cached is not None and cached.vocabulary else None
     if is_synthetic(data):
-        if prompts is not None and writes:
+        if writer is not None:
             made = cache(
-                lambda: _own_text(prompts, _LazySession(model), seed, texts) or synthesise(model, samples, seed)
+                lambda: _own_text(writer, _LazySession(model), seed, texts) or synthesise(model, samples, seed)
             )
             return Calibration(lambda: iter(made()), source, OWN_TEXT, Forms(source, prompts))
         with _calibration_errors():
             feeds = synthesise(model, samples, seed)
         return Calibration(lambda: iter(feeds), source, SYNTHESISED, Forms(source, prompts))
     session = _LazySession(model)
-    forms = Forms(source, prompts, session if prompts is not None and prompts.caches else None, tokenizer)
-    own_text = cache(partial(_own_text, prompts, session, seed, texts)) if prompts is not None and writes else list
+    forms = Forms(source, prompts, None if cached is None else session, tokenizer)
+    own_text = list if writer is None else cache(partial(_own_text, writer, session, seed, texts))
     with _calibration_errors():
         calibration = Calibration(_reader(data, source, forms, asked), source, forms=forms, own_text=own_text)
     calibration.first(1)

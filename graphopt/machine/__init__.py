@@ -1,1 +1,1 @@
-"""This machine: its CPU, its files, onnxruntime sessions on it, and the measurements made here."""
+"""This machine: its CPU, its files, onnxruntime sessions on it, measurements made here, modules loaded at first use."""

@@ -5,8 +5,9 @@ Only static figures load with the package: qualities and latencies need calibrat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..machine.lazy import names_in
 from .figures import AT_ONE, Figures, figures, macs_text, peak_activation_bytes, value_bytes
 from .macs import macs_at, macs_by_size, macs_values, node_macs
 from .units import show_bytes, show_change, show_count, show_db
@@ -33,11 +34,4 @@ _HOMES = {
     "metric_name": "quality",
 }  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    return value
+__getattr__ = names_in(__name__, _HOMES)

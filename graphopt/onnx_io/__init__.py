@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..machine.lazy import names_in
 
 if TYPE_CHECKING:
     from .checker import check
@@ -28,11 +30,4 @@ _HOMES = {
     "to_onnx": "emit", "to_proto": "emit",
 }  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    function = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    return function
+__getattr__ = names_in(__name__, _HOMES)

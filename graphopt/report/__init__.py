@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..machine.lazy import names_in
 
 if TYPE_CHECKING:
     from .report import Report
 
 __all__ = ["Report"]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "Report":  # tables of models do without it, and without the passes that it imports
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .report import Report
-
-    globals()[name] = Report
-    return Report
+# tables of models do without the report, and without the passes that it imports
+__getattr__ = names_in(__name__, {"Report": "report"})

@@ -143,15 +143,11 @@ def summary(found: Sequence[Row]) -> Iterator[str]:
         noise = sum(_counted(row, "warm") < SLOWER * _counted(row, "session") for row in rows if row["same regions"])
         other = [row for row in rows if not row["same regions"]]
         worse = [f"{row['file']} {row.get('form', '')}" for row in other if row["warm over cold"] < SLOWER]
+        mean = geometric_mean([row["warm over cold"] for row in other]) if other else 1.0
         yield (
             f"warm-up: the same regions in {len(rows) - len(other)} of {len(rows)}, {noise} of them below {SLOWER} of "
-            f"the ratio before; other regions in {len(other)}"
-            + (
-                f", mean {geometric_mean([row['warm over cold'] for row in other]):.3f} of the speed before"
-                if other
-                else ""
-            )
-            + f", made worse: {'; '.join(worse) or 'none'}; at most {max(row['warmup seconds'] for row in rows):.0f} s"
+            f"the ratio before; other regions in {len(other)}, mean {mean:.3f} of the speed before, made worse: "
+            f"{'; '.join(worse) or 'none'}; at most {max(row['warmup seconds'] for row in rows):.0f} s"
         )
 
 
