@@ -12,8 +12,11 @@ from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule, weight
 
 _NOT_NEGATIVE = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Abs", "Exp", "Softplus"))
-"""Operators without negative results. Softmax is none: a row that a mask shuts out by -inf is NaN, and onnxruntime's
-MaxPool prefers the zeros of pads to those."""
+"""Operators without negative results."""
+_MAKES_NAN = frozenset(
+    ("Acos", "Acosh", "Asin", "Atanh", "Div", "Log", "LogSoftmax", "Mod", "Pow", "Softmax", "Sqrt")
+)  # fmt: skip
+"""Operators that return NaN for some finite operands, or for a row that a mask shuts out by -inf."""
 
 
 def _spatial(node: Node, pads: Array, rank: int | None) -> list[int]:
@@ -69,6 +72,8 @@ def pad_into_maximum(build: Builder, x: Value, pads: Array, fill: Array | None, 
     above_zero = _is_zero(fill) and x.producer is not None and x.producer.op in _NOT_NEGATIVE
     if not (lowest or above_zero) or len(pool.outputs) > 1:
         raise Declined("a pad may be the largest element")
+    if not lowest:
+        _never_nan(x)
     return build.copy(pool, [x], pads=_pool_pads(pool, pads, x), auto_pad=None)
 
 
@@ -94,6 +99,21 @@ def _holds_window(pool: Node, x: Value) -> None:
     sizes, kernel = (shape_of(x) or ())[2:], attr(pool, "kernel_shape", ())
     if not all(isinstance(size, int) and size >= k for size, k in zip(sizes, kernel)):
         raise Declined("the image may be smaller than the window")
+
+
+def _never_nan(x: Value) -> None:
+    """Declined where an operator upstream may return NaN: onnxruntime's MaxPool prefers the zeros of pads to NaN."""
+    seen, stack = {x}, [x]
+    while stack:
+        node = stack.pop().producer
+        if node is None:
+            continue
+        divisor = node.input(1) if node.op == "Div" else None
+        if node.op in _MAKES_NAN and not (divisor and divisor.constant and divisor.constant.array().all()):
+            raise Declined(f"{node.op} before the Pad may return NaN, which MaxPool passes over for a pad")
+        reached = [value for value in node.inputs if value is not None and value not in seen]
+        stack += reached
+        seen.update(reached)
 
 
 def _is_single(x: Value) -> bool:

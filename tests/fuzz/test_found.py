@@ -31,6 +31,9 @@ FOUND = {
         g (float[1,2,3,3] x, bool[1,2,3,3] mask) => (float[1,2,3,3] y)
           <float lowest = {-3.4028235e38}, float k = {0.8559}, float[2,2,1,1] w = {0.1, 0.2, 0.3, 0.1}>
         { m = Where(mask, lowest, x) d = Div(m, k) y = Conv(d, w) }""",
+    "a logarithm whose NaN MaxPool passes over for the zeros around it": """
+        g (float[1,64,2] x) => (float[1,64,2] y) <int64[6] p = {0, 0, 1, 0, 0, 1}, float zero = {0}>
+        { l = Log(x) r = Relu(l) q = Pad(r, p, zero) y = MaxPool<kernel_shape = [3]>(q) }""",
     "products in a row, the first of which takes moved masks to infinity": """
         g (float[2,3] x, bool[2,3] mask) => (float[3,2] y)
           <float lowest = {-3.4028235e38}, float a = {8}, float b = {0.1}>

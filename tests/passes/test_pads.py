@@ -7,7 +7,7 @@ from tests.passes.harness import assert_same, check, lift, ops, rewrite
 
 HEAD = """g (float[N,4,7,8] x) => (float[a,b,c,d] y) <float[6,4,3,3] w, float[6] k, int64[8] p = {{0,0,1,0,0,0,2,1}},
   int64[8] far = {{0,0,3,0,0,0,0,0}}, int64[8] deep = {{0,1,0,0,0,0,0,0}}, int64[8] cut = {{0,0,-1,0,0,0,0,0}},
-  float zero = {{0.0}}, float one = {{1.0}}, float low = {{-3.4028235e38}}> {{ r = Relu(x)
+  float zero = {{0.0}}, float two = {{2.0}}, float one = {{1.0}}, float low = {{-3.4028235e38}}> {{ r = Relu(x)
   {nodes}
 }}"""
 MOVES = {
@@ -16,6 +16,7 @@ MOVES = {
     "Conv with far pads": "q = Pad(x, far)\n y = Conv(q, w)",
     "AveragePool": "q = Pad(x, p)\n y = AveragePool<kernel_shape = [3, 3], strides = [2, 2]>(q)",
     "MaxPool after Relu": "q = Pad(r, p)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
+    "MaxPool of a quotient": "t = Div(x, two)\n o = Relu(t)\n q = Pad(o, p)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
     "MaxPool of the lowest": "q = Pad(x, p, low)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
 }
 STAYS = {
@@ -26,6 +27,7 @@ STAYS = {
     "automatic pads": 'q = Pad(x, p)\n y = Conv<auto_pad = "SAME_UPPER">(q, w)',
     "a maximum that may be below zero": "q = Pad(x, p)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
     "shares of a row that a mask shuts out": "m = Softmax(x)\n q = Pad(m, p)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
+    "a logarithm that may be NaN": "m = Log(x)\n o = Relu(m)\n q = Pad(o, p)\n y = MaxPool<kernel_shape = [3, 2]>(q)",
     "pads beyond the kernel": "q = Pad(r, far)\n y = MaxPool<kernel_shape = [3, 3]>(q)",
     "a pool that pads": "q = Pad(x, p)\n y = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(q)",
     "an image that may be smaller than the window": "q = Pad(x, p)\n y = AveragePool<kernel_shape = [8, 3]>(q)",
