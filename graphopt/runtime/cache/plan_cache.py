@@ -41,7 +41,7 @@ _HEAD = struct.Struct("<32sQQ")  # digest of the pickle and of the sizes, length
 
 @cache
 def _sources() -> bytes:
-    """Digest of all that turns a model into executables: kernels, their compilers, the folders above, libraries."""
+    """Digest of all code that turns a model into executables: kernels, compilers, the packages above, libraries."""
     digest = hashlib.sha256(generation().encode())
     package = Path(__file__).parents[2]
     for folder in ("ir", "ops", "onnx_io", "analysis", "runtime"):
@@ -52,7 +52,7 @@ def _sources() -> bytes:
 
 
 class PlanCache:
-    """The files of one model, known by its digest, under the options that its executables depend on."""
+    """The cache files of one model, keyed by its digest and by the options that its executables depend on."""
 
     def __init__(self, digest: str, *options: object) -> None:
         facts = hashlib.sha256(_MAGIC + _sources() + repr((digest, select_level().name, *options)).encode())
@@ -62,7 +62,7 @@ class PlanCache:
         return self._folder / hashlib.sha256(repr(name).encode()).hexdigest()[:32]
 
     def load(self, name: object) -> Any:
-        """The object that was saved under this name; None where there is none, or none that can be read."""
+        """The object saved under this name; None where no readable file holds one."""
         try:
             with open(self._path(name), "rb") as file:
                 plan = _read(file)
@@ -118,7 +118,7 @@ def _read(file: Any) -> Any:
 
 
 def _padded(size: int) -> int:
-    """Bytes that an array takes: itself and the slack that kernels may read behind it, up to the next cache line."""
+    """Bytes of an array and the slack that kernels may read behind it, rounded up to a cache line."""
     return -(-(size + SLACK) // _LINE) * _LINE
 
 

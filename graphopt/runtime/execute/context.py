@@ -1,4 +1,4 @@
-"""Execution contexts: the memory of one run of an executable, and the arrays that enter and leave it."""
+"""Execution contexts: the memory of one run of an executable, bound to its input and output arrays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .growing import CacheMemory, Grown
 
 
 class ExecutionContext:
-    """One arena and one program of an executable: the memory that a single run needs for itself.
+    """One arena and one bound program of an executable: the memory of a single run.
 
-    float32 tensors at the region's border are read and written where the caller has them: the kernels that touch them
-    keep to their bounds. Codes are copied, because tiles read a little beyond.
+    float32 tensors at the region's border are read and written in the caller's arrays: their kernels stay in bounds.
+    Codes are copied, because tiles read a little beyond their end.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class ExecutionContext:
         used = [*filter(None, self._sources), *filter(None, self._results)]
         homes = Counter(place.home for place in used)
         for place in used:
-            if homes[place.home] > 1:  # two views of one place cannot go two ways
+            if homes[place.home] > 1:  # two borders in one buffer cannot be bound to two arrays
                 place.uses = ()
 
     def load(self, arrays: Sequence[Array]) -> None:
-        """Take the inputs, and make room for the outputs."""
+        """Bind or copy the inputs, and allocate the outputs."""
         for place, array in zip(self._sources, arrays, strict=True):
             if place is not None:
                 place.give(array)
@@ -66,7 +66,7 @@ class ExecutionContext:
             self._grown.load(arrays)
 
     def results(self) -> list[Array]:
-        """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
+        """The outputs in ONNX's layout, owned by the caller; the inputs are released."""
         for place in filter(None, self._sources):
             place.array = None
         grown = {} if self._grown is None else self._grown.take()
@@ -74,7 +74,7 @@ class ExecutionContext:
 
 
 class _Place:
-    """An input or output of a region: its home in the arena, and the array used in its stead in the present run."""
+    """An input or output of a region: its address in the arena, and the array bound instead in the present run."""
 
     def __init__(self, context: ExecutionContext, border: Border, uses: Mapping[int, Sequence[Use]]) -> None:
         executable = context.executable
@@ -95,7 +95,7 @@ class _Place:
             self.program.rebind(step, argument, address + offset)
 
     def give(self, array: Array) -> None:
-        """Let the program read this array where it lies, or else a copy."""
+        """Bind the program to this input array if its dtype and layout allow, else copy it to the arena."""
         if self.uses and array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
             self.array = array  # kept alive during the run
             self._point(int(array.ctypes.data))
@@ -104,13 +104,13 @@ class _Place:
         np.copyto(self.view, array.view(self.view.dtype) if array.dtype.itemsize == 1 else array)
 
     def allocate(self) -> None:
-        """Let the program write to a new array where it can; else `take` copies."""
+        """Bind the program to a new output array if possible; else `take` copies."""
         if self.uses:
             self.array = np.empty(self.shape, self.dtype)
             self._point(int(self.array.ctypes.data))
 
     def take(self) -> Array:
-        """The result, which nothing else refers to."""
+        """The output, to which nothing else refers."""
         result, self.array = self.array, None
         if result is None:
             result = np.empty(self.shape, self.dtype)

@@ -29,7 +29,7 @@ _EXECUTABLES = 8
 """Sets of input shapes whose executables a region keeps in memory, the least recently used forgotten first."""
 
 _IDLE_CONTEXTS = 4
-"""Contexts kept for each executable and number of workers: as many runs at once take no new memory."""
+"""Idle contexts kept for each executable and number of workers: so many concurrent runs allocate nothing."""
 
 
 class Region:
@@ -56,12 +56,12 @@ class Region:
 
     @property
     def refusals(self) -> list[str]:
-        """Why kernels do not take some of the shapes seen lately."""
+        """Why kernels do not take some of the recent shapes."""
         with self._lock:
             return [one.reason for one in self._compiled.values() if isinstance(one, NoExecutable)]
 
     def after_fork(self) -> None:
-        """Locks may have been held by threads that the child does not have."""
+        """Renew the locks, which threads that the child does not have may have held."""
         self._lock = threading.Lock()
         self._caches = CacheMemory()
         if self._ort is not None:
@@ -74,7 +74,7 @@ class Region:
             self._put_back(ExecutionContext(executable, self.team.size, self._caches), self._key(shapes))
 
     def _key(self, shapes: Shapes) -> Shapes:
-        """The shapes that an executable is for: without the lengths of what grows."""
+        """The key of an executable: input shapes with the lengths of growing inputs as 0."""
         if not self._growing:
             return shapes
         sizes = [list(shape) for shape in shapes]
@@ -83,8 +83,8 @@ class Region:
         return tuple(map(tuple, sizes))
 
     def _are_coded(self, arrays: Sequence[Array]) -> bool:
-        """Whether the caches among the inputs are rows of codes. Rows of codes have a length of their own, so that the
-        shapes alone tell an executable for them from others."""
+        """Whether the input caches are rows of codes, which are longer than float rows, so that input shapes alone tell
+        their executables apart."""
         return any(arrays[index].dtype == np.uint8 for index, _ in self._growing)
 
     def executable(self, shapes: Shapes, coded: bool = False) -> Executable | None:
@@ -129,7 +129,7 @@ class Region:
         return compiled
 
     def _compile(self, shapes: Shapes, coded: bool) -> Executable | NoExecutable:
-        from ..compile.region_compiler import compile_region  # here, as a session all from the disk compiles nothing
+        from ..compile.region_compiler import compile_region  # here: a fully cached session compiles nothing
 
         segment = self.segment
         operations = with_coded_caches(segment.operations) if coded else segment.operations
@@ -174,7 +174,7 @@ class Region:
         return results
 
     def in_onnxruntime(self) -> OrtSegment:
-        """The same nodes in onnxruntime, opened when first needed."""
+        """The region's nodes in onnxruntime, opened when first needed."""
         with self._lock:
             if self._ort is None:
                 model, segment = self._lowered.model, self.segment
