@@ -1,8 +1,8 @@
-"""Partition of a graph into segments, on kernels or in onnxruntime: convex sets in an order that can be executed.
+"""Partition of a graph into segments on kernels or in onnxruntime: convex sets, in an executable order.
 
-Demand decides which units run: from the results backwards, a value is computed by its operation where there is one,
-else by its node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so the
-units of one level are convex, and the kind changes as rarely as any order allows. Linear in the graph.
+Demand selects the units: from the outputs backwards, a value is computed by its operation if it has one, else by its
+node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so that the units of
+one level are convex, and the kind changes as rarely as any order allows. Linear in the graph.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Segment:
 
     @property
     def is_region(self) -> bool:
-        """The segment runs on kernels."""
+        """Whether the segment runs on kernels."""
         return isinstance(self.units[0], Operation)
 
     @property
@@ -38,16 +38,16 @@ class Segment:
 
 
 def whole(graph: Graph) -> list[Segment]:
-    """All nodes of a graph as one segment, if there are any."""
+    """All nodes of a graph as one segment; none for an empty graph."""
     nodes = tuple(graph)
     return [Segment(nodes, graph.inputs, graph.outputs)] if nodes else []
 
 
 def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
-    """Segments in the order they run; operations in `banned` are left to their nodes.
+    """Segments in the order they run; values of operations in `banned` are computed by their nodes.
 
-    Float arithmetic stays on kernels only where other operations read its result. Regions without any product are not
-    worth their borders and dissolve.
+    Float glue stays on kernels only where other operations read its result. Regions without a product are not worth
+    their borders and dissolve.
     """
     left = set(banned)
     if not any(operation.is_product for operation in coverage.providers.values()):
@@ -83,7 +83,7 @@ def results(unit: Unit) -> tuple[Value, ...]:
 
 
 def constant_nodes(graph: Graph) -> set[Node]:
-    """Nodes that read constants only: copied to wherever they are needed, never carried between segments."""
+    """Nodes that read only constants: copied into each segment that needs them, never passed between segments."""
     constant: set[Node] = set()
     for node in graph:
         values = [value for value in node.inputs if value is not None]
@@ -118,7 +118,7 @@ def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[
 
 
 def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation]:
-    """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
+    """Float glue that only nodes in onnxruntime read, directly or through other float glue."""
     elsewhere = {value for unit in units if not isinstance(unit, Operation) for value in sources(unit)}
     read: set[Value] = {value for value in outputs if value not in elsewhere}
     loose: list[Operation] = []
