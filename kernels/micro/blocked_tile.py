@@ -11,12 +11,12 @@ from graphopt.kernels.micro.dot import FORMS
 from graphopt.kernels.micro.vectors import F32, I8, I32, I64, vector
 
 _UNROLLED = 8
-"""Loads of weights that are unrolled: a block of 64 depths of 4 bits, after which code grows and nothing is gained."""
+"""Unrolled loads of weights: a block of 64 depths of 4 bits; more only grows the code."""
 
 
 _AHEAD = 2048
-"""Bytes ahead that weights are asked for: the processor's own prefetch ends at pages, which a panel soon crosses. The
-best of four powers of two for a token of SmolLM2-135M with 4 bits: `python -m tests.bench.decoders`."""
+"""Bytes ahead at which weights are prefetched: the processor's own prefetch ends at pages, which a panel soon crosses.
+The best of four powers of two for a token of SmolLM2-135M with 4 bits: `python -m tests.bench.decoders`."""
 
 
 def emit(module: ir.Module, symbol: str, level_name: str, bits: int, block: int, rows: int, zeros: bool) -> None:
