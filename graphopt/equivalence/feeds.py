@@ -149,9 +149,9 @@ def _converts(array: Array, dtype: np.dtype[Any], exact: bool) -> bool:
 
 
 def one_ulp(feeds: Feeds, rng: np.random.Generator, keep: frozenset[str] = frozenset()) -> Feeds:
-    """The feeds with every float element moved to a neighbouring float, up or down at random.
+    """The feeds with every float element moved to the next float, up or down at random.
 
-    Zeros stay, and so do the inputs named in `keep`: floats that stand for indexes, masks or sizes.
+    Zeros stay, as do the inputs named in `keep`: floats that encode indexes, masks or sizes.
     """
     return {name: value if name in keep else _moved(value, rng) for name, value in feeds.items()}
 

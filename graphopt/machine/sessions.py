@@ -48,7 +48,7 @@ def session_options(
 
 
 def spare_memory(settings: onnxruntime.SessionOptions, weights: int, halves: int = 0) -> None:
-    """Configure a session of a large model to pack at most `PACKED` bytes of weights, and to free memory between runs.
+    """Configure a session of a large model: no packing of more than `PACKED` bytes, no memory kept between runs.
 
     weights: bytes of all weights. halves: bytes of weights in half precision, which onnxruntime's optimizations copy to
     float32 at loading, even without folding; without optimizations a weight is converted when it is read.

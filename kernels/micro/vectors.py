@@ -87,7 +87,7 @@ def concatenate(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
 
 
 def piece(builder: ir.IRBuilder, value: ir.Value, first: int, count: int) -> ir.Value:
-    """`count` neighbouring elements of a vector."""
+    """`count` consecutive elements of a vector, from `first` on."""
     order = ir.Constant(vector(I32, count), list(range(first, first + count)))
     return builder.shuffle_vector(value, value, order)
 

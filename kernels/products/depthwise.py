@@ -142,7 +142,7 @@ def _packed_bytes(step: Step) -> int:
 
 
 def _blocks(level: Level, form: Form, channels: int) -> list[tuple[int, int, int]]:
-    """(first channel, channels computed, channels stored): the widest first, the last overlapping its neighbour."""
+    """(first channel, channels computed, channels stored): the widest first, the last overlapping the one before."""
     widths = [64, 32, 16] if form == "quads" and level.lanes == 16 else [32, 16] if form == "quads" else [16]
     blocks = []
     first = 0

@@ -1,6 +1,6 @@
 """Layers with channels, and the operators that must change when channels are removed.
 
-While a graph is analysed, `outputs`, `inputs` and `elements` hold elements; in the facts they hold classes.
+During the analysis, `outputs`, `inputs` and `elements` hold elements; in the facts, classes.
 """
 
 from __future__ import annotations

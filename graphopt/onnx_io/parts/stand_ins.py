@@ -35,7 +35,7 @@ operands that it takes."""
 
 
 def put_stand_ins(skeleton: onnx.ModelProto) -> None:
-    """Replace in place, in nested graphs too, operators that have a stand-in and a single used result."""
+    """Replace in place, in nested graphs too, operators that have a stand-in and a single result."""
     shapes = {t.name: (tuple(t.dims), t.data_type) for t in skeleton.graph.initializer}
     for value in skeleton.graph.input:
         declared = value.type.tensor_type

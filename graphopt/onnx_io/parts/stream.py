@@ -23,9 +23,8 @@ _BYTES = 2
 def write_proto(proto: onnx.ModelProto, file: BinaryIO, lent: Mapping[str, Array] | None = None) -> None:
     """Write the bytes of `proto.SerializeToString(deterministic=True)`, whose fields lie in the order of their numbers.
 
-    lent: arrays of initializers, by name, that the proto only describes. A message without these and with fields that
-    onnx does not know is serialised whole. Raises EncodeError or ValueError where that
-    cannot be done.
+    lent: arrays of initializers, by name, that the proto only describes. A message without lent arrays and with fields
+    unknown to onnx is serialized whole. Raises EncodeError or ValueError where that fails.
     """
     graph = proto.graph
     lent = lent or {}

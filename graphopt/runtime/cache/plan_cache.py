@@ -1,8 +1,8 @@
 """The plans of a model on disk, beside the kernels: its manifest and its executables, weights packed.
 
-A file is a pickle whose arrays lie behind it, each on a cache line as kernels want them, read in one piece and used
-where they are. The folder also holds machine code that is run, so a pickle asks for no more trust than is given. Files
-are written beside, then renamed; one that cannot be read or written costs only the time to compile again.
+A file is a pickle followed by its arrays, each aligned to a cache line for kernels, read in one piece and used in
+place. The folder also holds machine code that is run, so that pickles need no additional trust. Files are written
+beside, then renamed; a file that cannot be read or written costs only the time to compile again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LARGEST = 1 << 29
 """Bytes of the largest file, packed weights of some 500 million parameters; a bound, not tuned."""
 
 _MOST = 2 << 30
-"""Bytes of all files, the least recently used models forgotten first; a bound on the user's disk, not tuned."""
+"""Bytes of all files, least recently used models removed first; a bound on the user's disk, not tuned."""
 
 _FILES = 64
 """Files of one model, which with open shapes could have any number of executables; a bound, not tuned."""

@@ -1,4 +1,4 @@
-"""One arena for all buffers of an executable: greedy best-fit colouring of the intervals in which they live."""
+"""One arena for all buffers of an executable: greedy best-fit coloring of their live intervals."""
 
 from __future__ import annotations
 

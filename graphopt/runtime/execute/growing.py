@@ -25,7 +25,7 @@ Rows = npt.NDArray[Any]
 
 @dataclass(slots=True)
 class _Memory:
-    """Room for the rows of a cache, [batch, heads, room, size], of which the first are `filled`."""
+    """The memory of a cache, [batch, heads, room, size], whose first `filled` rows are in use."""
 
     array: Rows
     address: int

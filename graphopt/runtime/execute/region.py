@@ -26,7 +26,7 @@ from .workers import Team
 Shapes = tuple[Shape, ...]
 
 _EXECUTABLES = 8
-"""Sets of input shapes whose executables a region keeps in memory, the least recently used forgotten first."""
+"""The most executables, one a set of input shapes, that a region keeps in memory; least recently used go first."""
 
 _IDLE_CONTEXTS = 4
 """Idle contexts kept for each executable and number of workers: so many concurrent runs allocate nothing."""

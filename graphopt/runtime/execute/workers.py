@@ -35,13 +35,13 @@ class Team:
         finalize(self, _dismiss, self._queues)
 
     def acquire(self) -> bool:
-        """Take the team if it is free; `release` gives it back."""
+        """Acquire the team without waiting; False if it is busy. `release` frees it."""
         if os.getpid() != self._pid:
             self._start()
         return self._busy.acquire(blocking=False)
 
     def release(self) -> None:
-        """Give the team back."""
+        """Free the team."""
         self._busy.release()
 
     def run(self, program: Program) -> None:

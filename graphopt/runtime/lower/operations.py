@@ -230,7 +230,7 @@ class FloatBinary(FloatOperation):
 class LayerNorm(Operation):
     """LayerNormalization over the last axis of float32, then QuantizeLinear unless `y` is None.
 
-    Not `centred`, RMSNormalization: x / sqrt(mean of x² + epsilon) · scale.
+    With `centred` False, RMSNormalization: x / sqrt(mean of x² + epsilon) · scale.
     """
 
     traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.BY_Y, is_glue=True)
