@@ -341,7 +341,7 @@ def runs(model: RunnableModel, seed: int) -> bool:
 def emission_fault(original: RunnableModel, emitted: RunnableModel, seed: int) -> str | None:
     """Why the emission cannot replace the original, "" if it can; None where their results on one sample differ.
 
-    Two sessions with one run each, one after the other. An original that does not run at all can always be replaced.
+    Two sessions and one run of each, one after the other. An original that does not run at all has nothing to lose.
     """
     optimize = True
     try:

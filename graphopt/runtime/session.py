@@ -204,7 +204,7 @@ class Session:
         return _results(outputs, values)
 
     def _run_parts(self, values: list[Any], sized: Mapping[int, Any]) -> str | None:
-        """Compute all values, or return the reason why kernels refuse a region's inputs. sized: see `shapes_alone`."""
+        """Compute all values; the reason where kernels refuse what a region reads. sized: for nodes in onnxruntime."""
         for part, runner in zip(self._manifest.parts, self._runners):
             arrays = [values[place] if part.model is None else sized.get(place, values[place]) for place in part.reads]
             made = runner.on_kernels(arrays) if isinstance(runner, Region) else runner.run(arrays)
@@ -317,7 +317,7 @@ class Session:
         )  # fmt: skip
 
     def _step_on_codes(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """One step of generation on caches of codes, which only kernels read."""
+        """One step of generation on caches that are rows of codes, which kernels alone know."""
         if self._forks != _forks.count:
             self._after_fork()
         coded = frozenset(cache.past for cache in self._decoder.caches)
@@ -343,7 +343,7 @@ class Session:
         return decoder_of(self._manifest.inputs, self._manifest.outputs, self._manifest.positions)
 
     def _step(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """One step of generation. Caches stay OrtValues if onnxruntime runs the whole model."""
+        """One step of generation. Caches stay where onnxruntime has them, if that runs the whole model."""
         if self._whole is None:
             return self.run(names, feeds)
         if self._forks != _forks.count:

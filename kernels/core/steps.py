@@ -186,7 +186,7 @@ class Program:
         self._words[self._starts[step] + argument] = address
 
     def place(self, step: int, argument: int) -> int:
-        """The index of word `argument` of step `step` among all words of the program, for `rebind_all`."""
+        """The number of such a word among all of the program, for `rebind_all`."""
         return self._starts[step] + argument
 
     def rebind_all(self, places: npt.NDArray[np.intp], words: Words) -> None:

@@ -15,8 +15,8 @@ _UNROLLED = 8
 
 
 _AHEAD = 2048
-"""Bytes ahead at which weights are prefetched: the processor's own prefetch ends at pages, which a panel soon crosses.
-The best of four powers of two for a token of SmolLM2-135M with 4 bits: `python -m tests.bench.decoders`."""
+"""Bytes ahead that weights are asked for: the processor's own prefetch ends at pages, which a panel soon crosses. The
+best of four powers of two for a token of SmolLM2-135M with 4 bits: `python -m tests.bench.decoders`."""
 
 
 def emit(module: ir.Module, symbol: str, level_name: str, bits: int, block: int, rows: int, zeros: bool) -> None:

@@ -69,7 +69,7 @@ class BlockedWeights:
 
     @property
     def nbytes(self) -> int:
-        """Bytes read for one token: codes, scales and zero points."""
+        """All that is read for one token."""
         return self.codes.nbytes + self.scales.nbytes + (0 if self.zeros is None else self.zeros.nbytes)
 
 

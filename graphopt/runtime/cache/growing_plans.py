@@ -30,7 +30,7 @@ class GrowingPlans:
         return self._stored
 
     def find(self, shapes: tuple[Shape, ...]) -> Executable | NoExecutable | None:
-        """The plan stored for these input shapes, or None."""
+        """The plan for these shapes; None where there is none."""
         return self._read()[0].get(shapes)
 
     def lend_weights(self, operations: Sequence[Operation]) -> None:
@@ -41,7 +41,7 @@ class GrowingPlans:
     def keep(
         self, shapes: tuple[Shape, ...], plan: Executable | NoExecutable, operations: Sequence[Operation]
     ) -> None:  # fmt: skip
-        """Add a plan to the file, if the file has room and the plan holds no address of this process."""
+        """Write another plan to the others, if there is room and any process could run it."""
         plans, weights = self._read()
         if len(plans) >= _MOST or (isinstance(plan, Executable) and hidden_addresses(plan)):
             return

@@ -52,11 +52,11 @@ class ExecutionContext:
         used = [*filter(None, self._sources), *filter(None, self._results)]
         homes = Counter(place.home for place in used)
         for place in used:
-            if homes[place.home] > 1:  # two borders in one buffer cannot be bound to two arrays
+            if homes[place.home] > 1:  # two views of one place cannot go two ways
                 place.uses = ()
 
     def load(self, arrays: Sequence[Array]) -> None:
-        """Bind or copy the inputs, and allocate the outputs."""
+        """Take the inputs, and make room for the outputs."""
         for place, array in zip(self._sources, arrays, strict=True):
             if place is not None:
                 place.give(array)
@@ -66,7 +66,7 @@ class ExecutionContext:
             self._grown.load(arrays)
 
     def results(self) -> list[Array]:
-        """The outputs in ONNX's layout, owned by the caller; the inputs are released."""
+        """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
         for place in filter(None, self._sources):
             place.array = None
         grown = {} if self._grown is None else self._grown.take()
@@ -95,7 +95,7 @@ class _Place:
             self.program.rebind(step, argument, address + offset)
 
     def give(self, array: Array) -> None:
-        """Bind the program to this input array if its dtype and layout allow, else copy it to the arena."""
+        """Let the program read this array where it lies, or else a copy."""
         if self.uses and array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
             self.array = array  # kept alive during the run
             self._point(int(array.ctypes.data))
@@ -104,7 +104,7 @@ class _Place:
         np.copyto(self.view, array.view(self.view.dtype) if array.dtype.itemsize == 1 else array)
 
     def allocate(self) -> None:
-        """Bind the program to a new output array if possible; else `take` copies."""
+        """Let the program write to a new array where it can; else `take` copies."""
         if self.uses:
             self.array = np.empty(self.shape, self.dtype)
             self._point(int(self.array.ctypes.data))

@@ -125,7 +125,7 @@ class Grown:
         self._made: dict[int, Rows] = {}
 
     def load(self, arrays: Sequence[Array]) -> None:
-        """Bind the program to these caches and masks, and to memory for the longer caches."""
+        """Let the program read these caches and masks, and write behind the caches."""
         growth = self._growth
         words = [arrays[growth.caches[0].source].shape[2]]
         for index in growth.masks:
@@ -140,6 +140,6 @@ class Grown:
         self._program.rebind_all(self._places, np.array(words, np.int64)[self._numbers])
 
     def take(self) -> dict[int, Rows]:
-        """The longer caches by output number; the inputs are released."""
+        """The longer caches by the number of the output; the inputs are let go."""
         made, self._made, self._held = self._made, {}, []
         return made

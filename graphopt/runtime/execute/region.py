@@ -74,7 +74,7 @@ class Region:
             self._put_back(ExecutionContext(executable, self.team.size, self._caches), self._key(shapes))
 
     def _key(self, shapes: Shapes) -> Shapes:
-        """The key of an executable: input shapes with the lengths of growing inputs as 0."""
+        """The shapes that an executable is for: without the lengths of what grows."""
         if not self._growing:
             return shapes
         sizes = [list(shape) for shape in shapes]
@@ -83,8 +83,8 @@ class Region:
         return tuple(map(tuple, sizes))
 
     def _are_coded(self, arrays: Sequence[Array]) -> bool:
-        """Whether the input caches are rows of codes, which are longer than float rows, so that input shapes alone tell
-        their executables apart."""
+        """Whether the caches among the inputs are rows of codes. Rows of codes have a length of their own, so that the
+        shapes alone tell an executable for them from others."""
         return any(arrays[index].dtype == np.uint8 for index, _ in self._growing)
 
     def executable(self, shapes: Shapes, coded: bool = False) -> Executable | None:
@@ -129,7 +129,7 @@ class Region:
         return compiled
 
     def _compile(self, shapes: Shapes, coded: bool) -> Executable | NoExecutable:
-        from ..compile.region_compiler import compile_region  # here: a fully cached session compiles nothing
+        from ..compile.region_compiler import compile_region  # here, as a session all from the disk compiles nothing
 
         segment = self.segment
         operations = with_coded_caches(segment.operations) if coded else segment.operations

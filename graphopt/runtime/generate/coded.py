@@ -1,4 +1,4 @@
-"""Key-value caches of 8-bit codes: which models can use them."""
+"""Caches of 8 bits: which models can have them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from ..cache.manifest import Manifest
 from .decoder import Decoder
 
 CacheType = Literal["float32", "int8"]
-"""The element type of the key-value caches while text is generated."""
+"""How keys and values of earlier tokens are kept while text is generated."""
 CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
 
 
 def shapes_alone(decoder: Decoder, manifest: Manifest, values: Sequence[Any]) -> dict[int, Array]:
-    """Uninitialized float32 arrays of the shapes of the float caches that coded ones stand for, by value number: the
-    operands of nodes that read only the shape."""
+    """Arrays without content as large as what caches of codes stand for, by number, where nodes ask for the shape."""
     caches, inputs = {cache.past for cache in decoder.caches}, manifest.inputs
     sized = [place for part in manifest.parts for place in part.sized if place < len(inputs)]
     return {
@@ -31,7 +30,8 @@ def shapes_alone(decoder: Decoder, manifest: Manifest, values: Sequence[Any]) ->
 
 
 def check_coded(decoder: Decoder, manifest: Manifest) -> None:
-    """ModelError unless only kernels read every cache and compute its attention; other nodes may read its shape."""
+    """ModelError unless kernels, and nothing else, read every cache, and compute the attention over it; others may ask
+    for its shape."""
     numbers = {given.name: number for number, given in enumerate(manifest.inputs)}
     caches = {numbers[cache.past] for cache in decoder.caches}
     parts = () if manifest.whole else manifest.parts

@@ -42,8 +42,8 @@ class Cache:
     axis: int
 
     def empty(self, batch: int, coded: bool = False) -> Array:
-        """The cache before the first token: no rows, the batch along the other open axis. `coded`: uint8 rows of codes
-        and their scale."""
+        """The cache before the first token: no rows, the batch along the other open axis. `coded`: of bytes, its rows
+        being codes and their scale."""
         sizes = [size if isinstance(size, int) else batch for size in self.shape]
         sizes[self.axis] = 0
         if coded:

@@ -43,9 +43,9 @@ def generated(
 ) -> Iterator[Array]:  # fmt: skip
     """The new tokens of each step, int64[batch], in at most `new` steps; an ended row repeats its end token.
 
-    Stops when all rows have produced one of `ends`. `in_pieces`: the prompt is read in pieces of a few sizes, so that
-    a few plans serve all prompts. `coded`: caches are rows of codes. Raises InputError where prompt and new tokens are
-    too long.
+    Stops when all rows have given one of `ends`. `in_pieces`: the prompt is read in pieces of a few sizes, for each of
+    which there will be a plan. `coded`: caches are rows of codes. Raises InputError where prompt and new tokens are too
+    long.
     """
     if not isinstance(new, (int, np.integer)) or new < 1:
         raise OptionError(f"max_new_tokens must be a positive number, got {new!r}")

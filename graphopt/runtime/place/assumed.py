@@ -38,8 +38,8 @@ _LINES = ("Range", "Slice")
 def assumed_shapes(model: Model) -> dict[Value, Shape]:
     """The shapes of a model's values under ASSUMED sizes; shapes that cannot be inferred are left out.
 
-    ONNX infers them on a copy without weights in which values computed from shapes are constants: otherwise it would
-    infer neither the length of a Range over the tokens' positions nor any shape behind it.
+    ONNX infers them, on a copy without weights in which what is computed of shapes is a constant: of a Range over as
+    many positions as there are tokens it would not tell the length, nor any shape behind it.
     """
     from ...equivalence.onnx_graph import GraphIndex
     from ...equivalence.synthesis.probe import Probe

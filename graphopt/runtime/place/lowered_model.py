@@ -42,7 +42,7 @@ Kernels = bool | Literal["predicted", "measured"] | None
 _SLOWER = "measured slower than onnxruntime here"
 
 _PIECE = 1 << 20
-"""Bytes of a file read at a time: enough that calls cost nothing beside hashing."""
+"""Bytes of a file that are read at a time: enough that calls cost nothing beside hashing."""
 
 
 def digest_of(source: ModelSource | Model) -> str | None:

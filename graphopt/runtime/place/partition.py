@@ -44,10 +44,10 @@ def whole(graph: Graph) -> list[Segment]:
 
 
 def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
-    """Segments in the order they run; values of operations in `banned` are computed by their nodes.
+    """Segments in the order they run; operations in `banned` are left to their nodes.
 
-    Float glue stays on kernels only where other operations read its result. Regions without a product are not worth
-    their borders and dissolve.
+    Float arithmetic stays on kernels only where other operations read its result. Regions without any product are not
+    worth their borders and dissolve.
     """
     left = set(banned)
     if not any(operation.is_product for operation in coverage.providers.values()):
@@ -118,7 +118,7 @@ def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[
 
 
 def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation]:
-    """Float glue that only nodes in onnxruntime read, directly or through other float glue."""
+    """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
     elsewhere = {value for unit in units if not isinstance(unit, Operation) for value in sources(unit)}
     read: set[Value] = {value for value in outputs if value not in elsewhere}
     loose: list[Operation] = []

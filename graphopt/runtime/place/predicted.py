@@ -47,7 +47,7 @@ tuned."""
 
 
 def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
-    """The placement with the least predicted time: operations left to their nodes, with reasons."""
+    """The operations that are left to their nodes as the model is predicted to run fastest so."""
     greedy = partition(model.graph, coverage)
     if not any(segment.is_region for segment in greedy):
         return Placement(set())
